@@ -1,0 +1,47 @@
+"""images -> manifest: list the images of a folder, a glob, or a CSV, JSON or Parquet file with a `uri` column."""
+
+import argparse
+import sys
+
+from image_similarity import cli
+from image_similarity.cli import Application, say
+from image_similarity.stages import manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", required=True, metavar="URI", help="a folder, a glob, or a list with a `uri` column")
+    parser.add_argument("--sample", type=_positive, metavar="N", help="take N images, chosen by a hash of image_id and seed")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def run(application: Application) -> None:
+    job = application.job("build_manifest")
+    if job.already_published():
+        return
+    arguments = job.arguments
+    chosen = f"a sample of {arguments.sample:,} (seed {arguments.seed}) of " if arguments.sample else ""
+    job.plan(f"list {chosen}{arguments.images}", f"write manifest to {job.warehouse.uri}")
+    made = manifest.run(job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed)
+    job.warehouse.write("manifest", job.run_id, made.rows)
+    images = job.warehouse.read("manifest", [job.run_id]).count()
+    used = {"images": arguments.images, "sample": arguments.sample, "seed": arguments.seed}
+    job.publish(
+        replace={"manifest": {"": job.run_id}},
+        inputs={},
+        counts={"images": images, "skipped": made.skipped},
+        used={**used, "manifest": job.settings.manifest.model_dump()},
+    )
+    skipped = f"; skipped: {manifest.describe_skipped(made.skipped)}" if made.skipped else ""
+    say(f"build_manifest: {images:,} images in {job.seconds:.1f} s{skipped}")
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__ or "")
+    add_arguments(parser)
+    sys.exit(cli.main(parser, run, __file__))

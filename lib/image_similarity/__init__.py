@@ -1,0 +1,21 @@
+"""Image similarity at cluster scale: from a collection of images to tables of neighbours.
+
+The data's path, one job per arrow; jobs meet only in published tables::
+
+    images --> manifest --> embeddings --> neighbours
+                               \\--> failures
+
+Where things are:
+
+- ``settings``   every setting, typed and validated
+- ``tables``     the schemas of all tables
+- ``warehouse``  write a run, publish it, read what is current
+- ``storage``    bytes at a URI
+- ``spark``      the session, and progress of what runs in it
+- ``cli``        what all jobs share: arguments, one-line errors, exit codes, the record of a run
+- ``stages``     Spark: tables in, tables out, one module per arrow
+- ``kernels``    no Spark: arrays in, arrays out
+- ``samples``    a collection of pictures to try it on
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,234 @@
+"""What all jobs share: arguments, the context a job runs in, one-line errors and exit codes, the record of a run."""
+
+import argparse
+import importlib.metadata
+import io
+import json
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from image_similarity import __version__, settings, spark
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.settings import Settings
+from image_similarity.warehouse import Slots, Warehouse, new_run_id
+
+PUBLISHED = "published"
+
+
+class PlanOnly(Exception):
+    """Raised by `Job.plan` under ``--dry-run``: the plan is printed, there is nothing more to do."""
+
+
+@dataclass
+class Application:
+    """One Spark application: arguments, settings, the session and the warehouse; one or several jobs run in it."""
+
+    arguments: argparse.Namespace
+    settings: Settings
+    session: SparkSession
+    warehouse: Warehouse
+
+    def job(self, name: str, slot: str = "") -> "Job":
+        return Job(self, name, slot)
+
+
+@dataclass
+class Job:
+    """One run of one job on one slot: begins with the pointer as it is now, ends with one publication."""
+
+    application: Application
+    name: str
+    slot: str
+    run_id: str = field(default_factory=new_run_id)
+    started: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+    def __post_init__(self) -> None:
+        self.arguments = self.application.arguments
+        self.settings = self.application.settings
+        self.session = self.application.session
+        self.warehouse = self.application.warehouse
+        self.seen = self.warehouse.current()
+        self.recorded: dict[str, Any] = {}
+
+    @property
+    def seconds(self) -> float:
+        return (datetime.now(timezone.utc) - self.started).total_seconds()
+
+    def already_published(self) -> bool:
+        """Whether a run with this ``--run-id`` label published this job and slot before; says so if it did."""
+        label = self.arguments.run_id
+        if label is None:
+            return False
+        runs = self.warehouse.read("runs", self.seen.runs("runs"))
+        same = (F.col("label") == label) & (F.col("job") == self.name) & (F.col("slot") == self.slot)
+        before = runs.where(same & (F.col("status") == PUBLISHED)).select("run_id").first()
+        if before is not None:
+            say(f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}")
+        return before is not None
+
+    def plan(self, *lines: str) -> None:
+        """Say what is going to be done; under ``--dry-run`` stop there."""
+        say(f"{self.name}:", *lines)
+        if self.arguments.dry_run:
+            raise PlanOnly
+        self.warehouse.check_writable()
+
+    def publish(
+        self,
+        replace: Slots,
+        append: Slots | None = None,
+        *,
+        inputs: Mapping[str, list[str]],
+        counts: Mapping[str, Any],
+        used: Mapping[str, Any],
+    ) -> None:
+        """Make this run's tables current, with its record in ``runs``.
+
+        ``inputs``: table -> runs read; ``counts``: what was counted; ``used``: the settings and what they resolved to.
+        """
+        record = {
+            "run_id": self.run_id,
+            "label": self.arguments.run_id,
+            "job": self.name,
+            "slot": self.slot,
+            "status": PUBLISHED,
+            "inputs": json.dumps(inputs, sort_keys=True),
+            "settings": json.dumps(used, sort_keys=True),
+            "counts": json.dumps(counts, sort_keys=True),
+            "versions": json.dumps(_versions(self.session), sort_keys=True),
+            "seconds": self.seconds,
+            "recall": None,
+            "started_at": self.started,
+            "finished_at": datetime.now(timezone.utc),
+        }
+        self.warehouse.write_file("runs", self.run_id, _one_row(record))
+        appended = {table: dict(slots) for table, slots in (append or {}).items()}
+        appended["runs"] = {"": self.run_id}
+        self.warehouse.publish(self.seen, replace, appended)
+
+
+def say(*lines: str) -> None:
+    """Print one paragraph: the first line as it is, the others indented."""
+    print("\n  ".join(lines), flush=True)
+
+
+def setting(key: str) -> dict[str, Any]:
+    """Keyword arguments for ``add_argument`` that make a flag an abbreviation of ``--set key=value``."""
+    return {"dest": "overrides", "action": "append", "type": lambda value: f"{key}={value}"}
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the arguments that every job takes."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common = made.add_argument_group("every job")
+    common.add_argument("--config", type=Path, metavar="FILE.toml", help="settings (default: conf/local.toml beside jobs/)")
+    common.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="one setting, repeatable; wins over the file",
+    )
+    common.add_argument("--warehouse", required=True, metavar="URI", help="the folder of all tables")
+    common.add_argument("--run-id", metavar="LABEL", help="kept in runs; what this label has published is not done again")
+    common.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    common.add_argument("--verbose", action="store_true", help="show tracebacks")
+    return made
+
+
+def main(made: argparse.ArgumentParser, run: Callable[[Application], None], script: str, argv: list[str] | None = None) -> int:
+    """Parse, load settings, start Spark, run, and turn what happened into an exit code.
+
+    ``script``: the job's file; ``conf/`` is looked for beside its folder.
+    """
+    arguments = made.parse_args(argv)
+    conf = Path(script).resolve().parent.parent / "conf"
+    name = Path(script).stem
+    try:
+        loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
+        session = spark.session(name, conf if conf.is_dir() else None)
+        try:
+            run(Application(arguments, loaded, session, Warehouse(session, arguments.warehouse)))
+        finally:
+            session.stop()
+    except PlanOnly:
+        return 0
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; nothing was published by the job that was running", file=sys.stderr)
+        return 130
+    except Exception as error:  # the last line of defence: whatever it is, one line and a non-zero exit
+        return _explain(name, error, arguments.verbose)
+    return 0
+
+
+def _settings_file(given: Path | None, conf: Path) -> Path | None:
+    default = conf / "local.toml"
+    return given or (default if default.exists() else None)
+
+
+def _explain(name: str, error: Exception, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exc()
+    message, code = str(error), 1
+    if isinstance(error, JobFailed):
+        code = error.exit_code
+    else:
+        message = f"{_root_cause(error)} (--verbose shows the traceback)"
+    print(f"{name}: error: {message}", file=sys.stderr)
+    return code
+
+
+def _root_cause(error: Exception) -> str:
+    """The line that matters of an error that came through Spark: that of the exception in the worker, if there was one."""
+    text = str(error)
+    if isinstance(error, PySparkException) or type(error).__module__.startswith("py4j"):
+        own = [line for line in text.splitlines() if line.startswith(f"{JobFailed.__module__}.")]
+        if own:
+            return own[-1].partition(": ")[2]
+        python = [line for line in text.splitlines() if line and not line[0].isspace() and "Error" in line.split(":")[0]]
+        causes = [line for line in text.splitlines() if line.startswith("Caused by: ")]
+        return (python or causes or text.splitlines() or [type(error).__name__])[-1 if python or causes else 0]
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+def _versions(session: SparkSession) -> dict[str, str]:
+    names = ("torch", "torchvision", "numpy", "pyarrow", "pillow")  # asked of the installation: importing them takes seconds
+    installed = {name: importlib.metadata.version(name) for name in names}
+    return {"image_similarity": __version__, "python": platform.python_version(), "spark": session.version, **installed}
+
+
+def _one_row(record: Mapping[str, Any]) -> bytes:
+    """``record`` as a Parquet file with the columns of ``runs``."""
+    time_type = pa.timestamp("us", tz="UTC")
+    types = {"seconds": pa.float64(), "recall": pa.float64(), "started_at": time_type, "finished_at": time_type}
+    schema = pa.schema([(column, types.get(column, pa.string())) for column in record])
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(record)], schema=schema), content)
+    return content.getvalue()
+
+
+def table(rows: Iterable[tuple[str, ...]], indent: str = "  ") -> str:
+    """``rows`` as lines with aligned columns."""
+    listed = [tuple(row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*listed)]
+    return "\n".join(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in listed)
+
+
+def stopwatch() -> Callable[[], float]:
+    """A function that tells the seconds since this one was called."""
+    start = time.monotonic()
+    return lambda: time.monotonic() - start

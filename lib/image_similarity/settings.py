@@ -1,0 +1,254 @@
+"""Every setting: its name, type, default, and what it is for.
+
+Settings come from a TOML file and from ``--set section.key=value``, which wins. They are validated into frozen objects before
+any work begins, and all faults are reported at once, each with the key's path and what would be right.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from image_similarity.errors import WrongInput
+
+DEFAULT_FINGERPRINT = "vgg16-fc2"
+FINGERPRINT_NAME = re.compile(r"[a-z0-9-]+")
+UNTRAINED = "untrained"
+
+
+def _as_tuple(value: Any) -> Any:
+    """A single string stands for a list of one; TOML arrays become tuples, which cannot change afterwards."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ManifestSettings(Section):
+    """``[manifest]``: what is taken for images."""
+
+    extensions: Strings = (
+        ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff") + ("jp2", "avif", "mpo")
+    )
+    """File name endings in a folder or glob, in any case, without the dot; ``["*"]`` takes every file."""
+
+    uri_column: str = "uri"
+    """The column of a CSV, JSON or Parquet list that says where each image is; all others but ``image_id`` are attributes."""
+
+    @field_validator("extensions")
+    @classmethod
+    def _without_dots(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(extension.lower().lstrip(".") for extension in extensions)
+
+
+class EmbeddingsSettings(Section):
+    """``[embeddings]``: how images are read and put through networks."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` uses the GPU that Spark gave the task (in local mode: one that is visible), else the CPU; ``cuda`` fails
+    where there is none."""
+
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """If a larger share of the images fails, nothing is published and the exit code is 3."""
+
+    recheck: Literal["changed", "always"] = "changed"
+    """``changed`` reads only files whose size, modification time or ETag changed; ``always`` reads every file again.
+    Either way nothing is embedded twice: vectors are known by their file's content."""
+
+    images_per_task: Annotated[int, Field(ge=1)] = 256
+    """Images in one Spark task, at most; fewer where that keeps all cores busy."""
+
+    batch_bytes: Annotated[int, Field(ge=1)] = 10_000_000
+    """Bytes of float32 pixels in one batch for the network: 16 images of 224 x 224."""
+
+    decode_threads: Annotated[int, Field(ge=1)] = 2
+    """Threads per task that fetch and decode the next batch while the network works on the current one."""
+
+    max_pixels: Annotated[int, Field(ge=1)] = 89_478_485
+    """Images that claim more pixels (width x height) are refused before they are decoded. Decoding takes about eight
+    bytes a pixel for every decoding thread. The default is Pillow's own."""
+
+    max_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
+    """Files larger than this are refused before they are read."""
+
+
+class FingerprintSettings(Section):
+    """``[fingerprints.NAME]``: how an image becomes a vector. Any change here makes other vectors."""
+
+    network: str
+    """A torchvision classification network by its name: ``vgg16``, ``resnet18``, ``squeezenet1_1``, ..."""
+
+    layer: str
+    """Any node of the network, or a module, which stands for its last node; ``fc1`` and ``fc2`` are aliases on VGG."""
+
+    weights: Strings = ("IMAGENET1K_V1",)
+    """A torchvision name, a path or URI of a state dict, or ``untrained``; a list is tried in order."""
+
+    weights_sha256: Sha256 | None = None
+    """If given, the weights' file must have this checksum."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the ``untrained`` weights."""
+
+    pooling: Literal["none", "average", "max"] = "none"
+    """Over the spatial axes of a convolutional layer's output; ``none`` flattens it."""
+
+    preprocessing: Literal["torchvision", "caffe"] = "torchvision"
+    """``torchvision``: as the network's weights there declare; ``caffe``: BGR, 0 to 255, mean subtracted, for weights
+    converted from Caffe or Keras. Resizing and cropping are torchvision's in both."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the network's arithmetic; vectors are stored as float32."""
+
+
+class NeighboursSettings(Section):
+    """``[neighbours]``: whose neighbours are sought, and how many."""
+
+    fingerprint: str = DEFAULT_FINGERPRINT
+    """The fingerprint whose vectors are compared."""
+
+    method: Literal["exact"] = "exact"
+    """``exact`` compares all pairs."""
+
+    metric: Literal["cosine", "correlation", "euclidean"] = "cosine"
+    """The distance between two vectors."""
+
+    similar: Annotated[int, Field(ge=0, le=10_000)] = 12
+    """Nearest neighbours kept for each image; 0 means none."""
+
+    dissimilar: Annotated[int, Field(ge=0, le=10_000)] = 12
+    """Farthest images kept for each image; 0 means none."""
+
+    block_rows: Annotated[int, Field(ge=1, le=65_536)] = 2048
+    """Vectors in a block. A task holds a few blocks at once, whatever the size of the collection: with 4,096 values a vector
+    and the default, about 0.6 GB."""
+
+    @field_validator("fingerprint")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        return check_fingerprint_name(name)
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> "NeighboursSettings":
+        if self.similar == self.dissimilar == 0:
+            raise ValueError("similar and dissimilar are both 0: ask for at least one of them")
+        return self
+
+
+class Settings(Section):
+    """All settings of all jobs."""
+
+    manifest: ManifestSettings = ManifestSettings()
+    embeddings: EmbeddingsSettings = EmbeddingsSettings()
+    fingerprints: dict[str, FingerprintSettings]
+    neighbours: NeighboursSettings = NeighboursSettings()
+
+    @field_validator("fingerprints")
+    @classmethod
+    def _have_names(cls, fingerprints: dict[str, FingerprintSettings]) -> dict[str, FingerprintSettings]:
+        for name in fingerprints:
+            check_fingerprint_name(name)
+        return fingerprints
+
+    def fingerprint(self, name: str) -> FingerprintSettings:
+        """The declaration of fingerprint ``name``; ``WrongInput`` names the declared ones if there is none."""
+        if name not in self.fingerprints:
+            declared = ", ".join(sorted(self.fingerprints))
+            raise WrongInput(f"fingerprint {name!r} is not declared; declared are: {declared}. Declare it as [fingerprints.{name}]")
+        return self.fingerprints[name]
+
+
+def check_fingerprint_name(name: str) -> str:
+    """``name`` itself, if it can be a slot and a folder everywhere; else ``ValueError``."""
+    if not FINGERPRINT_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for a fingerprint: use small letters, digits and '-'")
+    return name
+
+
+def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
+    """The settings of ``file`` (TOML; None for defaults) with ``overrides`` (``section.key=value``) applied in order.
+
+    Raises ``WrongInput`` that lists every fault found.
+    """
+    values: dict[str, Any] = {"fingerprints": {DEFAULT_FINGERPRINT: {"network": "vgg16", "layer": "fc2"}}}
+    if file is not None:
+        _merge(values, _read_toml(file))
+    for override in overrides:
+        _merge(values, _parse_override(override))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        faults = [_describe(fault) for fault in error.errors()]
+        source = f" in {file}" if file is not None else ""
+        raise WrongInput("\n  ".join([f"wrong settings{source}:", *faults])) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WrongInput(f"settings file not found: {file}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongInput(f"settings file {file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise WrongInput(f"settings file {file} is not valid TOML: {error}") from None
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    """``a.b=value`` as nested tables; the value is read as TOML where it is TOML, else as a string."""
+    path, equals, text = override.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
+        raise WrongInput(f"--set {override}: write it as section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _describe(fault: Any) -> str:
+    """One fault as a line: the key's path, what is wrong, and what would be right."""
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1)
+        return f"{path}: no such setting" + (f"; did you mean {near[0]!r}?" if near else "")
+    if fault["type"] == "missing":
+        return f"{path}: is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{path}: {message}"
+    return f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    """The keys that exist below ``path``, for suggestions."""
+    model: type[BaseModel] = Settings
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if part == "fingerprints" or field is None:
+            model = FingerprintSettings
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,179 @@
+"""The Spark session, the device of a task, and progress of what runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from pyspark import SparkFiles, TaskContext
+from pyspark.sql import SparkSession
+
+from image_similarity.errors import JobFailed
+
+JAVA_VERSION = 17
+
+
+def session(name: str, conf_folder: Path | None) -> SparkSession:
+    """The session of this application.
+
+    Under spark-submit everything is set by its flags and files. Started with plain python, ``spark/local.conf`` and
+    ``log4j2.properties`` of ``conf_folder`` serve, and workers run the same python. Raises ``JobFailed`` where Java is missing.
+    """
+    builder = SparkSession.builder.appName(name)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    if not submitted:
+        check_java()
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        if conf_folder is not None:
+            os.environ.setdefault("SPARK_CONF_DIR", str(conf_folder))
+            for key, value in read_properties(conf_folder / "spark" / "local.conf").items():
+                builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def check_java() -> None:
+    """Raise ``JobFailed`` unless a Java that Spark can use is found (JAVA_HOME, else PATH)."""
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    advice = f"Spark needs Java {JAVA_VERSION} or newer: install it (Debian, Ubuntu: apt-get install default-jre-headless; "
+    advice += "macOS: brew install openjdk) or set JAVA_HOME"
+    try:
+        told = subprocess.run([java or "java", "-version"], capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError):
+        raise JobFailed(f"no working java found. {advice}") from None
+    match = re.search(r'version "(\d+)', told)
+    if match is None or int(match.group(1)) < JAVA_VERSION:
+        raise JobFailed(f"java is {told.splitlines()[0] if told else 'of an unknown version'}. {advice}")
+
+
+def read_properties(file: Path) -> dict[str, str]:
+    """``key value`` or ``key=value`` lines of a Spark properties file; ``#`` begins a comment line."""
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    pairs = (re.split(r"\s*=\s*|\s+", line, maxsplit=1) for line in lines if line and not line.startswith("#"))
+    return {key: value for key, value in pairs}
+
+
+def is_local_mode(spark: SparkSession) -> bool:
+    return spark.sparkContext.master.startswith("local")
+
+
+def ship(spark: SparkSession, file: Path) -> str:
+    """Make a driver's file available to all workers; `shipped` finds it there under the returned name."""
+    if not is_local_mode(spark):  # on one machine workers open the file itself: weights may be large
+        spark.sparkContext.addFile(str(file))
+    return str(file)
+
+
+def shipped(name: str) -> str:
+    """In a worker: the path of the file that the driver shipped as ``name``."""
+    return name if os.path.exists(name) else SparkFiles.get(os.path.basename(name))
+
+
+def task_device(requested: str) -> str:
+    """In a task: the torch device that ``embeddings.device`` means here.
+
+    Spark's address of a GPU is an index into CUDA_VISIBLE_DEVICES where that is set, which is torch's numbering too. Local mode
+    hands out no GPUs, so a visible one is looked for. Raises ``JobFailed`` if a GPU was given or asked for and cannot be used.
+    """
+    import torch  # in the worker only: CUDA must not be touched before Spark's daemon forks
+
+    context = TaskContext.get()
+    given = context.resources().get("gpu") if context is not None else None
+    if requested == "cpu" or (requested == "auto" and given is None and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise JobFailed("a GPU was asked for but torch finds none here: check the driver, or set embeddings.device = 'cpu'")
+    count = torch.cuda.device_count()
+    index = int(given.addresses[0]) if given is not None else (context.partitionId() if context is not None else 0) % count
+    if index >= count:
+        raise JobFailed(f"Spark gave this task GPU {index} but torch sees only {count}: check CUDA_VISIBLE_DEVICES")
+    return f"cuda:{index}"
+
+
+@contextmanager
+def progress(spark: SparkSession, what: str, units: int, unit: str, every: float = 10.0) -> Iterator[None]:
+    """Report the Spark work done in this context as a share of ``units``: rate, share done, time left.
+
+    On a terminal one line is kept up to date; elsewhere a line is printed every ``every`` seconds. The share is that of finished
+    tasks.
+    """
+    group = f"{what}-{time.monotonic_ns()}"
+    spark.sparkContext.setJobGroup(group, what)
+    report = _Report(what, units, unit, sys.stderr)
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5 if report.on_terminal else every):
+            report.update(_share_done(spark, group))
+
+    watcher = threading.Thread(target=watch, name=f"progress of {what}", daemon=True)
+    watcher.start()
+    try:
+        yield
+        report.done()
+    finally:
+        stop.set()
+        watcher.join(timeout=5)
+        spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+        report.end()
+
+
+def _share_done(spark: SparkSession, group: str) -> float:
+    """The share of finished tasks in the stages that the jobs of ``group`` have so far, weighted by the largest stage."""
+    tracker = spark.sparkContext.statusTracker()
+    jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
+    stages = [tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds]
+    known = [stage for stage in stages if stage is not None and stage.numTasks > 0]
+    total = sum(stage.numTasks for stage in known)
+    return sum(stage.numCompletedTasks for stage in known) / total if total else 0.0
+
+
+class _Report:
+    def __init__(self, what: str, units: int, unit: str, stream: TextIO):
+        self.on_terminal = stream.isatty()
+        self._what, self._units, self._unit, self._stream = what, units, unit, stream
+        self._start = time.monotonic()
+        self._finished = False
+
+    def update(self, share: float) -> None:
+        if self._finished:
+            return
+        seconds = time.monotonic() - self._start
+        done = round(share * self._units)
+        line = f"{self._what}: {done:,} of {self._units:,} {self._unit} ({share:.0%})"
+        if done and seconds > 0:
+            line += f", {_rate(done, seconds)} {self._unit}/s, {_clock(seconds / share - seconds)} left"
+        self._write(line)
+
+    def done(self) -> None:
+        self._finished = True
+        seconds = time.monotonic() - self._start
+        rate = f" ({_rate(self._units, seconds)} {self._unit}/s)" if self._units else ""
+        self._write(f"{self._what}: {self._units:,} {self._unit} in {seconds:.1f} s{rate}")
+
+    def end(self) -> None:
+        if self.on_terminal:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def _write(self, line: str) -> None:
+        self._stream.write(f"\r\x1b[K{line}" if self.on_terminal else f"{line}\n")
+        self._stream.flush()
+
+
+def _rate(units: int, seconds: float) -> str:
+    rate = units / max(seconds, 1e-9)
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

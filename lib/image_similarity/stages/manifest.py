@@ -1,0 +1,231 @@
+"""images -> manifest: which images there are, and how to tell whether they changed. Nothing is opened.
+
+The images are a folder, a glob, or a CSV, JSON or Parquet file with a ``uri`` column.
+"""
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pandas as pd
+import pyarrow as pa
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, MapType, StructType
+
+from image_similarity import storage
+from image_similarity.errors import WrongInput
+from image_similarity.settings import ManifestSettings
+from image_similarity.storage import FileStatus
+from image_similarity.tables import SCHEMAS
+
+LIST_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
+ROWS_PER_FILE = 500_000
+STATUS_THREADS = 16
+
+_GLOB = re.compile(r"[*?\[]")
+_FOUND = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("size_bytes", pa.int64()), ("modified_ns", pa.int64())])
+_STATUS = "uri string, size_bytes long, modified_ns long"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    rows: DataFrame
+    """In the schema of ``manifest``."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Files passed over, by the reason."""
+
+
+def run(
+    spark: SparkSession, images: str, settings: ManifestSettings, sample: int | None = None, seed: int = 0
+) -> Manifest:
+    """The manifest of ``images``; with ``sample`` that many of them, chosen by a hash of image_id and ``seed``.
+
+    Raises ``WrongInput`` if there is nothing of that name, no image in it, or a list that cannot serve.
+    """
+    location = storage.absolute(images)
+    kind = _kind_of(location)
+    if kind == "list":
+        found, skipped = _read_list(spark, location, settings.uri_column), Counter[str]()
+    else:
+        files, skipped = _find(location, settings, is_glob=kind == "glob")
+        found = spark.createDataFrame(files).withColumn("attributes", F.create_map().cast("map<string,string>"))
+    if sample is not None:
+        found = found.orderBy(F.xxhash64(F.lit(seed), "image_id"), "image_id").limit(sample)
+    if kind == "list":
+        status = _status_of(storage.parent(location))
+        found = found.withColumn("status", status("uri")).select("image_id", "status.*", "attributes")
+    return Manifest(found.select(*_columns()), dict(skipped))
+
+
+def _columns() -> list[Column]:
+    """The schema of ``manifest``, from image_id, uri, size_bytes, modified_ns and attributes."""
+    # The uri is part of the version, for two files of the same name, size and time in two places are not the same file.
+    version = F.concat_ws("-", "size_bytes", "modified_ns", F.substring(F.sha2("uri", 256), 1, 8))
+    made = {
+        "modified_at": F.timestamp_micros(F.expr("modified_ns div 1000")),
+        "source_version": F.when(F.col("size_bytes").isNotNull() & F.col("modified_ns").isNotNull(), version),
+    }
+    return [made.get(name, F.col(name)).alias(name) for name in SCHEMAS["manifest"].fieldNames()]
+
+
+def _kind_of(location: str) -> str:
+    """``folder``, ``list`` or ``glob``. What exists is never taken for a glob."""
+    suffix = os.path.splitext(location.rstrip("/"))[1].lower()
+    try:
+        if storage.exists(location):
+            if suffix in LIST_FORMATS:
+                return "list"
+            if storage.is_folder(location):
+                return "folder"
+            known = ", ".join(LIST_FORMATS)
+            raise WrongInput(f"--images {location}: a file of unknown type; give a folder, a glob, or a list ({known})")
+    except (OSError, ValueError) as error:
+        raise WrongInput(f"--images {location}: {error}") from None
+    if _GLOB.search(location):
+        return "glob"
+    raise WrongInput(f"--images {location}: no such folder or file")
+
+
+def _find(location: str, settings: ManifestSettings, is_glob: bool) -> tuple[pa.Table, Counter[str]]:
+    """The image files of a folder or glob as a table of `_FOUND`, and what was skipped."""
+    skipped: Counter[str] = Counter()
+    try:
+        files = list(_taken(_glob(location) if is_glob else storage.list_files(location), settings.extensions, skipped))
+    except OSError as error:
+        raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
+    if not files:
+        passed = f"; skipped: {describe_skipped(skipped)}" if skipped else ""
+        raise WrongInput(f"--images {location}: no image found{passed}. Extensions taken: {', '.join(settings.extensions)}")
+    columns = zip(*((file.path, file.uri, file.size_bytes, file.modified_ns) for file in files))
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, _FOUND.types)], schema=_FOUND), skipped
+
+
+def describe_skipped(skipped: dict[str, int] | Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
+
+
+def _taken(files: Iterable[FileStatus], extensions: tuple[str, ...], skipped: Counter[str]) -> Iterator[FileStatus]:
+    for file in files:
+        name = file.path.rpartition("/")[2]
+        extension = os.path.splitext(name)[1][1:].lower()
+        if name.startswith("."):
+            skipped["hidden"] += 1
+        elif "*" not in extensions and extension not in extensions:
+            skipped[f".{extension}" if extension else "without extension"] += 1
+        elif not _is_text(file.uri):
+            skipped["with a name that is not UTF-8"] += 1
+        else:
+            yield file
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name can be stored: the system hands out undecodable bytes as surrogates."""
+    try:
+        name.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
+
+
+def _glob(pattern: str) -> Iterator[FileStatus]:
+    """Files that match ``pattern`` (``**`` crosses folders); their paths are told below its last literal folder."""
+    root = _GLOB.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+    if storage.is_local(pattern):
+        for path in glob.iglob(pattern, recursive=True):
+            if os.path.isfile(path):
+                info = os.stat(path)
+                yield FileStatus(path, path.removeprefix(root).lstrip("/"), info.st_size, info.st_mtime_ns)
+        return
+    matches = re.compile(_glob_expression(pattern.removeprefix(root).lstrip("/")))
+    yield from (file for file in storage.list_files(root) if matches.fullmatch(file.path))
+
+
+def _glob_expression(pattern: str) -> str:
+    """The regular expression of a glob in which ``*`` and ``?`` stop at ``/`` and ``**/`` does not."""
+    tokens = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern)
+    return "".join(tokens.get(part) or (part.replace("[!", "[^") if part[:1] == "[" else re.escape(part)) for part in parts)
+
+
+def _read_list(spark: SparkSession, location: str, uri_column: str) -> DataFrame:
+    """image_id, uri (as written) and attributes of a CSV, JSON or Parquet file."""
+    try:
+        listed = _reader(spark, location)
+        listed = listed.toDF(*[name.lstrip("\ufeff") for name in listed.columns])  # some spreadsheets begin with a mark
+    except PySparkException as error:
+        raise WrongInput(f"--images {location}: cannot be read: {str(error).splitlines()[0]}") from None
+    if uri_column not in listed.columns:
+        columns = ", ".join(listed.columns)
+        raise WrongInput(f"--images {location}: no column {uri_column!r}; its columns are: {columns} (manifest.uri_column names it)")
+    listed = listed.withColumnRenamed(uri_column, "uri")
+    if "image_id" not in listed.columns:
+        listed = listed.withColumn("image_id", F.col("uri"))
+    others = [name for name in listed.columns if name not in ("image_id", "uri")]
+    ids = listed.select(F.col("image_id").cast("string"), F.col("uri").cast("string"), _attributes(listed, others))
+    _check_list(ids, location)
+    return ids
+
+
+def _reader(spark: SparkSession, location: str) -> DataFrame:
+    kind = LIST_FORMATS[os.path.splitext(location.rstrip("/"))[1].lower()]
+    path = re.sub(r"([*?\[\]{}\\])", r"\\\1", location)  # readers take patterns; this is a name
+    if storage.is_local(location):
+        path = f"file://{path}"
+    if kind == "csv":
+        return spark.read.csv(path, header=True, multiLine=True, escape='"', mode="FAILFAST")
+    if kind == "json":
+        is_array = storage.read(location, max_bytes=1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+        return spark.read.json(path, multiLine=is_array, primitivesAsString=True, mode="FAILFAST")
+    return spark.read.parquet(path)
+
+
+def _attributes(listed: DataFrame, names: list[str]) -> Column:
+    """The columns ``names`` as a map of strings; lists and records as JSON; empty values are left out."""
+    if not names:
+        return F.create_map().cast("map<string,string>").alias("attributes")
+    quoted = {name: F.col("`" + name.replace("`", "``") + "`") for name in names}
+    nested = {name for name in names if isinstance(listed.schema[name].dataType, (ArrayType, MapType, StructType))}
+    values = [F.to_json(quoted[name]) if name in nested else quoted[name].cast("string") for name in names]
+    pairs = F.map_from_arrays(F.array(*[F.lit(name) for name in names]), F.array(*values))
+    return F.map_filter(pairs, lambda _, value: value.isNotNull()).alias("attributes")
+
+
+def _check_list(ids: DataFrame, location: str) -> None:
+    """Raise ``WrongInput`` for no rows, empty cells and repeated ids."""
+    try:
+        empty = F.count_if(F.col("uri").isNull() | (F.col("uri") == "") | F.col("image_id").isNull() | (F.col("image_id") == ""))
+        counted = ids.agg(F.count("*").alias("rows"), empty.alias("empty")).collect()[0]
+        twice = ids.groupBy("image_id").count().where("count > 1").orderBy("image_id").limit(5).collect()
+    except PySparkException as error:
+        cause = str(error).splitlines()[0]
+        raise WrongInput(f"--images {location}: cannot be read: {cause}") from None
+    if counted["rows"] == 0:
+        raise WrongInput(f"--images {location}: the list has no rows")
+    if counted["empty"]:
+        raise WrongInput(f"--images {location}: {counted['empty']:,} rows have no uri or no image_id; every row needs both")
+    if twice:
+        names = ", ".join(repr(row.image_id) for row in twice)
+        raise WrongInput(f"--images {location}: image_id must be unique, but these stand more than once: {names}")
+
+
+def _status_of(base: str) -> "F.UserDefinedFunctionLike":  # type: ignore[name-defined]
+    """A function column: a uri as written -> its absolute form, size and time, asked of the store by the workers."""
+
+    @F.pandas_udf(_STATUS)  # type: ignore[call-overload]
+    def status(written: pd.Series) -> pd.DataFrame:
+        uris = [storage.absolute(uri, base) for uri in written]
+        with ThreadPoolExecutor(STATUS_THREADS) as pool:
+            known = list(pool.map(storage.status, uris))
+        sizes = pd.array([None if info is None else info.size_bytes for info in known], dtype="Int64")
+        times = pd.array([None if info is None else info.modified_ns for info in known], dtype="Int64")
+        return pd.DataFrame({"uri": uris, "size_bytes": sizes, "modified_ns": times})
+
+    return status
+
+

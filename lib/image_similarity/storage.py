@@ -1,0 +1,230 @@
+"""Bytes at a URI, without Spark: for executors that read images, blocks and weights.
+
+A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded; keys of object stores are
+literal; ``s3a`` is ``s3``. Everything but HTTP goes through pyarrow's file systems, with their own credentials (environment,
+profile or instance role).
+"""
+
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+HTTP_TIMEOUT_SECONDS = 20
+USER_AGENT = "image-similarity/0.1"
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """What a listing tells of a file, before it is opened."""
+
+    uri: str
+    """Literal path, or URI, as `read` takes it."""
+    path: str
+    """Below the root that was listed, with ``/`` between its parts."""
+    size_bytes: int | None
+    modified_ns: int | None
+    """Nanoseconds since 1970, UTC."""
+
+
+def scheme_of(uri: str) -> str:
+    """The scheme in small letters, ``file`` where there is none, ``s3`` for ``s3a``."""
+    match = _SCHEME.match(uri)
+    scheme = match.group(1).lower() if match else "file"
+    return {"s3a": "s3", "s3n": "s3", "gcs": "gs"}.get(scheme, scheme)
+
+
+def is_local(uri: str) -> bool:
+    return scheme_of(uri) == "file"
+
+
+def local_path(uri: str) -> str:
+    """The path that a local ``uri`` names; ``file://`` is percent-decoded, a bare path is literal."""
+    if _SCHEME.match(uri):
+        return urllib.parse.unquote(urllib.parse.urlsplit(uri.replace("?", "%3F").replace("#", "%23")).path)
+    return uri
+
+
+def absolute(uri: str, base: str | None = None) -> str:
+    """``uri`` with a relative local path made absolute, against the folder ``base`` (default: the working directory).
+
+    ``file://`` becomes a bare path; ``base`` may itself be a URI.
+    """
+    if not is_local(uri):
+        return uri
+    path = local_path(uri)
+    if base is not None and not os.path.isabs(path):
+        return join(base, path) if not is_local(base) else os.path.normpath(os.path.join(local_path(base), path))
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def join(base: str, *parts: str) -> str:
+    return "/".join([base.rstrip("/"), *parts])
+
+
+def parent(uri: str) -> str:
+    return uri.rpartition("/")[0]
+
+
+@lru_cache(maxsize=None)
+def _remote_filesystem(scheme: str, authority: str) -> Any:
+    """One file system per store and process; never kept across the fork of Spark's workers, which fork before any read."""
+    if scheme == "s3":
+        return pafs.S3FileSystem(
+            endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+            connect_timeout=HTTP_TIMEOUT_SECONDS,
+            request_timeout=HTTP_TIMEOUT_SECONDS,
+        )
+    if scheme == "gs":
+        return pafs.GcsFileSystem()
+    return pafs.FileSystem.from_uri(f"{scheme}://{authority}/")[0]
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    """The pyarrow file system of ``uri`` and the path in it. ``ValueError`` for a scheme that none serves."""
+    scheme = scheme_of(uri)
+    if scheme == "file":
+        return pafs.LocalFileSystem(), local_path(uri)
+    authority, _, key = uri.partition("://")[2].partition("/")
+    if scheme in ("s3", "gs"):
+        return _remote_filesystem(scheme, ""), f"{authority}/{key}"
+    if scheme in ("hdfs", "viewfs", "abfs", "abfss"):
+        return _remote_filesystem(scheme, authority), f"/{key}"
+    raise ValueError(f"no file system for {scheme}://")
+
+
+def read(uri: str, max_bytes: int | None = None) -> bytes:
+    """The whole content of the file at ``uri``.
+
+    With ``max_bytes`` one byte more than that is read at most, so that the caller sees that it is too long. Raises ``OSError``
+    (``FileNotFoundError``, ``PermissionError``, ...) or, for a scheme that none serves, ``ValueError``.
+    """
+    limit = -1 if max_bytes is None else max_bytes + 1
+    if is_local(uri):
+        with open(local_path(uri), "rb") as file:
+            return file.read(limit)
+    filesystem, path = _filesystem(uri)
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read(None if max_bytes is None else limit))
+
+
+def open_input_file(uri: str) -> Any:
+    """A random-access pyarrow file, as Parquet readers want it."""
+    filesystem, path = _filesystem(uri)
+    return filesystem.open_input_file(path)
+
+
+def download(uri: str, target: Path) -> None:
+    """Copy the file at ``uri`` (any scheme, HTTP included) to ``target``, which appears only when it is complete.
+
+    Raises ``OSError`` with the address and the reason.
+    """
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        with open(partial, "wb") as out:
+            for chunk in _chunks(uri):
+                out.write(chunk)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _chunks(uri: str) -> Iterator[bytes]:
+    if scheme_of(uri) not in ("http", "https"):
+        filesystem, path = _filesystem(uri)
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            while chunk := stream.read(_CHUNK):
+                yield chunk
+        return
+    request = urllib.request.Request(uri, headers={"User-Agent": USER_AGENT})
+    with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT_SECONDS) as response:
+        expected = response.headers.get("Content-Length")
+        received = 0
+        while chunk := response.read(_CHUNK):
+            received += len(chunk)
+            yield chunk
+        if expected is not None and received != int(expected):
+            raise OSError(f"{uri}: connection closed after {received} of {expected} bytes")
+
+
+def exists(uri: str) -> bool:
+    if is_local(uri):
+        return os.path.exists(local_path(uri))
+    filesystem, path = _filesystem(uri)
+    return bool(filesystem.get_file_info(path.rstrip("/")).type != pafs.FileType.NotFound)
+
+
+def is_folder(uri: str) -> bool:
+    if is_local(uri):
+        return os.path.isdir(local_path(uri))
+    filesystem, path = _filesystem(uri)
+    return bool(filesystem.get_file_info(path.rstrip("/")).type == pafs.FileType.Directory)
+
+
+def status(uri: str) -> FileStatus | None:
+    """Size and modification time of the file at ``uri``; None if it cannot be had, for whatever reason."""
+    try:
+        if is_local(uri):
+            info = os.stat(local_path(uri))
+            return FileStatus(uri, uri, info.st_size, info.st_mtime_ns)
+        filesystem, path = _filesystem(uri)
+        remote = filesystem.get_file_info(path)
+        return FileStatus(uri, uri, remote.size, remote.mtime_ns) if remote.type == pafs.FileType.File else None
+    except (OSError, ValueError):
+        return None
+
+
+def list_files(root: str) -> Iterator[FileStatus]:
+    """Every file below the folder ``root``, in no particular order; links to folders are followed once.
+
+    Hidden folders (a leading dot) are not entered. Raises ``OSError`` if a folder cannot be read.
+    """
+    return _list_local(local_path(root)) if is_local(root) else _list_remote(root)
+
+
+def _list_local(root: str) -> Iterator[FileStatus]:
+    seen: set[tuple[int, int]] = set()
+    folders = [(root, "")]
+    while folders:
+        folder, below = folders.pop()
+        info = os.stat(folder)
+        if (info.st_dev, info.st_ino) in seen:
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if not entry.name.startswith("."):
+                        folders.append((entry.path, f"{below}{entry.name}/"))
+                else:
+                    yield _entry_status(entry, below)
+
+
+def _entry_status(entry: "os.DirEntry[str]", below: str) -> FileStatus:
+    path = f"{below}{entry.name}"
+    try:
+        info = entry.stat()
+    except OSError:  # a link to nothing: the image job will say so
+        return FileStatus(entry.path, path, None, None)
+    return FileStatus(entry.path, path, info.st_size, info.st_mtime_ns)
+
+
+def _list_remote(root: str) -> Iterator[FileStatus]:
+    filesystem, path = _filesystem(root)
+    base = path.rstrip("/")
+    for info in filesystem.get_file_info(pafs.FileSelector(base, recursive=True)):
+        below = info.path.removeprefix(base).lstrip("/")
+        in_hidden_folder = any(part.startswith(".") for part in below.split("/")[:-1])
+        if info.type == pafs.FileType.File and not in_hidden_folder:
+            yield FileStatus(join(root, below), below, info.size, info.mtime_ns)

@@ -1,0 +1,198 @@
+"""The warehouse: write a run, publish it, read what is current.
+
+``<warehouse>/<table>/run_id=<run>/part-*.parquet`` holds what runs wrote; ``<warehouse>/_current.json`` says which of them are
+current, slot by slot, and is the only thing that ever changes. A job writes its tables to folders of its own, then replaces the
+pointer once, by compare-and-swap: readers see one whole state or the other, and a job that dies leaves the old one.
+
+Everything goes through the JVM's file systems, so with Spark's own credentials.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from image_similarity import storage
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.tables import SCHEMAS, views_sql
+from image_similarity.warehouse_files import Files, HadoopFiles, LocalFiles
+
+POINTER = "_current.json"
+VIEWS = "views.sql"
+SCRATCH = "_scratch"
+
+Slots = Mapping[str, Mapping[str, str]]
+"""table -> slot -> run"""
+
+
+def new_run_id() -> str:
+    """``r<UTC time>-<random>``: sorts by time, never repeats, and nothing takes it for a number."""
+    return f"r{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What is current: ``tables[table][slot]`` is the list of runs that make up that slot."""
+
+    version: int = 0
+    tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+
+    def runs(self, table: str, slot: str | None = None) -> list[str]:
+        """The current runs of one slot, or of all slots; an empty list where nothing is published."""
+        slots = self.tables.get(table, {})
+        if slot is not None:
+            return list(slots.get(slot, []))
+        return [run for runs in slots.values() for run in runs]
+
+    def changed(self, replace: Slots, append: Slots) -> "Pointer":
+        """The next pointer: ``replace`` puts a run in a slot's place, ``append`` adds one to a slot."""
+        tables = {table: {slot: list(runs) for slot, runs in slots.items()} for table, slots in self.tables.items()}
+        for table, slots in replace.items():
+            for slot, run in slots.items():
+                tables.setdefault(table, {})[slot] = [run]
+        for table, slots in append.items():
+            for slot, run in slots.items():
+                tables.setdefault(table, {}).setdefault(slot, []).append(run)
+        return Pointer(self.version + 1, tables)
+
+
+class Warehouse:
+    """One warehouse, through one Spark session.
+
+    ``uri``: a local path, or ``s3a://``, ``hdfs://``, ``gs://``. Nothing is created before something is written.
+    """
+
+    def __init__(self, spark: SparkSession, uri: str):
+        self._spark = spark
+        self.local_root = storage.absolute(uri) if storage.is_local(uri) else None
+        self.uri = self.local_root or uri.rstrip("/")
+        # Without a scheme Hadoop would take the cluster's default file system, not this machine's.
+        self._root = f"file://{self.local_root}" if self.local_root else self.uri
+        self._files: Files = LocalFiles() if self.local_root else HadoopFiles(spark)
+
+    # -- reading ---------------------------------------------------------------------------------------------------------------
+
+    def current(self) -> Pointer:
+        """The pointer as it is now; version 0 without tables where nothing was ever published."""
+        content = self._files.read(f"{self.uri}/{POINTER}")
+        if content is None:
+            return Pointer()
+        try:
+            values = json.loads(content)
+            return Pointer(int(values["version"]), values["tables"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise JobFailed(f"{self.uri}/{POINTER} is damaged ({error}): restore it, or use another warehouse") from None
+
+    def folder(self, table: str, run: str) -> str:
+        """Where run ``run`` of ``table`` is, for Spark's readers and writers."""
+        return f"{self._root}/{table}/run_id={run}"
+
+    def reader_path(self, folder: str) -> str:
+        """``folder`` as programs outside Hadoop name it: a local path, or ``s3://``."""
+        return folder.removeprefix("file://").replace("s3a://", "s3://", 1)
+
+    def read(self, table: str, runs: list[str]) -> DataFrame:
+        """The rows of ``runs`` of ``table``, in the table's schema; no rows for no runs."""
+        return self.read_folders([self.folder(table, run) for run in runs], SCHEMAS[table])
+
+    def read_folders(self, folders: list[str], schema: Any) -> DataFrame:
+        """Parquet folders as one frame. Their names are taken literally, though Spark's reader expects patterns."""
+        if not folders:
+            return self._spark.createDataFrame([], schema)
+        return self._spark.read.schema(schema).parquet(*[_escape_glob(folder) for folder in folders])
+
+    def data_files(self, folder: str) -> list[str]:
+        """The Parquet files below ``folder``, sorted, as programs outside Hadoop name them."""
+        found = self._files.list(folder.removeprefix("file://"))
+        return sorted(self.reader_path(file) for file in found if file.endswith(".parquet"))
+
+    # -- writing ---------------------------------------------------------------------------------------------------------------
+
+    def write(self, table: str, run: str, rows: DataFrame) -> None:
+        """Write ``rows`` as run ``run`` of ``table``. The folder must not exist; the columns must be the table's."""
+        columns = SCHEMAS[table].fieldNames()
+        if rows.columns != columns:
+            raise ValueError(f"{table} has the columns {columns}, not {rows.columns}")
+        self.write_parquet(self.folder(table, run), rows)
+
+    def write_parquet(self, folder: str, rows: DataFrame, partition_by: str | None = None) -> None:
+        writer = rows.write.mode("errorifexists")
+        # Dense floats: a dictionary makes them larger and slower.
+        writer = writer.option("compression", "zstd").option("parquet.enable.dictionary#embedding.list.element", "false")
+        (writer.partitionBy(partition_by) if partition_by else writer).parquet(folder)
+
+    def write_file(self, table: str, run: str, content: bytes) -> None:
+        """Write run ``run`` of a small ``table`` that is one Parquet file, already in memory."""
+        self._files.write(f"{self.uri}/{table}/run_id={run}/part-00000.parquet", content)
+
+    @contextmanager
+    def scratch(self, run: str) -> Iterator["Scratch"]:
+        """A folder for a stage's intermediate files; removed afterwards, also when the stage fails."""
+        try:
+            yield Scratch(self, f"{self._root}/{SCRATCH}/{run}")
+        finally:
+            self._files.delete(f"{self.uri}/{SCRATCH}/{run}")
+
+    def check_writable(self) -> None:
+        """Raise ``WrongInput`` if nothing can be written here, before any work is done."""
+        probe = f"{self.uri}/{SCRATCH}/probe-{secrets.token_hex(4)}"
+        try:
+            self._files.write(probe, b"")
+            self._files.delete(probe)
+        except OSError as error:
+            raise WrongInput(f"the warehouse {self.uri} cannot be written: {error}") from None
+
+    # -- publishing ------------------------------------------------------------------------------------------------------------
+
+    def publish(self, seen: Pointer, replace: Slots, append: Slots) -> Pointer:
+        """Make runs current: one replacement of the pointer, all or nothing.
+
+        ``seen`` is the pointer that the job began with. If another job has meanwhile published one of the slots in ``replace``,
+        nothing changes and ``JobFailed`` says which; slots in ``append`` never conflict.
+        """
+        with self._files.locked(f"{self.uri}/_lock"):
+            now = self.current()
+            for table, slots in replace.items():
+                for slot in slots:
+                    if now.runs(table, slot) != seen.runs(table, slot):
+                        other = ", ".join(now.runs(table, slot)) or "nothing"
+                        raise JobFailed(
+                            f"another job published {table} {slot or '(whole table)'} while this one ran (now: {other}); "
+                            "nothing of this run was published: run it again"
+                        )
+            following = now.changed(replace, append)
+            content = json.dumps({"version": following.version, "tables": following.tables}, indent=1, sort_keys=True)
+            self._files.write(f"{self.uri}/{POINTER}", content.encode())
+            self._files.write(f"{self.uri}/{VIEWS}", self._views(following).encode())
+        return following
+
+    def _views(self, pointer: Pointer) -> str:
+        folders = {table: [self.folder(table, run) for run in pointer.runs(table)] for table in SCHEMAS}
+        return views_sql(folders, self.reader_path)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Where a stage may put intermediate files, which no other run sees."""
+
+    _warehouse: Warehouse
+    _folder: str
+
+    def write(self, name: str, rows: DataFrame, partition_by: str | None = None) -> DataFrame:
+        """Materialise ``rows`` as Parquet and read them back: computed once, however often they are used."""
+        self._warehouse.write_parquet(f"{self._folder}/{name}", rows, partition_by)
+        return self._warehouse.read_folders([f"{self._folder}/{name}"], rows.schema)
+
+    def files(self, name: str) -> list[str]:
+        """The Parquet files written as ``name``, as programs outside Hadoop name them."""
+        return self._warehouse.data_files(f"{self._folder}/{name}")
+
+
+def _escape_glob(path: str) -> str:
+    """``path`` for Spark's readers, which take every path for a pattern."""
+    return "".join(f"\\{character}" if character in "*?[]{}\\" else character for character in path)

@@ -1,0 +1,165 @@
+"""The few file operations that publishing needs: read, replace, delete, and a lock.
+
+`LocalFiles` for a warehouse on this machine's file system, `HadoopFiles` for any other, through the JVM and so with Spark's own
+credentials. Both raise ``OSError`` when something cannot be done.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+LOCK_SECONDS = 60
+"""A lock file older than this belongs to a publisher that died: publishing takes milliseconds."""
+
+
+class Files(Protocol):
+    def read(self, path: str) -> bytes | None:
+        """The content of ``path``; None if there is no such file."""
+
+    def list(self, path: str) -> list[str]:
+        """All files below the folder ``path``."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Replace ``path``, and create its folders; readers see the old content or the new, never a part."""
+
+    def delete(self, path: str) -> None:
+        """Remove a file or a folder with all that is in it; nothing happens if there is none."""
+
+    def locked(self, path: str) -> Any:
+        """A context in which no other publisher is, by means of the file ``path``."""
+
+
+class LocalFiles:
+    """Paths are local paths."""
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return Path(path).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def list(self, path: str) -> list[str]:
+        return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+
+    def write(self, path: str, content: bytes) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def delete(self, path: str) -> None:
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            Path(path).unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self, path: str) -> Iterator[None]:
+        with open(path, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the process dies
+            yield
+
+
+class HadoopFiles:
+    """Paths are URIs of any file system that this Spark knows."""
+
+    def __init__(self, spark: SparkSession):
+        self._jvm: Any = spark._jvm
+        self._configuration = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+
+    def _open(self, path: str) -> tuple[Any, Any]:
+        jpath = self._jvm.org.apache.hadoop.fs.Path(path)
+        return jpath.getFileSystem(self._configuration), jpath
+
+    def read(self, path: str) -> bytes | None:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            if not filesystem.exists(jpath):
+                return None
+            stream = filesystem.open(jpath)
+            try:
+                return bytes(stream.readAllBytes())
+            finally:
+                stream.close()
+
+    def list(self, path: str) -> list[str]:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            found = filesystem.listFiles(jpath, True)
+            paths = []
+            while found.hasNext():
+                paths.append(str(found.next().getPath().toString()))
+            return paths
+
+    def write(self, path: str, content: bytes) -> None:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            if filesystem.getScheme() in ("s3a", "gs"):  # an object appears when its stream is closed, whole
+                self._put(filesystem, jpath, content)
+                return
+            temporary = self._jvm.org.apache.hadoop.fs.Path(f"{path}.{secrets.token_hex(4)}.tmp")
+            self._put(filesystem, temporary, content)
+            self._rename_over(temporary, jpath)
+
+    def _put(self, filesystem: Any, jpath: Any, content: bytes) -> None:
+        stream = filesystem.create(jpath, True)
+        stream.write(bytearray(content))
+        stream.close()
+
+    def _rename_over(self, source: Any, target: Any) -> None:
+        rename = self._jvm.org.apache.hadoop.fs.Options.Rename
+        options = self._jvm.java.lang.reflect.Array.newInstance(rename.OVERWRITE.getClass(), 1)
+        options[0] = rename.OVERWRITE
+        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(target.toUri(), self._configuration)
+        context.rename(source, target, options)
+
+    def delete(self, path: str) -> None:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            filesystem.delete(jpath, True)
+
+    @contextmanager
+    def locked(self, path: str) -> Iterator[None]:
+        deadline = time.monotonic() + 2 * LOCK_SECONDS
+        while not self._create_new(path):
+            if time.monotonic() > deadline:
+                raise OSError(f"another job has held {path} for {2 * LOCK_SECONDS} s")
+            if self._age_seconds(path) > LOCK_SECONDS:
+                self.delete(path)
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            self.delete(path)
+
+    def _create_new(self, path: str) -> bool:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            return bool(filesystem.createNewFile(jpath))
+
+    def _age_seconds(self, path: str) -> float:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            if not filesystem.exists(jpath):
+                return 0.0
+            return time.time() - float(filesystem.getFileStatus(jpath).getModificationTime()) / 1000
+
+
+@contextmanager
+def _java_errors_as_oserror() -> Iterator[None]:
+    try:
+        yield
+    except Py4JJavaError as error:
+        raise OSError(str(error.java_exception).splitlines()[0]) from error

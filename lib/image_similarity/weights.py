@@ -1,0 +1,91 @@
+"""Where a network's parameters come from: torchvision's server, a path or URI, or a seed."""
+
+import hashlib
+import urllib.error
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torchvision.models import get_model_weights
+
+from image_similarity import storage
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.kernels.fingerprints.networks import State, check_network, untrained_state
+from image_similarity.settings import UNTRAINED
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict and where it is from."""
+
+    state: State
+    source: str
+    """For people: ``IMAGENET1K_V1``, a path or URI, or ``untrained (seed 0)``."""
+    trained: bool
+    passed_over: tuple[str, ...] = ()
+    """Why the weights listed before could not be had, one line each."""
+
+
+def resolve(network: str, names: Sequence[str], sha256: str | None, seed: int, cache: Path) -> Weights:
+    """The first of ``names`` that can be had: a torchvision name, ``untrained``, or a path or URI of a state dict.
+
+    Torchvision's files are downloaded to ``cache`` once and checked. Only what cannot be reached is passed over; a file that is
+    there and wrong raises ``WrongInput``, and if nothing can be had ``JobFailed`` tells why, for each.
+    """
+    check_network(network)
+    passed_over: list[str] = []
+    for name in names:
+        if name == UNTRAINED:
+            return Weights(untrained_state(network, seed), f"untrained (seed {seed})", trained=False, passed_over=tuple(passed_over))
+        try:
+            file = _weights_file(network, name, sha256, cache)
+        except OSError as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            passed_over.append(f"weights {name} of {network} cannot be reached: {reason}")
+            continue
+        return Weights(_load(file, name), name, trained=True, passed_over=tuple(passed_over))
+    raise JobFailed("; ".join(passed_over) + ". Give a path or URI that can be read, or end the list with 'untrained'")
+
+
+def _weights_file(network: str, name: str, sha256: str | None, cache: Path) -> Path:
+    """The local file of weights ``name``. ``OSError`` if it cannot be reached, ``WrongInput`` if it is not what it should be."""
+    named = get_model_weights(network).__members__
+    if name in named:
+        url = named[name].url
+        file = cache / url.rpartition("/")[2]
+        expected = sha256 or file.stem.rpartition("-")[2]  # torchvision writes the digest's beginning in the name
+    elif storage.is_local(name):
+        file, url, expected = Path(storage.absolute(name)), None, sha256
+        if not file.exists():
+            if "/" not in name and "." not in name:
+                raise WrongInput(f"{network} has no weights {name!r}; torchvision's are: {', '.join(named)}; or give a path or URI")
+            raise FileNotFoundError(f"no such file: {file}")
+    else:
+        url, expected = name, sha256
+        file = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name.rpartition('/')[2]}"
+    if url is not None and not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        storage.download(url, file)
+    if expected and not (digest := _sha256(file)).startswith(expected):
+        if url is not None:
+            file.unlink()  # the next run downloads it again
+        raise WrongInput(f"weights {name}: the checksum of {url or file} is {digest}, not {expected}: it is damaged or another file")
+    return file
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _load(file: Path, name: str) -> State:
+    """A state dict from ``file``; nothing in it is executed."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and tar raise as they please on what is not theirs
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WrongInput(f"weights {name}: {file} is no state dict that torch.load(weights_only=True) takes: {first}") from None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WrongInput(f"weights {name}: {file} holds a {type(state).__name__}, not a state dict (names to tensors)")
+    return state
