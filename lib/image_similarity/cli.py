@@ -32,6 +32,16 @@ class PlanOnly(Exception):
     """Raised by `Job.plan` under ``--dry-run``: the plan is printed, there is nothing more to do."""
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run that was published."""
+
+    name: str
+    seconds: float
+    counts: Mapping[str, Any]
+    used: Mapping[str, Any]
+
+
 @dataclass
 class Application:
     """One Spark application: arguments, settings, the session and the warehouse; one or several jobs run in it."""
@@ -40,6 +50,8 @@ class Application:
     settings: Settings
     session: SparkSession
     warehouse: Warehouse
+    finished: "list[Finished]" = field(default_factory=list)
+    """What this application has published so far."""
 
     def job(self, name: str, slot: str = "") -> "Job":
         return Job(self, name, slot)
@@ -61,7 +73,6 @@ class Job:
         self.session = self.application.session
         self.warehouse = self.application.warehouse
         self.seen = self.warehouse.current()
-        self.recorded: dict[str, Any] = {}
 
     @property
     def seconds(self) -> float:
@@ -118,6 +129,7 @@ class Job:
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended["runs"] = {"": self.run_id}
         self.warehouse.publish(self.seen, replace, appended)
+        self.application.finished.append(Finished(self.name, self.seconds, counts, used))
 
 
 def say(*lines: str) -> None:

@@ -106,6 +106,11 @@ class Warehouse:
             return self._spark.createDataFrame([], schema)
         return self._spark.read.schema(schema).parquet(*[_escape_glob(folder) for folder in folders])
 
+    def read_parquet(self, location: str) -> DataFrame:
+        """Somebody else's Parquet: an absolute local path, or a URI."""
+        folder = f"file://{location}" if storage.is_local(location) else location
+        return self._spark.read.parquet(_escape_glob(folder))
+
     def data_files(self, folder: str) -> list[str]:
         """The Parquet files below ``folder``, sorted, as programs outside Hadoop name them."""
         found = self._files.list(folder.removeprefix("file://"))

@@ -1,0 +1,53 @@
+# What people type. The environment is .venv; nothing else is needed but Python 3.11+ and Java 17+.
+#
+#   make demo                        a gallery of neighbours of 240 pictures that are drawn here
+#   make demo IMAGES=/my/pictures    the same of your own (a folder, a glob, or a list)
+#   make demo ARGS="-k 5"            with arguments for jobs/run_pipeline.py
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+IMAGES ?=
+ARGS   ?=
+
+.PHONY: demo test test-cluster lint bench clean
+
+demo: $(VENV)/.installed
+ifeq ($(strip $(IMAGES)),)
+	@$(BIN)/python -m image_similarity.samples demo/samples
+	@$(BIN)/python jobs/run_pipeline.py --images demo/samples/manifest.csv --warehouse demo/samples-warehouse $(ARGS)
+else
+	@$(BIN)/python jobs/run_pipeline.py --images "$(IMAGES)" --warehouse "demo/$$(basename -- "$(IMAGES)")-warehouse" $(ARGS)
+endif
+
+# Everything but what needs a cluster.
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not cluster"
+
+# Jobs on a real standalone cluster on loopback, and killed in the middle.
+test-cluster: $(VENV)/.installed
+	$(BIN)/python -m pytest -m cluster
+
+lint: $(VENV)/.installed
+	$(BIN)/isort --check-only lib jobs tests
+	$(BIN)/flake8 lib jobs tests
+	$(BIN)/mypy
+
+# Ours and a peer side by side, in one run. Takes minutes; results are printed as Markdown.
+bench: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/embed_images.py
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not: install it (Debian, Ubuntu: apt-get install python3 python3-venv;" \
+	       "macOS: brew install python) or name one with make PYTHON=/path/to/python3.12"; exit 1; }
+	@test "$$("$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')" -ge 17 2>/dev/null || { \
+	  echo "Java 17 or newer is needed, and none was found: install it (Debian, Ubuntu: apt-get install default-jre-headless;" \
+	       "macOS: brew install openjdk) or set JAVA_HOME"; exit 1; }
+	@echo "installing into $(VENV): once, some minutes, 6 GB (most of it is torch)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,137 @@
+"""embeddings -> neighbours: for each image the most similar and the most dissimilar others."""
+
+import argparse
+import sys
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, NumericType, StringType
+
+from image_similarity import cli, storage
+from image_similarity.cli import Application, Job, say, setting
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.stages.neighbours import exact
+
+EXTERNAL = "external"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint"))
+    parser.add_argument("--method", metavar="exact", **setting("neighbours.method"))
+    parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric"))
+    parser.add_argument("-k", metavar="N", help="similar neighbours of each image", **setting("neighbours.similar"))
+    parser.add_argument("--dissimilar", metavar="N", help="dissimilar images of each", **setting("neighbours.dissimilar"))
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--embeddings", metavar="URI", help="Parquet of your own with image_id and embedding (the fingerprint is then 'external')"
+    )
+
+
+def run(application: Application) -> None:
+    own = getattr(application.arguments, "embeddings", None)
+    settings = application.settings.neighbours
+    if own and not any(given.startswith("neighbours.fingerprint=") for given in application.arguments.overrides):
+        settings = settings.model_copy(update={"fingerprint": EXTERNAL})
+    job = application.job("find_neighbours", f"{settings.fingerprint}/{settings.metric}")
+    if job.already_published():
+        return
+    if own:
+        vectors, inputs, source = _own_vectors(job, own), {"embeddings": [own]}, own
+    else:
+        vectors, inputs, source = _published_vectors(job, settings.fingerprint)
+    job.plan(
+        f"compare all pairs of {settings.fingerprint} ({source}) by {settings.metric} distance",
+        f"keep {settings.similar} similar and {settings.dissimilar} dissimilar neighbours of each image",
+        f"write neighbours to {job.warehouse.uri}",
+    )
+    with job.warehouse.scratch(job.run_id) as scratch:
+        outputs = exact.run(job.session, vectors, settings, scratch)
+        counts = _write(job, outputs)
+    job.publish(
+        replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
+        inputs=inputs,
+        counts=counts,
+        used={"neighbours": settings.model_dump()},
+    )
+    say(
+        f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of {counts['dimensions']:,} values "
+        f"in {job.seconds:.1f} s" + (f"; {sum(counts['failures'].values()):,} failed" if counts["failures"] else "")
+    )
+
+
+def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, dict[str, list[str]], str]:
+    """image_id and embedding of what is published as ``fingerprint``."""
+    runs = job.seen.runs("embeddings", fingerprint)
+    if not runs:
+        published = ", ".join(sorted(job.seen.tables.get("embeddings", {}))) or "none"
+        raise WrongInput(f"no embeddings {fingerprint!r} in {job.warehouse.uri} (published: {published}): run embed_images first")
+    embeddings = job.warehouse.read("embeddings", runs)
+    keys = [row.fingerprint_key for row in embeddings.select("fingerprint_key").distinct().collect()]
+    if len(keys) > 1:
+        raise JobFailed(f"the embeddings {fingerprint} mix the keys {', '.join(keys)}: run embed_images again")
+    vector_runs = [run for key in keys for run in job.seen.runs("vectors", key)]
+    vectors = job.warehouse.read("vectors", vector_runs).select("content_sha256", "embedding")
+    joined = embeddings.select("image_id", "content_sha256").join(vectors, "content_sha256").select("image_id", "embedding")
+    return joined, {"embeddings": runs, "vectors": vector_runs}, runs[0]
+
+
+def _own_vectors(job: Job, uri: str) -> DataFrame:
+    """image_id and embedding of the user's Parquet; ``WrongInput`` unless they can serve."""
+    location = storage.absolute(uri)
+    if storage.is_local(location) and not storage.exists(location):
+        raise WrongInput(f"--embeddings {uri}: no such file or folder")
+    try:
+        own = job.warehouse.read_parquet(location)
+    except PySparkException as error:
+        raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+    missing = [name for name in ("image_id", "embedding") if name not in own.columns]
+    if missing:
+        raise WrongInput(f"--embeddings {uri}: no column {' and no '.join(missing)}; its columns are: {', '.join(own.columns)}")
+    kind = own.schema["embedding"].dataType
+    if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
+        raise WrongInput(f"--embeddings {uri}: embedding is {kind.simpleString()}, not an array of numbers")
+    if not isinstance(own.schema["image_id"].dataType, (StringType, NumericType)):
+        raise WrongInput(f"--embeddings {uri}: image_id is {own.schema['image_id'].dataType.simpleString()}, not a string or number")
+    vectors = own.select(F.col("image_id").cast("string"), F.col("embedding").cast("array<float>"))
+    _check_ids(vectors.select("image_id"), uri)
+    return vectors
+
+
+def _check_ids(ids: DataFrame, uri: str) -> None:
+    counted = ids.agg(F.count("*").alias("rows"), F.count_if(F.col("image_id").isNull()).alias("nulls")).collect()[0]
+    if counted["rows"] == 0:
+        raise WrongInput(f"--embeddings {uri}: no rows")
+    if counted["nulls"]:
+        raise WrongInput(f"--embeddings {uri}: {counted['nulls']:,} rows have no image_id")
+    twice = ids.groupBy("image_id").count().where("count > 1").orderBy("image_id").limit(5).collect()
+    if twice:
+        names = ", ".join(repr(row.image_id) for row in twice)
+        raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
+
+
+def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:
+    """Write the tables, check that every image has its rows, and count."""
+    warehouse, run = job.warehouse, job.run_id
+    warehouse.write("failures", run, outputs.failures)
+    warehouse.write("neighbours", run, outputs.neighbours)
+    reasons = warehouse.read("failures", [run]).groupBy("reason").count().orderBy("reason").collect()
+    rows = warehouse.read("neighbours", [run]).count()
+    if rows != outputs.rows:
+        raise JobFailed(f"{rows:,} rows of neighbours where there must be {outputs.rows:,}: nothing was published")
+    return {
+        "images": outputs.checked.usable,
+        "dimensions": outputs.checked.dimensions,
+        "rows": rows,
+        "failures": {row.reason: row["count"] for row in reasons},
+    }
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__ or "")
+    add_arguments(parser)
+    add_input(parser)
+    sys.exit(cli.main(parser, run, __file__))

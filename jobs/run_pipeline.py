@@ -1,0 +1,104 @@
+"""images -> manifest -> embeddings -> neighbours, in one Spark application."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import build_manifest
+import embed_images
+import find_neighbours
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from image_similarity import cli
+from image_similarity.cli import Application, say
+from image_similarity.tables import SIMILAR
+
+EXAMPLES = 6
+NEIGHBOURS_SHOWN = 3
+LABEL = "label"
+"""The attribute that is shown behind an image's name in the examples, where the manifest has it."""
+
+
+def run(application: Application) -> None:
+    if application.arguments.dry_run:
+        name = application.settings.neighbours.fingerprint
+        application.settings.fingerprint(name)
+        steps = ["list the images", f"embed them as {name}", "compare all pairs", f"write all tables to {application.warehouse.uri}"]
+        say(f"run_pipeline on {application.arguments.images}:", *steps)
+        return
+    seconds = cli.stopwatch()
+    for step in (build_manifest, embed_images, find_neighbours):
+        step.run(application)
+    _summarise(application, seconds())
+
+
+def _summarise(application: Application, seconds: float) -> None:
+    counts = {finished.name: finished.counts for finished in application.finished}
+    embedded = counts.get("embed_images", {})
+    failures: dict[str, int] = {**embedded.get("failures", {}), **counts.get("find_neighbours", {}).get("failures", {})}
+    rows = [(finished.name, f"{finished.seconds:.1f} s") for finished in application.finished]
+    failed = ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
+    say("")
+    say(f"run_pipeline: done in {seconds:.1f} s")
+    print(cli.table([*rows, ("images", f"{counts.get('build_manifest', {}).get('images', 0):,}"), ("failed", failed)]))
+    for finished in application.finished:
+        if finished.used.get("trained") is False:
+            say(f"  weights: {finished.used['weights']}: the network has seen no picture, so its idea of similarity is crude")
+    neighbours = application.settings.neighbours
+    _show_examples(application, f"{neighbours.fingerprint}/{neighbours.metric}")
+    say(f"query: {_example_query(application.warehouse.uri)}")
+    say(f"warehouse: {application.warehouse.uri}")
+
+
+def _show_examples(application: Application, slot: str) -> None:
+    """A few images, chosen by a hash of their id, each with its nearest others."""
+    pointer, warehouse = application.warehouse.current(), application.warehouse
+    manifest = warehouse.read("manifest", pointer.runs("manifest", ""))
+    named = manifest.select("image_id", F.element_at("attributes", LABEL).alias("label"))
+    nearest = warehouse.read("neighbours", pointer.runs("neighbours", slot)).where(F.col("relation") == SIMILAR)
+    nearest = nearest.where(F.col("rank") <= NEIGHBOURS_SHOWN)
+    chosen = nearest.where("rank = 1").orderBy(F.xxhash64("image_id")).limit(EXAMPLES).select("image_id")
+    shown = _with_labels(nearest.join(F.broadcast(chosen), "image_id"), named).orderBy("image_id", "rank").collect()
+    if shown:
+        say(f"some images and their nearest others ({slot} distances):")
+        print(cli.table(_example_rows(shown)))
+
+
+def _with_labels(rows: DataFrame, named: DataFrame) -> DataFrame:
+    theirs = named.select(F.col("image_id").alias("neighbour_id"), F.col("label").alias("neighbour_label"))
+    return rows.join(named, "image_id").join(theirs, "neighbour_id")
+
+
+def _example_rows(shown: list[Any]) -> Iterator[tuple[str, ...]]:
+    for row in shown:
+        image = _name(row.image_id, row.label) if row["rank"] == 1 else ""
+        yield image, f"{row.distance:.4f}", _name(row.neighbour_id, row.neighbour_label)
+
+
+def _name(image_id: str, label: str | None) -> str:
+    printable = image_id.encode("unicode_escape").decode() if not image_id.isprintable() else image_id
+    return f"{printable} ({label})" if label else printable
+
+
+def _example_query(warehouse: str) -> str:
+    """A line for the shell: the closest pairs, asked of DuckDB."""
+    program = (
+        f"import duckdb; db = duckdb.connect(); db.execute(open({_quoted(warehouse + '/views.sql')}).read()); "
+        'db.sql("SELECT image_id, neighbour_id, distance FROM neighbours WHERE rank = 1 ORDER BY distance, image_id LIMIT 10").show()'
+    )
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+
+
+def _quoted(text: str) -> str:
+    """``text`` as a Python string, in double quotes where it can be: single ones are the shell's."""
+    return repr(text) if '"' in text or "\\" in text else f'"{text}"'
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__ or "")
+    build_manifest.add_arguments(parser)
+    find_neighbours.add_arguments(parser)
+    embed_images.add_switches(parser)
+    sys.exit(cli.main(parser, run, __file__))
