@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from pyspark.sql import SparkSession
+
 from image_similarity import cli
 from image_similarity.cli import Application, say
 from image_similarity.stages import manifest
@@ -41,7 +43,11 @@ def run(application: Application) -> None:
     say(f"build_manifest: {images:,} images in {job.seconds:.1f} s{skipped}")
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
     parser = cli.parser(__doc__ or "")
     add_arguments(parser)
-    sys.exit(cli.main(parser, run, __file__))
+    return cli.main(parser, run, __file__, argv, session)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

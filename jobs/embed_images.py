@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 
+from pyspark.sql import SparkSession
+
 from image_similarity import cli
 from image_similarity.cli import Application, Job, say
 from image_similarity.errors import JobFailed, TooManyFailures, WrongInput
@@ -148,8 +150,12 @@ def _describe(reasons: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
     parser = cli.parser(__doc__ or "")
     add_arguments(parser)
     add_switches(parser)
-    sys.exit(cli.main(parser, run, __file__))
+    return cli.main(parser, run, __file__, argv, session)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, NumericType, StringType
 
@@ -130,8 +130,12 @@ def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
     parser = cli.parser(__doc__ or "")
     add_arguments(parser)
     add_input(parser)
-    sys.exit(cli.main(parser, run, __file__))
+    return cli.main(parser, run, __file__, argv, session)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

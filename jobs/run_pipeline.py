@@ -8,7 +8,7 @@ from typing import Any
 import build_manifest
 import embed_images
 import find_neighbours
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli
@@ -96,9 +96,13 @@ def _quoted(text: str) -> str:
     return repr(text) if '"' in text or "\\" in text else f'"{text}"'
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
     parser = cli.parser(__doc__ or "")
     build_manifest.add_arguments(parser)
     find_neighbours.add_arguments(parser)
     embed_images.add_switches(parser)
-    sys.exit(cli.main(parser, run, __file__))
+    return cli.main(parser, run, __file__, argv, session)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

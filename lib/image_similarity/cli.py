@@ -162,21 +162,28 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def main(made: argparse.ArgumentParser, run: Callable[[Application], None], script: str, argv: list[str] | None = None) -> int:
+def main(
+    made: argparse.ArgumentParser,
+    run: Callable[[Application], None],
+    script: str,
+    argv: list[str] | None = None,
+    session: SparkSession | None = None,
+) -> int:
     """Parse, load settings, start Spark, run, and turn what happened into an exit code.
 
-    ``script``: the job's file; ``conf/`` is looked for beside its folder.
+    ``script``: the job's file; ``conf/`` is looked for beside its folder. ``session``: one that is there already, and left running.
     """
     arguments = made.parse_args(argv)
     conf = Path(script).resolve().parent.parent / "conf"
     name = Path(script).stem
     try:
         loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
-        session = spark.session(name, conf if conf.is_dir() else None)
+        used = session or spark.session(name, conf if conf.is_dir() else None)
         try:
-            run(Application(arguments, loaded, session, Warehouse(session, arguments.warehouse)))
+            run(Application(arguments, loaded, used, Warehouse(used, arguments.warehouse)))
         finally:
-            session.stop()
+            if session is None:
+                used.stop()
     except PlanOnly:
         return 0
     except KeyboardInterrupt:

@@ -41,7 +41,8 @@ def resolve(network: str, names: Sequence[str], sha256: str | None, seed: int, c
         try:
             file = _weights_file(network, name, sha256, cache)
         except OSError as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            is_plain = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
+            reason = error.reason if is_plain else error  # type: ignore[attr-defined]
             passed_over.append(f"weights {name} of {network} cannot be reached: {reason}")
             continue
         return Weights(_load(file, name), name, trained=True, passed_over=tuple(passed_over))
@@ -54,23 +55,32 @@ def _weights_file(network: str, name: str, sha256: str | None, cache: Path) -> P
     if name in named:
         url = named[name].url
         file = cache / url.rpartition("/")[2]
-        expected = sha256 or file.stem.rpartition("-")[2]  # torchvision writes the digest's beginning in the name
-    elif storage.is_local(name):
-        file, url, expected = Path(storage.absolute(name)), None, sha256
-        if not file.exists():
-            if "/" not in name and "." not in name:
-                raise WrongInput(f"{network} has no weights {name!r}; torchvision's are: {', '.join(named)}; or give a path or URI")
-            raise FileNotFoundError(f"no such file: {file}")
-    else:
-        url, expected = name, sha256
+        # torchvision writes the digest's beginning in the name
+        return _checked(_downloaded(url, file), name, sha256 or file.stem.rpartition("-")[2], downloaded=True)
+    if not storage.is_local(name):
         file = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name.rpartition('/')[2]}"
-    if url is not None and not file.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        return _checked(_downloaded(name, file), name, sha256, downloaded=True)
+    if "/" not in name and "." not in name:
+        raise WrongInput(f"{network} has no weights {name!r}; torchvision's are: {', '.join(named)}; or give a path or URI")
+    file = Path(storage.absolute(name))
+    if not file.exists():
+        raise FileNotFoundError(f"no such file: {file}")
+    return _checked(file, name, sha256, downloaded=False)
+
+
+def _downloaded(url: str, file: Path) -> Path:
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
         storage.download(url, file)
+    return file
+
+
+def _checked(file: Path, name: str, expected: str | None, downloaded: bool) -> Path:
+    """``file``, if its sha256 begins with ``expected``."""
     if expected and not (digest := _sha256(file)).startswith(expected):
-        if url is not None:
-            file.unlink()  # the next run downloads it again
-        raise WrongInput(f"weights {name}: the checksum of {url or file} is {digest}, not {expected}: it is damaged or another file")
+        if downloaded:
+            file.unlink()  # the next run fetches it again
+        raise WrongInput(f"weights {name}: the sha256 of {file} is {digest}, not {expected}: it is damaged or another file")
     return file
 
 

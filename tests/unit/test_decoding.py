@@ -1,0 +1,129 @@
+"""Decoding: every mode upright and on white, and damaged files refused for the right reason."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_similarity.kernels import decoding
+from image_similarity.kernels.decoding import Unreadable
+
+LIMIT = 10_000_000
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def gradient() -> Image.Image:
+    """Dark on the left, light on the right: 64 x 32."""
+    return Image.fromarray(np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (32, 1)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_png_modes_show_the_same(mode: str) -> None:
+    pixels = decoding.decode(encoded(gradient().convert("RGB").convert(mode)), LIMIT)
+    assert pixels.shape == (32, 64, 3) and pixels.dtype == np.uint8
+    assert pixels[:, :8].mean() < 30 and pixels[:, -8:].mean() > 225
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
+def test_jpeg_modes_show_the_same(mode: str) -> None:
+    pixels = decoding.decode(encoded(gradient().convert("RGB").convert(mode), "JPEG", quality=95), LIMIT)
+    assert pixels[:, :8].mean() < 40 and pixels[:, -8:].mean() > 215
+
+
+def test_transparency_is_put_on_white() -> None:
+    see_through = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert (decoding.decode(encoded(see_through), LIMIT) == 255).all()
+    half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    assert np.unique(decoding.decode(encoded(half), LIMIT)).tolist() == [127]
+    keyed = Image.new("RGB", (4, 4), (10, 20, 30))
+    assert (decoding.decode(encoded(keyed, transparency=(10, 20, 30)), LIMIT) == 255).all()
+
+
+def test_deep_grey_is_rescaled_not_clipped() -> None:
+    values = np.tile(np.linspace(0, 65535, 64), (32, 1)).astype(np.uint16)
+    pixels = decoding.decode(encoded(Image.fromarray(values)), LIMIT)
+    assert np.abs(pixels[0, :, 0].astype(int) - np.rint(values[0] / 257)).max() <= 1
+
+
+@pytest.mark.parametrize(("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.0, 255.0], [0, 100, 255])])
+def test_floating_point_is_taken_in_its_usual_range(values: list[float], expected: list[int]) -> None:
+    image = Image.fromarray(np.array([values], dtype=np.float32))
+    assert decoding.decode(encoded(image, "TIFF"), LIMIT)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = Image.new("RGB", (60, 40), "black")
+    upright.paste("white", (0, 0, 30, 20))  # the bright corner is at the top left
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose that stores it so that the tag turns it back
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decoding.decode(encoded(stored, "PNG", exif=exif), LIMIT)
+    assert pixels.shape == (40, 60, 3)
+    assert pixels[:20, :30].mean() == 255 and pixels[20:].mean() == 0
+
+
+def test_animations_give_their_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decoding.decode(content, LIMIT)[0, 0].tolist() == [255, 0, 0]
+
+
+def reason_of(content: bytes, limit: int = LIMIT) -> str:
+    with pytest.raises(Unreadable) as caught:
+        decoding.decode(content, limit)
+    assert caught.value.reason in decoding.UNREADABLE_REASONS and "\n" not in caught.value.detail
+    return caught.value.reason
+
+
+def test_reasons() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    jpeg, png = encoded(noise, "JPEG"), encoded(noise)
+    assert reason_of(b"") == "empty"
+    assert reason_of(b"<html>not found</html>") == "not_an_image"
+    assert reason_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") == "not_an_image"
+    assert reason_of(jpeg[: len(jpeg) // 2]) == "truncated"
+    assert reason_of(png[: len(png) // 2]) == "truncated"
+    assert reason_of(png, limit=64 * 64 - 1) == "too_many_pixels"
+    flipped = bytearray(png)
+    flipped[len(png) // 2] ^= 1
+    assert reason_of(bytes(flipped)) == "corrupt"
+
+
+def test_formats_are_ones_that_pillow_opens() -> None:
+    Image.init()
+    assert set(decoding.FORMATS) <= set(Image.OPEN)
+
+
+def test_c_libraries_are_kept_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    import os
+
+    with decoding.quiet_decoders():
+        os.write(2, b"chatter\n")
+    os.write(2, b"heard\n")
+    assert capfd.readouterr().err == "heard\n"
+
+
+def test_corrupt_png_suite_is_refused(data: Path) -> None:
+    files = sorted((data / "awkward" / "pngsuite_corrupt").glob("*.png"))
+    assert len(files) == 14
+    for file in files:
+        assert reason_of(file.read_bytes()) in ("corrupt", "not_an_image"), file.name
+
+
+@pytest.mark.parametrize("mode", ["1.png", "CMYK.jpg", "HSV.webp", "I.webp", "L.png", "LA.png", "P.png", "PA.webp", "RGBA.png", "YCbCr.jpg"])
+def test_real_modes_show_one_scene(data: Path, mode: str) -> None:
+    folder = data / "awkward" / "modes"
+    reference, other = (
+        np.asarray(Image.fromarray(decoding.decode((folder / name).read_bytes(), LIMIT)).convert("L").resize((24, 16)), dtype=float)
+        for name in ("RGB.jpg", mode)
+    )
+    assert np.corrcoef(reference.ravel(), other.ravel())[0, 1] > 0.8

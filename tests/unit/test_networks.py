@@ -1,0 +1,116 @@
+"""Networks as fingerprints: layers, pooling, preprocessing, keys, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.models import get_model, get_model_weights
+
+from image_similarity.errors import WrongInput
+from image_similarity.kernels.fingerprints import networks
+from image_similarity.kernels.fingerprints.networks import NetworkFingerprint, Prepared
+
+NETWORK = "squeezenet1_1"
+
+
+@pytest.fixture(scope="module")
+def state() -> networks.State:
+    return networks.untrained_state(NETWORK, seed=3)
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+
+
+def built(prepared: Prepared, folder: Path) -> NetworkFingerprint:
+    prepared.save(folder / "state.pt")
+    return NetworkFingerprint(prepared.network, folder / "state.pt")
+
+
+def test_same_as_the_network_itself(state: networks.State, images: NDArray[np.uint8], tmp_path: Path) -> None:
+    model = get_model(NETWORK).eval()
+    model.load_state_dict(dict(state))
+    transform = get_model_weights(NETWORK).DEFAULT.transforms()
+    with torch.inference_mode():
+        expected = model.features(torch.stack([transform(Image.fromarray(image)) for image in images]))
+    made = built(networks.prepare(NETWORK, "features", state, pooling="average"), tmp_path)
+    fitted = np.stack([made.fit(image) for image in images])
+    np.testing.assert_allclose(made(fitted), expected.mean((2, 3)).numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("pooling", "length"), [("average", 512), ("max", 512), ("none", 512 * 13 * 13)])
+def test_pooling(state: networks.State, images: NDArray[np.uint8], tmp_path: Path, pooling: str, length: int) -> None:
+    vectors = built(networks.prepare(NETWORK, "features", state, pooling=pooling), tmp_path)(images[:1])
+    assert vectors.shape == (1, length) and vectors.dtype == np.float32
+
+
+def test_caffe_is_bgr_without_scaling(state: networks.State, tmp_path: Path) -> None:
+    made = built(networks.prepare(NETWORK, "features.0", state, preprocessing="caffe"), tmp_path)
+    image = np.zeros((1, 224, 224, 3), dtype=np.uint8)
+    image[..., 0] = 200  # red
+    normalised = made._normalised(image)[0, :, 0, 0].tolist()
+    assert normalised == pytest.approx([-103.939, -116.779, 200 - 123.68], rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_is_near(state: networks.State, images: NDArray[np.uint8], tmp_path: Path, precision: str) -> None:
+    full = built(networks.prepare(NETWORK, "features", state, pooling="average"), tmp_path)(images)
+    less = built(networks.prepare(NETWORK, "features", state, pooling="average", precision=precision), tmp_path)(images)
+    cosine = (full * less).sum(1) / np.linalg.norm(full, axis=1) / np.linalg.norm(less, axis=1)
+    assert (cosine > 0.999).all() and not np.array_equal(full, less)
+
+
+def test_an_earlier_layer_is_not_overwritten_by_in_place_operations(state: networks.State, images: NDArray[np.uint8], tmp_path: Path) -> None:
+    """features.1 is an in-place ReLU: the convolution before it must come out with its negative values."""
+    assert built(networks.prepare(NETWORK, "features.0", state), tmp_path)(images[:1]).min() < 0
+
+
+def test_keys_change_with_everything_that_changes_vectors(state: networks.State) -> None:
+    base = networks.prepare(NETWORK, "features", state, pooling="average")
+    others = [
+        networks.prepare(NETWORK, "features", state, pooling="max"),
+        networks.prepare(NETWORK, "features.10", state, pooling="average"),
+        networks.prepare(NETWORK, "features", state, pooling="average", preprocessing="caffe"),
+        networks.prepare(NETWORK, "features", state, pooling="average", precision="bfloat16"),
+        networks.prepare(NETWORK, "features", networks.untrained_state(NETWORK, 4), pooling="average"),
+    ]
+    assert len({base.network.key, *(other.network.key for other in others)}) == 6
+    again = networks.prepare(NETWORK, "features", networks.untrained_state(NETWORK, 3), pooling="average")
+    assert again.network.key == base.network.key
+
+
+def test_parameters_after_the_layer_are_not_needed(state: networks.State) -> None:
+    without_classifier = {name: value for name, value in state.items() if not name.startswith("classifier")}
+    assert networks.prepare(NETWORK, "features", without_classifier).network == networks.prepare(NETWORK, "features", state).network
+
+
+def test_parameters_before_it_are(state: networks.State) -> None:
+    lacking = {name: value for name, value in state.items() if not name.startswith("features.3.squeeze")}
+    with pytest.raises(WrongInput, match=r"they lack features\.3\.squeeze\.weight, features\.3\.squeeze\.bias"):
+        networks.prepare(NETWORK, "features", lacking)
+    with pytest.raises(WrongInput, match="are not for resnet18 up to avgpool: they lack conv1.weight"):
+        networks.prepare("resnet18", "avgpool", state)
+    other_shape = {**state, "features.0.bias": torch.zeros(3)}
+    with pytest.raises(WrongInput, match=r"features\.0\.bias has the shape \(3,\), not \(64,\)"):
+        networks.prepare(NETWORK, "features", other_shape)
+
+
+def test_layers() -> None:
+    assert networks.resolve_layer("vgg16", "fc2") == networks.resolve_layer("vgg16", "classifier.4") == "classifier.4"
+    assert networks.resolve_layer("vgg19_bn", "fc1") == "classifier.1"
+    with pytest.raises(WrongInput, match="no layer 'clasifier.4'; near are classifier.4.*To see all: python -m"):
+        networks.resolve_layer("vgg16", "clasifier.4")
+    with pytest.raises(WrongInput, match="no classification network 'vgg_16'; did you mean vgg16"):
+        networks.check_network("vgg_16")
+
+
+def test_long_pictures_do_not_explode(state: networks.State, tmp_path: Path) -> None:
+    made = built(networks.prepare(NETWORK, "features", state), tmp_path)
+    assert made.fit(np.zeros((1, 1_000_000, 3), dtype=np.uint8)).shape == (224, 224, 3)
+    stripe = np.random.default_rng(0).integers(0, 256, (20, 400, 3), dtype=np.uint8)
+    middle = stripe[:, 120:280]
+    np.testing.assert_array_equal(made.fit(stripe), made.fit(middle))

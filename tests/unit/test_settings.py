@@ -1,0 +1,89 @@
+"""Settings: defaults, precedence, and that every fault is told at once with what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+from image_similarity import settings
+from image_similarity.errors import WrongInput
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_defaults_need_no_file() -> None:
+    loaded = settings.load(None)
+    assert loaded.fingerprints["vgg16-fc2"].network == "vgg16"
+    assert loaded.neighbours.similar == loaded.neighbours.dissimilar == 12
+    assert loaded.embeddings.max_failed_fraction == 0.05
+
+
+@pytest.mark.parametrize("name", ["local", "cluster"])
+def test_shipped_files_are_valid(name: str) -> None:
+    loaded = settings.load(ROOT / "conf" / f"{name}.toml")
+    assert ("untrained" in loaded.fingerprints["vgg16-fc2"].weights) == (name == "local")
+
+
+def test_overrides_win_in_order_and_are_read_as_toml_or_text(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[neighbours]\nsimilar = 3\nmetric = "euclidean"\n')
+    overrides = ["neighbours.similar=4", "neighbours.similar=5", "neighbours.metric=correlation", 'manifest.extensions=["PNG", ".JPG"]']
+    loaded = settings.load(file, overrides)
+    assert (loaded.neighbours.similar, loaded.neighbours.metric) == (5, "correlation")
+    assert loaded.manifest.extensions == ("png", "jpg")
+
+
+def test_an_override_may_declare_a_fingerprint() -> None:
+    loaded = settings.load(None, ['fingerprints.mine={network="resnet18", layer="avgpool"}', "fingerprints.mine.seed=7"])
+    assert loaded.fingerprint("mine").network == "resnet18" and loaded.fingerprint("mine").seed == 7
+    assert "vgg16-fc2" in loaded.fingerprints
+
+
+def test_all_faults_are_told_at_once() -> None:
+    overrides = ["neighbours.similiar=3", "embeddings.device=gpu", "embeddings.max_failed_fraction=2", "nonsense.x=1"]
+    overrides += ["neighbours.block_rows=many", "fingerprints.Bad_Name.network=vgg16", "fingerprints.good.network=vgg16"]
+    with pytest.raises(WrongInput) as caught:
+        settings.load(None, overrides)
+    told = str(caught.value)
+    assert "neighbours.similiar: no such setting; did you mean 'similar'?" in told
+    assert "embeddings.device: input should be 'auto', 'cpu' or 'cuda', not 'gpu'" in told
+    assert "embeddings.max_failed_fraction: input should be less than or equal to 1, not 2" in told
+    assert "nonsense: no such setting" in told
+    assert "neighbours.block_rows: input should be a valid integer, not 'many'" in told
+    assert "fingerprints.good.layer: is missing" in told
+    assert caught.value.exit_code == 2
+
+
+def test_asking_for_nothing_is_a_fault() -> None:
+    with pytest.raises(WrongInput, match="both 0"):
+        settings.load(None, ["neighbours.similar=0", "neighbours.dissimilar=0"])
+
+
+@pytest.mark.parametrize("name", ["Capital", "under_score", "a/b", ""])
+def test_names_of_fingerprints(name: str) -> None:
+    with pytest.raises(WrongInput, match="small letters"):
+        settings.load(None, [f'fingerprints={{"{name}"={{network="vgg16", layer="fc1"}}}}'])
+
+
+@pytest.mark.parametrize("override", ["neighbours.similar", "=3", "a..b=1"])
+def test_malformed_overrides(override: str) -> None:
+    with pytest.raises(WrongInput, match="section.key=value"):
+        settings.load(None, [override])
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match="not found"):
+        settings.load(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[neighbours\n")
+    with pytest.raises(WrongInput, match="not valid TOML"):
+        settings.load(broken)
+
+
+def test_an_undeclared_fingerprint_names_the_declared() -> None:
+    with pytest.raises(WrongInput, match="declared are: vgg16-fc2"):
+        settings.load(None).fingerprint("other")
+
+
+def test_settings_cannot_change() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        settings.load(None).neighbours.similar = 3

@@ -1,0 +1,133 @@
+"""Where weights come from, and what is refused: real files, a real server on loopback."""
+
+import hashlib
+import pickle
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from image_similarity import weights
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.kernels.fingerprints import networks
+
+NETWORK = "squeezenet1_1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with good weights, ``good.pth``."""
+    made = tmp_path_factory.mktemp("weights")
+    torch.save(networks.untrained_state(NETWORK, 1), made / "good.pth")
+    return made
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the paths that were asked of it."""
+    asked: list[str] = []
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            asked.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}", asked
+        httpd.shutdown()
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "good.pth").read_bytes()).hexdigest()
+
+
+def test_a_local_file(folder: Path, tmp_path: Path) -> None:
+    found = weights.resolve(NETWORK, [str(folder / "good.pth")], digest(folder), 0, tmp_path)
+    assert found.trained and found.source.endswith("good.pth")
+    assert networks.state_sha256(found.state) == networks.state_sha256(networks.untrained_state(NETWORK, 1))
+
+
+def test_a_server_is_asked_once(server: tuple[str, list[str]], folder: Path, tmp_path: Path) -> None:
+    address, asked = server
+    for _ in range(2):
+        found = weights.resolve(NETWORK, [f"{address}/good.pth"], digest(folder), 0, tmp_path / "cache")
+        assert found.trained
+    assert asked == ["/good.pth"]
+
+
+def test_a_wrong_checksum_is_refused_and_not_kept(server: tuple[str, list[str]], tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match="it is damaged or another file") as caught:
+        weights.resolve(NETWORK, [f"{server[0]}/good.pth", "untrained"], "0" * 64, 0, tmp_path / "cache")
+    assert "0" * 64 in str(caught.value)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_torchvision_name_comes_from_its_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is found by torchvision's name and checked against the digest in that name."""
+    cached = tmp_path / f"squeezenet1_1-{digest(folder)[:8]}.pth"
+    cached.write_bytes((folder / "good.pth").read_bytes())
+    monkeypatch.setattr(weights, "get_model_weights", lambda _: type("W", (), {"__members__": {"V1": _Url(f"http://x.invalid/{cached.name}")}}))
+    assert weights.resolve(NETWORK, ["V1"], None, 0, tmp_path).source == "V1"
+    cached.write_bytes(b"damaged")
+    with pytest.raises(WrongInput, match="damaged"):
+        weights.resolve(NETWORK, ["V1"], None, 0, tmp_path)
+
+
+class _Url:
+    def __init__(self, url: str):
+        self.url = url
+
+
+def test_what_cannot_be_reached_is_passed_over_and_told(server: tuple[str, list[str]], tmp_path: Path) -> None:
+    names = [f"{server[0]}/missing.pth", str(tmp_path / "missing.pth"), "http://127.0.0.1:9/x.pth", "untrained"]
+    found = weights.resolve(NETWORK, names, None, 5, tmp_path / "cache")
+    assert not found.trained and found.source == "untrained (seed 5)"
+    assert len(found.passed_over) == 3 and "404" in found.passed_over[0] and "no such file" in found.passed_over[1]
+    with pytest.raises(JobFailed, match="404") as caught:
+        weights.resolve(NETWORK, names[:3], None, 5, tmp_path / "cache")
+    assert "end the list with 'untrained'" in str(caught.value) and caught.value.exit_code == 1
+
+
+class Malicious:
+    def __init__(self, target: str):
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (self.target, "w")
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    trap = tmp_path / "was-here"
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"a": Malicious(str(trap))}))
+    torch.save({"a": Malicious(str(trap))}, tmp_path / "evil2.pth")
+    for name in ("evil.pth", "evil2.pth"):
+        with pytest.raises(WrongInput, match="no state dict"):
+            weights.resolve(NETWORK, [str(tmp_path / name), "untrained"], None, 0, tmp_path)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html></html>"], ids=["empty", "html"])
+def test_files_that_are_no_weights(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(WrongInput, match="no state dict that torch.load"):
+        weights.resolve(NETWORK, [str(tmp_path / "x.pth")], None, 0, tmp_path)
+
+
+def test_a_file_with_something_else(tmp_path: Path) -> None:
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    with pytest.raises(WrongInput, match="holds a list, not a state dict"):
+        weights.resolve(NETWORK, [str(tmp_path / "list.pth")], None, 0, tmp_path)
+
+
+def test_a_name_that_torchvision_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match="no weights 'IMAGENET'; torchvision's are: IMAGENET1K_V1"):
+        weights.resolve(NETWORK, ["IMAGENET"], None, 0, tmp_path)
+
+
+def test_untrained_is_seeded(tmp_path: Path) -> None:
+    digests = [networks.state_sha256(weights.resolve(NETWORK, ["untrained"], None, seed, tmp_path).state) for seed in (0, 0, 1)]
+    assert digests[0] == digests[1] != digests[2]
