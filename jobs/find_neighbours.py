@@ -4,7 +4,6 @@ import argparse
 import sys
 from typing import Any
 
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, NumericType, StringType
@@ -12,6 +11,7 @@ from pyspark.sql.types import ArrayType, NumericType, StringType
 from image_similarity import cli, storage
 from image_similarity.cli import Application, Job, say, setting
 from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.spark import SPARK_ERRORS, cause_of
 from image_similarity.stages.neighbours import exact
 
 EXTERNAL = "external"
@@ -86,8 +86,8 @@ def _own_vectors(job: Job, uri: str) -> DataFrame:
         raise WrongInput(f"--embeddings {uri}: no such file or folder")
     try:
         own = job.warehouse.read_parquet(location)
-    except PySparkException as error:
-        raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+    except SPARK_ERRORS as error:
+        raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
     missing = [name for name in ("image_id", "embedding") if name not in own.columns]
     if missing:
         raise WrongInput(f"--embeddings {uri}: no column {' and no '.join(missing)}; its columns are: {', '.join(own.columns)}")

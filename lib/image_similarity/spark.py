@@ -12,12 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from py4j.protocol import Py4JJavaError
 from pyspark import SparkFiles, TaskContext
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from image_similarity.errors import JobFailed
 
 JAVA_VERSION = 17
+
+SPARK_ERRORS = (PySparkException, Py4JJavaError)
+"""What a call of Spark raises, depending on where in the JVM it failed."""
+
+
+def cause_of(error: Exception) -> str:
+    """The line of a `SPARK_ERRORS` that tells what is wrong, without the class of the Java exception."""
+    text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    return re.sub(r"^([a-z]\w*\.)+[A-Z]\w*: ", "", text.splitlines()[0]) if text else type(error).__name__
 
 
 def session(name: str, conf_folder: Path | None) -> SparkSession:

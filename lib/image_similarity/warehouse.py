@@ -8,6 +8,7 @@ Everything goes through the JVM's file systems, so with Spark's own credentials.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ class Warehouse:
 
     def reader_path(self, folder: str) -> str:
         """``folder`` as programs outside Hadoop name it: a local path, or ``s3://``."""
-        return folder.removeprefix("file://").replace("s3a://", "s3://", 1)
+        return re.sub("^s3a://", "s3://", re.sub("^file:/+", "/", folder))
 
     def read(self, table: str, runs: list[str]) -> DataFrame:
         """The rows of ``runs`` of ``table``, in the table's schema; no rows for no runs."""

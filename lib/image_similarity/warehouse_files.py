@@ -145,16 +145,22 @@ class HadoopFiles:
             self.delete(path)
 
     def _create_new(self, path: str) -> bool:
-        with _java_errors_as_oserror():
-            filesystem, jpath = self._open(path)
+        """Create an empty file; False if there is one, also one that another publisher creates at this moment."""
+        filesystem, jpath = self._open(path)
+        try:
             return bool(filesystem.createNewFile(jpath))
+        except Py4JJavaError as error:
+            if "FileAlreadyExists" in error.java_exception.getClass().getName():
+                return False
+            raise OSError(str(error.java_exception).splitlines()[0]) from error
 
     def _age_seconds(self, path: str) -> float:
-        with _java_errors_as_oserror():
-            filesystem, jpath = self._open(path)
-            if not filesystem.exists(jpath):
-                return 0.0
+        """Since the last change; 0 if the file is gone meanwhile."""
+        filesystem, jpath = self._open(path)
+        try:
             return time.time() - float(filesystem.getFileStatus(jpath).getModificationTime()) / 1000
+        except Py4JJavaError:
+            return 0.0
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 import pyarrow as pa
-from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, StructType
@@ -21,6 +20,7 @@ from pyspark.sql.types import ArrayType, MapType, StructType
 from image_similarity import storage
 from image_similarity.errors import WrongInput
 from image_similarity.settings import ManifestSettings
+from image_similarity.spark import SPARK_ERRORS, cause_of
 from image_similarity.storage import FileStatus
 from image_similarity.tables import SCHEMAS
 
@@ -158,8 +158,8 @@ def _read_list(spark: SparkSession, location: str, uri_column: str) -> DataFrame
     try:
         listed = _reader(spark, location)
         listed = listed.toDF(*[name.lstrip("\ufeff") for name in listed.columns])  # some spreadsheets begin with a mark
-    except PySparkException as error:
-        raise WrongInput(f"--images {location}: cannot be read: {str(error).splitlines()[0]}") from None
+    except SPARK_ERRORS as error:
+        raise WrongInput(f"--images {location}: cannot be read: {cause_of(error)}") from None
     if uri_column not in listed.columns:
         columns = ", ".join(listed.columns)
         raise WrongInput(f"--images {location}: no column {uri_column!r}; its columns are: {columns} (manifest.uri_column names it)")
@@ -202,9 +202,8 @@ def _check_list(ids: DataFrame, location: str) -> None:
         empty = F.count_if(F.col("uri").isNull() | (F.col("uri") == "") | F.col("image_id").isNull() | (F.col("image_id") == ""))
         counted = ids.agg(F.count("*").alias("rows"), empty.alias("empty")).collect()[0]
         twice = ids.groupBy("image_id").count().where("count > 1").orderBy("image_id").limit(5).collect()
-    except PySparkException as error:
-        cause = str(error).splitlines()[0]
-        raise WrongInput(f"--images {location}: cannot be read: {cause}") from None
+    except SPARK_ERRORS as error:
+        raise WrongInput(f"--images {location}: cannot be read: {cause_of(error)}") from None
     if counted["rows"] == 0:
         raise WrongInput(f"--images {location}: the list has no rows")
     if counted["empty"]:

@@ -1,0 +1,169 @@
+"""images -> manifest: folders, globs and lists, with the names that people really use."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from image_similarity.errors import WrongInput
+from image_similarity.settings import ManifestSettings
+from image_similarity.stages import manifest
+
+NAMES = ["plain.jpg", "two words.JPG", "100%25.png", "a#b?.png", "it's \"quoted\".jpg", "new\nline.jpg", "Übung-日本.webp", "a,b;c.gif"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "pictures"
+    (root / "deep" / "er").mkdir(parents=True)
+    for name in NAMES:
+        (root / name).write_bytes(b"1")
+        (root / "deep" / "er" / name).write_bytes(b"22")
+    for name in ("notes.txt", "README", ".hidden.jpg"):
+        (root / name).touch()
+    return root
+
+
+def made(spark: SparkSession, images: Path | str, **options: Any) -> list[Any]:
+    return manifest.run(spark, str(images), ManifestSettings(), **options).rows.orderBy("image_id").collect()
+
+
+def test_a_folder_with_everything_in_it(spark: SparkSession, folder: Path) -> None:
+    built = manifest.run(spark, str(folder), ManifestSettings())
+    rows = {row.image_id: row for row in built.rows.collect()}
+    assert set(rows) == set(NAMES) | {f"deep/er/{name}" for name in NAMES}
+    for image_id, row in rows.items():
+        assert row.uri == str(folder / image_id) and row.size_bytes == (2 if "/" in image_id else 1)
+        assert row.source_version.startswith(f"{row.size_bytes}-{(folder / image_id).stat().st_mtime_ns}-")
+        assert row.attributes == {} and row.modified_at is not None
+    assert built.skipped == {".txt": 1, "without extension": 1, "hidden": 1}
+
+
+def test_extensions_are_a_setting(spark: SparkSession, folder: Path) -> None:
+    everything = manifest.run(spark, str(folder), ManifestSettings(extensions=("*",)))
+    assert everything.rows.count() == 2 * len(NAMES) + 2 and everything.skipped == {"hidden": 1}
+    assert manifest.run(spark, str(folder), ManifestSettings(extensions=("gif",))).rows.count() == 2
+
+
+def test_globs(spark: SparkSession, folder: Path) -> None:
+    assert {row.image_id for row in made(spark, folder / "*.png")} == {"100%25.png", "a#b?.png"}
+    assert {row.image_id for row in made(spark, folder / "**" / "*.gif")} == {"a,b;c.gif", "deep/er/a,b;c.gif"}
+
+
+def test_what_exists_is_no_glob(spark: SparkSession, tmp_path: Path) -> None:
+    odd = tmp_path / "holiday [2024]*"
+    odd.mkdir()
+    (odd / "a.jpg").touch()
+    assert [row.image_id for row in made(spark, odd)] == ["a.jpg"]
+
+
+def test_remote_globs_are_matched_like_local_ones() -> None:
+    import re
+
+    expression = re.compile(manifest._glob_expression("a/**/[!x]?.jpg"))
+    assert expression.fullmatch("a/yz.jpg") and expression.fullmatch("a/b/c/yz.jpg")
+    assert not expression.fullmatch("a/xz.jpg") and not expression.fullmatch("a/b/yzz.jpg")
+
+
+def test_a_csv_of_names_relative_to_it(spark: SparkSession, folder: Path) -> None:
+    lines = ["\ufeffuri,title,price", '"it\'s ""quoted"".jpg","A, b",3.50', '"new\nline.jpg",,', '"deep/er/plain.jpg","line\nbreak",1']
+    (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows = {row.image_id: row for row in made(spark, folder / "list.csv")}
+    assert set(rows) == {"it's \"quoted\".jpg", "new\nline.jpg", "deep/er/plain.jpg"}
+    assert rows["it's \"quoted\".jpg"].attributes == {"title": "A, b", "price": "3.50"}
+    assert rows["new\nline.jpg"].attributes == {} and rows["new\nline.jpg"].uri == str(folder / "new\nline.jpg")
+    assert rows["deep/er/plain.jpg"].attributes["title"] == "line\nbreak" and rows["deep/er/plain.jpg"].size_bytes == 2
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_json_with_ids_numbers_lists_and_absent_files(spark: SparkSession, folder: Path, kind: str) -> None:
+    records = [
+        {"uri": "plain.jpg", "image_id": "one", "year": 1915.79, "tags": ["a", "b"], "none": None},
+        {"uri": "gone.jpg", "image_id": "two"},
+        {"uri": (folder / "100%25.png").as_uri(), "image_id": "three"},
+        {"uri": "https://example.org/a%20b.jpg", "image_id": "four"},
+    ]
+    text = json.dumps(records, indent=1) if kind == "json" else "\n".join(map(json.dumps, records))
+    (folder / f"list.{kind}").write_text(text)
+    rows = {row.image_id: row for row in made(spark, folder / f"list.{kind}")}
+    assert rows["one"].attributes == {"year": "1915.79", "tags": '["a","b"]'}
+    assert rows["two"].size_bytes is None and rows["two"].source_version is None
+    assert rows["three"].uri == str(folder / "100%25.png") and rows["three"].size_bytes == 1
+    assert rows["four"].uri == "https://example.org/a%20b.jpg"
+
+
+def test_parquet_and_another_uri_column(spark: SparkSession, folder: Path) -> None:
+    pq.write_table(pa.table({"file": ["plain.jpg"], "image_id": [17], "size": pa.array([3], pa.int16())}), folder / "list.parquet")
+    built = manifest.run(spark, str(folder / "list.parquet"), ManifestSettings(uri_column="file")).rows.collect()
+    assert [(row.image_id, row.uri, row.attributes) for row in built] == [("17", str(folder / "plain.jpg"), {"size": "3"})]
+
+
+def test_samples_depend_on_ids_and_seed_alone(spark: SparkSession, folder: Path) -> None:
+    chosen = [row.image_id for row in made(spark, folder, sample=5, seed=1)]
+    assert len(chosen) == 5 and chosen == [row.image_id for row in made(spark, folder, sample=5, seed=1)]
+    assert chosen != [row.image_id for row in made(spark, folder, sample=5, seed=2)]
+    assert set(chosen) < {row.image_id for row in made(spark, folder, sample=6, seed=1)}
+
+
+def test_the_version_changes_with_content_and_place(spark: SparkSession, folder: Path) -> None:
+    before = {row.image_id: row.source_version for row in made(spark, folder)}
+    (folder / "plain.jpg").write_bytes(b"other")
+    after = {row.image_id: row.source_version for row in made(spark, folder)}
+    assert {image_id for image_id in before if before[image_id] != after[image_id]} == {"plain.jpg"}
+    folder.rename(folder.with_name("moved"))
+    moved = {row.image_id: row.source_version for row in made(spark, folder.with_name("moved"))}
+    assert not set(moved.values()) & set(after.values())
+
+
+BAD_LISTS = {
+    "no uri": ("a.csv", "image_id,file\n1,a.jpg\n", "no column 'uri'; its columns are: image_id, file"),
+    "twice": ("a.csv", "uri\na.jpg\nb.jpg\na.jpg\n", "must be unique, but these stand more than once: 'a.jpg'"),
+    "empty cell": ("a.csv", "uri,image_id\na.jpg,1\n,2\n", "1 rows have no uri or no image_id"),
+    "no rows": ("a.csv", "uri,title\n", "the list has no rows"),
+    "broken json": ("a.json", '[{"uri": "a.jpg"}, {', "cannot be read"),
+    "no parquet": ("a.parquet", "PAR0", "cannot be read"),
+    "unknown type": ("a.xlsx", "x", "a file of unknown type"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LISTS)
+def test_lists_that_cannot_serve(spark: SparkSession, tmp_path: Path, case: str) -> None:
+    name, content, message = BAD_LISTS[case]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(WrongInput, match=message) as caught:
+        made(spark, tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_cannot_serve(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match="no such folder or file"):
+        made(spark, tmp_path / "none")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(WrongInput, match=r"no image found; skipped: 1 \.txt\. Extensions taken: jpg"):
+        made(spark, tmp_path)
+    with pytest.raises(WrongInput, match="no image found"):
+        made(spark, tmp_path / "*.jpg")
+
+
+def test_names_that_are_not_utf8_are_counted(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "good.jpg").touch()
+    with open(bytes(tmp_path) + b"/b\xe4d.jpg", "wb"):
+        pass
+    built = manifest.run(spark, str(tmp_path), ManifestSettings())
+    assert built.rows.count() == 1 and built.skipped == {"with a name that is not UTF-8": 1}
+
+
+def test_a_hundred_thousand_files_are_listed_in_seconds(spark: SparkSession, tmp_path: Path) -> None:
+    """Not a benchmark: what would fail it is opening files, or asking for them one after the other through Spark."""
+    for folder in range(100):
+        (tmp_path / str(folder)).mkdir()
+        for name in range(1000):
+            (tmp_path / str(folder) / f"{name}.jpg").touch()
+    start = time.monotonic()
+    assert manifest.run(spark, str(tmp_path), ManifestSettings()).rows.count() == 100_000
+    assert time.monotonic() - start < 60

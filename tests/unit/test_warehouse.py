@@ -1,0 +1,153 @@
+"""Publishing: all or nothing, one winner for a slot, names that are awkward, and views that DuckDB runs."""
+
+import json
+import threading
+from pathlib import Path
+
+import duckdb
+import pytest
+from pyspark.sql import SparkSession
+
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.tables import SCHEMAS
+from image_similarity.warehouse import Pointer, Warehouse, new_run_id
+from image_similarity.warehouse_files import HadoopFiles
+
+AWKWARD = "odd [names] {a,b} 100%25 #1 it's*?"
+
+
+def neighbours(spark: SparkSession, fingerprint: str, count: int = 1):  # type: ignore[no-untyped-def]
+    rows = [(f"é{i}", fingerprint, "similar", 1, "b", 0.5, "cosine", "exact") for i in range(count)]
+    return spark.createDataFrame(rows, SCHEMAS["neighbours"])
+
+
+def test_run_ids_are_new_sort_by_time_and_are_no_numbers() -> None:
+    ids = [new_run_id() for _ in range(100)]
+    assert len(set(ids)) == 100 and all(run.startswith("r20") and ":" not in run for run in ids)
+
+
+def test_nothing_is_published_before_publish(spark: SparkSession, tmp_path: Path) -> None:
+    warehouse = Warehouse(spark, str(tmp_path / "w"))
+    assert warehouse.current() == Pointer()
+    warehouse.write("neighbours", "r1", neighbours(spark, "a"))
+    assert warehouse.current() == Pointer() and warehouse.read("neighbours", []).count() == 0
+    warehouse.publish(Pointer(), {"neighbours": {"a/cosine": "r1"}}, {})
+    assert warehouse.current() == Pointer(1, {"neighbours": {"a/cosine": ["r1"]}})
+    assert warehouse.read("neighbours", ["r1"]).count() == 1
+
+
+def test_slots_are_apart_and_appends_add_up(spark: SparkSession, tmp_path: Path) -> None:
+    warehouse = Warehouse(spark, str(tmp_path))
+    for run, slot in (("r1", "a/cosine"), ("r2", "b/cosine"), ("r3", "a/cosine")):
+        warehouse.write("neighbours", run, neighbours(spark, slot[0]))
+        warehouse.publish(warehouse.current(), {"neighbours": {slot: run}}, {"runs": {"": run}})
+    assert warehouse.current().tables == {"neighbours": {"a/cosine": ["r3"], "b/cosine": ["r2"]}, "runs": {"": ["r1", "r2", "r3"]}}
+
+
+def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSession, tmp_path: Path) -> None:
+    warehouse = Warehouse(spark, str(tmp_path))
+    seen = warehouse.current()
+    warehouse.publish(seen, {"neighbours": {"a/cosine": "r1"}}, {})
+    warehouse.publish(seen, {"neighbours": {"b/cosine": "r2"}}, {})
+    with pytest.raises(JobFailed, match="another job published neighbours a/cosine while this one ran .now: r1.*run it again"):
+        warehouse.publish(seen, {"neighbours": {"a/cosine": "r3"}, "failures": {"x": "r3"}}, {"runs": {"": "r3"}})
+    assert warehouse.current() == Pointer(2, {"neighbours": {"a/cosine": ["r1"], "b/cosine": ["r2"]}})
+
+
+def test_many_publishers_at_once_lose_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    def publisher(number: int) -> None:
+        warehouse = Warehouse(spark, str(tmp_path))
+        for turn in range(5):
+            warehouse.publish(warehouse.current(), {"neighbours": {f"n{number}/cosine": f"r{turn}"}}, {"runs": {"": f"r{number}-{turn}"}})
+
+    threads = [threading.Thread(target=publisher, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pointer = Warehouse(spark, str(tmp_path)).current()
+    assert pointer.version == 30 and len(set(pointer.runs("runs"))) == 30
+    assert pointer.tables["neighbours"] == {f"n{number}/cosine": ["r4"] for number in range(6)}
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_publishing_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None:
+    """The code for HDFS and object stores, on the JVM's view of a local folder. (Whose create is not atomic, as HDFS's is: so no race.)"""
+    warehouse = Warehouse(spark, str(tmp_path))
+    warehouse._files, warehouse.uri = HadoopFiles(spark), f"file://{tmp_path}"
+    for turn in range(3):
+        warehouse.publish(warehouse.current(), {"neighbours": {"n/cosine": f"r{turn}"}}, {"runs": {"": f"r{turn}"}})
+    assert warehouse.current() == Pointer(3, {"neighbours": {"n/cosine": ["r2"]}, "runs": {"": ["r0", "r1", "r2"]}})
+    with warehouse.scratch("r9") as scratch:
+        scratch.write("part", spark.range(3))
+        assert all(name.startswith("/") and name.endswith(".parquet") for name in scratch.files("part"))
+    assert {file.name for file in tmp_path.iterdir() if not file.name.startswith(".")} == {"_current.json", "views.sql", "_scratch"}
+
+
+def test_a_stale_lock_is_taken_over(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_similarity.warehouse_files.LOCK_SECONDS", 1)
+    files = HadoopFiles(spark)
+    (tmp_path / "_lock").touch()
+    with files.locked(f"file://{tmp_path}/_lock"):
+        assert (tmp_path / "_lock").exists()
+    assert not (tmp_path / "_lock").exists()
+
+
+def test_awkward_folder_names_work_to_the_end(spark: SparkSession, tmp_path: Path) -> None:
+    warehouse = Warehouse(spark, str(tmp_path / AWKWARD))
+    for run, slot in (("r1", "a/cosine"), ("r2", "b/cosine")):
+        warehouse.write("neighbours", run, neighbours(spark, slot[0], 3))
+        warehouse.publish(warehouse.current(), {"neighbours": {slot: run}}, {})
+    assert warehouse.read("neighbours", ["r1", "r2"]).count() == 6
+    db = duckdb.connect()
+    db.execute((tmp_path / AWKWARD / "views.sql").read_text())
+    assert db.sql("SELECT fingerprint, count(*) FROM neighbours GROUP BY 1 ORDER BY 1").fetchall() == [("a", 3), ("b", 3)]
+
+
+def test_views_show_what_is_published_and_nothing_else(spark: SparkSession, tmp_path: Path) -> None:
+    warehouse = Warehouse(spark, str(tmp_path))
+    vectors = [("sha1", "key", 4, 2, [1.0, 0.0]), ("sha2", "key", 4, 2, [0.0, 1.0])]
+    embeddings = [(name, "f", "key", sha, "v") for name, sha in (("a", "sha1"), ("b", "sha1"), ("c", "sha2"))]
+    warehouse.write("vectors", "r1", spark.createDataFrame(vectors, SCHEMAS["vectors"]))
+    warehouse.write("embeddings", "r1", spark.createDataFrame(embeddings, SCHEMAS["embeddings"]))
+    warehouse.write("embeddings", "r0", spark.createDataFrame(embeddings, SCHEMAS["embeddings"]))  # never published
+    warehouse.publish(Pointer(), {"embeddings": {"f": "r1"}}, {"vectors": {"key": "r1"}})
+    db = duckdb.connect()
+    db.execute((tmp_path / "views.sql").read_text())
+    assert db.sql("SELECT image_id, width, embedding FROM embeddings ORDER BY 1").fetchall()[2] == ("c", 4, [0.0, 1.0])
+    assert db.sql("SELECT count(*) FROM embeddings").fetchall() == [(3,)]
+    assert db.sql("SELECT image_id, copies FROM exact_duplicates").fetchall() == [("a", 2), ("b", 2)]
+    for table in SCHEMAS:
+        columns = [row[0] for row in db.sql(f"DESCRIBE {table}").fetchall()]
+        assert set(SCHEMAS[table].fieldNames()) <= set(columns), "tables without runs are empty views with their columns"
+
+
+def test_a_folder_that_cannot_be_written(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WrongInput, match="cannot be written"):
+        Warehouse(spark, str(tmp_path / "file" / "w")).check_writable()
+
+
+def test_a_damaged_pointer_is_told(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "_current.json").write_text("{")
+    with pytest.raises(JobFailed, match="_current.json is damaged"):
+        Warehouse(spark, str(tmp_path)).current()
+
+
+def test_wrong_columns_are_a_defect(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neighbours has the columns"):
+        Warehouse(spark, str(tmp_path)).write("neighbours", "r1", spark.range(1))
+
+
+def test_scratch_is_gone_afterwards_also_after_failures(spark: SparkSession, tmp_path: Path) -> None:
+    warehouse = Warehouse(spark, str(tmp_path))
+    with pytest.raises(RuntimeError), warehouse.scratch("r1") as scratch:
+        assert scratch.write("part", spark.range(3)).count() == 3
+        assert len(scratch.files("part")) >= 1
+        raise RuntimeError
+    assert not (tmp_path / "_scratch" / "r1").exists()
+
+
+def test_the_pointer_is_plain_json(spark: SparkSession, tmp_path: Path) -> None:
+    Warehouse(spark, str(tmp_path)).publish(Pointer(), {"manifest": {"": "r1"}}, {})
+    assert json.loads((tmp_path / "_current.json").read_text()) == {"version": 1, "tables": {"manifest": {"": ["r1"]}}}
