@@ -1,0 +1,91 @@
+"""The driver killed in the middle of each job: what was published stays as it was, and running it again succeeds."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_similarity import samples
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_SECONDS = 120
+SMALL = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'
+COMMON = ["--set", f"fingerprints.small={SMALL}", "--set", "neighbours.fingerprint=small", "--set", "neighbours.block_rows=16"]
+
+
+def start(job: str, warehouse: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--warehouse", str(warehouse), *arguments, *COMMON]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def finish(job: str, warehouse: Path, *arguments: str) -> None:
+    process = start(job, warehouse, *arguments)
+    told, _ = process.communicate()
+    assert process.returncode == 0, told
+
+
+def kill_when(process: "subprocess.Popen[str]", warehouse: Path, marker: str) -> None:
+    """SIGKILL the driver, its JVM and its workers once a path that matches ``marker`` is in the warehouse."""
+    before = set(warehouse.glob(marker))
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not set(warehouse.glob(marker)) - before:
+        assert process.poll() is None and time.monotonic() < deadline, f"{marker} never seen: {process.communicate()[0]}"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def published(warehouse: Path) -> Any:
+    """The pointer, and every file of every run that it names, with its size and time."""
+    pointer = json.loads((warehouse / "_current.json").read_text())
+    runs = [(table, run) for table, slots in pointer["tables"].items() for runs in slots.values() for run in runs]
+    files = [file for table, run in runs for file in (warehouse / table / f"run_id={run}").rglob("*") if file.is_file()]
+    assert all(list((warehouse / table / f"run_id={run}").glob("*.parquet")) for table, run in runs)
+    return pointer, sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+def neighbours(warehouse: Path) -> list[Any]:
+    import duckdb
+
+    db = duckdb.connect()
+    db.execute((warehouse / "views.sql").read_text())
+    return db.sql("SELECT * FROM neighbours ORDER BY ALL").fetchall()
+
+
+def test_killed_in_the_middle_of_each_job(tmp_path: Path) -> None:
+    images, warehouse = tmp_path / "images", tmp_path / "w"
+    samples.write_collection(images)
+    manifest = str(images / "manifest.csv")
+    finish("run_pipeline", warehouse, "--images", manifest)
+    before, right = published(warehouse), neighbours(warehouse)
+
+    # More images, so that the nights that die have something to do.
+    for file in sorted((images / "sunset").iterdir()):
+        shutil.copy(file, images / "sunset" / f"again-{file.name}")
+        with open(images / "sunset" / f"again-{file.name}", "ab") as out:
+            out.write(b"\0")  # other bytes, the same picture
+    steps = [
+        ("build_manifest", ["--images", str(images)], "manifest/run_id=*"),
+        ("embed_images", [], "_scratch/*/results/_temporary/0/_temporary"),
+        ("find_neighbours", [], "_scratch/*/blocks/*"),
+    ]
+    for job, arguments, marker in steps:
+        kill_when(start(job, warehouse, *arguments), warehouse, marker)
+        assert published(warehouse) == before, f"{job} died and changed what is published"
+        assert neighbours(warehouse) == right, "and the views still show it"
+        finish(job, warehouse, *arguments)
+        before = published(warehouse)
+        right = neighbours(warehouse)
+    finish("run_pipeline", tmp_path / "undisturbed", "--images", str(images))
+    assert neighbours(tmp_path / "undisturbed") == right
+    assert len(right) == 260 * 24

@@ -1,0 +1,109 @@
+"""The exact stage in Spark against the definition: every row equal, whatever the blocks and partitions."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import oracle  # noqa: E402
+
+from image_similarity.settings import NeighboursSettings  # noqa: E402
+from image_similarity.stages.neighbours import exact  # noqa: E402
+from image_similarity.warehouse import Warehouse, new_run_id  # noqa: E402
+
+
+def ids_of(n: int) -> list[str]:
+    """Names whose order in UTF-8 is not the order of their numbers, nor that of UTF-16."""
+    letters = ["a", "Z", "é", "日", "\U0001f600", "\uff5e", "1"]
+    return [f"{letters[i % len(letters)]}{i}" for i in range(n)]
+
+
+def frame(spark: SparkSession, vectors: NDArray[np.float32], partitions: int, seed: int) -> DataFrame:
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    ids = ids_of(len(vectors))
+    table = pa.table({"image_id": [ids[i] for i in order], "embedding": pa.array(list(vectors[order]), pa.list_(pa.float32()))})
+    return spark.createDataFrame(table).repartition(partitions)
+
+
+def computed(spark: SparkSession, folder: Path, vectors: DataFrame, **settings: Any) -> tuple[dict[str, list[Any]], exact.Outputs]:
+    """The rows of each relation as (image_id, rank, neighbour_id, distance), sorted."""
+    with Warehouse(spark, str(folder)).scratch(new_run_id()) as scratch:
+        outputs = exact.run(spark, vectors, NeighboursSettings(**settings), scratch)
+        table = outputs.neighbours.toArrow().to_pylist()
+        outputs.failures.count()
+    rows: dict[str, list[Any]] = {"similar": [], "dissimilar": []}
+    for row in table:
+        rows[row["relation"]].append((row["image_id"], row["rank"], row["neighbour_id"], row["distance"]))
+    assert len(table) == outputs.rows
+    return {relation: sorted(found) for relation, found in rows.items()}, outputs
+
+
+def expected(vectors: NDArray[np.float32], metric: str, similar: int, dissimilar: int) -> dict[str, list[Any]]:
+    """The same by definition; the oracle works on rows in the byte order of their ids."""
+    ids = ids_of(len(vectors))
+    order = sorted(range(len(ids)), key=lambda i: ids[i].encode())
+    names = [ids[i] for i in order]
+    return {
+        relation: sorted((names[i], rank, names[j], distance) for i, rank, j, distance in oracle.neighbours(vectors[order], metric, k, farthest))
+        for relation, k, farthest in (("similar", similar, False), ("dissimilar", dissimilar, True))
+    }
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[NDArray[np.float32], dict[str, list[Any]]]:
+    vectors = oracle.planted(5000, 64, seed=7)
+    return vectors, expected(vectors, "cosine", 12, 5)
+
+
+@pytest.mark.parametrize(("block_rows", "partitions"), [(257, 1), (1000, 3), (2048, 8), (8192, 5)])
+def test_five_thousand_vectors_with_planted_ties(spark: SparkSession, tmp_path: Path, planted: Any, block_rows: int, partitions: int) -> None:
+    vectors, right = planted
+    found, _ = computed(spark, tmp_path, frame(spark, vectors, partitions, partitions), similar=12, dissimilar=5, block_rows=block_rows)
+    assert found == right
+
+
+@pytest.mark.parametrize("metric", ["correlation", "euclidean"])
+def test_other_metrics(spark: SparkSession, tmp_path: Path, metric: str) -> None:
+    vectors = oracle.planted(700, 16, seed=8)
+    found, _ = computed(spark, tmp_path, frame(spark, vectors, 3, 0), metric=metric, similar=4, dissimilar=6, block_rows=128)
+    assert found == expected(vectors, metric, 4, 6)
+
+
+@pytest.mark.parametrize("n", range(1, 21))
+def test_every_small_number_of_images(spark: SparkSession, tmp_path: Path, n: int) -> None:
+    """k below n and above it, over block sizes from one row to all."""
+    vectors = np.random.default_rng(n).integers(-2, 3, (n, 3)).astype(np.float32)
+    vectors[:, 0] = 1
+    below, above = max(1, n // 2), n + 3
+    block_rows, partitions = [(1, 1), (3, 2), (64, 3)][n % 3]
+    found, outputs = computed(spark, tmp_path, frame(spark, vectors, partitions, n), similar=below, dissimilar=above, block_rows=block_rows)
+    assert found == expected(vectors, "cosine", below, above)
+    assert outputs.rows == n * (min(below, n - 1) + n - 1)
+
+
+def test_one_relation_alone(spark: SparkSession, tmp_path: Path) -> None:
+    vectors = oracle.planted(60, 8, seed=9)
+    for similar, dissimilar in ((3, 0), (0, 3)):
+        found, _ = computed(spark, tmp_path, frame(spark, vectors, 2, 0), similar=similar, dissimilar=dissimilar)
+        assert found == expected(vectors, "cosine", similar, dissimilar)
+
+
+def test_unusable_vectors_are_failures_and_the_rest_is_compared(spark: SparkSession, tmp_path: Path) -> None:
+    vectors = oracle.planted(60, 8, seed=10)
+    vectors[[3, 7]] = 0
+    vectors[9, 2] = np.inf
+    found, outputs = computed(spark, tmp_path, frame(spark, vectors, 2, 0), similar=2, dissimilar=2)
+    kept = [i for i in range(60) if i not in (3, 7, 9)]
+    assert (outputs.checked.usable, outputs.checked.unusable) == (57, 3)
+    assert {row[0] for row in found["similar"]} == {ids_of(60)[i] for i in kept}
+
+
+def test_no_usable_vector_at_all(spark: SparkSession, tmp_path: Path) -> None:
+    found, outputs = computed(spark, tmp_path, frame(spark, np.zeros((3, 4), dtype=np.float32), 1, 0))
+    assert found == {"similar": [], "dissimilar": []} and outputs.checked.unusable == 3

@@ -1,0 +1,99 @@
+"""Real photographs, artworks and awkward files, through the jobs, with ImageNet-trained SqueezeNet."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+import run_pipeline
+
+Run = Any
+
+
+def query(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
+    db = duckdb.connect()
+    db.execute((warehouse / "views.sql").read_text())
+    return db.sql(sql).fetchall()
+
+
+def test_ukbench_finds_the_other_pictures_of_an_object(run: Run, data: Path, squeezenet: list[str], tmp_path: Path) -> None:
+    """N-S score: of the four pictures of a group, how many are among the four nearest, itself included."""
+    warehouse = tmp_path / "w"
+    assert run(run_pipeline, "--images", data / "images" / "ukbench", "--warehouse", warehouse, "-k", 3, *squeezenet) == 0
+    pairs = query(warehouse, "SELECT image_id, neighbour_id FROM neighbours WHERE relation = 'similar'")
+    group = [[int(re.sub(r"\D", "", name)) // 4 for name in pair] for pair in pairs]
+    score = 1 + sum(a == b for a, b in group) / 200
+    print(f"N-S score: {score}")
+    assert len(pairs) == 600 and score >= 3.85
+
+
+def test_leaves_of_one_work_find_each_other(run: Run, data: Path, squeezenet: list[str], tmp_path: Path) -> None:
+    warehouse = tmp_path / "w"
+    assert run(run_pipeline, "--images", data / "images" / "cma", "--warehouse", warehouse, *squeezenet) == 0
+    leaf = r"^1915\.79\.[1-8]\.jpg$"
+    found = query(
+        warehouse,
+        f"SELECT image_id, count(*) FILTER (regexp_matches(neighbour_id, '{leaf}')) FROM neighbours "
+        f"WHERE relation = 'similar' AND rank <= 7 AND regexp_matches(image_id, '{leaf}') GROUP BY 1 ORDER BY 1",
+    )
+    print(f"sisters among the 7 nearest: {found}")
+    assert len(found) == 8 and sum(count for _, count in found) >= 0.7 * 56
+
+
+@pytest.fixture(scope="module")
+def awkward(spark: Any, data: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The warehouse of all awkward files."""
+    warehouse = tmp_path_factory.mktemp("awkward") / "w"
+    squeezenet = request.getfixturevalue("squeezenet")
+    every = ["--set", 'manifest.extensions=["*"]', "--set", "embeddings.max_failed_fraction=1"]
+    arguments = ["--images", str(data / "awkward"), "--warehouse", str(warehouse), "-k", "300", *squeezenet, *every]
+    assert run_pipeline.main(arguments, session=spark) == 0
+    return warehouse
+
+
+def test_every_awkward_file_is_accounted_for(awkward: Path, data: Path) -> None:
+    files = {str(file.relative_to(data / "awkward")) for file in (data / "awkward").rglob("*") if file.is_file()}
+    embedded = {row[0] for row in query(awkward, "SELECT image_id FROM embeddings")}
+    failed = {row[0] for row in query(awkward, "SELECT image_id FROM failures WHERE reason <> 'zero_vector'")}
+    assert embedded | failed == files and not embedded & failed
+    corrupt = {name for name in files if name.startswith("pngsuite_corrupt/")}
+    assert len(corrupt) == 14 and corrupt <= failed
+    whole = {name for name in files if name.split("/")[0] in ("exif_orientation", "modes", "pngsuite_16bit")}
+    assert whole <= embedded
+
+
+def test_exif_sets_are_upright(awkward: Path) -> None:
+    """Each of the nine pictures of a set is nearer to its sisters than to any of the other set."""
+    rows = query(
+        awkward,
+        "SELECT image_id, neighbour_id, distance FROM neighbours WHERE relation = 'similar' "
+        "AND image_id LIKE 'exif_orientation/%' AND neighbour_id LIKE 'exif_orientation/%'",
+    )
+    distance = {(a, b): value for a, b, value in rows}
+    names = sorted({a for a, _ in distance})
+    sets = {name: name.split("_")[1].split("/")[1] for name in names}
+    assert len(names) == 18 and len(distance) == 18 * 17
+    for name in names:
+        sisters = [distance[name, other] for other in names if other != name and sets[other] == sets[name]]
+        strangers = [distance[name, other] for other in names if sets[other] != sets[name]]
+        assert len(sisters) == 8 and max(sisters) < min(strangers), name
+    sizes = query(awkward, "SELECT DISTINCT width > height FROM embeddings WHERE image_id LIKE 'exif_orientation/Landscape%'")
+    assert sizes == [(True,)]
+
+
+def test_byte_identical_paintings_are_found(run: Run, data: Path, tiny: list[str], tmp_path: Path) -> None:
+    warehouse = tmp_path / "w"
+    assert run(run_pipeline, "--images", data / "images" / "wikiart", "--warehouse", warehouse, "--dissimilar", 0, *tiny) == 0
+    truth = json.loads((data / "images" / "wikiart" / "ground_truth.json").read_text())
+    expected = {frozenset(group) for group in truth["byte_identical_groups"]}
+    found: dict[str, set[str]] = {}
+    for digest, image_id in query(warehouse, "SELECT content_sha256, image_id FROM exact_duplicates"):
+        found.setdefault(digest, set()).add(image_id)
+    assert {frozenset(group) for group in found.values()} == expected
+    pointer = json.loads((warehouse / "_current.json").read_text())["tables"]["vectors"]
+    (run_ids,) = pointer.values()
+    vectors = pq.read_table(str(warehouse / "vectors" / f"run_id={run_ids[0]}"), columns=["content_sha256"])
+    assert vectors.num_rows == 1460 - sum(len(group) - 1 for group in expected)
