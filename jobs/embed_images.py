@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-
 from pyspark.sql import SparkSession
 
 from image_similarity import cli
@@ -91,7 +90,11 @@ def _prepare(job: Job, name: str) -> tuple[Any, dict[str, Any]]:
         precision=declared.precision,
         source=found.source,
     )
-    used = {"fingerprint": {name: declared.model_dump()}, "network": asdict(prepared.network), "fingerprint_key": prepared.network.key}
+    used = {
+        "fingerprint": {name: declared.model_dump()},
+        "network": asdict(prepared.network),
+        "fingerprint_key": prepared.network.key,
+    }
     return prepared, {
         **used,
         "weights": found.source,
@@ -119,7 +122,7 @@ def _write(job: Job, inputs: embeddings.Inputs, outputs: embeddings.Outputs) -> 
     if failed > job.settings.embeddings.max_failed_fraction * outputs.images:
         raise TooManyFailures(
             f"{failed:,} of {outputs.images:,} images failed ({_describe(reasons)}), more than embeddings.max_failed_fraction = "
-            f"{job.settings.embeddings.max_failed_fraction} allows; nothing was published. Each failure, with its reason, is a row in "
+            f"{job.settings.embeddings.max_failed_fraction} allows; nothing was published. Each failure is a row in "
             f"{warehouse.reader_path(warehouse.folder('failures', run))}"
         )
     warehouse.write("embeddings", run, outputs.embeddings)

@@ -95,7 +95,9 @@ def _own_vectors(job: Job, uri: str) -> DataFrame:
     if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
         raise WrongInput(f"--embeddings {uri}: embedding is {kind.simpleString()}, not an array of numbers")
     if not isinstance(own.schema["image_id"].dataType, (StringType, NumericType)):
-        raise WrongInput(f"--embeddings {uri}: image_id is {own.schema['image_id'].dataType.simpleString()}, not a string or number")
+        raise WrongInput(
+            f"--embeddings {uri}: image_id is {own.schema['image_id'].dataType.simpleString()}, not a string or number"
+        )
     vectors = own.select(F.col("image_id").cast("string"), F.col("embedding").cast("array<float>"))
     _check_ids(vectors.select("image_id"), uri)
     return vectors

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import build_manifest
-import embed_images
-import find_neighbours
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+import build_manifest
+import embed_images
+import find_neighbours
 from image_similarity import cli
 from image_similarity.cli import Application, say
 from image_similarity.tables import SIMILAR
@@ -25,7 +25,12 @@ def run(application: Application) -> None:
     if application.arguments.dry_run:
         name = application.settings.neighbours.fingerprint
         application.settings.fingerprint(name)
-        steps = ["list the images", f"embed them as {name}", "compare all pairs", f"write all tables to {application.warehouse.uri}"]
+        steps = [
+            "list the images",
+            f"embed them as {name}",
+            "compare all pairs",
+            f"write all tables to {application.warehouse.uri}",
+        ]
         say(f"run_pipeline on {application.arguments.images}:", *steps)
         return
     seconds = cli.stopwatch()
@@ -86,7 +91,8 @@ def _example_query(warehouse: str) -> str:
     """A line for the shell: the closest pairs, asked of DuckDB."""
     program = (
         f"import duckdb; db = duckdb.connect(); db.execute(open({_quoted(warehouse + '/views.sql')}).read()); "
-        'db.sql("SELECT image_id, neighbour_id, distance FROM neighbours WHERE rank = 1 ORDER BY distance, image_id LIMIT 10").show()'
+        'db.sql("SELECT image_id, neighbour_id, distance FROM neighbours '
+        'WHERE rank = 1 ORDER BY distance, image_id LIMIT 10").show()'
     )
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
 

@@ -11,10 +11,12 @@ from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-sys.path.insert(0, str(ROOT / "jobs"))
+sys.path[:0] = [str(ROOT / "jobs"), str(ROOT / "tests")]
 
 # The cluster's and the children's workers must find the library where pytest found it.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+# Tests start many short-lived JVMs, which end before the second compiler would pay.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import __version__, settings, spark
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed
 from image_similarity.settings import Settings
 from image_similarity.warehouse import Slots, Warehouse, new_run_id
 

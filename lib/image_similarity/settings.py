@@ -38,9 +38,7 @@ class Section(BaseModel):
 class ManifestSettings(Section):
     """``[manifest]``: what is taken for images."""
 
-    extensions: Strings = (
-        ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff") + ("jp2", "avif", "mpo")
-    )
+    extensions: Strings = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff") + ("jp2", "avif", "mpo")
     """File name endings in a folder or glob, in any case, without the dot; ``["*"]`` takes every file."""
 
     uri_column: str = "uri"

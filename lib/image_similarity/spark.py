@@ -72,7 +72,7 @@ def read_properties(file: Path) -> dict[str, str]:
 
 
 def is_local_mode(spark: SparkSession) -> bool:
-    return spark.sparkContext.master.startswith("local")
+    return str(spark.sparkContext.master).startswith("local")
 
 
 def ship(spark: SparkSession, file: Path) -> str:

@@ -77,7 +77,7 @@ class HadoopFiles:
 
     def __init__(self, spark: SparkSession):
         self._jvm: Any = spark._jvm
-        self._configuration = spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        self._configuration = spark._jsc.hadoopConfiguration()
 
     def _open(self, path: str) -> tuple[Any, Any]:
         jpath = self._jvm.org.apache.hadoop.fs.Path(path)

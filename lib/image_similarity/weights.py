@@ -37,7 +37,9 @@ def resolve(network: str, names: Sequence[str], sha256: str | None, seed: int, c
     passed_over: list[str] = []
     for name in names:
         if name == UNTRAINED:
-            return Weights(untrained_state(network, seed), f"untrained (seed {seed})", trained=False, passed_over=tuple(passed_over))
+            return Weights(
+                untrained_state(network, seed), f"untrained (seed {seed})", trained=False, passed_over=tuple(passed_over)
+            )
         try:
             file = _weights_file(network, name, sha256, cache)
         except OSError as error:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,14 @@ class Cluster:
         """Run ``jobs/<job>.py`` on the cluster by spark-submit."""
         command = [str(SPARK / "bin" / "spark-submit"), "--master", self.master, "--py-files", str(self.library)]
         command += ["--properties-file", str(ROOT / "conf" / "spark" / "cluster-cpu.conf")]
-        for setting in ("spark.executor.memory=1g", "spark.driver.host=127.0.0.1", "spark.ui.enabled=false"):
-            command += ["--conf", setting]
+        # Of this cluster and of its tiny tables, not of the product.
+        own = [
+            "spark.executor.memory=1g",
+            "spark.driver.host=127.0.0.1",
+            "spark.ui.enabled=false",
+            "spark.sql.shuffle.partitions=4",
+        ]
+        command += [argument for setting in own for argument in ("--conf", setting)]
         command += [str(ROOT / "jobs" / f"{job}.py"), *arguments]
         return subprocess.run(command, env=environment(), capture_output=True, text=True)
 
@@ -72,10 +78,25 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator
     processes = []
     try:
         options = ["--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
-        master, address = started([f"{package}.master.Master", *options], folder / "master.log", r"Starting Spark master at (spark://\S+)")
+        master, address = started(
+            [f"{package}.master.Master", *options], folder / "master.log", r"Starting Spark master at (spark://\S+)"
+        )
         processes.append(master)
         for number in range(2):
-            options = ["-c", "1", "-m", "2g", "--host", "127.0.0.1", "--port", "0", "--webui-port", "0", "-d", str(folder / f"work{number}")]
+            options = [
+                "-c",
+                "1",
+                "-m",
+                "2g",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--webui-port",
+                "0",
+                "-d",
+                str(folder / f"work{number}"),
+            ]
             log = folder / f"worker{number}.log"
             worker, _ = started([f"{package}.worker.Worker", *options, address], log, r"Successfully registered with master (\S+)")
             processes.append(worker)
@@ -85,6 +106,3 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator
             process.terminate()
         for process in processes:
             process.wait(timeout=30)
-
-
-Start = Callable[..., "subprocess.Popen[bytes]"]

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import run_pipeline
 from PIL import Image
 from pyspark.sql import SparkSession
 
+import run_pipeline
 from image_similarity import samples
 from image_similarity.tables import SCHEMAS
 from image_similarity.warehouse import Warehouse
@@ -18,8 +19,6 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty pictures of two families, a copy, and a broken one."""
-    import numpy as np
-
     folder = tmp_path_factory.mktemp("pictures")
     for index in range(40):
         family = ("sunset", "tartan")[index % 2]
@@ -54,6 +53,6 @@ def test_the_same_tables_as_one_machine(cluster: Any, spark: SparkSession, pictu
         done = cluster.submit(job, "--warehouse", str(tmp_path / "steps"), *arguments, *common)
         assert done.returncode == 0, done.stderr
     assert tables(spark, tmp_path / "steps") == here
-    done = cluster.submit("run_pipeline", "--images", str(pictures), "--warehouse", str(tmp_path / "whole"), *common)
+    done = cluster.submit("run_pipeline", "--images", str(pictures), "--warehouse", str(tmp_path / "steps"), *common)
     assert done.returncode == 0, done.stderr
-    assert tables(spark, tmp_path / "whole") == here
+    assert tables(spark, tmp_path / "steps") == here

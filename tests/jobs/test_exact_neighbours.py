@@ -1,6 +1,5 @@
 """The exact stage in Spark against the definition: every row equal, whatever the blocks and partitions."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import oracle  # noqa: E402
-
-from image_similarity.settings import NeighboursSettings  # noqa: E402
-from image_similarity.stages.neighbours import exact  # noqa: E402
-from image_similarity.warehouse import Warehouse, new_run_id  # noqa: E402
+import oracle
+from image_similarity.settings import NeighboursSettings
+from image_similarity.stages.neighbours import exact
+from image_similarity.warehouse import Warehouse, new_run_id
 
 
 def ids_of(n: int) -> list[str]:
@@ -50,7 +47,9 @@ def expected(vectors: NDArray[np.float32], metric: str, similar: int, dissimilar
     order = sorted(range(len(ids)), key=lambda i: ids[i].encode())
     names = [ids[i] for i in order]
     return {
-        relation: sorted((names[i], rank, names[j], distance) for i, rank, j, distance in oracle.neighbours(vectors[order], metric, k, farthest))
+        relation: sorted(
+            (names[i], rank, names[j], distance) for i, rank, j, distance in oracle.neighbours(vectors[order], metric, k, farthest)
+        )
         for relation, k, farthest in (("similar", similar, False), ("dissimilar", dissimilar, True))
     }
 
@@ -62,9 +61,13 @@ def planted() -> tuple[NDArray[np.float32], dict[str, list[Any]]]:
 
 
 @pytest.mark.parametrize(("block_rows", "partitions"), [(257, 1), (1000, 3), (2048, 8), (8192, 5)])
-def test_five_thousand_vectors_with_planted_ties(spark: SparkSession, tmp_path: Path, planted: Any, block_rows: int, partitions: int) -> None:
+def test_five_thousand_vectors_with_planted_ties(
+    spark: SparkSession, tmp_path: Path, planted: Any, block_rows: int, partitions: int
+) -> None:
     vectors, right = planted
-    found, _ = computed(spark, tmp_path, frame(spark, vectors, partitions, partitions), similar=12, dissimilar=5, block_rows=block_rows)
+    found, _ = computed(
+        spark, tmp_path, frame(spark, vectors, partitions, partitions), similar=12, dissimilar=5, block_rows=block_rows
+    )
     assert found == right
 
 
@@ -82,7 +85,9 @@ def test_every_small_number_of_images(spark: SparkSession, tmp_path: Path, n: in
     vectors[:, 0] = 1
     below, above = max(1, n // 2), n + 3
     block_rows, partitions = [(1, 1), (3, 2), (64, 3)][n % 3]
-    found, outputs = computed(spark, tmp_path, frame(spark, vectors, partitions, n), similar=below, dissimilar=above, block_rows=block_rows)
+    found, outputs = computed(
+        spark, tmp_path, frame(spark, vectors, partitions, n), similar=below, dissimilar=above, block_rows=block_rows
+    )
     assert found == expected(vectors, "cosine", below, above)
     assert outputs.rows == n * (min(below, n - 1) + n - 1)
 

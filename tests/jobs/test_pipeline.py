@@ -5,16 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import build_manifest
 import duckdb
-import embed_images
-import find_neighbours
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import run_pipeline
 from PIL import Image
+
+import build_manifest
+import embed_images
+import find_neighbours
+import run_pipeline
 
 Run = Any
 
@@ -26,7 +27,7 @@ def draw(file: Path, seed: int) -> None:
     Image.fromarray(pixels).resize((80, 60), Image.Resampling.BICUBIC).save(file)
 
 
-NAMES = ["plain.png", "two words.PNG", "100%25 #1?.png", "it's \"q\".png", "new\nline.png", "Übung/日本.png", "b[1]*.png"]
+NAMES = ["plain.png", "two words.PNG", "100%25 #1?.png", 'it\'s "q".png', "new\nline.png", "Übung/日本.png", "b[1]*.png"]
 
 
 @pytest.fixture
@@ -58,12 +59,22 @@ def test_from_a_folder_to_neighbours(run: Run, folder: Path, tmp_path: Path, tin
     assert query(warehouse, "SELECT image_id, fingerprint, reason FROM failures") == [("broken.png", "tiny", "truncated")]
     assert query(warehouse, "SELECT count(*) FROM vectors") == [(7,)]
     assert query(warehouse, "SELECT image_id, copies FROM exact_duplicates ORDER BY 1") == [("copy.png", 2), ("plain.png", 2)]
-    counted = query(warehouse, "SELECT relation, count(*), min(n), max(n) FROM (SELECT image_id, relation, count(*) AS n FROM neighbours GROUP BY ALL) GROUP BY 1 ORDER BY 1")
+    counted = query(
+        warehouse,
+        "SELECT relation, count(*), min(n), max(n) FROM (SELECT image_id, relation, count(*) AS n FROM neighbours GROUP BY ALL) "
+        "GROUP BY 1 ORDER BY 1",
+    )
     assert counted == [("dissimilar", 8, 7, 7), ("similar", 8, 3, 3)]
-    nearest = query(warehouse, "SELECT neighbour_id, distance FROM neighbours WHERE image_id = 'copy.png' AND relation = 'similar' AND rank = 1")
+    nearest = query(
+        warehouse, "SELECT neighbour_id, distance FROM neighbours WHERE image_id = 'copy.png' AND relation = 'similar' AND rank = 1"
+    )
     assert nearest == [("plain.png", 0.0)]
     runs = query(warehouse, "SELECT job, slot, status FROM runs ORDER BY started_at")
-    assert runs == [("build_manifest", "", "published"), ("embed_images", "tiny", "published"), ("find_neighbours", "tiny/cosine", "published")]
+    assert runs == [
+        ("build_manifest", "", "published"),
+        ("embed_images", "tiny", "published"),
+        ("find_neighbours", "tiny/cosine", "published"),
+    ]
     used = json.loads(query(warehouse, "SELECT settings FROM runs WHERE job = 'embed_images'")[0][0])
     assert used["weights"] == "untrained (seed 0)" and used["trained"] is False
     told = capsys.readouterr().out
@@ -74,7 +85,7 @@ def test_from_a_folder_to_neighbours(run: Run, folder: Path, tmp_path: Path, tin
 def test_the_example_query_works_when_pasted(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
     import subprocess
 
-    warehouse = tmp_path / "w it's \"odd\""
+    warehouse = tmp_path / 'w it\'s "odd"'
     assert run(run_pipeline, "--images", folder, "--warehouse", warehouse, *tiny, *LENIENT) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("query: "))
     shown = subprocess.run(["bash", "-c", line.removeprefix("query: ")], capture_output=True, text=True)
@@ -105,12 +116,12 @@ def test_only_what_is_new_is_embedded(run: Run, folder: Path, tmp_path: Path, ti
     (folder / "plain.png").touch()  # read again, but its content is known
     draw(folder / "new.png", 50)
     draw(folder / "two words.PNG", 51)  # another picture under the same name
-    (folder / "it's \"q\".png").unlink()
+    (folder / 'it\'s "q".png').unlink()
     (folder / "moved.png").write_bytes((folder / "b[1]*.png").read_bytes())
     third = night()
     assert (third["embedded"], third["not_read_again"], third["vectors_added"]) == (2, 5, 2)
     ids = {row[0] for row in query(warehouse, "SELECT image_id FROM embeddings")}
-    assert "it's \"q\".png" not in ids and {"new.png", "moved.png"} <= ids and len(ids) == 9
+    assert 'it\'s "q".png' not in ids and {"new.png", "moved.png"} <= ids and len(ids) == 9
     assert run(embed_images, *again, "--set", "embeddings.recheck=always") == 0
     fourth = counts_of_last(warehouse)
     assert (fourth["embedded"], fourth["not_read_again"]) == (0, 0)
@@ -129,7 +140,9 @@ def test_a_label_is_published_once(run: Run, folder: Path, tmp_path: Path, tiny:
     assert (tmp_path / "w" / "_current.json").read_bytes() != pointer
 
 
-def test_another_way_of_making_vectors_is_not_mixed_in(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
+def test_another_way_of_making_vectors_is_not_mixed_in(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any
+) -> None:
     warehouse = ["--warehouse", tmp_path / "w", *tiny, *LENIENT]
     assert run(run_pipeline, "--images", folder, *warehouse) == 0
     assert run(embed_images, *warehouse, "--set", "fingerprints.tiny.seed=1") == 1
@@ -164,7 +177,7 @@ def test_files_that_cannot_be_had(run: Run, tmp_path: Path, tiny: list[str]) -> 
     (tmp_path / "list.csv").write_text("uri\n" + "\n".join(names) + "\n")
     arguments = ["--warehouse", tmp_path / "w", *tiny, "--set", "embeddings.max_failed_fraction=1"]
     assert run(run_pipeline, "--images", tmp_path / "list.csv", *arguments, "--set", "embeddings.max_bytes=90000") == 0
-    failures = dict(query(tmp_path / "w", "SELECT image_id, reason FROM failures"))  # type: ignore[arg-type]
+    failures = dict(query(tmp_path / "w", "SELECT image_id, reason FROM failures"))
     assert failures == {
         "gone.png": "not_found",
         "folder.png": "io_error",
@@ -243,14 +256,50 @@ def test_another_job_publishes_the_same_slot_meanwhile(
 
 
 def test_vectors_of_ones_own(run: Run, tmp_path: Path) -> None:
-    vectors: list[Any] = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], None, [0.0, 0.0], [1.0, float("nan")], [1.0, 2.0, 3.0], [], [None, 1.0]]
-    table = pa.table({"image_id": [f"i{i}" for i in range(len(vectors))], "embedding": pa.array(vectors, pa.list_(pa.float64())), "other": [1] * len(vectors)})
+    vectors: list[Any] = [
+        [1.0, 0.0],
+        [0.9, 0.1],
+        [0.0, 1.0],
+        None,
+        [0.0, 0.0],
+        [1.0, float("nan")],
+        [1.0, 2.0, 3.0],
+        [],
+        [None, 1.0],
+    ]
+    table = pa.table(
+        {
+            "image_id": [f"i{i}" for i in range(len(vectors))],
+            "embedding": pa.array(vectors, pa.list_(pa.float64())),
+            "other": [1] * len(vectors),
+        }
+    )
     pq.write_table(table, tmp_path / "own vectors.parquet")
-    assert run(find_neighbours, "--embeddings", tmp_path / "own vectors.parquet", "--warehouse", tmp_path / "w", "-k", 1, "--dissimilar", 0) == 0
+    assert (
+        run(
+            find_neighbours,
+            "--embeddings",
+            tmp_path / "own vectors.parquet",
+            "--warehouse",
+            tmp_path / "w",
+            "-k",
+            1,
+            "--dissimilar",
+            0,
+        )
+        == 0
+    )
     found = query(tmp_path / "w", "SELECT image_id, neighbour_id FROM neighbours WHERE fingerprint = 'external' ORDER BY 1")
     assert found == [("i0", "i1"), ("i1", "i0"), ("i2", "i1")]
-    reasons = dict(query(tmp_path / "w", "SELECT image_id, reason FROM failures"))  # type: ignore[arg-type]
-    assert reasons == {"i3": "no_vector", "i4": "zero_vector", "i5": "non_finite", "i6": "wrong_length", "i7": "no_vector", "i8": "non_finite"}
+    reasons = dict(query(tmp_path / "w", "SELECT image_id, reason FROM failures"))
+    assert reasons == {
+        "i3": "no_vector",
+        "i4": "zero_vector",
+        "i5": "non_finite",
+        "i6": "wrong_length",
+        "i7": "no_vector",
+        "i8": "non_finite",
+    }
     pointer = json.loads((tmp_path / "w" / "_current.json").read_text())["tables"]
     assert set(pointer["failures"]) == {"neighbours/external/cosine"}
 

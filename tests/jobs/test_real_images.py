@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+
 import run_pipeline
 
 Run = Any

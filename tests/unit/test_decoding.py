@@ -119,7 +119,9 @@ def test_corrupt_png_suite_is_refused(data: Path) -> None:
         assert reason_of(file.read_bytes()) in ("corrupt", "not_an_image"), file.name
 
 
-@pytest.mark.parametrize("mode", ["1.png", "CMYK.jpg", "HSV.webp", "I.webp", "L.png", "LA.png", "P.png", "PA.webp", "RGBA.png", "YCbCr.jpg"])
+@pytest.mark.parametrize(
+    "mode", ["1.png", "CMYK.jpg", "HSV.webp", "I.webp", "L.png", "LA.png", "P.png", "PA.webp", "RGBA.png", "YCbCr.jpg"]
+)
 def test_real_modes_show_one_scene(data: Path, mode: str) -> None:
     folder = data / "awkward" / "modes"
     reference, other = (

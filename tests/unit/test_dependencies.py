@@ -8,7 +8,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIB = ROOT / "lib" / "image_similarity"
 MODULES = sorted(LIB.rglob("*.py"))
-NOT_FOR_KERNELS = ("pyspark", *(f"image_similarity.{name}" for name in ("stages", "settings", "tables", "warehouse", "spark", "cli", "storage")))
+NOT_FOR_KERNELS = (
+    "pyspark",
+    *(f"image_similarity.{name}" for name in ("stages", "settings", "tables", "warehouse", "spark", "cli", "storage")),
+)
 
 
 def imports(file: Path) -> set[str]:

@@ -14,7 +14,16 @@ from image_similarity.errors import WrongInput
 from image_similarity.settings import ManifestSettings
 from image_similarity.stages import manifest
 
-NAMES = ["plain.jpg", "two words.JPG", "100%25.png", "a#b?.png", "it's \"quoted\".jpg", "new\nline.jpg", "Übung-日本.webp", "a,b;c.gif"]
+NAMES = [
+    "plain.jpg",
+    "two words.JPG",
+    "100%25.png",
+    "a#b?.png",
+    'it\'s "quoted".jpg',
+    "new\nline.jpg",
+    "Übung-日本.webp",
+    "a,b;c.gif",
+]
 
 
 @pytest.fixture
@@ -71,11 +80,16 @@ def test_remote_globs_are_matched_like_local_ones() -> None:
 
 
 def test_a_csv_of_names_relative_to_it(spark: SparkSession, folder: Path) -> None:
-    lines = ["\ufeffuri,title,price", '"it\'s ""quoted"".jpg","A, b",3.50', '"new\nline.jpg",,', '"deep/er/plain.jpg","line\nbreak",1']
+    lines = [
+        "\ufeffuri,title,price",
+        '"it\'s ""quoted"".jpg","A, b",3.50',
+        '"new\nline.jpg",,',
+        '"deep/er/plain.jpg","line\nbreak",1',
+    ]
     (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     rows = {row.image_id: row for row in made(spark, folder / "list.csv")}
-    assert set(rows) == {"it's \"quoted\".jpg", "new\nline.jpg", "deep/er/plain.jpg"}
-    assert rows["it's \"quoted\".jpg"].attributes == {"title": "A, b", "price": "3.50"}
+    assert set(rows) == {'it\'s "quoted".jpg', "new\nline.jpg", "deep/er/plain.jpg"}
+    assert rows['it\'s "quoted".jpg'].attributes == {"title": "A, b", "price": "3.50"}
     assert rows["new\nline.jpg"].attributes == {} and rows["new\nline.jpg"].uri == str(folder / "new\nline.jpg")
     assert rows["deep/er/plain.jpg"].attributes["title"] == "line\nbreak" and rows["deep/er/plain.jpg"].size_bytes == 2
 

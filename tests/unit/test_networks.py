@@ -64,7 +64,9 @@ def test_lower_precision_is_near(state: networks.State, images: NDArray[np.uint8
     assert (cosine > 0.999).all() and not np.array_equal(full, less)
 
 
-def test_an_earlier_layer_is_not_overwritten_by_in_place_operations(state: networks.State, images: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_an_earlier_layer_is_not_overwritten_by_in_place_operations(
+    state: networks.State, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
     """features.1 is an in-place ReLU: the convolution before it must come out with its negative values."""
     assert built(networks.prepare(NETWORK, "features.0", state), tmp_path)(images[:1]).min() < 0
 

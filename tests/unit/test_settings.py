@@ -26,7 +26,12 @@ def test_shipped_files_are_valid(name: str) -> None:
 def test_overrides_win_in_order_and_are_read_as_toml_or_text(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[neighbours]\nsimilar = 3\nmetric = "euclidean"\n')
-    overrides = ["neighbours.similar=4", "neighbours.similar=5", "neighbours.metric=correlation", 'manifest.extensions=["PNG", ".JPG"]']
+    overrides = [
+        "neighbours.similar=4",
+        "neighbours.similar=5",
+        "neighbours.metric=correlation",
+        'manifest.extensions=["PNG", ".JPG"]',
+    ]
     loaded = settings.load(file, overrides)
     assert (loaded.neighbours.similar, loaded.neighbours.metric) == (5, "correlation")
     assert loaded.manifest.extensions == ("png", "jpg")

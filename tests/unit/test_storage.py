@@ -32,7 +32,13 @@ def test_relative_paths_belong_to_the_list() -> None:
 
 
 def test_schemes() -> None:
-    assert [storage.scheme_of(uri) for uri in ("a", "S3A://b/c", "gs://b", "c:d/e", "file:///x")] == ["file", "s3", "gs", "file", "file"]
+    assert [storage.scheme_of(uri) for uri in ("a", "S3A://b/c", "gs://b", "c:d/e", "file:///x")] == [
+        "file",
+        "s3",
+        "gs",
+        "file",
+        "file",
+    ]
 
 
 def test_read_stops_one_byte_after_the_limit(tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
 """The exact kernels against the definition."""
 
-import sys
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import oracle  # noqa: E402
-
-from image_similarity.kernels import topk  # noqa: E402
+import oracle
+from image_similarity.kernels import topk
 
 
 def rows_of(found: topk.Ranked) -> list[oracle.Row]:
@@ -46,7 +43,9 @@ def test_the_last_bits_do_not_depend_on_the_blocks(metric: str) -> None:
     whole = chosen.distances(chosen.ready(vectors), chosen.ready(vectors))
     np.testing.assert_array_equal(whole, whole.T)
     for cut in (1, 7, 128):
-        parts = [chosen.distances(chosen.ready(vectors[start : start + cut]), chosen.ready(vectors)) for start in range(0, 600, cut)]
+        parts = [
+            chosen.distances(chosen.ready(vectors[start : start + cut]), chosen.ready(vectors)) for start in range(0, 600, cut)
+        ]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
@@ -58,7 +57,7 @@ def test_doubtful_pairs_are_computed_again(metric: str, monkeypatch: pytest.Monk
     right = chosen.distances(chosen.ready(vectors), chosen.ready(vectors))
 
     class Inexact(np.ndarray):
-        def __matmul__(self, other: object) -> object:
+        def __matmul__(self, other: Any) -> Any:
             product = np.asarray(self) @ np.asarray(other)
             lengths = np.linalg.norm(np.asarray(self), axis=1)
             noise = np.random.default_rng(3).uniform(-1, 1, product.shape) * np.outer(lengths, lengths)

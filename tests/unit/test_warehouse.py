@@ -58,7 +58,9 @@ def test_many_publishers_at_once_lose_nothing(spark: SparkSession, tmp_path: Pat
     def publisher(number: int) -> None:
         warehouse = Warehouse(spark, str(tmp_path))
         for turn in range(5):
-            warehouse.publish(warehouse.current(), {"neighbours": {f"n{number}/cosine": f"r{turn}"}}, {"runs": {"": f"r{number}-{turn}"}})
+            warehouse.publish(
+                warehouse.current(), {"neighbours": {f"n{number}/cosine": f"r{turn}"}}, {"runs": {"": f"r{number}-{turn}"}}
+            )
 
     threads = [threading.Thread(target=publisher, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -72,7 +74,7 @@ def test_many_publishers_at_once_lose_nothing(spark: SparkSession, tmp_path: Pat
 
 
 def test_publishing_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None:
-    """The code for HDFS and object stores, on the JVM's view of a local folder. (Whose create is not atomic, as HDFS's is: so no race.)"""
+    """The code for HDFS and object stores, on the JVM's view of a local folder, whose create is not atomic: so no race."""
     warehouse = Warehouse(spark, str(tmp_path))
     warehouse._files, warehouse.uri = HadoopFiles(spark), f"file://{tmp_path}"
     for turn in range(3):

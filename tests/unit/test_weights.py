@@ -70,7 +70,9 @@ def test_a_torchvision_name_comes_from_its_cache(folder: Path, tmp_path: Path, m
     """The file is found by torchvision's name and checked against the digest in that name."""
     cached = tmp_path / f"squeezenet1_1-{digest(folder)[:8]}.pth"
     cached.write_bytes((folder / "good.pth").read_bytes())
-    monkeypatch.setattr(weights, "get_model_weights", lambda _: type("W", (), {"__members__": {"V1": _Url(f"http://x.invalid/{cached.name}")}}))
+    monkeypatch.setattr(
+        weights, "get_model_weights", lambda _: type("W", (), {"__members__": {"V1": _Url(f"http://x.invalid/{cached.name}")}})
+    )
     assert weights.resolve(NETWORK, ["V1"], None, 0, tmp_path).source == "V1"
     cached.write_bytes(b"damaged")
     with pytest.raises(WrongInput, match="damaged"):

@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO")
-"""Pillow's names of those it opens (MPO comes in as JPEG). Nothing here starts another program or draws a page, as EPS and PDF would."""
+"""Pillow's names of those it opens (MPO comes in as JPEG). None starts another program or draws a page, as EPS and PDF would."""
 
 UNREADABLE_REASONS = {
     "empty": "the file has no bytes",
@@ -87,7 +87,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")  # type: ignore[arg-type]
+        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
         assert converted is not None  # it is None only when converting in place
         return converted
     if image.mode == "F" or image.mode.startswith("I"):

@@ -64,7 +64,8 @@ class Metric:
 
 
 def _unit(rows: Rows) -> Rows:
-    return rows / np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    unit: Rows = rows / np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    return unit
 
 
 def _ready_cosine(vectors: NDArray[np.float32]) -> Rows:
@@ -102,7 +103,7 @@ def _euclidean_distances(a: Rows, b: Rows) -> Distances:
     """The length of the difference, rounded to float32."""
     squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :]
     squared = squares - 2.0 * (a @ b.T)
-    # The product's error is at most d u |a| |b| <= d u (|a|^2 + |b|^2) / 2, those of the squares are as large; a few more roundings.
+    # The product's error is at most d u |a| |b| <= d u (|a|^2 + |b|^2) / 2, those of the squares are as large; and some roundings.
     slack = squares * ((3 * a.shape[1] + 16) * _U)
     distances: Distances = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
     low = np.sqrt(np.maximum(squared - slack, 0.0)).astype(np.float32)
@@ -125,11 +126,13 @@ def _by_pairs(
 
 
 def _is_zero(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return ~vectors.any(axis=1)
+    zero: NDArray[np.bool_] = np.logical_not(vectors.any(axis=1))
+    return zero
 
 
 def _is_constant(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return (vectors == vectors[:, :1]).all(axis=1)
+    constant: NDArray[np.bool_] = np.logical_and.reduce(vectors == vectors[:, :1], axis=1)
+    return constant
 
 
 def _is_never(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -208,7 +211,7 @@ def least(keys: Keys, k: int) -> Keys:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Neighbours in long form, all arrays of one length: row (int64), rank (int32, from 1), neighbour (int64), distance (float32)."""
+    """Neighbours in long form, arrays of one length: row (int64), rank (int32, from 1), neighbour (int64), distance (float32)."""
 
     row: NDArray[np.int64]
     rank: NDArray[np.int32]
@@ -244,9 +247,7 @@ def neighbours(
         lists[i] = lists[i].merged(of_i)
         if i != j:
             lists[j] = lists[j].merged(of_j)
-    parts = [
-        (ranked(found.similar, start, False), ranked(found.dissimilar, start, True)) for start, found in zip(starts, lists)
-    ]
+    parts = [(ranked(found.similar, start, False), ranked(found.dissimilar, start, True)) for start, found in zip(starts, lists)]
     return _joined([part[0] for part in parts]), _joined([part[1] for part in parts])
 
 

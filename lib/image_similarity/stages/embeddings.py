@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
 
 from image_similarity import storage
 from image_similarity.errors import JobFailed
@@ -39,8 +40,8 @@ FAILURE_REASONS = {
 }
 """Every ``reason`` that this stage writes into ``failures``."""
 
-LEAST_IMAGES_PER_TASK = 16
-_RESULT = "content_sha256 string, width int, height int, embedding array<float>, reason string, detail string"
+LEAST_IMAGES_PER_TASK = 32
+_RESULT = "content_sha256 string, width int, height int, is_embedded boolean, embedding array<float>, reason string, detail string"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def run(spark: SparkSession, inputs: Inputs, fingerprint: Fingerprint, settings:
     """Embed what is not known yet. Inference runs once, into ``scratch``; the tables are split from there."""
     reused = _unchanged(inputs, fingerprint, settings)
     unread = inputs.manifest.join(reused, "image_id", "left_anti")
-    images, to_read = inputs.manifest.count(), unread.count()
+    images, reused_images = inputs.manifest.count(), reused.count()
+    to_read = images - reused_images
     known = _known_contents(spark, inputs.vectors)
     tasks = _task_count(to_read, settings.images_per_task, spark.sparkContext.defaultParallelism)
     # In order of size, copies of a file come to the same task, which embeds them once; the largest first, so that none is late.
@@ -92,7 +94,7 @@ def run(spark: SparkSession, inputs: Inputs, fingerprint: Fingerprint, settings:
     with progress(spark, f"embed {fingerprint.name}", to_read, "images"):
         results = scratch.write("results", results)
     results = results.select("image_id", "uri", "source_version", "result.*")
-    return _split(results, reused, fingerprint, images, images - to_read)
+    return _split(results, reused, fingerprint, images, reused_images)
 
 
 def _unchanged(inputs: Inputs, fingerprint: Fingerprint, settings: EmbeddingsSettings) -> DataFrame:
@@ -100,8 +102,10 @@ def _unchanged(inputs: Inputs, fingerprint: Fingerprint, settings: EmbeddingsSet
     same_key = inputs.previous.where(F.col("fingerprint_key") == fingerprint.key)
     if settings.recheck == "always":
         same_key = same_key.limit(0)
-    return inputs.manifest.select("image_id", "source_version").join(same_key, ["image_id", "source_version"]).select(
-        *SCHEMAS["embeddings"].fieldNames()
+    return (
+        inputs.manifest.select("image_id", "source_version")
+        .join(same_key, ["image_id", "source_version"])
+        .select(*SCHEMAS["embeddings"].fieldNames())
     )
 
 
@@ -122,7 +126,7 @@ def _split(results: DataFrame, reused: DataFrame, fingerprint: Fingerprint, imag
     """The tables, from what inference wrote."""
     named = results.withColumn("fingerprint", F.lit(fingerprint.name)).withColumn("fingerprint_key", F.lit(fingerprint.key))
     usable = named.where(F.col("reason").isNull())
-    embedded = usable.where(F.col("embedding").isNotNull())
+    embedded = usable.where("is_embedded")  # the vectors themselves need not be read to be counted
     counted = embedded.agg(F.count("*").alias("all"), F.count_distinct("content_sha256").alias("contents")).collect()[0]
     vectors = embedded if counted["all"] == counted["contents"] else embedded.dropDuplicates(["content_sha256"])
     return Outputs(
@@ -141,10 +145,14 @@ def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vecto
     images, told = manifest.count(), outcomes.count()
     missing = manifest.join(outcomes, "image_id", "left_anti").count()
     if images != told or missing:
-        raise JobFailed(f"{images:,} images in the manifest, {told:,} embedded or failed, {missing:,} neither: nothing was published")
+        raise JobFailed(
+            f"{images:,} images in the manifest, {told:,} embedded or failed, {missing:,} neither: nothing was published"
+        )
     lost = embeddings.join(vectors.select("content_sha256"), "content_sha256", "left_anti").count()
     if lost:
-        raise JobFailed(f"{lost:,} embeddings have no vector in the store: nothing was published; run again with recheck = 'always'")
+        raise JobFailed(
+            f"{lost:,} embeddings have no vector in the store: nothing was published; run again with recheck = 'always'"
+        )
 
 
 # -- in the workers ------------------------------------------------------------------------------------------------------------
@@ -153,7 +161,7 @@ def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vecto
 def _embed(fingerprint: Fingerprint, settings: EmbeddingsSettings, known: "Broadcast[NDArray[np.int64]] | None") -> Column:
     """A column of `_RESULT` for the column ``uri``: an Iterator pandas UDF that loads the network once per worker."""
 
-    @F.pandas_udf(_RESULT)  # type: ignore[call-overload]
+    @pandas_udf(_RESULT)  # type: ignore[call-overload]
     def results(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
         device = task_device(settings.device)
         embedder = _Embedder(_loaded(fingerprint, device), settings, known.value if known is not None else None)
@@ -251,7 +259,7 @@ class _Embedder:
         waiting = [image for image in batch if image.pixels is not None]
         if waiting:
             vectors = self._network(np.stack([image.pixels for image in waiting if image.pixels is not None]))
-            finite = np.isfinite(vectors).all(axis=1)
+            finite = np.logical_and.reduce(np.isfinite(vectors), axis=1)
             for image, vector, is_finite in zip(waiting, vectors, finite):
                 if is_finite:
                     image.embedding = vector
@@ -265,6 +273,7 @@ def _frame(batch: list[_Image]) -> pd.DataFrame:
         "content_sha256": [image.content_sha256 for image in batch],
         "width": pd.array([image.width for image in batch], dtype="Int32"),
         "height": pd.array([image.height for image in batch], dtype="Int32"),
+        "is_embedded": [image.embedding is not None for image in batch],
         "embedding": pd.Series([image.embedding for image in batch], dtype=object),
         "reason": [image.reason for image in batch],
         "detail": [image.detail for image in batch],

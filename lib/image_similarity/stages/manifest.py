@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, MapType, StructType
 
 from image_similarity import storage
@@ -41,9 +43,7 @@ class Manifest:
     """Files passed over, by the reason."""
 
 
-def run(
-    spark: SparkSession, images: str, settings: ManifestSettings, sample: int | None = None, seed: int = 0
-) -> Manifest:
+def run(spark: SparkSession, images: str, settings: ManifestSettings, sample: int | None = None, seed: int = 0) -> Manifest:
     """The manifest of ``images``; with ``sample`` that many of them, chosen by a hash of image_id and ``seed``.
 
     Raises ``WrongInput`` if there is nothing of that name, no image in it, or a list that cannot serve.
@@ -162,7 +162,9 @@ def _read_list(spark: SparkSession, location: str, uri_column: str) -> DataFrame
         raise WrongInput(f"--images {location}: cannot be read: {cause_of(error)}") from None
     if uri_column not in listed.columns:
         columns = ", ".join(listed.columns)
-        raise WrongInput(f"--images {location}: no column {uri_column!r}; its columns are: {columns} (manifest.uri_column names it)")
+        raise WrongInput(
+            f"--images {location}: no column {uri_column!r}; its columns are: {columns} (manifest.uri_column names it)"
+        )
     listed = listed.withColumnRenamed(uri_column, "uri")
     if "image_id" not in listed.columns:
         listed = listed.withColumn("image_id", F.col("uri"))
@@ -213,10 +215,10 @@ def _check_list(ids: DataFrame, location: str) -> None:
         raise WrongInput(f"--images {location}: image_id must be unique, but these stand more than once: {names}")
 
 
-def _status_of(base: str) -> "F.UserDefinedFunctionLike":  # type: ignore[name-defined]
+def _status_of(base: str) -> Any:
     """A function column: a uri as written -> its absolute form, size and time, asked of the store by the workers."""
 
-    @F.pandas_udf(_STATUS)  # type: ignore[call-overload]
+    @pandas_udf(_STATUS)  # type: ignore[call-overload]
     def status(written: pd.Series) -> pd.DataFrame:
         uris = [storage.absolute(uri, base) for uri in written]
         with ThreadPoolExecutor(STATUS_THREADS) as pool:
@@ -226,5 +228,3 @@ def _status_of(base: str) -> "F.UserDefinedFunctionLike":  # type: ignore[name-d
         return pd.DataFrame({"uri": uris, "size_bytes": sizes, "modified_ns": times})
 
     return status
-
-

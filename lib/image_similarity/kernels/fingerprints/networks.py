@@ -139,7 +139,7 @@ def resolve_layer(network: str, layer: str) -> str:
     if not inside:
         known = [*aliases, *nodes]
         near = difflib.get_close_matches(layer, known, n=3, cutoff=0.4) or known[-3:]
-        listing = f'python -m image_similarity.kernels.fingerprints.networks {network}'
+        listing = f"python -m image_similarity.kernels.fingerprints.networks {network}"
         raise WrongInput(f"{network} has no layer {layer!r}; near are {', '.join(near)}. To see all: {listing}")
     return layer if layer in inside else inside[-1]
 
@@ -162,7 +162,8 @@ def _extractor(network: str, node: str) -> nn.Module:
     """The network up to ``node``, without memory for parameters."""
     with torch.device("meta"):
         model = _build(network).eval()
-        return create_feature_extractor(model, {node: OUTPUT}, suppress_diff_warning=True).eval()
+        extractor: nn.Module = create_feature_extractor(model, {node: OUTPUT}, suppress_diff_warning=True).eval()
+        return extractor
 
 
 def state_sha256(state: State) -> str:
@@ -176,7 +177,7 @@ def state_sha256(state: State) -> str:
 
 def _preset(network: str) -> dict[str, Any]:
     """Size, crop and normalisation that torchvision declares with the network's default weights."""
-    transform = get_model_weights(network).DEFAULT.transforms  # type: ignore[attr-defined]
+    transform = get_model_weights(network).DEFAULT.transforms
     preset = transform() if isinstance(transform, partial) else transform
     return {
         "resize": preset.resize_size[0],

@@ -1,7 +1,7 @@
 """Exact neighbours: a blocked cross-join.
 
-Pairs of blocks (i <= j) are the work; one matrix product serves both blocks, similar and dissimilar at once. A task takes pairs that
-share blocks, keeps a running list for every row it meets, and hands on only those lists; they are merged by the total order. Memory
+Pairs of blocks (i <= j) are the work; one matrix product serves both blocks, similar and dissimilar at once. A task takes pairs
+that share blocks, keeps a running list for every row it meets, and hands on only those lists; they are merged by the total order. Memory
 is bounded by the size of a block, whatever the size of the collection.
 """
 
@@ -48,7 +48,9 @@ def run(spark: SparkSession, vectors: DataFrame, settings: NeighboursSettings, s
     checked = check(spark, vectors, settings.metric, scratch)
     blocks = pack(vectors, checked, settings.block_rows, scratch)
     lists = _compare(spark, blocks, checked, settings, scratch)
-    ranked = lists.groupBy("block").applyInArrow(_merge(blocks, settings), "row long, relation string, rank int, neighbour long, distance float")
+    ranked = lists.groupBy("block").applyInArrow(
+        _merge(blocks, settings), "row long, relation string, rank int, neighbour long, distance float"
+    )
     mine = checked.ids.select(F.col("index").alias("row"), "image_id")
     theirs = checked.ids.select(F.col("index").alias("neighbour"), F.col("image_id").alias("neighbour_id"))
     named = _labelled(ranked.join(theirs, "neighbour").join(mine, "row"), settings)

@@ -16,8 +16,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import storage
-from image_similarity.kernels.topk import METRICS, MAX_INDEX
 from image_similarity.errors import WrongInput
+from image_similarity.kernels.topk import MAX_INDEX, METRICS
 from image_similarity.warehouse import Scratch
 
 FAILURE_REASONS = {
