@@ -1,8 +1,8 @@
 """Exact neighbours: a blocked cross-join.
 
 Pairs of blocks (i <= j) are the work; one matrix product serves both blocks, similar and dissimilar at once. A task takes pairs
-that share blocks, keeps a running list for every row it meets, and hands on only those lists; they are merged by the total order. Memory
-is bounded by the size of a block, whatever the size of the collection.
+that share blocks, keeps a running list for every row it meets, and hands on only those lists; they are merged by the total order.
+Memory is bounded by the size of a block, whatever the size of the collection.
 """
 
 from collections.abc import Iterator
