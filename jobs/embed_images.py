@@ -1,6 +1,8 @@
 """manifest -> embeddings and failures: put each image through a network, once."""
 
 import argparse
+import atexit
+import shutil
 import sys
 import tempfile
 from dataclasses import asdict
@@ -31,9 +33,18 @@ def add_switches(parser: argparse.ArgumentParser) -> None:
 def run(application: Application) -> None:
     names = getattr(application.arguments, "fingerprints", None) or [application.settings.neighbours.fingerprint]
     for name in names:
-        application.settings.fingerprint(name)
-    for name in names:
+        check(application, name)
+    for name in dict.fromkeys(names):
         embed(application.job("embed_images", name), name)
+
+
+def check(application: Application, name: str) -> None:
+    """Raise ``WrongInput`` if fingerprint ``name`` is not declared, or its network or layer does not exist."""
+    from image_similarity.kernels.fingerprints import networks
+
+    declared = application.settings.fingerprint(name)
+    networks.check_network(declared.network)
+    networks.resolve_layer(declared.network, declared.layer)
 
 
 def embed(job: Job, name: str) -> None:
@@ -42,21 +53,20 @@ def embed(job: Job, name: str) -> None:
     manifest_runs = job.seen.runs("manifest", "")
     if not manifest_runs:
         raise WrongInput(f"no manifest is published in {job.warehouse.uri}: run build_manifest first")
+    declared = job.settings.fingerprint(name)
+    job.plan(
+        f"embed the images of manifest {manifest_runs[0]} as {name}: {declared.network} {declared.layer}, "
+        f"weights {' or '.join(declared.weights)}",
+        f"write embeddings, vectors and failures to {job.warehouse.uri}",
+    )
     prepared, used = _prepare(job, name)
     key = prepared.network.key
     published = job.warehouse.read("embeddings", job.seen.runs("embeddings", name))
     _check_key(job, name, published.select("fingerprint_key").first(), key)
     vector_runs = job.seen.runs("vectors", key)
-    job.plan(
-        f"embed the images of manifest {manifest_runs[0]} as {name}: {prepared.network.network} {prepared.network.layer}, "
-        f"weights {used['weights']}",
-        f"write embeddings, vectors and failures to {job.warehouse.uri}",
-    )
     inputs = embeddings.Inputs(job.warehouse.read("manifest", manifest_runs), published, job.warehouse.read("vectors", vector_runs))
-    with tempfile.TemporaryDirectory(prefix="image-similarity-") as folder, job.warehouse.scratch(job.run_id) as scratch:
-        file = Path(folder) / f"{name}-{key}.pt"
-        prepared.save(file)
-        fingerprint = embeddings.Fingerprint(name, prepared.network, ship(job.session, file))
+    with job.warehouse.scratch(job.run_id) as scratch:
+        fingerprint = embeddings.Fingerprint(name, prepared.network, ship(job.session, _saved(prepared, job.run_id)))
         outputs = embeddings.run(job.session, inputs, fingerprint, job.settings.embeddings, scratch)
         counts = _write(job, inputs, outputs)
     job.publish(
@@ -81,6 +91,7 @@ def _prepare(job: Job, name: str) -> tuple[Any, dict[str, Any]]:
     found = weights.resolve(declared.network, declared.weights, declared.weights_sha256, declared.seed, cache)
     for line in found.passed_over:
         say(f"note: {line}; going on with {found.source} weights")
+    say(f"weights: {found.source}")
     prepared = networks.prepare(
         declared.network,
         declared.layer,
@@ -101,6 +112,15 @@ def _prepare(job: Job, name: str) -> tuple[Any, dict[str, Any]]:
         "trained": found.trained,
         "embeddings": job.settings.embeddings.model_dump(),
     }
+
+
+def _saved(prepared: Any, run_id: str) -> Path:
+    """The file of parameters. It is kept until this process ends: an executor that joins later asks for it."""
+    folder = Path(tempfile.mkdtemp(prefix="image-similarity-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = folder / f"{run_id}.pt"
+    prepared.save(file)
+    return file
 
 
 def _check_key(job: Job, name: str, published: Any, key: str) -> None:

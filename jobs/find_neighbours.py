@@ -18,9 +18,9 @@ EXTERNAL = "external"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint"))
-    parser.add_argument("--method", metavar="exact", **setting("neighbours.method"))
-    parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric"))
+    parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint", is_text=True))
+    parser.add_argument("--method", metavar="exact", **setting("neighbours.method", is_text=True))
+    parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True))
     parser.add_argument("-k", metavar="N", help="similar neighbours of each image", **setting("neighbours.similar"))
     parser.add_argument("--dissimilar", metavar="N", help="dissimilar images of each", **setting("neighbours.dissimilar"))
 
@@ -36,13 +36,17 @@ def run(application: Application) -> None:
     settings = application.settings.neighbours
     if own and not any(given.startswith("neighbours.fingerprint=") for given in application.arguments.overrides):
         settings = settings.model_copy(update={"fingerprint": EXTERNAL})
+    if own and settings.fingerprint in application.settings.fingerprints:
+        raise WrongInput(f"--embeddings with --fingerprint {settings.fingerprint}, which is made here: choose another name")
     job = application.job("find_neighbours", f"{settings.fingerprint}/{settings.metric}")
     if job.already_published():
         return
     if own:
         vectors, inputs, source = _own_vectors(job, own), {"embeddings": [own]}, own
+        images = vectors.count()
     else:
         vectors, inputs, source = _published_vectors(job, settings.fingerprint)
+        images = job.warehouse.read("embeddings", inputs["embeddings"]).count()
     job.plan(
         f"compare all pairs of {settings.fingerprint} ({source}) by {settings.metric} distance",
         f"keep {settings.similar} similar and {settings.dissimilar} dissimilar neighbours of each image",
@@ -50,6 +54,7 @@ def run(application: Application) -> None:
     )
     with job.warehouse.scratch(job.run_id) as scratch:
         outputs = exact.run(job.session, vectors, settings, scratch)
+        _check_complete(outputs, images)
         counts = _write(job, outputs)
     job.publish(
         replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
@@ -113,6 +118,16 @@ def _check_ids(ids: DataFrame, uri: str) -> None:
     if twice:
         names = ", ".join(repr(row.image_id) for row in twice)
         raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
+
+
+def _check_complete(outputs: exact.Outputs, images: int) -> None:
+    """Raise ``JobFailed`` unless every image was compared or failed."""
+    usable, unusable = outputs.checked.usable, outputs.checked.unusable
+    if usable + unusable != images:
+        raise JobFailed(
+            f"{images:,} images, but {usable:,} vectors compared and {unusable:,} failed: the store lacks some or has some twice; "
+            "nothing was published; run embed_images with --set embeddings.recheck=always"
+        )
 
 
 def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:

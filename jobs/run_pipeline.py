@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,9 +23,9 @@ LABEL = "label"
 
 
 def run(application: Application) -> None:
+    name = application.settings.neighbours.fingerprint
+    embed_images.check(application, name)  # before the manifest is published
     if application.arguments.dry_run:
-        name = application.settings.neighbours.fingerprint
-        application.settings.fingerprint(name)
         steps = [
             "list the images",
             f"embed them as {name}",
@@ -41,19 +42,22 @@ def run(application: Application) -> None:
 
 def _summarise(application: Application, seconds: float) -> None:
     counts = {finished.name: finished.counts for finished in application.finished}
-    embedded = counts.get("embed_images", {})
-    failures: dict[str, int] = {**embedded.get("failures", {}), **counts.get("find_neighbours", {}).get("failures", {})}
+    failures = sum((Counter(counted.get("failures", {})) for counted in counts.values()), Counter[str]())
     rows = [(finished.name, f"{finished.seconds:.1f} s") for finished in application.finished]
     failed = ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
     say("")
     say(f"run_pipeline: done in {seconds:.1f} s")
-    print(cli.table([*rows, ("images", f"{counts.get('build_manifest', {}).get('images', 0):,}"), ("failed", failed)]))
+    if "build_manifest" in counts:
+        rows.append(("images", f"{counts['build_manifest']['images']:,}"))
+    if rows:  # none where all was published under this label before
+        print(cli.table([*rows, ("failed", failed)]))
     for finished in application.finished:
         if finished.used.get("trained") is False:
             say(f"  weights: {finished.used['weights']}: the network has seen no picture, so its idea of similarity is crude")
     neighbours = application.settings.neighbours
     _show_examples(application, f"{neighbours.fingerprint}/{neighbours.metric}")
-    say(f"query: {_example_query(application.warehouse.uri)}")
+    if application.warehouse.local_root:
+        say(f"query: {_example_query(application.warehouse.uri)}")
     say(f"warehouse: {application.warehouse.uri}")
 
 

@@ -137,9 +137,12 @@ def say(*lines: str) -> None:
     print("\n  ".join(lines), flush=True)
 
 
-def setting(key: str) -> dict[str, Any]:
-    """Keyword arguments for ``add_argument`` that make a flag an abbreviation of ``--set key=value``."""
-    return {"dest": "overrides", "action": "append", "type": lambda value: f"{key}={value}"}
+def setting(key: str, is_text: bool = False) -> dict[str, Any]:
+    """Keyword arguments for ``add_argument`` that make a flag an abbreviation of ``--set key=value``.
+
+    ``is_text``: the value is a string, whatever it looks like.
+    """
+    return {"dest": "overrides", "action": "append", "type": lambda value: f"{key}={json.dumps(value) if is_text else value}"}
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -61,7 +61,7 @@ class EmbeddingsSettings(Section):
     """If a larger share of the images fails, nothing is published and the exit code is 3."""
 
     recheck: Literal["changed", "always"] = "changed"
-    """``changed`` reads only files whose size, modification time or ETag changed; ``always`` reads every file again.
+    """``changed`` reads only files whose place, size or modification time changed; ``always`` reads every file again.
     Either way nothing is embedded twice: vectors are known by their file's content."""
 
     images_per_task: Annotated[int, Field(ge=1)] = 256
@@ -78,7 +78,7 @@ class EmbeddingsSettings(Section):
     bytes a pixel for every decoding thread. The default is Pillow's own."""
 
     max_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
-    """Files larger than this are refused before they are read."""
+    """Files larger than this are refused; of them, no more than this is read."""
 
 
 class FingerprintSettings(Section):
@@ -128,7 +128,7 @@ class NeighboursSettings(Section):
     dissimilar: Annotated[int, Field(ge=0, le=10_000)] = 12
     """Farthest images kept for each image; 0 means none."""
 
-    block_rows: Annotated[int, Field(ge=1, le=65_536)] = 2048
+    block_rows: Annotated[int, Field(ge=1, le=8192)] = 2048
     """Vectors in a block. A task holds a few blocks at once, whatever the size of the collection: with 4,096 values a vector
     and the default, about 0.6 GB."""
 

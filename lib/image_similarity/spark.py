@@ -137,7 +137,7 @@ def progress(spark: SparkSession, what: str, units: int, unit: str, every: float
 
 
 def _share_done(spark: SparkSession, group: str) -> float:
-    """The share of finished tasks in the stages that the jobs of ``group`` have so far, weighted by the largest stage."""
+    """The share of finished tasks in the stages that the jobs of ``group`` have so far."""
     tracker = spark.sparkContext.statusTracker()
     jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
     stages = [tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds]

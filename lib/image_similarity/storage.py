@@ -45,6 +45,16 @@ def scheme_of(uri: str) -> str:
     return {"s3a": "s3", "s3n": "s3", "gcs": "gs"}.get(scheme, scheme)
 
 
+def for_spark(uri: str) -> str:
+    """``uri`` (absolute) as the JVM's file systems take it: ``file://`` with the literal path, ``s3a://`` for ``s3://``.
+
+    Without a scheme Hadoop would take the cluster's default file system, not this machine's.
+    """
+    if is_local(uri):
+        return f"file://{local_path(uri)}"
+    return f"s3a://{uri.partition('://')[2]}" if scheme_of(uri) == "s3" else uri
+
+
 def is_local(uri: str) -> bool:
     return scheme_of(uri) == "file"
 
@@ -99,7 +109,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     authority, _, key = uri.partition("://")[2].partition("/")
     if scheme in ("s3", "gs"):
         return _remote_filesystem(scheme, ""), f"{authority}/{key}"
-    if scheme in ("hdfs", "viewfs", "abfs", "abfss"):
+    if scheme in ("hdfs", "viewfs"):
         return _remote_filesystem(scheme, authority), f"/{key}"
     raise ValueError(f"no file system for {scheme}://")
 
@@ -204,11 +214,18 @@ def _list_local(root: str) -> Iterator[FileStatus]:
         seen.add((info.st_dev, info.st_ino))
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if _is_folder(entry):
                     if not entry.name.startswith("."):
                         folders.append((entry.path, f"{below}{entry.name}/"))
                 else:
                     yield _entry_status(entry, below)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _entry_status(entry: "os.DirEntry[str]", below: str) -> FileStatus:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 from pyspark.sql.types import (
     ArrayType,
-    BooleanType,
     DoubleType,
     FloatType,
     IntegerType,
@@ -94,7 +93,6 @@ _SQL_TYPES = {
     IntegerType(): "INTEGER",
     FloatType(): "FLOAT",
     DoubleType(): "DOUBLE",
-    BooleanType(): "BOOLEAN",
     TimestampType(): "TIMESTAMP WITH TIME ZONE",
     ArrayType(FloatType()): "FLOAT[]",
     MapType(StringType(), StringType()): "MAP(VARCHAR, VARCHAR)",

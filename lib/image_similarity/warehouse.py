@@ -4,7 +4,8 @@
 current, slot by slot, and is the only thing that ever changes. A job writes its tables to folders of its own, then replaces the
 pointer once, by compare-and-swap: readers see one whole state or the other, and a job that dies leaves the old one.
 
-Everything goes through the JVM's file systems, so with Spark's own credentials.
+Tables and pointer go through the JVM's file systems, so with Spark's own credentials. (Images, and the blocks of vectors that
+`find_neighbours` reads by path, are read by Python workers through pyarrow, with the credentials of the environment.)
 """
 
 import json
@@ -71,9 +72,8 @@ class Warehouse:
     def __init__(self, spark: SparkSession, uri: str):
         self._spark = spark
         self.local_root = storage.absolute(uri) if storage.is_local(uri) else None
-        self.uri = self.local_root or uri.rstrip("/")
-        # Without a scheme Hadoop would take the cluster's default file system, not this machine's.
-        self._root = f"file://{self.local_root}" if self.local_root else self.uri
+        self.uri = self.local_root or storage.for_spark(uri.rstrip("/"))
+        self._root = storage.for_spark(self.uri)
         self._files: Files = LocalFiles() if self.local_root else HadoopFiles(spark)
 
     # -- reading ---------------------------------------------------------------------------------------------------------------
@@ -109,8 +109,7 @@ class Warehouse:
 
     def read_parquet(self, location: str) -> DataFrame:
         """Somebody else's Parquet: an absolute local path, or a URI."""
-        folder = f"file://{location}" if storage.is_local(location) else location
-        return self._spark.read.parquet(_escape_glob(folder))
+        return self._spark.read.parquet(_escape_glob(storage.for_spark(location)))
 
     def data_files(self, folder: str) -> list[str]:
         """The Parquet files below ``folder``, sorted, as programs outside Hadoop name them."""
@@ -159,11 +158,13 @@ class Warehouse:
         """Make runs current: one replacement of the pointer, all or nothing.
 
         ``seen`` is the pointer that the job began with. If another job has meanwhile published one of the slots in ``replace``,
-        nothing changes and ``JobFailed`` says which; slots in ``append`` never conflict.
+        nothing changes and ``JobFailed`` says which. The same holds for ``append`` (two jobs may have added the same vectors),
+        but for ``runs``, to which all jobs add.
         """
+        exclusive = [*replace.items(), *((table, slots) for table, slots in append.items() if table != "runs")]
         with self._files.locked(f"{self.uri}/_lock"):
             now = self.current()
-            for table, slots in replace.items():
+            for table, slots in exclusive:
                 for slot in slots:
                     if now.runs(table, slot) != seen.runs(table, slot):
                         other = ", ".join(now.runs(table, slot)) or "nothing"

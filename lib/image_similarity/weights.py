@@ -42,6 +42,8 @@ def resolve(network: str, names: Sequence[str], sha256: str | None, seed: int, c
             )
         try:
             file = _weights_file(network, name, sha256, cache)
+        except ValueError as error:
+            raise WrongInput(f"weights {name}: {error}") from None
         except OSError as error:
             is_plain = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
             reason = error.reason if is_plain else error  # type: ignore[attr-defined]

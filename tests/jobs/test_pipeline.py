@@ -196,6 +196,9 @@ BAD = {
     "undeclared fingerprint": (embed_images, ["--fingerprint", "vgg17"], 2, "not declared; declared are: vgg16-fc2"),
     "impossible k": (find_neighbours, ["-k", "-1"], 2, "greater than or equal to 0"),
     "unknown metric": (find_neighbours, ["--metric", "manhattan"], 2, "'cosine', 'correlation' or 'euclidean'"),
+    "made here": (find_neighbours, ["--embeddings", ".", "--fingerprint", "vgg16-fc2"], 2, "which is made here"),
+    "number for a name": (embed_images, ["--fingerprint", "123"], 2, "fingerprint '123' is not declared"),
+    "pipeline": (run_pipeline, ["--images", ".", "--fingerprint", "123"], 2, "fingerprint '123' is not declared"),
     "no such vectors": (find_neighbours, ["--embeddings", "/no/such.parquet"], 2, "no such file or folder"),
     "unwritable": (build_manifest, ["--images", ".", "--warehouse", "/proc/nowhere"], 2, "cannot be written"),
 }

@@ -52,6 +52,12 @@ def test_deep_grey_is_rescaled_not_clipped() -> None:
     assert np.abs(pixels[0, :, 0].astype(int) - np.rint(values[0] / 257)).max() <= 1
 
 
+def test_a_transparent_value_of_deep_grey_becomes_white() -> None:
+    values = np.array([[0, 300, 30_000, 65_535]], dtype=np.uint16)
+    content = encoded(Image.fromarray(values), transparency=300)
+    assert decoding.decode(content, LIMIT)[0, :, 0].tolist() == [0, 255, 117, 255]
+
+
 @pytest.mark.parametrize(("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.0, 255.0], [0, 100, 255])])
 def test_floating_point_is_taken_in_its_usual_range(values: list[float], expected: list[int]) -> None:
     image = Image.fromarray(np.array([values], dtype=np.float32))

@@ -61,7 +61,8 @@ def test_extensions_are_a_setting(spark: SparkSession, folder: Path) -> None:
 
 def test_globs(spark: SparkSession, folder: Path) -> None:
     assert {row.image_id for row in made(spark, folder / "*.png")} == {"100%25.png", "a#b?.png"}
-    assert {row.image_id for row in made(spark, folder / "**" / "*.gif")} == {"a,b;c.gif", "deep/er/a,b;c.gif"}
+    for pattern in ("**/*.gif", "**/**/*.gif"):
+        assert [row.image_id for row in made(spark, folder / pattern)] == ["a,b;c.gif", "deep/er/a,b;c.gif"]
 
 
 def test_what_exists_is_no_glob(spark: SparkSession, tmp_path: Path) -> None:
@@ -115,6 +116,11 @@ def test_parquet_and_another_uri_column(spark: SparkSession, folder: Path) -> No
     pq.write_table(pa.table({"file": ["plain.jpg"], "image_id": [17], "size": pa.array([3], pa.int16())}), folder / "list.parquet")
     built = manifest.run(spark, str(folder / "list.parquet"), ManifestSettings(uri_column="file")).rows.collect()
     assert [(row.image_id, row.uri, row.attributes) for row in built] == [("17", str(folder / "plain.jpg"), {"size": "3"})]
+
+
+def test_what_is_no_uri_stays_as_written(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("uri\nfile://[x/a.jpg\n")
+    assert [(row.uri, row.size_bytes) for row in made(spark, tmp_path / "list.csv")] == [("file://[x/a.jpg", None)]
 
 
 def test_samples_depend_on_ids_and_seed_alone(spark: SparkSession, folder: Path) -> None:

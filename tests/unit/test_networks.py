@@ -101,6 +101,11 @@ def test_parameters_before_it_are(state: networks.State) -> None:
         networks.prepare(NETWORK, "features", other_shape)
 
 
+def test_half_precision_files_serve(state: networks.State, images: NDArray[np.uint8], tmp_path: Path) -> None:
+    half = {name: value.half() for name, value in state.items()}
+    assert built(networks.prepare(NETWORK, "features.0", half), tmp_path)(images[:1]).dtype == np.float32
+
+
 def test_layers() -> None:
     assert networks.resolve_layer("vgg16", "fc2") == networks.resolve_layer("vgg16", "classifier.4") == "classifier.4"
     assert networks.resolve_layer("vgg19_bn", "fc1") == "classifier.1"

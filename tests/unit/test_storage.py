@@ -41,6 +41,12 @@ def test_schemes() -> None:
     ]
 
 
+def test_locations_for_the_jvm() -> None:
+    assert storage.for_spark("/a b%20") == "file:///a b%20"
+    assert storage.for_spark("s3://bucket/key") == storage.for_spark("s3a://bucket/key") == "s3a://bucket/key"
+    assert storage.for_spark("hdfs://host/key") == "hdfs://host/key"
+
+
 def test_read_stops_one_byte_after_the_limit(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_bytes(b"12345")
@@ -59,8 +65,9 @@ def test_listing_follows_links_once_and_skips_hidden_folders(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(b"1")
     (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "gone.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
     found = {file.path: file.size_bytes for file in storage.list_files(str(tmp_path))}
-    assert found == {"a/x 1%.jpg": 1, "a/.z.jpg": 1, "a/new\nline.jpg": 1, "a/gone.jpg": None}
+    assert found == {"a/x 1%.jpg": 1, "a/.z.jpg": 1, "a/new\nline.jpg": 1, "a/gone.jpg": None, "itself": None}
 
 
 def test_status(tmp_path: Path) -> None:

@@ -54,6 +54,16 @@ def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSess
     assert warehouse.current() == Pointer(2, {"neighbours": {"a/cosine": ["r1"], "b/cosine": ["r2"]}})
 
 
+def test_vectors_that_another_job_added_meanwhile_are_not_added_twice(spark: SparkSession, tmp_path: Path) -> None:
+    warehouse = Warehouse(spark, str(tmp_path))
+    seen = warehouse.current()
+    warehouse.publish(seen, {"embeddings": {"a": "r1"}}, {"vectors": {"key": "r1"}, "runs": {"": "r1"}})
+    with pytest.raises(JobFailed, match="another job published vectors key"):
+        warehouse.publish(seen, {"embeddings": {"b": "r2"}}, {"vectors": {"key": "r2"}, "runs": {"": "r2"}})
+    warehouse.publish(seen, {"embeddings": {"b": "r3"}}, {"vectors": {"other": "r3"}, "runs": {"": "r3"}})
+    assert warehouse.current().runs("runs") == ["r1", "r3"]
+
+
 def test_many_publishers_at_once_lose_nothing(spark: SparkSession, tmp_path: Path) -> None:
     def publisher(number: int) -> None:
         warehouse = Warehouse(spark, str(tmp_path))

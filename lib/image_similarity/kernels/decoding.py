@@ -78,6 +78,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """``image`` of any of Pillow's modes as RGB. ``ValueError`` for a mode that has no meaning as a picture."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _rescaled_grey(image).convert("RGB")
     if image.mode == "P" or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode in _ALPHA_MODES:
@@ -90,13 +92,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
         assert converted is not None  # it is None only when converting in place
         return converted
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _rescaled_grey(image).convert("RGB")
     raise ValueError(f"unsupported mode {image.mode}")
 
 
 def _rescaled_grey(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or floating point, as 8 bits.
+    """Grey of 16 or 32 bits, or floating point, as 8 bits; a transparent value becomes white.
 
     16-bit values are divided by 257. The range of 32-bit and floating-point images is not declared anywhere, so the smallest
     usual one that holds the values is assumed: 0 to 1 (floating point only), 0 to 255, 0 to 65,535, else that of the picture.
@@ -110,12 +110,14 @@ def _rescaled_grey(image: Image.Image) -> Image.Image:
         fitting = [limit for limit in usual if values.max() <= limit]
         low, high = (0.0, fitting[0]) if fitting and values.min() >= 0 else (values.min(), values.max())
     scaled = (values - low) * (255.0 / max(high - low, 1e-300))
+    if isinstance(see_through := image.info.get("transparency"), int):
+        scaled[values == see_through] = 255
     return Image.fromarray(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8))
 
 
 @contextmanager
 def _as_unreadable() -> Iterator[None]:
-    """Whatever Pillow raises about a file becomes `Unreadable`; only a lack of memory for a sane picture does not."""
+    """Whatever Pillow raises about a file becomes `Unreadable`: one bad file must not stop the others."""
     try:
         yield
     except Unreadable:

@@ -88,7 +88,8 @@ def run(spark: SparkSession, inputs: Inputs, fingerprint: Fingerprint, settings:
     to_read = images - reused_images
     known = _known_contents(spark, inputs.vectors)
     tasks = _task_count(to_read, settings.images_per_task, spark.sparkContext.defaultParallelism)
-    # In order of size, copies of a file come to the same task, which embeds them once; the largest first, so that none is late.
+    # In order of size, copies of a file come to the same task (but for a border between two), which embeds them once.
+    # The largest come first, so that none is late.
     ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id").select("image_id", "uri", "source_version")
     results = ordered.withColumn("result", _embed(fingerprint, settings, known))
     with progress(spark, f"embed {fingerprint.name}", to_read, "images"):
@@ -205,6 +206,7 @@ class _Embedder:
         self._network, self._settings, self._known = network, settings, known
         self._batch_size = max(1, settings.batch_bytes // network.image_bytes)
         self._embedded: set[str] = set()
+        self._refused: dict[str, tuple[str, str]] = {}
         decoding.prepare_process(settings.max_pixels)
 
     def results(self, uris: Iterator[str]) -> Iterator[pd.DataFrame]:
@@ -257,6 +259,7 @@ class _Embedder:
     def _finished(self, batch: list[_Image]) -> pd.DataFrame:
         """Put the pictures of ``batch`` through the network; one row of `_RESULT` for every image."""
         waiting = [image for image in batch if image.pixels is not None]
+        copies = [image for image in batch if image.pixels is None]
         if waiting:
             vectors = self._network(np.stack([image.pixels for image in waiting if image.pixels is not None]))
             finite = np.logical_and.reduce(np.isfinite(vectors), axis=1)
@@ -264,7 +267,11 @@ class _Embedder:
                 if is_finite:
                     image.embedding = vector
                 else:
-                    image.reason, image.detail = "non_finite", f"{int((~np.isfinite(vector)).sum())} of {len(vector)} values"
+                    refusal = "non_finite", f"{int((~np.isfinite(vector)).sum())} of {len(vector)} values"
+                    self._refused[str(image.content_sha256)] = image.reason, image.detail = refusal
+        for image in copies:
+            if image.reason is None and image.content_sha256 in self._refused:
+                image.reason, image.detail = self._refused[image.content_sha256]
         return _frame(batch)
 
 

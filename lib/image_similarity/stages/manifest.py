@@ -27,7 +27,7 @@ from image_similarity.storage import FileStatus
 from image_similarity.tables import SCHEMAS
 
 LIST_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
-ROWS_PER_FILE = 500_000
+ROWS_PER_STATUS_TASK = 10_000
 STATUS_THREADS = 16
 
 _GLOB = re.compile(r"[*?\[]")
@@ -59,6 +59,8 @@ def run(spark: SparkSession, images: str, settings: ManifestSettings, sample: in
         found = found.orderBy(F.xxhash64(F.lit(seed), "image_id"), "image_id").limit(sample)
     if kind == "list":
         status = _status_of(storage.parent(location))
+        # A list is often one partition; to ask a store about each file is slow, and waits for nothing else.
+        found = found.repartition(max(spark.sparkContext.defaultParallelism, found.count() // ROWS_PER_STATUS_TASK))
         found = found.withColumn("status", status("uri")).select("image_id", "status.*", "attributes")
     return Manifest(found.select(*_columns()), dict(skipped))
 
@@ -102,7 +104,8 @@ def _find(location: str, settings: ManifestSettings, is_glob: bool) -> tuple[pa.
     if not files:
         passed = f"; skipped: {describe_skipped(skipped)}" if skipped else ""
         raise WrongInput(f"--images {location}: no image found{passed}. Extensions taken: {', '.join(settings.extensions)}")
-    columns = zip(*((file.path, file.uri, file.size_bytes, file.modified_ns) for file in files))
+    unique = {file.path: file for file in files}.values()  # a glob with several ** finds a file more than once
+    columns = zip(*((file.path, file.uri, file.size_bytes, file.modified_ns) for file in unique))
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, _FOUND.types)], schema=_FOUND), skipped
 
 
@@ -165,7 +168,8 @@ def _read_list(spark: SparkSession, location: str, uri_column: str) -> DataFrame
         raise WrongInput(
             f"--images {location}: no column {uri_column!r}; its columns are: {columns} (manifest.uri_column names it)"
         )
-    listed = listed.withColumnRenamed(uri_column, "uri")
+    if uri_column != "uri":
+        listed = listed.drop("uri").withColumnRenamed(uri_column, "uri")
     if "image_id" not in listed.columns:
         listed = listed.withColumn("image_id", F.col("uri"))
     others = [name for name in listed.columns if name not in ("image_id", "uri")]
@@ -176,9 +180,7 @@ def _read_list(spark: SparkSession, location: str, uri_column: str) -> DataFrame
 
 def _reader(spark: SparkSession, location: str) -> DataFrame:
     kind = LIST_FORMATS[os.path.splitext(location.rstrip("/"))[1].lower()]
-    path = re.sub(r"([*?\[\]{}\\])", r"\\\1", location)  # readers take patterns; this is a name
-    if storage.is_local(location):
-        path = f"file://{path}"
+    path = re.sub(r"([*?\[\]{}\\])", r"\\\1", storage.for_spark(location))  # readers take patterns; this is a name
     if kind == "csv":
         return spark.read.csv(path, header=True, multiLine=True, escape='"', mode="FAILFAST")
     if kind == "json":
@@ -188,7 +190,7 @@ def _reader(spark: SparkSession, location: str) -> DataFrame:
 
 
 def _attributes(listed: DataFrame, names: list[str]) -> Column:
-    """The columns ``names`` as a map of strings; lists and records as JSON; empty values are left out."""
+    """The columns ``names`` as a map of strings; lists and records as JSON; nulls are left out."""
     if not names:
         return F.create_map().cast("map<string,string>").alias("attributes")
     quoted = {name: F.col("`" + name.replace("`", "``") + "`") for name in names}
@@ -220,7 +222,7 @@ def _status_of(base: str) -> Any:
 
     @pandas_udf(_STATUS)  # type: ignore[call-overload]
     def status(written: pd.Series) -> pd.DataFrame:
-        uris = [storage.absolute(uri, base) for uri in written]
+        uris = [_resolved(uri, base) for uri in written]
         with ThreadPoolExecutor(STATUS_THREADS) as pool:
             known = list(pool.map(storage.status, uris))
         sizes = pd.array([None if info is None else info.size_bytes for info in known], dtype="Int64")
@@ -228,3 +230,10 @@ def _status_of(base: str) -> Any:
         return pd.DataFrame({"uri": uris, "size_bytes": sizes, "modified_ns": times})
 
     return status
+
+
+def _resolved(uri: str, base: str) -> str:
+    try:
+        return storage.absolute(uri, base)
+    except ValueError:  # no uri at all: it stays as written, and becomes a failure when it is read
+        return uri

@@ -77,7 +77,7 @@ def check_network(network: str) -> None:
     known = list_models(module=torchvision.models)  # detection, segmentation and video are in packages of their own
     if network not in known:
         near = difflib.get_close_matches(network, known, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise WrongInput(f"torchvision has no classification network {network!r}{hint} All are: {', '.join(known)}")
 
 
@@ -155,7 +155,7 @@ def _fitting_state(network: str, node: str, state: State, source: str) -> State:
         if state[name].shape != parameter.shape:
             has, wants = tuple(state[name].shape), tuple(parameter.shape)
             raise WrongInput(f"weights {source} are not for {network}: {name} has the shape {has}, not {wants}")
-    return {name: state[name].detach().contiguous() for name in needed}
+    return {name: state[name].detach().to(parameter.dtype).contiguous() for name, parameter in needed.items()}
 
 
 def _extractor(network: str, node: str) -> nn.Module:

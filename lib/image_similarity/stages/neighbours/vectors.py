@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import storage
-from image_similarity.errors import WrongInput
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.kernels.topk import MAX_INDEX, METRICS
 from image_similarity.warehouse import Scratch
 
@@ -117,7 +117,10 @@ def pack(vectors: DataFrame, checked: Checked, block_rows: int, scratch: Scratch
     scratch.write("blocks", packed, partition_by="block")
     number = re.compile(r"/block=(\d+)/")
     files = {int(match.group(1)): file for file in scratch.files("blocks") if (match := number.search(file))}
-    assert sorted(files) == list(range(count)), "every block is one file"
+    if sorted(files) != list(range(count)):
+        raise JobFailed(
+            f"{count} blocks of vectors were packed, {len(files)} found: an id stands more than once, or files are gone"
+        )
     return Blocks(files, block_rows)
 
 
@@ -126,6 +129,7 @@ def read_block(file: str, dimensions: int) -> NDArray[np.float32]:
     with storage.open_input_file(file) as opened:
         table = pq.read_table(opened, columns=["index", "embedding"])
     index = table.column("index").to_numpy()
-    assert len(index) == 0 or (index == np.arange(index[0], index[0] + len(index))).all(), "rows are in order"
+    if not np.array_equal(index, np.arange(index[0], index[0] + len(index))):
+        raise JobFailed(f"{file}: rows are not in order, or an id stands more than once")
     values: NDArray[np.float32] = table.column("embedding").combine_chunks().flatten().to_numpy()
     return values.reshape(-1, dimensions)

@@ -1,0 +1,41 @@
+"""What the README promises is there."""
+
+import re
+from pathlib import Path
+
+from image_similarity.stages import embeddings
+from image_similarity.stages.neighbours import vectors
+from image_similarity.tables import SCHEMAS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_reason_is_explained_as_in_the_code() -> None:
+    told = set(re.findall(r"^\| `(\w+)` \| (embed_images|find_neighbours) \| (.+) \|$", README, re.MULTILINE))
+    written = {(reason, "embed_images", meaning) for reason, meaning in embeddings.FAILURE_REASONS.items()}
+    written |= {(reason, "find_neighbours", meaning) for reason, meaning in vectors.FAILURE_REASONS.items()}
+    assert told == written
+
+
+def test_every_table_has_its_columns_there() -> None:
+    for table, schema in SCHEMAS.items():
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{table}` |"))
+        assert (
+            re.findall(
+                r"[a-z_0-9]+",
+                row.split("|")[2]
+                .split(";")[0]
+                .replace("(map)", "")
+                .replace("(array of float)", "")
+                .replace("(`similar`, `dissimilar`)", ""),
+            )
+            == schema.fieldNames()
+        )
+
+
+def test_every_job_and_target_exists() -> None:
+    jobs = set(re.findall(r"jobs/(\w+\.py)", README))
+    assert jobs == {file.name for file in (ROOT / "jobs").glob("*.py")}
+    targets = set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE))
+    assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
