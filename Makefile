@@ -1,6 +1,6 @@
 # What people type. The environment is .venv; nothing else is needed but Python 3.11+ and Java 17+.
 #
-#   make demo                        a gallery of neighbours of 240 pictures that are drawn here
+#   make demo                        neighbours of 240 pictures that are drawn here
 #   make demo IMAGES=/my/pictures    the same of your own (a folder, a glob, or a list)
 #   make demo ARGS="-k 5"            with arguments for jobs/run_pipeline.py
 
