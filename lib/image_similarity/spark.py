@@ -109,11 +109,11 @@ def task_device(requested: str) -> str:
 
 
 @contextmanager
-def progress(spark: SparkSession, what: str, units: int, unit: str, every: float = 10.0) -> Iterator[None]:
+def progress(spark: SparkSession, what: str, units: int, unit: str, tasks: int, every: float = 10.0) -> Iterator[None]:
     """Report the Spark work done in this context as a share of ``units``: rate, share done, time left.
 
     On a terminal one line is kept up to date; elsewhere a line is printed every ``every`` seconds. The share is that of finished
-    tasks.
+    tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count.
     """
     group = f"{what}-{time.monotonic_ns()}"
     spark.sparkContext.setJobGroup(group, what)
@@ -122,7 +122,7 @@ def progress(spark: SparkSession, what: str, units: int, unit: str, every: float
 
     def watch() -> None:
         while not stop.wait(0.5 if report.on_terminal else every):
-            report.update(_share_done(spark, group))
+            report.update(_share_done(spark, group, tasks))
 
     watcher = threading.Thread(target=watch, name=f"progress of {what}", daemon=True)
     watcher.start()
@@ -136,14 +136,13 @@ def progress(spark: SparkSession, what: str, units: int, unit: str, every: float
         report.end()
 
 
-def _share_done(spark: SparkSession, group: str) -> float:
-    """The share of finished tasks in the stages that the jobs of ``group`` have so far."""
+def _share_done(spark: SparkSession, group: str, tasks: int) -> float:
+    """The share of finished tasks of the stage that does the work: the last one of ``group`` with ``tasks`` tasks, 0 before it."""
     tracker = spark.sparkContext.statusTracker()
     jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
     stages = [tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds]
-    known = [stage for stage in stages if stage is not None and stage.numTasks > 0]
-    total = sum(stage.numTasks for stage in known)
-    return sum(stage.numCompletedTasks for stage in known) / total if total else 0.0
+    working = [stage for stage in stages if stage is not None and stage.numTasks == tasks]
+    return max(working, key=lambda stage: stage.stageId).numCompletedTasks / tasks if working else 0.0
 
 
 class _Report:

@@ -92,7 +92,7 @@ def run(spark: SparkSession, inputs: Inputs, fingerprint: Fingerprint, settings:
     # The largest come first, so that none is late.
     ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id").select("image_id", "uri", "source_version")
     results = ordered.withColumn("result", _embed(fingerprint, settings, known))
-    with progress(spark, f"embed {fingerprint.name}", to_read, "images"):
+    with progress(spark, f"embed {fingerprint.name}", to_read, "images", tasks):
         results = scratch.write("results", results)
     results = results.select("image_id", "uri", "source_version", "result.*")
     return _split(results, reused, fingerprint, images, reused_images)

@@ -83,7 +83,7 @@ def _compare(spark: SparkSession, blocks: Blocks, checked: Checked, settings: Ne
                 yield from worker.lists_of(shared.value[task])
 
     lists = spark.range(0, tasks, 1, tasks).mapInArrow(compared, "block int, similar binary, dissimilar binary")
-    with progress(spark, "compare", checked.usable * (checked.usable - 1) // 2, "pairs"):
+    with progress(spark, "compare", checked.usable * (checked.usable - 1) // 2, "pairs", tasks):
         return scratch.write("lists", lists)
 
 
