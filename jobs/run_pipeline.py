@@ -1,4 +1,4 @@
-"""images -> manifest -> embeddings -> neighbours, in one Spark application."""
+"""images -> manifest -> embeddings -> neighbours -> gallery, in one Spark application."""
 
 import shlex
 import sys
@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 import build_manifest
 import embed_images
 import find_neighbours
+import render_gallery
 from image_similarity import cli
 from image_similarity.cli import Application, say
 from image_similarity.tables import SIMILAR
@@ -25,11 +26,14 @@ LABEL = "label"
 def run(application: Application) -> None:
     name = application.settings.neighbours.fingerprint
     embed_images.check(application, name)  # before the manifest is published
+    if application.arguments.gallery:
+        render_gallery.check(application, application.arguments.images)
     if application.arguments.dry_run:
         steps = [
             "list the images",
             f"embed them as {name}",
             "compare all pairs",
+            *([f"render the gallery {application.arguments.gallery}"] if application.arguments.gallery else []),
             f"write all tables to {application.warehouse.uri}",
         ]
         say(f"run_pipeline on {application.arguments.images}:", *steps)
@@ -37,6 +41,8 @@ def run(application: Application) -> None:
     seconds = cli.stopwatch()
     for step in (build_manifest, embed_images, find_neighbours):
         step.run(application)
+    if application.arguments.gallery:
+        render_gallery.run(application)
     _summarise(application, seconds())
 
 
@@ -59,6 +65,8 @@ def _summarise(application: Application, seconds: float) -> None:
     if application.warehouse.local_root:
         say(f"query: {_example_query(application.warehouse.uri)}")
     say(f"warehouse: {application.warehouse.uri}")
+    if application.arguments.gallery:
+        say(f"gallery: {render_gallery.index_of(application)}")
 
 
 def _show_examples(application: Application, slot: str) -> None:
@@ -111,6 +119,7 @@ def main(argv: list[str] | None = None, session: SparkSession | None = None) -> 
     build_manifest.add_arguments(parser)
     find_neighbours.add_arguments(parser)
     embed_images.add_switches(parser)
+    render_gallery.add_arguments(parser, required=False)
     return cli.main(parser, run, __file__, argv, session)
 
 

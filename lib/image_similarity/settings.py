@@ -41,8 +41,9 @@ class ManifestSettings(Section):
     extensions: Strings = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff") + ("jp2", "avif", "mpo")
     """File name endings in a folder or glob, in any case, without the dot; ``["*"]`` takes every file."""
 
-    uri_column: str = "uri"
-    """The column of a CSV, JSON or Parquet list that says where each image is; all others but ``image_id`` are attributes."""
+    uri_column: Strings = ("uri", "file")
+    """The column of a CSV, JSON or Parquet list that says where each image is: the first of these that it has. All others but
+    ``image_id`` are attributes."""
 
     @field_validator("extensions")
     @classmethod
@@ -144,6 +145,31 @@ class NeighboursSettings(Section):
         return self
 
 
+class GallerySettings(Section):
+    """``[gallery]``: how results are shown."""
+
+    title: str = ""
+    """Above all pages; empty: the name of the images' folder or list."""
+
+    title_attributes: Strings = ("title", "name")
+    """The first of these attributes that an image has is its title; else its file name."""
+
+    subtitle_attributes: Strings = ("creator", "artist", "author", "photographer", "label", "category")
+    """The first of these attributes that an image has stands below its title."""
+
+    group_by: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    """Attributes that images are grouped by; empty: those that divide them into few groups, else their folders."""
+
+    images_per_page: Annotated[int, Field(ge=1, le=1000)] = 100
+    """On pages that list images."""
+
+    selection: Annotated[int, Field(ge=1, le=500)] = 40
+    """Images on the front page."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the selection on the front page."""
+
+
 class Settings(Section):
     """All settings of all jobs."""
 
@@ -151,6 +177,7 @@ class Settings(Section):
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
     fingerprints: dict[str, FingerprintSettings]
     neighbours: NeighboursSettings = NeighboursSettings()
+    gallery: GallerySettings = GallerySettings()
 
     @field_validator("fingerprints")
     @classmethod

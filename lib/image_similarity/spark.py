@@ -1,5 +1,6 @@
 """The Spark session, the device of a task, and progress of what runs."""
 
+import itertools
 import os
 import re
 import shutil
@@ -15,11 +16,15 @@ from typing import TextIO
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkFiles, TaskContext
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
+from image_similarity.warehouse import Scratch
 
 JAVA_VERSION = 17
+
+_BITS_FOR_ROWS = 33  # of monotonically_increasing_id: the number of the partition stands above
 
 SPARK_ERRORS = (PySparkException, Py4JJavaError)
 """What a call of Spark raises, depending on where in the JVM it failed."""
@@ -73,6 +78,32 @@ def read_properties(file: Path) -> dict[str, str]:
 
 def is_local_mode(spark: SparkSession) -> bool:
     return str(spark.sparkContext.master).startswith("local")
+
+
+def task_count(spark: SparkSession, units: int, least: int, most: int) -> int:
+    """Tasks of equal length for ``units`` of work, ``least`` to ``most`` in each, if it can be.
+
+    Enough of them to show progress and to end together, few enough not to pay for starting them; a multiple of the cores.
+    """
+    cores = spark.sparkContext.defaultParallelism
+    wanted = max(units / most, min(units / least, 8 * cores))
+    return max(1, -(-round(wanted) // cores) * cores)
+
+
+def numbered(rows: DataFrame, order: list[str], number: str, scratch: Scratch) -> DataFrame:
+    """``rows`` with their place in the order of the columns ``order``, from 0, in a column ``number``.
+
+    A sort, then a count of each partition: no partition holds everything. Materialises the sorted rows in ``scratch``.
+    """
+    ordered = rows.orderBy(*order).withColumn("_place", F.monotonically_increasing_id())
+    ordered = scratch.write(f"ordered-{number}", ordered)
+    partition = F.shiftright("_place", _BITS_FOR_ROWS).cast("int")
+    counts = ordered.groupBy(partition.alias("_partition")).count().orderBy("_partition").collect()
+    ends = itertools.accumulate(row["count"] for row in counts)
+    offsets = [(row["_partition"], end - row["count"] - (row["_partition"] << _BITS_FOR_ROWS)) for row, end in zip(counts, ends)]
+    table = F.broadcast(rows.sparkSession.createDataFrame(offsets, "_partition int, _offset long"))
+    joined = ordered.withColumn("_partition", partition).join(table, "_partition")
+    return joined.select(*rows.columns, (F.col("_place") + F.col("_offset")).alias(number))
 
 
 def ship(spark: SparkSession, file: Path) -> str:

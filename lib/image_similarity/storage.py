@@ -7,6 +7,7 @@ profile or instance role).
 
 import os
 import re
+import secrets
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -127,6 +128,48 @@ def read(uri: str, max_bytes: int | None = None) -> bytes:
     filesystem, path = _filesystem(uri)
     with filesystem.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read(None if max_bytes is None else limit))
+
+
+def write(uri: str, content: bytes, content_type: str) -> None:
+    """Put ``content`` at ``uri``, replacing what is there; folders are made. Readers see the old content or the new, never a part.
+
+    ``content_type`` is told to object stores, whose files browsers may open. Raises ``OSError``, or ``ValueError`` for a scheme
+    that none serves.
+    """
+    if is_local(uri):
+        path = local_path(uri)
+        partial = f"{path}.{secrets.token_hex(4)}.tmp"
+        try:
+            file = open(partial, "wb")
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = open(partial, "wb")
+        with file:
+            file.write(content)
+        os.replace(partial, path)
+        return
+    filesystem, path = _filesystem(uri)
+    if scheme_of(uri) in ("s3", "gs"):  # an object appears when its stream is closed, whole
+        with filesystem.open_output_stream(path, compression=None, metadata={"Content-Type": content_type}) as stream:
+            stream.write(content)
+        return
+    partial = f"{path}.{secrets.token_hex(4)}.tmp"
+    filesystem.create_dir(parent(path), recursive=True)
+    with filesystem.open_output_stream(partial, compression=None) as stream:
+        stream.write(content)
+    filesystem.move(partial, path)
+
+
+def delete(uri: str) -> None:
+    """Remove the file at ``uri``; nothing happens if there is none."""
+    if is_local(uri):
+        Path(local_path(uri)).unlink(missing_ok=True)
+        return
+    filesystem, path = _filesystem(uri)
+    try:
+        filesystem.delete_file(path)
+    except FileNotFoundError:
+        pass
 
 
 def open_input_file(uri: str) -> Any:

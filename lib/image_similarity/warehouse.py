@@ -22,7 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from image_similarity import storage
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.tables import SCHEMAS, views_sql
-from image_similarity.warehouse_files import Files, HadoopFiles, LocalFiles
+from image_similarity.warehouse_files import files_of
 
 POINTER = "_current.json"
 VIEWS = "views.sql"
@@ -74,7 +74,7 @@ class Warehouse:
         self.local_root = storage.absolute(uri) if storage.is_local(uri) else None
         self.uri = self.local_root or storage.for_spark(uri.rstrip("/"))
         self._root = storage.for_spark(self.uri)
-        self._files: Files = LocalFiles() if self.local_root else HadoopFiles(spark)
+        self._files = files_of(spark, self.uri)
 
     # -- reading ---------------------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class Warehouse:
 
     def data_files(self, folder: str) -> list[str]:
         """The Parquet files below ``folder``, sorted, as programs outside Hadoop name them."""
-        found = self._files.list(folder.removeprefix("file://"))
+        found = self._files.find(folder.removeprefix("file://"))
         return sorted(self.reader_path(file) for file in found if file.endswith(".parquet"))
 
     # -- writing ---------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from image_similarity import storage
+
 LOCK_SECONDS = 60
 """A lock file older than this belongs to a publisher that died: publishing takes milliseconds."""
 
@@ -25,8 +27,11 @@ class Files(Protocol):
     def read(self, path: str) -> bytes | None:
         """The content of ``path``; None if there is no such file."""
 
-    def list(self, path: str) -> list[str]:
+    def find(self, path: str) -> list[str]:
         """All files below the folder ``path``."""
+
+    def entries(self, path: str) -> list[str]:
+        """The names of what is in the folder ``path``; none if there is no such folder. ``NotADirectoryError`` for a file."""
 
     def write(self, path: str, content: bytes) -> None:
         """Replace ``path``, and create its folders; readers see the old content or the new, never a part."""
@@ -38,6 +43,11 @@ class Files(Protocol):
         """A context in which no other publisher is, by means of the file ``path``."""
 
 
+def files_of(spark: SparkSession, uri: str) -> Files:
+    """The operations for what is at ``uri``, as `storage.absolute` or `storage.for_spark` gives it."""
+    return LocalFiles() if storage.is_local(uri) else HadoopFiles(spark)
+
+
 class LocalFiles:
     """Paths are local paths."""
 
@@ -47,8 +57,14 @@ class LocalFiles:
         except FileNotFoundError:
             return None
 
-    def list(self, path: str) -> list[str]:
+    def find(self, path: str) -> list[str]:
         return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+
+    def entries(self, path: str) -> list[str]:
+        try:
+            return os.listdir(path)
+        except FileNotFoundError:
+            return []
 
     def write(self, path: str, content: bytes) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -94,7 +110,7 @@ class HadoopFiles:
             finally:
                 stream.close()
 
-    def list(self, path: str) -> list[str]:
+    def find(self, path: str) -> list[str]:
         with _java_errors_as_oserror():
             filesystem, jpath = self._open(path)
             found = filesystem.listFiles(jpath, True)
@@ -102,6 +118,15 @@ class HadoopFiles:
             while found.hasNext():
                 paths.append(str(found.next().getPath().toString()))
             return paths
+
+    def entries(self, path: str) -> list[str]:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            if not filesystem.exists(jpath):
+                return []
+            if filesystem.getFileStatus(jpath).isFile():
+                raise NotADirectoryError(path)
+            return [str(status.getPath().getName()) for status in filesystem.listStatus(jpath)]
 
     def write(self, path: str, content: bytes) -> None:
         with _java_errors_as_oserror():

@@ -114,7 +114,7 @@ def test_json_with_ids_numbers_lists_and_absent_files(spark: SparkSession, folde
 
 def test_parquet_and_another_uri_column(spark: SparkSession, folder: Path) -> None:
     pq.write_table(pa.table({"file": ["plain.jpg"], "image_id": [17], "size": pa.array([3], pa.int16())}), folder / "list.parquet")
-    built = manifest.run(spark, str(folder / "list.parquet"), ManifestSettings(uri_column="file")).rows.collect()
+    built = manifest.run(spark, str(folder / "list.parquet"), ManifestSettings(uri_column=("file",))).rows.collect()
     assert [(row.image_id, row.uri, row.attributes) for row in built] == [("17", str(folder / "plain.jpg"), {"size": "3"})]
 
 

@@ -22,7 +22,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM
 
 UNREADABLE_REASONS = {
     "empty": "the file has no bytes",
-    "too_many_bytes": "the file is larger than embeddings.max_bytes",
     "too_many_pixels": "the picture claims more pixels than embeddings.max_pixels",
     "not_an_image": "the content is none of the formats known here",
     "unsupported_format": "the format is known, this kind of it cannot be decoded",
@@ -51,19 +50,30 @@ def decode(content: bytes, max_pixels: int) -> Pixels:
 
     Transparency is put on white; grey of more than 8 bits and floating point are rescaled, not clipped. Raises `Unreadable`.
     """
+    with as_unreadable():
+        return np.asarray(to_rgb(open_upright(content, max_pixels)))
+
+
+def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -> Image.Image:
+    """The first frame of ``content``, decoded and upright, in its own mode. Raises `Unreadable`.
+
+    With ``at_least`` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep that many
+    pixels: much faster, for pictures that are made smaller anyway.
+    """
     if not content:
         raise Unreadable("empty", "0 bytes")
     Image.init()  # all formats must be registered before some can be named; does nothing the second time
-    with _as_unreadable():
+    with as_unreadable():
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image, max_pixels)
             if image.format == "PNG":
                 image.verify()  # reads all checksums, after which the image must be opened anew
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
             image.load()
             _check_size(image, max_pixels)  # some formats tell their true size only when they are decoded
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(to_rgb(upright))
+            return ImageOps.exif_transpose(image)
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -116,7 +126,7 @@ def _rescaled_grey(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _as_unreadable() -> Iterator[None]:
+def as_unreadable() -> Iterator[None]:
     """Whatever Pillow raises about a file becomes `Unreadable`: one bad file must not stop the others."""
     try:
         yield

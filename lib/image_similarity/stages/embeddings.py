@@ -19,22 +19,18 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
-from image_similarity import storage
+from image_similarity import images
 from image_similarity.errors import JobFailed
 from image_similarity.kernels import decoding
 from image_similarity.kernels.decoding import Unreadable
 from image_similarity.kernels.fingerprints.networks import Network, NetworkFingerprint
 from image_similarity.settings import EmbeddingsSettings
-from image_similarity.spark import progress, shipped, task_device
+from image_similarity.spark import progress, shipped, task_count, task_device
 from image_similarity.tables import SCHEMAS
 from image_similarity.warehouse import Scratch
 
 FAILURE_REASONS = {
-    "not_found": "there is no such file",
-    "forbidden": "the file may not be read",
-    "timeout": "the store did not answer in time",
-    "io_error": "the file could not be read for another reason",
-    "unsupported_scheme": "no file system here serves such a uri",
+    **images.FETCH_REASONS,
     **decoding.UNREADABLE_REASONS,
     "non_finite": "the network's answer has infinite or undefined values",
 }
@@ -87,7 +83,7 @@ def run(spark: SparkSession, inputs: Inputs, fingerprint: Fingerprint, settings:
     images, reused_images = inputs.manifest.count(), reused.count()
     to_read = images - reused_images
     known = _known_contents(spark, inputs.vectors)
-    tasks = _task_count(to_read, settings.images_per_task, spark.sparkContext.defaultParallelism)
+    tasks = task_count(spark, to_read, LEAST_IMAGES_PER_TASK, settings.images_per_task)
     # In order of size, copies of a file come to the same task (but for a border between two), which embeds them once.
     # The largest come first, so that none is late.
     ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id").select("image_id", "uri", "source_version")
@@ -115,12 +111,6 @@ def _known_contents(spark: SparkSession, vectors: DataFrame) -> "Broadcast[NDArr
     numbers = vectors.select(F.conv(F.substring("content_sha256", 1, 15), 16, 10).cast("long").alias("content"))
     known = np.unique(numbers.toArrow()["content"].to_numpy())
     return spark.sparkContext.broadcast(known) if len(known) else None
-
-
-def _task_count(images: int, images_per_task: int, cores: int) -> int:
-    """Tasks of equal length: enough of them to show progress and to end together, few enough not to pay for starting them."""
-    wanted = max(images / images_per_task, min(images / LEAST_IMAGES_PER_TASK, 8 * cores))
-    return max(1, -(-round(wanted) // cores) * cores)
 
 
 def _split(results: DataFrame, reused: DataFrame, fingerprint: Fingerprint, images: int, reused_images: int) -> Outputs:
@@ -239,7 +229,7 @@ class _Embedder:
     def _read(self, uri: str) -> _Image:
         image = _Image()
         try:
-            content = _fetch(uri, self._settings.max_bytes)
+            content = images.fetch(uri, self._settings.max_bytes)
             image.content_sha256 = hashlib.sha256(content).hexdigest()
             if not self._is_known(image.content_sha256):
                 pixels = decoding.decode(content, self._settings.max_pixels)
@@ -286,22 +276,3 @@ def _frame(batch: list[_Image]) -> pd.DataFrame:
         "detail": [image.detail for image in batch],
     }
     return pd.DataFrame(columns)
-
-
-def _fetch(uri: str, max_bytes: int) -> bytes:
-    """The bytes at ``uri``; `Unreadable` with one of `FAILURE_REASONS` if they cannot be had."""
-    try:
-        content = storage.read(uri, max_bytes)
-    except FileNotFoundError:
-        raise Unreadable("not_found", uri) from None
-    except PermissionError:
-        raise Unreadable("forbidden", uri) from None
-    except TimeoutError as error:
-        raise Unreadable("timeout", str(error)) from None
-    except OSError as error:
-        raise Unreadable("io_error", str(error)) from None
-    except ValueError as error:
-        raise Unreadable("unsupported_scheme", str(error)) from None
-    if len(content) > max_bytes:
-        raise Unreadable("too_many_bytes", f"more than {max_bytes:,} bytes")
-    return content

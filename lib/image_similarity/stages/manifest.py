@@ -156,18 +156,17 @@ def _glob_expression(pattern: str) -> str:
     return "".join(tokens.get(part) or (part.replace("[!", "[^") if part[:1] == "[" else re.escape(part)) for part in parts)
 
 
-def _read_list(spark: SparkSession, location: str, uri_column: str) -> DataFrame:
+def _read_list(spark: SparkSession, location: str, uri_columns: tuple[str, ...]) -> DataFrame:
     """image_id, uri (as written) and attributes of a CSV, JSON or Parquet file."""
     try:
         listed = _reader(spark, location)
         listed = listed.toDF(*[name.lstrip("\ufeff") for name in listed.columns])  # some spreadsheets begin with a mark
     except SPARK_ERRORS as error:
         raise WrongInput(f"--images {location}: cannot be read: {cause_of(error)}") from None
-    if uri_column not in listed.columns:
-        columns = ", ".join(listed.columns)
-        raise WrongInput(
-            f"--images {location}: no column {uri_column!r}; its columns are: {columns} (manifest.uri_column names it)"
-        )
+    uri_column = next((name for name in uri_columns if name in listed.columns), "")
+    if not uri_column:
+        wanted, columns = " or ".join(map(repr, uri_columns)), ", ".join(listed.columns)
+        raise WrongInput(f"--images {location}: no column {wanted}; its columns are: {columns} (manifest.uri_column names it)")
     if uri_column != "uri":
         listed = listed.drop("uri").withColumnRenamed(uri_column, "uri")
     if "image_id" not in listed.columns:

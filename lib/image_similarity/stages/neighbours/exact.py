@@ -45,7 +45,7 @@ class Outputs:
 
 def run(spark: SparkSession, vectors: DataFrame, settings: NeighboursSettings, scratch: Scratch) -> Outputs:
     """Neighbours among ``vectors`` (image_id string, embedding array<float>), each id once."""
-    checked = check(spark, vectors, settings.metric, scratch)
+    checked = check(vectors, settings.metric, scratch)
     blocks = pack(vectors, checked, settings.block_rows, scratch)
     lists = _compare(spark, blocks, checked, settings, scratch)
     ranked = lists.groupBy("block").applyInArrow(

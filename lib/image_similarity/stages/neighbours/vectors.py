@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from image_similarity import storage
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.kernels.topk import MAX_INDEX, METRICS
+from image_similarity.spark import numbered
 from image_similarity.warehouse import Scratch
 
 FAILURE_REASONS = {
@@ -30,7 +31,6 @@ FAILURE_REASONS = {
 """Every ``reason`` that `find_neighbours` writes into ``failures``."""
 
 _CHECKED = pa.schema([("image_id", pa.string()), ("length", pa.int32()), ("reason", pa.string())])
-_BITS_FOR_ROWS = 33  # of monotonically_increasing_id: the number of the partition stands above
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Checked:
     """Length of a usable vector; 0 if there is none."""
 
 
-def check(spark: SparkSession, vectors: DataFrame, metric: str, scratch: Scratch) -> Checked:
+def check(vectors: DataFrame, metric: str, scratch: Scratch) -> Checked:
     """Which of ``vectors`` (image_id, embedding) ``metric`` can compare. Vectors of another length than most cannot be."""
     unusable, reason = METRICS[metric].unusable, METRICS[metric].unusable_reason
 
@@ -72,8 +72,9 @@ def check(spark: SparkSession, vectors: DataFrame, metric: str, scratch: Scratch
     detail = F.when(is_other_length, F.concat_ws(" ", "length", F.lit(f"values, not {dimensions}")))
     named = F.when(is_other_length, F.lit("wrong_length")).otherwise(F.col("reason"))
     failures = told.select("image_id", named.alias("reason"), detail.alias("detail")).where("reason is not null")
-    numbered = _numbered(spark, told.where(F.col("reason").isNull() & (F.col("length") == dimensions)), scratch)
-    return Checked(numbered, failures, usable, failures.count(), dimensions)
+    compared = told.where(F.col("reason").isNull() & (F.col("length") == dimensions)).select("image_id")
+    ids = scratch.write("ids", numbered(compared, ["image_id"], "index", scratch))
+    return Checked(ids, failures, usable, failures.count(), dimensions)
 
 
 def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
@@ -84,20 +85,6 @@ def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], NDArray[
         of_one_length = lists if len(rows) == len(lists) else lists.take(pa.array(rows))
         values = of_one_length.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
         yield rows, values.reshape(len(rows), int(length))
-
-
-def _numbered(spark: SparkSession, usable: DataFrame, scratch: Scratch) -> DataFrame:
-    """image_id, index: a sort, then a count of each partition; no partition holds everything."""
-    place = F.monotonically_increasing_id()
-    ordered = usable.select("image_id").orderBy("image_id").select("image_id", place.alias("place"))
-    ordered = scratch.write("ordered", ordered)
-    partition = F.shiftright("place", _BITS_FOR_ROWS).cast("int")
-    counts = ordered.groupBy(partition.alias("partition")).count().orderBy("partition").collect()
-    ends = np.cumsum([row["count"] for row in counts]).tolist()
-    offsets = [(row["partition"], end - row["count"] - (row["partition"] << _BITS_FOR_ROWS)) for row, end in zip(counts, ends)]
-    table = F.broadcast(spark.createDataFrame(offsets, "partition int, offset long"))
-    joined = ordered.withColumn("partition", partition).join(table, "partition")
-    return scratch.write("ids", joined.select("image_id", (F.col("place") + F.col("offset")).alias("index")))
 
 
 @dataclass(frozen=True)

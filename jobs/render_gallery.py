@@ -1,0 +1,230 @@
+"""all tables -> gallery: pages to look at the results, opened from disk or from any static server."""
+
+import argparse
+import json
+import posixpath
+import sys
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from image_similarity import cli, storage
+from image_similarity.cli import Application, Job, say
+from image_similarity.errors import WrongInput
+from image_similarity.stages import embeddings
+from image_similarity.stages.gallery import pictures, render, site
+from image_similarity.stages.gallery.pages import Slot
+from image_similarity.stages.gallery.render import About, Inputs
+from image_similarity.stages.gallery.site import Site
+from image_similarity.stages.neighbours import vectors
+
+DEFAULT_METRIC = "cosine"
+
+Records = dict[str, dict[str, Any]]
+"""run_id -> row of ``runs``, with its JSON columns read."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument(
+        "--gallery", required=required, metavar="URI", help="the folder of pages: new, empty, or an earlier gallery"
+    )
+
+
+def add_fingerprints(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fingerprint", action="append", dest="fingerprints", metavar="NAME", help="repeatable (default: all that have neighbours)"
+    )
+
+
+def run(application: Application) -> None:
+    job = application.job("render_gallery", site.open_site(application.session, application.arguments.gallery).uri)
+    if job.already_published():
+        return
+    slots = _slots(job, getattr(application.arguments, "fingerprints", None) or [])
+    inputs, runs = _inputs(job, list(slots))
+    records = _records(job, [run for table in runs.values() for run in table])
+    opened = check(application, _images_of(job, records))
+    job.plan(
+        f"show the neighbours by {', '.join(slots.values())} of the images in {job.warehouse.uri}",
+        f"write pictures and pages to {opened.uri}, then replace its index.html",
+    )
+    opened.begin()
+    with job.warehouse.scratch(job.run_id) as scratch:
+        try:
+            made = render.run(
+                job.session, inputs, _about(job, slots, records), job.settings, opened, job.run_id, job.warehouse, scratch
+            )
+            kept = opened.publish(job.run_id, made.index)
+        except BaseException:
+            opened.files.delete(opened.folder(job.run_id))  # nobody has looked at it
+            raise
+    opened.remove_others(kept)
+    counts = {**made.counts, "pictures_removed": pictures.remove_unused(job.session, opened, kept, job.warehouse)}
+    job.publish(replace={}, inputs=runs, counts=counts, used={"gallery": job.settings.gallery.model_dump(), "slots": list(slots)})
+    _summarise(job, counts)
+
+
+def check(application: Application, images: str) -> Site:
+    """The gallery's folder. Raises ``WrongInput`` if it cannot serve, or lies among ``images``: the next run would find it."""
+    opened = site.open_site(application.session, application.arguments.gallery)
+    root = storage.absolute(images).rstrip("/") if images else ""
+    if root and storage.is_local(root) and f"{opened.uri}/".startswith(f"{root}/"):
+        raise WrongInput(f"--gallery {opened.uri} is in the folder of the images, {root}: name a folder outside it")
+    return opened
+
+
+def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
+    """The published slots of ``neighbours`` that are shown, with what they are called; the settings' fingerprint first."""
+    published = job.seen.tables.get("neighbours", {})
+    if not published:
+        raise WrongInput(f"no neighbours are published in {job.warehouse.uri}: run find_neighbours first")
+    by_fingerprint: dict[str, list[str]] = {}
+    for slot in sorted(published):
+        by_fingerprint.setdefault(slot.partition("/")[0], []).append(slot)
+    unknown = [name for name in fingerprints if name not in by_fingerprint]
+    if unknown:
+        known = ", ".join(sorted(by_fingerprint))
+        raise WrongInput(f"no neighbours by {', '.join(map(repr, unknown))} in {job.warehouse.uri}; published are: {known}")
+    ours = job.settings.neighbours
+    first_of_all, first_of_its_own = ours.fingerprint, f"{ours.fingerprint}/{ours.metric}"
+    names = dict.fromkeys(fingerprints) or sorted(by_fingerprint, key=lambda name: (name != first_of_all, name))
+    shown = {}
+    for name in names:
+        for slot in sorted(by_fingerprint[name], key=lambda slot: (slot != first_of_its_own, slot)):
+            is_plain = by_fingerprint[name] == [f"{name}/{DEFAULT_METRIC}"]
+            shown[slot] = name if is_plain else slot.replace("/", ", ")
+    return shown
+
+
+def _images_of(job: Job, records: Records) -> str:
+    """What build_manifest was given as images."""
+    return next((str(records[run]["settings"]["images"]) for run in job.seen.runs("manifest", "") if run in records), "")
+
+
+def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
+    """The tables that are shown, and table -> runs read."""
+    warehouse, seen = job.warehouse, job.seen
+    if not seen.runs("manifest", ""):
+        raise WrongInput(f"no manifest in {warehouse.uri}, to tell where the pictures are: run build_manifest")
+    fingerprints = list(dict.fromkeys(slot.partition("/")[0] for slot in slots))
+    runs = {
+        "manifest": seen.runs("manifest", ""),
+        "neighbours": [run for slot in slots for run in seen.runs("neighbours", slot)],
+        "embeddings": [run for name in fingerprints for run in seen.runs("embeddings", name)],
+        "failures": [
+            run for name in [*fingerprints, *(f"neighbours/{slot}" for slot in slots)] for run in seen.runs("failures", name)
+        ],
+    }
+    numbered = [
+        warehouse.read("neighbours", seen.runs("neighbours", slot)).withColumn("slot", F.lit(number))
+        for number, slot in enumerate(slots)
+    ]
+    neighbours = reduce(DataFrame.unionByName, numbered)
+    compared = neighbours.where("rank = 1").select("image_id", F.lit(None).cast("string").alias("content_sha256"))
+    embedded = warehouse.read("embeddings", runs["embeddings"]).select("image_id", "content_sha256")
+    contents = compared.unionByName(embedded).groupBy("image_id").agg(F.max("content_sha256").alias("content_sha256"))
+    inputs = Inputs(
+        manifest=warehouse.read("manifest", runs["manifest"]),
+        contents=contents,
+        neighbours=neighbours.select("slot", "image_id", "relation", "rank", "neighbour_id", "distance"),
+        failures=warehouse.read("failures", runs["failures"]),
+    )
+    return inputs, runs
+
+
+# -- what the pages say of the run ---------------------------------------------------------------------------------------------
+
+
+def _records(job: Job, run_ids: list[str]) -> Records:
+    rows = job.warehouse.read("runs", job.seen.runs("runs")).where(F.col("run_id").isin(run_ids)).collect()
+    read = ("inputs", "settings", "counts", "versions")
+    return {row.run_id: {**row.asDict(), **{column: json.loads(row[column]) for column in read}} for row in rows}
+
+
+def _about(job: Job, slots: dict[str, str], records: Records) -> About:
+    def section(title: str, runs: list[str], *notes: str) -> list[dict[str, Any]]:
+        return [_section(title, records[run], notes) for run in runs[:1] if run in records]
+
+    runs, untrained = section("The images", job.seen.runs("manifest", "")), []
+    for name in dict.fromkeys(slot.partition("/")[0] for slot in slots):
+        made = job.seen.runs("embeddings", name)
+        runs += section(f"Fingerprint {name}", made)
+        untrained += [name for run in made if records.get(run, {}).get("settings", {}).get("trained") is False]
+    for slot, label in slots.items():
+        made = job.seen.runs("neighbours", slot)
+        now = job.seen.runs("embeddings", slot.partition("/")[0])
+        outdated = now and any(records[run]["inputs"].get("embeddings") != now for run in made if run in records)
+        note = "The fingerprints were made anew after these neighbours were found: run find_neighbours again."
+        runs += section(f"Neighbours by {label}", made, *([note] if outdated else []))
+    labels = tuple(Slot(label, *slot.split("/")) for slot, label in slots.items())
+    title = job.settings.gallery.title or _collection(_images_of(job, records))
+    return About(title, labels, tuple(untrained), {**vectors.FAILURE_REASONS, **embeddings.FAILURE_REASONS}, runs)
+
+
+def _collection(images: str) -> str:
+    """A name for the collection: that of its folder, or of the folder of its list."""
+    location = storage.absolute(images).rstrip("/")
+    name = posixpath.basename(location)
+    if posixpath.splitext(name)[1] or any(character in name for character in "*?["):
+        name = posixpath.basename(posixpath.dirname(location))
+    return name or "Images"
+
+
+def _section(title: str, record: dict[str, Any], notes: tuple[str, ...]) -> dict[str, Any]:
+    """What is told of one run."""
+    settings = {"settings": record["settings"], "versions": record["versions"]}
+    return {"title": title, "facts": list(_facts(record)), "notes": notes, "settings": settings}
+
+
+def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    used = record["settings"]
+    if "weights" in used:
+        yield "network", f"{used['network']['network']}, layer {used['network']['layer']}"
+        yield "weights", posixpath.basename(used["weights"]) + ("" if used.get("trained") else " (untrained)")
+    if record["job"] == "find_neighbours":
+        method, metric = used["neighbours"]["method"], used["neighbours"]["metric"]
+        yield "method", f"{method}, {metric} distance" + (": all pairs were compared" if method == "exact" else "")
+    if record["recall"] is not None:
+        yield "recall", f"{record['recall']:.4f}"
+    for name, value in record["counts"].items():
+        yield name.replace("_", " "), _counted(value) if isinstance(value, dict) else f"{value:,}"
+    yield "finished", f"{record['finished_at']:%Y-%m-%d %H:%M} UTC, after {record['seconds']:,.1f} s"
+    yield "run", record["run_id"] + (f", label {record['label']}" if record["label"] else "")
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items()) or "none"
+
+
+def _summarise(job: Job, counts: dict[str, Any]) -> None:
+    known = counts["pictures"] - counts["pictures_made"] - counts["pictures_absent"]
+    say(
+        f"render_gallery: {counts['images']:,} images in {job.seconds:.1f} s: {counts['pictures_made']:,} pictures made, "
+        f"{known:,} known, {counts['pages']:,} pages"
+    )
+    if counts["pictures_absent"]:
+        say(f"  note: {counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
+
+
+def run_alone(application: Application) -> None:
+    run(application)
+    say(f"gallery: {index_of(application)}")
+
+
+def index_of(application: Application) -> str:
+    """The gallery's front page."""
+    return site.open_site(application.session, application.arguments.gallery).index
+
+
+def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
+    parser = cli.parser(__doc__ or "")
+    add_arguments(parser)
+    add_fingerprints(parser)
+    return cli.main(parser, run_alone, __file__, argv, session)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

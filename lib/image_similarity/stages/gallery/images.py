@@ -1,0 +1,40 @@
+"""The page of each image: the picture, what is known of it, and its neighbours, each leading on."""
+
+from collections import Counter
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from image_similarity.stages.gallery.cards import CARD
+from image_similarity.tables import DISSIMILAR, SIMILAR
+
+OWN = ["image_id", "uri", "ordinal", "attributes", "reason", "detail", *CARD]
+
+
+def rows(cards: DataFrame, neighbours: DataFrame, tasks: int) -> DataFrame:
+    """One row for each image: path, what `OWN` says, previous, next (pages), items (its neighbours of all slots).
+
+    ``neighbours``: slot (its number), image_id, relation, rank, neighbour_id, distance.
+    """
+    theirs = cards.select(F.col("image_id").alias("neighbour_id"), F.struct(*CARD).alias("card"))
+    edges = neighbours.join(theirs, "neighbour_id").repartition(tasks, "image_id")
+    edge = F.struct("slot", "relation", "rank", "distance", "card")
+    lists = edges.groupBy("image_id").agg(F.sort_array(F.collect_list(edge)).alias("items"))
+    before = cards.select((F.col("ordinal") + 1).alias("ordinal"), F.col("page").alias("previous"))
+    after = cards.select((F.col("ordinal") - 1).alias("ordinal"), F.col("page").alias("next"))
+    own = cards.select(*OWN).join(before, "ordinal", "left").join(after, "ordinal", "left").repartition(tasks, "image_id")
+    path = F.concat(F.lit("images/"), F.substring("page", 1, 2), F.lit("/"), "page", F.lit(".html"))
+    return own.join(lists, "image_id", "left").withColumn("path", path)
+
+
+def context(row: dict[str, Any]) -> dict[str, Any]:
+    """What the template sees of a row of `rows`: its neighbours by relation and slot."""
+    found_by = Counter((item["relation"], item["card"]["page"]) for item in row["items"] or ())
+    neighbours: dict[str, dict[int, list[dict[str, Any]]]] = {SIMILAR: {}, DISSIMILAR: {}}
+    for item in row["items"] or ():
+        shown = {**item["card"], "distance": item["distance"], "rank": item["rank"]}
+        shown["found_by"] = found_by[item["relation"], shown["page"]]
+        shown["same_file"] = shown["picture"] == row["picture"]
+        neighbours[item["relation"]].setdefault(item["slot"], []).append(shown)
+    return {**row, "attributes": row["attributes"] or [], "similar": neighbours[SIMILAR], "dissimilar": neighbours[DISSIMILAR]}

@@ -1,0 +1,138 @@
+"""Pages: templates, and the Spark tasks that fill and write them."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from image_similarity import storage
+from image_similarity.kernels import pictures as recipes
+from image_similarity.stages.gallery import cards, pictures
+
+WRITTEN = "path string, bytes long, items long"
+WRITTEN_SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("items", pa.int64())])
+
+RATIO_STEP, RATIO_STEPS = 1.06, 24
+"""Proportions of pictures are told to the style sheet as one of 49 classes, for the pages' policy allows no styles within them."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One table of neighbours, as the switch between them calls it."""
+
+    label: str
+    fingerprint: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Book:
+    """What all pages of a rendering share; small, for every worker has it."""
+
+    gallery: str
+    """Where the gallery is: a local path or a URI."""
+    rendering: str
+    title: str
+    images: int
+    slots: tuple[Slot, ...]
+    untrained: tuple[str, ...]
+    """Fingerprints made with untrained weights: every page says so."""
+    per_shard: int
+    groupings: tuple[tuple[str, str], ...] = ()
+    """Attributes that images are grouped by, and the paths of their pages."""
+    duplicates: int = 0
+    """Groups of images with the same bytes."""
+    failures: int = 0
+
+
+Context = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def write(rows: DataFrame, template: str, book: Book, context: Context = dict) -> DataFrame:
+    """Fill ``template`` with each of ``rows``, which have the columns ``path`` (below the rendering) and ``items`` (a list).
+
+    ``context`` makes what the template sees of a row. Returns `WRITTEN`: nothing is written before an action asks for it.
+    """
+
+    def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            told = []
+            for row in batch.to_pylist():
+                page = render(template, book, row["path"], context(row))
+                told.append(put(book, row["path"], page, len(row["items"] or ())))
+            yield pa.RecordBatch.from_pylist(told, schema=WRITTEN_SCHEMA)
+
+    return rows.mapInArrow(written, WRITTEN)
+
+
+def render(template: str, book: Book, path: str, context: dict[str, Any]) -> str:
+    """The page at ``path`` below the rendering; ``path`` may begin with ``../`` for the front page."""
+    if path.startswith("../"):
+        up, root = f"{book.rendering}/", ""
+    else:
+        up = "../" * path.count("/")
+        root = f"{up}../"
+    return _environment().get_template(template).render({**context, "book": book, "path": path, "up": up, "root": root})
+
+
+def put(book: Book, path: str, text: str, items: int) -> dict[str, Any]:
+    """Write a file of the rendering; a row of `WRITTEN`."""
+    content = text.encode()
+    storage.write(f"{book.gallery}/{book.rendering}/{path}", content, _content_type(path))
+    return {"path": path, "bytes": len(content), "items": items}
+
+
+def _content_type(path: str) -> str:
+    kinds = {
+        "html": "text/html; charset=utf-8",
+        "js": "text/javascript; charset=utf-8",
+        "css": "text/css; charset=utf-8",
+        "svg": "image/svg+xml",
+    }
+    return kinds[path.rpartition(".")[2]]
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    """Once per process. Templates come through importlib, which also reads them from a zip."""
+    folder = files(__package__).joinpath("templates")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=lambda name: name is None or not name.endswith((".js", ".css")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        count="{:,}".format, distance=_distance, link=cards.link, clean=cards.clean, json=_json, compact=json.dumps
+    )
+    environment.globals.update(ratio_class=ratio_class, image_path=image_path, picture_path=pictures.path, small=recipes.SMALL)
+    environment.globals.update(has_large=recipes.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
+    return environment
+
+
+def ratio_class(width: int, height: int) -> int:
+    """The nearest of the known proportions, as the number of steps from a square."""
+    steps = math.floor(math.log(width / height) / math.log(RATIO_STEP) + 0.5)
+    return max(-RATIO_STEPS, min(RATIO_STEPS, steps))
+
+
+def image_path(page: str) -> str:
+    return f"images/{page[:2]}/{page}.html"
+
+
+def _distance(value: float) -> str:
+    """Four places behind the point: more than the eye can tell."""
+    return f"{value:,.4f}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)

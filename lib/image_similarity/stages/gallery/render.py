@@ -1,0 +1,199 @@
+"""One rendering of the gallery: pictures and pages by Spark tasks, the few pages that there is one of by the driver."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from image_similarity.errors import JobFailed
+from image_similarity.settings import Settings
+from image_similarity.spark import progress, task_count
+from image_similarity.stages.gallery import cards, images, listings, pages, pictures, search
+from image_similarity.stages.gallery.pages import Book, Slot
+from image_similarity.stages.gallery.site import Site
+from image_similarity.tables import SIMILAR
+from image_similarity.warehouse import Scratch, Warehouse
+
+LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK = 50, 2000
+ROWS_OF_EXAMPLES, NEIGHBOURS_IN_EXAMPLES = 4, 6
+EXAMPLES_OF_A_GROUP = 3
+GROUPS_ON_THE_FRONT_PAGE = 12
+
+
+@dataclass(frozen=True)
+class Inputs:
+    manifest: DataFrame
+    contents: DataFrame
+    """image_id, content_sha256 (null where it is not known): the images of the collection that were compared, each once."""
+    neighbours: DataFrame
+    """Rows of ``neighbours`` with the number of their slot."""
+    failures: DataFrame
+
+
+@dataclass(frozen=True)
+class About:
+    """What the pages say beside the images."""
+
+    title: str
+    slots: tuple[Slot, ...]
+    untrained: tuple[str, ...]
+    reasons: dict[str, str]
+    """Of failures: what each means."""
+    runs: list[dict[str, Any]]
+    """For the page of the run: title, facts (pairs), and settings of each job."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    index: str
+    """The front page."""
+    counts: dict[str, Any]
+
+
+def run(
+    spark: SparkSession,
+    inputs: Inputs,
+    about: About,
+    settings: Settings,
+    site: Site,
+    rendering: str,
+    warehouse: Warehouse,
+    scratch: Scratch,
+) -> Outputs:
+    """Write the folder ``rendering`` and missing pictures below the gallery; what is shown stays untouched."""
+    found = inputs.contents.join(inputs.manifest, "image_id")
+    described = cards.describe(found, settings.gallery, scratch)
+    count = described.count()
+    if count == 0:
+        raise JobFailed("no image of the manifest has neighbours: run find_neighbours again")
+    made = pictures.make(spark, described.select("picture", "uri"), site, rendering, settings.embeddings, warehouse)
+    shown = cards.with_pictures(described, made, scratch)
+    book = Book(site.uri, rendering, about.title, count, about.slots, about.untrained, search.CARDS_PER_SHARD)
+    return _Rendering(spark, inputs, about, settings, book, shown, scratch).write(made)
+
+
+@dataclass
+class _Rendering:
+    spark: SparkSession
+    inputs: Inputs
+    about: About
+    settings: Settings
+    book: Book
+    cards: DataFrame
+    scratch: Scratch
+
+    def write(self, made: DataFrame) -> Outputs:
+        told = made.agg(
+            F.count("*").alias("all"), F.count_if("made").alias("made"), F.count_if(F.col("reason").isNotNull()).alias("absent")
+        ).collect()[0]
+        groupings, members = listings.groupings(self.cards, self.book.images, self.settings.gallery)
+        sets = self.scratch.write("sets", listings.duplicates(self.cards, self.inputs.contents, self.scratch))
+        reasons = self.inputs.failures.groupBy("reason").count().orderBy("reason").collect()
+        self.book = replace(
+            self.book,
+            groupings=tuple((grouping.attribute, f"groups/{grouping.name}.html") for grouping in groupings),
+            duplicates=sets.count(),
+            failures=sum(row["count"] for row in reasons),
+        )
+        written = self._image_pages() + self._listings(groupings, members, sets) + self._search()
+        # The pages of which there is one are written here, last: they link to all others.
+        written += self._groups(groupings, members) + self._failures(reasons)
+        written += self._static() + [
+            self._page("run.html", "run.html", runs=self.about.runs, absent=self._absent(), pictures=told.asDict())
+        ]
+        counts = {
+            "images": self.book.images,
+            "pictures": told["all"],
+            "pictures_made": told["made"],
+            "pictures_absent": told["absent"],
+            "pages": sum(row["files"] for row in written),
+            "bytes": sum(row["bytes"] for row in written),
+        }
+        return Outputs(pages.render("index.html", self.book, "../index.html", self._front(groupings)), counts)
+
+    # -- by Spark tasks --
+
+    def _image_pages(self) -> list[dict[str, int]]:
+        tasks = task_count(self.spark, self.book.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
+        rows = images.rows(self.cards, self.inputs.neighbours, tasks)
+        with progress(self.spark, "pages", self.book.images, "images", tasks):
+            return [_count(pages.write(rows, "image.html", self.book, images.context))]
+
+    def _listings(self, groupings: list[listings.Grouping], members: DataFrame, sets: DataFrame) -> list[dict[str, int]]:
+        per_page = self.settings.gallery.images_per_page
+        written = [_count(pages.write(listings.browse(self.cards, self.book.images, per_page), "browse.html", self.book))]
+        if groupings:
+            rows = listings.group_pages(members, groupings, per_page)
+            written.append(_count(pages.write(rows, "group.html", self.book)))
+        if self.book.duplicates:
+            rows = listings.duplicate_pages(sets, self.book.duplicates)
+            written.append(_count(pages.write(rows, "duplicates.html", self.book)))
+        if self.book.failures:
+            rows = listings.failure_pages(self.inputs.failures, self.cards)
+            meanings = self.about.reasons
+            written.append(
+                _count(
+                    pages.write(rows, "failures.html", self.book, lambda row: {**row, "meaning": meanings.get(row["reason"], "")})
+                )
+            )
+        return written
+
+    def _search(self) -> list[dict[str, int]]:
+        terms, prefixes = search.write_terms(self.cards, self.book, self.scratch)
+        written = [_count(search.write_cards(self.cards, self.book)), _count(terms)]
+        return [*written, self._page("search/prefixes.js", "prefixes.js", prefixes=prefixes)]
+
+    # -- by the driver --
+
+    def _page(self, path: str, template: str, **context: Any) -> dict[str, int]:
+        row = pages.put(self.book, path, pages.render(template, self.book, path, context), 0)
+        return {"files": 1, "bytes": row["bytes"]}
+
+    def _static(self) -> list[dict[str, int]]:
+        return [self._page(name, name) for name in ("gallery.css", "gallery.js", "icon.svg", "search.html")]
+
+    def _groups(self, groupings: list[listings.Grouping], members: DataFrame) -> list[dict[str, int]]:
+        if not groupings:
+            return []
+        chosen = {(row.attribute, row.value): row["items"] for row in listings.examples(members, EXAMPLES_OF_A_GROUP).collect()}
+        return [
+            self._page(f"groups/{grouping.name}.html", "groups.html", grouping=grouping, examples=chosen) for grouping in groupings
+        ]
+
+    def _failures(self, reasons: list[Any]) -> list[dict[str, int]]:
+        if not self.book.failures:
+            return []
+        told = [(row.reason, row["count"], self.about.reasons.get(row.reason, "")) for row in reasons]
+        return [self._page("failures/index.html", "failures_by_reason.html", reasons=told)]
+
+    def _absent(self) -> list[Any]:
+        """Some of the images whose picture cannot be shown."""
+        absent = self.cards.where("width is null").orderBy("ordinal").limit(100)
+        return absent.select("image_id", "title", "page", "reason", "detail").collect()
+
+    def _front(self, groupings: list[listings.Grouping]) -> dict[str, Any]:
+        """A selection of images, the same for the same collection and seed, some of them with their neighbours."""
+        gallery = self.settings.gallery
+        drawn = self.cards.where("width is not null").orderBy(F.xxhash64(F.lit(gallery.seed), "image_id"), "image_id")
+        limit = gallery.selection + ROWS_OF_EXAMPLES
+        chosen = [row.asDict() for row in drawn.limit(limit).select("image_id", *cards.CARD).collect()]
+        ids = [row["image_id"] for row in chosen[:ROWS_OF_EXAMPLES]]
+        first = (F.col("slot") == 0) & (F.col("relation") == SIMILAR) & (F.col("rank") <= NEIGHBOURS_IN_EXAMPLES)
+        near = self.inputs.neighbours.where(first & F.col("image_id").isin(ids))
+        card = self.cards.select(F.col("image_id").alias("neighbour_id"), *cards.CARD)
+        rows = near.join(card, "neighbour_id").orderBy("image_id", "rank").collect()
+        examples = [
+            (row, [other.asDict() for other in rows if other.image_id == row["image_id"]]) for row in chosen[:ROWS_OF_EXAMPLES]
+        ]
+        return {
+            "selection": chosen[ROWS_OF_EXAMPLES:] or chosen,
+            "examples": [(own, others) for own, others in examples if others],
+            "groups": [(grouping, grouping.groups[:GROUPS_ON_THE_FRONT_PAGE]) for grouping in groupings],
+        }
+
+
+def _count(written: DataFrame) -> dict[str, int]:
+    """Write the pages, and count them."""
+    row = written.agg(F.count("*").alias("files"), F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes")).collect()[0]
+    return {"files": row["files"], "bytes": row["bytes"]}

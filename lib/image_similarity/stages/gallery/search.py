@@ -1,0 +1,118 @@
+"""What the browser loads when it searches or shuffles: shards of cards, and of words with the images they belong to.
+
+They are classic scripts, since pages opened from the file system may load nothing else. A shard is small, and only those are
+loaded that a query needs, whatever the size of the collection.
+"""
+
+import json
+from collections.abc import Iterator
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from image_similarity.stages.gallery.pages import WRITTEN, WRITTEN_SCHEMA, Book, put
+from image_similarity.warehouse import Scratch
+
+CARDS_PER_SHARD = 200
+POSTINGS_KEPT = 5000
+"""Images told of one word, at most; a word of more images is too common to narrow a search down."""
+SHARD_BYTES = 100_000
+LONGEST_PREFIX = 8
+_BYTES_PER_POSTING = 3
+
+
+def write_cards(cards: DataFrame, book: Book) -> DataFrame:
+    """``data/<n>.js``: cards in the order of their ordinals, ``book.per_shard`` in each."""
+    entry = F.struct("ordinal", "page", "picture", "width", "height", "title", "subtitle", "alt")
+    shards = cards.groupBy(F.expr(f"ordinal div {book.per_shard}").alias("shard"))
+    rows = shards.agg(F.sort_array(F.collect_list(entry)).alias("items"))
+
+    def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            told = []
+            for row in batch.to_pylist():
+                entries = [_entry(card) for card in row["items"]]
+                told.append(
+                    put(book, f"data/{row['shard']}.js", f"gallery.cards({row['shard']},{_compact(entries)})", len(entries))
+                )
+            yield pa.RecordBatch.from_pylist(told, schema=WRITTEN_SCHEMA)
+
+    return rows.mapInArrow(written, WRITTEN)
+
+
+def _entry(card: dict[str, object]) -> list[object]:
+    drawn = card["width"] is not None
+    return [
+        card["page"],
+        card["picture"] if drawn else 0,
+        card["width"],
+        card["height"],
+        card["title"],
+        card["subtitle"],
+        card["alt"],
+    ]
+
+
+def write_terms(cards: DataFrame, book: Book, scratch: Scratch) -> tuple[DataFrame, list[str]]:
+    """``search/<prefix in hexadecimal>.js``: words that begin alike, each with its images. And the prefixes."""
+    postings = cards.select(F.explode("terms").alias("term"), "ordinal").groupBy("term")
+    kept = F.slice(F.sort_array(F.collect_list(F.col("ordinal").cast("int"))), 1, POSTINGS_KEPT)
+    terms = scratch.write("terms", postings.agg(F.count("*").alias("images"), kept.alias("ordinals")))
+    prefixes = _prefixes(terms)
+    named = terms.mapInArrow(_with_prefix(prefixes), "term string, images long, ordinals array<int>, prefix string")
+    rows = named.groupBy("prefix").agg(F.sort_array(F.collect_list(F.struct("term", "images", "ordinals"))).alias("items"))
+
+    def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            told = []
+            for row in batch.to_pylist():
+                words = {item["term"]: [item["images"], *_gaps(item["ordinals"])] for item in row["items"]}
+                script = f"gallery.terms({json.dumps(row['prefix'])},{_compact(words)})"
+                told.append(put(book, f"search/{row['prefix'].encode().hex()}.js", script, len(words)))
+            yield pa.RecordBatch.from_pylist(told, schema=WRITTEN_SCHEMA)
+
+    return rows.mapInArrow(written, WRITTEN), prefixes
+
+
+def _prefixes(terms: DataFrame) -> list[str]:
+    """The beginnings that divide ``terms`` into shards of about `SHARD_BYTES`: long ones where many words begin alike."""
+    done: list[str] = []
+    sized = terms.select("term", (F.octet_length("term") + F.size("ordinals") * _BYTES_PER_POSTING + 6).alias("bytes"))
+    for length in range(1, LONGEST_PREFIX + 1):
+        beginning = F.substring("term", 1, length).alias("prefix")
+        told = sized.groupBy(beginning).agg(F.sum("bytes").alias("bytes"), F.max(F.length("term")).alias("longest")).collect()
+        small = [row for row in told if row.bytes <= SHARD_BYTES or row.longest <= length or length == LONGEST_PREFIX]
+        done += [row.prefix for row in small]
+        large = [row.prefix for row in told if row not in small]
+        if not large:
+            break
+        # Words that end here are a shard of their own; the others are looked at with one letter more.
+        done += [row.term for row in sized.where(F.col("term").isin(large)).select("term").collect()]
+        sized = sized.where(F.substring("term", 1, length).isin(large) & ~F.col("term").isin(large))
+    return sorted(set(done))
+
+
+def _with_prefix(prefixes: list[str]):  # type: ignore[no-untyped-def]
+    """A function that adds to each word the longest of ``prefixes`` that it begins with."""
+    known = frozenset(prefixes)
+
+    def prefix_of(term: str) -> str:
+        return next(term[:length] for length in range(LONGEST_PREFIX, 0, -1) if term[:length] in known)
+
+    def added(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield batch.append_column(
+                "prefix", pa.array([prefix_of(term) for term in batch.column("term").to_pylist()], pa.string())
+            )
+
+    return added
+
+
+def _gaps(ordinals: list[int]) -> list[int]:
+    """The first, then each one's distance from the one before: fewer digits."""
+    return [after - before for before, after in zip([0, *ordinals], ordinals)]
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,169 @@
+"use strict";
+/* What pages cannot do alone: shuffle, search, and remember the switch. All data comes from the rendering's own folder, as
+   scripts that call window.gallery, because pages opened from the file system may load nothing else. */
+(() => {
+  const here = new URL(".", document.currentScript.src);
+  const root = new URL("..", here);
+  const { images, perShard } = document.body.dataset;
+  const count = Number(images), shardSize = Number(perShard);
+  const SMALL = {{ small }}, STEP = {{ ratio_step }}, STEPS = {{ ratio_steps }};
+  const PAGE = 60, MOST_SHARDS = 12;
+
+  /* -- shards: each is loaded once -- */
+  const loaded = new Map(), waiting = new Map();
+  const arrived = (key, value) => { loaded.set(key, value); waiting.get(key)?.(value); };
+  let prefixes = [];
+  window.gallery = {
+    cards: (shard, cards) => arrived(`data/${shard}`, cards),
+    terms: (prefix, terms) => arrived(`search/${hex(prefix)}`, terms),
+    prefixes: (all) => { prefixes = all; },
+  };
+  const requested = new Map();
+  function load(key) {
+    if (!requested.has(key)) {
+      requested.set(key, new Promise((resolve, reject) => {
+        waiting.set(key, resolve);
+        const script = document.createElement("script");
+        script.src = new URL(`${key}.js`, here);
+        script.onerror = () => reject(new Error(`${key}.js is missing`));
+        document.head.append(script);
+      }));
+    }
+    return requested.get(key);
+  }
+  function hex(text) {
+    return Array.from(new TextEncoder().encode(text), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+  async function cardAt(ordinal) {
+    const cards = await load(`data/${Math.floor(ordinal / shardSize)}`);
+    return cards[ordinal % shardSize];
+  }
+
+  /* -- cards, as parts.html makes them; text only ever becomes text -- */
+  function element(name, properties, ...children) {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  }
+  function shown([page, picture, width, height, title, subtitle, alt]) {
+    const link = element("a", { href: new URL(`images/${page.slice(0, 2)}/${page}.html`, here).href });
+    const item = element("li", { className: "card" }, link);
+    if (picture) {
+      const steps = Math.floor(Math.log(width / height) / Math.log(STEP) + 0.5);
+      item.classList.add(`r${Math.max(-STEPS, Math.min(STEPS, steps))}`);
+      const src = new URL(`pictures/${picture.slice(0, 2)}/${picture}-small.webp`, root).href;
+      link.append(element("img", { width, height, alt, src, decoding: "async" }));
+    } else {
+      link.append(element("span", { className: "absent", textContent: "no picture" }));
+    }
+    const name = element("span", { className: "title", dir: "auto", textContent: title });
+    if (picture) name.setAttribute("aria-hidden", "true");
+    link.append(name);
+    if (subtitle) link.append(element("span", { className: "note", dir: "auto", textContent: subtitle }));
+    return item;
+  }
+
+  /* -- shuffle -- */
+  const shuffle = document.getElementById("shuffle");
+  if (shuffle) {
+    const rows = document.querySelector("#selection .rows");
+    const wanted = Math.min(rows.children.length, count);
+    shuffle.hidden = false;
+    shuffle.addEventListener("click", async () => {
+      // A few shards, chosen at random, hold enough: a large collection is not loaded to show forty of it.
+      const shards = Math.ceil(count / shardSize), chosen = new Set();
+      while (chosen.size < Math.min(4, shards)) chosen.add(Math.floor(Math.random() * shards));
+      const ordinals = [...chosen].flatMap((shard) =>
+        Array.from({ length: Math.min(shardSize, count - shard * shardSize) }, (_, place) => shard * shardSize + place));
+      const drawn = [];
+      while (drawn.length < wanted && ordinals.length) {
+        const [ordinal] = ordinals.splice(Math.floor(Math.random() * ordinals.length), 1);
+        const card = await cardAt(ordinal);
+        if (card[1]) drawn.push(card);
+      }
+      rows.replaceChildren(...drawn.map(shown));
+    });
+  }
+
+  /* -- search -- */
+  const results = document.getElementById("results");
+  function words(text) {
+    return text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().match(/[\p{L}\p{N}]+/gu)?.map((word) => [...word].slice(0, 40).join("")) ?? [];
+  }
+  async function imagesOf(word) {
+    /* The images with a word that begins so: { all, ordinals }; `all` is larger where a word is too common to tell them all. */
+    const fitting = prefixes.filter((prefix) => prefix.startsWith(word) || word.startsWith(prefix));
+    const ordinals = new Set();
+    let more = fitting.length > MOST_SHARDS, all = 0;
+    for (const prefix of fitting.slice(0, MOST_SHARDS)) {
+      const terms = await load(`search/${hex(prefix)}`);
+      for (const [term, [images, ...gaps]] of Object.entries(terms)) {
+        if (!term.startsWith(word)) continue;
+        let ordinal = 0;
+        for (const gap of gaps) ordinals.add(ordinal += gap);
+        all = Math.max(all, images);
+        if (images > gaps.length) more = true;
+      }
+    }
+    return { word, ordinals, more, all: Math.max(all, ordinals.size) };
+  }
+  function intersection(found) {
+    /* A word too common to be told whole cannot rule an image out; it is left out unless all words are such. */
+    const told = found.filter(({ more }) => !more);
+    const used = told.length ? told : found.slice(0, 1);
+    const [first, ...others] = used.sort((a, b) => a.ordinals.size - b.ordinals.size);
+    return {
+      ordinals: [...first.ordinals].filter((ordinal) => others.every((other) => other.ordinals.has(ordinal))).sort((a, b) => a - b),
+      ignored: found.filter((one) => !used.includes(one)).map(({ word }) => word),
+      partial: used.some(({ more }) => more),
+    };
+  }
+  async function search(query) {
+    const status = document.getElementById("found"), more = document.getElementById("more");
+    const wanted = words(query);
+    if (!wanted.length) return;
+    const { ordinals, ignored, partial } = intersection(await Promise.all(wanted.map(imagesOf)));
+    const number = ordinals.length.toLocaleString("en");
+    status.textContent = ordinals.length ? `${partial ? "The first " : ""}${number} image${ordinals.length === 1 ? "" : "s"} for “${query}”` : `Nothing found for “${query}”`;
+    if (ignored.length) status.textContent += `; too common to count: ${ignored.join(", ")}`;
+    let next = 0;
+    const show = async () => {
+      const cards = await Promise.all(ordinals.slice(next, next += PAGE).map(cardAt));
+      const first = results.children.length;
+      results.append(...cards.map(shown));
+      more.hidden = next >= ordinals.length;
+      if (first) results.children[first].querySelector("a").focus();
+    };
+    more.addEventListener("click", show);
+    await show();
+  }
+  if (results) {
+    const query = new URLSearchParams(location.search).get("q") ?? "";
+    const input = document.getElementById("query");
+    input.value = query;
+    if (!query) input.focus();
+    window.addEventListener("DOMContentLoaded", () => search(query).catch((error) => {
+      document.getElementById("found").textContent = `The search could not be done: ${error.message}`;
+    }));
+  }
+
+  /* -- the switch between fingerprints stays where it was put -- */
+  const KEY = "image-similarity-slot";
+  const switches = document.querySelectorAll(".switch input");
+  try {
+    const kept = sessionStorage.getItem(KEY);
+    for (const input of switches) {
+      if (input.value === kept) input.checked = true;
+      input.addEventListener("change", () => sessionStorage.setItem(KEY, input.value));
+    }
+  } catch { /* a browser that keeps nothing */ }
+
+  /* -- keys: / to search, arrows to turn pages -- */
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, pre, .scrolling")) return;
+    const turn = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+    const field = document.querySelector("input[type=search]");
+    if (turn) document.querySelector(`a[rel=${turn}]`)?.click();
+    else if (event.key === "/" && field) { event.preventDefault(); field.focus(); }
+  });
+})();
