@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from pyspark.sql import SparkSession
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 sys.path[:0] = [str(ROOT / "jobs"), str(ROOT / "tests")]
+
+import hostile  # noqa: E402
 
 # The cluster's and the children's workers must find the library where pytest found it.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -69,3 +72,38 @@ def run(spark: SparkSession) -> Run:
         return code
 
     return run_job
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A gallery of the collection that tries to break it, by two fingerprints."""
+
+    collection: hostile.Collection
+    folder: Path
+    warehouse: Path
+    arguments: list[str]
+    absent: str
+    """The id of an image whose file was removed before the gallery was made."""
+    others: dict[str, bytes]
+    """What lay beside the gallery's folder before it was made."""
+
+
+@pytest.fixture(scope="session")
+def gallery(spark: SparkSession, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    import embed_images
+    import find_neighbours
+    import render_gallery
+    import run_pipeline
+
+    folder = tmp_path_factory.mktemp("hostile <b>&'")
+    collection = hostile.make(folder)
+    second = 'fingerprints.second={network="squeezenet1_1",weights="untrained",layer="features.1",pooling="max",seed=1}'
+    settings = [*tiny, "--set", second, "--set", "embeddings.max_failed_fraction=0.5", "--set", "gallery.images_per_page=5"]
+    settings += ["--set", "neighbours.similar=5", "--set", "neighbours.dissimilar=3", "--warehouse", str(folder / "warehouse")]
+    assert run_pipeline.main([*settings, "--images", str(collection.list)], session=spark) == 0
+    assert embed_images.main([*settings, "--fingerprint", "second"], session=spark) == 0
+    assert find_neighbours.main([*settings, "--fingerprint", "second"], session=spark) == 0
+    (collection.images / "tall.png").unlink()
+    before = {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and "warehouse" not in file.parts}
+    assert render_gallery.main([*settings, "--gallery", str(folder / "gallery")], session=spark) == 0
+    return Rendered(collection, folder / "gallery", folder / "warehouse", settings, "tall.png", before)

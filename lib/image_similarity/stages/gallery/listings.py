@@ -59,6 +59,16 @@ class Grouping:
     groups: tuple[Group, ...]
 
 
+def check_group_by(images: DataFrame, settings: GallerySettings) -> None:
+    """Raise ``WrongInput`` if images are to be grouped by an attribute (column ``attributes``) that none of them has."""
+    if settings.group_by:
+        names = {row.name for row in images.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().collect()}
+        unknown = [name for name in settings.group_by if name not in names]
+        if unknown:
+            known = ", ".join(sorted(names)) or "none"
+            raise WrongInput(f"gallery.group_by: no image has the attribute {', '.join(unknown)}; there are: {known}")
+
+
 def groupings(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[list[Grouping], DataFrame]:
     """The attributes that divide the images well, and the members of their groups: attribute, value, ordinal, and the card."""
     given = cards.select(F.explode("attributes").alias("attribute", "value"), "ordinal", *CARD)
@@ -68,10 +78,6 @@ def groupings(cards: DataFrame, images: int, settings: GallerySettings) -> tuple
     )
     found = {row.attribute: row for row in counted}
     if settings.group_by:
-        unknown = [name for name in settings.group_by if name not in found]
-        if unknown:
-            known = ", ".join(sorted(found)) or "none"
-            raise WrongInput(f"gallery.group_by: no image has the attribute {', '.join(unknown)}; there are: {known}")
         chosen = [name for name in settings.group_by if found[name].values <= MOST_GROUPS_ASKED_FOR]
     else:
         useful = [row for row in counted if _divides_well(row.images, row.values, row.length, images)]

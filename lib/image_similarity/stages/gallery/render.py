@@ -63,6 +63,7 @@ def run(
 ) -> Outputs:
     """Write the folder ``rendering`` and missing pictures below the gallery; what is shown stays untouched."""
     found = inputs.contents.join(inputs.manifest, "image_id")
+    listings.check_group_by(found, settings.gallery)
     described = cards.describe(found, settings.gallery, scratch)
     count = described.count()
     if count == 0:
