@@ -100,7 +100,7 @@ def gallery(spark: SparkSession, tiny: list[str], tmp_path_factory: pytest.TempP
     second = 'fingerprints.second={network="squeezenet1_1",weights="untrained",layer="features.1",pooling="max",seed=1}'
     settings = [*tiny, "--set", second, "--set", "embeddings.max_failed_fraction=0.5", "--set", "gallery.images_per_page=5"]
     settings += ["--set", "neighbours.similar=5", "--set", "neighbours.dissimilar=3", "--warehouse", str(folder / "warehouse")]
-    assert run_pipeline.main([*settings, "--images", str(collection.list)], session=spark) == 0
+    assert run_pipeline.main([*settings, "--images", str(collection.works)], session=spark) == 0
     assert embed_images.main([*settings, "--fingerprint", "second"], session=spark) == 0
     assert find_neighbours.main([*settings, "--fingerprint", "second"], session=spark) == 0
     (collection.images / "tall.png").unlink()

