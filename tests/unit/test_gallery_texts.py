@@ -1,0 +1,125 @@
+"""What pages say: titles and alternative texts, links, words to search for, and templates that escape all of it."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+import image_similarity
+from hostile import LINKS, NAMES, TITLES
+from image_similarity.settings import GallerySettings
+from image_similarity.stages.gallery import cards, pages, search
+from image_similarity.stages.gallery.pages import Book, Slot
+
+SETTINGS = GallerySettings()
+BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Slot("one", "one", "cosine"),), (), 200)
+
+
+def texts(image_id: str, **attributes: str) -> dict[str, object]:
+    return cards._texts(image_id, attributes, SETTINGS)
+
+
+def test_titles_come_from_the_attributes_or_the_file() -> None:
+    told = texts("folder/leaf-1.jpg", Title="A Leaf", creator="Wu Guxiang", department="Chinese Art", year="1915")
+    assert (told["title"], told["subtitle"]) == ("A Leaf", "Wu Guxiang")
+    assert told["alt"] == "A Leaf, Wu Guxiang, Chinese Art"
+    assert texts("folder/leaf-1.jpg")["title"] == "leaf-1"
+    assert texts("folder/leaf-1.jpg", title=" \n ")["title"] == "leaf-1"
+    assert texts("a/.hidden")["title"] == ".hidden"
+    assert texts("x", title="two\nlines")["title"] == "two lines"
+    assert len(str(texts("x", title="long " * 100)["title"])) == cards.LONGEST_TEXT
+
+
+def test_alternative_texts_are_words_for_people() -> None:
+    told = texts("a.jpg", title="Vase", file="1915.79.jpg", link="https://example.org/1", number="1915.79", material="clay")
+    assert told["alt"] == "Vase, clay"
+
+
+@pytest.mark.parametrize("title", TITLES + NAMES)
+def test_no_text_has_what_pages_may_not_have(title: str) -> None:
+    told = texts(title, title=title)
+    assert not re.search("[\x00-\x1f\x7f-\x9f\ufffe\uffff]", f"{told['title']}{told['alt']}")
+    assert re.fullmatch("[0-9a-f]{24}", str(told["page"]))
+
+
+def test_only_addresses_of_the_web_are_linked() -> None:
+    assert [link for link in LINKS if cards.link(link)] == ["https://example.org/works/1?a=b&c=d", "HTTP://EXAMPLE.ORG/UPPER"]
+    assert cards.link("https://example.org/\u202e") and not cards.link("https://example.org/\n")
+
+
+def test_words_are_found_however_they_are_written() -> None:
+    assert cards.terms("Ångström's  ﬁne_Leaf-12 (1915.79)") == ["angstrom", "s", "fine", "leaf", "12", "1915", "79"]
+    assert cards.terms("山水 Größe") == ["山水", "große"]
+    assert cards.terms("") == [] and cards.terms("!?") == []
+    assert set(texts("cats/IMG_0007.jpg", title="Tom", link="https://example.org/secret")["terms"]) == {
+        "tom",
+        "cats",
+        "img",
+        "0007",
+    }
+
+
+@pytest.mark.parametrize("text", [*TITLES, *NAMES])
+def test_templates_escape(text: str) -> None:
+    card = {"page": "ab" * 12, "title": text, "subtitle": text, "alt": text, "picture": "cd" * 16, "width": 4, "height": 3}
+    page = pages.render("browse.html", BOOK, "browse/1.html", {"items": [card], "number": 1, "last": 1})
+    assert "<script>window" not in page and "<img src=x" not in page and "<b>Title" not in page
+    body = page.partition("<main")[2]
+    assert re.findall(r"<(\w+)", body) == ["h1", "p", "ul", "li", "a", "img", "span", "span", "footer", "p", "a"]
+
+
+def test_links_between_pages_are_relative() -> None:
+    card = {"page": "ab" * 12, "title": "t", "subtitle": "", "alt": "t", "picture": "cd" * 16, "width": 4, "height": 3}
+    front = pages.render("browse.html", BOOK, "../index.html", {"items": [card], "number": 1, "last": 1})
+    assert 'href="r1/images/ab/' in front and 'src="pictures/cd/' in front and 'href="r1/gallery.css"' in front
+    below = pages.render("browse.html", BOOK, "groups/1/x.html", {"items": [card], "number": 1, "last": 1})
+    assert 'href="../../images/ab/' in below and 'src="../../../pictures/cd/' in below and 'href="../../../index.html"' in below
+
+
+def test_a_long_listing_tells_its_pages_by_a_few() -> None:
+    def numbers(number: int, last: int) -> list[str]:
+        page = pages.render("browse.html", BOOK, "browse/1.html", {"items": [], "number": number, "last": last})
+        return re.findall(r"<li(?: class=\"gap\")?>(?:<a[^>]*>)?([\d,…]+)<", page.partition('class="turning"')[2])
+
+    assert numbers(1, 1) == []
+    assert numbers(1, 4) == ["1", "2", "3", "4"]
+    assert numbers(50, 1200) == ["1", "…", "48", "49", "50", "51", "52", "…", "1,200"]
+
+
+def test_templates_are_found_in_a_zip(tmp_path: Path) -> None:
+    library = Path(image_similarity.__file__).parent
+    archive = shutil.make_archive(str(tmp_path / "library"), "zip", library.parent, library.name)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from image_similarity.stages.gallery import pages\n"
+        "assert '.zip' in pages.__file__, pages.__file__\n"
+        "book = pages.Book('/g', 'r1', 'Title', 1, (), (), 200)\n"
+        "print(pages.render('search.html', book, 'search.html', {}))\n"
+    )
+    told = subprocess.run([sys.executable, "-c", program, archive], capture_output=True, text=True, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "<h1>Search</h1>" in told.stdout
+
+
+def test_words_are_divided_into_shards_of_bounded_size(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SHARD_BYTES", 400)
+    words = ["a", "ab", "abc", "b", "z" * 40, *(f"img{number:05d}" for number in range(300)), "\U0001f3a8", "images"]
+    terms = spark.createDataFrame([(word, 1, [7]) for word in words], "term string, images long, ordinals array<int>")
+    prefixes = search._prefixes(terms)
+    named = terms.mapInArrow(
+        search._with_prefix(prefixes), "term string, images long, ordinals array<int>, prefix string"
+    ).collect()
+    assert {row.prefix for row in named} == set(prefixes)
+    shards: dict[str, list[str]] = {}
+    for row in named:
+        assert row.term.startswith(row.prefix)
+        shards.setdefault(row.prefix, []).append(row.term)
+    assert max(map(len, shards.values())) <= 400 // 8
+    assert shards["b"] == ["b"] and sum(map(len, shards.values())) == len(words)
+    for word in words:  # as gallery.js looks for it: every shard that can hold a word which begins so
+        fitting = [prefix for prefix in prefixes if prefix.startswith(word[:4]) or word[:4].startswith(prefix)]
+        assert word in {term for prefix in fitting for term in shards[prefix]}
