@@ -1,6 +1,6 @@
 # What people type. The environment is .venv; nothing else is needed but Python 3.11+ and Java 17+.
 #
-#   make demo                        neighbours of 240 pictures that are drawn here
+#   make demo                        neighbours and a gallery of 240 pictures that are drawn here
 #   make demo IMAGES=/my/pictures    the same of your own (a folder, a glob, or a list)
 #   make demo ARGS="-k 5"            with arguments for jobs/run_pipeline.py
 
@@ -15,9 +15,11 @@ ARGS   ?=
 demo: $(VENV)/.installed
 ifeq ($(strip $(IMAGES)),)
 	@$(BIN)/python -m image_similarity.samples demo/samples
-	@$(BIN)/python jobs/run_pipeline.py --images demo/samples/manifest.csv --warehouse demo/samples-warehouse $(ARGS)
+	@$(BIN)/python jobs/run_pipeline.py --images demo/samples/manifest.csv --warehouse demo/samples-warehouse \
+	  --gallery demo/samples-gallery $(ARGS)
 else
-	@$(BIN)/python jobs/run_pipeline.py --images "$(IMAGES)" --warehouse "demo/$$(basename -- "$(IMAGES)")-warehouse" $(ARGS)
+	@name="demo/$$(basename -- "$(IMAGES)")"; \
+	  $(BIN)/python jobs/run_pipeline.py --images "$(IMAGES)" --warehouse "$$name-warehouse" --gallery "$$name-gallery" $(ARGS)
 endif
 
 # Everything but what needs a cluster.

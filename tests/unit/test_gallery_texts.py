@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -19,7 +20,7 @@ SETTINGS = GallerySettings()
 BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Slot("one", "one", "cosine"),), (), 200)
 
 
-def texts(image_id: str, **attributes: str) -> dict[str, object]:
+def texts(image_id: str, **attributes: str) -> dict[str, Any]:
     return cards._texts(image_id, attributes, SETTINGS)
 
 
@@ -31,7 +32,7 @@ def test_titles_come_from_the_attributes_or_the_file() -> None:
     assert texts("folder/leaf-1.jpg", title=" \n ")["title"] == "leaf-1"
     assert texts("a/.hidden")["title"] == ".hidden"
     assert texts("x", title="two\nlines")["title"] == "two lines"
-    assert len(str(texts("x", title="long " * 100)["title"])) == cards.LONGEST_TEXT
+    assert len(texts("x", title="long " * 100)["title"]) == cards.LONGEST_TEXT
 
 
 def test_alternative_texts_are_words_for_people() -> None:
@@ -43,7 +44,7 @@ def test_alternative_texts_are_words_for_people() -> None:
 def test_no_text_has_what_pages_may_not_have(title: str) -> None:
     told = texts(title, title=title)
     assert not re.search("[\x00-\x1f\x7f-\x9f\ufffe\uffff]", f"{told['title']}{told['alt']}")
-    assert re.fullmatch("[0-9a-f]{24}", str(told["page"]))
+    assert re.fullmatch("[0-9a-f]{24}", told["page"])
 
 
 def test_only_addresses_of_the_web_are_linked() -> None:
