@@ -5,7 +5,7 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from image_similarity import cli
+from image_similarity import cli, storage
 from image_similarity.cli import Application, say
 from image_similarity.stages import manifest
 
@@ -32,7 +32,7 @@ def run(application: Application) -> None:
     made = manifest.run(job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed)
     job.warehouse.write("manifest", job.run_id, made.rows)
     images = job.warehouse.read("manifest", [job.run_id]).count()
-    used = {"images": arguments.images, "sample": arguments.sample, "seed": arguments.seed}
+    used = {"images": storage.absolute(arguments.images), "sample": arguments.sample, "seed": arguments.seed}
     job.publish(
         replace={"manifest": {"": job.run_id}},
         inputs={},

@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import os
 import posixpath
+import re
 import sys
 from collections.abc import Iterator
+from datetime import timezone
 from functools import reduce
 from typing import Any
 
@@ -14,14 +17,18 @@ from pyspark.sql import functions as F
 from image_similarity import cli, storage
 from image_similarity.cli import Application, Job, say
 from image_similarity.errors import WrongInput
+from image_similarity.spark import SPARK_ERRORS, cause_of
 from image_similarity.stages import embeddings
 from image_similarity.stages.gallery import pictures, render, site
+from image_similarity.stages.gallery.cards import clean
 from image_similarity.stages.gallery.pages import Slot
 from image_similarity.stages.gallery.render import About, Inputs
 from image_similarity.stages.gallery.site import Site
 from image_similarity.stages.neighbours import vectors
 
 DEFAULT_METRIC = "cosine"
+IMAGES_ARE_NEWER = "The images were listed anew after these fingerprints were made: run embed_images again."
+FINGERPRINTS_ARE_NEWER = "The fingerprints were made anew after these neighbours were found: run find_neighbours again."
 
 Records = dict[str, dict[str, Any]]
 """run_id -> row of ``runs``, with its JSON columns read."""
@@ -54,26 +61,48 @@ def run(application: Application) -> None:
     opened.begin()
     with job.warehouse.scratch(job.run_id) as scratch:
         try:
-            made = render.run(
-                job.session, inputs, _about(job, slots, records), job.settings, opened, job.run_id, job.warehouse, scratch
-            )
-            kept = opened.publish(job.run_id, made.index)
+            about = _about(job, slots, records)
+            made = render.run(job.session, inputs, about, job.settings, opened, job.run_id, job.warehouse, scratch)
         except BaseException:
             opened.files.delete(opened.folder(job.run_id))  # nobody has looked at it
             raise
-    opened.remove_others(kept)
-    counts = {**made.counts, "pictures_removed": pictures.remove_unused(job.session, opened, kept, job.warehouse)}
-    job.publish(replace={}, inputs=runs, counts=counts, used={"gallery": job.settings.gallery.model_dump(), "slots": list(slots)})
-    _summarise(job, counts)
+    used = {"gallery": job.settings.gallery.model_dump(), "slots": list(slots)}
+    with opened.locked():
+        kept = opened.publish(job.run_id, made.index)
+        job.publish(replace={}, inputs=runs, counts=made.counts, used=used)
+        _tidy_up(job, opened, kept)
+    _summarise(job, made.counts)
+
+
+def _tidy_up(job: Job, opened: Site, kept: list[str]) -> None:
+    """Remove what no page shows any more. If that goes wrong it is no failure: the next run tries again."""
+    try:
+        opened.remove_others(kept)
+        removed = pictures.remove_unused(job.session, opened, kept, job.warehouse)
+        if removed:
+            say(f"  {removed:,} pictures removed that no page shows any more")
+    except (OSError, *SPARK_ERRORS) as error:
+        say(f"  note: what is not used any more could not be removed from {opened.uri}: {cause_of(error)}")
 
 
 def check(application: Application, images: str) -> Site:
     """The gallery's folder. Raises ``WrongInput`` if it cannot serve, or lies among ``images``: the next run would find it."""
     opened = site.open_site(application.session, application.arguments.gallery)
-    root = storage.absolute(images).rstrip("/") if images else ""
-    if root and storage.is_local(root) and f"{opened.uri}/".startswith(f"{root}/"):
-        raise WrongInput(f"--gallery {opened.uri} is in the folder of the images, {root}: name a folder outside it")
+    is_glob = re.search(r"[*?\[]", images) and not storage.exists(images)
+    root = re.split(r"[*?\[]", images)[0].rpartition("/")[0] if is_glob else images
+    if root and _is_within(opened.uri, root):
+        raise WrongInput(f"--gallery {opened.uri} is in the folder of the images, {images}: name a folder outside it")
+    warehouse = application.warehouse.uri
+    if _is_within(opened.uri, warehouse) or _is_within(warehouse, opened.uri):
+        raise WrongInput(f"--gallery {opened.uri} and --warehouse {warehouse}: neither may be in the other")
     return opened
+
+
+def _is_within(place: str, folder: str) -> bool:
+    """Whether ``place`` is ``folder`` or lies below it, links followed."""
+    paths = [storage.for_spark(storage.absolute(uri)).rstrip("/") for uri in (place, folder)]
+    inner, outer = (os.path.realpath(path.removeprefix("file://")) if path.startswith("file://") else path for path in paths)
+    return f"{inner}/".startswith(f"{outer}/")
 
 
 def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
@@ -148,19 +177,22 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
     def section(title: str, runs: list[str], *notes: str) -> list[dict[str, Any]]:
         return [_section(title, records[run], notes) for run in runs[:1] if run in records]
 
+    def unlike(runs: list[str], table: str, now: list[str]) -> bool:
+        """Whether one of ``runs`` read other runs of ``table`` than are published now."""
+        return bool(now) and any(records[run]["inputs"].get(table) != now for run in runs if run in records)
+
     runs, untrained = section("The images", job.seen.runs("manifest", "")), []
     for name in dict.fromkeys(slot.partition("/")[0] for slot in slots):
         made = job.seen.runs("embeddings", name)
-        runs += section(f"Fingerprint {name}", made)
+        notes = [IMAGES_ARE_NEWER] if unlike(made, "manifest", job.seen.runs("manifest", "")) else []
+        runs += section(f"Fingerprint {name}", made, *notes)
         untrained += [name for run in made if records.get(run, {}).get("settings", {}).get("trained") is False]
     for slot, label in slots.items():
         made = job.seen.runs("neighbours", slot)
-        now = job.seen.runs("embeddings", slot.partition("/")[0])
-        outdated = now and any(records[run]["inputs"].get("embeddings") != now for run in made if run in records)
-        note = "The fingerprints were made anew after these neighbours were found: run find_neighbours again."
-        runs += section(f"Neighbours by {label}", made, *([note] if outdated else []))
+        notes = [FINGERPRINTS_ARE_NEWER] if unlike(made, "embeddings", job.seen.runs("embeddings", slot.partition("/")[0])) else []
+        runs += section(f"Neighbours by {label}", made, *notes)
     labels = tuple(Slot(label, *slot.split("/")) for slot, label in slots.items())
-    title = job.settings.gallery.title or _collection(_images_of(job, records))
+    title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
     return About(title, labels, tuple(untrained), {**vectors.FAILURE_REASONS, **embeddings.FAILURE_REASONS}, runs)
 
 
@@ -191,7 +223,7 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "recall", f"{record['recall']:.4f}"
     for name, value in record["counts"].items():
         yield name.replace("_", " "), _counted(value) if isinstance(value, dict) else f"{value:,}"
-    yield "finished", f"{record['finished_at']:%Y-%m-%d %H:%M} UTC, after {record['seconds']:,.1f} s"
+    yield "finished", f"{record['finished_at'].astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC, after {record['seconds']:,.1f} s"
     yield "run", record["run_id"] + (f", label {record['label']}" if record["label"] else "")
 
 
@@ -207,6 +239,10 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
     )
     if counts["pictures_absent"]:
         say(f"  note: {counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
+    if counts["neighbours_gone"]:
+        say(
+            f"  note: {counts['neighbours_gone']:,} neighbours are no longer in the manifest and are not shown: run find_neighbours"
+        )
 
 
 def run_alone(application: Application) -> None:

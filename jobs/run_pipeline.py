@@ -13,7 +13,7 @@ import build_manifest
 import embed_images
 import find_neighbours
 import render_gallery
-from image_similarity import cli
+from image_similarity import cli, storage
 from image_similarity.cli import Application, say
 from image_similarity.tables import SIMILAR
 
@@ -27,7 +27,7 @@ def run(application: Application) -> None:
     name = application.settings.neighbours.fingerprint
     embed_images.check(application, name)  # before the manifest is published
     if application.arguments.gallery:
-        render_gallery.check(application, application.arguments.images)
+        render_gallery.check(application, storage.absolute(application.arguments.images))
     if application.arguments.dry_run:
         steps = [
             "list the images",
@@ -38,6 +38,8 @@ def run(application: Application) -> None:
         ]
         say(f"run_pipeline on {application.arguments.images}:", *steps)
         return
+    if application.arguments.gallery:  # before hours of work
+        render_gallery.check(application, storage.absolute(application.arguments.images)).begin()
     seconds = cli.stopwatch()
     for step in (build_manifest, embed_images, find_neighbours):
         step.run(application)

@@ -144,9 +144,13 @@ def write(uri: str, content: bytes, content_type: str) -> None:
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             file = open(partial, "wb")
-        with file:
-            file.write(content)
-        os.replace(partial, path)
+        try:
+            with file:
+                file.write(content)
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
         return
     filesystem, path = _filesystem(uri)
     if scheme_of(uri) in ("s3", "gs"):  # an object appears when its stream is closed, whole

@@ -83,6 +83,7 @@ class LocalFiles:
 
     @contextmanager
     def locked(self, path: str) -> Iterator[None]:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the process dies
             yield

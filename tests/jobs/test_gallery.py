@@ -1,5 +1,6 @@
 """The gallery's job, on a collection whose names, titles and links try to break pages."""
 
+import dataclasses
 import json
 import os
 import re
@@ -16,8 +17,10 @@ import render_gallery
 import run_pipeline
 from conftest import Rendered, Run
 from crawler import Crawl, crawl
-from image_similarity.stages.gallery import pictures, site
+from image_similarity.errors import JobFailed
+from image_similarity.stages.gallery import search, site
 from image_similarity.stages.gallery.cards import page_name
+from image_similarity.warehouse_files import LocalFiles
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def test_nothing_is_asked_of_other_places(crawled: Crawl) -> None:
 
 def test_nothing_on_a_page_can_run_and_the_policy_forbids_it(crawled: Crawl) -> None:
     assert [handler for page in crawled.pages.values() for handler in page.handlers] == []
-    policy = "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none'"
+    policy = "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; form-action 'self' file:; base-uri 'none'"
     for path in crawled.pages:
         content = path.read_text(encoding="utf-8")
         assert f'http-equiv="Content-Security-Policy" content="{policy}"' in content
@@ -94,7 +97,7 @@ def test_an_image_page_shows_its_neighbours_by_each_fingerprint(gallery: Rendere
         wanted.append([(row.relation, page_name(row.neighbour_id), f"{row.distance:.4f}") for row in rows.collect()])
     content = page.path.read_text(encoding="utf-8")
     for relation in ("similar", "dissimilar"):
-        part = re.split(r'<section class="(?:dissimilar|similar)"', content)[1 if relation == "similar" else 2]
+        part = re.split(r'<section class="relation (?:dissimilar|similar)"', content)[1 if relation == "similar" else 2]
         of_slots = re.split(r'<section class="slot s(\d)"', part)[1:]
         assert of_slots[::2] == ["0", "1"]
         for number, shown in zip(of_slots[::2], of_slots[1::2]):
@@ -247,28 +250,60 @@ def test_neighbours_without_a_manifest_cannot_be_shown(
     assert crawl(tmp_path / "g").dead == []
 
 
-def test_of_two_renderings_at_once_one_is_shown_whole(spark: SparkSession, tmp_path: Path) -> None:
-    first, second = site.open_site(spark, str(tmp_path / "g")), site.open_site(spark, str(tmp_path / "g"))
+class Failing(LocalFiles):
+    """Cannot write the files of one name."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def write(self, path: str, content: bytes) -> None:
+        if path.endswith(self._name):
+            raise OSError("disk full")
+        super().write(path, content)
+
+
+def test_one_whole_rendering_is_shown_whatever_happens(spark: SparkSession, tmp_path: Path) -> None:
+    def opened() -> site.Site:
+        return site.open_site(spark, str(tmp_path / "g"))
+
+    def make(rendering: str) -> str:
+        (tmp_path / "g" / rendering).mkdir(parents=True)
+        (tmp_path / "g" / rendering / "page.html").write_text(rendering)
+        return f'<a href="{rendering}/page.html">'
+
+    runs = [f"r20260101T000000-0000000{number}" for number in range(6)]
+    first, second = opened(), opened()
     first.begin()
-    assert first.publish("r20260101T000000-00000001", "one") == ["r20260101T000000-00000001"]
-    with pytest.raises(Exception, match="another job rendered"):
-        second.publish("r20260101T000000-00000002", "two")
-    assert Path(first.index).read_text() == "one"
-    third = site.open_site(spark, str(tmp_path / "g"))
-    assert third.publish("r20260101T000000-00000003", "three") == ["r20260101T000000-00000003", "r20260101T000000-00000001"]
+    second.begin()
+    assert first.publish(runs[0], make(runs[0])) == [runs[0]]
+    with pytest.raises(JobFailed, match="another job rendered"):
+        second.publish(runs[1], make(runs[1]))
+    assert not (tmp_path / "g" / runs[1]).exists() and runs[0] in Path(first.index).read_text()
+    second.begin()  # of a job that began before the first was published: must not forget it
+    assert opened().renderings == [runs[0]]
+    for number, name in ((2, "index.html"), (3, "gallery.json")):
+        with pytest.raises(OSError, match="disk full"):
+            dataclasses.replace(opened(), files=Failing(name)).publish(runs[number], make(runs[number]))
+        assert crawl(tmp_path / "g").dead == []
+    last = opened()
+    kept = last.publish(runs[4], make(runs[4]))
+    last.remove_others(kept)
+    assert sorted(path.name for path in (tmp_path / "g").glob("r*")) == sorted(kept) == [runs[0], runs[4]]
+    assert runs[4] in Path(first.index).read_text()
 
 
 def test_a_job_that_dies_leaves_the_gallery_as_it_was(
     run: Run, gallery: Rendered, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in gallery.folder.rglob("*") if path.is_file() and path.name != site.MARKER}
+    def files() -> dict[Path, int]:
+        found = [path for path in gallery.folder.rglob("*") if path.is_file() and path.name != site.LOCK]
+        return {path: path.stat().st_mtime_ns for path in found}
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(pictures, "remove_unused", fail)
-    monkeypatch.setattr(site.Site, "publish", fail)
+    before = files()
+    monkeypatch.setattr(search, "write_terms", fail)
     assert run(render_gallery, *gallery.arguments, "--gallery", gallery.folder) == 1
     assert "disk full" in capsys.readouterr().err
-    after = {path: path.stat().st_mtime_ns for path in gallery.folder.rglob("*") if path.is_file() and path.name != site.MARKER}
-    assert after == before
+    assert files() == before

@@ -22,20 +22,21 @@ CARD = ["page", "title", "subtitle", "alt", "picture", "width", "height"]
 _DESCRIBED = pa.schema(
     [
         ("ordinal", pa.int64()),
-        *((name, pa.string()) for name in ("image_id", "uri", "picture", "page", "title", "subtitle", "alt")),
+        *((name, pa.string()) for name in ("image_id", "uri", "content_sha256", "picture", "page", "title", "subtitle", "alt")),
         ("attributes", pa.map_(pa.string(), pa.string())),
         ("terms", pa.list_(pa.string())),
     ]
 )
 _COLUMNS = (
-    "ordinal long, image_id string, uri string, picture string, page string, title string, subtitle string, alt string, "
-    "attributes map<string,string>, terms array<string>"
+    "ordinal long, image_id string, uri string, content_sha256 string, picture string, page string, title string, "
+    "subtitle string, alt string, attributes map<string,string>, terms array<string>"
 )
 LONGEST_TEXT = 300
-_LONGEST_TERM = 40
+LONGEST_TERM = 40
 _ALT_PARTS, _LONGEST_ALT_PART = 3, 60
 # Control characters and non-characters are not allowed in HTML, however written.
-_NOT_FOR_PAGES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+_NON_CHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_NOT_FOR_PAGES = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{_NON_CHARACTERS}]")
 _WORD = re.compile(r"[^\W_]+")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
 
@@ -46,7 +47,7 @@ def describe(images: DataFrame, settings: GallerySettings, scratch: Scratch) -> 
     ``ordinal`` is its place in the byte order of all ids, from 0.
     """
     picture = pictures.name_of(F.col("content_sha256"), F.col("uri"), F.col("source_version"))
-    named = images.select("image_id", "uri", picture.alias("picture"), "attributes")
+    named = images.select("image_id", "uri", "content_sha256", picture.alias("picture"), "attributes")
 
     def described(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -80,7 +81,7 @@ def _texts(image_id: str, attributes: dict[str, str], settings: GallerySettings)
     shown = {name: clean(value) for name, value in attributes.items()}
     title = _first(shown, settings.title_attributes) or clean(_stem(image_id)) or clean(image_id)
     subtitle = _first(shown, settings.subtitle_attributes)
-    words = [title, image_id.rpartition(".")[0] or image_id, *(value for value in shown.values() if not is_address(value))]
+    words = [title, posixpath.splitext(image_id)[0], *(value for value in shown.values() if not is_address(value))]
     return {
         "page": page_name(image_id),
         "title": title[:LONGEST_TEXT],
@@ -126,4 +127,4 @@ def link(value: str) -> str | None:
 def terms(text: str) -> list[str]:
     """The words of ``text``, in small letters and without accents, as gallery.js makes them of a query."""
     plain = "".join(character for character in unicodedata.normalize("NFKD", text) if unicodedata.category(character)[0] != "M")
-    return [word[:_LONGEST_TERM] for word in _WORD.findall(plain.lower())]
+    return [word[:LONGEST_TERM] for word in _WORD.findall(plain.lower())]

@@ -1,6 +1,7 @@
 """Pages that list images: to browse, by group, exact duplicates, failures."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -16,7 +17,7 @@ FOLDER = "folder"
 
 MOST_GROUPS, MOST_GROUPINGS = 200, 5
 MOST_GROUPS_ASKED_FOR = 5000
-SETS_PER_PAGE = 40
+SETS_PER_PAGE, COPIES_SHOWN = 40, 100
 FAILURES_PER_PAGE = 500
 
 
@@ -62,11 +63,17 @@ class Grouping:
 def check_group_by(images: DataFrame, settings: GallerySettings) -> None:
     """Raise ``WrongInput`` if images are to be grouped by an attribute (column ``attributes``) that none of them has."""
     if settings.group_by:
-        names = {row.name for row in images.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().collect()}
+        names = {row["name"] for row in images.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().collect()}
         unknown = [name for name in settings.group_by if name not in names]
         if unknown:
             known = ", ".join(sorted(names)) or "none"
             raise WrongInput(f"gallery.group_by: no image has the attribute {', '.join(unknown)}; there are: {known}")
+        named = images.select(F.explode("attributes").alias("name", "value")).where(F.col("name").isin(list(settings.group_by)))
+        sizes = named.groupBy("name").agg(F.count_distinct("value").alias("values")).where(f"values > {MOST_GROUPS_ASKED_FOR}")
+        for row in sizes.collect():
+            raise WrongInput(
+                f"gallery.group_by: {row['name']} has {row['values']:,} values; {MOST_GROUPS_ASKED_FOR:,} are the most"
+            )
 
 
 def groupings(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[list[Grouping], DataFrame]:
@@ -76,9 +83,8 @@ def groupings(cards: DataFrame, images: int, settings: GallerySettings) -> tuple
     counted = (
         given.groupBy("attribute").agg(F.count("*").alias("images"), values, F.avg(F.length("value")).alias("length")).collect()
     )
-    found = {row.attribute: row for row in counted}
     if settings.group_by:
-        chosen = [name for name in settings.group_by if found[name].values <= MOST_GROUPS_ASKED_FOR]
+        chosen = list(dict.fromkeys(settings.group_by))
     else:
         useful = [row for row in counted if _divides_well(row.images, row.values, row.length, images)]
         chosen = [row.attribute for row in sorted(useful, key=lambda row: (row.values, row.attribute))][:MOST_GROUPINGS]
@@ -117,18 +123,37 @@ def _name(attribute: Column, value: Column) -> Column:
     return F.substring(F.sha2(F.concat_ws("\n", attribute, value), 256), 1, 16)
 
 
-def group_pages(members: DataFrame, made: list[Grouping], per_page: int) -> DataFrame:
+def group_pages(members: DataFrame, made: list[Grouping], per_page: int, scratch: Scratch) -> DataFrame:
     """One row for each page of each group: path, attribute, value, images, number, last, items."""
-    group = Window.partitionBy("attribute", "value")
-    place = F.row_number().over(group.orderBy("ordinal")) - 1
-    placed = members.withColumns({"images": F.count("*").over(group), "number": F.expr("1").cast("int")})
-    placed = placed.withColumn("number", (F.floor(place / per_page) + 1).cast("int"))
+    sizes = [(grouping.attribute, group.value, group.images) for grouping in made for group in grouping.groups]
+    placed = _paged(members, ["attribute", "value"], "ordinal", sizes, per_page, scratch)
     pages = placed.groupBy("attribute", "value", "images", "number").agg(_in_order("ordinal", _card()).alias("items"))
     folders = F.create_map(*[F.lit(text) for grouping in made for text in (grouping.attribute, grouping.name)])
     name = F.concat_ws("-", _name(F.col("attribute"), F.col("value")), "number")
     path = F.concat(F.lit("groups/"), folders[F.col("attribute")], F.lit("/"), name, F.lit(".html"))
-    last = F.ceil(F.col("images") / per_page).cast("int").alias("last")
-    return pages.select(path.alias("path"), "attribute", "value", "images", "number", last, "items")
+    return pages.select(path.alias("path"), "attribute", "value", "images", "number", _last(per_page), "items")
+
+
+def _paged(
+    rows: DataFrame, group: list[str], order: str, sizes: list[tuple[Any, ...]], per_page: int, scratch: Scratch
+) -> DataFrame:
+    """``rows`` with the size of their group (``images``) and the number of their page in it, from 1.
+
+    ``sizes``: the values of the columns ``group``, and how many rows have them. By places in the order of all rows, since a
+    single group may be most of them.
+    """
+    spark, place = rows.sparkSession, f"place_{'_'.join(group)}"
+    starts, start = [], 0
+    for *values, images in sorted(sizes, key=lambda size: [value.encode() for value in size[:-1]]):
+        starts.append((*values, images, start))
+        start += images
+    known = spark.createDataFrame(starts, ", ".join(f"{name} string" for name in group) + ", images long, start long")
+    placed = numbered(rows, [*group, order], place, scratch).join(F.broadcast(known), group)
+    return placed.withColumn("number", F.expr(f"cast(({place} - start) div {per_page} + 1 as int)"))
+
+
+def _last(per_page: int) -> Column:
+    return F.ceil(F.col("images") / per_page).cast("int").alias("last")
 
 
 def examples(members: DataFrame, each: int) -> DataFrame:
@@ -141,14 +166,14 @@ def examples(members: DataFrame, each: int) -> DataFrame:
 # -- duplicates ----------------------------------------------------------------------------------------------------------------
 
 
-def duplicates(cards: DataFrame, contents: DataFrame, scratch: Scratch) -> DataFrame:
-    """Sets of images with the same bytes, largest first: set, images, items. ``contents``: image_id, content_sha256."""
-    known = contents.where("content_sha256 is not null")
-    copied = known.groupBy("content_sha256").count().where("count > 1").select("content_sha256", F.col("count").alias("images"))
-    members = known.join(copied, "content_sha256").join(cards, "image_id")
-    sets = members.groupBy("content_sha256", "images").agg(
-        F.min("ordinal").alias("first"), _in_order("ordinal", F.struct("image_id", *CARD)).alias("items")
-    )
+def duplicates(cards: DataFrame, scratch: Scratch) -> DataFrame:
+    """Sets of images with the same bytes, largest first: set, images, items (`COPIES_SHOWN` of them at most)."""
+    known = cards.where("content_sha256 is not null")
+    copied = known.groupBy("content_sha256").agg(F.count("*").alias("images"), F.min("ordinal").alias("first")).where("images > 1")
+    place = F.row_number().over(Window.partitionBy("content_sha256").orderBy("ordinal"))
+    members = known.join(copied, "content_sha256").withColumn("place", place).where(F.col("place") <= COPIES_SHOWN)
+    item = F.struct("image_id", *CARD)
+    sets = members.groupBy("content_sha256", "images", "first").agg(_in_order("ordinal", item).alias("items"))
     ordered = sets.withColumn("fewest", -F.col("images"))
     return numbered(ordered, ["fewest", "first"], "set", scratch).select("set", "images", "items")
 
@@ -156,7 +181,7 @@ def duplicates(cards: DataFrame, contents: DataFrame, scratch: Scratch) -> DataF
 def duplicate_pages(sets: DataFrame, count: int) -> DataFrame:
     """One row for each page of sets: path, number, last, items."""
     pages = sets.groupBy(F.expr(f"cast(`set` div {SETS_PER_PAGE} + 1 as int)").alias("number"))
-    rows = pages.agg(_in_order("set", F.col("items")).alias("items"))
+    rows = pages.agg(_in_order("set", F.struct("images", "items")).alias("items"))
     last = max(1, -(-count // SETS_PER_PAGE))
     path = F.concat(F.lit("duplicates/"), "number", F.lit(".html"))
     return rows.select(path.alias("path"), "number", F.lit(last).alias("last"), "items")
@@ -165,18 +190,14 @@ def duplicate_pages(sets: DataFrame, count: int) -> DataFrame:
 # -- failures ------------------------------------------------------------------------------------------------------------------
 
 
-def failure_pages(failures: DataFrame, cards: DataFrame) -> DataFrame:
-    """One row for each page of each reason: path, reason, images, number, last, items."""
-    shown = cards.select("image_id", "page")
-    told = failures.join(shown, "image_id", "left").select("image_id", "fingerprint", "reason", "detail", "uri", "page")
-    group = Window.partitionBy("reason")
-    place = F.row_number().over(group.orderBy("image_id", "fingerprint")) - 1
-    placed = told.withColumns({"images": F.count("*").over(group), "place": place})
-    placed = placed.withColumn("number", (F.floor(F.col("place") / FAILURES_PER_PAGE) + 1).cast("int"))
-    # Where the detail only repeats the address, the page does without: addresses on this machine are nobody's business.
-    detail = F.when(F.col("detail") != F.col("uri"), F.col("detail"))
-    item = F.struct("image_id", "fingerprint", "page", detail.alias("detail"))
-    pages = placed.groupBy("reason", "images", "number").agg(_in_order("place", item).alias("items"))
+def failure_pages(failures: DataFrame, cards: DataFrame, sizes: dict[str, int], scratch: Scratch) -> DataFrame:
+    """One row for each page of each reason: path, reason, number, last, items. ``sizes``: reason -> rows."""
+    # What the detail says of addresses on this machine is nobody's business.
+    detail = F.when(~F.contains("detail", F.coalesce("uri", F.lit(""))) | F.col("uri").isNull(), F.col("detail"))
+    told = failures.select("image_id", "fingerprint", "reason", detail.alias("detail"))
+    placed = _paged(told, ["reason"], "image_id", list(sizes.items()), FAILURES_PER_PAGE, scratch)
+    shown = placed.join(cards.select("image_id", "page"), "image_id", "left")
+    item = F.struct("image_id", "fingerprint", "page", "detail")
+    pages = shown.groupBy("reason", "images", "number").agg(_in_order("place_reason", item).alias("items"))
     path = F.concat(F.lit("failures/"), "reason", F.lit("-"), "number", F.lit(".html"))
-    last = F.ceil(F.col("images") / FAILURES_PER_PAGE).cast("int").alias("last")
-    return pages.select(path.alias("path"), "reason", "images", "number", last, "items")
+    return pages.select(path.alias("path"), "reason", "number", _last(FAILURES_PER_PAGE), "items")

@@ -1,6 +1,7 @@
 """Small files of the pictures, made by Spark tasks once for each content and kept from one rendering to the next."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +16,11 @@ from image_similarity.settings import EmbeddingsSettings
 from image_similarity.spark import progress, task_count
 from image_similarity.stages.gallery.site import Site
 from image_similarity.warehouse import Warehouse
+
+Batches = Iterator[pa.RecordBatch]
+
+REASONS = {"changed": "the file is another one since it was embedded"}
+"""Why there is no picture, beside what `images.fetch` and `decoding.decode` say."""
 
 FOLDER = "pictures"
 INVENTORY = "_pictures"
@@ -31,6 +37,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _COLUMNS = "picture string, width int, height int, reason string, detail string, made boolean"
+_COPIES_TRIED = 8
 _LEAST_PER_TASK, _MOST_PER_TASK = 16, 512
 
 
@@ -48,16 +55,18 @@ def path(picture: str, size: str) -> str:
 def make(
     spark: SparkSession, wanted: DataFrame, site: Site, rendering: str, settings: EmbeddingsSettings, warehouse: Warehouse
 ) -> DataFrame:
-    """Make the files of ``wanted`` (picture, uri) that are not there yet.
+    """Make the files of ``wanted`` (picture, uri, content_sha256) that are not there yet.
 
     Returns picture, width, height (pixels of the larger file), reason, detail (why there is none), made (in this run), which
     stay in the rendering's folder as its inventory.
     """
     before = inventory(spark, site, site.renderings[:1], warehouse).where("reason is null").select("picture", "width", "height")
-    distinct = wanted.groupBy("picture").agg(F.min("uri").alias("uri"))
+    # Copies of a file make one picture: if one of them is gone, another may serve.
+    uris = F.slice(F.sort_array(F.collect_set("uri")), 1, _COPIES_TRIED)
+    distinct = wanted.groupBy("picture").agg(uris.alias("uris"), F.first("content_sha256").alias("content_sha256"))
     count = distinct.count()
     tasks = task_count(spark, count, _LEAST_PER_TASK, _MOST_PER_TASK)
-    rows = distinct.join(before, "picture", "left").repartition(tasks).select("picture", "uri", "width", "height")
+    rows = distinct.join(before, "picture", "left").repartition(tasks)
     folder = _inventory_folder(site, rendering)
     with progress(spark, "pictures", count, "pictures", tasks):
         warehouse.write_parquet(folder, rows.mapInArrow(_maker(site.uri, settings), _COLUMNS))
@@ -88,8 +97,8 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
 # -- in the workers ------------------------------------------------------------------------------------------------------------
 
 
-def _maker(gallery: str, settings: EmbeddingsSettings):  # type: ignore[no-untyped-def]
-    def made(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _maker(gallery: str, settings: EmbeddingsSettings) -> Callable[[Batches], Batches]:
+    def made(batches: Batches) -> Batches:
         decoding.prepare_process(settings.max_pixels)
         with decoding.quiet_decoders(), ThreadPoolExecutor(settings.decode_threads, "pictures") as pool:
             for batch in batches:
@@ -100,30 +109,46 @@ def _maker(gallery: str, settings: EmbeddingsSettings):  # type: ignore[no-untyp
 
 
 def _make_one(row: dict[str, Any], gallery: str, settings: EmbeddingsSettings) -> dict[str, Any]:
-    """One row of the inventory. A picture that was there before and still is, is not opened."""
+    """One row of the inventory. A picture whose files are there is not made again."""
     picture = row["picture"]
-    if row["width"] is not None and _is_there(gallery, picture, row["width"], row["height"]):
-        return {"picture": picture, "width": row["width"], "height": row["height"], "made": False}
+    if size := _known_size(gallery, picture, (row["width"], row["height"])):
+        return {"picture": picture, "width": size[0], "height": size[1], "made": False}
+    refused = Unreadable("not_found", "the manifest does not say where it is")
+    for uri in row["uris"]:
+        try:
+            content = images.fetch(uri, settings.max_bytes)
+            if row["content_sha256"] not in (None, hashlib.sha256(content).hexdigest()):
+                raise Unreadable("changed", "since it was embedded: run embed_images again")
+            made = pictures.thumbnails(content, settings.max_pixels)
+        except Unreadable as error:
+            refused = error
+            continue
+        if made.large is not None:
+            storage.write(f"{gallery}/{path(picture, 'large')}", made.large, "image/webp")
+        storage.write(f"{gallery}/{path(picture, 'small')}", made.small, "image/webp")
+        return {"picture": picture, "width": made.width, "height": made.height, "made": True}
+    return {"picture": picture, "reason": refused.reason, "detail": refused.detail, "made": False}
+
+
+def _known_size(gallery: str, picture: str, told: tuple[int | None, int | None]) -> tuple[int, int] | None:
+    """Width and height of the files of ``picture``; None if they are not there. ``told``: what the last inventory says."""
+    small, large = (f"{gallery}/{path(picture, size)}" for size in ("small", "large"))
+    width, height = told
+    if width is not None and height is not None:
+        wanted = [small, large] if pictures.has_large(width, height) else [small]
+        return (width, height) if all((status := storage.status(file)) and status.size_bytes for file in wanted) else None
+    # Not in the inventory, but perhaps made by a job that died afterwards. The small file is written last.
     try:
-        if row["uri"] is None:
-            raise Unreadable("not_found", "the manifest does not say where it is")
-        made = pictures.thumbnails(images.fetch(row["uri"], settings.max_bytes), settings.max_pixels)
-    except Unreadable as error:
-        return {"picture": picture, "reason": error.reason, "detail": error.detail, "made": False}
-    if made.large is not None:
-        storage.write(f"{gallery}/{path(picture, 'large')}", made.large, "image/webp")
-    storage.write(f"{gallery}/{path(picture, 'small')}", made.small, "image/webp")
-    return {"picture": picture, "width": made.width, "height": made.height, "made": True}
+        if storage.status(small) is None:
+            return None
+        size = pictures.size_of(storage.read(small))
+        return pictures.size_of(storage.read(large)) if storage.status(large) is not None else size
+    except OSError:
+        return None
 
 
-def _is_there(gallery: str, picture: str, width: int, height: int) -> bool:
-    sizes = ["small", "large"] if pictures.has_large(width, height) else ["small"]
-    told = [storage.status(f"{gallery}/{path(picture, size)}") for size in sizes]
-    return all(status is not None and status.size_bytes for status in told)
-
-
-def _sweeper(gallery: str):  # type: ignore[no-untyped-def]
-    def swept(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _sweeper(gallery: str) -> Callable[[Batches], Batches]:
+    def swept(batches: Batches) -> Batches:
         removed = 0
         for batch in batches:
             for row in batch.to_pylist():
@@ -134,10 +159,11 @@ def _sweeper(gallery: str):  # type: ignore[no-untyped-def]
 
 
 def _sweep(shelf: str, used: set[str]) -> int:
-    """Delete the files in the folder ``shelf`` whose picture is not ``used``; how many pictures there were."""
+    """Delete the files in the folder ``shelf`` whose picture is not ``used``, and half-written ones; how many pictures."""
     if not storage.exists(shelf):
         return 0
-    unused = [file for file in storage.list_files(shelf) if file.path.partition("-")[0].partition(".")[0] not in used]
-    for file in unused:
-        storage.delete(file.uri)
-    return len({file.path.partition("-")[0] for file in unused})
+    files = [(file.path.partition("-")[0], file) for file in storage.list_files(shelf)]
+    for picture, file in files:
+        if picture not in used or file.path.endswith(".tmp"):
+            storage.delete(file.uri)
+    return len({picture for picture, _ in files} - used)

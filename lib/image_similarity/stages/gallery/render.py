@@ -68,7 +68,9 @@ def run(
     count = described.count()
     if count == 0:
         raise JobFailed("no image of the manifest has neighbours: run find_neighbours again")
-    made = pictures.make(spark, described.select("picture", "uri"), site, rendering, settings.embeddings, warehouse)
+    made = pictures.make(
+        spark, described.select("picture", "uri", "content_sha256"), site, rendering, settings.embeddings, warehouse
+    )
     shown = cards.with_pictures(described, made, scratch)
     book = Book(site.uri, rendering, about.title, count, about.slots, about.untrained, search.CARDS_PER_SHARD)
     return _Rendering(spark, inputs, about, settings, book, shown, scratch).write(made)
@@ -89,15 +91,17 @@ class _Rendering:
             F.count("*").alias("all"), F.count_if("made").alias("made"), F.count_if(F.col("reason").isNotNull()).alias("absent")
         ).collect()[0]
         groupings, members = listings.groupings(self.cards, self.book.images, self.settings.gallery)
-        sets = self.scratch.write("sets", listings.duplicates(self.cards, self.inputs.contents, self.scratch))
-        reasons = self.inputs.failures.groupBy("reason").count().orderBy("reason").collect()
+        sets = self.scratch.write("sets", listings.duplicates(self.cards, self.scratch))
+        images_failed = F.count_distinct("image_id").alias("images")
+        reasons = self.inputs.failures.groupBy("reason").agg(F.count("*").alias("rows"), images_failed).orderBy("reason").collect()
         self.book = replace(
             self.book,
             groupings=tuple((grouping.attribute, f"groups/{grouping.name}.html") for grouping in groupings),
             duplicates=sets.count(),
-            failures=sum(row["count"] for row in reasons),
+            failures=self.inputs.failures.agg(images_failed).collect()[0]["images"],
         )
-        written = self._image_pages() + self._listings(groupings, members, sets) + self._search()
+        image_pages = self._image_pages()
+        written = [image_pages] + self._listings(groupings, members, sets, reasons) + self._search()
         # The pages of which there is one are written here, last: they link to all others.
         written += self._groups(groupings, members) + self._failures(reasons)
         written += self._static() + [
@@ -108,6 +112,7 @@ class _Rendering:
             "pictures": told["all"],
             "pictures_made": told["made"],
             "pictures_absent": told["absent"],
+            "neighbours_gone": self.inputs.neighbours.count() - image_pages["items"],
             "pages": sum(row["files"] for row in written),
             "bytes": sum(row["bytes"] for row in written),
         }
@@ -115,29 +120,27 @@ class _Rendering:
 
     # -- by Spark tasks --
 
-    def _image_pages(self) -> list[dict[str, int]]:
+    def _image_pages(self) -> dict[str, int]:
         tasks = task_count(self.spark, self.book.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
         rows = images.rows(self.cards, self.inputs.neighbours, tasks)
         with progress(self.spark, "pages", self.book.images, "images", tasks):
-            return [_count(pages.write(rows, "image.html", self.book, images.context))]
+            return _count(pages.write(rows, "image.html", self.book, images.context))
 
-    def _listings(self, groupings: list[listings.Grouping], members: DataFrame, sets: DataFrame) -> list[dict[str, int]]:
+    def _listings(
+        self, groupings: list[listings.Grouping], members: DataFrame, sets: DataFrame, reasons: list[Any]
+    ) -> list[dict[str, int]]:
         per_page = self.settings.gallery.images_per_page
         written = [_count(pages.write(listings.browse(self.cards, self.book.images, per_page), "browse.html", self.book))]
         if groupings:
-            rows = listings.group_pages(members, groupings, per_page)
+            rows = listings.group_pages(members, groupings, per_page, self.scratch)
             written.append(_count(pages.write(rows, "group.html", self.book)))
         if self.book.duplicates:
             rows = listings.duplicate_pages(sets, self.book.duplicates)
             written.append(_count(pages.write(rows, "duplicates.html", self.book)))
         if self.book.failures:
-            rows = listings.failure_pages(self.inputs.failures, self.cards)
-            meanings = self.about.reasons
-            written.append(
-                _count(
-                    pages.write(rows, "failures.html", self.book, lambda row: {**row, "meaning": meanings.get(row["reason"], "")})
-                )
-            )
+            rows = listings.failure_pages(self.inputs.failures, self.cards, {row.reason: row.rows for row in reasons}, self.scratch)
+            told = {row.reason: {"images": row.images, "meaning": self.about.reasons.get(row.reason, "")} for row in reasons}
+            written.append(_count(pages.write(rows, "failures.html", self.book, lambda row: {**row, **told[row["reason"]]})))
         return written
 
     def _search(self) -> list[dict[str, int]]:
@@ -165,7 +168,7 @@ class _Rendering:
     def _failures(self, reasons: list[Any]) -> list[dict[str, int]]:
         if not self.book.failures:
             return []
-        told = [(row.reason, row["count"], self.about.reasons.get(row.reason, "")) for row in reasons]
+        told = [(row.reason, row.images, self.about.reasons.get(row.reason, "")) for row in reasons]
         return [self._page("failures/index.html", "failures_by_reason.html", reasons=told)]
 
     def _absent(self) -> list[Any]:
@@ -195,6 +198,7 @@ class _Rendering:
 
 
 def _count(written: DataFrame) -> dict[str, int]:
-    """Write the pages, and count them."""
-    row = written.agg(F.count("*").alias("files"), F.coalesce(F.sum("bytes"), F.lit(0)).alias("bytes")).collect()[0]
-    return {"files": row["files"], "bytes": row["bytes"]}
+    """Write the pages, and count them, their bytes and what they list."""
+    totals = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in ("bytes", "items")]
+    row = written.agg(F.count("*").alias("files"), *totals).collect()[0]
+    return {name: int(row[name]) for name in ("files", "bytes", "items")}

@@ -5,12 +5,13 @@ loaded that a query needs, whatever the size of the collection.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from image_similarity.stages.gallery.cards import LONGEST_TERM
 from image_similarity.stages.gallery.pages import WRITTEN, WRITTEN_SCHEMA, Book, put
 from image_similarity.warehouse import Scratch
 
@@ -18,7 +19,6 @@ CARDS_PER_SHARD = 200
 POSTINGS_KEPT = 5000
 """Images told of one word, at most; a word of more images is too common to narrow a search down."""
 SHARD_BYTES = 100_000
-LONGEST_PREFIX = 8
 _BYTES_PER_POSTING = 3
 
 
@@ -56,9 +56,12 @@ def _entry(card: dict[str, object]) -> list[object]:
 
 def write_terms(cards: DataFrame, book: Book, scratch: Scratch) -> tuple[DataFrame, list[str]]:
     """``search/<prefix in hexadecimal>.js``: words that begin alike, each with its images. And the prefixes."""
-    postings = cards.select(F.explode("terms").alias("term"), "ordinal").groupBy("term")
-    kept = F.slice(F.sort_array(F.collect_list(F.col("ordinal").cast("int"))), 1, POSTINGS_KEPT)
-    terms = scratch.write("terms", postings.agg(F.count("*").alias("images"), kept.alias("ordinals")))
+    postings = cards.select(F.explode("terms").alias("term"), F.col("ordinal").cast("int"))
+    first = F.row_number().over(Window.partitionBy("term").orderBy("ordinal")) <= POSTINGS_KEPT  # not all, where there are millions
+    kept = postings.withColumn("is_first", first).where("is_first").groupBy("term")
+    lists = kept.agg(F.sort_array(F.collect_list("ordinal")).alias("ordinals"))
+    counts = postings.groupBy("term").agg(F.count("*").alias("images"))
+    terms = scratch.write("terms", counts.join(lists, "term").select("term", "images", "ordinals"))
     prefixes = _prefixes(terms)
     named = terms.mapInArrow(_with_prefix(prefixes), "term string, images long, ordinals array<int>, prefix string")
     rows = named.groupBy("prefix").agg(F.sort_array(F.collect_list(F.struct("term", "images", "ordinals"))).alias("items"))
@@ -77,28 +80,28 @@ def write_terms(cards: DataFrame, book: Book, scratch: Scratch) -> tuple[DataFra
 
 def _prefixes(terms: DataFrame) -> list[str]:
     """The beginnings that divide ``terms`` into shards of about `SHARD_BYTES`: long ones where many words begin alike."""
-    done: list[str] = []
+    done: set[str] = set()
     sized = terms.select("term", (F.octet_length("term") + F.size("ordinals") * _BYTES_PER_POSTING + 6).alias("bytes"))
-    for length in range(1, LONGEST_PREFIX + 1):
-        beginning = F.substring("term", 1, length).alias("prefix")
-        told = sized.groupBy(beginning).agg(F.sum("bytes").alias("bytes"), F.max(F.length("term")).alias("longest")).collect()
-        small = [row for row in told if row.bytes <= SHARD_BYTES or row.longest <= length or length == LONGEST_PREFIX]
-        done += [row.prefix for row in small]
-        large = [row.prefix for row in told if row not in small]
+    for length in range(1, LONGEST_TERM + 1):
+        beginning = F.substring("term", 1, length)
+        told = sized.groupBy(beginning.alias("prefix")).agg(F.sum("bytes").alias("bytes"), F.count("*").alias("terms")).collect()
+        large = [row.prefix for row in told if row.bytes > SHARD_BYTES and row.terms > 1]
+        done.update(row.prefix for row in told)
         if not large:
             break
-        # Words that end here are a shard of their own; the others are looked at with one letter more.
-        done += [row.term for row in sized.where(F.col("term").isin(large)).select("term").collect()]
-        sized = sized.where(F.substring("term", 1, length).isin(large) & ~F.col("term").isin(large))
-    return sorted(set(done))
+        # A large one keeps the word that ends there, if there is one; the others are told apart by one letter more.
+        done.difference_update(large)
+        done.update(row.term for row in sized.where(F.col("term").isin(large)).select("term").collect())
+        sized = sized.where(beginning.isin(large) & ~F.col("term").isin(large))
+    return sorted(done)
 
 
-def _with_prefix(prefixes: list[str]):  # type: ignore[no-untyped-def]
+def _with_prefix(prefixes: list[str]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function that adds to each word the longest of ``prefixes`` that it begins with."""
     known = frozenset(prefixes)
 
     def prefix_of(term: str) -> str:
-        return next(term[:length] for length in range(LONGEST_PREFIX, 0, -1) if term[:length] in known)
+        return next(term[:length] for length in range(len(term), 0, -1) if term[:length] in known)
 
     def added(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

@@ -6,6 +6,7 @@ one rendering or the other. The rendering before stays for those who are reading
 
 import json
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from pyspark.sql import SparkSession
@@ -17,6 +18,7 @@ from image_similarity.warehouse_files import Files, files_of
 MARKER = "gallery.json"
 KIND = "image-similarity gallery"
 INDEX = "index.html"
+LOCK = ".lock"
 RENDERINGS_KEPT = 2
 NAMES_SHOWN = 3
 
@@ -43,18 +45,28 @@ class Site:
     def begin(self) -> None:
         """Mark the folder as a gallery's. Raises ``WrongInput`` if it cannot be written."""
         try:
-            self._mark(self.renderings)
+            with self.locked():
+                if _read_marker(self.files, self.uri) is None:
+                    self._mark([])
         except OSError as error:
             raise WrongInput(f"--gallery {self.uri}: cannot be written: {error}") from None
 
+    def locked(self) -> AbstractContextManager[None]:
+        """No other job opens this gallery, publishes in it or tidies it up meanwhile."""
+        lock: AbstractContextManager[None] = self.files.locked(f"{self.uri}/{LOCK}")
+        return lock
+
     def publish(self, rendering: str, index_html: str) -> list[str]:
-        """Show ``rendering``; the renderings that are kept. Raises ``JobFailed`` if another one was published meanwhile."""
+        """Show ``rendering``; the renderings that are kept. Raises ``JobFailed`` if another one was published meanwhile.
+
+        To be called when `locked`. If it fails half-way, the front page is the old one or the new one, and both have their pages.
+        """
+        if _read_marker(self.files, self.uri) != self.renderings:
+            self.files.delete(self.folder(rendering))
+            raise JobFailed(f"another job rendered {self.uri} while this one ran; its pages stay: run this one again")
         kept = [rendering, *self.renderings][:RENDERINGS_KEPT]
-        with self.files.locked(f"{self.uri}/.lock"):
-            if _read_marker(self.files, self.uri) != self.renderings:
-                raise JobFailed(f"another job rendered {self.uri} while this one ran; its pages stay: run this one again")
-            self._mark(kept)
-            self.files.write(self.index, index_html.encode())
+        self.files.write(self.index, index_html.encode())
+        self._mark(kept)
         return kept
 
     def remove_others(self, kept: list[str]) -> None:
@@ -73,8 +85,11 @@ def open_site(spark: SparkSession, gallery: str) -> Site:
     try:
         uri = storage.absolute(gallery) if storage.is_local(gallery) else storage.for_spark(gallery.rstrip("/"))
         files = files_of(spark, uri)
-        names = [name for name in files.entries(uri) if name != ".lock"]
+        names = [name for name in files.entries(uri) if name != LOCK]
         renderings = _read_marker(files, uri)
+        if renderings is not None:
+            with files.locked(f"{uri}/{LOCK}"):  # pictures that seem to be there may be about to be removed
+                renderings = _read_marker(files, uri)
     except NotADirectoryError:
         raise WrongInput(f"--gallery {gallery}: is a file; name a folder") from None
     except (OSError, ValueError) as error:

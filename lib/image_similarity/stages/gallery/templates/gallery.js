@@ -68,8 +68,9 @@
   if (shuffle) {
     const rows = document.querySelector("#selection .rows");
     const wanted = Math.min(rows.children.length, count);
+    const status = document.getElementById("shuffled");
     shuffle.hidden = false;
-    shuffle.addEventListener("click", async () => {
+    const draw = async () => {
       // A few shards, chosen at random, hold enough: a large collection is not loaded to show forty of it.
       const shards = Math.ceil(count / shardSize), chosen = new Set();
       while (chosen.size < Math.min(4, shards)) chosen.add(Math.floor(Math.random() * shards));
@@ -82,7 +83,9 @@
         if (card[1]) drawn.push(card);
       }
       rows.replaceChildren(...drawn.map(shown));
-    });
+      status.textContent = `${drawn.length} other images`;
+    };
+    shuffle.addEventListener("click", () => draw().catch((error) => { status.textContent = error.message; }));
   }
 
   /* -- search -- */
@@ -91,21 +94,20 @@
     return text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().match(/[\p{L}\p{N}]+/gu)?.map((word) => [...word].slice(0, 40).join("")) ?? [];
   }
   async function imagesOf(word) {
-    /* The images with a word that begins so: { all, ordinals }; `all` is larger where a word is too common to tell them all. */
+    /* The images with a word that begins so; `more` where not all of them are told, because the word is too common. */
     const fitting = prefixes.filter((prefix) => prefix.startsWith(word) || word.startsWith(prefix));
     const ordinals = new Set();
-    let more = fitting.length > MOST_SHARDS, all = 0;
+    let more = fitting.length > MOST_SHARDS;
     for (const prefix of fitting.slice(0, MOST_SHARDS)) {
       const terms = await load(`search/${hex(prefix)}`);
       for (const [term, [images, ...gaps]] of Object.entries(terms)) {
         if (!term.startsWith(word)) continue;
         let ordinal = 0;
         for (const gap of gaps) ordinals.add(ordinal += gap);
-        all = Math.max(all, images);
         if (images > gaps.length) more = true;
       }
     }
-    return { word, ordinals, more, all: Math.max(all, ordinals.size) };
+    return { word, ordinals, more };
   }
   function intersection(found) {
     /* A word too common to be told whole cannot rule an image out; it is left out unless all words are such. */
@@ -158,12 +160,10 @@
     }
   } catch { /* a browser that keeps nothing */ }
 
-  /* -- keys: / to search, arrows to turn pages -- */
+  /* -- arrow keys turn pages -- */
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, pre, .scrolling")) return;
     const turn = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
-    const field = document.querySelector("input[type=search]");
     if (turn) document.querySelector(`a[rel=${turn}]`)?.click();
-    else if (event.key === "/" && field) { event.preventDefault(); field.focus(); }
   });
 })();
