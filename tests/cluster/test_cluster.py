@@ -9,6 +9,7 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 import run_pipeline
+from crawler import crawl
 from image_similarity import samples
 from image_similarity.tables import SCHEMAS
 from image_similarity.warehouse import Warehouse
@@ -53,6 +54,9 @@ def test_the_same_tables_as_one_machine(cluster: Any, spark: SparkSession, pictu
         done = cluster.submit(job, "--warehouse", str(tmp_path / "steps"), *arguments, *common)
         assert done.returncode == 0, done.stderr
     assert tables(spark, tmp_path / "steps") == here
-    done = cluster.submit("run_pipeline", "--images", str(pictures), "--warehouse", str(tmp_path / "steps"), *common)
+    paths = ["--warehouse", str(tmp_path / "steps"), "--gallery", str(tmp_path / "gallery")]
+    done = cluster.submit("run_pipeline", "--images", str(pictures), *paths, *common)
     assert done.returncode == 0, done.stderr
     assert tables(spark, tmp_path / "steps") == here
+    found = crawl(tmp_path / "gallery")
+    assert found.dead == [] and sum(path.parent.parent.name == "images" for path in found.pages) == 41
