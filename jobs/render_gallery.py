@@ -17,8 +17,9 @@ from pyspark.sql import functions as F
 from image_similarity import cli, storage
 from image_similarity.cli import Application, Job, say
 from image_similarity.errors import WrongInput
+from image_similarity.images import FETCH_REASONS
+from image_similarity.kernels.decoding import UNREADABLE_REASONS
 from image_similarity.spark import SPARK_ERRORS, cause_of
-from image_similarity.stages import embeddings
 from image_similarity.stages.gallery import pictures, render, site
 from image_similarity.stages.gallery.cards import clean
 from image_similarity.stages.gallery.pages import Slot
@@ -193,7 +194,7 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
         runs += section(f"Neighbours by {label}", made, *notes)
     labels = tuple(Slot(label, *slot.split("/")) for slot, label in slots.items())
     title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
-    return About(title, labels, tuple(untrained), {**vectors.FAILURE_REASONS, **embeddings.FAILURE_REASONS}, runs)
+    return About(title, labels, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs)
 
 
 def _collection(images: str) -> str:

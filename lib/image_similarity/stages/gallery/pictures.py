@@ -19,9 +19,6 @@ from image_similarity.warehouse import Warehouse
 
 Batches = Iterator[pa.RecordBatch]
 
-REASONS = {"changed": "the file is another one since it was embedded"}
-"""Why there is no picture, beside what `images.fetch` and `decoding.decode` say."""
-
 FOLDER = "pictures"
 INVENTORY = "_pictures"
 """Below a rendering: what is known of its pictures, so that the next one need not open them."""
@@ -57,8 +54,8 @@ def make(
 ) -> DataFrame:
     """Make the files of ``wanted`` (picture, uri, content_sha256) that are not there yet.
 
-    Returns picture, width, height (pixels of the larger file), reason, detail (why there is none), made (in this run), which
-    stay in the rendering's folder as its inventory.
+    Returns picture, width, height (pixels of the larger file), reason, detail (why there is none: what `images.fetch` and
+    `decoding.decode` say, or ``changed``), made (in this run), which stay in the rendering's folder as its inventory.
     """
     before = inventory(spark, site, site.renderings[:1], warehouse).where("reason is null").select("picture", "width", "height")
     # Copies of a file make one picture: if one of them is gone, another may serve.
