@@ -38,6 +38,7 @@ lint: $(VENV)/.installed
 # Ours and a peer side by side, in one run. Takes minutes; results are printed as Markdown.
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/embed_images.py
+	$(BIN)/python tests/benchmarks/render_gallery.py
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache

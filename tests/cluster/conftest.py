@@ -66,7 +66,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lib/ as a zip."""
     file = tmp_path_factory.mktemp("library") / "image_similarity.zip"
     with zipfile.ZipFile(file, "w") as archive:
-        for source in sorted((ROOT / "lib").rglob("*.py")):
+        for source in sorted(path for path in (ROOT / "lib" / "image_similarity").rglob("*") if path.suffix != ".pyc"):
             archive.write(source, str(source.relative_to(ROOT / "lib")))
     return file
 

@@ -52,11 +52,11 @@ def test_the_same_tables_as_one_machine(cluster: Any, spark: SparkSession, pictu
     steps = [("build_manifest", ["--images", str(pictures)]), ("embed_images", []), ("find_neighbours", [])]
     for job, arguments in steps:
         done = cluster.submit(job, "--warehouse", str(tmp_path / "steps"), *arguments, *common)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
     assert tables(spark, tmp_path / "steps") == here
     paths = ["--warehouse", str(tmp_path / "steps"), "--gallery", str(tmp_path / "gallery")]
     done = cluster.submit("run_pipeline", "--images", str(pictures), *paths, *common)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert tables(spark, tmp_path / "steps") == here
     found = crawl(tmp_path / "gallery")
     assert found.dead == [] and sum(path.parent.parent.name == "images" for path in found.pages) == 41

@@ -1,5 +1,6 @@
 """Pages that list images: to browse, by group, exact duplicates, failures."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,14 +93,9 @@ def groupings(cards: DataFrame, images: int, settings: GallerySettings) -> tuple
             given, chosen = _by_folder(cards), [FOLDER]
     members = given.where(F.col("attribute").isin(chosen))
     sizes = members.groupBy("attribute", "value").count().orderBy("attribute", F.desc("count"), "value").collect()
-    named = _name(F.col("attribute"), F.col("value"))
-    names = {
-        (row.attribute, row.value): row.name
-        for row in members.select("attribute", "value", named.alias("name")).distinct().collect()
-    }
     made: list[Grouping] = []
     for attribute in chosen:
-        groups = [Group(row.value, row["count"], names[attribute, row.value]) for row in sizes if row.attribute == attribute]
+        groups = [Group(row.value, row["count"], _group_name(attribute, row.value)) for row in sizes if row.attribute == attribute]
         if len(groups) > 1 or settings.group_by:
             made.append(Grouping(attribute, f"{len(made) + 1}", tuple(groups)))
     return made, members
@@ -119,8 +115,8 @@ def _by_folder(cards: DataFrame) -> DataFrame:
     return given if folders <= MOST_GROUPS else given.limit(0)
 
 
-def _name(attribute: Column, value: Column) -> Column:
-    return F.substring(F.sha2(F.concat_ws("\n", attribute, value), 256), 1, 16)
+def _group_name(attribute: str, value: str) -> str:
+    return hashlib.sha256(f"{attribute}\n{value}".encode()).hexdigest()[:16]
 
 
 def group_pages(members: DataFrame, made: list[Grouping], per_page: int, scratch: Scratch) -> DataFrame:
@@ -129,8 +125,9 @@ def group_pages(members: DataFrame, made: list[Grouping], per_page: int, scratch
     placed = _paged(members, ["attribute", "value"], "ordinal", sizes, per_page, scratch)
     pages = placed.groupBy("attribute", "value", "images", "number").agg(_in_order("ordinal", _card()).alias("items"))
     folders = F.create_map(*[F.lit(text) for grouping in made for text in (grouping.attribute, grouping.name)])
-    name = F.concat_ws("-", _name(F.col("attribute"), F.col("value")), "number")
-    path = F.concat(F.lit("groups/"), folders[F.col("attribute")], F.lit("/"), name, F.lit(".html"))
+    # The same name as `_group_name` gives, which links to it.
+    name = F.substring(F.sha2(F.concat_ws("\n", "attribute", "value"), 256), 1, 16)
+    path = F.concat(F.lit("groups/"), folders[F.col("attribute")], F.lit("/"), F.concat_ws("-", name, "number"), F.lit(".html"))
     return pages.select(path.alias("path"), "attribute", "value", "images", "number", _last(per_page), "items")
 
 
