@@ -18,7 +18,7 @@ ifeq ($(strip $(IMAGES)),)
 	@$(BIN)/python jobs/run_pipeline.py --images demo/samples/manifest.csv --warehouse demo/samples-warehouse \
 	  --gallery demo/samples-gallery $(ARGS)
 else
-	@name="demo/$$(basename -- "$(IMAGES)")"; \
+	@name="demo/$$(basename -- "$(IMAGES)" | sed -E 's/\.(csv|jsonl?|ndjson|parquet)$$//')"; \
 	  $(BIN)/python jobs/run_pipeline.py --images "$(IMAGES)" --warehouse "$$name-warehouse" --gallery "$$name-gallery" $(ARGS)
 endif
 
