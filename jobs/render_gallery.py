@@ -89,7 +89,7 @@ def _tidy_up(job: Job, opened: Site, kept: list[str]) -> None:
 def check(application: Application, images: str) -> Site:
     """The gallery's folder. Raises ``WrongInput`` if it cannot serve, or lies among ``images``: the next run would find it."""
     opened = site.open_site(application.session, application.arguments.gallery)
-    is_glob = re.search(r"[*?\[]", images) and not storage.exists(images)
+    is_glob = re.search(r"[*?\[]", images) and not (storage.is_local(images) and storage.exists(images))
     root = re.split(r"[*?\[]", images)[0].rpartition("/")[0] if is_glob else images
     if root and _is_within(opened.uri, root):
         raise WrongInput(f"--gallery {opened.uri} is in the folder of the images, {images}: name a folder outside it")

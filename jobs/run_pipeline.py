@@ -26,24 +26,26 @@ LABEL = "label"
 def run(application: Application) -> None:
     name = application.settings.neighbours.fingerprint
     embed_images.check(application, name)  # before the manifest is published
+    gallery = None
     if application.arguments.gallery:
-        render_gallery.check(application, storage.absolute(application.arguments.images))
+        gallery = render_gallery.check(application, storage.absolute(application.arguments.images))
     if application.arguments.dry_run:
         steps = [
             "list the images",
             f"embed them as {name}",
             "compare all pairs",
-            *([f"render the gallery {application.arguments.gallery}"] if application.arguments.gallery else []),
+            *([f"render the gallery {gallery.uri}"] if gallery else []),
             f"write all tables to {application.warehouse.uri}",
         ]
         say(f"run_pipeline on {application.arguments.images}:", *steps)
         return
-    if application.arguments.gallery:  # before hours of work
-        render_gallery.check(application, storage.absolute(application.arguments.images)).begin()
     seconds = cli.stopwatch()
-    for step in (build_manifest, embed_images, find_neighbours):
-        step.run(application)
-    if application.arguments.gallery:
+    build_manifest.run(application)
+    if gallery:
+        gallery.begin()  # whether it can be written is known before hours of work
+    embed_images.run(application)
+    find_neighbours.run(application)
+    if gallery:
         render_gallery.run(application)
     _summarise(application, seconds())
 

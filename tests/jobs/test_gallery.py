@@ -111,6 +111,8 @@ def test_what_is_missing_is_said(gallery: Rendered, crawled: Crawl) -> None:
     assert "could not be shown: not found" in absent.text
     run = crawled.pages[(rendering(gallery.folder) / "run.html").resolve()]
     assert gallery.absent in run.text and "exact, cosine distance: all pairs were compared" in run.text
+    failed = crawled.pages[(rendering(gallery.folder) / "failures" / "index.html").resolve()]
+    assert "3 images that could not be used" in failed.text, "images, not one for each fingerprint"
     for image_id, reason in gallery.collection.failing.items():
         page = crawled.pages[(rendering(gallery.folder) / "failures" / f"{reason}-1.html").resolve()]
         assert image_id in page.text
@@ -228,6 +230,17 @@ def test_a_gallery_among_the_images_is_refused_before_anything_is_done(
     arguments = [*gallery.arguments[:-2], "--warehouse", tmp_path / "wh", "--images", images, "--gallery", images / "gallery"]
     assert run(run_pipeline, *arguments) == 2
     assert "in the folder of the images" in capsys.readouterr().err
+    arguments = [
+        *gallery.arguments[:-2],
+        "--warehouse",
+        tmp_path / "wh2",
+        "--images",
+        tmp_path / "none",
+        "--gallery",
+        tmp_path / "g",
+    ]
+    assert run(run_pipeline, *arguments) == 2 and not (tmp_path / "g").exists()
+    capsys.readouterr()
     assert not (tmp_path / "wh").exists() and not (images / "gallery").exists()
 
 
