@@ -11,8 +11,9 @@ from pyspark.sql.types import ArrayType, NumericType, StringType
 from image_similarity import cli, storage
 from image_similarity.cli import Application, Job, say, setting
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.spark import SPARK_ERRORS, cause_of
+from image_similarity.spark import SPARK_ERRORS, cause_of, is_local_mode
 from image_similarity.stages.neighbours import exact
+from image_similarity.stages.neighbours import plan as planning
 
 EXTERNAL = "external"
 
@@ -42,19 +43,23 @@ def run(application: Application) -> None:
     if job.already_published():
         return
     if own:
-        vectors, inputs, source = _own_vectors(job, own), {"embeddings": [own]}, own
-        images = vectors.count()
+        images, vectors = None, _own_vectors(job, own)
+        inputs, source = {"embeddings": [own]}, own
     else:
-        vectors, inputs, source = _published_vectors(job, settings.fingerprint)
-        images = job.warehouse.read("embeddings", inputs["embeddings"]).count()
+        images, vectors, inputs = _published_vectors(job, settings.fingerprint)
+        source = inputs["embeddings"][0]
+    count = (vectors if images is None else images).count()
+    plan = planning.make(job.session, vectors, count, settings)
     job.plan(
         f"compare all pairs of {settings.fingerprint} ({source}) by {settings.metric} distance",
+        *plan.lines,
         f"keep {settings.similar} similar and {settings.dissimilar} dissimilar neighbours of each image",
         f"write neighbours to {job.warehouse.uri}",
     )
+    planning.check(plan, job.warehouse, is_local_mode(job.session))
     with job.warehouse.scratch(job.run_id) as scratch:
-        outputs = exact.run(job.session, vectors, settings, scratch)
-        _check_complete(outputs, images)
+        outputs = exact.run(job.session, images, vectors, settings, plan, scratch)
+        _check_complete(outputs, count)
         counts = _write(job, outputs)
     job.publish(
         replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
@@ -64,12 +69,14 @@ def run(application: Application) -> None:
     )
     say(
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of {counts['dimensions']:,} values "
-        f"in {job.seconds:.1f} s" + (f"; {sum(counts['failures'].values()):,} failed" if counts["failures"] else "")
+        f"in {job.seconds:.1f} s"
+        + (f"; {counts['in_full']:,} compared in full" if counts["in_full"] else "")
+        + (f"; {sum(counts['failures'].values()):,} failed" if counts["failures"] else "")
     )
 
 
-def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, dict[str, list[str]], str]:
-    """image_id and embedding of what is published as ``fingerprint``."""
+def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, DataFrame, dict[str, list[str]]]:
+    """What is published as ``fingerprint``: image_id and content of images, content and embedding of vectors, and the runs read."""
     runs = job.seen.runs("embeddings", fingerprint)
     if not runs:
         published = ", ".join(sorted(job.seen.tables.get("embeddings", {}))) or "none"
@@ -79,13 +86,15 @@ def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, dict[str,
     if len(keys) > 1:
         raise JobFailed(f"the embeddings {fingerprint} mix the keys {', '.join(keys)}: run embed_images again")
     vector_runs = [run for key in keys for run in job.seen.runs("vectors", key)]
-    vectors = job.warehouse.read("vectors", vector_runs).select("content_sha256", "embedding")
-    joined = embeddings.select("image_id", "content_sha256").join(vectors, "content_sha256").select("image_id", "embedding")
-    return joined, {"embeddings": runs, "vectors": vector_runs}, runs[0]
+    images = embeddings.select("image_id", F.col("content_sha256").alias("content"))
+    stored = job.warehouse.read("vectors", vector_runs).select(F.col("content_sha256").alias("content"), "embedding")
+    # The store also keeps vectors of images that are gone.
+    vectors = stored.join(images.select("content").distinct(), "content", "left_semi")
+    return images, vectors, {"embeddings": runs, "vectors": vector_runs}
 
 
 def _own_vectors(job: Job, uri: str) -> DataFrame:
-    """image_id and embedding of the user's Parquet; ``WrongInput`` unless they can serve."""
+    """content (the image_id) and embedding of the user's Parquet; ``WrongInput`` unless they can serve."""
     location = storage.absolute(uri)
     if storage.is_local(location) and not storage.exists(location):
         raise WrongInput(f"--embeddings {uri}: no such file or folder")
@@ -103,26 +112,31 @@ def _own_vectors(job: Job, uri: str) -> DataFrame:
         raise WrongInput(
             f"--embeddings {uri}: image_id is {own.schema['image_id'].dataType.simpleString()}, not a string or number"
         )
-    vectors = own.select(F.col("image_id").cast("string"), F.col("embedding").cast("array<float>"))
-    _check_ids(vectors.select("image_id"), uri)
+    vectors = own.select(F.col("image_id").cast("string").alias("content"), F.col("embedding").cast("array<float>"))
+    _check_ids(vectors.select(F.col("content").alias("image_id")), uri)
     return vectors
 
 
 def _check_ids(ids: DataFrame, uri: str) -> None:
-    counted = ids.agg(F.count("*").alias("rows"), F.count_if(F.col("image_id").isNull()).alias("nulls")).collect()[0]
-    if counted["rows"] == 0:
+    each = ids.groupBy("image_id").count()
+    rows, nulls, most = each.agg(
+        F.sum("count"),
+        F.sum(F.when(F.col("image_id").isNull(), F.col("count"))),
+        F.max(F.when(F.col("image_id").isNotNull(), F.col("count"))),
+    ).collect()[0]
+    if not rows:
         raise WrongInput(f"--embeddings {uri}: no rows")
-    if counted["nulls"]:
-        raise WrongInput(f"--embeddings {uri}: {counted['nulls']:,} rows have no image_id")
-    twice = ids.groupBy("image_id").count().where("count > 1").orderBy("image_id").limit(5).collect()
-    if twice:
+    if nulls:
+        raise WrongInput(f"--embeddings {uri}: {nulls:,} rows have no image_id")
+    if most > 1:
+        twice = each.where("count > 1").orderBy("image_id").limit(5).collect()
         names = ", ".join(repr(row.image_id) for row in twice)
         raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
 
 
 def _check_complete(outputs: exact.Outputs, images: int) -> None:
     """Raise ``JobFailed`` unless every image was compared or failed."""
-    usable, unusable = outputs.checked.usable, outputs.checked.unusable
+    usable, unusable = outputs.packed.usable, outputs.packed.unusable
     if usable + unusable != images:
         raise JobFailed(
             f"{images:,} images, but {usable:,} vectors compared and {unusable:,} failed: the store lacks some or has some twice; "
@@ -140,8 +154,10 @@ def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:
     if rows != outputs.rows:
         raise JobFailed(f"{rows:,} rows of neighbours where there must be {outputs.rows:,}: nothing was published")
     return {
-        "images": outputs.checked.usable,
-        "dimensions": outputs.checked.dimensions,
+        "images": outputs.packed.usable,
+        "vectors": outputs.packed.vectors,
+        "dimensions": outputs.packed.dimensions,
+        "in_full": outputs.in_full,
         "rows": rows,
         "failures": {row.reason: row["count"] for row in reasons},
     }

@@ -129,9 +129,15 @@ class NeighboursSettings(Section):
     dissimilar: Annotated[int, Field(ge=0, le=10_000)] = 12
     """Farthest images kept for each image; 0 means none."""
 
+    task_bytes: Annotated[int, Field(ge=2**29)] = 2**30
+    """Memory of a task's Python process, in bytes, whatever the size of the collection. Tasks are as large as it allows: more of it
+    means fewer partial lists to merge."""
+
     block_rows: Annotated[int, Field(ge=1, le=8192)] = 2048
-    """Vectors in a block. A task holds a few blocks at once, whatever the size of the collection: with 4,096 values a vector
-    and the default, about 0.6 GB."""
+    """Most vectors in a block; two blocks are one matrix product."""
+
+    screen: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the product that proposes candidates; the distances are the same in each. ``auto``: the fastest here."""
 
     @field_validator("fingerprint")
     @classmethod

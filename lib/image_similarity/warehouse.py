@@ -111,11 +111,6 @@ class Warehouse:
         """Somebody else's Parquet: an absolute local path, or a URI."""
         return self._spark.read.parquet(_escape_glob(storage.for_spark(location)))
 
-    def data_files(self, folder: str) -> list[str]:
-        """The Parquet files below ``folder``, sorted, as programs outside Hadoop name them."""
-        found = self._files.find(folder.removeprefix("file://"))
-        return sorted(self.reader_path(file) for file in found if file.endswith(".parquet"))
-
     # -- writing ---------------------------------------------------------------------------------------------------------------
 
     def write(self, table: str, run: str, rows: DataFrame) -> None:
@@ -125,11 +120,11 @@ class Warehouse:
             raise ValueError(f"{table} has the columns {columns}, not {rows.columns}")
         self.write_parquet(self.folder(table, run), rows)
 
-    def write_parquet(self, folder: str, rows: DataFrame, partition_by: str | None = None) -> None:
+    def write_parquet(self, folder: str, rows: DataFrame) -> None:
         writer = rows.write.mode("errorifexists")
         # Dense floats: a dictionary makes them larger and slower.
         writer = writer.option("compression", "zstd").option("parquet.enable.dictionary#embedding.list.element", "false")
-        (writer.partitionBy(partition_by) if partition_by else writer).parquet(folder)
+        writer.parquet(folder)
 
     def write_file(self, table: str, run: str, content: bytes) -> None:
         """Write run ``run`` of a small ``table`` that is one Parquet file, already in memory."""
@@ -190,14 +185,14 @@ class Scratch:
     _warehouse: Warehouse
     _folder: str
 
-    def write(self, name: str, rows: DataFrame, partition_by: str | None = None) -> DataFrame:
+    def write(self, name: str, rows: DataFrame) -> DataFrame:
         """Materialise ``rows`` as Parquet and read them back: computed once, however often they are used."""
-        self._warehouse.write_parquet(f"{self._folder}/{name}", rows, partition_by)
+        self._warehouse.write_parquet(f"{self._folder}/{name}", rows)
         return self._warehouse.read_folders([f"{self._folder}/{name}"], rows.schema)
 
-    def files(self, name: str) -> list[str]:
-        """The Parquet files written as ``name``, as programs outside Hadoop name them."""
-        return self._warehouse.data_files(f"{self._folder}/{name}")
+    def location(self, name: str) -> str:
+        """The folder ``name`` for workers that read and write files themselves, as programs outside Hadoop name it."""
+        return self._warehouse.reader_path(f"{self._folder}/{name}")
 
 
 def _escape_glob(path: str) -> str:

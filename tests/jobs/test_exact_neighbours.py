@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 import oracle
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours import exact
+from image_similarity.stages.neighbours import plan as planning
 from image_similarity.warehouse import Warehouse, new_run_id
 
 
@@ -24,14 +25,16 @@ def ids_of(n: int) -> list[str]:
 def frame(spark: SparkSession, vectors: NDArray[np.float32], partitions: int, seed: int) -> DataFrame:
     order = np.random.default_rng(seed).permutation(len(vectors))
     ids = ids_of(len(vectors))
-    table = pa.table({"image_id": [ids[i] for i in order], "embedding": pa.array(list(vectors[order]), pa.list_(pa.float32()))})
+    table = pa.table({"content": [ids[i] for i in order], "embedding": pa.array(list(vectors[order]), pa.list_(pa.float32()))})
     return spark.createDataFrame(table).repartition(partitions)
 
 
 def computed(spark: SparkSession, folder: Path, vectors: DataFrame, **settings: Any) -> tuple[dict[str, list[Any]], exact.Outputs]:
     """The rows of each relation as (image_id, rank, neighbour_id, distance), sorted."""
     with Warehouse(spark, str(folder)).scratch(new_run_id()) as scratch:
-        outputs = exact.run(spark, vectors, NeighboursSettings(**settings), scratch)
+        given = NeighboursSettings(**settings)
+        plan = planning.make(spark, vectors, vectors.count(), given)
+        outputs = exact.run(spark, None, vectors, given, plan, scratch)
         table = outputs.neighbours.toArrow().to_pylist()
         outputs.failures.count()
     rows: dict[str, list[Any]] = {"similar": [], "dissimilar": []}
@@ -78,7 +81,7 @@ def test_other_metrics(spark: SparkSession, tmp_path: Path, metric: str) -> None
     assert found == expected(vectors, metric, 4, 6)
 
 
-@pytest.mark.parametrize("n", range(1, 21))
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 20])
 def test_every_small_number_of_images(spark: SparkSession, tmp_path: Path, n: int) -> None:
     """k below n and above it, over block sizes from one row to all."""
     vectors = np.random.default_rng(n).integers(-2, 3, (n, 3)).astype(np.float32)
@@ -105,10 +108,10 @@ def test_unusable_vectors_are_failures_and_the_rest_is_compared(spark: SparkSess
     vectors[9, 2] = np.inf
     found, outputs = computed(spark, tmp_path, frame(spark, vectors, 2, 0), similar=2, dissimilar=2)
     kept = [i for i in range(60) if i not in (3, 7, 9)]
-    assert (outputs.checked.usable, outputs.checked.unusable) == (57, 3)
+    assert (outputs.packed.usable, outputs.packed.unusable) == (57, 3)
     assert {row[0] for row in found["similar"]} == {ids_of(60)[i] for i in kept}
 
 
 def test_no_usable_vector_at_all(spark: SparkSession, tmp_path: Path) -> None:
     found, outputs = computed(spark, tmp_path, frame(spark, np.zeros((3, 4), dtype=np.float32), 1, 0))
-    assert found == {"similar": [], "dissimilar": []} and outputs.checked.unusable == 3
+    assert found == {"similar": [], "dissimilar": []} and outputs.packed.unusable == 3

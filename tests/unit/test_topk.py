@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 import oracle
-from image_similarity.kernels import topk
+from image_similarity.kernels import distances, topk
+from image_similarity.kernels.distances import METRICS
 
 
 def rows_of(found: topk.Ranked) -> list[oracle.Row]:
     return list(zip(found.row.tolist(), found.rank.tolist(), found.neighbour.tolist(), found.distance.tolist()))
 
 
-@pytest.mark.parametrize("metric", topk.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("block_rows", [100, 333, 2048])
 def test_equal_to_the_definition(metric: str, block_rows: int) -> None:
     vectors = oracle.planted(1000, 32, seed=5)
@@ -33,33 +34,33 @@ def test_every_small_number_of_rows(n: int) -> None:
             assert rows_of(dissimilar) == oracle.neighbours(vectors, "cosine", k, farthest=True), (k, block_rows)
 
 
-@pytest.mark.parametrize("metric", topk.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_the_last_bits_do_not_depend_on_the_blocks(metric: str) -> None:
     """Distances of the same pairs from differently cut products, of vectors made so that many are close to a rounding's edge."""
     rng = np.random.default_rng(1)
     base = rng.standard_normal(257)
-    vectors = (base + 1e-4 * rng.standard_normal((600, 257))).astype(np.float32)
-    chosen = topk.METRICS[metric]
-    whole = chosen.distances(chosen.ready(vectors), chosen.ready(vectors))
+    chosen = METRICS[metric]
+    vectors = distances.measured((base + 1e-4 * rng.standard_normal((600, 257))).astype(np.float32), chosen)
+    whole = distances.block(chosen, vectors, vectors)
     np.testing.assert_array_equal(whole, whole.T)
     for cut in (1, 7, 128):
-        parts = [
-            chosen.distances(chosen.ready(vectors[start : start + cut]), chosen.ready(vectors)) for start in range(0, 600, cut)
-        ]
+        parts = [distances.block(chosen, vectors[start : start + cut], vectors) for start in range(0, 600, cut)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
+    rows, columns = (places.ravel() for places in np.indices((600, 600)))
+    np.testing.assert_array_equal(distances.pairs(chosen, vectors, vectors, rows, columns), whole.ravel())
 
 
-@pytest.mark.parametrize("metric", topk.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_doubtful_pairs_are_computed_again(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a product that is wrong within its error bound, the distances stay what they are.
 
     As if float64 had 20 bits less, for otherwise one pair in millions would show a difference.
     """
     unit = 2.0**-33
-    monkeypatch.setattr(topk, "_U", unit)
-    vectors = oracle.planted(400, 64, seed=2)
-    chosen = topk.METRICS[metric]
-    right = chosen.distances(chosen.ready(vectors), chosen.ready(vectors))
+    monkeypatch.setattr(distances, "_U", unit)
+    chosen = METRICS[metric]
+    vectors = distances.measured(oracle.planted(400, 64, seed=2), chosen)
+    right = distances.block(chosen, vectors, vectors)
 
     class Inexact(np.ndarray):
         def __matmul__(self, other: Any) -> Any:
@@ -68,8 +69,9 @@ def test_doubtful_pairs_are_computed_again(metric: str, monkeypatch: pytest.Monk
             noise = np.random.default_rng(3).uniform(-1, 1, product.shape) * np.outer(lengths, lengths)
             return product + noise * 64 * unit
 
-    shaken = chosen.ready(vectors).view(Inexact)
-    np.testing.assert_array_equal(np.asarray(chosen.distances(shaken, chosen.ready(vectors))), right)
+    rows = distances.Vectors.rows
+    monkeypatch.setattr(distances.Vectors, "rows", lambda self: rows(self).view(Inexact))
+    np.testing.assert_array_equal(np.asarray(distances.block(chosen, vectors, vectors)), right)
 
 
 def test_copies_are_at_distance_zero_and_opposites_at_two() -> None:
@@ -82,21 +84,17 @@ def test_copies_are_at_distance_zero_and_opposites_at_two() -> None:
 
 def test_rows_that_a_metric_cannot_use() -> None:
     vectors = np.array([[0, 0, 0], [5, 5, 5], [1, 2, 3]], dtype=np.float32)
-    assert topk.METRICS["cosine"].unusable(vectors).tolist() == [True, False, False]
-    assert topk.METRICS["correlation"].unusable(vectors).tolist() == [True, True, False]
-    assert topk.METRICS["euclidean"].unusable(vectors).tolist() == [False, False, False]
+    assert METRICS["cosine"].unusable(vectors).tolist() == [True, False, False]
+    assert METRICS["correlation"].unusable(vectors).tolist() == [True, True, False]
+    assert METRICS["euclidean"].unusable(vectors).tolist() == [False, False, False]
 
 
 def test_merging_in_any_order_gives_the_same() -> None:
     rng = np.random.default_rng(4)
     keys = rng.permutation(300).reshape(3, 5, 20).astype(np.int64)
-    lists = [topk.Lists(part, part[:, ::-1]) for part in keys]
+    lists = [topk.Lists.complete(part) for part in keys]
     forward = lists[0].merged(lists[1], lists[2])
     backward = lists[2].merged(lists[1]).merged(lists[0])
-    np.testing.assert_array_equal(np.sort(forward.similar), np.sort(backward.similar))
-    np.testing.assert_array_equal(np.sort(forward.similar), np.sort(keys.transpose(1, 0, 2).reshape(5, 60))[:, :20])
-
-
-def test_pairs_cover_the_upper_triangle_once() -> None:
-    for blocks in (1, 2, 7, 13):
-        assert sorted(topk.block_pairs(blocks)) == [(i, j) for i in range(blocks) for j in range(i, blocks)]
+    np.testing.assert_array_equal(forward.keys, backward.keys)
+    np.testing.assert_array_equal(forward.floor, backward.floor)
+    np.testing.assert_array_equal(forward.keys, np.sort(keys.transpose(1, 0, 2).reshape(5, 60))[:, :20])

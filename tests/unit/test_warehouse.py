@@ -92,7 +92,7 @@ def test_publishing_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None
     assert warehouse.current() == Pointer(3, {"neighbours": {"n/cosine": ["r2"]}, "runs": {"": ["r0", "r1", "r2"]}})
     with warehouse.scratch("r9") as scratch:
         scratch.write("part", spark.range(3))
-        assert all(name.startswith("/") and name.endswith(".parquet") for name in scratch.files("part"))
+        assert scratch.location("part") == f"{tmp_path}/_scratch/r9/part"
     assert {file.name for file in tmp_path.iterdir() if not file.name.startswith(".")} == {"_current.json", "views.sql", "_scratch"}
 
 
@@ -155,7 +155,6 @@ def test_scratch_is_gone_afterwards_also_after_failures(spark: SparkSession, tmp
     warehouse = Warehouse(spark, str(tmp_path))
     with pytest.raises(RuntimeError), warehouse.scratch("r1") as scratch:
         assert scratch.write("part", spark.range(3)).count() == 3
-        assert len(scratch.files("part")) >= 1
         raise RuntimeError
     assert not (tmp_path / "_scratch" / "r1").exists()
 

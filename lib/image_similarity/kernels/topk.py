@@ -1,206 +1,180 @@
-"""Exact nearest and farthest neighbours: distances between blocks of vectors, and running lists of the best.
+"""Exact nearest and farthest neighbours: blocks compared by fast scores, the best of each row kept, and proven to be the best.
 
-What a distance is. It is computed in float64 and rounded once: cosine and correlation distances (1 - similarity, in [0, 2]) to the
-nearest multiple of 2**-23, which float32 holds exactly, euclidean ones to float32. The rounded value *is* the distance; order is by
-it, then by the neighbour's index.
+1. `Strip.offer` multiplies two blocks and shows every score to the running lists of both; only scores that beat the last of a list
+   touch it. Lists hold some more than the k that are asked for.
+2. `rescored` gives the kept pairs their exact distances (`distances`), and a *floor*: nothing that was dropped can be nearer.
+3. Where the k-th exact distance is below the floor, the k are the k nearest; the order in which blocks came, their size, and the
+   precision of the scores cannot show. Rows that fail are compared in full (`in_full`).
 
-How it is made exact. A matrix product is fast, but its last bits depend on how it was cut into blocks. Wherever those bits could
-change the rounded value (`doubtful` below: about one pair in 100,000), the pair is computed again by itself, always in the same
-order of additions. So the lists do not depend on block size, partitions, or the order in which pairs of blocks are compared.
-
-How it is ordered. Distances are not negative, so the bits of a float32, read as an integer, are ordered like its value. Above the
-neighbour's index they make one 64-bit integer, a *key*: integer order of keys is the total order, and lists are plain arrays.
+Order is by distance, then by index. The bits of a distance above the index make one 64-bit integer, a *key*: integer order of keys
+is the total order, and lists are plain arrays. Lists of scores are kept the same way: bits that order scores, above the position.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-Rows = NDArray[np.float64]
-Distances = NDArray[np.float32]
+from image_similarity.kernels import distances, screening
+from image_similarity.kernels.distances import BITS_MAX, Bits, Indices, Metric, Reals, Values, Vectors
+from image_similarity.kernels.screening import Copies, Screen, candidates
+
 Keys = NDArray[np.int64]
 
 NONE = np.iinfo(np.int64).max
 """Stands in a list where there is no neighbour; behind every key."""
 
-GRID = float(2**23)
-MAX_INDEX = 2**32
-
-SQUARE = 4
-_BITS_MAX = int(np.float32(np.inf).view(np.uint32))
-_PAIRS_AT_ONCE_BYTES = 32 * 2**20
-# Half of the unit in the last place of 1.0: the relative error of one float64 operation.
-_U = 2.0**-53
+MAX_INDEX = 2**31
+_LOW = 2**32 - 1
+_RUN = 32  # scores that are looked at together
 
 
-@dataclass(frozen=True)
-class Block:
-    """Vectors of one metric, ready to be compared, with consecutive indices.
+class Best:
+    """For each row the ``k`` greatest scores seen so far, each with its position; a heap, the least of them first."""
 
-    ``rows``: (n, d) float64, for cosine and correlation of unit length; ``first``: the index of the first.
+    def __init__(self, rows: int, k: int):
+        self.scores = np.full((rows, k), -np.inf, dtype=np.float32)
+        self.positions = np.full((rows, k), -1, dtype=np.int32)
+        self.cut = np.full(rows, -np.inf if k else np.inf, dtype=np.float32)
+        """What a score must exceed."""
+
+    def keys(self) -> Keys:
+        """(n, k): the lists as keys, greatest score first in their order."""
+        bits = (-self.scores).view(np.int32)  # read as integers, negative floats are ordered backwards
+        ordered = np.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).astype(np.int64)
+        return np.where(self.positions < 0, NONE, (ordered << 32) | self.positions)
+
+
+def scores_of(keys: Keys) -> Reals:
+    """The scores in the keys of `Best`; -inf for `NONE`."""
+    ordered = (keys >> 32).astype(np.int32)
+    scores = -np.where(ordered >= 0, ordered, ordered ^ 0x7FFFFFFF).astype(np.int32).view(np.float32).astype(np.float64)
+    return np.where(keys == NONE, -np.inf, scores)
+
+
+@njit(nogil=True, cache=True)
+def _push(scores, positions, cut, i, score, position):  # type: ignore[no-untyped-def]
+    """The least of heap ``i`` gives way."""
+    k = scores.shape[1]
+    hole = 0
+    while True:
+        child = 2 * hole + 1
+        if child >= k:
+            break
+        if child + 1 < k and scores[i, child + 1] < scores[i, child]:
+            child += 1
+        if scores[i, child] >= score:
+            break
+        scores[i, hole], positions[i, hole] = scores[i, child], positions[i, child]
+        hole = child
+    scores[i, hole], positions[i, hole] = score, position
+    cut[i] = scores[i, 0]
+
+
+@njit(nogil=True, cache=True)
+def _offer(product, half_a, half_b, at_a, at_b, diagonal, near_a, near_b, far_a, far_b):  # type: ignore[no-untyped-def]
+    """Every score of ``product`` to the lists of its row and of its column. ``near_*``, ``far_*``: scores, positions, cut."""
+    near_cut_b, far_cut_b = near_b[2], far_b[2]
+    columns = product.shape[1]
+    for i in range(product.shape[0]):
+        own = half_a[i]
+        for start in range(i + 1 if diagonal else 0, columns, _RUN):
+            end = min(start + _RUN, columns)
+            near_cut, far_cut = near_a[2][i], far_a[2][i]
+            any_passes = False
+            for j in range(start, end):
+                score = product[i, j] - own - half_b[j]
+                any_passes |= (score > near_cut) | (-score > far_cut) | (score > near_cut_b[j]) | (-score > far_cut_b[j])
+            if any_passes:
+                for j in range(start, end):
+                    score = product[i, j] - own - half_b[j]
+                    if score > near_a[2][i]:
+                        _push(near_a[0], near_a[1], near_a[2], i, score, at_b[j])
+                    if -score > far_a[2][i]:
+                        _push(far_a[0], far_a[1], far_a[2], i, -score, at_b[j])
+                    if score > near_cut_b[j]:
+                        _push(near_b[0], near_b[1], near_cut_b, j, score, at_a[i])
+                    if -score > far_cut_b[j]:
+                        _push(far_b[0], far_b[1], far_cut_b, j, -score, at_a[i])
+
+
+class Strip:
+    """A block on its way through comparisons: copies of its vectors, and for each the best so far.
+
+    ``positions``: (n,) int32, the names of its rows in the lists of others.
     """
 
-    rows: Rows
-    first: int
+    def __init__(self, copies: Copies, positions: NDArray[np.int32], similar: int, dissimilar: int):
+        self.copies, self.positions = copies, positions
+        self.similar, self.dissimilar = Best(len(copies), similar), Best(len(copies), dissimilar)
+        self.error = np.zeros(len(copies), dtype=np.float32)
+        """How wrong scores against all that was offered can be."""
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One distance: how vectors are made ready for it, and the distances between two blocks."""
-
-    name: str
-    ready: Callable[[NDArray[np.float32]], Rows]
-    """(n, d) float32 -> (n, d) float64."""
-    distances: Callable[[Rows, Rows], Distances]
-    """(a, d), (b, d) -> (a, b) float32, rounded as the module says, the same for a pair whatever stands around it."""
-    unusable: Callable[[NDArray[np.float32]], NDArray[np.bool_]]
-    """(n, d) float32 -> (n,): vectors that have no such distance."""
-    unusable_reason: str
-
-
-def _unit(rows: Rows) -> Rows:
-    unit: Rows = rows / np.sqrt((rows * rows).sum(axis=1, keepdims=True))
-    return unit
-
-
-def _ready_cosine(vectors: NDArray[np.float32]) -> Rows:
-    return _unit(vectors.astype(np.float64))
-
-
-def _ready_correlation(vectors: NDArray[np.float32]) -> Rows:
-    rows = vectors.astype(np.float64)
-    return _unit(rows - rows.mean(axis=1, keepdims=True))
-
-
-def _ready_euclidean(vectors: NDArray[np.float32]) -> Rows:
-    return vectors.astype(np.float64)
-
-
-def _on_grid(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 - similarity as a number of grid steps, not yet rounded."""
-    return (1.0 - similarity) * GRID
-
-
-def _angular_distances(a: Rows, b: Rows) -> Distances:
-    """Of vectors of unit length: 1 - their product, rounded to the grid."""
-    steps = _on_grid(a @ b.T)
-    nearest = np.rint(steps)
-    # Two ways to add d products of unit vectors differ by at most 2 d u; 1 - x and its scaling add little.
-    slack = GRID * (2 * a.shape[1] + 8) * _U
-    doubtful = np.nonzero(np.abs(steps - nearest) > 0.5 - slack)
-    nearest[doubtful] = np.rint(_on_grid(_by_pairs(lambda x, y: (x * y).sum(axis=1), a, b, doubtful)))
-    # Adding 0.0 turns -0.0, whose bits would not be in order, into 0.0.
-    distances: Distances = (np.clip(nearest, 0.0, 2.0 * GRID) / GRID + 0.0).astype(np.float32)
-    return distances
-
-
-def _euclidean_distances(a: Rows, b: Rows) -> Distances:
-    """The length of the difference, rounded to float32."""
-    squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :]
-    squared = squares - 2.0 * (a @ b.T)
-    # The product's error is at most d u |a| |b| <= d u (|a|^2 + |b|^2) / 2, those of the squares are as large; and some roundings.
-    slack = squares * ((3 * a.shape[1] + 16) * _U)
-    distances: Distances = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
-    low = np.sqrt(np.maximum(squared - slack, 0.0)).astype(np.float32)
-    high = np.sqrt(np.maximum(squared + slack, 0.0)).astype(np.float32)
-    doubtful = np.nonzero(low != high)
-    distances[doubtful] = np.sqrt(_by_pairs(lambda x, y: np.square(x - y).sum(axis=1), a, b, doubtful)).astype(np.float32)
-    return distances
-
-
-def _by_pairs(
-    function: Callable[[Rows, Rows], NDArray[np.float64]], a: Rows, b: Rows, pairs: tuple[NDArray[np.intp], ...]
-) -> NDArray[np.float64]:
-    """``function`` of single pairs of rows; it must treat both alike and add in an order that depends on d alone."""
-    values = np.empty(len(pairs[0]))
-    step = max(1, _PAIRS_AT_ONCE_BYTES // (a.shape[1] * a.itemsize))
-    for start in range(0, len(values), step):
-        chunk = slice(start, start + step)
-        values[chunk] = function(a[pairs[0][chunk]], b[pairs[1][chunk]])
-    return values
-
-
-def _is_zero(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    zero: NDArray[np.bool_] = np.logical_not(vectors.any(axis=1))
-    return zero
-
-
-def _is_constant(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    constant: NDArray[np.bool_] = np.logical_and.reduce(vectors == vectors[:, :1], axis=1)
-    return constant
-
-
-def _is_never(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.zeros(len(vectors), dtype=np.bool_)
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("cosine", _ready_cosine, _angular_distances, _is_zero, "zero_vector"),
-        Metric("correlation", _ready_correlation, _angular_distances, _is_constant, "constant_vector"),
-        Metric("euclidean", _ready_euclidean, _euclidean_distances, _is_never, "unusable"),
-    )
-}
+    def offer(self, other: "Strip", screen: Screen, room: Values, dimensions: int) -> None:
+        """Compare with ``other``, which may be this strip itself: both get their best. ``room``: for the product."""
+        product = screen.product(self.copies.low, other.copies.low, room)
+        for of, against in ((self, other), (other, self)):
+            np.maximum(of.error, screening.bounds(of.copies, against.copies, screen, dimensions), out=of.error)
+        _offer(
+            product,
+            self.copies.half,
+            other.copies.half,
+            self.positions,
+            other.positions,
+            self is other,
+            *((best.scores, best.positions, best.cut) for best in (self.similar, other.similar)),
+            *((best.scores, best.positions, best.cut) for best in (self.dissimilar, other.dissimilar)),
+        )
 
 
 @dataclass(frozen=True)
 class Lists:
-    """For each row of a block its best keys so far, in no particular order; `NONE` where there are fewer.
+    """For each row the keys kept for one relation, in order, and what is known of all others.
 
-    ``similar``: (n, k) int64, ``dissimilar``: (n, m) int64.
+    ``keys``: (n, k) int64, padded with `NONE`; ``floor``: (n,) int64, a key that no neighbour outside the list comes before.
+    For dissimilar ones the bits are those of the greatest possible distance minus the distance's.
     """
 
-    similar: Keys
-    dissimilar: Keys
+    keys: Keys
+    floor: Keys
 
     @classmethod
-    def empty(cls, rows: int, similar: int, dissimilar: int) -> "Lists":
-        return cls(np.full((rows, similar), NONE), np.full((rows, dissimilar), NONE))
+    def empty(cls, rows: int, k: int) -> "Lists":
+        return cls(np.full((rows, k), NONE), np.full(rows, NONE))
+
+    @classmethod
+    def complete(cls, keys: Keys) -> "Lists":
+        """The k best keys of each row, in any order: all others come after them."""
+        keys = np.sort(keys, axis=1)
+        return cls(keys, keys[:, -1] + (keys[:, -1] != NONE) if keys.shape[1] else np.full(len(keys), NONE))
 
     def merged(self, *others: "Lists") -> "Lists":
         """The best of several lists of the same rows. Each pair of rows may be in one of them only."""
-        similar = np.concatenate([self.similar, *(other.similar for other in others)], axis=1)
-        dissimilar = np.concatenate([self.dissimilar, *(other.dissimilar for other in others)], axis=1)
-        return Lists(least(similar, self.similar.shape[1]), least(dissimilar, self.dissimilar.shape[1]))
+        keys = np.sort(np.concatenate([self.keys, *(other.keys for other in others)], axis=1), axis=1)
+        k = self.keys.shape[1]
+        cut = keys[:, k] if keys.shape[1] > k else np.full(len(keys), NONE)
+        return Lists(keys[:, :k].copy(), np.minimum.reduce([self.floor, *(other.floor for other in others), cut]))
+
+    def certain(self, k: int, others: int) -> NDArray[np.bool_]:
+        """(n,): rows whose first min(``k``, ``others``) keys are proven to be the best of ``others``."""
+        wanted = min(k, others)
+        if wanted == 0:
+            return np.ones(len(self.keys), dtype=np.bool_)
+        if wanted > self.keys.shape[1]:
+            return np.zeros(len(self.keys), dtype=np.bool_)
+        proven: NDArray[np.bool_] = self.keys[:, wanted - 1] < self.floor
+        return proven
 
 
-def compare(metric: Metric, a: Block, b: Block, similar: int, dissimilar: int) -> tuple[Lists, Lists]:
-    """The best of ``b`` for each row of ``a``, and of ``a`` for each row of ``b``, from one matrix product.
-
-    For a block and itself both answers are the same, and no row is its own neighbour.
-    """
-    bits = metric.distances(a.rows, b.rows).view(np.uint32)
-    itself = a.first == b.first
-    of_a = _select(bits, b.first, similar, dissimilar, itself)
-    return of_a, of_a if itself else _select(np.ascontiguousarray(bits.T), a.first, similar, dissimilar, itself)
-
-
-def _select(bits: NDArray[np.uint32], first: int, similar: int, dissimilar: int, itself: bool) -> Lists:
-    """The best columns of each row; column j is the neighbour ``first + j``."""
-    index = np.arange(first, first + bits.shape[1], dtype=np.int64)
-    return Lists(
-        similar=_best(bits.astype(np.int64), index, similar, itself),
-        dissimilar=_best(_BITS_MAX - bits.astype(np.int64), index, dissimilar, itself),
-    )
-
-
-def _best(order: NDArray[np.int64], index: NDArray[np.int64], k: int, itself: bool) -> Keys:
-    if k == 0:
-        return np.empty((len(order), 0), dtype=np.int64)
-    keys = (order << 32) | index
-    if itself:
-        np.fill_diagonal(keys, NONE)
-    return least(keys, k)
+def key_of(bits: Bits, index: Indices, farthest: bool) -> Keys:
+    order = bits.astype(np.int64)
+    return ((BITS_MAX - order if farthest else order) << 32) | index
 
 
 def least(keys: Keys, k: int) -> Keys:
-    """The ``k`` least of each row, padded with `NONE`."""
+    """The ``k`` least of each row, in no order, padded with `NONE`."""
     if keys.shape[1] > k > 0:
         keys = np.partition(keys, k - 1, axis=1)
     kept = keys[:, :k]
@@ -209,54 +183,166 @@ def least(keys: Keys, k: int) -> Keys:
     return np.pad(kept, ((0, 0), (0, k - kept.shape[1])), constant_values=NONE)
 
 
+def floor_of(best: Keys, error: Values, metric: Metric, screen: Screen, shrink: float, farthest: bool) -> Keys:
+    """(n,): from lists of scores (n, k), of which all are kept that beat the worst: what no other neighbour comes before.
+
+    ``error``: (n,) how wrong a score can be. A list that is not full has dropped nothing.
+    """
+    worst = scores_of(best.max(axis=1, initial=np.iinfo(np.int64).min))
+    worst = worst + np.where(np.isinf(worst), 0.0, np.abs(worst)) * screen.lost_at_the_end + error
+    bits = screening.farthest_possible(metric, -worst, shrink) if farthest else screening.nearest_possible(metric, worst, shrink)
+    floor = key_of(bits, np.zeros(len(best), dtype=np.int64), farthest)
+    return np.where((best == NONE).any(axis=1), NONE, floor)
+
+
+def positions_of(keys: Keys) -> NDArray[np.int64]:
+    """Of keys that are not `NONE`: what stands below their bits."""
+    return keys & _LOW
+
+
+def in_full(
+    metric: Metric, rows: Vectors, row_index: Indices, others: Vectors, index: Indices, similar: int, dissimilar: int
+) -> tuple[Keys, Keys]:
+    """Exact keys of the best of ``others`` for each of ``rows``, none left out; no row is its own neighbour.
+
+    ``index``, ``row_index``: what stands in the keys, and tells rows from one another.
+    """
+    bits = distances.block(metric, rows, others)
+    itself = row_index[:, None] == index[None, :]
+    found = []
+    for k, farthest in ((similar, False), (dissimilar, True)):
+        keys = np.where(itself, NONE, key_of(bits, index[None, :], farthest)) if k else np.empty((len(rows), 0), dtype=np.int64)
+        found.append(least(keys, k))
+    return found[0], found[1]
+
+
 @dataclass(frozen=True)
 class Ranked:
     """Neighbours in long form, arrays of one length: row (int64), rank (int32, from 1), neighbour (int64), distance (float32)."""
 
-    row: NDArray[np.int64]
+    row: Indices
     rank: NDArray[np.int32]
-    neighbour: NDArray[np.int64]
-    distance: Distances
+    neighbour: Indices
+    distance: Values
 
 
-def ranked(keys: Keys, first: int, farthest: bool) -> Ranked:
-    """The lists of rows ``first``, ``first + 1``, ..., sorted and taken apart. ``farthest``: they are of dissimilar ones."""
+def ranked(keys: Keys, index: Indices, farthest: bool) -> Ranked:
+    """The lists of the rows ``index``, sorted and taken apart. ``farthest``: they are of dissimilar ones."""
     ordered = np.sort(keys, axis=1)
     row, place = np.nonzero(ordered != NONE)
     kept = ordered[row, place]
     bits = kept >> 32
-    bits = _BITS_MAX - bits if farthest else bits
+    bits = BITS_MAX - bits if farthest else bits
     return Ranked(
-        row=row + first,
+        row=index[row],
         rank=(place + 1).astype(np.int32),
-        neighbour=kept & (MAX_INDEX - 1),
+        neighbour=kept & _LOW,
         distance=bits.astype(np.uint32).view(np.float32),
     )
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some vectors with the positions by which lists name them and the indices by which ties are broken: (n,) each."""
+
+    vectors: Vectors
+    positions: NDArray[np.int32]
+    index: Indices
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+class Rescoring:
+    """Exact lists from lists of scores, as the vectors of the candidates come by, one part after the other."""
+
+    def __init__(self, metric: Metric, rows: Part, similar: Keys, dissimilar: Keys):
+        self._metric, self._rows = metric, rows
+        self._lists = {False: _Wanted(similar), True: _Wanted(dissimilar)}
+
+    def add(self, part: Part) -> None:
+        """Score the candidates that are in ``part``, whose positions ascend."""
+        for farthest, wanted in self._lists.items():
+            first, last = np.searchsorted(wanted.position, [part.positions[0], part.positions[-1] + 1])
+            chosen = slice(int(first), int(last))
+            columns = np.searchsorted(part.positions, wanted.position[chosen])
+            bits = distances.pairs(self._metric, self._rows.vectors, part.vectors, wanted.row[chosen], columns)
+            wanted.exact[wanted.row[chosen], wanted.place[chosen]] = key_of(bits, part.index[columns], farthest)
+
+    def lists(self, error: Values, screen: Screen, shrink: float) -> tuple[Lists, Lists]:
+        """Similar and dissimilar. ``error``: (n,) how wrong the scores can be."""
+        found = []
+        for farthest, wanted in self._lists.items():
+            floor = floor_of(wanted.best, error, self._metric, screen, shrink, farthest)
+            found.append(Lists(np.sort(wanted.exact, axis=1), floor))
+        return found[0], found[1]
+
+
+class _Wanted:
+    """The pairs of one relation, in the order of their candidates' positions."""
+
+    def __init__(self, best: Keys):
+        self.best = best
+        row, place = np.nonzero(best != NONE)
+        position = positions_of(best[row, place])
+        order = np.argsort(position, kind="stable")
+        self.row, self.place, self.position = row[order], place[order], position[order]
+        self.exact = np.full(best.shape, NONE)
+
+
 def neighbours(
-    vectors: NDArray[np.float32], metric: str, similar: int, dissimilar: int, block_rows: int = 2048
+    vectors: Values, metric: str, similar: int, dissimilar: int, block_rows: int = 2048, screen: Screen = screening.FLOAT32
 ) -> tuple[Ranked, Ranked]:
     """Similar and dissimilar neighbours among ``vectors`` (n, d), in one process: what the Spark stage does with many."""
-    chosen = METRICS[metric]
-    starts = range(0, len(vectors), block_rows)
-    blocks = [Block(chosen.ready(vectors[start : start + block_rows]), start) for start in starts]
-    lists = [Lists.empty(len(block), similar, dissimilar) for block in blocks]
-    for i, j in block_pairs(len(blocks)):
-        of_i, of_j = compare(chosen, blocks[i], blocks[j], similar, dissimilar)
-        lists[i] = lists[i].merged(of_i)
-        if i != j:
-            lists[j] = lists[j].merged(of_j)
-    parts = [(ranked(found.similar, start, False), ranked(found.dissimilar, start, True)) for start, found in zip(starts, lists)]
-    return _joined([part[0] for part in parts]), _joined([part[1] for part in parts])
+    chosen = distances.METRICS[metric]
+    found = [list(), list()]  # type: list[list[Ranked]]
+    parts = [
+        Part(
+            distances.measured(vectors[start : start + block_rows], chosen),
+            np.arange(start, min(start + block_rows, len(vectors)), dtype=np.int32),
+            np.arange(start, min(start + block_rows, len(vectors)), dtype=np.int64),
+        )
+        for start in range(0, len(vectors), block_rows)
+    ]
+    shrink = screening.shrink_of(
+        max((float(np.abs(part.vectors.values).max(initial=0)) for part in parts), default=0.0), vectors.shape[1], chosen
+    )
+    strips = [
+        Strip(
+            screening.copies(part.vectors, chosen, screen, shrink),
+            part.positions,
+            candidates(similar, screen),
+            candidates(dissimilar, screen),
+        )
+        for part in parts
+    ]
+    room = np.empty((block_rows, block_rows), dtype=np.float32)
+    for i, strip in enumerate(strips):
+        for other in strips[i:]:
+            strip.offer(other, screen, room, vectors.shape[1])
+    for part, strip in zip(parts, strips):
+        rescoring = Rescoring(chosen, part, strip.similar.keys(), strip.dissimilar.keys())
+        for other_part in parts:
+            rescoring.add(other_part)
+        lists = rescoring.lists(strip.error, screen, shrink)
+        for relation, keys in enumerate(_settled(chosen, part, parts, lists, (similar, dissimilar), len(vectors) - 1)):
+            found[relation].append(ranked(keys, part.index, relation == 1))
+    return _joined(found[0]), _joined(found[1])
+
+
+def _settled(
+    metric: Metric, part: Part, parts: Sequence[Part], lists: tuple[Lists, Lists], wanted: tuple[int, int], others: int
+) -> tuple[Keys, Keys]:
+    """The keys wanted, of rows that are not certain from a comparison in full."""
+    uncertain = np.nonzero(~(lists[0].certain(wanted[0], others) & lists[1].certain(wanted[1], others)))[0]
+    keys = [lists_of.keys[:, :k].copy() for lists_of, k in zip(lists, wanted)]
+    if len(uncertain):
+        found = [in_full(metric, part.vectors[uncertain], part.index[uncertain], p.vectors, p.index, *wanted) for p in parts]
+        for relation, k in enumerate(wanted):
+            keys[relation][uncertain] = np.sort(least(np.concatenate([of[relation] for of in found], axis=1), k), axis=1)
+    return keys[0], keys[1]
 
 
 def _joined(parts: Sequence[Ranked]) -> Ranked:
     names = ("row", "rank", "neighbour", "distance")
     return Ranked(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
-
-
-def block_pairs(blocks: int) -> list[tuple[int, int]]:
-    """All pairs i <= j, in squares of `SQUARE` x `SQUARE` blocks, so that pairs that follow one another share blocks."""
-    pairs = ((i, j) for i in range(blocks) for j in range(i, blocks))
-    return sorted(pairs, key=lambda pair: (pair[0] // SQUARE, pair[1] // SQUARE, pair))

@@ -1,23 +1,28 @@
-"""Vectors on their way to being compared: checked, numbered in the order of their ids, packed into blocks of rows.
+"""Vectors on their way to being compared: checked, written as blocks that workers read by path, and numbered.
 
-The number of an image is its place in the byte order of all usable ids, so that to compare numbers is to compare ids.
+Vectors pass once, in the order in which they come, and never through a shuffle: they are large and their keys are small. The
+number of an image is its place in the byte order of all usable ids, so that to compare numbers is to compare ids. Images with the
+same vector share it: it is compared once, under the number of the first of them.
 """
 
-import re
+import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from image_similarity import storage
-from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.kernels.topk import MAX_INDEX, METRICS
+from image_similarity.errors import WrongInput
+from image_similarity.kernels.distances import METRICS, Metric, Values, Vectors, measured
+from image_similarity.kernels.topk import MAX_INDEX, Part
 from image_similarity.spark import numbered
 from image_similarity.warehouse import Scratch
 
@@ -30,54 +35,211 @@ FAILURE_REASONS = {
 }
 """Every ``reason`` that `find_neighbours` writes into ``failures``."""
 
-_CHECKED = pa.schema([("image_id", pa.string()), ("length", pa.int32()), ("reason", pa.string())])
+_PACKED = pa.schema(
+    [
+        ("content", pa.string()),
+        ("reason", pa.string()),
+        ("length", pa.int32()),
+        ("digest", pa.binary()),
+        ("file", pa.string()),
+        ("row", pa.int32()),
+        ("shift", pa.float64()),
+        ("scale", pa.float64()),
+        ("largest", pa.float32()),
+    ]
+)
+_PACKED_DDL = (
+    "content string, reason string, length int, digest binary, file string, row int, shift double, scale double, largest float"
+)
 
 
 @dataclass(frozen=True)
-class Checked:
+class Blocks:
+    """Vectors as files: block ``b`` has the positions ``first[b]`` to ``first[b + 1] - 1``."""
+
+    folder: str
+    files: list[str]
+    """Each has one beside it that tells which of its rows are compared, and under which numbers (`_alive_file`)."""
+    first: list[int]
+    dimensions: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def part(self, block: int) -> Part:
+        """The vectors of ``block`` that are compared; on this machine's own disk not read before they are used."""
+        alive = _load(_alive_file(self.folder, self.files[block]))
+        row, index = alive["row"], alive["index"].copy()
+        values = _load(storage.join(self.folder, self.files[block]))
+        if len(row) < len(values):
+            values = values[row]
+        vectors = Vectors(values, alive["shift"].copy(), alive["scale"].copy())
+        return Part(vectors, (row + self.first[block]).astype(np.int32), index)
+
+
+_ALIVE = np.dtype([("row", np.int32), ("index", np.int64), ("shift", np.float64), ("scale", np.float64)])
+
+
+def _alive_file(folder: str, file: str) -> str:
+    return storage.join(folder, file.replace(".npy", "-alive.npy"))
+
+
+def _load(file: str) -> Any:
+    if storage.is_local(file):
+        # Copy on write, since compiled functions are compiled again for arrays that cannot be written.
+        return np.asarray(np.load(storage.local_path(file), mmap_mode="c"))
+    return np.load(io.BytesIO(storage.read(file)))
+
+
+def _save(file: str, values: NDArray[Any]) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
+    # In one piece; numpy's own writing to memory copies many times.
+    storage.write(file, b"".join((header.getvalue(), np.ascontiguousarray(values).data)), "application/octet-stream")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """All vectors, ready to be compared."""
+
+    blocks: Blocks
     ids: DataFrame
-    """image_id, index: usable vectors, numbered from 0 in the order of their ids."""
+    """image_id, index, content, digest, vector: usable images; ``vector`` is the least index among those with the same vector."""
     failures: DataFrame
     """image_id, reason, detail: the others."""
     usable: int
     unusable: int
-    dimensions: int
-    """Length of a usable vector; 0 if there is none."""
+    vectors: int
+    """Different ones."""
+    largest: float
+    """The largest absolute value in any."""
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a usable vector; 0 if there is none."""
+        return self.blocks.dimensions
 
 
-def check(vectors: DataFrame, metric: str, scratch: Scratch) -> Checked:
-    """Which of ``vectors`` (image_id, embedding) ``metric`` can compare. Vectors of another length than most cannot be."""
-    unusable, reason = METRICS[metric].unusable, METRICS[metric].unusable_reason
+def pack(images: DataFrame | None, vectors: DataFrame, metric: str, block_rows: int, scratch: Scratch) -> Packed:
+    """Check ``vectors`` (content string, embedding array<float>, each content once) and write the usable ones as blocks.
 
-    def checked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    ``images``: image_id, content; None: every content is an image. Vectors of another length than most are not usable.
+    """
+    told = scratch.write(
+        "packed", vectors.mapInArrow(_packing(METRICS[metric], block_rows, scratch.location("blocks")), _PACKED_DDL)
+    )
+    summary = told.groupBy("file", "length").agg(F.count("*").alias("rows"), F.max("largest").alias("largest")).collect()
+    files = [row for row in summary if row["file"] is not None]
+    rows_of_length: dict[int, int] = {}
+    for row in files:
+        rows_of_length[row["length"]] = rows_of_length.get(row["length"], 0) + row["rows"]
+    dimensions = min(rows_of_length, key=lambda length: (-rows_of_length[length], length), default=0)
+    chosen = sorted((row for row in files if row["length"] == dimensions), key=lambda row: str(row["file"]))
+    ids, failures = _numbered(images, told, dimensions, scratch)
+    counted = ids.agg(F.count("*").alias("usable"), F.count_if(F.col("index") == F.col("vector")).alias("vectors")).collect()[0]
+    if counted["usable"] >= MAX_INDEX:
+        raise WrongInput(f"{counted['usable']:,} vectors: at most {MAX_INDEX - 1:,} can be compared")
+    return Packed(
+        _blocks(ids, [(row["file"], row["rows"]) for row in chosen], dimensions, scratch),
+        ids,
+        failures,
+        counted["usable"],
+        failures.count(),
+        counted["vectors"],
+        max((row["largest"] for row in chosen), default=0.0),
+    )
+
+
+def _packing(metric: Metric, block_rows: int, folder: str) -> Any:
+    def packing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        blocks = _Writer(metric, block_rows, folder)
         for batch in batches:
-            reasons = np.full(batch.num_rows, None, dtype=object)
-            for rows, values in by_length(batch.column("embedding")):
-                if values.shape[1] == 0:
-                    reasons[rows] = "no_vector"
-                    continue
-                finite = np.isfinite(values).all(axis=1)
-                reasons[rows[finite & unusable(values)]] = reason
-                reasons[rows[~finite]] = "non_finite"
-            lengths = pc.fill_null(pc.list_value_length(batch.column("embedding")), 0).cast(pa.int32())
-            columns = [batch.column("image_id").cast(pa.string()), lengths, pa.array(reasons, pa.string())]
-            yield pa.RecordBatch.from_arrays(columns, schema=_CHECKED)
+            yield from blocks.add(batch.column("content").cast(pa.string()), batch.column("embedding"))
+        yield from blocks.close()
 
-    told = scratch.write("checked", vectors.mapInArrow(checked, "image_id string, length int, reason string"))
-    lengths = told.where("reason is null").groupBy("length").count().orderBy(F.desc("count"), "length").collect()
-    dimensions, usable = (lengths[0]["length"], lengths[0]["count"]) if lengths else (0, 0)
-    if usable >= MAX_INDEX:
-        raise WrongInput(f"{usable:,} vectors: at most {MAX_INDEX - 1:,} can be compared")
-    is_other_length = F.col("reason").isNull() & (F.col("length") != dimensions)
-    detail = F.when(is_other_length, F.concat_ws(" ", "length", F.lit(f"values, not {dimensions}")))
-    named = F.when(is_other_length, F.lit("wrong_length")).otherwise(F.col("reason"))
-    failures = told.select("image_id", named.alias("reason"), detail.alias("detail")).where("reason is not null")
-    compared = told.where(F.col("reason").isNull() & (F.col("length") == dimensions)).select("image_id")
-    ids = scratch.write("ids", numbered(compared, ["image_id"], "index", scratch))
-    return Checked(ids, failures, usable, failures.count(), dimensions)
+    return packing
 
 
-def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+class _Writer:
+    """Collects usable vectors of one length after another into files, and tells about each vector."""
+
+    def __init__(self, metric: Metric, block_rows: int, folder: str):
+        self._metric, self._block_rows, self._folder = metric, block_rows, folder
+        self._waiting: dict[int, list[tuple[pa.Array, Values]]] = {}
+        context = TaskContext.get()
+        # A task that is tried again, or twice at once, writes other files than before; only told ones are read.
+        self._task = f"{context.partitionId():06d}-{context.taskAttemptId()}" if context is not None else "0"
+        self._written = 0
+
+    def add(self, contents: pa.Array, embeddings: pa.ListArray) -> Iterator[pa.RecordBatch]:
+        for rows, values in by_length(embeddings):
+            reasons = self._reasons(values)
+            bad = np.nonzero(reasons != None)[0]  # noqa: E711: element by element
+            if len(bad):
+                yield _told(contents.take(pa.array(rows[bad])), reason=reasons[bad], length=values.shape[1])
+            good = np.nonzero(reasons == None)[0]  # noqa: E711
+            if len(good):
+                usable = values if len(good) == len(values) else values[good]
+                self._waiting.setdefault(values.shape[1], []).append((contents.take(pa.array(rows[good])), usable))
+                yield from self._full_blocks(values.shape[1])
+
+    def _reasons(self, values: Values) -> NDArray[np.object_]:
+        reasons = np.full(len(values), None, dtype=object)
+        if values.shape[1] == 0:
+            reasons[:] = "no_vector"
+            return reasons
+        reasons[self._metric.unusable(values)] = self._metric.unusable_reason
+        reasons[~np.isfinite(values).all(axis=1)] = "non_finite"
+        return reasons
+
+    def _full_blocks(self, length: int) -> Iterator[pa.RecordBatch]:
+        waiting = self._waiting[length]
+        if sum(len(values) for _, values in waiting) < self._block_rows:
+            return
+        contents, values = _concatenated(waiting)
+        whole = len(values) - len(values) % self._block_rows
+        for start in range(0, whole, self._block_rows):
+            yield self._write(contents.slice(start, self._block_rows), values[start : start + self._block_rows])
+        self._waiting[length] = [(contents.slice(whole), values[whole:].copy())]
+
+    def close(self) -> Iterator[pa.RecordBatch]:
+        for waiting in self._waiting.values():
+            contents, values = _concatenated(waiting)
+            if len(values):
+                yield self._write(contents, values)
+
+    def _write(self, contents: pa.Array, values: Values) -> pa.RecordBatch:
+        name = f"{self._task}-{self._written:06d}.npy"
+        self._written += 1
+        _save(storage.join(self._folder, name), values)
+        vectors = measured(values, self._metric)
+        return _told(
+            contents,
+            length=values.shape[1],
+            digest=[hashlib.sha1(row, usedforsecurity=False).digest() for row in values],
+            file=name,
+            row=np.arange(len(values), dtype=np.int32),
+            shift=vectors.shift,
+            scale=vectors.scale,
+            largest=np.abs(values).max(axis=1),
+        )
+
+
+def _concatenated(waiting: list[tuple[pa.Array, Values]]) -> tuple[pa.Array, Values]:
+    return pa.concat_arrays([contents for contents, _ in waiting]), np.concatenate([values for _, values in waiting])
+
+
+def _told(contents: pa.Array, **columns: Any) -> pa.RecordBatch:
+    """Rows of `_PACKED`; a column that is one value stands in every row, one that is not given is null."""
+    arrays = [contents]
+    for field in list(_PACKED)[1:]:
+        value = columns.get(field.name)
+        one = value is None or isinstance(value, (str, int))
+        arrays.append(pa.repeat(pa.scalar(value, field.type), len(contents)) if one else pa.array(value, field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=_PACKED)
+
+
+def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], Values]]:
     """Rows of ``lists`` (list<float>) with equal lengths: their places, and their values (n, length) float32; null is nan."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     for length in np.unique(lengths):
@@ -87,36 +249,52 @@ def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], NDArray[
         yield rows, values.reshape(len(rows), int(length))
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """Packed vectors: block ``b`` holds the indices ``b * rows`` to ``(b + 1) * rows - 1`` (the last may hold fewer)."""
-
-    files: dict[int, str]
-    rows: int
-
-
-def pack(vectors: DataFrame, checked: Checked, block_rows: int, scratch: Scratch) -> Blocks:
-    """Write the usable ``vectors`` as one file for each block, sorted by index, for workers to read by path."""
-    count = -(-checked.usable // block_rows)
-    block = F.expr(f"index div {block_rows}").cast("int")
-    numbered = vectors.join(checked.ids, "image_id").select(block.alias("block"), "index", "embedding")
-    packed = numbered.repartition(max(1, min(count, 1000)), "block").sortWithinPartitions("block", "index")
-    scratch.write("blocks", packed, partition_by="block")
-    number = re.compile(r"/block=(\d+)/")
-    files = {int(match.group(1)): file for file in scratch.files("blocks") if (match := number.search(file))}
-    if sorted(files) != list(range(count)):
-        raise JobFailed(
-            f"{count} blocks of vectors were packed, {len(files)} found: an id stands more than once, or files are gone"
-        )
-    return Blocks(files, block_rows)
+def _numbered(images: DataFrame | None, told: DataFrame, dimensions: int, scratch: Scratch) -> tuple[DataFrame, DataFrame]:
+    """Usable images with their numbers and where their vectors are; the others with their reasons."""
+    if images is None:
+        known = told.withColumn("image_id", F.col("content"))
+    else:
+        known = images.join(told, "content")
+    is_other_length = F.col("reason").isNull() & (F.col("length") != dimensions)
+    detail = F.when(is_other_length, F.concat_ws(" ", "length", F.lit(f"values, not {dimensions}")))
+    reason = F.when(is_other_length, F.lit("wrong_length")).otherwise(F.col("reason"))
+    failures = known.select("image_id", reason.alias("reason"), detail.alias("detail")).where("reason is not null")
+    usable = known.where(F.col("reason").isNull() & (F.col("length") == dimensions))
+    columns = ["image_id", "content", "digest", "file", "row", "shift", "scale"]
+    ids = numbered(usable.select(*columns), ["image_id"], "index", scratch)
+    if ids.groupBy("digest").count().where("count > 1").isEmpty():
+        return ids.withColumn("vector", F.col("index")), failures
+    first = F.min("index").over(Window.partitionBy("digest")).cast("long")
+    return scratch.write("ids", ids.withColumn("vector", first)), failures
 
 
-def read_block(file: str, dimensions: int) -> NDArray[np.float32]:
-    """The vectors of one block: (n, dimensions) float32, in order of their index."""
-    with storage.open_input_file(file) as opened:
-        table = pq.read_table(opened, columns=["index", "embedding"])
-    index = table.column("index").to_numpy()
-    if not np.array_equal(index, np.arange(index[0], index[0] + len(index))):
-        raise JobFailed(f"{file}: rows are not in order, or an id stands more than once")
-    values: NDArray[np.float32] = table.column("embedding").combine_chunks().flatten().to_numpy()
-    return values.reshape(-1, dimensions)
+def _blocks(ids: DataFrame, files: list[tuple[str, int]], dimensions: int, scratch: Scratch) -> Blocks:
+    """Tell each block which of its rows are compared: of images with the same vector the first one's."""
+    folder = scratch.location("blocks")
+    first = np.cumsum([0, *(rows for _, rows in files)], dtype=np.int64)
+    if first[-1] >= MAX_INDEX:
+        raise WrongInput(f"{first[-1]:,} vectors: at most {MAX_INDEX - 1:,} can be compared")
+    compared = ids.where("index = vector").select("file", "row", "index", "shift", "scale")
+    told = compared.repartition(max(1, -(-len(files) // 16)), "file").mapInArrow(_telling(folder), "file string")
+    alive = {row["file"] for row in told.collect()}
+    kept = [block for block, (name, _) in enumerate(files) if name in alive]
+    return Blocks(folder, [files[block][0] for block in kept], [int(first[block]) for block in kept], dimensions)
+
+
+def _telling(folder: str) -> Any:
+    """A function that writes `_alive_file` for each file of its rows (file, row, index, shift, scale), and tells which."""
+
+    def telling(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        collected = list(batches)
+        if not collected:
+            return
+        table = pa.Table.from_batches(collected)
+        for file in pc.unique(table.column("file")).to_pylist():
+            rows = table.filter(pc.equal(table.column("file"), file)).sort_by("row")
+            alive = np.empty(rows.num_rows, dtype=_ALIVE)
+            for name in _ALIVE.names or ():
+                alive[name] = rows.column(name).to_numpy()
+            _save(_alive_file(folder, file), alive)
+            yield pa.RecordBatch.from_pydict({"file": [file]})
+
+    return telling

@@ -1,0 +1,182 @@
+"""What comparing all pairs is going to take: tiles, memory, time. Known before the work begins."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from image_similarity.errors import JobFailed
+from image_similarity.kernels import calibration
+from image_similarity.kernels.calibration import Rate
+from image_similarity.kernels.screening import SCREENS, candidates
+from image_similarity.settings import NeighboursSettings
+from image_similarity.warehouse import Warehouse
+
+_PROCESS_BYTES = 300 * 2**20
+"""Of a Python worker with numpy, numba and pyarrow, before it holds a vector."""
+_MAX_STRIPS = 1000
+_BLOCKS_WANTED = 16
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """All pairs cut into tasks: ``strips`` parts of the collection, each pair of them (i <= j) a task."""
+
+    strips: int
+    rows: int
+    """Of a strip, at most."""
+    task_bytes: int
+    """Of a worker's memory."""
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The long tasks first: a strip with itself is half the work."""
+        pairs = [(i, j) for i in range(self.strips) for j in range(i, self.strips)]
+        return sorted(pairs, key=lambda pair: pair[0] == pair[1])
+
+
+@dataclass(frozen=True)
+class Plan:
+    rows: int
+    dimensions: int
+    rate: Rate
+    tiles: Tiles
+    cores: int
+    seconds: float
+    disk_bytes: int
+
+    @property
+    def lines(self) -> list[str]:
+        pairs = self.rows * (self.rows - 1) // 2
+        return [
+            f"{self.rows:,} vectors of {self.dimensions:,} values: {pairs:,} pairs, "
+            f"{2 * pairs * self.dimensions / 1e12:,.2f} Tflop in {self.rate.screen} at {self.rate.product / 1e9:,.0f} Gflop/s a core",
+            f"{len(self.tiles.pairs):,} tasks on {self.cores:,} cores, each {self.tiles.rows:,} x {self.tiles.rows:,} vectors in "
+            f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk_bytes / 2**30:.2f} GiB of disk; "
+            f"about {clock(self.seconds)}",
+        ]
+
+
+def clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def block_rows(rows: int, settings: NeighboursSettings) -> int:
+    """Vectors in a block: the setting, or fewer where a small collection would not make enough blocks for all cores."""
+    return min(settings.block_rows, max(256, -(-rows // _BLOCKS_WANTED)))
+
+
+def make(spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings) -> Plan:
+    """``vectors`` (content, embedding), ``rows`` of them. How fast this goes is measured on a worker."""
+    first = vectors.select(F.size("embedding").alias("length")).where("length > 0").first()
+    cores = cores_of(spark)
+    if first is None:  # nothing that could be compared
+        return Plan(0, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), cores, 0, 0)
+    dimensions = first["length"]
+    measured = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string").collect()
+    rate = Rate(**json.loads(measured[0]["rate"]))
+    tiles = tiled(rows, dimensions, cores, rate.screen, settings)
+    pairs = rows * (rows - 1) / 2
+    list_bytes = 8 * _kept(settings, rate.screen) + 4  # written twice: by the shuffle, and as Parquet
+    # Reading, exact distances and writing grow with rows: measured at about 2 microseconds a value kept, with their vectors.
+    linear = rows * _kept(settings, rate.screen) * (1 + dimensions / 2000) * 1e-6
+    return Plan(
+        rows,
+        dimensions,
+        rate,
+        tiles,
+        cores,
+        seconds=(pairs / rate.pairs + linear) / cores,
+        disk_bytes=rows * (4 * dimensions + 2 * tiles.strips * list_bytes),
+    )
+
+
+def cores_of(spark: SparkSession) -> int:
+    """Tasks that run at once."""
+    cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
+    return max(1, spark.sparkContext.defaultParallelism // cpus)
+
+
+def _calibrating(rows: int, dimensions: int, settings: NeighboursSettings) -> Any:
+    def calibrating(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            rate = calibration.rate(rows, dimensions, settings.metric, settings.similar, settings.dissimilar, settings.screen)
+            yield pa.RecordBatch.from_pydict({"rate": [json.dumps(rate.__dict__)]})
+
+    return calibrating
+
+
+def tiled(rows: int, dimensions: int, cores: int, screen: str, settings: NeighboursSettings) -> Tiles:
+    """As few strips as memory and an even distribution among ``cores`` allow: each strip's lists cross the network once a tile."""
+    room = 2 * settings.block_rows**2 * 4 + 3 * settings.block_rows * dimensions * 4
+    row_bytes = dimensions * SCREENS[screen].bytes_per_value + 8 * _kept(settings, screen) + 64
+    free = settings.task_bytes - _PROCESS_BYTES - room
+    least_rows = min(rows, settings.block_rows)
+    if free < 2 * least_rows * row_bytes:
+        needed = _PROCESS_BYTES + room + 2 * least_rows * row_bytes
+        raise JobFailed(
+            f"neighbours.task_bytes = {settings.task_bytes:,} is too little for blocks of {settings.block_rows:,} vectors of "
+            f"{dimensions:,} values: set it to {needed:,} or more, or neighbours.block_rows to less"
+        )
+    fewest = max(1, -(-2 * rows * row_bytes // free))
+    blocks = max(1, -(-rows // block_rows(rows, settings)))
+    strips = next((s for s in range(fewest, min(fewest + 4 * cores, _MAX_STRIPS)) if _is_even(s, cores)), fewest)
+    strips = min(max(strips, 1), max(blocks, fewest))
+    strip_rows = -(-rows // strips)
+    return Tiles(strips, strip_rows, int(_PROCESS_BYTES + room + 2 * strip_rows * row_bytes))
+
+
+def _is_even(strips: int, cores: int) -> bool:
+    """Whether ``cores`` that take the tasks of ``Tiles.pairs`` in turn are busy nearly to the end."""
+    loads = np.zeros(cores)
+    for work in [1.0] * (strips * (strips - 1) // 2) + [0.5] * strips:
+        loads[loads.argmin()] += work
+    return bool(loads.sum() >= 0.95 * cores * loads.max())
+
+
+def _kept(settings: NeighboursSettings, screen: str) -> int:
+    """Candidates of a row, similar and dissimilar."""
+    return candidates(settings.similar, SCREENS[screen]) + candidates(settings.dissimilar, SCREENS[screen])
+
+
+def check(plan: Plan, warehouse: Warehouse, local: bool) -> None:
+    """Raise ``JobFailed`` where this machine's memory or disk will not do; other machines' are not known here."""
+    if warehouse.local_root is not None:
+        place = warehouse.local_root
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
+        free = shutil.disk_usage(place).free
+        if free < plan.disk_bytes:
+            raise JobFailed(
+                f"comparing needs about {_gib(plan.disk_bytes)} of disk, but {place} has {_gib(free)}: "
+                "free some, or use another warehouse"
+            )
+    available = _available_memory()
+    needed = plan.tiles.task_bytes * min(plan.cores, len(plan.tiles.pairs))
+    if local and available is not None and available < needed:
+        raise JobFailed(
+            f"comparing needs about {_gib(needed)} of memory ({min(plan.cores, len(plan.tiles.pairs))} tasks at once), but "
+            f"{_gib(available)} are available: lower neighbours.task_bytes (now {plan.tiles.task_bytes:,} used), or use fewer cores"
+        )
+
+
+def _available_memory() -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as told:
+            found = [int(line.split()[1]) * 1024 for line in told if line.startswith("MemAvailable:")]
+    except OSError:
+        return None
+    return found[0] if found else None
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
