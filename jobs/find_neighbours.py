@@ -1,6 +1,7 @@
 """embeddings -> neighbours: for each image the most similar and the most dissimilar others."""
 
 import argparse
+import json
 import sys
 from typing import Any
 
@@ -11,11 +12,16 @@ from pyspark.sql.types import ArrayType, NumericType, StringType
 from image_similarity import cli, storage
 from image_similarity.cli import Application, Job, say, setting
 from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.settings import NeighboursSettings
 from image_similarity.spark import SPARK_ERRORS, cause_of, is_local_mode
 from image_similarity.stages.neighbours import exact
 from image_similarity.stages.neighbours import plan as planning
+from image_similarity.stages.neighbours.plan import Plan
+from image_similarity.stages.neighbours.vectors import Before
 
 EXTERNAL = "external"
+STATE = "lists"
+STATE_VERSION = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,14 +64,17 @@ def run(application: Application) -> None:
     )
     planning.check(plan, job.warehouse, is_local_mode(job.session))
     with job.warehouse.scratch(job.run_id) as scratch:
-        outputs = exact.run(job.session, images, vectors, settings, plan, scratch)
+        before = _before(job, settings, plan)
+        outputs = exact.run(job.session, images, vectors, settings, plan, scratch, before[0] if before else None)
         _check_complete(outputs, count)
         counts = _write(job, outputs)
+    if before and outputs.kept:
+        inputs["neighbours"] = [before[1]]
     job.publish(
         replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
         inputs=inputs,
         counts=counts,
-        used={"neighbours": settings.model_dump()},
+        used={"neighbours": settings.model_dump(), STATE: _state_of(settings, plan)},
     )
     say(
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of {counts['dimensions']:,} values "
@@ -91,6 +100,35 @@ def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, DataFrame
     # The store also keeps vectors of images that are gone.
     vectors = stored.join(images.select("content").distinct(), "content", "left_semi")
     return images, vectors, {"embeddings": runs, "vectors": vector_runs}
+
+
+def _state_of(settings: NeighboursSettings, plan: Plan) -> dict[str, Any]:
+    """What must be the same for the lists of one run to serve the next."""
+    return {
+        "version": STATE_VERSION,
+        "metric": settings.metric,
+        "screen": plan.rate.screen,
+        "k": [settings.similar, settings.dissimilar],
+    }
+
+
+def _state_folder(job: Job, run: str, name: str) -> str:
+    """Beside the run's table, where readers do not look: engines pass over names that begin with an underscore."""
+    return f"{job.warehouse.folder('neighbours', run)}/_{name}"
+
+
+def _before(job: Job, settings: NeighboursSettings, plan: Plan) -> tuple[Before, str] | None:
+    """What the published run of this slot left, and which run that is; None if it cannot serve."""
+    runs = job.seen.runs("neighbours", job.slot)
+    if not settings.incremental or len(runs) != 1:
+        return None
+    record = job.warehouse.read("runs", job.seen.runs("runs")).where(F.col("run_id") == runs[0]).first()
+    if record is None or json.loads(record["settings"]).get(STATE) != _state_of(settings, plan):
+        return None
+    ids, lists = (
+        job.warehouse.read_folders([_state_folder(job, runs[0], name)], schema) for name, schema in exact.STATE_SCHEMAS.items()
+    )
+    return Before(ids, lists), runs[0]
 
 
 def _own_vectors(job: Job, uri: str) -> DataFrame:
@@ -149,6 +187,8 @@ def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:
     warehouse, run = job.warehouse, job.run_id
     warehouse.write("failures", run, outputs.failures)
     warehouse.write("neighbours", run, outputs.neighbours)
+    warehouse.write_parquet(_state_folder(job, run, "ids"), outputs.state.ids)
+    warehouse.write_parquet(_state_folder(job, run, "lists"), outputs.state.state)
     reasons = warehouse.read("failures", [run]).groupBy("reason").count().orderBy("reason").collect()
     rows = warehouse.read("neighbours", [run]).count()
     if rows != outputs.rows:
@@ -158,6 +198,7 @@ def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:
         "vectors": outputs.packed.vectors,
         "dimensions": outputs.packed.dimensions,
         "in_full": outputs.in_full,
+        "kept": outputs.kept,
         "rows": rows,
         "failures": {row.reason: row["count"] for row in reasons},
     }

@@ -129,6 +129,9 @@ class NeighboursSettings(Section):
     dissimilar: Annotated[int, Field(ge=0, le=10_000)] = 12
     """Farthest images kept for each image; 0 means none."""
 
+    incremental: bool = True
+    """Compare only what is new since the published run of the same settings; the table is the same."""
+
     task_bytes: Annotated[int, Field(ge=2**29)] = 2**30
     """Memory of a task's Python process, in bytes, whatever the size of the collection. Tasks are as large as it allows: more of it
     means fewer partial lists to merge."""

@@ -157,6 +157,23 @@ class Lists:
         cut = keys[:, k] if keys.shape[1] > k else np.full(len(keys), NONE)
         return Lists(keys[:, :k].copy(), np.minimum.reduce([self.floor, *(other.floor for other in others), cut]))
 
+    @classmethod
+    def from_bytes(cls, keys: bytes, floor: bytes, rows: int) -> "Lists":
+        """Of ``rows`` rows, whatever the length of their lists, 0 too."""
+        found = np.frombuffer(keys, np.int64)
+        return cls(found.reshape(rows, len(found) // max(rows, 1)), np.frombuffer(floor, np.int64))
+
+    def renumbered(self, numbers: Indices) -> "Lists":
+        """With ``numbers[old]`` for each neighbour; those with a negative number, or none, are removed.
+
+        Among equal distances any number may be new and small now: the floor is the least key of its distance.
+        """
+        old = self.keys & _LOW
+        numbered = np.where(old < len(numbers), numbers[np.minimum(old, len(numbers) - 1)], -1)
+        there = (self.keys != NONE) & (numbered >= 0)
+        keys = np.where(there, (self.keys & ~_LOW) | numbered, NONE)
+        return Lists(np.sort(keys, axis=1), np.where(self.floor == NONE, NONE, self.floor & ~_LOW))
+
     def certain(self, k: int, others: int) -> NDArray[np.bool_]:
         """(n,): rows whose first min(``k``, ``others``) keys are proven to be the best of ``others``."""
         wanted = min(k, others)
@@ -251,6 +268,17 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> "Part":
+        return Part(self.vectors[rows], self.positions[rows], self.index[rows])
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Several parts as one."""
+    if len(parts) == 1:
+        return parts[0]
+    vectors = Vectors(*(np.concatenate([getattr(part.vectors, name) for part in parts]) for name in ("values", "shift", "scale")))
+    return Part(vectors, np.concatenate([part.positions for part in parts]), np.concatenate([part.index for part in parts]))
 
 
 class Rescoring:

@@ -16,20 +16,29 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from image_similarity.errors import JobFailed
 from image_similarity.kernels import screening, topk
-from image_similarity.kernels.distances import METRICS, Vectors
+from image_similarity.kernels.distances import METRICS
 from image_similarity.kernels.screening import SCREENS
 from image_similarity.kernels.topk import Keys, Lists, Part, Rescoring, Strip
 from image_similarity.settings import NeighboursSettings
 from image_similarity.spark import progress
-from image_similarity.stages.neighbours.plan import Plan, Tiles, block_rows, cores_of, tiled
-from image_similarity.stages.neighbours.vectors import Blocks, Packed, pack
+from image_similarity.stages.neighbours.plan import Plan, block_rows, cores_of, tiled
+from image_similarity.stages.neighbours.vectors import Before, Blocks, Packed, pack
 from image_similarity.tables import DISSIMILAR, SCHEMAS, SIMILAR
 from image_similarity.warehouse import Scratch
 
 METHOD = "exact"
 
-_LISTS = pa.schema([("block", pa.int32()), ("similar", pa.binary()), ("dissimilar", pa.binary()), ("error", pa.binary())])
+_LISTS = pa.schema(
+    [
+        ("block", pa.int32()),
+        ("new", pa.bool_()),
+        ("similar", pa.binary()),
+        ("dissimilar", pa.binary()),
+        ("error", pa.binary()),
+    ]
+)
 _SETTLED = pa.schema(
     [
         ("block", pa.int32()),
@@ -44,10 +53,16 @@ _SETTLED = pa.schema(
 _RANKED = pa.schema(
     [("row", pa.int64()), ("relation", pa.string()), ("rank", pa.int32()), ("neighbour", pa.int64()), ("distance", pa.float32())]
 )
-_LISTS_DDL = "block int, similar binary, dissimilar binary, error binary"
+_LISTS_DDL = "block int, new boolean, similar binary, dissimilar binary, error binary"
 _SETTLED_DDL = (
     "block int, index binary, similar binary, similar_floor binary, dissimilar binary, dissimilar_floor binary, uncertain binary"
 )
+STATE_COLUMNS = ["index", "similar", "similar_floor", "dissimilar", "dissimilar_floor"]
+STATE_SCHEMAS = {
+    "ids": "image_id string, index long, digest binary, vector long",
+    "lists": "index binary, similar binary, similar_floor binary, dissimilar binary, dissimilar_floor binary",
+}
+"""Of what a run leaves for the next one (`Before`)."""
 _RANKED_DDL = "row long, relation string, rank int, neighbour long, distance float"
 
 
@@ -62,6 +77,10 @@ class Outputs:
     """Rows that ``neighbours`` must have."""
     in_full: int
     """Vectors whose scores did not prove their neighbours, and that were compared in full."""
+    state: Before
+    """For the next run."""
+    kept: int
+    """Vectors whose lists the run before left, and that were compared only with new ones."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,7 @@ class Work:
     dissimilar: int
     others: int
     """That each vector can have as neighbours."""
+    strip_rows: int
 
     @property
     def kept(self) -> tuple[int, int]:
@@ -85,20 +105,31 @@ class Work:
 
 
 def run(
-    spark: SparkSession, images: DataFrame | None, vectors: DataFrame, settings: NeighboursSettings, plan: Plan, scratch: Scratch
+    spark: SparkSession,
+    images: DataFrame | None,
+    vectors: DataFrame,
+    settings: NeighboursSettings,
+    plan: Plan,
+    scratch: Scratch,
+    before: Before | None = None,
 ) -> Outputs:
     """Neighbours among ``images`` (image_id, content) with ``vectors`` (content, embedding array<float>), each content once.
 
-    ``images`` None: each content is an image.
+    ``images`` None: each content is an image. ``before``: what a run with the same settings left; only what is new is compared.
     """
-    packed = pack(images, vectors, settings.metric, block_rows(plan.rows, settings), scratch)
-    shrink = screening.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric])
+    packed = pack(images, vectors, settings.metric, block_rows(plan.rows, settings), before, scratch)
     work = Work(
-        packed.blocks, settings.metric, plan.rate.screen, shrink, settings.similar, settings.dissimilar, max(0, packed.vectors - 1)
+        packed.blocks,
+        settings.metric,
+        plan.rate.screen,
+        screening.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric]),
+        settings.similar,
+        settings.dissimilar,
+        max(0, packed.vectors - 1),
+        settings.block_rows,
     )
-    tiles = tiled(packed.vectors, packed.dimensions, cores_of(spark), work.screen, settings)
-    lists = _compare(spark, work, tiles, packed.vectors, scratch)
-    settled, in_full = _settle(spark, work, lists, scratch)
+    lists = _compare(spark, work, packed, settings, scratch)
+    settled, in_full = _settle(spark, work, lists, packed.previous, scratch)
     failures = packed.failures.withColumn("uri", F.lit(None).cast("string"))
     others = max(packed.usable - 1, 0)
     return Outputs(
@@ -109,6 +140,8 @@ def run(
         packed=packed,
         rows=packed.usable * (min(settings.similar, others) + min(settings.dissimilar, others)),
         in_full=in_full,
+        state=Before(packed.ids.select("image_id", "index", "digest", "vector"), settled.select(*STATE_COLUMNS)),
+        kept=packed.vectors - packed.new,
     )
 
 
@@ -120,11 +153,18 @@ def _labelled(rows: DataFrame, settings: NeighboursSettings) -> DataFrame:
 # -- all pairs -----------------------------------------------------------------------------------------------------------------
 
 
-def _compare(spark: SparkSession, work: Work, tiles: Tiles, vectors: int, scratch: Scratch) -> DataFrame:
-    """The lists of scores of each block from each tile: rows of `_LISTS`."""
-    strips = np.array_split(np.arange(len(work.blocks)), tiles.strips)
-    pairs = [(i, j) for i, j in tiles.pairs if len(strips[i]) and len(strips[j])]
-    shared = spark.sparkContext.broadcast([(strips[i], strips[j]) for i, j in pairs])
+def _compare(spark: SparkSession, work: Work, packed: Packed, settings: NeighboursSettings, scratch: Scratch) -> DataFrame:
+    """The lists of scores of each block from each tile: rows of `_LISTS`. Of two vectors that are not new there is no tile."""
+    kept, blocks, cores = packed.vectors - packed.new, np.arange(len(work.blocks)), cores_of(spark)
+    tiles = tiled(packed.new, packed.dimensions, cores, work.screen, settings)
+    new = [_Side(part, True) for part in np.array_split(blocks, tiles.strips) if len(part)]
+    sides = [(new[i], new[j]) for i, j in tiles.pairs if max(i, j) < len(new)]
+    if kept:
+        strips = max(tiled(kept, packed.dimensions, 1, work.screen, settings).strips, -(-4 * cores // max(1, len(new))))
+        old = [_Side(part, False) for part in np.array_split(blocks, strips) if len(part)]
+        sides = [(of_new, of_old) for of_new in new for of_old in old] + sides
+    sides = sides if packed.new else []
+    shared = spark.sparkContext.broadcast(sides)
     dimensions = work.blocks.dimensions
 
     def compared(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -132,28 +172,62 @@ def _compare(spark: SparkSession, work: Work, tiles: Tiles, vectors: int, scratc
             for task in batch.column("id").to_pylist():
                 yield from _tile(work, *shared.value[task])
 
-    lists = spark.range(0, len(pairs), 1, max(1, len(pairs))).mapInArrow(compared, _LISTS_DDL)
-    with progress(spark, f"compare {dimensions:,} values", vectors * (vectors - 1) // 2, "pairs", max(1, len(pairs))):
+    lists = spark.range(0, len(sides), 1, max(1, len(sides))).mapInArrow(compared, _LISTS_DDL)
+    pairs = packed.new * (packed.new - 1) // 2 + packed.new * kept
+    with progress(spark, f"compare {dimensions:,} values", pairs, "pairs", max(1, len(sides))):
         return scratch.write("lists", lists)
 
 
-def _tile(work: Work, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-    """Compare all blocks of one strip with all of another, which may be the same."""
-    screen = SCREENS[work.screen]
-    strips = {block: _strip(work, block) for block in {*rows.tolist(), *columns.tolist()}}
-    most = max(len(strip.positions) for strip in strips.values())
-    room = np.empty((most, most), dtype=np.float32)
-    for i in rows.tolist():
-        for j in columns.tolist():
-            if i <= j or rows[0] != columns[0]:
-                strips[i].offer(strips[j], screen, room, work.blocks.dimensions)
-    for block, strip in strips.items():
-        columns_of = [[block], *([content.tobytes()] for content in (strip.similar.keys(), strip.dissimilar.keys(), strip.error))]
-        yield pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in zip(columns_of, _LISTS.types)], schema=_LISTS)
+@dataclass(frozen=True)
+class _Side:
+    """One side of a tile: of some blocks the vectors that are new, or those that are not."""
+
+    blocks: NDArray[np.int64]
+    new: bool
+
+    def strips(self, work: Work) -> list[tuple[Strip, list[tuple[int, int]]]]:
+        """Strips, with the blocks in each and their numbers of vectors: blocks of which little is left share one."""
+        strips: list[tuple[Strip, list[tuple[int, int]]]] = []
+        parts: list[Part] = []
+        origin: list[tuple[int, int]] = []
+        for block in self.blocks.tolist():
+            part = work.blocks.part(block, self.new)
+            if parts and sum(map(len, parts)) + len(part) > work.strip_rows:
+                strips.append((_strip(work, parts), origin))
+                parts, origin = [], []
+            if len(part):
+                parts.append(part)
+                origin.append((block, len(part)))
+        return [*strips, (_strip(work, parts), origin)] if parts else strips
 
 
-def _strip(work: Work, block: int) -> Strip:
-    part = work.blocks.part(block)
+def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
+    """Compare all vectors of one side with all of the other, which may be the same."""
+    screen, itself = SCREENS[work.screen], a.new == b.new and bool(a.blocks[0] == b.blocks[0])
+    rows = a.strips(work)
+    columns = rows if itself else b.strips(work)
+    room = np.empty((work.strip_rows, work.strip_rows), dtype=np.float32)
+    for i, (strip, _) in enumerate(rows):
+        for other, _ in columns[i:] if itself else columns:
+            strip.offer(other, screen, room, work.blocks.dimensions)
+    for side, strips in ((a, rows),) if itself else ((a, rows), (b, columns)):
+        for strip, origin in strips:
+            yield from _told(side.new, strip, origin)
+
+
+def _told(new: bool, strip: Strip, origin: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+    """What the strip has gathered, taken apart by block: rows of `_LISTS`."""
+    similar, dissimilar = strip.similar.keys(), strip.dissimilar.keys()
+    start = 0
+    for block, rows in origin:
+        here = slice(start, start + rows)
+        start += rows
+        columns = [[block], [new], *([content[here].tobytes()] for content in (similar, dissimilar, strip.error))]
+        yield pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in zip(columns, _LISTS.types)], schema=_LISTS)
+
+
+def _strip(work: Work, parts: list[Part]) -> Strip:
+    part = topk.joined(parts)
     copies = screening.copies(part.vectors, METRICS[work.metric], SCREENS[work.screen], work.shrink)
     return Strip(copies, part.positions, *work.kept)
 
@@ -161,18 +235,25 @@ def _strip(work: Work, block: int) -> Strip:
 # -- exact distances -----------------------------------------------------------------------------------------------------------
 
 
-def _settle(spark: SparkSession, work: Work, lists: DataFrame, scratch: Scratch) -> tuple[DataFrame, int]:
-    """Exact lists of all rows, as `_SETTLED`, and how many rows had to be compared in full."""
+def _settle(
+    spark: SparkSession, work: Work, lists: DataFrame, previous: DataFrame | None, scratch: Scratch
+) -> tuple[DataFrame, int]:
+    """Exact lists of all vectors, as `_SETTLED`, and how many had to be compared in full."""
     groups = max(1, min(len(work.blocks), 1000))
-    merged = lists.repartition(groups, "block").groupBy("block").applyInArrow(_merging(work), _SETTLED_DDL)
+    of_block = lists.repartition(groups, "block", "new").groupBy("block", "new")
+    if previous is None:
+        merged = of_block.applyInArrow(_merging(work), _SETTLED_DDL)
+    else:
+        kept = previous.withColumn("new", F.lit(False)).repartition(groups, "block", "new").groupBy("block", "new")
+        merged = of_block.cogroup(kept).applyInArrow(_merging_with_previous(work), _SETTLED_DDL)
     settled = scratch.write("settled", merged)
     row = settled.agg(F.sum(F.length("uncertain")).alias("bytes")).collect()[0]
     uncertain = (row["bytes"] or 0) // np.dtype(np.int32).itemsize
     if uncertain == 0:
         return settled, 0
-    # Each task takes some of the rows and reads all vectors.
-    tasks = 4 * cores_of(spark)
-    rows = settled.mapInArrow(_listing, "block int, row int").repartition(tasks)
+    # Each task takes some of the vectors and reads all.
+    tasks = min(uncertain, 4 * cores_of(spark))
+    rows = settled.mapInArrow(_listing, "block int, position int").repartition(tasks)
     with progress(spark, "compare in full", uncertain * work.others, "pairs", tasks):
         full = scratch.write("full", rows.mapInArrow(_in_full(work), _SETTLED_DDL))
     return settled.unionAll(full), uncertain
@@ -182,20 +263,54 @@ def _merging(work: Work) -> Any:
     """A function that merges all lists of one block and gives what is left exact distances."""
 
     def merged(lists: pa.Table) -> pa.Table:
-        block = lists.column("block")[0].as_py()
-        metric, part = METRICS[work.metric], work.blocks.part(block)
-        best = [
-            topk.least(_side_by_side(lists.column(name), len(part)), kept) for name, kept in zip((SIMILAR, DISSIMILAR), work.kept)
-        ]
-        error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
-        rescoring = Rescoring(metric, part, best[0], best[1])
-        for other in range(len(work.blocks)):
-            rescoring.add(part if other == block else work.blocks.part(other))
-        similar, dissimilar = rescoring.lists(error, SCREENS[work.screen], work.shrink)
-        certain = similar.certain(work.similar, work.others) & dissimilar.certain(work.dissimilar, work.others)
-        return pa.Table.from_batches([_settled(block, part.index, similar, dissimilar, np.nonzero(~certain)[0])])
+        block, new = lists.column("block")[0].as_py(), lists.column("new")[0].as_py()
+        part = work.blocks.part(block, new)
+        return _settled(work, block, part, *_rescored(work, part, lists))
 
     return merged
+
+
+def _merging_with_previous(work: Work) -> Any:
+    """The same, for vectors that are not new together with the lists that they have from the run before."""
+
+    def merged(lists: pa.Table, previous: pa.Table) -> pa.Table:
+        of = lists if lists.num_rows else previous
+        block, new = of.column("block")[0].as_py(), of.column("new")[0].as_py()
+        part = work.blocks.part(block, new)
+        similar, dissimilar = (
+            _rescored(work, part, lists) if lists.num_rows else tuple(Lists.empty(len(part), kept) for kept in work.kept)
+        )
+        if previous.num_rows:
+            previous = previous.take(pa.array(np.argsort(previous.column("vector").to_numpy())))
+            order = np.argsort(part.index)
+            if not np.array_equal(previous.column("vector").to_numpy(), part.index[order]):
+                raise JobFailed(
+                    "the lists of the run before are not those of the vectors that were kept: run with --set "
+                    "neighbours.incremental=false"
+                )
+            similar = _of_before(previous, SIMILAR, order).merged(similar)
+            dissimilar = _of_before(previous, DISSIMILAR, order).merged(dissimilar)
+        return _settled(work, block, part, similar, dissimilar)
+
+    return merged
+
+
+def _of_before(previous: pa.Table, relation: str, order: NDArray[np.int64]) -> Lists:
+    """Lists in the order of the part's rows; those of ``previous`` are in the order of their vectors' numbers."""
+    place = np.argsort(order)
+    keys = b"".join(previous.column(relation).to_pylist())
+    lists = Lists.from_bytes(keys, previous.column(f"{relation}_floor").to_numpy().tobytes(), len(order))
+    return Lists(lists.keys[place], lists.floor[place])
+
+
+def _rescored(work: Work, part: Part, lists: pa.Table) -> tuple[Lists, Lists]:
+    """The merged lists of scores of ``part``, with exact distances."""
+    best = [topk.least(_side_by_side(lists.column(name), len(part)), kept) for name, kept in zip((SIMILAR, DISSIMILAR), work.kept)]
+    error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
+    rescoring = Rescoring(METRICS[work.metric], part, best[0], best[1])
+    for block in range(len(work.blocks)):
+        rescoring.add(work.blocks.part(block))
+    return rescoring.lists(error, SCREENS[work.screen], work.shrink)
 
 
 def _side_by_side(contents: Any, rows: int) -> Keys:
@@ -205,68 +320,66 @@ def _side_by_side(contents: Any, rows: int) -> Keys:
 def _table(content: bytes, rows: int) -> Keys:
     """Bytes as (rows, k) keys, whatever k is, 0 too."""
     keys = np.frombuffer(content, np.int64)
-    return keys.reshape(rows, len(keys) // rows)
+    return keys.reshape(rows, len(keys) // max(rows, 1))
 
 
-def _settled(
-    block: int, index: NDArray[np.int64], similar: Lists, dissimilar: Lists, uncertain: NDArray[np.int64]
-) -> pa.RecordBatch:
-    contents = [index, similar.keys, similar.floor, dissimilar.keys, dissimilar.floor, uncertain.astype(np.int32)]
+def _settled(work: Work, block: int, part: Part, similar: Lists, dissimilar: Lists) -> pa.Table:
+    """The lists that are proven, and which are not: one row of `_SETTLED`."""
+    certain = similar.certain(work.similar, work.others) & dissimilar.certain(work.dissimilar, work.others)
+    of_lists = [content[certain] for lists in (similar, dissimilar) for content in (lists.keys, lists.floor)]
+    contents = [part.index[certain], *of_lists, part.positions[~certain]]
     columns = [[block], *([np.ascontiguousarray(content).tobytes()] for content in contents)]
-    return pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in zip(columns, _SETTLED.types)], schema=_SETTLED)
+    return pa.Table.from_arrays([pa.array(column, kind) for column, kind in zip(columns, _SETTLED.types)], schema=_SETTLED)
 
 
 def _listing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The uncertain rows of `_SETTLED`, one by one."""
+    """The uncertain vectors of `_SETTLED`, one by one."""
     for batch in batches:
         for block, content in zip(batch.column("block").to_pylist(), batch.column("uncertain").to_pylist()):
-            rows = np.frombuffer(content, np.int32)
-            yield pa.RecordBatch.from_pydict({"block": pa.array(np.full(len(rows), block, np.int32)), "row": pa.array(rows)})
+            position = np.frombuffer(content, np.int32)
+            columns = {"block": pa.array(np.full(len(position), block, np.int32)), "position": pa.array(position)}
+            yield pa.RecordBatch.from_pydict(columns)
 
 
 def _in_full(work: Work) -> Any:
-    """A function that compares rows (block, row) with all vectors, without screening: rows of `_SETTLED` for block -1."""
+    """A function that compares vectors (block, position) with all, without screening: rows of `_SETTLED`."""
 
     def in_full(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            part = _gathered(work.blocks, batch.column("block").to_numpy(), batch.column("row").to_numpy())
+            part = _gathered(work.blocks, batch.column("block").to_numpy(), batch.column("position").to_numpy())
             metric = METRICS[work.metric]
             lists = [Lists.empty(len(part), kept) for kept in work.kept]
             for block in range(len(work.blocks)):
                 other = work.blocks.part(block)
                 keys = topk.in_full(metric, part.vectors, part.index, other.vectors, other.index, *work.kept)
                 lists = [of.merged(Lists.complete(found)) for of, found in zip(lists, keys)]
-            yield _settled(-1, part.index, lists[0], lists[1], np.empty(0, dtype=np.int64))
+            yield from _settled(work, -1, part, lists[0], lists[1]).to_batches()
 
     return in_full
 
 
-def _gathered(blocks: Blocks, block: NDArray[np.int32], row: NDArray[np.int32]) -> Part:
-    """Single rows of many blocks as one part."""
+def _gathered(blocks: Blocks, block: NDArray[np.int32], position: NDArray[np.int32]) -> Part:
+    """Single vectors of many blocks as one part."""
     found = []
-    for number in np.unique(block):
-        part, rows = blocks.part(int(number)), row[block == number]
-        found.append((part.vectors[rows], part.positions[rows], part.index[rows]))
-    vectors = [vectors for vectors, _, _ in found]
-    joined = Vectors(*(np.concatenate([getattr(of, name) for of in vectors]) for name in ("values", "shift", "scale")))
-    return Part(joined, np.concatenate([positions for _, positions, _ in found]), np.concatenate([index for _, _, index in found]))
+    for number in np.unique(block).tolist():
+        part = blocks.part(number)
+        found.append(part[np.searchsorted(part.positions, position[block == number])])
+    return topk.joined(found)
 
 
 # -- the table -----------------------------------------------------------------------------------------------------------------
 
 
 def _ranking(work: Work) -> Any:
-    """A function that makes rows of `_RANKED` from those of `_SETTLED` that are certain."""
+    """A function that makes rows of `_RANKED` from those of `_SETTLED`."""
 
     def ranking(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for settled in batch.to_pylist():
                 index = np.frombuffer(settled["index"], np.int64)
-                certain = np.ones(len(index), dtype=np.bool_)
-                certain[np.frombuffer(settled["uncertain"], np.int32)] = False
                 for relation, k in ((SIMILAR, work.similar), (DISSIMILAR, work.dissimilar)):
-                    keys = _table(settled[relation], len(index))[certain, :k]
-                    yield _long(topk.ranked(keys, index[certain], relation == DISSIMILAR), relation)
+                    keys = _table(settled[relation], len(index))[:, :k]
+                    yield _long(topk.ranked(keys, index, relation == DISSIMILAR), relation)
 
     return ranking
 

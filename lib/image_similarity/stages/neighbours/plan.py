@@ -55,9 +55,10 @@ class Plan:
     @property
     def lines(self) -> list[str]:
         pairs = self.rows * (self.rows - 1) // 2
+        operations = 2 * pairs * self.dimensions
         return [
-            f"{self.rows:,} vectors of {self.dimensions:,} values: {pairs:,} pairs, "
-            f"{2 * pairs * self.dimensions / 1e12:,.2f} Tflop in {self.rate.screen} at {self.rate.product / 1e9:,.0f} Gflop/s a core",
+            f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: "
+            f"{operations / 1e12:,.2f} Tflop in {self.rate.screen} at {self.rate.product / 1e9:,.0f} Gflop/s a core",
             f"{len(self.tiles.pairs):,} tasks on {self.cores:,} cores, each {self.tiles.rows:,} x {self.tiles.rows:,} vectors in "
             f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk_bytes / 2**30:.2f} GiB of disk; "
             f"about {clock(self.seconds)}",

@@ -22,8 +22,9 @@ from pyspark.sql import functions as F
 from image_similarity import storage
 from image_similarity.errors import WrongInput
 from image_similarity.kernels.distances import METRICS, Metric, Values, Vectors, measured
-from image_similarity.kernels.topk import MAX_INDEX, Part
+from image_similarity.kernels.topk import MAX_INDEX, Lists, Part
 from image_similarity.spark import numbered
+from image_similarity.tables import DISSIMILAR, SIMILAR
 from image_similarity.warehouse import Scratch
 
 FAILURE_REASONS = {
@@ -66,18 +67,22 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.files)
 
-    def part(self, block: int) -> Part:
-        """The vectors of ``block`` that are compared; on this machine's own disk not read before they are used."""
+    def part(self, block: int, new: bool | None = None) -> Part:
+        """The vectors of ``block`` that are compared; on this machine's own disk not read before they are used.
+
+        ``new``: only those that are new since the run before, or only the others.
+        """
         alive = _load(_alive_file(self.folder, self.files[block]))
-        row, index = alive["row"], alive["index"].copy()
+        if new is not None:
+            alive = alive[alive["new"] == new]
         values = _load(storage.join(self.folder, self.files[block]))
-        if len(row) < len(values):
-            values = values[row]
+        if len(alive) < len(values):
+            values = values[alive["row"]]
         vectors = Vectors(values, alive["shift"].copy(), alive["scale"].copy())
-        return Part(vectors, (row + self.first[block]).astype(np.int32), index)
+        return Part(vectors, (alive["row"] + self.first[block]).astype(np.int32), alive["index"].copy())
 
 
-_ALIVE = np.dtype([("row", np.int32), ("index", np.int64), ("shift", np.float64), ("scale", np.float64)])
+_ALIVE = np.dtype([("row", np.int32), ("index", np.int64), ("shift", np.float64), ("scale", np.float64), ("new", np.bool_)])
 
 
 def _alive_file(folder: str, file: str) -> str:
@@ -98,6 +103,66 @@ def _save(file: str, values: NDArray[Any]) -> None:
     storage.write(file, b"".join((header.getvalue(), np.ascontiguousarray(values).data)), "application/octet-stream")
 
 
+LISTS_DDL = "similar binary, similar_floor long, dissimilar binary, dissimilar_floor long"
+"""Of one vector: its lists as `kernels.topk.Lists` has them, the keys as bytes of int64."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a run left for the next one: which image had which vector and number, and the lists, longer than the table's."""
+
+    ids: DataFrame
+    """image_id, index, digest, vector."""
+    state: DataFrame
+    """index (bytes of int64: the numbers of some vectors), and their lists (bytes); see `exact`."""
+
+    def kept(self, ids: DataFrame, vectors: int, scratch: Scratch) -> DataFrame | None:
+        """vector, old: the numbers, now and then, of vectors that were there before. None if they are too few to be worth it."""
+        now = ids.where("index = vector").select("digest", "vector")
+        then = self.ids.where("index = vector").select("digest", F.col("vector").alias("old"))
+        kept = scratch.write("kept", now.join(then, "digest").select("vector", "old"))
+        return kept if kept.count() > vectors * _WORTH_KEEPING else None
+
+    def lists(self, kept: DataFrame, ids: DataFrame, blocks: Blocks, scratch: Scratch) -> DataFrame:
+        """block, vector, `LISTS_DDL`: the lists of vectors that are still there, in the numbers of now."""
+        pairs = kept.toArrow()
+        old, now = (pairs.column(name).to_numpy() for name in ("old", "vector"))
+        renumbered = np.full(int(old.max(initial=-1)) + 1, -1, dtype=np.int64)
+        renumbered[old] = now
+        file = storage.join(scratch.location("blocks"), "renumbered.npy")
+        _save(file, renumbered)
+        lists = self.state.mapInArrow(_renumbering(file), f"vector long, {LISTS_DDL}")
+        numbers = F.broadcast(ids.sparkSession.createDataFrame(list(enumerate(blocks.files)), "block int, file string"))
+        places = ids.where("index = vector").select("vector", "file").join(numbers, "file").select("vector", "block")
+        return lists.join(places, "vector").select("block", "vector", *_LIST_COLUMNS)
+
+
+_WORTH_KEEPING = 0.5
+
+
+def _renumbering(file: str) -> Any:
+    """A function that makes one row for each vector of the state that is still there."""
+
+    def renumbering(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        renumbered = _load(file)
+        for batch in batches:
+            for state in batch.to_pylist():
+                old = np.frombuffer(state["index"], np.int64)
+                vector = np.where(old < len(renumbered), renumbered[np.minimum(old, len(renumbered) - 1)], -1)
+                there = vector >= 0
+                columns: list[Any] = [pa.array(vector[there])]
+                for relation in (SIMILAR, DISSIMILAR):
+                    lists = Lists.from_bytes(state[relation], state[f"{relation}_floor"], len(old))
+                    lists = Lists(lists.keys[there], lists.floor[there]).renumbered(renumbered)
+                    columns += [pa.array([row.tobytes() for row in lists.keys], pa.binary()), pa.array(lists.floor)]
+                yield pa.RecordBatch.from_arrays(columns, names=["vector", *_LIST_COLUMNS])
+
+    return renumbering
+
+
+_LIST_COLUMNS = [name for relation in (SIMILAR, DISSIMILAR) for name in (relation, f"{relation}_floor")]
+
+
 @dataclass(frozen=True)
 class Packed:
     """All vectors, ready to be compared."""
@@ -111,6 +176,10 @@ class Packed:
     unusable: int
     vectors: int
     """Different ones."""
+    new: int
+    """Of these, the ones that the run before did not have."""
+    previous: DataFrame | None
+    """The lists of the run before, for vectors that are still there: block, vector, and the columns of `LISTS_DDL`."""
     largest: float
     """The largest absolute value in any."""
 
@@ -120,10 +189,13 @@ class Packed:
         return self.blocks.dimensions
 
 
-def pack(images: DataFrame | None, vectors: DataFrame, metric: str, block_rows: int, scratch: Scratch) -> Packed:
+def pack(
+    images: DataFrame | None, vectors: DataFrame, metric: str, block_rows: int, before: Before | None, scratch: Scratch
+) -> Packed:
     """Check ``vectors`` (content string, embedding array<float>, each content once) and write the usable ones as blocks.
 
     ``images``: image_id, content; None: every content is an image. Vectors of another length than most are not usable.
+    ``before``: what the run before left.
     """
     told = scratch.write(
         "packed", vectors.mapInArrow(_packing(METRICS[metric], block_rows, scratch.location("blocks")), _PACKED_DDL)
@@ -139,13 +211,17 @@ def pack(images: DataFrame | None, vectors: DataFrame, metric: str, block_rows: 
     counted = ids.agg(F.count("*").alias("usable"), F.count_if(F.col("index") == F.col("vector")).alias("vectors")).collect()[0]
     if counted["usable"] >= MAX_INDEX:
         raise WrongInput(f"{counted['usable']:,} vectors: at most {MAX_INDEX - 1:,} can be compared")
+    kept = before.kept(ids, counted["vectors"], scratch) if before is not None else None
+    blocks, new = _blocks(ids, [(row["file"], row["rows"]) for row in chosen], dimensions, kept, scratch)
     return Packed(
-        _blocks(ids, [(row["file"], row["rows"]) for row in chosen], dimensions, scratch),
+        blocks,
         ids,
         failures,
         counted["usable"],
         failures.count(),
         counted["vectors"],
+        new,
+        before.lists(kept, ids, blocks, scratch) if before is not None and kept is not None else None,
         max((row["largest"] for row in chosen), default=0.0),
     )
 
@@ -268,21 +344,29 @@ def _numbered(images: DataFrame | None, told: DataFrame, dimensions: int, scratc
     return scratch.write("ids", ids.withColumn("vector", first)), failures
 
 
-def _blocks(ids: DataFrame, files: list[tuple[str, int]], dimensions: int, scratch: Scratch) -> Blocks:
-    """Tell each block which of its rows are compared: of images with the same vector the first one's."""
+def _blocks(
+    ids: DataFrame, files: list[tuple[str, int]], dimensions: int, kept: DataFrame | None, scratch: Scratch
+) -> tuple[Blocks, int]:
+    """Tell each block which of its rows are compared: of images with the same vector the first one's. Count those not ``kept``."""
     folder = scratch.location("blocks")
     first = np.cumsum([0, *(rows for _, rows in files)], dtype=np.int64)
     if first[-1] >= MAX_INDEX:
         raise WrongInput(f"{first[-1]:,} vectors: at most {MAX_INDEX - 1:,} can be compared")
     compared = ids.where("index = vector").select("file", "row", "index", "shift", "scale")
-    told = compared.repartition(max(1, -(-len(files) // 16)), "file").mapInArrow(_telling(folder), "file string")
-    alive = {row["file"] for row in told.collect()}
-    kept = [block for block, (name, _) in enumerate(files) if name in alive]
-    return Blocks(folder, [files[block][0] for block in kept], [int(first[block]) for block in kept], dimensions)
+    if kept is None:
+        compared = compared.withColumn("new", F.lit(True))
+    else:
+        known = kept.select(F.col("vector").alias("index"), F.lit(False).alias("known"))
+        compared = compared.join(known, "index", "left").withColumn("new", F.coalesce("known", F.lit(True)))
+    compared = compared.repartition(max(1, -(-len(files) // 16)), "file")
+    new = {row["file"]: row["new"] for row in compared.mapInArrow(_telling(folder), "file string, new long").collect()}
+    alive = [block for block, (name, _) in enumerate(files) if name in new]
+    blocks = Blocks(folder, [files[block][0] for block in alive], [int(first[block]) for block in alive], dimensions)
+    return blocks, sum(new.values())
 
 
 def _telling(folder: str) -> Any:
-    """A function that writes `_alive_file` for each file of its rows (file, row, index, shift, scale), and tells which."""
+    """A function that writes `_alive_file` for each file of its rows (file, row, index, shift, scale, new), and tells which."""
 
     def telling(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         collected = list(batches)
@@ -293,8 +377,8 @@ def _telling(folder: str) -> Any:
             rows = table.filter(pc.equal(table.column("file"), file)).sort_by("row")
             alive = np.empty(rows.num_rows, dtype=_ALIVE)
             for name in _ALIVE.names or ():
-                alive[name] = rows.column(name).to_numpy()
+                alive[name] = rows.column(name).to_numpy(zero_copy_only=False)
             _save(_alive_file(folder, file), alive)
-            yield pa.RecordBatch.from_pydict({"file": [file]})
+            yield pa.RecordBatch.from_pydict({"file": [file], "new": [int(alive["new"].sum())]})
 
     return telling

@@ -1,0 +1,86 @@
+"""A second run compares only what is new, and its table is that of a run from scratch, row for row."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+import find_neighbours
+import oracle
+from image_similarity.warehouse import Warehouse
+
+Vectors = dict[str, NDArray[np.float32]]
+
+
+def written(folder: Path, vectors: Vectors) -> str:
+    table = pa.table({"image_id": list(vectors), "embedding": pa.array(list(vectors.values()), pa.list_(pa.float32()))})
+    file = folder / "vectors.parquet"
+    pq.write_table(table, file)
+    return str(file)
+
+
+def published(spark: SparkSession, warehouse: Path, file: str, *options: str) -> tuple[list[Any], dict[str, Any]]:
+    """The table after a run, sorted, and what the run counted."""
+    asked = ["-k", "3", "--dissimilar", "2", "--set", "neighbours.block_rows=100"]
+    assert find_neighbours.main(["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark) == 0
+    now = Warehouse(spark, str(warehouse))
+    rows = now.read("neighbours", now.current().runs("neighbours")).drop("method").collect()
+    run = now.current().runs("neighbours")[0]
+    record = now.read("runs", now.current().runs("runs")).where(f"run_id = '{run}'").collect()[0]
+    return sorted(tuple(row) for row in rows), {**json.loads(record["counts"]), "inputs": json.loads(record["inputs"])}
+
+
+def changed(vectors: Vectors, rng: np.random.Generator) -> Vectors:
+    """Some are gone, some have another vector, some are new, before, between and after the others; some are renamed, some copied."""
+    names = sorted(vectors)
+    after = {name: vectors[name] for name in names if int(name[1:]) % 50 != 7}
+    for name in list(after)[::40]:
+        after[name] = rng.standard_normal(len(after[name])).astype(np.float32)
+    for i in range(6):
+        after[f"{'aim'[i % 3]}{5000 + i}"] = rng.standard_normal(16).astype(np.float32)
+    moved, copied = list(after)[5], list(after)[8]
+    after["z9999"] = after.pop(moved)
+    after["a0000"] = after[copied]
+    return after
+
+
+def test_only_what_is_new_is_compared(spark: SparkSession, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    vectors = {f"m{i:04d}": vector for i, vector in enumerate(oracle.planted(500, 16, seed=4))}
+    first, counts = published(spark, tmp_path / "w", written(tmp_path, vectors))
+    assert counts["kept"] == 0 and "neighbours" not in counts["inputs"]
+    for _ in range(2):  # the second time from what an incremental run left
+        vectors = changed(vectors, rng)
+        file = written(tmp_path, vectors)
+        before = Warehouse(spark, str(tmp_path / "w")).current().runs("neighbours")
+        found, counts = published(spark, tmp_path / "w", file)
+        assert 0 < counts["kept"] < counts["vectors"] and counts["inputs"]["neighbours"] == before
+        right, counts = published(spark, tmp_path / "w", file, "--metric", metric, "--set", "neighbours.incremental=false")
+        assert counts["kept"] == 0 and found == right != first
+
+
+def test_rows_left_short_are_compared_in_full(spark: SparkSession, tmp_path: Path) -> None:
+    """All that a picture had in its list goes at once."""
+    rng = np.random.default_rng(5)
+    centre = rng.standard_normal(16)
+    near = {f"near{i:02d}": (centre + 0.01 * rng.standard_normal(16)).astype(np.float32) for i in range(30)}
+    others = {f"other{i:03d}": rng.standard_normal(16).astype(np.float32) for i in range(200)}
+    published(spark, tmp_path / "w", written(tmp_path, {**near, **others}))
+    file = written(tmp_path, {"near00": near["near00"], **others})
+    found, counts = published(spark, tmp_path / "w", file)
+    assert counts["kept"] == 201 and counts["in_full"] > 0
+    assert found == published(spark, tmp_path / "w", file, "--set", "neighbours.incremental=false")[0]
+
+
+def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path) -> None:
+    file = written(tmp_path, {f"{i:03d}": vector for i, vector in enumerate(oracle.planted(100, 8, seed=6))})
+    first, _ = published(spark, tmp_path / "w", file)
+    again, counts = published(spark, tmp_path / "w", file)
+    assert again == first and counts["kept"] == counts["vectors"] and counts["in_full"] == 0
+    _, counts = published(spark, tmp_path / "w", file, "-k", "5")
+    assert counts["kept"] == 0
