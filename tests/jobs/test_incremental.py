@@ -36,7 +36,7 @@ def published(spark: SparkSession, warehouse: Path, file: str, *options: str) ->
 
 
 def changed(vectors: Vectors, rng: np.random.Generator) -> Vectors:
-    """Some are gone, some have another vector, some are new, before, between and after the others; some are renamed, some copied."""
+    """Some are gone, some have another vector, some are new, before, between and after the others; one is renamed, one copied."""
     names = sorted(vectors)
     after = {name: vectors[name] for name in names if int(name[1:]) % 50 != 7}
     for name in list(after)[::40]:
@@ -60,7 +60,7 @@ def test_only_what_is_new_is_compared(spark: SparkSession, tmp_path: Path) -> No
         before = Warehouse(spark, str(tmp_path / "w")).current().runs("neighbours")
         found, counts = published(spark, tmp_path / "w", file)
         assert 0 < counts["kept"] < counts["vectors"] and counts["inputs"]["neighbours"] == before
-        right, counts = published(spark, tmp_path / "w", file, "--metric", metric, "--set", "neighbours.incremental=false")
+        right, counts = published(spark, tmp_path / f"full{turn}", file)
         assert counts["kept"] == 0 and found == right != first
 
 
