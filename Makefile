@@ -39,6 +39,8 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/embed_images.py
 	$(BIN)/python tests/benchmarks/render_gallery.py
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python tests/benchmarks/find_neighbours.py
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache

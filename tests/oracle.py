@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from image_similarity.kernels import topk
+
 Row = tuple[int, int, int, float]
 """row, rank, neighbour, distance"""
 
@@ -41,3 +43,8 @@ def planted(n: int, d: int, seed: int) -> NDArray[np.float32]:
     vectors[5 * part : 7 * part, 0] = 1  # none of them zero or constant
     vectors[5 * part : 7 * part, 1] = -1
     return vectors[rng.permutation(n)]
+
+
+def rows_of(found: topk.Ranked) -> list[Row]:
+    """What the kernels found, as `neighbours` gives it."""
+    return list(zip(found.row.tolist(), found.rank.tolist(), found.neighbour.tolist(), found.distance.tolist()))

@@ -129,6 +129,10 @@ class NeighboursSettings(Section):
     dissimilar: Annotated[int, Field(ge=0, le=10_000)] = 12
     """Farthest images kept for each image; 0 means none."""
 
+    copies: Literal["all", "one"] = "all"
+    """Files with the same bytes (of ``--embeddings``: equal vectors). ``all``: each has a place in lists; ``one``: the first by
+    image_id stands for all, and none is a neighbour of another."""
+
     incremental: bool = True
     """Compare only what is new since the published run of the same settings; the table is the same."""
 

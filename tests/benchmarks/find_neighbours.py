@@ -3,8 +3,9 @@
     .venv/bin/python tests/benchmarks/find_neighbours.py [--rows 5000 10000 20000 40000] [--dimensions 4096 512] [--rounds 3]
 
 Ours is the whole job: checks, calibration, packing, comparing, similar and dissimilar, names, publication. faiss (`knn`, inner
-product of normalised vectors) and scikit-learn (`NearestNeighbors`, brute force, cosine) find similar neighbours only, and write row
-numbers and distances. Excluded is what happens once per application: the session, a first small run, imports, reading libraries.
+product of normalised vectors) and scikit-learn (`NearestNeighbors`, brute force, cosine) find similar neighbours only, and write
+row numbers and distances. Excluded is what happens once per application: the session, a first small run,
+imports.
 Vectors are made, not negative and half of them zeros, in clusters of about 40, as networks make them.
 
 Prints Markdown, and draws ``--plot FILE.svg``. ``half product`` is the time that the multiplications of half of the pairs take
@@ -150,11 +151,8 @@ def measured(
     for _ in range(rounds):
         for name in names:
             runs[name].append(ours(session, source, folder) if name == "ours" else peer(name, source, folder))
-    print(
-        f"{rows:,} x {dimensions:,}:",
-        {name: [round(run["seconds"], 1) for run in of] for name, of in runs.items()},
-        file=sys.stderr,
-    )
+    seconds = {name: [round(run["seconds"], 1) for run in of] for name, of in runs.items()}
+    print(f"{rows:,} x {dimensions:,}: {seconds}", file=sys.stderr)
     return {
         name: {"seconds": statistics.median(run["seconds"] for run in of), "peak": max(run["peak"] for run in of)}
         for name, of in runs.items()
@@ -163,7 +161,7 @@ def measured(
 
 def table(results: dict[tuple[int, int], dict[str, dict[str, float]]], rates: dict[int, float]) -> str:
     lines = [
-        "| n | d | ours | faiss | scikit-learn | faiss / ours | scikit-learn / ours | half product | of product rate | peak of a worker |",
+        "| n | d | ours | faiss | scikit-learn | faiss / ours | scikit-learn / ours | half product | share | worker's peak |",
         "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for (rows, dimensions), of in results.items():

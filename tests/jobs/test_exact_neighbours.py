@@ -102,6 +102,22 @@ def test_one_relation_alone(spark: SparkSession, tmp_path: Path) -> None:
         assert found == expected(vectors, "cosine", similar, dissimilar)
 
 
+def test_copies_can_be_one_entry(spark: SparkSession, tmp_path: Path) -> None:
+    """The first of equal vectors stands for all; each copy has the list of the first."""
+    vectors = oracle.planted(120, 8, seed=11)
+    vectors[60:80] = vectors[40:60]
+    found, outputs = computed(spark, tmp_path, frame(spark, vectors, 2, 0), similar=4, dissimilar=3, copies="one")
+    ids = ids_of(120)
+    first = {i: min((j for j in range(120) if (vectors[j] == vectors[i]).all()), key=lambda j: ids[j].encode()) for i in range(120)}
+    alone = sorted(set(first.values()), key=lambda i: ids[i].encode())
+    assert 60 < len(alone) < 105 and outputs.rows == 120 * 7
+    for relation, k in (("similar", 4), ("dissimilar", 3)):
+        lists: dict[str, list[Any]] = {}
+        for row, rank, other, distance in oracle.neighbours(vectors[alone], "cosine", k, relation == "dissimilar"):
+            lists.setdefault(ids[alone[row]], []).append((rank, ids[alone[other]], distance))
+        assert found[relation] == sorted((ids[i], *entry) for i in range(120) for entry in lists[ids[first[i]]])
+
+
 def test_unusable_vectors_are_failures_and_the_rest_is_compared(spark: SparkSession, tmp_path: Path) -> None:
     vectors = oracle.planted(60, 8, seed=10)
     vectors[[3, 7]] = 0

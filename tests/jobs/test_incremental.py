@@ -54,7 +54,7 @@ def test_only_what_is_new_is_compared(spark: SparkSession, tmp_path: Path) -> No
     vectors = {f"m{i:04d}": vector for i, vector in enumerate(oracle.planted(500, 16, seed=4))}
     first, counts = published(spark, tmp_path / "w", written(tmp_path, vectors))
     assert counts["kept"] == 0 and "neighbours" not in counts["inputs"]
-    for _ in range(2):  # the second time from what an incremental run left
+    for turn in range(2):  # the second time from what an incremental run left
         vectors = changed(vectors, rng)
         file = written(tmp_path, vectors)
         before = Warehouse(spark, str(tmp_path / "w")).current().runs("neighbours")

@@ -8,19 +8,17 @@ import pytest
 import oracle
 from image_similarity.kernels import distances, topk
 from image_similarity.kernels.distances import METRICS
-
-
-def rows_of(found: topk.Ranked) -> list[oracle.Row]:
-    return list(zip(found.row.tolist(), found.rank.tolist(), found.neighbour.tolist(), found.distance.tolist()))
+from image_similarity.kernels.screening import SCREENS
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("block_rows", [100, 333, 2048])
-def test_equal_to_the_definition(metric: str, block_rows: int) -> None:
+@pytest.mark.parametrize("screen", SCREENS)
+def test_equal_to_the_definition(metric: str, block_rows: int, screen: str) -> None:
     vectors = oracle.planted(1000, 32, seed=5)
-    similar, dissimilar = topk.neighbours(vectors, metric, 12, 7, block_rows)
-    assert rows_of(similar) == oracle.neighbours(vectors, metric, 12)
-    assert rows_of(dissimilar) == oracle.neighbours(vectors, metric, 7, farthest=True)
+    similar, dissimilar = topk.neighbours(vectors, metric, 12, 7, block_rows, SCREENS[screen])
+    assert oracle.rows_of(similar) == oracle.neighbours(vectors, metric, 12)
+    assert oracle.rows_of(dissimilar) == oracle.neighbours(vectors, metric, 7, farthest=True)
 
 
 @pytest.mark.parametrize("n", range(1, 21))
@@ -30,8 +28,8 @@ def test_every_small_number_of_rows(n: int) -> None:
     for k in (1, n - 1, n, n + 5):
         for block_rows in (1, 3, 64):
             similar, dissimilar = topk.neighbours(vectors, "cosine", k, k, block_rows)
-            assert rows_of(similar) == oracle.neighbours(vectors, "cosine", k), (k, block_rows)
-            assert rows_of(dissimilar) == oracle.neighbours(vectors, "cosine", k, farthest=True), (k, block_rows)
+            assert oracle.rows_of(similar) == oracle.neighbours(vectors, "cosine", k), (k, block_rows)
+            assert oracle.rows_of(dissimilar) == oracle.neighbours(vectors, "cosine", k, farthest=True), (k, block_rows)
 
 
 @pytest.mark.parametrize("metric", METRICS)

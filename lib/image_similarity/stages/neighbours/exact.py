@@ -23,7 +23,7 @@ from image_similarity.kernels.screening import SCREENS
 from image_similarity.kernels.topk import Keys, Lists, Part, Rescoring, Strip
 from image_similarity.settings import NeighboursSettings
 from image_similarity.spark import progress
-from image_similarity.stages.neighbours.plan import Plan, block_rows, cores_of, tiled
+from image_similarity.stages.neighbours.plan import Plan, cores_of, tiled
 from image_similarity.stages.neighbours.vectors import Before, Blocks, Packed, pack
 from image_similarity.tables import DISSIMILAR, SCHEMAS, SIMILAR
 from image_similarity.warehouse import Scratch
@@ -117,7 +117,7 @@ def run(
 
     ``images`` None: each content is an image. ``before``: what a run with the same settings left; only what is new is compared.
     """
-    packed = pack(images, vectors, settings.metric, block_rows(plan.rows, settings), before, scratch)
+    packed = pack(images, vectors, settings.metric, plan.block_rows, before, scratch)
     work = Work(
         packed.blocks,
         settings.metric,
@@ -126,12 +126,13 @@ def run(
         settings.similar,
         settings.dissimilar,
         max(0, packed.vectors - 1),
-        settings.block_rows,
+        plan.block_rows,
     )
     lists = _compare(spark, work, packed, settings, scratch)
     settled, in_full = _settle(spark, work, lists, packed.previous, scratch)
     failures = packed.failures.withColumn("uri", F.lit(None).cast("string"))
-    others = max(packed.usable - 1, 0)
+    entries = packed.usable if settings.copies == "all" else packed.ids.select("content").distinct().count()
+    others = max(entries - 1, 0)
     named = _named(settled.mapInArrow(_ranking(work), _RANKED_DDL), packed, settings)
     return Outputs(
         # The order of numbers is that of ids, and faster to sort by.
@@ -398,30 +399,45 @@ def _named(ranked: DataFrame, packed: Packed, settings: NeighboursSettings) -> D
         mine = packed.ids.select(F.col("index").alias("row"), "index", "image_id")
         theirs = packed.ids.select(F.col("index").alias("neighbour"), F.col("image_id").alias("neighbour_id"))
         return ranked.join(theirs, "neighbour").join(mine, "row")
-    return _shared(ranked, packed, max(settings.similar, settings.dissimilar), settings)
+    return _shared(ranked, packed, settings)
 
 
-def _shared(ranked: DataFrame, packed: Packed, most: int, settings: NeighboursSettings) -> DataFrame:
-    """The same where images share vectors: each image gets all that share a neighbour's vector, and those that share its own."""
-    members = packed.ids.select("image_id", "index", "vector")
-    place = F.row_number().over(Window.partitionBy("vector").orderBy("index"))
+def _shared(ranked: DataFrame, packed: Packed, settings: NeighboursSettings) -> DataFrame:
+    """The same where images share vectors: each image gets all that share a neighbour's vector, and those that share its own.
+
+    With ``neighbours.copies = "one"`` only the first of those with the same content, and none with its own.
+    """
+    by_content, by_vector = (Window.partitionBy(name).orderBy("index") for name in ("content", "vector"))
+    members = packed.ids.select("image_id", "index", "vector", "content")
+    there = members
+    if settings.copies == "one":
+        there = members.withColumn("copy", F.row_number().over(by_content)).where("copy = 1")
     # One more than can be needed: an image is in its own group, and not its own neighbour.
-    theirs = members.withColumn("place", place).where(F.col("place") <= most + 1)
+    most = max(settings.similar, settings.dissimilar) + 1
+    theirs = there.withColumn("place", F.row_number().over(by_vector)).where(F.col("place") <= most)
     theirs = theirs.select(
-        F.col("vector").alias("neighbour"), F.col("index").alias("neighbour_index"), F.col("image_id").alias("neighbour_id")
+        F.col("vector").alias("neighbour"),
+        F.col("index").alias("neighbour_index"),
+        F.col("image_id").alias("neighbour_id"),
+        F.col("content").alias("neighbour_content"),
     )
-    several = members.groupBy("vector").count().where("count > 1").select(F.col("vector").alias("row"))
-    relations = [relation for relation, k in ((SIMILAR, settings.similar), (DISSIMILAR, settings.dissimilar)) if k]
-    own = several.select(
-        "row",
-        F.explode(F.array(*map(F.lit, relations))).alias("relation"),
-        F.lit(1).alias("rank"),
-        F.col("row").alias("neighbour"),
-        F.lit(0.0).cast("float").alias("distance"),
-    )
-    mine = members.select(F.col("vector").alias("row"), "image_id", "index")
-    pairs = ranked.unionByName(own).join(theirs, "neighbour").join(mine, "row").where("index != neighbour_index")
+    mine = members.withColumnRenamed("vector", "row")
+    pairs = ranked.unionByName(_own(members, settings)).join(theirs, "neighbour").join(mine, "row")
+    pairs = pairs.where("index != neighbour_index" if settings.copies == "all" else "content != neighbour_content")
     nearest_first = F.when(F.col("relation") == DISSIMILAR, -F.col("distance")).otherwise(F.col("distance"))
     order = Window.partitionBy("index", "relation").orderBy(nearest_first, "neighbour_index")
     wanted = F.when(F.col("relation") == DISSIMILAR, settings.dissimilar).otherwise(settings.similar)
     return pairs.withColumn("rank", F.row_number().over(order)).where(F.col("rank") <= wanted)
+
+
+def _own(members: DataFrame, settings: NeighboursSettings) -> DataFrame:
+    """`_RANKED` rows of each vector that several images share with itself: they are at distance 0 from one another."""
+    relations = [relation for relation, k in ((SIMILAR, settings.similar), (DISSIMILAR, settings.dissimilar)) if k]
+    shared = members.groupBy("vector").count().where("count > 1")
+    return shared.select(
+        F.col("vector").alias("row"),
+        F.explode(F.array(*map(F.lit, relations))).alias("relation"),
+        F.lit(1).alias("rank"),
+        F.col("vector").alias("neighbour"),
+        F.lit(0.0).cast("float").alias("distance"),
+    )

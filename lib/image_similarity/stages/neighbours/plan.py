@@ -21,8 +21,15 @@ from image_similarity.warehouse import Warehouse
 
 _PROCESS_BYTES = 300 * 2**20
 """Of a Python worker with numpy, numba and pyarrow, before it holds a vector."""
+_VECTORS_IN_MEMORY = 5
+"""For each row of a block, while two strips of one block each are compared; that takes half of a task's memory or less."""
 _MAX_STRIPS = 1000
 _BLOCKS_WANTED = 16
+
+# Of what is not comparing (packing, numbering, exact distances, writing), measured from 5,000 to 100,000 vectors on two cores.
+_FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 6.0, 3e-4, 9e-8
+# Lists are filled before they are hard to beat.
+_WARMING_UP = 1.1
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Plan:
     dimensions: int
     rate: Rate
     tiles: Tiles
+    block_rows: int
     cores: int
     seconds: float
     disk_bytes: int
@@ -71,9 +79,10 @@ def clock(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def block_rows(rows: int, settings: NeighboursSettings) -> int:
-    """Vectors in a block: the setting, or fewer where a small collection would not make enough blocks for all cores."""
-    return min(settings.block_rows, max(256, -(-rows // _BLOCKS_WANTED)))
+def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
+    """Vectors in a block: the setting, or fewer where the collection is small or vectors are so long that few fit into memory."""
+    fit = (settings.task_bytes - _PROCESS_BYTES) // (8 * _VECTORS_IN_MEMORY * max(dimensions, 1))
+    return max(1, min(settings.block_rows, max(256, -(-rows // _BLOCKS_WANTED)), fit))
 
 
 def make(spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings) -> Plan:
@@ -81,22 +90,21 @@ def make(spark: SparkSession, vectors: DataFrame, rows: int, settings: Neighbour
     first = vectors.select(F.size("embedding").alias("length")).where("length > 0").first()
     cores = cores_of(spark)
     if first is None:  # nothing that could be compared
-        return Plan(0, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), cores, 0, 0)
+        return Plan(0, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, 0)
     dimensions = first["length"]
     measured = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string").collect()
     rate = Rate(**json.loads(measured[0]["rate"]))
     tiles = tiled(rows, dimensions, cores, rate.screen, settings)
     pairs = rows * (rows - 1) / 2
     list_bytes = 8 * _kept(settings, rate.screen) + 4  # written twice: by the shuffle, and as Parquet
-    # Reading, exact distances and writing grow with rows: measured at about 2 microseconds a value kept, with their vectors.
-    linear = rows * _kept(settings, rate.screen) * (1 + dimensions / 2000) * 1e-6
     return Plan(
         rows,
         dimensions,
         rate,
         tiles,
+        block_rows(rows, dimensions, settings),
         cores,
-        seconds=(pairs / rate.pairs + linear) / cores,
+        seconds=_FIXED_SECONDS + (_WARMING_UP * pairs / rate.pairs + rows * (_ROW_SECONDS + dimensions * _VALUE_SECONDS)) / cores,
         disk_bytes=rows * (4 * dimensions + 2 * tiles.strips * list_bytes),
     )
 
@@ -118,18 +126,18 @@ def _calibrating(rows: int, dimensions: int, settings: NeighboursSettings) -> An
 
 def tiled(rows: int, dimensions: int, cores: int, screen: str, settings: NeighboursSettings) -> Tiles:
     """As few strips as memory and an even distribution among ``cores`` allow: each strip's lists cross the network once a tile."""
-    room = 2 * settings.block_rows**2 * 4 + 3 * settings.block_rows * dimensions * 4
+    block = block_rows(rows, dimensions, settings)
+    room = 2 * block**2 * 4 + 3 * block * dimensions * 4
     row_bytes = dimensions * SCREENS[screen].bytes_per_value + 8 * _kept(settings, screen) + 64
     free = settings.task_bytes - _PROCESS_BYTES - room
-    least_rows = min(rows, settings.block_rows)
-    if free < 2 * least_rows * row_bytes:
-        needed = _PROCESS_BYTES + room + 2 * least_rows * row_bytes
+    if free < 2 * min(rows, block) * row_bytes:
+        needed = _PROCESS_BYTES + room + 2 * min(rows, block) * row_bytes
         raise JobFailed(
-            f"neighbours.task_bytes = {settings.task_bytes:,} is too little for blocks of {settings.block_rows:,} vectors of "
+            f"neighbours.task_bytes = {settings.task_bytes:,} is too little for blocks of {block:,} vectors of "
             f"{dimensions:,} values: set it to {needed:,} or more, or neighbours.block_rows to less"
         )
     fewest = max(1, -(-2 * rows * row_bytes // free))
-    blocks = max(1, -(-rows // block_rows(rows, settings)))
+    blocks = max(1, -(-rows // block))
     strips = next((s for s in range(fewest, min(fewest + 4 * cores, _MAX_STRIPS)) if _is_even(s, cores)), fewest)
     strips = min(max(strips, 1), max(blocks, fewest))
     strip_rows = -(-rows // strips)

@@ -328,7 +328,8 @@ def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], Values]]
 def _numbered(images: DataFrame | None, told: DataFrame, dimensions: int, scratch: Scratch) -> tuple[DataFrame, DataFrame]:
     """Usable images with their numbers and where their vectors are; the others with their reasons."""
     if images is None:
-        known = told.withColumn("image_id", F.col("content"))
+        # Nothing is known of files: equal vectors are copies.
+        known = told.withColumn("image_id", F.col("content")).withColumn("content", F.hex("digest"))
     else:
         known = images.join(told, "content")
     is_other_length = F.col("reason").isNull() & (F.col("length") != dimensions)

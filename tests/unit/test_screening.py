@@ -1,0 +1,96 @@
+"""Scores are never more wrong than their bound, and lists from them are those of the definition."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import oracle
+from image_similarity.kernels import distances, screening, topk
+from image_similarity.kernels.distances import METRICS
+from image_similarity.kernels.screening import SCREENS
+
+Adversary = Callable[[np.random.Generator], NDArray[np.float32]]
+
+
+def near_ties(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Around a few centres, with differences that float32 scores cannot tell apart."""
+    centres = rng.standard_normal((4, 96))
+    return (centres[rng.integers(0, 4, 300)] + 1e-7 * rng.standard_normal((300, 96))).astype(np.float32)
+
+
+def one_point_in_bfloat16(rng: np.random.Generator) -> NDArray[np.float32]:
+    return (1 + 1e-4 * rng.standard_normal((300, 96))).astype(np.float32)
+
+
+def huge_dimensions(rng: np.random.Generator) -> NDArray[np.float32]:
+    vectors = rng.standard_normal((300, 96)).astype(np.float32)
+    vectors[:, :3] += np.float32(1e6)
+    return vectors
+
+
+def many_copies(rng: np.random.Generator) -> NDArray[np.float32]:
+    vectors = rng.standard_normal((300, 96)).astype(np.float32)
+    vectors[:120] = vectors[0]
+    return vectors[rng.permutation(300)]
+
+
+def extreme_lengths(rng: np.random.Generator) -> NDArray[np.float32]:
+    lengths = np.float32(10) ** rng.integers(-18, 18, (300, 1)).astype(np.float32)
+    return rng.standard_normal((300, 96)).astype(np.float32) * lengths
+
+
+ADVERSARIES = [near_ties, one_point_in_bfloat16, huge_dimensions, many_copies, extreme_lengths]
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("adversary", ADVERSARIES)
+def test_no_score_is_more_wrong_than_its_bound(metric: str, screen: str, adversary: Adversary) -> None:
+    vectors = adversary(np.random.default_rng(1))
+    chosen, of = METRICS[metric], SCREENS[screen]
+    shrink = screening.shrink_of(float(np.abs(vectors).max()), 96, chosen)
+    measured = distances.measured(vectors, chosen)
+    copies = screening.copies(measured, chosen, of, shrink)
+    scores = of.product(copies.low, copies.low, np.empty((300, 300), dtype=np.float32)).astype(np.float64)
+    scores -= copies.half[:, None].astype(np.float64) + copies.half[None, :]
+    rows = measured.rows() * shrink
+    halves = np.zeros(300) if chosen.angular else np.square(rows).sum(axis=1) / 2
+    right = rows @ rows.T - halves[:, None] - halves[None, :]
+    allowed = screening.bounds(copies, copies, of, 96)[:, None] + np.abs(scores) * of.lost_at_the_end
+    assert (np.abs(scores - right) <= allowed).all()
+    if screen == "bfloat16" and adversary is one_point_in_bfloat16 and chosen.angular:
+        assert (np.abs(scores - right) > 1e-5).any()  # else nothing was tried
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("adversary", ADVERSARIES)
+def test_adversaries_get_the_lists_of_the_definition(metric: str, screen: str, adversary: Adversary) -> None:
+    vectors = adversary(np.random.default_rng(2))
+    similar, dissimilar = topk.neighbours(vectors, metric, 12, 7, 128, SCREENS[screen])
+    assert oracle.rows_of(similar) == oracle.neighbours(vectors, metric, 12)
+    assert oracle.rows_of(dissimilar) == oracle.neighbours(vectors, metric, 7, farthest=True)
+
+
+def test_a_bound_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the bound, what bfloat16 cannot tell apart comes out wrong: the tests above can fail."""
+    vectors = one_point_in_bfloat16(np.random.default_rng(3))
+    monkeypatch.setattr(screening, "bounds", lambda a, b, screen, dimensions: np.zeros(len(a), dtype=np.float32))
+    monkeypatch.setattr(topk, "floor_of", lambda best, *_: np.full(len(best), topk.NONE))
+    similar, _ = topk.neighbours(vectors, "cosine", 12, 0, 128, SCREENS["bfloat16"])
+    assert oracle.rows_of(similar) != oracle.neighbours(vectors, "cosine", 12)
+
+
+def test_a_small_share_is_compared_in_full_where_vectors_are_apart() -> None:
+    """The bound is of use: random vectors need no second look."""
+    vectors = np.random.default_rng(4).standard_normal((2000, 64)).astype(np.float32)
+    chosen, screen = METRICS["cosine"], SCREENS["float32"]
+    part = topk.Part(distances.measured(vectors, chosen), np.arange(2000, dtype=np.int32), np.arange(2000))
+    strip = topk.Strip(screening.copies(part.vectors, chosen, screen, 1.0), part.positions, 26, 26)
+    strip.offer(strip, screen, np.empty((2000, 2000), dtype=np.float32), 64)
+    rescoring = topk.Rescoring(chosen, part, strip.similar.keys(), strip.dissimilar.keys())
+    rescoring.add(part)
+    similar, dissimilar = rescoring.lists(strip.error, screen, 1.0)
+    assert similar.certain(12, 1999).mean() > 0.99 and dissimilar.certain(12, 1999).mean() > 0.99
