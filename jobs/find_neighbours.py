@@ -66,7 +66,6 @@ def run(application: Application) -> None:
     with job.warehouse.scratch(job.run_id) as scratch:
         before = _before(job, settings, plan)
         outputs = exact.run(job.session, images, vectors, settings, plan, scratch, before[0] if before else None)
-        _check_complete(outputs, count)
         counts = _write(job, outputs)
     if before and outputs.kept:
         inputs["neighbours"] = [before[1]]
@@ -125,6 +124,9 @@ def _before(job: Job, settings: NeighboursSettings, plan: Plan) -> tuple[Before,
     record = job.warehouse.read("runs", job.seen.runs("runs")).where(F.col("run_id") == runs[0]).first()
     if record is None or json.loads(record["settings"]).get(STATE) != _state_of(settings, plan):
         return None
+    if not all(job.warehouse.holds(_state_folder(job, runs[0], name)) for name in exact.STATE_SCHEMAS):
+        say(f"find_neighbours {job.slot}: the lists of run {runs[0]} are gone from the warehouse: comparing all pairs")
+        return None
     ids, lists = (
         job.warehouse.read_folders([_state_folder(job, runs[0], name)], schema) for name, schema in exact.STATE_SCHEMAS.items()
     )
@@ -170,16 +172,6 @@ def _check_ids(ids: DataFrame, uri: str) -> None:
         twice = each.where("count > 1").orderBy("image_id").limit(5).collect()
         names = ", ".join(repr(row.image_id) for row in twice)
         raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
-
-
-def _check_complete(outputs: exact.Outputs, images: int) -> None:
-    """Raise ``JobFailed`` unless every image was compared or failed."""
-    usable, unusable = outputs.packed.usable, outputs.packed.unusable
-    if usable + unusable != images:
-        raise JobFailed(
-            f"{images:,} images, but {usable:,} vectors compared and {unusable:,} failed: the store lacks some or has some twice; "
-            "nothing was published; run embed_images with --set embeddings.recheck=always"
-        )
 
 
 def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:

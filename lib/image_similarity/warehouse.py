@@ -107,6 +107,10 @@ class Warehouse:
             return self._spark.createDataFrame([], schema)
         return self._spark.read.schema(schema).parquet(*[_escape_glob(folder) for folder in folders])
 
+    def holds(self, folder: str) -> bool:
+        """Whether ``folder`` is there, with anything in it."""
+        return bool(self._files.entries(folder.removeprefix("file://")))
+
     def read_parquet(self, location: str) -> DataFrame:
         """Somebody else's Parquet: an absolute local path, or a URI."""
         return self._spark.read.parquet(_escape_glob(storage.for_spark(location)))

@@ -27,9 +27,6 @@ class Files(Protocol):
     def read(self, path: str) -> bytes | None:
         """The content of ``path``; None if there is no such file."""
 
-    def find(self, path: str) -> list[str]:
-        """All files below the folder ``path``."""
-
     def entries(self, path: str) -> list[str]:
         """The names of what is in the folder ``path``; none if there is no such folder. ``NotADirectoryError`` for a file."""
 
@@ -56,9 +53,6 @@ class LocalFiles:
             return Path(path).read_bytes()
         except FileNotFoundError:
             return None
-
-    def find(self, path: str) -> list[str]:
-        return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
 
     def entries(self, path: str) -> list[str]:
         try:
@@ -110,15 +104,6 @@ class HadoopFiles:
                 return bytes(stream.readAllBytes())
             finally:
                 stream.close()
-
-    def find(self, path: str) -> list[str]:
-        with _java_errors_as_oserror():
-            filesystem, jpath = self._open(path)
-            found = filesystem.listFiles(jpath, True)
-            paths = []
-            while found.hasNext():
-                paths.append(str(found.next().getPath().toString()))
-            return paths
 
     def entries(self, path: str) -> list[str]:
         with _java_errors_as_oserror():

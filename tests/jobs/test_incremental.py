@@ -1,6 +1,7 @@
 """A second run compares only what is new, and its table is that of a run from scratch, row for row."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,5 +83,10 @@ def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path) -> 
     first, _ = published(spark, tmp_path / "w", file)
     again, counts = published(spark, tmp_path / "w", file)
     assert again == first and counts["kept"] == counts["vectors"] and counts["in_full"] == 0
+    (lists,) = (tmp_path / "w" / "neighbours").glob(f"run_id={counts['inputs']['neighbours'][0]}/_lists")
+    lists.rename(tmp_path / "elsewhere")  # an older run's: not looked at
     _, counts = published(spark, tmp_path / "w", file, "-k", "5")
     assert counts["kept"] == 0
+    for folder in (tmp_path / "w" / "neighbours").glob("run_id=*/_lists"):
+        shutil.rmtree(folder)
+    assert published(spark, tmp_path / "w", file, "-k", "5")[1]["kept"] == 0

@@ -23,20 +23,20 @@ def test_tiles_cover_the_upper_triangle_once(strips: int) -> None:
 def test_memory_sets_the_tiles_whatever_the_size_of_the_collection() -> None:
     for rows in (100_000, 1_000_000, 10_000_000):
         for budget in (2**30, 2**32):
-            tiles = plan.tiled(rows, 512, 2, "float32", NeighboursSettings(task_bytes=budget))
+            tiles = plan.tiled(rows, 512, 2, "float32", 2048, NeighboursSettings(task_bytes=budget))
             assert tiles.task_bytes <= budget and tiles.strips * tiles.rows >= rows
-    few, many = (plan.tiled(1_000_000, 512, 2, "float32", NeighboursSettings(task_bytes=budget)) for budget in (2**33, 2**30))
+    few, many = (plan.tiled(1_000_000, 512, 2, "float32", 2048, NeighboursSettings(task_bytes=budget)) for budget in (2**33, 2**30))
     assert few.strips < many.strips
 
 
 def test_memory_that_cannot_hold_two_blocks_is_told() -> None:
     with pytest.raises(JobFailed, match=r"neighbours.task_bytes = .* set it to [\d,]+ or more"):
-        plan.tiled(100_000, 64, 2, "float32", NeighboursSettings(task_bytes=2**29, similar=10_000, block_rows=8192))
+        plan.tiled(100_000, 64, 2, "float32", 8192, NeighboursSettings(task_bytes=2**29, similar=10_000))
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 8, 16])
 def test_all_cores_are_busy_nearly_to_the_end(cores: int) -> None:
-    tiles = plan.tiled(200_000, 512, cores, "float32", NeighboursSettings())
+    tiles = plan.tiled(200_000, 512, cores, "float32", 2048, NeighboursSettings())
     loads: Counter[int] = Counter({core: 0 for core in range(cores)})
     for i, j in tiles.pairs:
         loads[min(loads, key=lambda core: loads[core])] += 1 if i == j else 2

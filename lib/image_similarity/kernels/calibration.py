@@ -41,6 +41,7 @@ def multiplies_bfloat16() -> bool:
 def rate(rows: int, dimensions: int, metric: str, similar: int, dissimilar: int, screen: str) -> Rate:
     """Compare ``rows`` random vectors, or as many as take some tenths of a second, by ``screen`` ("auto": the fastest)."""
     rows = min(rows, _SAMPLE_ROWS, max(64, int(np.sqrt(_SAMPLE_FLOP / (2 * dimensions)))))
+    dimensions = max(dimensions, 2)  # single values have no correlation
     values = np.random.default_rng(0).standard_normal((rows, dimensions)).astype(np.float32)
     if screen != "auto":
         chosen = SCREENS[screen]

@@ -13,8 +13,9 @@ Distances are not negative, so the bits of a float32, read as an integer, are or
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from image_similarity.kernels.compiled import compiled
 
 Values = NDArray[np.float32]
 Reals = NDArray[np.float64]
@@ -26,7 +27,6 @@ BITS_MAX = int(np.float32(np.inf).view(np.uint32))
 
 # Half of the unit in the last place of 1.0: the relative error of one float64 operation.
 _U = 2.0**-53
-_ANY_ORDER = {"reassoc", "nsz"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def measured(values: Values, metric: Metric) -> Vectors:
     return Vectors(values, shift, scale)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _measure(values, centred, shift, scale):  # type: ignore[no-untyped-def]
     n, d = values.shape
     for i in range(n):
@@ -102,7 +102,7 @@ def _measure(values, centred, shift, scale):  # type: ignore[no-untyped-def]
         scale[i] = 1.0 / np.sqrt(_product_in_order(values[i], shift[i], values[i], shift[i]))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _product_in_order(x, shift_x, y, shift_y):  # type: ignore[no-untyped-def]
     total = 0.0
     for c in range(len(x)):
@@ -110,7 +110,7 @@ def _product_in_order(x, shift_x, y, shift_y):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True, fastmath=_ANY_ORDER)
+@compiled(any_order=True)
 def _product(x, shift_x, y, shift_y):  # type: ignore[no-untyped-def]
     total = 0.0
     for c in range(len(x)):
@@ -118,7 +118,7 @@ def _product(x, shift_x, y, shift_y):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _square_in_order(x, y):  # type: ignore[no-untyped-def]
     total = 0.0
     for c in range(len(x)):
@@ -127,7 +127,7 @@ def _square_in_order(x, y):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True, fastmath=_ANY_ORDER)
+@compiled(any_order=True)
 def _square(x, y):  # type: ignore[no-untyped-def]
     total = 0.0
     for c in range(len(x)):
@@ -136,7 +136,7 @@ def _square(x, y):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _angular_pairs(a, shift_a, scale_a, b, shift_b, scale_b, rows, columns, unit, doubt_all, found):  # type: ignore[no-untyped-def]
     slack = GRID * (2 * a.shape[1] + 16) * unit
     for p in range(len(rows)):
@@ -150,7 +150,7 @@ def _angular_pairs(a, shift_a, scale_a, b, shift_b, scale_b, rows, columns, unit
         found[p] = min(max(nearest, 0.0), 2.0 * GRID) / GRID + 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _euclidean_pairs(a, b, rows, columns, unit, doubt_all, found):  # type: ignore[no-untyped-def]
     slack = (2 * a.shape[1] + 16) * unit
     for p in range(len(rows)):
@@ -193,8 +193,9 @@ def _angular(product: Reals, dimensions: int) -> tuple[Values, tuple[Indices, ..
 def _euclidean(product: Reals, a: Vectors, b: Vectors) -> tuple[Values, tuple[Indices, ...]]:
     squares = np.square(a.rows()).sum(axis=1)[:, None] + np.square(b.rows()).sum(axis=1)[None, :]
     squared = squares - 2.0 * product
-    # The product's error is at most d u |a| |b| <= d u (|a|^2 + |b|^2) / 2, those of the squares are as large; and some roundings.
-    slack = squares * ((3 * a.values.shape[1] + 16) * _U)
+    # The product's error is at most d u |a| |b| <= d u (|a|^2 + |b|^2) / 2, those of the squares are as large,
+    # and that of the sum of squared differences, which is the definition, is twice that; and some roundings.
+    slack = squares * ((5 * a.values.shape[1] + 32) * _U)
     low = np.sqrt(np.maximum(squared - slack, 0.0)).astype(np.float32)
     high = np.sqrt(np.maximum(squared + slack, 0.0)).astype(np.float32)
     return low, np.nonzero(low != high)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from image_similarity.kernels.compiled import compiled
 from image_similarity.kernels.distances import GRID, Bits, Metric, Reals, Values, Vectors
 
 _FLOAT32_U = 2.0**-24
@@ -102,7 +102,7 @@ def copies(vectors: Vectors, metric: Metric, screen: Screen, shrink: float) -> C
     return Copies(low, error, (length + error) * _GENEROUS, half.astype(np.float32))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _scaled(values, shift, scale, rows, error, length):  # type: ignore[no-untyped-def]
     n, d = values.shape
     for i in range(n):
@@ -129,6 +129,9 @@ def bounds(a: Copies, b: Copies, screen: Screen, dimensions: int) -> Values:
     longest, worst = float(b.length.max()), float(b.error.max())
     lost = dimensions * screen.lost_by_adding
     of_product = a.error * longest + a.length * worst + a.length * longest * lost
+    if a.half.any() or b.half.any():
+        # What is rounded at the end is the product; the score is what halves leave of it, and may be much smaller.
+        of_product = of_product + a.length * longest * screen.lost_at_the_end
     of_halves = 4 * _FLOAT32_U * (a.half + float(b.half.max()) + a.length * longest)
     # 1e-30: numbers so small that processors take them for 0. Rounded up to the next float32.
     return np.nextafter(((of_product + of_halves) * _GENEROUS + 1e-30).astype(np.float32), np.float32(np.inf))

@@ -2,7 +2,7 @@
 
 1. `Strip.offer` multiplies two blocks and shows every score to the running lists of both; only scores that beat the last of a list
    touch it. Lists hold some more than the k that are asked for.
-2. `rescored` gives the kept pairs their exact distances (`distances`), and a *floor*: nothing that was dropped can be nearer.
+2. `Rescoring` gives the kept pairs their exact distances (`distances`), and a *floor*: nothing that was dropped can be nearer.
 3. Where the k-th exact distance is below the floor, the k are the k nearest; the order in which blocks came, their size, and the
    precision of the scores cannot show. Rows that fail are compared in full (`in_full`).
 
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from image_similarity.kernels import distances, screening
+from image_similarity.kernels.compiled import compiled
 from image_similarity.kernels.distances import BITS_MAX, Bits, Indices, Metric, Reals, Values, Vectors
 from image_similarity.kernels.screening import Copies, Screen, candidates
 
@@ -54,7 +54,7 @@ def scores_of(keys: Keys) -> Reals:
     return np.where(keys == NONE, -np.inf, scores)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _push(scores, positions, cut, i, score, position):  # type: ignore[no-untyped-def]
     """The least of heap ``i`` gives way."""
     k = scores.shape[1]
@@ -73,7 +73,7 @@ def _push(scores, positions, cut, i, score, position):  # type: ignore[no-untype
     cut[i] = scores[i, 0]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _offer(product, half_a, half_b, at_a, at_b, diagonal, near_a, near_b, far_a, far_b):  # type: ignore[no-untyped-def]
     """Every score of ``product`` to the lists of its row and of its column. ``near_*``, ``far_*``: scores, positions, cut."""
     near_cut_b, far_cut_b = near_b[2], far_b[2]
@@ -159,9 +159,7 @@ class Lists:
 
     @classmethod
     def from_bytes(cls, keys: bytes, floor: bytes, rows: int) -> "Lists":
-        """Of ``rows`` rows, whatever the length of their lists, 0 too."""
-        found = np.frombuffer(keys, np.int64)
-        return cls(found.reshape(rows, len(found) // max(rows, 1)), np.frombuffer(floor, np.int64))
+        return cls(keys_from_bytes(keys, rows), np.frombuffer(floor, np.int64))
 
     def renumbered(self, numbers: Indices) -> "Lists":
         """With ``numbers[old]`` for each neighbour; those with a negative number, or none, are removed.
@@ -183,6 +181,12 @@ class Lists:
             return np.zeros(len(self.keys), dtype=np.bool_)
         proven: NDArray[np.bool_] = self.keys[:, wanted - 1] < self.floor
         return proven
+
+
+def keys_from_bytes(content: bytes, rows: int) -> Keys:
+    """(``rows``, k) keys, whatever k is, 0 too."""
+    keys = np.frombuffer(content, np.int64)
+    return keys.reshape(rows, len(keys) // max(rows, 1))
 
 
 def key_of(bits: Bits, index: Indices, farthest: bool) -> Keys:
@@ -269,7 +273,7 @@ class Part:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, rows: NDArray[np.intp]) -> "Part":
+    def __getitem__(self, rows: NDArray[np.intp] | slice) -> "Part":
         return Part(self.vectors[rows], self.positions[rows], self.index[rows])
 
 
@@ -323,7 +327,7 @@ def neighbours(
 ) -> tuple[Ranked, Ranked]:
     """Similar and dissimilar neighbours among ``vectors`` (n, d), in one process: what the Spark stage does with many."""
     chosen = distances.METRICS[metric]
-    found = [list(), list()]  # type: list[list[Ranked]]
+    found: list[list[Ranked]] = [[], []]
     parts = [
         Part(
             distances.measured(vectors[start : start + block_rows], chosen),
@@ -372,5 +376,7 @@ def _settled(
 
 
 def _joined(parts: Sequence[Ranked]) -> Ranked:
-    names = ("row", "rank", "neighbour", "distance")
-    return Ranked(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+    kinds = {"row": np.int64, "rank": np.int32, "neighbour": np.int64, "distance": np.float32}
+    return Ranked(
+        **{name: np.concatenate([np.empty(0, kind), *(getattr(part, name) for part in parts)]) for name, kind in kinds.items()}
+    )

@@ -23,7 +23,7 @@ from image_similarity.kernels.screening import SCREENS
 from image_similarity.kernels.topk import Keys, Lists, Part, Rescoring, Strip
 from image_similarity.settings import NeighboursSettings
 from image_similarity.spark import progress
-from image_similarity.stages.neighbours.plan import Plan, cores_of, tiled
+from image_similarity.stages.neighbours.plan import Plan, cores_of, merged_at_once, tiled
 from image_similarity.stages.neighbours.vectors import Before, Blocks, Packed, pack
 from image_similarity.tables import DISSIMILAR, SCHEMAS, SIMILAR
 from image_similarity.warehouse import Scratch
@@ -34,6 +34,7 @@ _LISTS = pa.schema(
     [
         ("block", pa.int32()),
         ("new", pa.bool_()),
+        ("piece", pa.int32()),
         ("similar", pa.binary()),
         ("dissimilar", pa.binary()),
         ("error", pa.binary()),
@@ -53,7 +54,7 @@ _SETTLED = pa.schema(
 _RANKED = pa.schema(
     [("row", pa.int64()), ("relation", pa.string()), ("rank", pa.int32()), ("neighbour", pa.int64()), ("distance", pa.float32())]
 )
-_LISTS_DDL = "block int, new boolean, similar binary, dissimilar binary, error binary"
+_LISTS_DDL = "block int, new boolean, piece int, similar binary, dissimilar binary, error binary"
 _SETTLED_DDL = (
     "block int, index binary, similar binary, similar_floor binary, dissimilar binary, dissimilar_floor binary, uncertain binary"
 )
@@ -96,6 +97,11 @@ class Work:
     others: int
     """That each vector can have as neighbours."""
     strip_rows: int
+    """Of a strip within a tile, at most: as many as of a block."""
+    rows_in_full: int
+    """How many vectors are compared in full at once."""
+    piece_rows: int
+    """How many vectors of a block are merged at once."""
 
     @property
     def kept(self) -> tuple[int, int]:
@@ -118,6 +124,11 @@ def run(
     ``images`` None: each content is an image. ``before``: what a run with the same settings left; only what is new is compared.
     """
     packed = pack(images, vectors, settings.metric, plan.block_rows, before, scratch)
+    if packed.usable + packed.unusable != plan.rows:
+        raise JobFailed(
+            f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store lacks some or "
+            "has some twice; nothing was published; run embed_images with --set embeddings.recheck=always"
+        )
     work = Work(
         packed.blocks,
         settings.metric,
@@ -127,6 +138,8 @@ def run(
         settings.dissimilar,
         max(0, packed.vectors - 1),
         plan.block_rows,
+        max(1, settings.task_bytes // 4 // (40 * plan.block_rows + 24 * packed.dimensions)),
+        merged_at_once(packed.vectors, packed.dimensions, plan, settings),
     )
     lists = _compare(spark, work, packed, settings, scratch)
     settled, in_full = _settle(spark, work, lists, packed.previous, scratch)
@@ -158,15 +171,14 @@ def _labelled(rows: DataFrame, settings: NeighboursSettings) -> DataFrame:
 
 def _compare(spark: SparkSession, work: Work, packed: Packed, settings: NeighboursSettings, scratch: Scratch) -> DataFrame:
     """The lists of scores of each block from each tile: rows of `_LISTS`. Of two vectors that are not new there is no tile."""
-    kept, blocks, cores = packed.vectors - packed.new, np.arange(len(work.blocks)), cores_of(spark)
-    tiles = tiled(packed.new, packed.dimensions, cores, work.screen, settings)
-    new = [_Side(part, True) for part in np.array_split(blocks, tiles.strips) if len(part)]
+    kept, cores = packed.vectors - packed.new, cores_of(spark)
+    tiles = tiled(packed.new, packed.dimensions, cores, work.screen, work.strip_rows, settings)
+    new = _cut(work.blocks.new, tiles.strips, True)
     sides = [(new[i], new[j]) for i, j in tiles.pairs if max(i, j) < len(new)]
     if kept:
-        strips = max(tiled(kept, packed.dimensions, 1, work.screen, settings).strips, -(-4 * cores // max(1, len(new))))
-        old = [_Side(part, False) for part in np.array_split(blocks, strips) if len(part)]
+        strips = tiled(kept, packed.dimensions, 1, work.screen, work.strip_rows, settings).strips
+        old = _cut(work.blocks.old, max(strips, -(-4 * cores // max(1, len(new)))), False)
         sides = [(of_new, of_old) for of_new in new for of_old in old] + sides
-    sides = sides if packed.new else []
     shared = spark.sparkContext.broadcast(sides)
     dimensions = work.blocks.dimensions
 
@@ -179,6 +191,14 @@ def _compare(spark: SparkSession, work: Work, packed: Packed, settings: Neighbou
     pairs = packed.new * (packed.new - 1) // 2 + packed.new * kept
     with progress(spark, f"compare {dimensions:,} values", pairs, "pairs", max(1, len(sides))):
         return scratch.write("lists", lists)
+
+
+def _cut(counts: list[int], strips: int, new: bool) -> "list[_Side]":
+    """The blocks as at most ``strips`` sides of about as many vectors each; ``counts``: those of each block that count."""
+    ends = np.cumsum([0, *counts])
+    cuts = np.searchsorted(ends, [ends[-1] * i / strips for i in range(1, strips)])
+    parts = np.split(np.arange(len(counts)), cuts)
+    return [_Side(part, new) for part in parts if sum(counts[block] for block in part)]
 
 
 @dataclass(frozen=True)
@@ -215,17 +235,22 @@ def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
             strip.offer(other, screen, room, work.blocks.dimensions)
     for side, strips in ((a, rows),) if itself else ((a, rows), (b, columns)):
         for strip, origin in strips:
-            yield from _told(side.new, strip, origin)
+            yield from _told(work, side.new, strip, origin)
 
 
-def _told(new: bool, strip: Strip, origin: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
-    """What the strip has gathered, taken apart by block: rows of `_LISTS`."""
-    similar, dissimilar = strip.similar.keys(), strip.dissimilar.keys()
+def _told(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+    """What the strip has gathered, taken apart by block and piece: rows of `_LISTS`. What is not new is one piece."""
+    contents = strip.similar.keys(), strip.dissimilar.keys(), strip.error
+    places = []
     start = 0
     for block, rows in origin:
-        here = slice(start, start + rows)
+        step = work.piece_rows if new else rows
+        places += [
+            (block, piece, start + first, start + min(first + step, rows)) for piece, first in enumerate(range(0, rows, step))
+        ]
         start += rows
-        columns = [[block], [new], *([content[here].tobytes()] for content in (similar, dissimilar, strip.error))]
+    for block, piece, first, end in places:
+        columns = [[block], [new], [piece], *([content[first:end].tobytes()] for content in contents)]
         yield pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in zip(columns, _LISTS.types)], schema=_LISTS)
 
 
@@ -243,11 +268,12 @@ def _settle(
 ) -> tuple[DataFrame, int]:
     """Exact lists of all vectors, as `_SETTLED`, and how many had to be compared in full."""
     groups = max(1, min(len(work.blocks), 1000))
-    of_block = lists.repartition(groups, "block", "new").groupBy("block", "new")
+    key = ["block", "new", "piece"]
+    of_block = lists.repartition(groups, *key).groupBy(*key)
     if previous is None:
         merged = of_block.applyInArrow(_merging(work), _SETTLED_DDL)
     else:
-        kept = previous.withColumn("new", F.lit(False)).repartition(groups, "block", "new").groupBy("block", "new")
+        kept = previous.withColumns({"new": F.lit(False), "piece": F.lit(0)}).repartition(groups, *key).groupBy(*key)
         merged = of_block.cogroup(kept).applyInArrow(_merging_with_previous(work), _SETTLED_DDL)
     settled = scratch.write("settled", merged)
     row = settled.agg(F.sum(F.length("uncertain")).alias("bytes")).collect()[0]
@@ -266,8 +292,7 @@ def _merging(work: Work) -> Any:
     """A function that merges all lists of one block and gives what is left exact distances."""
 
     def merged(lists: pa.Table) -> pa.Table:
-        block, new = lists.column("block")[0].as_py(), lists.column("new")[0].as_py()
-        part = work.blocks.part(block, new)
+        block, part = _part_of(work, lists)
         return _settled(work, block, part, *_rescored(work, part, lists))
 
     return merged
@@ -278,12 +303,11 @@ def _merging_with_previous(work: Work) -> Any:
 
     def merged(lists: pa.Table, previous: pa.Table) -> pa.Table:
         of = lists if lists.num_rows else previous
-        block, new = of.column("block")[0].as_py(), of.column("new")[0].as_py()
-        part = work.blocks.part(block, new)
+        block, part = _part_of(work, of)
         similar, dissimilar = (
             _rescored(work, part, lists) if lists.num_rows else tuple(Lists.empty(len(part), kept) for kept in work.kept)
         )
-        if previous.num_rows:
+        if not of.column("new")[0].as_py():
             previous = previous.take(pa.array(np.argsort(previous.column("vector").to_numpy())))
             order = np.argsort(part.index)
             if not np.array_equal(previous.column("vector").to_numpy(), part.index[order]):
@@ -296,6 +320,13 @@ def _merging_with_previous(work: Work) -> Any:
         return _settled(work, block, part, similar, dissimilar)
 
     return merged
+
+
+def _part_of(work: Work, rows: pa.Table) -> tuple[int, Part]:
+    """The block, and the vectors, that a group of rows (block, new, piece) is about."""
+    block, new, piece = (rows.column(name)[0].as_py() for name in ("block", "new", "piece"))
+    part = work.blocks.part(block, new)
+    return block, part[piece * work.piece_rows : (piece + 1) * work.piece_rows] if new else part
 
 
 def _of_before(previous: pa.Table, relation: str, order: NDArray[np.int64]) -> Lists:
@@ -312,18 +343,12 @@ def _rescored(work: Work, part: Part, lists: pa.Table) -> tuple[Lists, Lists]:
     error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
     rescoring = Rescoring(METRICS[work.metric], part, best[0], best[1])
     for block in range(len(work.blocks)):
-        rescoring.add(work.blocks.part(block))
+        rescoring.add(work.blocks.whole(block))
     return rescoring.lists(error, SCREENS[work.screen], work.shrink)
 
 
 def _side_by_side(contents: Any, rows: int) -> Keys:
-    return np.concatenate([_table(content.as_py(), rows) for content in contents], axis=1)
-
-
-def _table(content: bytes, rows: int) -> Keys:
-    """Bytes as (rows, k) keys, whatever k is, 0 too."""
-    keys = np.frombuffer(content, np.int64)
-    return keys.reshape(rows, len(keys) // max(rows, 1))
+    return np.concatenate([topk.keys_from_bytes(content.as_py(), rows) for content in contents], axis=1)
 
 
 def _settled(work: Work, block: int, part: Part, similar: Lists, dissimilar: Lists) -> pa.Table:
@@ -349,14 +374,15 @@ def _in_full(work: Work) -> Any:
 
     def in_full(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            part = _gathered(work.blocks, batch.column("block").to_numpy(), batch.column("position").to_numpy())
-            metric = METRICS[work.metric]
-            lists = [Lists.empty(len(part), kept) for kept in work.kept]
-            for block in range(len(work.blocks)):
-                other = work.blocks.part(block)
-                keys = topk.in_full(metric, part.vectors, part.index, other.vectors, other.index, *work.kept)
-                lists = [of.merged(Lists.complete(found)) for of, found in zip(lists, keys)]
-            yield from _settled(work, -1, part, lists[0], lists[1]).to_batches()
+            for start in range(0, batch.num_rows, work.rows_in_full):
+                rows = batch.slice(start, work.rows_in_full)
+                part = _gathered(work.blocks, rows.column("block").to_numpy(), rows.column("position").to_numpy())
+                lists = [Lists.empty(len(part), kept) for kept in work.kept]
+                for block in range(len(work.blocks)):
+                    other = work.blocks.part(block)
+                    keys = topk.in_full(METRICS[work.metric], part.vectors, part.index, other.vectors, other.index, *work.kept)
+                    lists = [of.merged(Lists.complete(found)) for of, found in zip(lists, keys)]
+                yield from _settled(work, -1, part, lists[0], lists[1]).to_batches()
 
     return in_full
 
@@ -381,7 +407,7 @@ def _ranking(work: Work) -> Any:
             for settled in batch.to_pylist():
                 index = np.frombuffer(settled["index"], np.int64)
                 for relation, k in ((SIMILAR, work.similar), (DISSIMILAR, work.dissimilar)):
-                    keys = _table(settled[relation], len(index))[:, :k]
+                    keys = topk.keys_from_bytes(settled[relation], len(index))[:, :k]
                     yield _long(topk.ranked(keys, index, relation == DISSIMILAR), relation)
 
     return ranking

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ _VECTORS_IN_MEMORY = 5
 """For each row of a block, while two strips of one block each are compared; that takes half of a task's memory or less."""
 _MAX_STRIPS = 1000
 _BLOCKS_WANTED = 16
+_SAMPLE = 100
 
 # Of what is not comparing (packing, numbering, exact distances, writing), measured from 5,000 to 100,000 vectors on two cores.
 _FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 6.0, 3e-4, 9e-8
@@ -87,14 +89,15 @@ def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
 
 def make(spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings) -> Plan:
     """``vectors`` (content, embedding), ``rows`` of them. How fast this goes is measured on a worker."""
-    first = vectors.select(F.size("embedding").alias("length")).where("length > 0").first()
+    lengths = [row["length"] for row in vectors.select(F.size("embedding").alias("length")).take(_SAMPLE) if row["length"] > 0]
     cores = cores_of(spark)
-    if first is None:  # nothing that could be compared
-        return Plan(0, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, 0)
-    dimensions = first["length"]
+    if not lengths:  # nothing that could be compared
+        return Plan(rows, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, 0)
+    dimensions = statistics.mode(lengths)
     measured = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string").collect()
     rate = Rate(**json.loads(measured[0]["rate"]))
-    tiles = tiled(rows, dimensions, cores, rate.screen, settings)
+    block = block_rows(rows, dimensions, settings)
+    tiles = tiled(rows, dimensions, cores, rate.screen, block, settings)
     pairs = rows * (rows - 1) / 2
     list_bytes = 8 * _kept(settings, rate.screen) + 4  # written twice: by the shuffle, and as Parquet
     return Plan(
@@ -102,7 +105,7 @@ def make(spark: SparkSession, vectors: DataFrame, rows: int, settings: Neighbour
         dimensions,
         rate,
         tiles,
-        block_rows(rows, dimensions, settings),
+        block,
         cores,
         seconds=_FIXED_SECONDS + (_WARMING_UP * pairs / rate.pairs + rows * (_ROW_SECONDS + dimensions * _VALUE_SECONDS)) / cores,
         disk_bytes=rows * (4 * dimensions + 2 * tiles.strips * list_bytes),
@@ -124,9 +127,8 @@ def _calibrating(rows: int, dimensions: int, settings: NeighboursSettings) -> An
     return calibrating
 
 
-def tiled(rows: int, dimensions: int, cores: int, screen: str, settings: NeighboursSettings) -> Tiles:
+def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, settings: NeighboursSettings) -> Tiles:
     """As few strips as memory and an even distribution among ``cores`` allow: each strip's lists cross the network once a tile."""
-    block = block_rows(rows, dimensions, settings)
     room = 2 * block**2 * 4 + 3 * block * dimensions * 4
     row_bytes = dimensions * SCREENS[screen].bytes_per_value + 8 * _kept(settings, screen) + 64
     free = settings.task_bytes - _PROCESS_BYTES - room
@@ -142,6 +144,13 @@ def tiled(rows: int, dimensions: int, cores: int, screen: str, settings: Neighbo
     strips = min(max(strips, 1), max(blocks, fewest))
     strip_rows = -(-rows // strips)
     return Tiles(strips, strip_rows, int(_PROCESS_BYTES + room + 2 * strip_rows * row_bytes))
+
+
+def merged_at_once(rows: int, dimensions: int, plan: Plan, settings: NeighboursSettings) -> int:
+    """Vectors of a block whose lists are merged together: they come from as many tiles as there are strips."""
+    strips = tiled(rows, dimensions, plan.cores, plan.rate.screen, plan.block_rows, settings).strips
+    # The lists arrive as bytes, stand side by side, and are partitioned: three times their size, and less than half of the memory.
+    return max(1, min(plan.block_rows, settings.task_bytes // 8 // (8 * strips * _kept(settings, plan.rate.screen))))
 
 
 def _is_even(strips: int, cores: int) -> bool:

@@ -1,8 +1,8 @@
 """Vectors on their way to being compared: checked, written as blocks that workers read by path, and numbered.
 
-Vectors pass once, in the order in which they come, and never through a shuffle: they are large and their keys are small. The
-number of an image is its place in the byte order of all usable ids, so that to compare numbers is to compare ids. Images with the
-same vector share it: it is compared once, under the number of the first of them.
+Vectors pass once, in the order in which they come: they are large; what is sorted and joined are their keys. The number of an image
+is its place in the byte order of all usable ids, so that to compare numbers is to compare ids. Images with the same vector share
+it: it is compared once, under the number of the first of them.
 """
 
 import hashlib
@@ -56,12 +56,15 @@ _PACKED_DDL = (
 
 @dataclass(frozen=True)
 class Blocks:
-    """Vectors as files: block ``b`` has the positions ``first[b]`` to ``first[b + 1] - 1``."""
+    """Vectors as files: row ``r`` of block ``b`` has the position ``first[b] + r``."""
 
     folder: str
     files: list[str]
     """Each has one beside it that tells which of its rows are compared, and under which numbers (`_alive_file`)."""
     first: list[int]
+    new: list[int]
+    """How many of each are compared and new since the run before, and how many are compared and are not."""
+    old: list[int]
     dimensions: int
 
     def __len__(self) -> int:
@@ -80,6 +83,15 @@ class Blocks:
             values = values[alive["row"]]
         vectors = Vectors(values, alive["shift"].copy(), alive["scale"].copy())
         return Part(vectors, (alive["row"] + self.first[block]).astype(np.int32), alive["index"].copy())
+
+    def whole(self, block: int) -> Part:
+        """All vectors of ``block``, without a copy, for those who look up only rows that are compared; the rest has no numbers."""
+        alive = _load(_alive_file(self.folder, self.files[block]))
+        values = _load(storage.join(self.folder, self.files[block]))
+        numbers = np.zeros(len(values), dtype=_ALIVE)
+        numbers[alive["row"]] = alive
+        positions = np.arange(self.first[block], self.first[block] + len(values), dtype=np.int32)
+        return Part(Vectors(values, numbers["shift"].copy(), numbers["scale"].copy()), positions, numbers["index"].copy())
 
 
 _ALIVE = np.dtype([("row", np.int32), ("index", np.int64), ("shift", np.float64), ("scale", np.float64), ("new", np.bool_)])
@@ -212,7 +224,7 @@ def pack(
     if counted["usable"] >= MAX_INDEX:
         raise WrongInput(f"{counted['usable']:,} vectors: at most {MAX_INDEX - 1:,} can be compared")
     kept = before.kept(ids, counted["vectors"], scratch) if before is not None else None
-    blocks, new = _blocks(ids, [(row["file"], row["rows"]) for row in chosen], dimensions, kept, scratch)
+    blocks = _blocks(ids, [(row["file"], row["rows"]) for row in chosen], dimensions, kept, scratch)
     return Packed(
         blocks,
         ids,
@@ -220,7 +232,7 @@ def pack(
         counted["usable"],
         failures.count(),
         counted["vectors"],
-        new,
+        sum(blocks.new),
         before.lists(kept, ids, blocks, scratch) if before is not None and kept is not None else None,
         max((row["largest"] for row in chosen), default=0.0),
     )
@@ -292,7 +304,8 @@ class _Writer:
         return _told(
             contents,
             length=values.shape[1],
-            digest=[hashlib.sha1(row, usedforsecurity=False).digest() for row in values],
+            # Adding 0 makes -0.0 the 0.0 that it is equal to.
+            digest=[hashlib.sha1(row, usedforsecurity=False).digest() for row in values + np.float32(0)],
             file=name,
             row=np.arange(len(values), dtype=np.int32),
             shift=vectors.shift,
@@ -345,10 +358,8 @@ def _numbered(images: DataFrame | None, told: DataFrame, dimensions: int, scratc
     return scratch.write("ids", ids.withColumn("vector", first)), failures
 
 
-def _blocks(
-    ids: DataFrame, files: list[tuple[str, int]], dimensions: int, kept: DataFrame | None, scratch: Scratch
-) -> tuple[Blocks, int]:
-    """Tell each block which of its rows are compared: of images with the same vector the first one's. Count those not ``kept``."""
+def _blocks(ids: DataFrame, files: list[tuple[str, int]], dimensions: int, kept: DataFrame | None, scratch: Scratch) -> Blocks:
+    """Tell each block which of its rows are compared: of images with the same vector the first one's. ``kept``: not new."""
     folder = scratch.location("blocks")
     first = np.cumsum([0, *(rows for _, rows in files)], dtype=np.int64)
     if first[-1] >= MAX_INDEX:
@@ -360,10 +371,17 @@ def _blocks(
         known = kept.select(F.col("vector").alias("index"), F.lit(False).alias("known"))
         compared = compared.join(known, "index", "left").withColumn("new", F.coalesce("known", F.lit(True)))
     compared = compared.repartition(max(1, -(-len(files) // 16)), "file")
-    new = {row["file"]: row["new"] for row in compared.mapInArrow(_telling(folder), "file string, new long").collect()}
-    alive = [block for block, (name, _) in enumerate(files) if name in new]
-    blocks = Blocks(folder, [files[block][0] for block in alive], [int(first[block]) for block in alive], dimensions)
-    return blocks, sum(new.values())
+    told = {row["file"]: row for row in compared.mapInArrow(_telling(folder), "file string, new long, old long").collect()}
+    alive = [block for block, (name, _) in enumerate(files) if name in told]
+    names = [files[block][0] for block in alive]
+    return Blocks(
+        folder,
+        names,
+        [int(first[block]) for block in alive],
+        [told[name]["new"] for name in names],
+        [told[name]["old"] for name in names],
+        dimensions,
+    )
 
 
 def _telling(folder: str) -> Any:
@@ -380,6 +398,7 @@ def _telling(folder: str) -> Any:
             for name in _ALIVE.names or ():
                 alive[name] = rows.column(name).to_numpy(zero_copy_only=False)
             _save(_alive_file(folder, file), alive)
-            yield pa.RecordBatch.from_pydict({"file": [file], "new": [int(alive["new"].sum())]})
+            new = int(alive["new"].sum())
+            yield pa.RecordBatch.from_pydict({"file": [file], "new": [new], "old": [len(alive) - new]})
 
     return telling
