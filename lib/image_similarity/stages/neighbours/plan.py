@@ -89,7 +89,8 @@ def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
 
 def make(spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings) -> Plan:
     """``vectors`` (content, embedding), ``rows`` of them. How fast this goes is measured on a worker."""
-    lengths = [row["length"] for row in vectors.select(F.size("embedding").alias("length")).take(_SAMPLE) if (row["length"] or 0) > 0]
+    sizes = vectors.select(F.size("embedding").alias("length")).take(_SAMPLE)
+    lengths = [row["length"] for row in sizes if (row["length"] or 0) > 0]
     cores = cores_of(spark)
     if not lengths:  # nothing that could be compared
         return Plan(rows, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, 0)
