@@ -102,6 +102,9 @@ def _measure(values, centred, shift, scale):  # type: ignore[no-untyped-def]
         scale[i] = 1.0 / np.sqrt(_product_in_order(values[i], shift[i], values[i], shift[i]))
 
 
+# Each sum is written twice: what is kept of a compiled function is found by its name, so one body cannot be kept with two options.
+
+
 @compiled()
 def _product_in_order(x, shift_x, y, shift_y):  # type: ignore[no-untyped-def]
     total = 0.0
