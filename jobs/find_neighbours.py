@@ -16,12 +16,13 @@ from image_similarity.settings import NeighboursSettings
 from image_similarity.spark import SPARK_ERRORS, cause_of, is_local_mode
 from image_similarity.stages.neighbours import exact
 from image_similarity.stages.neighbours import plan as planning
-from image_similarity.stages.neighbours.plan import Plan
-from image_similarity.stages.neighbours.vectors import Before
+from image_similarity.stages.neighbours.previous import Before
+from image_similarity.tables import DISSIMILAR, SIMILAR
 
 EXTERNAL = "external"
 STATE = "lists"
-STATE_VERSION = 1
+STATE_VERSION = 2
+RELATIONS = (SIMILAR, DISSIMILAR)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +50,11 @@ def run(application: Application) -> None:
     if job.already_published():
         return
     if own:
-        images, vectors = None, _own_vectors(job, own)
+        images, (vectors, count) = None, _own_vectors(job, own)
         inputs, source = {"embeddings": [own]}, own
     else:
         images, vectors, inputs = _published_vectors(job, settings.fingerprint)
-        source = inputs["embeddings"][0]
-    count = (vectors if images is None else images).count()
+        source, count = inputs["embeddings"][0], images.count()
     plan = planning.make(job.session, vectors, count, settings)
     job.plan(
         f"compare all pairs of {settings.fingerprint} ({source}) by {settings.metric} distance",
@@ -63,18 +63,18 @@ def run(application: Application) -> None:
         f"write neighbours to {job.warehouse.uri}",
     )
     planning.check(plan, job.warehouse, is_local_mode(job.session))
-    with job.warehouse.scratch(job.run_id) as scratch:
-        before = _before(job, settings, plan)
-        outputs = exact.run(job.session, images, vectors, settings, plan, scratch, before[0] if before else None)
+    before = _before(job, settings)
+    with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.run_id) as state:
+        outputs = exact.run(job.session, images, vectors, settings, plan, scratch, state, before[0] if before else None)
         counts = _write(job, outputs)
-    if before and outputs.kept:
-        inputs["neighbours"] = [before[1]]
-    job.publish(
-        replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
-        inputs=inputs,
-        counts=counts,
-        used={"neighbours": settings.model_dump(), STATE: _state_of(settings, plan)},
-    )
+        if before and counts["kept"]:
+            inputs["neighbours"] = [before[1]]
+        job.publish(
+            replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
+            inputs=inputs,
+            counts=counts,
+            used={"neighbours": settings.model_dump(), STATE: {"version": STATE_VERSION}},
+        )
     say(
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of {counts['dimensions']:,} values "
         f"in {job.seconds:.1f} s"
@@ -96,45 +96,31 @@ def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, DataFrame
     vector_runs = [run for key in keys for run in job.seen.runs("vectors", key)]
     images = embeddings.select("image_id", F.col("content_sha256").alias("content"))
     stored = job.warehouse.read("vectors", vector_runs).select(F.col("content_sha256").alias("content"), "embedding")
-    # The store also keeps vectors of images that are gone.
-    vectors = stored.join(images.select("content").distinct(), "content", "left_semi")
+    # The store also keeps vectors of images that are gone. Hashes, since they must be few bytes to be sent to every task: whole
+    # contents would make Spark sort the vectors. The few that pass by mistake belong to no image, and are left out there.
+    wanted = F.broadcast(images.select(F.xxhash64("content").alias("hash")).distinct())
+    vectors = stored.join(wanted, F.xxhash64(stored["content"]) == wanted["hash"], "left_semi")
     return images, vectors, {"embeddings": runs, "vectors": vector_runs}
 
 
-def _state_of(settings: NeighboursSettings, plan: Plan) -> dict[str, Any]:
-    """What must be the same for the lists of one run to serve the next."""
-    return {
-        "version": STATE_VERSION,
-        "metric": settings.metric,
-        "screen": plan.rate.screen,
-        "k": [settings.similar, settings.dissimilar],
-    }
-
-
-def _state_folder(job: Job, run: str, name: str) -> str:
-    """Beside the run's table, where readers do not look: engines pass over names that begin with an underscore."""
-    return f"{job.warehouse.folder('neighbours', run)}/_{name}"
-
-
-def _before(job: Job, settings: NeighboursSettings, plan: Plan) -> tuple[Before, str] | None:
+def _before(job: Job, settings: NeighboursSettings) -> tuple[Before, str] | None:
     """What the published run of this slot left, and which run that is; None if it cannot serve."""
     runs = job.seen.runs("neighbours", job.slot)
     if not settings.incremental or len(runs) != 1:
         return None
     record = job.warehouse.read("runs", job.seen.runs("runs")).where(F.col("run_id") == runs[0]).first()
-    if record is None or json.loads(record["settings"]).get(STATE) != _state_of(settings, plan):
+    used = json.loads(record["settings"]) if record is not None else {}
+    # Its lists must be at least as long as those of now; the slot is that of one metric.
+    if used.get(STATE) != {"version": STATE_VERSION} or any(used["neighbours"][k] < getattr(settings, k) for k in RELATIONS):
         return None
-    if not all(job.warehouse.holds(_state_folder(job, runs[0], name)) for name in exact.STATE_SCHEMAS):
+    before = Before.read(job.warehouse.state_of(runs[0]))
+    if before is None:
         say(f"find_neighbours {job.slot}: the lists of run {runs[0]} are gone from the warehouse: comparing all pairs")
-        return None
-    ids, lists = (
-        job.warehouse.read_folders([_state_folder(job, runs[0], name)], schema) for name, schema in exact.STATE_SCHEMAS.items()
-    )
-    return Before(ids, lists), runs[0]
+    return (before, runs[0]) if before else None
 
 
-def _own_vectors(job: Job, uri: str) -> DataFrame:
-    """content (the image_id) and embedding of the user's Parquet; ``WrongInput`` unless they can serve."""
+def _own_vectors(job: Job, uri: str) -> tuple[DataFrame, int]:
+    """content (the image_id) and embedding of the user's Parquet, and how many rows; ``WrongInput`` unless they can serve."""
     location = storage.absolute(uri)
     if storage.is_local(location) and not storage.exists(location):
         raise WrongInput(f"--embeddings {uri}: no such file or folder")
@@ -153,11 +139,11 @@ def _own_vectors(job: Job, uri: str) -> DataFrame:
             f"--embeddings {uri}: image_id is {own.schema['image_id'].dataType.simpleString()}, not a string or number"
         )
     vectors = own.select(F.col("image_id").cast("string").alias("content"), F.col("embedding").cast("array<float>"))
-    _check_ids(vectors.select(F.col("content").alias("image_id")), uri)
-    return vectors
+    return vectors, _checked(vectors.select(F.col("content").alias("image_id")), uri)
 
 
-def _check_ids(ids: DataFrame, uri: str) -> None:
+def _checked(ids: DataFrame, uri: str) -> int:
+    """How many there are; ``WrongInput`` unless they are names of one row each."""
     each = ids.groupBy("image_id").count()
     rows, nulls, most = each.agg(
         F.sum("count"),
@@ -172,16 +158,15 @@ def _check_ids(ids: DataFrame, uri: str) -> None:
         twice = each.where("count > 1").orderBy("image_id").limit(5).collect()
         names = ", ".join(repr(row.image_id) for row in twice)
         raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
+    return int(rows)
 
 
 def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:
     """Write the tables, check that every image has its rows, and count."""
-    warehouse, run = job.warehouse, job.run_id
+    warehouse, run, unusable = job.warehouse, job.run_id, outputs.packed.unusable
     warehouse.write("failures", run, outputs.failures)
     warehouse.write("neighbours", run, outputs.neighbours)
-    warehouse.write_parquet(_state_folder(job, run, "ids"), outputs.state.ids)
-    warehouse.write_parquet(_state_folder(job, run, "lists"), outputs.state.state)
-    reasons = warehouse.read("failures", [run]).groupBy("reason").count().orderBy("reason").collect()
+    reasons = warehouse.read("failures", [run]).groupBy("reason").count().orderBy("reason").collect() if unusable else []
     rows = warehouse.read("neighbours", [run]).count()
     if rows != outputs.rows:
         raise JobFailed(f"{rows:,} rows of neighbours where there must be {outputs.rows:,}: nothing was published")
@@ -190,7 +175,7 @@ def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:
         "vectors": outputs.packed.vectors,
         "dimensions": outputs.packed.dimensions,
         "in_full": outputs.in_full,
-        "kept": outputs.kept,
+        "kept": len(outputs.packed.kept.vector),
         "rows": rows,
         "failures": {row.reason: row["count"] for row in reasons},
     }

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity import storage
@@ -26,6 +28,7 @@ from image_similarity.warehouse_files import files_of
 
 POINTER = "_current.json"
 VIEWS = "views.sql"
+STATE = "_state"
 SCRATCH = "_scratch"
 
 Slots = Mapping[str, Mapping[str, str]]
@@ -142,6 +145,20 @@ class Warehouse:
         finally:
             self._files.delete(f"{self.uri}/{SCRATCH}/{run}")
 
+    @contextmanager
+    def state(self, run: str) -> Iterator["Scratch"]:
+        """A folder for what a run leaves to the next one; removed only if the run fails."""
+        place = self.state_of(run)
+        try:
+            yield place
+        except BaseException:
+            self._files.delete(f"{self.uri}/{STATE}/{run}")
+            raise
+
+    def state_of(self, run: str) -> "Scratch":
+        """What `state` of a finished run holds, or nothing."""
+        return Scratch(self, f"{self._root}/{STATE}/{run}")
+
     def check_writable(self) -> None:
         """Raise ``WrongInput`` if nothing can be written here, before any work is done."""
         probe = f"{self.uri}/{SCRATCH}/probe-{secrets.token_hex(4)}"
@@ -184,7 +201,7 @@ class Warehouse:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Where a stage may put intermediate files, which no other run sees."""
+    """Where a stage may put files that are no tables, which no other run sees."""
 
     _warehouse: Warehouse
     _folder: str
@@ -192,11 +209,25 @@ class Scratch:
     def write(self, name: str, rows: DataFrame) -> DataFrame:
         """Materialise ``rows`` as Parquet and read them back: computed once, however often they are used."""
         self._warehouse.write_parquet(f"{self._folder}/{name}", rows)
-        return self._warehouse.read_folders([f"{self._folder}/{name}"], rows.schema)
+        return self.read(name, rows.schema)
+
+    def read(self, name: str, schema: Any) -> DataFrame:
+        """What was written as ``name``."""
+        return self._warehouse.read_folders([f"{self._folder}/{name}"], schema)
+
+    def holds(self, name: str) -> bool:
+        """Whether ``name`` was written to the end."""
+        return storage.exists(storage.join(self.location(name), "_SUCCESS"))
 
     def location(self, name: str) -> str:
-        """The folder ``name`` for workers that read and write files themselves, as programs outside Hadoop name it."""
+        """The folder or file ``name`` for workers that read and write files themselves, as programs outside Hadoop name it."""
         return self._warehouse.reader_path(f"{self._folder}/{name}")
+
+    def parts(self, name: str, columns: list[str]) -> Iterator[pa.Table]:
+        """What was written as ``name``, one partition after the other, read by this process without a Spark job."""
+        files = sorted(file.uri for file in storage.list_files(self.location(name)) if file.path.endswith(".parquet"))
+        for file in files:
+            yield pq.read_table(storage.open_input_file(file), columns=columns)
 
 
 def _escape_glob(path: str) -> str:

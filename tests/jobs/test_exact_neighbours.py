@@ -31,10 +31,11 @@ def frame(spark: SparkSession, vectors: NDArray[np.float32], partitions: int, se
 
 def computed(spark: SparkSession, folder: Path, vectors: DataFrame, **settings: Any) -> tuple[dict[str, list[Any]], exact.Outputs]:
     """The rows of each relation as (image_id, rank, neighbour_id, distance), sorted."""
-    with Warehouse(spark, str(folder)).scratch(new_run_id()) as scratch:
+    warehouse, run = Warehouse(spark, str(folder)), new_run_id()
+    with warehouse.scratch(run) as scratch, warehouse.state(run) as state:
         given = NeighboursSettings(**settings)
         plan = planning.make(spark, vectors, vectors.count(), given)
-        outputs = exact.run(spark, None, vectors, given, plan, scratch)
+        outputs = exact.run(spark, None, vectors, given, plan, scratch, state)
         table = outputs.neighbours.toArrow().to_pylist()
         outputs.failures.count()
     rows: dict[str, list[Any]] = {"similar": [], "dissimilar": []}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
@@ -50,18 +51,20 @@ def changed(vectors: Vectors, rng: np.random.Generator) -> Vectors:
     return after
 
 
-def test_only_what_is_new_is_compared(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("metric", "copies"), [("cosine", "all"), ("euclidean", "one")])
+def test_only_what_is_new_is_compared(spark: SparkSession, tmp_path: Path, metric: str, copies: str) -> None:
+    asked = ["--metric", metric, "--set", f"neighbours.copies={copies}"]
     rng = np.random.default_rng(3)
     vectors = {f"m{i:04d}": vector for i, vector in enumerate(oracle.planted(500, 16, seed=4))}
-    first, counts = published(spark, tmp_path / "w", written(tmp_path, vectors))
+    first, counts = published(spark, tmp_path / "w", written(tmp_path, vectors), *asked)
     assert counts["kept"] == 0 and "neighbours" not in counts["inputs"]
     for turn in range(2):  # the second time from what an incremental run left
         vectors = changed(vectors, rng)
         file = written(tmp_path, vectors)
         before = Warehouse(spark, str(tmp_path / "w")).current().runs("neighbours")
-        found, counts = published(spark, tmp_path / "w", file)
+        found, counts = published(spark, tmp_path / "w", file, *asked)
         assert 0 < counts["kept"] < counts["vectors"] and counts["inputs"]["neighbours"] == before
-        right, counts = published(spark, tmp_path / f"full{turn}", file)
+        right, counts = published(spark, tmp_path / f"full{turn}", file, *asked)
         assert counts["kept"] == 0 and found == right != first
 
 
@@ -83,8 +86,18 @@ def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path) -> 
     first, _ = published(spark, tmp_path / "w", file)
     again, counts = published(spark, tmp_path / "w", file)
     assert again == first and counts["kept"] == counts["vectors"] and counts["in_full"] == 0
-    _, counts = published(spark, tmp_path / "w", file, "-k", "5")
-    assert counts["kept"] == 0
-    for folder in (tmp_path / "w" / "neighbours").glob("run_id=*/_lists"):
-        shutil.rmtree(folder)
+    fewer, counts = published(spark, tmp_path / "w", file, "-k", "2")
+    assert counts["kept"] == counts["vectors"]
+    assert fewer == [row for row in first if row[2] == "dissimilar" or row[3] <= 2]
     assert published(spark, tmp_path / "w", file, "-k", "5")[1]["kept"] == 0
+
+
+@pytest.mark.parametrize("lost", ["vectors.npy", "lists", "lists/_SUCCESS"])
+def test_what_the_run_before_left_is_damaged(spark: SparkSession, tmp_path: Path, capsys: Any, lost: str) -> None:
+    file = written(tmp_path, {f"{i:03d}": vector for i, vector in enumerate(oracle.planted(100, 8, seed=6))})
+    first, _ = published(spark, tmp_path / "w", file)
+    (gone,) = (tmp_path / "w" / "_state").glob(f"*/{lost}")
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    again, counts = published(spark, tmp_path / "w", file)
+    assert again == first and counts["kept"] == 0
+    assert "are gone from the warehouse: comparing all pairs" in capsys.readouterr().out

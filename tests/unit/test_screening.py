@@ -95,7 +95,8 @@ def test_a_small_share_is_compared_in_full_where_vectors_are_apart() -> None:
     part = topk.Part(distances.measured(vectors, chosen), np.arange(2000, dtype=np.int32), np.arange(2000))
     strip = topk.Strip(screening.copies(part.vectors, chosen, screen, 1.0), part.positions, 26, 26)
     strip.offer(strip, screen, np.empty((2000, 2000), dtype=np.float32), 64)
-    rescoring = topk.Rescoring(chosen, part, strip.similar.keys(), strip.dissimilar.keys())
+    scored = topk.Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, 1.0)
+    rescoring = topk.Rescoring(chosen, part, scored)
     rescoring.add(part)
-    similar, dissimilar = rescoring.lists(strip.error, screen, 1.0)
+    similar, dissimilar = rescoring.lists()
     assert similar.certain(12, 1999).mean() > 0.99 and dissimilar.certain(12, 1999).mean() > 0.99

@@ -161,6 +161,10 @@ class Lists:
     def from_bytes(cls, keys: bytes, floor: bytes, rows: int) -> "Lists":
         return cls(keys_from_bytes(keys, rows), np.frombuffer(floor, np.int64))
 
+    def widened(self, k: int) -> "Lists":
+        """The same with room for ``k``."""
+        return Lists(np.pad(self.keys, ((0, 0), (0, k - self.keys.shape[1])), constant_values=NONE), self.floor)
+
     def renumbered(self, numbers: Indices) -> "Lists":
         """With ``numbers[old]`` for each neighbour; those with a negative number, or none, are removed.
 
@@ -169,7 +173,7 @@ class Lists:
         old = self.keys & _LOW
         numbered = np.where(old < len(numbers), numbers[np.minimum(old, len(numbers) - 1)], -1)
         there = (self.keys != NONE) & (numbered >= 0)
-        keys = np.where(there, (self.keys & ~_LOW) | numbered, NONE)
+        keys = np.where(there, moved(self.keys, numbered), NONE)
         return Lists(np.sort(keys, axis=1), np.where(self.floor == NONE, NONE, self.floor & ~_LOW))
 
     def certain(self, k: int, others: int) -> NDArray[np.bool_]:
@@ -204,21 +208,31 @@ def least(keys: Keys, k: int) -> Keys:
     return np.pad(kept, ((0, 0), (0, k - kept.shape[1])), constant_values=NONE)
 
 
+def least_possible(scores: Reals, error: Values, metric: Metric, screen: Screen, shrink: float, farthest: bool) -> Keys:
+    """What no pair with one of ``scores`` comes before. ``error``: how wrong the scores can be."""
+    best = scores + np.where(np.isinf(scores), 0.0, np.abs(scores)) * screen.lost_at_the_end + error
+    bits = screening.farthest_possible(metric, -best, shrink) if farthest else screening.nearest_possible(metric, best, shrink)
+    return key_of(bits, np.zeros(1, dtype=np.int64), farthest)
+
+
 def floor_of(best: Keys, error: Values, metric: Metric, screen: Screen, shrink: float, farthest: bool) -> Keys:
     """(n,): from lists of scores (n, k), of which all are kept that beat the worst: what no other neighbour comes before.
 
     ``error``: (n,) how wrong a score can be. A list that is not full has dropped nothing.
     """
     worst = scores_of(best.max(axis=1, initial=np.iinfo(np.int64).min))
-    worst = worst + np.where(np.isinf(worst), 0.0, np.abs(worst)) * screen.lost_at_the_end + error
-    bits = screening.farthest_possible(metric, -worst, shrink) if farthest else screening.nearest_possible(metric, worst, shrink)
-    floor = key_of(bits, np.zeros(len(best), dtype=np.int64), farthest)
+    floor = least_possible(worst, error, metric, screen, shrink, farthest)
     return np.where((best == NONE).any(axis=1), NONE, floor)
 
 
 def positions_of(keys: Keys) -> NDArray[np.int64]:
     """Of keys that are not `NONE`: what stands below their bits."""
     return keys & _LOW
+
+
+def moved(keys: Keys, index: Indices) -> Keys:
+    """The same distances, of others."""
+    return (keys & ~_LOW) | index
 
 
 def in_full(
@@ -285,41 +299,63 @@ def joined(parts: Sequence[Part]) -> Part:
     return Part(vectors, np.concatenate([part.positions for part in parts]), np.concatenate([part.index for part in parts]))
 
 
-class Rescoring:
-    """Exact lists from lists of scores, as the vectors of the candidates come by, one part after the other."""
+@dataclass(frozen=True)
+class Scored:
+    """Lists of scores: what was kept of comparisons, before it gets exact distances."""
 
-    def __init__(self, metric: Metric, rows: Part, similar: Keys, dissimilar: Keys):
+    similar: Keys
+    dissimilar: Keys
+    error: Values
+    """(n,): how wrong scores can be."""
+    screen: Screen
+    shrink: float
+
+
+class Rescoring:
+    """Exact lists from lists of scores, as the vectors of the candidates come by, one part after the other.
+
+    ``known``: lists that the result is going to be merged with; what can only come behind all of these is passed over.
+    """
+
+    def __init__(self, metric: Metric, rows: Part, scored: Scored, known: tuple[Lists, Lists] | None = None):
         self._metric, self._rows = metric, rows
-        self._lists = {False: _Wanted(similar), True: _Wanted(dissimilar)}
+        self._wanted = [
+            _Wanted(best, metric, scored, farthest, known[farthest].keys[:, -1] if known and known[farthest].keys.size else None)
+            for farthest, best in ((False, scored.similar), (True, scored.dissimilar))
+        ]
 
     def add(self, part: Part) -> None:
         """Score the candidates that are in ``part``, whose positions ascend."""
-        for farthest, wanted in self._lists.items():
+        for farthest, wanted in zip((False, True), self._wanted):
             first, last = np.searchsorted(wanted.position, [part.positions[0], part.positions[-1] + 1])
+            if first == last:
+                continue
             chosen = slice(int(first), int(last))
             columns = np.searchsorted(part.positions, wanted.position[chosen])
             bits = distances.pairs(self._metric, self._rows.vectors, part.vectors, wanted.row[chosen], columns)
             wanted.exact[wanted.row[chosen], wanted.place[chosen]] = key_of(bits, part.index[columns], farthest)
 
-    def lists(self, error: Values, screen: Screen, shrink: float) -> tuple[Lists, Lists]:
-        """Similar and dissimilar. ``error``: (n,) how wrong the scores can be."""
-        found = []
-        for farthest, wanted in self._lists.items():
-            floor = floor_of(wanted.best, error, self._metric, screen, shrink, farthest)
-            found.append(Lists(np.sort(wanted.exact, axis=1), floor))
-        return found[0], found[1]
+    def lists(self) -> tuple[Lists, Lists]:
+        """Similar and dissimilar."""
+        similar, dissimilar = (Lists(np.sort(wanted.exact, axis=1), wanted.floor) for wanted in self._wanted)
+        return similar, dissimilar
 
 
 class _Wanted:
-    """The pairs of one relation, in the order of their candidates' positions."""
+    """The pairs of one relation, in the order of their candidates' positions; ``last``: (n,) none behind it is wanted."""
 
-    def __init__(self, best: Keys):
-        self.best = best
-        row, place = np.nonzero(best != NONE)
+    def __init__(self, best: Keys, metric: Metric, scored: Scored, farthest: bool, last: Keys | None):
+        how = metric, scored.screen, scored.shrink, farthest
+        self.exact = np.full(best.shape, NONE)
+        self.floor = floor_of(best, scored.error, *how)
+        wanted = best != NONE
+        if last is not None:
+            wanted &= least_possible(scores_of(best), scored.error[:, None], *how) <= last[:, None]
+            self.floor = np.where(last == NONE, self.floor, np.minimum(self.floor, last + (last != NONE)))
+        row, place = np.nonzero(wanted)
         position = positions_of(best[row, place])
         order = np.argsort(position, kind="stable")
         self.row, self.place, self.position = row[order], place[order], position[order]
-        self.exact = np.full(best.shape, NONE)
 
 
 def neighbours(
@@ -353,10 +389,10 @@ def neighbours(
         for other in strips[i:]:
             strip.offer(other, screen, room, vectors.shape[1])
     for part, strip in zip(parts, strips):
-        rescoring = Rescoring(chosen, part, strip.similar.keys(), strip.dissimilar.keys())
+        rescoring = Rescoring(chosen, part, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, shrink))
         for other_part in parts:
             rescoring.add(other_part)
-        lists = rescoring.lists(strip.error, screen, shrink)
+        lists = rescoring.lists()
         for relation, keys in enumerate(_settled(chosen, part, parts, lists, (similar, dissimilar), len(vectors) - 1)):
             found[relation].append(ranked(keys, part.index, relation == 1))
     return _joined(found[0]), _joined(found[1])

@@ -12,19 +12,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import JobFailed
 from image_similarity.kernels import screening, topk
 from image_similarity.kernels.distances import METRICS
 from image_similarity.kernels.screening import SCREENS
-from image_similarity.kernels.topk import Keys, Lists, Part, Rescoring, Strip
+from image_similarity.kernels.topk import Keys, Lists, Part, Rescoring, Scored, Strip
 from image_similarity.settings import NeighboursSettings
 from image_similarity.spark import progress
+from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN
 from image_similarity.stages.neighbours.plan import Plan, cores_of, merged_at_once, tiled
-from image_similarity.stages.neighbours.vectors import Before, Blocks, Packed, pack
+from image_similarity.stages.neighbours.previous import LISTS, SETTLED, SETTLED_IN_FULL, Before, keep, lists_of, previous
+from image_similarity.stages.neighbours.table import ROWS, Naming
+from image_similarity.stages.neighbours.vectors import Blocks, Packed, pack
 from image_similarity.tables import DISSIMILAR, SCHEMAS, SIMILAR
 from image_similarity.warehouse import Scratch
 
@@ -40,31 +45,8 @@ _LISTS = pa.schema(
         ("error", pa.binary()),
     ]
 )
-_SETTLED = pa.schema(
-    [
-        ("block", pa.int32()),
-        ("index", pa.binary()),
-        ("similar", pa.binary()),
-        ("similar_floor", pa.binary()),
-        ("dissimilar", pa.binary()),
-        ("dissimilar_floor", pa.binary()),
-        ("uncertain", pa.binary()),
-    ]
-)
-_RANKED = pa.schema(
-    [("row", pa.int64()), ("relation", pa.string()), ("rank", pa.int32()), ("neighbour", pa.int64()), ("distance", pa.float32())]
-)
-_LISTS_DDL = "block int, new boolean, piece int, similar binary, dissimilar binary, error binary"
-_SETTLED_DDL = (
-    "block int, index binary, similar binary, similar_floor binary, dissimilar binary, dissimilar_floor binary, uncertain binary"
-)
-STATE_COLUMNS = ["index", "similar", "similar_floor", "dissimilar", "dissimilar_floor"]
-STATE_SCHEMAS = {
-    "ids": "image_id string, index long, digest binary, vector long",
-    "lists": "index binary, similar binary, similar_floor binary, dissimilar binary, dissimilar_floor binary",
-}
-"""Of what a run leaves for the next one (`Before`)."""
-_RANKED_DDL = "row long, relation string, rank int, neighbour long, distance float"
+_SETTLED = pa.schema([("block", pa.int32()), *LISTS, ("uncertain", pa.binary())])
+"""Exact lists of some vectors of a block, and the positions of those whose lists are not proven."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +60,6 @@ class Outputs:
     """Rows that ``neighbours`` must have."""
     in_full: int
     """Vectors whose scores did not prove their neighbours, and that were compared in full."""
-    state: Before
-    """For the next run."""
-    kept: int
-    """Vectors whose lists the run before left, and that were compared only with new ones."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +95,15 @@ def run(
     settings: NeighboursSettings,
     plan: Plan,
     scratch: Scratch,
+    state: Scratch,
     before: Before | None = None,
 ) -> Outputs:
     """Neighbours among ``images`` (image_id, content) with ``vectors`` (content, embedding array<float>), each content once.
 
-    ``images`` None: each content is an image. ``before``: what a run with the same settings left; only what is new is compared.
+    ``images`` None: each content is an image. ``state``: for what the next run may need. ``before``: what a run of the same
+    metric left there; only what is new is compared.
     """
-    packed = pack(images, vectors, settings.metric, plan.block_rows, before, scratch)
+    packed = pack(images, vectors, settings, plan.block_rows, before.known if before else NOTHING_KNOWN, scratch)
     if packed.usable + packed.unusable != plan.rows:
         raise JobFailed(
             f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store lacks some or "
@@ -142,28 +122,24 @@ def run(
         merged_at_once(packed.vectors, packed.dimensions, plan, settings),
     )
     lists = _compare(spark, work, packed, settings, scratch)
-    settled, in_full = _settle(spark, work, lists, packed.previous, scratch)
+    of_before = previous(before, packed, scratch) if before is not None and len(packed.kept.vector) else None
+    settled, in_full = _settle(spark, work, lists, of_before, state)
+    keep(packed.numbers, state)
+    naming = Naming(packed.blocks.folder, settings.similar, settings.dissimilar, settings.copies == "one")
     failures = packed.failures.withColumn("uri", F.lit(None).cast("string"))
-    entries = packed.usable if settings.copies == "all" else packed.ids.select("content").distinct().count()
-    others = max(entries - 1, 0)
-    named = _named(settled.mapInArrow(_ranking(work), _RANKED_DDL), packed, settings)
+    others = max(packed.numbers.entries(settings.copies == "one") - 1, 0)
     return Outputs(
-        # The order of numbers is that of ids, and faster to sort by.
-        neighbours=_labelled(named.sortWithinPartitions("index", "relation", "rank"), settings).select(
-            *SCHEMAS["neighbours"].fieldNames()
-        ),
-        failures=_labelled(failures, settings).select(*SCHEMAS["failures"].fieldNames()),
+        neighbours=_labelled(settled.mapInArrow(naming.named, from_arrow_schema(ROWS)), settings, "neighbours"),
+        failures=_labelled(failures, settings, "failures"),
         packed=packed,
         rows=packed.usable * (min(settings.similar, others) + min(settings.dissimilar, others)),
         in_full=in_full,
-        state=Before(packed.ids.select("image_id", "index", "digest", "vector"), settled.select(*STATE_COLUMNS)),
-        kept=packed.vectors - packed.new,
     )
 
 
-def _labelled(rows: DataFrame, settings: NeighboursSettings) -> DataFrame:
+def _labelled(rows: DataFrame, settings: NeighboursSettings, table: str) -> DataFrame:
     labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": METHOD}
-    return rows.withColumns({name: F.lit(value) for name, value in labels.items()})
+    return rows.withColumns({name: F.lit(value) for name, value in labels.items()}).select(*SCHEMAS[table].fieldNames())
 
 
 # -- all pairs -----------------------------------------------------------------------------------------------------------------
@@ -171,8 +147,8 @@ def _labelled(rows: DataFrame, settings: NeighboursSettings) -> DataFrame:
 
 def _compare(spark: SparkSession, work: Work, packed: Packed, settings: NeighboursSettings, scratch: Scratch) -> DataFrame:
     """The lists of scores of each block from each tile: rows of `_LISTS`. Of two vectors that are not new there is no tile."""
-    kept, cores = packed.vectors - packed.new, cores_of(spark)
-    tiles = tiled(packed.new, packed.dimensions, cores, work.screen, work.strip_rows, settings)
+    fresh, kept, cores = sum(work.blocks.new), sum(work.blocks.old), cores_of(spark)
+    tiles = tiled(fresh, packed.dimensions, cores, work.screen, work.strip_rows, settings)
     new = _cut(work.blocks.new, tiles.strips, True)
     sides = [(new[i], new[j]) for i, j in tiles.pairs if max(i, j) < len(new)]
     if kept:
@@ -187,8 +163,8 @@ def _compare(spark: SparkSession, work: Work, packed: Packed, settings: Neighbou
             for task in batch.column("id").to_pylist():
                 yield from _tile(work, *shared.value[task])
 
-    lists = spark.range(0, len(sides), 1, max(1, len(sides))).mapInArrow(compared, _LISTS_DDL)
-    pairs = packed.new * (packed.new - 1) // 2 + packed.new * kept
+    lists = spark.range(0, len(sides), 1, max(1, len(sides))).mapInArrow(compared, from_arrow_schema(_LISTS))
+    pairs = fresh * (fresh - 1) // 2 + fresh * kept
     with progress(spark, f"compare {dimensions:,} values", pairs, "pairs", max(1, len(sides))):
         return scratch.write("lists", lists)
 
@@ -264,27 +240,28 @@ def _strip(work: Work, parts: list[Part]) -> Strip:
 
 
 def _settle(
-    spark: SparkSession, work: Work, lists: DataFrame, previous: DataFrame | None, scratch: Scratch
+    spark: SparkSession, work: Work, lists: DataFrame, of_before: DataFrame | None, state: Scratch
 ) -> tuple[DataFrame, int]:
-    """Exact lists of all vectors, as `_SETTLED`, and how many had to be compared in full."""
+    """Exact lists of all vectors, as `_SETTLED`, kept in ``state``; and how many had to be compared in full."""
     groups = max(1, min(len(work.blocks), 1000))
     key = ["block", "new", "piece"]
     of_block = lists.repartition(groups, *key).groupBy(*key)
-    if previous is None:
-        merged = of_block.applyInArrow(_merging(work), _SETTLED_DDL)
+    kind = from_arrow_schema(_SETTLED)
+    if of_before is None:
+        merged = of_block.applyInArrow(_merging(work), kind)
     else:
-        kept = previous.withColumns({"new": F.lit(False), "piece": F.lit(0)}).repartition(groups, *key).groupBy(*key)
-        merged = of_block.cogroup(kept).applyInArrow(_merging_with_previous(work), _SETTLED_DDL)
-    settled = scratch.write("settled", merged)
-    row = settled.agg(F.sum(F.length("uncertain")).alias("bytes")).collect()[0]
-    uncertain = (row["bytes"] or 0) // np.dtype(np.int32).itemsize
+        kept = of_before.withColumns({"new": F.lit(False), "piece": F.lit(0)}).repartition(groups, *key).groupBy(*key)
+        merged = of_block.cogroup(kept).applyInArrow(_merging_with_previous(work), kind)
+    settled = state.write(SETTLED, merged)
+    lengths = [pc.sum(pc.binary_length(part.column("uncertain"))).as_py() or 0 for part in state.parts(SETTLED, ["uncertain"])]
+    uncertain = sum(lengths) // np.dtype(np.int32).itemsize
     if uncertain == 0:
         return settled, 0
     # Each task takes some of the vectors and reads all.
     tasks = min(uncertain, 4 * cores_of(spark))
     rows = settled.mapInArrow(_listing, "block int, position int").repartition(tasks)
     with progress(spark, "compare in full", uncertain * work.others, "pairs", tasks):
-        full = scratch.write("full", rows.mapInArrow(_in_full(work), _SETTLED_DDL))
+        full = state.write(SETTLED_IN_FULL, rows.mapInArrow(_in_full(work), kind))
     return settled.unionAll(full), uncertain
 
 
@@ -301,23 +278,15 @@ def _merging(work: Work) -> Any:
 def _merging_with_previous(work: Work) -> Any:
     """The same, for vectors that are not new together with the lists that they have from the run before."""
 
-    def merged(lists: pa.Table, previous: pa.Table) -> pa.Table:
-        of = lists if lists.num_rows else previous
-        block, part = _part_of(work, of)
-        similar, dissimilar = (
-            _rescored(work, part, lists) if lists.num_rows else tuple(Lists.empty(len(part), kept) for kept in work.kept)
-        )
-        if not of.column("new")[0].as_py():
-            previous = previous.take(pa.array(np.argsort(previous.column("vector").to_numpy())))
-            order = np.argsort(part.index)
-            if not np.array_equal(previous.column("vector").to_numpy(), part.index[order]):
-                raise JobFailed(
-                    "the lists of the run before are not those of the vectors that were kept: run with --set "
-                    "neighbours.incremental=false"
-                )
-            similar = _of_before(previous, SIMILAR, order).merged(similar)
-            dissimilar = _of_before(previous, DISSIMILAR, order).merged(dissimilar)
-        return _settled(work, block, part, similar, dissimilar)
+    def merged(lists: pa.Table, of_before: pa.Table) -> pa.Table:
+        if of_before.num_rows == 0:
+            return _merging(work)(lists)
+        block, part = _part_of(work, of_before)
+        known = lists_of(of_before, part.index)
+        if lists.num_rows:
+            similar, dissimilar = _rescored(work, part, lists, known)
+            known = known[0].merged(similar), known[1].merged(dissimilar)
+        return _settled(work, block, part, *known)
 
     return merged
 
@@ -329,22 +298,15 @@ def _part_of(work: Work, rows: pa.Table) -> tuple[int, Part]:
     return block, part[piece * work.piece_rows : (piece + 1) * work.piece_rows] if new else part
 
 
-def _of_before(previous: pa.Table, relation: str, order: NDArray[np.int64]) -> Lists:
-    """Lists in the order of the part's rows; those of ``previous`` are in the order of their vectors' numbers."""
-    place = np.argsort(order)
-    keys = b"".join(previous.column(relation).to_pylist())
-    lists = Lists.from_bytes(keys, previous.column(f"{relation}_floor").to_numpy().tobytes(), len(order))
-    return Lists(lists.keys[place], lists.floor[place])
-
-
-def _rescored(work: Work, part: Part, lists: pa.Table) -> tuple[Lists, Lists]:
+def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists] | None = None) -> tuple[Lists, Lists]:
     """The merged lists of scores of ``part``, with exact distances."""
     best = [topk.least(_side_by_side(lists.column(name), len(part)), kept) for name, kept in zip((SIMILAR, DISSIMILAR), work.kept)]
     error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
-    rescoring = Rescoring(METRICS[work.metric], part, best[0], best[1])
+    scored = Scored(best[0], best[1], error, SCREENS[work.screen], work.shrink)
+    rescoring = Rescoring(METRICS[work.metric], part, scored, known)
     for block in range(len(work.blocks)):
         rescoring.add(work.blocks.whole(block))
-    return rescoring.lists(error, SCREENS[work.screen], work.shrink)
+    return rescoring.lists()
 
 
 def _side_by_side(contents: Any, rows: int) -> Keys:
@@ -394,76 +356,3 @@ def _gathered(blocks: Blocks, block: NDArray[np.int32], position: NDArray[np.int
         part = blocks.part(number)
         found.append(part[np.searchsorted(part.positions, position[block == number])])
     return topk.joined(found)
-
-
-# -- the table -----------------------------------------------------------------------------------------------------------------
-
-
-def _ranking(work: Work) -> Any:
-    """A function that makes rows of `_RANKED` from those of `_SETTLED`."""
-
-    def ranking(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for settled in batch.to_pylist():
-                index = np.frombuffer(settled["index"], np.int64)
-                for relation, k in ((SIMILAR, work.similar), (DISSIMILAR, work.dissimilar)):
-                    keys = topk.keys_from_bytes(settled[relation], len(index))[:, :k]
-                    yield _long(topk.ranked(keys, index, relation == DISSIMILAR), relation)
-
-    return ranking
-
-
-def _long(found: topk.Ranked, relation: str) -> pa.RecordBatch:
-    relations = pa.repeat(pa.scalar(relation), len(found.row))
-    columns = [pa.array(found.row), relations, pa.array(found.rank), pa.array(found.neighbour), pa.array(found.distance)]
-    return pa.RecordBatch.from_arrays(columns, schema=_RANKED)
-
-
-def _named(ranked: DataFrame, packed: Packed, settings: NeighboursSettings) -> DataFrame:
-    """image_id, index, relation, rank, neighbour_id, distance, for every image, from the lists of vectors."""
-    if packed.vectors == packed.usable:
-        mine = packed.ids.select(F.col("index").alias("row"), "index", "image_id")
-        theirs = packed.ids.select(F.col("index").alias("neighbour"), F.col("image_id").alias("neighbour_id"))
-        return ranked.join(theirs, "neighbour").join(mine, "row")
-    return _shared(ranked, packed, settings)
-
-
-def _shared(ranked: DataFrame, packed: Packed, settings: NeighboursSettings) -> DataFrame:
-    """The same where images share vectors: each image gets all that share a neighbour's vector, and those that share its own.
-
-    With ``neighbours.copies = "one"`` only the first of those with the same content, and none with its own.
-    """
-    by_content, by_vector = (Window.partitionBy(name).orderBy("index") for name in ("content", "vector"))
-    members = packed.ids.select("image_id", "index", "vector", "content")
-    there = members
-    if settings.copies == "one":
-        there = members.withColumn("copy", F.row_number().over(by_content)).where("copy = 1")
-    # One more than can be needed: an image is in its own group, and not its own neighbour.
-    most = max(settings.similar, settings.dissimilar) + 1
-    theirs = there.withColumn("place", F.row_number().over(by_vector)).where(F.col("place") <= most)
-    theirs = theirs.select(
-        F.col("vector").alias("neighbour"),
-        F.col("index").alias("neighbour_index"),
-        F.col("image_id").alias("neighbour_id"),
-        F.col("content").alias("neighbour_content"),
-    )
-    mine = members.withColumnRenamed("vector", "row")
-    pairs = ranked.unionByName(_own(members, settings)).join(theirs, "neighbour").join(mine, "row")
-    pairs = pairs.where("index != neighbour_index" if settings.copies == "all" else "content != neighbour_content")
-    nearest_first = F.when(F.col("relation") == DISSIMILAR, -F.col("distance")).otherwise(F.col("distance"))
-    order = Window.partitionBy("index", "relation").orderBy(nearest_first, "neighbour_index")
-    wanted = F.when(F.col("relation") == DISSIMILAR, settings.dissimilar).otherwise(settings.similar)
-    return pairs.withColumn("rank", F.row_number().over(order)).where(F.col("rank") <= wanted)
-
-
-def _own(members: DataFrame, settings: NeighboursSettings) -> DataFrame:
-    """`_RANKED` rows of each vector that several images share with itself: they are at distance 0 from one another."""
-    relations = [relation for relation, k in ((SIMILAR, settings.similar), (DISSIMILAR, settings.dissimilar)) if k]
-    shared = members.groupBy("vector").count().where("count > 1")
-    return shared.select(
-        F.col("vector").alias("row"),
-        F.explode(F.array(*map(F.lit, relations))).alias("relation"),
-        F.lit(1).alias("rank"),
-        F.col("vector").alias("neighbour"),
-        F.lit(0.0).cast("float").alias("distance"),
-    )

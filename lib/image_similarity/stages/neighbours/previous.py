@@ -1,0 +1,116 @@
+"""What the run before left: lists of vectors that are still there, in the numbers and blocks of now."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from image_similarity import storage
+from image_similarity.errors import JobFailed
+from image_similarity.kernels.distances import Indices
+from image_similarity.kernels.topk import Lists
+from image_similarity.stages.neighbours.numbers import Numbers, load, save
+from image_similarity.stages.neighbours.vectors import Packed
+from image_similarity.tables import DISSIMILAR, SIMILAR
+from image_similarity.warehouse import Scratch
+
+LISTS = [
+    ("index", pa.binary()),
+    ("similar", pa.binary()),
+    ("similar_floor", pa.binary()),
+    ("dissimilar", pa.binary()),
+    ("dissimilar_floor", pa.binary()),
+]
+"""Columns of some vectors: their numbers, and their `Lists`."""
+SETTLED, SETTLED_IN_FULL = "lists", "lists-in-full"
+"""Where they are in what a run leaves."""
+_KNOWN_FILE = "vectors.npy"
+_PREVIOUS = pa.schema([("block", pa.int32()), *LISTS])
+
+RENUMBERED = np.dtype([("vector", np.int64), ("block", np.int32)])
+"""By the number of a vector in the run before: its number and block now; -1 if it is gone."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a run left for the next one."""
+
+    known: NDArray[Any]
+    """`numbers.KNOWN`: which vectors it compared, under which numbers."""
+    lists: DataFrame
+    """`LISTS`: theirs, longer than the table's."""
+
+    @classmethod
+    def read(cls, state: Scratch) -> "Before | None":
+        """None if it is not whole."""
+        if not (state.holds(SETTLED) and storage.exists(state.location(_KNOWN_FILE))):
+            return None
+        names = [name for name in (SETTLED, SETTLED_IN_FULL) if state.holds(name)]
+        lists = [state.read(name, from_arrow_schema(pa.schema(LISTS))) for name in names]
+        return cls(load(state.location(_KNOWN_FILE)), reduce(DataFrame.unionAll, lists))
+
+
+def keep(numbers: Numbers, state: Scratch) -> None:
+    """Leave the numbers to the next run, beside the lists."""
+    save(state.location(_KNOWN_FILE), numbers.known)
+
+
+def previous(before: Before, packed: Packed, scratch: Scratch) -> DataFrame:
+    """block, `LISTS`: those of ``before`` that are still there; several rows of a block."""
+    kept = packed.kept
+    renumbered = np.full(int(kept.old.max(initial=-1)) + 1, -1, dtype=RENUMBERED)
+    renumbered["vector"][kept.old], renumbered["block"][kept.old] = kept.vector, kept.block
+    file = storage.join(scratch.location("blocks"), "renumbered.npy")
+    save(file, renumbered)
+
+    def now(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        numbers = load(file)
+        for batch in batches:
+            for row in batch.to_pylist():
+                yield from _by_block(row, numbers)
+
+    return before.lists.mapInArrow(now, from_arrow_schema(_PREVIOUS))
+
+
+def _by_block(row: dict[str, Any], renumbered: Any) -> Iterator[pa.RecordBatch]:
+    old = np.frombuffer(row["index"], np.int64)
+    place = np.where(old < len(renumbered), renumbered["block"][np.minimum(old, len(renumbered) - 1)], -1)
+    vector = renumbered["vector"][np.where(place < 0, 0, old)]
+    lists = {relation: _lists(row, relation, len(old)).renumbered(renumbered["vector"]) for relation in (SIMILAR, DISSIMILAR)}
+    for block in np.unique(place[place >= 0]).tolist():
+        some = place == block
+        contents = [vector[some], *(values[some] for of in lists.values() for values in (of.keys, of.floor))]
+        columns = [[block], *([content.tobytes()] for content in contents)]
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(column, kind) for column, kind in zip(columns, _PREVIOUS.types)], schema=_PREVIOUS
+        )
+
+
+def _lists(row: dict[str, Any], relation: str, rows: int) -> Lists:
+    return Lists.from_bytes(row[relation], row[f"{relation}_floor"], rows)
+
+
+def lists_of(rows: pa.Table, index: Indices) -> tuple[Lists, Lists]:
+    """Similar and dissimilar, of the vectors ``index`` (n,), from all rows of their block."""
+    told = rows.to_pylist()
+    vector = np.concatenate([np.frombuffer(row["index"], np.int64) for row in told])
+    order = np.argsort(vector)
+    if not np.array_equal(vector[order], np.sort(index)):
+        raise JobFailed(
+            "the lists of the run before are not those of the vectors that were kept: run with --set neighbours.incremental=false"
+        )
+    place = order[np.searchsorted(vector[order], index)]
+    found = []
+    for relation in (SIMILAR, DISSIMILAR):
+        each = [_lists(row, relation, len(row["index"]) // 8) for row in told]
+        width = max(of.keys.shape[1] for of in each)
+        found.append(
+            Lists(np.concatenate([of.widened(width).keys for of in each])[place], np.concatenate([of.floor for of in each])[place])
+        )
+    return found[0], found[1]

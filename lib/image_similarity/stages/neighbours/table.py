@@ -1,0 +1,97 @@
+"""From lists of vectors, in numbers, to rows of the table, with the names of images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from image_similarity.kernels import topk
+from image_similarity.kernels.distances import Indices
+from image_similarity.kernels.topk import NONE, Keys
+from image_similarity.stages.neighbours.numbers import Images, Sharing
+from image_similarity.tables import DISSIMILAR, SIMILAR
+
+ROWS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("relation", pa.string()),
+        ("rank", pa.int32()),
+        ("neighbour_id", pa.string()),
+        ("distance", pa.float32()),
+    ]
+)
+ROWS_DDL = "image_id string, relation string, rank int, neighbour_id string, distance float"
+_IMAGES_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What tasks need to know; plain values, sent to workers."""
+
+    folder: str
+    """Of `Images`."""
+    similar: int
+    dissimilar: int
+    one_of_copies: bool
+    """Of files with the same bytes only the first is a neighbour, and none of its own copies."""
+
+    def named(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """`ROWS` from rows of `exact.SETTLED`: for every image with one of the vectors, in order."""
+        images = Images.load(self.folder)
+        for batch in batches:
+            for lists in batch.to_pylist():
+                vector = np.frombuffer(lists["index"], np.int64)
+                for relation, k in ((SIMILAR, self.similar), (DISSIMILAR, self.dissimilar)):
+                    keys = topk.keys_from_bytes(lists[relation], len(vector))
+                    yield from self._rows(images, vector, keys, k, relation)
+
+    def _rows(self, images: Images, vector: Indices, keys: Keys, k: int, relation: str) -> Iterator[pa.RecordBatch]:
+        if k == 0:
+            return
+        farthest = relation == DISSIMILAR
+        if images.sharing is None:
+            yield _named(images, topk.ranked(keys[:, :k], vector, farthest), relation)
+            return
+        best = _shared(images.sharing, vector, keys, k, farthest, self.one_of_copies)
+        image, row = images.sharing.all.of(vector)
+        for start in range(0, len(image), _IMAGES_AT_ONCE):
+            some = slice(start, start + _IMAGES_AT_ONCE)
+            itself = images.sharing.content[image[some]] if self.one_of_copies else image[some]
+            yield _named(images, topk.ranked(_without(itself, best[row[some]])[:, :k], image[some], farthest), relation)
+
+
+def _named(images: Images, found: topk.Ranked, relation: str) -> pa.RecordBatch:
+    columns = [
+        images.ids.take(pa.array(found.row)).cast(pa.string()),
+        pa.repeat(pa.scalar(relation), len(found.row)),
+        pa.array(found.rank),
+        images.ids.take(pa.array(found.neighbour)).cast(pa.string()),
+        pa.array(found.distance),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=ROWS)
+
+
+def _shared(sharing: Sharing, vector: Indices, keys: Keys, k: int, farthest: bool, one_of_copies: bool) -> Keys:
+    """(n, k + 1): the best images for each vector, from the keys (n, any) of the best vectors; its own images are among them.
+
+    One more than asked for, since an image (or the one that stands for its copies) is not its own neighbour.
+    """
+    own = topk.key_of(np.zeros(len(vector), np.uint32), vector, farthest)  # they are at distance 0 from one another
+    with_own = np.concatenate([own[:, None], keys], axis=1)
+    row, place = np.nonzero(with_own != NONE)
+    key = with_own[row, place]
+    image, of = (sharing.once if one_of_copies else sharing.all).of(topk.positions_of(key), k + 1)
+    row, key = row[of], topk.moved(key[of], image)
+    order = np.lexsort((key, row))
+    row, key = row[order], key[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    best = np.full((len(vector), k + 1), NONE)
+    kept = place <= k
+    best[row[kept], place[kept]] = key[kept]
+    return best
+
+
+def _without(itself: Indices, best: Keys) -> Keys:
+    """``best`` (n, any) without ``itself`` (n,)."""
+    return np.sort(np.where((best != NONE) & (topk.positions_of(best) == itself[:, None]), NONE, best), axis=1)
