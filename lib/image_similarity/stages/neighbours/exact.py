@@ -243,7 +243,7 @@ def _settle(
     spark: SparkSession, work: Work, lists: DataFrame, of_before: DataFrame | None, state: Scratch
 ) -> tuple[DataFrame, int]:
     """Exact lists of all vectors, as `_SETTLED`, kept in ``state``; and how many had to be compared in full."""
-    groups = max(1, min(len(work.blocks), 1000))
+    groups = max(1, min(len(work.blocks), 8 * cores_of(spark)))
     key = ["block", "new", "piece"]
     of_block = lists.repartition(groups, *key).groupBy(*key)
     kind = from_arrow_schema(_SETTLED)
