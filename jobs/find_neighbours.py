@@ -20,9 +20,10 @@ from image_similarity.stages.neighbours.previous import Before
 from image_similarity.tables import DISSIMILAR, SIMILAR
 
 EXTERNAL = "external"
-STATE = "lists"
-STATE_VERSION = 2
+LISTS = "lists"
+LISTS_VERSION = 2
 RELATIONS = (SIMILAR, DISSIMILAR)
+_FEW_ENOUGH_TO_SEND = 5_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +54,8 @@ def run(application: Application) -> None:
         images, (vectors, count) = None, _own_vectors(job, own)
         inputs, source = {"embeddings": [own]}, own
     else:
-        images, vectors, inputs = _published_vectors(job, settings.fingerprint)
-        source, count = inputs["embeddings"][0], images.count()
+        images, vectors, count, inputs = _published_vectors(job, settings.fingerprint)
+        source = inputs["embeddings"][0]
     plan = planning.make(job.session, vectors, count, settings)
     job.plan(
         f"compare all pairs of {settings.fingerprint} ({source}) by {settings.metric} distance",
@@ -64,7 +65,7 @@ def run(application: Application) -> None:
     )
     planning.check(plan, job.warehouse, is_local_mode(job.session))
     before = _before(job, settings)
-    with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.run_id) as state:
+    with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.slot, job.run_id) as state:
         outputs = exact.run(job.session, images, vectors, settings, plan, scratch, state, before[0] if before else None)
         counts = _write(job, outputs)
         if before and counts["kept"]:
@@ -73,8 +74,10 @@ def run(application: Application) -> None:
             replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
             inputs=inputs,
             counts=counts,
-            used={"neighbours": settings.model_dump(), STATE: {"version": STATE_VERSION}},
+            used={"neighbours": settings.model_dump(), LISTS: {"version": LISTS_VERSION}},
         )
+    # Those of the run before stay, since another job may just be reading them.
+    job.warehouse.forget_state(job.slot, min([*job.seen.runs("neighbours", job.slot), job.run_id]))
     say(
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of {counts['dimensions']:,} values "
         f"in {job.seconds:.1f} s"
@@ -83,8 +86,11 @@ def run(application: Application) -> None:
     )
 
 
-def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, DataFrame, dict[str, list[str]]]:
-    """What is published as ``fingerprint``: image_id and content of images, content and embedding of vectors, and the runs read."""
+def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, DataFrame, int, dict[str, list[str]]]:
+    """What is published as ``fingerprint``, and the runs read.
+
+    Images (image_id, content), vectors (content, embedding), the number of images.
+    """
     runs = job.seen.runs("embeddings", fingerprint)
     if not runs:
         published = ", ".join(sorted(job.seen.tables.get("embeddings", {}))) or "none"
@@ -98,9 +104,10 @@ def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, DataFrame
     stored = job.warehouse.read("vectors", vector_runs).select(F.col("content_sha256").alias("content"), "embedding")
     # The store also keeps vectors of images that are gone. Hashes, since they must be few bytes to be sent to every task: whole
     # contents would make Spark sort the vectors. The few that pass by mistake belong to no image, and are left out there.
-    wanted = F.broadcast(images.select(F.xxhash64("content").alias("hash")).distinct())
+    wanted, count = images.select(F.xxhash64("content").alias("hash")).distinct(), images.count()
+    wanted = F.broadcast(wanted) if count < _FEW_ENOUGH_TO_SEND else wanted
     vectors = stored.join(wanted, F.xxhash64(stored["content"]) == wanted["hash"], "left_semi")
-    return images, vectors, {"embeddings": runs, "vectors": vector_runs}
+    return images, vectors, count, {"embeddings": runs, "vectors": vector_runs}
 
 
 def _before(job: Job, settings: NeighboursSettings) -> tuple[Before, str] | None:
@@ -111,9 +118,9 @@ def _before(job: Job, settings: NeighboursSettings) -> tuple[Before, str] | None
     record = job.warehouse.read("runs", job.seen.runs("runs")).where(F.col("run_id") == runs[0]).first()
     used = json.loads(record["settings"]) if record is not None else {}
     # Its lists must be at least as long as those of now; the slot is that of one metric.
-    if used.get(STATE) != {"version": STATE_VERSION} or any(used["neighbours"][k] < getattr(settings, k) for k in RELATIONS):
+    if used.get(LISTS) != {"version": LISTS_VERSION} or any(used["neighbours"][k] < getattr(settings, k) for k in RELATIONS):
         return None
-    before = Before.read(job.warehouse.state_of(runs[0]))
+    before = Before.read(job.warehouse.state_of(job.slot, runs[0]))
     if before is None:
         say(f"find_neighbours {job.slot}: the lists of run {runs[0]} are gone from the warehouse: comparing all pairs")
     return (before, runs[0]) if before else None

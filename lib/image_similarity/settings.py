@@ -134,7 +134,7 @@ class NeighboursSettings(Section):
     image_id stands for all, and none is a neighbour of another."""
 
     incremental: bool = True
-    """Compare only what is new since the published run of the same settings; the table is the same."""
+    """Compare only what is new since the published run, if that kept lists that are long enough; the table is the same."""
 
     task_bytes: Annotated[int, Field(ge=2**29)] = 2**30
     """Memory of a task's Python process, in bytes, whatever the size of the collection. Tasks are as large as it allows: more of it

@@ -2,10 +2,11 @@
 
 ``<warehouse>/<table>/run_id=<run>/part-*.parquet`` holds what runs wrote; ``<warehouse>/_current.json`` says which of them are
 current, slot by slot, and is the only thing that ever changes. A job writes its tables to folders of its own, then replaces the
-pointer once, by compare-and-swap: readers see one whole state or the other, and a job that dies leaves the old one.
+pointer once, by compare-and-swap: readers see one whole state or the other, and a job that dies leaves the old one. Beside the
+tables are ``_scratch``, what a run needs while it lasts, and ``_state``, what it leaves to the next one of its slot.
 
-Tables and pointer go through the JVM's file systems, so with Spark's own credentials. (Images, and the blocks of vectors that
-`find_neighbours` reads by path, are read by Python workers through pyarrow, with the credentials of the environment.)
+Tables and pointer go through the JVM's file systems, so with Spark's own credentials. (Images, and the files of ``_scratch`` and
+``_state`` that are read by path, are read by Python, in the driver too, through pyarrow with the credentials of the environment.)
 """
 
 import json
@@ -110,10 +111,6 @@ class Warehouse:
             return self._spark.createDataFrame([], schema)
         return self._spark.read.schema(schema).parquet(*[_escape_glob(folder) for folder in folders])
 
-    def holds(self, folder: str) -> bool:
-        """Whether ``folder`` is there, with anything in it."""
-        return bool(self._files.entries(folder.removeprefix("file://")))
-
     def read_parquet(self, location: str) -> DataFrame:
         """Somebody else's Parquet: an absolute local path, or a URI."""
         return self._spark.read.parquet(_escape_glob(storage.for_spark(location)))
@@ -146,18 +143,25 @@ class Warehouse:
             self._files.delete(f"{self.uri}/{SCRATCH}/{run}")
 
     @contextmanager
-    def state(self, run: str) -> Iterator["Scratch"]:
-        """A folder for what a run leaves to the next one; removed only if the run fails."""
-        place = self.state_of(run)
+    def state(self, slot: str, run: str) -> Iterator["Scratch"]:
+        """A folder for what a run leaves to the next one of its slot; removed if the run fails, unless it was published."""
         try:
-            yield place
+            yield self.state_of(slot, run)
         except BaseException:
-            self._files.delete(f"{self.uri}/{STATE}/{run}")
+            if run not in self.current().runs("runs"):
+                self._files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
             raise
 
-    def state_of(self, run: str) -> "Scratch":
+    def state_of(self, slot: str, run: str) -> "Scratch":
         """What `state` of a finished run holds, or nothing."""
-        return Scratch(self, f"{self._root}/{STATE}/{run}")
+        return Scratch(self, f"{self._root}/{STATE}/{slot}/{run}")
+
+    def forget_state(self, slot: str, before: str) -> None:
+        """Remove what runs older than ``before`` left, and what runs that were killed did."""
+        folder = f"{self.uri}/{STATE}/{slot}"
+        for run in self._files.entries(folder):
+            if run < before:  # names of runs begin with their time
+                self._files.delete(f"{folder}/{run}")
 
     def check_writable(self) -> None:
         """Raise ``WrongInput`` if nothing can be written here, before any work is done."""
@@ -214,10 +218,6 @@ class Scratch:
     def read(self, name: str, schema: Any) -> DataFrame:
         """What was written as ``name``."""
         return self._warehouse.read_folders([f"{self._folder}/{name}"], schema)
-
-    def holds(self, name: str) -> bool:
-        """Whether ``name`` was written to the end."""
-        return storage.exists(storage.join(self.location(name), "_SUCCESS"))
 
     def location(self, name: str) -> str:
         """The folder or file ``name`` for workers that read and write files themselves, as programs outside Hadoop name it."""

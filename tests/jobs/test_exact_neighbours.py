@@ -29,13 +29,15 @@ def frame(spark: SparkSession, vectors: NDArray[np.float32], partitions: int, se
     return spark.createDataFrame(table).repartition(partitions)
 
 
-def computed(spark: SparkSession, folder: Path, vectors: DataFrame, **settings: Any) -> tuple[dict[str, list[Any]], exact.Outputs]:
+def computed(
+    spark: SparkSession, folder: Path, vectors: DataFrame, images: DataFrame | None = None, **settings: Any
+) -> tuple[dict[str, list[Any]], exact.Outputs]:
     """The rows of each relation as (image_id, rank, neighbour_id, distance), sorted."""
     warehouse, run = Warehouse(spark, str(folder)), new_run_id()
-    with warehouse.scratch(run) as scratch, warehouse.state(run) as state:
+    with warehouse.scratch(run) as scratch, warehouse.state("x", run) as state:
         given = NeighboursSettings(**settings)
-        plan = planning.make(spark, vectors, vectors.count(), given)
-        outputs = exact.run(spark, None, vectors, given, plan, scratch, state)
+        plan = planning.make(spark, vectors, (vectors if images is None else images).count(), given)
+        outputs = exact.run(spark, images, vectors, given, plan, scratch, state)
         table = outputs.neighbours.toArrow().to_pylist()
         outputs.failures.count()
     rows: dict[str, list[Any]] = {"similar": [], "dissimilar": []}
@@ -132,3 +134,32 @@ def test_unusable_vectors_are_failures_and_the_rest_is_compared(spark: SparkSess
 def test_no_usable_vector_at_all(spark: SparkSession, tmp_path: Path) -> None:
     found, outputs = computed(spark, tmp_path, frame(spark, np.zeros((3, 4), dtype=np.float32), 1, 0))
     assert found == {"similar": [], "dissimilar": []} and outputs.packed.unusable == 3
+
+
+@pytest.mark.parametrize("copies", ["all", "one"])
+def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_path: Path, copies: str) -> None:
+    """30 vectors for 50 files for 80 images; the definition is asked about images. Vectors of no image are passed over."""
+    rng = np.random.default_rng(12)
+    vectors = oracle.planted(30, 8, seed=12)[rng.integers(0, 30, 50)]
+    content = rng.permutation(np.concatenate([np.arange(50), rng.integers(0, 50, 30)]))
+    ids = ids_of(80)
+    order = sorted(range(80), key=lambda i: ids[i].encode())
+    files = spark.createDataFrame(
+        pa.table({"content": [f"f{i}" for i in range(50)] + ["gone"], "embedding": [*map(list, vectors), [1.0] * 8]})
+    )
+    images = spark.createDataFrame([(ids[i], f"f{content[i]}") for i in range(80)], "image_id string, content string")
+    found, outputs = computed(spark, tmp_path, files, images, similar=6, dissimilar=40, copies=copies, block_rows=16)
+    assert outputs.rows == sum(map(len, found.values()))
+    of = {ids[i]: int(content[i]) for i in range(80)}
+    names = [ids[i] for i in order]
+    firsts = {file: next(name for name in names if of[name] == file) for file in range(50)}
+    for relation, k, sign in (("similar", 6, 1), ("dissimilar", 40, -1)):
+        distance = {(names[i], names[j]): d for i, _, j, d in oracle.neighbours(vectors[content[order]], "cosine", 79)}
+        right = []
+        for name in names:
+            others = [other for other in names if other != name]
+            if copies == "one":
+                others = [other for other in others if firsts[of[other]] == other and of[other] != of[name]]
+            best = sorted(others, key=lambda other: (sign * distance[name, other], other.encode()))[:k]
+            right += [(name, rank, other, distance[name, other]) for rank, other in enumerate(best, 1)]
+        assert found[relation] == sorted(right)

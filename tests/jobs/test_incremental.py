@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 
 import find_neighbours
 import oracle
+from image_similarity.stages.neighbours import exact
 from image_similarity.warehouse import Warehouse
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -68,6 +69,16 @@ def test_only_what_is_new_is_compared(spark: SparkSession, tmp_path: Path, metri
         assert counts["kept"] == 0 and found == right != first
 
 
+def test_what_runs_leave_is_removed(spark: SparkSession, tmp_path: Path) -> None:
+    """But for the last two: another job may be reading the last but one."""
+    file = written(tmp_path, {f"{i}": vector for i, vector in enumerate(oracle.planted(9, 8, seed=6))})
+    for _ in range(3):
+        published(spark, tmp_path / "w", file)
+    left = sorted(folder.name for folder in (tmp_path / "w" / "_state" / "external" / "cosine").iterdir())
+    runs = sorted(folder.name.partition("=")[2] for folder in (tmp_path / "w" / "neighbours").iterdir())
+    assert len(runs) == 3 and left == runs[1:]
+
+
 def test_rows_left_short_are_compared_in_full(spark: SparkSession, tmp_path: Path) -> None:
     """All that a picture had in its list goes at once."""
     rng = np.random.default_rng(5)
@@ -81,6 +92,20 @@ def test_rows_left_short_are_compared_in_full(spark: SparkSession, tmp_path: Pat
     assert found == published(spark, tmp_path / "w", file, "--set", "neighbours.incremental=false")[0]
 
 
+def test_lists_of_vectors_compared_in_full_are_lost(spark: SparkSession, tmp_path: Path) -> None:
+    """Vectors so near to one another that no score tells them apart: their lists lie in a folder of their own."""
+    rng = np.random.default_rng(5)
+    near = {f"near{i:02d}": (1 + 1e-7 * rng.standard_normal(16)).astype(np.float32) for i in range(60)}
+    others = {f"other{i:03d}": rng.standard_normal(16).astype(np.float32) for i in range(100)}
+    _, counts = published(spark, tmp_path / "w", written(tmp_path, {**near, **others}))
+    assert counts["in_full"] > 0
+    (gone,) = (tmp_path / "w" / "_state").glob("external/cosine/*/lists-in-full")
+    shutil.rmtree(gone)
+    file = written(tmp_path, {**near, **others, "z": rng.standard_normal(16).astype(np.float32)})
+    found, counts = published(spark, tmp_path / "w", file)
+    assert counts["kept"] == 0 and found == published(spark, tmp_path / "full", file)[0]
+
+
 def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path) -> None:
     file = written(tmp_path, {f"{i:03d}": vector for i, vector in enumerate(oracle.planted(100, 8, seed=6))})
     first, _ = published(spark, tmp_path / "w", file)
@@ -92,11 +117,22 @@ def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path) -> 
     assert published(spark, tmp_path / "w", file, "-k", "5")[1]["kept"] == 0
 
 
-@pytest.mark.parametrize("lost", ["vectors.npy", "lists", "lists/_SUCCESS"])
+def test_in_pieces_and_in_another_precision(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of a block that are too long for memory are merged in pieces; scores of less precision are proven all the same."""
+    monkeypatch.setattr(exact, "merged_at_once", lambda *of: 37)
+    vectors = {f"m{i:04d}": vector for i, vector in enumerate(oracle.planted(300, 16, seed=7))}
+    published(spark, tmp_path / "w", written(tmp_path, vectors))
+    file = written(tmp_path, changed(vectors, np.random.default_rng(8)))
+    found, counts = published(spark, tmp_path / "w", file, "--set", "neighbours.screen=bfloat16")
+    assert 0 < counts["kept"] < counts["vectors"]
+    assert found == published(spark, tmp_path / "full", file)[0]
+
+
+@pytest.mark.parametrize("lost", ["vectors.npy", "lists", "lists/part-*"])
 def test_what_the_run_before_left_is_damaged(spark: SparkSession, tmp_path: Path, capsys: Any, lost: str) -> None:
     file = written(tmp_path, {f"{i:03d}": vector for i, vector in enumerate(oracle.planted(100, 8, seed=6))})
     first, _ = published(spark, tmp_path / "w", file)
-    (gone,) = (tmp_path / "w" / "_state").glob(f"*/{lost}")
+    gone, *_ = (tmp_path / "w" / "_state").glob(f"external/cosine/*/{lost}")
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     again, counts = published(spark, tmp_path / "w", file)
     assert again == first and counts["kept"] == 0

@@ -162,3 +162,18 @@ def test_scratch_is_gone_afterwards_also_after_failures(spark: SparkSession, tmp
 def test_the_pointer_is_plain_json(spark: SparkSession, tmp_path: Path) -> None:
     Warehouse(spark, str(tmp_path)).publish(Pointer(), {"manifest": {"": "r1"}}, {})
     assert json.loads((tmp_path / "_current.json").read_text()) == {"version": 1, "tables": {"manifest": {"": ["r1"]}}}
+
+
+def test_state_stays_when_a_run_was_published_and_goes_when_it_failed(spark: SparkSession, tmp_path: Path) -> None:
+    warehouse = Warehouse(spark, str(tmp_path))
+    for run, published in (("r1", False), ("r2", True)):
+        with pytest.raises(RuntimeError), warehouse.state("own/cosine", run) as state:
+            state.write("part", spark.range(3))
+            if published:
+                warehouse.publish(warehouse.current(), {}, {"runs": {"": run}})
+            raise RuntimeError("a disk that is full")
+    assert [folder.name for folder in (tmp_path / "_state" / "own" / "cosine").iterdir()] == ["r2"]
+    warehouse.forget_state("own/cosine", "r2")
+    assert sum(len(part) for part in warehouse.state_of("own/cosine", "r2").parts("part", ["id"])) == 3
+    warehouse.forget_state("own/cosine", "r3")
+    assert not list((tmp_path / "_state" / "own" / "cosine").iterdir())

@@ -218,9 +218,11 @@ def least_possible(scores: Reals, error: Values, metric: Metric, screen: Screen,
 def floor_of(best: Keys, error: Values, metric: Metric, screen: Screen, shrink: float, farthest: bool) -> Keys:
     """(n,): from lists of scores (n, k), of which all are kept that beat the worst: what no other neighbour comes before.
 
-    ``error``: (n,) how wrong a score can be. A list that is not full has dropped nothing.
+    ``error``: (n,) how wrong a score can be. A list that is not full has dropped nothing; of one without room no more is asked.
     """
-    worst = scores_of(best.max(axis=1, initial=np.iinfo(np.int64).min))
+    if best.shape[1] == 0:
+        return np.full(len(best), NONE)
+    worst = scores_of(best.max(axis=1))
     floor = least_possible(worst, error, metric, screen, shrink, farthest)
     return np.where((best == NONE).any(axis=1), NONE, floor)
 
@@ -324,12 +326,14 @@ class Rescoring:
             for farthest, best in ((False, scored.similar), (True, scored.dissimilar))
         ]
 
+    def wants(self, first: int, end: int) -> bool:
+        """Whether there are candidates with positions from ``first`` to before ``end``."""
+        return any(np.diff(np.searchsorted(wanted.position, [first, end]))[0] for wanted in self._wanted)
+
     def add(self, part: Part) -> None:
         """Score the candidates that are in ``part``, whose positions ascend."""
         for farthest, wanted in zip((False, True), self._wanted):
             first, last = np.searchsorted(wanted.position, [part.positions[0], part.positions[-1] + 1])
-            if first == last:
-                continue
             chosen = slice(int(first), int(last))
             columns = np.searchsorted(part.positions, wanted.position[chosen])
             bits = distances.pairs(self._metric, self._rows.vectors, part.vectors, wanted.row[chosen], columns)

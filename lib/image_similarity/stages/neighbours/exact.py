@@ -22,7 +22,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.kernels import screening, topk
 from image_similarity.kernels.distances import METRICS
 from image_similarity.kernels.screening import SCREENS
-from image_similarity.kernels.topk import Keys, Lists, Part, Rescoring, Scored, Strip
+from image_similarity.kernels.topk import MAX_INDEX, Keys, Lists, Part, Rescoring, Scored, Strip
 from image_similarity.settings import NeighboursSettings
 from image_similarity.spark import progress
 from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN
@@ -122,7 +122,7 @@ def run(
         merged_at_once(packed.vectors, packed.dimensions, plan, settings),
     )
     lists = _compare(spark, work, packed, settings, scratch)
-    of_before = previous(before, packed, scratch) if before is not None and len(packed.kept.vector) else None
+    of_before = previous(before, packed, work.piece_rows, scratch) if before is not None and len(packed.kept.vector) else None
     settled, in_full = _settle(spark, work, lists, of_before, state)
     keep(packed.numbers, state)
     naming = Naming(packed.blocks.folder, settings.similar, settings.dissimilar, settings.copies == "one")
@@ -215,12 +215,12 @@ def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
 
 
 def _told(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
-    """What the strip has gathered, taken apart by block and piece: rows of `_LISTS`. What is not new is one piece."""
+    """What the strip has gathered, taken apart by block and piece: rows of `_LISTS`."""
     contents = strip.similar.keys(), strip.dissimilar.keys(), strip.error
     places = []
     start = 0
     for block, rows in origin:
-        step = work.piece_rows if new else rows
+        step = work.piece_rows
         places += [
             (block, piece, start + first, start + min(first + step, rows)) for piece, first in enumerate(range(0, rows, step))
         ]
@@ -250,7 +250,7 @@ def _settle(
     if of_before is None:
         merged = of_block.applyInArrow(_merging(work), kind)
     else:
-        kept = of_before.withColumns({"new": F.lit(False), "piece": F.lit(0)}).repartition(groups, *key).groupBy(*key)
+        kept = of_before.withColumn("new", F.lit(False)).repartition(groups, *key).groupBy(*key)
         merged = of_block.cogroup(kept).applyInArrow(_merging_with_previous(work), kind)
     settled = state.write(SETTLED, merged)
     lengths = [pc.sum(pc.binary_length(part.column("uncertain"))).as_py() or 0 for part in state.parts(SETTLED, ["uncertain"])]
@@ -279,9 +279,9 @@ def _merging_with_previous(work: Work) -> Any:
     """The same, for vectors that are not new together with the lists that they have from the run before."""
 
     def merged(lists: pa.Table, of_before: pa.Table) -> pa.Table:
-        if of_before.num_rows == 0:
+        if lists.num_rows and lists.column("new")[0].as_py():
             return _merging(work)(lists)
-        block, part = _part_of(work, of_before)
+        block, part = _part_of(work, of_before if of_before.num_rows else lists)
         known = lists_of(of_before, part.index)
         if lists.num_rows:
             similar, dissimilar = _rescored(work, part, lists, known)
@@ -294,8 +294,7 @@ def _merging_with_previous(work: Work) -> Any:
 def _part_of(work: Work, rows: pa.Table) -> tuple[int, Part]:
     """The block, and the vectors, that a group of rows (block, new, piece) is about."""
     block, new, piece = (rows.column(name)[0].as_py() for name in ("block", "new", "piece"))
-    part = work.blocks.part(block, new)
-    return block, part[piece * work.piece_rows : (piece + 1) * work.piece_rows] if new else part
+    return block, work.blocks.part(block, new)[piece * work.piece_rows : (piece + 1) * work.piece_rows]
 
 
 def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists] | None = None) -> tuple[Lists, Lists]:
@@ -304,8 +303,10 @@ def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists
     error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
     scored = Scored(best[0], best[1], error, SCREENS[work.screen], work.shrink)
     rescoring = Rescoring(METRICS[work.metric], part, scored, known)
-    for block in range(len(work.blocks)):
-        rescoring.add(work.blocks.whole(block))
+    ends = [*work.blocks.first[1:], MAX_INDEX]
+    for block, (first, end) in enumerate(zip(work.blocks.first, ends)):
+        if rescoring.wants(first, end):
+            rescoring.add(work.blocks.whole(block))
     return rescoring.lists()
 
 

@@ -2,8 +2,8 @@
 
 The number of an image is its place in the byte order of all usable ids: to compare numbers is to compare ids. Images with the same
 vector share it: it is compared once, under the number of the first of them. Spark sorts the ids; the numbers are arrays of the
-driver, about 100 bytes an image. What workers need of them lies in files that they map: the ids (`Images`), and for each block of
-vectors which of its rows are compared (`alive_file`).
+driver, some 300 bytes an image while they are made. What workers need of them lies in files that they map: the ids (`Images`), and
+for each block of vectors which of its rows are compared (`alive_file`).
 """
 
 import io
@@ -24,7 +24,8 @@ from image_similarity.kernels.topk import MAX_INDEX
 
 ALIVE = np.dtype([("row", np.int32), ("index", np.int64), ("shift", np.float64), ("scale", np.float64), ("new", np.bool_)])
 """Of a block's vectors that are compared: place in the block, number, and what distances need; see `distances.measured`."""
-KNOWN = np.dtype([("digest", "S20"), ("vector", np.int64)])
+DIGEST_BYTES = 20
+KNOWN = np.dtype([("digest", f"S{DIGEST_BYTES}"), ("vector", np.int64)])
 """Of different vectors: what a run remembers for the next."""
 NOTHING_KNOWN = np.empty(0, dtype=KNOWN)
 
@@ -83,7 +84,7 @@ def numbered(parts: Iterable[pa.Table], files: list[str], by_content: bool, fold
     ids = pa.concat_tables(parts)
     if len(ids) >= MAX_INDEX:
         raise WrongInput(f"{len(ids):,} vectors: at most {MAX_INDEX - 1:,} can be compared")
-    digest = np.frombuffer(b"".join(ids.column("digest").to_pylist()), "S20")
+    digest = _digests(ids.column("digest"))
     vector = _first_of_equals(digest)
     content = _first_of_equals(_codes(ids.column("content"))) if by_content else vector
     file = pc.index_in(ids.column("file"), value_set=pa.array(files, pa.string()))
@@ -94,8 +95,15 @@ def numbered(parts: Iterable[pa.Table], files: list[str], by_content: bool, fold
 
 
 def _codes(texts: pa.ChunkedArray) -> NDArray[np.int32]:
-    codes: NDArray[np.int32] = texts.combine_chunks().dictionary_encode().indices.to_numpy()
+    # Large, since a column of short ones holds 2 GiB at most.
+    codes: NDArray[np.int32] = texts.cast(pa.large_string()).combine_chunks().dictionary_encode().indices.to_numpy()
     return codes
+
+
+def _digests(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
+    chunks = [chunk.cast(pa.binary(DIGEST_BYTES)) for chunk in column.chunks]
+    size = f"S{DIGEST_BYTES}"
+    return np.concatenate([np.empty(0, size), *(np.frombuffer(c.buffers()[1], size)[c.offset : c.offset + len(c)] for c in chunks)])
 
 
 def _first_of_equals(values: NDArray[Any]) -> Indices:
@@ -149,7 +157,7 @@ class Images:
     def load(cls, folder: str) -> "Images":
         name = storage.join(folder, "images.arrow")
         source = pa.memory_map(storage.local_path(name)) if storage.is_local(name) else pa.BufferReader(storage.read(name))
-        ids = pa.ipc.open_file(source).read_all().column("image_id").combine_chunks()
+        ids = pa.ipc.open_file(source).get_batch(0).column("image_id")  # one batch: nothing is copied from the mapped file
         if not storage.exists(storage.join(folder, f"{_SHARING[0]}.npy")):
             return cls(ids, None)
         order, start, order_once, start_once, content = (load(storage.join(folder, f"{name}.npy")) for name in _SHARING)
@@ -160,10 +168,10 @@ _SHARING = ("order", "start", "order-once", "start-once", "content")
 
 
 def _save_images(ids: pa.ChunkedArray, numbers: Numbers, folder: str) -> None:
-    whole = pa.table({"image_id": ids.cast(pa.large_string()).combine_chunks()}).combine_chunks()
+    whole = pa.record_batch({"image_id": pa.concat_arrays([pa.array([], pa.large_string()), *ids.cast(pa.large_string()).chunks])})
     content = pa.BufferOutputStream()
     with pa.ipc.new_file(content, whole.schema) as writer:
-        writer.write_table(whole)
+        writer.write_batch(whole)
     storage.write(storage.join(folder, "images.arrow"), content.getvalue(), "application/octet-stream")
     if len(numbers.compared) < len(numbers):
         everything = np.arange(len(numbers))

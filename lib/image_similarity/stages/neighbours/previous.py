@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -31,10 +32,10 @@ LISTS = [
 SETTLED, SETTLED_IN_FULL = "lists", "lists-in-full"
 """Where they are in what a run leaves."""
 _KNOWN_FILE = "vectors.npy"
-_PREVIOUS = pa.schema([("block", pa.int32()), *LISTS])
+_PREVIOUS = pa.schema([("block", pa.int32()), ("piece", pa.int32()), *LISTS])
 
-RENUMBERED = np.dtype([("vector", np.int64), ("block", np.int32)])
-"""By the number of a vector in the run before: its number and block now; -1 if it is gone."""
+RENUMBERED = np.dtype([("vector", np.int64), ("block", np.int32), ("piece", np.int32)])
+"""By the number of a vector in the run before: its number, block and piece of it now; -1 if it is gone."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,16 @@ class Before:
 
     @classmethod
     def read(cls, state: Scratch) -> "Before | None":
-        """None if it is not whole."""
-        if not (state.holds(SETTLED) and storage.exists(state.location(_KNOWN_FILE))):
+        """None if it is not whole: every vector has its lists in one of the folders."""
+        if not all(storage.exists(state.location(name)) for name in (_KNOWN_FILE, SETTLED)):
             return None
-        names = [name for name in (SETTLED, SETTLED_IN_FULL) if state.holds(name)]
+        known = load(state.location(_KNOWN_FILE))
+        names = [name for name in (SETTLED, SETTLED_IN_FULL) if storage.exists(state.location(name))]
+        lengths = [pc.sum(pc.binary_length(part.column("index"))) for name in names for part in state.parts(name, ["index"])]
+        if sum(length.as_py() or 0 for length in lengths) != known["vector"].nbytes:
+            return None
         lists = [state.read(name, from_arrow_schema(pa.schema(LISTS))) for name in names]
-        return cls(load(state.location(_KNOWN_FILE)), reduce(DataFrame.unionAll, lists))
+        return cls(known, reduce(DataFrame.unionAll, lists))
 
 
 def keep(numbers: Numbers, state: Scratch) -> None:
@@ -61,11 +66,12 @@ def keep(numbers: Numbers, state: Scratch) -> None:
     save(state.location(_KNOWN_FILE), numbers.known)
 
 
-def previous(before: Before, packed: Packed, scratch: Scratch) -> DataFrame:
-    """block, `LISTS`: those of ``before`` that are still there; several rows of a block."""
+def previous(before: Before, packed: Packed, piece_rows: int, scratch: Scratch) -> DataFrame:
+    """block, piece, `LISTS`: those of ``before`` that are still there; several rows of a piece."""
     kept = packed.kept
     renumbered = np.full(int(kept.old.max(initial=-1)) + 1, -1, dtype=RENUMBERED)
     renumbered["vector"][kept.old], renumbered["block"][kept.old] = kept.vector, kept.block
+    renumbered["piece"][kept.old] = kept.place // piece_rows
     file = storage.join(scratch.location("blocks"), "renumbered.npy")
     save(file, renumbered)
 
@@ -80,13 +86,14 @@ def previous(before: Before, packed: Packed, scratch: Scratch) -> DataFrame:
 
 def _by_block(row: dict[str, Any], renumbered: Any) -> Iterator[pa.RecordBatch]:
     old = np.frombuffer(row["index"], np.int64)
-    place = np.where(old < len(renumbered), renumbered["block"][np.minimum(old, len(renumbered) - 1)], -1)
-    vector = renumbered["vector"][np.where(place < 0, 0, old)]
+    there = old < len(renumbered)
+    now = renumbered[np.where(there, old, 0)]
+    there &= now["vector"] >= 0
     lists = {relation: _lists(row, relation, len(old)).renumbered(renumbered["vector"]) for relation in (SIMILAR, DISSIMILAR)}
-    for block in np.unique(place[place >= 0]).tolist():
-        some = place == block
-        contents = [vector[some], *(values[some] for of in lists.values() for values in (of.keys, of.floor))]
-        columns = [[block], *([content.tobytes()] for content in contents)]
+    for block, piece in np.unique(now[["block", "piece"]][there]).tolist():
+        some = there & (now["block"] == block) & (now["piece"] == piece)
+        contents = [now["vector"][some], *(values[some] for of in lists.values() for values in (of.keys, of.floor))]
+        columns = [[block], [piece], *([content.tobytes()] for content in contents)]
         yield pa.RecordBatch.from_arrays(
             [pa.array(column, kind) for column, kind in zip(columns, _PREVIOUS.types)], schema=_PREVIOUS
         )
@@ -97,9 +104,9 @@ def _lists(row: dict[str, Any], relation: str, rows: int) -> Lists:
 
 
 def lists_of(rows: pa.Table, index: Indices) -> tuple[Lists, Lists]:
-    """Similar and dissimilar, of the vectors ``index`` (n,), from all rows of their block."""
+    """Similar and dissimilar, of the vectors ``index`` (n,), from all rows of their piece."""
     told = rows.to_pylist()
-    vector = np.concatenate([np.frombuffer(row["index"], np.int64) for row in told])
+    vector = np.concatenate([np.empty(0, np.int64), *(np.frombuffer(row["index"], np.int64) for row in told)])
     order = np.argsort(vector)
     if not np.array_equal(vector[order], np.sort(index)):
         raise JobFailed(

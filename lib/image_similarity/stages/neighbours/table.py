@@ -21,8 +21,7 @@ ROWS = pa.schema(
         ("distance", pa.float32()),
     ]
 )
-ROWS_DDL = "image_id string, relation string, rank int, neighbour_id string, distance float"
-_IMAGES_AT_ONCE = 8192
+_ROWS_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -44,19 +43,21 @@ class Naming:
                 vector = np.frombuffer(lists["index"], np.int64)
                 for relation, k in ((SIMILAR, self.similar), (DISSIMILAR, self.dissimilar)):
                     keys = topk.keys_from_bytes(lists[relation], len(vector))
-                    yield from self._rows(images, vector, keys, k, relation)
+                    step = max(1, _ROWS_AT_ONCE // (k + 1))
+                    for start in range(0, len(vector) if k else 0, step):
+                        some = slice(start, start + step)
+                        yield from self._rows(images, vector[some], keys[some], k, relation)
 
     def _rows(self, images: Images, vector: Indices, keys: Keys, k: int, relation: str) -> Iterator[pa.RecordBatch]:
-        if k == 0:
-            return
         farthest = relation == DISSIMILAR
         if images.sharing is None:
             yield _named(images, topk.ranked(keys[:, :k], vector, farthest), relation)
             return
-        best = _shared(images.sharing, vector, keys, k, farthest, self.one_of_copies)
+        best = _shared(images.sharing, vector, keys[:, :k], k, farthest, self.one_of_copies)
         image, row = images.sharing.all.of(vector)
-        for start in range(0, len(image), _IMAGES_AT_ONCE):
-            some = slice(start, start + _IMAGES_AT_ONCE)
+        step = max(1, _ROWS_AT_ONCE // (k + 1))
+        for start in range(0, len(image), step):
+            some = slice(start, start + step)
             itself = images.sharing.content[image[some]] if self.one_of_copies else image[some]
             yield _named(images, topk.ranked(_without(itself, best[row[some]])[:, :k], image[some], farthest), relation)
 

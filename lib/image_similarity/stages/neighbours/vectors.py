@@ -55,7 +55,7 @@ class Blocks:
 
     folder: str
     files: list[str]
-    """Each has one beside it that tells which of its rows are compared, and under which numbers (`_alive_file`)."""
+    """Each has one beside it that tells which of its rows are compared, and under which numbers (`numbers.alive_file`)."""
     first: list[int]
     new: list[int]
     """How many of each are compared and new since the run before, and how many are compared and are not."""
@@ -96,6 +96,8 @@ class Kept:
     vector: Indices
     old: Indices
     block: Indices
+    place: Indices
+    """Which of the block's vectors that are not new each is, in the order of `Blocks.part`."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,15 @@ def pack(
     alive = np.nonzero(new + old)[0]
     files = [written.files[file] for file in alive]
     blocks = Blocks(folder, files, first[alive].tolist(), new[alive].tolist(), old[alive].tolist(), written.dimensions)
-    kept = Kept(vector, then, np.searchsorted(alive, numbers.file[vector]))
+    kept = _placed(numbers, vector, then, alive)
     return Packed(blocks, numbers, failures, failures.count() if written.unusable else 0, kept, written.largest)
+
+
+def _placed(numbers: Numbers, vector: Indices, old: Indices, alive: Indices) -> Kept:
+    order = np.lexsort((numbers.row[vector], numbers.file[vector]))
+    vector, old = vector[order], old[order]
+    block = np.searchsorted(alive, numbers.file[vector])
+    return Kept(vector, old, block, np.arange(len(block)) - np.searchsorted(block, block))
 
 
 def _failures(known: DataFrame, dimensions: int) -> DataFrame:
