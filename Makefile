@@ -24,11 +24,11 @@ endif
 
 # Everything but what needs a cluster.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not cluster"
+	$(BIN)/python -m pytest -m "not cluster and not long"
 
 # Jobs on a real standalone cluster on loopback, and killed in the middle.
 test-cluster: $(VENV)/.installed
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m "cluster or long"
 
 lint: $(VENV)/.installed
 	$(BIN)/isort --check-only lib jobs tests

@@ -12,23 +12,24 @@ from pyspark.sql.types import ArrayType, NumericType, StringType
 from image_similarity import cli, storage
 from image_similarity.cli import Application, Job, say, setting
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.settings import NeighboursSettings
+from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import SPARK_ERRORS, cause_of, is_local_mode
-from image_similarity.stages.neighbours import exact
 from image_similarity.stages.neighbours import plan as planning
+from image_similarity.stages.neighbours import stage
+from image_similarity.stages.neighbours.plan import APPROXIMATE
 from image_similarity.stages.neighbours.previous import Before
 from image_similarity.tables import DISSIMILAR, SIMILAR
 
 EXTERNAL = "external"
 LISTS = "lists"
-LISTS_VERSION = 2
+LISTS_VERSION = 3
 RELATIONS = (SIMILAR, DISSIMILAR)
 _FEW_ENOUGH_TO_SEND = 5_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint", is_text=True))
-    parser.add_argument("--method", metavar="exact", **setting("neighbours.method", is_text=True))
+    parser.add_argument("--method", metavar="exact|approximate|auto", **setting("neighbours.method", is_text=True))
     parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True))
     parser.add_argument("-k", metavar="N", help="similar neighbours of each image", **setting("neighbours.similar"))
     parser.add_argument("--dissimilar", metavar="N", help="dissimilar images of each", **setting("neighbours.dissimilar"))
@@ -42,7 +43,7 @@ def add_input(parser: argparse.ArgumentParser) -> None:
 
 def run(application: Application) -> None:
     own = getattr(application.arguments, "embeddings", None)
-    settings = application.settings.neighbours
+    settings, how = application.settings.neighbours, application.settings.approximate
     if own and not any(given.startswith("neighbours.fingerprint=") for given in application.arguments.overrides):
         settings = settings.model_copy(update={"fingerprint": EXTERNAL})
     if own and settings.fingerprint in application.settings.fingerprints:
@@ -56,17 +57,17 @@ def run(application: Application) -> None:
     else:
         images, vectors, count, inputs = _published_vectors(job, settings.fingerprint)
         source = inputs["embeddings"][0]
-    plan = planning.make(job.session, vectors, count, settings)
+    plan = planning.make(job.session, vectors, count, settings, how)
     job.plan(
-        f"compare all pairs of {settings.fingerprint} ({source}) by {settings.metric} distance",
+        f"{plan.method} neighbours of {settings.fingerprint} ({source}) by {settings.metric} distance",
         *plan.lines,
         f"keep {settings.similar} similar and {settings.dissimilar} dissimilar neighbours of each image",
         f"write neighbours to {job.warehouse.uri}",
     )
     planning.check(plan, job.warehouse, is_local_mode(job.session))
-    before = _before(job, settings)
+    before = _before(job, settings, plan.method)
     with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.slot, job.run_id) as state:
-        outputs = exact.run(job.session, images, vectors, settings, plan, scratch, state, before[0] if before else None)
+        outputs = stage.run(job.session, images, vectors, settings, how, plan, scratch, state, before[0] if before else None)
         counts = _write(job, outputs)
         if before and counts["kept"]:
             inputs["neighbours"] = [before[1]]
@@ -74,16 +75,28 @@ def run(application: Application) -> None:
             replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
             inputs=inputs,
             counts=counts,
-            used={"neighbours": settings.model_dump(), LISTS: {"version": LISTS_VERSION}},
+            used=_used(settings, how, outputs),
+            recall=outputs.found.recall.estimate if outputs.found and outputs.found.good_enough else None,
         )
     # Those of the run before stay, since another job may just be reading them.
     job.warehouse.forget_state(job.slot, min([*job.seen.runs("neighbours", job.slot), job.run_id]))
     say(
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of {counts['dimensions']:,} values "
         f"in {job.seconds:.1f} s"
+        + (f"; recall {outputs.found.recall}" if outputs.found else "")
         + (f"; {counts['in_full']:,} compared in full" if counts["in_full"] else "")
         + (f"; {sum(counts['failures'].values()):,} failed" if counts["failures"] else "")
     )
+
+
+def _used(settings: NeighboursSettings, how: ApproximateSettings, outputs: stage.Outputs) -> dict[str, Any]:
+    """For ``runs.settings``: what was asked, and how long the exact lists are that the next run may use."""
+    exactly = {relation: getattr(settings, relation) for relation in RELATIONS}
+    used: dict[str, Any] = {"neighbours": settings.model_dump()}
+    if outputs.found is not None:
+        used["approximate"] = how.model_dump()
+        exactly[SIMILAR] = 0 if outputs.found.good_enough else exactly[SIMILAR]
+    return {**used, LISTS: {"version": LISTS_VERSION, **exactly}}
 
 
 def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, DataFrame, int, dict[str, list[str]]]:
@@ -110,15 +123,18 @@ def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, DataFrame
     return images, vectors, count, {"embeddings": runs, "vectors": vector_runs}
 
 
-def _before(job: Job, settings: NeighboursSettings) -> tuple[Before, str] | None:
+def _before(job: Job, settings: NeighboursSettings, method: str) -> tuple[Before, str] | None:
     """What the published run of this slot left, and which run that is; None if it cannot serve."""
     runs = job.seen.runs("neighbours", job.slot)
     if not settings.incremental or len(runs) != 1:
         return None
     record = job.warehouse.read("runs", job.seen.runs("runs")).where(F.col("run_id") == runs[0]).first()
-    used = json.loads(record["settings"]) if record is not None else {}
+    left = json.loads(record["settings"]).get(LISTS, {}) if record is not None else {}
     # Its lists must be at least as long as those of now; the slot is that of one metric.
-    if used.get(LISTS) != {"version": LISTS_VERSION} or any(used["neighbours"][k] < getattr(settings, k) for k in RELATIONS):
+    wanted = {SIMILAR: 0 if method == APPROXIMATE else settings.similar, DISSIMILAR: settings.dissimilar}
+    if left.get("version") != LISTS_VERSION or any(left[relation] < wanted[relation] for relation in RELATIONS):
+        return None
+    if not any(wanted.values()):
         return None
     before = Before.read(job.warehouse.state_of(job.slot, runs[0]))
     if before is None:
@@ -168,7 +184,7 @@ def _checked(ids: DataFrame, uri: str) -> int:
     return int(rows)
 
 
-def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:
+def _write(job: Job, outputs: stage.Outputs) -> dict[str, Any]:
     """Write the tables, check that every image has its rows, and count."""
     warehouse, run, unusable = job.warehouse, job.run_id, outputs.packed.unusable
     warehouse.write("failures", run, outputs.failures)
@@ -177,7 +193,13 @@ def _write(job: Job, outputs: exact.Outputs) -> dict[str, Any]:
     rows = warehouse.read("neighbours", [run]).count()
     if rows != outputs.rows:
         raise JobFailed(f"{rows:,} rows of neighbours where there must be {outputs.rows:,}: nothing was published")
+    found = outputs.found
+    of_approximate: dict[str, Any] = {}
+    if found is not None:
+        interval = [found.recall.estimate, found.recall.lower, found.recall.upper]
+        of_approximate = {"parts": found.parts, "visited": found.visited, "rounds": found.rounds, "recall": interval}
     return {
+        **of_approximate,
         "images": outputs.packed.usable,
         "vectors": outputs.packed.vectors,
         "dimensions": outputs.packed.dimensions,

@@ -105,10 +105,12 @@ class Job:
         inputs: Mapping[str, list[str]],
         counts: Mapping[str, Any],
         used: Mapping[str, Any],
+        recall: float | None = None,
     ) -> None:
         """Make this run's tables current, with its record in ``runs``.
 
-        ``inputs``: table -> runs read; ``counts``: what was counted; ``used``: the settings and what they resolved to.
+        ``inputs``: table -> runs read; ``counts``: what was counted; ``used``: the settings and what they resolved to;
+        ``recall``: of approximate neighbours.
         """
         record = {
             "run_id": self.run_id,
@@ -121,7 +123,7 @@ class Job:
             "counts": json.dumps(counts, sort_keys=True),
             "versions": json.dumps(_versions(self.session), sort_keys=True),
             "seconds": self.seconds,
-            "recall": None,
+            "recall": recall,
             "started_at": self.started,
             "finished_at": datetime.now(timezone.utc),
         }

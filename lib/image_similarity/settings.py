@@ -117,8 +117,9 @@ class NeighboursSettings(Section):
     fingerprint: str = DEFAULT_FINGERPRINT
     """The fingerprint whose vectors are compared."""
 
-    method: Literal["exact"] = "exact"
-    """``exact`` compares all pairs."""
+    method: Literal["exact", "approximate", "auto"] = "exact"
+    """How similar neighbours are found. ``exact`` compares all pairs; ``approximate`` those that are likely, and measures how many
+    neighbours that finds; ``auto`` takes what is estimated to be faster. Dissimilar ones are always exact."""
 
     metric: Literal["cosine", "correlation", "euclidean"] = "cosine"
     """The distance between two vectors."""
@@ -183,6 +184,49 @@ class GallerySettings(Section):
     """Of the selection on the front page."""
 
 
+class ApproximateSettings(Section):
+    """``[approximate]``: how similar neighbours are found where not all pairs are compared, and how good they must be."""
+
+    recall_target: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """Share of the true neighbours that must be found, estimated from a sample; below it nothing is published."""
+
+    recall_slack: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """How far below the target the estimate's interval may begin."""
+
+    fallback: Literal["exact", "fail"] = "exact"
+    """What to do where the target is not reached."""
+
+    audit_queries: Annotated[int, Field(ge=1)] = 1000
+    """Vectors whose true neighbours are found, to measure recall."""
+
+    partitions: Annotated[int, Field(ge=0)] = 0
+    """Parts that the collection is cut into; 0: as many as ``partition_rows`` makes."""
+
+    partition_rows: Annotated[int, Field(ge=1)] = 500
+    """Vectors in a part, about."""
+
+    visits: Annotated[int, Field(ge=1)] = 16
+    """Parts that each vector is compared with at first, its own among them."""
+
+    widenings: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often that number is doubled where recall is too low."""
+
+    rounds: Annotated[int, Field(ge=0, le=20)] = 4
+    """At most, of looking at neighbours of neighbours."""
+
+    settled: Annotated[float, Field(ge=0, le=1)] = 0.005
+    """Share of all entries; when a round changes fewer, it is the last."""
+
+    descent_rows: Annotated[int, Field(ge=1)] = 60_000
+    """Parts with this many vectors or more go through pynndescent; in smaller ones comparing all pairs is faster."""
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Of pynndescent, whose lists depend on it."""
+
+    seed: Annotated[int, Field(ge=0, le=2**31 - 2)] = 0
+    """Of all samples."""
+
+
 class Settings(Section):
     """All settings of all jobs."""
 
@@ -190,6 +234,7 @@ class Settings(Section):
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
     fingerprints: dict[str, FingerprintSettings]
     neighbours: NeighboursSettings = NeighboursSettings()
+    approximate: ApproximateSettings = ApproximateSettings()
     gallery: GallerySettings = GallerySettings()
 
     @field_validator("fingerprints")

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 import oracle
-from image_similarity.settings import NeighboursSettings
-from image_similarity.stages.neighbours import exact
+from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours import plan as planning
+from image_similarity.stages.neighbours import stage
 from image_similarity.warehouse import Warehouse, new_run_id
 
 
@@ -31,13 +31,13 @@ def frame(spark: SparkSession, vectors: NDArray[np.float32], partitions: int, se
 
 def computed(
     spark: SparkSession, folder: Path, vectors: DataFrame, images: DataFrame | None = None, **settings: Any
-) -> tuple[dict[str, list[Any]], exact.Outputs]:
+) -> tuple[dict[str, list[Any]], stage.Outputs]:
     """The rows of each relation as (image_id, rank, neighbour_id, distance), sorted."""
     warehouse, run = Warehouse(spark, str(folder)), new_run_id()
     with warehouse.scratch(run) as scratch, warehouse.state("x", run) as state:
         given = NeighboursSettings(**settings)
-        plan = planning.make(spark, vectors, (vectors if images is None else images).count(), given)
-        outputs = exact.run(spark, images, vectors, given, plan, scratch, state)
+        plan = planning.make(spark, vectors, (vectors if images is None else images).count(), given, ApproximateSettings())
+        outputs = stage.run(spark, images, vectors, given, ApproximateSettings(), plan, scratch, state)
         table = outputs.neighbours.toArrow().to_pylist()
         outputs.failures.count()
     rows: dict[str, list[Any]] = {"similar": [], "dissimilar": []}

@@ -242,16 +242,16 @@ def test_another_job_publishes_the_same_slot_meanwhile(
 ) -> None:
     arguments = ["--warehouse", tmp_path / "w", *tiny, *LENIENT]
     assert run(run_pipeline, "--images", folder, *arguments) == 0
-    from image_similarity.stages.neighbours import exact
+    from image_similarity.stages.neighbours import stage
 
-    original = exact.run
+    original = stage.run
 
     def overtaken(*inputs: Any) -> Any:
-        monkeypatch.setattr(exact, "run", original)
+        monkeypatch.setattr(stage, "run", original)
         assert run(find_neighbours, *arguments) == 0
         return original(*inputs)
 
-    monkeypatch.setattr(exact, "run", overtaken)
+    monkeypatch.setattr(stage, "run", overtaken)
     capsys.readouterr()
     assert run(find_neighbours, *arguments) == 1
     assert "another job published" in capsys.readouterr().err

@@ -49,7 +49,7 @@ class Place:
 
 
 def big(task_bytes: int, disk_bytes: int) -> Plan:
-    return Plan(1000, 8, Rate("float32", 1.0, 1.0), Tiles(2, 500, task_bytes), 500, 2, 1.0, disk_bytes)
+    return Plan("exact", 1000, 8, Rate("float32", 1.0, 1.0), Tiles(2, 500, task_bytes), 500, 2, 1.0, disk_bytes)
 
 
 def test_disk_and_memory_that_do_not_suffice_are_told_before_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,9 +42,14 @@ class Best:
 
     def keys(self) -> Keys:
         """(n, k): the lists as keys, greatest score first in their order."""
-        bits = (-self.scores).view(np.int32)  # read as integers, negative floats are ordered backwards
-        ordered = np.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).astype(np.int64)
-        return np.where(self.positions < 0, NONE, (ordered << 32) | self.positions)
+        return keys_of_scores(self.scores, self.positions)
+
+
+def keys_of_scores(scores: Values, positions: NDArray[np.int32]) -> Keys:
+    """Keys whose order is that of ``scores``, greatest first; `NONE` for negative positions."""
+    bits = (-scores).view(np.int32)  # read as integers, negative floats are ordered backwards
+    ordered = np.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).astype(np.int64)
+    return np.where(positions < 0, NONE, (ordered << 32) | positions)
 
 
 def scores_of(keys: Keys) -> Reals:
@@ -98,6 +103,46 @@ def _offer(product, half_a, half_b, at_a, at_b, diagonal, near_a, near_b, far_a,
                         _push(near_b[0], near_b[1], near_cut_b, j, score, at_a[i])
                     if -score > far_cut_b[j]:
                         _push(far_b[0], far_b[1], far_cut_b, j, -score, at_a[i])
+
+
+class Pool:
+    """Some vectors of which some are compared with some others, for nearest ones only: what parts of a collection are made of.
+
+    ``low``, ``half``: see `screening.Copies`; ``positions``: (n,) int32, their names in lists.
+    """
+
+    def __init__(self, copies: Copies, positions: NDArray[np.int32], k: int):
+        self._low, self._half, self.positions = copies.low, copies.half, positions
+        self.similar = Best(len(positions), k)
+
+    def compare(self, a: Indices, b: Indices) -> None:
+        """All pairs of places ``a`` with places ``b``, which have none in common or are the same array: both get their best."""
+        product = self._low[a] @ self._low[b].T
+        best = self.similar
+        _offer_some(product, self._half, self.positions, a, b, a is b, best.scores, best.positions, best.cut)
+
+
+@compiled()
+def _offer_some(product, half, positions, a, b, diagonal, scores, found, cut):  # type: ignore[no-untyped-def]
+    """The same as `_offer` for rows ``a`` and columns ``b`` of one pool, and one relation."""
+    columns = len(b)
+    cut_b, half_b = cut[b], half[b]
+    for i in range(len(a)):
+        at, own = a[i], half[a[i]]
+        for start in range(i + 1 if diagonal else 0, columns, _RUN):
+            end = min(start + _RUN, columns)
+            near, any_passes = cut[at], False
+            for j in range(start, end):
+                score = product[i, j] - own - half_b[j]
+                any_passes |= (score > near) | (score > cut_b[j])
+            if any_passes:
+                for j in range(start, end):
+                    score = product[i, j] - own - half_b[j]
+                    if score > cut[at]:
+                        _push(scores, found, cut, at, score, positions[b[j]])
+                    if score > cut[b[j]]:
+                        _push(scores, found, cut, b[j], score, positions[at])
+                        cut_b[j] = cut[b[j]]
 
 
 class Strip:
@@ -191,6 +236,11 @@ def keys_from_bytes(content: bytes, rows: int) -> Keys:
     """(``rows``, k) keys, whatever k is, 0 too."""
     keys = np.frombuffer(content, np.int64)
     return keys.reshape(rows, len(keys) // max(rows, 1))
+
+
+def distances_of(keys: Keys) -> Reals:
+    """The distances in keys of similar ones; nan for `NONE`."""
+    return np.where(keys == NONE, np.nan, (keys >> 32).astype(np.uint32).view(np.float32).astype(np.float64))
 
 
 def key_of(bits: Bits, index: Indices, farthest: bool) -> Keys:

@@ -18,22 +18,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from image_similarity.errors import JobFailed
 from image_similarity.kernels import screening, topk
 from image_similarity.kernels.distances import METRICS
 from image_similarity.kernels.screening import SCREENS
 from image_similarity.kernels.topk import MAX_INDEX, Keys, Lists, Part, Rescoring, Scored, Strip
 from image_similarity.settings import NeighboursSettings
 from image_similarity.spark import progress
-from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN
 from image_similarity.stages.neighbours.plan import Plan, cores_of, merged_at_once, tiled
 from image_similarity.stages.neighbours.previous import LISTS, SETTLED, SETTLED_IN_FULL, Before, keep, lists_of, previous
-from image_similarity.stages.neighbours.table import ROWS, Naming
-from image_similarity.stages.neighbours.vectors import Blocks, Packed, pack
-from image_similarity.tables import DISSIMILAR, SCHEMAS, SIMILAR
+from image_similarity.stages.neighbours.vectors import Blocks, Packed
+from image_similarity.tables import DISSIMILAR, SIMILAR
 from image_similarity.warehouse import Scratch
-
-METHOD = "exact"
 
 _LISTS = pa.schema(
     [
@@ -47,19 +42,6 @@ _LISTS = pa.schema(
 )
 _SETTLED = pa.schema([("block", pa.int32()), *LISTS, ("uncertain", pa.binary())])
 """Exact lists of some vectors of a block, and the positions of those whose lists are not proven."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Frames in the schemas of the tables, and what was counted."""
-
-    neighbours: DataFrame
-    failures: DataFrame
-    packed: Packed
-    rows: int
-    """Rows that ``neighbours`` must have."""
-    in_full: int
-    """Vectors whose scores did not prove their neighbours, and that were compared in full."""
 
 
 @dataclass(frozen=True)
@@ -90,30 +72,23 @@ class Work:
 
 def run(
     spark: SparkSession,
-    images: DataFrame | None,
-    vectors: DataFrame,
+    packed: Packed,
+    shrink: float,
     settings: NeighboursSettings,
     plan: Plan,
     scratch: Scratch,
     state: Scratch,
-    before: Before | None = None,
-) -> Outputs:
-    """Neighbours among ``images`` (image_id, content) with ``vectors`` (content, embedding array<float>), each content once.
+    before: Before | None,
+) -> tuple[DataFrame, int]:
+    """`_SETTLED` lists of all packed vectors, kept in ``state``; and how many had to be compared in full.
 
-    ``images`` None: each content is an image. ``state``: for what the next run may need. ``before``: what a run of the same
-    metric left there; only what is new is compared.
+    ``shrink``: see `screening.shrink_of`. ``before``: what a run of the same metric left; only what is new is compared.
     """
-    packed = pack(images, vectors, settings, plan.block_rows, before.known if before else NOTHING_KNOWN, scratch)
-    if packed.usable + packed.unusable != plan.rows:
-        raise JobFailed(
-            f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store lacks some or "
-            "has some twice; nothing was published; run embed_images with --set embeddings.recheck=always"
-        )
     work = Work(
         packed.blocks,
         settings.metric,
         plan.rate.screen,
-        screening.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric]),
+        shrink,
         settings.similar,
         settings.dissimilar,
         max(0, packed.vectors - 1),
@@ -125,21 +100,7 @@ def run(
     of_before = previous(before, packed, work.piece_rows, scratch) if before is not None and len(packed.kept.vector) else None
     settled, in_full = _settle(spark, work, lists, of_before, state)
     keep(packed.numbers, state)
-    naming = Naming(packed.blocks.folder, settings.similar, settings.dissimilar, settings.copies == "one")
-    failures = packed.failures.withColumn("uri", F.lit(None).cast("string"))
-    others = max(packed.numbers.entries(settings.copies == "one") - 1, 0)
-    return Outputs(
-        neighbours=_labelled(settled.mapInArrow(naming.named, from_arrow_schema(ROWS)), settings, "neighbours"),
-        failures=_labelled(failures, settings, "failures"),
-        packed=packed,
-        rows=packed.usable * (min(settings.similar, others) + min(settings.dissimilar, others)),
-        in_full=in_full,
-    )
-
-
-def _labelled(rows: DataFrame, settings: NeighboursSettings, table: str) -> DataFrame:
-    labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": METHOD}
-    return rows.withColumns({name: F.lit(value) for name, value in labels.items()}).select(*SCHEMAS[table].fieldNames())
+    return settled, in_full
 
 
 # -- all pairs -----------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.kernels import calibration
 from image_similarity.kernels.calibration import Rate
 from image_similarity.kernels.screening import SCREENS, candidates
-from image_similarity.settings import NeighboursSettings
+from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.warehouse import Warehouse
 
 _PROCESS_BYTES = 300 * 2**20
@@ -32,6 +32,12 @@ _SAMPLE = 100
 _FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 3.0, 2.2e-4, 8e-8
 # Lists are filled before they are hard to beat.
 _WARMING_UP = 1.1
+# The same of the approximate way.
+_FIXED_APPROXIMATE_SECONDS, _ROW_APPROXIMATE_SECONDS, _VALUE_APPROXIMATE_SECONDS = 8.0, 3.6e-4, 2e-7
+_WARMING_UP_IN_PARTS = 4.0
+_STEPS = 6  # lists are kept of each
+
+EXACT, APPROXIMATE = "exact", "approximate"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Plan:
+    method: str
+    """How similar neighbours are found: exact or approximate."""
     rows: int
     dimensions: int
     rate: Rate
@@ -61,6 +69,8 @@ class Plan:
     cores: int
     seconds: float
     disk_bytes: int
+    how: tuple[str, ...] = ()
+    """What is said of the approximate way, and of the choice."""
 
     @property
     def lines(self) -> list[str]:
@@ -72,6 +82,7 @@ class Plan:
             f"{len(self.tiles.pairs):,} tasks on {self.cores:,} cores, each {self.tiles.rows:,} x {self.tiles.rows:,} vectors in "
             f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk_bytes / 2**30:.2f} GiB of disk; "
             f"about {clock(self.seconds)}",
+            *self.how,
         ]
 
 
@@ -87,30 +98,59 @@ def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
     return max(1, min(settings.block_rows, max(256, -(-rows // _BLOCKS_WANTED)), fit))
 
 
-def make(spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings) -> Plan:
+def make(spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings, how: ApproximateSettings) -> Plan:
     """``vectors`` (content, embedding), ``rows`` of them. How fast this goes is measured on a worker."""
     sizes = vectors.select(F.size("embedding").alias("length")).where("length > 0").take(_SAMPLE)
     lengths = [row["length"] for row in sizes]
     cores = cores_of(spark)
     if not lengths:  # nothing that could be compared
-        return Plan(rows, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, 0)
+        return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, 0)
     dimensions = statistics.mode(lengths)
     measured = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string").collect()
     rate = Rate(**json.loads(measured[0]["rate"]))
     block = block_rows(rows, dimensions, settings)
     tiles = tiled(rows, dimensions, cores, rate.screen, block, settings)
-    pairs = rows * (rows - 1) / 2
     list_bytes = 8 * _kept(settings, rate.screen) + 4  # written twice: by the shuffle, and as Parquet
-    return Plan(
-        rows,
-        dimensions,
-        rate,
-        tiles,
-        block,
-        cores,
-        seconds=_FIXED_SECONDS + (_WARMING_UP * pairs / rate.pairs + rows * (_ROW_SECONDS + dimensions * _VALUE_SECONDS)) / cores,
-        disk_bytes=rows * (4 * dimensions + (2 * tiles.strips + 1) * list_bytes),
+    seconds = _FIXED_SECONDS + (_pair_seconds(rows, rate) + rows * (_ROW_SECONDS + dimensions * _VALUE_SECONDS)) / cores
+    disk_bytes = rows * (4 * dimensions + (2 * tiles.strips + 1) * list_bytes)
+    plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk_bytes)
+    return plan if settings.method == EXACT or not settings.similar else _approximate(plan, settings, how)
+
+
+def _pair_seconds(rows: int, rate: Rate) -> float:
+    return _WARMING_UP * rows * (rows - 1) / 2 / rate.pairs
+
+
+def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSettings) -> Plan:
+    """The plan with what the approximate way takes, and the decision where that is left to us."""
+    rows, dimensions = plan.rows, plan.dimensions
+    parts = parts_for(rows, how)
+    visited = min(how.visits, parts)
+    compared = rows * (rows / parts) * (visited - 0.5)
+    products = 2 * rows * dimensions * (parts + how.audit_queries) / max(plan.rate.product, 1)
+    work = compared / max(plan.rate.pairs, 1) * _WARMING_UP_IN_PARTS + products
+    alone = (
+        _FIXED_APPROXIMATE_SECONDS
+        + (work + rows * (_ROW_APPROXIMATE_SECONDS + dimensions * _VALUE_APPROXIMATE_SECONDS)) / plan.cores
     )
+    if settings.dissimilar:  # all pairs are compared for these, and finding similar ones on the way costs next to nothing
+        seconds, estimate = plan.seconds + alone, "dissimilar neighbours need all pairs, so that exact ones cost nothing more"
+    else:
+        seconds, estimate = alone, f"exact about {clock(plan.seconds)}, approximate about {clock(alone)}"
+    chosen = APPROXIMATE if settings.method == APPROXIMATE or seconds < plan.seconds else EXACT
+    said = (f"{parts:,} parts of about {rows // parts:,} vectors, each vector compared with {visited:,}; about {clock(alone)}",)
+    decision = (f"method auto: {estimate}: {chosen}",) if settings.method == "auto" else ()
+    if chosen == EXACT:
+        return replace(plan, how=decision)
+    disk_bytes = (plan.disk_bytes if settings.dissimilar else 4 * rows * dimensions) + rows * (
+        4 * dimensions + _STEPS * 9 * _kept(settings, "float32")
+    )
+    return replace(plan, method=chosen, seconds=seconds, disk_bytes=disk_bytes, how=said + decision)
+
+
+def parts_for(vectors: int, how: ApproximateSettings) -> int:
+    """How many parts a collection is cut into."""
+    return max(1, min(how.partitions or round(vectors / how.partition_rows), vectors))
 
 
 def cores_of(spark: SparkSession) -> int:

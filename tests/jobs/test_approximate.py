@@ -1,0 +1,149 @@
+"""Approximate neighbours: nearly all of the true ones, exact distances, and the same table however the data came."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+import find_neighbours
+import oracle
+from image_similarity.warehouse import Warehouse
+
+Values = NDArray[np.float32]
+Row = tuple[str, str, int, str, float, str]
+
+
+def written(folder: Path, vectors: Values, order: NDArray[np.int64] | None = None, row_group: int = 1000) -> str:
+    order = np.arange(len(vectors)) if order is None else order
+    ids = [f"{i:05d}" for i in order]
+    table = pa.table({"image_id": ids, "embedding": pa.array(list(vectors[order]), pa.list_(pa.float32()))})
+    file = folder / f"{row_group}.parquet"
+    pq.write_table(table, file, row_group_size=row_group)
+    return str(file)
+
+
+def run(spark: SparkSession, warehouse: Path, file: str, *options: str) -> int:
+    asked = ["-k", "5", "--dissimilar", "0", "--method", "approximate", "--set", "approximate.partition_rows=200"]
+    asked += ["--set", "approximate.visits=3"]
+    return find_neighbours.main(["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark)
+
+
+def published(spark: SparkSession, warehouse: Path) -> tuple[list[Row], Any]:
+    now = Warehouse(spark, str(warehouse))
+    rows = now.read("neighbours", now.current().runs("neighbours"))
+    columns = ["image_id", "relation", "rank", "neighbour_id", "distance", "method"]
+    record = now.read("runs", now.current().runs("runs")).orderBy("started_at").collect()[-1]
+    return sorted(tuple(row) for row in rows.select(*columns).collect()), record
+
+
+def check(rows: list[Row], vectors: Values, metric: str, k: int) -> float:
+    """Every list is whole, in order, and of exact distances; returns its recall."""
+    n = len(vectors)
+    k = min(k, n - 1)
+    right: dict[int, dict[int, float]] = {}
+    for i, _, j, distance in oracle.neighbours(vectors, metric, n - 1):
+        right.setdefault(i, {})[j] = distance
+    assert len(rows) == n * k
+    hits = 0
+    for i in range(n):
+        mine = rows[i * k : (i + 1) * k]
+        assert [(row[0], row[2]) for row in mine] == [(f"{i:05d}", rank) for rank in range(1, k + 1)]
+        others = [int(row[3]) for row in mine]
+        assert len(set(others)) == k and i not in others
+        assert [row[4] for row in mine] == [right[i][j] for j in others]
+        assert [(row[4], row[3]) for row in mine] == sorted((row[4], row[3]) for row in mine)
+        farthest = sorted(right[i].values())[k - 1] if k else 0
+        hits += sum(right[i][j] <= farthest for j in others)
+    return hits / (n * k) if n * k else 1.0
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_nearly_all_true_neighbours_are_found(spark: SparkSession, tmp_path: Path, metric: str, capsys: Any) -> None:
+    vectors = oracle.planted(2000, 16, seed=21)
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), "--metric", metric) == 0
+    rows, record = published(spark, tmp_path / "w")
+    recall = check(rows, vectors, metric, 5)
+    assert recall >= 0.99 and abs(recall - record["recall"]) < 0.01 and {row[5] for row in rows} == {"approximate"}
+    assert f"recall {record['recall']:.4f} (" in capsys.readouterr().out
+
+
+def test_the_table_does_not_depend_on_the_order_of_the_data(spark: SparkSession, tmp_path: Path) -> None:
+    vectors = oracle.planted(1500, 16, seed=22)
+    found = []
+    for seed, row_group in ((0, 1500), (1, 100)):
+        file = written(tmp_path, vectors, np.random.default_rng(seed).permutation(1500), row_group)
+        assert run(spark, tmp_path / f"w{seed}", file, "--set", f"neighbours.block_rows={64 + 300 * seed}") == 0
+        found.append(published(spark, tmp_path / f"w{seed}")[0])
+    assert found[0] == found[1]
+
+
+def degenerate() -> dict[str, Values]:
+    rng = np.random.default_rng(23)
+    plain = rng.standard_normal((300, 8)).astype(np.float32)
+    copies = plain.copy()
+    copies[rng.choice(300, 120, replace=False)] = plain[rng.integers(0, 20, 120)]
+    cluster = plain.copy()
+    cluster[:240] = plain[0] + 0.01 * rng.standard_normal((240, 8)).astype(np.float32)
+    constant = plain.copy()
+    constant[:, 3:] = 1
+    few = {f"{n} images": plain[:n] for n in (1, 2, 6, 50)}
+    return {
+        **few,
+        "all identical": np.repeat(plain[:1], 40, axis=0),
+        "40 % copies": copies,
+        "80 % in one cluster": cluster,
+        "constant dimensions": constant,
+        "an outlier": np.concatenate([cluster[:100], -plain[:1] * 1000]),
+    }
+
+
+@pytest.mark.parametrize("case", degenerate())
+def test_degenerate_collections(spark: SparkSession, tmp_path: Path, case: str) -> None:
+    vectors = degenerate()[case]
+    options = ["--set", "approximate.partitions=7"] if len(vectors) < 60 else ["--set", "approximate.partition_rows=40"]
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
+    assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 5) >= 0.99
+
+
+POISON = [f"--set=approximate.{setting}" for setting in ("visits=1", "widenings=0", "rounds=0")]
+
+
+def test_lists_that_are_not_good_enough_are_refused(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    file = written(tmp_path, oracle.planted(2000, 16, seed=24))
+    assert run(spark, tmp_path / "w", file, *POISON, "--set=approximate.fallback=fail") == 1
+    error = capsys.readouterr().err
+    assert "find_neighbours: error: recall is 0." in error and "recall_target is 0.99" in error
+    assert not (tmp_path / "w" / "_current.json").exists()
+
+
+def test_lists_that_are_not_good_enough_give_way_to_exact_ones(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    vectors = oracle.planted(1000, 16, seed=25)
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), *POISON) == 0
+    rows, record = published(spark, tmp_path / "w")
+    assert check(rows, vectors, "cosine", 5) == 1 and {row[5] for row in rows} == {"exact"} and record["recall"] is None
+
+
+def test_dissimilar_ones_are_exact_beside_approximate_similar_ones(spark: SparkSession, tmp_path: Path) -> None:
+    vectors = oracle.planted(800, 16, seed=26)
+    file = written(tmp_path, vectors)
+    assert run(spark, tmp_path / "w", file, "--dissimilar", "3") == 0
+    rows, _ = published(spark, tmp_path / "w")
+    far = [row for row in rows if row[1] == "dissimilar"]
+    right = [(f"{i:05d}", r, f"{j:05d}", d) for i, r, j, d in oracle.neighbours(vectors, "cosine", 3, farthest=True)]
+    assert [(row[0], row[2], row[3], row[4]) for row in far] == sorted(right) and {row[5] for row in far} == {"exact"}
+    near = [row for row in rows if row[1] == "similar"]
+    assert check(near, vectors, "cosine", 5) >= 0.99 and {row[5] for row in near} == {"approximate"}
+
+
+@pytest.mark.long
+def test_large_parts_go_through_pynndescent(spark: SparkSession, tmp_path: Path) -> None:
+    vectors = oracle.planted(2400, 16, seed=27)
+    options = ["--set=approximate.descent_rows=1", "--set=approximate.partitions=3", "--set=approximate.visits=2"]
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
+    rows, record = published(spark, tmp_path / "w")
+    assert check(rows, vectors, "cosine", 5) >= 0.99 and {row[5] for row in rows} == {"approximate"}
