@@ -5,26 +5,26 @@ import json
 import sys
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, NumericType, StringType
 
-from image_similarity import cli, storage
+from image_similarity import cli
 from image_similarity.cli import Application, Job, say, setting
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.spark import SPARK_ERRORS, cause_of, is_local_mode
+from image_similarity.spark import is_local_mode
 from image_similarity.stages.neighbours import plan as planning
-from image_similarity.stages.neighbours import stage
+from image_similarity.stages.neighbours import sources, stage
+from image_similarity.stages.neighbours.approximate import Found
 from image_similarity.stages.neighbours.plan import APPROXIMATE
 from image_similarity.stages.neighbours.previous import Before
+from image_similarity.stages.neighbours.sources import Source
 from image_similarity.tables import DISSIMILAR, SIMILAR
 
 EXTERNAL = "external"
 LISTS = "lists"
 LISTS_VERSION = 3
 RELATIONS = (SIMILAR, DISSIMILAR)
-_FEW_ENOUGH_TO_SEND = 5_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,14 +52,12 @@ def run(application: Application) -> None:
     if job.already_published():
         return
     if own:
-        images, (vectors, count) = None, _own_vectors(job, own)
-        inputs, source = {"embeddings": [own]}, own
+        source, inputs = sources.of_parquet(job.warehouse, own), {"embeddings": [own]}
     else:
-        images, vectors, count, inputs = _published_vectors(job, settings.fingerprint)
-        source = inputs["embeddings"][0]
-    plan = planning.make(job.session, vectors, count, settings, how)
+        source, inputs = _published(job, settings.fingerprint)
+    plan = planning.make(job.session, source.vectors, source.count, settings, how)
     job.plan(
-        f"{plan.method} neighbours of {settings.fingerprint} ({source}) by {settings.metric} distance",
+        f"{plan.method} neighbours of {settings.fingerprint} ({inputs['embeddings'][0]}) by {settings.metric} distance",
         *plan.lines,
         f"keep {settings.similar} similar and {settings.dissimilar} dissimilar neighbours of each image",
         f"write neighbours to {job.warehouse.uri}",
@@ -67,7 +65,7 @@ def run(application: Application) -> None:
     planning.check(plan, job.warehouse, is_local_mode(job.session))
     before = _before(job, settings, plan.method)
     with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.slot, job.run_id) as state:
-        outputs = stage.run(job.session, images, vectors, settings, how, plan, scratch, state, before[0] if before else None)
+        outputs = stage.run(job.session, source, settings, how, plan, scratch, state, before[0] if before else None)
         counts = _write(job, outputs)
         if before and counts["kept"]:
             inputs["neighbours"] = [before[1]]
@@ -83,10 +81,16 @@ def run(application: Application) -> None:
     say(
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of {counts['dimensions']:,} values "
         f"in {job.seconds:.1f} s"
-        + (f"; recall {outputs.found.recall}" if outputs.found else "")
+        + _about_recall(outputs.found)
         + (f"; {counts['in_full']:,} compared in full" if counts["in_full"] else "")
         + (f"; {sum(counts['failures'].values()):,} failed" if counts["failures"] else "")
     )
+
+
+def _about_recall(found: Found | None) -> str:
+    if found is None:
+        return ""
+    return f"; recall {found.recall}" + ("" if found.good_enough else " of approximate lists: exact ones took their place")
 
 
 def _used(settings: NeighboursSettings, how: ApproximateSettings, outputs: stage.Outputs) -> dict[str, Any]:
@@ -99,28 +103,17 @@ def _used(settings: NeighboursSettings, how: ApproximateSettings, outputs: stage
     return {**used, LISTS: {"version": LISTS_VERSION, **exactly}}
 
 
-def _published_vectors(job: Job, fingerprint: str) -> tuple[DataFrame, DataFrame, int, dict[str, list[str]]]:
-    """What is published as ``fingerprint``, and the runs read.
-
-    Images (image_id, content), vectors (content, embedding), the number of images.
-    """
+def _published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]]:
+    """What is published as ``fingerprint``, and the runs read."""
     runs = job.seen.runs("embeddings", fingerprint)
     if not runs:
         published = ", ".join(sorted(job.seen.tables.get("embeddings", {}))) or "none"
         raise WrongInput(f"no embeddings {fingerprint!r} in {job.warehouse.uri} (published: {published}): run embed_images first")
-    embeddings = job.warehouse.read("embeddings", runs)
-    keys = [row.fingerprint_key for row in embeddings.select("fingerprint_key").distinct().collect()]
+    keys = [row.fingerprint_key for row in job.warehouse.read("embeddings", runs).select("fingerprint_key").distinct().collect()]
     if len(keys) > 1:
         raise JobFailed(f"the embeddings {fingerprint} mix the keys {', '.join(keys)}: run embed_images again")
-    vector_runs = [run for key in keys for run in job.seen.runs("vectors", key)]
-    images = embeddings.select("image_id", F.col("content_sha256").alias("content"))
-    stored = job.warehouse.read("vectors", vector_runs).select(F.col("content_sha256").alias("content"), "embedding")
-    # The store also keeps vectors of images that are gone. Hashes, since they must be few bytes to be sent to every task: whole
-    # contents would make Spark sort the vectors. The few that pass by mistake belong to no image, and are left out there.
-    wanted, count = images.select(F.xxhash64("content").alias("hash")).distinct(), images.count()
-    wanted = F.broadcast(wanted) if count < _FEW_ENOUGH_TO_SEND else wanted
-    vectors = stored.join(wanted, F.xxhash64(stored["content"]) == wanted["hash"], "left_semi")
-    return images, vectors, count, {"embeddings": runs, "vectors": vector_runs}
+    inputs = {"embeddings": runs, "vectors": [run for key in keys for run in job.seen.runs("vectors", key)]}
+    return sources.of_runs(job.warehouse, inputs), inputs
 
 
 def _before(job: Job, settings: NeighboursSettings, method: str) -> tuple[Before, str] | None:
@@ -140,48 +133,6 @@ def _before(job: Job, settings: NeighboursSettings, method: str) -> tuple[Before
     if before is None:
         say(f"find_neighbours {job.slot}: the lists of run {runs[0]} are gone from the warehouse: comparing all pairs")
     return (before, runs[0]) if before else None
-
-
-def _own_vectors(job: Job, uri: str) -> tuple[DataFrame, int]:
-    """content (the image_id) and embedding of the user's Parquet, and how many rows; ``WrongInput`` unless they can serve."""
-    location = storage.absolute(uri)
-    if storage.is_local(location) and not storage.exists(location):
-        raise WrongInput(f"--embeddings {uri}: no such file or folder")
-    try:
-        own = job.warehouse.read_parquet(location)
-    except SPARK_ERRORS as error:
-        raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
-    missing = [name for name in ("image_id", "embedding") if name not in own.columns]
-    if missing:
-        raise WrongInput(f"--embeddings {uri}: no column {' and no '.join(missing)}; its columns are: {', '.join(own.columns)}")
-    kind = own.schema["embedding"].dataType
-    if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
-        raise WrongInput(f"--embeddings {uri}: embedding is {kind.simpleString()}, not an array of numbers")
-    if not isinstance(own.schema["image_id"].dataType, (StringType, NumericType)):
-        raise WrongInput(
-            f"--embeddings {uri}: image_id is {own.schema['image_id'].dataType.simpleString()}, not a string or number"
-        )
-    vectors = own.select(F.col("image_id").cast("string").alias("content"), F.col("embedding").cast("array<float>"))
-    return vectors, _checked(vectors.select(F.col("content").alias("image_id")), uri)
-
-
-def _checked(ids: DataFrame, uri: str) -> int:
-    """How many there are; ``WrongInput`` unless they are names of one row each."""
-    each = ids.groupBy("image_id").count()
-    rows, nulls, most = each.agg(
-        F.sum("count"),
-        F.sum(F.when(F.col("image_id").isNull(), F.col("count"))),
-        F.max(F.when(F.col("image_id").isNotNull(), F.col("count"))),
-    ).collect()[0]
-    if not rows:
-        raise WrongInput(f"--embeddings {uri}: no rows")
-    if nulls:
-        raise WrongInput(f"--embeddings {uri}: {nulls:,} rows have no image_id")
-    if most > 1:
-        twice = each.where("count > 1").orderBy("image_id").limit(5).collect()
-        names = ", ".join(repr(row.image_id) for row in twice)
-        raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
-    return int(rows)
 
 
 def _write(job: Job, outputs: stage.Outputs) -> dict[str, Any]:

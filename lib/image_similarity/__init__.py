@@ -2,8 +2,8 @@
 
 The data's path, one job per arrow; jobs meet only in published tables::
 
-    images --> manifest --> embeddings --> neighbours
-                               \\--> failures
+    images --> manifest --> embeddings --> neighbours --> gallery
+                               \\--> failures    \\--> audit (measured recall)
 
 Where things are:
 

@@ -188,7 +188,7 @@ class ApproximateSettings(Section):
     """``[approximate]``: how similar neighbours are found where not all pairs are compared, and how good they must be."""
 
     recall_target: Annotated[float, Field(gt=0, le=1)] = 0.99
-    """Share of the true neighbours that must be found, estimated from a sample; below it nothing is published."""
+    """Share of the true neighbours that must be found, estimated from a sample; below it ``fallback`` decides."""
 
     recall_slack: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """How far below the target the estimate's interval may begin."""

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+import audit_neighbours
 import find_neighbours
 import oracle
 from image_similarity.warehouse import Warehouse
@@ -98,6 +99,7 @@ def degenerate() -> dict[str, Values]:
         "40 % copies": copies,
         "80 % in one cluster": cluster,
         "constant dimensions": constant,
+        "on one line": plain[:1] * rng.uniform(1, 2, (300, 1)).astype(np.float32) + np.float32(1e-6) * plain,
         "an outlier": np.concatenate([cluster[:100], -plain[:1] * 1000]),
     }
 
@@ -126,6 +128,7 @@ def test_lists_that_are_not_good_enough_give_way_to_exact_ones(spark: SparkSessi
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *POISON) == 0
     rows, record = published(spark, tmp_path / "w")
     assert check(rows, vectors, "cosine", 5) == 1 and {row[5] for row in rows} == {"exact"} and record["recall"] is None
+    assert "exact ones took their place" in capsys.readouterr().out
 
 
 def test_dissimilar_ones_are_exact_beside_approximate_similar_ones(spark: SparkSession, tmp_path: Path) -> None:
@@ -138,6 +141,49 @@ def test_dissimilar_ones_are_exact_beside_approximate_similar_ones(spark: SparkS
     assert [(row[0], row[2], row[3], row[4]) for row in far] == sorted(right) and {row[5] for row in far} == {"exact"}
     near = [row for row in rows if row[1] == "similar"]
     assert check(near, vectors, "cosine", 5) >= 0.99 and {row[5] for row in near} == {"approximate"}
+
+
+def test_lists_that_met_too_few_others_are_filled(spark: SparkSession, tmp_path: Path) -> None:
+    """Parts of five, of which each vector visits one: fewer than the neighbours that are wanted."""
+    vectors = oracle.planted(300, 16, seed=30)
+    options = ["--set=approximate.partition_rows=5", *POISON, "--set=approximate.recall_target=0.01", "-k", "9"]
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
+    assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 9) > 0.3
+
+
+def audited(spark: SparkSession, warehouse: Path) -> int:
+    arguments = ["--warehouse", str(warehouse), "--fingerprint", "external", "--sample", "300"]
+    return audit_neighbours.main(arguments, spark)
+
+
+def test_an_audit_finds_what_the_definition_finds(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    """A table that was published because little was asked of it; images share vectors."""
+    vectors = oracle.planted(1000, 16, seed=28)
+    vectors[100:130] = vectors[200:230]
+    file = written(tmp_path, vectors)
+    assert run(spark, tmp_path / "w", file, *POISON, "--set=approximate.recall_target=0.1") == 0
+    rows, before = published(spark, tmp_path / "w")
+    recall = check(rows, vectors, "cosine", 5)
+    assert audited(spark, tmp_path / "w") == 1
+    assert "is 0." in capsys.readouterr().err
+    after, record = published(spark, tmp_path / "w")
+    assert after == rows and record["job"] == "audit_neighbours"
+    assert abs(record["recall"] - recall) < 0.04 and abs(before["recall"] - recall) < 1e-9
+
+
+def test_an_audit_of_exact_neighbours_finds_nothing_wrong(spark: SparkSession, tmp_path: Path) -> None:
+    vectors = oracle.planted(400, 16, seed=29)
+    vectors[100:180] = vectors[0]
+    for copies in ("all", "one"):
+        options = ["--method", "exact", "--set", f"neighbours.copies={copies}"]
+        assert run(spark, tmp_path / copies, written(tmp_path, vectors), *options) == 0
+        assert audited(spark, tmp_path / copies) == 0
+        assert published(spark, tmp_path / copies)[1]["recall"] == 1
+
+
+def test_nothing_to_audit(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    assert audited(spark, tmp_path / "w") == 2
+    assert "run find_neighbours first" in capsys.readouterr().err
 
 
 @pytest.mark.long

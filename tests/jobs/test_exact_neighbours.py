@@ -13,6 +13,7 @@ import oracle
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours import plan as planning
 from image_similarity.stages.neighbours import stage
+from image_similarity.stages.neighbours.sources import Source
 from image_similarity.warehouse import Warehouse, new_run_id
 
 
@@ -36,8 +37,9 @@ def computed(
     warehouse, run = Warehouse(spark, str(folder)), new_run_id()
     with warehouse.scratch(run) as scratch, warehouse.state("x", run) as state:
         given = NeighboursSettings(**settings)
-        plan = planning.make(spark, vectors, (vectors if images is None else images).count(), given, ApproximateSettings())
-        outputs = stage.run(spark, images, vectors, given, ApproximateSettings(), plan, scratch, state)
+        source = Source(images, vectors, (vectors if images is None else images).count())
+        plan = planning.make(spark, vectors, source.count, given, ApproximateSettings())
+        outputs = stage.run(spark, source, given, ApproximateSettings(), plan, scratch, state)
         table = outputs.neighbours.toArrow().to_pylist()
         outputs.failures.count()
     rows: dict[str, list[Any]] = {"similar": [], "dissimilar": []}

@@ -39,14 +39,17 @@ def of_each(found: Reals, true: Reals) -> Reals:
     return shares
 
 
-def estimated(shares: Reals, seed: int) -> Recall:
+def estimated(shares: Reals, seed: int, everyone: int) -> Recall:
     """The mean of ``shares`` (n,) and its bootstrap interval over queries (Efron: Bootstrap methods, 1979, percentiles).
 
-    Without queries nothing is wrong: 1.
+    Where not ``everyone`` was asked, hits alone do not prove that there are no misses: with 95 % confidence they are at most 3 in n
+    (the rule of three). Without queries nothing is wrong: 1.
     """
     if len(shares) == 0:
         return Recall(1.0, 1.0, 1.0, 0)
     rng = np.random.default_rng(seed)
     means: NDArray[np.float64] = np.array([shares[rng.integers(0, len(shares), len(shares))].mean() for _ in range(_RESAMPLES)])
     lower, upper = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    if len(shares) < everyone:
+        lower = min(lower, max(0.0, 1 - 3 / len(shares)))
     return Recall(float(shares.mean()), float(lower), float(upper), len(shares))

@@ -20,26 +20,24 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity import storage
-from image_similarity.kernels import graphs
-from image_similarity.kernels import recall as recalls
-from image_similarity.kernels import topk
+from image_similarity.kernels import graphs, topk
 from image_similarity.kernels.descent import LEAST_ROWS, Descent
 from image_similarity.kernels.distances import METRICS, Values, pairs
 from image_similarity.kernels.recall import Recall
-from image_similarity.kernels.topk import NONE, Keys, Pool
+from image_similarity.kernels.topk import NONE, Keys, Lists, Pool
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import progress
-from image_similarity.stages.neighbours import audit
-from image_similarity.stages.neighbours.layout import Layout, lay_out, sampled
+from image_similarity.stages.neighbours.audit import Audit
+from image_similarity.stages.neighbours.layout import Layout, lay_out
 from image_similarity.stages.neighbours.numbers import load, save
 from image_similarity.stages.neighbours.plan import cores_of, parts_for
 from image_similarity.stages.neighbours.previous import LISTS
 from image_similarity.stages.neighbours.vectors import Packed
 from image_similarity.warehouse import Scratch
 
-_OFFERS = pa.schema([("part", pa.int32()), ("slot", pa.binary()), ("key", pa.binary())])
-"""Candidates for residents of a part: their slots (int32), and as many keys (int64) for each of them."""
-_CHANGED = pa.schema([("part", pa.int32()), ("changed", pa.int64())])
+_OFFERS = pa.schema([("block", pa.int32()), ("slot", pa.binary()), ("key", pa.binary())])
+"""Candidates for residents of a block: their slots (int32), and as many keys (int64) for each of them."""
+_CHANGED = pa.schema([("block", pa.int32()), ("changed", pa.int64()), ("short", pa.int64())])
 _LOW = 2**32 - 1
 _BLOCK_ROWS = 4096
 _ROWS_AT_ONCE = 2048
@@ -69,28 +67,30 @@ class Graph:
     layout: Layout
     kept: int
     step: int = 0
+    short: int = 0
+    """Lists with fewer entries than are wanted, where there are more."""
 
     @property
     def following(self) -> "Graph":
         return replace(self, step=self.step + 1)
 
-    def _file(self, name: str, part: int) -> str:
-        return storage.join(self.layout.folder, f"{name}-{self.step}-{part:06d}.npy")
+    def _file(self, name: str, block: int) -> str:
+        return storage.join(self.layout.folder, f"{name}-{self.step}-{block:06d}.npy")
 
-    def load(self, part: int) -> tuple[Keys, NDArray[np.bool_]]:
+    def load(self, block: int) -> tuple[Keys, NDArray[np.bool_]]:
         """Nothing yet at step 0."""
         if self.step == 0:
-            size = self.layout.blocks.new[part]
+            size = self.layout.blocks.new[block]
             return np.full((size, self.kept), NONE), np.zeros((size, self.kept), dtype=np.bool_)
-        return load(self._file("keys", part)), load(self._file("fresh", part))
+        return load(self._file("keys", block)), load(self._file("fresh", block))
 
-    def save(self, part: int, keys: Keys, fresh: NDArray[np.bool_]) -> None:
+    def save(self, block: int, keys: Keys, fresh: NDArray[np.bool_]) -> None:
         for name, values in (("keys", keys), ("fresh", fresh), ("last", keys[:, -1])):
-            save(self._file(name, part), values)
+            save(self._file(name, block), values)
 
-    def last(self, part: int) -> Keys:
+    def last(self, block: int) -> Keys:
         """(n,): the last key of each list."""
-        return load(self._file("last", part)) if self.step else np.full(self.layout.blocks.new[part], NONE)
+        return load(self._file("last", block)) if self.step else np.full(self.layout.blocks.new[block], NONE)
 
 
 def run(
@@ -98,35 +98,26 @@ def run(
 ) -> Found:
     """Similar neighbours of all packed vectors; ``shrink``: see `screening.shrink_of`."""
     parts = parts_for(packed.vectors, how)
-    visited = min(how.visits, parts)
-    most = min(parts, visited * 2**how.widenings)
+    visited, most = how.visits, how.visits * 2**how.widenings
     block_rows = max(
         1, min(_BLOCK_ROWS, settings.task_bytes // 16 // (4 * packed.dimensions), -(-packed.vectors // (4 * cores_of(spark))))
     )
     layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, how.seed, scratch.location("parts"))
-    graph, seen, rounds = Graph(layout, settings.similar + _SPARE), 0, 0
-    queries = _queries(layout, packed, how)
-    true = audit.true_keys(spark, packed.blocks, layout.array("places")[queries], settings.metric, shrink, settings.similar)
+    graph, seen, rounds = Graph(layout, min(settings.similar, packed.vectors - 1) + _SPARE), 0, 0
+    audit = Audit.begin(spark, packed, shrink, settings, how)
+    slots = layout.array("slots")[audit.vectors]
     while True:
         visited = min(visited, layout.visits)
         graph = _visit(spark, graph, seen, visited, settings, how)
         seen = visited
         graph, more = _exchange(spark, graph, visited, settings, how)
         rounds += more
-        found = _gathered_lists(graph, queries)[0][:, : settings.similar]
-        recall = recalls.estimated(recalls.of_each(topk.distances_of(found), topk.distances_of(true)), how.seed)
+        graph = _filled(spark, graph, settings) if graph.short else graph
+        recall = audit.recall(topk.distances_of(audit.of_images(_gathered_lists(graph, slots)[0])))
         good = recall.estimate >= how.recall_target and recall.lower >= how.recall_target - how.recall_slack
         if good or visited >= layout.visits:
             return Found(_lists(spark, graph), recall, len(layout.first) - 1, visited, rounds, good)
         visited *= 2
-
-
-def _queries(layout: Layout, packed: Packed, how: ApproximateSettings) -> NDArray[np.int32]:
-    """The slots of a sample of vectors, ascending; another one than that of the centres."""
-    compared = packed.numbers.compared
-    chosen = compared[sampled(packed.numbers.digest[compared], how.audit_queries, how.seed + 1)]
-    slots: NDArray[np.int32] = np.sort(layout.array("slots")[chosen])
-    return slots
 
 
 # -- comparing within parts ----------------------------------------------------------------------------------------------------
@@ -187,12 +178,16 @@ def _multiplied(
         pool = Pool(layout.copies(both), both.positions, kept)
         for part, visitors in visits.items():
             mine = np.arange(layout.first[part], layout.first[part + 1]) - layout.blocks.first[block]
+            pieces = np.array_split(mine, max(1, -(-len(mine) // _ROWS_AT_ONCE)))
             if first_time and start == 0:
-                pool.compare(mine, mine)
+                for i, piece in enumerate(pieces):
+                    for other in pieces[i:]:
+                        pool.compare(piece, other)
             place = np.searchsorted(some, visitors)
             here = (place < len(some)) & (some[np.minimum(place, len(some) - 1)] == visitors) if len(some) else place < 0
             for theirs in np.array_split(own + place[here], max(1, -(-int(here.sum()) // _ROWS_AT_ONCE))):
-                pool.compare(theirs, mine)
+                for piece in pieces:
+                    pool.compare(theirs, piece)
         keys = pool.similar.keys()
         yield from _offered(layout, pool.positions[own:], keys[own:])
         best = topk.least(np.concatenate([best, keys[:own]], axis=1), kept)
@@ -247,21 +242,23 @@ def _offered(layout: Layout, slots: NDArray[np.int32], keys: Keys) -> Iterator[p
 def _merge(spark: SparkSession, graph: Graph, offers: DataFrame, k: int, are_scores: bool) -> tuple[Graph, int]:
     """The next graph, and how many of the ``k`` first entries of lists changed. ``are_scores``: of keys, which name slots."""
     layout, following = graph.layout, graph.following
+    wanted = min(k, layout.size - 1)
 
     def merged(offers: pa.Table) -> pa.Table:
-        part = offers.column("part")[0].as_py()
-        before, _ = graph.load(part)
-        row, keys = _flat(offers, layout.blocks.first[part])
+        block = offers.column("block")[0].as_py()
+        before, _ = graph.load(block)
+        row, keys = _flat(offers, layout.blocks.first[block])
         if are_scores:
-            row, keys = _exact(layout, part, *_best(row, keys, len(before), graph.kept))
+            row, keys = _exact(layout, block, *_best(row, keys, len(before), graph.kept))
         after, fresh = graphs.merged(before, row, keys)
-        following.save(part, after, fresh)
-        return pa.table({"part": pa.array([part], pa.int32()), "changed": [int(fresh[:, :k].sum())]})
+        following.save(block, after, fresh)
+        short = int((after[:, wanted - 1] == NONE).sum()) if wanted else 0
+        return pa.table({"block": pa.array([block], pa.int32()), "changed": [int(fresh[:, :k].sum())], "short": [short]})
 
     groups = min(len(layout), 8 * spark.sparkContext.defaultParallelism)
-    told = offers.repartition(groups, "part").groupBy("part").applyInArrow(merged, from_arrow_schema(_CHANGED)).toArrow()
-    assert told.num_rows == len(layout), "every part takes part"
-    return following, sum(told.column("changed").to_pylist())
+    told = offers.repartition(groups, "block").groupBy("block").applyInArrow(merged, from_arrow_schema(_CHANGED)).toArrow()
+    assert told.num_rows == len(layout), "every block takes part"
+    return replace(following, short=sum(told.column("short").to_pylist())), sum(told.column("changed").to_pylist())
 
 
 def _flat(offers: pa.Table, first: int) -> tuple[NDArray[np.int64], Keys]:
@@ -286,9 +283,9 @@ def _best(row: NDArray[np.int64], keys: Keys, rows: int, kept: int) -> tuple[NDA
     return row, topk.positions_of(best[row, place])
 
 
-def _exact(layout: Layout, part: int, row: NDArray[np.int64], slot: NDArray[np.int64]) -> tuple[NDArray[np.int64], Keys]:
+def _exact(layout: Layout, block: int, row: NDArray[np.int64], slot: NDArray[np.int64]) -> tuple[NDArray[np.int64], Keys]:
     """Exact keys, which name numbers, of pairs of a resident of ``part`` and any slot."""
-    residents = layout.blocks.part(part)
+    residents = layout.blocks.part(block)
     order = np.argsort(slot, kind="stable")
     row, slot = row[order], slot[order]
     keys = np.empty(len(row), dtype=np.int64)
@@ -305,34 +302,57 @@ def _exact(layout: Layout, part: int, row: NDArray[np.int64], slot: NDArray[np.i
 def _exchange(
     spark: SparkSession, graph: Graph, visited: int, settings: NeighboursSettings, how: ApproximateSettings
 ) -> tuple[Graph, int]:
-    """Look at neighbours of neighbours until fewer than `_SETTLED` of all entries change; and how many rounds that took."""
+    """Look at neighbours of neighbours until few entries change; and how many rounds that took."""
     layout = graph.layout
     entries = layout.size * settings.similar
     for done in range(how.rounds):
 
         def proposed(batches: Iterator[pa.RecordBatch], graph: Graph = graph) -> Iterator[pa.RecordBatch]:
             for batch in batches:
-                for part in batch.column("id").to_pylist():
-                    yield from _proposals(graph, part, visited)
+                for block in batch.column("id").to_pylist():
+                    yield from _proposals(graph, block, visited)
 
         offers = spark.range(0, len(layout), 1, len(layout)).mapInArrow(proposed, from_arrow_schema(_OFFERS))
         with progress(spark, f"exchange neighbours, round {done + 1}", layout.size, "vectors", len(layout)):
             graph, changed = _merge(spark, graph, offers, settings.similar, False)
-        if changed < how.settled * entries:
+        if changed <= how.settled * entries:
             return graph, done + 1
     return graph, how.rounds
 
 
-def _proposals(graph: Graph, part: int, visited: int) -> Iterator[pa.RecordBatch]:
-    """Rows of `_OFFERS` with what neighbours of neighbours bring to residents of ``part``, and these to them."""
+def _filled(spark: SparkSession, graph: Graph, settings: NeighboursSettings) -> Graph:
+    """Compare vectors that met too few others, as in very small parts, with all."""
+    layout, wanted = graph.layout, min(settings.similar, graph.layout.size - 1)
+    metric = METRICS[layout.metric]
+
+    def filled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for block in batch.column("id").to_pylist():
+                yield from _offered(layout, layout.slots(block), np.empty((layout.blocks.new[block], 0), dtype=np.int64))
+                short = np.nonzero(graph.load(block)[0][:, wanted - 1] == NONE)[0]
+                for start in range(0, len(short), settings.block_rows):
+                    part = layout.blocks.part(block)[short[start : start + settings.block_rows]]
+                    lists = Lists.empty(len(part), graph.kept)
+                    for other in map(layout.blocks.part, range(len(layout))):
+                        found, _ = topk.in_full(metric, part.vectors, part.index, other.vectors, other.index, graph.kept, 0)
+                        lists = lists.merged(Lists.complete(found))
+                    yield from _offered(layout, part.positions, lists.keys)
+
+    offers = spark.range(0, len(layout), 1, len(layout)).mapInArrow(filled, from_arrow_schema(_OFFERS))
+    with progress(spark, "compare in full", graph.short * layout.size, "pairs", len(layout)):
+        return _merge(spark, graph, offers, settings.similar, False)[0]
+
+
+def _proposals(graph: Graph, block: int, visited: int) -> Iterator[pa.RecordBatch]:
+    """Rows of `_OFFERS` with what neighbours of neighbours bring to residents of ``block``, and these to them."""
     layout = graph.layout
     slot_of, visits = layout.array("slots"), layout.array("visits")[:, :visited]
-    keys, fresh = graph.load(part)
+    keys, fresh = graph.load(block)
     slots = _slots(keys, slot_of)
     known = np.unique(slots[slots >= 0])
     of, of_fresh = _gathered_lists(graph, known)
     near = np.searchsorted(known, np.maximum(slots, 0)).astype(np.int32)
-    mine = layout.slots(part)
+    mine = layout.slots(block)
     row, slot = graphs.second_neighbours(
         slots,
         fresh,
@@ -344,9 +364,9 @@ def _proposals(graph: Graph, part: int, visited: int) -> Iterator[pa.RecordBatch
         visits,
         visits[:, 0],
     )
-    row, found = _exact(layout, part, row, slot.astype(np.int64))
+    row, found = _exact(layout, block, row, slot.astype(np.int64))
     other = slot_of[found & _LOW]
-    number = layout.blocks.whole(part).index
+    number = layout.blocks.whole(block).index
     better = found < keys[row, -1]
     yield from _offered(layout, mine, np.empty((len(mine), 0), dtype=np.int64))
     yield from _offered(layout, mine[row[better]], found[better][:, None])
@@ -367,10 +387,10 @@ def _gathered_lists(graph: Graph, slots: NDArray[np.int32]) -> tuple[Keys, NDArr
     keys = np.empty((len(slots), graph.kept), dtype=np.int64)
     fresh = np.empty((len(slots), graph.kept), dtype=np.bool_)
     home = graph.layout.home(slots)
-    for part in np.unique(home).tolist():
-        some = home == part
-        at = slots[some] - graph.layout.blocks.first[part]
-        of_keys, of_fresh = graph.load(part)
+    for block in np.unique(home).tolist():
+        some = home == block
+        at = slots[some] - graph.layout.blocks.first[block]
+        of_keys, of_fresh = graph.load(block)
         keys[some], fresh[some] = of_keys[at], of_fresh[at]
     return keys, fresh
 
@@ -379,9 +399,9 @@ def _gathered_last(graph: Graph, slots: NDArray[np.int32]) -> Keys:
     """The last keys of the lists of ``slots`` (n,), in any order."""
     last = np.empty(len(slots), dtype=np.int64)
     home = graph.layout.home(slots)
-    for part in np.unique(home).tolist():
-        some = home == part
-        last[some] = graph.last(part)[slots[some] - graph.layout.blocks.first[part]]
+    for block in np.unique(home).tolist():
+        some = home == block
+        last[some] = graph.last(block)[slots[some] - graph.layout.blocks.first[block]]
     return last
 
 
@@ -392,9 +412,9 @@ def _lists(spark: SparkSession, graph: Graph) -> DataFrame:
 
     def told(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for part in batch.column("id").to_pylist():
-                keys, _ = graph.load(part)
-                content = [layout.blocks.part(part).index.tobytes(), keys.tobytes(), b""]
+            for block in batch.column("id").to_pylist():
+                keys, _ = graph.load(block)
+                content = [layout.blocks.part(block).index.tobytes(), keys.tobytes(), b""]
                 yield pa.RecordBatch.from_arrays([pa.array([of], pa.binary()) for of in content], schema=schema)
 
     return spark.range(0, len(layout), 1, min(len(layout), 2 * cores_of(spark))).mapInArrow(told, from_arrow_schema(schema))

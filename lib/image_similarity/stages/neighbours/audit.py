@@ -1,23 +1,109 @@
 """The true neighbours of some vectors, to tell how good lists are: they are compared with all others, exactly."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from image_similarity.kernels import recall as recalls
 from image_similarity.kernels import screening, topk
-from image_similarity.kernels.distances import METRICS
+from image_similarity.kernels.distances import METRICS, Indices, Reals
+from image_similarity.kernels.recall import Recall
 from image_similarity.kernels.screening import FLOAT32, candidates
 from image_similarity.kernels.topk import MAX_INDEX, NONE, Keys, Lists, Part, Rescoring, Scored, Strip
+from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import progress
-from image_similarity.stages.neighbours.layout import gathered
+from image_similarity.stages.neighbours.layout import gathered, places_of
+from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN, Images, Sharing
 from image_similarity.stages.neighbours.plan import cores_of
-from image_similarity.stages.neighbours.vectors import Blocks
+from image_similarity.stages.neighbours.sources import Source
+from image_similarity.stages.neighbours.table import lists_of
+from image_similarity.stages.neighbours.vectors import Blocks, Packed, pack
+from image_similarity.tables import SIMILAR
+from image_similarity.warehouse import Scratch
+
+
+def run(
+    spark: SparkSession, source: Source, table: DataFrame, settings: NeighboursSettings, how: ApproximateSettings, scratch: Scratch
+) -> Recall:
+    """Recall of the similar neighbours in ``table``, which was made from ``source`` with ``settings``."""
+    packed = pack(source, settings, settings.block_rows, NOTHING_KNOWN, scratch)
+    shrink = screening.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric])
+    asked = Audit.begin(spark, packed, shrink, settings, how)
+    return asked.recall(_found(spark, table, asked.ids, settings.similar))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A sample of images, by a hash of image_id and seed, and their true neighbours."""
+
+    ids: pa.Array
+    """(n,), ascending."""
+    image: Indices
+    """Their numbers."""
+    vectors: Indices
+    """(m,): the numbers of their vectors, each once, and for each image (n,) the place of its own."""
+    vector_of: Indices
+    true: Keys
+    """(n, k)."""
+    _settings: NeighboursSettings
+    _seed: int
+    _everyone: int
+    _sharing: Sharing | None
+
+    @classmethod
+    def begin(
+        cls, spark: SparkSession, packed: Packed, shrink: float, settings: NeighboursSettings, how: ApproximateSettings
+    ) -> "Audit":
+        """Choose images and find their true neighbours."""
+        images = Images.load(packed.blocks.folder)
+        ids = _sample(spark, images, how)
+        image = pc.index_in(ids, value_set=images.ids).to_numpy().astype(np.int64)
+        vectors, vector_of = np.unique(packed.numbers.vector[image], return_inverse=True)
+        of_vectors = true_keys(spark, packed.blocks, places_of(packed.blocks, vectors), settings.metric, shrink, settings.similar)
+        asked = cls(ids, image, vectors, vector_of, of_vectors, settings, how.seed, len(images.ids), images.sharing)
+        return replace(asked, true=asked.of_images(of_vectors))
+
+    def of_images(self, keys: Keys) -> Keys:
+        """(n, k): the lists of the images, from those of their vectors (m, any)."""
+        k, vector = self._settings.similar, self.vectors[self.vector_of]
+        if self._sharing is None:
+            return keys[self.vector_of, :k]
+        return lists_of(self._sharing, self.image, vector, keys[self.vector_of, :k], k, False, self._settings.copies == "one")
+
+    def recall(self, found: Reals) -> Recall:
+        """``found``: (n, any) the distances of neighbours of the images, nan for nothing."""
+        return recalls.estimated(recalls.of_each(found, topk.distances_of(self.true)), self._seed, self._everyone)
+
+
+def _sample(spark: SparkSession, images: Images, how: ApproximateSettings) -> pa.Array:
+    """Ids, ascending."""
+    ids = spark.createDataFrame(pa.table({"image_id": images.ids.cast(pa.string())}))
+    chosen = ids.orderBy(F.xxhash64("image_id", F.lit(how.seed)), "image_id").limit(how.audit_queries).toArrow()
+    return chosen.column("image_id").combine_chunks().sort().cast(pa.large_string())
+
+
+def _found(spark: SparkSession, table: DataFrame, asked: pa.Array, k: int) -> Reals:
+    """(n, k): the distances that the table has for the images ``asked``, nan for nothing."""
+    wanted = F.broadcast(spark.createDataFrame(pa.table({"image_id": asked.cast(pa.string())})))
+    rows = (
+        table.where(F.col("relation") == SIMILAR)
+        .join(wanted, "image_id", "left_semi")
+        .select("image_id", "rank", "distance")
+        .toArrow()
+    )
+    found = np.full((len(asked), k), np.nan)
+    row = pc.index_in(rows.column("image_id").cast(pa.large_string()), value_set=asked).to_numpy()
+    found[row, rows.column("rank").to_numpy() - 1] = rows.column("distance").to_numpy()
+    return found
+
 
 _SCORES = pa.schema([("similar", pa.binary()), ("error", pa.binary())])
 _KEYS = pa.schema([("keys", pa.binary())])

@@ -139,7 +139,7 @@ def _bundled(sizes: NDArray[np.int64], rows: int) -> list[int]:
     """Where bundles of parts with about ``rows`` vectors begin, none of them without a vector, and the end of the last."""
     starts, inside = [0], 0
     for part, size in enumerate(sizes.tolist()):
-        if inside and inside + size > rows:
+        if inside and size and inside + size > rows:
             starts.append(part)
             inside = 0
         inside += size

@@ -16,6 +16,7 @@ from image_similarity.stages.neighbours.approximate import Found
 from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN
 from image_similarity.stages.neighbours.plan import APPROXIMATE, EXACT, Plan
 from image_similarity.stages.neighbours.previous import Before
+from image_similarity.stages.neighbours.sources import Source
 from image_similarity.stages.neighbours.table import ROWS, Naming
 from image_similarity.stages.neighbours.vectors import Packed, pack
 from image_similarity.tables import SCHEMAS
@@ -39,8 +40,7 @@ class Outputs:
 
 def run(
     spark: SparkSession,
-    images: DataFrame | None,
-    vectors: DataFrame,
+    source: Source,
     settings: NeighboursSettings,
     how: ApproximateSettings,
     plan: Plan,
@@ -48,13 +48,13 @@ def run(
     state: Scratch,
     before: Before | None = None,
 ) -> Outputs:
-    """Neighbours among ``images`` (image_id, content) with ``vectors`` (content, embedding array<float>), each content once.
+    """Neighbours among the images of ``source``.
 
-    ``images`` None: each content is an image. ``how``: where ``plan.method`` is approximate. ``state``: for what the next run may
+    ``how``: where ``plan.method`` is approximate. ``state``: for what the next run may
     need. ``before``: what a run of the same metric left there; exact lists are found only for what is new. Raises ``JobFailed``
     where the store does not fit the images, or where recall is too low and nothing else is to be tried.
     """
-    packed = pack(images, vectors, settings, plan.block_rows, before.known if before else NOTHING_KNOWN, scratch)
+    packed = pack(source, settings, plan.block_rows, before.known if before else NOTHING_KNOWN, scratch)
     if packed.usable + packed.unusable != plan.rows:
         raise JobFailed(
             f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store lacks some or "

@@ -53,13 +53,22 @@ class Naming:
         if images.sharing is None:
             yield _named(images, topk.ranked(keys[:, :k], vector, farthest), relation)
             return
-        best = _shared(images.sharing, vector, keys[:, :k], k, farthest, self.one_of_copies)
         image, row = images.sharing.all.of(vector)
         step = max(1, _ROWS_AT_ONCE // (k + 1))
         for start in range(0, len(image), step):
             some = slice(start, start + step)
-            itself = images.sharing.content[image[some]] if self.one_of_copies else image[some]
-            yield _named(images, topk.ranked(_without(itself, best[row[some]])[:, :k], image[some], farthest), relation)
+            own = lists_of(images.sharing, image[some], vector[row[some]], keys[row[some], :k], k, farthest, self.one_of_copies)
+            yield _named(images, topk.ranked(own, image[some], farthest), relation)
+
+
+def lists_of(sharing: Sharing, image: Indices, vector: Indices, keys: Keys, k: int, farthest: bool, one_of_copies: bool) -> Keys:
+    """(n, k): the keys of the neighbours of each ``image``, from the ``keys`` (n, any) of those of its ``vector``."""
+    each, row = np.unique(vector, return_inverse=True)
+    first = np.zeros(len(each), dtype=np.int64)
+    first[row[::-1]] = np.arange(len(vector))[::-1]
+    best = _shared(sharing, each, keys[first], k, farthest, one_of_copies)
+    itself = sharing.content[image] if one_of_copies else image
+    return _without(itself, best[row])[:, :k]
 
 
 def _named(images: Images, found: topk.Ranked, relation: str) -> pa.RecordBatch:

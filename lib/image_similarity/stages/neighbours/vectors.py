@@ -23,6 +23,7 @@ from image_similarity.kernels.distances import METRICS, Indices, Metric, Values,
 from image_similarity.kernels.topk import MAX_INDEX, Part
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, Numbers, alive_file, load, numbered, save, save_alive
+from image_similarity.stages.neighbours.sources import Source
 from image_similarity.warehouse import Scratch
 
 FAILURE_REASONS = {
@@ -129,21 +130,20 @@ class Packed:
 
 
 def pack(
-    images: DataFrame | None,
-    vectors: DataFrame,
+    source: Source,
     settings: NeighboursSettings,
     block_rows: int,
     before: NDArray[Any],
     scratch: Scratch,
 ) -> Packed:
-    """Check ``vectors`` (content string, embedding array<float>, each content once) and write the usable ones as blocks.
+    """Check the vectors of ``source`` and write the usable ones as blocks.
 
-    ``images``: image_id, content; None: every content is an image. Vectors of another length than most are not usable, those of no
-    image are passed over. ``before``: the vectors of the run before, as `numbers.KNOWN`.
+    Vectors of another length than most are not usable, those of no image are passed over. ``before``: the vectors of the run
+    before, as `numbers.KNOWN`.
     """
-    folder = scratch.location("blocks")
+    folder, images = scratch.location("blocks"), source.images
     told = scratch.write(
-        "packed", vectors.mapInArrow(_packing(METRICS[settings.metric], block_rows, folder), from_arrow_schema(_PACKED))
+        "packed", source.vectors.mapInArrow(_packing(METRICS[settings.metric], block_rows, folder), from_arrow_schema(_PACKED))
     )
     written = _Written.read(scratch.parts("packed", ["reason", "length", "file", "largest"]))
     known = told.withColumn("image_id", F.col("content")) if images is None else images.join(told, "content")

@@ -1,0 +1,80 @@
+"""Where images and vectors come from: runs of the warehouse, or the user's own Parquet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, NumericType, StringType
+
+from image_similarity import storage
+from image_similarity.errors import WrongInput
+from image_similarity.spark import SPARK_ERRORS, cause_of
+from image_similarity.warehouse import Warehouse
+
+_FEW_ENOUGH_TO_SEND = 5_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images, and vectors by content."""
+
+    images: DataFrame | None
+    """image_id, content; None where each content is an image."""
+    vectors: DataFrame
+    """content, embedding (array<float>); each content once."""
+    count: int
+    """How many images."""
+
+
+def of_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:
+    """What the runs of ``embeddings`` and ``vectors`` hold."""
+    images = warehouse.read("embeddings", inputs["embeddings"]).select("image_id", F.col("content_sha256").alias("content"))
+    stored = warehouse.read("vectors", inputs["vectors"]).select(F.col("content_sha256").alias("content"), "embedding")
+    # The store also keeps vectors of images that are gone. Hashes, since they must be few bytes to be sent to every task: whole
+    # contents would make Spark sort the vectors. The few that pass by mistake belong to no image, and are left out there.
+    wanted, count = images.select(F.xxhash64("content").alias("hash")).distinct(), images.count()
+    wanted = F.broadcast(wanted) if count < _FEW_ENOUGH_TO_SEND else wanted
+    return Source(images, stored.join(wanted, F.xxhash64(stored["content"]) == wanted["hash"], "left_semi"), count)
+
+
+def of_parquet(warehouse: Warehouse, uri: str) -> Source:
+    """The user's own Parquet; ``WrongInput`` unless it can serve."""
+    location = storage.absolute(uri)
+    if storage.is_local(location) and not storage.exists(location):
+        raise WrongInput(f"--embeddings {uri}: no such file or folder")
+    try:
+        own = warehouse.read_parquet(location)
+    except SPARK_ERRORS as error:
+        raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
+    missing = [name for name in ("image_id", "embedding") if name not in own.columns]
+    if missing:
+        raise WrongInput(f"--embeddings {uri}: no column {' and no '.join(missing)}; its columns are: {', '.join(own.columns)}")
+    kind = own.schema["embedding"].dataType
+    if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
+        raise WrongInput(f"--embeddings {uri}: embedding is {kind.simpleString()}, not an array of numbers")
+    if not isinstance(own.schema["image_id"].dataType, (StringType, NumericType)):
+        raise WrongInput(
+            f"--embeddings {uri}: image_id is {own.schema['image_id'].dataType.simpleString()}, not a string or number"
+        )
+    vectors = own.select(F.col("image_id").cast("string").alias("content"), F.col("embedding").cast("array<float>"))
+    return Source(None, vectors, _checked(vectors.select(F.col("content").alias("image_id")), uri))
+
+
+def _checked(ids: DataFrame, uri: str) -> int:
+    """How many there are; ``WrongInput`` unless they are names of one row each."""
+    each = ids.groupBy("image_id").count()
+    rows, nulls, most = each.agg(
+        F.sum("count"),
+        F.sum(F.when(F.col("image_id").isNull(), F.col("count"))),
+        F.max(F.when(F.col("image_id").isNotNull(), F.col("count"))),
+    ).collect()[0]
+    if not rows:
+        raise WrongInput(f"--embeddings {uri}: no rows")
+    if nulls:
+        raise WrongInput(f"--embeddings {uri}: {nulls:,} rows have no image_id")
+    if most > 1:
+        twice = each.where("count > 1").orderBy("image_id").limit(5).collect()
+        names = ", ".join(repr(row.image_id) for row in twice)
+        raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
+    return int(rows)
