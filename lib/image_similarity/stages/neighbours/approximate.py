@@ -7,7 +7,8 @@
 4. Neighbours of neighbours that were not compared before are looked at, until lists hardly change.
 5. An exact audit of some vectors says how good the lists are. Where that is not enough, more parts are visited.
 
-The lists depend on vectors, settings and seed, not on partitions of the data, tasks or executors.
+The lists depend on vectors, settings and seed, not on the order of the data, tasks or executors; but processors that round float32
+products differently may choose differently among scores that are almost equal.
 """
 
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from image_similarity.kernels import graphs, topk
 from image_similarity.kernels.descent import LEAST_ROWS, Descent
 from image_similarity.kernels.distances import METRICS, Values, pairs
 from image_similarity.kernels.recall import Recall
-from image_similarity.kernels.topk import NONE, Keys, Lists, Pool
+from image_similarity.kernels.topk import NONE, Keys, Pool
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import progress
 from image_similarity.stages.neighbours.audit import Audit
@@ -38,7 +39,6 @@ from image_similarity.warehouse import Scratch
 _OFFERS = pa.schema([("block", pa.int32()), ("slot", pa.binary()), ("key", pa.binary())])
 """Candidates for residents of a block: their slots (int32), and as many keys (int64) for each of them."""
 _CHANGED = pa.schema([("block", pa.int32()), ("changed", pa.int64()), ("short", pa.int64())])
-_LOW = 2**32 - 1
 _BLOCK_ROWS = 4096
 _ROWS_AT_ONCE = 2048
 _SPARE = 14
@@ -50,7 +50,7 @@ class Found:
     """Lists, and how they came about."""
 
     lists: DataFrame
-    """index, similar, dissimilar: of the vectors of each part, as `exact` leaves them; dissimilar is empty."""
+    """index, similar, dissimilar: of the vectors of each block, as `exact` leaves them; dissimilar is empty."""
     recall: Recall
     parts: int
     visited: int
@@ -62,7 +62,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Graph:
-    """The lists after some steps, in files that tasks map: keys (n, k) of each part, and which entries the last step brought."""
+    """The lists after some steps, in files that tasks map: keys (n, k) of each block, and which entries the last step brought."""
 
     layout: Layout
     kept: int
@@ -142,9 +142,10 @@ def _visit(
                 block = order[task]
                 first, end = layout.of_block[block], layout.of_block[block + 1]
                 visits = {part: visitors[starts[part] : starts[part + 1]] for part in range(first, end)}
-                if layout.blocks.new[block] >= max(how.descent_rows, LEAST_ROWS) and end == first + 1:
-                    yield from _descended(layout, block, visits[first], seen == 0, guests_at_once, kept, how)
-                else:
+                large = [part for part in visits if sizes[part] >= max(how.descent_rows, LEAST_ROWS)]
+                for part in large:
+                    yield from _descended(layout, block, part, visits.pop(part), seen == 0, guests_at_once, kept, how)
+                if visits:
                     yield from _multiplied(layout, block, visits, seen == 0, guests_at_once, kept)
 
     offers = spark.range(0, len(layout), 1, len(layout)).mapInArrow(compared, from_arrow_schema(_OFFERS))
@@ -197,14 +198,16 @@ def _multiplied(
 def _descended(
     layout: Layout,
     block: int,
+    part: int,
     visitors: NDArray[np.int32],
     first_time: bool,
     guests_at_once: int,
     kept: int,
     how: ApproximateSettings,
 ) -> Iterator[pa.RecordBatch]:
-    """The same of a block that is one part by pynndescent, which does not look at all pairs."""
-    residents = layout.blocks.part(block)
+    """The same of one large part by pynndescent, which does not look at all pairs."""
+    first = layout.blocks.first[block]
+    residents = layout.blocks.part(block)[layout.first[part] - first : layout.first[part + 1] - first]
     angular, slots = METRICS[layout.metric].angular, residents.positions
     index = Descent(layout.copies(residents).low, kept, angular, how.seed, how.threads)
     if first_time:
@@ -255,7 +258,7 @@ def _merge(spark: SparkSession, graph: Graph, offers: DataFrame, k: int, are_sco
         short = int((after[:, wanted - 1] == NONE).sum()) if wanted else 0
         return pa.table({"block": pa.array([block], pa.int32()), "changed": [int(fresh[:, :k].sum())], "short": [short]})
 
-    groups = min(len(layout), 8 * spark.sparkContext.defaultParallelism)
+    groups = min(len(layout), 8 * cores_of(spark))
     told = offers.repartition(groups, "block").groupBy("block").applyInArrow(merged, from_arrow_schema(_CHANGED)).toArrow()
     assert told.num_rows == len(layout), "every block takes part"
     return replace(following, short=sum(told.column("short").to_pylist())), sum(told.column("changed").to_pylist())
@@ -284,7 +287,7 @@ def _best(row: NDArray[np.int64], keys: Keys, rows: int, kept: int) -> tuple[NDA
 
 
 def _exact(layout: Layout, block: int, row: NDArray[np.int64], slot: NDArray[np.int64]) -> tuple[NDArray[np.int64], Keys]:
-    """Exact keys, which name numbers, of pairs of a resident of ``part`` and any slot."""
+    """Exact keys, which name numbers, of pairs of a resident of ``block`` and any slot."""
     residents = layout.blocks.part(block)
     order = np.argsort(slot, kind="stable")
     row, slot = row[order], slot[order]
@@ -332,10 +335,7 @@ def _filled(spark: SparkSession, graph: Graph, settings: NeighboursSettings) -> 
                 short = np.nonzero(graph.load(block)[0][:, wanted - 1] == NONE)[0]
                 for start in range(0, len(short), settings.block_rows):
                     part = layout.blocks.part(block)[short[start : start + settings.block_rows]]
-                    lists = Lists.empty(len(part), graph.kept)
-                    for other in map(layout.blocks.part, range(len(layout))):
-                        found, _ = topk.in_full(metric, part.vectors, part.index, other.vectors, other.index, graph.kept, 0)
-                        lists = lists.merged(Lists.complete(found))
+                    lists, _ = layout.blocks.in_full(part, metric, graph.kept, 0)
                     yield from _offered(layout, part.positions, lists.keys)
 
     offers = spark.range(0, len(layout), 1, len(layout)).mapInArrow(filled, from_arrow_schema(_OFFERS))
@@ -365,7 +365,7 @@ def _proposals(graph: Graph, block: int, visited: int) -> Iterator[pa.RecordBatc
         visits[:, 0],
     )
     row, found = _exact(layout, block, row, slot.astype(np.int64))
-    other = slot_of[found & _LOW]
+    other = slot_of[topk.positions_of(found)]
     number = layout.blocks.whole(block).index
     better = found < keys[row, -1]
     yield from _offered(layout, mine, np.empty((len(mine), 0), dtype=np.int64))
@@ -378,7 +378,7 @@ def _proposals(graph: Graph, block: int, visited: int) -> Iterator[pa.RecordBatc
 
 def _slots(keys: Keys, slot_of: NDArray[np.int32]) -> NDArray[np.int32]:
     """(n, k): the slots that ``keys`` name, -1 for none."""
-    slots: NDArray[np.int32] = np.where(keys == NONE, np.int32(-1), slot_of[np.where(keys == NONE, 0, keys & _LOW)])
+    slots: NDArray[np.int32] = np.where(keys == NONE, np.int32(-1), slot_of[np.where(keys == NONE, 0, topk.positions_of(keys))])
     return slots
 
 

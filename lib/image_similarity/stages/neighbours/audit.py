@@ -17,7 +17,7 @@ from image_similarity.kernels import screening, topk
 from image_similarity.kernels.distances import METRICS, Indices, Reals
 from image_similarity.kernels.recall import Recall
 from image_similarity.kernels.screening import FLOAT32, candidates
-from image_similarity.kernels.topk import MAX_INDEX, NONE, Keys, Lists, Part, Rescoring, Scored, Strip
+from image_similarity.kernels.topk import NONE, Keys, Lists, Part, Rescoring, Scored, Strip
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import progress
 from image_similarity.stages.neighbours.layout import gathered, places_of
@@ -169,21 +169,11 @@ class _Query:
         error = np.maximum.reduce([np.frombuffer(of.as_py(), np.float32) for of in told.column("error")])
         scored = Scored(topk.least(scores, self.kept), np.empty((len(part), 0), np.int64), error, FLOAT32, self.shrink)
         rescoring = Rescoring(METRICS[self.metric], part, scored)
-        for block, (first, end) in enumerate(zip(self.blocks.first, [*self.blocks.first[1:], MAX_INDEX])):
-            if rescoring.wants(first, end):
-                rescoring.add(self.blocks.whole(block))
+        self.blocks.rescore(rescoring)
         lists, _ = rescoring.lists()
         keys = np.sort(np.where(topk.positions_of(lists.keys) == part.index[:, None], NONE, lists.keys), axis=1)
         unsure = np.nonzero(~Lists(keys, lists.floor).certain(self.k, self.others))[0]
         keys = keys[:, : self.k].copy()
         if len(unsure):
-            keys[unsure] = self._in_full(part[unsure])
+            keys[unsure] = self.blocks.in_full(part[unsure], METRICS[self.metric], self.k, 0)[0].keys
         yield pa.RecordBatch.from_pydict({"keys": [keys.tobytes()]}, schema=_KEYS)
-
-    def _in_full(self, part: Part) -> Keys:
-        lists = Lists.empty(len(part), self.k)
-        for block in range(len(self.blocks)):
-            other = self.blocks.part(block)
-            found, _ = topk.in_full(METRICS[self.metric], part.vectors, part.index, other.vectors, other.index, self.k, 0)
-            lists = lists.merged(Lists.complete(found))
-        return lists.keys

@@ -21,7 +21,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from image_similarity.kernels import screening, topk
 from image_similarity.kernels.distances import METRICS
 from image_similarity.kernels.screening import SCREENS
-from image_similarity.kernels.topk import MAX_INDEX, Keys, Lists, Part, Rescoring, Scored, Strip
+from image_similarity.kernels.topk import Keys, Lists, Part, Rescoring, Scored, Strip
 from image_similarity.settings import NeighboursSettings
 from image_similarity.spark import progress
 from image_similarity.stages.neighbours.plan import Plan, cores_of, merged_at_once, tiled
@@ -264,10 +264,7 @@ def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists
     error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
     scored = Scored(best[0], best[1], error, SCREENS[work.screen], work.shrink)
     rescoring = Rescoring(METRICS[work.metric], part, scored, known)
-    ends = [*work.blocks.first[1:], MAX_INDEX]
-    for block, (first, end) in enumerate(zip(work.blocks.first, ends)):
-        if rescoring.wants(first, end):
-            rescoring.add(work.blocks.whole(block))
+    work.blocks.rescore(rescoring)
     return rescoring.lists()
 
 
@@ -301,12 +298,8 @@ def _in_full(work: Work) -> Any:
             for start in range(0, batch.num_rows, work.rows_in_full):
                 rows = batch.slice(start, work.rows_in_full)
                 part = _gathered(work.blocks, rows.column("block").to_numpy(), rows.column("position").to_numpy())
-                lists = [Lists.empty(len(part), kept) for kept in work.kept]
-                for block in range(len(work.blocks)):
-                    other = work.blocks.part(block)
-                    keys = topk.in_full(METRICS[work.metric], part.vectors, part.index, other.vectors, other.index, *work.kept)
-                    lists = [of.merged(Lists.complete(found)) for of, found in zip(lists, keys)]
-                yield from _settled(work, -1, part, lists[0], lists[1]).to_batches()
+                lists = work.blocks.in_full(part, METRICS[work.metric], *work.kept)
+                yield from _settled(work, -1, part, *lists).to_batches()
 
     return in_full
 

@@ -1,7 +1,7 @@
 """Vectors by part: each has a home, the part with the nearest centre, and other parts that it visits.
 
 A *slot* is the place of a vector in the order of homes, and of numbers within a home: that depends on the vectors alone, however
-they came. Parts are `Blocks` whose positions are slots.
+they came. Parts that are near to one another share a block: `Blocks` whose positions are slots.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from image_similarity.stages.neighbours.plan import cores_of
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
 
 PLACE = np.dtype([("block", np.int32), ("place", np.int32)])
-"""Where the vector of a slot was packed."""
+"""Where a vector is: the block, and the place among those of the block that are compared."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Layout:
     """What tasks need to know of parts; the large arrays are in files of ``folder``."""
 
     packed: Blocks
+    """As the vectors came."""
     blocks: Blocks
     """Some parts each, near to one another: what tasks read and write."""
     folder: str
@@ -113,12 +114,7 @@ def lay_out(
     bare = Layout(blocks, Blocks(folder, [], [], [], [], blocks.dimensions), folder, metric, shrink, 0, [], [])
     _train(spark, bare, _sample(packed, parts * partitioning.SAMPLE_OF_EACH, seed), parts, seed)
     _assign(spark, bare, visits)
-    # By number: where each compared vector was packed, and its parts.
-    alive = [load(alive_file(blocks.folder, file))["index"] for file in blocks.files]
-    places = np.empty(sum(map(len, alive)), dtype=PLACE)
-    places["block"] = np.repeat(np.arange(len(alive)), list(map(len, alive)))
-    places["place"] = np.concatenate([np.arange(len(of)) for of in alive])
-    number = np.concatenate(alive)
+    number, places = _packed_places(blocks)
     assigned = np.concatenate([bare.array(f"assigned-{block}") for block in range(len(blocks))])
     order = np.lexsort((number, assigned[:, 0]))
     slot = np.full(len(packed.numbers), -1, dtype=np.int32)
@@ -129,8 +125,8 @@ def lay_out(
     of_block = _bundled(np.diff(first), block_rows)
     ends = first[of_block]
     files = [f"block-{block:06d}.npy" for block in range(len(of_block) - 1)]
-    of_parts = Blocks(folder, files, ends[:-1].tolist(), np.diff(ends).tolist(), [0] * len(files), blocks.dimensions)
-    layout = Layout(blocks, of_parts, folder, metric, shrink, assigned.shape[1], first.tolist(), of_block)
+    bundles = Blocks(folder, files, ends[:-1].tolist(), np.diff(ends).tolist(), [0] * len(files), blocks.dimensions)
+    layout = Layout(blocks, bundles, folder, metric, shrink, assigned.shape[1], first.tolist(), of_block)
     _move_in(spark, layout)
     return layout
 
@@ -154,15 +150,18 @@ def _sample(packed: Packed, size: int, seed: int) -> NDArray[Any]:
 
 def places_of(blocks: Blocks, number: Indices) -> NDArray[Any]:
     """`PLACE` of the vectors ``number`` (n,), which must be among those compared."""
-    alive = [load(alive_file(blocks.folder, file))["index"] for file in blocks.files]
-    every = np.concatenate(alive)
+    every, places = _packed_places(blocks)
     order = np.argsort(every)
-    at = order[np.searchsorted(every[order], number)]
-    first = np.cumsum([0, *map(len, alive)])
-    places = np.empty(len(number), dtype=PLACE)
-    places["block"] = np.searchsorted(first, at, side="right") - 1
-    places["place"] = at - first[places["block"]]
-    return places
+    return places[order[np.searchsorted(every[order], number)]]
+
+
+def _packed_places(blocks: Blocks) -> tuple[Indices, NDArray[Any]]:
+    """The numbers of all compared vectors, and their `PLACE`, in the order of the blocks."""
+    alive = [load(alive_file(blocks.folder, file))["index"] for file in blocks.files]
+    places = np.empty(sum(map(len, alive)), dtype=PLACE)
+    places["block"] = np.repeat(np.arange(len(alive)), list(map(len, alive)))
+    places["place"] = np.concatenate([np.arange(len(of)) for of in alive])
+    return np.concatenate(alive), places
 
 
 def sampled(digests: NDArray[np.bytes_], size: int, seed: int) -> Indices:

@@ -50,9 +50,9 @@ def run(
 ) -> Outputs:
     """Neighbours among the images of ``source``.
 
-    ``how``: where ``plan.method`` is approximate. ``state``: for what the next run may
-    need. ``before``: what a run of the same metric left there; exact lists are found only for what is new. Raises ``JobFailed``
-    where the store does not fit the images, or where recall is too low and nothing else is to be tried.
+    ``how``: where ``plan.method`` is approximate. ``state``: for what the next run may need. ``before``: what a run of the same
+    metric left there; exact lists are found only for what is new. Raises ``JobFailed`` where the store does not fit the images, or
+    where recall is too low and nothing else is to be tried.
     """
     packed = pack(source, settings, plan.block_rows, before.known if before else NOTHING_KNOWN, scratch)
     if packed.usable + packed.unusable != plan.rows:

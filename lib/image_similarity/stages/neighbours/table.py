@@ -36,7 +36,7 @@ class Naming:
     """Of files with the same bytes only the first is a neighbour, and none of its own copies."""
 
     def named(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """`ROWS` from rows of `exact.SETTLED`: for every image with one of the vectors, in order."""
+        """`ROWS` from lists of vectors (`exact`, `approximate`): for every image with one of the vectors, in order."""
         images = Images.load(self.folder)
         for batch in batches:
             for lists in batch.to_pylist():

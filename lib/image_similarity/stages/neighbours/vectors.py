@@ -19,8 +19,9 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity import storage
 from image_similarity.errors import WrongInput
+from image_similarity.kernels import topk
 from image_similarity.kernels.distances import METRICS, Indices, Metric, Values, Vectors, measured
-from image_similarity.kernels.topk import MAX_INDEX, Part
+from image_similarity.kernels.topk import MAX_INDEX, Lists, Part, Rescoring
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, Numbers, alive_file, load, numbered, save, save_alive
 from image_similarity.stages.neighbours.sources import Source
@@ -88,6 +89,20 @@ class Blocks:
         numbers[alive["row"]] = alive
         positions = np.arange(self.first[block], self.first[block] + len(values), dtype=np.int32)
         return Part(Vectors(values, numbers["shift"].copy(), numbers["scale"].copy()), positions, numbers["index"].copy())
+
+    def rescore(self, rescoring: Rescoring) -> None:
+        """Show it all vectors that are candidates; blocks without one are not read."""
+        for block, (first, end) in enumerate(zip(self.first, [*self.first[1:], MAX_INDEX])):
+            if rescoring.wants(first, end):
+                rescoring.add(self.whole(block))
+
+    def in_full(self, rows: Part, metric: Metric, similar: int, dissimilar: int) -> tuple[Lists, Lists]:
+        """The lists of ``rows`` from comparing them with all, without screening."""
+        lists = Lists.empty(len(rows), similar), Lists.empty(len(rows), dissimilar)
+        for other in map(self.part, range(len(self))):
+            near, far = topk.in_full(metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar)
+            lists = lists[0].merged(Lists.complete(near)), lists[1].merged(Lists.complete(far))
+        return lists
 
 
 @dataclass(frozen=True)
