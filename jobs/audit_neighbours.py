@@ -43,7 +43,7 @@ def run(application: Application) -> None:
         recall=recall.estimate,
     )
     say(f"audit_neighbours {job.slot}: recall@{settings.similar} of run {audited} is {recall}; {job.seconds:.1f} s")
-    if recall.estimate < how.recall_target or recall.lower < how.recall_target - how.recall_slack:
+    if not recall.reaches(how.recall_target, how.recall_slack):
         raise JobFailed(f"recall@{settings.similar} is {recall}, below approximate.recall_target = {how.recall_target}")
 
 

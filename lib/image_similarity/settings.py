@@ -202,8 +202,8 @@ class ApproximateSettings(Section):
     partitions: Annotated[int, Field(ge=0)] = 0
     """Parts that the collection is cut into; 0: as many as ``partition_rows`` makes."""
 
-    partition_rows: Annotated[int, Field(ge=1)] = 500
-    """Vectors in a part, about."""
+    partition_rows: Annotated[int, Field(ge=1)] = 250
+    """Vectors in a part, about; more in collections of millions."""
 
     visits: Annotated[int, Field(ge=1)] = 16
     """Parts that each vector is compared with at first, its own among them."""
@@ -212,7 +212,7 @@ class ApproximateSettings(Section):
     """How often that number is doubled where recall is too low."""
 
     rounds: Annotated[int, Field(ge=0, le=20)] = 4
-    """At most, of looking at neighbours of neighbours."""
+    """At most, of looking at neighbours of neighbours, which ends when recall is reached."""
 
     settled: Annotated[float, Field(ge=0, le=1)] = 0.005
     """Share of all entries; when a round changes fewer, it is the last."""

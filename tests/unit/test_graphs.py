@@ -53,8 +53,9 @@ def test_second_neighbours_are_those_of_sets(seed: int) -> None:
     fresh = rng.random((everyone, k)) < 0.5
     mine = lists[first : first + n]
     near = np.maximum(mine, 0)
+    among = bool(seed % 2)
     row, slot = graphs.second_neighbours(
-        mine, fresh[first : first + n], first, near, lists, fresh, visits[first : first + n], visits, home
+        mine, fresh[first : first + n], first, among, near, lists, fresh, visits[first : first + n], visits, home
     )
     right = set()
     for i in range(n):
@@ -62,6 +63,8 @@ def test_second_neighbours_are_those_of_sets(seed: int) -> None:
             for b in range(k):
                 by, other = lists[first + i, a], lists[lists[first + i, a], b]
                 if by < 0 or other < 0 or other == first + i or not (fresh[first + i, a] or fresh[by, b]):
+                    continue
+                if among and first <= other < first + n:
                     continue
                 if home[other] not in visits[first + i] and home[first + i] not in visits[other]:
                     right.add((i, int(other)))

@@ -51,6 +51,7 @@ def second_neighbours(
     slots: NDArray[np.int32],
     fresh: NDArray[np.bool_],
     first: int,
+    among: bool,
     near: NDArray[np.int32],
     of: NDArray[np.int32],
     of_fresh: NDArray[np.bool_],
@@ -61,18 +62,19 @@ def second_neighbours(
     """Pairs (row, slot) worth a look: neighbours of neighbours, by a way that is new, that were not compared before.
 
     ``slots``, ``fresh``: (n, k) the lists of the rows, -1 where there is none, and what is new in them; the rows are the slots from
-    ``first``. ``near``: (n, k) for each neighbour its row in ``of`` and ``of_fresh`` (m, k), the same of the neighbours.
-    ``visits``, ``theirs``: (n, v), (all, v) the parts that rows and all slots were compared with, their homes first; ``home``:
-    (all,). Two of which one visited the other's home were compared.
+    ``first``; ``among``: all of them were compared with one another. ``near``: (n, k) for each neighbour its row in ``of`` and
+    ``of_fresh`` (m, k), the same of the neighbours. ``visits``, ``theirs``: (n, v), (all, v) the parts that rows and all slots were
+    compared with, their homes first; ``home``: (all,).
+    Two of which one visited the other's home were compared.
     """
     room = np.empty((len(slots), slots.shape[1] ** 2), dtype=np.int32)
-    count = _second(slots, fresh, first, near, of, of_fresh, visits, theirs, home, room)
+    count = _second(slots, fresh, first, among, near, of, of_fresh, visits, theirs, home, room)
     row = np.repeat(np.arange(len(slots)), count)
     return row, room[np.arange(room.shape[1])[None, :] < count[:, None]]
 
 
 @compiled()
-def _second(slots, fresh, first, near, of, of_fresh, visits, theirs, home, room):  # type: ignore[no-untyped-def]
+def _second(slots, fresh, first, among, near, of, of_fresh, visits, theirs, home, room):  # type: ignore[no-untyped-def]
     n, v = visits.shape
     reach = slots.shape[1]
     count = np.zeros(n, dtype=np.int64)
@@ -87,7 +89,7 @@ def _second(slots, fresh, first, near, of, of_fresh, visits, theirs, home, room)
                     break
                 if not (fresh[i, a] or of_fresh[near[i, a], b]) or other == first + i:
                     continue
-                compared = False
+                compared = among and first <= other < first + n
                 for c in range(v):
                     compared |= (visits[i, c] == home[other]) | (theirs[other, c] == visits[i, 0])
                 if not compared:

@@ -14,12 +14,13 @@ from threadpoolctl import threadpool_limits
 
 from image_similarity.kernels.distances import Values
 
-SAMPLE_OF_EACH = 64
+SAMPLE_OF_EACH = 32
 """Vectors of the sample for each part: k-means gains little from more."""
 _TOO_LARGE, _TOO_SMALL = 2.0, 0.125
 _ITERATIONS = 12
 _SPLITS = 4
 _ROWS_AT_ONCE = 8192
+_PARTS_AT_ONCE = 64
 
 
 def centres(sample: Values, parts: int, angular: bool, seed: int) -> Values:
@@ -31,7 +32,7 @@ def centres(sample: Values, parts: int, angular: bool, seed: int) -> Values:
     parts = max(1, min(parts, len(sample)))
     share = len(sample) / parts
     with threadpool_limits(1):  # sums in one order
-        found, of = _k_means(sample, parts, seed)
+        found, of = _in_two_steps(sample, parts, seed)
         for _ in range(_SPLITS):
             sizes = np.bincount(of, minlength=len(found))
             large = np.nonzero(sizes > max(_TOO_LARGE * share, 1))[0]
@@ -55,6 +56,16 @@ def _neighbourly(found: Values, seed: int) -> NDArray[np.intp]:
     return np.argsort(_k_means(found, groups, seed)[1], kind="stable") if groups > 1 else np.arange(len(found))
 
 
+def _in_two_steps(sample: Values, parts: int, seed: int) -> tuple[Values, NDArray[np.int32]]:
+    """Centres, and the nearest of them for each of the sample: k-means in groups that k-means made, which takes far less time."""
+    if parts <= _PARTS_AT_ONCE:
+        return _k_means(sample, parts, seed)
+    _, group = _k_means(sample, round(np.sqrt(parts)), seed)
+    members = [sample[group == each] for each in np.unique(group)]
+    found = np.concatenate([_k_means(some, max(1, round(parts * len(some) / len(sample))), seed)[0] for some in members])
+    return found, nearest(sample, found, 1)[:, 0]
+
+
 def _k_means(sample: Values, parts: int, seed: int) -> tuple[Values, NDArray[np.int32]]:
     parts = min(parts, len(sample))
     with warnings.catch_warnings():
@@ -72,6 +83,9 @@ def nearest(rows: Values, found: Values, count: int) -> NDArray[np.int32]:
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         some = slice(start, start + _ROWS_AT_ONCE)
         away = half - rows[some] @ found.T
+        if count == 1:
+            result[some, 0] = away.argmin(axis=1)
+            continue
         best = np.argpartition(away, count - 1, axis=1)[:, :count] if count < len(found) else np.argsort(away, axis=1)
         order = np.lexsort((best, np.take_along_axis(away, best, axis=1)), axis=1)
         result[some] = np.take_along_axis(best, order, axis=1)

@@ -20,6 +20,10 @@ class Recall:
     upper: float
     queries: int
 
+    def reaches(self, target: float, slack: float) -> bool:
+        """Whether the estimate is ``target`` or more, and the interval begins at most ``slack`` below it."""
+        return self.estimate >= target and self.lower >= target - slack
+
     def __str__(self) -> str:
         return f"{self.estimate:.4f} ({self.lower:.4f} to {self.upper:.4f}, {self.queries:,} queries)"
 

@@ -137,6 +137,12 @@ def bounds(a: Copies, b: Copies, screen: Screen, dimensions: int) -> Values:
     return np.nextafter(((of_product + of_halves) * _GENEROUS + 1e-30).astype(np.float32), np.float32(np.inf))
 
 
+def score_at(metric: Metric, distance: Reals, shrink: float) -> Values:
+    """The score of pairs at ``distance`` (n,), as nearly as scores are given; -inf where that is nan."""
+    score = 1.0 - distance if metric.angular else -np.square(distance * shrink) / 2
+    return np.where(np.isnan(distance), -np.inf, score).astype(np.float32)
+
+
 def nearest_possible(metric: Metric, scores: Reals, shrink: float) -> Bits:
     """The least distance that a pair can have whose score is at most ``scores``; +inf scores have distance 0, -inf the largest."""
     if metric.angular:

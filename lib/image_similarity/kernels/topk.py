@@ -34,10 +34,11 @@ _RUN = 32  # scores that are looked at together
 class Best:
     """For each row the ``k`` greatest scores seen so far, each with its position; a heap, the least of them first."""
 
-    def __init__(self, rows: int, k: int):
+    def __init__(self, rows: int, k: int, cut: Values | None = None):
+        """``cut``: (n,) float32, what scores must exceed from the beginning."""
         self.scores = np.full((rows, k), -np.inf, dtype=np.float32)
         self.positions = np.full((rows, k), -1, dtype=np.int32)
-        self.cut = np.full(rows, -np.inf if k else np.inf, dtype=np.float32)
+        self.cut = np.full(rows, -np.inf if k else np.inf, dtype=np.float32) if cut is None else cut
         """What a score must exceed."""
 
     def keys(self) -> Keys:
@@ -75,7 +76,7 @@ def _push(scores, positions, cut, i, score, position):  # type: ignore[no-untype
         scores[i, hole], positions[i, hole] = scores[i, child], positions[i, child]
         hole = child
     scores[i, hole], positions[i, hole] = score, position
-    cut[i] = scores[i, 0]
+    cut[i] = max(cut[i], scores[i, 0])
 
 
 @compiled()
@@ -108,12 +109,12 @@ def _offer(product, half_a, half_b, at_a, at_b, diagonal, near_a, near_b, far_a,
 class Pool:
     """Some vectors of which some are compared with some others, for nearest ones only: what parts of a collection are made of.
 
-    ``low``, ``half``: see `screening.Copies`; ``positions``: (n,) int32, their names in lists.
+    ``positions``: (n,) int32, their names in lists; ``cut``: see `Best`.
     """
 
-    def __init__(self, copies: Copies, positions: NDArray[np.int32], k: int):
+    def __init__(self, copies: Copies, positions: NDArray[np.int32], k: int, cut: Values | None = None):
         self._low, self._half, self.positions = copies.low, copies.half, positions
-        self.similar = Best(len(positions), k)
+        self.similar = Best(len(positions), k, cut)
 
     def compare(self, a: Indices, b: Indices) -> None:
         """All pairs of places ``a`` with places ``b``, which have none in common or are the same array: both get their best."""

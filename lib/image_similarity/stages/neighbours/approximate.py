@@ -11,8 +11,10 @@ The lists depend on vectors, settings and seed, not on the order of the data, ta
 products differently may choose differently among scores that are almost equal.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +23,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity import storage
-from image_similarity.kernels import graphs, topk
-from image_similarity.kernels.descent import LEAST_ROWS, Descent
+from image_similarity.kernels import graphs, screening, topk
+from image_similarity.kernels.descent import Descent
 from image_similarity.kernels.distances import METRICS, Values, pairs
 from image_similarity.kernels.recall import Recall
 from image_similarity.kernels.topk import NONE, Keys, Pool
@@ -37,10 +39,11 @@ from image_similarity.stages.neighbours.vectors import Packed
 from image_similarity.warehouse import Scratch
 
 _OFFERS = pa.schema([("block", pa.int32()), ("slot", pa.binary()), ("key", pa.binary())])
-"""Candidates for residents of a block: their slots (int32), and as many keys (int64) for each of them."""
+"""Candidates for residents of a block: slots of these (int32), and as many keys (int64)."""
 _CHANGED = pa.schema([("block", pa.int32()), ("changed", pa.int64()), ("short", pa.int64())])
 _BLOCK_ROWS = 4096
-_ROWS_AT_ONCE = 2048
+_ROWS_AT_ONCE = 1024
+_TASKS_OF_A_CORE = 4
 _SPARE = 14
 """Entries of lists beyond the k wanted: their neighbours are looked at too."""
 
@@ -102,25 +105,57 @@ def run(
     block_rows = max(
         1, min(_BLOCK_ROWS, settings.task_bytes // 16 // (4 * packed.dimensions), -(-packed.vectors // (4 * cores_of(spark))))
     )
-    layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, how.seed, scratch.location("parts"))
+    layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, how, scratch.location("parts"))
     graph, seen, rounds = Graph(layout, min(settings.similar, packed.vectors - 1) + _SPARE), 0, 0
+    graph = _among_residents(spark, graph, settings, how)
     audit = Audit.begin(spark, packed, shrink, settings, how)
     slots = layout.array("slots")[audit.vectors]
+
+    def measured(graph: Graph) -> tuple[Recall, bool]:
+        recall = audit.recall(topk.distances_of(audit.of_images(_gathered_lists(graph, slots)[0])))
+        return recall, recall.reaches(how.recall_target, how.recall_slack)
+
     while True:
         visited = min(visited, layout.visits)
         graph = _visit(spark, graph, seen, visited, settings, how)
         seen = visited
-        graph, more = _exchange(spark, graph, visited, settings, how)
-        rounds += more
         graph = _filled(spark, graph, settings) if graph.short else graph
-        recall = audit.recall(topk.distances_of(audit.of_images(_gathered_lists(graph, slots)[0])))
-        good = recall.estimate >= how.recall_target and recall.lower >= how.recall_target - how.recall_slack
+        (recall, good), changed, since = measured(graph), 1.0, 0
+        while not good and changed > how.settled and since < how.rounds:
+            graph, changed = _exchange(spark, graph, visited, rounds + 1, settings)
+            (recall, good), since, rounds = measured(graph), since + 1, rounds + 1
         if good or visited >= layout.visits:
             return Found(_lists(spark, graph), recall, len(layout.first) - 1, visited, rounds, good)
         visited *= 2
 
 
-# -- comparing within parts ----------------------------------------------------------------------------------------------------
+# -- comparing by parts --------------------------------------------------------------------------------------------------------
+
+
+def _among_residents(spark: SparkSession, graph: Graph, settings: NeighboursSettings, how: ApproximateSettings) -> Graph:
+    """Compare the vectors of each block with one another. What is found is a good start, so that few pairs get past it later."""
+    layout = graph.layout
+
+    def compared(block: int) -> Iterator[pa.RecordBatch]:
+        residents = layout.blocks.part(block)
+        copies, slots = layout.copies(residents), residents.positions
+        if layout.descended(block):
+            keys = _scored(slots, *_descent(layout, copies, graph.kept, how).residents())
+        else:
+            pool = Pool(copies, slots, graph.kept)
+            pieces = _pieces(np.arange(len(residents)))
+            for apart in range(len(pieces)):  # near ones first: the less often are lists changed
+                for one, other in zip(pieces, pieces[apart:]):
+                    pool.compare(one, other)
+            keys = pool.similar.keys()
+        row, place = np.nonzero(keys != NONE)
+        row, keys = _exact(layout, block, row, topk.positions_of(keys[row, place]))
+        yield _changed(graph, block, *graphs.merged(graph.load(block)[0], row, keys), settings)
+
+    sizes = np.array(layout.blocks.new)
+    tasks, told = _for_blocks(spark, sizes * (sizes - 1) // 2, compared, _CHANGED)
+    with progress(spark, f"compare within {len(layout):,} blocks", int((sizes * (sizes - 1) // 2).sum()), "pairs", tasks):
+        return _stepped(graph, told)[0]
 
 
 def _visit(
@@ -129,107 +164,134 @@ def _visit(
     """Compare all vectors with the residents of the parts that they visit, from number ``seen`` to before ``visited``."""
     layout = graph.layout
     starts = _visitors(layout, seen, visited)
-    kept, guests_at_once = graph.kept, max(settings.block_rows, settings.task_bytes // 8 // (4 * layout.blocks.dimensions))
-    sizes = np.diff(layout.first)
-    of_parts = sizes * np.diff(starts) + (sizes * (sizes - 1) // 2 if seen == 0 else 0)
-    of_blocks = np.add.reduceat(of_parts, layout.of_block[:-1])
-    order = np.argsort(-of_blocks, kind="stable").tolist()  # the long tasks first
+    at_once = max(settings.block_rows, settings.task_bytes // 8 // (4 * layout.blocks.dimensions))
 
-    def compared(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def compared(block: int) -> Iterator[pa.RecordBatch]:
         visitors = layout.array(f"visitors-{seen}")
-        for batch in batches:
-            for task in batch.column("id").to_pylist():
-                block = order[task]
-                first, end = layout.of_block[block], layout.of_block[block + 1]
-                visits = {part: visitors[starts[part] : starts[part + 1]] for part in range(first, end)}
-                large = [part for part in visits if sizes[part] >= max(how.descent_rows, LEAST_ROWS)]
-                for part in large:
-                    yield from _descended(layout, block, part, visits.pop(part), seen == 0, guests_at_once, kept, how)
-                if visits:
-                    yield from _multiplied(layout, block, visits, seen == 0, guests_at_once, kept)
+        visits = {part: visitors[starts[part] : starts[part + 1]] for part in range(*layout.of_block[block : block + 2])}
+        yield from _offered(layout, layout.slots(block)[:1], np.array([NONE]))
+        yield from (_descended if layout.descended(block) else _multiplied)(graph, block, visits, at_once, how)
 
-    offers = spark.range(0, len(layout), 1, len(layout)).mapInArrow(compared, from_arrow_schema(_OFFERS))
-    with progress(spark, f"compare in {len(sizes):,} parts", int(of_parts.sum()), "pairs", len(layout)):
-        return _merge(spark, graph, offers, settings.similar, True)[0]
+    pairs = np.add.reduceat(np.diff(layout.first) * np.diff(starts), layout.of_block[:-1])
+    tasks, offers = _for_blocks(spark, pairs, compared, _OFFERS)
+    with progress(spark, f"visit {visited - seen:,} parts", int(pairs.sum()), "pairs", tasks):
+        return _merge(spark, graph, offers, settings, True)[0]
 
 
 def _visitors(layout: Layout, seen: int, visited: int) -> list[int]:
-    """Write the slots that visit each part, and tell where those of each begin."""
-    visits = layout.array("visits")[:, max(seen, 1) : visited]
-    part = visits.T.ravel()
+    """Write the slots that visit each part, of other blocks, and tell where those of each begin."""
+    visits = layout.array("visits")[:, seen:visited]
+    part, slot = visits.ravel(), np.repeat(np.arange(len(visits), dtype=np.int32), visits.shape[1])
+    block_of = np.repeat(np.arange(len(layout)), np.diff(layout.of_block))
+    away = block_of[part] != layout.home(slot)
+    part, slot = part[away], slot[away]
     order = np.argsort(part, kind="stable")
-    save(
-        storage.join(layout.folder, f"visitors-{seen}.npy"), np.tile(np.arange(len(visits), dtype=np.int32), visits.shape[1])[order]
-    )
+    save(storage.join(layout.folder, f"visitors-{seen}.npy"), slot[order])
     starts: list[int] = np.searchsorted(part[order], np.arange(len(layout.first))).tolist()
     return starts
 
 
 def _multiplied(
-    layout: Layout, block: int, visits: dict[int, NDArray[np.int32]], first_time: bool, guests_at_once: int, kept: int
+    graph: Graph, block: int, visits: dict[int, NDArray[np.int32]], at_once: int, how: ApproximateSettings
 ) -> Iterator[pa.RecordBatch]:
-    """All pairs in the parts of ``block``: of residents if it is the ``first_time``, and of visitors (slots, by part) with them."""
-    residents = layout.blocks.part(block)
-    own = len(residents)
+    """All pairs of the residents of the parts of ``block`` with their visitors (slots, by part)."""
+    layout = graph.layout
+    residents, last = layout.blocks.part(block), graph.last(block)
     guests = np.unique(np.concatenate(list(visits.values())))
-    best = np.full((own, kept), NONE)
-    for start in range(0, max(len(guests), 1), guests_at_once):
-        some = guests[start : start + guests_at_once]
-        both = topk.joined([residents, layout.gathered(some)]) if len(some) else residents
-        pool = Pool(layout.copies(both), both.positions, kept)
+    for start in range(0, len(guests), at_once):
+        some = guests[start : start + at_once]
+        both = topk.joined([residents, layout.gathered(some)])
+        known = topk.distances_of(np.concatenate([last, _gathered_last(graph, some)]))
+        pool = Pool(
+            layout.copies(both), both.positions, graph.kept, screening.score_at(METRICS[layout.metric], known, layout.shrink)
+        )
         for part, visitors in visits.items():
             mine = np.arange(layout.first[part], layout.first[part + 1]) - layout.blocks.first[block]
-            pieces = np.array_split(mine, max(1, -(-len(mine) // _ROWS_AT_ONCE)))
-            if first_time and start == 0:
-                for i, piece in enumerate(pieces):
-                    for other in pieces[i:]:
-                        pool.compare(piece, other)
             place = np.searchsorted(some, visitors)
-            here = (place < len(some)) & (some[np.minimum(place, len(some) - 1)] == visitors) if len(some) else place < 0
-            for theirs in np.array_split(own + place[here], max(1, -(-int(here.sum()) // _ROWS_AT_ONCE))):
-                for piece in pieces:
+            here = some[np.minimum(place, len(some) - 1)] == visitors
+            for theirs in _pieces(len(residents) + place[here]):
+                for piece in _pieces(mine):
                     pool.compare(theirs, piece)
         keys = pool.similar.keys()
-        yield from _offered(layout, pool.positions[own:], keys[own:])
-        best = topk.least(np.concatenate([best, keys[:own]], axis=1), kept)
-    yield from _offered(layout, residents.positions, best)
+        row, place = np.nonzero(keys != NONE)
+        yield from _offered(layout, pool.positions[row], keys[row, place])
 
 
 def _descended(
-    layout: Layout,
-    block: int,
-    part: int,
-    visitors: NDArray[np.int32],
-    first_time: bool,
-    guests_at_once: int,
-    kept: int,
-    how: ApproximateSettings,
+    graph: Graph, block: int, visits: dict[int, NDArray[np.int32]], at_once: int, how: ApproximateSettings
 ) -> Iterator[pa.RecordBatch]:
     """The same of one large part by pynndescent, which does not look at all pairs."""
-    first = layout.blocks.first[block]
-    residents = layout.blocks.part(block)[layout.first[part] - first : layout.first[part + 1] - first]
-    angular, slots = METRICS[layout.metric].angular, residents.positions
-    index = Descent(layout.copies(residents).low, kept, angular, how.seed, how.threads)
-    if first_time:
-        yield from _offered(layout, slots, _scored(slots, *index.residents()))
-    else:
-        yield from _offered(layout, slots, np.empty((len(slots), 0), dtype=np.int64))
-    for start in range(0, len(visitors), guests_at_once):
-        some = visitors[start : start + guests_at_once]
-        place, score = index.visitors(layout.copies(layout.gathered(some)).low)
-        keys = _scored(slots, place, score)
-        yield from _offered(layout, some, keys)
-        # Both ways.
+    layout = graph.layout
+    residents = layout.blocks.part(block)
+    index = _descent(layout, layout.copies(residents), graph.kept, how)
+    (visitors,) = visits.values()
+    for start in range(0, len(visitors), at_once):
+        some = visitors[start : start + at_once]
+        keys = _scored(residents.positions, *index.visitors(layout.copies(layout.gathered(some)).low))
         row, at = np.nonzero(keys != NONE)
-        yield from _offered(layout, slots[place[row, at]], topk.moved(keys[row, at], some[row].astype(np.int64))[:, None])
+        found, theirs = keys[row, at], some[row]
+        yield from _offered(layout, theirs, found)
+        yield from _offered(layout, topk.positions_of(found), topk.moved(found, theirs.astype(np.int64)))  # both ways
+
+
+def _descent(layout: Layout, copies: screening.Copies, kept: int, how: ApproximateSettings) -> Descent:
+    return Descent(copies.low, kept, METRICS[layout.metric].angular, how.seed, how.threads)
 
 
 def _scored(slots: NDArray[np.int32], place: NDArray[np.int32], score: Values) -> Keys:
     return topk.keys_of_scores(score, np.where(place < 0, -1, slots[place]))
 
 
-def _offered(layout: Layout, slots: NDArray[np.int32], keys: Keys) -> Iterator[pa.RecordBatch]:
-    """Rows of `_OFFERS`: ``keys`` (n, any) for ``slots`` (n,)."""
+def _pieces(places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """``places`` in pieces whose products fit into the processor's cache."""
+    return np.array_split(places, -(-len(places) // _ROWS_AT_ONCE)) if len(places) else []
+
+
+# -- steps ---------------------------------------------------------------------------------------------------------------------
+
+
+def _for_blocks(
+    spark: SparkSession, work: NDArray[np.int64], function: Callable[[int], Iterator[pa.RecordBatch]], schema: pa.Schema
+) -> tuple[int, DataFrame]:
+    """What ``function`` yields for each block, and in how many tasks: few, since to begin one takes longer than some blocks.
+
+    ``work``: of each block, for tasks that take about as long.
+    """
+    turns: list[list[int]] = [[] for _ in range(min(len(work), _TASKS_OF_A_CORE * cores_of(spark)))]
+    loads = np.zeros(len(turns))
+    for block in np.argsort(-work, kind="stable").tolist():
+        least = int(loads.argmin())
+        turns[least].append(block)
+        loads[least] += work[block] + 1
+
+    def in_turn(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for turn in batch.column("id").to_pylist():
+                for block in turns[turn]:
+                    yield from function(block)
+
+    return len(turns), spark.range(0, len(turns), 1, len(turns)).mapInArrow(in_turn, from_arrow_schema(schema))
+
+
+def _changed(graph: Graph, block: int, keys: Keys, fresh: NDArray[np.bool_], settings: NeighboursSettings) -> pa.RecordBatch:
+    """Save the lists of the next step; a row of `_CHANGED` about them."""
+    graph.following.save(block, keys, fresh)
+    wanted = min(settings.similar, graph.layout.size - 1)
+    short = int((keys[:, wanted - 1] == NONE).sum()) if wanted else 0
+    return pa.RecordBatch.from_pydict(
+        {"block": [block], "changed": [int(fresh[:, : settings.similar].sum())], "short": [short]}, schema=_CHANGED
+    )
+
+
+def _stepped(graph: Graph, told: DataFrame) -> tuple[Graph, int]:
+    """Take the step that rows of `_CHANGED` tell about: the next graph, and how many of the first entries of lists changed."""
+    rows = told.toArrow()
+    assert rows.num_rows == len(graph.layout), "every block takes part"
+    return replace(graph.following, short=sum(rows.column("short").to_pylist())), sum(rows.column("changed").to_pylist())
+
+
+def _offered(layout: Layout, slots: NDArray[Any], keys: Keys) -> Iterator[pa.RecordBatch]:
+    """Rows of `_OFFERS`: ``keys`` (n,) for ``slots`` (n,)."""
     home = layout.home(slots)
     order = np.argsort(home, kind="stable")
     slots, keys, home = slots[order].astype(np.int32), keys[order], home[order]
@@ -239,13 +301,11 @@ def _offered(layout: Layout, slots: NDArray[np.int32], keys: Keys) -> Iterator[p
     yield pa.record_batch([pa.array(home[ends[:-1]], pa.int32()), *(pa.array(of, pa.binary()) for of in contents)], schema=_OFFERS)
 
 
-# -- merging and exchange ------------------------------------------------------------------------------------------------------
-
-
-def _merge(spark: SparkSession, graph: Graph, offers: DataFrame, k: int, are_scores: bool) -> tuple[Graph, int]:
-    """The next graph, and how many of the ``k`` first entries of lists changed. ``are_scores``: of keys, which name slots."""
-    layout, following = graph.layout, graph.following
-    wanted = min(k, layout.size - 1)
+def _merge(
+    spark: SparkSession, graph: Graph, offers: DataFrame, settings: NeighboursSettings, are_scores: bool
+) -> tuple[Graph, int]:
+    """The next graph, and how many of the first entries of lists changed. ``are_scores``: of keys, which name slots."""
+    layout = graph.layout
 
     def merged(offers: pa.Table) -> pa.Table:
         block = offers.column("block")[0].as_py()
@@ -253,30 +313,21 @@ def _merge(spark: SparkSession, graph: Graph, offers: DataFrame, k: int, are_sco
         row, keys = _flat(offers, layout.blocks.first[block])
         if are_scores:
             row, keys = _exact(layout, block, *_best(row, keys, len(before), graph.kept))
-        after, fresh = graphs.merged(before, row, keys)
-        following.save(block, after, fresh)
-        short = int((after[:, wanted - 1] == NONE).sum()) if wanted else 0
-        return pa.table({"block": pa.array([block], pa.int32()), "changed": [int(fresh[:, :k].sum())], "short": [short]})
+        return pa.Table.from_batches([_changed(graph, block, *graphs.merged(before, row, keys), settings)])
 
-    groups = min(len(layout), 8 * cores_of(spark))
-    told = offers.repartition(groups, "block").groupBy("block").applyInArrow(merged, from_arrow_schema(_CHANGED)).toArrow()
-    assert told.num_rows == len(layout), "every block takes part"
-    return replace(following, short=sum(told.column("short").to_pylist())), sum(told.column("changed").to_pylist())
+    groups = min(len(layout), _TASKS_OF_A_CORE * cores_of(spark))
+    return _stepped(graph, offers.repartition(groups, "block").groupBy("block").applyInArrow(merged, from_arrow_schema(_CHANGED)))
 
 
 def _flat(offers: pa.Table, first: int) -> tuple[NDArray[np.int64], Keys]:
     """Rows of `_OFFERS` as pairs: the resident, counted from ``first``, and a key."""
-    rows, keys = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for slot, key in zip(offers.column("slot"), offers.column("key")):
-        slots = np.frombuffer(slot.as_py(), np.int32).astype(np.int64) - first
-        of = topk.keys_from_bytes(key.as_py(), len(slots))
-        row, place = np.nonzero(of != NONE)
-        rows.append(slots[row])
-        keys.append(of[row, place])
-    row, key = np.concatenate(rows), np.concatenate(keys)
+    slots, keys = (
+        np.frombuffer(b"".join(offers.column(name).to_pylist()), of) for name, of in (("slot", np.int32), ("key", np.int64))
+    )
     # Scores of the same pair may differ in their last bits: the better one first, whatever the order of arrival.
-    order = np.argsort(key)
-    return row[order], key[order]
+    order = np.argsort(keys)
+    order = order[keys[order] != NONE]
+    return slots[order].astype(np.int64) - first, keys[order]
 
 
 def _best(row: NDArray[np.int64], keys: Keys, rows: int, kept: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -302,25 +353,13 @@ def _exact(layout: Layout, block: int, row: NDArray[np.int64], slot: NDArray[np.
     return row, keys
 
 
-def _exchange(
-    spark: SparkSession, graph: Graph, visited: int, settings: NeighboursSettings, how: ApproximateSettings
-) -> tuple[Graph, int]:
-    """Look at neighbours of neighbours until few entries change; and how many rounds that took."""
+def _exchange(spark: SparkSession, graph: Graph, visited: int, number: int, settings: NeighboursSettings) -> tuple[Graph, float]:
+    """Look at neighbours of neighbours; returns also the share of entries that this changed. ``number``: of the round."""
     layout = graph.layout
-    entries = layout.size * settings.similar
-    for done in range(how.rounds):
-
-        def proposed(batches: Iterator[pa.RecordBatch], graph: Graph = graph) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                for block in batch.column("id").to_pylist():
-                    yield from _proposals(graph, block, visited)
-
-        offers = spark.range(0, len(layout), 1, len(layout)).mapInArrow(proposed, from_arrow_schema(_OFFERS))
-        with progress(spark, f"exchange neighbours, round {done + 1}", layout.size, "vectors", len(layout)):
-            graph, changed = _merge(spark, graph, offers, settings.similar, False)
-        if changed <= how.settled * entries:
-            return graph, done + 1
-    return graph, how.rounds
+    tasks, offers = _for_blocks(spark, np.array(layout.blocks.new), partial(_proposals, graph, visited), _OFFERS)
+    with progress(spark, f"exchange neighbours, round {number}", layout.size, "vectors", tasks):
+        graph, changed = _merge(spark, graph, offers, settings, False)
+    return graph, changed / (layout.size * settings.similar)
 
 
 def _filled(spark: SparkSession, graph: Graph, settings: NeighboursSettings) -> Graph:
@@ -328,22 +367,20 @@ def _filled(spark: SparkSession, graph: Graph, settings: NeighboursSettings) -> 
     layout, wanted = graph.layout, min(settings.similar, graph.layout.size - 1)
     metric = METRICS[layout.metric]
 
-    def filled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for block in batch.column("id").to_pylist():
-                yield from _offered(layout, layout.slots(block), np.empty((layout.blocks.new[block], 0), dtype=np.int64))
-                short = np.nonzero(graph.load(block)[0][:, wanted - 1] == NONE)[0]
-                for start in range(0, len(short), settings.block_rows):
-                    part = layout.blocks.part(block)[short[start : start + settings.block_rows]]
-                    lists, _ = layout.blocks.in_full(part, metric, graph.kept, 0)
-                    yield from _offered(layout, part.positions, lists.keys)
+    def filled(block: int) -> Iterator[pa.RecordBatch]:
+        yield from _offered(layout, layout.slots(block)[:1], np.array([NONE]))
+        short = np.nonzero(graph.load(block)[0][:, wanted - 1] == NONE)[0]
+        for start in range(0, len(short), settings.block_rows):
+            part = layout.blocks.part(block)[short[start : start + settings.block_rows]]
+            keys = layout.blocks.in_full(part, metric, graph.kept, 0)[0].keys
+            yield from _offered(layout, np.repeat(part.positions, graph.kept), keys.ravel())
 
-    offers = spark.range(0, len(layout), 1, len(layout)).mapInArrow(filled, from_arrow_schema(_OFFERS))
-    with progress(spark, "compare in full", graph.short * layout.size, "pairs", len(layout)):
-        return _merge(spark, graph, offers, settings.similar, False)[0]
+    tasks, offers = _for_blocks(spark, np.ones(len(layout), dtype=np.int64), filled, _OFFERS)
+    with progress(spark, "compare in full", graph.short * layout.size, "pairs", tasks):
+        return _merge(spark, graph, offers, settings, False)[0]
 
 
-def _proposals(graph: Graph, block: int, visited: int) -> Iterator[pa.RecordBatch]:
+def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatch]:
     """Rows of `_OFFERS` with what neighbours of neighbours bring to residents of ``block``, and these to them."""
     layout = graph.layout
     slot_of, visits = layout.array("slots"), layout.array("visits")[:, :visited]
@@ -357,6 +394,7 @@ def _proposals(graph: Graph, block: int, visited: int) -> Iterator[pa.RecordBatc
         slots,
         fresh,
         int(mine[0]),
+        not layout.descended(block),
         near,
         _slots(of, slot_of),
         of_fresh,
@@ -368,12 +406,12 @@ def _proposals(graph: Graph, block: int, visited: int) -> Iterator[pa.RecordBatc
     other = slot_of[topk.positions_of(found)]
     number = layout.blocks.whole(block).index
     better = found < keys[row, -1]
-    yield from _offered(layout, mine, np.empty((len(mine), 0), dtype=np.int64))
-    yield from _offered(layout, mine[row[better]], found[better][:, None])
+    yield from _offered(layout, mine[:1], np.array([NONE]))
+    yield from _offered(layout, mine[row[better]], found[better])
     last = _gathered_last(graph, other)
     back = topk.moved(found, number[row])
     better = back < last
-    yield from _offered(layout, other[better], back[better][:, None])
+    yield from _offered(layout, other[better], back[better])
 
 
 def _slots(keys: Keys, slot_of: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -15,9 +15,11 @@ from pyspark.sql import SparkSession
 
 from image_similarity import storage
 from image_similarity.kernels import partitioning, screening
+from image_similarity.kernels.descent import LEAST_ROWS
 from image_similarity.kernels.distances import METRICS, Indices, Values, Vectors
 from image_similarity.kernels.screening import FLOAT32
 from image_similarity.kernels.topk import Part
+from image_similarity.settings import ApproximateSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, alive_file, load, save
 from image_similarity.stages.neighbours.plan import cores_of
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
@@ -43,6 +45,8 @@ class Layout:
     """The first slot of each part, and the end of the last."""
     of_block: list[int]
     """The first part in each block, and the end of the last."""
+    descent_rows: int
+    """Parts with as many vectors have a block of their own, and go through pynndescent."""
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -50,6 +54,9 @@ class Layout:
     @property
     def size(self) -> int:
         return sum(self.blocks.new)
+
+    def descended(self, block: int) -> bool:
+        return self.blocks.new[block] >= self.descent_rows and self.of_block[block + 1] - self.of_block[block] == 1
 
     def slots(self, block: int) -> NDArray[np.int32]:
         return np.arange(self.blocks.first[block], self.blocks.first[block] + self.blocks.new[block], dtype=np.int32)
@@ -106,12 +113,13 @@ def lay_out(
     parts: int,
     visits: int,
     block_rows: int,
-    seed: int,
+    how: ApproximateSettings,
     folder: str,
 ) -> Layout:
     """Find about ``parts`` centres and up to ``visits`` parts for each vector; blocks have about ``block_rows`` or one part."""
+    seed, descent_rows = how.seed, max(how.descent_rows, LEAST_ROWS)
     blocks = packed.blocks
-    bare = Layout(blocks, Blocks(folder, [], [], [], [], blocks.dimensions), folder, metric, shrink, 0, [], [])
+    bare = Layout(blocks, Blocks(folder, [], [], [], [], blocks.dimensions), folder, metric, shrink, 0, [], [], descent_rows)
     _train(spark, bare, _sample(packed, parts * partitioning.SAMPLE_OF_EACH, seed), parts, seed)
     _assign(spark, bare, visits)
     number, places = _packed_places(blocks)
@@ -122,20 +130,23 @@ def lay_out(
     for name, values in (("places", places[order]), ("visits", assigned[order]), ("slots", slot)):
         save(storage.join(folder, f"{name}.npy"), values)
     first = np.cumsum([0, *np.bincount(assigned[:, 0], minlength=len(bare.array("centres")))])
-    of_block = _bundled(np.diff(first), block_rows)
+    of_block = _bundled(np.diff(first), block_rows, descent_rows)
     ends = first[of_block]
     files = [f"block-{block:06d}.npy" for block in range(len(of_block) - 1)]
     bundles = Blocks(folder, files, ends[:-1].tolist(), np.diff(ends).tolist(), [0] * len(files), blocks.dimensions)
-    layout = Layout(blocks, bundles, folder, metric, shrink, assigned.shape[1], first.tolist(), of_block)
+    layout = Layout(blocks, bundles, folder, metric, shrink, assigned.shape[1], first.tolist(), of_block, descent_rows)
     _move_in(spark, layout)
     return layout
 
 
-def _bundled(sizes: NDArray[np.int64], rows: int) -> list[int]:
-    """Where bundles of parts with about ``rows`` vectors begin, none of them without a vector, and the end of the last."""
+def _bundled(sizes: NDArray[np.int64], rows: int, alone: int) -> list[int]:
+    """Where bundles of parts with about ``rows`` vectors begin, none of them without a vector, and the end of the last.
+
+    Parts with ``alone`` vectors or more are not bundled.
+    """
     starts, inside = [0], 0
     for part, size in enumerate(sizes.tolist()):
-        if inside and size and inside + size > rows:
+        if inside and size and (inside + size > rows or max(inside, size) >= alone):
             starts.append(part)
             inside = 0
         inside += size

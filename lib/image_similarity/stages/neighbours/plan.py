@@ -36,6 +36,7 @@ _WARMING_UP = 1.1
 _FIXED_APPROXIMATE_SECONDS, _ROW_APPROXIMATE_SECONDS, _VALUE_APPROXIMATE_SECONDS = 8.0, 3.6e-4, 2e-7
 _WARMING_UP_IN_PARTS = 4.0
 _STEPS = 6  # lists are kept of each
+_PARTS_OF_ROOT = 4.0
 
 EXACT, APPROXIMATE = "exact", "approximate"
 
@@ -150,7 +151,9 @@ def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSetti
 
 def parts_for(vectors: int, how: ApproximateSettings) -> int:
     """How many parts a collection is cut into."""
-    return max(1, min(how.partitions or round(vectors / how.partition_rows), vectors))
+    # Finding the nearest parts takes time for each part, comparing for each vector of a part: both grow like the root.
+    wanted = min(vectors / how.partition_rows, _PARTS_OF_ROOT * vectors**0.5)
+    return max(1, min(how.partitions or round(wanted), vectors))
 
 
 def cores_of(spark: SparkSession) -> int:
