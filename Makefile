@@ -41,6 +41,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/render_gallery.py
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
+	$(BIN)/python tests/benchmarks/approximate_neighbours.py
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache

@@ -90,7 +90,8 @@ def run(application: Application) -> None:
 def _about_recall(found: Found | None) -> str:
     if found is None:
         return ""
-    return f"; recall {found.recall}" + ("" if found.good_enough else " of approximate lists: exact ones took their place")
+    rest = f", {found.across_borders:.4f} across borders of parts" if found.good_enough else ""
+    return f"; recall {found.recall}{rest}" + ("" if found.good_enough else " of approximate lists: exact ones took their place")
 
 
 def _used(settings: NeighboursSettings, how: ApproximateSettings, outputs: stage.Outputs) -> dict[str, Any]:
@@ -149,6 +150,7 @@ def _write(job: Job, outputs: stage.Outputs) -> dict[str, Any]:
     if found is not None:
         interval = [found.recall.estimate, found.recall.lower, found.recall.upper]
         of_approximate = {"parts": found.parts, "visited": found.visited, "rounds": found.rounds, "recall": interval}
+        of_approximate["recall_across_borders"] = found.across_borders
     return {
         **of_approximate,
         "images": outputs.packed.usable,

@@ -206,7 +206,8 @@ class ApproximateSettings(Section):
     """Vectors in a part, about; more in collections of millions."""
 
     visits: Annotated[int, Field(ge=1)] = 16
-    """Parts that each vector is compared with at first, its own among them."""
+    """Parts that each vector is compared with at first, its own among them; fewer, but five, where parts are larger than
+    ``partition_rows``."""
 
     widenings: Annotated[int, Field(ge=0, le=10)] = 2
     """How often that number is doubled where recall is too low."""

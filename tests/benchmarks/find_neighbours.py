@@ -14,14 +14,11 @@ alone, at the rate measured here; the exponent is that of a line through the tim
 
 import argparse
 import json
-import math
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -30,6 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from benchmarks.measuring import Peak, exponent  # noqa: E402
+
 K = 12
 
 PEER = """
@@ -84,36 +85,6 @@ def product_rate(dimensions: int) -> float:
     return float(2 * 2048 * 2048 * dimensions / min(seconds))
 
 
-class Peak:
-    """The most memory that any Python worker of Spark has held, in bytes, while this context lasts; pages of files included."""
-
-    def __enter__(self) -> "Peak":
-        self.bytes = 0
-        self._stop = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.2):
-            for process in Path("/proc").iterdir():
-                if process.name.isdigit():
-                    self.bytes = max(self.bytes, _resident(process))
-
-
-def _resident(process: Path) -> int:
-    try:
-        if b"pyspark.daemon" not in (process / "cmdline").read_bytes():
-            return 0
-        return int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):  # gone meanwhile
-        return 0
-
-
 def ours(session: object, source: Path, folder: Path) -> dict[str, float]:
     import find_neighbours
 
@@ -135,10 +106,6 @@ def peer(name: str, source: Path, folder: Path) -> dict[str, float]:
         raise SystemExit(f"{name}: {told.stderr.strip().splitlines()[-1]}: pip install -c constraints.txt '.[bench]'")
     found: dict[str, float] = json.loads(told.stdout)
     return found
-
-
-def exponent(rows: list[int], seconds: list[float]) -> float:
-    return float(np.polyfit(np.log(rows), np.log(seconds), 1)[0]) if len(rows) > 1 else math.nan
 
 
 def measured(

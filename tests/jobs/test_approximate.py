@@ -1,5 +1,6 @@
 """Approximate neighbours: nearly all of the true ones, exact distances, and the same table however the data came."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyspark.sql import SparkSession
 import audit_neighbours
 import find_neighbours
 import oracle
+from image_similarity.stages.neighbours import approximate, audit, layout
 from image_similarity.warehouse import Warehouse
 
 pytestmark = pytest.mark.long
@@ -65,7 +67,7 @@ def check(rows: list[Row], vectors: Values, metric: str, k: int) -> float:
     return hits / (n * k) if n * k else 1.0
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("metric", ["cosine", "correlation", "euclidean"])
 def test_nearly_all_true_neighbours_are_found(spark: SparkSession, tmp_path: Path, metric: str, capsys: Any) -> None:
     vectors = oracle.planted(2000, 16, seed=21)
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), "--metric", metric) == 0
@@ -75,11 +77,15 @@ def test_nearly_all_true_neighbours_are_found(spark: SparkSession, tmp_path: Pat
     assert f"recall {record['recall']:.4f} (" in capsys.readouterr().out
 
 
-def test_the_table_does_not_depend_on_the_order_of_the_data(spark: SparkSession, tmp_path: Path) -> None:
+def test_the_table_does_not_depend_on_the_order_of_the_data_or_the_number_of_cores(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vectors = oracle.planted(1500, 16, seed=22)
     found = []
     for seed, row_group in ((0, 1500), (1, 100)):
         file = written(tmp_path, vectors, np.random.default_rng(seed).permutation(1500), row_group)
+        for module in (approximate, audit, layout):
+            monkeypatch.setattr(module, "cores_of", lambda _, cores=1 + 6 * seed: cores)
         assert run(spark, tmp_path / f"w{seed}", file, "--set", f"neighbours.block_rows={64 + 300 * seed}") == 0
         found.append(published(spark, tmp_path / f"w{seed}")[0])
     assert found[0] == found[1]
@@ -151,6 +157,35 @@ def test_lists_that_met_too_few_others_are_filled(spark: SparkSession, tmp_path:
     options = ["--set=approximate.partition_rows=5", *POISON, "--set=approximate.recall_target=0.01", "-k", "9"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
     assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 9) > 0.3
+
+
+def test_copies_have_one_place_if_so_wanted(spark: SparkSession, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(31).standard_normal((300, 16)).astype(np.float32)
+    vectors[200:] = vectors[100:200]
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), "--set=neighbours.copies=one") == 0
+    rows, _ = published(spark, tmp_path / "w")
+    firsts = [row for row in rows if row[0] < "00200"]
+    assert check(firsts, vectors[:200], "cosine", 5) >= 0.99
+    assert [row[3:5] for row in rows if row[0] == "00250"] == [row[3:5] for row in rows if row[0] == "00150"]
+
+
+def test_many_neighbours(spark: SparkSession, tmp_path: Path) -> None:
+    """More than a part holds, and more than rounds of exchange look at."""
+    vectors = oracle.planted(700, 16, seed=32)
+    options = ["--set=approximate.partition_rows=20", "--set=approximate.recall_target=0.9", "-k", "90"]
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
+    assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 90) >= 0.89
+
+
+def test_what_was_found_across_borders_is_told(spark: SparkSession, tmp_path: Path) -> None:
+    file = written(tmp_path, oracle.planted(1000, 16, seed=33))
+    for folder, options in (
+        ("all", []),
+        ("none", ["--set=approximate.partitions=2", "--set=approximate.recall_target=0.01", *POISON]),
+    ):
+        assert run(spark, tmp_path / folder, file, *options) == 0
+        across = json.loads(published(spark, tmp_path / folder)[1]["counts"])["recall_across_borders"]
+        assert across > 0.9 if folder == "all" else across < 0.9
 
 
 def audited(spark: SparkSession, warehouse: Path) -> int:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 
 from image_similarity.kernels import partitioning
 
@@ -26,6 +27,16 @@ def test_a_large_cluster_is_cut() -> None:
     sizes = np.bincount(partitioning.nearest(rows, found, 1)[:, 0], minlength=len(found))
     assert 7 <= len(found) <= 20 and sizes.max() <= 3 * 400 and sizes.min() > 0
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_many_parts_are_found_in_two_steps() -> None:
+    rows = unit(np.random.default_rng(3).standard_normal((20_000, 8)))
+    found = partitioning.centres(rows[:6000], 200, True, seed=0)
+    sizes = np.bincount(partitioning.nearest(rows, found, 1)[:, 0], minlength=len(found))
+    assert 150 <= len(found) <= 300 and sizes.max() <= 4 * 100 and sizes.min() > 0
+    # Vectors are nearly as near to their centres as after k-means at once.
+    at_once = unit(KMeans(len(found), n_init=1, max_iter=12, random_state=0).fit(rows[:6000]).cluster_centers_)
+    assert (1 - (rows @ found.T).max(axis=1)).mean() <= 1.1 * (1 - (rows @ at_once.T).max(axis=1)).mean()
 
 
 def test_the_same_sample_gives_the_same_centres() -> None:

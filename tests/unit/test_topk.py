@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import oracle
-from image_similarity.kernels import distances, topk
+from image_similarity.kernels import distances, screening, topk
 from image_similarity.kernels.distances import METRICS
-from image_similarity.kernels.screening import SCREENS
+from image_similarity.kernels.screening import FLOAT32, SCREENS
+from image_similarity.kernels.topk import Pool
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -96,3 +97,23 @@ def test_merging_in_any_order_gives_the_same() -> None:
     np.testing.assert_array_equal(forward.keys, backward.keys)
     np.testing.assert_array_equal(forward.floor, backward.floor)
     np.testing.assert_array_equal(forward.keys, np.sort(keys.transpose(1, 0, 2).reshape(5, 60))[:, :20])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "correlation", "euclidean"])
+def test_a_pool_that_knows_what_to_beat_keeps_what_beats_it(metric: str) -> None:
+    """Lists that begin with a cut hold the same as those that do not, as far as it goes."""
+    chosen = METRICS[metric]
+    vectors = distances.measured(oracle.planted(120, 16, seed=9), chosen)
+    shrink = screening.shrink_of(float(np.abs(vectors.values).max()), 16, chosen)
+    copies, positions = screening.copies(vectors, chosen, FLOAT32, shrink), np.arange(120, dtype=np.int32)
+    away = distances.block(chosen, vectors, vectors).view(np.float32).astype(np.float64)
+    np.fill_diagonal(away, np.inf)
+    cut_at = np.where(np.arange(120) % 3 == 0, np.nan, np.sort(away, axis=1)[:, 7] * (1 + 1e-5) + 1e-6)
+    pool = Pool(copies, positions, 5, screening.score_at(chosen, cut_at, shrink))
+    pool.compare(np.arange(60), np.arange(60, 120))
+    keys = np.sort(pool.similar.keys(), axis=1)
+    for row in range(120):
+        others = np.arange(60, 120) if row < 60 else np.arange(60)
+        beating = others[away[row, others] < cut_at[row]] if row % 3 else others
+        found = topk.positions_of(keys[row][keys[row] != topk.NONE])
+        assert set(found) <= set(beating) and np.allclose(away[row, found], np.sort(away[row, beating])[:5], atol=1e-5)

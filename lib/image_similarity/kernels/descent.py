@@ -7,6 +7,7 @@ the squared distance, and 1 more for unit vectors, whose score is their product.
 from typing import Any
 
 import numpy as np
+from numba import config
 from numpy.typing import NDArray
 from pynndescent import NNDescent
 from threadpoolctl import threadpool_limits
@@ -18,9 +19,15 @@ LEAST_ROWS = 512
 
 
 class Descent:
-    """An index over ``rows`` (n, d) float32, with ``k`` neighbours of each; the same for the same rows, order, seed and threads."""
+    """An index over ``rows`` (n, d) float32, with ``k`` neighbours of each; the same for the same rows, order, seed and threads.
+
+    ``threads``: at most as many as numba has, else ``ValueError``.
+    """
 
     def __init__(self, rows: Values, k: int, angular: bool, seed: int, threads: int):
+        most = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        if threads > most:
+            raise ValueError(f"approximate.threads is {threads}, but numba has {most} here: set it to {most} or less")
         self._angular, self._k = angular, k
         # Its lists begin with the row itself.
         self._index: Any = NNDescent(rows, metric="euclidean", n_neighbors=k + 1, random_state=seed, n_jobs=threads)

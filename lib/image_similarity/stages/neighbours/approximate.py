@@ -1,11 +1,12 @@
-"""Approximate neighbours: parts of near vectors compared on their own, then lists improved by what neighbours know, then audited.
+"""Approximate neighbours: what is near is compared first, then lists are improved by what neighbours know, and audited.
 
-1. `layout` gives each vector a home and other parts to visit.
-2. In each part residents are compared with one another and with visitors, all pairs, or by pynndescent where a part is so large
-   that this is cheaper. Both ends of a pair learn of it.
-3. What the parts found for a vector is merged, and gets exact distances.
-4. Neighbours of neighbours that were not compared before are looked at, until lists hardly change.
-5. An exact audit of some vectors says how good the lists are. Where that is not enough, more parts are visited.
+1. `layout` gives each vector a home, a part of the collection, and other parts to visit; parts that are near share a block.
+2. The vectors of a block are compared with one another: all pairs, or by pynndescent where one part alone is so large that this is
+   cheaper.
+3. Vectors visit parts of other blocks, and both ends of a pair learn of it, if it is nearer than what they have. What was found in
+   many places for a vector is merged, and gets exact distances.
+4. An exact audit of some vectors says how good the lists are. Until that is enough, neighbours of neighbours that were not compared
+   before are looked at. When this changes little, more parts are visited.
 
 The lists depend on vectors, settings and seed, not on the order of the data, tasks or executors; but processors that round float32
 products differently may choose differently among scores that are almost equal.
@@ -28,12 +29,13 @@ from image_similarity.kernels.descent import Descent
 from image_similarity.kernels.distances import METRICS, Values, pairs
 from image_similarity.kernels.recall import Recall
 from image_similarity.kernels.topk import NONE, Keys, Pool
+from image_similarity.kernels.warmup import warm_up
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import progress
 from image_similarity.stages.neighbours.audit import Audit
 from image_similarity.stages.neighbours.layout import Layout, lay_out
 from image_similarity.stages.neighbours.numbers import load, save
-from image_similarity.stages.neighbours.plan import cores_of, parts_for
+from image_similarity.stages.neighbours.plan import cores_of, parts_for, visits_for
 from image_similarity.stages.neighbours.previous import LISTS
 from image_similarity.stages.neighbours.vectors import Packed
 from image_similarity.warehouse import Scratch
@@ -41,9 +43,11 @@ from image_similarity.warehouse import Scratch
 _OFFERS = pa.schema([("block", pa.int32()), ("slot", pa.binary()), ("key", pa.binary())])
 """Candidates for residents of a block: slots of these (int32), and as many keys (int64)."""
 _CHANGED = pa.schema([("block", pa.int32()), ("changed", pa.int64()), ("short", pa.int64())])
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS, _BLOCKS_AT_LEAST = 4096, 16
 _ROWS_AT_ONCE = 1024
 _TASKS_OF_A_CORE = 4
+_REACH = 64
+"""Entries of a list whose neighbours are looked at: what that takes grows with the square."""
 _SPARE = 14
 """Entries of lists beyond the k wanted: their neighbours are looked at too."""
 
@@ -61,6 +65,8 @@ class Found:
     rounds: int
     """Of exchange between neighbours."""
     good_enough: bool
+    across_borders: float
+    """The share that was found of true neighbours whose home is another part than the vector's own."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +106,15 @@ def run(
     spark: SparkSession, packed: Packed, shrink: float, settings: NeighboursSettings, how: ApproximateSettings, scratch: Scratch
 ) -> Found:
     """Similar neighbours of all packed vectors; ``shrink``: see `screening.shrink_of`."""
-    parts = parts_for(packed.vectors, how)
-    visited, most = how.visits, how.visits * 2**how.widenings
-    block_rows = max(
-        1, min(_BLOCK_ROWS, settings.task_bytes // 16 // (4 * packed.dimensions), -(-packed.vectors // (4 * cores_of(spark))))
-    )
+    parts = parts_for(packed.vectors, settings.similar, how)
+    visited = visits_for(packed.vectors, parts, how)
+    most = visited * 2**how.widenings
+    # The number of cores has no say in this, since blocks decide what is compared.
+    fit = settings.task_bytes // 16 // (4 * packed.dimensions)
+    block_rows = max(1, min(_BLOCK_ROWS, fit, -(-packed.vectors // _BLOCKS_AT_LEAST)))
     layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, how, scratch.location("parts"))
     graph, seen, rounds = Graph(layout, min(settings.similar, packed.vectors - 1) + _SPARE), 0, 0
+    _compile(spark, layout, how)
     graph = _among_residents(spark, graph, settings, how)
     audit = Audit.begin(spark, packed, shrink, settings, how)
     slots = layout.array("slots")[audit.vectors]
@@ -125,8 +133,32 @@ def run(
             graph, changed = _exchange(spark, graph, visited, rounds + 1, settings)
             (recall, good), since, rounds = measured(graph), since + 1, rounds + 1
         if good or visited >= layout.visits:
-            return Found(_lists(spark, graph), recall, len(layout.first) - 1, visited, rounds, good)
+            return Found(_lists(spark, graph), recall, len(layout.first) - 1, visited, rounds, good, _across_borders(graph, audit))
         visited *= 2
+
+
+def _compile(spark: SparkSession, layout: Layout, how: ApproximateSettings) -> None:
+    """In every worker and before the work, so that the first parts take no longer than others."""
+    descent = any(map(layout.descended, range(len(layout))))
+    workers = cores_of(spark)
+
+    def compiled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            warm_up(layout.metric, descent, how.threads)
+            yield batch
+
+    with progress(spark, "compile, with pynndescent" if descent else "compile", workers, "workers", workers):
+        spark.range(0, workers, 1, workers).mapInArrow(compiled, "id long").count()
+
+
+def _across_borders(graph: Graph, audit: Audit) -> float:
+    """See `Found`; of the vectors that were audited."""
+    slot_of, home = graph.layout.array("slots"), graph.layout.array("visits")[:, 0]
+    slots = slot_of[audit.vectors]
+    true, found = (_slots(keys, slot_of) for keys in (audit.nearest, _gathered_lists(graph, slots)[0]))
+    across = (true >= 0) & (home[np.maximum(true, 0)] != home[slots][:, None])
+    there = np.array([np.isin(wanted, of) for wanted, of in zip(true, found)]).reshape(true.shape)
+    return float(there[across].mean()) if across.any() else 1.0
 
 
 # -- comparing by parts --------------------------------------------------------------------------------------------------------
@@ -385,7 +417,7 @@ def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatc
     layout = graph.layout
     slot_of, visits = layout.array("slots"), layout.array("visits")[:, :visited]
     keys, fresh = graph.load(block)
-    slots = _slots(keys, slot_of)
+    slots, fresh = np.ascontiguousarray(_slots(keys, slot_of)[:, :_REACH]), np.ascontiguousarray(fresh[:, :_REACH])
     known = np.unique(slots[slots >= 0])
     of, of_fresh = _gathered_lists(graph, known)
     near = np.searchsorted(known, np.maximum(slots, 0)).astype(np.int32)
@@ -396,8 +428,8 @@ def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatc
         int(mine[0]),
         not layout.descended(block),
         near,
-        _slots(of, slot_of),
-        of_fresh,
+        np.ascontiguousarray(_slots(of, slot_of)[:, :_REACH]),
+        np.ascontiguousarray(of_fresh[:, :_REACH]),
         np.ascontiguousarray(visits[mine]),
         visits,
         visits[:, 0],

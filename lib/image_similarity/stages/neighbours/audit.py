@@ -51,8 +51,9 @@ class Audit:
     vectors: Indices
     """(m,): the numbers of their vectors, each once, and for each image (n,) the place of its own."""
     vector_of: Indices
+    nearest: Keys
+    """(m, k): the true neighbours of the vectors, and those of the images (n, k)."""
     true: Keys
-    """(n, k)."""
     _settings: NeighboursSettings
     _seed: int
     _everyone: int
@@ -68,7 +69,7 @@ class Audit:
         image = pc.index_in(ids, value_set=images.ids).to_numpy().astype(np.int64)
         vectors, vector_of = np.unique(packed.numbers.vector[image], return_inverse=True)
         of_vectors = true_keys(spark, packed.blocks, places_of(packed.blocks, vectors), settings.metric, shrink, settings.similar)
-        asked = cls(ids, image, vectors, vector_of, of_vectors, settings, how.seed, len(images.ids), images.sharing)
+        asked = cls(ids, image, vectors, vector_of, of_vectors, of_vectors, settings, how.seed, len(images.ids), images.sharing)
         return replace(asked, true=asked.of_images(of_vectors))
 
     def of_images(self, keys: Keys) -> Keys:

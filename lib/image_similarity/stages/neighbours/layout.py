@@ -208,7 +208,7 @@ def _assign(spark: SparkSession, layout: Layout, visits: int) -> None:
                 save(storage.join(layout.folder, f"assigned-{block}.npy"), nearest)
             yield batch
 
-    spark.range(0, len(layout.packed), 1, max(1, min(len(layout.packed), 8 * cores_of(spark)))).mapInArrow(
+    spark.range(0, len(layout.packed), 1, max(1, min(len(layout.packed), 4 * cores_of(spark)))).mapInArrow(
         assign, "id long"
     ).count()
 
@@ -220,4 +220,4 @@ def _move_in(spark: SparkSession, layout: Layout) -> None:
                 layout.move_in(block)
             yield batch
 
-    spark.range(0, len(layout), 1, min(len(layout), 8 * cores_of(spark))).mapInArrow(move_in, "id long").count()
+    spark.range(0, len(layout), 1, min(len(layout), 4 * cores_of(spark))).mapInArrow(move_in, "id long").count()

@@ -37,6 +37,8 @@ _FIXED_APPROXIMATE_SECONDS, _ROW_APPROXIMATE_SECONDS, _VALUE_APPROXIMATE_SECONDS
 _WARMING_UP_IN_PARTS = 4.0
 _STEPS = 6  # lists are kept of each
 _PARTS_OF_ROOT = 4.0
+_OF_EACH_NEIGHBOUR = 5
+_LEAST_VISITS = 5
 
 EXACT, APPROXIMATE = "exact", "approximate"
 
@@ -70,6 +72,8 @@ class Plan:
     cores: int
     seconds: float
     disk_bytes: int
+    all_pairs: bool = True
+    """Whether they are compared, if only for dissimilar ones."""
     how: tuple[str, ...] = ()
     """What is said of the approximate way, and of the choice."""
 
@@ -77,6 +81,8 @@ class Plan:
     def lines(self) -> list[str]:
         pairs = self.rows * (self.rows - 1) // 2
         operations = 2 * pairs * self.dimensions
+        if self.method == APPROXIMATE and not self.all_pairs:
+            return [f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk_bytes / 2**30:.2f} GiB of disk", *self.how]
         return [
             f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: "
             f"{operations / 1e12:,.2f} Tflop in {self.rate.screen} at {self.rate.product / 1e9:,.0f} Gflop/s a core",
@@ -125,8 +131,8 @@ def _pair_seconds(rows: int, rate: Rate) -> float:
 def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSettings) -> Plan:
     """The plan with what the approximate way takes, and the decision where that is left to us."""
     rows, dimensions = plan.rows, plan.dimensions
-    parts = parts_for(rows, how)
-    visited = min(how.visits, parts)
+    parts = parts_for(rows, settings.similar, how)
+    visited = min(visits_for(rows, parts, how), parts)
     compared = rows * (rows / parts) * (visited - 0.5)
     products = 2 * rows * dimensions * (parts + how.audit_queries) / max(plan.rate.product, 1)
     work = compared / max(plan.rate.pairs, 1) * _WARMING_UP_IN_PARTS + products
@@ -146,14 +152,21 @@ def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSetti
     disk_bytes = (plan.disk_bytes if settings.dissimilar else 4 * rows * dimensions) + rows * (
         4 * dimensions + _STEPS * 9 * _kept(settings, "float32")
     )
-    return replace(plan, method=chosen, seconds=seconds, disk_bytes=disk_bytes, how=said + decision)
+    all_pairs = settings.dissimilar > 0
+    return replace(plan, method=chosen, seconds=seconds, disk_bytes=disk_bytes, all_pairs=all_pairs, how=said + decision)
 
 
-def parts_for(vectors: int, how: ApproximateSettings) -> int:
-    """How many parts a collection is cut into."""
+def parts_for(vectors: int, similar: int, how: ApproximateSettings) -> int:
+    """How many parts a collection is cut into; they hold some times as many vectors as neighbours are wanted."""
     # Finding the nearest parts takes time for each part, comparing for each vector of a part: both grow like the root.
-    wanted = min(vectors / how.partition_rows, _PARTS_OF_ROOT * vectors**0.5)
+    wanted = min(vectors / max(how.partition_rows, _OF_EACH_NEIGHBOUR * similar), _PARTS_OF_ROOT * vectors**0.5)
     return max(1, min(how.partitions or round(wanted), vectors))
+
+
+def visits_for(vectors: int, parts: int, how: ApproximateSettings) -> int:
+    """How many parts each vector is compared with at first: fewer where parts are larger than they are by default."""
+    rows = how.visits * how.partition_rows
+    return min(how.visits, max(_LEAST_VISITS, round(rows * parts / max(vectors, 1))))
 
 
 def cores_of(spark: SparkSession) -> int:
