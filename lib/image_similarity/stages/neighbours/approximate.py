@@ -35,7 +35,7 @@ from image_similarity.spark import progress
 from image_similarity.stages.neighbours.audit import Audit
 from image_similarity.stages.neighbours.layout import Layout, lay_out
 from image_similarity.stages.neighbours.numbers import load, save
-from image_similarity.stages.neighbours.plan import cores_of, parts_for, visits_for
+from image_similarity.stages.neighbours.plan import block_rows_for, cores_of, parts_for, visits_for
 from image_similarity.stages.neighbours.previous import LISTS
 from image_similarity.stages.neighbours.vectors import Packed
 from image_similarity.warehouse import Scratch
@@ -43,7 +43,6 @@ from image_similarity.warehouse import Scratch
 _OFFERS = pa.schema([("block", pa.int32()), ("slot", pa.binary()), ("key", pa.binary())])
 """Candidates for residents of a block: slots of these (int32), and as many keys (int64)."""
 _CHANGED = pa.schema([("block", pa.int32()), ("changed", pa.int64()), ("short", pa.int64())])
-_BLOCK_ROWS, _BLOCKS_AT_LEAST = 4096, 16
 _ROWS_AT_ONCE = 1024
 _TASKS_OF_A_CORE = 4
 _REACH = 64
@@ -109,9 +108,7 @@ def run(
     parts = parts_for(packed.vectors, settings.similar, how)
     visited = visits_for(packed.vectors, parts, how)
     most = visited * 2**how.widenings
-    # The number of cores has no say in this, since blocks decide what is compared.
-    fit = settings.task_bytes // 16 // (4 * packed.dimensions)
-    block_rows = max(1, min(_BLOCK_ROWS, fit, -(-packed.vectors // _BLOCKS_AT_LEAST)))
+    block_rows = block_rows_for(packed.vectors, packed.dimensions, settings)
     layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, how, scratch.location("parts"))
     graph, seen, rounds = Graph(layout, min(settings.similar, packed.vectors - 1) + _SPARE), 0, 0
     _compile(spark, layout, how)

@@ -28,17 +28,19 @@ _MAX_STRIPS = 1000
 _BLOCKS_WANTED = 16
 _SAMPLE = 100
 
-# Of what is not comparing (packing, numbering, exact distances, writing), measured from 5,000 to 100,000 vectors on two cores.
-_FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 3.0, 2.2e-4, 8e-8
-# Lists are filled before they are hard to beat.
-_WARMING_UP = 1.1
-# The same of the approximate way.
-_FIXED_APPROXIMATE_SECONDS, _ROW_APPROXIMATE_SECONDS, _VALUE_APPROXIMATE_SECONDS = 8.0, 3.6e-4, 2e-7
+# Seconds of what is not comparing (packing, numbering, exact distances, writing), measured from 5,000 to 200,000 vectors on two cores.
+_FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 3.0, 1.2e-4, 8e-8
+# Lists are filled before they are hard to beat, and all cores are busy.
+_WARMING_UP = 1.5
+# The same of the approximate way, where it is so for each block; and for each pair of a vector and a part, and each part.
+_FIXED_APPROXIMATE_SECONDS, _ROW_APPROXIMATE_SECONDS = 6.5, 5.5e-5
 _WARMING_UP_IN_PARTS = 4.0
+_RANKING_SECONDS, _PART_SECONDS = 2.5e-8, 2.5e-3
 _STEPS = 6  # lists are kept of each
 _PARTS_OF_ROOT = 4.0
 _OF_EACH_NEIGHBOUR = 5
 _LEAST_VISITS = 5
+_PART_BLOCK_ROWS = 4096
 
 EXACT, APPROXIMATE = "exact", "approximate"
 
@@ -133,13 +135,11 @@ def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSetti
     rows, dimensions = plan.rows, plan.dimensions
     parts = parts_for(rows, settings.similar, how)
     visited = min(visits_for(rows, parts, how), parts)
-    compared = rows * (rows / parts) * (visited - 0.5)
+    compared = rows * (rows / parts * (visited - 0.5) + block_rows_for(rows, dimensions, settings) / 2)
     products = 2 * rows * dimensions * (parts + how.audit_queries) / max(plan.rate.product, 1)
-    work = compared / max(plan.rate.pairs, 1) * _WARMING_UP_IN_PARTS + products
-    alone = (
-        _FIXED_APPROXIMATE_SECONDS
-        + (work + rows * (_ROW_APPROXIMATE_SECONDS + dimensions * _VALUE_APPROXIMATE_SECONDS)) / plan.cores
-    )
+    work = compared / max(plan.rate.pairs, 1) * _WARMING_UP_IN_PARTS + products + rows * parts * _RANKING_SECONDS
+    work += rows * (_ROW_APPROXIMATE_SECONDS + dimensions * _VALUE_SECONDS)
+    alone = _FIXED_APPROXIMATE_SECONDS + work / plan.cores + parts * _PART_SECONDS
     if settings.dissimilar:  # all pairs are compared for these, and finding similar ones on the way costs next to nothing
         seconds, estimate = plan.seconds + alone, "dissimilar neighbours need all pairs, so that exact ones cost nothing more"
     else:
@@ -161,6 +161,12 @@ def parts_for(vectors: int, similar: int, how: ApproximateSettings) -> int:
     # Finding the nearest parts takes time for each part, comparing for each vector of a part: both grow like the root.
     wanted = min(vectors / max(how.partition_rows, _OF_EACH_NEIGHBOUR * similar), _PARTS_OF_ROOT * vectors**0.5)
     return max(1, min(how.partitions or round(wanted), vectors))
+
+
+def block_rows_for(vectors: int, dimensions: int, settings: NeighboursSettings) -> int:
+    """Vectors in a block of parts, about. The number of cores has no say in this, since blocks decide what is compared."""
+    fit = settings.task_bytes // 16 // (4 * dimensions)
+    return max(1, min(_PART_BLOCK_ROWS, fit, -(-vectors // _BLOCKS_WANTED)))
 
 
 def visits_for(vectors: int, parts: int, how: ApproximateSettings) -> int:
