@@ -217,8 +217,6 @@ def measured(session: Any, vectors: NDArray[np.float32], arguments: argparse.Nam
     for _ in range(arguments.rounds):
         for name, run in candidates.items():
             runs[name].append(run())
-    if len(vectors) <= arguments.lsh_rows:
-        runs["Spark LSH"] = [lsh(session, source, arguments.lsh_seconds, truth)]
     print(f"{vectors.shape}: { {name: [round(run['seconds'], 1) for run in of] for name, of in runs.items()} }", file=sys.stderr)
     middle: dict[str, Callable[[list[float]], float]] = {"seconds": statistics.median, "peak": max, "recall": min}
     return {name: {what: float(of([run[what] for run in each])) for what, of in middle.items()} for name, each in runs.items()}
@@ -299,6 +297,12 @@ def main() -> None:
         for dimensions in arguments.dimensions:
             for rows in arguments.rows:
                 results[rows, dimensions] = measured(session, made(rows, dimensions), arguments, folder)
+        for rows, dimensions in results:  # last, since it leaves much behind in Spark
+            if rows <= arguments.lsh_rows:
+                vectors = made(rows, dimensions)
+                write(vectors, folder / "vectors.parquet")
+                found = lsh(session, folder / "vectors.parquet", arguments.lsh_seconds, Truth(vectors))
+                results[rows, dimensions]["Spark LSH"] = found
         session.stop()
     print(table(results))
     for dimensions in arguments.dimensions:
