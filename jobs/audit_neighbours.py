@@ -27,6 +27,7 @@ def run(application: Application) -> None:
     if job.already_published():
         return
     audited, source, settings = _audited(job)
+    audit.check(source.count, how)
     job.plan(
         f"compare up to {how.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) with all, exactly",
         f"recall@{settings.similar} must be {how.recall_target} or more, its interval begin at "

@@ -13,6 +13,7 @@ from image_similarity.cli import Application, Job, say, setting
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import is_local_mode
+from image_similarity.stages.neighbours import audit
 from image_similarity.stages.neighbours import plan as planning
 from image_similarity.stages.neighbours import sources, stage
 from image_similarity.stages.neighbours.approximate import Found
@@ -56,6 +57,8 @@ def run(application: Application) -> None:
     else:
         source, inputs = _published(job, settings.fingerprint)
     plan = planning.make(job.session, source.vectors, source.count, settings, how)
+    if plan.method == APPROXIMATE:
+        audit.check(source.count, how)
     job.plan(
         f"{plan.method} neighbours of {settings.fingerprint} ({inputs['embeddings'][0]}) by {settings.metric} distance",
         *plan.lines,
@@ -90,8 +93,11 @@ def run(application: Application) -> None:
 def _about_recall(found: Found | None) -> str:
     if found is None:
         return ""
-    rest = f", {found.across_borders:.4f} across borders of parts" if found.good_enough else ""
-    return f"; recall {found.recall}{rest}" + ("" if found.good_enough else " of approximate lists: exact ones took their place")
+    if not found.good_enough:
+        return f"; recall {found.recall} of approximate lists: exact ones took their place"
+    return f"; recall {found.recall}" + (
+        "" if found.across_borders is None else f", {found.across_borders:.4f} across borders of parts"
+    )
 
 
 def _used(settings: NeighboursSettings, how: ApproximateSettings, outputs: stage.Outputs) -> dict[str, Any]:

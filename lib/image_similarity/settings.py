@@ -203,11 +203,11 @@ class ApproximateSettings(Section):
     """Parts that the collection is cut into; 0: as many as ``partition_rows`` makes."""
 
     partition_rows: Annotated[int, Field(ge=1)] = 250
-    """Vectors in a part, about; more in collections of millions."""
+    """Vectors in a part, about; more where many neighbours are wanted, and in collections of millions."""
 
     visits: Annotated[int, Field(ge=1)] = 16
-    """Parts that each vector is compared with at first, its own among them; fewer, but five, where parts are larger than
-    ``partition_rows``."""
+    """Parts that each vector is compared with at first, its own among them; where parts are larger than ``partition_rows`` fewer,
+    but at least five."""
 
     widenings: Annotated[int, Field(ge=0, le=10)] = 2
     """How often that number is doubled where recall is too low."""

@@ -34,7 +34,7 @@ def written(folder: Path, vectors: Values, order: NDArray[np.int64] | None = Non
 
 def run(spark: SparkSession, warehouse: Path, file: str, *options: str) -> int:
     asked = ["-k", "5", "--dissimilar", "0", "--method", "approximate", "--set", "approximate.partition_rows=200"]
-    asked += ["--set", "approximate.visits=3"]
+    asked += ["--set", "approximate.visits=3", "--set", "approximate.fallback=fail"]
     return find_neighbours.main(["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark)
 
 
@@ -133,7 +133,7 @@ def test_lists_that_are_not_good_enough_are_refused(spark: SparkSession, tmp_pat
 
 def test_lists_that_are_not_good_enough_give_way_to_exact_ones(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
     vectors = oracle.planted(1000, 16, seed=25)
-    assert run(spark, tmp_path / "w", written(tmp_path, vectors), *POISON) == 0
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), *POISON, "--set=approximate.fallback=exact") == 0
     rows, record = published(spark, tmp_path / "w")
     assert check(rows, vectors, "cosine", 5) == 1 and {row[5] for row in rows} == {"exact"} and record["recall"] is None
     assert "exact ones took their place" in capsys.readouterr().out
@@ -151,12 +151,13 @@ def test_dissimilar_ones_are_exact_beside_approximate_similar_ones(spark: SparkS
     assert check(near, vectors, "cosine", 5) >= 0.99 and {row[5] for row in near} == {"approximate"}
 
 
-def test_lists_that_met_too_few_others_are_filled(spark: SparkSession, tmp_path: Path) -> None:
-    """Parts of five, of which each vector visits one: fewer than the neighbours that are wanted."""
+def test_lists_that_met_too_few_others_are_filled(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    """Blocks of about twenty, and no visits: fewer than the neighbours that are wanted."""
     vectors = oracle.planted(300, 16, seed=30)
-    options = ["--set=approximate.partition_rows=5", *POISON, "--set=approximate.recall_target=0.01", "-k", "9"]
+    options = ["--set=approximate.partitions=60", *POISON, "--set=approximate.recall_target=0.01", "-k", "25"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
-    assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 9) > 0.3
+    assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 25) > 0.3
+    assert "compare in full: " in capsys.readouterr().err
 
 
 def test_copies_have_one_place_if_so_wanted(spark: SparkSession, tmp_path: Path) -> None:
@@ -172,9 +173,16 @@ def test_copies_have_one_place_if_so_wanted(spark: SparkSession, tmp_path: Path)
 def test_many_neighbours(spark: SparkSession, tmp_path: Path) -> None:
     """More than a part holds, and more than rounds of exchange look at."""
     vectors = oracle.planted(700, 16, seed=32)
-    options = ["--set=approximate.partition_rows=20", "--set=approximate.recall_target=0.9", "-k", "90"]
+    options = [
+        "--set=approximate.partitions=30",
+        "--set=approximate.widenings=0",
+        "--set=approximate.recall_target=0.9",
+        "-k",
+        "90",
+    ]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
-    assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 90) >= 0.89
+    rows, record = published(spark, tmp_path / "w")
+    assert check(rows, vectors, "cosine", 90) >= 0.89 and json.loads(record["counts"])["rounds"] > 0
 
 
 def test_what_was_found_across_borders_is_told(spark: SparkSession, tmp_path: Path) -> None:
@@ -186,6 +194,14 @@ def test_what_was_found_across_borders_is_told(spark: SparkSession, tmp_path: Pa
         assert run(spark, tmp_path / folder, file, *options) == 0
         across = json.loads(published(spark, tmp_path / folder)[1]["counts"])["recall_across_borders"]
         assert across > 0.9 if folder == "all" else across < 0.9
+
+
+def test_too_few_queries_are_told_before_the_work(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    file = written(tmp_path, oracle.planted(300, 16, seed=34))
+    assert run(spark, tmp_path / "w", file, "--set=approximate.audit_queries=100") == 2
+    error = capsys.readouterr().err
+    assert "approximate.audit_queries = 100 are too few" in error and "ask 150" in error
+    assert not (tmp_path / "w" / "neighbours").exists()
 
 
 def audited(spark: SparkSession, warehouse: Path) -> int:
@@ -223,9 +239,10 @@ def test_nothing_to_audit(spark: SparkSession, tmp_path: Path, capsys: Any) -> N
     assert "run find_neighbours first" in capsys.readouterr().err
 
 
-def test_large_parts_go_through_pynndescent(spark: SparkSession, tmp_path: Path) -> None:
+def test_large_parts_go_through_pynndescent(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
     vectors = oracle.planted(2400, 16, seed=27)
     options = ["--set=approximate.descent_rows=1", "--set=approximate.partitions=3", "--set=approximate.visits=2"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
+    assert "compile, with pynndescent: " in capsys.readouterr().err
     rows, record = published(spark, tmp_path / "w")
     assert check(rows, vectors, "cosine", 5) >= 0.99 and {row[5] for row in rows} == {"approximate"}

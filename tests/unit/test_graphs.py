@@ -37,6 +37,8 @@ def test_merging_nothing_and_into_lists_without_room() -> None:
     nothing = np.empty(0, dtype=np.int64)
     keys, fresh = graphs.merged(np.full((2, 3), NONE), nothing, nothing)
     assert (keys == NONE).all() and not fresh.any()
+    keys, fresh = graphs.merged(np.array([[key(1, 1), key(3, 3)]]), np.array([0]), np.array([key(2, 2)]), np.array([[True, False]]))
+    assert keys.tolist() == [[key(1, 1), key(2, 2)]] and fresh.tolist() == [[True, True]]
     keys, _ = graphs.merged(np.empty((2, 0), dtype=np.int64), np.array([1]), np.array([key(1, 1)]))
     assert keys.shape == (2, 0)
 
@@ -66,6 +68,6 @@ def test_second_neighbours_are_those_of_sets(seed: int) -> None:
                     continue
                 if among and first <= other < first + n:
                     continue
-                if home[other] not in visits[first + i] and home[first + i] not in visits[other]:
+                if home[other] not in visits[first + i, 1:] and home[first + i] not in visits[other, 1:]:
                     right.add((i, int(other)))
     assert set(zip(row.tolist(), slot.tolist())) == right and len(row) == len(right)

@@ -11,14 +11,19 @@ from image_similarity.kernels.compiled import compiled
 from image_similarity.kernels.topk import NONE, Keys
 
 _LOW = np.int64(2**32 - 1)
+_ROOM = 2**24
+"""Pairs that are looked at together."""
 
 
-def merged(keys: Keys, row: NDArray[np.int64], offered: Keys) -> tuple[Keys, NDArray[np.bool_]]:
+def merged(
+    keys: Keys, row: NDArray[np.int64], offered: Keys, fresh: NDArray[np.bool_] | None = None
+) -> tuple[Keys, NDArray[np.bool_]]:
     """``keys`` (n, k) sorted, with ``offered[i]`` for the list of ``row[i]``; and which entries (n, k) are new.
 
-    A list has each neighbour once: of two keys with the same index the lesser stays.
+    A list has each neighbour once: of two keys with the same index the lesser stays. ``fresh``: (n, k) which of ``keys`` count as
+    new, too.
     """
-    keys, fresh = keys.copy(), np.zeros(keys.shape, dtype=np.bool_)
+    keys, fresh = keys.copy(), np.zeros(keys.shape, dtype=np.bool_) if fresh is None else fresh.copy()
     if keys.shape[1]:
         _merge(keys, fresh, row, offered)
     return keys, fresh
@@ -65,16 +70,27 @@ def second_neighbours(
     ``first``; ``among``: all of them were compared with one another. ``near``: (n, k) for each neighbour its row in ``of`` and
     ``of_fresh`` (m, k), the same of the neighbours. ``visits``, ``theirs``: (n, v), (all, v) the parts that rows and all slots were
     compared with, their homes first; ``home``: (all,).
-    Two of which one visited the other's home were compared.
+    Two of which one visited the
+    other's home were compared; those of one home only if they are ``among`` them.
     """
-    room = np.empty((len(slots), slots.shape[1] ** 2), dtype=np.int32)
-    count = _second(slots, fresh, first, among, near, of, of_fresh, visits, theirs, home, room)
-    row = np.repeat(np.arange(len(slots)), count)
-    return row, room[np.arange(room.shape[1])[None, :] < count[:, None]]
+    reach = slots.shape[1]
+    at_once = max(1, _ROOM // max(reach, 1) ** 2)
+    rows, found = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
+    compared = (first, first + len(slots)) if among else (0, 0)
+    for start in range(0, len(slots), at_once):
+        some = slice(start, start + at_once)
+        room = np.empty((len(slots[some]), reach**2), dtype=np.int32)
+        count = _second(
+            slots[some], fresh[some], first + start, *compared, near[some], of, of_fresh, visits[some], theirs, home, room
+        )
+        rows.append(np.repeat(np.arange(start, start + len(room)), count))
+        found.append(room[np.arange(room.shape[1])[None, :] < count[:, None]])
+    return np.concatenate(rows), np.concatenate(found)
 
 
 @compiled()
-def _second(slots, fresh, first, among, near, of, of_fresh, visits, theirs, home, room):  # type: ignore[no-untyped-def]
+def _second(slots, fresh, first, begin, end, near, of, of_fresh, visits, theirs, home, room):  # type: ignore[no-untyped-def]
+    """``begin``, ``end``: between these slots all were compared."""
     n, v = visits.shape
     reach = slots.shape[1]
     count = np.zeros(n, dtype=np.int64)
@@ -89,8 +105,8 @@ def _second(slots, fresh, first, among, near, of, of_fresh, visits, theirs, home
                     break
                 if not (fresh[i, a] or of_fresh[near[i, a], b]) or other == first + i:
                     continue
-                compared = among and first <= other < first + n
-                for c in range(v):
+                compared = begin <= other < end
+                for c in range(1, v):
                     compared |= (visits[i, c] == home[other]) | (theirs[other, c] == visits[i, 0])
                 if not compared:
                     room[i, found] = other

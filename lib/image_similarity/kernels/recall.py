@@ -9,6 +9,7 @@ from image_similarity.kernels.distances import Reals
 
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
+RULE_OF_THREE = 3.0
 
 
 @dataclass(frozen=True)
@@ -55,5 +56,5 @@ def estimated(shares: Reals, seed: int, everyone: int) -> Recall:
     means: NDArray[np.float64] = np.array([shares[rng.integers(0, len(shares), len(shares))].mean() for _ in range(_RESAMPLES)])
     lower, upper = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     if len(shares) < everyone:
-        lower = min(lower, max(0.0, 1 - 3 / len(shares)))
+        lower = min(lower, max(0.0, 1 - RULE_OF_THREE / len(shares)))
     return Recall(float(shares.mean()), float(lower), float(upper), len(shares))

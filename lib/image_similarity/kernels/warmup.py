@@ -25,7 +25,8 @@ def warm_up(metric: str, descent: bool, threads: int) -> None:
     few = np.arange(2, dtype=np.int64)
     keys, fresh = graphs.merged(np.full((8, 2), NONE), few, topk.key_of(pairs(chosen, vectors, vectors, few, few + 2), few, False))
     slots = np.zeros((8, 2), dtype=np.int32)
-    graphs.second_neighbours(slots, fresh, 0, True, slots, slots, fresh, slots, slots, slots[:, 0])
+    for visits in (slots, np.zeros((8, 4), dtype=np.int32)[:, :2]):  # each is compiled by itself
+        graphs.second_neighbours(slots, fresh, 0, True, slots, slots, fresh, slots, visits, visits[:, 0])
     if descent:
         index = Descent(copies.low, 2, chosen.angular, 0, threads)
         index.residents()

@@ -24,11 +24,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity import storage
-from image_similarity.kernels import graphs, screening, topk
+from image_similarity.kernels import graphs
+from image_similarity.kernels import recall as recalls
+from image_similarity.kernels import screening, topk
 from image_similarity.kernels.descent import Descent
 from image_similarity.kernels.distances import METRICS, Values, pairs
 from image_similarity.kernels.recall import Recall
-from image_similarity.kernels.topk import NONE, Keys, Pool
+from image_similarity.kernels.topk import MAX_INDEX, NONE, Keys, Pool
 from image_similarity.kernels.warmup import warm_up
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import progress
@@ -45,6 +47,8 @@ _OFFERS = pa.schema([("block", pa.int32()), ("slot", pa.binary()), ("key", pa.bi
 _CHANGED = pa.schema([("block", pa.int32()), ("changed", pa.int64()), ("short", pa.int64())])
 _ROWS_AT_ONCE = 1024
 _TASKS_OF_A_CORE = 4
+_LIST_BYTES = 40
+"""For each entry of a list, while it is made."""
 _REACH = 64
 """Entries of a list whose neighbours are looked at: what that takes grows with the square."""
 _SPARE = 14
@@ -64,13 +68,14 @@ class Found:
     rounds: int
     """Of exchange between neighbours."""
     good_enough: bool
-    across_borders: float
-    """The share that was found of true neighbours whose home is another part than the vector's own."""
+    across_borders: float | None
+    """The share that was found of true neighbours whose home is another part than the vector's own; None if there are none."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The lists after some steps, in files that tasks map: keys (n, k) of each block, and which entries the last step brought."""
+    """The lists after some steps, in files that tasks map: keys (n, k) of each block, and which of them are fresh: neighbours did
+    not yet tell one another of these."""
 
     layout: Layout
     kept: int
@@ -105,11 +110,11 @@ def run(
     spark: SparkSession, packed: Packed, shrink: float, settings: NeighboursSettings, how: ApproximateSettings, scratch: Scratch
 ) -> Found:
     """Similar neighbours of all packed vectors; ``shrink``: see `screening.shrink_of`."""
-    parts = parts_for(packed.vectors, settings.similar, how)
+    parts = parts_for(packed.vectors, packed.dimensions, settings, how)
     visited = visits_for(packed.vectors, parts, how)
     most = visited * 2**how.widenings
     block_rows = block_rows_for(packed.vectors, packed.dimensions, settings)
-    layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, how, scratch.location("parts"))
+    layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, settings, how, scratch.location("parts"))
     graph, seen, rounds = Graph(layout, min(settings.similar, packed.vectors - 1) + _SPARE), 0, 0
     _compile(spark, layout, how)
     graph = _among_residents(spark, graph, settings, how)
@@ -148,14 +153,16 @@ def _compile(spark: SparkSession, layout: Layout, how: ApproximateSettings) -> N
         spark.range(0, workers, 1, workers).mapInArrow(compiled, "id long").count()
 
 
-def _across_borders(graph: Graph, audit: Audit) -> float:
-    """See `Found`; of the vectors that were audited."""
+def _across_borders(graph: Graph, audit: Audit) -> float | None:
+    """See `Found`; of the vectors that were audited. Where all were found or others as near, that is not a miss."""
     slot_of, home = graph.layout.array("slots"), graph.layout.array("visits")[:, 0]
     slots = slot_of[audit.vectors]
-    true, found = (_slots(keys, slot_of) for keys in (audit.nearest, _gathered_lists(graph, slots)[0]))
+    lists = audit.nearest, _gathered_lists(graph, slots)[0]
+    true, found = (_slots(keys, slot_of) for keys in lists)
+    whole = recalls.of_each(*(topk.distances_of(keys) for keys in reversed(lists))) == 1
     across = (true >= 0) & (home[np.maximum(true, 0)] != home[slots][:, None])
     there = np.array([np.isin(wanted, of) for wanted, of in zip(true, found)]).reshape(true.shape)
-    return float(there[across].mean()) if across.any() else 1.0
+    return float((there | whole[:, None])[across].mean()) if across.any() else None
 
 
 # -- comparing by parts --------------------------------------------------------------------------------------------------------
@@ -179,7 +186,9 @@ def _among_residents(spark: SparkSession, graph: Graph, settings: NeighboursSett
             keys = pool.similar.keys()
         row, place = np.nonzero(keys != NONE)
         row, keys = _exact(layout, block, row, topk.positions_of(keys[row, place]))
-        yield _changed(graph, block, *graphs.merged(graph.load(block)[0], row, keys), settings)
+        keys, fresh = graphs.merged(graph.load(block)[0], row, keys)
+        # Where all were compared, neighbours have nothing new to tell one another.
+        yield _changed(graph, block, keys, fresh & layout.descended(block), settings)
 
     sizes = np.array(layout.blocks.new)
     tasks, told = _for_blocks(spark, sizes * (sizes - 1) // 2, compared, _CHANGED)
@@ -193,7 +202,7 @@ def _visit(
     """Compare all vectors with the residents of the parts that they visit, from number ``seen`` to before ``visited``."""
     layout = graph.layout
     starts = _visitors(layout, seen, visited)
-    at_once = max(settings.block_rows, settings.task_bytes // 8 // (4 * layout.blocks.dimensions))
+    at_once = max(1, settings.task_bytes // 8 // (4 * layout.blocks.dimensions + _LIST_BYTES * graph.kept))
 
     def compared(block: int) -> Iterator[pa.RecordBatch]:
         visitors = layout.array(f"visitors-{seen}")
@@ -204,7 +213,7 @@ def _visit(
     pairs = np.add.reduceat(np.diff(layout.first) * np.diff(starts), layout.of_block[:-1])
     tasks, offers = _for_blocks(spark, pairs, compared, _OFFERS)
     with progress(spark, f"visit {visited - seen:,} parts", int(pairs.sum()), "pairs", tasks):
-        return _merge(spark, graph, offers, settings, True)[0]
+        return _merge(spark, graph, offers, settings, are_scores=True, add_to_fresh=True)[0]
 
 
 def _visitors(layout: Layout, seen: int, visited: int) -> list[int]:
@@ -253,7 +262,7 @@ def _descended(
     layout = graph.layout
     residents = layout.blocks.part(block)
     index = _descent(layout, layout.copies(residents), graph.kept, how)
-    (visitors,) = visits.values()
+    visitors = max(visits.values(), key=len)  # parts without residents may share the block
     for start in range(0, len(visitors), at_once):
         some = visitors[start : start + at_once]
         keys = _scored(residents.positions, *index.visitors(layout.copies(layout.gathered(some)).low))
@@ -331,18 +340,23 @@ def _offered(layout: Layout, slots: NDArray[Any], keys: Keys) -> Iterator[pa.Rec
 
 
 def _merge(
-    spark: SparkSession, graph: Graph, offers: DataFrame, settings: NeighboursSettings, are_scores: bool
+    spark: SparkSession, graph: Graph, offers: DataFrame, settings: NeighboursSettings, are_scores: bool, add_to_fresh: bool
 ) -> tuple[Graph, int]:
-    """The next graph, and how many of the first entries of lists changed. ``are_scores``: of keys, which name slots."""
+    """The next graph, and how many of the first entries of lists changed.
+
+    ``are_scores``: of keys, which name slots. ``add_to_fresh``: what is fresh in the lists remains so, since neighbours did not yet
+    tell one another.
+    """
     layout = graph.layout
 
     def merged(offers: pa.Table) -> pa.Table:
         block = offers.column("block")[0].as_py()
-        before, _ = graph.load(block)
+        before, fresh = graph.load(block)
         row, keys = _flat(offers, layout.blocks.first[block])
         if are_scores:
             row, keys = _exact(layout, block, *_best(row, keys, len(before), graph.kept))
-        return pa.Table.from_batches([_changed(graph, block, *graphs.merged(before, row, keys), settings)])
+        after = graphs.merged(before, row, keys, fresh if add_to_fresh else None)
+        return pa.Table.from_batches([_changed(graph, block, *after, settings)])
 
     groups = min(len(layout), _TASKS_OF_A_CORE * cores_of(spark))
     return _stepped(graph, offers.repartition(groups, "block").groupBy("block").applyInArrow(merged, from_arrow_schema(_CHANGED)))
@@ -387,7 +401,7 @@ def _exchange(spark: SparkSession, graph: Graph, visited: int, number: int, sett
     layout = graph.layout
     tasks, offers = _for_blocks(spark, np.array(layout.blocks.new), partial(_proposals, graph, visited), _OFFERS)
     with progress(spark, f"exchange neighbours, round {number}", layout.size, "vectors", tasks):
-        graph, changed = _merge(spark, graph, offers, settings, False)
+        graph, changed = _merge(spark, graph, offers, settings, are_scores=False, add_to_fresh=False)
     return graph, changed / (layout.size * settings.similar)
 
 
@@ -395,18 +409,19 @@ def _filled(spark: SparkSession, graph: Graph, settings: NeighboursSettings) -> 
     """Compare vectors that met too few others, as in very small parts, with all."""
     layout, wanted = graph.layout, min(settings.similar, graph.layout.size - 1)
     metric = METRICS[layout.metric]
+    at_once = max(1, min(settings.block_rows, settings.task_bytes // 16 // (8 * layout.blocks.dimensions)))
 
     def filled(block: int) -> Iterator[pa.RecordBatch]:
         yield from _offered(layout, layout.slots(block)[:1], np.array([NONE]))
         short = np.nonzero(graph.load(block)[0][:, wanted - 1] == NONE)[0]
-        for start in range(0, len(short), settings.block_rows):
-            part = layout.blocks.part(block)[short[start : start + settings.block_rows]]
+        for start in range(0, len(short), at_once):
+            part = layout.blocks.part(block)[short[start : start + at_once]]
             keys = layout.blocks.in_full(part, metric, graph.kept, 0)[0].keys
             yield from _offered(layout, np.repeat(part.positions, graph.kept), keys.ravel())
 
     tasks, offers = _for_blocks(spark, np.ones(len(layout), dtype=np.int64), filled, _OFFERS)
     with progress(spark, "compare in full", graph.short * layout.size, "pairs", tasks):
-        return _merge(spark, graph, offers, settings, False)[0]
+        return _merge(spark, graph, offers, settings, are_scores=False, add_to_fresh=True)[0]
 
 
 def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatch]:
@@ -416,7 +431,7 @@ def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatc
     keys, fresh = graph.load(block)
     slots, fresh = np.ascontiguousarray(_slots(keys, slot_of)[:, :_REACH]), np.ascontiguousarray(fresh[:, :_REACH])
     known = np.unique(slots[slots >= 0])
-    of, of_fresh = _gathered_lists(graph, known)
+    of, of_fresh = _gathered_lists(graph, known, _REACH)
     near = np.searchsorted(known, np.maximum(slots, 0)).astype(np.int32)
     mine = layout.slots(block)
     row, slot = graphs.second_neighbours(
@@ -425,8 +440,8 @@ def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatc
         int(mine[0]),
         not layout.descended(block),
         near,
-        np.ascontiguousarray(_slots(of, slot_of)[:, :_REACH]),
-        np.ascontiguousarray(of_fresh[:, :_REACH]),
+        _slots(of, slot_of),
+        of_fresh,
         np.ascontiguousarray(visits[mine]),
         visits,
         visits[:, 0],
@@ -449,16 +464,16 @@ def _slots(keys: Keys, slot_of: NDArray[np.int32]) -> NDArray[np.int32]:
     return slots
 
 
-def _gathered_lists(graph: Graph, slots: NDArray[np.int32]) -> tuple[Keys, NDArray[np.bool_]]:
-    """The lists of ``slots`` (n,), ascending."""
-    keys = np.empty((len(slots), graph.kept), dtype=np.int64)
-    fresh = np.empty((len(slots), graph.kept), dtype=np.bool_)
+def _gathered_lists(graph: Graph, slots: NDArray[np.int32], reach: int = MAX_INDEX) -> tuple[Keys, NDArray[np.bool_]]:
+    """The first ``reach`` entries of the lists of ``slots`` (n,)."""
+    keys = np.empty((len(slots), min(graph.kept, reach)), dtype=np.int64)
+    fresh = np.empty(keys.shape, dtype=np.bool_)
     home = graph.layout.home(slots)
     for block in np.unique(home).tolist():
         some = home == block
         at = slots[some] - graph.layout.blocks.first[block]
         of_keys, of_fresh = graph.load(block)
-        keys[some], fresh[some] = of_keys[at], of_fresh[at]
+        keys[some], fresh[some] = of_keys[at, :reach], of_fresh[at, :reach]
     return keys, fresh
 
 

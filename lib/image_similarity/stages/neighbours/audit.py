@@ -1,5 +1,6 @@
 """The true neighbours of some vectors, to tell how good lists are: they are compared with all others, exactly."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from image_similarity.errors import WrongInput
 from image_similarity.kernels import recall as recalls
 from image_similarity.kernels import screening, topk
 from image_similarity.kernels.distances import METRICS, Indices, Reals
@@ -82,6 +84,17 @@ class Audit:
     def recall(self, found: Reals) -> Recall:
         """``found``: (n, any) the distances of neighbours of the images, nan for nothing."""
         return recalls.estimated(recalls.of_each(found, topk.distances_of(self.true)), self._seed, self._everyone)
+
+
+def check(images: int, how: ApproximateSettings) -> None:
+    """Raise ``WrongInput`` where even a table without a miss could not reach the target, since too few are asked."""
+    least = 1 - how.recall_target + how.recall_slack
+    if how.audit_queries < images and how.audit_queries * least < recalls.RULE_OF_THREE:
+        needed = "all" if least <= 0 else f"{math.ceil(recalls.RULE_OF_THREE / least):,}"
+        raise WrongInput(
+            f"approximate.audit_queries = {how.audit_queries:,} are too few to tell whether recall is "
+            f"{how.recall_target - how.recall_slack:.4g} or more: ask {needed}, or set recall_slack to more"
+        )
 
 
 def _sample(spark: SparkSession, images: Images, how: ApproximateSettings) -> pa.Array:

@@ -19,9 +19,9 @@ from image_similarity.kernels.descent import LEAST_ROWS
 from image_similarity.kernels.distances import METRICS, Indices, Values, Vectors
 from image_similarity.kernels.screening import FLOAT32
 from image_similarity.kernels.topk import Part
-from image_similarity.settings import ApproximateSettings
+from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, alive_file, load, save
-from image_similarity.stages.neighbours.plan import cores_of
+from image_similarity.stages.neighbours.plan import cores_of, sample_for
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
 
 PLACE = np.dtype([("block", np.int32), ("place", np.int32)])
@@ -56,7 +56,9 @@ class Layout:
         return sum(self.blocks.new)
 
     def descended(self, block: int) -> bool:
-        return self.blocks.new[block] >= self.descent_rows and self.of_block[block + 1] - self.of_block[block] == 1
+        """Whether one part alone, so large that pynndescent is to look at it, is all that the block has."""
+        sizes = np.diff(self.first[self.of_block[block] : self.of_block[block + 1] + 1])
+        return bool(sizes.max() == self.blocks.new[block] >= self.descent_rows)
 
     def slots(self, block: int) -> NDArray[np.int32]:
         return np.arange(self.blocks.first[block], self.blocks.first[block] + self.blocks.new[block], dtype=np.int32)
@@ -113,6 +115,7 @@ def lay_out(
     parts: int,
     visits: int,
     block_rows: int,
+    settings: NeighboursSettings,
     how: ApproximateSettings,
     folder: str,
 ) -> Layout:
@@ -120,7 +123,7 @@ def lay_out(
     seed, descent_rows = how.seed, max(how.descent_rows, LEAST_ROWS)
     blocks = packed.blocks
     bare = Layout(blocks, Blocks(folder, [], [], [], [], blocks.dimensions), folder, metric, shrink, 0, [], [], descent_rows)
-    _train(spark, bare, _sample(packed, parts * partitioning.SAMPLE_OF_EACH, seed), parts, seed)
+    _train(spark, bare, _sample(packed, sample_for(packed.dimensions, parts, settings), seed), parts, seed)
     _assign(spark, bare, visits)
     number, places = _packed_places(blocks)
     assigned = np.concatenate([bare.array(f"assigned-{block}") for block in range(len(blocks))])

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
-from image_similarity.kernels import calibration
+from image_similarity.kernels import calibration, partitioning
 from image_similarity.kernels.calibration import Rate
 from image_similarity.kernels.screening import SCREENS, candidates
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
@@ -36,10 +36,12 @@ _WARMING_UP = 1.5
 _FIXED_APPROXIMATE_SECONDS, _ROW_APPROXIMATE_SECONDS = 6.5, 5.5e-5
 _WARMING_UP_IN_PARTS = 4.0
 _RANKING_SECONDS, _PART_SECONDS = 2.5e-8, 2.5e-3
-_STEPS = 6  # lists are kept of each
+_STEPS = 16  # at most with the settings as they are; lists are kept of each
 _PARTS_OF_ROOT = 4.0
 _OF_EACH_NEIGHBOUR = 5
 _LEAST_VISITS = 5
+_LEAST_OF_EACH = 4
+"""Vectors of the sample for a part."""
 _PART_BLOCK_ROWS = 4096
 
 EXACT, APPROXIMATE = "exact", "approximate"
@@ -133,7 +135,7 @@ def _pair_seconds(rows: int, rate: Rate) -> float:
 def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSettings) -> Plan:
     """The plan with what the approximate way takes, and the decision where that is left to us."""
     rows, dimensions = plan.rows, plan.dimensions
-    parts = parts_for(rows, settings.similar, how)
+    parts = parts_for(rows, dimensions, settings, how)
     visited = min(visits_for(rows, parts, how), parts)
     compared = rows * (rows / parts * (visited - 0.5) + block_rows_for(rows, dimensions, settings) / 2)
     products = 2 * rows * dimensions * (parts + how.audit_queries) / max(plan.rate.product, 1)
@@ -156,11 +158,21 @@ def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSetti
     return replace(plan, method=chosen, seconds=seconds, disk_bytes=disk_bytes, all_pairs=all_pairs, how=said + decision)
 
 
-def parts_for(vectors: int, similar: int, how: ApproximateSettings) -> int:
+def parts_for(vectors: int, dimensions: int, settings: NeighboursSettings, how: ApproximateSettings) -> int:
     """How many parts a collection is cut into; they hold some times as many vectors as neighbours are wanted."""
     # Finding the nearest parts takes time for each part, comparing for each vector of a part: both grow like the root.
-    wanted = min(vectors / max(how.partition_rows, _OF_EACH_NEIGHBOUR * similar), _PARTS_OF_ROOT * vectors**0.5)
+    wanted = min(vectors / max(how.partition_rows, _OF_EACH_NEIGHBOUR * settings.similar), _PARTS_OF_ROOT * vectors**0.5)
+    wanted = min(wanted, _sampled_at_most(dimensions, settings) / _LEAST_OF_EACH)
     return max(1, min(how.partitions or round(wanted), vectors))
+
+
+def sample_for(dimensions: int, parts: int, settings: NeighboursSettings) -> int:
+    """Vectors that ``parts`` are made from, or as many as fit: k-means holds them some times."""
+    return min(parts * partitioning.SAMPLE_OF_EACH, max(parts, _sampled_at_most(dimensions, settings)))
+
+
+def _sampled_at_most(dimensions: int, settings: NeighboursSettings) -> int:
+    return settings.task_bytes // 8 // (4 * dimensions)
 
 
 def block_rows_for(vectors: int, dimensions: int, settings: NeighboursSettings) -> int:
