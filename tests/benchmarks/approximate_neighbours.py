@@ -270,6 +270,8 @@ def plot(results: dict[tuple[int, int], dict[str, Run]], dimensions: int, file: 
         last = results[rows[-1], dimensions][name]
         quality.plot([last["seconds"]], [last["recall"]], marker="o", label=name)
     growth.set(xscale="log", yscale="log", xlabel="images", ylabel="seconds", title=f"{dimensions:,} values")
+    growth.set_xticks(rows, [f"{n:,}" for n in rows])
+    growth.minorticks_off()
     quality.set(xscale="log", xlabel="seconds", ylabel="recall@10", title=f"{rows[-1]:,} images")
     growth.legend(frameon=False, fontsize="small")
     figure.tight_layout()
