@@ -95,9 +95,8 @@ def _about_recall(found: Found | None) -> str:
         return ""
     if not found.good_enough:
         return f"; recall {found.recall} of approximate lists: exact ones took their place"
-    return f"; recall {found.recall}" + (
-        "" if found.across_borders is None else f", {found.across_borders:.4f} across borders of parts"
-    )
+    borders = "" if found.across_borders is None else f", {found.across_borders:.4f} across borders of parts"
+    return f"; recall {found.recall}{borders}"
 
 
 def _used(settings: NeighboursSettings, how: ApproximateSettings, outputs: stage.Outputs) -> dict[str, Any]:

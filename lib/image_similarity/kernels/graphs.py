@@ -69,9 +69,8 @@ def second_neighbours(
     ``slots``, ``fresh``: (n, k) the lists of the rows, -1 where there is none, and what is new in them; the rows are the slots from
     ``first``; ``among``: all of them were compared with one another. ``near``: (n, k) for each neighbour its row in ``of`` and
     ``of_fresh`` (m, k), the same of the neighbours. ``visits``, ``theirs``: (n, v), (all, v) the parts that rows and all slots were
-    compared with, their homes first; ``home``: (all,).
-    Two of which one visited the
-    other's home were compared; those of one home only if they are ``among`` them.
+    compared with, their homes first; ``home``: (all,). Two of which one visited the other's home were compared; two of one
+    home only if they are ``among`` them.
     """
     reach = slots.shape[1]
     at_once = max(1, _ROOM // max(reach, 1) ** 2)

@@ -76,7 +76,8 @@ def _k_means(sample: Values, parts: int, seed: int) -> tuple[Values, NDArray[np.
 
 
 def nearest(rows: Values, found: Values, count: int) -> NDArray[np.int32]:
-    """(n, min(``count``, parts)) int32: for each row the parts with the nearest centres, nearest first; the lower one of equals."""
+    """(n, min(``count``, parts)) int32: for each row the parts with the nearest centres, nearest first; the lower one of
+    equals, but any of those that are as near as the last."""
     count = min(count, len(found))
     half = (np.einsum("ij,ij->i", found, found) / 2).astype(np.float32)
     result = np.empty((len(rows), count), dtype=np.int32)

@@ -8,8 +8,8 @@
 4. An exact audit of some vectors says how good the lists are. Until that is enough, neighbours of neighbours that were not compared
    before are looked at. When this changes little, more parts are visited.
 
-The lists depend on vectors, settings and seed, not on the order of the data, tasks or executors; but processors that round float32
-products differently may choose differently among scores that are almost equal.
+The lists depend on vectors, settings and seed, not on the order of the data, tasks or executors. One exception: what is equal but
+for the rounding of float32 products (two centres, two scores) may fall differently on other processors, or in another order.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,14 +30,15 @@ from image_similarity.kernels import screening, topk
 from image_similarity.kernels.descent import Descent
 from image_similarity.kernels.distances import METRICS, Values, pairs
 from image_similarity.kernels.recall import Recall
-from image_similarity.kernels.topk import MAX_INDEX, NONE, Keys, Pool
+from image_similarity.kernels.topk import NONE, Keys, Pool
 from image_similarity.kernels.warmup import warm_up
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import progress
 from image_similarity.stages.neighbours.audit import Audit
+from image_similarity.stages.neighbours.graph import Graph, slots_of
 from image_similarity.stages.neighbours.layout import Layout, lay_out
-from image_similarity.stages.neighbours.numbers import load, save
-from image_similarity.stages.neighbours.plan import block_rows_for, cores_of, parts_for, visits_for
+from image_similarity.stages.neighbours.numbers import save
+from image_similarity.stages.neighbours.plan import TASKS_OF_A_CORE, block_rows_for, cores_of, parts_for, visits_for
 from image_similarity.stages.neighbours.previous import LISTS
 from image_similarity.stages.neighbours.vectors import Packed
 from image_similarity.warehouse import Scratch
@@ -46,7 +47,6 @@ _OFFERS = pa.schema([("block", pa.int32()), ("slot", pa.binary()), ("key", pa.bi
 """Candidates for residents of a block: slots of these (int32), and as many keys (int64)."""
 _CHANGED = pa.schema([("block", pa.int32()), ("changed", pa.int64()), ("short", pa.int64())])
 _ROWS_AT_ONCE = 1024
-_TASKS_OF_A_CORE = 4
 _LIST_BYTES = 40
 """For each entry of a list, while it is made."""
 _REACH = 64
@@ -72,40 +72,6 @@ class Found:
     """The share that was found of true neighbours whose home is another part than the vector's own; None if there are none."""
 
 
-@dataclass(frozen=True)
-class Graph:
-    """The lists after some steps, in files that tasks map: keys (n, k) of each block, and which of them are fresh: neighbours did
-    not yet tell one another of these."""
-
-    layout: Layout
-    kept: int
-    step: int = 0
-    short: int = 0
-    """Lists with fewer entries than are wanted, where there are more."""
-
-    @property
-    def following(self) -> "Graph":
-        return replace(self, step=self.step + 1)
-
-    def _file(self, name: str, block: int) -> str:
-        return storage.join(self.layout.folder, f"{name}-{self.step}-{block:06d}.npy")
-
-    def load(self, block: int) -> tuple[Keys, NDArray[np.bool_]]:
-        """Nothing yet at step 0."""
-        if self.step == 0:
-            size = self.layout.blocks.new[block]
-            return np.full((size, self.kept), NONE), np.zeros((size, self.kept), dtype=np.bool_)
-        return load(self._file("keys", block)), load(self._file("fresh", block))
-
-    def save(self, block: int, keys: Keys, fresh: NDArray[np.bool_]) -> None:
-        for name, values in (("keys", keys), ("fresh", fresh), ("last", keys[:, -1])):
-            save(self._file(name, block), values)
-
-    def last(self, block: int) -> Keys:
-        """(n,): the last key of each list."""
-        return load(self._file("last", block)) if self.step else np.full(self.layout.blocks.new[block], NONE)
-
-
 def run(
     spark: SparkSession, packed: Packed, shrink: float, settings: NeighboursSettings, how: ApproximateSettings, scratch: Scratch
 ) -> Found:
@@ -122,7 +88,7 @@ def run(
     slots = layout.array("slots")[audit.vectors]
 
     def measured(graph: Graph) -> tuple[Recall, bool]:
-        recall = audit.recall(topk.distances_of(audit.of_images(_gathered_lists(graph, slots)[0])))
+        recall = audit.recall(topk.distances_of(audit.of_images(graph.lists(slots)[0])))
         return recall, recall.reaches(how.recall_target, how.recall_slack)
 
     while True:
@@ -157,8 +123,8 @@ def _across_borders(graph: Graph, audit: Audit) -> float | None:
     """See `Found`; of the vectors that were audited. Where all were found or others as near, that is not a miss."""
     slot_of, home = graph.layout.array("slots"), graph.layout.array("visits")[:, 0]
     slots = slot_of[audit.vectors]
-    lists = audit.nearest, _gathered_lists(graph, slots)[0]
-    true, found = (_slots(keys, slot_of) for keys in lists)
+    lists = audit.nearest, graph.lists(slots)[0]
+    true, found = (slots_of(keys, slot_of) for keys in lists)
     whole = recalls.of_each(*(topk.distances_of(keys) for keys in reversed(lists))) == 1
     across = (true >= 0) & (home[np.maximum(true, 0)] != home[slots][:, None])
     there = np.array([np.isin(wanted, of) for wanted, of in zip(true, found)]).reshape(true.shape)
@@ -208,7 +174,10 @@ def _visit(
         visitors = layout.array(f"visitors-{seen}")
         visits = {part: visitors[starts[part] : starts[part + 1]] for part in range(*layout.of_block[block : block + 2])}
         yield from _offered(layout, layout.slots(block)[:1], np.array([NONE]))
-        yield from (_descended if layout.descended(block) else _multiplied)(graph, block, visits, at_once, how)
+        if layout.descended(block):
+            yield from _descended(graph, block, visits, at_once, how)
+        else:
+            yield from _multiplied(graph, block, visits, at_once)
 
     pairs = np.add.reduceat(np.diff(layout.first) * np.diff(starts), layout.of_block[:-1])
     tasks, offers = _for_blocks(spark, pairs, compared, _OFFERS)
@@ -229,9 +198,7 @@ def _visitors(layout: Layout, seen: int, visited: int) -> list[int]:
     return starts
 
 
-def _multiplied(
-    graph: Graph, block: int, visits: dict[int, NDArray[np.int32]], at_once: int, how: ApproximateSettings
-) -> Iterator[pa.RecordBatch]:
+def _multiplied(graph: Graph, block: int, visits: dict[int, NDArray[np.int32]], at_once: int) -> Iterator[pa.RecordBatch]:
     """All pairs of the residents of the parts of ``block`` with their visitors (slots, by part)."""
     layout = graph.layout
     residents, last = layout.blocks.part(block), graph.last(block)
@@ -239,7 +206,7 @@ def _multiplied(
     for start in range(0, len(guests), at_once):
         some = guests[start : start + at_once]
         both = topk.joined([residents, layout.gathered(some)])
-        known = topk.distances_of(np.concatenate([last, _gathered_last(graph, some)]))
+        known = topk.distances_of(np.concatenate([last, graph.last_of(some)]))
         pool = Pool(
             layout.copies(both), both.positions, graph.kept, screening.score_at(METRICS[layout.metric], known, layout.shrink)
         )
@@ -295,7 +262,7 @@ def _for_blocks(
 
     ``work``: of each block, for tasks that take about as long.
     """
-    turns: list[list[int]] = [[] for _ in range(min(len(work), _TASKS_OF_A_CORE * cores_of(spark)))]
+    turns: list[list[int]] = [[] for _ in range(min(len(work), TASKS_OF_A_CORE * cores_of(spark)))]
     loads = np.zeros(len(turns))
     for block in np.argsort(-work, kind="stable").tolist():
         least = int(loads.argmin())
@@ -358,7 +325,7 @@ def _merge(
         after = graphs.merged(before, row, keys, fresh if add_to_fresh else None)
         return pa.Table.from_batches([_changed(graph, block, *after, settings)])
 
-    groups = min(len(layout), _TASKS_OF_A_CORE * cores_of(spark))
+    groups = min(len(layout), TASKS_OF_A_CORE * cores_of(spark))
     return _stepped(graph, offers.repartition(groups, "block").groupBy("block").applyInArrow(merged, from_arrow_schema(_CHANGED)))
 
 
@@ -429,9 +396,9 @@ def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatc
     layout = graph.layout
     slot_of, visits = layout.array("slots"), layout.array("visits")[:, :visited]
     keys, fresh = graph.load(block)
-    slots, fresh = np.ascontiguousarray(_slots(keys, slot_of)[:, :_REACH]), np.ascontiguousarray(fresh[:, :_REACH])
+    slots, fresh = np.ascontiguousarray(slots_of(keys, slot_of)[:, :_REACH]), np.ascontiguousarray(fresh[:, :_REACH])
     known = np.unique(slots[slots >= 0])
-    of, of_fresh = _gathered_lists(graph, known, _REACH)
+    of, of_fresh = graph.lists(known, _REACH)
     near = np.searchsorted(known, np.maximum(slots, 0)).astype(np.int32)
     mine = layout.slots(block)
     row, slot = graphs.second_neighbours(
@@ -440,7 +407,7 @@ def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatc
         int(mine[0]),
         not layout.descended(block),
         near,
-        _slots(of, slot_of),
+        slots_of(of, slot_of),
         of_fresh,
         np.ascontiguousarray(visits[mine]),
         visits,
@@ -452,39 +419,10 @@ def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatc
     better = found < keys[row, -1]
     yield from _offered(layout, mine[:1], np.array([NONE]))
     yield from _offered(layout, mine[row[better]], found[better])
-    last = _gathered_last(graph, other)
+    last = graph.last_of(other)
     back = topk.moved(found, number[row])
     better = back < last
     yield from _offered(layout, other[better], back[better])
-
-
-def _slots(keys: Keys, slot_of: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(n, k): the slots that ``keys`` name, -1 for none."""
-    slots: NDArray[np.int32] = np.where(keys == NONE, np.int32(-1), slot_of[np.where(keys == NONE, 0, topk.positions_of(keys))])
-    return slots
-
-
-def _gathered_lists(graph: Graph, slots: NDArray[np.int32], reach: int = MAX_INDEX) -> tuple[Keys, NDArray[np.bool_]]:
-    """The first ``reach`` entries of the lists of ``slots`` (n,)."""
-    keys = np.empty((len(slots), min(graph.kept, reach)), dtype=np.int64)
-    fresh = np.empty(keys.shape, dtype=np.bool_)
-    home = graph.layout.home(slots)
-    for block in np.unique(home).tolist():
-        some = home == block
-        at = slots[some] - graph.layout.blocks.first[block]
-        of_keys, of_fresh = graph.load(block)
-        keys[some], fresh[some] = of_keys[at, :reach], of_fresh[at, :reach]
-    return keys, fresh
-
-
-def _gathered_last(graph: Graph, slots: NDArray[np.int32]) -> Keys:
-    """The last keys of the lists of ``slots`` (n,), in any order."""
-    last = np.empty(len(slots), dtype=np.int64)
-    home = graph.layout.home(slots)
-    for block in np.unique(home).tolist():
-        some = home == block
-        last[some] = graph.last(block)[slots[some] - graph.layout.blocks.first[block]]
-    return last
 
 
 def _lists(spark: SparkSession, graph: Graph) -> DataFrame:

@@ -24,7 +24,7 @@ from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import progress
 from image_similarity.stages.neighbours.layout import gathered, places_of
 from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN, Images, Sharing
-from image_similarity.stages.neighbours.plan import cores_of
+from image_similarity.stages.neighbours.plan import TASKS_OF_A_CORE, cores_of
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.stages.neighbours.table import lists_of
 from image_similarity.stages.neighbours.vectors import Blocks, Packed, pack
@@ -130,7 +130,7 @@ def true_keys(spark: SparkSession, blocks: Blocks, places: NDArray[Any], metric:
     """
     if len(places) == 0 or k == 0:
         return np.empty((len(places), k), dtype=np.int64)
-    tasks = max(1, min(len(blocks), 4 * cores_of(spark)))
+    tasks = max(1, min(len(blocks), TASKS_OF_A_CORE * cores_of(spark)))
     query = _Query(blocks, places, metric, shrink, k, tasks)
     scores = spark.range(0, tasks, 1, tasks).mapInArrow(query.compared, from_arrow_schema(_SCORES))
     with progress(spark, "audit", len(places) * (query.others + 1), "pairs", tasks):

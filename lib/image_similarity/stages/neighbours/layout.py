@@ -21,7 +21,7 @@ from image_similarity.kernels.screening import FLOAT32
 from image_similarity.kernels.topk import Part
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, alive_file, load, save
-from image_similarity.stages.neighbours.plan import cores_of, sample_for
+from image_similarity.stages.neighbours.plan import TASKS_OF_A_CORE, cores_of, sample_for
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
 
 PLACE = np.dtype([("block", np.int32), ("place", np.int32)])
@@ -211,7 +211,7 @@ def _assign(spark: SparkSession, layout: Layout, visits: int) -> None:
                 save(storage.join(layout.folder, f"assigned-{block}.npy"), nearest)
             yield batch
 
-    spark.range(0, len(layout.packed), 1, max(1, min(len(layout.packed), 4 * cores_of(spark)))).mapInArrow(
+    spark.range(0, len(layout.packed), 1, max(1, min(len(layout.packed), TASKS_OF_A_CORE * cores_of(spark)))).mapInArrow(
         assign, "id long"
     ).count()
 
@@ -223,4 +223,4 @@ def _move_in(spark: SparkSession, layout: Layout) -> None:
                 layout.move_in(block)
             yield batch
 
-    spark.range(0, len(layout), 1, min(len(layout), 4 * cores_of(spark))).mapInArrow(move_in, "id long").count()
+    spark.range(0, len(layout), 1, min(len(layout), TASKS_OF_A_CORE * cores_of(spark))).mapInArrow(move_in, "id long").count()
