@@ -1,21 +1,27 @@
-"""manifest -> embeddings and failures: put each image through a network, once."""
+"""manifest -> embeddings and failures: turn each image into a vector, by one or several fingerprints, once."""
 
 import argparse
 import atexit
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
-from image_similarity import cli
+from image_similarity import cli, fingerprints
 from image_similarity.cli import Application, Job, say
 from image_similarity.errors import JobFailed, TooManyFailures, WrongInput
+from image_similarity.fingerprints import Ready
+from image_similarity.settings import PcaSettings
 from image_similarity.spark import ship
-from image_similarity.stages import embeddings
+from image_similarity.stages.embeddings import projected, saved, stage
+from image_similarity.stages.embeddings.projected import Fitted
+from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
+
+EVERY_REASON = "every"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,149 +34,264 @@ def add_switches(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace-fingerprint", action="store_true", help="go on where the published vectors were made in another way"
     )
+    parser.add_argument(
+        "--retry-failed",
+        action="append",
+        nargs="?",
+        const=EVERY_REASON,
+        default=[],
+        metavar="REASON",
+        help="try images again that failed for this reason (repeatable; without one: for any), though their files are the same",
+    )
 
 
 def run(application: Application) -> None:
-    names = getattr(application.arguments, "fingerprints", None) or [application.settings.neighbours.fingerprint]
-    for name in names:
-        check(application, name)
-    for name in dict.fromkeys(names):
-        embed(application.job("embed_images", name), name)
-
-
-def check(application: Application, name: str) -> None:
-    """Raise ``WrongInput`` if fingerprint ``name`` is not declared, or its network or layer does not exist."""
-    from image_similarity.kernels.fingerprints import networks
-
-    declared = application.settings.fingerprint(name)
-    networks.check_network(declared.network)
-    networks.resolve_layer(declared.network, declared.layer)
-
-
-def embed(job: Job, name: str) -> None:
-    if job.already_published():
+    names = _names(application)
+    jobs = [application.job("embed_images", name) for name in names]
+    jobs = [job for job in jobs if not job.already_published()]
+    if not jobs:
         return
-    manifest_runs = job.seen.runs("manifest", "")
-    if not manifest_runs:
+    _plan(jobs)
+    of_images = [job for job in jobs if not isinstance(_declared(job), PcaSettings)]
+    if of_images:
+        _embed(of_images)
+    for job in jobs:
+        if job not in of_images:
+            _project(application.job("embed_images", job.slot))  # which sees what was published meanwhile
+
+
+def check(application: Application) -> None:
+    """Raise ``WrongInput`` for what can be told at once: fingerprints, networks, layers and reasons that do not exist."""
+    for name in _names(application):
+        fingerprints.check(name, application.settings.fingerprint(name))
+    for reason in application.arguments.retry_failed:
+        if reason not in (EVERY_REASON, *stage.FAILURE_REASONS):
+            known = ", ".join(stage.FAILURE_REASONS)
+            raise WrongInput(f"--retry-failed {reason}: no image fails for that reason; reasons are: {known}")
+
+
+def _names(application: Application) -> list[str]:
+    asked = getattr(application.arguments, "fingerprints", None) or [application.settings.neighbours.fingerprint]
+    return fingerprints.with_bases(application.settings, asked)
+
+
+def _declared(job: Job) -> Any:
+    return job.settings.fingerprint(job.slot)
+
+
+def _plan(jobs: list[Job]) -> None:
+    check(jobs[0].application)
+    manifest = _manifest_runs(jobs[0])[0]
+    lines = [f"embed the images of manifest {manifest} as {job.slot}: {fingerprints.described(_declared(job))}" for job in jobs]
+    jobs[0].plan(*lines, f"write embeddings, vectors and failures to {jobs[0].warehouse.uri}")
+
+
+def _manifest_runs(job: Job) -> list[str]:
+    runs = job.seen.runs("manifest", "")
+    if not runs:
         raise WrongInput(f"no manifest is published in {job.warehouse.uri}: run build_manifest first")
-    declared = job.settings.fingerprint(name)
-    job.plan(
-        f"embed the images of manifest {manifest_runs[0]} as {name}: {declared.network} {declared.layer}, "
-        f"weights {' or '.join(declared.weights)}",
-        f"write embeddings, vectors and failures to {job.warehouse.uri}",
-    )
-    prepared, used = _prepare(job, name)
-    key = prepared.network.key
-    published = job.warehouse.read("embeddings", job.seen.runs("embeddings", name))
-    _check_key(job, name, published.select("fingerprint_key").first(), key)
-    vector_runs = job.seen.runs("vectors", key)
-    inputs = embeddings.Inputs(job.warehouse.read("manifest", manifest_runs), published, job.warehouse.read("vectors", vector_runs))
-    with job.warehouse.scratch(job.run_id) as scratch:
-        fingerprint = embeddings.Fingerprint(name, prepared.network, ship(job.session, _saved(prepared, job.run_id)))
-        outputs = embeddings.run(job.session, inputs, fingerprint, job.settings.embeddings, scratch)
-        counts = _write(job, inputs, outputs)
-    job.publish(
-        replace={"embeddings": {name: job.run_id}, "failures": {name: job.run_id}},
-        append={"vectors": {key: job.run_id}} if counts["vectors_added"] else None,
-        inputs={"manifest": manifest_runs, "embeddings": job.seen.runs("embeddings", name), "vectors": vector_runs},
-        counts=counts,
-        used=used,
-    )
-    _summarise(job, name, counts)
+    return runs
 
 
-def _prepare(job: Job, name: str) -> tuple[Any, dict[str, Any]]:
-    """The network with its weights, and what is recorded of it."""
-    import torch  # takes seconds: only this job needs it on the driver
+# -- fingerprints of images ----------------------------------------------------------------------------------------------------
 
-    from image_similarity import weights
-    from image_similarity.kernels.fingerprints import networks
 
-    declared = job.settings.fingerprint(name)
-    cache = Path(torch.hub.get_dir()) / "checkpoints"  # torchvision's own: what it has downloaded is found
-    found = weights.resolve(declared.network, declared.weights, declared.weights_sha256, declared.seed, cache)
-    for line in found.passed_over:
-        say(f"note: {line}; going on with {found.source} weights")
-    say(f"weights: {found.source}")
-    prepared = networks.prepare(
-        declared.network,
-        declared.layer,
-        found.state,
-        pooling=declared.pooling,
-        preprocessing=declared.preprocessing,
-        precision=declared.precision,
-        source=found.source,
-    )
-    used = {
-        "fingerprint": {name: declared.model_dump()},
-        "network": asdict(prepared.network),
-        "fingerprint_key": prepared.network.key,
+@dataclass(frozen=True)
+class _Embedding:
+    """One fingerprint on its way: its run, and what goes in."""
+
+    job: Job
+    ready: Ready
+    fingerprint: Fingerprint
+    inputs: dict[str, list[str]]
+
+    @property
+    def state(self) -> str:
+        return f"embed_images/{self.fingerprint.key}"
+
+
+def _embed(jobs: list[Job]) -> None:
+    """One pass over the images for all ``jobs``, each of which is a fingerprint and publishes its own slots."""
+    first = jobs[0]
+    manifest = first.warehouse.read("manifest", _manifest_runs(first))
+    embeddings = [_embedding(job) for job in jobs]
+    asked = first.arguments.retry_failed
+    retry = Retry(EVERY_REASON in asked, [reason for reason in asked if reason != EVERY_REASON])
+    with first.warehouse.scratch(first.run_id) as scratch:
+        wanted = [one.fingerprint for one in embeddings]
+        outputs = stage.run(first.session, manifest, wanted, first.settings.embeddings, retry, scratch)
+        counts = [_write(one, manifest, result) for one, result in zip(embeddings, outputs)]
+    for one, counted in zip(embeddings, counts):
+        _publish(one, counted)
+        _summarise(one.job, counted)
+
+
+def _embedding(job: Job) -> _Embedding:
+    ready = fingerprints.prepare(job.slot, _declared(job), _folder_for_workers())
+    say(*[f"{job.slot}: {note}" for note in ready.notes]) if ready.notes else None
+    key = ready.description.key
+    inputs = {
+        "manifest": _manifest_runs(job),
+        "embeddings": job.seen.runs("embeddings", job.slot),
+        "vectors": job.seen.runs("vectors", key),
     }
-    return prepared, {
-        **used,
-        "weights": found.source,
-        "trained": found.trained,
-        "embeddings": job.settings.embeddings.model_dump(),
-    }
+    published = job.warehouse.read("embeddings", inputs["embeddings"])
+    _check_key(job, published.select("fingerprint_key").first(), key)
+    fingerprint = Fingerprint(
+        name=job.slot,
+        description=ready.description,
+        file=ship(job.session, ready.file) if ready.file else None,
+        published=published,
+        failures=job.warehouse.read("failures", job.seen.runs("failures", job.slot)),
+        vectors=job.warehouse.read("vectors", inputs["vectors"]),
+        saved=_saved(job, key),
+        folder=job.warehouse.state_of(f"embed_images/{key}", job.run_id).location(saved.FOLDER),
+    )
+    return _Embedding(job, ready, fingerprint, inputs)
 
 
-def _saved(prepared: Any, run_id: str) -> Path:
-    """The file of parameters. It is kept until this process ends: an executor that joins later asks for it."""
+def _folder_for_workers() -> Path:
+    """For files of parameters. It is kept until this process ends: an executor that joins later asks for them."""
     folder = Path(tempfile.mkdtemp(prefix="image-similarity-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    file = folder / f"{run_id}.pt"
-    prepared.save(file)
-    return file
+    return folder
 
 
-def _check_key(job: Job, name: str, published: Any, key: str) -> None:
+def _saved(job: Job, key: str) -> DataFrame:
+    """What this run and those before it, which did not come to their end, have saved for ``key``."""
+    slot = f"embed_images/{key}"
+    folders = [job.warehouse.state_of(slot, run).folder(saved.FOLDER) for run in job.warehouse.states(slot)]
+    return job.warehouse.read_folders(folders, saved.SCHEMA)
+
+
+def _check_key(job: Job, published: Any, key: str) -> None:
     if published is None or published.fingerprint_key == key or job.arguments.replace_fingerprint:
         return
     raise JobFailed(
-        f"the published embeddings {name} were made in another way (key {published.fingerprint_key}, now {key}): other weights, "
-        "layer or settings. Give this fingerprint another name, or replace the old one with --replace-fingerprint"
+        f"the published embeddings {job.slot} were made in another way (key {published.fingerprint_key}, now {key}): other weights, "
+        "layer or settings, or an older version of this program. Give this fingerprint another name, or replace the old one with "
+        "--replace-fingerprint"
     )
 
 
-def _write(job: Job, inputs: embeddings.Inputs, outputs: embeddings.Outputs) -> dict[str, Any]:
+def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> dict[str, Any]:
     """Write the tables, check that they account for every image, and count."""
-    warehouse, run = job.warehouse, job.run_id
-    warehouse.write("failures", run, outputs.failures)
-    failures = warehouse.read("failures", [run])
-    reasons = {row.reason: row["count"] for row in failures.groupBy("reason").count().orderBy("reason").collect()}
-    failed = sum(reasons.values())
-    if failed > job.settings.embeddings.max_failed_fraction * outputs.images:
-        raise TooManyFailures(
-            f"{failed:,} of {outputs.images:,} images failed ({_describe(reasons)}), more than embeddings.max_failed_fraction = "
-            f"{job.settings.embeddings.max_failed_fraction} allows; nothing was published. Each failure is a row in "
-            f"{warehouse.reader_path(warehouse.folder('failures', run))}"
-        )
-    warehouse.write("embeddings", run, outputs.embeddings)
-    vectors = inputs.vectors
-    if outputs.embedded:
-        warehouse.write("vectors", run, outputs.vectors)
-        vectors = vectors.unionByName(warehouse.read("vectors", [run]))
-    embeddings.check(inputs.manifest, warehouse.read("embeddings", [run]), failures, vectors)
+    job, run = one.job, one.job.run_id
+    reasons = _write_failures(job, outputs.failures, outputs.images)
+    job.warehouse.write("embeddings", run, outputs.embeddings)
+    vectors, added = one.fingerprint.vectors, 0
+    if outputs.embedded or outputs.taken_over:
+        new = stage.new_vectors(_saved(job, one.fingerprint.key), vectors)
+        job.warehouse.write("vectors", run, new)
+        written = job.warehouse.read("vectors", [run])
+        vectors, added = vectors.unionByName(written), written.count()
+    embeddings = job.warehouse.read("embeddings", [run])
+    stage.check(manifest, embeddings, job.warehouse.read("failures", [run]), vectors)
     return {
         "images": outputs.images,
         "not_read_again": outputs.reused,
+        "taken_over": outputs.taken_over,
+        "read": outputs.read,
         "embedded": outputs.embedded,
-        "vectors_added": warehouse.read("vectors", [run]).count() if outputs.embedded else 0,
+        "vectors_added": added,
         "failures": reasons,
     }
 
 
-def _summarise(job: Job, name: str, counts: dict[str, Any]) -> None:
+def _write_failures(job: Job, rows: DataFrame, images: int) -> dict[str, int]:
+    """How many failed, by reason. ``TooManyFailures`` if it is more than may be."""
+    job.warehouse.write("failures", job.run_id, rows)
+    failures = job.warehouse.read("failures", [job.run_id])
+    reasons = {row.reason: row["count"] for row in failures.groupBy("reason").count().orderBy("reason").collect()}
+    failed = sum(reasons.values())
+    if failed > job.settings.embeddings.max_failed_fraction * images:
+        raise TooManyFailures(
+            f"{failed:,} of {images:,} images failed ({_describe(reasons)}), more than embeddings.max_failed_fraction = "
+            f"{job.settings.embeddings.max_failed_fraction} allows; nothing was published. Each failure is a row in "
+            f"{job.warehouse.reader_path(job.warehouse.folder('failures', job.run_id))}"
+        )
+    return reasons
+
+
+def _publish(one: _Embedding, counts: dict[str, Any]) -> None:
+    job = one.job
+    used = fingerprints.record(job.slot, _declared(job), one.ready)
+    job.publish(
+        replace={"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}},
+        append={"vectors": {one.fingerprint.key: job.run_id}} if counts["vectors_added"] else None,
+        inputs=one.inputs,
+        counts=counts,
+        used={**used, "embeddings": job.settings.embeddings.model_dump()},
+    )
+    job.warehouse.forget_state(one.state)  # all that was saved is in the store now
+
+
+def _summarise(job: Job, counts: dict[str, Any]) -> None:
     failed = sum(counts["failures"].values())
-    copies = counts["images"] - failed - counts["not_read_again"] - counts["embedded"]
-    parts = [f"{counts['embedded']:,} embedded", f"{counts['not_read_again']:,} unchanged", f"{copies:,} of known content"]
-    say(f"embed_images {name}: {counts['images']:,} images in {job.seconds:.1f} s: " + ", ".join(parts) + f", {failed:,} failed")
+    known = counts["read"] - counts["embedded"]
+    parts = [f"{counts['embedded']:,} embedded", f"{counts['not_read_again']:,} unchanged"]
+    if counts["taken_over"]:
+        parts[-1] += f" ({counts['taken_over']:,} of them embedded by a run that did not end)"
+    say(f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: " + ", ".join(parts) + f", {failed:,} failed")
+    if known:
+        say(f"  read, but not embedded (known content, or failed): {known:,}")
     if failed:
         say(f"  failed: {_describe(counts['failures'])}")
 
 
 def _describe(reasons: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+
+
+# -- fingerprints of vectors ---------------------------------------------------------------------------------------------------
+
+
+def _project(job: Job) -> None:
+    """A fingerprint that is made of another's vectors, which is published."""
+    declared, warehouse = _declared(job), job.warehouse
+    inputs = {"embeddings": job.seen.runs("embeddings", declared.base), "projections": job.seen.runs("projections", job.slot)}
+    base = warehouse.read("embeddings", inputs["embeddings"])
+    base_key = base.select("fingerprint_key").first()
+    if base_key is None:
+        raise WrongInput(f"fingerprint {job.slot}: its base {declared.base} has no vectors to project")
+    inputs["vectors"] = job.seen.runs("vectors", base_key.fingerprint_key)
+    contents = base.select("content_sha256").distinct()
+    vectors = warehouse.read("vectors", inputs["vectors"]).join(contents, "content_sha256", "left_semi")
+    before = projected.published(warehouse.read("projections", inputs["projections"]), base_key.fingerprint_key, declared)
+    fitted = before or projected.fit(job.slot, vectors, base_key.fingerprint_key, declared)
+    published = warehouse.read("embeddings", job.seen.runs("embeddings", job.slot))
+    _check_key(job, published.select("fingerprint_key").first(), fitted.key)
+    counts = _write_projected(job, base, vectors, fitted, is_new=before is None)
+    replace = {"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}}
+    job.publish(
+        replace=replace if before else {**replace, "projections": {job.slot: job.run_id}},
+        append={"vectors": {fitted.key: job.run_id}} if counts["vectors_added"] else None,
+        inputs=inputs,
+        counts=counts,
+        used={"fingerprint": {job.slot: declared.model_dump()}, "fingerprint_key": fitted.key, "base_key": fitted.base_key},
+    )
+    say(
+        f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} vectors projected; "
+        f"{declared.dimensions} components hold {fitted.explained:.1%} of the variance of {declared.base}"
+    )
+
+
+def _write_projected(job: Job, base: DataFrame, vectors: DataFrame, fitted: Fitted, is_new: bool) -> dict[str, Any]:
+    """Write the tables of a projected fingerprint, and count."""
+    warehouse, run, declared = job.warehouse, job.run_id, _declared(job)
+    named = projected.renamed(base, job.slot, fitted.key)
+    failures = warehouse.read("failures", job.seen.runs("failures", declared.base))
+    images = base.count() + failures.count()
+    reasons = _write_failures(job, projected.renamed(failures, job.slot), images)
+    warehouse.write("embeddings", run, named)
+    known = warehouse.read("vectors", job.seen.runs("vectors", fitted.key))
+    new = vectors.join(known.select("content_sha256"), "content_sha256", "left_anti")
+    added = new.select("content_sha256").count()
+    if added:
+        warehouse.write("vectors", run, projected.project(job.session, new, fitted))
+    if is_new:
+        warehouse.write("projections", run, projected.rows_of(job.session, job.slot, fitted, declared))
+    return {"images": images, "vectors_added": added, "failures": reasons, "explained_variance": fitted.explained}
 
 
 def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:

@@ -25,7 +25,7 @@ LABEL = "label"
 
 def run(application: Application) -> None:
     name = application.settings.neighbours.fingerprint
-    embed_images.check(application, name)  # before the manifest is published
+    embed_images.check(application)  # before the manifest is published
     gallery = None
     if application.arguments.gallery:
         gallery = render_gallery.check(application, storage.absolute(application.arguments.images))

@@ -11,7 +11,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from image_similarity.errors import WrongInput
 
@@ -28,6 +38,10 @@ def _as_tuple(value: Any) -> Any:
 
 
 Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Channels = Annotated[tuple[float, float, float], BeforeValidator(_as_tuple)]
+Bins = Annotated[int, Field(ge=1, le=256)]
+Pooling = Literal["none", "average", "max"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -68,11 +82,21 @@ class EmbeddingsSettings(Section):
     images_per_task: Annotated[int, Field(ge=1)] = 256
     """Images in one Spark task, at most; fewer where that keeps all cores busy."""
 
-    batch_bytes: Annotated[int, Field(ge=1)] = 10_000_000
-    """Bytes of float32 pixels in one batch for the network: 16 images of 224 x 224."""
+    fetch_threads: Annotated[int, Field(ge=1, le=256)] = 8
+    """Images that a task fetches at the same time while the network works on others: enough to hide a store's delay."""
 
-    decode_threads: Annotated[int, Field(ge=1)] = 2
-    """Threads per task that fetch and decode the next batch while the network works on the current one."""
+    decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Of these, how many may be decoding: each holds a whole picture in memory."""
+
+    save_seconds: Annotated[float, Field(ge=0)] = 2.0
+    """A task saves its vectors after so many seconds, or a twentieth of the time that the job has run if that is more: what a job
+    that is killed had finished is taken over by the next run."""
+
+    decode_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """An image that is not there and decoded after so long is given up."""
+
+    decode_bytes: Annotated[int, Field(ge=2**28)] = 4 * 2**30
+    """Memory of the process that decodes images apart, after a worker died over one of them."""
 
     max_pixels: Annotated[int, Field(ge=1)] = 89_478_485
     """Images that claim more pixels (width x height) are refused before they are decoded. Decoding takes about eight
@@ -83,10 +107,26 @@ class EmbeddingsSettings(Section):
 
 
 class FingerprintSettings(Section):
-    """``[fingerprints.NAME]``: how an image becomes a vector. Any change here makes other vectors."""
+    """``[fingerprints.NAME]``: how an image becomes a vector. Any change here makes other vectors.
+
+    ``network`` decides which of the classes below it is, and so which keys there are.
+    """
 
     network: str
-    """A torchvision classification network by its name: ``vgg16``, ``resnet18``, ``squeezenet1_1``, ..."""
+    """A torchvision classification network by its name (``vgg16``, ``resnet18``, ``squeezenet1_1``, ...), or ``exported``,
+    ``colour-histogram``, ``hog``, ``pca``."""
+
+
+class ImageFingerprintSettings(FingerprintSettings):
+    """What all fingerprints have that are made from images."""
+
+    decoding: Literal["scaled", "full"] = "scaled"
+    """``scaled``: a JPEG is decoded at a half, a quarter or an eighth of its size as long as its short side keeps 512 pixels, and
+    twice what the network wants. ``full``: always decoded whole, which takes up to five times as long."""
+
+
+class NetworkSettings(ImageFingerprintSettings):
+    """A layer of one of torchvision's networks."""
 
     layer: str
     """Any node of the network, or a module, which stands for its last node; ``fc1`` and ``fc2`` are aliases on VGG."""
@@ -100,15 +140,143 @@ class FingerprintSettings(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the ``untrained`` weights."""
 
-    pooling: Literal["none", "average", "max"] = "none"
-    """Over the spatial axes of a convolutional layer's output; ``none`` flattens it."""
+    pooling: Pooling = "none"
+    """Over the spatial axes (or tokens) of the layer's output; ``none`` flattens it."""
 
     preprocessing: Literal["torchvision", "caffe"] = "torchvision"
     """``torchvision``: as the network's weights there declare; ``caffe``: BGR, 0 to 255, mean subtracted, for weights
     converted from Caffe or Keras. Resizing and cropping are torchvision's in both."""
 
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
     """Of the network's arithmetic; vectors are stored as float32."""
+
+
+class ExportedSettings(ImageFingerprintSettings):
+    """An encoder of your own, as a ``torch.export`` program. It is code: use programs that you trust."""
+
+    network: Literal["exported"]
+
+    weights: Strings
+    """A path or URI of the program (``.pt2``); a list is tried in order."""
+
+    weights_sha256: Sha256 | None = None
+    """If given, the program's file must have this checksum."""
+
+    input_size: Annotated[int, Field(ge=1, le=4096)]
+    """Side of the square picture that the program takes, in pixels: (n, 3, input_size, input_size) float32."""
+
+    resize: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Short side of the picture before the square is cut from its middle; default: ``input_size``."""
+
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    """Of resizing."""
+
+    preprocessing: Literal["torchvision", "caffe"] = "torchvision"
+    """``torchvision``: RGB, 0 to 1, then ``mean`` and ``std``; ``caffe``: BGR, 0 to 255, Caffe's mean subtracted."""
+
+    mean: Channels = (0.485, 0.456, 0.406)
+    """Of red, green and blue, subtracted. The default is ImageNet's."""
+
+    std: Channels = (0.229, 0.224, 0.225)
+    """Of red, green and blue, divided by."""
+
+    pooling: Pooling = "none"
+    """Over the spatial axes (or tokens) of the program's output; ``none`` flattens it."""
+
+    precision: Precision = "float32"
+    """Of the program's arithmetic; vectors are stored as float32."""
+
+    @field_validator("std")
+    @classmethod
+    def _is_positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
+        if min(std) <= 0:
+            raise ValueError(f"must be greater than 0, not {list(std)}")
+        return std
+
+    @model_validator(mode="after")
+    def _crops_what_is_there(self) -> "ExportedSettings":
+        if self.resize is not None and self.resize < self.input_size:
+            raise ValueError(f"resize ({self.resize}) must not be less than input_size ({self.input_size})")
+        return self
+
+
+class ColourHistogramSettings(ImageFingerprintSettings):
+    """How much there is of each colour."""
+
+    network: Literal["colour-histogram"]
+
+    space: Literal["hsv", "lab"] = "hsv"
+    """The colour space whose three channels are divided into bins."""
+
+    bins: Annotated[tuple[Bins, Bins, Bins], BeforeValidator(_as_tuple)] = (16, 4, 4)
+    """Of each channel; the vector has as many values as their product."""
+
+
+class HogSettings(ImageFingerprintSettings):
+    """Histograms of oriented gradients: which way edges run, and where."""
+
+    network: Literal["hog"]
+
+    size: Annotated[int, Field(ge=8, le=1024)] = 128
+    """Side of the square that the whole picture becomes, in pixels."""
+
+    orientations: Annotated[int, Field(ge=1, le=64)] = 9
+    """Bins of a histogram."""
+
+    cell: Annotated[int, Field(ge=2, le=512)] = 16
+    """Side of a cell in pixels; each has one histogram."""
+
+    block: Annotated[int, Field(ge=1, le=16)] = 2
+    """Side of a block in cells, within which histograms are normalised."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "HogSettings":
+        if self.size < self.cell * self.block:
+            raise ValueError(f"a block of {self.block} x {self.block} cells of {self.cell} pixels must fit into size = {self.size}")
+        return self
+
+
+class PcaSettings(FingerprintSettings):
+    """Another fingerprint's vectors, projected onto their principal components."""
+
+    network: Literal["pca"]
+
+    base: str
+    """The fingerprint whose vectors are projected. It is embedded first where it is not yet."""
+
+    dimensions: Annotated[int, Field(ge=1, le=4096)]
+    """Components that are kept."""
+
+    sample: Annotated[int, Field(ge=2, le=1_000_000)] = 10_000
+    """Vectors that the components are fitted on, at most. They are fitted once and kept in the warehouse; later images are
+    projected onto the same."""
+
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Of the sample."""
+
+
+_KINDS: dict[str, type[FingerprintSettings]] = {
+    "exported": ExportedSettings,
+    "colour-histogram": ColourHistogramSettings,
+    "hog": HogSettings,
+    "pca": PcaSettings,
+}
+_NETWORK = "network"
+
+
+def _kind_of(declared: Any) -> str:
+    network = declared.get("network") if isinstance(declared, Mapping) else getattr(declared, "network", None)
+    return network if isinstance(network, str) and network in _KINDS else _NETWORK
+
+
+AnyFingerprint = Annotated[
+    Annotated[NetworkSettings, Tag(_NETWORK)]
+    | Annotated[ExportedSettings, Tag("exported")]
+    | Annotated[ColourHistogramSettings, Tag("colour-histogram")]
+    | Annotated[HogSettings, Tag("hog")]
+    | Annotated[PcaSettings, Tag("pca")],
+    Discriminator(_kind_of),
+]
 
 
 class NeighboursSettings(Section):
@@ -233,7 +401,7 @@ class Settings(Section):
 
     manifest: ManifestSettings = ManifestSettings()
     embeddings: EmbeddingsSettings = EmbeddingsSettings()
-    fingerprints: dict[str, FingerprintSettings]
+    fingerprints: dict[str, AnyFingerprint]
     neighbours: NeighboursSettings = NeighboursSettings()
     approximate: ApproximateSettings = ApproximateSettings()
     gallery: GallerySettings = GallerySettings()
@@ -241,8 +409,10 @@ class Settings(Section):
     @field_validator("fingerprints")
     @classmethod
     def _have_names(cls, fingerprints: dict[str, FingerprintSettings]) -> dict[str, FingerprintSettings]:
-        for name in fingerprints:
+        for name, declared in fingerprints.items():
             check_fingerprint_name(name)
+            if isinstance(declared, PcaSettings):
+                _check_base(name, fingerprints)
         return fingerprints
 
     def fingerprint(self, name: str) -> FingerprintSettings:
@@ -258,6 +428,18 @@ def check_fingerprint_name(name: str) -> str:
     if not FINGERPRINT_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name for a fingerprint: use small letters, digits and '-'")
     return name
+
+
+def _check_base(name: str, fingerprints: Mapping[str, FingerprintSettings]) -> None:
+    """``ValueError`` unless the bases of ``name`` end in a fingerprint that is made from images."""
+    seen, at = [name], fingerprints[name]
+    while isinstance(at, PcaSettings):
+        if at.base not in fingerprints:
+            raise ValueError(f"{seen[-1]}: base {at.base!r} is not declared; declared are: {', '.join(sorted(fingerprints))}")
+        if at.base in seen:
+            raise ValueError(f"{name}: its base is itself in the end: {' -> '.join([*seen, at.base])}")
+        seen.append(at.base)
+        at = fingerprints[at.base]
 
 
 def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
@@ -314,9 +496,10 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
 
 def _describe(fault: Any) -> str:
     """One fault as a line: the key's path, what is wrong, and what would be right."""
-    path = ".".join(str(part) for part in fault["loc"])
+    loc = tuple(part for place, part in enumerate(fault["loc"]) if not _is_a_tag(fault["loc"], place))
+    path = ".".join(str(part) for part in loc)
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1)
+        near = difflib.get_close_matches(str(loc[-1]), _known_keys(fault["loc"][:-1]), n=1)
         return f"{path}: no such setting" + (f"; did you mean {near[0]!r}?" if near else "")
     if fault["type"] == "missing":
         return f"{path}: is missing"
@@ -326,13 +509,20 @@ def _describe(fault: Any) -> str:
     return f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
 
 
+def _is_a_tag(path: tuple[Any, ...], place: int) -> bool:
+    """Whether this part of a fault's path is the kind of a fingerprint, which pydantic puts behind its name."""
+    return place == 2 and path[0] == "fingerprints"
+
+
 def _known_keys(path: tuple[Any, ...]) -> list[str]:
     """The keys that exist below ``path``, for suggestions."""
+    if len(path) == 3 and path[0] == "fingerprints":
+        return list(_KINDS.get(path[2], NetworkSettings).model_fields)
     model: type[BaseModel] = Settings
     for part in path:
         field = model.model_fields.get(str(part))
-        if part == "fingerprints" or field is None:
-            model = FingerprintSettings
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if field is None:
+            return []
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
     return list(model.model_fields)

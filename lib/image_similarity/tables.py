@@ -57,6 +57,17 @@ SCHEMAS: Mapping[str, StructType] = {
         ("fingerprint", _STRING),
         ("reason", _STRING),
         ("detail", _STRING),
+        ("source_version", _STRING),
+    ),
+    "projections": _schema(
+        ("fingerprint", _STRING),
+        ("fingerprint_key", _STRING),
+        ("base_key", _STRING),
+        ("sample", _INT),
+        ("seed", _LONG),
+        ("component", _INT),
+        ("explained_variance", _DOUBLE),
+        ("weights", ArrayType(_FLOAT)),
     ),
     "neighbours": _schema(
         ("image_id", _STRING),

@@ -156,12 +156,15 @@ class Warehouse:
         """What `state` of a finished run holds, or nothing."""
         return Scratch(self, f"{self._root}/{STATE}/{slot}/{run}")
 
-    def forget_state(self, slot: str, before: str) -> None:
-        """Remove what runs older than ``before`` left, and what runs that were killed did."""
-        folder = f"{self.uri}/{STATE}/{slot}"
-        for run in self._files.entries(folder):
-            if run < before:  # names of runs begin with their time
-                self._files.delete(f"{folder}/{run}")
+    def states(self, slot: str) -> list[str]:
+        """The runs that left something for ``slot``."""
+        return sorted(self._files.entries(f"{self.uri}/{STATE}/{slot}"))
+
+    def forget_state(self, slot: str, before: str | None = None) -> None:
+        """Remove what runs older than ``before`` left (None: all), and what runs that were killed did."""
+        for run in self.states(slot):
+            if before is None or run < before:  # names of runs begin with their time
+                self._files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
 
     def check_writable(self) -> None:
         """Raise ``WrongInput`` if nothing can be written here, before any work is done."""
@@ -218,6 +221,10 @@ class Scratch:
     def read(self, name: str, schema: Any) -> DataFrame:
         """What was written as ``name``."""
         return self._warehouse.read_folders([f"{self._folder}/{name}"], schema)
+
+    def folder(self, name: str) -> str:
+        """The folder ``name``, for Spark's readers."""
+        return f"{self._folder}/{name}"
 
     def location(self, name: str) -> str:
         """The folder or file ``name`` for workers that read and write files themselves, as programs outside Hadoop name it."""

@@ -27,6 +27,15 @@ class Weights:
     """Why the weights listed before could not be had, one line each."""
 
 
+@dataclass(frozen=True)
+class File:
+    """A local file of weights, and where it is from."""
+
+    path: Path
+    source: str
+    passed_over: tuple[str, ...] = ()
+
+
 def resolve(network: str, names: Sequence[str], sha256: str | None, seed: int, cache: Path) -> Weights:
     """The first of ``names`` that can be had: a torchvision name, ``untrained``, or a path or URI of a state dict.
 
@@ -34,12 +43,24 @@ def resolve(network: str, names: Sequence[str], sha256: str | None, seed: int, c
     there and wrong raises ``WrongInput``, and if nothing can be had ``JobFailed`` tells why, for each.
     """
     check_network(network)
+    found = _first_of(network, names, sha256, cache)
+    if found.source == UNTRAINED:
+        source = f"untrained (seed {seed})"
+        return Weights(untrained_state(network, seed), source, trained=False, passed_over=found.passed_over)
+    return Weights(_load(found.path, found.source), found.source, trained=True, passed_over=found.passed_over)
+
+
+def resolve_program(names: Sequence[str], sha256: str | None, cache: Path) -> File:
+    """The first of ``names`` that can be had: a path or URI of a ``torch.export`` program. Raises as `resolve` does."""
+    return _first_of(None, names, sha256, cache)
+
+
+def _first_of(network: str | None, names: Sequence[str], sha256: str | None, cache: Path) -> File:
+    """The first of ``names`` that can be had; for `UNTRAINED` a file of that source."""
     passed_over: list[str] = []
     for name in names:
-        if name == UNTRAINED:
-            return Weights(
-                untrained_state(network, seed), f"untrained (seed {seed})", trained=False, passed_over=tuple(passed_over)
-            )
+        if network is not None and name == UNTRAINED:
+            return File(Path(), UNTRAINED, tuple(passed_over))
         try:
             file = _weights_file(network, name, sha256, cache)
         except ValueError as error:
@@ -47,15 +68,16 @@ def resolve(network: str, names: Sequence[str], sha256: str | None, seed: int, c
         except OSError as error:
             is_plain = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
             reason = error.reason if is_plain else error  # type: ignore[attr-defined]
-            passed_over.append(f"weights {name} of {network} cannot be reached: {reason}")
+            passed_over.append(f"weights {name} of {network or 'the program'} cannot be reached: {reason}")
             continue
-        return Weights(_load(file, name), name, trained=True, passed_over=tuple(passed_over))
-    raise JobFailed("; ".join(passed_over) + ". Give a path or URI that can be read, or end the list with 'untrained'")
+        return File(file, name, tuple(passed_over))
+    advice = "Give a path or URI that can be read" + (", or end the list with 'untrained'" if network else "")
+    raise JobFailed("; ".join(passed_over) + f". {advice}")
 
 
-def _weights_file(network: str, name: str, sha256: str | None, cache: Path) -> Path:
+def _weights_file(network: str | None, name: str, sha256: str | None, cache: Path) -> Path:
     """The local file of weights ``name``. ``OSError`` if it cannot be reached, ``WrongInput`` if it is not what it should be."""
-    named = get_model_weights(network).__members__
+    named = get_model_weights(network).__members__ if network else {}
     if name in named:
         url = named[name].url
         file = cache / url.rpartition("/")[2]
@@ -64,7 +86,7 @@ def _weights_file(network: str, name: str, sha256: str | None, cache: Path) -> P
     if not storage.is_local(name):
         file = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name.rpartition('/')[2]}"
         return _checked(_downloaded(name, file), name, sha256, downloaded=True)
-    if "/" not in name and "." not in name:
+    if network and "/" not in name and "." not in name:
         raise WrongInput(f"{network} has no weights {name!r}; torchvision's are: {', '.join(named)}; or give a path or URI")
     file = Path(storage.absolute(name))
     if not file.exists():

@@ -9,10 +9,11 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
@@ -27,8 +28,11 @@ UNREADABLE_REASONS = {
     "unsupported_format": "the format is known, this kind of it cannot be decoded",
     "truncated": "the file ends too early",
     "corrupt": "the content contradicts itself",
+    "decoder_crashed": "the decoder died of it, or took more memory or time than it may",
 }
 
+WHOLE_SIZE = "image_similarity_whole_size"
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _WHITE = (255, 255, 255, 255)
 _PLAIN_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "HSV")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -45,20 +49,30 @@ class Unreadable(Exception):
         self.detail = " ".join(detail.split())[:300]
 
 
-def decode(content: bytes, max_pixels: int) -> Pixels:
-    """The picture in ``content``: upright (EXIF orientation), first frame, as RGB uint8 of shape (height, width, 3).
+@dataclass(frozen=True)
+class Picture:
+    pixels: Pixels
+    width: int
+    """Of the whole picture, upright; ``pixels`` may be smaller."""
+    height: int
 
-    Transparency is put on white; grey of more than 8 bits and floating point are rescaled, not clipped. Raises `Unreadable`.
+
+def decode(content: bytes, max_pixels: int, at_least: int | None = None) -> Picture:
+    """The picture in ``content``: upright (EXIF orientation), first frame, as RGB uint8.
+
+    Transparency is put on white; grey of more than 8 bits and floating point are rescaled, not clipped. ``at_least``: see
+    `open_upright`. Raises `Unreadable`.
     """
     with as_unreadable():
-        return np.asarray(to_rgb(open_upright(content, max_pixels)))
+        image = open_upright(content, max_pixels, at_least)
+        return Picture(np.asarray(to_rgb(image)), *image.info[WHOLE_SIZE])
 
 
 def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -> Image.Image:
     """The first frame of ``content``, decoded and upright, in its own mode. Raises `Unreadable`.
 
     With ``at_least`` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep that many
-    pixels: much faster, for pictures that are made smaller anyway.
+    pixels: much faster, for pictures that are made smaller anyway. ``info[WHOLE_SIZE]`` is width and height of the whole, upright.
     """
     if not content:
         raise Unreadable("empty", "0 bytes")
@@ -69,11 +83,16 @@ def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -
             if image.format == "PNG":
                 image.verify()  # reads all checksums, after which the image must be opened anew
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))
+            width, height = image.size
+            reduced = at_least is not None and image.draft(None, (at_least, at_least)) is not None
             image.load()
             _check_size(image, max_pixels)  # some formats tell their true size only when they are decoded
-            return ImageOps.exif_transpose(image)
+            if not reduced:
+                width, height = image.size
+            is_turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+            upright = ImageOps.exif_transpose(image)
+            upright.info[WHOLE_SIZE] = (height, width) if is_turned else (width, height)
+            return upright
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

@@ -1,62 +1,56 @@
 """A layer of a pretrained network as a fingerprint.
 
-The driver calls `prepare` once; workers build a `NetworkFingerprint` from the small `Network` and the file
-of parameters, which is memory-mapped, so that all workers of one machine share its pages.
+The driver calls `prepare` once; workers build the fingerprint from the small `Network` and the file of parameters, which is
+memory-mapped, so that all workers of one machine share its pages (in float32; cast to another precision, each has its own).
 """
 
 import difflib
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
-from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-from torchvision.transforms import functional as transforms
 
 from image_similarity.errors import WrongInput
+from image_similarity.kernels.fingerprints.description import Description
+from image_similarity.kernels.fingerprints.framing import Framing
+from image_similarity.kernels.fingerprints.inference import CAFFE, USUAL_AXES, Inference, Normalisation, Pooling
 
 OUTPUT = "embedding"
 LAYER_ALIASES = {"vgg": {"fc1": "classifier.1", "fc2": "classifier.4"}}
-CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Part of every fingerprint's key: raise it when decoding, resizing or cropping change what a vector is.
-PIXELS_VERSION = 1
+_PICTURES = 2  # pictures in a trial batch
 
 State = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Network:
-    """Everything that determines a vector but the parameters themselves, which `weights_sha256` stands for."""
+class Network(Description):
+    """A network up to one layer; the parameters themselves are stood for by ``weights_sha256``."""
+
+    uses_torch = True
 
     network: str
     layer: str
-    pooling: str
-    preprocessing: str
+    normalisation: Normalisation
+    pooling: Pooling
     precision: str
-    resize: int
-    crop: int
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     weights_sha256: str
-    pixels_version: int = PIXELS_VERSION
 
-    @property
-    def key(self) -> str:
-        """16 hexadecimal digits; two fingerprints with the same key give the same vectors."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+    def load(self, file: str | None, device: str) -> Inference:
+        """``file``: parameters as `Prepared.save` wrote them."""
+        if file is None:
+            raise ValueError("a network needs its file of parameters")
+        extractor = _extractor(self.network, self.layer)
+        extractor.load_state_dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True), assign=True)
+        return Inference(extractor, self.framing, self.normalisation, self.pooling, self.precision, device)
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class Prepared:
     """The parameters up to the layer."""
 
     def save(self, file: Path) -> None:
-        """Write the parameters for `NetworkFingerprint`."""
+        """Write the parameters for `Network.load`."""
         torch.save(dict(self.state), file)
 
 
@@ -103,6 +97,7 @@ def prepare(
     preprocessing: str = "torchvision",
     precision: str = "float32",
     source: str = "given",
+    scaled: bool = True,
 ) -> Prepared:
     """Check that layer and weights fit the network, and make what workers need.
 
@@ -112,21 +107,42 @@ def prepare(
     node = resolve_layer(network, layer)
     fitting = _fitting_state(network, node, state, source)
     preset = _preset(network)
-    values = _normalisation(preset, preprocessing)
+    framing = Framing(preset.resize_size[0], preset.crop_size[0], preset.interpolation.value, scaled=scaled)
+    shape = _output_shape(network, node, framing.crop)
+    if len(shape) < 2 or shape[0] != _PICTURES:
+        raise WrongInput(f"{network} gives no values for each picture at {node}: choose another layer")
     described = Network(
+        framing=framing,
         network=network,
         layer=node,
-        pooling=pooling,
-        preprocessing=preprocessing,
+        normalisation=CAFFE if preprocessing == "caffe" else Normalisation(tuple(preset.mean), tuple(preset.std)),
+        pooling=Pooling(pooling, spatial_axes(network, node, framing.crop) if pooling != "none" else ()),
         precision=precision,
-        resize=preset["resize"],
-        crop=preset["crop"],
-        interpolation=preset["interpolation"],
-        mean=values[0],
-        std=values[1],
         weights_sha256=state_sha256(fitting),
     )
     return Prepared(described, fitting)
+
+
+def spatial_axes(network: str, node: str, side: int) -> tuple[int, ...]:
+    """The axes of the output that grow with the picture: the last two of most networks, the middle two of Swin.
+
+    Where none does (behind adaptive pooling) or the network takes one size only (ViT), the usual ones for so many axes.
+    """
+    shape = _output_shape(network, node, side)
+    usual = USUAL_AXES.get(len(shape), ())
+    try:
+        larger = _output_shape(network, node, 2 * side)
+    except (AssertionError, RuntimeError):
+        return usual
+    growing = tuple(axis for axis, (small, large) in enumerate(zip(shape, larger)) if small != large)
+    return growing if growing and usual else usual
+
+
+def _output_shape(network: str, node: str, side: int) -> tuple[int, ...]:
+    """Of the output for `_PICTURES` pictures, found without memory or work; empty for a node whose output is no tensor."""
+    with torch.inference_mode():
+        output = _extractor(network, node)(torch.empty(_PICTURES, 3, side, side, device="meta"))[OUTPUT]
+    return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
 
 
 def resolve_layer(network: str, layer: str) -> str:
@@ -175,83 +191,10 @@ def state_sha256(state: State) -> str:
     return digest.hexdigest()
 
 
-def _preset(network: str) -> dict[str, Any]:
-    """Size, crop and normalisation that torchvision declares with the network's default weights."""
+def _preset(network: str) -> Any:
+    """Size, crop, interpolation and normalisation that torchvision declares with the network's default weights."""
     transform = get_model_weights(network).DEFAULT.transforms
-    preset = transform() if isinstance(transform, partial) else transform
-    return {
-        "resize": preset.resize_size[0],
-        "crop": preset.crop_size[0],
-        "interpolation": preset.interpolation.value,
-        "mean": tuple(preset.mean),
-        "std": tuple(preset.std),
-    }
-
-
-def _normalisation(preset: Mapping[str, Any], preprocessing: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the channels, in the network's order and scale."""
-    if preprocessing == "caffe":
-        return CAFFE_MEAN_BGR, (1.0, 1.0, 1.0)
-    return preset["mean"], preset["std"]
-
-
-def _without_far_ends(pixels: NDArray[np.uint8], longest: int = 8) -> NDArray[np.uint8]:
-    """The middle of a very long or very high picture, at most ``longest`` times its short side.
-
-    The centre crop comes from there anyway, and a picture of 1 x 1,000,000 pixels would be gigantic once its short side is 256.
-    """
-    height, width = pixels.shape[:2]
-    limit = longest * min(height, width)
-    top, left = max(0, (height - limit) // 2), max(0, (width - limit) // 2)
-    return pixels[top : height - top, left : width - left]
-
-
-class NetworkFingerprint:
-    """A network up to one layer, on one device.
-
-    ``file``: parameters as `Prepared.save` wrote them. Not thread-safe: one per process.
-    """
-
-    def __init__(self, network: Network, file: str | Path, device: str = "cpu"):
-        self.network = network
-        self.device = torch.device(device)
-        self._dtype = DTYPES[network.precision]
-        extractor = _extractor(network.network, network.layer)
-        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-        extractor.load_state_dict(state, assign=True)
-        # Channels last is the faster layout for convolutions, on CPUs (measured: 1.2 to 1.5 times) as on GPUs.
-        self._extractor = extractor.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._mean = torch.tensor(network.mean, device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(network.std, device=self.device).view(1, 3, 1, 1)
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one image's pixels as the network takes them, float32."""
-        return 3 * self.network.crop * self.network.crop * 4
-
-    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """One RGB picture (height, width, 3) uint8, resized and cropped for the network: (crop, crop, 3) uint8."""
-        mode = transforms.InterpolationMode(self.network.interpolation)
-        image = Image.fromarray(_without_far_ends(pixels))
-        resized = transforms.resize(image, [self.network.resize], interpolation=mode)
-        return np.asarray(transforms.center_crop(resized, [self.network.crop]))
-
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Vectors of ``images``: (n, crop, crop, 3) uint8 -> (n, d) float32; n may not be 0."""
-        with torch.inference_mode(), torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            output = self._extractor(self._normalised(images))[OUTPUT]
-            vectors: NDArray[np.float32] = self._pooled(output).float().cpu().numpy()
-        return vectors
-
-    def _normalised(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()  # channels last in memory already
-        batch = batch.flip(1) if self.network.preprocessing == "caffe" else batch / 255
-        return ((batch - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-
-    def _pooled(self, output: torch.Tensor) -> torch.Tensor:
-        if self.network.pooling == "none" or output.dim() != 4:
-            return output.flatten(1)
-        return output.mean((2, 3)) if self.network.pooling == "average" else output.amax((2, 3))
+    return transform() if isinstance(transform, partial) else transform
 
 
 def main(arguments: Sequence[str]) -> int:

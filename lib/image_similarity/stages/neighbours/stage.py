@@ -74,7 +74,8 @@ def run(
         lists, in_full = exact.run(spark, packed, shrink, exactly, plan, scratch, state, before)
         tables.append(_labelled(_named(lists, packed, exactly), settings, EXACT, "neighbours"))
     others = max(packed.numbers.entries(settings.copies == "one") - 1, 0)
-    failures = packed.failures.withColumn("uri", F.lit(None).cast("string"))
+    nothing = F.lit(None).cast("string")
+    failures = packed.failures.withColumn("uri", nothing).withColumn("source_version", nothing)
     return Outputs(
         neighbours=reduce(DataFrame.unionAll, tables),
         failures=_labelled(failures, settings, EXACT, "failures"),

@@ -1,0 +1,127 @@
+"""Fingerprints that are made of another's vectors: no image is read.
+
+A projection is fitted once, on a sample, and kept in the table ``projections``; what comes later is projected onto the same
+components, so that old and new vectors can be compared.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import Broadcast
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from image_similarity.errors import WrongInput
+from image_similarity.kernels.fingerprints import projections
+from image_similarity.kernels.fingerprints.projections import Projection
+from image_similarity.settings import PcaSettings
+from image_similarity.tables import SCHEMAS
+
+MEAN = -1
+"""The ``component`` under which the mean is kept, which is subtracted first."""
+
+_VECTORS = "content_sha256 string, fingerprint_key string, width int, height int, embedding array<float>"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A projection, and the key of the vectors that it is for."""
+
+    base_key: str
+    projection: Projection
+
+    @property
+    def key(self) -> str:
+        """Of the projected vectors."""
+        values = {"kind": "projection", "base": self.base_key, "projection": self.projection.sha256}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def explained(self) -> float:
+        """Share of the variance that is kept."""
+        return float(self.projection.explained_variance.sum())
+
+
+def published(rows: DataFrame, base_key: str, declared: PcaSettings) -> Fitted | None:
+    """What ``rows`` of ``projections`` hold, if it was fitted as ``declared`` and to vectors of ``base_key``."""
+    found = sorted(rows.collect(), key=lambda row: int(row.component))
+    if len(found) != declared.dimensions + 1:
+        return None
+    if any((row.base_key, row["sample"], row.seed) != (base_key, declared.sample, declared.seed) for row in found):
+        return None
+    weights = np.array([row.weights for row in found], dtype=np.float32)
+    shares = np.array([row.explained_variance for row in found[1:]], dtype=np.float64)
+    return Fitted(base_key, Projection(weights[0], weights[1:], shares))
+
+
+def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fitted:
+    """Fit the projection ``name`` to a sample of ``base`` (rows of ``vectors``), chosen by a hash of content and seed."""
+    chosen = base.select("content_sha256").orderBy(F.xxhash64(F.lit(declared.seed), "content_sha256"), "content_sha256")
+    chosen = chosen.limit(declared.sample)
+    table = base.join(F.broadcast(chosen), "content_sha256").select("content_sha256", "embedding").toArrow()
+    vectors = _matrix(table.sort_by("content_sha256")["embedding"])  # an order of their own: sums depend on it
+    try:
+        return Fitted(base_key, projections.fit(vectors, declared.dimensions, declared.seed))
+    except ValueError:
+        count, length = vectors.shape
+        raise WrongInput(
+            f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has {count:,} vectors of {length:,} values: "
+            "a projection has at most as many dimensions as either"
+        ) from None
+
+
+def rows_of(spark: SparkSession, name: str, fitted: Fitted, declared: PcaSettings) -> DataFrame:
+    """``fitted`` as rows of ``projections``."""
+    common = (name, fitted.key, fitted.base_key, declared.sample, declared.seed)
+    rows = [(*common, MEAN, None, fitted.projection.mean.tolist())]
+    for component, weights in enumerate(fitted.projection.components):
+        rows.append((*common, component, float(fitted.projection.explained_variance[component]), weights.tolist()))
+    return spark.createDataFrame(rows, SCHEMAS["projections"])
+
+
+def renamed(rows: DataFrame, name: str, key: str | None = None) -> DataFrame:
+    """Rows of the base's ``embeddings`` or ``failures`` as those of fingerprint ``name``: they are the same images."""
+    columns = rows.columns
+    own = rows.withColumn("fingerprint", F.lit(name))
+    return (own.withColumn("fingerprint_key", F.lit(key)) if key else own).select(*columns)
+
+
+def project(spark: SparkSession, base: DataFrame, fitted: Fitted) -> DataFrame:
+    """Rows of ``vectors`` of the projected fingerprint, from those of its base."""
+    shared = spark.sparkContext.broadcast(fitted.projection)
+    return base.select(*SCHEMAS["vectors"].fieldNames()).mapInArrow(_projecting(shared, fitted.key), _VECTORS)
+
+
+def _projecting(projection: "Broadcast[Projection]", key: str):  # type: ignore[no-untyped-def]
+    def projected(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if batch.num_rows:
+                vectors = projection.value(_matrix(batch["embedding"]))
+                yield _batch(batch, key, vectors)
+
+    return projected
+
+
+def _batch(base: pa.RecordBatch, key: str, vectors: NDArray[np.float32]) -> pa.RecordBatch:
+    rows, dimensions = vectors.shape
+    offsets = pa.array(np.arange(0, (rows + 1) * dimensions, dimensions, dtype=np.int32))
+    columns = {
+        "content_sha256": base["content_sha256"],
+        "fingerprint_key": pa.array([key] * rows),
+        "width": base["width"],
+        "height": base["height"],
+        "embedding": pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1))),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _matrix(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float32]:
+    """A column of lists of one length as (n, d); (0, 0) without rows."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    values: NDArray[np.float32] = whole.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(whole), -1) if len(whole) else np.zeros((0, 0), np.float32)
