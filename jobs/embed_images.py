@@ -115,6 +115,7 @@ def _embed(jobs: list[Job]) -> None:
     first = jobs[0]
     manifest = first.warehouse.read("manifest", _manifest_runs(first))
     embeddings = [_embedding(job) for job in jobs]
+    _check_distinct(embeddings)
     asked = first.arguments.retry_failed
     retry = Retry(EVERY_REASON in asked, [reason for reason in asked if reason != EVERY_REASON])
     with first.warehouse.scratch(first.run_id) as scratch:
@@ -126,9 +127,18 @@ def _embed(jobs: list[Job]) -> None:
         _summarise(one.job, counted)
 
 
+def _check_distinct(embeddings: list[_Embedding]) -> None:
+    named: dict[str, str] = {}
+    for one in embeddings:
+        other = named.setdefault(one.fingerprint.key, one.job.slot)
+        if other != one.job.slot:
+            raise WrongInput(f"fingerprints {other} and {one.job.slot} are declared alike: one of them is enough")
+
+
 def _embedding(job: Job) -> _Embedding:
     ready = fingerprints.prepare(job.slot, _declared(job), _folder_for_workers())
-    say(*[f"{job.slot}: {note}" for note in ready.notes]) if ready.notes else None
+    for note in ready.notes:
+        say(f"{job.slot}: {note}")
     key = ready.description.key
     inputs = {
         "manifest": _manifest_runs(job),

@@ -13,6 +13,10 @@ from image_similarity.kernels.decoding import Unreadable
 LIMIT = 10_000_000
 
 
+def pixels_of(content: bytes, limit: int = LIMIT) -> decoding.Pixels:
+    return decoding.decode(content, limit).pixels
+
+
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
@@ -26,42 +30,42 @@ def gradient() -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 def test_png_modes_show_the_same(mode: str) -> None:
-    pixels = decoding.decode(encoded(gradient().convert("RGB").convert(mode)), LIMIT)
+    pixels = pixels_of(encoded(gradient().convert("RGB").convert(mode)))
     assert pixels.shape == (32, 64, 3) and pixels.dtype == np.uint8
     assert pixels[:, :8].mean() < 30 and pixels[:, -8:].mean() > 225
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
 def test_jpeg_modes_show_the_same(mode: str) -> None:
-    pixels = decoding.decode(encoded(gradient().convert("RGB").convert(mode), "JPEG", quality=95), LIMIT)
+    pixels = pixels_of(encoded(gradient().convert("RGB").convert(mode), "JPEG", quality=95))
     assert pixels[:, :8].mean() < 40 and pixels[:, -8:].mean() > 215
 
 
 def test_transparency_is_put_on_white() -> None:
     see_through = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert (decoding.decode(encoded(see_through), LIMIT) == 255).all()
+    assert (pixels_of(encoded(see_through)) == 255).all()
     half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
-    assert np.unique(decoding.decode(encoded(half), LIMIT)).tolist() == [127]
+    assert np.unique(pixels_of(encoded(half))).tolist() == [127]
     keyed = Image.new("RGB", (4, 4), (10, 20, 30))
-    assert (decoding.decode(encoded(keyed, transparency=(10, 20, 30)), LIMIT) == 255).all()
+    assert (pixels_of(encoded(keyed, transparency=(10, 20, 30))) == 255).all()
 
 
 def test_deep_grey_is_rescaled_not_clipped() -> None:
     values = np.tile(np.linspace(0, 65535, 64), (32, 1)).astype(np.uint16)
-    pixels = decoding.decode(encoded(Image.fromarray(values)), LIMIT)
+    pixels = pixels_of(encoded(Image.fromarray(values)))
     assert np.abs(pixels[0, :, 0].astype(int) - np.rint(values[0] / 257)).max() <= 1
 
 
 def test_a_transparent_value_of_deep_grey_becomes_white() -> None:
     values = np.array([[0, 300, 30_000, 65_535]], dtype=np.uint16)
     content = encoded(Image.fromarray(values), transparency=300)
-    assert decoding.decode(content, LIMIT)[0, :, 0].tolist() == [0, 255, 117, 255]
+    assert pixels_of(content)[0, :, 0].tolist() == [0, 255, 117, 255]
 
 
 @pytest.mark.parametrize(("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.0, 255.0], [0, 100, 255])])
 def test_floating_point_is_taken_in_its_usual_range(values: list[float], expected: list[int]) -> None:
     image = Image.fromarray(np.array([values], dtype=np.float32))
-    assert decoding.decode(encoded(image, "TIFF"), LIMIT)[0, :, 0].tolist() == expected
+    assert pixels_of(encoded(image, "TIFF"))[0, :, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -72,7 +76,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     stored = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = decoding.decode(encoded(stored, "PNG", exif=exif), LIMIT)
+    pixels = pixels_of(encoded(stored, "PNG", exif=exif))
     assert pixels.shape == (40, 60, 3)
     assert pixels[:20, :30].mean() == 255 and pixels[20:].mean() == 0
 
@@ -80,7 +84,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 def test_animations_give_their_first_frame() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert decoding.decode(content, LIMIT)[0, 0].tolist() == [255, 0, 0]
+    assert pixels_of(content)[0, 0].tolist() == [255, 0, 0]
 
 
 def reason_of(content: bytes, limit: int = LIMIT) -> str:
@@ -131,7 +135,7 @@ def test_corrupt_png_suite_is_refused(data: Path) -> None:
 def test_real_modes_show_one_scene(data: Path, mode: str) -> None:
     folder = data / "awkward" / "modes"
     reference, other = (
-        np.asarray(Image.fromarray(decoding.decode((folder / name).read_bytes(), LIMIT)).convert("L").resize((24, 16)), dtype=float)
+        np.asarray(Image.fromarray(pixels_of((folder / name).read_bytes())).convert("L").resize((24, 16)), dtype=float)
         for name in ("RGB.jpg", mode)
     )
     assert np.corrcoef(reference.ravel(), other.ravel())[0, 1] > 0.8

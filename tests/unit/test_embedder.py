@@ -1,28 +1,31 @@
 """What a worker does with a stream of images, without Spark."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from image_similarity.kernels import decoding
+from image_similarity.kernels.fingerprints.framing import Framing
 from image_similarity.settings import EmbeddingsSettings
-from image_similarity.stages.embeddings import _Embedder
+from image_similarity.stages.embeddings import workers
+from image_similarity.stages.embeddings.saved import Saver
+from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row, number_of
 
 
 class Brightness:
     """A stand-in for a network: the mean of each channel, undefined for pictures that are wholly black."""
 
-    image_bytes = 4
-
-    def __init__(self) -> None:
+    def __init__(self, batch: int = 2, framing: Framing = Framing(1, 1, squash=True)):
+        self.batch, self.framing = batch, framing
         self.batches: list[int] = []
-
-    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return pixels[:1, :1]
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches.append(len(images))
@@ -31,9 +34,28 @@ class Brightness:
         return means
 
 
-def embedded(files: list[Path], network: Any, known: Any = None, batch: int = 2) -> pd.DataFrame:
-    settings = EmbeddingsSettings(batch_bytes=4 * batch)
-    return pd.concat(list(_Embedder(network, settings, known).results(iter(map(str, files)))), ignore_index=True)
+Embed = Callable[..., tuple[pd.DataFrame, list[dict[str, NDArray[np.float32]]]]]
+
+
+@pytest.fixture
+def embed(tmp_path: Path) -> Embed:
+    """``embed(files, *fingerprints)``: the results, and the saved vectors of each fingerprint by image."""
+
+    def run(files: list[Path], *kernels: Any, known: Any = None, wanted: int | None = None, **options: Any) -> Any:
+        folders = [tmp_path / f"saved-{number}" for number in range(len(kernels))]
+        loaded = [Loaded(kernel, known, Saver(str(f), "key", 3, 7, 0.0, 0.0)) for kernel, f in zip(kernels, folders)]
+        rows = (_Row(file.name, str(file), "v1", wanted or (1 << len(kernels)) - 1) for file in files)
+        results = pd.concat(list(Embedder(loaded, EmbeddingsSettings(**options)).results(rows)), ignore_index=True)
+        return results, [saved_in(folder) for folder in folders]
+
+    return run
+
+
+def saved_in(folder: Path) -> dict[str, NDArray[np.float32]]:
+    tables = [pq.read_table(file) for file in sorted(folder.glob("part-00003-7-*.parquet"))]
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert all((row["fingerprint_key"], row["source_version"]) == ("key", "v1") for row in rows)
+    return {row["image_id"]: np.array(row["embedding"], np.float32) for row in rows}
 
 
 @pytest.fixture
@@ -45,38 +67,114 @@ def files(tmp_path: Path) -> list[Path]:
     return made
 
 
-def test_results_are_in_order_and_batches_full(files: list[Path]) -> None:
+def test_results_are_in_order_and_batches_full(embed: Embed, files: list[Path]) -> None:
     network = Brightness()
-    results = embedded(files, network)
-    assert [vector[0] for vector in results["embedding"]] == [10, 20, 30, 40, 50, 60, 70]
+    results, [saved] = embed(files, network)
+    assert {name: vector.tolist() for name, vector in saved.items()} == {f.name: [int(f.stem)] * 3 for f in files}
     assert network.batches == [2, 2, 2, 1]
-    assert results["width"].tolist() == [3] * 7 and results["height"].tolist() == [2] * 7
+    assert results["embedded"].tolist() == [[True]] * 7 and results["content_sha256"].nunique() == 7
 
 
-def test_copies_go_through_the_network_once(files: list[Path]) -> None:
+def test_copies_go_through_the_network_once(embed: Embed, files: list[Path]) -> None:
     network = Brightness()
-    results = embedded([files[0], files[0], files[1], files[0]], network)
-    assert sum(network.batches) == 2 and results["is_embedded"].tolist() == [True, False, True, False]
+    results, [saved] = embed([files[0], files[0], files[1], files[0]], network)
+    assert sum(network.batches) == 2 and results["embedded"].tolist() == [[True], [False], [True], [False]]
     assert results["content_sha256"].nunique() == 2 and results["reason"].isna().all()
+    assert list(saved) == ["10.png", "20.png"]
 
 
-def test_known_contents_are_not_decoded(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_contents_are_not_decoded(embed: Embed, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     network = Brightness()
-    digests = embedded(files, network)["content_sha256"]
-    known = np.unique([int(digest[:15], 16) for digest in digests])
+    digests = embed(files, network)[0]["content_sha256"]
+    known = np.unique([number_of(digest) for digest in digests])
     network.batches.clear()
-    monkeypatch.setattr("image_similarity.kernels.decoding.decode", lambda *_: pytest.fail("decoded"))
-    assert embedded(files, network, known)["is_embedded"].tolist() == [False] * 7 and network.batches == []
+    monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("decoded"))
+    assert embed(files, network, known=known)[0]["embedded"].tolist() == [[False]] * 7 and network.batches == []
 
 
-def test_answers_that_are_not_finite_are_failures_of_all_copies(files: list[Path], tmp_path: Path) -> None:
+def test_answers_that_are_not_finite_are_failures_of_all_copies(embed: Embed, files: list[Path], tmp_path: Path) -> None:
     Image.new("RGB", (3, 2)).save(tmp_path / "black.png")
-    results = embedded([tmp_path / "black.png", files[0], files[1], tmp_path / "black.png"], Brightness())
-    assert results["reason"].tolist() == ["non_finite", None, None, "non_finite"]
-    assert results["is_embedded"].tolist() == [False, True, True, False]
+    results, [saved] = embed([tmp_path / "black.png", files[0], files[1], tmp_path / "black.png"], Brightness())
+    assert results["refused"].tolist() == [["3 of 3 values"], [None], [None], ["3 of 3 values"]]
+    assert results["embedded"].tolist() == [[False], [True], [True], [False]] and list(saved) == ["10.png", "20.png"]
 
 
-def test_bad_files_do_not_disturb_the_others(files: list[Path], tmp_path: Path) -> None:
+def test_bad_files_do_not_disturb_the_others(embed: Embed, files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    results = embedded([files[0], tmp_path / "bad.png", tmp_path / "gone.png", files[1]], Brightness())
+    results, _ = embed([files[0], tmp_path / "bad.png", tmp_path / "gone.png", files[1]], Brightness())
     assert results["reason"].tolist() == [None, "not_an_image", "not_found", None]
+
+
+def test_several_fingerprints_share_fetching_decoding_and_framing(
+    embed: Embed, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of equal framing, one of another size of it, and one that needs the whole picture: two decodings."""
+    kernels = [
+        Brightness(2),
+        Brightness(3),
+        Brightness(2, Framing(2, 2, squash=True)),
+        Brightness(2, Framing(1, 1, scaled=False)),
+    ]
+    decoded: list[int | None] = []
+    framed: list[Framing] = []
+    decode, fit = decoding.decode, Framing.fit
+    monkeypatch.setattr(decoding, "decode", lambda *given: (decoded.append(given[2]), decode(*given))[1])
+    monkeypatch.setattr(Framing, "fit", lambda self, pixels: (framed.append(self), fit(self, pixels))[1])
+    results, saved = embed(files[:4], *kernels)
+    assert sorted(decoded, key=str) == [512] * 4 + [None] * 4 and len(framed) == 12
+    assert all([*vectors] == [file.name for file in files[:4]] for vectors in saved)
+    assert results["embedded"].tolist() == [[True] * 4] * 4
+
+
+def test_only_those_that_want_an_image_get_it(embed: Embed, files: list[Path]) -> None:
+    results, saved = embed(files[:2], Brightness(), Brightness(), wanted=0b10)
+    assert results["embedded"].tolist() == [[False, True]] * 2 and saved[0] == {} and len(saved[1]) == 2
+
+
+def test_fetching_goes_on_while_the_network_works(
+    embed: Embed, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many images are being fetched at once as there are threads for it, but no more are decoding than may be."""
+    fetching, most_fetching, together = [0], [0], threading.Barrier(3, timeout=10)
+    decoding_now, most_decoding, lock = [0], [0], threading.Lock()
+    fetch, decode = workers.images.fetch, decoding.decode
+
+    def counted(counter: list[int], most: list[int], call: Callable[[], Any]) -> Any:
+        with lock:
+            counter[0] += 1
+            most[0] = max(most[0], counter[0])
+        try:
+            return call()
+        finally:
+            with lock:
+                counter[0] -= 1
+
+    def slow_fetch(*given: Any) -> bytes:
+        def wait() -> bytes:
+            together.wait()  # passes only when three are here
+            return fetch(*given)
+
+        content: bytes = counted(fetching, most_fetching, wait)
+        return content
+
+    monkeypatch.setattr(workers.images, "fetch", slow_fetch)
+    monkeypatch.setattr(decoding, "decode", lambda *given: counted(decoding_now, most_decoding, lambda: decode(*given)))
+    results, _ = embed(files[:6], Brightness(), fetch_threads=3, decode_threads=1)
+    assert len(results) == 6 and most_fetching == [3] and most_decoding == [1]
+
+
+def test_a_task_that_is_tried_again_knows_what_it_saved(tmp_path: Path, files: list[Path]) -> None:
+    first = Saver(str(tmp_path / "s"), "key", 3, 7, 0.0, 0.0)
+    assert first.before() == []
+    loaded = Loaded(Brightness(), None, first)
+    results = pd.concat(list(Embedder([loaded], EmbeddingsSettings()).results(_Row(f.name, str(f), "v1", 1) for f in files[:3])))
+    again = Saver(str(tmp_path / "s"), "key", 3, 8, 0.0, 0.0)
+    assert sorted(again.before()) == sorted(results["content_sha256"])
+    assert Saver(str(tmp_path / "s"), "key", 4, 8, 0.0, 0.0).before() == [], "another partition's are not its own"
+
+
+def test_vectors_are_saved_when_it_is_time_and_at_the_end(tmp_path: Path, files: list[Path]) -> None:
+    patient = Saver(str(tmp_path / "s"), "key", 0, 0, 0.0, 3600.0)  # the job began in 1970: a twentieth of that is long
+    rows = (_Row(file.name, str(file), None, 1) for file in files)
+    counts = [len(list(tmp_path.glob("s/*"))) for _ in Embedder([Loaded(Brightness(), None, patient)], EmbeddingsSettings()).results(rows)]
+    assert counts == [0, 0, 0, 0] and len(list(tmp_path.glob("s/*"))) == 1

@@ -11,7 +11,8 @@ from torchvision.models import get_model, get_model_weights
 
 from image_similarity.errors import WrongInput
 from image_similarity.kernels.fingerprints import networks
-from image_similarity.kernels.fingerprints.networks import NetworkFingerprint, Prepared
+from image_similarity.kernels.fingerprints.inference import Inference
+from image_similarity.kernels.fingerprints.networks import Prepared
 
 NETWORK = "squeezenet1_1"
 
@@ -26,9 +27,9 @@ def images() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 
 
-def built(prepared: Prepared, folder: Path) -> NetworkFingerprint:
+def built(prepared: Prepared, folder: Path) -> Inference:
     prepared.save(folder / "state.pt")
-    return NetworkFingerprint(prepared.network, folder / "state.pt")
+    return prepared.network.load(str(folder / "state.pt"), "cpu")
 
 
 def test_same_as_the_network_itself(state: networks.State, images: NDArray[np.uint8], tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_same_as_the_network_itself(state: networks.State, images: NDArray[np.ui
     with torch.inference_mode():
         expected = model.features(torch.stack([transform(Image.fromarray(image)) for image in images]))
     made = built(networks.prepare(NETWORK, "features", state, pooling="average"), tmp_path)
-    fitted = np.stack([made.fit(image) for image in images])
+    fitted = np.stack([made.framing.fit(image) for image in images])
     np.testing.assert_allclose(made(fitted), expected.mean((2, 3)).numpy(), rtol=1e-4, atol=1e-6)
 
 
@@ -52,7 +53,7 @@ def test_caffe_is_bgr_without_scaling(state: networks.State, tmp_path: Path) -> 
     made = built(networks.prepare(NETWORK, "features.0", state, preprocessing="caffe"), tmp_path)
     image = np.zeros((1, 224, 224, 3), dtype=np.uint8)
     image[..., 0] = 200  # red
-    normalised = made._normalised(image)[0, :, 0, 0].tolist()
+    normalised = made.normalised(image)[0, :, 0, 0].tolist()
     assert normalised == pytest.approx([-103.939, -116.779, 200 - 123.68], rel=1e-6)
 
 
@@ -117,7 +118,7 @@ def test_layers() -> None:
 
 def test_long_pictures_do_not_explode(state: networks.State, tmp_path: Path) -> None:
     made = built(networks.prepare(NETWORK, "features", state), tmp_path)
-    assert made.fit(np.zeros((1, 1_000_000, 3), dtype=np.uint8)).shape == (224, 224, 3)
+    assert made.framing.fit(np.zeros((1, 1_000_000, 3), dtype=np.uint8)).shape == (224, 224, 3)
     stripe = np.random.default_rng(0).integers(0, 256, (20, 400, 3), dtype=np.uint8)
     middle = stripe[:, 120:280]
-    np.testing.assert_array_equal(made.fit(stripe), made.fit(middle))
+    np.testing.assert_array_equal(made.framing.fit(stripe), made.framing.fit(middle))
