@@ -14,13 +14,13 @@ _open = Image.open
 
 
 def open_or_die(file: Any, *arguments: Any, **options: Any) -> Any:
-    beginning = file.read(5)
+    beginning = file.read(4)
     file.seek(0)
-    if beginning == b"ABORT":
+    if beginning == b"ABOR":
         os.abort()
-    while beginning == b"HANG ":
+    while beginning == b"HANG":
         time.sleep(1)
-    if beginning == b"EAT m":
+    if beginning == b"EAT ":
         bytearray(2**36)
     return _open(file, *arguments, **options)
 

@@ -74,9 +74,10 @@ def test_killed_in_the_middle_of_each_job(tmp_path: Path) -> None:
     before, right = published(warehouse), neighbours(warehouse)
 
     draw(images, range(40, 200))  # the nights that die have something to do
+    saved = "_state/embed_images/*/*/saved/part-*.parquet"
     steps = [
         ("build_manifest", ["--images", str(images)], "manifest/run_id=*"),
-        ("embed_images", [], "_scratch/*/results/_temporary/0/_temporary"),
+        ("embed_images", ["--set", "embeddings.save_seconds=0"], saved),
         ("find_neighbours", [], "_scratch/*/blocks/*"),
     ]
     for job, arguments, marker in steps:
@@ -87,3 +88,29 @@ def test_killed_in_the_middle_of_each_job(tmp_path: Path) -> None:
         before = published(warehouse)
         right = neighbours(warehouse)
     assert len(right) == 200 * 24
+
+
+def test_a_run_goes_on_where_a_killed_one_was(tmp_path: Path) -> None:
+    """What was saved is neither read nor embedded again, and is in the store afterwards, once."""
+    images, warehouse = tmp_path / "images", tmp_path / "w"
+    draw(images, range(400))
+    finish("build_manifest", warehouse, "--images", str(images))
+    process = start("embed_images", warehouse, "--set", "embeddings.save_seconds=0.2")
+    parts = "_state/embed_images/*/*/saved/part-*.parquet"
+    deadline = time.monotonic() + WAIT_SECONDS
+    while len(list(warehouse.glob(parts))) < 6:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    saved = duckdb.sql(f"SELECT count(DISTINCT image_id) FROM read_parquet('{warehouse}/{parts}')").fetchall()[0][0]
+    assert 0 < saved < 400 and not (warehouse / "vectors").exists()
+    finish("embed_images", warehouse)
+    db = duckdb.connect()
+    db.execute((warehouse / "views.sql").read_text())
+    counts = json.loads(db.sql("SELECT counts FROM runs WHERE job = 'embed_images'").fetchall()[0][0])
+    assert (counts["taken_over"], counts["read"], counts["embedded"]) == (saved, 400 - saved, 400 - saved)
+    stored = "SELECT count(*), count(DISTINCT content_sha256), count(DISTINCT len(embedding)) FROM vectors"
+    assert db.sql(stored).fetchall() == [(400, 400, 1)]
+    assert db.sql("SELECT count(*), count(embedding) FROM embeddings").fetchall() == [(400, 400)]
+    assert not list(warehouse.glob(parts))

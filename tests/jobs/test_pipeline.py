@@ -111,7 +111,7 @@ def test_only_what_is_new_is_embedded(run: Run, folder: Path, tmp_path: Path, ti
     assert night()["embedded"] == 7
     first = query(warehouse, "SELECT image_id, content_sha256 FROM embeddings ORDER BY 1")
     second = night()
-    assert (second["embedded"], second["not_read_again"], second["vectors_added"]) == (0, 8, 0)
+    assert (second["embedded"], second["not_read_again"], second["read"], second["vectors_added"]) == (0, 9, 0, 0)
     assert query(warehouse, "SELECT image_id, content_sha256 FROM embeddings ORDER BY 1") == first
     (folder / "plain.png").touch()  # read again, but its content is known
     draw(folder / "new.png", 50)
@@ -119,7 +119,7 @@ def test_only_what_is_new_is_embedded(run: Run, folder: Path, tmp_path: Path, ti
     (folder / 'it\'s "q".png').unlink()
     (folder / "moved.png").write_bytes((folder / "b[1]*.png").read_bytes())
     third = night()
-    assert (third["embedded"], third["not_read_again"], third["vectors_added"]) == (2, 5, 2)
+    assert (third["embedded"], third["not_read_again"], third["vectors_added"]) == (2, 6, 2)
     ids = {row[0] for row in query(warehouse, "SELECT image_id FROM embeddings")}
     assert 'it\'s "q".png' not in ids and {"new.png", "moved.png"} <= ids and len(ids) == 9
     assert run(embed_images, *again, "--set", "embeddings.recheck=always") == 0

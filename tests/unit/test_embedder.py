@@ -178,3 +178,14 @@ def test_vectors_are_saved_when_it_is_time_and_at_the_end(tmp_path: Path, files:
     rows = (_Row(file.name, str(file), None, 1) for file in files)
     counts = [len(list(tmp_path.glob("s/*"))) for _ in Embedder([Loaded(Brightness(), None, patient)], EmbeddingsSettings()).results(rows)]
     assert counts == [0, 0, 0, 0] and len(list(tmp_path.glob("s/*"))) == 1
+
+
+def test_a_process_with_a_decoder_that_hangs_ends_itself(
+    embed: Embed, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread cannot be stopped; the task is tried again, with decoders in processes of their own."""
+    ended, decode = threading.Event(), decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda *given: (ended.wait(30), decode(*given))[1])
+    monkeypatch.setattr(workers.os, "kill", lambda *_: ended.set())
+    results, _ = embed(files[:2], Brightness(), decode_seconds=0.5)
+    assert ended.is_set() and len(results) == 2

@@ -1,0 +1,162 @@
+"""embed_images: several fingerprints in one pass, projections, failures tried again, and hostile files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from PIL import Image
+
+import build_manifest
+import embed_images
+import find_neighbours
+
+Run = Any
+ROOT = Path(__file__).resolve().parents[2]
+CLASSICAL = ["--set", 'fingerprints.colours={network="colour-histogram"}', "--set", 'fingerprints.edges={network="hog",size=32,cell=8}']
+PCA = ["--set", 'fingerprints.few={network="pca",base="colours",dimensions=4}']
+
+
+def query(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
+    db = duckdb.connect()
+    db.execute((warehouse / "views.sql").read_text())
+    return db.sql(sql).fetchall()
+
+
+def counts(warehouse: Path, fingerprint: str) -> dict[str, Any]:
+    sql = f"SELECT counts FROM runs WHERE job = 'embed_images' AND slot = '{fingerprint}' ORDER BY started_at DESC LIMIT 1"
+    told: dict[str, Any] = json.loads(query(warehouse, sql)[0][0])
+    return told
+
+
+def draw(file: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).resize((80, 60), Image.Resampling.BICUBIC).save(file)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed in range(12):
+        draw(tmp_path / "pictures" / f"{seed}.png", seed)
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"no picture")
+    return tmp_path / "pictures"
+
+
+def test_several_fingerprints_in_one_job(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
+    w = tmp_path / "w"
+    again = ["--warehouse", w, *tiny, *CLASSICAL, "--set", "embeddings.max_failed_fraction=0.5"]
+    assert run(build_manifest, "--images", folder, *again) == 0
+    assert run(embed_images, *again, "--fingerprint", "tiny", "--fingerprint", "colours") == 0
+    assert "embed tiny, colours: 13 images" in capsys.readouterr().err, "one pass"
+    assert run(embed_images, *again, "--fingerprint", "edges", "--fingerprint", "colours") == 0
+    assert (counts(w, "edges")["read"], counts(w, "edges")["embedded"]) == (13, 12)
+    assert (counts(w, "colours")["read"], counts(w, "colours")["not_read_again"]) == (0, 13)
+    lengths = query(w, "SELECT fingerprint, len(embedding), count(*) FROM embeddings GROUP BY ALL ORDER BY 1")
+    assert lengths == [("colours", 256, 12), ("edges", 324, 12), ("tiny", 128, 12)]
+    failed = query(w, "SELECT fingerprint, image_id, reason FROM failures ORDER BY 1")
+    assert failed == [(name, "broken.png", "not_an_image") for name in ("colours", "edges", "tiny")]
+    draw(folder / "0.png", 99)
+    assert run(build_manifest, "--images", folder, *again) == 0
+    assert run(embed_images, *again, "--fingerprint", "colours", "--fingerprint", "tiny") == 0
+    assert [counts(w, name)["embedded"] for name in ("colours", "tiny")] == [1, 1]
+    assert not list((w / "_state" / "embed_images").glob("*/*")), "nothing is left of what is in the store"
+
+
+def test_vectors_do_not_depend_on_the_company(run: Run, folder: Path, tmp_path: Path, tiny: list[str]) -> None:
+    """A fingerprint alone and beside others that want the picture in another size: the same vectors, bit for bit."""
+    whole = ["--set", 'fingerprints.whole={network="colour-histogram",decoding="full"}']
+    big = folder / "big.jpg"
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, (60, 70, 3), dtype=np.uint8)).resize((1400, 1300)).save(big)
+    found = []
+    for name, asked in (("alone", ["colours"]), ("both", ["whole", "edges", "colours"])):
+        again = ["--warehouse", tmp_path / name, *tiny, *CLASSICAL, *whole, "--set", "embeddings.max_failed_fraction=0.5"]
+        assert run(build_manifest, "--images", folder, *again) == 0
+        assert run(embed_images, *again, *[part for fingerprint in asked for part in ("--fingerprint", fingerprint)]) == 0
+        found.append(query(tmp_path / name, "SELECT image_id, width, height, embedding FROM embeddings WHERE fingerprint = 'colours' ORDER BY 1"))
+    assert found[0] == found[1] and ("big.jpg", 1400, 1300) in [row[:3] for row in found[0]]
+    scaled, full = (
+        query(tmp_path / "both", f"SELECT embedding FROM embeddings WHERE image_id = 'big.jpg' AND fingerprint = '{name}'")
+        for name in ("colours", "whole")
+    )
+    assert scaled != full, "its scaled decoding is another"
+
+
+def test_a_projection_is_fitted_once_and_kept(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
+    w = tmp_path / "w"
+    again = ["--warehouse", w, *tiny, *CLASSICAL, *PCA, "--set", "embeddings.max_failed_fraction=0.5"]
+    assert run(build_manifest, "--images", folder, *again) == 0
+    assert run(embed_images, *again, "--fingerprint", "few") == 0
+    assert "4 components hold" in capsys.readouterr().out
+    components = query(w, "SELECT component, explained_variance, weights FROM projections ORDER BY 1")
+    assert [row[0] for row in components] == [-1, 0, 1, 2, 3] and all(len(row[2]) == 256 for row in components)
+    assert 0 < sum(row[1] for row in components[1:]) <= 1
+    base, projected = (
+        query(w, f"SELECT image_id, embedding FROM embeddings WHERE fingerprint = '{name}' ORDER BY 1") for name in ("colours", "few")
+    )
+    mean, weights = np.array(components[0][2]), np.array([row[2] for row in components[1:]])
+    expected = (np.array([vector for _, vector in base]) - mean) @ weights.T
+    np.testing.assert_allclose(np.array([vector for _, vector in projected]), expected, atol=1e-5)
+    keys = query(w, "SELECT DISTINCT fingerprint_key FROM embeddings WHERE fingerprint = 'few'")
+    draw(folder / "new.png", 50)
+    assert run(build_manifest, "--images", folder, *again) == 0
+    assert run(embed_images, *again, "--fingerprint", "few") == 0
+    assert query(w, "SELECT component, explained_variance, weights FROM projections ORDER BY 1") == components
+    assert query(w, "SELECT DISTINCT fingerprint_key, count(*) FROM embeddings WHERE fingerprint = 'few' GROUP BY 1") == [(*keys[0], 13)]
+    assert counts(w, "few")["vectors_added"] == 1
+    assert run(find_neighbours, *again, "--fingerprint", "few", "-k", 3, "--dissimilar", 0) == 0
+    assert query(w, "SELECT count(*) FROM neighbours WHERE fingerprint = 'few'") == [(39,)]
+    assert run(embed_images, *again, "--fingerprint", "few", "--set", "fingerprints.few.dimensions=3") == 1
+    assert "--replace-fingerprint" in capsys.readouterr().err
+    assert run(embed_images, *again, "--fingerprint", "few", "--set", "fingerprints.few.dimensions=14", "--replace-fingerprint") == 2
+    assert "dimensions is 14, but colours has 13 vectors of 256 values" in capsys.readouterr().err
+
+
+def test_failures_are_tried_again_when_asked_or_when_they_may_pass(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any
+) -> None:
+    w, listed = tmp_path / "w", tmp_path / "list.csv"
+    listed.write_text("uri\n" + "\n".join(f"pictures/{name}" for name in ("0.png", "broken.png", "gone.png")) + "\n")
+    again = ["--warehouse", w, *tiny, "--set", "embeddings.max_failed_fraction=1"]
+    assert run(build_manifest, "--images", listed, *again) == 0
+    for arguments, read in [
+        ([], 3),
+        ([], 1),  # gone.png may be there now; broken.png is the same file
+        (["--retry-failed", "truncated"], 1),
+        (["--retry-failed", "not_an_image"], 2),
+        (["--retry-failed"], 2),
+        (["--set", "embeddings.recheck=always"], 3),
+    ]:
+        assert run(embed_images, *again, *arguments) == 0
+        assert counts(w, "tiny")["read"] == read, arguments
+        assert counts(w, "tiny")["failures"] == {"not_an_image": 1, "not_found": 1}
+    assert run(embed_images, *again, "--retry-failed", "bad_mood") == 2
+    assert "reasons are: not_found" in capsys.readouterr().err
+
+
+def test_fingerprints_declared_alike_are_refused(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
+    again = ["--warehouse", tmp_path / "w", *tiny, *CLASSICAL, "--set", 'fingerprints.twin={network="colour-histogram"}']
+    assert run(build_manifest, "--images", folder, *again) == 0
+    assert run(embed_images, *again, "--fingerprint", "colours", "--fingerprint", "twin") == 2
+    assert "fingerprints colours and twin are declared alike" in capsys.readouterr().err
+
+
+def test_a_file_that_kills_its_worker_costs_one_row(folder: Path, tmp_path: Path, tiny: list[str]) -> None:
+    """In a Spark of its own, whose workers start with a Pillow that aborts, hangs, or eats memory."""
+    (folder / "abort.png").write_bytes(b"ABORT, says this file")
+    (folder / "hang.png").write_bytes(b"HANG, says this one")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "aborting"), os.environ.get("PYTHONPATH", "")])}
+    again = ["--warehouse", str(tmp_path / "w"), *tiny, "--set", "embeddings.max_failed_fraction=0.5"]
+    again += ["--set", "embeddings.decode_seconds=5"]
+    for job, arguments in (("build_manifest", ["--images", str(folder)]), ("embed_images", [])):
+        command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *again, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    failures = dict(query(tmp_path / "w", "SELECT image_id, reason FROM failures"))
+    assert failures == {"abort.png": "decoder_crashed", "hang.png": "decoder_crashed", "broken.png": "not_an_image"}
+    assert query(tmp_path / "w", "SELECT count(*) FROM embeddings") == [(12,)]
