@@ -146,13 +146,15 @@ def _embedding(job: Job) -> _Embedding:
         "vectors": job.seen.runs("vectors", key),
     }
     published = job.warehouse.read("embeddings", inputs["embeddings"])
-    _check_key(job, published.select("fingerprint_key").first(), key)
+    before = published.select("fingerprint_key").first()
+    _check_key(job, before, key)
     fingerprint = Fingerprint(
         name=job.slot,
         description=ready.description,
         file=ship(job.session, ready.file) if ready.file else None,
         published=published,
         failures=job.warehouse.read("failures", job.seen.runs("failures", job.slot)),
+        failures_hold=before is not None and before.fingerprint_key == key,
         vectors=job.warehouse.read("vectors", inputs["vectors"]),
         saved=_saved(job, key),
         folder=job.warehouse.state_of(f"embed_images/{key}", job.run_id).location(saved.FOLDER),
@@ -178,9 +180,9 @@ def _check_key(job: Job, published: Any, key: str) -> None:
     if published is None or published.fingerprint_key == key or job.arguments.replace_fingerprint:
         return
     raise JobFailed(
-        f"the published embeddings {job.slot} were made in another way (key {published.fingerprint_key}, now {key}): other weights, "
-        "layer or settings, or an older version of this program. Give this fingerprint another name, or replace the old one with "
-        "--replace-fingerprint"
+        f"the published embeddings {job.slot} were made in another way (key {published.fingerprint_key}, now {key}): other "
+        "weights, layer or settings, or an older version of this program. Give this fingerprint another name, or replace the old "
+        "one with --replace-fingerprint"
     )
 
 
@@ -242,7 +244,8 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
     parts = [f"{counts['embedded']:,} embedded", f"{counts['not_read_again']:,} unchanged"]
     if counts["taken_over"]:
         parts[-1] += f" ({counts['taken_over']:,} of them embedded by a run that did not end)"
-    say(f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: " + ", ".join(parts) + f", {failed:,} failed")
+    parts.append(f"{failed:,} failed")
+    say(f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(parts)}")
     if known:
         say(f"  read, but not embedded (known content, or failed): {known:,}")
     if failed:
@@ -281,8 +284,8 @@ def _project(job: Job) -> None:
         used={"fingerprint": {job.slot: declared.model_dump()}, "fingerprint_key": fitted.key, "base_key": fitted.base_key},
     )
     say(
-        f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} vectors projected; "
-        f"{declared.dimensions} components hold {fitted.explained:.1%} of the variance of {declared.base}"
+        f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} vectors "
+        f"projected; {declared.dimensions} components hold {fitted.explained:.1%} of the variance of {declared.base}"
     )
 
 

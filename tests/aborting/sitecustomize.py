@@ -25,4 +25,4 @@ def open_or_die(file: Any, *arguments: Any, **options: Any) -> Any:
     return _open(file, *arguments, **options)
 
 
-Image.open = open_or_die
+Image.open = open_or_die  # type: ignore[assignment]

@@ -18,7 +18,8 @@ import find_neighbours
 
 Run = Any
 ROOT = Path(__file__).resolve().parents[2]
-CLASSICAL = ["--set", 'fingerprints.colours={network="colour-histogram"}', "--set", 'fingerprints.edges={network="hog",size=32,cell=8}']
+CLASSICAL = ["--set", 'fingerprints.colours={network="colour-histogram"}']
+CLASSICAL += ["--set", 'fingerprints.edges={network="hog",size=32,cell=8}']
 PCA = ["--set", 'fingerprints.few={network="pca",base="colours",dimensions=4}']
 
 
@@ -78,7 +79,8 @@ def test_vectors_do_not_depend_on_the_company(run: Run, folder: Path, tmp_path: 
         again = ["--warehouse", tmp_path / name, *tiny, *CLASSICAL, *whole, "--set", "embeddings.max_failed_fraction=0.5"]
         assert run(build_manifest, "--images", folder, *again) == 0
         assert run(embed_images, *again, *[part for fingerprint in asked for part in ("--fingerprint", fingerprint)]) == 0
-        found.append(query(tmp_path / name, "SELECT image_id, width, height, embedding FROM embeddings WHERE fingerprint = 'colours' ORDER BY 1"))
+        sql = "SELECT image_id, width, height, embedding FROM embeddings WHERE fingerprint = 'colours' ORDER BY 1"
+        found.append(query(tmp_path / name, sql))
     assert found[0] == found[1] and ("big.jpg", 1400, 1300) in [row[:3] for row in found[0]]
     scaled, full = (
         query(tmp_path / "both", f"SELECT embedding FROM embeddings WHERE image_id = 'big.jpg' AND fingerprint = '{name}'")
@@ -97,23 +99,26 @@ def test_a_projection_is_fitted_once_and_kept(run: Run, folder: Path, tmp_path: 
     assert [row[0] for row in components] == [-1, 0, 1, 2, 3] and all(len(row[2]) == 256 for row in components)
     assert 0 < sum(row[1] for row in components[1:]) <= 1
     base, projected = (
-        query(w, f"SELECT image_id, embedding FROM embeddings WHERE fingerprint = '{name}' ORDER BY 1") for name in ("colours", "few")
+        query(w, f"SELECT image_id, embedding FROM embeddings WHERE fingerprint = '{name}' ORDER BY 1")
+        for name in ("colours", "few")
     )
     mean, weights = np.array(components[0][2]), np.array([row[2] for row in components[1:]])
     expected = (np.array([vector for _, vector in base]) - mean) @ weights.T
     np.testing.assert_allclose(np.array([vector for _, vector in projected]), expected, atol=1e-5)
-    keys = query(w, "SELECT DISTINCT fingerprint_key FROM embeddings WHERE fingerprint = 'few'")
+    of_key = "SELECT fingerprint_key, count(*) FROM embeddings WHERE fingerprint = 'few' GROUP BY 1"
+    key = query(w, of_key)[0][0]
     draw(folder / "new.png", 50)
     assert run(build_manifest, "--images", folder, *again) == 0
     assert run(embed_images, *again, "--fingerprint", "few") == 0
     assert query(w, "SELECT component, explained_variance, weights FROM projections ORDER BY 1") == components
-    assert query(w, "SELECT DISTINCT fingerprint_key, count(*) FROM embeddings WHERE fingerprint = 'few' GROUP BY 1") == [(*keys[0], 13)]
+    assert query(w, of_key) == [(key, 13)]
     assert counts(w, "few")["vectors_added"] == 1
     assert run(find_neighbours, *again, "--fingerprint", "few", "-k", 3, "--dissimilar", 0) == 0
     assert query(w, "SELECT count(*) FROM neighbours WHERE fingerprint = 'few'") == [(39,)]
-    assert run(embed_images, *again, "--fingerprint", "few", "--set", "fingerprints.few.dimensions=3") == 1
+    again += ["--fingerprint", "few"]
+    assert run(embed_images, *again, "--set", "fingerprints.few.dimensions=3") == 1
     assert "--replace-fingerprint" in capsys.readouterr().err
-    assert run(embed_images, *again, "--fingerprint", "few", "--set", "fingerprints.few.dimensions=14", "--replace-fingerprint") == 2
+    assert run(embed_images, *again, "--set", "fingerprints.few.dimensions=14", "--replace-fingerprint") == 2
     assert "dimensions is 14, but colours has 13 vectors of 256 values" in capsys.readouterr().err
 
 
@@ -150,7 +155,8 @@ def test_a_file_that_kills_its_worker_costs_one_row(folder: Path, tmp_path: Path
     """In a Spark of its own, whose workers start with a Pillow that aborts, hangs, or eats memory."""
     (folder / "abort.png").write_bytes(b"ABORT, says this file")
     (folder / "hang.png").write_bytes(b"HANG, says this one")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "aborting"), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(ROOT / "tests" / "aborting"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     again = ["--warehouse", str(tmp_path / "w"), *tiny, "--set", "embeddings.max_failed_fraction=0.5"]
     again += ["--set", "embeddings.decode_seconds=5"]
     for job, arguments in (("build_manifest", ["--images", str(folder)]), ("embed_images", [])):

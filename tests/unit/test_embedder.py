@@ -1,5 +1,6 @@
 """What a worker does with a stream of images, without Spark."""
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from image_similarity import images
 from image_similarity.kernels import decoding
 from image_similarity.kernels.fingerprints.framing import Framing
 from image_similarity.settings import EmbeddingsSettings
-from image_similarity.stages.embeddings import workers
 from image_similarity.stages.embeddings.saved import Saver
 from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row, number_of
 
@@ -118,8 +119,17 @@ def test_several_fingerprints_share_fetching_decoding_and_framing(
     decoded: list[int | None] = []
     framed: list[Framing] = []
     decode, fit = decoding.decode, Framing.fit
-    monkeypatch.setattr(decoding, "decode", lambda *given: (decoded.append(given[2]), decode(*given))[1])
-    monkeypatch.setattr(Framing, "fit", lambda self, pixels: (framed.append(self), fit(self, pixels))[1])
+
+    def noted_decode(*given: Any) -> Any:
+        decoded.append(given[2])
+        return decode(*given)
+
+    def noted_fit(self: Framing, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        framed.append(self)
+        return fit(self, pixels)
+
+    monkeypatch.setattr(decoding, "decode", noted_decode)
+    monkeypatch.setattr(Framing, "fit", noted_fit)
     results, saved = embed(files[:4], *kernels)
     assert sorted(decoded, key=str) == [512] * 4 + [None] * 4 and len(framed) == 12
     assert all([*vectors] == [file.name for file in files[:4]] for vectors in saved)
@@ -137,7 +147,7 @@ def test_fetching_goes_on_while_the_network_works(
     """As many images are being fetched at once as there are threads for it, but no more are decoding than may be."""
     fetching, most_fetching, together = [0], [0], threading.Barrier(3, timeout=10)
     decoding_now, most_decoding, lock = [0], [0], threading.Lock()
-    fetch, decode = workers.images.fetch, decoding.decode
+    fetch, decode = images.fetch, decoding.decode
 
     def counted(counter: list[int], most: list[int], call: Callable[[], Any]) -> Any:
         with lock:
@@ -152,12 +162,13 @@ def test_fetching_goes_on_while_the_network_works(
     def slow_fetch(*given: Any) -> bytes:
         def wait() -> bytes:
             together.wait()  # passes only when three are here
-            return fetch(*given)
+            content: bytes = fetch(*given)
+            return content
 
         content: bytes = counted(fetching, most_fetching, wait)
         return content
 
-    monkeypatch.setattr(workers.images, "fetch", slow_fetch)
+    monkeypatch.setattr(images, "fetch", slow_fetch)
     monkeypatch.setattr(decoding, "decode", lambda *given: counted(decoding_now, most_decoding, lambda: decode(*given)))
     results, _ = embed(files[:6], Brightness(), fetch_threads=3, decode_threads=1)
     assert len(results) == 6 and most_fetching == [3] and most_decoding == [1]
@@ -176,7 +187,8 @@ def test_a_task_that_is_tried_again_knows_what_it_saved(tmp_path: Path, files: l
 def test_vectors_are_saved_when_it_is_time_and_at_the_end(tmp_path: Path, files: list[Path]) -> None:
     patient = Saver(str(tmp_path / "s"), "key", 0, 0, 0.0, 3600.0)  # the job began in 1970: a twentieth of that is long
     rows = (_Row(file.name, str(file), None, 1) for file in files)
-    counts = [len(list(tmp_path.glob("s/*"))) for _ in Embedder([Loaded(Brightness(), None, patient)], EmbeddingsSettings()).results(rows)]
+    embedder = Embedder([Loaded(Brightness(), None, patient)], EmbeddingsSettings())
+    counts = [len(list(tmp_path.glob("s/*"))) for _ in embedder.results(rows)]
     assert counts == [0, 0, 0, 0] and len(list(tmp_path.glob("s/*"))) == 1
 
 
@@ -185,7 +197,7 @@ def test_a_process_with_a_decoder_that_hangs_ends_itself(
 ) -> None:
     """The thread cannot be stopped; the task is tried again, with decoders in processes of their own."""
     ended, decode = threading.Event(), decoding.decode
-    monkeypatch.setattr(decoding, "decode", lambda *given: (ended.wait(30), decode(*given))[1])
-    monkeypatch.setattr(workers.os, "kill", lambda *_: ended.set())
+    monkeypatch.setattr(decoding, "decode", lambda *given: decode(*given) if ended.wait(30) else None)
+    monkeypatch.setattr(os, "kill", lambda *_: ended.set())
     results, _ = embed(files[:2], Brightness(), decode_seconds=0.5)
     assert ended.is_set() and len(results) == 2

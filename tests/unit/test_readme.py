@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from image_similarity.stages import embeddings
+from image_similarity.stages.embeddings import stage as embeddings
 from image_similarity.stages.neighbours import vectors
 from image_similarity.tables import SCHEMAS
 

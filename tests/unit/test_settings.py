@@ -20,7 +20,8 @@ def test_defaults_need_no_file() -> None:
 @pytest.mark.parametrize("name", ["local", "cluster"])
 def test_shipped_files_are_valid(name: str) -> None:
     loaded = settings.load(ROOT / "conf" / f"{name}.toml")
-    assert ("untrained" in loaded.fingerprints["vgg16-fc2"].weights) == (name == "local")
+    declared = loaded.fingerprints["vgg16-fc2"]
+    assert isinstance(declared, settings.NetworkSettings) and ("untrained" in declared.weights) == (name == "local")
 
 
 def test_overrides_win_in_order_and_are_read_as_toml_or_text(tmp_path: Path) -> None:
@@ -39,7 +40,8 @@ def test_overrides_win_in_order_and_are_read_as_toml_or_text(tmp_path: Path) -> 
 
 def test_an_override_may_declare_a_fingerprint() -> None:
     loaded = settings.load(None, ['fingerprints.mine={network="resnet18", layer="avgpool"}', "fingerprints.mine.seed=7"])
-    assert loaded.fingerprint("mine").network == "resnet18" and loaded.fingerprint("mine").seed == 7
+    mine = loaded.fingerprint("mine")
+    assert isinstance(mine, settings.NetworkSettings) and (mine.network, mine.seed) == ("resnet18", 7)
     assert "vgg16-fc2" in loaded.fingerprints
 
 

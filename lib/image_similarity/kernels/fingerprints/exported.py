@@ -24,6 +24,7 @@ from image_similarity.kernels.fingerprints.description import Description
 from image_similarity.kernels.fingerprints.framing import Framing
 from image_similarity.kernels.fingerprints.inference import USUAL_AXES, Inference, Normalisation, Pooling, tensor_of
 
+
 @dataclass(frozen=True)
 class Program(Description):
     """A program from float32 pictures (n, 3, side, side) to a tensor (n, ...)."""
@@ -70,7 +71,7 @@ def prepare(
     except Exception as error:  # whatever the program's operators say
         raise WrongInput(f"weights {source}: the program fails on a grey picture in {precision}: {_first_line(error)}") from None
     if len(vectors) != 2 or not np.isfinite(vectors).all():
-        raise WrongInput(f"weights {source}: for 2 grey pictures the program answers {vectors.shape}, or values that are not finite")
+        raise WrongInput(f"weights {source}: the program answers 2 grey pictures with {vectors.shape}, or values not finite")
     return described
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,15 +71,15 @@ def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fit
     except ValueError:
         count, length = vectors.shape
         raise WrongInput(
-            f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has {count:,} vectors of {length:,} values: "
-            "a projection has at most as many dimensions as either"
+            f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has {count:,} vectors of {length:,} "
+            "values: a projection has at most as many dimensions as either"
         ) from None
 
 
 def rows_of(spark: SparkSession, name: str, fitted: Fitted, declared: PcaSettings) -> DataFrame:
     """``fitted`` as rows of ``projections``."""
     common = (name, fitted.key, fitted.base_key, declared.sample, declared.seed)
-    rows = [(*common, MEAN, None, fitted.projection.mean.tolist())]
+    rows: list[tuple[Any, ...]] = [(*common, MEAN, None, fitted.projection.mean.tolist())]
     for component, weights in enumerate(fitted.projection.components):
         rows.append((*common, component, float(fitted.projection.explained_variance[component]), weights.tolist()))
     return spark.createDataFrame(rows, SCHEMAS["projections"])

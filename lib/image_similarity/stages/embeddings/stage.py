@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pyspark import Broadcast
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import images
@@ -50,6 +50,8 @@ class Fingerprint:
     """Rows of ``embeddings`` of this fingerprint, of any key; may be empty."""
     failures: DataFrame
     """Rows of ``failures`` published with them."""
+    failures_hold: bool
+    """Whether these were made with the same key."""
     vectors: DataFrame
     """Rows of ``vectors`` of this key as published."""
     saved: DataFrame
@@ -95,74 +97,71 @@ def run(
     scratch: Scratch,
 ) -> list[Outputs]:
     """Read what is not known yet, once, and embed it. New vectors are in the fingerprints' folders, see `new_vectors`."""
-    settled = [_settled(manifest, one, settings, retry) for one in fingerprints]
-    unread = _unread(manifest, settled)
-    count, to_read = manifest.count(), unread.count()
-    tasks = task_count(spark, to_read, LEAST_IMAGES_PER_TASK, settings.images_per_task)
-    # In order of size, copies of a file come to the same task (but for a border between two), which embeds them once.
-    # The largest come first, so that none is late.
-    ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id")
-    ordered = ordered.select("image_id", "uri", "source_version", "wanted")
-    work = [Work(one.description, one.file, one.folder, _known(spark, one)) for one in fingerprints]
-    results = ordered.withColumn("result", workers.embed(work, settings, time.time()))
-    with progress(spark, f"embed {', '.join(one.name for one in fingerprints)}", to_read, "images", tasks):
-        results = scratch.write("results", results)
-    results = results.select("image_id", "uri", "source_version", "wanted", "result.*")
-    return [_split(number, one, results, settled[number], count) for number, one in enumerate(fingerprints)]
+    matched = scratch.write("matched", _matched(manifest, [_known(one, settings, retry) for one in fingerprints]))
+    tally = _tally(matched, len(fingerprints))
+    results = spark.createDataFrame([], _RESULTS)
+    if tally.unread:
+        results = _results(spark, matched.where("wanted > 0"), tally.unread, fingerprints, settings, scratch)
+    return [_split(number, one, matched, results, tally) for number, one in enumerate(fingerprints)]
 
 
 # -- what is known -------------------------------------------------------------------------------------------------------------
 
+_PUBLISHED, _SAVED, _FAILED = 0, 1, 2
+"""Where it is known from what an image is, the best first."""
+
+
+def _known(one: Fingerprint, settings: EmbeddingsSettings, retry: Retry) -> DataFrame:
+    """What need not be found out again: image_id, source_version, and ``known`` (see `_PUBLISHED`, content, reason, detail)."""
+    nothing = F.lit(None).cast("string")
+    of_key = one.published.where(F.col("fingerprint_key") == one.key)
+    sources = [
+        of_key.select("image_id", "source_version", F.lit(_PUBLISHED).alias("kind"), "content_sha256", *_none("reason", "detail")),
+        one.saved.select("image_id", "source_version", F.lit(_SAVED), "content_sha256", nothing, nothing),
+    ]
+    # Failures of another key say nothing about this one.
+    if one.failures_hold and not retry.all:
+        failed = one.failures.where(F.col("reason").isin(*LASTING) & ~F.col("reason").isin(*retry.reasons))
+        sources.append(failed.select("image_id", "source_version", F.lit(_FAILED), nothing, "reason", "detail"))
+    known = functools.reduce(DataFrame.unionAll, sources).where("source_version IS NOT NULL")
+    if settings.recheck == "always":
+        known = known.limit(0)
+    best = F.min(F.struct("kind", "content_sha256", "reason", "detail")).alias("known")
+    return known.groupBy("image_id", "source_version").agg(best)
+
+
+def _none(*names: str) -> list[Column]:
+    return [F.lit(None).cast("string").alias(name) for name in names]
+
+
+def _matched(manifest: DataFrame, known: Sequence[DataFrame]) -> DataFrame:
+    """Each image with what each fingerprint knows of it (``known_<i>``), and ``wanted``: bit i if that is nothing for i."""
+    rows, wanted = manifest.drop("attributes", "modified_at"), F.lit(0).cast("long")
+    for number, one in enumerate(known):
+        rows = rows.join(one.withColumnRenamed("known", f"known_{number}"), ["image_id", "source_version"], "left")
+        wanted = wanted + F.when(F.col(f"known_{number}").isNull(), F.lit(1 << number)).otherwise(F.lit(0))
+    return rows.withColumn("wanted", wanted)
+
 
 @dataclass(frozen=True)
-class _Settled:
-    """Images of the manifest that need not be read for a fingerprint."""
-
-    embeddings: DataFrame
-    taken_over: DataFrame
-    """Of these, image_id of those that come from what an earlier run saved."""
-    failures: DataFrame
-
-
-def _settled(manifest: DataFrame, one: Fingerprint, settings: EmbeddingsSettings, retry: Retry) -> _Settled:
-    """Same image, same version, same key."""
-    same_key = one.published.where(F.col("fingerprint_key") == one.key)
-    saved = _as_embeddings(one)
-    failed = one.failures.where(F.col("reason").isin(*LASTING) & ~F.col("reason").isin(*retry.reasons))
-    if settings.recheck == "always":
-        same_key, saved, failed = same_key.limit(0), saved.limit(0), failed.limit(0)
-    if retry.all or not one.published.where(F.col("fingerprint_key") == one.key).take(1):
-        failed = failed.limit(0)  # those of another key say nothing about this one
-    versions = manifest.select("image_id", "source_version", "uri")
-    unchanged = _in(versions, same_key)
-    taken_over = _in(versions, saved).join(unchanged, "image_id", "left_anti")
-    failures = versions.join(failed.drop("uri"), ["image_id", "source_version"]).select(*SCHEMAS["failures"].fieldNames())
-    failures = failures.join(unchanged, "image_id", "left_anti").join(taken_over, "image_id", "left_anti")
-    return _Settled(unchanged.unionByName(taken_over), taken_over.select("image_id"), failures)
+class _Tally:
+    images: int
+    unread: int
+    wanted: tuple[int, ...]
+    """By fingerprint: images that are read for it."""
+    taken_over: tuple[int, ...]
 
 
-def _in(versions: DataFrame, embeddings: DataFrame) -> DataFrame:
-    return versions.join(embeddings, ["image_id", "source_version"]).select(*SCHEMAS["embeddings"].fieldNames())
+def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
+    counted = [F.count("*"), F.count_if(F.col("wanted") > 0)]
+    for number in range(fingerprints):
+        known = F.col(f"known_{number}")
+        counted += [F.count_if(known.isNull()), F.count_if(known["kind"] == _SAVED)]
+    images, unread, *each = matched.agg(*[column.alias(f"_{place}") for place, column in enumerate(counted)]).collect()[0]
+    return _Tally(images, unread, tuple(each[::2]), tuple(each[1::2]))
 
 
-def _as_embeddings(one: Fingerprint) -> DataFrame:
-    """The images whose vectors earlier runs saved."""
-    named = one.saved.withColumn("fingerprint", F.lit(one.name)).select(*SCHEMAS["embeddings"].fieldNames())
-    return named.dropDuplicates(["image_id", "source_version"])
-
-
-def _unread(manifest: DataFrame, settled: Sequence[_Settled]) -> DataFrame:
-    """Rows of the manifest that some fingerprint wants, with ``wanted``: bit i for fingerprint i."""
-    rows, bits = manifest, []
-    for number, one in enumerate(settled):
-        known = one.embeddings.select("image_id").unionAll(one.failures.select("image_id"))
-        rows = rows.join(known.withColumn(f"_known_{number}", F.lit(True)), "image_id", "left")
-        bits.append(F.when(F.col(f"_known_{number}").isNull(), F.lit(1 << number)).otherwise(F.lit(0)))
-    wanted = functools.reduce(lambda a, b: a + b, bits)
-    return rows.withColumn("wanted", wanted.cast("long")).where("wanted > 0").select(*manifest.columns, "wanted")
-
-
-def _known(spark: SparkSession, one: Fingerprint) -> "Broadcast[Contents] | None":
+def _known_contents(spark: SparkSession, one: Fingerprint) -> "Broadcast[Contents] | None":
     """The contents whose vectors are there, for all workers."""
     contents = one.vectors.select("content_sha256").unionAll(one.saved.select("content_sha256"))
     numbers = contents.select(F.conv(F.substring("content_sha256", 1, 15), 16, 10).cast("long").alias("content"))
@@ -170,29 +169,52 @@ def _known(spark: SparkSession, one: Fingerprint) -> "Broadcast[Contents] | None
     return spark.sparkContext.broadcast(known) if len(known) else None
 
 
+# -- the pass over the images --------------------------------------------------------------------------------------------------
+
+_RESULTS = f"image_id string, uri string, source_version string, wanted long, {workers.RESULT}"
+
+
+def _results(
+    spark: SparkSession,
+    unread: DataFrame,
+    count: int,
+    fingerprints: Sequence[Fingerprint],
+    settings: EmbeddingsSettings,
+    scratch: Scratch,
+) -> DataFrame:
+    """What became of the unread images, as `_RESULTS`; written once."""
+    tasks = task_count(spark, count, LEAST_IMAGES_PER_TASK, settings.images_per_task)
+    # In order of size, copies of a file come to the same task (but for a border between two), which embeds them once.
+    # The largest come first, so that none is late.
+    ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id")
+    ordered = ordered.select("image_id", "uri", "source_version", "wanted")
+    work = [Work(one.description, one.file, one.folder, _known_contents(spark, one)) for one in fingerprints]
+    results = ordered.withColumn("result", workers.embed(work, settings, time.time()))
+    with progress(spark, f"embed {', '.join(one.name for one in fingerprints)}", count, "images", tasks):
+        written = scratch.write("results", results)
+    return written.select("image_id", "uri", "source_version", "wanted", "result.*")
+
+
 # -- the tables ----------------------------------------------------------------------------------------------------------------
 
 
-def _split(number: int, one: Fingerprint, results: DataFrame, settled: _Settled, count: int) -> Outputs:
+def _split(number: int, one: Fingerprint, matched: DataFrame, results: DataFrame, tally: _Tally) -> Outputs:
     """What became of the images for fingerprint ``number``."""
-    own = results.where(F.col("wanted").bitwiseAND(F.lit(1 << number)) != 0)
-    own = own.withColumn("fingerprint", F.lit(one.name)).withColumn("fingerprint_key", F.lit(one.key))
     why_not = F.element_at("refused", number + 1)
-    detail = F.coalesce("detail", why_not)
-    reason = F.coalesce("reason", F.when(why_not.isNotNull(), F.lit(NON_FINITE)))
-    told = own.withColumn("detail", detail).withColumn("reason", reason)
-    embedded = F.count_if(F.element_at("embedded", number + 1)).alias("embedded")
-    counted = told.agg(F.count("*").alias("read"), embedded).collect()[0]
-    usable = told.where(F.col("reason").isNull()).select(*SCHEMAS["embeddings"].fieldNames())
-    failed = told.where(F.col("reason").isNotNull()).select(*SCHEMAS["failures"].fieldNames())
+    told = results.where(F.col("wanted").bitwiseAND(F.lit(1 << number)) != 0)
+    told = told.withColumn("detail", F.coalesce("detail", why_not))
+    told = told.withColumn("reason", F.coalesce("reason", F.when(why_not.isNotNull(), F.lit(NON_FINITE))))
+    known = matched.select("image_id", "uri", "source_version", f"known_{number}.*").where("kind IS NOT NULL")
+    both = known.drop("kind").unionByName(told.select("image_id", "uri", "source_version", "content_sha256", "reason", "detail"))
+    named = both.withColumn("fingerprint", F.lit(one.name)).withColumn("fingerprint_key", F.lit(one.key))
     return Outputs(
-        embeddings=settled.embeddings.unionByName(usable),
-        failures=settled.failures.unionByName(failed),
-        images=count,
-        reused=count - counted["read"],
-        taken_over=settled.taken_over.count(),
-        read=counted["read"],
-        embedded=counted["embedded"],
+        embeddings=named.where("reason IS NULL").select(*SCHEMAS["embeddings"].fieldNames()),
+        failures=named.where("reason IS NOT NULL").select(*SCHEMAS["failures"].fieldNames()),
+        images=tally.images,
+        reused=tally.images - tally.wanted[number],
+        taken_over=tally.taken_over[number],
+        read=tally.wanted[number],
+        embedded=results.where(F.element_at("embedded", number + 1)).count() if tally.wanted[number] else 0,
     )
 
 
@@ -210,12 +232,18 @@ def new_vectors(saved: DataFrame, published: DataFrame) -> DataFrame:
 
 def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vectors: DataFrame) -> None:
     """Raise ``JobFailed`` unless every image of the manifest is embedded or failed, once, and every embedding has its vector."""
-    outcomes = embeddings.select("image_id").unionAll(failures.select("image_id"))
-    images, told = manifest.count(), outcomes.count()
-    missing = manifest.join(outcomes, "image_id", "left_anti").count()
-    if images != told or missing:
+    outcomes = embeddings.select("image_id").unionAll(failures.select("image_id")).groupBy("image_id").count()
+    listed = manifest.select("image_id", F.lit(1).alias("listed"))
+    both = outcomes.join(listed, "image_id", "full")
+    once, missing, others = both.agg(
+        F.count_if((F.col("listed") == 1) & (F.col("count") == 1)),
+        F.count_if(F.col("count").isNull()),
+        F.count_if(F.col("listed").isNull() | (F.col("count") > 1)),
+    ).collect()[0]
+    if missing or others:
         raise JobFailed(
-            f"{images:,} images in the manifest, {told:,} embedded or failed, {missing:,} neither: nothing was published"
+            f"{once:,} images of the manifest are embedded or failed, but {missing:,} are neither, and {others:,} are so twice or "
+            "are not in it: nothing was published"
         )
     lost = embeddings.join(vectors.select("content_sha256"), "content_sha256", "left_anti").count()
     if lost:

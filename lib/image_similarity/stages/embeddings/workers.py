@@ -250,7 +250,7 @@ class Embedder:
         if not waiting:
             return
         vectors = one.kernel(np.stack([image.pixels[number] for image in waiting]))
-        finite = np.isfinite(vectors).all(axis=1)
+        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
         for image, vector, is_finite in zip(waiting, vectors, finite):
             content = str(image.content_sha256)
             if is_finite:
