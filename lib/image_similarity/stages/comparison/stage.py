@@ -6,6 +6,7 @@ from typing import Any
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+from image_similarity.errors import JobFailed
 from image_similarity.settings import Settings
 from image_similarity.site import Site
 from image_similarity.stages.comparison import cards, measures, plot, report
@@ -47,24 +48,27 @@ def run(
 ) -> Outputs:
     """Measure, and write the folder ``rendering`` of the report, with ``examples`` images for each pair of fingerprints.
 
-    What the report shows stays untouched. Raises ``JobFailed`` if there is no image that all fingerprints have lists of.
+    What the report shows stays untouched. Raises ``JobFailed`` if there is nothing to measure: no image that
+    all fingerprints have lists of, or of a single one no two images with the same label.
     """
     neighbours = _lists_of(inputs.neighbours, comparison)
     lists = Lists.collect(neighbours, comparison.fingerprints, scratch)
     labels = labels_of(inputs.manifest, comparison.label)
     labelled = measures.by_label(neighbours, lists, labels, comparison, scratch) if comparison.label else Labelled()
     overlaps = list(measures.agreement(lists, comparison))
+    measured = (*overlaps, *labelled.measured)
+    if not measured:
+        raise JobFailed(f"nothing to measure: of the images that were compared, no two have the same {comparison.label}")
     chosen = [measures.disagreements(lists, *pair, examples) for pair in comparison.pairs]
     folder = site.folder(rendering)
     made = cards.make(spark, _shown(chosen), inputs.manifest, comparison.label, settings, folder)
     pairs = [Pair(row, tuple(_disagreement(row, one, made) for one in images)) for row, images in zip(overlaps, chosen)]
-    images, measured = lists.images(*comparison.fingerprints), (*overlaps, *labelled.measured)
-    left_out = lists.images() - images
-    told = Report(comparison, images, left_out, measured, labelled, pairs, inputs.untrained)
+    images = lists.images(*comparison.fingerprints)
+    told = Report(comparison, images, lists.images() - images, measured, labelled, pairs, inputs.untrained)
     index = report.write(told, plot.draw(comparison, measured), folder)
     counts = {
         "images": images,
-        "left_out": left_out,
+        "left_out": told.left_out,
         "unlabelled": labelled.unlabelled,
         "alone": labelled.alone,
         "pictures": sum(card.picture is not None for card in made.values()),
