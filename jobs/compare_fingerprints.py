@@ -8,14 +8,13 @@ from dataclasses import asdict
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli
 from image_similarity.cli import Application, Job, say, setting
 from image_similarity.errors import WrongInput
-from image_similarity.site import open_site
-from image_similarity.spark import SPARK_ERRORS, cause_of
+from image_similarity.site import Site, open_site
 from image_similarity.stages.comparison import plot, stage
 from image_similarity.stages.comparison.measures import AVERAGE_PRECISION, OVERLAP, PRECISION, Comparison, Labelled, Measured
 from image_similarity.stages.comparison.stage import Inputs, Outputs
@@ -24,6 +23,9 @@ from image_similarity.texts import clean
 
 DEFAULT_LABEL = "label"
 DEFAULT_EXAMPLES = 10
+
+Settings = dict[str, dict[str, Any]]
+"""run_id -> what ``runs.settings`` says"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,68 +56,72 @@ def _at_least(least: int) -> Any:
 
 def run(application: Application) -> None:
     plot.check_installed()
-    metric, examples = application.settings.neighbours.metric, application.arguments.pairs
-    job = application.job("compare_fingerprints", metric)
+    job = application.job("compare_fingerprints", application.settings.neighbours.metric)
     if job.already_published():
         return
-    records = _records(job)
-    lengths = _lengths(job, metric, records)
-    comparison = Comparison(tuple(lengths), metric, _k(job, lengths), _label(job))
-    if len(lengths) == 1 and comparison.label is None:
-        raise WrongInput(f"nothing to compare {', '.join(lengths)} with: neither other neighbours by {metric} distance nor labels")
-    site = open_site(job.session, "report", job.arguments.report)
-    site.check_place(_images_of(job, records), job.warehouse.uri)
-    runs = _runs(job, comparison)
+    used = _settings_of_runs(job)
+    comparison, site = _comparison(job, used), open_site(job.session, "report", job.arguments.report)
+    site.check_place(_images_of(job, used), job.warehouse.uri)
     job.plan(
-        f"compare the {comparison.k} nearest others by {', '.join(lengths)} ({metric} distance)",
+        f"compare the {comparison.k} nearest others by {', '.join(comparison.fingerprints)} ({comparison.metric} distance)",
         *([f"and how many of them have the same {clean(comparison.label)}"] if comparison.label else []),
         f"write comparisons to {job.warehouse.uri}",
         f"write pictures and pages to {site.uri}, then replace its index.html",
     )
     site.begin()
+    runs = _runs(job, comparison)
     with job.warehouse.scratch(job.run_id) as scratch:
         try:
-            inputs = _inputs(job, runs, _untrained(comparison, job, records))
+            inputs, examples = _inputs(job, runs, _untrained(job, comparison, used)), job.arguments.pairs
             outputs = stage.run(job.session, inputs, comparison, examples, job.settings, site, job.run_id, scratch)
             job.warehouse.write("comparisons", job.run_id, _rows(job.session, outputs.measured))
         except BaseException:
             site.files.delete(site.folder(job.run_id))  # nobody has looked at it
             raise
-    used = {"comparison": {**asdict(comparison), "pairs": examples}}
-    with site.locked():
-        kept = site.publish(job.run_id, outputs.index)
-        job.publish(replace={"comparisons": {metric: job.run_id}}, inputs=runs, counts=outputs.counts, used=used)
-        try:
-            site.remove_others(kept)
-        except (OSError, *SPARK_ERRORS) as error:
-            say(f"  note: what is not used any more could not be removed from {site.uri}: {cause_of(error)}")
+    _publish(job, comparison, site, runs, outputs)
     _summarise(job, comparison, outputs)
     say(f"report: {site.index}")
-    say(f"table: comparisons ({metric}) in {job.warehouse.uri}")
+    say(f"table: comparisons ({comparison.metric}) in {job.warehouse.uri}")
+
+
+def _publish(job: Job, comparison: Comparison, site: Site, runs: dict[str, list[str]], outputs: Outputs) -> None:
+    used = {"comparison": {**asdict(comparison), "pairs": job.arguments.pairs}}
+    with site.locked():
+        kept = site.publish(job.run_id, outputs.index)
+        job.publish(replace={"comparisons": {job.slot: job.run_id}}, inputs=runs, counts=outputs.counts, used=used)
+        try:
+            site.remove_others(kept)
+        except OSError as error:  # no failure: the next run tries again
+            say(f"  note: what is not used any more could not be removed from {site.uri}: {error}")
 
 
 # -- what is compared ----------------------------------------------------------------------------------------------------------
 
 
-def _records(job: Job) -> dict[str, dict[str, Any]]:
-    """run_id -> row of ``runs``, with its JSON columns read: of what is published now."""
+def _settings_of_runs(job: Job) -> Settings:
+    """What the runs that are published now were made with."""
     current = [run for table in ("manifest", "embeddings", "neighbours") for run in job.seen.runs(table)]
-    rows = job.warehouse.read("runs", job.seen.runs("runs")).where(F.col("run_id").isin(current)).collect()
-    return {row.run_id: _read(row) for row in rows}
+    rows = job.warehouse.read("runs", job.seen.runs("runs")).where(F.col("run_id").isin(current))
+    return {row.run_id: json.loads(row.settings) for row in rows.select("run_id", "settings").collect()}
 
 
-def _read(row: Row) -> dict[str, Any]:
-    return {**row.asDict(), **{column: json.loads(row[column]) for column in ("inputs", "settings", "counts")}}
+def _comparison(job: Job, used: Settings) -> Comparison:
+    """What is asked for. Raises ``WrongInput`` if it cannot be had."""
+    lengths = _lengths(job, used)
+    comparison = Comparison(tuple(lengths), job.slot, _k(job, lengths), _label(job))
+    if len(lengths) == 1 and comparison.label is None:
+        raise WrongInput(f"nothing to compare {', '.join(lengths)} with: no other {job.slot} neighbours, and no labels")
+    return comparison
 
 
-def _lengths(job: Job, metric: str, records: dict[str, dict[str, Any]]) -> dict[str, int]:
+def _lengths(job: Job, used: Settings) -> dict[str, int]:
     """The fingerprints that are compared, and the neighbours that each has of an image. ``WrongInput`` if there are none."""
     published = job.seen.tables.get("neighbours", {})
     lengths = {}
     for slot in sorted(published, key=lambda slot: slot.split("/")):
         fingerprint, _, by = slot.partition("/")
-        asked = [records[run]["settings"]["neighbours"]["similar"] for run in published[slot] if run in records]
-        if by == metric and asked and min(asked):
+        asked = [used[run]["neighbours"]["similar"] for run in published[slot] if run in used]
+        if by == job.slot and asked and min(asked):
             lengths[fingerprint] = min(asked)
     wanted = list(dict.fromkeys(job.arguments.fingerprints or lengths))
     unknown = [name for name in wanted if name not in lengths]
@@ -123,7 +129,7 @@ def _lengths(job: Job, metric: str, records: dict[str, dict[str, Any]]) -> dict[
         slots = ", ".join(sorted(published)) or "none"
         by_whom = f" by {', '.join(map(repr, unknown))}" if unknown else ""
         raise WrongInput(
-            f"no similar neighbours{by_whom} with {metric} distance in {job.warehouse.uri} (published: {slots}): "
+            f"no similar neighbours{by_whom} with {job.slot} distance in {job.warehouse.uri} (published: {slots}): "
             "run find_neighbours first"
         )
     return {name: lengths[name] for name in wanted}
@@ -154,9 +160,9 @@ def _label(job: Job) -> str | None:
     raise WrongInput(f"--label {asked}: no image has that attribute; there are: {known}")
 
 
-def _images_of(job: Job, records: dict[str, dict[str, Any]]) -> str:
+def _images_of(job: Job, used: Settings) -> str:
     """What build_manifest was given as images; empty without a manifest."""
-    return next((str(records[run]["settings"]["images"]) for run in job.seen.runs("manifest", "") if run in records), "")
+    return next((str(used[run]["images"]) for run in job.seen.runs("manifest", "") if run in used), "")
 
 
 def _runs(job: Job, comparison: Comparison) -> dict[str, list[str]]:
@@ -168,11 +174,11 @@ def _runs(job: Job, comparison: Comparison) -> dict[str, list[str]]:
     }
 
 
-def _untrained(comparison: Comparison, job: Job, records: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    def of(fingerprint: str) -> list[dict[str, Any]]:
-        return [records[run]["settings"] for run in job.seen.runs("embeddings", fingerprint) if run in records]
+def _untrained(job: Job, comparison: Comparison, used: Settings) -> tuple[str, ...]:
+    def is_untrained(fingerprint: str) -> bool:
+        return any(used.get(run, {}).get("trained") is False for run in job.seen.runs("embeddings", fingerprint))
 
-    return tuple(name for name in comparison.fingerprints if any(used.get("trained") is False for used in of(name)))
+    return tuple(filter(is_untrained, comparison.fingerprints))
 
 
 def _inputs(job: Job, runs: dict[str, list[str]], untrained: tuple[str, ...]) -> Inputs:

@@ -208,6 +208,17 @@ def test_a_disagreement_marks_what_both_have_and_what_has_the_label() -> None:
     assert not unlabelled.lists[0][1][0].same_label, "none is not a label"
 
 
+def test_a_title_leads_to_the_original_where_that_is_on_the_web(tmp_path: Path) -> None:
+    web = Card("w", "<b>A</b> title", "", "x", "x", "https://example.org/?a=1&b=2", None, "unsupported_scheme", None, None)
+    comparison, row = Comparison(("a", "b"), "cosine", 1, None), Measured("a", "b", "cosine", "overlap", 1, 0.0, None, 0.5, 2)
+    shown = report.disagreement("q", {"a": ["w"], "b": ["q2"]}, {"q": card("q", None), "w": web, "q2": card("q2", None)})
+    told = report.Report(comparison, 2, 1, [row], Labelled(), [report.Pair(row, (shown,))], ())
+    page = report.write(told, b"<svg/>", str(tmp_path / "r1"))
+    assert '<a href="https://example.org/?a=1&amp;b=2" rel="noopener noreferrer">&lt;b&gt;A&lt;/b&gt; title</a>' in page
+    assert page.count("<a href=") == 1 and "no picture: unsupported scheme" in page
+    assert {file.name for file in (tmp_path / "r1").iterdir()} == {"plot.svg", "report.css"} and 'src="r1/plot.svg"' in page
+
+
 def measures_of(*fingerprints: str) -> list[Measured]:
     comparison = Comparison(fingerprints, "cosine", 5, "label")
     overlaps = [Measured(*pair, "cosine", "overlap", 5, 0.4, 0.01, 0.1, 9) for pair in comparison.pairs]

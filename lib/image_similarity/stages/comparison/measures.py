@@ -165,8 +165,8 @@ def by_label(neighbours: DataFrame, lists: Lists, labels: DataFrame, comparison:
 
     - precision@k: the share of the k nearest (of all others, where they are fewer) that have the image's label.
     - average precision at k: the sum over hits of the precision at the hit's rank, over min(k, others with the label), so that a
-      list that begins with all there are gets 1; the mean of it is also known as mAP@k. (Manning, Raghavan, Schuetze: Introduction
-      to Information Retrieval, 2008, section 8.4.)
+      list that begins with all there are gets 1. (Manning, Raghavan, Schuetze: Introduction to Information Retrieval, 2008,
+      section 8.4, whose average precision of a whole ranking is cut off at k here.)
 
     An image without a label is never asked about, and is no hit. Nor is one asked about whose label no other compared image has.
     Others with the label are counted among all that the fingerprint has lists of.
