@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import os
 import posixpath
-import re
 import sys
 from collections.abc import Iterator
 from datetime import timezone
@@ -19,13 +17,13 @@ from image_similarity.cli import Application, Job, say
 from image_similarity.errors import WrongInput
 from image_similarity.images import FETCH_REASONS
 from image_similarity.kernels.decoding import UNREADABLE_REASONS
+from image_similarity.site import Site, open_site
 from image_similarity.spark import SPARK_ERRORS, cause_of
-from image_similarity.stages.gallery import pictures, render, site
-from image_similarity.stages.gallery.cards import clean
+from image_similarity.stages.gallery import pictures, render
 from image_similarity.stages.gallery.pages import Slot
 from image_similarity.stages.gallery.render import About, Inputs
-from image_similarity.stages.gallery.site import Site
 from image_similarity.stages.neighbours import vectors
+from image_similarity.texts import clean
 
 DEFAULT_METRIC = "cosine"
 IMAGES_ARE_NEWER = "The images were listed anew after these fingerprints were made: run embed_images again."
@@ -48,7 +46,7 @@ def add_fingerprints(parser: argparse.ArgumentParser) -> None:
 
 
 def run(application: Application) -> None:
-    job = application.job("render_gallery", site.open_site(application.session, application.arguments.gallery).uri)
+    job = application.job("render_gallery", _opened(application).uri)
     if job.already_published():
         return
     slots = _slots(job, getattr(application.arguments, "fingerprints", None) or [])
@@ -88,22 +86,13 @@ def _tidy_up(job: Job, opened: Site, kept: list[str]) -> None:
 
 def check(application: Application, images: str) -> Site:
     """The gallery's folder. Raises ``WrongInput`` if it cannot serve, or lies among ``images``: the next run would find it."""
-    opened = site.open_site(application.session, application.arguments.gallery)
-    is_glob = re.search(r"[*?\[]", images) and not (storage.is_local(images) and storage.exists(images))
-    root = re.split(r"[*?\[]", images)[0].rpartition("/")[0] if is_glob else images
-    if root and _is_within(opened.uri, root):
-        raise WrongInput(f"--gallery {opened.uri} is in the folder of the images, {images}: name a folder outside it")
-    warehouse = application.warehouse.uri
-    if _is_within(opened.uri, warehouse) or _is_within(warehouse, opened.uri):
-        raise WrongInput(f"--gallery {opened.uri} and --warehouse {warehouse}: neither may be in the other")
+    opened = _opened(application)
+    opened.check_place(images, application.warehouse.uri)
     return opened
 
 
-def _is_within(place: str, folder: str) -> bool:
-    """Whether ``place`` is ``folder`` or lies below it, links followed."""
-    paths = [storage.for_spark(storage.absolute(uri)).rstrip("/") for uri in (place, folder)]
-    inner, outer = (os.path.realpath(path.removeprefix("file://")) if path.startswith("file://") else path for path in paths)
-    return f"{inner}/".startswith(f"{outer}/")
+def _opened(application: Application) -> Site:
+    return open_site(application.session, "gallery", application.arguments.gallery)
 
 
 def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
@@ -253,7 +242,7 @@ def run_alone(application: Application) -> None:
 
 def index_of(application: Application) -> str:
     """The gallery's front page."""
-    return site.open_site(application.session, application.arguments.gallery).index
+    return _opened(application).index
 
 
 def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:

@@ -3,7 +3,7 @@
 The data's path, one job per arrow; jobs meet only in published tables::
 
     images --> manifest --> embeddings --> neighbours --> gallery
-                               \\--> failures    \\--> audit (measured recall)
+                               \\--> failures    \\--> audit (measured recall), comparisons of fingerprints
 
 Where things are:
 
@@ -12,6 +12,8 @@ Where things are:
 - ``warehouse``  write a run, publish it, read what is current
 - ``storage``    bytes at a URI
 - ``spark``      the session, and progress of what runs in it
+- ``site``       a folder of pages that a job makes again and again: the gallery, a report
+- ``texts``      what pages say of an image
 - ``cli``        what all jobs share: arguments, one-line errors, exit codes, the record of a run
 - ``stages``     Spark: tables in, tables out, one module per arrow
 - ``kernels``    no Spark: arrays in, arrays out

@@ -2,7 +2,7 @@
 
 A table is Parquet below ``<warehouse>/<table>/run_id=<run>/``; which runs are current is told by ``_current.json`` (see
 `image_similarity.warehouse`). A *slot* divides a table into parts that are published apart: a fingerprint, or
-``<fingerprint>/<metric>``, or the empty string.
+``<fingerprint>/<metric>``, a metric alone, or the empty string.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -78,6 +78,17 @@ SCHEMAS: Mapping[str, StructType] = {
         ("distance", _FLOAT),
         ("metric", _STRING),
         ("method", _STRING),
+    ),
+    "comparisons": _schema(
+        ("fingerprint", _STRING),
+        ("other", _STRING),
+        ("metric", _STRING),
+        ("measure", _STRING),
+        ("k", _INT),
+        ("value", _DOUBLE),
+        ("standard_error", _DOUBLE),
+        ("chance", _DOUBLE),
+        ("images", _LONG),
     ),
     "runs": _schema(
         ("run_id", _STRING),

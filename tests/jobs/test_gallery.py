@@ -17,8 +17,9 @@ import render_gallery
 import run_pipeline
 from conftest import Rendered, Run
 from crawler import Crawl, crawl
+from image_similarity import site
 from image_similarity.errors import JobFailed
-from image_similarity.stages.gallery import search, site
+from image_similarity.stages.gallery import search
 from image_similarity.stages.gallery.cards import page_name
 from image_similarity.warehouse_files import LocalFiles
 
@@ -30,7 +31,7 @@ def crawled(gallery: Rendered) -> Crawl:
 
 def rendering(gallery: Path) -> Path:
     """The folder of the rendering that is shown."""
-    shown: str = json.loads((gallery / site.MARKER).read_text())["renderings"][0]
+    shown: str = json.loads((gallery / "gallery.json").read_text())["renderings"][0]
     return gallery / shown
 
 
@@ -277,7 +278,7 @@ class Failing(LocalFiles):
 
 def test_one_whole_rendering_is_shown_whatever_happens(spark: SparkSession, tmp_path: Path) -> None:
     def opened() -> site.Site:
-        return site.open_site(spark, str(tmp_path / "g"))
+        return site.open_site(spark, "gallery", str(tmp_path / "g"))
 
     def make(rendering: str) -> str:
         (tmp_path / "g" / rendering).mkdir(parents=True)

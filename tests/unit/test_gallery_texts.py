@@ -15,6 +15,8 @@ from hostile import LINKS, NAMES, TITLES
 from image_similarity.settings import GallerySettings
 from image_similarity.stages.gallery import cards, pages, search
 from image_similarity.stages.gallery.pages import Book, Slot
+from image_similarity.texts import LONGEST_TEXT
+from image_similarity.texts import link as web_link
 
 SETTINGS = GallerySettings()
 BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Slot("one", "one", "cosine"),), (), 200)
@@ -32,7 +34,7 @@ def test_titles_come_from_the_attributes_or_the_file() -> None:
     assert texts("folder/leaf-1.jpg", title=" \n ")["title"] == "leaf-1"
     assert texts("a/.hidden")["title"] == ".hidden"
     assert texts("x", title="two\nlines")["title"] == "two lines"
-    assert len(texts("x", title="long " * 100)["title"]) == cards.LONGEST_TEXT
+    assert len(texts("x", title="long " * 100)["title"]) == LONGEST_TEXT
 
 
 def test_alternative_texts_are_words_for_people() -> None:
@@ -48,8 +50,8 @@ def test_no_text_has_what_pages_may_not_have(title: str) -> None:
 
 
 def test_only_addresses_of_the_web_are_linked() -> None:
-    assert [link for link in LINKS if cards.link(link)] == ["https://example.org/works/1?a=b&c=d", "HTTP://EXAMPLE.ORG/UPPER"]
-    assert cards.link("https://example.org/\u202e") and not cards.link("https://example.org/\n")
+    assert [link for link in LINKS if web_link(link)] == ["https://example.org/works/1?a=b&c=d", "HTTP://EXAMPLE.ORG/UPPER"]
+    assert web_link("https://example.org/\u202e") and not web_link("https://example.org/\n")
 
 
 def test_words_are_found_however_they_are_written() -> None:

@@ -12,9 +12,9 @@ import jinja2
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from image_similarity import storage
+from image_similarity import storage, texts
 from image_similarity.kernels import pictures as recipes
-from image_similarity.stages.gallery import cards, pictures
+from image_similarity.stages.gallery import pictures
 
 WRITTEN = "path string, bytes long, items long"
 WRITTEN_SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("items", pa.int64())])
@@ -112,7 +112,7 @@ def _environment() -> jinja2.Environment:
         auto_reload=False,
     )
     environment.filters.update(
-        count="{:,}".format, distance=_distance, link=cards.link, clean=cards.clean, json=_json, compact=json.dumps
+        count="{:,}".format, distance=_distance, link=texts.link, clean=texts.clean, json=_json, compact=json.dumps
     )
     environment.globals.update(ratio_class=ratio_class, image_path=image_path, picture_path=pictures.path, small=recipes.SMALL)
     environment.globals.update(has_large=recipes.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)

@@ -13,8 +13,8 @@ from image_similarity import images, storage
 from image_similarity.kernels import decoding, pictures
 from image_similarity.kernels.decoding import Unreadable
 from image_similarity.settings import EmbeddingsSettings
+from image_similarity.site import Site
 from image_similarity.spark import progress, task_count
-from image_similarity.stages.gallery.site import Site
 from image_similarity.warehouse import Warehouse
 
 Batches = Iterator[pa.RecordBatch]

@@ -8,10 +8,10 @@ from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
 from image_similarity.settings import Settings
+from image_similarity.site import Site
 from image_similarity.spark import progress, task_count
 from image_similarity.stages.gallery import cards, images, listings, pages, pictures, search
 from image_similarity.stages.gallery.pages import Book, Slot
-from image_similarity.stages.gallery.site import Site
 from image_similarity.tables import SIMILAR
 from image_similarity.warehouse import Scratch, Warehouse
 

@@ -1,0 +1,122 @@
+"""The images that a report shows: what is said of each, and its small picture, made by Spark tasks."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from image_similarity import images, storage, texts
+from image_similarity.kernels import decoding, pictures
+from image_similarity.kernels.decoding import Unreadable
+from image_similarity.settings import Settings
+from image_similarity.spark import progress, task_count
+
+Batches = Iterator[pa.RecordBatch]
+
+FOLDER = "pictures"
+"""Below the rendering."""
+
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("image_id", "title", "alt", "note", "label", "link", "picture", "reason")),
+        *((name, pa.int32()) for name in ("width", "height")),
+    ]
+)
+_COLUMNS = (
+    "image_id string, title string, alt string, note string, label string, link string, picture string, reason string, "
+    "width int, height int"
+)
+_LEAST_PER_TASK, _MOST_PER_TASK = 16, 512
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is shown of an image."""
+
+    image_id: str
+    title: str
+    alt: str
+    note: str
+    """Its label, or where there is none what stands below titles in the gallery."""
+    label: str | None
+    """As it is in the manifest; None where it is empty."""
+    link: str | None
+    """The original, where that is on the web."""
+    picture: str | None
+    """The file, below the rendering; None where there is none."""
+    reason: str | None
+    """Why there is no picture: what `images.fetch` and `decoding.decode` say."""
+    width: int | None
+    """Of the file, in pixels."""
+    height: int | None
+
+
+def make(
+    spark: SparkSession, ids: set[str], manifest: DataFrame, attribute: str | None, settings: Settings, folder: str
+) -> dict[str, Card]:
+    """The cards of the images ``ids``, by id; their label is ``attribute``. Pictures are written below ``folder``.
+
+    An image that is not in ``manifest``, or that cannot be read, has a card without a picture.
+    """
+    if not ids:
+        return {}
+    tasks = task_count(spark, len(ids), _LEAST_PER_TASK, _MOST_PER_TASK)
+    wanted = spark.createDataFrame([(image_id,) for image_id in sorted(ids)], "image_id string")
+    known = manifest.select("image_id", "uri", "attributes").join(F.broadcast(wanted), "image_id")
+    rows = wanted.join(known, "image_id", "left").repartition(tasks)
+    with progress(spark, "pictures", len(ids), "pictures", tasks):
+        made = rows.mapInArrow(_maker(attribute, settings, folder), _COLUMNS).collect()
+    return {row.image_id: Card(**row.asDict()) for row in made}
+
+
+# -- in the workers ------------------------------------------------------------------------------------------------------------
+
+
+def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[Batches], Batches]:
+    def made(batches: Batches) -> Batches:
+        decoding.prepare_process(settings.embeddings.max_pixels)
+        with decoding.quiet_decoders(), ThreadPoolExecutor(settings.embeddings.decode_threads, "pictures") as pool:
+            for batch in batches:
+                rows = list(pool.map(lambda row: _make_one(row, attribute, settings, folder), batch.to_pylist()))
+                yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
+
+    return made
+
+
+def _make_one(row: dict[str, Any], attribute: str | None, settings: Settings, folder: str) -> dict[str, Any]:
+    attributes = dict(row["attributes"] or ())
+    label = attributes.get(attribute, "") if attribute is not None else ""
+    said = texts.of_image(row["image_id"], attributes, settings.gallery)
+    card = {
+        "image_id": row["image_id"],
+        "title": said.title,
+        "alt": said.alt,
+        "note": said.subtitle if attribute is None else texts.clean(label)[: texts.LONGEST_TEXT],
+        "label": label if label.strip(" ") else None,
+        "link": texts.link(row["uri"] or ""),
+    }
+    return {**card, **_picture(row["image_id"], row["uri"], settings, folder)}
+
+
+def _name(image_id: str) -> str:
+    """Of a file, whatever characters the id has."""
+    return hashlib.sha256(image_id.encode()).hexdigest()[:24]
+
+
+def _picture(image_id: str, uri: str | None, settings: Settings, folder: str) -> dict[str, Any]:
+    try:
+        if uri is None:
+            raise Unreadable("not_found", "the manifest does not say where it is")
+        content = images.fetch(uri, settings.embeddings.max_bytes)
+        small = pictures.thumbnails(content, settings.embeddings.max_pixels).small
+    except Unreadable as error:
+        return {"reason": error.reason}
+    path = f"{FOLDER}/{_name(image_id)}.webp"
+    storage.write(f"{folder}/{path}", small, "image/webp")
+    width, height = pictures.size_of(small)
+    return {"picture": path, "width": width, "height": height}

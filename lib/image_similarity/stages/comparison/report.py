@@ -1,0 +1,106 @@
+"""The page of a report, and what lies beside it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+import jinja2
+
+from image_similarity import storage, texts
+from image_similarity.stages.comparison.cards import Card
+from image_similarity.stages.comparison.measures import (
+    AVERAGE_PRECISION,
+    OVERLAP,
+    PRECISION,
+    Comparison,
+    Labelled,
+    Measured,
+)
+from image_similarity.stages.comparison.plot import SURE
+
+NEAREST_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    card: Card
+    in_both: bool
+    same_label: bool
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One image, and its nearest others by two fingerprints."""
+
+    query: Card
+    lists: tuple[tuple[str, tuple[Neighbour, ...]], ...]
+    """Fingerprint, and the first of its list."""
+    in_common: int
+    """Of the whole lists."""
+    length: int
+    """Of the longer list."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    measured: Measured
+    disagreements: tuple[Disagreement, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page tells."""
+
+    comparison: Comparison
+    images: int
+    left_out: int
+    measured: Sequence[Measured]
+    labelled: Labelled
+    pairs: Sequence[Pair]
+    untrained: tuple[str, ...]
+
+    def overlap(self, first: str, second: str) -> Measured | None:
+        """What was measured of two fingerprints, in any order; None of one and itself."""
+        wanted = {first, second}
+        found = (row for row in self.measured if row.measure == OVERLAP)
+        return next((row for row in found if {row.fingerprint, row.other} == wanted), None)
+
+    def of_label(self, fingerprint: str) -> list[Measured]:
+        """Precision and mean average precision; nothing without labels."""
+        return [row for row in self.labelled.measured if row.fingerprint == fingerprint]
+
+
+def write(report: Report, plot: bytes, folder: str) -> str:
+    """Write what the page refers to into the rendering's ``folder``; the page, which is to lie beside that."""
+    storage.write(f"{folder}/plot.svg", plot, "image/svg+xml")
+    style = files(__package__).joinpath("templates", "report.css").read_bytes()
+    storage.write(f"{folder}/report.css", style, "text/css; charset=utf-8")
+    names = {PRECISION: "precision", AVERAGE_PRECISION: "mean average precision"}
+    return _template().render(report=report, folder=folder.rpartition("/")[2], names=names, shown=NEAREST_SHOWN)
+
+
+def disagreement(image_id: str, lists: Mapping[str, Sequence[str]], cards: Mapping[str, Card]) -> Disagreement:
+    """``lists``: two fingerprints and their lists of neighbour ids; ``cards``: at least of what is shown of them."""
+    in_common = set.intersection(*map(set, lists.values()))
+    query = cards[image_id]
+
+    def shown(neighbour: str) -> Neighbour:
+        card = cards[neighbour]
+        return Neighbour(card, neighbour in in_common, query.label is not None and card.label == query.label)
+
+    first = tuple((name, tuple(shown(neighbour) for neighbour in ids[:NEAREST_SHOWN])) for name, ids in lists.items())
+    return Disagreement(query, first, len(in_common), max(map(len, lists.values())))
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    """Once per process; through importlib, which also reads it from a zip."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(count="{:,}".format, share="{:.3f}".format, clean=texts.clean, margin=_margin)
+    source = files(__package__).joinpath("templates", "index.html").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _margin(row: Measured) -> str:
+    return "" if row.standard_error is None else f"± {SURE * row.standard_error:.3f}"
