@@ -203,8 +203,9 @@ def _section(title: str, record: dict[str, Any], notes: tuple[str, ...]) -> dict
 
 def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     used = record["settings"]
+    for declared in used.get("fingerprint", {}).values():
+        yield "network", declared["network"] + "".join(f", {key} {declared[key]}" for key in ("layer", "base") if key in declared)
     if "weights" in used:
-        yield "network", f"{used['network']['network']}, layer {used['network']['layer']}"
         yield "weights", posixpath.basename(used["weights"]) + ("" if used.get("trained") else " (untrained)")
     if record["job"] == "find_neighbours":
         method, metric = used["neighbours"]["method"], used["neighbours"]["metric"]
@@ -212,9 +213,18 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if record["recall"] is not None:
         yield "recall", f"{record['recall']:.4f}"
     for name, value in record["counts"].items():
-        yield name.replace("_", " "), _counted(value) if isinstance(value, dict) else f"{value:,}"
+        yield name.replace("_", " "), _told(value)
     yield "finished", f"{record['finished_at'].astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC, after {record['seconds']:,.1f} s"
     yield "run", record["run_id"] + (f", label {record['label']}" if record["label"] else "")
+
+
+def _told(value: Any) -> str:
+    """A count, a share, or counts by reason, for people."""
+    if isinstance(value, dict):
+        return _counted(value)
+    if isinstance(value, list):
+        return ", ".join(map(_told, value))
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "none"
 
 
 def _counted(reasons: dict[str, int]) -> str:

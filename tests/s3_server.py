@@ -1,7 +1,6 @@
 """An S3-compatible server in a process of its own, on loopback; prints its port. ``python s3_server.py``"""
 
 import logging
-import sys
 import threading
 
 from moto.server import ThreadedMotoServer
@@ -16,4 +15,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

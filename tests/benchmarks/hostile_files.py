@@ -16,11 +16,12 @@ import duckdb
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
+
+from benchmarks.measuring import Peak  # noqa: E402
 from image_similarity import spark  # noqa: E402
 from image_similarity.kernels import decoding  # noqa: E402
 from image_similarity.kernels.decoding import Unreadable  # noqa: E402
 from image_similarity.settings import EmbeddingsSettings  # noqa: E402
-from measuring import Peak  # noqa: E402
 from mutations import mutations  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from image_similarity import samples
 from image_similarity.kernels import decoding
