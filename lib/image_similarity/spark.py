@@ -90,6 +90,16 @@ def task_count(spark: SparkSession, units: int, least: int, most: int) -> int:
     return max(1, -(-round(wanted) // cores) * cores)
 
 
+def by_host(rows: DataFrame, address: str, partitions: int) -> DataFrame:
+    """``rows`` in ``partitions`` such that all http(s) addresses of one host are in the same; the others are spread evenly.
+
+    A host is then asked by one task at a time, however many there are: what bounds the task bounds the job.
+    """
+    host = F.lower(F.regexp_extract(address, r"(?i)^https?://(?:[^/?#]*@)?([^/?#]*)", 1))
+    spread = F.xxhash64(address).cast("string")
+    return rows.repartition(partitions, F.when(host != "", host).otherwise(spread))
+
+
 def numbered(rows: DataFrame, order: list[str], number: str, scratch: Scratch) -> DataFrame:
     """``rows`` with their place in the order of the columns ``order``, from 0, in a column ``number``.
 
