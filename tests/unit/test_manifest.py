@@ -117,9 +117,8 @@ def test_servers_are_asked_for_versions(spark: SparkSession, tmp_path: Path) -> 
     paths = ["versioned.png", "dated.png", "good.png", "404"]
     with misbehaving.serving() as server:
         (tmp_path / "list.csv").write_text("uri,image_id\n" + "".join(f"{server.address}/{path},{path}\n" for path in paths))
-        http = HttpSettings(private_addresses=True)
-        first = {row.image_id: row for row in made(spark, tmp_path / "list.csv", http=http)}
-        again = {row.image_id: row for row in made(spark, tmp_path / "list.csv", http=http)}
+        listed = manifest.run(spark, str(tmp_path / "list.csv"), ManifestSettings(), http=HttpSettings(private_addresses=True))
+        first, again = ({row.image_id: row for row in listed.rows.collect()} for _ in range(2))
         assert server.asked == {("HEAD", f"/{path}"): 2 for path in paths}, "nothing is fetched"
         assert first == again and all(row.uri == f"{server.address}/{image_id}" for image_id, row in first.items())
     size = len(misbehaving.picture())

@@ -238,7 +238,7 @@ def _status_of(base: str, http: HttpSettings) -> Any:
         columns = {"size_bytes": pd.array(sizes, dtype="Int64"), "modified_ns": pd.array(times, dtype="Int64"), "etag": etags}
         return pd.DataFrame({"uri": uris, **columns})
 
-    return status
+    return status.asNondeterministic()  # else the optimiser may ask once for every column that is made from the answer
 
 
 def _known_of(uri: str, http: HttpSettings) -> tuple[int | None, int | None, str | None]:
