@@ -47,6 +47,8 @@ class Misbehaving(ThreadingHTTPServer):
         """Of the last request for each path."""
         self.pause = 0.0
         """Before every answer."""
+        self.is_down = False
+        """Whether 503 is all that it answers."""
         self.at_once = self.most_at_once = 0
         self.stopping = threading.Event()
         self.lock = threading.Lock()
@@ -91,7 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
             number = server.asked[self.command, self.path]
         try:
             server.stopping.wait(server.pause)
-            if self.path in server.files:
+            if server.is_down:
+                self.send(503)
+            elif self.path in server.files:
                 self.send(200, server.files[self.path], {"Content-Type": "image/png"})
             else:
                 PATHS.get(self.path, lambda handler, _: handler.send(404, HTML))(self, number)

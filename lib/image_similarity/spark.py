@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -150,11 +150,20 @@ def task_device(requested: str) -> str:
 
 
 @contextmanager
-def progress(spark: SparkSession, what: str, units: int, unit: str, tasks: int, every: float = 10.0) -> Iterator[None]:
+def progress(
+    spark: SparkSession,
+    what: str,
+    units: int,
+    unit: str,
+    tasks: int,
+    every: float = 10.0,
+    share: Callable[[], float] | None = None,
+) -> Iterator[None]:
     """Report the Spark work done in this context as a share of ``units``: rate, share done, time left.
 
     On a terminal one line is kept up to date; elsewhere a line is printed every ``every`` seconds. The share is that of finished
-    tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count.
+    tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count. ``share`` tells it instead where tasks are
+    few and long.
     """
     group = f"{what}-{time.monotonic_ns()}"
     spark.sparkContext.setJobGroup(group, what)
@@ -163,7 +172,7 @@ def progress(spark: SparkSession, what: str, units: int, unit: str, tasks: int, 
 
     def watch() -> None:
         while not stop.wait(0.5 if report.on_terminal else every):
-            report.update(_share_done(spark, group, tasks))
+            report.update(share() if share is not None else _share_done(spark, group, tasks))
 
     watcher = threading.Thread(target=watch, name=f"progress of {what}", daemon=True)
     watcher.start()
