@@ -10,7 +10,7 @@ Where things are:
 - ``settings``   every setting, typed and validated
 - ``tables``     the schemas of all tables
 - ``warehouse``  write a run, publish it, read what is current
-- ``storage``    bytes at a URI
+- ``storage``    bytes at a URI; ``http``: at an address of the web; ``images``: those of an image, or why they cannot be had
 - ``spark``      the session, and progress of what runs in it
 - ``cli``        what all jobs share: arguments, one-line errors, exit codes, the record of a run
 - ``stages``     Spark: tables in, tables out, one module per arrow

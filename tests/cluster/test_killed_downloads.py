@@ -31,7 +31,8 @@ def test_killed_while_it_downloads(tmp_path: Path) -> None:
     with misbehaving.serving() as server:
         server.files = {f"/{number}.png": misbehaving.picture(number) for number in range(FILES)}
         server.pause = 0.1
-        (tmp_path / "list.csv").write_text("url,image_id\n" + "".join(f"{server.address}{path},{path[1:]}\n" for path in server.files))
+        lines = [f"{server.address}{path},{path[1:]}\n" for path in server.files]
+        (tmp_path / "list.csv").write_text("url,image_id\n" + "".join(lines))
         process = start(tmp_path)
         deadline = time.monotonic() + WAIT_SECONDS
         while sum(server.asked.values()) < FILES // 3:
