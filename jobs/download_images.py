@@ -47,7 +47,8 @@ def run(application: Application) -> None:
     job = application.job("download_images", slot)
     options = _options(job)
     if job.already_published():
-        _write_list(job, options)  # unless the run that published died just then, it is there already
+        if not job.arguments.dry_run:
+            _write_list(job, options)  # unless the run that published died just then, it is there already
         return
     catalogue = _read(job)
     inputs = _inputs(job, catalogue)

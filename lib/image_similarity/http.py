@@ -10,6 +10,7 @@ import itertools
 import os
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ _CHUNK = 1 << 16
 _HOSTS_KEPT = 64
 _LASTING = {401: "forbidden", 403: "forbidden", 451: "forbidden", 404: "not_found", 410: "not_found"}
 _PASSING = {408: "timeout", 429: "rate_limited"}
+_MAKING = threading.Lock()
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 T = TypeVar("T")
@@ -159,7 +161,8 @@ def _asked(
         raise Unreadable("unsupported_scheme", f"{address}: no http(s) address")
     left = _seconds_left(deadline)
     timeout = urllib3.Timeout(connect=min(settings.connect_seconds, left), read=min(settings.read_seconds, left))
-    manager = _manager(os.getpid(), settings)
+    with _MAKING:  # threads that begin together must not make one each
+        manager = _manager(os.getpid(), settings)
     response = manager.request(
         method,
         address,

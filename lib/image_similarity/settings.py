@@ -192,7 +192,8 @@ class HttpSettings(Section):
     """What servers are told about who asks. Add an address where you can be reached if you fetch much."""
 
     connections_per_host: Annotated[int, Field(ge=1, le=64)] = 4
-    """Files fetched from one host at a time; of a list, that holds for all workers together."""
+    """Files that a worker fetches from one host at a time. ``build_manifest`` and ``download_images`` ask a host from one worker
+    only."""
 
     connect_seconds: Annotated[float, Field(gt=0)] = 10
     """To wait for a connection."""

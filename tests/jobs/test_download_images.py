@@ -11,12 +11,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
 import build_manifest
 import download_images
 import misbehaving
 import run_pipeline
-from image_similarity.errors import WrongInput
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.settings import HttpSettings
 from image_similarity.stages.downloads import catalogue, stage
 
 Run = Any
@@ -167,6 +169,14 @@ def test_a_recheck_replaces_only_what_changed(run: Run, server: Server, tmp_path
     assert not server.asked and place.outcomes()["gone.png"] == "not_found", "a picture that was withdrawn stays so"
 
 
+def test_a_file_that_was_lost_is_fetched_again(run: Run, server: Server, tmp_path: Path) -> None:
+    place = Place(run, server, tmp_path, ["/versioned.png", "/good.png"])
+    for more in ([], ["--recheck"]):
+        assert place.job(*more) == 0
+        assert place.outcomes()["versioned.png"] == "fetched" and len(place.files()) == 2
+        (place.images / "versioned.png.png").unlink()
+
+
 def test_a_server_that_cannot_be_asked_takes_nothing_away(run: Run, server: Server, tmp_path: Path) -> None:
     place = Place(run, server, tmp_path, ["/good.png", "/good.jpg"])
     assert place.job() == 0
@@ -224,9 +234,25 @@ def test_a_label_is_published_once_and_dry_runs_write_nothing(run: Run, server: 
     assert not server.asked and (place.images / "images.parquet").exists(), "which a run that died might not have written"
 
 
-def test_a_task_that_is_tried_again_finds_what_it_fetched(server: Server, tmp_path: Path) -> None:
-    from image_similarity.settings import HttpSettings
+def test_progress_is_the_sum_of_what_tasks_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = str(tmp_path / "tally")
+    assert stage._share_told(tally, 8) == 0, "before any task has begun"
+    monkeypatch.setattr(stage, "_SECONDS_BETWEEN_TALLIES", 0)
+    for task, files in enumerate([3, 1]):
+        told = stage._Tally(f"{tally}/{task}")
+        for _ in range(files):
+            told.counted({})
+    assert stage._share_told(tally, 8) == 0.5
 
+
+def test_an_answer_that_got_lost_is_no_failure(spark: SparkSession) -> None:
+    row = {"image_id": "a", "address": "http://h/a", "attributes": None, **dict.fromkeys(stage._RESULT_NAMES)}
+    outcomes = spark.createDataFrame([row], f"image_id string, address string, attributes map<string,string>, {stage._RESULT}")
+    with pytest.raises(JobFailed, match="1 addresses, 0 files, 0 failures"):
+        stage._split(outcomes, 1)
+
+
+def test_a_task_that_is_tried_again_finds_what_it_fetched(server: Server, tmp_path: Path) -> None:
     options = stage.Options(str(tmp_path), False, (), HttpSettings(private_addresses=True), 100_000)
     arguments = (f"{server.address}/good.png", "good", stage.FETCH, None, None, None)
     first = stage._Fetcher(options, {}).result(*arguments)

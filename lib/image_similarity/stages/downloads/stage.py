@@ -133,7 +133,9 @@ def plan(spark: SparkSession, inputs: Inputs, options: Options) -> DataFrame:
         .when(lasting | F.lit(options.recheck), RECHECK)
         .otherwise(KEEP)
     )
-    known = [F.when(same_address, F.col(f"known_{name}")).alias(f"known_{name}") for name in _VERSION]
+    # Of a file that was lost no version may be named, or the server would say that nothing changed.
+    holds = same_address & F.col("file").isNotNull()
+    known = [F.when(holds, F.col(f"known_{name}")).alias(f"known_{name}") for name in _VERSION]
     return joined.select(*inputs.catalogue.columns, "file", "size_bytes", *known, "reason", "detail", action.alias("action"))
 
 
@@ -194,9 +196,9 @@ def _split(outcomes: DataFrame, addresses: int) -> Outputs:
     failures = outcomes.where(F.col("outcome").isNull()).withColumn("fingerprint", F.lit(None).cast("string"))
     failures = failures.withColumn("uri", F.col("address"))
     counted = downloads.groupBy("outcome", "reason").agg(F.count("*").alias("files"), F.sum("size_bytes").alias("bytes")).collect()
-    told, failed = sum(row.files for row in counted), failures.count()
+    told, failed = sum(row.files for row in counted), failures.where(F.col("reason").isNotNull()).count()
     if told + failed != addresses:
-        raise JobFailed(f"{addresses:,} addresses, {told:,} files, {failed:,} failures: nothing was published")
+        raise JobFailed(f"{addresses:,} addresses, {told:,} files, {failed:,} failures: nothing was published; run it again")
     return Outputs(
         downloads=downloads.select(*SCHEMAS["downloads"].fieldNames()),
         failures=failures.select(*SCHEMAS["failures"].fieldNames()),
