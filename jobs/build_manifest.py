@@ -29,7 +29,9 @@ def run(application: Application) -> None:
     arguments = job.arguments
     chosen = f"a sample of {arguments.sample:,} (seed {arguments.seed}) of " if arguments.sample else ""
     job.plan(f"list {chosen}{arguments.images}", f"write manifest to {job.warehouse.uri}")
-    made = manifest.run(job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed)
+    made = manifest.run(
+        job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed, job.settings.http
+    )
     job.warehouse.write("manifest", job.run_id, made.rows)
     images = job.warehouse.read("manifest", [job.run_id]).count()
     used = {"images": storage.absolute(arguments.images), "sample": arguments.sample, "seed": arguments.seed}

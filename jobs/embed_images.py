@@ -120,7 +120,8 @@ def _embed(jobs: list[Job]) -> None:
     retry = Retry(EVERY_REASON in asked, [reason for reason in asked if reason != EVERY_REASON])
     with first.warehouse.scratch(first.run_id) as scratch:
         wanted = [one.fingerprint for one in embeddings]
-        outputs = stage.run(first.session, manifest, wanted, first.settings.embeddings, retry, scratch)
+        settings = first.settings
+        outputs = stage.run(first.session, manifest, wanted, settings.embeddings, settings.http, retry, scratch)
         counts = [_write(one, manifest, result) for one, result in zip(embeddings, outputs)]
     for one, counted in zip(embeddings, counts):
         _publish(one, counted)

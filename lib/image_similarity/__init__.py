@@ -10,7 +10,7 @@ Where things are:
 - ``settings``   every setting, typed and validated
 - ``tables``     the schemas of all tables
 - ``warehouse``  write a run, publish it, read what is current
-- ``storage``    bytes at a URI
+- ``storage``    bytes at a URI; ``http``: at an address of the web; ``images``: those of an image, or why they cannot be had
 - ``spark``      the session, and progress of what runs in it
 - ``site``       a folder of pages that a job makes again and again: the gallery, a report
 - ``texts``      what pages say of an image

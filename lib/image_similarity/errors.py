@@ -17,6 +17,6 @@ class WrongInput(JobFailed):
 
 
 class TooManyFailures(JobFailed):
-    """More images failed than ``embeddings.max_failed_fraction`` allows. Exit code 3."""
+    """More images failed than ``max_failed_fraction`` (of ``embeddings``, of ``downloads``) allows. Exit code 3."""
 
     exit_code = 3

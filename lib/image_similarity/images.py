@@ -1,7 +1,9 @@
 """The bytes of an image at a URI, or `Unreadable` with the reason, for the workers of all stages that open images."""
 
+from image_similarity import http as web
 from image_similarity import storage
 from image_similarity.kernels.decoding import Unreadable
+from image_similarity.settings import HttpSettings
 
 FETCH_REASONS = {
     "not_found": "there is no such file",
@@ -10,11 +12,21 @@ FETCH_REASONS = {
     "io_error": "the file could not be read for another reason",
     "unsupported_scheme": "no file system here serves such a uri",
     "too_many_bytes": "the file is larger than embeddings.max_bytes",
+    "incomplete": "the connection broke before the whole file had arrived",
+    "rate_limited": "the server asks for patience (429) longer than the settings allow",
+    "server_error": "the server could not answer (5xx)",
+    "http_error": "the server did not accept the request (another status)",
+    "too_many_redirects": "redirects lead in a circle, or on and on",
+    "private_address": "the host is not on the public internet (http.private_addresses)",
 }
 
 
-def fetch(uri: str, max_bytes: int) -> bytes:
-    """The bytes at ``uri``; `Unreadable` with one of `FETCH_REASONS` if they cannot be had."""
+def fetch(uri: str, max_bytes: int, http: HttpSettings | None = None) -> bytes:
+    """The bytes at ``uri``; `Unreadable` with one of `FETCH_REASONS` if they cannot be had. ``http``: None for the defaults."""
+    if storage.scheme_of(uri) in web.SCHEMES:
+        content = web.get(uri, max_bytes, http).content
+        assert content is not None  # only a request that names a version can be answered by "unchanged"
+        return content
     try:
         content = storage.read(uri, max_bytes)
     except FileNotFoundError:

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from image_similarity import __version__
 from image_similarity.errors import WrongInput
 
 DEFAULT_FINGERPRINT = "vgg16-fc2"
@@ -352,6 +353,54 @@ class GallerySettings(Section):
     """Of the selection on the front page."""
 
 
+class HttpSettings(Section):
+    """``[http]``: how files at http(s) addresses are fetched, wherever images are read."""
+
+    user_agent: Annotated[str, Field(pattern=r"^[\x20-\x7e]+$")] = f"image-similarity/{__version__}"
+    """What servers are told about who asks. Add an address where you can be reached if you fetch much."""
+
+    connections_per_host: Annotated[int, Field(ge=1, le=64)] = 4
+    """Files that a worker fetches from one host at a time. ``build_manifest`` and ``download_images`` ask a host from one worker
+    only."""
+
+    connect_seconds: Annotated[float, Field(gt=0)] = 10
+    """To wait for a connection."""
+
+    read_seconds: Annotated[float, Field(gt=0)] = 20
+    """To wait for an answer, and for more of it once it has begun."""
+
+    total_seconds: Annotated[float, Field(gt=0)] = 300
+    """For one file, with its redirects, further attempts and pauses."""
+
+    retries: Annotated[int, Field(ge=0, le=20)] = 3
+    """Further attempts after a failure that may pass: no connection or a broken one, status 429, 408 or 5xx."""
+
+    backoff_seconds: Annotated[float, Field(ge=0)] = 0.5
+    """Pause before the second attempt, give or take a half; it doubles with each."""
+
+    retry_after_seconds: Annotated[float, Field(ge=0)] = 60
+    """The longest pause that a server may ask for (Retry-After). One that asks for more is not asked again in this run."""
+
+    redirects: Annotated[int, Field(ge=0, le=20)] = 5
+    """Redirects followed, at most; only to http and https."""
+
+    private_addresses: bool = False
+    """Whether to connect to addresses that are not on the public internet: this machine, a local network, a cloud's metadata. Leave
+    it false where others write the lists of addresses."""
+
+
+class DownloadsSettings(Section):
+    """``[downloads]``: how a catalogue of addresses is fetched into storage. Larger files than ``embeddings.max_bytes`` are
+    refused."""
+
+    address_columns: Strings = ("image_url", "url", "uri", "address")
+    """The column of a catalogue that says where each image is: the first of these that it has. All others but ``image_id`` are
+    attributes."""
+
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """If a larger share of the addresses fails, nothing is published and the exit code is 3; what was fetched stays."""
+
+
 class ApproximateSettings(Section):
     """``[approximate]``: how similar neighbours are found where not all pairs are compared, and how good they must be."""
 
@@ -405,6 +454,8 @@ class Settings(Section):
     neighbours: NeighboursSettings = NeighboursSettings()
     approximate: ApproximateSettings = ApproximateSettings()
     gallery: GallerySettings = GallerySettings()
+    http: HttpSettings = HttpSettings()
+    downloads: DownloadsSettings = DownloadsSettings()
 
     @field_validator("fingerprints")
     @classmethod

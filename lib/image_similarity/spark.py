@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -90,6 +90,16 @@ def task_count(spark: SparkSession, units: int, least: int, most: int) -> int:
     return max(1, -(-round(wanted) // cores) * cores)
 
 
+def by_host(rows: DataFrame, address: str, partitions: int) -> DataFrame:
+    """``rows`` in ``partitions`` such that all http(s) addresses of one host are in the same; the others are spread evenly.
+
+    A host is then asked by one task at a time, however many there are: what bounds the task bounds the job.
+    """
+    host = F.lower(F.regexp_extract(address, r"(?i)^https?://(?:[^/?#]*@)?([^/?#]*)", 1))
+    spread = F.xxhash64(address).cast("string")
+    return rows.repartition(partitions, F.when(host != "", host).otherwise(spread))
+
+
 def numbered(rows: DataFrame, order: list[str], number: str, scratch: Scratch) -> DataFrame:
     """``rows`` with their place in the order of the columns ``order``, from 0, in a column ``number``.
 
@@ -140,11 +150,20 @@ def task_device(requested: str) -> str:
 
 
 @contextmanager
-def progress(spark: SparkSession, what: str, units: int, unit: str, tasks: int, every: float = 10.0) -> Iterator[None]:
+def progress(
+    spark: SparkSession,
+    what: str,
+    units: int,
+    unit: str,
+    tasks: int,
+    every: float = 10.0,
+    share: Callable[[], float] | None = None,
+) -> Iterator[None]:
     """Report the Spark work done in this context as a share of ``units``: rate, share done, time left.
 
     On a terminal one line is kept up to date; elsewhere a line is printed every ``every`` seconds. The share is that of finished
-    tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count.
+    tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count. ``share`` tells it instead where tasks are
+    few and long.
     """
     group = f"{what}-{time.monotonic_ns()}"
     spark.sparkContext.setJobGroup(group, what)
@@ -153,7 +172,7 @@ def progress(spark: SparkSession, what: str, units: int, unit: str, tasks: int, 
 
     def watch() -> None:
         while not stop.wait(0.5 if report.on_terminal else every):
-            report.update(_share_done(spark, group, tasks))
+            report.update(share() if share is not None else _share_done(spark, group, tasks))
 
     watcher = threading.Thread(target=watch, name=f"progress of {what}", daemon=True)
     watcher.start()

@@ -2,7 +2,7 @@
 
 A table is Parquet below ``<warehouse>/<table>/run_id=<run>/``; which runs are current is told by ``_current.json`` (see
 `image_similarity.warehouse`). A *slot* divides a table into parts that are published apart: a fingerprint, or
-``<fingerprint>/<metric>``, a metric alone, or the empty string.
+``<fingerprint>/<metric>``, a metric alone, a catalogue, or the empty string.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -35,6 +35,17 @@ SCHEMAS: Mapping[str, StructType] = {
         ("size_bytes", _LONG),
         ("modified_at", _TIME),
         ("source_version", _STRING),
+        ("attributes", MapType(_STRING, _STRING)),
+    ),
+    "downloads": _schema(
+        ("image_id", _STRING),
+        ("address", _STRING),
+        ("uri", _STRING),
+        ("outcome", _STRING),
+        ("size_bytes", _LONG),
+        ("content_sha256", _STRING),
+        ("etag", _STRING),
+        ("last_modified", _STRING),
         ("attributes", MapType(_STRING, _STRING)),
     ),
     "vectors": _schema(

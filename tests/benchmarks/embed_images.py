@@ -29,7 +29,7 @@ from image_similarity.kernels import decoding
 from image_similarity.kernels.fingerprints import networks
 from image_similarity.kernels.fingerprints.inference import Inference
 from image_similarity.kernels.fingerprints.networks import Prepared
-from image_similarity.settings import EmbeddingsSettings, ManifestSettings
+from image_similarity.settings import EmbeddingsSettings, HttpSettings, ManifestSettings
 from image_similarity.spark import ship
 from image_similarity.stages import manifest
 from image_similarity.stages.embeddings import saved, stage
@@ -83,7 +83,8 @@ class Ours:
         )
         with warehouse.scratch(run) as scratch:
             start = time.perf_counter()
-            (outputs,) = stage.run(self._session, images, [fingerprint], EmbeddingsSettings(), stage.Retry(), scratch)
+            settings = EmbeddingsSettings(), HttpSettings()
+            (outputs,) = stage.run(self._session, images, [fingerprint], *settings, stage.Retry(), scratch)
             new = warehouse.read_folders([state.folder(saved.FOLDER)], saved.SCHEMA)
             warehouse.write("vectors", run, stage.new_vectors(new, fingerprint.vectors))
             seconds = time.perf_counter() - start

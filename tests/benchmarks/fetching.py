@@ -99,6 +99,7 @@ def _embedding(session: object, folder: Path, weights: str) -> Callable[[str], f
 
         shared = ["--warehouse", str(folder / new_run_id()), "--set", f"fingerprints.small={declared}"]
         shared += ["--set", "neighbours.fingerprint=small", "--set", "http.private_addresses=true"]
+        shared += ["--set", "http.connections_per_host=8"]
         assert build_manifest.main([*shared, "--images", str(folder / f"{source}.csv")], session=session) == 0  # type: ignore
         taken: list[float] = []
         measured = stage._results

@@ -15,6 +15,7 @@ from PIL import Image
 import build_manifest
 import embed_images
 import find_neighbours
+import misbehaving
 
 Run = Any
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,6 +143,19 @@ def test_failures_are_tried_again_when_asked_or_when_they_may_pass(
         assert counts(w, "tiny")["failures"] == {"not_an_image": 1, "not_found": 1}
     assert run(embed_images, *again, "--retry-failed", "bad_mood") == 2
     assert "reasons are: not_found" in capsys.readouterr().err
+
+
+def test_pictures_behind_addresses_are_fetched_when_their_version_is_new(run: Run, tmp_path: Path, tiny: list[str]) -> None:
+    """The second night only the one is fetched whose server tells no version."""
+    paths = ["/versioned.png", "/dated.png", "/good.jpg"]
+    with misbehaving.serving() as server:
+        (tmp_path / "list.csv").write_text("uri\n" + "\n".join(server.address + path for path in paths) + "\n")
+        again = ["--warehouse", tmp_path / "w", *tiny, "--set", "http.private_addresses=true"]
+        for expected in ([1, 1, 1], [1, 1, 2]):
+            assert run(build_manifest, "--images", tmp_path / "list.csv", *again) == 0
+            assert run(embed_images, *again) == 0
+            assert [server.gets(path) for path in paths] == expected
+    assert query(tmp_path / "w", "SELECT count(*), count(DISTINCT image_id) FROM embeddings") == [(3, 3)]
 
 
 def test_fingerprints_declared_alike_are_refused(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:

@@ -183,7 +183,7 @@ def test_files_that_cannot_be_had(run: Run, tmp_path: Path, tiny: list[str]) -> 
         "folder.png": "io_error",
         "empty.png": "empty",
         "large.png": "too_many_bytes",
-        "http://localhost/a.png": "unsupported_scheme",
+        "http://localhost/a.png": "private_address",
     }
     assert query(tmp_path / "w", "SELECT count(*) FROM neighbours") == [(0,)], "one image has no others"
 

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+import misbehaving
 from image_similarity.errors import WrongInput
-from image_similarity.settings import ManifestSettings
+from image_similarity.settings import HttpSettings, ManifestSettings
 from image_similarity.stages import manifest
 
 NAMES = [
@@ -101,7 +102,7 @@ def test_json_with_ids_numbers_lists_and_absent_files(spark: SparkSession, folde
         {"uri": "plain.jpg", "image_id": "one", "year": 1915.79, "tags": ["a", "b"], "none": None},
         {"uri": "gone.jpg", "image_id": "two"},
         {"uri": (folder / "100%25.png").as_uri(), "image_id": "three"},
-        {"uri": "https://example.org/a%20b.jpg", "image_id": "four"},
+        {"uri": "https://localhost/a%20b.jpg", "image_id": "four"},
     ]
     text = json.dumps(records, indent=1) if kind == "json" else "\n".join(map(json.dumps, records))
     (folder / f"list.{kind}").write_text(text)
@@ -109,7 +110,23 @@ def test_json_with_ids_numbers_lists_and_absent_files(spark: SparkSession, folde
     assert rows["one"].attributes == {"year": "1915.79", "tags": '["a","b"]'}
     assert rows["two"].size_bytes is None and rows["two"].source_version is None
     assert rows["three"].uri == str(folder / "100%25.png") and rows["three"].size_bytes == 1
-    assert rows["four"].uri == "https://example.org/a%20b.jpg"
+    assert rows["four"].uri == "https://localhost/a%20b.jpg"
+
+
+def test_servers_are_asked_for_versions(spark: SparkSession, tmp_path: Path) -> None:
+    paths = ["versioned.png", "dated.png", "good.png", "404"]
+    with misbehaving.serving() as server:
+        (tmp_path / "list.csv").write_text("uri,image_id\n" + "".join(f"{server.address}/{path},{path}\n" for path in paths))
+        listed = manifest.run(spark, str(tmp_path / "list.csv"), ManifestSettings(), http=HttpSettings(private_addresses=True))
+        first, again = ({row.image_id: row for row in listed.rows.collect()} for _ in range(2))
+        assert server.asked == {("HEAD", f"/{path}"): 2 for path in paths}, "nothing is fetched"
+        assert first == again and all(row.uri == f"{server.address}/{image_id}" for image_id, row in first.items())
+    size = len(misbehaving.picture())
+    assert first["versioned.png"].source_version.startswith(f"{misbehaving.ETAG}-")
+    assert first["dated.png"].source_version.startswith(f"{size}-1735689600000000000-")
+    assert first["dated.png"].modified_at.year == 2025 and first["dated.png"].size_bytes == size
+    assert first["good.png"].source_version is None and first["good.png"].size_bytes == size
+    assert first["404"].source_version is None and first["404"].size_bytes is None
 
 
 def test_parquet_and_another_uri_column(spark: SparkSession, folder: Path) -> None:

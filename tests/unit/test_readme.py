@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from image_similarity import images
+from image_similarity.stages.downloads import stage as downloads
 from image_similarity.stages.embeddings import stage as embeddings
 from image_similarity.stages.neighbours import vectors
 from image_similarity.tables import SCHEMAS
@@ -16,6 +18,10 @@ def test_every_reason_is_explained_as_in_the_code() -> None:
     written = {(reason, "embed_images", meaning) for reason, meaning in embeddings.FAILURE_REASONS.items()}
     written |= {(reason, "find_neighbours", meaning) for reason, meaning in vectors.FAILURE_REASONS.items()}
     assert told == written
+    assert downloads.FAILURE_REASONS.items() < embeddings.FAILURE_REASONS.items()
+    first, last = re.search(r"reading a file \(`(\w+)` to `(\w+)`\)", README).groups()  # type: ignore[union-attr]
+    listed = re.findall(r"^\| `(\w+)` \| embed_images", README, re.MULTILINE)
+    assert set(listed[listed.index(first) : listed.index(last) + 1]) == set(images.FETCH_REASONS)
 
 
 def test_every_table_has_its_columns_there() -> None:

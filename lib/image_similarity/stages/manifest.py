@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pandas as pd
@@ -19,10 +20,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, MapType, StructType
 
+from image_similarity import http as web
 from image_similarity import storage
 from image_similarity.errors import WrongInput
-from image_similarity.settings import ManifestSettings
-from image_similarity.spark import SPARK_ERRORS, cause_of
+from image_similarity.settings import HttpSettings, ManifestSettings
+from image_similarity.spark import SPARK_ERRORS, by_host, cause_of
 from image_similarity.storage import FileStatus
 from image_similarity.tables import SCHEMAS
 
@@ -32,7 +34,7 @@ STATUS_THREADS = 16
 
 _GLOB = re.compile(r"[*?\[]")
 _FOUND = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("size_bytes", pa.int64()), ("modified_ns", pa.int64())])
-_STATUS = "uri string, size_bytes long, modified_ns long"
+_STATUS = "uri string, size_bytes long, modified_ns long, etag string"
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,18 @@ class Manifest:
     """Files passed over, by the reason."""
 
 
-def run(spark: SparkSession, images: str, settings: ManifestSettings, sample: int | None = None, seed: int = 0) -> Manifest:
+def run(
+    spark: SparkSession,
+    images: str,
+    settings: ManifestSettings,
+    sample: int | None = None,
+    seed: int = 0,
+    http: HttpSettings | None = None,
+) -> Manifest:
     """The manifest of ``images``; with ``sample`` that many of them, chosen by a hash of image_id and ``seed``.
 
-    Raises ``WrongInput`` if there is nothing of that name, no image in it, or a list that cannot serve.
+    Servers of http(s) addresses in a list are asked for size and version, as ``http`` says (None: the defaults). Raises
+    ``WrongInput`` if there is nothing of that name, no image in it, or a list that cannot serve.
     """
     location = storage.absolute(images)
     kind = _kind_of(location)
@@ -54,25 +64,25 @@ def run(spark: SparkSession, images: str, settings: ManifestSettings, sample: in
         found, skipped = _read_list(spark, location, settings.uri_column), Counter[str]()
     else:
         files, skipped = _find(location, settings, is_glob=kind == "glob")
-        found = spark.createDataFrame(files).withColumn("attributes", F.create_map().cast("map<string,string>"))
+        found = spark.createDataFrame(files).withColumn("etag", F.lit(None).cast("string"))
+        found = found.withColumn("attributes", F.create_map().cast("map<string,string>"))
     if sample is not None:
         found = found.orderBy(F.xxhash64(F.lit(seed), "image_id"), "image_id").limit(sample)
     if kind == "list":
-        status = _status_of(storage.parent(location))
+        status = _status_of(storage.parent(location), http or HttpSettings())
         # A list is often one partition; to ask a store about each file is slow, and waits for nothing else.
-        found = found.repartition(max(spark.sparkContext.defaultParallelism, found.count() // ROWS_PER_STATUS_TASK))
+        found = by_host(found, "uri", max(spark.sparkContext.defaultParallelism, found.count() // ROWS_PER_STATUS_TASK))
         found = found.withColumn("status", status("uri")).select("image_id", "status.*", "attributes")
     return Manifest(found.select(*_columns()), dict(skipped))
 
 
 def _columns() -> list[Column]:
-    """The schema of ``manifest``, from image_id, uri, size_bytes, modified_ns and attributes."""
-    # The uri is part of the version, for two files of the same name, size and time in two places are not the same file.
-    version = F.concat_ws("-", "size_bytes", "modified_ns", F.substring(F.sha2("uri", 256), 1, 8))
-    made = {
-        "modified_at": F.timestamp_micros(F.expr("modified_ns div 1000")),
-        "source_version": F.when(F.col("size_bytes").isNotNull() & F.col("modified_ns").isNotNull(), version),
-    }
+    """The schema of ``manifest``, from image_id, uri, size_bytes, modified_ns, etag and attributes."""
+    # A concat with a null is null. The uri is part of the version, for two files of the same name, size and time in two places
+    # are not the same file.
+    size_and_time = F.concat("size_bytes", F.lit("-"), "modified_ns")
+    version = F.concat(F.coalesce("etag", size_and_time), F.lit("-"), F.substring(F.sha2("uri", 256), 1, 8))
+    made = {"modified_at": F.timestamp_micros(F.expr("modified_ns div 1000")), "source_version": version}
     return [made.get(name, F.col(name)).alias(name) for name in SCHEMAS["manifest"].fieldNames()]
 
 
@@ -216,19 +226,36 @@ def _check_list(ids: DataFrame, location: str) -> None:
         raise WrongInput(f"--images {location}: image_id must be unique, but these stand more than once: {names}")
 
 
-def _status_of(base: str) -> Any:
-    """A function column: a uri as written -> its absolute form, size and time, asked of the store by the workers."""
+def _status_of(base: str, http: HttpSettings) -> Any:
+    """A function column: a uri as written -> its absolute form, size, time and ETag, asked of the store by the workers."""
 
     @pandas_udf(_STATUS)  # type: ignore[call-overload]
     def status(written: pd.Series) -> pd.DataFrame:
         uris = [_resolved(uri, base) for uri in written]
         with ThreadPoolExecutor(STATUS_THREADS) as pool:
-            known = list(pool.map(storage.status, uris))
-        sizes = pd.array([None if info is None else info.size_bytes for info in known], dtype="Int64")
-        times = pd.array([None if info is None else info.modified_ns for info in known], dtype="Int64")
-        return pd.DataFrame({"uri": uris, "size_bytes": sizes, "modified_ns": times})
+            known = list(pool.map(lambda uri: _known_of(uri, http), uris))
+        sizes, times, etags = zip(*known)
+        columns = {"size_bytes": pd.array(sizes, dtype="Int64"), "modified_ns": pd.array(times, dtype="Int64"), "etag": etags}
+        return pd.DataFrame({"uri": uris, **columns})
 
-    return status
+    return status.asNondeterministic()  # else the optimiser may ask once for every column that is made from the answer
+
+
+def _known_of(uri: str, http: HttpSettings) -> tuple[int | None, int | None, str | None]:
+    """Size, time of the last change in nanoseconds, and ETag of the file at ``uri``, each None where it cannot be had."""
+    if storage.scheme_of(uri) not in web.SCHEMES:
+        info = storage.status(uri)
+        return (info.size_bytes, info.modified_ns, None) if info is not None else (None, None, None)
+    told = web.status(uri, http)
+    return (told.size_bytes, _nanoseconds(told.last_modified), told.etag) if told is not None else (None, None, None)
+
+
+def _nanoseconds(date: str | None) -> int | None:
+    """A date as HTTP writes it, as nanoseconds since 1970; None for none, and for what is no date."""
+    try:
+        return int(parsedate_to_datetime(date).timestamp()) * 10**9 if date else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _resolved(uri: str, base: str) -> str:

@@ -18,7 +18,7 @@ from image_similarity import images
 from image_similarity.errors import JobFailed
 from image_similarity.kernels import decoding
 from image_similarity.kernels.fingerprints.description import Description
-from image_similarity.settings import EmbeddingsSettings
+from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.spark import progress, task_count
 from image_similarity.stages.embeddings import workers
 from image_similarity.stages.embeddings.workers import NON_FINITE, Contents, Work
@@ -93,6 +93,7 @@ def run(
     manifest: DataFrame,
     fingerprints: Sequence[Fingerprint],
     settings: EmbeddingsSettings,
+    http: HttpSettings,
     retry: Retry,
     scratch: Scratch,
 ) -> list[Outputs]:
@@ -101,7 +102,7 @@ def run(
     tally = _tally(matched, len(fingerprints))
     results = spark.createDataFrame([], _RESULTS)
     if tally.unread:
-        results = _results(spark, matched.where("wanted > 0"), tally.unread, fingerprints, settings, scratch)
+        results = _results(spark, matched.where("wanted > 0"), tally.unread, fingerprints, settings, http, scratch)
     return [_split(number, one, matched, results, tally) for number, one in enumerate(fingerprints)]
 
 
@@ -180,6 +181,7 @@ def _results(
     count: int,
     fingerprints: Sequence[Fingerprint],
     settings: EmbeddingsSettings,
+    http: HttpSettings,
     scratch: Scratch,
 ) -> DataFrame:
     """What became of the unread images, as `_RESULTS`; written once."""
@@ -189,7 +191,7 @@ def _results(
     ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id")
     ordered = ordered.select("image_id", "uri", "source_version", "wanted")
     work = [Work(one.description, one.file, one.folder, _known_contents(spark, one)) for one in fingerprints]
-    results = ordered.withColumn("result", workers.embed(work, settings, time.time()))
+    results = ordered.withColumn("result", workers.embed(work, settings, http, time.time()))
     with progress(spark, f"embed {', '.join(one.name for one in fingerprints)}", count, "images", tasks):
         written = scratch.write("results", results)
     return written.select("image_id", "uri", "source_version", "wanted", "result.*")

@@ -23,7 +23,7 @@ from image_similarity.kernels import decoding
 from image_similarity.kernels.decoding import Picture, Unreadable
 from image_similarity.kernels.fingerprints.description import Description, Fingerprint
 from image_similarity.kernels.isolation import IsolatedDecoder
-from image_similarity.settings import EmbeddingsSettings
+from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.spark import shipped, task_device
 from image_similarity.stages.embeddings.saved import Made, Saver
 
@@ -53,7 +53,7 @@ def number_of(content_sha256: str) -> int:
     return int(content_sha256[:15], 16)
 
 
-def embed(work: Sequence[Work], settings: EmbeddingsSettings, started: float) -> Column:
+def embed(work: Sequence[Work], settings: EmbeddingsSettings, http: HttpSettings, started: float) -> Column:
     """A column of `RESULT` from image_id, uri, source_version and wanted (bit i: fingerprint i wants the image).
 
     An Iterator pandas UDF that loads networks once per worker. It returns what became of each image; the vectors go into files
@@ -66,7 +66,8 @@ def embed(work: Sequence[Work], settings: EmbeddingsSettings, started: float) ->
     @pandas_udf(RESULT)  # type: ignore[call-overload]
     def results(batches: Iterator[tuple[pd.Series, pd.Series, pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
         with decoding.quiet_decoders():
-            embedder = Embedder([_loaded(one, settings, started) for one in work], settings, _isolated(settings))
+            loaded = [_loaded(one, settings, started) for one in work]
+            embedder = Embedder(loaded, settings, http, _isolated(settings))
             yield from embedder.results(_Row(*row) for batch in batches for row in zip(*batch))
 
     # Without this the optimiser may run the network once for every table that is made from its answer.
@@ -147,8 +148,14 @@ class _Image:
 class Embedder:
     """Rows -> frames of `RESULT`, in order. Threads fetch and decode what comes next while fingerprints work."""
 
-    def __init__(self, loaded: Sequence[Loaded], settings: EmbeddingsSettings, isolated: IsolatedDecoder | None = None):
-        self._loaded, self._settings, self._isolated = list(loaded), settings, isolated
+    def __init__(
+        self,
+        loaded: Sequence[Loaded],
+        settings: EmbeddingsSettings,
+        http: HttpSettings = HttpSettings(),
+        isolated: IsolatedDecoder | None = None,
+    ):
+        self._loaded, self._settings, self._http, self._isolated = list(loaded), settings, http, isolated
         self._batch_size = max(one.kernel.batch for one in loaded)
         self._decoders = threading.Semaphore(settings.decode_threads)
         self._decoding_since: dict[int, float] = {}
@@ -197,7 +204,7 @@ class Embedder:
     def _read(self, row: _Row) -> _Image:
         image = _Image(row)
         try:
-            content = images.fetch(row.uri, self._settings.max_bytes)
+            content = images.fetch(row.uri, self._settings.max_bytes, self._http)
             image.content_sha256 = hashlib.sha256(content).hexdigest()
             wanted = [number for number in range(len(self._loaded)) if row.wanted >> number & 1]
             needed = [number for number in wanted if not self._loaded[number].knows(image.content_sha256)]

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from image_similarity import images, storage
 from image_similarity.kernels import decoding, pictures
 from image_similarity.kernels.decoding import Unreadable
-from image_similarity.settings import EmbeddingsSettings
+from image_similarity.settings import Settings
 from image_similarity.site import Site
 from image_similarity.spark import progress, task_count
 from image_similarity.warehouse import Warehouse
@@ -50,7 +50,7 @@ def path(picture: str, size: str) -> str:
 
 
 def make(
-    spark: SparkSession, wanted: DataFrame, site: Site, rendering: str, settings: EmbeddingsSettings, warehouse: Warehouse
+    spark: SparkSession, wanted: DataFrame, site: Site, rendering: str, settings: Settings, warehouse: Warehouse
 ) -> DataFrame:
     """Make the files of ``wanted`` (picture, uri, content_sha256) that are not there yet.
 
@@ -94,10 +94,10 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
 # -- in the workers ------------------------------------------------------------------------------------------------------------
 
 
-def _maker(gallery: str, settings: EmbeddingsSettings) -> Callable[[Batches], Batches]:
+def _maker(gallery: str, settings: Settings) -> Callable[[Batches], Batches]:
     def made(batches: Batches) -> Batches:
-        decoding.prepare_process(settings.max_pixels)
-        with decoding.quiet_decoders(), ThreadPoolExecutor(settings.decode_threads, "pictures") as pool:
+        decoding.prepare_process(settings.embeddings.max_pixels)
+        with decoding.quiet_decoders(), ThreadPoolExecutor(settings.embeddings.decode_threads, "pictures") as pool:
             for batch in batches:
                 rows = list(pool.map(lambda row: _make_one(row, gallery, settings), batch.to_pylist()))
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
@@ -105,7 +105,7 @@ def _maker(gallery: str, settings: EmbeddingsSettings) -> Callable[[Batches], Ba
     return made
 
 
-def _make_one(row: dict[str, Any], gallery: str, settings: EmbeddingsSettings) -> dict[str, Any]:
+def _make_one(row: dict[str, Any], gallery: str, settings: Settings) -> dict[str, Any]:
     """One row of the inventory. A picture whose files are there is not made again."""
     picture = row["picture"]
     if size := _known_size(gallery, picture, (row["width"], row["height"])):
@@ -113,10 +113,10 @@ def _make_one(row: dict[str, Any], gallery: str, settings: EmbeddingsSettings) -
     refused = Unreadable("not_found", "the manifest does not say where it is")
     for uri in row["uris"]:
         try:
-            content = images.fetch(uri, settings.max_bytes)
+            content = images.fetch(uri, settings.embeddings.max_bytes, settings.http)
             if row["content_sha256"] not in (None, hashlib.sha256(content).hexdigest()):
                 raise Unreadable("changed", "since it was embedded: run embed_images again")
-            made = pictures.thumbnails(content, settings.max_pixels)
+            made = pictures.thumbnails(content, settings.embeddings.max_pixels)
         except Unreadable as error:
             refused = error
             continue

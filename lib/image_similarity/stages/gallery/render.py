@@ -69,7 +69,7 @@ def run(
     if count == 0:
         raise JobFailed("no image of the manifest has neighbours: run find_neighbours again")
     made = pictures.make(
-        spark, described.select("picture", "uri", "content_sha256"), site, rendering, settings.embeddings, warehouse
+        spark, described.select("picture", "uri", "content_sha256"), site, rendering, settings, warehouse
     )
     shown = cards.with_pictures(described, made, scratch)
     book = Book(site.uri, rendering, about.title, count, about.slots, about.untrained, search.CARDS_PER_SHARD)

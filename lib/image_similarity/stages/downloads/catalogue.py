@@ -1,0 +1,239 @@
+"""Catalogues: which addresses to fetch, under which names, and what is told about them.
+
+A catalogue is a CSV, JSON, JSON-lines or Parquet file with a column of addresses; or the open-access data of the Cleveland Museum
+of Art (https://github.com/ClevelandMuseumArt/openaccess) as it is, of which the works in the public domain (CC0) are taken. It
+is read by the driver, record by record.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from image_similarity import storage
+from image_similarity.errors import WrongInput
+
+Size = Literal["web", "print", "full"]
+Record = dict[str, Any]
+
+SIZES: tuple[Size, ...] = ("web", "print", "full")
+SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("address", pa.string()), ("name", pa.string()), ("attributes", pa.map_(pa.string(), pa.string()))]
+)
+
+_LONGEST_CELL = 1 << 27
+_PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_WORK_FACTS = ("title", "department", "type", "culture", "technique", "creation_date", "url")
+
+
+@dataclass(frozen=True)
+class Entry:
+    image_id: str
+    address: str
+    name: str
+    """Of its file, without the ending; no other entry has it."""
+    attributes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    entries: list[Entry]
+    left_out: dict[str, int]
+    """Records that were not taken, by the reason."""
+
+    def table(self) -> pa.Table:
+        """The entries, in `SCHEMA`."""
+        columns = zip(*((entry.image_id, entry.address, entry.name, list(entry.attributes.items())) for entry in self.entries))
+        return pa.table([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types)], schema=SCHEMA)
+
+
+def read(
+    location: str, address_columns: tuple[str, ...], size: Size | None = None, sample: int | None = None, seed: int = 0
+) -> Catalogue:
+    """The catalogue at ``location``; with ``sample`` that many of its entries, chosen by a hash of image_id and ``seed``.
+
+    ``size``: of the museum's three (None: ``web``). Raises ``WrongInput`` for what cannot be read, has no addresses, or has an
+    image_id twice.
+    """
+    left_out: Counter[str] = Counter()
+    try:
+        records = _records(location)
+        first = next(records, None)
+        if first is None:
+            raise WrongInput(f"--catalogue {location}: it has no records")
+        records = chain([first], records)
+        if _is_museum(first):
+            entries = list(_taken(records, lambda record: _work(record, size or "web"), left_out))
+        elif size is not None:
+            raise WrongInput(f"--catalogue {location}: --size is of the museum's catalogue, and this is none")
+        else:
+            entries = list(_taken_of_list(list(records), address_columns, location, left_out))
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        raise WrongInput(f"--catalogue {location}: cannot be read: {' '.join(str(error).split())}") from None
+    _check(entries, left_out, location)
+    if sample is not None:
+        entries = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed}\n{entry.image_id}".encode()).digest())[:sample]
+    return Catalogue(entries, dict(sorted(left_out.items())))
+
+
+def slot_of(location: str) -> str:
+    """The catalogue's name in the warehouse: that of its file, in small letters, digits and ``-``."""
+    stem = os.path.splitext(location.rstrip("/").rpartition("/")[2])[0]
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "catalogue"
+
+
+def file_name(image_id: str) -> str:
+    """A name for the file of ``image_id``: the same in every run, and no other's.
+
+    An id of small letters, digits and ``. _ -`` is its own name; of any other the last part is kept as far as it is safe, and a
+    hash makes it unique, also where file systems take A for a.
+    """
+    if _PLAIN_NAME.fullmatch(image_id):
+        return image_id
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", image_id.rstrip("/").rpartition("/")[2])[:60].strip("._-")
+    return f"{readable or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:12]}"
+
+
+def _taken(records: Iterable[Record], entry_of: Callable[[Record], Entry | str], left_out: Counter[str]) -> Iterator[Entry]:
+    """What ``entry_of`` makes of records; where it gives a reason instead, that is counted."""
+    for record in records:
+        made = entry_of(record)
+        if isinstance(made, str):
+            left_out[made] += 1
+        else:
+            yield made
+
+
+def _check(entries: list[Entry], left_out: Counter[str], location: str) -> None:
+    if not entries:
+        raise WrongInput(f"--catalogue {location}: no record was taken; left out: {dict(left_out)}")
+    counts = Counter(entry.image_id for entry in entries)
+    twice = [repr(image_id) for image_id, count in counts.items() if count > 1][:5]
+    if twice:
+        raise WrongInput(f"--catalogue {location}: image_id must be unique, but these stand more than once: {', '.join(twice)}")
+
+
+# -- any list ------------------------------------------------------------------------------------------------------------------
+
+
+def _taken_of_list(
+    records: list[Record], address_columns: tuple[str, ...], location: str, left_out: Counter[str]
+) -> Iterator[Entry]:
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    address_column = next((name for name in address_columns if name in columns), None)
+    if address_column is None:
+        wanted = " or ".join(map(repr, address_columns))
+        raise WrongInput(
+            f"--catalogue {location}: no column {wanted}; its columns are: {', '.join(columns)} "
+            "(downloads.address_columns names it)"
+        )
+    id_column = "image_id" if "image_id" in columns else address_column
+    return _taken(records, lambda record: _listed(record, address_column, id_column), left_out)
+
+
+def _listed(record: Record, address_column: str, id_column: str) -> Entry | str:
+    address, image_id = _text(record.get(address_column)), _text(record.get(id_column))
+    if address is None:
+        return "without an address"
+    if image_id is None:
+        return "without an image_id"
+    others = ((name, _text(value)) for name, value in record.items() if name not in (address_column, "image_id"))
+    attributes = {name: value for name, value in others if name and value is not None}
+    return Entry(image_id, address, file_name(image_id), attributes)
+
+
+# -- the museum's --------------------------------------------------------------------------------------------------------------
+
+
+def _is_museum(record: Record) -> bool:
+    return "share_license_status" in record and not record.keys().isdisjoint(("images", "image_web", "accession_number"))
+
+
+def _work(record: Record, size: Size) -> Entry | str:
+    """A work of the museum's ``data.csv`` or ``data.json``. The name of its file tells the size, for each has its own address."""
+    images = record.get("images")
+    described = images.get(size) if isinstance(images, dict) else None
+    address = _text(described.get("url") if isinstance(described, dict) else record.get(f"image_{size}"))
+    if address is None:
+        return f"without an image ({size})"
+    if _text(record.get("share_license_status")) != "CC0":
+        return "not CC0"
+    file = os.path.splitext(address.rpartition("/")[2])[0]
+    image_id = _text(record.get("accession_number")) or file.removesuffix(f"_{size}")
+    facts = {name: _text(record.get(name)) for name in _WORK_FACTS}
+    facts["creator"] = _creators(record.get("creators"))
+    return Entry(image_id, address, file_name(f"{image_id}_{size}"), {name: text for name, text in facts.items() if text})
+
+
+def _creators(creators: Any) -> str | None:
+    if not isinstance(creators, list):
+        return _text(creators)
+    described = [_text(creator.get("description")) for creator in creators if isinstance(creator, dict)]
+    return "; ".join(text for text in described if text) or None
+
+
+# -- files ---------------------------------------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text; None for nothing. Lists of words are joined, other lists and records become JSON."""
+    if value is None or value == "" or value == [] or value == {}:
+        return None
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode().strip() or None  # JSON can write halves of characters
+
+
+def _records(location: str) -> Iterator[Record]:
+    suffix = os.path.splitext(location)[1].lower()
+    if suffix == ".csv":
+        csv.field_size_limit(_LONGEST_CELL)
+        return iter(csv.DictReader(io.StringIO(_content(location), newline="")))
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        return _json_records(_content(location))
+    if suffix == ".parquet":
+        batches = pq.ParquetFile(storage.open_input_file(location)).iter_batches()
+        return (record for batch in batches for record in batch.to_pylist())
+    raise WrongInput(f"--catalogue {location}: a file of unknown type; give a .csv, .json, .jsonl or .parquet")
+
+
+def _content(location: str) -> str:
+    return storage.read(location).decode("utf-8-sig")
+
+
+def _json_records(text: str) -> Iterator[Record]:
+    """The records of a JSON list, of JSON lines, or of the list ``data`` of one object; decoded one by one. ``ValueError``."""
+    values = _json_values(text)
+    first = next(values, None)
+    if isinstance(first, dict) and isinstance(first.get("data"), list):
+        values, first = iter(first["data"]), None
+    for value in values if first is None else chain([first], values):
+        if not isinstance(value, dict):
+            raise ValueError(f"{str(value)[:50]!r} is no record")
+        yield value
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
+    place = between.match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
+    is_list = text.startswith("[", place)
+    place += is_list
+    while True:
+        place = between.match(text, place).end()  # type: ignore[union-attr]
+        if place == len(text) and is_list:
+            raise ValueError("the list has no end")
+        if place == len(text) or (is_list and text[place] == "]"):
+            return
+        value, place = decoder.raw_decode(text, place)
+        yield value

@@ -1,0 +1,343 @@
+"""A catalogue of addresses -> files in storage, each fetched once, and what became of each address.
+
+All addresses of a host belong to one Spark task, which has ``http.connections_per_host`` threads: a host is never asked by more
+at a time, however many tasks there are. Hosts are asked in parallel, as many at a time as there are cores. A file appears in the
+folder only when it is complete, and the folder is what a run begins with: what an earlier one fetched, also one that was killed,
+is not fetched again.
+"""
+
+import hashlib
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from pyspark import TaskContext
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
+
+from image_similarity import http as web
+from image_similarity import images, storage
+from image_similarity.errors import JobFailed
+from image_similarity.kernels import decoding
+from image_similarity.kernels.decoding import Unreadable
+from image_similarity.settings import HttpSettings
+from image_similarity.spark import by_host, progress
+from image_similarity.storage import FileStatus
+from image_similarity.tables import SCHEMAS
+from image_similarity.warehouse import Scratch
+
+FAILURE_REASONS = {
+    **images.FETCH_REASONS,
+    "empty": decoding.UNREADABLE_REASONS["empty"],
+    "not_an_image": decoding.UNREADABLE_REASONS["not_an_image"],
+}
+"""Every ``reason`` that this stage writes into ``failures``."""
+
+PASSING_REASONS = ("timeout", "rate_limited", "server_error", "incomplete", "io_error")
+"""What the next run tries again without being told to."""
+
+FETCHED, UNCHANGED, PRESENT = "fetched", "unchanged", "present"
+
+FETCH, RECHECK, KEEP, SKIP = "fetch", "recheck", "keep", "skip"
+"""What is done with an address: fetch it, ask whether its file is still the same, leave its file, leave it failed."""
+
+LIST_NAME = "images.parquet"
+
+ENDINGS = {
+    "JPEG": ("jpg", "image/jpeg"),
+    "PNG": ("png", "image/png"),
+    "WEBP": ("webp", "image/webp"),
+    "GIF": ("gif", "image/gif"),
+    "BMP": ("bmp", "image/bmp"),
+    "TIFF": ("tif", "image/tiff"),
+    "JPEG2000": ("jp2", "image/jp2"),
+    "AVIF": ("avif", "image/avif"),
+    "PPM": ("ppm", "image/x-portable-anymap"),
+    "TGA": ("tga", "image/x-tga"),
+    "ICO": ("ico", "image/x-icon"),
+    "MPO": ("jpg", "image/jpeg"),
+}
+"""Of files by Pillow's name of their format: the ending of their name, and the type that stores are told."""
+
+_VERSION = ("content_sha256", "etag", "last_modified")
+_SECONDS_BETWEEN_TALLIES = 2.0
+_RESULT = (
+    "outcome string, uri string, size_bytes long, content_sha256 string, etag string, last_modified string, "
+    "reason string, detail string"
+)
+_RESULT_NAMES = [column.split()[0] for column in _RESULT.split(", ")]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    catalogue: DataFrame
+    """image_id, address, name, attributes, as `catalogue.SCHEMA` has them."""
+    previous: DataFrame
+    """Rows of ``downloads`` of this catalogue as published; may be empty."""
+    failures: DataFrame
+    """Its rows of ``failures``; may be empty."""
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: str
+    """Absolute; where the files are."""
+    recheck: bool
+    retried: tuple[str, ...]
+    """Reasons of failures of earlier runs to try again."""
+    http: HttpSettings
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Frames in the schemas of the tables, and what is counted."""
+
+    downloads: DataFrame
+    failures: DataFrame
+    outcomes: dict[str, int]
+    fetched_bytes: int
+    not_rechecked: dict[str, int]
+    """Files that stay because their server could not be asked, by the reason."""
+
+
+def plan(spark: SparkSession, inputs: Inputs, options: Options) -> DataFrame:
+    """The catalogue with what is known of each address (``file``, ``size_bytes``, ``known_*``) and what to do with it: ``action``.
+
+    Without a file an address is fetched, unless it failed before for a reason that lasts. A file is left alone; with ``recheck``
+    its server is asked whether it changed. A file whose image has another address since the last run is fetched anew.
+    """
+    before = inputs.previous.select(
+        "image_id", F.col("address").alias("known_address"), *(F.col(name).alias(f"known_{name}") for name in _VERSION)
+    )
+    failed = inputs.failures.select("image_id", F.col("uri").alias("address"), "reason", "detail")
+    joined = inputs.catalogue.join(_present(spark, options.folder), "name", "left")
+    joined = joined.join(before, "image_id", "left").join(failed, ["image_id", "address"], "left")
+    retried = F.col("reason").isin(list(options.retried))
+    lasting = F.col("reason").isNotNull() & ~F.col("reason").isin(list(PASSING_REASONS))
+    same_address = F.coalesce(F.col("known_address") == F.col("address"), F.lit(True))
+    action = (
+        F.when(lasting & ~retried, SKIP)
+        .when(F.col("file").isNull() | ~same_address, FETCH)
+        .when(lasting | F.lit(options.recheck), RECHECK)
+        .otherwise(KEEP)
+    )
+    # Of a file that was lost no version may be named, or the server would say that nothing changed.
+    holds = same_address & F.col("file").isNotNull()
+    known = [F.when(holds, F.col(f"known_{name}")).alias(f"known_{name}") for name in _VERSION]
+    return joined.select(*inputs.catalogue.columns, "file", "size_bytes", *known, "reason", "detail", action.alias("action"))
+
+
+def _present(spark: SparkSession, folder: str) -> DataFrame:
+    """The pictures in ``folder``: name, file (its uri), size_bytes."""
+    schema = pa.schema([("name", pa.string()), ("file", pa.string()), ("size_bytes", pa.int64())])
+    rows = [{"name": name, "file": file.uri, "size_bytes": file.size_bytes} for name, file in _pictures(folder).items()]
+    return spark.createDataFrame(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _pictures(folder: str) -> dict[str, FileStatus]:
+    """The pictures in ``folder`` by their name without the ending; none where there is no such folder."""
+    if not storage.exists(folder):
+        return {}
+    endings = {ending for ending, _ in ENDINGS.values()}
+    split = ((os.path.splitext(file.path), file) for file in storage.list_files(folder))
+    return {name: file for (name, ending), file in split if ending[1:] in endings}
+
+
+def run(spark: SparkSession, planned: DataFrame, options: Options, scratch: Scratch) -> Outputs:
+    """Do what is ``planned``. Fetching runs once, into ``scratch``; the tables are split from there.
+
+    Raises ``JobFailed`` unless every address was fetched, is there, or failed, once.
+    """
+    planned = scratch.write("planned", planned)
+    wanted = planned.where(F.col("action").isin(FETCH, RECHECK))
+    hosts = wanted.select(F.regexp_extract("address", "//([^/]*)", 1)).distinct().count()
+    tasks = max(1, min(hosts, 8 * spark.sparkContext.defaultParallelism))
+    count = wanted.count()
+    tally = scratch.location("tally")
+    fetched = by_host(wanted, "address", tasks).withColumn("result", _fetch(options, tally)).select("image_id", "result.*")
+    with progress(spark, "download", count, "files", tasks, share=partial(_share_told, tally, count)):
+        fetched = scratch.write("results", fetched)
+    return _split(_outcomes(planned, fetched), planned.count())
+
+
+def _outcomes(planned: DataFrame, fetched: DataFrame) -> DataFrame:
+    """image_id, address, attributes and the columns of `_RESULT` for every address; those that failed have no outcome."""
+    results = fetched.select("image_id", F.struct(*_RESULT_NAMES).alias("result"))
+    kept = F.struct(
+        F.when(F.col("action") == KEEP, PRESENT).alias("outcome"),
+        F.col("file").alias("uri"),
+        "size_bytes",
+        *(F.col(f"known_{name}").alias(name) for name in _VERSION),
+        F.when(F.col("action") == SKIP, F.col("reason")).alias("reason"),
+        F.when(F.col("action") == SKIP, F.col("detail")).alias("detail"),
+    )
+    joined = planned.join(results, "image_id", "left").withColumn("told", F.coalesce("result", kept))
+    # An answer without content tells neither.
+    size = F.coalesce("told.size_bytes", "size_bytes").alias("size_bytes")
+    sha256 = F.coalesce("told.content_sha256", "known_content_sha256").alias("content_sha256")
+    others = [f"told.{name}" for name in _RESULT_NAMES if name not in ("size_bytes", "content_sha256")]
+    return joined.select("image_id", "address", "attributes", size, sha256, *others)
+
+
+def _split(outcomes: DataFrame, addresses: int) -> Outputs:
+    downloads = outcomes.where(F.col("outcome").isNotNull())
+    failures = outcomes.where(F.col("outcome").isNull()).withColumn("fingerprint", F.lit(None).cast("string"))
+    failures = failures.withColumn("uri", F.col("address")).withColumn("source_version", F.lit(None).cast("string"))
+    counted = downloads.groupBy("outcome", "reason").agg(F.count("*").alias("files"), F.sum("size_bytes").alias("bytes")).collect()
+    told, failed = sum(row.files for row in counted), failures.where(F.col("reason").isNotNull()).count()
+    if told + failed != addresses:
+        raise JobFailed(f"{addresses:,} addresses, {told:,} files, {failed:,} failures: nothing was published; run it again")
+    return Outputs(
+        downloads=downloads.select(*SCHEMAS["downloads"].fieldNames()),
+        failures=failures.select(*SCHEMAS["failures"].fieldNames()),
+        outcomes={name: sum(row.files for row in counted if row.outcome == name) for name in (FETCHED, UNCHANGED, PRESENT)},
+        fetched_bytes=sum(row.bytes for row in counted if row.outcome == FETCHED),
+        not_rechecked={row.reason: row.files for row in counted if row.reason is not None},
+    )
+
+
+def list_of(downloads: pa.Table) -> bytes:
+    """The list for `build_manifest` of rows of ``downloads``, as a Parquet file that lies beside the images.
+
+    Columns: image_id, uri (the file's name), address, and every attribute; one that is called like another column, but for small
+    and capital letters, which Spark takes for the same, gets a ``_`` at its end.
+    """
+    rows = downloads.sort_by("image_id").to_pylist()
+    columns: dict[str, list[Any]] = {
+        "image_id": [row["image_id"] for row in rows],
+        "uri": [row["uri"].rpartition("/")[2] for row in rows],
+        "address": [row["address"] for row in rows],
+    }
+    attributes = [dict(row["attributes"] or ()) for row in rows]
+    taken = set(columns)
+    for name in dict.fromkeys(name for told in attributes for name in told):
+        column = name
+        while column.lower() in taken:
+            column += "_"
+        taken.add(column.lower())
+        columns[column] = [told.get(name) for told in attributes]
+    content = io.BytesIO()
+    pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), content)
+    return content.getvalue()
+
+
+def _share_told(tally: str, units: int) -> float:
+    """The share of ``units`` that is done, by what tasks have written below ``tally`` so far."""
+    try:
+        told = [int(storage.read(file.uri)) for file in storage.list_files(tally) if not file.path.endswith(".tmp")]
+    except (OSError, ValueError):  # no task has begun
+        return 0.0
+    return min(1.0, sum(told) / max(1, units))
+
+
+# -- in the workers ------------------------------------------------------------------------------------------------------------
+
+
+def _fetch(options: Options, tally: str) -> Column:
+    """A column of `_RESULT`: an Iterator pandas UDF whose threads fetch and store files."""
+
+    @pandas_udf(_RESULT)  # type: ignore[call-overload]
+    def results(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
+        context = TaskContext.get()
+        assert context is not None
+        # A task that is tried again finds in the folder what the first attempt fetched.
+        fetcher = _Fetcher(options, _pictures(options.folder) if context.attemptNumber() else {})
+        done = _Tally(f"{tally}/{context.partitionId()}")
+        with decoding.quiet_decoders(), ThreadPoolExecutor(options.http.connections_per_host, "download") as pool:
+            for batch in batches:
+                rows = list(pool.map(lambda row: done.counted(fetcher.result(*row)), zip(*batch)))
+                yield pd.DataFrame(rows, columns=_RESULT_NAMES).astype({"size_bytes": "Int64"})
+
+    # Without this the optimiser may fetch everything once for every column that is made from the answer.
+    column: Column = results.asNondeterministic()("address", "name", "action", "file", "known_etag", "known_last_modified")
+    return column
+
+
+class _Tally:
+    """Tells the driver, by a file, about how much is done: a task of one host may run for hours."""
+
+    def __init__(self, uri: str):
+        self._uri, self._done, self._told = uri, 0, time.monotonic()
+
+    def counted(self, result: dict[str, Any]) -> dict[str, Any]:
+        self._done += 1
+        if time.monotonic() - self._told >= _SECONDS_BETWEEN_TALLIES:
+            self._told = time.monotonic()
+            storage.write(self._uri, str(self._done).encode(), "text/plain")
+        return result
+
+
+class _Fetcher:
+    """Addresses -> files and rows of `_RESULT`; used by several threads."""
+
+    def __init__(self, options: Options, there: dict[str, FileStatus]):
+        self._options, self._there = options, there
+        decoding.prepare_process(sys.maxsize)  # only the beginnings of pictures are looked at, however large they claim to be
+        Image.init()  # all formats must be registered before some can be named
+
+    def result(
+        self, address: str, name: str, action: str, file: str | None, etag: str | None, last_modified: str | None
+    ) -> dict[str, Any]:
+        if file is None and name in self._there:
+            file = self._there[name].uri
+            return _row(outcome=FETCHED, uri=file, **_facts(storage.read(file)))
+        try:
+            answer = web.get(address, self._options.max_bytes, self._options.http, etag, last_modified)
+            if answer.content is None:
+                kept = answer.etag or etag, answer.last_modified or last_modified
+                return _row(outcome=UNCHANGED, uri=file, etag=kept[0], last_modified=kept[1])
+            ending, content_type = _kind_of(answer.content)
+        except Unreadable as error:
+            return self._refused(error, action, file, etag, last_modified)
+        told = {**_facts(answer.content), "etag": answer.etag, "last_modified": answer.last_modified}
+        if action == RECHECK and file is not None and storage.read(file) == answer.content:
+            return _row(outcome=UNCHANGED, uri=file, **told)
+        uri = storage.join(self._options.folder, f"{name}.{ending}")
+        storage.write(uri, answer.content, content_type)
+        if file is not None and file != uri:
+            storage.delete(file)
+        return _row(outcome=FETCHED, uri=uri, **told)
+
+    def _refused(
+        self, error: Unreadable, action: str, file: str | None, etag: str | None, last_modified: str | None
+    ) -> dict[str, Any]:
+        why = {"reason": error.reason, "detail": error.detail}
+        if action == RECHECK and error.reason in PASSING_REASONS:  # nothing says that the file is not right any more
+            return _row(outcome=PRESENT, uri=file, etag=etag, last_modified=last_modified, **why)
+        if action == FETCH and file is not None:
+            storage.delete(file)  # from another address: the next run must not take it for this one's
+        return _row(**why)
+
+
+def _row(**told: Any) -> dict[str, Any]:
+    return {**dict.fromkeys(_RESULT_NAMES), **told}
+
+
+def _facts(content: bytes) -> dict[str, Any]:
+    return {"size_bytes": len(content), "content_sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _kind_of(content: bytes) -> tuple[str, str]:
+    """The entry of `ENDINGS` for ``content``, by its beginning; `Unreadable` where no known format begins so.
+
+    Nothing is decoded, and nothing is believed of what its server says it is.
+    """
+    if not content:
+        raise Unreadable("empty", "0 bytes")
+    try:
+        with Image.open(io.BytesIO(content), formats=decoding.FORMATS) as image:
+            return ENDINGS[str(image.format)]
+    except Exception:  # Pillow raises nearly anything
+        raise Unreadable("not_an_image", f"it begins with {content[:40]!r}") from None

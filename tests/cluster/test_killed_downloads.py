@@ -1,0 +1,59 @@
+"""The driver killed while it downloads: nothing is published, and running it again fetches only what is missing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+import misbehaving
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_SECONDS = 120
+FILES, CONNECTIONS = 60, 2
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    places = ["--catalogue", folder / "list.csv", "--images", folder / "images", "--warehouse", folder / "w"]
+    settings = ["--set", "http.private_addresses=true", "--set", f"http.connections_per_host={CONNECTIONS}"]
+    command = [sys.executable, str(ROOT / "jobs" / "download_images.py"), *map(str, places), *settings]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def test_killed_while_it_downloads(tmp_path: Path) -> None:
+    with misbehaving.serving() as server:
+        server.files = {f"/{number}.png": misbehaving.picture(number) for number in range(FILES)}
+        server.pause = 0.1
+        lines = [f"{server.address}{path},{path[1:]}\n" for path in server.files]
+        (tmp_path / "list.csv").write_text("url,image_id\n" + "".join(lines))
+        process = start(tmp_path)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while sum(server.asked.values()) < FILES // 3:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        there = {file.name: file.read_bytes() for file in (tmp_path / "images").glob("*.png")}
+        assert FILES // 3 - CONNECTIONS <= len(there) < FILES
+        assert all(content == server.files[f"/{name.removesuffix('.png')}"] for name, content in there.items()), "all of them whole"
+        assert not (tmp_path / "w" / "_current.json").exists() and not (tmp_path / "images" / "images.parquet").exists()
+
+        server.pause = 0.0
+        process = start(tmp_path)
+        told, _ = process.communicate()
+        assert process.returncode == 0, told
+        assert all(server.gets(f"/{name.removesuffix('.png')}") == 1 for name in there), "what was there is not fetched twice"
+        assert sum(server.asked.values()) <= FILES + CONNECTIONS, "only what was on its way"
+    assert pq.read_table(tmp_path / "images" / "images.parquet").num_rows == FILES
+    db = duckdb.connect()
+    db.execute((tmp_path / "w" / "views.sql").read_text())
+    outcomes = dict(db.sql("SELECT outcome, count(*) FROM downloads GROUP BY 1").fetchall())
+    assert outcomes == {"present": len(there), "fetched": FILES - len(there)}

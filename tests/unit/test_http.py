@@ -1,0 +1,244 @@
+"""Fetching from servers that misbehave: what comes of each, and how often it was asked."""
+
+import multiprocessing
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import misbehaving
+from image_similarity import __version__, http, images
+from image_similarity.kernels.decoding import Unreadable
+from image_similarity.settings import HttpSettings
+
+QUICK = HttpSettings(backoff_seconds=0.01, retries=2, read_seconds=0.5, total_seconds=20, private_addresses=True)
+MAX_BYTES = 100_000
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[misbehaving.Misbehaving]:
+    with misbehaving.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: misbehaving.Misbehaving) -> misbehaving.Misbehaving:
+    shared.asked.clear()
+    shared.times.clear()
+    return shared
+
+
+def reason(address: str, settings: HttpSettings = QUICK) -> str:
+    with pytest.raises(Unreadable) as caught:
+        http.get(address, MAX_BYTES, settings)
+    assert caught.value.reason in images.FETCH_REASONS and caught.value.detail
+    return caught.value.reason
+
+
+FAILURES = {
+    "/404": ("not_found", 1),
+    "/410": ("not_found", 1),
+    "/401": ("forbidden", 1),
+    "/403": ("forbidden", 1),
+    "/400": ("http_error", 1),
+    "/304": ("http_error", 1),
+    "/429": ("rate_limited", 3),
+    "/429-tomorrow": ("rate_limited", 1),
+    "/503": ("server_error", 3),
+    "/slow": ("timeout", 3),
+    "/reset": ("incomplete", 3),
+    "/short": ("incomplete", 3),
+    "/endless": ("too_many_bytes", 1),
+    "/bomb": ("too_many_bytes", 1),
+    "/loop": ("too_many_redirects", 1),
+    "/hop-0": ("too_many_redirects", 1),
+    "/to-file": ("unsupported_scheme", 1),
+    "/to-nowhere": ("unsupported_scheme", 1),
+}
+
+
+@pytest.mark.parametrize("path", FAILURES)
+def test_what_fails_does_so_for_a_reason(server: misbehaving.Misbehaving, path: str) -> None:
+    assert (reason(server.address + path), server.gets(path)) == FAILURES[path]
+
+
+SUCCESSES = {"/good.png": 1, "/429-once": 2, "/503-dated": 2, "/500-twice": 3, "/short-once": 2, "/moved": 1, "/compressed.png": 1}
+
+
+@pytest.mark.parametrize("path", SUCCESSES)
+def test_what_can_be_had_is_had(server: misbehaving.Misbehaving, path: str) -> None:
+    assert http.get(server.address + path, MAX_BYTES, QUICK).content == misbehaving.picture()
+    assert server.gets(path) == SUCCESSES[path]
+
+
+@pytest.mark.parametrize("path", ["/429-once", "/503-dated"])
+def test_a_server_gets_the_pause_it_asks_for(server: misbehaving.Misbehaving, path: str) -> None:
+    http.get(server.address + path, MAX_BYTES, QUICK)
+    first, second = server.times[path]
+    assert second - first >= 1, "a second, or a date two seconds ahead of which a part had passed"
+
+
+def test_redirects_are_followed_to_the_bound(server: misbehaving.Misbehaving) -> None:
+    reason(f"{server.address}/hop-0", QUICK.model_copy(update={"redirects": 2}))
+    assert {path for _, path in server.asked} == {"/hop-0", "/hop-1", "/hop-2"}
+
+
+def test_a_body_that_trickles_for_ever_meets_its_end(server: misbehaving.Misbehaving) -> None:
+    assert reason(f"{server.address}/trickle", QUICK.model_copy(update={"total_seconds": 1.0})) == "timeout"
+    assert server.gets("/trickle") == 1
+
+
+def test_the_bound_is_of_decoded_bytes_and_exact(server: misbehaving.Misbehaving) -> None:
+    size = len(misbehaving.picture())
+    for path in ("/good.png", "/compressed.png"):
+        assert http.get(server.address + path, size, QUICK).content == misbehaving.picture()
+        with pytest.raises(Unreadable, match="too_many_bytes"):
+            http.get(server.address + path, size - 1, QUICK)
+
+
+def test_what_did_not_change_is_not_sent_again(server: misbehaving.Misbehaving) -> None:
+    address = f"{server.address}/versioned.png"
+    first = http.get(address, MAX_BYTES, QUICK)
+    assert (first.etag, first.last_modified) == (misbehaving.ETAG, misbehaving.LAST_MODIFIED)
+    assert http.get(address, MAX_BYTES, QUICK, etag=first.etag).content is None
+    assert http.get(address, MAX_BYTES, QUICK, last_modified=first.last_modified).content is None
+    assert http.get(address, MAX_BYTES, QUICK, etag='"v0"').content == misbehaving.picture()
+
+
+def test_status_tells_what_head_tells(server: misbehaving.Misbehaving) -> None:
+    size = len(misbehaving.picture())
+    assert http.status(f"{server.address}/versioned.png", QUICK) == http.Status(size, misbehaving.ETAG, misbehaving.LAST_MODIFIED)
+    assert http.status(f"{server.address}/moved", QUICK) == http.Status(size, None, None)
+    assert http.status(f"{server.address}/endless", QUICK) == http.Status(None, None, None)
+    assert http.status(f"{server.address}/404", QUICK) is None
+    assert http.status("http://[nowhere", QUICK) is None
+    assert {method for method, _ in server.asked} == {"HEAD"}
+
+
+def test_who_asks_says_so(server: misbehaving.Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    http.get(f"{server.address}/good.png", MAX_BYTES, QUICK, etag='"x"')
+    told = server.headers["/good.png"]
+    assert told["User-Agent"] == f"image-similarity/{__version__}" and told["If-None-Match"] == '"x"'
+    assert http.get(f"{server.address}/good.png", MAX_BYTES, QUICK.model_copy(update={"user_agent": "me (me@example.org)"}))
+    assert server.headers["/good.png"]["User-Agent"] == "me (me@example.org)"
+
+
+def test_a_host_is_asked_by_few_at_a_time(server: misbehaving.Misbehaving) -> None:
+    server.pause, server.most_at_once = 0.05, 0
+    try:
+        few = QUICK.model_copy(update={"connections_per_host": 2})
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: http.get(f"{server.address}/good.png", MAX_BYTES, few), range(16)))
+    finally:
+        server.pause = 0.0
+    assert server.most_at_once == 2 and server.gets("/good.png") == 16
+
+
+def _fetch_in_child(address: str, answers: Any) -> None:
+    answers.put(http.get(address, MAX_BYTES, QUICK).content)
+
+
+def test_a_forked_child_has_connections_of_its_own(server: misbehaving.Misbehaving) -> None:
+    address = f"{server.address}/good.png"
+    http.get(address, MAX_BYTES, QUICK)
+    before = http._manager.cache_info().misses
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    children = [fork.Process(target=_fetch_in_child, args=(address, answers)) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert [answers.get(timeout=30) for _ in children] == [misbehaving.picture()] * 3
+    for child in children:
+        child.join()
+    http.get(address, MAX_BYTES, QUICK)
+    assert http._manager.cache_info().misses == before, "and the parent goes on with those it had"
+
+
+def test_nobody_listens_or_is_known() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        assert reason(f"http://127.0.0.1:{unused.getsockname()[1]}/a.png") == "io_error"
+    assert reason("http://no-such-host.invalid/a.png", HttpSettings(backoff_seconds=0.01)) == "io_error"
+    for address in ("http://[nowhere/a.png", "http:///a.png", "ftp://host/a.png", "a.png", "", "file:///etc/passwd"):
+        assert reason(address) == "unsupported_scheme", address
+
+
+# -- what is not on the public internet ----------------------------------------------------------------------------------------
+
+NOT_PUBLIC = [
+    "127.0.0.1",
+    "[::1]",
+    "[::ffff:127.0.0.1]",
+    "[::127.0.0.1]",
+    "[64:ff9b::7f00:1]",
+    "[2002:7f00:1::]",
+    "[fd00::1]",
+    "[fe80::1]",
+    "[ff02::1]",
+    "169.254.169.254",
+    "10.0.0.1",
+    "192.168.1.1",
+    "100.64.0.1",
+    "0.0.0.0",
+    "224.0.0.1",
+    "240.0.0.1",
+    "localhost",
+    "2130706433",
+    "0x7f000001",
+    "0177.0.0.1",
+    "127.1",
+    "user:password@127.0.0.1",
+]
+
+
+@pytest.mark.parametrize("host", NOT_PUBLIC)
+def test_private_addresses_are_refused(server: misbehaving.Misbehaving, host: str) -> None:
+    for scheme in ("http", "https"):
+        assert reason(f"{scheme}://{host}:{server.server_port}/good.png", HttpSettings()) == "private_address"
+    assert not server.asked
+
+
+@pytest.mark.parametrize("ip", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "64:ff9b::5db8:d70e"])
+def test_public_ones_are_not(ip: str) -> None:
+    assert http.is_public(ip)
+
+
+GUARDED = HttpSettings(backoff_seconds=0.01, retries=0, connect_seconds=2)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """127.0.0.1 passes for a public address; host names resolve to what this says, the last of several for ever."""
+    known: dict[str, list[str]] = {}
+    is_public, getaddrinfo = http.is_public, socket.getaddrinfo
+
+    def resolve(host: str, port: Any, *arguments: Any, **options: Any) -> Any:
+        if host in known:
+            host = known[host].pop(0) if len(known[host]) > 1 else known[host][0]
+        return getaddrinfo(host, port, *arguments, **options)
+
+    monkeypatch.setattr(http, "is_public", lambda ip: ip == "127.0.0.1" or is_public(ip))
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return known
+
+
+@pytest.mark.parametrize("path", ["/to-private", "/to-loopback", "/to-name"])
+def test_nobody_is_led_inside_by_a_redirect(server: misbehaving.Misbehaving, names: dict[str, list[str]], path: str) -> None:
+    names["inside.example"] = ["10.0.0.1"]
+    assert http.get(f"{server.address}/moved", MAX_BYTES, GUARDED).content == misbehaving.picture()
+    assert reason(server.address + path, GUARDED) == "private_address"
+
+
+def test_the_address_that_was_checked_is_the_one_connected_to(
+    server: misbehaving.Misbehaving, names: dict[str, list[str]]
+) -> None:
+    names["rebinding.example"] = ["127.0.0.1", "127.0.0.2"]
+    address = f"http://rebinding.example:{server.server_port}/good.png"
+    assert http.get(address, MAX_BYTES, GUARDED).content == misbehaving.picture()
+    assert names["rebinding.example"] == ["127.0.0.2"], "resolved once"
+    assert server.headers["/good.png"]["Host"] == f"rebinding.example:{server.server_port}"
+    http._manager.cache_clear()  # or the connection is still open
+    assert reason(address, GUARDED) == "private_address"
