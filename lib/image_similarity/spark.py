@@ -86,7 +86,7 @@ def task_count(spark: SparkSession, units: int, least: int, most: int) -> int:
     Enough of them to show progress and to end together, few enough not to pay for starting them; a multiple of the cores.
     """
     cores = spark.sparkContext.defaultParallelism
-    wanted = max(units / most, min(units / least, 8 * cores))
+    wanted = max(units / most, min(units / least, 4 * cores))
     return max(1, -(-round(wanted) // cores) * cores)
 
 

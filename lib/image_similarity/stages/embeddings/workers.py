@@ -164,12 +164,13 @@ class Embedder:
     def results(self, rows: Iterator[_Row]) -> Iterator[pd.DataFrame]:
         batch: list[_Image] = []
         to_embed = 0
+        full = max(1, self._batch_size // 4)  # the first batches, for which all must wait, are small ones
         for image in self._read_ahead(rows):
             batch.append(image)
             to_embed += bool(image.pixels)
-            if to_embed == self._batch_size or len(batch) == 16 * self._batch_size:
+            if to_embed == full or len(batch) == 16 * self._batch_size:
                 yield self._finished(batch)
-                batch, to_embed = [], 0
+                batch, to_embed, full = [], 0, min(2 * full, self._batch_size)
         if batch:
             yield self._finished(batch)
         for one in self._loaded:
