@@ -37,7 +37,10 @@ lint: $(VENV)/.installed
 
 # Ours and a peer side by side, in one run. Takes minutes; results are printed as Markdown.
 bench: $(VENV)/.installed
+	$(BIN)/python -m image_similarity.samples demo/samples
 	$(BIN)/python tests/benchmarks/embed_images.py
+	$(BIN)/python tests/benchmarks/networks.py
+	$(BIN)/python tests/benchmarks/fetching.py demo/samples
 	$(BIN)/python tests/benchmarks/render_gallery.py
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py

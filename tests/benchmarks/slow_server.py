@@ -11,7 +11,6 @@ import sys
 import urllib.parse
 from pathlib import Path
 
-
 BUCKET = "pictures/"
 DATED = "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
 

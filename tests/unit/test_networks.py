@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.models import get_model, get_model_weights
+from torchvision.models import get_model, get_model_weights, list_models
 
 from image_similarity.errors import WrongInput
 from image_similarity.kernels.fingerprints import networks
@@ -122,3 +123,29 @@ def test_long_pictures_do_not_explode(state: networks.State, tmp_path: Path) -> 
     stripe = np.random.default_rng(0).integers(0, 256, (20, 400, 3), dtype=np.uint8)
     middle = stripe[:, 120:280]
     np.testing.assert_array_equal(made.framing.fit(stripe), made.framing.fit(middle))
+
+
+@pytest.mark.parametrize(
+    ("network", "source", "framing"),
+    [
+        ("resnet50", "IMAGENET1K_V1", (256, 224)),
+        ("resnet50", "IMAGENET1K_V2", (232, 224)),
+        ("resnet50", "/data/mine.pth", (232, 224)),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", (384, 384)),
+    ],
+)
+def test_weights_bring_their_own_preparation(network: str, source: str, framing: tuple[int, int]) -> None:
+    side = framing[1] if network == "vit_b_16" else 224
+    state = {name: torch.zeros(value.shape) for name, value in networks._empty(network, side).state_dict().items()}
+    prepared = networks.prepare(network, "flatten" if network == "resnet50" else "encoder.ln", state, source=source).network
+    assert (prepared.framing.resize, prepared.framing.crop) == framing
+
+
+@pytest.mark.parametrize("network", list_models(module=torchvision.models))
+def test_every_network_can_be_taken_apart(network: str) -> None:
+    """Its layers are told, and its preparation; nothing is computed (RegNets of billions of parameters are left out)."""
+    if network.startswith(("regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_16gf", "regnet_x_16gf")):
+        pytest.skip("takes seconds and gigabytes")
+    preset = networks._preset(network, "")
+    last = networks.layers(network)[-1]
+    assert networks._output_shape(network, last, preset.crop_size[0]) == (2, 1000)

@@ -55,8 +55,9 @@ def prepare(
     """
     try:
         program = _load(str(file))
-    except Exception as error:  # zip, json and torch raise as they please on what is not theirs
-        raise WrongInput(f"weights {source}: {file} is no program that torch.export.load takes: {_first_line(error)}") from None
+    except Exception:  # zip, json and torch raise as they please on what is not theirs
+        reader = f"torch.export.load (torch {torch.__version__})"
+        raise WrongInput(f"weights {source}: {file} is no program that {reader} takes") from None
     shape = _input_shape(program)
     wanted = (3, framing.crop, framing.crop)
     if len(shape) != 4 or any(isinstance(has, int) and has != wants for has, wants in zip(shape[1:], wanted)):

@@ -26,6 +26,7 @@ from image_similarity.kernels.fingerprints.inference import CAFFE, USUAL_AXES, I
 OUTPUT = "embedding"
 LAYER_ALIASES = {"vgg": {"fc1": "classifier.1", "fc2": "classifier.4"}}
 
+USUAL_SIDE = 224
 _PICTURES = 2  # pictures in a trial batch
 
 State = Mapping[str, torch.Tensor]
@@ -48,7 +49,7 @@ class Network(Description):
         """``file``: parameters as `Prepared.save` wrote them."""
         if file is None:
             raise ValueError("a network needs its file of parameters")
-        extractor = _extractor(self.network, self.layer)
+        extractor = _extractor(self.network, self.layer, self.framing.crop)
         extractor.load_state_dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True), assign=True)
         return Inference(extractor, self.framing, self.normalisation, self.pooling, self.precision, device)
 
@@ -79,14 +80,28 @@ def untrained_state(network: str, seed: int) -> State:
     """Seeded random parameters, the same on every machine with this torch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _build(network).state_dict()
+        return _build(network, _preset(network, "").crop_size[0]).state_dict()
 
 
-def _build(network: str) -> nn.Module:
-    # These two scale their input themselves, but only if told so; their published weights expect it.
-    told = {"transform_input": True, "init_weights": True} if network in ("googlenet", "inception_v3") else {}
+def _build(network: str, side: int = USUAL_SIDE) -> nn.Module:
+    """The network for pictures of ``side``, which most do not need to know."""
+    told: dict[str, Any] = {}
+    if network in ("googlenet", "inception_v3"):
+        # These two scale their input themselves, but only if told so; their published weights expect it.
+        told = {"transform_input": True, "init_weights": True}
+    elif network.startswith("vit_"):
+        told = {"image_size": side}
     model: nn.Module = get_model(network, weights=None, **told)
     return model
+
+
+def _empty(network: str, side: int = USUAL_SIDE) -> nn.Module:
+    """The network without memory for parameters."""
+    try:
+        with torch.device("meta"):
+            return _build(network, side)
+    except NotImplementedError:  # RegNets compute their widths by means of tensors, which must have values
+        return _build(network, side).to("meta")
 
 
 def prepare(
@@ -105,8 +120,8 @@ def prepare(
     their names, as does an unknown layer. ``source`` names the weights in messages.
     """
     node = resolve_layer(network, layer)
-    fitting = _fitting_state(network, node, state, source)
-    preset = _preset(network)
+    preset = _preset(network, source)
+    fitting = _fitting_state(network, node, preset.crop_size[0], state, source)
     framing = Framing(preset.resize_size[0], preset.crop_size[0], preset.interpolation.value, scaled=scaled)
     shape = _output_shape(network, node, framing.crop)
     if len(shape) < 2 or shape[0] != _PICTURES:
@@ -141,7 +156,7 @@ def spatial_axes(network: str, node: str, side: int) -> tuple[int, ...]:
 def _output_shape(network: str, node: str, side: int) -> tuple[int, ...]:
     """Of the output for `_PICTURES` pictures, found without memory or work; empty for a node whose output is no tensor."""
     with torch.inference_mode():
-        output = _extractor(network, node)(torch.empty(_PICTURES, 3, side, side, device="meta"))[OUTPUT]
+        output = _extractor(network, node, side)(torch.empty(_PICTURES, 3, side, side, device="meta"))[OUTPUT]
     return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
 
 
@@ -149,8 +164,7 @@ def resolve_layer(network: str, layer: str) -> str:
     """The node that ``layer`` names: itself, an alias, or the last node of a module. ``WrongInput`` names near ones."""
     aliases = next((names for family, names in LAYER_ALIASES.items() if network.startswith(family)), {})
     layer = aliases.get(layer, layer)
-    with torch.device("meta"):
-        nodes = get_graph_node_names(_build(network), suppress_diff_warning=True)[1]
+    nodes = layers(network)
     inside = [node for node in nodes if node == layer or node.startswith(f"{layer}.")]
     if not inside:
         known = [*aliases, *nodes]
@@ -160,9 +174,17 @@ def resolve_layer(network: str, layer: str) -> str:
     return layer if layer in inside else inside[-1]
 
 
-def _fitting_state(network: str, node: str, state: State, source: str) -> State:
+def layers(network: str) -> list[str]:
+    """The nodes of the network's graph, in the order of work."""
+    model = _empty(network)
+    with torch.device("meta"):
+        nodes: list[str] = get_graph_node_names(model, suppress_diff_warning=True)[1]
+    return nodes
+
+
+def _fitting_state(network: str, node: str, side: int, state: State, source: str) -> State:
     """The parameters up to ``node``, contiguous and in the network's order."""
-    needed = _extractor(network, node).state_dict()
+    needed = _extractor(network, node, side).state_dict()
     missing = [name for name in needed if name not in state]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -174,10 +196,10 @@ def _fitting_state(network: str, node: str, state: State, source: str) -> State:
     return {name: state[name].detach().to(parameter.dtype).contiguous() for name, parameter in needed.items()}
 
 
-def _extractor(network: str, node: str) -> nn.Module:
-    """The network up to ``node``, without memory for parameters."""
+def _extractor(network: str, node: str, side: int) -> nn.Module:
+    """The network for pictures of ``side``, up to ``node``, without memory for parameters."""
+    model = _empty(network, side).eval()
     with torch.device("meta"):
-        model = _build(network).eval()
         extractor: nn.Module = create_feature_extractor(model, {node: OUTPUT}, suppress_diff_warning=True).eval()
         return extractor
 
@@ -191,9 +213,10 @@ def state_sha256(state: State) -> str:
     return digest.hexdigest()
 
 
-def _preset(network: str) -> Any:
-    """Size, crop, interpolation and normalisation that torchvision declares with the network's default weights."""
-    transform = get_model_weights(network).DEFAULT.transforms
+def _preset(network: str, source: str) -> Any:
+    """Size, crop, interpolation and normalisation that torchvision declares with these weights; for others, its default ones."""
+    declared = get_model_weights(network)
+    transform = declared.__members__.get(source, declared.DEFAULT).transforms
     return transform() if isinstance(transform, partial) else transform
 
 
@@ -203,8 +226,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(list_models(module=torchvision.models)))
         return 0
     check_network(arguments[0])
-    with torch.device("meta"):
-        print("\n".join(get_graph_node_names(_build(arguments[0]), suppress_diff_warning=True)[1]))
+    print("\n".join(layers(arguments[0])))
     return 0
 
 

@@ -21,6 +21,7 @@ from image_similarity.errors import WrongInput
 from image_similarity.kernels.fingerprints import projections
 from image_similarity.kernels.fingerprints.projections import Projection
 from image_similarity.settings import PcaSettings
+from image_similarity.stages.embeddings.saved import as_lists
 from image_similarity.tables import SCHEMAS
 
 MEAN = -1
@@ -109,14 +110,12 @@ def _projecting(projection: "Broadcast[Projection]", key: str):  # type: ignore[
 
 
 def _batch(base: pa.RecordBatch, key: str, vectors: NDArray[np.float32]) -> pa.RecordBatch:
-    rows, dimensions = vectors.shape
-    offsets = pa.array(np.arange(0, (rows + 1) * dimensions, dimensions, dtype=np.int32))
     columns = {
         "content_sha256": base["content_sha256"],
-        "fingerprint_key": pa.array([key] * rows),
+        "fingerprint_key": pa.array([key] * len(vectors)),
         "width": base["width"],
         "height": base["height"],
-        "embedding": pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1))),
+        "embedding": as_lists(vectors),
     }
     return pa.RecordBatch.from_pydict(columns)
 

@@ -92,14 +92,12 @@ class Saver:
 
 def _parquet(key: str, made: Sequence[Made], vectors: NDArray[np.float32]) -> bytes:
     """A file in `SCHEMA`, without a Python object for any value of a vector."""
-    rows, dimensions = vectors.shape
-    offsets = pa.array(np.arange(0, (rows + 1) * dimensions, dimensions, dtype=np.int32))
     columns = {
         "content_sha256": pa.array([one.content_sha256 for one in made]),
-        "fingerprint_key": pa.array([key] * rows),
+        "fingerprint_key": pa.array([key] * len(made)),
         "width": pa.array([one.width for one in made], pa.int32()),
         "height": pa.array([one.height for one in made], pa.int32()),
-        "embedding": pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1))),
+        "embedding": as_lists(vectors),
         "image_id": pa.array([one.image_id for one in made]),
         "source_version": pa.array([one.source_version for one in made], pa.string()),
     }
@@ -107,3 +105,10 @@ def _parquet(key: str, made: Sequence[Made], vectors: NDArray[np.float32]) -> by
     # Dense floats: a dictionary makes them larger and slower.
     pq.write_table(pa.table(columns), out, compression="zstd", use_dictionary=["fingerprint_key"], write_statistics=False)
     return out.getvalue()
+
+
+def as_lists(vectors: NDArray[np.float32]) -> pa.ListArray:
+    """(n, d) as n lists, without copying."""
+    rows, dimensions = vectors.shape
+    offsets = pa.array(np.arange(0, (rows + 1) * dimensions, dimensions, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)))
