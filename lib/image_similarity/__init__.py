@@ -8,6 +8,7 @@ The data's path, one job per arrow; jobs meet only in published tables::
 Where things are:
 
 - ``settings``   every setting, typed and validated
+- ``fingerprints``  what settings declare as fingerprints, made ready for workers; ``weights``: where networks' parameters come from
 - ``tables``     the schemas of all tables
 - ``warehouse``  write a run, publish it, read what is current
 - ``storage``    bytes at a URI; ``http``: at an address of the web; ``images``: those of an image, or why they cannot be had

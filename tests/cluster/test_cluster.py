@@ -42,7 +42,7 @@ def test_the_same_tables_as_one_machine(cluster: Any, spark: SparkSession, pictu
     common = ["--set", "embeddings.max_failed_fraction=0.1", "--set", "neighbours.block_rows=8", *tiny]
     assert run_pipeline.main(["--images", str(pictures), "--warehouse", str(tmp_path / "local"), *common], session=spark) == 0
     here = tables(spark, tmp_path / "local")
-    assert {name: len(rows) for name, rows in here.items()} == {
+    assert {name: len(rows) for name, rows in here.items() if rows} == {
         "manifest": 42,
         "vectors": 40,
         "embeddings": 41,

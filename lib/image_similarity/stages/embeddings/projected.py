@@ -6,7 +6,7 @@ components, so that old and new vectors can be compared.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from image_similarity.kernels.fingerprints.projections import Projection
 from image_similarity.settings import PcaSettings
 from image_similarity.stages.embeddings.saved import as_lists
 from image_similarity.tables import SCHEMAS
+
+Batches = Iterator[pa.RecordBatch]
 
 MEAN = -1
 """The ``component`` under which the mean is kept, which is subtracted first."""
@@ -99,8 +101,8 @@ def project(spark: SparkSession, base: DataFrame, fitted: Fitted) -> DataFrame:
     return base.select(*SCHEMAS["vectors"].fieldNames()).mapInArrow(_projecting(shared, fitted.key), _VECTORS)
 
 
-def _projecting(projection: "Broadcast[Projection]", key: str):  # type: ignore[no-untyped-def]
-    def projected(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _projecting(projection: "Broadcast[Projection]", key: str) -> Callable[[Batches], Batches]:
+    def projected(batches: Batches) -> Batches:
         for batch in batches:
             if batch.num_rows:
                 vectors = projection.value(_matrix(batch["embedding"]))

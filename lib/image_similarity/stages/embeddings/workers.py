@@ -66,8 +66,7 @@ def embed(work: Sequence[Work], settings: EmbeddingsSettings, http: HttpSettings
     @pandas_udf(RESULT)  # type: ignore[call-overload]
     def results(batches: Iterator[tuple[pd.Series, pd.Series, pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
         with decoding.quiet_decoders():
-            loaded = [_loaded(one, settings, started) for one in work]
-            embedder = Embedder(loaded, settings, http, _isolated(settings))
+            embedder = Embedder(_load(work, settings, started), settings, http, _isolated(settings))
             yield from embedder.results(_Row(*row) for batch in batches for row in zip(*batch))
 
     # Without this the optimiser may run the network once for every table that is made from its answer.
@@ -108,8 +107,16 @@ class Loaded:
         return place < len(self.known) and int(self.known[place]) == number
 
 
+def _load(work: Sequence[Work], settings: EmbeddingsSettings, started: float) -> list[Loaded]:
+    """Workers are reused, and so are the fingerprints that they have loaded; those of another job make room."""
+    loaded = [_loaded(one, settings, started) for one in work]
+    kept = [one.kernel for one in loaded]
+    for other in [name for name, kernel in _kernels.items() if kernel not in kept]:
+        del _kernels[other]
+    return loaded
+
+
 def _loaded(work: Work, settings: EmbeddingsSettings, started: float) -> Loaded:
-    """Workers are reused, and so are the fingerprints that they have loaded."""
     device = task_device(settings.device) if work.description.uses_torch else "cpu"
     wanted = (work.description.key, work.file, device)
     if wanted not in _kernels:
@@ -198,6 +205,8 @@ class Embedder:
             try:
                 return future.result(timeout=1)
             except TimeoutError:
+                if future.done():
+                    raise
                 longest = time.monotonic() - min(self._decoding_since.values(), default=time.monotonic())
                 if self._isolated is None and longest > self._settings.decode_seconds:
                     os.kill(os.getpid(), signal.SIGKILL)
