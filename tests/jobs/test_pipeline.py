@@ -193,7 +193,7 @@ BAD = {
     "unknown setting": (build_manifest, ["--images", ".", "--set", "neighbours.simlar=1"], 2, "did you mean 'similar'"),
     "no manifest": (embed_images, [], 2, "run build_manifest first"),
     "no embeddings": (find_neighbours, [], 2, "run embed_images first"),
-    "undeclared fingerprint": (embed_images, ["--fingerprint", "vgg17"], 2, "not declared; declared are: colour-histogram, hog, vgg16-fc2"),
+    "undeclared fingerprint": (embed_images, ["--fingerprint", "vgg17"], 2, "declared are: colour-histogram, hog, vgg16-fc2"),
     "impossible k": (find_neighbours, ["-k", "-1"], 2, "greater than or equal to 0"),
     "unknown metric": (find_neighbours, ["--metric", "manhattan"], 2, "'cosine', 'correlation' or 'euclidean'"),
     "made here": (find_neighbours, ["--embeddings", ".", "--fingerprint", "vgg16-fc2"], 2, "which is made here"),
