@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,15 @@ def test_fetching_goes_on_while_the_network_works(
         return content
 
     monkeypatch.setattr(images, "fetch", slow_fetch)
-    monkeypatch.setattr(decoding, "decode", lambda *given: counted(decoding_now, most_decoding, lambda: decode(*given)))
+
+    def slow_decode(*given: Any) -> Any:
+        def work() -> Any:
+            time.sleep(0.05)  # long enough for the others to come, if they may
+            return decode(*given)
+
+        return counted(decoding_now, most_decoding, work)
+
+    monkeypatch.setattr(decoding, "decode", slow_decode)
     results, _ = embed(files[:6], Brightness(), fetch_threads=3, decode_threads=1)
     assert len(results) == 6 and most_fetching == [3] and most_decoding == [1]
 
