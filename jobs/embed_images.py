@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import json
 import shutil
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from image_similarity import cli, fingerprints
 from image_similarity.cli import Application, Job, say
@@ -282,12 +284,24 @@ def _project(job: Job) -> None:
         append={"vectors": {fitted.key: job.run_id}} if counts["vectors_added"] else None,
         inputs=inputs,
         counts=counts,
-        used={"fingerprint": {job.slot: declared.model_dump()}, "fingerprint_key": fitted.key, "base_key": fitted.base_key},
+        used={
+            "fingerprint": {job.slot: declared.model_dump()},
+            "fingerprint_key": fitted.key,
+            "base_key": fitted.base_key,
+            **_weights_behind(job, inputs["embeddings"]),
+        },
     )
     say(
         f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} vectors "
         f"projected; {declared.dimensions} components hold {fitted.explained:.1%} of the variance of {declared.base}"
     )
+
+
+def _weights_behind(job: Job, runs: list[str]) -> dict[str, Any]:
+    """What is recorded of the weights that made the base's vectors: pages tell of untrained ones, projected or not."""
+    record = job.warehouse.read("runs", job.seen.runs("runs")).where(F.col("run_id").isin(runs)).first()
+    told = json.loads(record["settings"]) if record is not None else {}
+    return {name: told[name] for name in ("weights", "trained") if name in told}
 
 
 def _write_projected(job: Job, base: DataFrame, vectors: DataFrame, fitted: Fitted, is_new: bool) -> dict[str, Any]:

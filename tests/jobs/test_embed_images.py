@@ -123,6 +123,15 @@ def test_a_projection_is_fitted_once_and_kept(run: Run, folder: Path, tmp_path: 
     assert "dimensions is 14, but colours has 13 vectors of 256 values" in capsys.readouterr().err
 
 
+def test_a_projection_of_untrained_vectors_says_so(run: Run, folder: Path, tmp_path: Path, tiny: list[str]) -> None:
+    again = ["--warehouse", tmp_path / "w", *tiny, "--set", "embeddings.max_failed_fraction=0.5"]
+    again += ["--set", 'fingerprints.few={network="pca",base="tiny",dimensions=4}']
+    assert run(build_manifest, "--images", folder, *again) == 0
+    assert run(embed_images, *again, "--fingerprint", "few") == 0
+    recorded = query(tmp_path / "w", "SELECT settings FROM runs WHERE slot = 'few'")
+    assert json.loads(recorded[0][0])["trained"] is False
+
+
 def test_failures_are_tried_again_when_asked_or_when_they_may_pass(
     run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any
 ) -> None:
