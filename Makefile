@@ -8,9 +8,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 IMAGES ?=
+ENVIRONMENT ?=
 ARGS   ?=
 
-.PHONY: demo test test-cluster lint bench clean
+.PHONY: demo test test-cluster lint bench package clean
 
 demo: $(VENV)/.installed
 ifeq ($(strip $(IMAGES)),)
@@ -34,6 +35,10 @@ lint: $(VENV)/.installed
 	$(BIN)/isort --check-only lib jobs tests
 	$(BIN)/flake8 lib jobs tests
 	$(BIN)/mypy
+
+# What a cluster needs, in dist/; ENVIRONMENT=1 packs Python with all dependencies, too (minutes, gigabytes).
+package: $(VENV)/.installed
+	@$(BIN)/python -m image_similarity.packaging --into dist $(if $(ENVIRONMENT),--environment)
 
 # Ours and a peer side by side, in one run. Takes minutes; results are printed as Markdown.
 bench: $(VENV)/.installed
