@@ -52,7 +52,7 @@ class Cluster:
     ) -> "subprocess.Popen[str]":
         """Start ``dist/jobs/<job>.py`` by spark-submit with the zip and the settings of ``dist``; output and errors are one stream.
 
-        ``python``: that of driver and workers; ``conf``: wins over ``conf/spark/<properties>.conf``; ``flags``: more for spark-submit.
+        ``python``: that of driver and workers; ``conf``: wins over ``conf/spark/<properties>.conf``; ``flags``: for spark-submit.
         """
         command = [str(SPARK / "bin" / "spark-submit"), "--master", self.master]
         command += ["--py-files", str(dist / "image_similarity.zip")]
@@ -85,7 +85,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, workers: int = 3, cores: int = 1, memory: str = "2g", worker_options: Sequence[str] = ()) -> Iterator[Cluster]:
+def cluster(
+    folder: Path, workers: int = 3, cores: int = 1, memory: str = "2g", worker_options: Sequence[str] = ()
+) -> Iterator[Cluster]:
     """A master and ``workers`` of ``cores`` each; ``worker_options``: settings of the workers, as ``-Dspark.worker...``."""
     processes: "list[subprocess.Popen[bytes]]" = []
     try:

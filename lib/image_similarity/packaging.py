@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "image_similarity.zip"
 ENVIRONMENT = "environment.tar.gz"
 _NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc")
+_UNNEEDED = ("site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "tkinter", "config-*")
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of files in the zip, so that the same source makes the same bytes
 
 
@@ -54,7 +55,7 @@ def _zip_library(file: Path) -> None:
 
 
 def pack_environment(file: Path) -> None:
-    """Write Python with all dependencies to ``file``, a .tar.gz; what pip is told by its environment (an index of CPU builds) counts.
+    """Write Python with all dependencies to ``file``, a .tar.gz. pip's own environment counts (say, an index of CPU builds).
 
     Raises ``subprocess.CalledProcessError`` where pip cannot install.
     """
@@ -78,7 +79,7 @@ def _copy_python(tree: Path) -> Path:
     """Copy the Python that made this environment, its library included, to ``tree``; ``bin/python`` starts it, wherever it is."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = Path(sysconfig.get_path("stdlib"))
-    unneeded = shutil.ignore_patterns("site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "tkinter", "config-*")
+    unneeded = shutil.ignore_patterns(*_UNNEEDED)
     shutil.copytree(library, tree / "lib" / version, ignore=unneeded)
     (tree / "bin").mkdir()
     shutil.copy(os.path.realpath(sys.executable), tree / "bin" / version)
