@@ -66,6 +66,22 @@ class Pointer:
                 tables.setdefault(table, {}).setdefault(slot, []).append(run)
         return Pointer(self.version + 1, tables)
 
+    def holds(self, slots: Slots) -> bool:
+        """Whether each of the runs is in its slot."""
+        return all(run in self.runs(table, slot) for table, named in slots.items() for slot, run in named.items())
+
+    def as_json(self) -> bytes:
+        return json.dumps({"version": self.version, "tables": self.tables}, indent=1, sort_keys=True).encode()
+
+
+def _check_same(seen: Pointer, now: Pointer, table: str, slot: str) -> None:
+    if now.runs(table, slot) != seen.runs(table, slot):
+        other = ", ".join(now.runs(table, slot)) or "nothing"
+        raise JobFailed(
+            f"another job published {table} {slot or '(whole table)'} while this one ran (now: {other}); "
+            "nothing of this run was published: run it again"
+        )
+
 
 class Warehouse:
     """One warehouse, through one Spark session.
@@ -84,7 +100,9 @@ class Warehouse:
 
     def current(self) -> Pointer:
         """The pointer as it is now; version 0 without tables where nothing was ever published."""
-        content = self._files.read(f"{self.uri}/{POINTER}")
+        return self._pointer(self._files.read(f"{self.uri}/{POINTER}"))
+
+    def _pointer(self, content: bytes | None) -> Pointer:
         if content is None:
             return Pointer()
         try:
@@ -185,21 +203,28 @@ class Warehouse:
         but for ``runs``, to which all jobs add.
         """
         exclusive = [*replace.items(), *((table, slots) for table, slots in append.items() if table != "runs")]
-        with self._files.locked(f"{self.uri}/_lock"):
-            now = self.current()
+
+        def change(content: bytes | None) -> bytes:
+            now = self._pointer(content)
+            if content is not None and now.holds(replace) and now.holds(append):
+                return content  # it went in before, though the store's answer was lost
             for table, slots in exclusive:
                 for slot in slots:
-                    if now.runs(table, slot) != seen.runs(table, slot):
-                        other = ", ".join(now.runs(table, slot)) or "nothing"
-                        raise JobFailed(
-                            f"another job published {table} {slot or '(whole table)'} while this one ran (now: {other}); "
-                            "nothing of this run was published: run it again"
-                        )
-            following = now.changed(replace, append)
-            content = json.dumps({"version": following.version, "tables": following.tables}, indent=1, sort_keys=True)
-            self._files.write(f"{self.uri}/{POINTER}", content.encode())
-            self._files.write(f"{self.uri}/{VIEWS}", self._views(following).encode())
-        return following
+                    _check_same(seen, now, table, slot)
+            return now.changed(replace, append).as_json()
+
+        self._files.update(f"{self.uri}/{POINTER}", change)
+        return self._write_views()
+
+    def _write_views(self) -> Pointer:
+        """Write the views of what is current; again, if it changed meanwhile: the last to look writes the newest."""
+        pointer = self.current()
+        while True:
+            self._files.write(f"{self.uri}/{VIEWS}", self._views(pointer).encode())
+            now = self.current()
+            if now == pointer:
+                return pointer
+            pointer = now
 
     def _views(self, pointer: Pointer) -> str:
         folders = {table: [self.folder(table, run) for run in pointer.runs(table)] for table in SCHEMAS}
