@@ -1,4 +1,4 @@
-"""Publication on an object store, by conditional puts, on an S3-compatible server on loopback. (Spark's connector writes tables.)"""
+"""Publication on an object store, by conditional puts, on an S3-compatible server. (Tables are written by Spark's connector.)"""
 
 import json
 import subprocess
