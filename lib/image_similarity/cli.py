@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,10 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
-from image_similarity import __version__, settings, spark
-from image_similarity.errors import JobFailed
+from image_similarity import __version__, housekeeping, leases, settings, spark
+from image_similarity.errors import JobFailed, TooManyFailures
 from image_similarity.settings import Settings
 from image_similarity.warehouse import Slots, Warehouse, new_run_id
 
@@ -52,9 +52,41 @@ class Application:
     warehouse: Warehouse
     finished: "list[Finished]" = field(default_factory=list)
     """What this application has published so far."""
+    _jobs: "list[Job]" = field(default_factory=list)
+    _is_at_work: bool = False
+    _leases: ExitStack = field(default_factory=ExitStack)
 
     def job(self, name: str, slot: str = "") -> "Job":
-        return Job(self, name, slot)
+        job = Job(self, name, slot)
+        self._jobs.append(job)
+        if self._is_at_work:
+            self._leases.enter_context(leases.held(self.warehouse, job.run_id))
+        return job
+
+    def begin(self) -> None:
+        """From now on something may be written: until the end, cleaning leaves alone what the runs of this application write."""
+        if not self._is_at_work:
+            self._is_at_work = True
+            for job in self._jobs:
+                self._leases.enter_context(leases.held(self.warehouse, job.run_id))
+
+    def __enter__(self) -> "Application":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """The end: what was written and not published goes, but for the list of failures that the error points to."""
+        with self._leases:
+            if error is not None and self._is_at_work:
+                self._discard(["failures"] if isinstance(error, TooManyFailures) else [])
+
+    def _discard(self, but: list[str]) -> None:
+        try:
+            published = set(self.warehouse.current().runs("runs"))
+            for job in self._jobs:
+                if job.run_id not in published:
+                    self.warehouse.discard(job.run_id, but)
+        except (OSError, JobFailed, *spark.SPARK_ERRORS):
+            pass  # what made the job fail is told, not this; clean_warehouse removes the rest
 
 
 @dataclass
@@ -83,9 +115,10 @@ class Job:
         label = self.arguments.run_id
         if label is None:
             return False
-        runs = self.warehouse.read("runs", self.seen.runs("runs"))
-        same = (F.col("label") == label) & (F.col("job") == self.name) & (F.col("slot") == self.slot)
-        before = runs.where(same & (F.col("status") == PUBLISHED)).select("run_id").first()
+        history = housekeeping.records(self.warehouse, self.seen)
+        undone = housekeeping.undone(history)
+        same = [run for run in history if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
+        before = next((run for run in same if run.run_id not in undone), None)
         if before is not None:
             say(f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}")
         return before is not None
@@ -95,7 +128,7 @@ class Job:
         say(f"{self.name}:", *lines)
         if self.arguments.dry_run:
             raise PlanOnly
-        self.warehouse.check_writable()
+        self.application.begin()
 
     def publish(
         self,
@@ -119,6 +152,7 @@ class Job:
             "slot": self.slot,
             "status": PUBLISHED,
             "inputs": json.dumps(inputs, sort_keys=True),
+            "outputs": json.dumps(_outputs(replace, append or {}), sort_keys=True),
             "settings": json.dumps(used, sort_keys=True),
             "counts": json.dumps(counts, sort_keys=True),
             "versions": json.dumps(_versions(self.session), sort_keys=True),
@@ -132,6 +166,20 @@ class Job:
         appended["runs"] = {"": self.run_id}
         self.warehouse.publish(self.seen, replace, appended)
         self.application.finished.append(Finished(self.name, self.seconds, counts, used))
+        if self.arguments.keep_runs:
+            self._clean(self.arguments.keep_runs)
+
+    def _clean(self, keep: int) -> None:
+        try:
+            housekeeping.remove(self.warehouse, housekeeping.removable(self.warehouse, keep))
+        except (OSError, *spark.SPARK_ERRORS) as error:  # the run is published: it did not fail
+            say(f"note: older runs could not be removed: {error}; clean_warehouse does it")
+
+
+def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:
+    """For ``runs.outputs``: table -> slots, of those that were replaced and of those that were added to."""
+    named = {"replaced": replace, "appended": append}
+    return {how: {table: sorted(runs) for table, runs in slots.items()} for how, slots in named.items()}
 
 
 def say(*lines: str) -> None:
@@ -145,6 +193,17 @@ def setting(key: str, is_text: bool = False) -> dict[str, Any]:
     ``is_text``: the value is a string, whatever it looks like.
     """
     return {"dest": "overrides", "action": "append", "type": lambda value: f"{key}={json.dumps(value) if is_text else value}"}
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A ``type`` for ``add_argument``: a whole number that is not smaller."""
+
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of {least} or more")
+        return int(text)
+
+    return number
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -162,6 +221,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     common.add_argument("--warehouse", required=True, metavar="URI", help="the folder of all tables")
     common.add_argument("--run-id", metavar="LABEL", help="kept in runs; what this label has published is not done again")
+    common.add_argument(
+        "--keep-runs",
+        type=at_least(2),
+        metavar="N",
+        help="after publishing, remove all but the N newest runs of each slot, and what dead runs left (default: keep all)",
+    )
     common.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     common.add_argument("--verbose", action="store_true", help="show tracebacks")
     return made
@@ -185,7 +250,8 @@ def main(
         loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
         used = session or spark.session(name, conf if conf.is_dir() else None)
         try:
-            run(Application(arguments, loaded, used, Warehouse(used, arguments.warehouse)))
+            with Application(arguments, loaded, used, Warehouse(used, arguments.warehouse)) as application:
+                run(application)
         finally:
             if session is None:
                 used.stop()

@@ -57,6 +57,12 @@ class ObjectFiles:
             if self._exists(path):
                 self._store.delete(self._key(path))
 
+    def size(self, path: str) -> int:
+        with _errors_as_oserror(path):
+            if self._exists(path):
+                return int(self._store.head(self._key(path))["size"])
+            return sum(int(one["size"]) for batch in self._store.list(f"{self._key(path)}/") for one in batch)
+
     def modified(self, path: str) -> float | None:
         with _errors_as_oserror(path):
             try:

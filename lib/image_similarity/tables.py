@@ -108,6 +108,7 @@ SCHEMAS: Mapping[str, StructType] = {
         ("slot", _STRING),
         ("status", _STRING),
         ("inputs", _STRING),
+        ("outputs", _STRING),
         ("settings", _STRING),
         ("counts", _STRING),
         ("versions", _STRING),
@@ -166,7 +167,9 @@ def _select(table: str, folders: list[str]) -> str:
         return f"SELECT {nothing} WHERE false"
     names = ", ".join(column.name for column in columns)
     files = ", ".join(_sql_string(f"{_escape_glob(folder)}/*.parquet") for folder in folders)
-    return f"SELECT {names}\nFROM read_parquet([{files}], hive_partitioning = false)"
+    # Rows of `runs` are written by all versions of this program; columns that one did not know are null.
+    by_name = ", union_by_name = true" if table == "runs" else ""
+    return f"SELECT {names}\nFROM read_parquet([{files}], hive_partitioning = false{by_name})"
 
 
 def _escape_glob(path: str) -> str:

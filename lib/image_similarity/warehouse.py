@@ -12,7 +12,7 @@ Tables and pointer go through the JVM's file systems, so with Spark's own creden
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity import storage
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed
 from image_similarity.tables import SCHEMAS, views_sql
 from image_similarity.warehouse_files import files_of
 
@@ -94,13 +94,13 @@ class Warehouse:
         self.local_root = storage.absolute(uri) if storage.is_local(uri) else None
         self.uri = self.local_root or storage.for_spark(uri.rstrip("/"))
         self._root = storage.for_spark(self.uri)
-        self._files = files_of(spark, self.uri)
+        self.files = files_of(spark, self.uri)
 
     # -- reading ---------------------------------------------------------------------------------------------------------------
 
     def current(self) -> Pointer:
         """The pointer as it is now; version 0 without tables where nothing was ever published."""
-        return self._pointer(self._files.read(f"{self.uri}/{POINTER}"))
+        return self._pointer(self.files.read(f"{self.uri}/{POINTER}"))
 
     def _pointer(self, content: bytes | None) -> Pointer:
         if content is None:
@@ -150,7 +150,7 @@ class Warehouse:
 
     def write_file(self, table: str, run: str, content: bytes) -> None:
         """Write run ``run`` of a small ``table`` that is one Parquet file, already in memory."""
-        self._files.write(f"{self.uri}/{table}/run_id={run}/part-00000.parquet", content)
+        self.files.write(f"{self.uri}/{table}/run_id={run}/part-00000.parquet", content)
 
     @contextmanager
     def scratch(self, run: str) -> Iterator["Scratch"]:
@@ -158,7 +158,7 @@ class Warehouse:
         try:
             yield Scratch(self, f"{self._root}/{SCRATCH}/{run}")
         finally:
-            self._files.delete(f"{self.uri}/{SCRATCH}/{run}")
+            self.files.delete(f"{self.uri}/{SCRATCH}/{run}")
 
     @contextmanager
     def state(self, slot: str, run: str) -> Iterator["Scratch"]:
@@ -167,7 +167,7 @@ class Warehouse:
             yield self.state_of(slot, run)
         except BaseException:
             if run not in self.current().runs("runs"):
-                self._files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
+                self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
             raise
 
     def state_of(self, slot: str, run: str) -> "Scratch":
@@ -176,22 +176,19 @@ class Warehouse:
 
     def states(self, slot: str) -> list[str]:
         """The runs that left something for ``slot``."""
-        return sorted(self._files.entries(f"{self.uri}/{STATE}/{slot}"))
+        return sorted(self.files.entries(f"{self.uri}/{STATE}/{slot}"))
 
     def forget_state(self, slot: str, before: str | None = None) -> None:
         """Remove what runs older than ``before`` left (None: all), and what runs that were killed did."""
         for run in self.states(slot):
             if before is None or run < before:  # names of runs begin with their time
-                self._files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
+                self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
 
-    def check_writable(self) -> None:
-        """Raise ``WrongInput`` if nothing can be written here, before any work is done."""
-        probe = f"{self.uri}/{SCRATCH}/probe-{secrets.token_hex(4)}"
-        try:
-            self._files.write(probe, b"")
-            self._files.delete(probe)
-        except OSError as error:
-            raise WrongInput(f"the warehouse {self.uri} cannot be written: {error}") from None
+    def discard(self, run: str, but: Collection[str] = ()) -> None:
+        """Remove the tables of a run that will not be published, except those named in ``but``."""
+        for table in SCHEMAS:
+            if table not in but:
+                self.files.delete(f"{self.uri}/{table}/run_id={run}")
 
     # -- publishing ------------------------------------------------------------------------------------------------------------
 
@@ -213,14 +210,14 @@ class Warehouse:
                     _check_same(seen, now, table, slot)
             return now.changed(replace, append).as_json()
 
-        self._files.update(f"{self.uri}/{POINTER}", change)
+        self.files.update(f"{self.uri}/{POINTER}", change)
         return self._write_views()
 
     def _write_views(self) -> Pointer:
         """Write the views of what is current; again, if it changed meanwhile: the last to look writes the newest."""
         pointer = self.current()
         while True:
-            self._files.write(f"{self.uri}/{VIEWS}", self._views(pointer).encode())
+            self.files.write(f"{self.uri}/{VIEWS}", self._views(pointer).encode())
             now = self.current()
             if now == pointer:
                 return pointer

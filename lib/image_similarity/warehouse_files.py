@@ -40,6 +40,9 @@ class Files(Protocol):
     def delete(self, path: str) -> None:
         """Remove a file or a folder with all that is in it; nothing happens if there is none."""
 
+    def size(self, path: str) -> int:
+        """Bytes of a file, or of all files in a folder; 0 if there is none."""
+
     def modified(self, path: str) -> float | None:
         """When the file was written, in seconds by the store's own clock; None if there is no such file."""
 
@@ -103,6 +106,11 @@ class LocalFiles(UpdatesUnderLock):
             shutil.rmtree(path)
         else:
             Path(path).unlink(missing_ok=True)
+
+    def size(self, path: str) -> int:
+        if os.path.isfile(path):
+            return os.path.getsize(path)
+        return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
 
     def modified(self, path: str) -> float | None:
         try:
@@ -197,6 +205,11 @@ class HadoopFiles(UpdatesUnderLock):
             if "FileAlreadyExists" in error.java_exception.getClass().getName():
                 return False
             raise OSError(str(error.java_exception).splitlines()[0]) from error
+
+    def size(self, path: str) -> int:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            return int(filesystem.getContentSummary(jpath).getLength()) if filesystem.exists(jpath) else 0
 
     def modified(self, path: str) -> float | None:
         filesystem, jpath = self._open(path)
