@@ -172,11 +172,11 @@ def _folder_for_workers() -> Path:
     return folder
 
 
-def _saved(job: Job, key: str) -> DataFrame:
+def _saved(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
     """What this run and those before it, which did not come to their end, have saved for ``key``."""
     slot = f"embed_images/{key}"
-    folders = [job.warehouse.state_of(slot, run).folder(saved.FOLDER) for run in job.warehouse.states(slot)]
-    return job.warehouse.read_folders(folders, saved.SCHEMA)
+    runs = [run for run in job.warehouse.states(slot) if run == job.run_id or not this_run_only]
+    return job.warehouse.read_folders([job.warehouse.state_of(slot, run).folder(saved.FOLDER) for run in runs], saved.SCHEMA)
 
 
 def _check_key(job: Job, published: Any, key: str) -> None:
@@ -195,7 +195,9 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> dict[str, 
     reasons = _write_failures(job, outputs.failures, outputs.images)
     job.warehouse.write("embeddings", run, outputs.embeddings)
     vectors, added = one.fingerprint.vectors, 0
-    if outputs.embedded or outputs.taken_over:
+    # Not what tasks have told: one that was lost with its executor may have saved vectors, which are not made again.
+    embedded = _saved(job, one.fingerprint.key, this_run_only=True).select("content_sha256").distinct().count()
+    if embedded or outputs.taken_over:
         new = stage.new_vectors(_saved(job, one.fingerprint.key), vectors)
         job.warehouse.write("vectors", run, new)
         written = job.warehouse.read("vectors", [run])
@@ -207,7 +209,7 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> dict[str, 
         "not_read_again": outputs.reused,
         "taken_over": outputs.taken_over,
         "read": outputs.read,
-        "embedded": outputs.embedded,
+        "embedded": embedded,
         "vectors_added": added,
         "failures": reasons,
     }

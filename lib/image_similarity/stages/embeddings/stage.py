@@ -84,8 +84,6 @@ class Outputs:
     taken_over: int
     """Of these, images that an earlier run had embedded and not published."""
     read: int
-    embedded: int
-    """Images that went through it."""
 
 
 def run(
@@ -216,7 +214,6 @@ def _split(number: int, one: Fingerprint, matched: DataFrame, results: DataFrame
         reused=tally.images - tally.wanted[number],
         taken_over=tally.taken_over[number],
         read=tally.wanted[number],
-        embedded=results.where(F.element_at("embedded", number + 1)).count() if tally.wanted[number] else 0,
     )
 
 
