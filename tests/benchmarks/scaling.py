@@ -3,8 +3,8 @@
     .venv/bin/python tests/benchmarks/scaling.py [--images 600] [--rows 40000] [--dimensions 4096] [--rounds 3]
 
 embed_images puts drawn pictures through VGG16 (untrained); find_neighbours compares all pairs of made vectors. Measured is what
-the job itself tells in ``runs.seconds``: everything but the start of Spark. Prints Markdown. On a machine with two cores the driver,
-the master and the workers' own processes share them with the executors.
+the job itself tells in ``runs.seconds``: everything but the start of Spark. Prints Markdown. On a machine with two cores the
+driver, the master and the workers' own processes share them with the executors.
 """
 
 import argparse
@@ -51,7 +51,8 @@ def main() -> None:
 
 def measured(cluster: standalone.Cluster, folder: Path, rounds: int) -> dict[str, dict[int, list[float]]]:
     """job -> executors -> seconds of each round."""
-    jobs = {"embed_images": ["--set", 'fingerprints.vgg16-fc2.weights="untrained"'], "find_neighbours": ["--embeddings", "own.parquet"]}
+    untrained = ["--set", 'fingerprints.vgg16-fc2.weights="untrained"']
+    jobs = {"embed_images": untrained, "find_neighbours": ["--embeddings", "own.parquet"]}
     seconds: dict[str, dict[int, list[float]]] = {job: {executors: [] for executors in EXECUTORS} for job in jobs}
     for number in range(rounds):
         for executors in EXECUTORS:
