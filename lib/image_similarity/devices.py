@@ -156,6 +156,7 @@ def _usable(index: int, which: str) -> str:
         raise _Unusable(f"{which} is not there: torch sees {count}, from 0 on{listed}")
     device = f"cuda:{index}"
     try:
+        torch.cuda.set_device(device)  # what does not name a device, such as pinned memory, must not end up on another one
         torch.zeros(1, device=device)
     except RuntimeError as error:  # in use by somebody who shares it with nobody, full, or broken
         raise _Unusable(f"{which} cannot be used: {str(error).splitlines()[0]}") from None

@@ -2,7 +2,7 @@
 
     spark-submit ... gpu_tasks.py FOLDER TASKS GPUS
 
-Asks what embed_images asks (`image_similarity.devices`), in workers to which torch pretends to see GPUS devices. A task goes on only
+Asks what embed_images asks (`image_similarity.devices`), in workers where torch pretends to see GPUS devices. A task goes on only
 when all have begun, so they are at work together. FOLDER/<task>.json tells what each got, and in which executor.
 """
 
@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -27,6 +27,7 @@ def pretend(gpus: int) -> None:
 
     torch.cuda.is_available = lambda: True
     torch.cuda.device_count = lambda: gpus
+    torch.cuda.set_device = lambda _: None
     torch.zeros = lambda *_, **__: None  # type: ignore[assignment]
 
 
@@ -44,7 +45,7 @@ def main(folder: Path, tasks: int, gpus: int) -> None:
     devices.check(spark, settings)
     available = devices.for_tasks(spark, settings)
 
-    def of_task(task: int, _: Iterator[int]) -> Iterator[str]:
+    def of_task(task: int, _: Iterable[int]) -> Iterable[str]:
         pretend(gpus)
         (folder / f"{task}.begun").touch()
         wait_for(folder, tasks)

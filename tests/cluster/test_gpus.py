@@ -1,6 +1,7 @@
 """GPUs as Spark hands them out on a real cluster, whose workers have made-up ones: torch finds none here."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections import Counter
@@ -26,15 +27,19 @@ ADDRESSES = ("2", "3")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A master, and two workers of two cores and two GPUs each."""
+def cluster(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A master, and two workers of two cores each that discover two GPUs, with the script that is shipped."""
     folder = tmp_path_factory.mktemp("gpu-cluster")
-    script = folder / "made_up_gpus.sh"
-    script.write_text("#!/bin/sh\necho '" + json.dumps({"name": "gpu", "addresses": ADDRESSES}) + "'\n")
-    script.chmod(0o755)
+    nvidia_smi = folder / "nvidia-smi"
+    nvidia_smi.write_text("#!/bin/sh\nprintf '%s\\n' " + " ".join(ADDRESSES) + "\n")
+    nvidia_smi.chmod(0o755)
+    script = dist / "conf" / "discover_gpus.sh"
     options = [f"-Dspark.worker.resource.gpu.amount={len(ADDRESSES)}", f"-Dspark.worker.resource.gpu.discoveryScript={script}"]
-    with standalone.cluster(folder, WORKERS, CORES, worker_options=options) as made:
-        yield made
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        environment.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        with standalone.cluster(folder, WORKERS, CORES, worker_options=options) as made:
+            yield made
 
 
 @pytest.fixture(scope="module")

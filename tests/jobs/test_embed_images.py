@@ -92,10 +92,11 @@ def test_no_more_tasks_than_gpus_may_have(
 
     monkeypatch.setattr(stage, "progress", watched)
     arguments = ["--warehouse", tmp_path / "w", *tiny, *CLASSICAL, "--set", "embeddings.max_failed_fraction=0.5"]
+    arguments += ["--set", "embeddings.images_per_task=4"]
     assert run(build_manifest, "--images", folder, *arguments) == 0
     for name in ("tiny", "colours"):
         assert run(embed_images, *arguments, "--fingerprint", name) == 0
-    assert seen == [(1, 12), (2, None)]
+    assert seen == [(1, 12), (4, None)]
 
 
 def test_a_gpu_that_is_asked_for_and_absent_is_told_before_any_work(
