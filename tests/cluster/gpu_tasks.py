@@ -3,7 +3,7 @@
     spark-submit ... gpu_tasks.py FOLDER TASKS GPUS
 
 Asks what embed_images asks (`image_similarity.devices`), in workers where torch pretends to see GPUS devices. A task goes on only
-when all have begun, so they are at work together. FOLDER/<task>.json tells what each got, and in which executor.
+when all have begun, so they are at work together. FOLDER/told.json tells what each got, and in which executor.
 """
 
 import json
@@ -27,7 +27,7 @@ def pretend(gpus: int) -> None:
 
     torch.cuda.is_available = lambda: True
     torch.cuda.device_count = lambda: gpus
-    torch.cuda.set_device = lambda _: None
+    torch.cuda.set_device = lambda _: None  # type: ignore[assignment]
     torch.zeros = lambda *_, **__: None  # type: ignore[assignment]
 
 
@@ -50,10 +50,11 @@ def main(folder: Path, tasks: int, gpus: int) -> None:
         (folder / f"{task}.begun").touch()
         wait_for(folder, tasks)
         # Workers are children of a daemon, of which an executor has one.
-        yield json.dumps({"task": task, "device": available.of_task(), "executor": os.getppid()})
+        told = {"task": task, "device": available.of_task(), "executor": os.getppid()}
+        yield json.dumps({**told, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")})
 
-    told = spark.sparkContext.parallelize(range(tasks), tasks).mapPartitionsWithIndex(of_task).collect()
-    (folder / "told.json").write_text(f"[{','.join(told)}]")
+    all_told = spark.sparkContext.parallelize(range(tasks), tasks).mapPartitionsWithIndex(of_task).collect()
+    (folder / "told.json").write_text(f"[{','.join(all_told)}]")
     spark.stop()
 
 

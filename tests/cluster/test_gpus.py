@@ -73,12 +73,14 @@ def submit(cluster: Cluster, dist: Path, bare_python: Path) -> Submit:
     return submitted
 
 
-def devices_seen(submit: Submit, folder: Path, **how: Any) -> list[list[str]]:
+def devices_seen(submit: Submit, folder: Path, visible: str | None = None, **how: Any) -> list[list[str]]:
     """The devices of four tasks that were at work at the same time, executor by executor."""
-    done = submit("gpu_tasks", folder, WORKERS * CORES, 4, **how)
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    done = submit("gpu_tasks", folder, WORKERS * CORES, 4, **how, **environment)
     assert done.returncode == 0, done.stdout
     told = json.loads((folder / "told.json").read_text())
     assert sorted(one["task"] for one in told) == [0, 1, 2, 3]
+    assert {one["visible"] for one in told} == {visible}
     executors = {one["executor"] for one in told}
     return sorted(sorted(one["device"] for one in told if one["executor"] == executor) for executor in executors)
 
@@ -90,7 +92,7 @@ def test_tasks_at_work_together_have_a_gpu_each(submit: Submit, tmp_path: Path) 
 
 def test_half_a_gpu_each_is_one_for_two(submit: Submit, tmp_path: Path) -> None:
     """Under a list of visible devices, too: the address counts its entries."""
-    seen = devices_seen(submit, tmp_path, cores=2, gpus=1, of_task=0.5, CUDA_VISIBLE_DEVICES="GPU-a,GPU-b,GPU-c,GPU-d")
+    seen = devices_seen(submit, tmp_path, cores=2, gpus=1, of_task=0.5, visible="GPU-a,GPU-b,GPU-c,GPU-d")
     assert [Counter(devices) for devices in seen] == [{device: 2} for [device, _] in seen]
     assert len(seen) == 2 and {device for devices in seen for device in devices} <= {"cuda:2", "cuda:3"}
 
