@@ -52,7 +52,7 @@ class Devices:
         except _Unusable as fault:
             if self.fallback == CPU:
                 return CPU
-            raise JobFailed(f"{fault} on {socket.gethostname()}: {_ADVICE}") from None
+            raise JobFailed(f"{socket.gethostname()}: {fault}; {_ADVICE}") from None
 
     def _of_task(self) -> str:
         address = _given()
@@ -85,7 +85,7 @@ def check(spark: SparkSession, settings: EmbeddingsSettings) -> None:
         return
     if is_local_mode(spark):
         if not _visible():
-            raise JobFailed(f"embeddings.device is cuda, and {_why_none()}: {_ADVICE}")
+            raise JobFailed(f"embeddings.device is cuda, and {_why_none()}; {_ADVICE}")
     elif not float(spark.sparkContext.getConf().get("spark.task.resource.gpu.amount") or 0):
         raise WrongInput(
             "embeddings.device is cuda, and this application asks the cluster for no GPUs: submit it with --properties-file "
@@ -140,8 +140,8 @@ def _why_none() -> str:
 
     if not torch.backends.cuda.is_built():
         return f"torch {torch.__version__} is built without CUDA"
-    hidden = f" or {_VISIBLE}={os.environ[_VISIBLE]} hides them" if _VISIBLE in os.environ else ""
-    return f"torch finds no GPU (there is none, its driver does not answer{hidden})"
+    hidden = f", or {_VISIBLE}={os.environ[_VISIBLE]} hides it" if _VISIBLE in os.environ else ""
+    return f"torch finds no GPU (there is none, or its driver does not answer{hidden})"
 
 
 def _usable(index: int, which: str) -> str:
