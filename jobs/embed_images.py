@@ -13,11 +13,11 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import cli, fingerprints
+from image_similarity import cli, devices, fingerprints
 from image_similarity.cli import Application, Job, say
 from image_similarity.errors import JobFailed, TooManyFailures, WrongInput
 from image_similarity.fingerprints import Ready
-from image_similarity.settings import PcaSettings
+from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
 from image_similarity.spark import ship
 from image_similarity.stages.embeddings import projected, saved, stage
 from image_similarity.stages.embeddings.projected import Fitted
@@ -63,9 +63,12 @@ def run(application: Application) -> None:
 
 
 def check(application: Application) -> None:
-    """Raise ``WrongInput`` for what can be told at once: fingerprints, networks, layers and reasons that do not exist."""
-    for name in _names(application):
-        fingerprints.check(name, application.settings.fingerprint(name))
+    """Raise for what can be told at once: fingerprints, networks, layers and reasons that do not exist, a GPU that nobody gets."""
+    declared = {name: application.settings.fingerprint(name) for name in _names(application)}
+    for name, one in declared.items():
+        fingerprints.check(name, one)
+    if any(isinstance(one, (NetworkSettings, ExportedSettings)) for one in declared.values()):
+        devices.check(application.session, application.settings.embeddings)
     for reason in application.arguments.retry_failed:
         if reason not in (EVERY_REASON, *stage.FAILURE_REASONS):
             known = ", ".join(stage.FAILURE_REASONS)
@@ -210,6 +213,7 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> dict[str, 
         "taken_over": outputs.taken_over,
         "read": outputs.read,
         "embedded": embedded,
+        "devices": outputs.embedded_on,
         "vectors_added": added,
         "failures": reasons,
     }
@@ -251,6 +255,8 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
         parts[-1] += f" ({counts['taken_over']:,} of them embedded by a run that did not end)"
     parts.append(f"{failed:,} failed")
     say(f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(parts)}")
+    if counts["devices"]:
+        say("  computed on: " + ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items()))
     if known:
         say(f"  read, but not embedded (known content, or failed): {known:,}")
     if failed:
