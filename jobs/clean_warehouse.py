@@ -5,7 +5,7 @@ import sys
 
 from pyspark.sql import SparkSession
 
-from image_similarity import cli, housekeeping
+from image_similarity import cli, housekeeping, leases
 from image_similarity.cli import Application, say
 
 PATHS_SHOWN = 10
@@ -27,7 +27,13 @@ def run(application: Application) -> None:
         say(f"clean_warehouse: would remove {len(paths):,} folders and files from {warehouse.uri}", *shown)
         return
     freed = housekeeping.remove(warehouse, paths)
+    at_work = leases.alive(warehouse)
     say(f"clean_warehouse: removed {len(paths):,} folders and files, {freed / 2**20:,.1f} MiB, from {warehouse.uri}", *shown)
+    if at_work:
+        say(
+            f"  note: {len(at_work):,} runs are at work, or were less than {leases.DEAD_SECONDS / 60:.0f} minutes ago: "
+            "what they have written stays"
+        )
 
 
 def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
