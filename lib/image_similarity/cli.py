@@ -5,10 +5,12 @@ import importlib.metadata
 import io
 import json
 import platform
-import sys
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,8 +22,9 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import __version__, settings, spark
-from image_similarity.errors import JobFailed
+from image_similarity import __version__, reporting, settings, spark
+from image_similarity.errors import Interrupted, JobFailed, Terminated, TooManyFailures
+from image_similarity.reporting import Reporter
 from image_similarity.settings import Settings
 from image_similarity.warehouse import Slots, Warehouse, new_run_id
 
@@ -40,6 +43,27 @@ class Finished:
     seconds: float
     counts: Mapping[str, Any]
     used: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What failed in one run, by reason: how many, and one of them."""
+
+    counts: dict[str, int]
+    examples: dict[str, str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def lines(self) -> list[str]:
+        return [f"failed: {count:,} {reason}, for example {self.examples[reason]}" for reason, count in self.counts.items()]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """For machines."""
+        return {reason: {"count": count, "example": self.examples[reason]} for reason, count in self.counts.items()}
 
 
 @dataclass
@@ -73,6 +97,9 @@ class Job:
         self.session = self.application.session
         self.warehouse = self.application.warehouse
         self.seen = self.warehouse.current()
+        self._began = time.monotonic()
+        self._about = {"job": self.name, "slot": self.slot, "run_id": self.run_id}
+        work_on(self.session, **self._about)
 
     @property
     def seconds(self) -> float:
@@ -87,15 +114,44 @@ class Job:
         same = (F.col("label") == label) & (F.col("job") == self.name) & (F.col("slot") == self.slot)
         before = runs.where(same & (F.col("status") == PUBLISHED)).select("run_id").first()
         if before is not None:
-            say(f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}")
+            message = f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}"
+            self.say(message, event="already_published", run_id=before.run_id)
         return before is not None
 
     def plan(self, *lines: str) -> None:
         """Say what is going to be done; under ``--dry-run`` stop there."""
-        say(f"{self.name}:", *lines)
+        self.say(f"{self.name}:", *lines, event="plan")
         if self.arguments.dry_run:
             raise PlanOnly
         self.warehouse.check_writable()
+
+    def say(self, *lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
+        """As `say`, about this run."""
+        say(*lines, event=event, detail=detail, **{**self._about, **fields})
+
+    def step(self, what: str) -> AbstractContextManager[None]:
+        """A step of the work, see `spark.step`."""
+        return spark.step(self.session, what)
+
+    def failures(self) -> Failures:
+        """What failed, from the table that this run has written."""
+        example = F.min(F.coalesce("uri", "image_id")).alias("example")
+        grouped = self.warehouse.read("failures", [self.run_id]).groupBy("reason")
+        rows = grouped.agg(F.count("*").alias("images"), example).orderBy("reason").collect()
+        return Failures({row.reason: row.images for row in rows}, {row.reason: printable(row.example) for row in rows})
+
+    def check_failures(self, failures: Failures, of: str, count: int, section: str, note: str = "") -> None:
+        """Raise ``TooManyFailures`` if of ``count`` (``of``: what they are) more failed than the settings' ``section`` allows."""
+        allowed = getattr(self.settings, section).max_failed_fraction
+        if failures.total <= allowed * count:
+            return
+        counted = ", ".join(f"{images:,} {reason}" for reason, images in failures.counts.items())
+        message = (
+            f"{failures.total:,} of {count:,} {of} failed ({counted}), more than {section}.max_failed_fraction = {allowed} allows; "
+            f"nothing was published{note}. Each failure is a row in "
+            f"{self.warehouse.reader_path(self.warehouse.folder('failures', self.run_id))}"
+        )
+        raise TooManyFailures("\n  ".join([message, *failures.lines]), failures=failures.fields)
 
     def publish(
         self,
@@ -112,6 +168,8 @@ class Job:
         ``inputs``: table -> runs read; ``counts``: what was counted; ``used``: the settings and what they resolved to;
         ``recall``: of approximate neighbours.
         """
+        seconds, stages = self.seconds, reporting.current().seconds_by_step(self._began)
+        outputs = {"replaced": _slots(replace), "appended": _slots(append or {})}
         record = {
             "run_id": self.run_id,
             "label": self.arguments.run_id,
@@ -119,10 +177,12 @@ class Job:
             "slot": self.slot,
             "status": PUBLISHED,
             "inputs": json.dumps(inputs, sort_keys=True),
+            "outputs": json.dumps(outputs, sort_keys=True),
             "settings": json.dumps(used, sort_keys=True),
             "counts": json.dumps(counts, sort_keys=True),
             "versions": json.dumps(_versions(self.session), sort_keys=True),
-            "seconds": self.seconds,
+            "seconds": seconds,
+            "stages": json.dumps(stages),  # in the order of the work
             "recall": recall,
             "started_at": self.started,
             "finished_at": datetime.now(timezone.utc),
@@ -131,12 +191,42 @@ class Job:
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended["runs"] = {"": self.run_id}
         self.warehouse.publish(self.seen, replace, appended)
-        self.application.finished.append(Finished(self.name, self.seconds, counts, used))
+        self.application.finished.append(Finished(self.name, seconds, counts, used))
+        told = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
+        self.say(
+            f"{told}: {reporting.longest(stages)}" if stages else told,
+            event="published",
+            detail=True,
+            seconds=round(seconds, 3),
+            stages=stages,
+            counts=counts,
+            outputs=outputs,
+            recall=recall,
+        )
 
 
-def say(*lines: str) -> None:
-    """Print one paragraph: the first line as it is, the others indented."""
-    print("\n  ".join(lines), flush=True)
+def say(*lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
+    """Say one paragraph: the first line as it is, the others indented.
+
+    ``event``: what kind of thing it is, for machines, as ``fields`` are; ``detail``: people hear of it only with ``--verbose``.
+    """
+    reporting.current().tell(event, "\n  ".join(lines), detail, **fields)
+
+
+def note(message: str) -> None:
+    """Say something that is no failure, but that somebody should know."""
+    say(f"  note: {message}", event="note")
+
+
+def work_on(session: SparkSession, job: str, **about: Any) -> None:
+    """From now on what is said, and what Spark does, is about ``job``; ``about``: slot and run_id, where it is one run."""
+    reporting.current().about = {"job": job, **about}
+    session.sparkContext.setJobDescription(job)
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, whatever is in it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def setting(key: str, is_text: bool = False) -> dict[str, Any]:
@@ -163,8 +253,24 @@ def parser(description: str) -> argparse.ArgumentParser:
     common.add_argument("--warehouse", required=True, metavar="URI", help="the folder of all tables")
     common.add_argument("--run-id", metavar="LABEL", help="kept in runs; what this label has published is not done again")
     common.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    common.add_argument("--verbose", action="store_true", help="show tracebacks")
+    common.add_argument("--verbose", action="store_true", help="show tracebacks, and how long each step took")
+    common.add_argument(
+        "--log-every",
+        type=_seconds,
+        default=reporting.DEFAULT_EVERY,
+        metavar="SECONDS",
+        help="between two lines of progress, where no terminal shows it (default: %(default)g)",
+    )
+    common.add_argument(
+        "--log-format", choices=reporting.FORMATS, default=reporting.TEXT, help="for people, or one JSON object a line on stdout"
+    )
     return made
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (value := float(text)) < threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
 
 
 def main(
@@ -179,24 +285,55 @@ def main(
     ``script``: the job's file; ``conf/`` is looked for beside its folder. ``session``: one that is there already, and left running.
     """
     arguments = made.parse_args(argv)
-    conf = Path(script).resolve().parent.parent / "conf"
-    name = Path(script).stem
-    try:
-        loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
-        used = session or spark.session(name, conf if conf.is_dir() else None)
+    conf, name = Path(script).resolve().parent.parent / "conf", Path(script).stem
+    reporter = Reporter(arguments.log_format, arguments.log_every, arguments.verbose, arguments.run_id, {"job": name})
+    finished: list[Finished] = []
+    with reporting.reporting_to(reporter):
         try:
-            run(Application(arguments, loaded, used, Warehouse(used, arguments.warehouse)))
-        finally:
-            if session is None:
-                used.stop()
-    except PlanOnly:
-        return 0
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing was published by the job that was running", file=sys.stderr)
-        return 130
-    except Exception as error:  # the last line of defence: whatever it is, one line and a non-zero exit
-        return _explain(name, error, arguments.verbose)
+            with _raising_on_sigterm():
+                loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
+                with _session(name, conf, session) as used:
+                    run(Application(arguments, loaded, used, Warehouse(used, arguments.warehouse), finished))
+        except PlanOnly:
+            pass
+        except BaseException as error:  # the last line of defence: whatever it is, one line and a non-zero exit
+            return _explain(name, error, finished, arguments.verbose)
     return 0
+
+
+@contextmanager
+def _session(name: str, conf: Path, given: SparkSession | None) -> Iterator[SparkSession]:
+    """``given``, or a session of our own that is stopped in the end, whatever happens."""
+    used = given or spark.session(name, conf if conf.is_dir() else None)
+    try:
+        with spark.named(used, name):
+            yield used
+    except BaseException:
+        with suppress(Exception):  # Spark may be what failed, and then it cannot be stopped; what is told is why
+            if given is None:
+                used.stop()
+        raise
+    if given is None:
+        used.stop()
+
+
+@contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM, by which Airflow, YARN and Kubernetes stop a task, raise `Terminated`, so that everything is tidied up."""
+    if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        spark.cancel_jobs()
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _settings_file(given: Path | None, conf: Path) -> Path | None:
@@ -204,16 +341,40 @@ def _settings_file(given: Path | None, conf: Path) -> Path | None:
     return given or (default if default.exists() else None)
 
 
-def _explain(name: str, error: Exception, verbose: bool) -> int:
-    if verbose:
-        traceback.print_exc()
-    message, code = str(error), 1
+def _explain(name: str, error: BaseException, finished: list[Finished], verbose: bool) -> int:
+    """Say why the job ended, and return its exit code."""
+    ended = _end_from_outside(error)
+    if ended is not None:
+        published = ", ".join(one.name for one in finished) or "nothing"
+        _tell_error(name, f"{ended} before it was done; published until then: {published}", ended.exit_code)
+        return ended.exit_code
+    if not isinstance(error, Exception):  # SystemExit and the like are not ours to explain
+        raise error
+    told = "".join(traceback.format_exception(error)) if verbose else None
     if isinstance(error, JobFailed):
-        code = error.exit_code
-    else:
-        message = f"{_root_cause(error)} (--verbose shows the traceback)"
-    print(f"{name}: error: {message}", file=sys.stderr)
-    return code
+        _tell_error(name, f"error: {error}", error.exit_code, told, **error.fields)
+        return error.exit_code
+    _tell_error(name, f"error: {_root_cause(error)} (--verbose shows the traceback)", JobFailed.exit_code, told)
+    return JobFailed.exit_code
+
+
+def _end_from_outside(error: BaseException | None) -> Interrupted | None:
+    """The `Interrupted` behind ``error``, if there is one: where Spark was ended, too, tidying up fails in its turn."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return Interrupted()
+        if isinstance(error, Interrupted):
+            return error
+        error = error.__context__
+    return None
+
+
+def _tell_error(name: str, message: str, exit_code: int, told: str | None = None, **fields: Any) -> None:
+    if told is not None:
+        fields["traceback"] = told
+    reporter = reporting.current()
+    text = f"{told}{name}: {message}" if told is not None and reporter.format == reporting.TEXT else f"{name}: {message}"
+    reporter.tell("error", text, exit_code=exit_code, **fields)
 
 
 def _root_cause(error: Exception) -> str:
@@ -232,7 +393,20 @@ def _root_cause(error: Exception) -> str:
 def _versions(session: SparkSession) -> dict[str, str]:
     names = ("torch", "torchvision", "numpy", "pyarrow", "pillow")  # asked of the installation: importing them takes seconds
     installed = {name: importlib.metadata.version(name) for name in names}
-    return {"image_similarity": __version__, "python": platform.python_version(), "spark": session.version, **installed}
+    java: Any = session._jvm
+    return {
+        "image_similarity": __version__,
+        "python": platform.python_version(),
+        "java": java.System.getProperty("java.version"),
+        "spark": session.version,
+        "hadoop": java.org.apache.hadoop.util.VersionInfo.getVersion(),  # what reads and writes s3a://, hdfs://, gs://
+        **installed,
+    }
+
+
+def _slots(runs: Slots) -> dict[str, list[str]]:
+    """table -> slots"""
+    return {table: sorted(slots) for table, slots in runs.items()}
 
 
 def _one_row(record: Mapping[str, Any]) -> bytes:

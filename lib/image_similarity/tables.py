@@ -108,15 +108,20 @@ SCHEMAS: Mapping[str, StructType] = {
         ("slot", _STRING),
         ("status", _STRING),
         ("inputs", _STRING),
+        ("outputs", _STRING),
         ("settings", _STRING),
         ("counts", _STRING),
         ("versions", _STRING),
         ("seconds", _DOUBLE),
+        ("stages", _STRING),
         ("recall", _DOUBLE),
         ("started_at", _TIME),
         ("finished_at", _TIME),
     ),
 }
+
+_GROWN = ("runs",)
+"""Tables that got columns after the first version: what was written before lacks them, and they are null there."""
 
 SIMILAR, DISSIMILAR = "similar", "dissimilar"
 
@@ -166,6 +171,9 @@ def _select(table: str, folders: list[str]) -> str:
         return f"SELECT {nothing} WHERE false"
     names = ", ".join(column.name for column in columns)
     files = ", ".join(_sql_string(f"{_escape_glob(folder)}/*.parquet") for folder in folders)
+    if table in _GROWN:
+        nothing = _select(table, [])
+        return f"SELECT {names}\nFROM ({nothing} UNION ALL BY NAME\nFROM read_parquet([{files}], union_by_name = true))"
     return f"SELECT {names}\nFROM read_parquet([{files}], hive_partitioning = false)"
 
 
