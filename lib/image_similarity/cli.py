@@ -290,10 +290,9 @@ def main(
     finished: list[Finished] = []
     with reporting.reporting_to(reporter):
         try:
-            with _raising_on_sigterm():
-                loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
-                with _session(name, conf, session) as used:
-                    run(Application(arguments, loaded, used, Warehouse(used, arguments.warehouse), finished))
+            loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
+            with _session(name, conf, session) as used, _interruptible(used):
+                run(Application(arguments, loaded, used, Warehouse(used, arguments.warehouse), finished))
         except PlanOnly:
             pass
         except BaseException as error:  # the last line of defence: whatever it is, one line and a non-zero exit
@@ -318,22 +317,26 @@ def _session(name: str, conf: Path, given: SparkSession | None) -> Iterator[Spar
 
 
 @contextmanager
-def _raising_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM, by which Airflow, YARN and Kubernetes stop a task, raise `Terminated`, so that everything is tidied up."""
+def _interruptible(session: SparkSession) -> Iterator[None]:
+    """Let SIGTERM, by which Airflow, YARN and Kubernetes end a task, and Ctrl-C raise what lets everything be tidied up."""
     if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
         yield
         return
 
     def end(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        spark.cancel_jobs()
-        raise Terminated
+        for once in before:
+            signal.signal(once, signal.SIG_IGN)
+        spark.interrupt(session)
+        raise Terminated if number == signal.SIGTERM else Interrupted
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _settings_file(given: Path | None, conf: Path) -> Path | None:

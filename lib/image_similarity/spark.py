@@ -26,6 +26,8 @@ JAVA_VERSION = 17
 
 _BITS_FOR_ROWS = 33  # of monotonically_increasing_id: the number of the partition stands above
 
+_CANCEL_SECONDS = 10
+
 SPARK_ERRORS = (PySparkException, Py4JJavaError)
 """What a call of Spark raises, depending on where in the JVM it failed."""
 
@@ -80,12 +82,27 @@ def read_properties(file: Path) -> dict[str, str]:
     return {key: value for key, value in pairs}
 
 
-def cancel_jobs() -> None:
-    """Cancel what Spark is doing, so that nobody goes on writing what is removed next."""
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        with suppress(Exception):  # it may be at its end already
-            active.sparkContext.cancelAllJobs()
+def interrupt(spark: SparkSession) -> None:
+    """In the handler of a signal: cancel what Spark is doing, and wait a little for its tasks, which write what is removed next.
+
+    The main thread may be waiting for an answer of Spark at this moment, and must not ask for another on the same connection:
+    another thread does so, and the main thread gets a new connection for what it does next.
+    """
+    canceller = threading.Thread(target=_cancel, args=(spark,), name="cancel", daemon=True)
+    canceller.start()
+    canceller.join(_CANCEL_SECONDS + 5)
+    with suppress(Exception):
+        connection = spark.sparkContext._gateway._gateway_client.get_thread_connection()  # type: ignore[union-attr]
+        connection.close()
+
+
+def _cancel(spark: SparkSession) -> None:
+    deadline = time.monotonic() + _CANCEL_SECONDS
+    with suppress(Exception):  # Spark may be at its end already
+        spark.sparkContext.cancelAllJobs()
+        tracker = spark.sparkContext._jsc.sc().statusTracker()
+        while time.monotonic() < deadline and any(executor.numRunningTasks() for executor in tracker.getExecutorInfos()):
+            time.sleep(0.1)
 
 
 def is_local_mode(spark: SparkSession) -> bool:
