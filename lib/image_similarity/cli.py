@@ -110,9 +110,10 @@ class Job:
         label = self.arguments.run_id
         if label is None:
             return False
-        runs = self.warehouse.read("runs", self.seen.runs("runs"))
-        same = (F.col("label") == label) & (F.col("job") == self.name) & (F.col("slot") == self.slot)
-        before = runs.where(same & (F.col("status") == PUBLISHED)).select("run_id").first()
+        with self.step("look for the label"):
+            runs = self.warehouse.read("runs", self.seen.runs("runs"))
+            same = (F.col("label") == label) & (F.col("job") == self.name) & (F.col("slot") == self.slot)
+            before = runs.where(same & (F.col("status") == PUBLISHED)).select("run_id").first()
         if before is not None:
             message = f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}"
             self.say(message, event="already_published", run_id=before.run_id)
