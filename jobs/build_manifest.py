@@ -12,14 +12,8 @@ from image_similarity.stages import manifest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", required=True, metavar="URI", help="a folder, a glob, or a list with a `uri` column")
-    parser.add_argument("--sample", type=_positive, metavar="N", help="take N images, chosen by a hash of image_id and seed")
+    parser.add_argument("--sample", type=cli.at_least(1), metavar="N", help="take N images, chosen by a hash of image_id and seed")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
 
 
 def run(application: Application) -> None:

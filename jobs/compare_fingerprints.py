@@ -34,24 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fingerprint", action="append", dest="fingerprints", metavar="NAME", help="repeatable (default: all that have neighbours)"
     )
     parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True))
-    parser.add_argument("-k", type=_at_least(1), metavar="N", help="neighbours that are compared (default: all that each has)")
+    parser.add_argument("-k", type=cli.at_least(1), metavar="N", help="neighbours that are compared (default: all that each has)")
     parser.add_argument("--label", metavar="ATTRIBUTE", help=f"what belongs together has the same (default: {DEFAULT_LABEL})")
     parser.add_argument(
         "--pairs",
-        type=_at_least(0),
+        type=cli.at_least(0),
         default=DEFAULT_EXAMPLES,
         metavar="N",
         help=f"images shown of each two fingerprints (default: {DEFAULT_EXAMPLES})",
     )
-
-
-def _at_least(least: int) -> Any:
-    def number(text: str) -> int:
-        if not text.isascii() or not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number of {least} or more")
-        return int(text)
-
-    return number
 
 
 def run(application: Application) -> None:

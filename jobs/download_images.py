@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--catalogue", required=True, metavar="FILE", help="CSV, JSON, JSON lines or Parquet with addresses")
     parser.add_argument("--images", required=True, metavar="URI", help="the folder that files are put into, one for each catalogue")
     parser.add_argument("--size", choices=catalogues.SIZES, help="of the museum's three (default: web)")
-    parser.add_argument("--sample", type=_positive, metavar="N", help="take N addresses, chosen by a hash of image_id and seed")
+    parser.add_argument("--sample", type=cli.at_least(1), metavar="N", help="take N addresses, by a hash of image_id and seed")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
     parser.add_argument("--recheck", action="store_true", help="ask whether files that are there have changed")
     parser.add_argument(
@@ -34,12 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REASON",
         help="try again what failed before for this reason (default: any), though it is one that lasts",
     )
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
 
 
 def run(application: Application) -> None:

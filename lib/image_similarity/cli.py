@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +22,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import __version__, reporting, settings, spark
+from image_similarity import __version__, housekeeping, leases, reporting, settings, spark
 from image_similarity.errors import Interrupted, JobFailed, Terminated, TooManyFailures
 from image_similarity.reporting import Reporter
 from image_similarity.settings import Settings
@@ -76,9 +76,41 @@ class Application:
     warehouse: Warehouse
     finished: "list[Finished]" = field(default_factory=list)
     """What this application has published so far."""
+    _jobs: "list[Job]" = field(default_factory=list)
+    _is_at_work: bool = False
+    _leases: ExitStack = field(default_factory=ExitStack)
 
     def job(self, name: str, slot: str = "") -> "Job":
-        return Job(self, name, slot)
+        job = Job(self, name, slot)
+        self._jobs.append(job)
+        if self._is_at_work:
+            self._leases.enter_context(leases.held(self.warehouse, job.run_id))
+        return job
+
+    def begin(self) -> None:
+        """From now on something may be written: until the end, cleaning leaves alone what the runs of this application write."""
+        if not self._is_at_work:
+            self._is_at_work = True
+            for job in self._jobs:
+                self._leases.enter_context(leases.held(self.warehouse, job.run_id))
+
+    def __enter__(self) -> "Application":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """The end: what was written and not published goes, but for the list of failures that the error points to."""
+        with self._leases:
+            if error is not None and self._is_at_work:
+                self._discard(["failures"] if isinstance(error, TooManyFailures) else [])
+
+    def _discard(self, but: list[str]) -> None:
+        try:
+            published = set(self.warehouse.current().runs("runs"))
+            for job in self._jobs:
+                if job.run_id not in published:
+                    self.warehouse.discard(job.run_id, but)
+        except (OSError, JobFailed, *spark.SPARK_ERRORS):
+            pass  # what made the job fail is told, not this; clean_warehouse removes the rest
 
 
 @dataclass
@@ -111,9 +143,10 @@ class Job:
         if label is None:
             return False
         with self.step("look for the label"):
-            runs = self.warehouse.read("runs", self.seen.runs("runs"))
-            same = (F.col("label") == label) & (F.col("job") == self.name) & (F.col("slot") == self.slot)
-            before = runs.where(same & (F.col("status") == PUBLISHED)).select("run_id").first()
+            history = housekeeping.records(self.warehouse, self.seen)
+        undone = housekeeping.undone(history)
+        same = [run for run in history if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
+        before = next((run for run in same if run.run_id not in undone), None)
         if before is not None:
             message = f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}"
             self.say(message, event="already_published", run_id=before.run_id)
@@ -124,7 +157,7 @@ class Job:
         self.say(f"{self.name}:", *lines, event="plan")
         if self.arguments.dry_run:
             raise PlanOnly
-        self.warehouse.check_writable()
+        self.application.begin()
 
     def say(self, *lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
         """As `say`, about this run."""
@@ -170,7 +203,7 @@ class Job:
         ``recall``: of approximate neighbours.
         """
         seconds, stages = self.seconds, reporting.current().seconds_by_step(self._began)
-        outputs = {"replaced": _slots(replace), "appended": _slots(append or {})}
+        outputs = _outputs(replace, append or {})
         record = {
             "run_id": self.run_id,
             "label": self.arguments.run_id,
@@ -204,6 +237,20 @@ class Job:
             outputs=outputs,
             recall=recall,
         )
+        if self.arguments.keep_runs:
+            self._clean(self.arguments.keep_runs)
+
+    def _clean(self, keep: int) -> None:
+        try:
+            housekeeping.remove(self.warehouse, housekeeping.removable(self.warehouse, keep))
+        except (OSError, *spark.SPARK_ERRORS) as error:  # the run is published: it did not fail
+            note(f"older runs could not be removed: {error}; clean_warehouse does it")
+
+
+def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:
+    """For ``runs.outputs``: table -> slots, of those that were replaced and of those that were added to."""
+    named = {"replaced": replace, "appended": append}
+    return {how: {table: sorted(runs) for table, runs in slots.items()} for how, slots in named.items()}
 
 
 def say(*lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
@@ -238,6 +285,17 @@ def setting(key: str, is_text: bool = False) -> dict[str, Any]:
     return {"dest": "overrides", "action": "append", "type": lambda value: f"{key}={json.dumps(value) if is_text else value}"}
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """A ``type`` for ``add_argument``: a whole number that is not smaller."""
+
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of {least} or more")
+        return int(text)
+
+    return number
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser with the arguments that every job takes."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -253,6 +311,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     common.add_argument("--warehouse", required=True, metavar="URI", help="the folder of all tables")
     common.add_argument("--run-id", metavar="LABEL", help="kept in runs; what this label has published is not done again")
+    common.add_argument(
+        "--keep-runs",
+        type=at_least(2),
+        metavar="N",
+        help="after publishing, remove all but the N newest runs of each slot, and what dead runs left (default: keep all)",
+    )
     common.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     common.add_argument("--verbose", action="store_true", help="show tracebacks, and how long each step took")
     common.add_argument(
@@ -293,7 +357,9 @@ def main(
         try:
             loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
             with _session(name, conf, session) as used, _interruptible(used):
-                run(Application(arguments, loaded, used, Warehouse(used, arguments.warehouse), finished))
+                warehouse = Warehouse(used, arguments.warehouse)
+                with Application(arguments, loaded, used, warehouse, finished) as application:
+                    run(application)
         except PlanOnly:
             pass
         except BaseException as error:  # the last line of defence: whatever it is, one line and a non-zero exit
@@ -406,11 +472,6 @@ def _versions(session: SparkSession) -> dict[str, str]:
         "hadoop": java.org.apache.hadoop.util.VersionInfo.getVersion(),  # what reads and writes s3a://, hdfs://, gs://
         **installed,
     }
-
-
-def _slots(runs: Slots) -> dict[str, list[str]]:
-    """table -> slots"""
-    return {table: sorted(slots) for table, slots in runs.items()}
 
 
 def _one_row(record: Mapping[str, Any]) -> bytes:

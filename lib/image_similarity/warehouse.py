@@ -12,7 +12,7 @@ Tables and pointer go through the JVM's file systems, so with Spark's own creden
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity import storage
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed
 from image_similarity.tables import SCHEMAS, views_sql
 from image_similarity.warehouse_files import files_of
 
@@ -66,6 +66,22 @@ class Pointer:
                 tables.setdefault(table, {}).setdefault(slot, []).append(run)
         return Pointer(self.version + 1, tables)
 
+    def holds(self, slots: Slots) -> bool:
+        """Whether each of the runs is in its slot."""
+        return all(run in self.runs(table, slot) for table, named in slots.items() for slot, run in named.items())
+
+    def as_json(self) -> bytes:
+        return json.dumps({"version": self.version, "tables": self.tables}, indent=1, sort_keys=True).encode()
+
+
+def _check_same(seen: Pointer, now: Pointer, table: str, slot: str) -> None:
+    if now.runs(table, slot) != seen.runs(table, slot):
+        other = ", ".join(now.runs(table, slot)) or "nothing"
+        raise JobFailed(
+            f"another job published {table} {slot or '(whole table)'} while this one ran (now: {other}); "
+            "nothing of this run was published: run it again"
+        )
+
 
 class Warehouse:
     """One warehouse, through one Spark session.
@@ -78,13 +94,15 @@ class Warehouse:
         self.local_root = storage.absolute(uri) if storage.is_local(uri) else None
         self.uri = self.local_root or storage.for_spark(uri.rstrip("/"))
         self._root = storage.for_spark(self.uri)
-        self._files = files_of(spark, self.uri)
+        self.files = files_of(spark, self.uri)
 
     # -- reading ---------------------------------------------------------------------------------------------------------------
 
     def current(self) -> Pointer:
         """The pointer as it is now; version 0 without tables where nothing was ever published."""
-        content = self._files.read(f"{self.uri}/{POINTER}")
+        return self._pointer(self.files.read(f"{self.uri}/{POINTER}"))
+
+    def _pointer(self, content: bytes | None) -> Pointer:
         if content is None:
             return Pointer()
         try:
@@ -132,7 +150,7 @@ class Warehouse:
 
     def write_file(self, table: str, run: str, content: bytes) -> None:
         """Write run ``run`` of a small ``table`` that is one Parquet file, already in memory."""
-        self._files.write(f"{self.uri}/{table}/run_id={run}/part-00000.parquet", content)
+        self.files.write(f"{self.uri}/{table}/run_id={run}/part-00000.parquet", content)
 
     @contextmanager
     def scratch(self, run: str) -> Iterator["Scratch"]:
@@ -140,7 +158,7 @@ class Warehouse:
         try:
             yield Scratch(self, f"{self._root}/{SCRATCH}/{run}")
         finally:
-            self._files.delete(f"{self.uri}/{SCRATCH}/{run}")
+            self.files.delete(f"{self.uri}/{SCRATCH}/{run}")
 
     @contextmanager
     def state(self, slot: str, run: str) -> Iterator["Scratch"]:
@@ -149,7 +167,7 @@ class Warehouse:
             yield self.state_of(slot, run)
         except BaseException:
             if run not in self.current().runs("runs"):
-                self._files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
+                self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
             raise
 
     def state_of(self, slot: str, run: str) -> "Scratch":
@@ -158,22 +176,19 @@ class Warehouse:
 
     def states(self, slot: str) -> list[str]:
         """The runs that left something for ``slot``."""
-        return sorted(self._files.entries(f"{self.uri}/{STATE}/{slot}"))
+        return sorted(self.files.entries(f"{self.uri}/{STATE}/{slot}"))
 
     def forget_state(self, slot: str, before: str | None = None) -> None:
         """Remove what runs older than ``before`` left (None: all), and what runs that were killed did."""
         for run in self.states(slot):
             if before is None or run < before:  # names of runs begin with their time
-                self._files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
+                self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
 
-    def check_writable(self) -> None:
-        """Raise ``WrongInput`` if nothing can be written here, before any work is done."""
-        probe = f"{self.uri}/{SCRATCH}/probe-{secrets.token_hex(4)}"
-        try:
-            self._files.write(probe, b"")
-            self._files.delete(probe)
-        except OSError as error:
-            raise WrongInput(f"the warehouse {self.uri} cannot be written: {error}") from None
+    def discard(self, run: str, but: Collection[str] = ()) -> None:
+        """Remove the tables of a run that will not be published, except those named in ``but``."""
+        for table in SCHEMAS:
+            if table not in but:
+                self.files.delete(f"{self.uri}/{table}/run_id={run}")
 
     # -- publishing ------------------------------------------------------------------------------------------------------------
 
@@ -185,21 +200,28 @@ class Warehouse:
         but for ``runs``, to which all jobs add.
         """
         exclusive = [*replace.items(), *((table, slots) for table, slots in append.items() if table != "runs")]
-        with self._files.locked(f"{self.uri}/_lock"):
-            now = self.current()
+
+        def change(content: bytes | None) -> bytes:
+            now = self._pointer(content)
+            if content is not None and now.holds(replace) and now.holds(append):
+                return content  # it went in before, though the store's answer was lost
             for table, slots in exclusive:
                 for slot in slots:
-                    if now.runs(table, slot) != seen.runs(table, slot):
-                        other = ", ".join(now.runs(table, slot)) or "nothing"
-                        raise JobFailed(
-                            f"another job published {table} {slot or '(whole table)'} while this one ran (now: {other}); "
-                            "nothing of this run was published: run it again"
-                        )
-            following = now.changed(replace, append)
-            content = json.dumps({"version": following.version, "tables": following.tables}, indent=1, sort_keys=True)
-            self._files.write(f"{self.uri}/{POINTER}", content.encode())
-            self._files.write(f"{self.uri}/{VIEWS}", self._views(following).encode())
-        return following
+                    _check_same(seen, now, table, slot)
+            return now.changed(replace, append).as_json()
+
+        self.files.update(f"{self.uri}/{POINTER}", change)
+        return self._write_views()
+
+    def _write_views(self) -> Pointer:
+        """Write the views of what is current; again, if it changed meanwhile: the last to look writes the newest."""
+        pointer = self.current()
+        while True:
+            self.files.write(f"{self.uri}/{VIEWS}", self._views(pointer).encode())
+            now = self.current()
+            if now == pointer:
+                return pointer
+            pointer = now
 
     def _views(self, pointer: Pointer) -> str:
         folders = {table: [self.folder(table, run) for run in pointer.runs(table)] for table in SCHEMAS}

@@ -1,7 +1,7 @@
-"""The few file operations that publishing needs: read, replace, delete, and a lock.
+"""The few file operations that publishing needs: read, replace, delete, and one writer at a time.
 
-`LocalFiles` for a warehouse on this machine's file system, `HadoopFiles` for any other, through the JVM and so with Spark's own
-credentials. Both raise ``OSError`` when something cannot be done.
+`LocalFiles` for a warehouse on this machine's file system, `image_similarity.object_files` for object stores, `HadoopFiles` for any
+other, through the JVM and so with Spark's own credentials. All raise ``OSError`` when something cannot be done.
 """
 
 import fcntl
@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,10 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from image_similarity import storage
+from image_similarity.object_files import SCHEMES as OBJECT_STORES
+from image_similarity.object_files import ObjectFiles
+
+Change = Callable[[bytes | None], bytes]
 
 LOCK_SECONDS = 60
 """A lock file older than this belongs to a publisher that died: publishing takes milliseconds."""
@@ -36,16 +40,40 @@ class Files(Protocol):
     def delete(self, path: str) -> None:
         """Remove a file or a folder with all that is in it; nothing happens if there is none."""
 
+    def size(self, path: str) -> int:
+        """Bytes of a file, or of all files in a folder; 0 if there is none."""
+
+    def modified(self, path: str) -> float | None:
+        """When the file was written, in seconds by the store's own clock; None if there is no such file."""
+
+    def update(self, path: str, change: Change) -> None:
+        """Replace what ``path`` holds by what ``change`` makes of it (None: there is no file), and lose nobody else's update.
+
+        ``change`` may be called several times, the last time with what is really replaced; what it raises ends the update.
+        """
+
     def locked(self, path: str) -> Any:
         """A context in which no other publisher is, by means of the file ``path``."""
 
 
 def files_of(spark: SparkSession, uri: str) -> Files:
     """The operations for what is at ``uri``, as `storage.absolute` or `storage.for_spark` gives it."""
-    return LocalFiles() if storage.is_local(uri) else HadoopFiles(spark)
+    if storage.is_local(uri):
+        return LocalFiles()
+    if storage.scheme_of(uri) in OBJECT_STORES:
+        return ObjectFiles(uri)
+    return HadoopFiles(spark)
 
 
-class LocalFiles:
+class UpdatesUnderLock:
+    """`Files.update` where a lock is what keeps others out."""
+
+    def update(self: Any, path: str, change: Change) -> None:
+        with self.locked(f"{storage.parent(path)}/_lock"):
+            self.write(path, change(self.read(path)))
+
+
+class LocalFiles(UpdatesUnderLock):
     """Paths are local paths."""
 
     def read(self, path: str) -> bytes | None:
@@ -63,17 +91,32 @@ class LocalFiles:
     def write(self, path: str, content: bytes) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)  # where the disk is full, every byte counts
+            raise
 
     def delete(self, path: str) -> None:
         if os.path.isdir(path):
             shutil.rmtree(path)
         else:
             Path(path).unlink(missing_ok=True)
+
+    def size(self, path: str) -> int:
+        if os.path.isfile(path):
+            return os.path.getsize(path)
+        return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
+
+    def modified(self, path: str) -> float | None:
+        try:
+            return os.stat(path).st_mtime
+        except FileNotFoundError:
+            return None
 
     @contextmanager
     def locked(self, path: str) -> Iterator[None]:
@@ -83,7 +126,7 @@ class LocalFiles:
             yield
 
 
-class HadoopFiles:
+class HadoopFiles(UpdatesUnderLock):
     """Paths are URIs of any file system that this Spark knows."""
 
     def __init__(self, spark: SparkSession):
@@ -117,9 +160,6 @@ class HadoopFiles:
     def write(self, path: str, content: bytes) -> None:
         with _java_errors_as_oserror():
             filesystem, jpath = self._open(path)
-            if filesystem.getScheme() in ("s3a", "gs"):  # an object appears when its stream is closed, whole
-                self._put(filesystem, jpath, content)
-                return
             temporary = self._jvm.org.apache.hadoop.fs.Path(f"{path}.{secrets.token_hex(4)}.tmp")
             self._put(filesystem, temporary, content)
             self._rename_over(temporary, jpath)
@@ -147,7 +187,8 @@ class HadoopFiles:
         while not self._create_new(path):
             if time.monotonic() > deadline:
                 raise OSError(f"another job has held {path} for {2 * LOCK_SECONDS} s")
-            if self._age_seconds(path) > LOCK_SECONDS:
+            written = self.modified(path)
+            if written is not None and time.time() - written > LOCK_SECONDS:
                 self.delete(path)
             time.sleep(0.2)
         try:
@@ -165,13 +206,19 @@ class HadoopFiles:
                 return False
             raise OSError(str(error.java_exception).splitlines()[0]) from error
 
-    def _age_seconds(self, path: str) -> float:
-        """Since the last change; 0 if the file is gone meanwhile."""
+    def size(self, path: str) -> int:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            return int(filesystem.getContentSummary(jpath).getLength()) if filesystem.exists(jpath) else 0
+
+    def modified(self, path: str) -> float | None:
         filesystem, jpath = self._open(path)
         try:
-            return time.time() - float(filesystem.getFileStatus(jpath).getModificationTime()) / 1000
-        except Py4JJavaError:
-            return 0.0
+            return float(filesystem.getFileStatus(jpath).getModificationTime()) / 1000
+        except Py4JJavaError as error:
+            if "FileNotFound" in error.java_exception.getClass().getName():
+                return None
+            raise OSError(str(error.java_exception).splitlines()[0]) from error
 
 
 @contextmanager

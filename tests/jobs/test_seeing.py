@@ -170,7 +170,7 @@ def test_runs_of_before_lack_columns(run: Run, spark: SparkSession, tmp_path: Pa
     """Their records stay readable, alone and beside new ones."""
     warehouse = Warehouse(spark, str(tmp_path / "w"))
     old = new_run_id()
-    record = {name: [None] for name in SCHEMAS["runs"].fieldNames() if name not in ("stages", "outputs")}
+    record = {name: ["{}"] if name in ("inputs", "settings") else [None] for name in SCHEMAS["runs"].fieldNames() if name not in ("stages", "outputs")}
     kinds = {field.name: field.dataType.typeName() for field in SCHEMAS["runs"].fields}
     types = {"double": pa.float64(), "timestamp": pa.timestamp("us", tz="UTC"), "string": pa.string()}
     schema = pa.schema([(name, types[kinds[name]]) for name in record])

@@ -73,7 +73,7 @@ def test_results_are_in_order_and_batches_full(embed: Embed, files: list[Path]) 
     network = Brightness()
     results, [saved] = embed(files, network)
     assert {name: vector.tolist() for name, vector in saved.items()} == {f.name: [int(f.stem)] * 3 for f in files}
-    assert network.batches == [1, 2, 2, 2]
+    assert network.batches == [2, 2, 2, 1]
     assert results["embedded"].tolist() == [[True]] * 7 and results["content_sha256"].nunique() == 7
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
@@ -55,9 +56,20 @@ def test_a_fixed_batch_is_filled(images: NDArray[np.uint8]) -> None:
     np.testing.assert_allclose(vectors, images.mean((1, 2)) / 255, rtol=1e-5)
 
 
+@pytest.mark.parametrize("network", ["squeezenet1_1", "resnet18"])
+def test_a_vector_does_not_depend_on_what_else_is_in_the_batch(network: str) -> None:
+    torch.manual_seed(0)
+    module = getattr(torchvision.models, network)(weights=None)
+    inference = Inference(module.eval(), Framing(256, 224), PLAIN, Pooling("none"))
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 224, 224, 3), dtype=np.uint8)
+    together = inference(pictures)
+    for some in ([0], [3, 1], list(range(5, 18)), list(range(19, -1, -1))):
+        assert np.array_equal(inference(pictures[some]), together[some])
+
+
 def test_batches_are_sized_by_bytes() -> None:
-    sizes = [Inference(Means(), Framing(side, side), PLAIN, Pooling("none")).batch for side in (224, 600, 4096)]
-    assert sizes == [16, 2, 1]
+    sizes = [Inference(Means(), Framing(side, side), PLAIN, Pooling("none")).batch for side in (32, 224, 600, 4096)]
+    assert sizes == [64, 16, 2, 1]
 
 
 def test_caffe_is_bgr_without_scaling(images: NDArray[np.uint8]) -> None:

@@ -1,37 +1,18 @@
 """Images in an object store: an S3-compatible server on loopback, through pyarrow's file system, as workers read them."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+import s3_server
 from image_similarity import images, storage
 from image_similarity.kernels.decoding import Unreadable
-
-SERVER = Path(__file__).resolve().parents[1] / "s3_server.py"
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """A bucket of its own; the environment names the server, as that of workers would."""
-    import pyarrow.fs as pafs
-
-    process = subprocess.Popen([sys.executable, str(SERVER)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    address = f"http://127.0.0.1:{int(process.stdout.readline())}"
-    named = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**named, "AWS_EC2_METADATA_DISABLED": "true"}.items():
-            patch.setenv(name, value)
-        storage._remote_filesystem.cache_clear()
-        pafs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"], allow_bucket_creation=True).create_dir("pictures")
-        yield "s3://pictures"
-        storage._remote_filesystem.cache_clear()
-    process.kill()
-    process.wait()
+    with s3_server.serving("pictures") as bucket:
+        yield bucket
 
 
 def test_what_is_written_is_listed_and_read(bucket: str) -> None:

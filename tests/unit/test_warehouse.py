@@ -8,7 +8,7 @@ import duckdb
 import pytest
 from pyspark.sql import SparkSession
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed
 from image_similarity.tables import SCHEMAS
 from image_similarity.warehouse import Pointer, Warehouse, new_run_id
 from image_similarity.warehouse_files import HadoopFiles
@@ -86,7 +86,7 @@ def test_many_publishers_at_once_lose_nothing(spark: SparkSession, tmp_path: Pat
 def test_publishing_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None:
     """The code for HDFS and object stores, on the JVM's view of a local folder, whose create is not atomic: so no race."""
     warehouse = Warehouse(spark, str(tmp_path))
-    warehouse._files, warehouse.uri = HadoopFiles(spark), f"file://{tmp_path}"
+    warehouse.files, warehouse.uri = HadoopFiles(spark), f"file://{tmp_path}"
     for turn in range(3):
         warehouse.publish(warehouse.current(), {"neighbours": {"n/cosine": f"r{turn}"}}, {"runs": {"": f"r{turn}"}})
     assert warehouse.current() == Pointer(3, {"neighbours": {"n/cosine": ["r2"]}, "runs": {"": ["r0", "r1", "r2"]}})
@@ -132,12 +132,6 @@ def test_views_show_what_is_published_and_nothing_else(spark: SparkSession, tmp_
     for table in SCHEMAS:
         columns = [row[0] for row in db.sql(f"DESCRIBE {table}").fetchall()]
         assert set(SCHEMAS[table].fieldNames()) <= set(columns), "tables without runs are empty views with their columns"
-
-
-def test_a_folder_that_cannot_be_written(spark: SparkSession, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(WrongInput, match="cannot be written"):
-        Warehouse(spark, str(tmp_path / "file" / "w")).check_writable()
 
 
 def test_a_damaged_pointer_is_told(spark: SparkSession, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 BATCH_BYTES = 10_000_000
 """Of float32 pixels in a batch on a CPU: 16 pictures of 224 x 224. Larger batches are not faster there, and need memory."""
+MOST_ON_CPU = 64
 LARGEST_BATCH = 1024  # pictures, on a GPU
 _WORTH_DOUBLING = 1.05
 
@@ -83,7 +84,7 @@ class Inference:
         self._normalisation = normalisation
         self._mean = torch.tensor(normalisation.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(normalisation.std, device=self._device).view(1, 3, 1, 1)
-        self.batch = fixed or max(1, BATCH_BYTES // (3 * framing.crop**2 * 4))
+        self.batch = fixed or max(1, min(MOST_ON_CPU, BATCH_BYTES // (3 * framing.crop**2 * 4)))
         if self._on_gpu and fixed is None:
             self.batch = self._best_batch()
 
@@ -111,8 +112,11 @@ class Inference:
             torch.cuda.empty_cache()
 
     def _vectors(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        if self._fixed is not None and len(images) < self._fixed:
-            filled = np.concatenate([images, np.zeros((self._fixed - len(images), *images.shape[1:]), np.uint8)])
+        # On a CPU sums are taken in another order for another number of pictures, and end in other last bits: with full batches a
+        # picture's vector is the same whichever others come with it, on whichever executor.
+        full = self._fixed or (0 if self._on_gpu else self.batch)
+        if len(images) < full:
+            filled = np.concatenate([images, np.zeros((full - len(images), *images.shape[1:]), np.uint8)])
             return self._vectors(filled)[: len(images)]
         with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=self._on_gpu and self._is_low):
             return self._pooling(tensor_of(self._module(self.normalised(images))))

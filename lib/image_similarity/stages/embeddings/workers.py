@@ -32,6 +32,8 @@ RESULT = "content_sha256 string, reason string, detail string, embedded array<bo
 
 NON_FINITE = "non_finite"
 
+_FIRST_BATCH = 16
+
 Contents = NDArray[np.int64]
 """Sorted numbers of contents, 60 bits of their sha256: 8 bytes each."""
 
@@ -172,7 +174,7 @@ class Embedder:
     def results(self, rows: Iterator[_Row]) -> Iterator[pd.DataFrame]:
         batch: list[_Image] = []
         to_embed = 0
-        full = max(1, self._batch_size // 4)  # the first batches, for which all must wait, are small ones
+        full = min(self._batch_size, max(_FIRST_BATCH, self._batch_size // 4))  # for the first ones all must wait
         for image in self._read_ahead(rows):
             batch.append(image)
             to_embed += bool(image.pixels)

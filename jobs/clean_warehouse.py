@@ -1,0 +1,40 @@
+"""Remove what a warehouse need not keep: what runs that died have left and, if asked, runs that newer ones have replaced."""
+
+import argparse
+import sys
+
+from pyspark.sql import SparkSession
+
+from image_similarity import cli, housekeeping
+from image_similarity.cli import Application, say
+
+PATHS_SHOWN = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--discard-saved", action="store_true", help="also vectors of runs that died, which the next embed_images would take over"
+    )
+
+
+def run(application: Application) -> None:
+    arguments, warehouse = application.arguments, application.warehouse
+    paths = housekeeping.removable(warehouse, arguments.keep_runs, arguments.discard_saved)
+    shown = [path.removeprefix(f"{warehouse.uri}/") for path in paths[:PATHS_SHOWN]]
+    if len(paths) > PATHS_SHOWN:
+        shown.append(f"... and {len(paths) - PATHS_SHOWN:,} more")
+    if arguments.dry_run:
+        say(f"clean_warehouse: would remove {len(paths):,} folders and files from {warehouse.uri}", *shown)
+        return
+    freed = housekeeping.remove(warehouse, paths)
+    say(f"clean_warehouse: removed {len(paths):,} folders and files, {freed / 2**20:,.1f} MiB, from {warehouse.uri}", *shown)
+
+
+def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
+    parser = cli.parser(__doc__ or "")
+    add_arguments(parser)
+    return cli.main(parser, run, __file__, argv, session)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Make an earlier run current again, or all that one label published; without --to, list the runs that there are."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pyspark.sql import SparkSession
+
+from image_similarity import cli, housekeeping
+from image_similarity.cli import Application, Job, say
+from image_similarity.errors import WrongInput
+from image_similarity.housekeeping import Record
+
+RUNS_LISTED = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--to", metavar="RUN", help="a run, or the label (--run-id) of several; without it runs are listed")
+
+
+def run(application: Application) -> None:
+    job = application.job("restore_runs", application.arguments.to or "")
+    history = [record for record in housekeeping.records(job.warehouse, job.seen) if record.replaced]
+    if not job.arguments.to:
+        _list(job, history)
+        return
+    chosen = _chosen(job, history)
+    if all(housekeeping.is_current(job.seen, record) for record in chosen):
+        say(f"restore_runs: current already: {', '.join(map(_described, chosen))}")
+        return
+    undone = housekeeping.newer(history, chosen)
+    job.plan(*(f"make {_described(record)} current" for record in chosen), f"in place of {len(undone):,} newer runs, which stay")
+    job.publish(
+        replace=_merged(chosen),
+        inputs={"runs": [record.run_id for record in chosen]},
+        counts={"undone": len(undone)},
+        used={housekeeping.UNDONE: undone},
+    )
+    say(f"restore_runs: current again: {', '.join(map(_described, chosen))}")
+    pointer = job.warehouse.current()
+    for record in history:
+        if housekeeping.is_current(pointer, record) and housekeeping.is_stale(pointer, record, history):
+            cli.note(f"{_described(record)} was made of other runs than are current: restore an older one, or run the job again")
+
+
+def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
+    """The runs that ``--to`` names, the newest of each slot. ``WrongInput`` if there are none, or their tables are gone."""
+    named = {(record.job, record.slot): record for record in history if job.arguments.to in (record.run_id, record.label)}
+    if not named:
+        raise WrongInput(f"no run in {job.warehouse.uri} is called {job.arguments.to!r}, and none has that label; see without --to")
+    for record in named.values():
+        if not housekeeping.is_there(job.warehouse, record):
+            raise WrongInput(f"{_described(record)} is no longer there: it was removed (--keep-runs)")
+    return list(named.values())
+
+
+def _merged(chosen: Sequence[Record]) -> dict[str, dict[str, str]]:
+    """table -> slot -> run, as `Job.publish` takes it."""
+    merged: dict[str, dict[str, str]] = {}
+    for record in chosen:
+        for table, slots in record.replaced.items():
+            merged.setdefault(table, {}).update(dict.fromkeys(slots, record.run_id))
+    return merged
+
+
+def _list(job: Job, history: Sequence[Record]) -> None:
+    by_slot: dict[tuple[str, str], list[Record]] = {}
+    for record in history:
+        by_slot.setdefault((record.job, record.slot), []).append(record)
+    rows: list[tuple[str, ...]] = [("job", "slot", "run", "label", "finished", "")]
+    for records in by_slot.values():
+        rows += [_row(job, record) for record in records[-RUNS_LISTED:]]
+    say(f"restore_runs: the last {RUNS_LISTED} runs of each job and slot in {job.warehouse.uri}")
+    say(cli.table(rows))
+
+
+def _row(job: Job, record: Record) -> tuple[str, ...]:
+    state = "" if housekeeping.is_there(job.warehouse, record) else "removed"
+    state = "current" if housekeeping.is_current(job.seen, record) else state
+    return record.job, record.slot, record.run_id, record.label or "", f"{record.finished_at:%Y-%m-%d %H:%M} UTC", state
+
+
+def _described(record: Record) -> str:
+    return f"{record.run_id} ({record.job} {record.slot}".rstrip() + ")"
+
+
+def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
+    parser = cli.parser(__doc__ or "")
+    add_arguments(parser)
+    return cli.main(parser, run, __file__, argv, session)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""What a warehouse need not keep: runs that newer ones have replaced, and what runs that died have left.
+
+Nothing that is published goes, nothing that a published run was made of (``runs.inputs``), and nothing of a run that is at work
+(see `image_similarity.leases`). Vectors stay: a later run, or an earlier one that is restored, may need them.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from image_similarity import leases
+from image_similarity.tables import SCHEMAS
+from image_similarity.warehouse import SCRATCH, STATE, Pointer, Warehouse
+
+STORE = "vectors"
+HISTORY = "runs"
+SAVED = "embed_images"
+"""Below ``_state``: vectors of runs that did not come to their end, which the next run takes over."""
+
+UNDONE = "undone"
+"""In the settings of a run that restored others: the runs whose place they took."""
+
+_TEMPORARY = re.compile(r".+\.[0-9a-f]{8}\.tmp")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of ``runs``, with its JSON read."""
+
+    run_id: str
+    label: str | None
+    job: str
+    slot: str
+    inputs: Mapping[str, list[str]]
+    replaced: Mapping[str, list[str]]
+    """table -> slots whose run this became."""
+    settings: Mapping[str, Any]
+    finished_at: datetime
+
+
+def records(warehouse: Warehouse, pointer: Pointer) -> list[Record]:
+    """All published runs, the oldest first."""
+    rows = warehouse.read(HISTORY, pointer.runs(HISTORY)).collect()
+    read = [
+        Record(
+            run_id=row.run_id,
+            label=row.label,
+            job=row.job,
+            slot=row.slot,
+            inputs=json.loads(row.inputs),
+            replaced=json.loads(row.outputs or "{}").get("replaced", {}),
+            settings=json.loads(row.settings),
+            finished_at=row.finished_at,
+        )
+        for row in rows
+    ]
+    return sorted(read, key=lambda record: record.run_id)
+
+
+def superseded(pointer: Pointer, history: Sequence[Record], keep: int) -> list[str]:
+    """Of each job and slot all but the ``keep`` newest runs that wrote tables; those that are current may be among them."""
+    by_slot: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for record in history:
+        if record.replaced:
+            by_slot[record.job, record.slot].append(record.run_id)
+    return [run for runs in by_slot.values() for run in runs[:-keep]]
+
+
+def newer(history: Sequence[Record], than: Sequence[Record]) -> list[str]:
+    """Runs of the same jobs and slots that came later."""
+    ends = {(record.job, record.slot): record.run_id for record in than}
+    return [record.run_id for record in history if record.run_id > ends.get((record.job, record.slot), record.run_id)]
+
+
+def undone(history: Sequence[Record]) -> set[str]:
+    """Runs in whose place an earlier one was restored, and that were not restored since."""
+    gone: set[str] = set()
+    for record in history:
+        if UNDONE in record.settings:
+            gone |= set(record.settings[UNDONE])
+            gone -= set(record.inputs.get(HISTORY, []))
+    return gone
+
+
+def is_there(warehouse: Warehouse, record: Record) -> bool:
+    """Whether the tables of a run have not been removed."""
+    return all(warehouse.files.entries(f"{warehouse.uri}/{table}/run_id={record.run_id}") for table in record.replaced)
+
+
+def is_current(pointer: Pointer, record: Record) -> bool:
+    slots = [(table, slot) for table, slots in record.replaced.items() for slot in slots]
+    return bool(slots) and all(pointer.runs(table, slot) == [record.run_id] for table, slot in slots)
+
+
+def is_stale(pointer: Pointer, record: Record, history: Sequence[Record]) -> bool:
+    """Whether a run was made of runs of which one is not current any more. Its own slot's run before does not count."""
+    known = {one.run_id for one in history}
+    used = [(table, run) for table, runs in record.inputs.items() if table not in record.replaced for run in runs]
+    return any(run in known and run not in pointer.runs(table) for table, run in used)
+
+
+def removable(warehouse: Warehouse, keep: int | None, saved_too: bool = False) -> list[str]:
+    """What can go: folders and files, each once.
+
+    ``keep``: how many runs of each slot stay, the current one included (None: all). ``saved_too``: also the vectors of runs that
+    did not come to their end.
+    """
+    # In this order: what is seen now and is nobody's afterwards, neither at work nor published, will never be anybody's.
+    found = _Found.of(warehouse)
+    at_work = leases.alive(warehouse)
+    pointer = warehouse.current()
+    history = records(warehouse, pointer)
+    needed = _needed(pointer, history)
+    old = set(superseded(pointer, history, keep)) if keep else set()
+    alive = at_work | set(pointer.runs(HISTORY))
+    paths = [f"{table}/run_id={run}" for table, run in found.tables if run not in alive]
+    for table, run in found.tables:
+        if run in old and table not in (STORE, HISTORY) and (table, run) not in needed:
+            paths.append(f"{table}/run_id={run}")
+    for slot, run in found.states:
+        is_kept = slot.startswith(f"{SAVED}/") and not saved_too
+        if run not in at_work and (run in old or (run not in alive and not is_kept)):
+            paths.append(f"{STATE}/{slot}/{run}")
+    paths += [path for path, run in found.passing if run not in at_work]
+    if not at_work:
+        paths += found.temporary
+    return [f"{warehouse.uri}/{path}" for path in paths]
+
+
+def remove(warehouse: Warehouse, paths: Sequence[str]) -> int:
+    """Remove them; the bytes that they had."""
+    size = 0
+    for path in paths:
+        size += warehouse.files.size(path)
+        warehouse.files.delete(path)
+    return size
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What lies in a warehouse, whosoever it is."""
+
+    tables: list[tuple[str, str]]
+    """Table and run."""
+    states: list[tuple[str, str]]
+    """Slot and run, see `Warehouse.state`."""
+    passing: list[tuple[str, str]]
+    """Path and run of scratch folders and leases."""
+    temporary: list[str]
+    """Files that were about to take another's place."""
+
+    @classmethod
+    def of(cls, warehouse: Warehouse) -> "_Found":
+        def names(*folder: str) -> list[str]:
+            return sorted(warehouse.files.entries("/".join([warehouse.uri, *folder])))
+
+        runs = [(table, name) for table in SCHEMAS for name in names(table) if name.startswith("run_id=")]
+        slots = [f"{owner}/{slot}" for owner in names(STATE) for slot in names(STATE, owner)]
+        return cls(
+            tables=[(table, name.removeprefix("run_id=")) for table, name in runs],
+            states=[(slot, run) for slot in slots for run in names(STATE, slot)],
+            passing=[(f"{folder}/{run}", run) for folder in (SCRATCH, leases.FOLDER) for run in names(folder)],
+            temporary=[name for name in names() if _TEMPORARY.fullmatch(name)],
+        )
+
+
+def _needed(pointer: Pointer, history: Sequence[Record]) -> set[tuple[str, str]]:
+    """Table and run: what is published, and what that was made of."""
+    published = {(table, run) for table in pointer.tables for run in pointer.runs(table)}
+    current = {run for table, run in published if table not in (STORE, HISTORY)}
+    made_of = [record.inputs.items() for record in history if record.run_id in current]
+    return published | {(table, run) for inputs in made_of for table, runs in inputs for run in runs}

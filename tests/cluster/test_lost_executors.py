@@ -1,0 +1,140 @@
+"""An executor killed in the middle: the job finishes, and its tables are those of an undisturbed run."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pyspark.sql import SparkSession
+
+import find_neighbours
+import run_pipeline
+from standalone import Cluster
+
+pytestmark = pytest.mark.cluster
+
+WAIT_SECONDS = 180
+IMAGES, IMAGES_A_TASK = 300, 20
+SMALL = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'
+OF_SMALL = ["--set", f"fingerprints.small={SMALL}", "--fingerprint", "small"]
+
+
+def rows(warehouse: Path, query: str) -> list[Any]:
+    db = duckdb.connect()
+    db.execute((warehouse / "views.sql").read_text())
+    return db.sql(query).fetchall()
+
+
+def kill_one(cluster: Cluster, process: "subprocess.Popen[str]", at_work: Callable[[], bool]) -> None:
+    """SIGKILL one executor, with its Python workers, as soon as ``at_work``."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not at_work():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.005)
+    os.kill(cluster.executors()[0], signal.SIGKILL)
+
+
+def finished(process: "subprocess.Popen[str]") -> str:
+    told, _ = process.communicate()
+    assert process.returncode == 0, told
+    return told
+
+
+def tasks(events: Path) -> "tuple[int, int]":
+    """How many tasks ended well and how many did not, by Spark's event log."""
+    logs = [file for file in events.rglob("*") if file.is_file() and not file.name.startswith((".", "appstatus"))]
+    told = [json.loads(line) for file in logs for line in file.read_text().splitlines()]
+    ends = [event["Task End Reason"]["Reason"] for event in told if event["Event"] == "SparkListenerTaskEnd"]
+    return sum(reason == "Success" for reason in ends), sum(reason != "Success" for reason in ends)
+
+
+def logging_to(folder: Path) -> dict[str, str]:
+    folder.mkdir()
+    return {"spark.eventLog.enabled": "true", "spark.eventLog.dir": f"file://{folder}", "spark.eventLog.compress": "false"}
+
+
+@pytest.mark.parametrize("speculation", ["false", "true"])
+def test_while_it_embeds(
+    speculation: str, cluster: Cluster, dist: Path, bare_python: Path, spark: SparkSession, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for seed in range(IMAGES):
+        pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / "images" / f"{seed}.jpg")
+    here = ["--warehouse", str(tmp_path / "local"), "--images", str(tmp_path / "images"), *OF_SMALL]
+    assert run_pipeline.main([*here, "--set", "neighbours.similar=1", "--set", "neighbours.dissimilar=0"], session=spark) == 0
+    (tmp_path / "w").mkdir()
+    subprocess.run(["cp", "-r", tmp_path / "local" / "manifest", tmp_path / "w"], check=True)
+    pointer = json.loads((tmp_path / "local" / "_current.json").read_text())
+    (tmp_path / "w" / "_current.json").write_text(json.dumps({"version": 1, "tables": {"manifest": pointer["tables"]["manifest"]}}))
+
+    settings = ["--set", f"embeddings.images_per_task={IMAGES_A_TASK}", "--set", "embeddings.save_seconds=0"]
+    conf = {**logging_to(tmp_path / "events"), "spark.speculation": speculation, "spark.speculation.quantile": "0.3"}
+    job = cluster.start(
+        dist, "embed_images", "--warehouse", str(tmp_path / "w"), *settings, *OF_SMALL, python=bare_python, conf=conf
+    )
+    kill_one(cluster, job, lambda: len(list((tmp_path / "w").glob("_state/*/*/*/saved/part-*.parquet"))) >= 3)
+    told = finished(job)
+    columns = "image_id, fingerprint_key, content_sha256, source_version, width, height, embedding"
+    query = f"SELECT {columns} FROM embeddings ORDER BY image_id"
+    assert rows(tmp_path / "w", query) == rows(tmp_path / "local", query)
+    assert rows(tmp_path / "w", "SELECT count(*), count(DISTINCT content_sha256) FROM vectors") == [(IMAGES, IMAGES)]
+    assert not list((tmp_path / "w").glob("_state/*/*/*/saved/*")), "all of it is in the store"
+    well, lost = tasks(tmp_path / "events")
+    print(f"{told}\n{lost} tasks of {well + lost} were lost with the executor, or one too many; {IMAGES_A_TASK} images a task")
+    assert 0 < lost
+
+
+def test_while_it_compares(cluster: Cluster, dist: Path, bare_python: Path, spark: SparkSession, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(8000, 256)).astype(np.float32)
+    pq.write_table(pa.table({"image_id": [f"{i:05d}" for i in range(8000)], "embedding": list(vectors)}), tmp_path / "own.parquet")
+    settings = ["--embeddings", str(tmp_path / "own.parquet"), "--set", "neighbours.block_rows=500"]
+    assert find_neighbours.main(["--warehouse", str(tmp_path / "local"), *settings], session=spark) == 0
+    conf = logging_to(tmp_path / "events")
+    job = cluster.start(dist, "find_neighbours", "--warehouse", str(tmp_path / "w"), *settings, python=bare_python, conf=conf)
+    kill_one(cluster, job, lambda: bool(list((tmp_path / "w").glob("_scratch/*/lists/_temporary/0/_temporary/*"))))
+    finished(job)
+    query = "SELECT * FROM neighbours ORDER BY ALL"
+    assert rows(tmp_path / "w", query) == rows(tmp_path / "local", query)
+    well, lost = tasks(tmp_path / "events")
+    print(f"{lost} tasks of {well + lost} were lost with the executor")
+    assert 0 < lost
+
+
+def test_two_at_once(cluster: Cluster, dist: Path, bare_python: Path, tmp_path: Path) -> None:
+    """On one slot one is published and the other refused; on two slots both are published."""
+    vectors = np.random.default_rng(0).normal(size=(6000, 256)).astype(np.float32)
+    pq.write_table(pa.table({"image_id": [f"{i:05d}" for i in range(6000)], "embedding": list(vectors)}), tmp_path / "own.parquet")
+    common = ["--warehouse", str(tmp_path / "w"), "--embeddings", str(tmp_path / "own.parquet")]
+
+    def at_once(*metrics: str) -> "list[tuple[int, str]]":
+        started = [
+            cluster.start(
+                dist, "find_neighbours", *common, "--metric", metric, python=bare_python, conf={"spark.cores.max": "1"}
+            )
+            for metric in metrics
+        ]
+        told = [process.communicate()[0] for process in started]
+        return sorted((process.returncode, text) for process, text in zip(started, told))
+
+    (won, _), (lost, told) = at_once("cosine", "cosine")
+    assert (won, lost) == (0, 1) and "another job published neighbours external/cosine while this one ran" in told, told
+    assert rows(tmp_path / "w", "SELECT count(*) FROM runs") == [(1,)]
+    assert len(list((tmp_path / "w" / "neighbours").glob("run_id=*"))) == 1, "the other's table is gone"
+    both = at_once("euclidean", "correlation")
+    assert [code for code, _ in both] == [0, 0], both
+    assert rows(tmp_path / "w", "SELECT metric, count(*) FROM neighbours GROUP BY 1 ORDER BY 1") == [
+        ("correlation", 6000 * 24),
+        ("cosine", 6000 * 24),
+        ("euclidean", 6000 * 24),
+    ]

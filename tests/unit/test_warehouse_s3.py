@@ -1,0 +1,113 @@
+"""Publication on an object store, by conditional puts, on an S3-compatible server. (Tables are written by Spark's connector.)"""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from pyspark.sql import SparkSession
+
+import s3_server
+from image_similarity import object_files, storage
+from image_similarity.errors import JobFailed
+from image_similarity.object_files import ObjectFiles
+from image_similarity.warehouse import Pointer, Warehouse
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server.serving("warehouse") as bucket:
+        yield bucket
+
+
+def test_file_operations(bucket: str) -> None:
+    files, folder = ObjectFiles(bucket), f"{bucket}/a b/100% #1"
+    assert files.read(f"{folder}/x") is None and files.entries(folder) == [] and files.modified(f"{folder}/x") is None
+    for name in ("x", "y/z"):
+        files.write(f"{folder}/{name}", name.encode())
+    assert files.read(f"{folder}/y/z") == b"y/z" and sorted(files.entries(folder)) == ["x", "y"]
+    written = files.modified(f"{folder}/x")
+    assert written is not None and written > 1.7e9
+    assert storage.read(f"{folder}/x") == b"x", "Python's and obstore's names of an object are the same"
+    with pytest.raises(NotADirectoryError):
+        files.entries(f"{folder}/x")
+    files.delete(folder)
+    files.delete(folder)
+    assert files.entries(folder) == []
+
+
+def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSession, bucket: str) -> None:
+    warehouse = Warehouse(spark, f"{bucket}/two")
+    seen = warehouse.current()
+    warehouse.publish(seen, {"neighbours": {"a/cosine": "r1"}}, {"runs": {"": "r1"}})
+    warehouse.publish(seen, {"neighbours": {"b/cosine": "r2"}}, {"runs": {"": "r2"}})
+    with pytest.raises(JobFailed, match="another job published neighbours a/cosine"):
+        warehouse.publish(seen, {"neighbours": {"a/cosine": "r3"}}, {"runs": {"": "r3"}})
+    tables = {"neighbours": {"a/cosine": ["r1"], "b/cosine": ["r2"]}, "runs": {"": ["r1", "r2"]}}
+    assert warehouse.current() == Pointer(2, tables)
+    views = storage.read(f"{bucket}/two/views.sql").decode()
+    assert "s3://warehouse/two/neighbours/run_id=r1/*.parquet" in views and "run_id=r2" in views
+    assert sorted(ObjectFiles(bucket).entries(f"{bucket}/two")) == ["_current.json", "views.sql"], "no lock is left, or used"
+
+
+PUBLISHER = """
+import sys
+from image_similarity.object_files import ObjectFiles
+files, path, name = ObjectFiles(sys.argv[1]), sys.argv[1] + "/many.txt", sys.argv[2]
+for turn in range(20):
+    files.update(path, lambda content: (content or b"") + f"{name}-{turn} ".encode())
+"""
+
+
+def test_many_processes_at_once_lose_nothing(bucket: str) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", PUBLISHER, bucket, str(number)]) for number in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    told = storage.read(f"{bucket}/many.txt").decode().split()
+    assert sorted(told) == sorted(f"{number}-{turn}" for number in range(4) for turn in range(20))
+
+
+def test_an_update_whose_answer_was_lost_counts_once(spark: SparkSession, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_if = ObjectFiles._put_if
+    answers = iter([None])
+
+    def forgetful(self: ObjectFiles, path: str, content: bytes, version: object) -> object:
+        put = put_if(self, path, content, version)
+        return next(answers, put)
+
+    monkeypatch.setattr(ObjectFiles, "_put_if", forgetful)
+    warehouse = Warehouse(spark, f"{bucket}/lost")
+    warehouse.publish(Pointer(), {"neighbours": {"a/cosine": "r1"}}, {"runs": {"": "r1"}})
+    assert json.loads(storage.read(f"{bucket}/lost/_current.json")) == {
+        "version": 1,
+        "tables": {"neighbours": {"a/cosine": ["r1"]}, "runs": {"": ["r1"]}},
+    }
+
+
+def test_a_lock_has_one_holder_and_that_of_a_dead_one_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, path, inside, most = ObjectFiles(bucket), f"{bucket}/site/.lock", [], []
+
+    def holder() -> None:
+        for _ in range(3):
+            with files.locked(path):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=holder) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 9 and files.read(path) is None
+    files.write(path, b"of one that died")
+    monkeypatch.setattr(object_files, "LOCK_SECONDS", 1)
+    with files.locked(path):
+        assert files.read(path) != b"of one that died"
+
+
+def test_what_cannot_be_had_is_told_in_one_line(bucket: str) -> None:
+    with pytest.raises(OSError) as caught:
+        ObjectFiles("s3://no-such-bucket").write("s3://no-such-bucket/a", b"")
+    assert "s3://no-such-bucket/a" in str(caught.value) and "\n" not in str(caught.value)
