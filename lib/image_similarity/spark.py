@@ -100,9 +100,17 @@ def _cancel(spark: SparkSession) -> None:
     deadline = time.monotonic() + _CANCEL_SECONDS
     with suppress(Exception):  # Spark may be at its end already
         spark.sparkContext.cancelAllJobs()
-        tracker = spark.sparkContext._jsc.sc().statusTracker()
-        while time.monotonic() < deadline and any(executor.numRunningTasks() for executor in tracker.getExecutorInfos()):
+        while _running_tasks(spark) and time.monotonic() < deadline:
             time.sleep(0.1)
+
+
+def _running_tasks(spark: SparkSession) -> int:
+    """Asked of the scheduler: what `statusTracker` says lags behind, and a task that is cancelled goes on for up to seconds."""
+    counts = spark.sparkContext._jsc.sc().taskScheduler().runningTasksByExecutors().valuesIterator()
+    running = 0
+    while counts.hasNext():
+        running += int(counts.next())
+    return running
 
 
 def is_local_mode(spark: SparkSession) -> bool:

@@ -85,6 +85,9 @@ def test_a_pipeline_as_machines_see_it(run: Run, spark: SparkSession, tmp_path: 
     published = of_kind("published", told)
     assert [event["job"] for event in published] == JOBS
     check_records(warehouse, published)
+    sql = (ROOT / "README.md").read_text(encoding="utf-8").partition("```sql\n")[2].partition("```")[0].rstrip(";\n")
+    longest = query(warehouse, sql)
+    assert len(longest) == 10 and longest[0][3] == max(max(event["stages"].values()) for event in published)
     check_failures(images, [event for event in told if event.get("failures")])
     assert told[-1]["job"] == "run_pipeline" and told[-1]["run_id"] is None
     assert all(event["run_id"] for event in told if event["job"] == "embed_images")
@@ -170,7 +173,8 @@ def test_runs_of_before_lack_columns(run: Run, spark: SparkSession, tmp_path: Pa
     """Their records stay readable, alone and beside new ones."""
     warehouse = Warehouse(spark, str(tmp_path / "w"))
     old = new_run_id()
-    record = {name: ["{}"] if name in ("inputs", "settings") else [None] for name in SCHEMAS["runs"].fieldNames() if name not in ("stages", "outputs")}
+    columns = [name for name in SCHEMAS["runs"].fieldNames() if name not in ("stages", "outputs")]
+    record = {name: ["{}" if name in ("inputs", "settings") else None] for name in columns}
     kinds = {field.name: field.dataType.typeName() for field in SCHEMAS["runs"].fields}
     types = {"double": pa.float64(), "timestamp": pa.timestamp("us", tz="UTC"), "string": pa.string()}
     schema = pa.schema([(name, types[kinds[name]]) for name in record])
@@ -192,13 +196,13 @@ def test_sigterm_ends_a_job_cleanly(tmp_path: Path) -> None:
     """A real process, whose event log is looked at, too: it is what the history server shows."""
     images, warehouse, log = draw(tmp_path / "images", 150), tmp_path / "w", tmp_path / "events"
     log.mkdir()
-    settings = f"--conf spark.eventLog.enabled=true --conf spark.eventLog.dir={log.as_uri()} pyspark-shell"
+    logged = {"enabled": "true", "dir": log.as_uri(), "compress": "false"}
+    settings = " ".join(f"--conf spark.eventLog.{key}={value}" for key, value in logged.items()) + " pyspark-shell"
     slow = 'fingerprints.slow={network="resnet152",weights="untrained",layer="avgpool"}'
     command = [sys.executable, str(ROOT / "jobs" / "run_pipeline.py"), "--images", str(images), "--warehouse", str(warehouse)]
     command += ["--set", slow, "--fingerprint", "slow", "--log-format", "json", "--log-every", "0.2"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYSPARK_SUBMIT_ARGS": settings}, start_new_session=True
-    )
+    environment = {**os.environ, "PYSPARK_SUBMIT_ARGS": settings}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     try:
         told = []
         assert process.stdout is not None
