@@ -47,6 +47,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/networks.py
 	$(BIN)/python tests/benchmarks/fetching.py demo/samples
 	$(BIN)/python tests/benchmarks/render_gallery.py
+	$(BIN)/python tests/benchmarks/scaling.py
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py

@@ -13,11 +13,11 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import cli, fingerprints
+from image_similarity import cli, devices, fingerprints
 from image_similarity.cli import Application, Failures, Job
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.fingerprints import Ready
-from image_similarity.settings import PcaSettings
+from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
 from image_similarity.spark import ship
 from image_similarity.stages.embeddings import projected, saved, stage
 from image_similarity.stages.embeddings.projected import Fitted
@@ -65,9 +65,12 @@ def run(application: Application) -> None:
 
 
 def check(application: Application) -> None:
-    """Raise ``WrongInput`` for what can be told at once: fingerprints, networks, layers and reasons that do not exist."""
-    for name in _names(application):
-        fingerprints.check(name, application.settings.fingerprint(name))
+    """Raise for what can be told at once: fingerprints, networks, layers and reasons that do not exist, a GPU that nobody gets."""
+    declared = {name: application.settings.fingerprint(name) for name in _names(application)}
+    for name, one in declared.items():
+        fingerprints.check(name, one)
+    if any(isinstance(one, (NetworkSettings, ExportedSettings)) for one in declared.values()):
+        devices.check(application.session, application.settings.embeddings)
     for reason in application.arguments.retry_failed:
         if reason not in (EVERY_REASON, *stage.FAILURE_REASONS):
             known = ", ".join(stage.FAILURE_REASONS)
@@ -177,11 +180,11 @@ def _folder_for_workers() -> Path:
     return folder
 
 
-def _saved(job: Job, key: str) -> DataFrame:
+def _saved(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
     """What this run and those before it, which did not come to their end, have saved for ``key``."""
     slot = f"embed_images/{key}"
-    folders = [job.warehouse.state_of(slot, run).folder(saved.FOLDER) for run in job.warehouse.states(slot)]
-    return job.warehouse.read_folders(folders, saved.SCHEMA)
+    runs = [run for run in job.warehouse.states(slot) if run == job.run_id or not this_run_only]
+    return job.warehouse.read_folders([job.warehouse.state_of(slot, run).folder(saved.FOLDER) for run in runs], saved.SCHEMA)
 
 
 def _check_key(job: Job, published: Any, key: str) -> None:
@@ -200,7 +203,9 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict
     failures = _write_failures(job, outputs.failures, outputs.images)
     job.warehouse.write("embeddings", run, outputs.embeddings)
     vectors, added = one.fingerprint.vectors, 0
-    if outputs.embedded or outputs.taken_over:
+    # Not what tasks have told: one that was lost with its executor may have saved vectors, which are not made again.
+    embedded = _saved(job, one.fingerprint.key, this_run_only=True).select("content_sha256").distinct().count()
+    if embedded or outputs.taken_over:
         new = stage.new_vectors(_saved(job, one.fingerprint.key), vectors)
         job.warehouse.write("vectors", run, new)
         written = job.warehouse.read("vectors", [run])
@@ -212,7 +217,8 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict
         "not_read_again": outputs.reused,
         "taken_over": outputs.taken_over,
         "read": outputs.read,
-        "embedded": outputs.embedded,
+        "embedded": embedded,
+        "devices": outputs.embedded_on,
         "vectors_added": added,
         "failures": failures.counts,
     }
@@ -246,7 +252,9 @@ def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:
     if counts["taken_over"]:
         parts[-1] += f" ({counts['taken_over']:,} of them embedded by a run that did not end)"
     parts.append(f"{failures.total:,} failed")
-    others = [f"read, but not embedded (known content, or failed): {known:,}"] if known else []
+    computed = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
+    others = [f"computed on: {computed}"] if computed else []
+    others += [f"read, but not embedded (known content, or failed): {known:,}"] if known else []
     told = f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(parts)}"
     job.say(told, *others, *failures.lines, failures=failures.fields)
 

@@ -1,9 +1,11 @@
 """What all jobs share: arguments, the context a job runs in, one-line errors and exit codes, the record of a run."""
 
 import argparse
+import errno
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import signal
 import threading
@@ -450,6 +452,11 @@ def _tell_error(name: str, message: str, exit_code: int, told: str | None = None
 def _root_cause(error: Exception) -> str:
     """The line that matters of an error that came through Spark: that of the exception in the worker, if there was one."""
     text = str(error)
+    if os.strerror(errno.ENOSPC) in text:  # of Python and of the JVM, here or in a worker
+        return (
+            "no space is left on the disk of the warehouse, or on one of Spark's own: nothing was published. Free some; "
+            "what runs have left that did not come to their end is removed by clean_warehouse.py --warehouse URI --discard-saved"
+        )
     if isinstance(error, PySparkException) or type(error).__module__.startswith("py4j"):
         own = [line for line in text.splitlines() if line.startswith(f"{JobFailed.__module__}.")]
         if own:

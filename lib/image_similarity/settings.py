@@ -70,8 +70,16 @@ class EmbeddingsSettings(Section):
     """``[embeddings]``: how images are read and put through networks."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` uses the GPU that Spark gave the task (in local mode: one that is visible), else the CPU; ``cuda`` fails
-    where there is none."""
+    """``auto`` uses the GPU that Spark gave the task (in local mode: one that is visible), else the CPU; ``cuda`` is an error
+    where there is none. Only fingerprints that are networks use one."""
+
+    device_fallback: Literal["fail", "cpu"] = "fail"
+    """What is done about a GPU that Spark gave to a task, or that ``cuda`` asks for, and that cannot be used: ``fail`` ends the
+    job; ``cpu`` goes on with the CPU, which may take a hundred times as long."""
+
+    tasks_per_gpu: Annotated[int, Field(ge=1, le=64)] = 1
+    """In local mode: tasks that use one GPU at the same time, each with the network in its memory. There are no other tasks then,
+    so ``decode_threads`` should be raised to keep the GPU busy. On a cluster ``spark.task.resource.gpu.amount`` decides."""
 
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
     """If a larger share of the images fails, nothing is published and the exit code is 3."""

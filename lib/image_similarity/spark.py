@@ -1,4 +1,4 @@
-"""The Spark session, the device of a task, and progress of what runs."""
+"""The Spark session, and progress of what runs."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
-from pyspark import SparkFiles, TaskContext
+from pyspark import SparkFiles
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -163,27 +163,6 @@ def ship(spark: SparkSession, file: Path) -> str:
 def shipped(name: str) -> str:
     """In a worker: the path of the file that the driver shipped as ``name``."""
     return name if os.path.exists(name) else SparkFiles.get(os.path.basename(name))
-
-
-def task_device(requested: str) -> str:
-    """In a task: the torch device that ``embeddings.device`` means here.
-
-    Spark's address of a GPU is an index into CUDA_VISIBLE_DEVICES where that is set, which is torch's numbering too. Local mode
-    hands out no GPUs, so a visible one is looked for. Raises ``JobFailed`` if a GPU was given or asked for and cannot be used.
-    """
-    import torch  # in the worker only: CUDA must not be touched before Spark's daemon forks
-
-    context = TaskContext.get()
-    given = context.resources().get("gpu") if context is not None else None
-    if requested == "cpu" or (requested == "auto" and given is None and not torch.cuda.is_available()):
-        return "cpu"
-    if not torch.cuda.is_available():
-        raise JobFailed("a GPU was asked for but torch finds none here: check the driver, or set embeddings.device = 'cpu'")
-    count = torch.cuda.device_count()
-    index = int(given.addresses[0]) if given is not None else (context.partitionId() if context is not None else 0) % count
-    if index >= count:
-        raise JobFailed(f"Spark gave this task GPU {index} but torch sees only {count}: check CUDA_VISIBLE_DEVICES")
-    return f"cuda:{index}"
 
 
 @contextmanager

@@ -2,35 +2,34 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import duckdb
-import numpy as np
 import pytest
-from PIL import Image
+
+from crawler import crawl
+from image_similarity.tables import SCHEMAS
+from processes import draw, finish, kill, rows, start
 
 pytestmark = pytest.mark.cluster
 
-ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 120
-SMALL = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'
-COMMON = ["--set", f"fingerprints.small={SMALL}", "--set", "neighbours.fingerprint=small", "--set", "neighbours.block_rows=16"]
-
-
-def start(job: str, warehouse: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--warehouse", str(warehouse), *arguments, *COMMON]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-
-
-def finish(job: str, warehouse: Path, *arguments: str) -> None:
-    process = start(job, warehouse, *arguments)
-    told, _ = process.communicate()
-    assert process.returncode == 0, told
+KILLS = int(os.environ.get("IMAGE_SIMILARITY_KILLS", "3"))
+PUBLISHED = ("_current.json", "views.sql")
+COMPARED = {
+    "manifest": "image_id, uri, size_bytes, source_version",
+    "embeddings": "image_id, fingerprint_key, content_sha256, source_version, width, height, embedding",
+    "vectors": "content_sha256, fingerprint_key, embedding",
+    "failures": "*",
+    "neighbours": "*",
+}
+"""What must be the same after it all as without it."""
 
 
 def kill_when(process: "subprocess.Popen[str]", warehouse: Path, marker: str) -> None:
@@ -40,8 +39,7 @@ def kill_when(process: "subprocess.Popen[str]", warehouse: Path, marker: str) ->
     while not set(warehouse.glob(marker)) - before:
         assert process.poll() is None and time.monotonic() < deadline, f"{marker} never seen: {process.communicate()[0]}"
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     assert process.returncode == -signal.SIGKILL
 
 
@@ -55,28 +53,19 @@ def published(warehouse: Path) -> Any:
 
 
 def neighbours(warehouse: Path) -> list[Any]:
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    return db.sql("SELECT * FROM neighbours ORDER BY ALL").fetchall()
-
-
-def draw(folder: Path, seeds: range) -> None:
-    folder.mkdir(exist_ok=True)
-    for seed in seeds:
-        pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC).save(folder / f"{seed}.jpg")
+    return rows(warehouse, "SELECT * FROM neighbours ORDER BY ALL")
 
 
 def test_killed_in_the_middle_of_each_job(tmp_path: Path) -> None:
     images, warehouse = tmp_path / "images", tmp_path / "w"
     draw(images, range(40))
-    finish("run_pipeline", warehouse, "--images", str(images))
+    finish("run_pipeline", warehouse, "--images", images)
     before, right = published(warehouse), neighbours(warehouse)
 
     draw(images, range(40, 200))  # the nights that die have something to do
     saved = "_state/embed_images/*/*/saved/part-*.parquet"
-    steps = [
-        ("build_manifest", ["--images", str(images)], "manifest/run_id=*"),
+    steps: list[tuple[str, list[object], str]] = [
+        ("build_manifest", ["--images", images], "manifest/run_id=*"),
         ("embed_images", ["--set", "embeddings.save_seconds=0"], saved),
         ("find_neighbours", [], "_scratch/*/blocks/*"),
     ]
@@ -90,28 +79,80 @@ def test_killed_in_the_middle_of_each_job(tmp_path: Path) -> None:
     assert len(right) == 200 * 24
 
 
+def check_whole(warehouse: Path, gallery: Path) -> None:
+    """What is published is whole runs: the rows that their jobs counted, all images accounted for, no dead link."""
+    if not (warehouse / "_current.json").exists():
+        return
+    published(warehouse)
+    pointer = json.loads((warehouse / "_current.json").read_text())["tables"]
+    counts = {run: json.loads(counted) for run, counted in rows(warehouse, "SELECT run_id, counts FROM runs")}
+    for table, column in (("manifest", "images"), ("neighbours", "rows")):
+        for (run,) in pointer.get(table, {}).values():
+            assert rows(warehouse, f"SELECT count(*) FROM {table}") == [(counts[run][column],)]
+    for (run,) in pointer.get("embeddings", {}).values():
+        outcomes = "SELECT count(*) FROM (SELECT image_id FROM embeddings UNION ALL SELECT image_id FROM failures)"
+        assert rows(warehouse, outcomes) == [(counts[run]["images"],)]
+        assert rows(warehouse, "SELECT count(*) FROM embeddings WHERE embedding IS NULL") == [(0,)]
+    if (gallery / "index.html").exists():
+        assert crawl(gallery).dead == []
+
+
+def jobs_of(warehouse: Path) -> list[str]:
+    if not (warehouse / "views.sql").exists():
+        return []
+    return [job for (job,) in rows(warehouse, "SELECT job FROM runs ORDER BY run_id")]
+
+
+@pytest.mark.parametrize("seed", [20261125])
+def test_the_whole_pipeline_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
+    images, warehouse, gallery = tmp_path / "images", tmp_path / "w", tmp_path / "gallery"
+    arguments = ["--images", images, "--gallery", gallery]
+    draw(images, range(60))
+    began = time.monotonic()
+    finish("run_pipeline", tmp_path / "undisturbed", "--images", images, "--gallery", tmp_path / "other")
+    seconds = time.monotonic() - began
+    random = Random(seed)
+    for number in range(KILLS):
+        draw(images, range(60 + 10 * number))  # each has something to do
+        process, moment = start("run_pipeline", warehouse, *arguments), random.uniform(0.15, 1) * seconds
+        try:
+            process.wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            pass
+        kill(process)
+        check_whole(warehouse, gallery)
+        print(f"killed after {moment:.1f} of {seconds:.1f} s (exit {process.returncode}); published so far: {jobs_of(warehouse)}")
+    finish("run_pipeline", warehouse, *arguments)
+    check_whole(warehouse, gallery)
+    shutil.rmtree(tmp_path / "undisturbed")
+    finish("run_pipeline", tmp_path / "undisturbed", "--images", images)
+    for table, columns in COMPARED.items():
+        query = f"SELECT {columns} FROM {table} ORDER BY ALL"
+        assert rows(warehouse, query) == rows(tmp_path / "undisturbed", query), table
+    finish("clean_warehouse", warehouse)
+    assert {folder.name for folder in warehouse.iterdir()} <= {*SCHEMAS, "_state", "_scratch", "_running", "_lock", *PUBLISHED}
+    assert not list((warehouse / "_scratch").iterdir()) and not list((warehouse / "_running").iterdir())
+
+
 def test_a_run_goes_on_where_a_killed_one_was(tmp_path: Path) -> None:
     """What was saved is neither read nor embedded again, and is in the store afterwards, once."""
     images, warehouse = tmp_path / "images", tmp_path / "w"
     draw(images, range(400))
-    finish("build_manifest", warehouse, "--images", str(images))
+    finish("build_manifest", warehouse, "--images", images)
     process = start("embed_images", warehouse, "--set", "embeddings.save_seconds=0.2")
     parts = "_state/embed_images/*/*/saved/part-*.parquet"
     deadline = time.monotonic() + WAIT_SECONDS
     while len(list(warehouse.glob(parts))) < 6:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     counted = duckdb.connect().execute(f"SELECT count(DISTINCT image_id) FROM read_parquet('{warehouse}/{parts}')").fetchone()
     saved = counted[0] if counted else 0
     assert 0 < saved < 400 and not (warehouse / "vectors").exists()
     finish("embed_images", warehouse)
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    counts = json.loads(db.sql("SELECT counts FROM runs WHERE job = 'embed_images'").fetchall()[0][0])
+    counts = json.loads(rows(warehouse, "SELECT counts FROM runs WHERE job = 'embed_images'")[0][0])
     assert (counts["taken_over"], counts["read"], counts["embedded"]) == (saved, 400 - saved, 400 - saved)
     stored = "SELECT count(*), count(DISTINCT content_sha256), count(DISTINCT len(embedding)) FROM vectors"
-    assert db.sql(stored).fetchall() == [(400, 400, 1)]
-    assert db.sql("SELECT count(*), count(embedding) FROM embeddings").fetchall() == [(400, 400)]
+    assert rows(warehouse, stored) == [(400, 400, 1)]
+    assert rows(warehouse, "SELECT count(*), count(embedding) FROM embeddings") == [(400, 400)]
     assert not list(warehouse.glob(parts))

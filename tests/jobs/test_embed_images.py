@@ -4,18 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import build_manifest
 import embed_images
 import find_neighbours
 import misbehaving
+import run_pipeline
+from image_similarity.devices import Devices
+from image_similarity.stages.embeddings import stage
 
 Run = Any
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +73,45 @@ def test_several_fingerprints_in_one_job(run: Run, folder: Path, tmp_path: Path,
     assert run(build_manifest, "--images", folder, *again) == 0
     assert run(embed_images, *again, "--fingerprint", "colours", "--fingerprint", "tiny") == 0
     assert [counts(w, name)["embedded"] for name in ("colours", "tiny")] == [1, 1]
+    assert counts(w, "edges")["devices"] == {"cpu": 12} and counts(w, "tiny")["devices"] == {"cpu": 1}
     assert not list((w / "_state" / "embed_images").glob("*/*")), "nothing is left of what is in the store"
+
+
+def test_no_more_tasks_than_gpus_may_have(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In local mode, and for networks alone; the share done is then that of vectors that are saved."""
+    monkeypatch.setattr(Devices, "most_tasks", lambda _: 1)
+    seen: list[tuple[int, float | None]] = []
+
+    @contextmanager
+    def watched(*of_what: Any, share: Any = None, **_: Any) -> Iterator[None]:
+        yield
+        count, tasks = of_what[2], of_what[4]
+        seen.append((tasks, share and round(share() * count)))
+
+    monkeypatch.setattr(stage, "progress", watched)
+    arguments = ["--warehouse", tmp_path / "w", *tiny, *CLASSICAL, "--set", "embeddings.max_failed_fraction=0.5"]
+    arguments += ["--set", "embeddings.images_per_task=4"]
+    assert run(build_manifest, "--images", folder, *arguments) == 0
+    for name in ("tiny", "colours"):
+        assert run(embed_images, *arguments, "--fingerprint", name) == 0
+    assert seen == [(1, 12), (4, None)]
+
+
+def test_a_gpu_that_is_asked_for_and_absent_is_told_before_any_work(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = ["--warehouse", tmp_path / "w", *tiny, *CLASSICAL, "--set", "embeddings.device=cuda"]
+    asked += ["--set", "embeddings.max_failed_fraction=0.5"]
+    assert run(run_pipeline, "--images", folder, *asked) == 1
+    assert not (tmp_path / "w").exists()
+    assert "run_pipeline: error: embeddings.device is cuda, and torch finds no GPU" in capsys.readouterr().err
+    assert run(build_manifest, "--images", folder, *asked) == 0
+    assert run(embed_images, *asked, "--fingerprint", "colours") == 0, "what is no network does not ask"
+    assert run(embed_images, *asked, "--set", "embeddings.device_fallback=cpu") == 0
+    assert "computed on: cpu (12)" in capsys.readouterr().out
 
 
 def test_vectors_do_not_depend_on_the_company(run: Run, folder: Path, tmp_path: Path, tiny: list[str]) -> None:

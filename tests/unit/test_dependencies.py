@@ -10,7 +10,7 @@ LIB = ROOT / "lib" / "image_similarity"
 MODULES = sorted(LIB.rglob("*.py"))
 NOT_FOR_KERNELS = (
     "pyspark",
-    *(f"image_similarity.{name}" for name in ("stages", "settings", "tables", "warehouse", "spark", "cli", "storage")),
+    *(f"image_similarity.{name}" for name in ("stages", "settings", "tables", "warehouse", "spark", "devices", "cli", "storage")),
 )
 
 

@@ -74,13 +74,13 @@ def test_results_are_in_order_and_batches_full(embed: Embed, files: list[Path]) 
     results, [saved] = embed(files, network)
     assert {name: vector.tolist() for name, vector in saved.items()} == {f.name: [int(f.stem)] * 3 for f in files}
     assert network.batches == [2, 2, 2, 1]
-    assert results["embedded"].tolist() == [[True]] * 7 and results["content_sha256"].nunique() == 7
+    assert results["embedded_on"].tolist() == [["cpu"]] * 7 and results["content_sha256"].nunique() == 7
 
 
 def test_copies_go_through_the_network_once(embed: Embed, files: list[Path]) -> None:
     network = Brightness()
     results, [saved] = embed([files[0], files[0], files[1], files[0]], network)
-    assert sum(network.batches) == 2 and results["embedded"].tolist() == [[True], [False], [True], [False]]
+    assert sum(network.batches) == 2 and results["embedded_on"].tolist() == [["cpu"], [None], ["cpu"], [None]]
     assert results["content_sha256"].nunique() == 2 and results["reason"].isna().all()
     assert list(saved) == ["10.png", "20.png"]
 
@@ -91,14 +91,14 @@ def test_known_contents_are_not_decoded(embed: Embed, files: list[Path], monkeyp
     known = np.unique([number_of(digest) for digest in digests])
     network.batches.clear()
     monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("decoded"))
-    assert embed(files, network, known=known)[0]["embedded"].tolist() == [[False]] * 7 and network.batches == []
+    assert embed(files, network, known=known)[0]["embedded_on"].tolist() == [[None]] * 7 and network.batches == []
 
 
 def test_answers_that_are_not_finite_are_failures_of_all_copies(embed: Embed, files: list[Path], tmp_path: Path) -> None:
     Image.new("RGB", (3, 2)).save(tmp_path / "black.png")
     results, [saved] = embed([tmp_path / "black.png", files[0], files[1], tmp_path / "black.png"], Brightness())
     assert results["refused"].tolist() == [["3 of 3 values"], [None], [None], ["3 of 3 values"]]
-    assert results["embedded"].tolist() == [[False], [True], [True], [False]] and list(saved) == ["10.png", "20.png"]
+    assert results["embedded_on"].tolist() == [[None], ["cpu"], ["cpu"], [None]] and list(saved) == ["10.png", "20.png"]
 
 
 def test_bad_files_do_not_disturb_the_others(embed: Embed, files: list[Path], tmp_path: Path) -> None:
@@ -134,12 +134,12 @@ def test_several_fingerprints_share_fetching_decoding_and_framing(
     results, saved = embed(files[:4], *kernels)
     assert sorted(decoded, key=str) == [512] * 4 + [None] * 4 and len(framed) == 12
     assert all([*vectors] == [file.name for file in files[:4]] for vectors in saved)
-    assert results["embedded"].tolist() == [[True] * 4] * 4
+    assert results["embedded_on"].tolist() == [["cpu"] * 4] * 4
 
 
 def test_only_those_that_want_an_image_get_it(embed: Embed, files: list[Path]) -> None:
     results, saved = embed(files[:2], Brightness(), Brightness(), wanted=0b10)
-    assert results["embedded"].tolist() == [[False, True]] * 2 and saved[0] == {} and len(saved[1]) == 2
+    assert results["embedded_on"].tolist() == [[None, "cpu"]] * 2 and saved[0] == {} and len(saved[1]) == 2
 
 
 def test_fetching_goes_on_while_the_network_works(

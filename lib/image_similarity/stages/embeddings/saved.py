@@ -90,6 +90,23 @@ class Saver:
         return [content for table in saved for content in table["content_sha256"].to_pylist()]
 
 
+class Count:
+    """How many vectors the tasks of a run have saved in ``folder`` so far. Each file is asked once."""
+
+    def __init__(self, folder: str):
+        self._folder, self._rows = folder, dict[str, int]()
+
+    def __call__(self) -> int:
+        try:
+            files = [file.uri for file in storage.list_files(self._folder)]
+        except FileNotFoundError:  # nothing yet
+            return 0
+        for file in files:
+            if file not in self._rows:
+                self._rows[file] = pq.read_metadata(storage.open_input_file(file)).num_rows
+        return sum(self._rows.values())
+
+
 def _parquet(key: str, made: Sequence[Made], vectors: NDArray[np.float32]) -> bytes:
     """A file in `SCHEMA`, without a Python object for any value of a vector."""
     columns = {

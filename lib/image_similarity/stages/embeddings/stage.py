@@ -6,7 +6,7 @@ read; one whose content is known is read but not decoded; the rest is decoded on
 
 import functools
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,14 @@ from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import images
+from image_similarity import devices, images
 from image_similarity.errors import JobFailed
 from image_similarity.kernels import decoding
 from image_similarity.kernels.fingerprints.description import Description
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.spark import progress, task_count
 from image_similarity.stages.embeddings import workers
+from image_similarity.stages.embeddings.saved import Count
 from image_similarity.stages.embeddings.workers import NON_FINITE, Contents, Work
 from image_similarity.tables import SCHEMAS
 from image_similarity.warehouse import Scratch
@@ -84,8 +85,8 @@ class Outputs:
     taken_over: int
     """Of these, images that an earlier run had embedded and not published."""
     read: int
-    embedded: int
-    """Images that went through it."""
+    embedded_on: dict[str, int]
+    """Images that went through it, by the device that it computed on."""
 
 
 def run(
@@ -185,16 +186,28 @@ def _results(
     scratch: Scratch,
 ) -> DataFrame:
     """What became of the unread images, as `_RESULTS`; written once."""
+    available = devices.for_tasks(spark, settings)
     tasks = task_count(spark, count, LEAST_IMAGES_PER_TASK, settings.images_per_task)
+    most = available.most_tasks() if any(one.description.uses_torch for one in fingerprints) else None
+    if most is not None:
+        tasks = min(tasks, most)
     # In order of size, copies of a file come to the same task (but for a border between two), which embeds them once.
     # The largest come first, so that none is late.
     ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id")
     ordered = ordered.select("image_id", "uri", "source_version", "wanted")
     work = [Work(one.description, one.file, one.folder, _known_contents(spark, one)) for one in fingerprints]
-    results = ordered.withColumn("result", workers.embed(work, settings, http, time.time()))
-    with progress(spark, f"embed {', '.join(one.name for one in fingerprints)}", count, "images", tasks):
+    results = ordered.withColumn("result", workers.embed(work, available, settings, http, time.time()))
+    # The end of so few tasks tells nothing of how far they are: what they have saved does.
+    share = _share_saved(fingerprints, count) if most is not None else None
+    with progress(spark, f"embed {', '.join(one.name for one in fingerprints)}", count, "images", tasks, share=share):
         written = scratch.write("results", results)
     return written.select("image_id", "uri", "source_version", "wanted", "result.*")
+
+
+def _share_saved(fingerprints: Sequence[Fingerprint], count: int) -> Callable[[], float]:
+    """What tells the share of ``count`` images whose vectors are saved."""
+    saved = [Count(one.folder) for one in fingerprints]
+    return lambda: min(1.0, max(of_one() for of_one in saved) / count)
 
 
 # -- the tables ----------------------------------------------------------------------------------------------------------------
@@ -216,8 +229,14 @@ def _split(number: int, one: Fingerprint, matched: DataFrame, results: DataFrame
         reused=tally.images - tally.wanted[number],
         taken_over=tally.taken_over[number],
         read=tally.wanted[number],
-        embedded=results.where(F.element_at("embedded", number + 1)).count() if tally.wanted[number] else 0,
+        embedded_on=_by_device(number, results) if tally.wanted[number] else {},
     )
+
+
+def _by_device(number: int, results: DataFrame) -> dict[str, int]:
+    """How many images went through fingerprint ``number``, by device."""
+    on = results.select(F.element_at("embedded_on", number + 1).alias("device")).where("device IS NOT NULL")
+    return {row.device: row["count"] for row in on.groupBy("device").count().orderBy("device").collect()}
 
 
 def new_vectors(saved: DataFrame, published: DataFrame) -> DataFrame:

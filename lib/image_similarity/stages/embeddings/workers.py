@@ -18,17 +18,19 @@ from pyspark import Broadcast, TaskContext
 from pyspark.sql import Column
 from pyspark.sql.pandas.functions import pandas_udf
 
-from image_similarity import images
+from image_similarity import devices, images
+from image_similarity.devices import CPU, Devices
 from image_similarity.kernels import decoding
 from image_similarity.kernels.decoding import Picture, Unreadable
 from image_similarity.kernels.fingerprints.description import Description, Fingerprint
 from image_similarity.kernels.isolation import IsolatedDecoder
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
-from image_similarity.spark import shipped, task_device
+from image_similarity.spark import shipped
 from image_similarity.stages.embeddings.saved import Made, Saver
 
-RESULT = "content_sha256 string, reason string, detail string, embedded array<boolean>, refused array<string>"
-"""Of an image: what it is, why it is unreadable, and for each fingerprint whether it made a vector of it, and why not."""
+RESULT = "content_sha256 string, reason string, detail string, embedded_on array<string>, refused array<string>"
+"""Of an image: what it is, why it is unreadable, and for each fingerprint the device that made a vector of it, or why there is
+none."""
 
 NON_FINITE = "non_finite"
 
@@ -55,7 +57,9 @@ def number_of(content_sha256: str) -> int:
     return int(content_sha256[:15], 16)
 
 
-def embed(work: Sequence[Work], settings: EmbeddingsSettings, http: HttpSettings, started: float) -> Column:
+def embed(
+    work: Sequence[Work], available: Devices, settings: EmbeddingsSettings, http: HttpSettings, started: float
+) -> Column:
     """A column of `RESULT` from image_id, uri, source_version and wanted (bit i: fingerprint i wants the image).
 
     An Iterator pandas UDF that loads networks once per worker. It returns what became of each image; the vectors go into files
@@ -69,7 +73,7 @@ def embed(work: Sequence[Work], settings: EmbeddingsSettings, http: HttpSettings
     @pandas_udf(RESULT)  # type: ignore[call-overload]
     def results(batches: Iterator[tuple[pd.Series, pd.Series, pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
         with decoding.quiet_decoders():
-            embedder = Embedder(_load(work, settings, started), settings, http, _isolated(settings))
+            embedder = Embedder(_load(work, available, settings, started), settings, http, _isolated(settings))
             yield from embedder.results(_Row(*row) for batch in batches for row in zip(*batch))
 
     # Without this the optimiser may run the network once for every table that is made from its answer.
@@ -99,6 +103,8 @@ class Loaded:
     """Contents that this task has made vectors of, or found saved."""
     refused: dict[str, str] = field(default_factory=dict)
     """Contents that it cannot make a vector of, and why."""
+    device: str = CPU
+    """What it computes on, as `devices.name_of` tells."""
 
     def knows(self, content_sha256: str) -> bool:
         if content_sha256 in self.done:
@@ -110,26 +116,35 @@ class Loaded:
         return place < len(self.known) and int(self.known[place]) == number
 
 
-def _load(work: Sequence[Work], settings: EmbeddingsSettings, started: float) -> list[Loaded]:
-    """Workers are reused, and so are the fingerprints that they have loaded; those of another job make room."""
-    loaded = [_loaded(one, settings, started) for one in work]
-    kept = [one.kernel for one in loaded]
-    for other in [name for name, kernel in _kernels.items() if kernel not in kept]:
+def _load(work: Sequence[Work], available: Devices, settings: EmbeddingsSettings, started: float) -> list[Loaded]:
+    device = available.of_task() if any(one.description.uses_torch for one in work) else CPU
+    on = [device if one.description.uses_torch else CPU for one in work]
+    kernels = _kernels_for(list(zip(work, on)))
+    return [_loaded(one, kernel, where, settings, started) for one, kernel, where in zip(work, kernels, on)]
+
+
+def _kernels_for(wanted: Sequence[tuple[Work, str]]) -> list[Fingerprint]:
+    """Workers are reused, and so are the fingerprints that they have loaded; those of another job or device make room first."""
+    names = [(one.description.key, one.file, device) for one, device in wanted]
+    others = _kernels.keys() - names
+    for other in others:
         del _kernels[other]
-    return loaded
+    if others:
+        devices.release()
+    for name, (one, device) in zip(names, wanted):
+        if name not in _kernels:
+            file = shipped(one.file) if one.file is not None else None
+            _kernels[name] = one.description.load(file, device)
+    return [_kernels[name] for name in names]
 
 
-def _loaded(work: Work, settings: EmbeddingsSettings, started: float) -> Loaded:
-    device = task_device(settings.device) if work.description.uses_torch else "cpu"
-    wanted = (work.description.key, work.file, device)
-    if wanted not in _kernels:
-        file = shipped(work.file) if work.file is not None else None
-        _kernels[wanted] = work.description.load(file, device)
+def _loaded(work: Work, kernel: Fingerprint, device: str, settings: EmbeddingsSettings, started: float) -> Loaded:
     context = TaskContext.get()
     partition, attempt = (context.partitionId(), context.taskAttemptId()) if context is not None else (0, 0)
     saver = Saver(work.folder, work.description.key, partition, attempt, started, settings.save_seconds)
     saved_before = set(saver.before()) if context is not None and context.attemptNumber() else set()
-    return Loaded(_kernels[wanted], work.known.value if work.known is not None else None, saver, saved_before)
+    known = work.known.value if work.known is not None else None
+    return Loaded(kernel, known, saver, saved_before, device=devices.name_of(device))
 
 
 @dataclass(frozen=True)
@@ -150,7 +165,8 @@ class _Image:
     height: int = 0
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     """Of the fingerprints that have to make a vector, by their number."""
-    embedded: dict[int, bool] = field(default_factory=dict)
+    embedded_on: dict[int, str] = field(default_factory=dict)
+    """By the fingerprints that have made one."""
     reason: str | None = None
     detail: str | None = None
 
@@ -274,7 +290,7 @@ class Embedder:
         for image, vector, is_finite in zip(waiting, vectors, finite):
             content = str(image.content_sha256)
             if is_finite:
-                image.embedded[number] = True
+                image.embedded_on[number] = one.device
                 one.done.add(content)
             else:
                 one.refused[content] = f"{int((~np.isfinite(vector)).sum())} of {len(vector)} values"
@@ -293,7 +309,7 @@ class Embedder:
                 "content_sha256": [image.content_sha256 for image in batch],
                 "reason": [image.reason for image in batch],
                 "detail": [image.detail for image in batch],
-                "embedded": [[image.embedded.get(number, False) for number in numbers] for image in batch],
+                "embedded_on": [[image.embedded_on.get(number) for number in numbers] for image in batch],
                 "refused": refused,
             }
         )
