@@ -49,10 +49,12 @@ class Cluster:
         conf: Mapping[str, str] = {},
         environment: Mapping[str, str] = {},
         flags: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> "subprocess.Popen[str]":
         """Start ``dist/jobs/<job>.py`` by spark-submit with the zip and the settings of ``dist``; output and errors are one stream.
 
-        ``python``: that of driver and workers; ``conf``: wins over ``conf/spark/<properties>.conf``; ``flags``: for spark-submit.
+        ``python``: that of driver and workers; ``conf``: wins over ``conf/spark/<properties>.conf``; ``flags``: for spark-submit;
+        ``folder``: where it is called.
         """
         command = [str(SPARK / "bin" / "spark-submit"), "--master", self.master]
         command += ["--py-files", str(dist / "image_similarity.zip")]
@@ -63,6 +65,7 @@ class Cluster:
         return subprocess.Popen(
             command,
             env={**_environment(), **own},
+            cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,0 +1,59 @@
+"""The same with the packed environment: Python of driver and executors, with all dependencies, comes from the archive."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+import run_pipeline
+from image_similarity.packaging import ENVIRONMENT
+from image_similarity.tables import SCHEMAS
+from image_similarity.warehouse import Warehouse
+from standalone import Cluster
+
+pytestmark = pytest.mark.cluster
+
+PYTHON = "./environment/bin/python"
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder to submit from: as the README says, with the environment unpacked for the driver."""
+    named = os.environ.get("IMAGE_SIMILARITY_PACKAGE")
+    if not named:
+        pytest.skip("gigabytes: make package ENVIRONMENT=1 && IMAGE_SIMILARITY_PACKAGE=dist make test-cluster")
+    folder = tmp_path_factory.mktemp("packed")
+    for name in Path(named).resolve().iterdir():
+        (folder / name.name).symlink_to(name)
+    (folder / "environment").mkdir()
+    subprocess.run(["tar", "-xzf", folder / ENVIRONMENT, "-C", folder / "environment"], check=True)
+    return folder
+
+
+def tables(spark: SparkSession, folder: Path) -> dict[str, list[Any]]:
+    warehouse = Warehouse(spark, str(folder))
+    pointer = warehouse.current()
+    return {name: sorted(map(repr, warehouse.read(name, pointer.runs(name)).collect())) for name in SCHEMAS if name != "runs"}
+
+
+def test_the_same_tables_with_the_packed_environment(
+    cluster: Cluster, unpacked: Path, spark: SparkSession, pictures: Path, tiny: list[str], tmp_path: Path
+) -> None:
+    common = ["--images", str(pictures), "--set", "embeddings.max_failed_fraction=0.1", *tiny]
+    assert run_pipeline.main([*common, "--warehouse", str(tmp_path / "local")], session=spark) == 0
+    done = cluster.submit(
+        unpacked,
+        "run_pipeline",
+        *common,
+        "--warehouse",
+        str(tmp_path / "w"),
+        python=PYTHON,
+        conf={"spark.executorEnv.PYSPARK_PYTHON": PYTHON},
+        flags=["--archives", f"{ENVIRONMENT}#environment"],
+        folder=unpacked,
+    )
+    assert done.returncode == 0, done.stdout
+    assert tables(spark, tmp_path / "w") == tables(spark, tmp_path / "local")
