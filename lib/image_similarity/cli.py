@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from py4j.protocol import Py4JNetworkError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -430,15 +431,21 @@ def _explain(name: str, error: BaseException, finished: list[Finished], verbose:
     return JobFailed.exit_code
 
 
-def _end_from_outside(error: BaseException | None) -> Interrupted | None:
+def _end_from_outside(error: BaseException) -> Interrupted | None:
     """The `Interrupted` behind ``error``, if there is one: where Spark was ended, too, tidying up fails in its turn."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
+    for one in _chain(error):
+        if isinstance(one, KeyboardInterrupt):
             return Interrupted()
-        if isinstance(error, Interrupted):
-            return error
-        error = error.__context__
+        if isinstance(one, Interrupted):
+            return one
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """``error``, and what was being handled when it was raised."""
+    while error is not None:
+        yield error
+        error = error.__context__
 
 
 def _tell_error(name: str, message: str, exit_code: int, told: str | None = None, **fields: Any) -> None:
@@ -451,6 +458,8 @@ def _tell_error(name: str, message: str, exit_code: int, told: str | None = None
 
 def _root_cause(error: Exception) -> str:
     """The line that matters of an error that came through Spark: that of the exception in the worker, if there was one."""
+    if any(isinstance(one, Py4JNetworkError) for one in _chain(error)):
+        return "Spark's own process has ended: it was killed, or had too little memory (spark.driver.memory)"
     text = str(error)
     if os.strerror(errno.ENOSPC) in text:  # of Python and of the JVM, here or in a worker
         return (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark import SparkFiles
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -181,8 +181,9 @@ def progress(
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(report.every):
-            report.update(share() if share is not None else _share_done(spark, group, tasks))
+        with suppress(*SPARK_ERRORS, Py4JError, OSError):  # Spark is gone: the main thread tells
+            while not stop.wait(report.every):
+                report.update(share() if share is not None else _share_done(spark, group, tasks))
 
     watcher = threading.Thread(target=watch, name=f"progress of {what}", daemon=True)
     with described(spark, what, group), reporter.timed(what):

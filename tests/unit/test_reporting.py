@@ -7,9 +7,11 @@ import time
 from datetime import datetime, timedelta
 
 import pytest
+from py4j.protocol import Py4JNetworkError
 
 from image_similarity import cli, reporting
 from image_similarity.cli import Failures
+from image_similarity.errors import Terminated
 from image_similarity.reporting import JSON, Reporter, reporting_to
 
 Captured = pytest.CaptureFixture[str]
@@ -104,6 +106,25 @@ def test_failures_are_told_in_the_same_form_everywhere() -> None:
     assert failures.lines == ["failed: 1,234 not_found, for example a.png", "failed: 1 truncated, for example b.png"]
     assert failures.fields["truncated"] == {"count": 1, "example": "b.png"}
     assert cli.printable("new\nline") == "new\\nline" and cli.printable("日本") == "日本"
+
+
+def test_what_ended_a_job_is_told_whatever_failed_after_it() -> None:
+    """Where Spark was ended, too, tidying up fails in its turn."""
+
+    def failing_after(first: BaseException) -> OSError:
+        with pytest.raises(OSError) as raised:
+            try:
+                raise first
+            finally:
+                raise OSError("cannot tidy up")
+        return raised.value
+
+    terminated, interrupted = (cli._end_from_outside(failing_after(end)) for end in (Terminated(), KeyboardInterrupt()))
+    assert terminated is not None and (terminated.exit_code, str(terminated)) == (143, "ended by SIGTERM")
+    assert interrupted is not None and interrupted.exit_code == 130
+    assert cli._end_from_outside(failing_after(ValueError())) is None
+    gone = failing_after(Py4JNetworkError("Answer from Java side is empty"))
+    assert "Spark's own process has ended" in cli._root_cause(gone)
 
 
 @pytest.mark.parametrize("wrong", [["--log-every", "0"], ["--log-every", "nan"], ["--log-every", "ten"], ["--log-format", "xml"]])
