@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli
-from image_similarity.cli import Application, Job, say, setting
+from image_similarity.cli import Application, Job, setting
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours import audit, sources
@@ -26,7 +26,8 @@ def run(application: Application) -> None:
     job = application.job("audit_neighbours", f"{asked.fingerprint}/{asked.metric}")
     if job.already_published():
         return
-    audited, source, settings = _audited(job)
+    with job.step("plan"):
+        audited, source, settings = _audited(job)
     audit.check(source.count, how)
     job.plan(
         f"compare up to {how.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) with all, exactly",
@@ -34,7 +35,7 @@ def run(application: Application) -> None:
         f"{how.recall_target - how.recall_slack:.4g} or above",
         f"write the result to runs in {job.warehouse.uri}",
     )
-    with job.warehouse.scratch(job.run_id) as scratch:
+    with job.warehouse.scratch(job.run_id) as scratch, job.step("compare with the table"):
         recall = audit.run(job.session, source, job.warehouse.read("neighbours", [audited]), settings, how, scratch)
     job.publish(
         replace={},
@@ -43,7 +44,7 @@ def run(application: Application) -> None:
         used={"approximate": how.model_dump()},
         recall=recall.estimate,
     )
-    say(f"audit_neighbours {job.slot}: recall@{settings.similar} of run {audited} is {recall}; {job.seconds:.1f} s")
+    job.say(f"audit_neighbours {job.slot}: recall@{settings.similar} of run {audited} is {recall}; {job.seconds:.1f} s")
     if not recall.reaches(how.recall_target, how.recall_slack):
         raise JobFailed(f"recall@{settings.similar} is {recall}, below approximate.recall_target = {how.recall_target}")
 

@@ -6,7 +6,7 @@ import sys
 from pyspark.sql import SparkSession
 
 from image_similarity import cli, storage
-from image_similarity.cli import Application, say
+from image_similarity.cli import Application
 from image_similarity.stages import manifest
 
 
@@ -23,11 +23,13 @@ def run(application: Application) -> None:
     arguments = job.arguments
     chosen = f"a sample of {arguments.sample:,} (seed {arguments.seed}) of " if arguments.sample else ""
     job.plan(f"list {chosen}{arguments.images}", f"write manifest to {job.warehouse.uri}")
-    made = manifest.run(
-        job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed, job.settings.http
-    )
-    job.warehouse.write("manifest", job.run_id, made.rows)
-    images = job.warehouse.read("manifest", [job.run_id]).count()
+    with job.step("list images"):
+        made = manifest.run(
+            job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed, job.settings.http
+        )
+    with job.step("write tables"):
+        job.warehouse.write("manifest", job.run_id, made.rows)
+        images = job.warehouse.read("manifest", [job.run_id]).count()
     used = {"images": storage.absolute(arguments.images), "sample": arguments.sample, "seed": arguments.seed}
     job.publish(
         replace={"manifest": {"": job.run_id}},
@@ -36,7 +38,7 @@ def run(application: Application) -> None:
         used={**used, "manifest": job.settings.manifest.model_dump()},
     )
     skipped = f"; skipped: {manifest.describe_skipped(made.skipped)}" if made.skipped else ""
-    say(f"build_manifest: {images:,} images in {job.seconds:.1f} s{skipped}")
+    job.say(f"build_manifest: {images:,} images in {job.seconds:.1f} s{skipped}")
 
 
 def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:

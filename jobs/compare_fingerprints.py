@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli
-from image_similarity.cli import Application, Job, say, setting
+from image_similarity.cli import Application, Job, setting
 from image_similarity.errors import WrongInput
 from image_similarity.site import Site, open_site
 from image_similarity.stages.comparison import plot, stage
@@ -50,8 +50,9 @@ def run(application: Application) -> None:
     job = application.job("compare_fingerprints", application.settings.neighbours.metric)
     if job.already_published():
         return
-    used = _settings_of_runs(job)
-    comparison, site = _comparison(job, used), open_site(job.session, "report", job.arguments.report)
+    with job.step("plan"):
+        used = _settings_of_runs(job)
+        comparison, site = _comparison(job, used), open_site(job.session, "report", job.arguments.report)
     site.check_place(_images_of(job, used), job.warehouse.uri)
     job.plan(
         f"compare the {comparison.k} nearest others by {', '.join(comparison.fingerprints)} ({comparison.metric} distance)",
@@ -64,15 +65,17 @@ def run(application: Application) -> None:
     with job.warehouse.scratch(job.run_id) as scratch:
         try:
             inputs, examples = _inputs(job, runs, _untrained(job, comparison, used)), job.arguments.pairs
-            outputs = stage.run(job.session, inputs, comparison, examples, job.settings, site, job.run_id, scratch)
-            job.warehouse.write("comparisons", job.run_id, _rows(job.session, outputs.measured))
+            with job.step("measure"):
+                outputs = stage.run(job.session, inputs, comparison, examples, job.settings, site, job.run_id, scratch)
+            with job.step("write tables"):
+                job.warehouse.write("comparisons", job.run_id, _rows(job.session, outputs.measured))
         except BaseException:
             site.files.delete(site.folder(job.run_id))  # nobody has looked at it
             raise
     _publish(job, comparison, site, runs, outputs)
     _summarise(job, comparison, outputs)
-    say(f"report: {site.index}")
-    say(f"table: comparisons ({comparison.metric}) in {job.warehouse.uri}")
+    job.say(f"report: {site.index}")
+    job.say(f"table: comparisons ({comparison.metric}) in {job.warehouse.uri}")
 
 
 def _publish(job: Job, comparison: Comparison, site: Site, runs: dict[str, list[str]], outputs: Outputs) -> None:
@@ -83,7 +86,7 @@ def _publish(job: Job, comparison: Comparison, site: Site, runs: dict[str, list[
         try:
             site.remove_others(kept)
         except OSError as error:  # no failure: the next run tries again
-            say(f"  note: what is not used any more could not be removed from {site.uri}: {error}")
+            cli.note(f"what is not used any more could not be removed from {site.uri}: {error}")
 
 
 # -- what is compared ----------------------------------------------------------------------------------------------------------
@@ -189,15 +192,15 @@ def _summarise(job: Job, comparison: Comparison, outputs: Outputs) -> None:
     counts = outputs.counts
     left_out = f"; {counts['left_out']:,} left out, which not all have neighbours of" if counts["left_out"] else ""
     images = f"{counts['images']:,} images, {comparison.k} nearest others of each"
-    say(f"compare_fingerprints {comparison.metric}: {images}{left_out}; {job.seconds:.1f} s")
+    job.say(f"compare_fingerprints {comparison.metric}: {images}{left_out}; {job.seconds:.1f} s")
     if comparison.pairs:
-        print(cli.table(_matrix(comparison, outputs.measured)))
+        job.say(cli.table(_matrix(comparison, outputs.measured)))
     if comparison.label:
-        say(f"  {_asked(comparison, outputs.labelled)}")
+        job.say(f"  {_asked(comparison, outputs.labelled)}")
     if outputs.labelled.measured:
-        print(cli.table(_labels(comparison, outputs.labelled.measured)))
+        job.say(cli.table(_labels(comparison, outputs.labelled.measured)))
     if counts["pictures_absent"]:
-        say(f"  {counts['pictures_absent']:,} pictures could not be read: the report says why")
+        job.say(f"  {counts['pictures_absent']:,} pictures could not be read: the report says why")
 
 
 def _matrix(comparison: Comparison, measured: tuple[Measured, ...]) -> Iterator[tuple[str, ...]]:

@@ -9,8 +9,8 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity import cli, storage
-from image_similarity.cli import Application, Job, say
-from image_similarity.errors import TooManyFailures, WrongInput
+from image_similarity.cli import Application, Failures, Job
+from image_similarity.errors import WrongInput
 from image_similarity.stages.downloads import catalogue as catalogues
 from image_similarity.stages.downloads import stage
 from image_similarity.stages.downloads.catalogue import Catalogue
@@ -44,21 +44,25 @@ def run(application: Application) -> None:
         if not job.arguments.dry_run:
             _write_list(job, options)  # unless the run that published died just then, it is there already
         return
-    catalogue = _read(job)
-    inputs = _inputs(job, catalogue)
-    planned = stage.plan(job.session, inputs, options)
-    job.plan(*_plan_lines(job, catalogue, planned, options))
+    with job.step("plan"):
+        catalogue = _read(job)
+        inputs = _inputs(job, catalogue)
+        planned = stage.plan(job.session, inputs, options)
+        lines = _plan_lines(job, catalogue, planned, options)
+    job.plan(*lines)
     _check_writable(options.folder)
     with job.warehouse.scratch(job.run_id) as scratch:
-        outputs = stage.run(job.session, planned, options, scratch)
-        failures = _write(job, outputs, len(catalogue.entries))
+        with job.step("sort out what to fetch"):
+            outputs = stage.run(job.session, planned, options, scratch)
+        with job.step("write tables"):
+            failures = _write(job, outputs, len(catalogue.entries))
     counts = {
         "addresses": len(catalogue.entries),
         "left_out": catalogue.left_out,
         **outputs.outcomes,
         "fetched_bytes": outputs.fetched_bytes,
         "not_rechecked": outputs.not_rechecked,
-        "failures": failures,
+        "failures": failures.counts,
     }
     job.publish(
         replace={"downloads": {slot: job.run_id}, "failures": {_failures_slot(slot): job.run_id}},
@@ -67,7 +71,7 @@ def run(application: Application) -> None:
         used=_used(job),
     )
     _write_list(job, options)
-    _summarise(job, counts, options)
+    _summarise(job, counts, failures, options)
 
 
 def _options(job: Job) -> Options:
@@ -124,21 +128,15 @@ def _check_writable(folder: str) -> None:
         raise WrongInput(f"--images {folder}: cannot be written: {error}") from None
 
 
-def _write(job: Job, outputs: Outputs, addresses: int) -> dict[str, int]:
-    """Write the tables; the number of failures by reason. Raises ``TooManyFailures``."""
+def _write(job: Job, outputs: Outputs, addresses: int) -> Failures:
+    """Write the tables; what failed. Raises ``TooManyFailures``."""
     warehouse, run = job.warehouse, job.run_id
     warehouse.write("failures", run, outputs.failures)
-    counted = warehouse.read("failures", [run]).groupBy("reason").count().orderBy("reason").collect()
-    reasons = {row.reason: row["count"] for row in counted}
-    failed, allowed = sum(reasons.values()), job.settings.downloads.max_failed_fraction
-    if failed > allowed * addresses:
-        raise TooManyFailures(
-            f"{failed:,} of {addresses:,} addresses failed ({_describe(reasons)}), more than downloads.max_failed_fraction = "
-            f"{allowed} allows; nothing was published, and what was fetched stays in {job.arguments.images}. Each failure is a "
-            f"row in {warehouse.reader_path(warehouse.folder('failures', run))}"
-        )
+    failures = job.failures()
+    note = f", and what was fetched stays in {job.arguments.images}"
+    job.check_failures(failures, "addresses", addresses, "downloads", note)
     warehouse.write("downloads", run, outputs.downloads)
-    return reasons
+    return failures
 
 
 def _used(job: Job) -> dict[str, Any]:
@@ -167,22 +165,20 @@ def _list_uri(options: Options) -> str:
     return storage.join(options.folder, stage.LIST_NAME)
 
 
-def _summarise(job: Job, counts: dict[str, Any], options: Options) -> None:
-    failed = sum(counts["failures"].values())
+def _summarise(job: Job, counts: dict[str, Any], failures: Failures, options: Options) -> None:
     rate = counts["fetched_bytes"] / 1e6 / max(job.seconds, 1e-9)
     parts = [
         f"{counts[stage.FETCHED]:,} fetched ({counts['fetched_bytes'] / 1e6:,.1f} MB, {rate:,.1f} MB/s)",
         f"{counts[stage.PRESENT]:,} present",
         f"{counts[stage.UNCHANGED]:,} unchanged",
-        f"{failed:,} failed",
+        f"{failures.total:,} failed",
     ]
-    say(f"download_images {job.slot}: {counts['addresses']:,} addresses in {job.seconds:.1f} s: " + ", ".join(parts))
-    for what in ("failures", "not_rechecked", "left_out"):
-        if counts[what]:
-            say(f"  {what.replace('_', ' ')}: {_describe(counts[what])}")
+    others = [f"{what.replace('_', ' ')}: {_describe(counts[what])}" for what in ("not_rechecked", "left_out") if counts[what]]
+    told = f"download_images {job.slot}: {counts['addresses']:,} addresses in {job.seconds:.1f} s: " + ", ".join(parts)
+    job.say(told, *failures.lines, *others, failures=failures.fields)
     pipeline = Path(__file__).resolve().with_name("run_pipeline.py")
     command = [sys.executable, str(pipeline), "--images", _list_uri(options), "--warehouse", job.warehouse.uri]
-    say(f"next: {shlex.join(command)}")
+    job.say(f"next: {shlex.join(command)}")
 
 
 def _describe(counts: dict[str, int]) -> str:

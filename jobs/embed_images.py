@@ -14,8 +14,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli, devices, fingerprints
-from image_similarity.cli import Application, Job, say
-from image_similarity.errors import JobFailed, TooManyFailures, WrongInput
+from image_similarity.cli import Application, Failures, Job
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.fingerprints import Ready
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
 from image_similarity.spark import ship
@@ -53,6 +53,8 @@ def run(application: Application) -> None:
     jobs = [job for job in jobs if not job.already_published()]
     if not jobs:
         return
+    if len(jobs) > 1:  # one pass for all
+        cli.work_on(application.session, "embed_images")
     _plan(jobs)
     of_images = [job for job in jobs if not isinstance(_declared(job), PcaSettings)]
     if of_images:
@@ -119,18 +121,21 @@ def _embed(jobs: list[Job]) -> None:
     """One pass over the images for all ``jobs``, each of which is a fingerprint and publishes its own slots."""
     first = jobs[0]
     manifest = first.warehouse.read("manifest", _manifest_runs(first))
-    embeddings = [_embedding(job) for job in jobs]
-    _check_distinct(embeddings)
+    with first.step("prepare fingerprints"):
+        embeddings = [_embedding(job) for job in jobs]
+        _check_distinct(embeddings)
     asked = first.arguments.retry_failed
     retry = Retry(EVERY_REASON in asked, [reason for reason in asked if reason != EVERY_REASON])
     with first.warehouse.scratch(first.run_id) as scratch:
         wanted = [one.fingerprint for one in embeddings]
         settings = first.settings
-        outputs = stage.run(first.session, manifest, wanted, settings.embeddings, settings.http, retry, scratch)
-        counts = [_write(one, manifest, result) for one, result in zip(embeddings, outputs)]
-    for one, counted in zip(embeddings, counts):
-        _publish(one, counted)
-        _summarise(one.job, counted)
+        with first.step("sort out what is new"):
+            outputs = stage.run(first.session, manifest, wanted, settings.embeddings, settings.http, retry, scratch)
+        with first.step("write tables"):
+            written = [_write(one, manifest, result) for one, result in zip(embeddings, outputs)]
+    for one, (counts, failures) in zip(embeddings, written):
+        _publish(one, counts)
+        _summarise(one.job, counts, failures)
 
 
 def _check_distinct(embeddings: list[_Embedding]) -> None:
@@ -144,7 +149,7 @@ def _check_distinct(embeddings: list[_Embedding]) -> None:
 def _embedding(job: Job) -> _Embedding:
     ready = fingerprints.prepare(job.slot, _declared(job), _folder_for_workers())
     for note in ready.notes:
-        say(f"{job.slot}: {note}")
+        job.say(f"{job.slot}: {note}", event="note")
     key = ready.description.key
     inputs = {
         "manifest": _manifest_runs(job),
@@ -192,10 +197,10 @@ def _check_key(job: Job, published: Any, key: str) -> None:
     )
 
 
-def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> dict[str, Any]:
+def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict[str, Any], Failures]:
     """Write the tables, check that they account for every image, and count."""
     job, run = one.job, one.job.run_id
-    reasons = _write_failures(job, outputs.failures, outputs.images)
+    failures = _write_failures(job, outputs.failures, outputs.images)
     job.warehouse.write("embeddings", run, outputs.embeddings)
     vectors, added = one.fingerprint.vectors, 0
     # Not what tasks have told: one that was lost with its executor may have saved vectors, which are not made again.
@@ -207,7 +212,7 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> dict[str, 
         vectors, added = vectors.unionByName(written), written.count()
     embeddings = job.warehouse.read("embeddings", [run])
     stage.check(manifest, embeddings, job.warehouse.read("failures", [run]), vectors)
-    return {
+    counts = {
         "images": outputs.images,
         "not_read_again": outputs.reused,
         "taken_over": outputs.taken_over,
@@ -215,23 +220,17 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> dict[str, 
         "embedded": embedded,
         "devices": outputs.embedded_on,
         "vectors_added": added,
-        "failures": reasons,
+        "failures": failures.counts,
     }
+    return counts, failures
 
 
-def _write_failures(job: Job, rows: DataFrame, images: int) -> dict[str, int]:
-    """How many failed, by reason. ``TooManyFailures`` if it is more than may be."""
+def _write_failures(job: Job, rows: DataFrame, images: int) -> Failures:
+    """What failed. ``TooManyFailures`` if it is more than may be."""
     job.warehouse.write("failures", job.run_id, rows)
-    failures = job.warehouse.read("failures", [job.run_id])
-    reasons = {row.reason: row["count"] for row in failures.groupBy("reason").count().orderBy("reason").collect()}
-    failed = sum(reasons.values())
-    if failed > job.settings.embeddings.max_failed_fraction * images:
-        raise TooManyFailures(
-            f"{failed:,} of {images:,} images failed ({_describe(reasons)}), more than embeddings.max_failed_fraction = "
-            f"{job.settings.embeddings.max_failed_fraction} allows; nothing was published. Each failure is a row in "
-            f"{job.warehouse.reader_path(job.warehouse.folder('failures', job.run_id))}"
-        )
-    return reasons
+    failures = job.failures()
+    job.check_failures(failures, "images", images, "embeddings")
+    return failures
 
 
 def _publish(one: _Embedding, counts: dict[str, Any]) -> None:
@@ -247,24 +246,17 @@ def _publish(one: _Embedding, counts: dict[str, Any]) -> None:
     job.warehouse.forget_state(one.state)  # all that was saved is in the store now
 
 
-def _summarise(job: Job, counts: dict[str, Any]) -> None:
-    failed = sum(counts["failures"].values())
+def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:
     known = counts["read"] - counts["embedded"]
     parts = [f"{counts['embedded']:,} embedded", f"{counts['not_read_again']:,} unchanged"]
     if counts["taken_over"]:
         parts[-1] += f" ({counts['taken_over']:,} of them embedded by a run that did not end)"
-    parts.append(f"{failed:,} failed")
-    say(f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(parts)}")
-    if counts["devices"]:
-        say("  computed on: " + ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items()))
-    if known:
-        say(f"  read, but not embedded (known content, or failed): {known:,}")
-    if failed:
-        say(f"  failed: {_describe(counts['failures'])}")
-
-
-def _describe(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    parts.append(f"{failures.total:,} failed")
+    computed = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
+    others = [f"computed on: {computed}"] if computed else []
+    others += [f"read, but not embedded (known content, or failed): {known:,}"] if known else []
+    told = f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(parts)}"
+    job.say(told, *others, *failures.lines, failures=failures.fields)
 
 
 # -- fingerprints of vectors ---------------------------------------------------------------------------------------------------
@@ -281,11 +273,13 @@ def _project(job: Job) -> None:
     inputs["vectors"] = job.seen.runs("vectors", base_key.fingerprint_key)
     contents = base.select("content_sha256").distinct()
     vectors = warehouse.read("vectors", inputs["vectors"]).join(contents, "content_sha256", "left_semi")
-    before = projected.published(warehouse.read("projections", inputs["projections"]), base_key.fingerprint_key, declared)
-    fitted = before or projected.fit(job.slot, vectors, base_key.fingerprint_key, declared)
+    with job.step("fit components"):
+        before = projected.published(warehouse.read("projections", inputs["projections"]), base_key.fingerprint_key, declared)
+        fitted = before or projected.fit(job.slot, vectors, base_key.fingerprint_key, declared)
     published = warehouse.read("embeddings", job.seen.runs("embeddings", job.slot))
     _check_key(job, published.select("fingerprint_key").first(), fitted.key)
-    counts = _write_projected(job, base, vectors, fitted, is_new=before is None)
+    with job.step("project and write tables"):
+        counts = _write_projected(job, base, vectors, fitted, is_new=before is None)
     replace = {"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}}
     job.publish(
         replace=replace if before else {**replace, "projections": {job.slot: job.run_id}},
@@ -299,7 +293,7 @@ def _project(job: Job) -> None:
             **_weights_behind(job, inputs["embeddings"]),
         },
     )
-    say(
+    job.say(
         f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} vectors "
         f"projected; {declared.dimensions} components hold {fitted.explained:.1%} of the variance of {declared.base}"
     )
@@ -318,7 +312,7 @@ def _write_projected(job: Job, base: DataFrame, vectors: DataFrame, fitted: Fitt
     named = projected.renamed(base, job.slot, fitted.key)
     failures = warehouse.read("failures", job.seen.runs("failures", declared.base))
     images = base.count() + failures.count()
-    reasons = _write_failures(job, projected.renamed(failures, job.slot), images)
+    inherited = _write_failures(job, projected.renamed(failures, job.slot), images)
     warehouse.write("embeddings", run, named)
     known = warehouse.read("vectors", job.seen.runs("vectors", fitted.key))
     new = vectors.join(known.select("content_sha256"), "content_sha256", "left_anti")
@@ -327,7 +321,7 @@ def _write_projected(job: Job, base: DataFrame, vectors: DataFrame, fitted: Fitt
         warehouse.write("vectors", run, projected.project(job.session, new, fitted))
     if is_new:
         warehouse.write("projections", run, projected.rows_of(job.session, job.slot, fitted, declared))
-    return {"images": images, "vectors_added": added, "failures": reasons, "explained_variance": fitted.explained}
+    return {"images": images, "vectors_added": added, "failures": inherited.counts, "explained_variance": fitted.explained}
 
 
 def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:

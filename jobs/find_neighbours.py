@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli
-from image_similarity.cli import Application, Job, say, setting
+from image_similarity.cli import Application, Failures, Job, setting
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import is_local_mode
@@ -52,11 +52,9 @@ def run(application: Application) -> None:
     job = application.job("find_neighbours", f"{settings.fingerprint}/{settings.metric}")
     if job.already_published():
         return
-    if own:
-        source, inputs = sources.of_parquet(job.warehouse, own), {"embeddings": [own]}
-    else:
-        source, inputs = _published(job, settings.fingerprint)
-    plan = planning.make(job.session, source.vectors, source.count, settings, how)
+    with job.step("plan"):
+        source, inputs = _given(job, own) if own else _published(job, settings.fingerprint)
+        plan = planning.make(job.session, source.vectors, source.count, settings, how)
     if plan.method == APPROXIMATE:
         audit.check(source.count, how)
     job.plan(
@@ -66,10 +64,13 @@ def run(application: Application) -> None:
         f"write neighbours to {job.warehouse.uri}",
     )
     planning.check(plan, job.warehouse, is_local_mode(job.session))
-    before = _before(job, settings, plan.method)
+    with job.step("read the lists of the run before"):
+        before = _before(job, settings, plan.method)
     with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.slot, job.run_id) as state:
-        outputs = stage.run(job.session, source, settings, how, plan, scratch, state, before[0] if before else None)
-        counts = _write(job, outputs)
+        with job.step("find neighbours"):
+            outputs = stage.run(job.session, source, settings, how, plan, scratch, state, before[0] if before else None)
+        with job.step("write tables"):
+            counts, failures = _write(job, outputs)
         if before and counts["kept"]:
             inputs["neighbours"] = [before[1]]
         job.publish(
@@ -81,13 +82,14 @@ def run(application: Application) -> None:
         )
     # Those of the run before stay, since another job may just be reading them.
     job.warehouse.forget_state(job.slot, min([*job.seen.runs("neighbours", job.slot), job.run_id]))
-    say(
+    told = (
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of {counts['dimensions']:,} values "
         f"in {job.seconds:.1f} s"
         + _about_recall(outputs.found)
         + (f"; {counts['in_full']:,} compared in full" if counts["in_full"] else "")
-        + (f"; {sum(counts['failures'].values()):,} failed" if counts["failures"] else "")
+        + (f"; {failures.total:,} failed" if failures.counts else "")
     )
+    job.say(told, *failures.lines, failures=failures.fields)
 
 
 def _about_recall(found: Found | None) -> str:
@@ -107,6 +109,11 @@ def _used(settings: NeighboursSettings, how: ApproximateSettings, outputs: stage
         used["approximate"] = how.model_dump()
         exactly[SIMILAR] = 0 if outputs.found.good_enough else exactly[SIMILAR]
     return {**used, LISTS: {"version": LISTS_VERSION, **exactly}}
+
+
+def _given(job: Job, embeddings: str) -> tuple[Source, dict[str, list[str]]]:
+    """Somebody's own embeddings, and what is told of them."""
+    return sources.of_parquet(job.warehouse, embeddings), {"embeddings": [embeddings]}
 
 
 def _published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]]:
@@ -137,16 +144,17 @@ def _before(job: Job, settings: NeighboursSettings, method: str) -> tuple[Before
         return None
     before = Before.read(job.warehouse.state_of(job.slot, runs[0]))
     if before is None:
-        say(f"find_neighbours {job.slot}: the lists of run {runs[0]} are gone from the warehouse: comparing all pairs")
+        gone = f"the lists of run {runs[0]} are gone from the warehouse: comparing all pairs"
+        job.say(f"find_neighbours {job.slot}: {gone}", event="note")
     return (before, runs[0]) if before else None
 
 
-def _write(job: Job, outputs: stage.Outputs) -> dict[str, Any]:
+def _write(job: Job, outputs: stage.Outputs) -> tuple[dict[str, Any], Failures]:
     """Write the tables, check that every image has its rows, and count."""
-    warehouse, run, unusable = job.warehouse, job.run_id, outputs.packed.unusable
+    warehouse, run = job.warehouse, job.run_id
     warehouse.write("failures", run, outputs.failures)
     warehouse.write("neighbours", run, outputs.neighbours)
-    reasons = warehouse.read("failures", [run]).groupBy("reason").count().orderBy("reason").collect() if unusable else []
+    failures = job.failures() if outputs.packed.unusable else Failures({}, {})
     rows = warehouse.read("neighbours", [run]).count()
     if rows != outputs.rows:
         raise JobFailed(f"{rows:,} rows of neighbours where there must be {outputs.rows:,}: nothing was published")
@@ -156,7 +164,7 @@ def _write(job: Job, outputs: stage.Outputs) -> dict[str, Any]:
         interval = [found.recall.estimate, found.recall.lower, found.recall.upper]
         of_approximate = {"parts": found.parts, "visited": found.visited, "rounds": found.rounds, "recall": interval}
         of_approximate["recall_across_borders"] = found.across_borders
-    return {
+    counts = {
         **of_approximate,
         "images": outputs.packed.usable,
         "vectors": outputs.packed.vectors,
@@ -164,8 +172,9 @@ def _write(job: Job, outputs: stage.Outputs) -> dict[str, Any]:
         "in_full": outputs.in_full,
         "kept": len(outputs.packed.kept.vector),
         "rows": rows,
-        "failures": {row.reason: row["count"] for row in reasons},
+        "failures": failures.counts,
     }
+    return counts, failures
 
 
 def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:

@@ -50,15 +50,16 @@ def run(application: Application) -> None:
     if job.already_published():
         return
     slots = _slots(job, getattr(application.arguments, "fingerprints", None) or [])
-    inputs, runs = _inputs(job, list(slots))
-    records = _records(job, [run for table in runs.values() for run in table])
+    with job.step("plan"):
+        inputs, runs = _inputs(job, list(slots))
+        records = _records(job, [run for table in runs.values() for run in table])
     opened = check(application, _images_of(job, records))
     job.plan(
         f"show the neighbours by {', '.join(slots.values())} of the images in {job.warehouse.uri}",
         f"write pictures and pages to {opened.uri}, then replace its index.html",
     )
     opened.begin()
-    with job.warehouse.scratch(job.run_id) as scratch:
+    with job.warehouse.scratch(job.run_id) as scratch, job.step("lay out pages"):
         try:
             about = _about(job, slots, records)
             made = render.run(job.session, inputs, about, job.settings, opened, job.run_id, job.warehouse, scratch)
@@ -79,9 +80,9 @@ def _tidy_up(job: Job, opened: Site, kept: list[str]) -> None:
         opened.remove_others(kept)
         removed = pictures.remove_unused(job.session, opened, kept, job.warehouse)
         if removed:
-            say(f"  {removed:,} pictures removed that no page shows any more")
+            job.say(f"  {removed:,} pictures removed that no page shows any more")
     except (OSError, *SPARK_ERRORS) as error:
-        say(f"  note: what is not used any more could not be removed from {opened.uri}: {cause_of(error)}")
+        cli.note(f"what is not used any more could not be removed from {opened.uri}: {cause_of(error)}")
 
 
 def check(application: Application, images: str) -> Site:
@@ -214,6 +215,8 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "recall", f"{record['recall']:.4f}"
     for name, value in record["counts"].items():
         yield name.replace("_", " "), _told(value)
+    if record["stages"]:
+        yield "steps", ", ".join(f"{step} {seconds:,.1f} s" for step, seconds in json.loads(record["stages"]).items())
     yield "finished", f"{record['finished_at'].astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC, after {record['seconds']:,.1f} s"
     yield "run", record["run_id"] + (f", label {record['label']}" if record["label"] else "")
 
@@ -233,16 +236,14 @@ def _counted(reasons: dict[str, int]) -> str:
 
 def _summarise(job: Job, counts: dict[str, Any]) -> None:
     known = counts["pictures"] - counts["pictures_made"] - counts["pictures_absent"]
-    say(
+    job.say(
         f"render_gallery: {counts['images']:,} images in {job.seconds:.1f} s: {counts['pictures_made']:,} pictures made, "
         f"{known:,} known, {counts['pages']:,} pages"
     )
     if counts["pictures_absent"]:
-        say(f"  note: {counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
+        cli.note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
     if counts["neighbours_gone"]:
-        say(
-            f"  note: {counts['neighbours_gone']:,} neighbours are no longer in the manifest and are not shown: run find_neighbours"
-        )
+        cli.note(f"{counts['neighbours_gone']:,} neighbours are no longer in the manifest and are not shown: run find_neighbours")
 
 
 def run_alone(application: Application) -> None:

@@ -40,7 +40,7 @@ def run(application: Application) -> None:
     pointer = job.warehouse.current()
     for record in history:
         if housekeeping.is_current(pointer, record) and housekeeping.is_stale(pointer, record, history):
-            say(f"  note: {_described(record)} was made of other runs than are current: restore an older one, or run the job again")
+            cli.note(f"{_described(record)} was made of other runs than are current: restore an older one, or run the job again")
 
 
 def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
@@ -71,7 +71,7 @@ def _list(job: Job, history: Sequence[Record]) -> None:
     for records in by_slot.values():
         rows += [_row(job, record) for record in records[-RUNS_LISTED:]]
     say(f"restore_runs: the last {RUNS_LISTED} runs of each job and slot in {job.warehouse.uri}")
-    print(cli.table(rows))
+    say(cli.table(rows))
 
 
 def _row(job: Job, record: Record) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import build_manifest
 import embed_images
 import find_neighbours
 import render_gallery
-from image_similarity import cli, storage
+from image_similarity import cli, spark, storage
 from image_similarity.cli import Application, say
 from image_similarity.tables import SIMILAR
 
@@ -37,7 +37,7 @@ def run(application: Application) -> None:
             *([f"render the gallery {gallery.uri}"] if gallery else []),
             f"write all tables to {application.warehouse.uri}",
         ]
-        say(f"run_pipeline on {application.arguments.images}:", *steps)
+        say(f"run_pipeline on {application.arguments.images}:", *steps, event="plan")
         return
     seconds = cli.stopwatch()
     build_manifest.run(application)
@@ -53,17 +53,20 @@ def run(application: Application) -> None:
 def _summarise(application: Application, seconds: float) -> None:
     counts = {finished.name: finished.counts for finished in application.finished}
     failures = sum((Counter(counted.get("failures", {})) for counted in counts.values()), Counter[str]())
+    cli.work_on(application.session, "run_pipeline")
     rows = [(finished.name, f"{finished.seconds:.1f} s") for finished in application.finished]
     failed = ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
     say("")
-    say(f"run_pipeline: done in {seconds:.1f} s")
+    by_job = {finished.name: round(finished.seconds, 3) for finished in application.finished}
+    say(f"run_pipeline: done in {seconds:.1f} s", seconds=round(seconds, 3), jobs=by_job)
     if "build_manifest" in counts:
         rows.append(("images", f"{counts['build_manifest']['images']:,}"))
     if rows:  # none where all was published under this label before
-        print(cli.table([*rows, ("failed", failed)]))
+        say(cli.table([*rows, ("failed", failed)]))
     for finished in application.finished:
         if finished.used.get("trained") is False:
-            say(f"  weights: {finished.used['weights']}: the network has seen no picture, so its idea of similarity is crude")
+            told = f"{finished.used['weights']}: the network has seen no picture, so its idea of similarity is crude"
+            say(f"  weights: {told}", event="note")
     neighbours = application.settings.neighbours
     _show_examples(application, f"{neighbours.fingerprint}/{neighbours.metric}")
     if application.warehouse.local_root:
@@ -81,10 +84,12 @@ def _show_examples(application: Application, slot: str) -> None:
     nearest = warehouse.read("neighbours", pointer.runs("neighbours", slot)).where(F.col("relation") == SIMILAR)
     nearest = nearest.where(F.col("rank") <= NEIGHBOURS_SHOWN)
     chosen = nearest.where("rank = 1").orderBy(F.xxhash64("image_id")).limit(EXAMPLES).select("image_id")
-    shown = _with_labels(nearest.join(F.broadcast(chosen), "image_id"), named).orderBy("image_id", "rank").collect()
-    if shown:
+    shown = _with_labels(nearest.join(F.broadcast(chosen), "image_id"), named).orderBy("image_id", "rank")
+    with spark.described(application.session, "show examples"):
+        rows = shown.collect()
+    if rows:
         say(f"some images and their nearest others ({slot} distances):")
-        print(cli.table(_example_rows(shown)))
+        say(cli.table(_example_rows(rows)))
 
 
 def _with_labels(rows: DataFrame, named: DataFrame) -> DataFrame:
@@ -99,8 +104,7 @@ def _example_rows(shown: list[Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _name(image_id: str, label: str | None) -> str:
-    printable = image_id.encode("unicode_escape").decode() if not image_id.isprintable() else image_id
-    return f"{printable} ({label})" if label else printable
+    return f"{cli.printable(image_id)} ({label})" if label else cli.printable(image_id)
 
 
 def _example_query(warehouse: str) -> str:

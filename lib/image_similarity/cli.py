@@ -7,11 +7,12 @@ import io
 import json
 import os
 import platform
-import sys
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from py4j.protocol import Py4JNetworkError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from image_similarity import __version__, housekeeping, leases, settings, spark
-from image_similarity.errors import JobFailed, TooManyFailures
+from image_similarity import __version__, housekeeping, leases, reporting, settings, spark
+from image_similarity.errors import Interrupted, JobFailed, Terminated, TooManyFailures
+from image_similarity.reporting import Reporter
 from image_similarity.settings import Settings
 from image_similarity.warehouse import Slots, Warehouse, new_run_id
 
@@ -42,6 +46,27 @@ class Finished:
     seconds: float
     counts: Mapping[str, Any]
     used: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What failed in one run, by reason: how many, and one of them."""
+
+    counts: dict[str, int]
+    examples: dict[str, str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def lines(self) -> list[str]:
+        return [f"failed: {count:,} {reason}, for example {self.examples[reason]}" for reason, count in self.counts.items()]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """For machines."""
+        return {reason: {"count": count, "example": self.examples[reason]} for reason, count in self.counts.items()}
 
 
 @dataclass
@@ -107,6 +132,9 @@ class Job:
         self.session = self.application.session
         self.warehouse = self.application.warehouse
         self.seen = self.warehouse.current()
+        self._began = time.monotonic()
+        self._about = {"job": self.name, "slot": self.slot, "run_id": self.run_id}
+        work_on(self.session, **self._about)
 
     @property
     def seconds(self) -> float:
@@ -117,20 +145,50 @@ class Job:
         label = self.arguments.run_id
         if label is None:
             return False
-        history = housekeeping.records(self.warehouse, self.seen)
+        with self.step("look for the label"):
+            history = housekeeping.records(self.warehouse, self.seen)
         undone = housekeeping.undone(history)
         same = [run for run in history if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
         before = next((run for run in same if run.run_id not in undone), None)
         if before is not None:
-            say(f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}")
+            message = f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}"
+            self.say(message, event="already_published", run_id=before.run_id)
         return before is not None
 
     def plan(self, *lines: str) -> None:
         """Say what is going to be done; under ``--dry-run`` stop there."""
-        say(f"{self.name}:", *lines)
+        self.say(f"{self.name}:", *lines, event="plan")
         if self.arguments.dry_run:
             raise PlanOnly
         self.application.begin()
+
+    def say(self, *lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
+        """As `say`, about this run."""
+        say(*lines, event=event, detail=detail, **{**self._about, **fields})
+
+    def step(self, what: str) -> AbstractContextManager[None]:
+        """A step of the work, see `spark.step`."""
+        return spark.step(self.session, what)
+
+    def failures(self) -> Failures:
+        """What failed, from the table that this run has written."""
+        example = F.min(F.coalesce("uri", "image_id")).alias("example")
+        grouped = self.warehouse.read("failures", [self.run_id]).groupBy("reason")
+        rows = grouped.agg(F.count("*").alias("images"), example).orderBy("reason").collect()
+        return Failures({row.reason: row.images for row in rows}, {row.reason: printable(row.example) for row in rows})
+
+    def check_failures(self, failures: Failures, of: str, count: int, section: str, note: str = "") -> None:
+        """Raise ``TooManyFailures`` if of ``count`` (``of``: what they are) more failed than the settings' ``section`` allows."""
+        allowed = getattr(self.settings, section).max_failed_fraction
+        if failures.total <= allowed * count:
+            return
+        counted = ", ".join(f"{images:,} {reason}" for reason, images in failures.counts.items())
+        message = (
+            f"{failures.total:,} of {count:,} {of} failed ({counted}), more than {section}.max_failed_fraction = {allowed} allows; "
+            f"nothing was published{note}. Each failure is a row in "
+            f"{self.warehouse.reader_path(self.warehouse.folder('failures', self.run_id))}"
+        )
+        raise TooManyFailures("\n  ".join([message, *failures.lines]), failures=failures.fields)
 
     def publish(
         self,
@@ -147,6 +205,8 @@ class Job:
         ``inputs``: table -> runs read; ``counts``: what was counted; ``used``: the settings and what they resolved to;
         ``recall``: of approximate neighbours.
         """
+        seconds, stages = self.seconds, reporting.current().seconds_by_step(self._began)
+        outputs = _outputs(replace, append or {})
         record = {
             "run_id": self.run_id,
             "label": self.arguments.run_id,
@@ -154,11 +214,12 @@ class Job:
             "slot": self.slot,
             "status": PUBLISHED,
             "inputs": json.dumps(inputs, sort_keys=True),
-            "outputs": json.dumps(_outputs(replace, append or {}), sort_keys=True),
+            "outputs": json.dumps(outputs, sort_keys=True),
             "settings": json.dumps(used, sort_keys=True),
             "counts": json.dumps(counts, sort_keys=True),
             "versions": json.dumps(_versions(self.session), sort_keys=True),
-            "seconds": self.seconds,
+            "seconds": seconds,
+            "stages": json.dumps(stages),  # in the order of the work
             "recall": recall,
             "started_at": self.started,
             "finished_at": datetime.now(timezone.utc),
@@ -167,7 +228,18 @@ class Job:
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended["runs"] = {"": self.run_id}
         self.warehouse.publish(self.seen, replace, appended)
-        self.application.finished.append(Finished(self.name, self.seconds, counts, used))
+        self.application.finished.append(Finished(self.name, seconds, counts, used))
+        told = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
+        self.say(
+            f"{told}: {reporting.longest(stages)}" if stages else told,
+            event="published",
+            detail=True,
+            seconds=round(seconds, 3),
+            stages=stages,
+            counts=counts,
+            outputs=outputs,
+            recall=recall,
+        )
         if self.arguments.keep_runs:
             self._clean(self.arguments.keep_runs)
 
@@ -175,7 +247,7 @@ class Job:
         try:
             housekeeping.remove(self.warehouse, housekeeping.removable(self.warehouse, keep))
         except (OSError, *spark.SPARK_ERRORS) as error:  # the run is published: it did not fail
-            say(f"note: older runs could not be removed: {error}; clean_warehouse does it")
+            note(f"older runs could not be removed: {error}; clean_warehouse does it")
 
 
 def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:
@@ -184,9 +256,28 @@ def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:
     return {how: {table: sorted(runs) for table, runs in slots.items()} for how, slots in named.items()}
 
 
-def say(*lines: str) -> None:
-    """Print one paragraph: the first line as it is, the others indented."""
-    print("\n  ".join(lines), flush=True)
+def say(*lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
+    """Say one paragraph: the first line as it is, the others indented.
+
+    ``event``: what kind of thing it is, for machines, as ``fields`` are; ``detail``: people hear of it only with ``--verbose``.
+    """
+    reporting.current().tell(event, "\n  ".join(lines), detail, **fields)
+
+
+def note(message: str) -> None:
+    """Say something that is no failure, but that somebody should know."""
+    say(f"  note: {message}", event="note")
+
+
+def work_on(session: SparkSession, job: str, **about: Any) -> None:
+    """From now on what is said, and what Spark does, is about ``job``; ``about``: slot and run_id, where it is one run."""
+    reporting.current().about = {"job": job, **about}
+    session.sparkContext.setJobDescription(job)
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, whatever is in it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def setting(key: str, is_text: bool = False) -> dict[str, Any]:
@@ -230,8 +321,24 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="after publishing, remove all but the N newest runs of each slot, and what dead runs left (default: keep all)",
     )
     common.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    common.add_argument("--verbose", action="store_true", help="show tracebacks")
+    common.add_argument("--verbose", action="store_true", help="show tracebacks, and how long each step took")
+    common.add_argument(
+        "--log-every",
+        type=_seconds,
+        default=reporting.DEFAULT_EVERY,
+        metavar="SECONDS",
+        help="between two lines of progress, where no terminal shows it (default: %(default)g)",
+    )
+    common.add_argument(
+        "--log-format", choices=reporting.FORMATS, default=reporting.TEXT, help="for people, or one JSON object a line on stdout"
+    )
     return made
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (value := float(text)) < threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
 
 
 def main(
@@ -246,25 +353,60 @@ def main(
     ``script``: the job's file; ``conf/`` is looked for beside its folder. ``session``: one that is there already, and left running.
     """
     arguments = made.parse_args(argv)
-    conf = Path(script).resolve().parent.parent / "conf"
-    name = Path(script).stem
-    try:
-        loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
-        used = session or spark.session(name, conf if conf.is_dir() else None)
+    conf, name = Path(script).resolve().parent.parent / "conf", Path(script).stem
+    reporter = Reporter(arguments.log_format, arguments.log_every, arguments.verbose, arguments.run_id, {"job": name})
+    finished: list[Finished] = []
+    with reporting.reporting_to(reporter):
         try:
-            with Application(arguments, loaded, used, Warehouse(used, arguments.warehouse)) as application:
-                run(application)
-        finally:
-            if session is None:
-                used.stop()
-    except PlanOnly:
-        return 0
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing was published by the job that was running", file=sys.stderr)
-        return 130
-    except Exception as error:  # the last line of defence: whatever it is, one line and a non-zero exit
-        return _explain(name, error, arguments.verbose)
+            loaded = settings.load(_settings_file(arguments.config, conf), arguments.overrides)
+            with _session(name, conf, session) as used, _interruptible(used):
+                warehouse = Warehouse(used, arguments.warehouse)
+                with Application(arguments, loaded, used, warehouse, finished) as application:
+                    run(application)
+        except PlanOnly:
+            pass
+        except BaseException as error:  # the last line of defence: whatever it is, one line and a non-zero exit
+            return _explain(name, error, finished, arguments.verbose)
     return 0
+
+
+@contextmanager
+def _session(name: str, conf: Path, given: SparkSession | None) -> Iterator[SparkSession]:
+    """``given``, or a session of our own that is stopped in the end, whatever happens."""
+    used = given or spark.session(name, conf if conf.is_dir() else None)
+    try:
+        with spark.named(used, name):
+            yield used
+    except BaseException:
+        with suppress(Exception):  # Spark may be what failed, and then it cannot be stopped; what is told is why
+            if given is None:
+                used.stop()
+        raise
+    if given is None:
+        used.stop()
+
+
+@contextmanager
+def _interruptible(session: SparkSession) -> Iterator[None]:
+    """Let SIGTERM, by which Airflow, YARN and Kubernetes end a task, and Ctrl-C raise what lets everything be tidied up."""
+    if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        for once in before:
+            signal.signal(once, signal.SIG_IGN)
+        spark.interrupt(session)
+        raise Terminated if number == signal.SIGTERM else Interrupted
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _settings_file(given: Path | None, conf: Path) -> Path | None:
@@ -272,20 +414,52 @@ def _settings_file(given: Path | None, conf: Path) -> Path | None:
     return given or (default if default.exists() else None)
 
 
-def _explain(name: str, error: Exception, verbose: bool) -> int:
-    if verbose:
-        traceback.print_exc()
-    message, code = str(error), 1
+def _explain(name: str, error: BaseException, finished: list[Finished], verbose: bool) -> int:
+    """Say why the job ended, and return its exit code."""
+    ended = _end_from_outside(error)
+    if ended is not None:
+        published = ", ".join(one.name for one in finished) or "nothing"
+        _tell_error(name, f"{ended} before it was done; published until then: {published}", ended.exit_code)
+        return ended.exit_code
+    if not isinstance(error, Exception):  # SystemExit and the like are not ours to explain
+        raise error
+    told = "".join(traceback.format_exception(error)) if verbose else None
     if isinstance(error, JobFailed):
-        code = error.exit_code
-    else:
-        message = f"{_root_cause(error)} (--verbose shows the traceback)"
-    print(f"{name}: error: {message}", file=sys.stderr)
-    return code
+        _tell_error(name, f"error: {error}", error.exit_code, told, **error.fields)
+        return error.exit_code
+    _tell_error(name, f"error: {_root_cause(error)} (--verbose shows the traceback)", JobFailed.exit_code, told)
+    return JobFailed.exit_code
+
+
+def _end_from_outside(error: BaseException) -> Interrupted | None:
+    """The `Interrupted` behind ``error``, if there is one: where Spark was ended, too, tidying up fails in its turn."""
+    for one in _chain(error):
+        if isinstance(one, KeyboardInterrupt):
+            return Interrupted()
+        if isinstance(one, Interrupted):
+            return one
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """``error``, and what was being handled when it was raised."""
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def _tell_error(name: str, message: str, exit_code: int, told: str | None = None, **fields: Any) -> None:
+    if told is not None:
+        fields["traceback"] = told
+    reporter = reporting.current()
+    text = f"{told}{name}: {message}" if told is not None and reporter.format == reporting.TEXT else f"{name}: {message}"
+    reporter.tell("error", text, exit_code=exit_code, **fields)
 
 
 def _root_cause(error: Exception) -> str:
     """The line that matters of an error that came through Spark: that of the exception in the worker, if there was one."""
+    if any(isinstance(one, Py4JNetworkError) for one in _chain(error)):
+        return "Spark's own process has ended: it was killed, or had too little memory (spark.driver.memory)"
     text = str(error)
     if os.strerror(errno.ENOSPC) in text:  # of Python and of the JVM, here or in a worker
         return (
@@ -305,7 +479,15 @@ def _root_cause(error: Exception) -> str:
 def _versions(session: SparkSession) -> dict[str, str]:
     names = ("torch", "torchvision", "numpy", "pyarrow", "pillow")  # asked of the installation: importing them takes seconds
     installed = {name: importlib.metadata.version(name) for name in names}
-    return {"image_similarity": __version__, "python": platform.python_version(), "spark": session.version, **installed}
+    java: Any = session._jvm
+    return {
+        "image_similarity": __version__,
+        "python": platform.python_version(),
+        "java": java.System.getProperty("java.version"),
+        "spark": session.version,
+        "hadoop": java.org.apache.hadoop.util.VersionInfo.getVersion(),  # what reads and writes s3a://, hdfs://, gs://
+        **installed,
+    }
 
 
 def _one_row(record: Mapping[str, Any]) -> bytes:

@@ -8,23 +8,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark import SparkFiles
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from image_similarity import reporting
 from image_similarity.errors import JobFailed
 from image_similarity.warehouse import Scratch
 
 JAVA_VERSION = 17
 
 _BITS_FOR_ROWS = 33  # of monotonically_increasing_id: the number of the partition stands above
+
+_CANCEL_SECONDS = 10
 
 SPARK_ERRORS = (PySparkException, Py4JJavaError)
 """What a call of Spark raises, depending on where in the JVM it failed."""
@@ -40,7 +42,8 @@ def session(name: str, conf_folder: Path | None) -> SparkSession:
     """The session of this application.
 
     Under spark-submit everything is set by its flags and files. Started with plain python, ``spark/local.conf`` and
-    ``log4j2.properties`` of ``conf_folder`` serve, and workers run the same python. Raises ``JobFailed`` where Java is missing.
+    ``log4j2.properties`` of ``conf_folder`` serve, and workers run the same python. Raises ``JobFailed`` where Java is missing
+    or Spark cannot start.
     """
     builder = SparkSession.builder.appName(name)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
@@ -51,7 +54,10 @@ def session(name: str, conf_folder: Path | None) -> SparkSession:
             os.environ.setdefault("SPARK_CONF_DIR", str(conf_folder))
             for key, value in read_properties(conf_folder / "spark" / "local.conf").items():
                 builder = builder.config(key, value)
-    return builder.getOrCreate()
+    try:
+        return builder.getOrCreate()
+    except SPARK_ERRORS as error:  # a master that does not answer, too little memory, an address that is not this machine's
+        raise JobFailed(f"Spark could not start: {cause_of(error)} (what Spark printed above may tell more)") from error
 
 
 def check_java() -> None:
@@ -74,6 +80,37 @@ def read_properties(file: Path) -> dict[str, str]:
     lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
     pairs = (re.split(r"\s*=\s*|\s+", line, maxsplit=1) for line in lines if line and not line.startswith("#"))
     return {key: value for key, value in pairs}
+
+
+def interrupt(spark: SparkSession) -> None:
+    """In the handler of a signal: cancel what Spark is doing, and wait a little for its tasks, which write what is removed next.
+
+    The main thread may be waiting for an answer of Spark at this moment, and must not ask for another on the same connection:
+    another thread does so, and the main thread gets a new connection for what it does next.
+    """
+    canceller = threading.Thread(target=_cancel, args=(spark,), name="cancel", daemon=True)
+    canceller.start()
+    canceller.join(_CANCEL_SECONDS + 5)
+    with suppress(Exception):
+        connection = spark.sparkContext._gateway._gateway_client.get_thread_connection()  # type: ignore[union-attr]
+        connection.close()
+
+
+def _cancel(spark: SparkSession) -> None:
+    deadline = time.monotonic() + _CANCEL_SECONDS
+    with suppress(Exception):  # Spark may be at its end already
+        spark.sparkContext.cancelAllJobs()
+        while _running_tasks(spark) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def _running_tasks(spark: SparkSession) -> int:
+    """Asked of the scheduler: what `statusTracker` says lags behind, and a task that is cancelled goes on for up to seconds."""
+    counts = spark.sparkContext._jsc.sc().taskScheduler().runningTasksByExecutors().valuesIterator()
+    running = 0
+    while counts.hasNext():
+        running += int(counts.next())
+    return running
 
 
 def is_local_mode(spark: SparkSession) -> bool:
@@ -130,39 +167,74 @@ def shipped(name: str) -> str:
 
 @contextmanager
 def progress(
-    spark: SparkSession,
-    what: str,
-    units: int,
-    unit: str,
-    tasks: int,
-    every: float = 10.0,
-    share: Callable[[], float] | None = None,
+    spark: SparkSession, what: str, units: int, unit: str, tasks: int, share: Callable[[], float] | None = None
 ) -> Iterator[None]:
-    """Report the Spark work done in this context as a share of ``units``: rate, share done, time left.
+    """Report the Spark work done in this context as a share of ``units``: rate, share done, time left; a step of its own.
 
-    On a terminal one line is kept up to date; elsewhere a line is printed every ``every`` seconds. The share is that of finished
-    tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count. ``share`` tells it instead where tasks are
-    few and long.
+    On a terminal one line is kept up to date; elsewhere a line is written now and then (``--log-every``). The share is that of
+    finished tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count. ``share`` tells it instead where
+    tasks are few and long.
     """
     group = f"{what}-{time.monotonic_ns()}"
-    spark.sparkContext.setJobGroup(group, what)
-    report = _Report(what, units, unit, sys.stderr)
+    reporter = reporting.current()
+    report = reporting.Progress(reporter, what, units, unit)
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(0.5 if report.on_terminal else every):
-            report.update(share() if share is not None else _share_done(spark, group, tasks))
+        with suppress(*SPARK_ERRORS, Py4JError, OSError):  # Spark is gone: the main thread tells
+            while not stop.wait(report.every):
+                report.update(share() if share is not None else _share_done(spark, group, tasks))
 
     watcher = threading.Thread(target=watch, name=f"progress of {what}", daemon=True)
-    watcher.start()
+    with described(spark, what, group), reporter.timed(what):
+        watcher.start()
+        try:
+            yield
+            report.done()
+        finally:
+            stop.set()
+            watcher.join(timeout=5)
+            report.end()
+
+
+@contextmanager
+def named(spark: SparkSession, job: str) -> Iterator[None]:
+    """What Spark does in this context is called ``job``, where nothing else is said."""
+    before = spark.sparkContext.getLocalProperty(_DESCRIPTION)
+    spark.sparkContext.setJobDescription(job)
     try:
         yield
-        report.done()
     finally:
-        stop.set()
-        watcher.join(timeout=5)
-        spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
-        report.end()
+        _set_properties(spark, {_DESCRIPTION: before})
+
+
+@contextmanager
+def step(spark: SparkSession, what: str) -> Iterator[None]:
+    """A step of a job that tells no progress: how long it takes is recorded, and what Spark does in it is called by its name."""
+    with described(spark, what), reporting.current().step(what):
+        yield
+
+
+_DESCRIPTION, _GROUP = "spark.job.description", "spark.jobGroup.id"
+
+
+@contextmanager
+def described(spark: SparkSession, what: str, group: str | None = None) -> Iterator[None]:
+    """What Spark does in this context is called ``<job>: <what>`` in its own pages, event logs and history server."""
+    context = spark.sparkContext
+    job = reporting.current().about.get("job")
+    before = {name: context.getLocalProperty(name) for name in (_DESCRIPTION, _GROUP)}
+    now = {_DESCRIPTION: f"{job}: {what}" if job else what, _GROUP: group or before[_GROUP]}
+    try:
+        _set_properties(spark, now)
+        yield
+    finally:
+        _set_properties(spark, before)
+
+
+def _set_properties(spark: SparkSession, properties: Mapping[str, str | None]) -> None:
+    for name, value in properties.items():
+        spark.sparkContext.setLocalProperty(name, value)  # type: ignore[arg-type]  # None removes it
 
 
 def _share_done(spark: SparkSession, group: str, tasks: int) -> float:
@@ -172,47 +244,3 @@ def _share_done(spark: SparkSession, group: str, tasks: int) -> float:
     stages = [tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds]
     working = [stage for stage in stages if stage is not None and stage.numTasks == tasks]
     return max(working, key=lambda stage: stage.stageId).numCompletedTasks / tasks if working else 0.0
-
-
-class _Report:
-    def __init__(self, what: str, units: int, unit: str, stream: TextIO):
-        self.on_terminal = stream.isatty()
-        self._what, self._units, self._unit, self._stream = what, units, unit, stream
-        self._start = time.monotonic()
-        self._finished = False
-
-    def update(self, share: float) -> None:
-        if self._finished:
-            return
-        seconds = time.monotonic() - self._start
-        done = round(share * self._units)
-        line = f"{self._what}: {done:,} of {self._units:,} {self._unit} ({share:.0%})"
-        if done and seconds > 0:
-            line += f", {_rate(done, seconds)} {self._unit}/s, {_clock(seconds / share - seconds)} left"
-        self._write(line)
-
-    def done(self) -> None:
-        self._finished = True
-        seconds = time.monotonic() - self._start
-        rate = f" ({_rate(self._units, seconds)} {self._unit}/s)" if self._units else ""
-        self._write(f"{self._what}: {self._units:,} {self._unit} in {seconds:.1f} s{rate}")
-
-    def end(self) -> None:
-        if self.on_terminal:
-            self._stream.write("\n")
-            self._stream.flush()
-
-    def _write(self, line: str) -> None:
-        self._stream.write(f"\r\x1b[K{line}" if self.on_terminal else f"{line}\n")
-        self._stream.flush()
-
-
-def _rate(units: int, seconds: float) -> str:
-    rate = units / max(seconds, 1e-9)
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -113,11 +113,15 @@ SCHEMAS: Mapping[str, StructType] = {
         ("counts", _STRING),
         ("versions", _STRING),
         ("seconds", _DOUBLE),
+        ("stages", _STRING),
         ("recall", _DOUBLE),
         ("started_at", _TIME),
         ("finished_at", _TIME),
     ),
 }
+
+_GROWN = ("runs",)
+"""Tables that got columns after the first version: what was written before lacks them, and they are null there."""
 
 SIMILAR, DISSIMILAR = "similar", "dissimilar"
 
@@ -167,9 +171,10 @@ def _select(table: str, folders: list[str]) -> str:
         return f"SELECT {nothing} WHERE false"
     names = ", ".join(column.name for column in columns)
     files = ", ".join(_sql_string(f"{_escape_glob(folder)}/*.parquet") for folder in folders)
-    # Rows of `runs` are written by all versions of this program; columns that one did not know are null.
-    by_name = ", union_by_name = true" if table == "runs" else ""
-    return f"SELECT {names}\nFROM read_parquet([{files}], hive_partitioning = false{by_name})"
+    if table in _GROWN:
+        nothing = _select(table, [])
+        return f"SELECT {names}\nFROM ({nothing} UNION ALL BY NAME\nFROM read_parquet([{files}], union_by_name = true))"
+    return f"SELECT {names}\nFROM read_parquet([{files}], hive_partitioning = false)"
 
 
 def _escape_glob(path: str) -> str:

@@ -205,7 +205,9 @@ def test_too_many_failures_publish_nothing_and_keep_what_was_fetched(
     assert place.job() == 3
     told = capsys.readouterr().err
     assert "1 of 2 addresses failed (1 not_found)" in told and "downloads.max_failed_fraction = 0.05" in told
-    assert pq.read_table(told.split("row in ")[1].strip())["image_id"].to_pylist() == ["404"]
+    listed, example = told.split("row in ")[1].splitlines()
+    assert example.startswith("  failed: 1 not_found, for example http://")
+    assert pq.read_table(listed)["image_id"].to_pylist() == ["404"]
     assert not (place.warehouse / "_current.json").exists()
     assert place.files() == {"good.png.png": misbehaving.picture()} and not (place.images / "images.parquet").exists()
     assert place.job(*LENIENT) == 0

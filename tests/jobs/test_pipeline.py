@@ -163,7 +163,8 @@ def test_too_many_failures_publish_nothing(run: Run, folder: Path, tmp_path: Pat
     assert run(run_pipeline, "--images", folder, *arguments) == 3
     told = capsys.readouterr().err
     assert "1 of 9 images failed (1 truncated)" in told and "max_failed_fraction = 0.05" in told
-    listed = told.split("is a row in ")[1].strip()
+    listed, *examples = told.split("is a row in ")[1].splitlines()
+    assert examples == [f"  failed: 1 truncated, for example {folder / 'broken.png'}"]
     assert pq.read_table(listed).column("image_id").to_pylist() == ["broken.png"]
     assert "embeddings" not in json.loads((tmp_path / "w" / "_current.json").read_text())["tables"]
 

@@ -1,10 +1,15 @@
 """Progress: the share of the stage that does the work, and the lines made of it."""
 
 import io
+import json
+import sys
 from types import SimpleNamespace
 from typing import Any
 
-from image_similarity import spark
+import pytest
+
+from image_similarity import reporting, spark
+from image_similarity.reporting import JSON, Progress, Reporter
 
 
 def session_with(*stages: tuple[int, int, int]) -> Any:
@@ -24,16 +29,53 @@ def test_stages_that_only_prepare_do_not_count() -> None:
     assert spark._share_done(session_with((1, 8, 8), (2, 8, 4)), "g", 8) == 0.5
 
 
-def test_lines_elsewhere_than_on_a_terminal() -> None:
-    stream = io.StringIO()
-    report = spark._Report("embed", 200, "images", stream)
+def half_and_whole(reporter: Reporter) -> Progress:
+    """What is told of 200 images, of which half are done after ten seconds, and all at the same moment."""
+    report = Progress(reporter, "embed", 200, "images")
     report._start -= 10
     report.update(0.5)
     report.done()
-    first, last = stream.getvalue().splitlines()
+    report.update(0.9)  # a watcher that comes late says nothing
+    report.end()
+    return report
+
+
+def test_lines_elsewhere_than_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report = half_and_whole(Reporter(every=7))
+    first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("embed: 100 of 200 images (50%), ") and first.endswith("0:10 left")
     assert last.startswith("embed: 200 images in 10.0 s (")
+    assert report.every == 7
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+def test_on_a_terminal_one_line_is_kept_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    report = half_and_whole(Reporter(every=7))
+    told = terminal.getvalue()
+    assert told.count("\n") == 1 and told.endswith("\n") and told.count("\r\x1b[K") == 2
+    assert report.every <= 1
+
+
+def test_machines_get_lines_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = on_terminal(monkeypatch)
+    half_and_whole(Reporter(JSON))
+    first, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert [first[name] for name in ("event", "step", "done", "total", "unit")] == ["progress", "embed", 100, 200, "images"]
+    assert first["rate"] == pytest.approx(10, rel=0.1) and first["seconds_left"] == pytest.approx(10, rel=0.1)
+    assert (last["event"], last["done"], last["seconds_left"]) == ("step", 200, 0)
+    assert terminal.getvalue() == ""
 
 
 def test_times() -> None:
-    assert [spark._clock(seconds) for seconds in (0, 59.6, 3725)] == ["0:00", "1:00", "1:02:05"]
+    assert [reporting._clock(seconds) for seconds in (0, 59.6, 3725)] == ["0:00", "1:00", "1:02:05"]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from image_similarity import images
+from image_similarity import cli, images
 from image_similarity.stages.downloads import stage as downloads
 from image_similarity.stages.embeddings import stage as embeddings
 from image_similarity.stages.neighbours import vectors
@@ -38,6 +38,12 @@ def test_every_table_has_its_columns_there() -> None:
             )
             == schema.fieldNames()
         )
+
+
+def test_every_common_flag_is_told() -> None:
+    flags = [flag for action in cli.parser("")._actions for flag in action.option_strings if flag.startswith("--")]
+    told = README[README.index("Every job takes") : README.index("| exit code |")]
+    assert [flag for flag in flags if flag not in told] == ["--help"]
 
 
 def test_every_job_and_target_exists() -> None:

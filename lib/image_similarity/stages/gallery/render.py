@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from image_similarity.errors import JobFailed
 from image_similarity.settings import Settings
 from image_similarity.site import Site
-from image_similarity.spark import progress, task_count
+from image_similarity.spark import progress, step, task_count
 from image_similarity.stages.gallery import cards, images, listings, pages, pictures, search
 from image_similarity.stages.gallery.pages import Book, Slot
 from image_similarity.tables import SIMILAR
@@ -101,7 +101,10 @@ class _Rendering:
             failures=self.inputs.failures.agg(images_failed).collect()[0]["images"],
         )
         image_pages = self._image_pages()
-        written = [image_pages] + self._listings(groupings, members, sets, reasons) + self._search()
+        with step(self.spark, "lists of images"):
+            written = [image_pages] + self._listings(groupings, members, sets, reasons)
+        with step(self.spark, "search"):
+            written += self._search()
         # The pages of which there is one are written here, last: they link to all others.
         written += self._groups(groupings, members) + self._failures(reasons)
         written += self._static() + [

@@ -33,7 +33,7 @@ from image_similarity.kernels.recall import Recall
 from image_similarity.kernels.topk import NONE, Keys, Pool
 from image_similarity.kernels.warmup import warm_up
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.spark import progress
+from image_similarity.spark import progress, step
 from image_similarity.stages.neighbours.audit import Audit
 from image_similarity.stages.neighbours.graph import Graph, slots_of
 from image_similarity.stages.neighbours.layout import Layout, lay_out
@@ -80,7 +80,9 @@ def run(
     visited = visits_for(packed.vectors, parts, how)
     most = visited * 2**how.widenings
     block_rows = block_rows_for(packed.vectors, packed.dimensions, settings)
-    layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, settings, how, scratch.location("parts"))
+    with step(spark, "cut into parts"):
+        folder = scratch.location("parts")
+        layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, settings, how, folder)
     graph, seen, rounds = Graph(layout, min(settings.similar, packed.vectors - 1) + _SPARE), 0, 0
     _compile(spark, layout, how)
     graph = _among_residents(spark, graph, settings, how)

@@ -23,7 +23,7 @@ from image_similarity.kernels.distances import METRICS
 from image_similarity.kernels.screening import SCREENS
 from image_similarity.kernels.topk import Keys, Lists, Part, Rescoring, Scored, Strip
 from image_similarity.settings import NeighboursSettings
-from image_similarity.spark import progress
+from image_similarity.spark import progress, step
 from image_similarity.stages.neighbours.plan import Plan, cores_of, merged_at_once, tiled
 from image_similarity.stages.neighbours.previous import LISTS, SETTLED, SETTLED_IN_FULL, Before, keep, lists_of, previous
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
@@ -213,7 +213,8 @@ def _settle(
     else:
         kept = of_before.withColumn("new", F.lit(False)).repartition(groups, *key).groupBy(*key)
         merged = of_block.cogroup(kept).applyInArrow(_merging_with_previous(work), kind)
-    settled = state.write(SETTLED, merged)
+    with step(spark, "merge lists"):
+        settled = state.write(SETTLED, merged)
     lengths = [pc.sum(pc.binary_length(part.column("uncertain"))).as_py() or 0 for part in state.parts(SETTLED, ["uncertain"])]
     uncertain = sum(lengths) // np.dtype(np.int32).itemsize
     if uncertain == 0:

@@ -11,6 +11,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.kernels import screening
 from image_similarity.kernels.distances import METRICS
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
+from image_similarity.spark import step
 from image_similarity.stages.neighbours import approximate, exact
 from image_similarity.stages.neighbours.approximate import Found
 from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN
@@ -54,7 +55,8 @@ def run(
     metric left there; exact lists are found only for what is new. Raises ``JobFailed`` where the store does not fit the images, or
     where recall is too low and nothing else is to be tried.
     """
-    packed = pack(source, settings, plan.block_rows, before.known if before else NOTHING_KNOWN, scratch)
+    with step(spark, "pack vectors"):
+        packed = pack(source, settings, plan.block_rows, before.known if before else NOTHING_KNOWN, scratch)
     if packed.usable + packed.unusable != plan.rows:
         raise JobFailed(
             f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store lacks some or "

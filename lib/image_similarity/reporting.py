@@ -1,0 +1,207 @@
+"""What a job says, as text for people or as JSON for machines, and how long its steps take.
+
+One `Reporter` serves one application: ``cli.main`` makes it, everything below finds it by `current`. Where none was made (a
+notebook, a test of a stage) text goes to stdout and stderr. Nothing here knows Spark; Python's root logger is left alone.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+DEFAULT_EVERY = 10.0
+"""Seconds between two lines of progress."""
+
+TEXT, JSON = "text", "json"
+FORMATS = (TEXT, JSON)
+
+_LEVELS = {"error": "error", "note": "warning"}
+_ON_STDERR = ("progress", "step", "error")
+
+
+@dataclass
+class _Step:
+    name: str
+    began: float
+    seconds: float = 0.0
+    """Without the steps inside it."""
+
+
+@dataclass
+class Reporter:
+    """Says what happens, and keeps the time.
+
+    Text: results go to stdout, progress and errors to stderr. JSON: all of it goes to stdout, each event one line that is written
+    at once, so that lines of several threads never mix, nor with what Spark prints on stderr.
+    """
+
+    format: str = TEXT
+    every: float = DEFAULT_EVERY
+    """Seconds between two lines of progress, where it is not a terminal that shows it."""
+    verbose: bool = False
+    """Whether people are told details, too. Machines always are."""
+    label: str | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    """What is being worked on: ``job``, and ``slot`` and ``run_id`` where that is one run."""
+    _steps: list[_Step] = field(default_factory=list)
+    _inside: list[float] = field(default_factory=list)
+    """Of each open step, the seconds spent in steps inside it."""
+    _lock: Any = field(default_factory=threading.Lock)
+
+    # -- saying ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether progress is one line that is kept up to date."""
+        return self.format == TEXT and sys.stderr.isatty()
+
+    def tell(self, event: str, message: str, detail: bool = False, **fields: Any) -> None:
+        """Say ``message``; ``fields`` are for machines only. ``detail``: people hear of it only with ``--verbose``."""
+        if self.format == JSON:
+            if message.strip():
+                self._write(sys.stdout, f"{json.dumps(self._record(event, message, fields), default=str)}\n")
+        elif self.verbose or not detail:
+            self._write(sys.stderr if event in _ON_STDERR else sys.stdout, f"{message}\n")
+
+    def show(self, line: str) -> None:
+        """Put ``line`` in place of the last line of the terminal."""
+        self._write(sys.stderr, f"\r\x1b[K{line}")
+
+    def show_no_more(self) -> None:
+        """Leave that line as it is."""
+        self._write(sys.stderr, "\n")
+
+    def _record(self, event: str, message: str, fields: dict[str, Any]) -> dict[str, Any]:
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        about = {"job": None, "slot": None, "run_id": None, **self.about, "label": self.label}
+        return {"time": now, "level": _LEVELS.get(event, "info"), **about, "event": event, "message": message.strip(), **fields}
+
+    def _write(self, stream: Any, text: str) -> None:
+        with self._lock:
+            stream.write(text)
+            stream.flush()
+
+    # -- keeping the time ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[_Step]:
+        """Record how long this context takes as step ``name``; what a step inside it takes counts for that one only."""
+        step = _Step(name, time.monotonic())
+        self._steps.append(step)
+        self._inside.append(0.0)
+        try:
+            yield step
+        finally:
+            whole = time.monotonic() - step.began
+            step.seconds = whole - self._inside.pop()
+            if self._inside:
+                self._inside[-1] += whole
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """The same, and tell of it when it is done."""
+        with self.timed(name) as step:
+            yield
+        self.tell("step", f"{name}: {step.seconds:.1f} s", detail=True, step=name, seconds=round(step.seconds, 3))
+
+    def seconds_by_step(self, since: float) -> dict[str, float]:
+        """The steps that began at ``since`` (of ``time.monotonic``) or later, in the order in which they first did."""
+        seconds: dict[str, float] = {}
+        for step in self._steps:
+            if step.began >= since:
+                seconds[step.name] = seconds.get(step.name, 0.0) + step.seconds
+        return {name: round(spent, 3) for name, spent in seconds.items()}
+
+
+_current: ContextVar[Reporter] = ContextVar("reporter", default=Reporter())
+
+
+def current() -> Reporter:
+    """The reporter of this application."""
+    return _current.get()
+
+
+@contextmanager
+def reporting_to(reporter: Reporter) -> Iterator[None]:
+    """Make ``reporter`` the current one."""
+    token = _current.set(reporter)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def longest(seconds: dict[str, float], most: int = 5) -> str:
+    """The longest of ``seconds`` by step, for people."""
+    chosen = sorted(seconds.items(), key=lambda step: -step[1])[:most]
+    return ", ".join(f"{name} {spent:.1f} s" for name, spent in chosen)
+
+
+class Progress:
+    """What is told of one piece of work of ``units``: rate, share done, time left."""
+
+    def __init__(self, reporter: Reporter, what: str, units: int, unit: str):
+        self._reporter, self._what, self._units, self._unit = reporter, what, units, unit
+        self._start = time.monotonic()
+        self._on_terminal = reporter.on_terminal
+        self._finished = False
+
+    @property
+    def every(self) -> float:
+        """Seconds until the next `update`."""
+        return min(0.5, self._reporter.every) if self._on_terminal else self._reporter.every
+
+    def update(self, share: float) -> None:
+        if self._finished:
+            return
+        seconds = time.monotonic() - self._start
+        done = round(share * self._units)
+        line = f"{self._what}: {done:,} of {self._units:,} {self._unit} ({share:.0%})"
+        rate, left = None, None
+        if done and seconds > 0:
+            rate, left = done / seconds, seconds / share - seconds
+            line += f", {_rate(rate)} {self._unit}/s, {_clock(left)} left"
+        self._tell("progress", line, done, seconds, rate, left)
+
+    def done(self) -> None:
+        self._finished = True
+        seconds = time.monotonic() - self._start
+        rate = self._units / max(seconds, 1e-9)
+        line = f"{self._what}: {self._units:,} {self._unit} in {seconds:.1f} s"
+        self._tell("step", line + (f" ({_rate(rate)} {self._unit}/s)" if self._units else ""), self._units, seconds, rate, 0.0)
+
+    def end(self) -> None:
+        if self._on_terminal:
+            self._reporter.show_no_more()
+
+    def _tell(self, event: str, line: str, done: int, seconds: float, rate: float | None, left: float | None) -> None:
+        if self._on_terminal:
+            self._reporter.show(line)
+            return
+        self._reporter.tell(
+            event,
+            line,
+            step=self._what,
+            done=done,
+            total=self._units,
+            unit=self._unit,
+            seconds=round(seconds, 3),
+            rate=None if rate is None else round(rate, 3),
+            seconds_left=None if left is None else round(left, 1),
+        )
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
