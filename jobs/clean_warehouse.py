@@ -6,7 +6,7 @@ import sys
 from pyspark.sql import SparkSession
 
 from image_similarity import cli, housekeeping, leases
-from image_similarity.cli import Application, say
+from image_similarity.cli import Application, note, say
 
 PATHS_SHOWN = 10
 
@@ -30,10 +30,8 @@ def run(application: Application) -> None:
     at_work = leases.alive(warehouse)
     say(f"clean_warehouse: removed {len(paths):,} folders and files, {freed / 2**20:,.1f} MiB, from {warehouse.uri}", *shown)
     if at_work:
-        say(
-            f"  note: {len(at_work):,} runs are at work, or were less than {leases.DEAD_SECONDS / 60:.0f} minutes ago: "
-            "what they have written stays"
-        )
+        minutes = leases.DEAD_SECONDS / 60
+        note(f"{len(at_work):,} runs are at work, or were less than {minutes:.0f} minutes ago: what they have written stays")
 
 
 def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
