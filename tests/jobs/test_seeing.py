@@ -182,13 +182,13 @@ def test_runs_of_before_lack_columns(run: Run, spark: SparkSession, tmp_path: Pa
     pq.write_table(pa.table({**record, "run_id": [old]}, schema=schema), content)
     warehouse.write_file("runs", old, content.getvalue().to_pybytes())
     warehouse.publish(warehouse.current(), {}, {"runs": {"": old}})
-    asked = "SELECT run_id, stages, outputs IS NULL FROM runs ORDER BY run_id"
+    asked = "SELECT run_id, stages, outputs IS NULL FROM runs ORDER BY started_at NULLS FIRST"
     assert query(tmp_path / "w", asked) == [(old, None, True)]
     image = draw(tmp_path / "images", 1)
     assert run(build_manifest, "--images", image, "--warehouse", tmp_path / "w") == 0
     (_, _, is_null), (run_id, stages, _) = query(tmp_path / "w", asked)
     assert is_null and "list images" in json.loads(stages)
-    read = warehouse.read("runs", [old, run_id]).orderBy("run_id").select("stages").collect()
+    read = warehouse.read("runs", [old, run_id]).orderBy("started_at").select("stages").collect()
     assert [row.stages for row in read] == [None, stages]
 
 
