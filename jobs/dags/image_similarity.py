@@ -8,6 +8,7 @@ library: Airflow parses it again and again.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
@@ -125,9 +126,12 @@ def load(file: Path) -> Settings:
     faults: list[str] = []
     tables = {"spark": _typed(Spark, values.get("spark", {}), "spark", faults)}
     for name, kind in (("jobs", Job), ("collections", Collection)):
-        of_kind = values.get(name, {})
-        tables[name] = {key: _typed(kind, one, f"{name}.{key}", faults) for key, one in of_kind.items()}
-    settings = _typed(Settings, {**values, **tables}, "", faults)
+        named = values.get(name, {})
+        if not isinstance(named, dict):
+            faults.append(f"{name} must be tables, [{name}.NAME]")
+            named = {}
+        tables[name] = {key: _typed(kind, one, f"{name}.{key}", faults) for key, one in named.items()}
+    settings: Settings = _typed(Settings, {**values, **tables}, "", faults)
     if not faults:
         faults += _contradictions(settings)
     if faults:
@@ -159,20 +163,30 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield "no collection: add a table [collections.NAME]"
     for name in settings.jobs.keys() - set(JOBS):
         yield f"jobs.{name} is no job; jobs are {', '.join(JOBS)}"
+    if settings.path(settings.dist) != settings.dist:
+        yield f"dist must be an absolute path or a URI, not {settings.dist!r}"
     for wanted in sorted(_files(settings)):
         if "://" not in wanted and not Path(wanted).is_file():
             yield f"{wanted} does not exist: run make package, and set dist to the folder that it wrote"
     owners: dict[str, str] = {}
     for name, collection in settings.collections.items():
-        for key in ("images", "warehouse", "gallery"):
-            place = getattr(collection, key)
-            if place and not (place.startswith(("/", "{{")) or "://" in place):
-                yield f"collections.{name}.{key} must be an absolute path or a URI, not {place!r}"
-        if "{{" in collection.warehouse:
-            yield f"collections.{name}.warehouse must be the same in all runs, without a template"
-        other = owners.setdefault(_uri(collection.warehouse), name)
-        if other != name:
-            yield f"collections {other} and {name} have the same warehouse, {collection.warehouse}: give each one of its own"
+        yield from _unusable(name, collection)
+        for place in filter(None, (collection.warehouse, collection.gallery)):
+            other = owners.setdefault(_uri(place), name)
+            if other != name:
+                yield f"collections {other} and {name} both write to {place}: give each one a place of its own"
+
+
+def _unusable(name: str, collection: Collection) -> Iterator[str]:
+    """What Airflow takes for no name, and places that differ between machines or runs."""
+    if not re.fullmatch(r"[\w-]+", name, re.ASCII):
+        yield f"collections.{name}: a name has letters, digits, - and _ only"
+    for key in ("images", "warehouse", "gallery"):
+        place = getattr(collection, key)
+        if place and not (place.startswith("/") or "://" in place or "{{" in place):
+            yield f"collections.{name}.{key} must be an absolute path or a URI, not {place!r}"
+        if "{{" in place and key != "images":
+            yield f"collections.{name}.{key} must be the same in all runs, without a template"
 
 
 def _files(settings: Settings) -> set[str]:
@@ -235,18 +249,20 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
             **{**_submission(job, settings), **how},
         )
 
-    wanted = [("--fingerprint", one) for one in collection.fingerprints]
-    flags = [part for flag in wanted for part in flag]
+    flags = [["--fingerprint", one] for one in collection.fingerprints]
+    all_flags = [part for flag in flags for part in flag]
     manifest = task("build_manifest", "--images", collection.images, publishes="manifest")
-    embed = task("embed_images", *flags, publishes="embeddings")
+    embed = task("embed_images", *all_flags, publishes="embeddings")
     manifest >> embed
-    gallery = task("render_gallery", "--gallery", collection.gallery, *flags, publishes="gallery") if collection.gallery else None
-    for flag in wanted or [()]:
-        suffix = f"_{flag[1]}" if len(wanted) > 1 else ""
+    galleries = []
+    if collection.gallery:
+        galleries = [task("render_gallery", "--gallery", collection.gallery, *all_flags, publishes="gallery")]
+    for flag in flags or [[]]:
+        suffix = f"_{flag[1]}" if len(flags) > 1 else ""
         find = task("find_neighbours", *flag, publishes="neighbours", suffix=suffix)
         # It publishes what it measured before it fails for it: tried again under the same run id, it would find itself done.
         audit = task("audit_neighbours", *flag, suffix=suffix, retries=0)
-        chain(embed, find, audit, *([gallery] if gallery else []))
+        chain(embed, find, audit, *galleries)
 
 
 def _submission(job: str, settings: Settings) -> dict[str, Any]:
