@@ -45,15 +45,16 @@ start = 2026-01-01
 set = ["neighbours.similar=many"]
 """
 SUBMIT = """#!/bin/sh
-# The real spark-submit, on a bad day: the first embed_images fails before it has begun, the first find_neighbours after it has
-# published. What was submitted is noted.
+# The real spark-submit, with two accidents: the first embed_images fails before it has begun, the first find_neighbours after it
+# has published. What is submitted is noted.
 job=$(printf '%s\\n' "$@" | sed -n 's#.*/jobs/\\(.*\\)\\.py$#\\1#p')
-first() {{ ! grep -qx "$job" {folder}/submitted; }}
-if [ "$job" = embed_images ] && first; then echo "$job" >> {folder}/submitted; exit 1; fi
-if [ "$job" = find_neighbours ] && first; then end=1; else end=; fi
 echo "$job" >> {folder}/submitted
+accident() {{ [ "$job" = "$1" ] && [ ! -e "{folder}/$1.failed" ] && touch "{folder}/$1.failed"; }}
+if accident embed_images; then exit 1; fi
 {real} "$@"
-exit ${{end:-$?}}
+code=$?
+if accident find_neighbours; then exit 1; fi
+exit $code
 """
 
 
