@@ -7,11 +7,12 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+AIRFLOW := .venv-airflow
 IMAGES ?=
 ENVIRONMENT ?=
 ARGS   ?=
 
-.PHONY: demo test test-cluster lint bench package clean
+.PHONY: demo test test-cluster airflow-test lint bench package clean
 
 demo: $(VENV)/.installed
 ifeq ($(strip $(IMAGES)),)
@@ -23,13 +24,17 @@ else
 	  $(BIN)/python jobs/run_pipeline.py --images "$(IMAGES)" --warehouse "$$name-warehouse" --gallery "$$name-gallery" $(ARGS)
 endif
 
-# Everything but what needs a cluster.
+# Everything but what needs a cluster or Airflow.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not cluster and not long"
+	$(BIN)/python -m pytest -m "not cluster and not long and not airflow"
 
 # Jobs on a real standalone cluster on loopback, and killed in the middle.
 test-cluster: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "cluster or long"
+
+# The DAGs in an Airflow of their own, which submits to a real standalone cluster on loopback.
+airflow-test: $(VENV)/.installed $(AIRFLOW)/.installed
+	$(BIN)/python -m pytest -m airflow
 
 lint: $(VENV)/.installed
 	$(BIN)/isort --check-only lib jobs tests
@@ -53,7 +58,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache
+	rm -rf $(VENV) $(AIRFLOW) demo build dist .mypy_cache .pytest_cache
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -65,4 +70,12 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@echo "installing into $(VENV): once, some minutes, 6 GB (most of it is torch)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Apart, since Airflow and what we need want other versions of the same packages.
+$(AIRFLOW)/.installed: airflow-constraints.txt
+	@echo "installing Airflow into $(AIRFLOW): once, a minute, 0.7 GB"
+	@$(PYTHON) -m venv --clear $(AIRFLOW)
+	@$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --constraint airflow-constraints.txt \
+	  apache-airflow apache-airflow-providers-apache-spark
 	@touch $@

@@ -8,11 +8,13 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli
-from image_similarity.cli import Application, Job, setting
+from image_similarity.cli import PUBLISHED, Application, Job, setting
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours import audit, sources
 from image_similarity.stages.neighbours.sources import Source
+
+TOO_LOW = "recall too low"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,15 +39,17 @@ def run(application: Application) -> None:
     )
     with job.warehouse.scratch(job.run_id) as scratch, job.step("compare with the table"):
         recall = audit.run(job.session, source, job.warehouse.read("neighbours", [audited]), settings, how, scratch)
+    is_good = recall.reaches(how.recall_target, how.recall_slack)
     job.publish(
         replace={},
         inputs={"neighbours": [audited]},
         counts={"queries": recall.queries, "k": settings.similar, "recall": [recall.estimate, recall.lower, recall.upper]},
         used={"approximate": how.model_dump()},
         recall=recall.estimate,
+        status=PUBLISHED if is_good else TOO_LOW,  # which a scheduler's second try does not take for done
     )
     job.say(f"audit_neighbours {job.slot}: recall@{settings.similar} of run {audited} is {recall}; {job.seconds:.1f} s")
-    if not recall.reaches(how.recall_target, how.recall_slack):
+    if not is_good:
         raise JobFailed(f"recall@{settings.similar} is {recall}, below approximate.recall_target = {how.recall_target}")
 
 

@@ -149,7 +149,8 @@ class Job:
         with self.step("look for the label"):
             history = housekeeping.records(self.warehouse, self.seen)
         undone = housekeeping.undone(history)
-        same = [run for run in history if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
+        done = [run for run in history if run.status == PUBLISHED]
+        same = [run for run in done if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
         before = next((run for run in same if run.run_id not in undone), None)
         if before is not None:
             message = f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}"
@@ -202,11 +203,12 @@ class Job:
         counts: Mapping[str, Any],
         used: Mapping[str, Any],
         recall: float | None = None,
+        status: str = PUBLISHED,
     ) -> None:
         """Make this run's tables current, with its record in ``runs``.
 
         ``inputs``: table -> runs read; ``counts``: what was counted; ``used``: the settings and what they resolved to;
-        ``recall``: of approximate neighbours.
+        ``recall``: of approximate neighbours; ``status``: another one where the run does not count as done under its label.
         """
         seconds, stages = self.seconds, reporting.current().seconds_by_step(self._began)
         outputs = _outputs(replace, append or {})
@@ -215,7 +217,7 @@ class Job:
             "label": self.arguments.run_id,
             "job": self.name,
             "slot": self.slot,
-            "status": PUBLISHED,
+            "status": status,
             "inputs": json.dumps(inputs, sort_keys=True),
             "outputs": json.dumps(outputs, sort_keys=True),
             "settings": json.dumps(used, sort_keys=True),

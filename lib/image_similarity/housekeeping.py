@@ -35,6 +35,7 @@ class Record:
     label: str | None
     job: str
     slot: str
+    status: str
     inputs: Mapping[str, list[str]]
     replaced: Mapping[str, list[str]]
     """table -> slots whose run this became."""
@@ -51,6 +52,7 @@ def records(warehouse: Warehouse, pointer: Pointer) -> list[Record]:
             label=row.label,
             job=row.job,
             slot=row.slot,
+            status=row.status,
             inputs=json.loads(row.inputs),
             replaced=json.loads(row.outputs or "{}").get("replaced", {}),
             settings=json.loads(row.settings),
