@@ -205,7 +205,7 @@ def test_too_few_queries_are_told_before_the_work(spark: SparkSession, tmp_path:
 
 
 def audited(spark: SparkSession, warehouse: Path) -> int:
-    arguments = ["--warehouse", str(warehouse), "--fingerprint", "external", "--sample", "300"]
+    arguments = ["--warehouse", str(warehouse), "--fingerprint", "external", "--sample", "300", "--run-id", "tonight"]
     return audit_neighbours.main(arguments, spark)
 
 
@@ -217,8 +217,9 @@ def test_an_audit_finds_what_the_definition_finds(spark: SparkSession, tmp_path:
     assert run(spark, tmp_path / "w", file, *POISON, "--set=approximate.recall_target=0.1") == 0
     rows, before = published(spark, tmp_path / "w")
     recall = check(rows, vectors, "cosine", 5)
-    assert audited(spark, tmp_path / "w") == 1
-    assert "is 0." in capsys.readouterr().err
+    for _ in range(2):  # a scheduler's second try does not take it for done
+        assert audited(spark, tmp_path / "w") == 1
+        assert "is 0." in capsys.readouterr().err
     after, record = published(spark, tmp_path / "w")
     assert after == rows and record["job"] == "audit_neighbours"
     assert abs(record["recall"] - recall) < 0.04 and abs(before["recall"] - recall) < 1e-9
