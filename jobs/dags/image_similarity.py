@@ -82,6 +82,7 @@ class Collection:
     start: date
     gallery: str = ""
     schedule: str = ""
+    keep_runs: int = 0
     settings: str = "conf/cluster.toml"
     set: list[str] = field(default_factory=list)
     fingerprints: list[str] = field(default_factory=list)
@@ -181,6 +182,8 @@ def _unusable(name: str, collection: Collection) -> Iterator[str]:
     """What Airflow takes for no name, and places that differ between machines or runs."""
     if not re.fullmatch(r"[\w-]+", name, re.ASCII):
         yield f"collections.{name}: a name has letters, digits, - and _ only"
+    if collection.keep_runs == 1:
+        yield f"collections.{name}.keep_runs must be 2 or more, for those who are reading the run before; 0 keeps all"
     for key in ("images", "warehouse", "gallery"):
         place = getattr(collection, key)
         if place and not (place.startswith("/") or "://" in place or "{{" in place):
@@ -232,6 +235,7 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
     """The tasks of one collection, each after the one whose tables it reads."""
     common = ["--warehouse", collection.warehouse, "--run-id", "{{ run_id }}", "--config", settings.path(collection.settings)]
     common += [part for one in collection.set for part in ("--set", one)]
+    common += ["--keep-runs", str(collection.keep_runs)] if collection.keep_runs else []
     tables = {table: f"{collection.warehouse}/{table}" for table in ("manifest", "embeddings", "neighbours")}
     assets = {
         table: Asset(name=f"image_similarity/{name}/{table}", uri=_uri(place))
@@ -260,7 +264,7 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
     for flag in flags or [[]]:
         suffix = f"_{flag[1]}" if len(flags) > 1 else ""
         find = task("find_neighbours", *flag, publishes="neighbours", suffix=suffix)
-        # It publishes what it measured before it fails for it: tried again under the same run id, it would find itself done.
+        # What it measures does not change by measuring again.
         audit = task("audit_neighbours", *flag, suffix=suffix, retries=0)
         chain(embed, find, audit, *galleries)
 

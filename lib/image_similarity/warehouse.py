@@ -244,6 +244,10 @@ class Scratch:
         """What was written as ``name``."""
         return self._warehouse.read_folders([f"{self._folder}/{name}"], schema)
 
+    def remove(self, name: str) -> None:
+        """Remove what was written as ``name``."""
+        self._warehouse.files.delete(self.location(name))
+
     def folder(self, name: str) -> str:
         """The folder ``name``, for Spark's readers."""
         return f"{self._folder}/{name}"

@@ -32,6 +32,7 @@ start = 2026-02-03
 set = ["neighbours.similar=5"]
 """
 SEVERAL = GOOD + """
+keep_runs = 7
 fingerprints = ["vgg16-fc2", "hog"]
 [collections.photos]
 images = "s3://bucket/photos"
@@ -41,7 +42,8 @@ start = 2026-02-03T04:00:00+02:00
 FAULTS = {
     "an unknown key": (
         GOOD.replace("schedule =", "shedule ="),
-        "collections.art.shedule is unknown; known are images, warehouse, start, gallery, schedule, settings, set, fingerprints",
+        "collections.art.shedule is unknown; known are images, warehouse, start, gallery, schedule, keep_runs, settings, set, "
+        "fingerprints",
     ),
     "a missing key": (GOOD.replace('images = "/images/{{ ds }}"', ""), "collections.art.images is missing: add a string"),
     "a missing table": (GOOD[: GOOD.index("[collections")], "no collection: add a table [collections.NAME]"),
@@ -64,6 +66,10 @@ FAULTS = {
     "a warehouse of each day": (
         GOOD.replace("/tables/art #1/", "/tables/{{ ds }}"),
         "collections.art.warehouse must be the same in all runs, without a template",
+    ),
+    "too few runs to keep": (
+        GOOD.replace("[collections.art]", "[collections.art]\nkeep_runs = 1"),
+        "collections.art.keep_runs must be 2 or more, for those who are reading the run before; 0 keeps all",
     ),
     "the same warehouse twice": (
         SEVERAL.replace('"s3://bucket/tables"', '"/tables/../tables/art #1"'),
@@ -143,6 +149,7 @@ def test_several_fingerprints_and_collections(parsed: dict[str, Any]) -> None:
     tasks = dags["image_similarity_art"]["tasks"]
     flags = ["--fingerprint", "vgg16-fc2", "--fingerprint", "hog"]
     assert tasks["embed_images"]["application_args"][:4] == flags and tasks["render_gallery"]["application_args"][2:6] == flags
+    assert tasks["embed_images"]["application_args"][-2:] == ["--keep-runs", "7"]
     assert tasks["render_gallery"]["after"] == ["audit_neighbours_hog", "audit_neighbours_vgg16-fc2"]
     for name in ("vgg16-fc2", "hog"):
         for job, before in ((f"find_neighbours_{name}", "embed_images"), (f"audit_neighbours_{name}", f"find_neighbours_{name}")):

@@ -1,5 +1,6 @@
 """The exact stage in Spark against the definition: every row equal, whatever the blocks and partitions."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,23 @@ def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_pat
             best = sorted(others, key=lambda other: (sign * distance[name, other], other.encode()))[:k]
             right += [(name, rank, other, distance[name, other]) for rank, other in enumerate(best, 1)]
         assert found[relation] == sorted(right)
+
+
+def test_where_low_precision_proves_little_float32_follows(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """As on a processor that multiplies bfloat16 faster, with vectors whose neighbours are hardly nearer than others."""
+    make = planning.make
+
+    def in_bfloat16(*given: Any) -> planning.Plan:
+        plan = make(*given)
+        return replace(plan, rate=replace(plan.rate, screen="bfloat16"))
+
+    monkeypatch.setattr(planning, "make", in_bfloat16)
+    vectors = np.random.default_rng(41).normal(size=(500, 32)).astype(np.float32)
+    wanted = expected(vectors, "cosine", 5, 5)
+    settings: dict[str, Any] = {"similar": 5, "dissimilar": 5, "metric": "cosine", "block_rows": 100}
+    rows, low = computed(spark, tmp_path / "low", frame(spark, vectors, 3, 1), screen="bfloat16", **settings)
+    assert rows == wanted and low.in_full > 0.1 * len(vectors) and "float32 follows" not in capsys.readouterr().out
+    rows, auto = computed(spark, tmp_path / "auto", frame(spark, vectors, 3, 1), **settings)
+    assert rows == wanted and auto.in_full < 0.1 * low.in_full and "float32 follows" in capsys.readouterr().out
