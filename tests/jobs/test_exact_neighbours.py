@@ -179,7 +179,9 @@ def test_where_low_precision_proves_little_float32_follows(
         return replace(plan, rate=replace(plan.rate, screen="bfloat16"))
 
     monkeypatch.setattr(planning, "make", in_bfloat16)
-    vectors = np.random.default_rng(41).normal(size=(500, 32)).astype(np.float32)
+    random = np.random.default_rng(41)
+    groups = np.repeat(random.normal(size=(8, 64)), 60, axis=0)  # within a distance of 0.002: bfloat16 is wrong by twice that
+    vectors = (groups + 0.045 * random.normal(size=groups.shape)).astype(np.float32)
     wanted = expected(vectors, "cosine", 5, 5)
     settings: dict[str, Any] = {"similar": 5, "dissimilar": 5, "metric": "cosine", "block_rows": 100}
     rows, low = computed(spark, tmp_path / "low", frame(spark, vectors, 3, 1), screen="bfloat16", **settings)
