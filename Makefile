@@ -43,7 +43,7 @@ lint: $(VENV)/.installed
 
 # What a cluster needs, in dist/; ENVIRONMENT=1 packs Python with all dependencies, too (minutes, gigabytes).
 package: $(VENV)/.installed
-	@$(BIN)/python -m image_similarity.packaging --into dist $(if $(ENVIRONMENT),--environment)
+	@$(BIN)/python -m image_similarity.packaging --into dist $(if $(filter 1,$(ENVIRONMENT)),--environment)
 
 # Ours and a peer side by side, in one run. Takes minutes; results are printed as Markdown.
 bench: $(VENV)/.installed

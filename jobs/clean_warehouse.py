@@ -7,6 +7,7 @@ from pyspark.sql import SparkSession
 
 from image_similarity import cli, housekeeping, leases
 from image_similarity.cli import Application, note, say
+from image_similarity.errors import WrongInput
 
 PATHS_SHOWN = 10
 
@@ -19,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(application: Application) -> None:
     arguments, warehouse = application.arguments, application.warehouse
+    if not warehouse.files.entries(warehouse.uri):
+        raise WrongInput(f"there is no warehouse at {warehouse.uri}: check --warehouse")
     paths = housekeeping.removable(warehouse, arguments.keep_runs, arguments.discard_saved)
     shown = [path.removeprefix(f"{warehouse.uri}/") for path in paths[:PATHS_SHOWN]]
     if len(paths) > PATHS_SHOWN:

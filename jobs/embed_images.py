@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import cli, devices, fingerprints
+from image_similarity import cli, devices, fingerprints, leases
 from image_similarity.cli import Application, Failures, Job
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.fingerprints import Ready
@@ -243,7 +243,8 @@ def _publish(one: _Embedding, counts: dict[str, Any]) -> None:
         counts=counts,
         used={**used, "embeddings": job.settings.embeddings.model_dump()},
     )
-    job.warehouse.forget_state(one.state)  # all that was saved is in the store now
+    at_work = leases.alive(job.warehouse).keys() - {job.run_id}
+    job.warehouse.forget_state(one.state, but=at_work)  # all that was saved is in the store now
 
 
 def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(application: Application) -> None:
     job = application.job("restore_runs", application.arguments.to or "")
-    history = [record for record in housekeeping.records(job.warehouse, job.seen) if record.replaced]
+    everything = [record for record in housekeeping.records(job.warehouse, job.seen) if record.job != job.name]
+    history = [record for record in everything if record.replaced]
     if not job.arguments.to:
         _list(job, history)
         return
@@ -28,7 +29,7 @@ def run(application: Application) -> None:
     if all(housekeeping.is_current(job.seen, record) for record in chosen):
         say(f"restore_runs: current already: {', '.join(map(_described, chosen))}")
         return
-    undone = housekeeping.newer(history, chosen)
+    undone = housekeeping.newer(everything, chosen)
     job.plan(*(f"make {_described(record)} current" for record in chosen), f"in place of {len(undone):,} newer runs, which stay")
     job.publish(
         replace=_merged(chosen),
@@ -38,6 +39,9 @@ def run(application: Application) -> None:
     )
     say(f"restore_runs: current again: {', '.join(map(_described, chosen))}")
     pointer = job.warehouse.current()
+    for record in everything:
+        if record.job == "render_gallery" and record.run_id in undone:
+            cli.note(f"the gallery {record.slot} may show what was undone: run render_gallery again")
     for record in history:
         if housekeeping.is_current(pointer, record) and housekeeping.is_stale(pointer, record, history):
             cli.note(f"{_described(record)} was made of other runs than are current: restore an older one, or run the job again")
@@ -58,8 +62,8 @@ def _merged(chosen: Sequence[Record]) -> dict[str, dict[str, str]]:
     """table -> slot -> run, as `Job.publish` takes it."""
     merged: dict[str, dict[str, str]] = {}
     for record in chosen:
-        for table, slots in record.replaced.items():
-            merged.setdefault(table, {}).update(dict.fromkeys(slots, record.run_id))
+        for table, slots in housekeeping.made_current(record).items():
+            merged.setdefault(table, {}).update(slots)
     return merged
 
 

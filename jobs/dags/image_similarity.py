@@ -11,9 +11,11 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +28,8 @@ SETTINGS = Path(os.environ.get("IMAGE_SIMILARITY_AIRFLOW") or ROOT / "conf" / "a
 JOBS = ("build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "render_gallery")
 IN_VAIN = {2: "wrong arguments or settings", 3: "more images failed than max_failed_fraction allows"}
 """Exit codes of jobs that another try would only repeat."""
+SECONDS_TO_END = 60
+"""After a task is told to end, before its job is killed."""
 
 
 class JobOperator(SparkSubmitOperator):
@@ -43,6 +47,15 @@ class JobOperator(SparkSubmitOperator):
             if code in IN_VAIN:
                 raise AirflowFailException(f"{self.task_id}: exit code {code}, {IN_VAIN[code]}; not tried again") from failure
             raise
+
+    def on_kill(self) -> None:
+        """Airflow ends this task: the job is asked to end, which removes what it has begun, before it is made to."""
+        process = getattr(self._hook, "_submit_sp", None)
+        if process is not None and process.poll() is None:
+            process.terminate()
+            with suppress(TimeoutExpired):
+                process.wait(timeout=SECONDS_TO_END)
+        super().on_kill()
 
 
 # -- settings ------------------------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class Application:
         job = Job(self, name, slot)
         self._jobs.append(job)
         if self._is_at_work:
-            self._leases.enter_context(leases.held(self.warehouse, job.run_id))
+            self._leases.enter_context(leases.held(self.warehouse, job.run_id, job.seen))
         return job
 
     def begin(self) -> None:
@@ -96,7 +96,7 @@ class Application:
         if not self._is_at_work:
             self._is_at_work = True
             for job in self._jobs:
-                self._leases.enter_context(leases.held(self.warehouse, job.run_id))
+                self._leases.enter_context(leases.held(self.warehouse, job.run_id, job.seen))
 
     def __enter__(self) -> "Application":
         return self
@@ -229,6 +229,7 @@ class Job:
             "started_at": self.started,
             "finished_at": datetime.now(timezone.utc),
         }
+        self._check_there(replace, append or {})
         self.warehouse.write_file("runs", self.run_id, _one_row(record))
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended["runs"] = {"": self.run_id}
@@ -248,10 +249,17 @@ class Job:
         if self.arguments.keep_runs:
             self._clean(self.arguments.keep_runs)
 
+    def _check_there(self, *published: Slots) -> None:
+        """Raise ``JobFailed`` if a table is gone: its run was taken for dead, say on a machine that slept, or removed meanwhile."""
+        folders = {(table, run) for slots in published for table, named in slots.items() for run in named.values()}
+        for table, run in folders:
+            if not self.warehouse.files.entries(f"{self.warehouse.uri}/{table}/run_id={run}"):
+                raise JobFailed(f"what {run} wrote to {table} was removed meanwhile; nothing was published: run it again")
+
     def _clean(self, keep: int) -> None:
         try:
             housekeeping.remove(self.warehouse, housekeeping.removable(self.warehouse, keep))
-        except (OSError, *spark.SPARK_ERRORS) as error:  # the run is published: it did not fail
+        except Exception as error:  # whatever it is: the run is published, it did not fail
             note(f"older runs could not be removed: {error}; clean_warehouse does it")
 
 
@@ -468,8 +476,9 @@ def _root_cause(error: Exception) -> str:
     text = str(error)
     if os.strerror(errno.ENOSPC) in text:  # of Python and of the JVM, here or in a worker
         return (
-            "no space is left on the disk of the warehouse, or on one of Spark's own: nothing was published. Free some; "
-            "what runs have left that did not come to their end is removed by clean_warehouse.py --warehouse URI --discard-saved"
+            "no space is left on the disk of the warehouse, or on one of Spark's own: nothing of this job was published. Free "
+            "some; what runs that did not come to their end have left is removed by clean_warehouse.py --warehouse URI "
+            "--discard-saved"
         )
     if isinstance(error, PySparkException) or type(error).__module__.startswith("py4j"):
         own = [line for line in text.splitlines() if line.startswith(f"{JobFailed.__module__}.")]

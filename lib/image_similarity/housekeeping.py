@@ -18,12 +18,14 @@ from image_similarity.warehouse import SCRATCH, STATE, Pointer, Warehouse
 
 STORE = "vectors"
 HISTORY = "runs"
+PROJECTIONS = "projections"
 SAVED = "embed_images"
 """Below ``_state``: vectors of runs that did not come to their end, which the next run takes over."""
 
 UNDONE = "undone"
 """In the settings of a run that restored others: the runs whose place they took."""
 
+_COMPLETE = "_SUCCESS"  # which Spark writes when all parts are there
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{8}\.tmp")
 
 
@@ -63,19 +65,33 @@ def records(warehouse: Warehouse, pointer: Pointer) -> list[Record]:
     return sorted(read, key=lambda record: record.run_id)
 
 
-def superseded(pointer: Pointer, history: Sequence[Record], keep: int) -> list[str]:
-    """Of each job and slot all but the ``keep`` newest runs that wrote tables; those that are current may be among them."""
+def superseded(history: Sequence[Record], keep: int) -> list[str]:
+    """Of each job and slot all that is older than the ``keep`` newest runs that wrote tables; current ones may be among them.
+
+    Runs that were undone do not count as ones that are kept.
+    """
+    gone = undone(history)
     by_slot: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in history:
         if record.replaced:
             by_slot[record.job, record.slot].append(record.run_id)
-    return [run for runs in by_slot.values() for run in runs[:-keep]]
+    old = []
+    for runs in by_slot.values():
+        kept = [run for run in runs if run not in gone][-keep:]
+        old += [run for run in runs if kept and run < kept[0]]
+    return old
 
 
 def newer(history: Sequence[Record], than: Sequence[Record]) -> list[str]:
-    """Runs of the same jobs and slots that came later."""
+    """Runs of the same jobs and slots that came later, and all that was made of them: audits and galleries, too."""
     ends = {(record.job, record.slot): record.run_id for record in than}
-    return [record.run_id for record in history if record.run_id > ends.get((record.job, record.slot), record.run_id)]
+    later: dict[str, None] = {}
+    for record in history:
+        slot = record.job, record.slot
+        made_of = {run for runs in record.inputs.values() for run in runs}
+        if (slot in ends and record.run_id > ends[slot]) or made_of & later.keys():
+            later[record.run_id] = None
+    return list(later)
 
 
 def undone(history: Sequence[Record]) -> set[str]:
@@ -89,8 +105,17 @@ def undone(history: Sequence[Record]) -> set[str]:
 
 
 def is_there(warehouse: Warehouse, record: Record) -> bool:
-    """Whether the tables of a run have not been removed."""
-    return all(warehouse.files.entries(f"{warehouse.uri}/{table}/run_id={record.run_id}") for table in record.replaced)
+    """Whether the tables of a run have not been removed, nor begun to be."""
+    folders = [f"{table}/run_id={run}" for table, slots in made_current(record).items() for run in slots.values()]
+    return all(_COMPLETE in warehouse.files.entries(f"{warehouse.uri}/{folder}") for folder in folders)
+
+
+def made_current(record: Record) -> dict[str, dict[str, str]]:
+    """table -> slot -> run, as it was when this run was published, its own and the components that it used."""
+    slots = {table: dict.fromkeys(slots, record.run_id) for table, slots in record.replaced.items()}
+    for run in record.inputs.get(PROJECTIONS, [])[:1]:
+        slots.setdefault(PROJECTIONS, {record.slot: run})
+    return slots
 
 
 def is_current(pointer: Pointer, record: Record) -> bool:
@@ -100,9 +125,9 @@ def is_current(pointer: Pointer, record: Record) -> bool:
 
 def is_stale(pointer: Pointer, record: Record, history: Sequence[Record]) -> bool:
     """Whether a run was made of runs of which one is not current any more. Its own slot's run before does not count."""
-    known = {one.run_id for one in history}
-    used = [(table, run) for table, runs in record.inputs.items() if table not in record.replaced for run in runs]
-    return any(run in known and run not in pointer.runs(table) for table, run in used)
+    others = {one.run_id for one in history if (one.job, one.slot) != (record.job, record.slot)}
+    used = [(table, run) for table, runs in record.inputs.items() for run in runs]
+    return any(run in others and run not in pointer.runs(table) for table, run in used)
 
 
 def removable(warehouse: Warehouse, keep: int | None, saved_too: bool = False) -> list[str]:
@@ -117,15 +142,16 @@ def removable(warehouse: Warehouse, keep: int | None, saved_too: bool = False) -
     pointer = warehouse.current()
     history = records(warehouse, pointer)
     needed = _needed(pointer, history)
-    old = set(superseded(pointer, history, keep)) if keep else set()
-    alive = at_work | set(pointer.runs(HISTORY))
+    old = set(superseded(history, keep)).difference(*at_work.values()) if keep else set()
+    alive = at_work.keys() | set(pointer.runs(HISTORY))
     paths = [f"{table}/run_id={run}" for table, run in found.tables if run not in alive]
     for table, run in found.tables:
         if run in old and table not in (STORE, HISTORY) and (table, run) not in needed:
             paths.append(f"{table}/run_id={run}")
     for slot, run in found.states:
-        is_kept = slot.startswith(f"{SAVED}/") and not saved_too
-        if run not in at_work and (run in old or (run not in alive and not is_kept)):
+        is_kept = slot.startswith(f"{SAVED}/") and (at_work or not saved_too)  # one at work may be taking it over
+        is_old = run in old and ("neighbours", run) not in needed
+        if run not in at_work and (is_old or (run not in alive and not is_kept)):
             paths.append(f"{STATE}/{slot}/{run}")
     paths += [path for path, run in found.passing if run not in at_work]
     if not at_work:
@@ -137,8 +163,13 @@ def remove(warehouse: Warehouse, paths: Sequence[str]) -> int:
     """Remove them; the bytes that they had."""
     size = 0
     for path in paths:
-        size += warehouse.files.size(path)
-        warehouse.files.delete(path)
+        try:
+            size += warehouse.files.size(path)
+            if "/run_id=" in path:  # first: what is left of it if this is cut off is no table
+                warehouse.files.delete(f"{path}/{_COMPLETE}")
+            warehouse.files.delete(path)
+        except FileNotFoundError:
+            pass  # another one is cleaning, too
     return size
 
 
@@ -158,7 +189,10 @@ class _Found:
     @classmethod
     def of(cls, warehouse: Warehouse) -> "_Found":
         def names(*folder: str) -> list[str]:
-            return sorted(warehouse.files.entries("/".join([warehouse.uri, *folder])))
+            try:
+                return sorted(warehouse.files.entries("/".join([warehouse.uri, *folder])))
+            except NotADirectoryError:  # somebody's file
+                return []
 
         runs = [(table, name) for table in SCHEMAS for name in names(table) if name.startswith("run_id=")]
         slots = [f"{owner}/{slot}" for owner in names(STATE) for slot in names(STATE, owner)]
@@ -175,4 +209,5 @@ def _needed(pointer: Pointer, history: Sequence[Record]) -> set[tuple[str, str]]
     published = {(table, run) for table in pointer.tables for run in pointer.runs(table)}
     current = {run for table, run in published if table not in (STORE, HISTORY)}
     made_of = [record.inputs.items() for record in history if record.run_id in current]
-    return published | {(table, run) for inputs in made_of for table, runs in inputs for run in runs}
+    components = {(PROJECTIONS, run) for record in history for run in record.inputs.get(PROJECTIONS, [])}
+    return published | components | {(table, run) for inputs in made_of for table, runs in inputs for run in runs}

@@ -1,29 +1,38 @@
 """Which runs are at work: each keeps a small file below ``_running`` and writes it again every minute.
 
-So that what a run has written and not published yet is told from what a run that died has left. Ages are taken by the store's own
-clock: machines whose clocks differ agree on them.
+So that what a run has written and not published yet is told from what a run that died has left, and what it may be reading is
+known. Ages are taken by the store's own clock: machines whose clocks differ agree on them.
 """
 
+import json
+import re
 import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from image_similarity.errors import WrongInput
-from image_similarity.warehouse import Warehouse
+from image_similarity.warehouse import Pointer, Warehouse
 
 FOLDER = "_running"
 RENEWED_SECONDS = 60.0
 DEAD_SECONDS = 15 * 60.0
 """A run that has not written its file for so long has died, or its machine has."""
 
+_RUN = re.compile(r"r[^.]+")
+_NOT_REMOVED = ("vectors", "runs")
+
 
 @contextmanager
-def held(warehouse: Warehouse, run: str) -> Iterator[None]:
-    """``run`` is at work while this context is open. Raises ``WrongInput`` if nothing can be written in the warehouse."""
+def held(warehouse: Warehouse, run: str, seen: Pointer) -> Iterator[None]:
+    """``run`` is at work while this context is open, and may read what ``seen`` names.
+
+    Raises ``WrongInput`` if nothing can be written in the warehouse.
+    """
     path = f"{warehouse.uri}/{FOLDER}/{run}"
+    content = json.dumps(sorted({one for table in seen.tables if table not in _NOT_REMOVED for one in seen.runs(table)})).encode()
     try:
-        warehouse.files.write(path, b"")
+        warehouse.files.write(path, content)
     except OSError as error:
         raise WrongInput(f"the warehouse {warehouse.uri} cannot be written: {error}") from None
     over = threading.Event()
@@ -31,7 +40,7 @@ def held(warehouse: Warehouse, run: str) -> Iterator[None]:
     def renew() -> None:
         while not over.wait(RENEWED_SECONDS):
             try:
-                warehouse.files.write(path, b"")
+                warehouse.files.write(path, content)
             except OSError:
                 pass  # the store may be back in a minute; if not, the run will fail of it where it matters
 
@@ -48,12 +57,18 @@ def held(warehouse: Warehouse, run: str) -> Iterator[None]:
             pass  # it goes stale
 
 
-def alive(warehouse: Warehouse) -> set[str]:
-    """The runs that are at work."""
+def alive(warehouse: Warehouse) -> dict[str, set[str]]:
+    """The runs that are at work, and which runs each may be reading. Raises ``OSError`` where that cannot be told."""
     folder = f"{warehouse.uri}/{FOLDER}"
+    runs = [name for name in warehouse.files.entries(folder) if _RUN.fullmatch(name)]
+    if not runs:
+        return {}
     probe = f"{folder}/probe-{secrets.token_hex(4)}"
     warehouse.files.write(probe, b"")
     now = warehouse.files.modified(probe)
     warehouse.files.delete(probe)
-    written = {run: warehouse.files.modified(f"{folder}/{run}") for run in warehouse.files.entries(folder)}
-    return {run for run, at in written.items() if at is not None and now is not None and now - at < DEAD_SECONDS}
+    if now is None:
+        raise OSError(f"{probe} was just written, and is gone")
+    written = {run: warehouse.files.modified(f"{folder}/{run}") for run in runs}
+    at_work = [run for run, at in written.items() if at is not None and now - at < DEAD_SECONDS]
+    return {run: set(json.loads(warehouse.files.read(f"{folder}/{run}") or b"[]")) for run in at_work}

@@ -7,6 +7,7 @@ tables with, are not known here.
 """
 
 import os
+import random
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -38,13 +39,14 @@ class ObjectFiles:
         return content
 
     def entries(self, path: str) -> list[str]:
-        folder = f"{self._key(path)}/"
+        folder = f"{self._key(path)}/" if self._key(path) else ""  # a whole bucket may be the folder
         with _errors_as_oserror(path):
-            if self._exists(path):
+            found = self._store.list_with_delimiter(folder or None)
+            names = [*found["common_prefixes"], *(str(one["path"]) for one in found["objects"])]
+            if not names and folder and self._exists(path):
                 raise NotADirectoryError(path)
-            found = self._store.list_with_delimiter(folder)
-        names = [*found["common_prefixes"], *(str(one["path"]) for one in found["objects"])]
-        return [name.rstrip("/").removeprefix(folder) for name in names]
+        # Other programs mark folders by an object of their name, which is nothing in them.
+        return [name.removeprefix(folder) for name in (name.rstrip("/") for name in names) if f"{name}/" != folder]
 
     def write(self, path: str, content: bytes) -> None:
         with _errors_as_oserror(path):
@@ -72,10 +74,13 @@ class ObjectFiles:
         return written.timestamp()
 
     def update(self, path: str, change: "Callable[[bytes | None], bytes]") -> None:
-        while True:
+        deadline = time.monotonic() + 2 * LOCK_SECONDS
+        while time.monotonic() < deadline:
             content, version = self._get(path)
             if self._put_if(path, change(content), version):
                 return
+            time.sleep(random.uniform(0.01, 0.1))
+        raise OSError(f"{path} could not be replaced for {2 * LOCK_SECONDS} s: does the store know conditional puts?")
 
     @contextmanager
     def locked(self, path: str) -> Iterator[None]:

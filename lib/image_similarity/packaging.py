@@ -30,16 +30,13 @@ _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of files in the zip, so that the same sou
 
 
 def package(into: Path) -> None:
-    """Write all but the environment to ``into``, which is emptied first, but for an environment that is there."""
-    for old in into.glob("*") if into.is_dir() else []:
-        if old.name != ENVIRONMENT:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    """Write all but the environment to ``into``, in place of what was written there before; anything else there stays."""
     into.mkdir(parents=True, exist_ok=True)
     for name in ("jobs", "conf"):
+        shutil.rmtree(into / name, ignore_errors=True)
         shutil.copytree(ROOT / name, into / name, ignore=_NOT_SHIPPED)
-    for name in ("Dockerfile", "constraints.txt"):
-        source = ROOT / "conf" / name if name == "Dockerfile" else ROOT / name
-        shutil.copy(source, into / name)
+    shutil.copy(ROOT / "conf" / "Dockerfile", into)
+    shutil.copy(ROOT / "constraints.txt", into)
     (into / "requirements.txt").write_text("".join(f"{wanted}\n" for wanted in _requirements()))
     _zip_library(into / LIBRARY)
 
@@ -47,7 +44,8 @@ def package(into: Path) -> None:
 def _zip_library(file: Path) -> None:
     """The library and, beside it, the jobs: ``run_pipeline`` imports the others, also where only its own file is shipped."""
     package_files = sorted((ROOT / "lib" / "image_similarity").rglob("*"))
-    members = [(path, path.relative_to(ROOT / "lib")) for path in package_files if path.is_file() and path.suffix != ".pyc"]
+    shipped = [path for path in package_files if path.is_file() and "__pycache__" not in path.parts]
+    members = [(path, path.relative_to(ROOT / "lib")) for path in shipped]
     members += [(path, Path(path.name)) for path in sorted((ROOT / "jobs").glob("*.py"))]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, name in members:

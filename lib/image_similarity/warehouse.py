@@ -5,8 +5,9 @@ current, slot by slot, and is the only thing that ever changes. A job writes its
 pointer once, by compare-and-swap: readers see one whole state or the other, and a job that dies leaves the old one. Beside the
 tables are ``_scratch``, what a run needs while it lasts, and ``_state``, what it leaves to the next one of its slot.
 
-Tables and pointer go through the JVM's file systems, so with Spark's own credentials. (Images, and the files of ``_scratch`` and
-``_state`` that are read by path, are read by Python, in the driver too, through pyarrow with the credentials of the environment.)
+Tables go through the JVM's file systems, so with Spark's own credentials. The pointer does, too, but on object stores, which the
+driver asks itself, with the credentials of its environment (see `image_similarity.object_files`). Images, and the files of
+``_scratch`` and ``_state`` that are read by path, are read by Python through pyarrow, with those of the environment as well.
 """
 
 import json
@@ -24,6 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity import storage
 from image_similarity.errors import JobFailed
+from image_similarity.reporting import current
 from image_similarity.tables import SCHEMAS, views_sql
 from image_similarity.warehouse_files import files_of
 
@@ -178,10 +180,10 @@ class Warehouse:
         """The runs that left something for ``slot``."""
         return sorted(self.files.entries(f"{self.uri}/{STATE}/{slot}"))
 
-    def forget_state(self, slot: str, before: str | None = None) -> None:
-        """Remove what runs older than ``before`` left (None: all), and what runs that were killed did."""
+    def forget_state(self, slot: str, before: str | None = None, but: Collection[str] = ()) -> None:
+        """Remove what runs older than ``before`` left (None: all), and what runs that were killed did; not that of ``but``."""
         for run in self.states(slot):
-            if before is None or run < before:  # names of runs begin with their time
+            if (before is None or run < before) and run not in but:  # names of runs begin with their time
                 self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
 
     def discard(self, run: str, but: Collection[str] = ()) -> None:
@@ -211,7 +213,11 @@ class Warehouse:
             return now.changed(replace, append).as_json()
 
         self.files.update(f"{self.uri}/{POINTER}", change)
-        return self._write_views()
+        try:
+            return self._write_views()
+        except OSError as error:  # the runs are published all the same
+            current().tell("note", f"  note: {self.uri}/{VIEWS} is not that of now: {error}; the next publication writes it")
+            return self.current()
 
     def _write_views(self) -> Pointer:
         """Write the views of what is current; again, if it changed meanwhile: the last to look writes the newest."""

@@ -14,14 +14,16 @@ import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
 
+import audit_neighbours
 import build_manifest
 import clean_warehouse
 import embed_images
 import find_neighbours
+import render_gallery
 import restore_runs
 import run_pipeline
 from image_similarity import leases
-from image_similarity.warehouse import Warehouse, new_run_id
+from image_similarity.warehouse import Pointer, Warehouse, new_run_id
 
 
 def draw(folder: Path, seeds: range) -> None:
@@ -118,7 +120,7 @@ def test_runs_that_the_current_ones_were_made_of_stay(nights: Nights, run: Any) 
 
 def test_what_a_run_at_work_writes_is_left_alone(nights: Nights, run: Any, spark: SparkSession, capsys: Any) -> None:
     at_work, warehouse = new_run_id(), Warehouse(spark, str(nights.warehouse))
-    with leases.held(warehouse, at_work):
+    with leases.held(warehouse, at_work, Pointer()):
         for folder in ("neighbours/run_id={}", "_scratch/{}", "_state/tiny/cosine/{}"):
             (nights.warehouse / folder.format(at_work)).mkdir(parents=True)
         assert run(clean_warehouse, *nights.common, "--dry-run") == 0
@@ -131,17 +133,49 @@ def test_what_a_run_at_work_writes_is_left_alone(nights: Nights, run: Any, spark
         assert not list(nights.warehouse.rglob(f"*{at_work}")), "it has not told for long that it lives"
 
 
+def test_what_a_run_at_work_may_be_reading_stays(nights: Nights, run: Any, spark: SparkSession) -> None:
+    warehouse = Warehouse(spark, str(nights.warehouse))
+    first = min(runs_on_disk(nights.warehouse, "neighbours"))
+    seen = Pointer(1, {"neighbours": {"tiny/cosine": [first]}})
+    with leases.held(warehouse, new_run_id(), seen):
+        assert run(clean_warehouse, *nights.common, "--keep-runs", "2") == 0
+        assert first in runs_on_disk(nights.warehouse, "neighbours") and len(runs_on_disk(nights.warehouse, "manifest")) == 2
+    assert run(clean_warehouse, *nights.common, "--keep-runs", "2") == 0
+    assert first not in runs_on_disk(nights.warehouse, "neighbours")
+
+
+def test_what_was_removed_meanwhile_is_not_published(
+    nights: Nights, run: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    before = pointer(nights.warehouse)
+
+    def write_and_lose(job: Any, outputs: Any) -> tuple[dict[str, int], None]:
+        for table in ("failures", "neighbours"):
+            job.warehouse.write(table, job.run_id, getattr(outputs, table))
+        shutil.rmtree(nights.warehouse / "neighbours" / f"run_id={job.run_id}")
+        return {"kept": 0}, None
+
+    monkeypatch.setattr(find_neighbours, "_write", write_and_lose)
+    assert run(find_neighbours, *nights.common) == 1
+    assert "removed meanwhile; nothing was published" in capsys.readouterr().err and pointer(nights.warehouse) == before
+
+
+def test_a_place_without_a_warehouse(run: Any, tmp_path: Path, capsys: Any) -> None:
+    assert run(clean_warehouse, "--warehouse", tmp_path / "typo") == 2
+    assert "there is no warehouse at" in capsys.readouterr().err and not (tmp_path / "typo").exists()
+
+
 def test_a_lease_is_renewed(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEWED_SECONDS", 0.05)
     warehouse = Warehouse(spark, str(tmp_path))
-    with leases.held(warehouse, "r1"):
+    with leases.held(warehouse, "r1", Pointer()):
         file = tmp_path / "_running" / "r1"
         os.utime(file, (0, 0))
         deadline = time.monotonic() + 10
-        while leases.alive(warehouse) != {"r1"} and time.monotonic() < deadline:
+        while leases.alive(warehouse) != {"r1": set()} and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert leases.alive(warehouse) == {"r1"}
-    assert leases.alive(warehouse) == set() and not file.exists()
+        assert leases.alive(warehouse) == {"r1": set()}
+    assert leases.alive(warehouse) == {} and not file.exists()
 
 
 def test_a_night_is_undone_and_done_again(nights: Nights, run: Any, spark: SparkSession, capsys: Any) -> None:
@@ -168,6 +202,18 @@ def test_a_night_is_undone_and_done_again(nights: Nights, run: Any, spark: Spark
     assert capsys.readouterr().out.count("already published") == 3
 
 
+def test_what_was_made_of_an_undone_run_is_undone_too(nights: Nights, run: Any, tmp_path: Path, capsys: Any) -> None:
+    audit = ["--set", "approximate.audit_queries=8", *nights.common, "--run-id", "night-2"]
+    pages = ["--gallery", tmp_path / "pages", *nights.common, "--run-id", "night-2"]
+    assert run(audit_neighbours, *audit) == 0 and run(render_gallery, *pages) == 0
+    assert run(restore_runs, *nights.common, "--to", "night-1") == 0
+    assert "may show what was undone: run render_gallery again" in capsys.readouterr().out
+    assert run(audit_neighbours, *audit) == 0 and run(render_gallery, *pages) == 0
+    assert "already published" not in capsys.readouterr().out
+    assert run(restore_runs, *nights.common) == 0
+    assert "restore_runs  " not in capsys.readouterr().out, "it lists runs that can be restored"
+
+
 def test_one_run_alone_is_restored_with_a_note(nights: Nights, run: Any, capsys: Any) -> None:
     first = min(runs_on_disk(nights.warehouse, "embeddings"))
     assert run(restore_runs, *nights.common, "--to", first) == 0
@@ -181,6 +227,9 @@ def test_what_cannot_be_restored_is_told(nights: Nights, run: Any, capsys: Any) 
     assert run(clean_warehouse, *nights.common, "--keep-runs", "2") == 0
     assert run(restore_runs, *nights.common, "--to", "night-7") == 2
     assert "is called 'night-7', and none has that label" in capsys.readouterr().err
+    first = min(runs_on_disk(nights.warehouse, "neighbours"))
+    (nights.warehouse / "neighbours" / f"run_id={first}" / "_SUCCESS").unlink()
+    assert run(restore_runs, *nights.common, "--to", first) == 2, "a cleaning was cut off here"
     assert run(restore_runs, *nights.common, "--to", "night-0") == 2
     assert "was removed (--keep-runs)" in capsys.readouterr().err
 

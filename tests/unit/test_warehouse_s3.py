@@ -1,11 +1,13 @@
 """Publication on an object store, by conditional puts, on an S3-compatible server. (Tables are written by Spark's connector.)"""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 
+import boto3
 import pytest
 from pyspark.sql import SparkSession
 
@@ -35,7 +37,17 @@ def test_file_operations(bucket: str) -> None:
         files.entries(f"{folder}/x")
     files.delete(folder)
     files.delete(folder)
-    assert files.entries(folder) == []
+    assert files.entries(folder) == [] and "a b" not in files.entries(bucket)
+
+
+def test_objects_that_mark_folders_are_nothing_in_them(bucket: str) -> None:
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    client.put_object(Bucket="warehouse", Key="marked/", Body=b"")
+    client.put_object(Bucket="warehouse", Key="marked/part", Body=b"1")
+    files = ObjectFiles(bucket)
+    assert files.entries(f"{bucket}/marked") == ["part"] and "marked" in files.entries(bucket)
+    files.delete(f"{bucket}/marked")
+    assert files.entries(f"{bucket}/marked") == []
 
 
 def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSession, bucket: str) -> None:
