@@ -20,7 +20,7 @@ from processes import draw, finish, kill, rows, start
 pytestmark = pytest.mark.cluster
 
 WAIT_SECONDS = 120
-KILLS = int(os.environ.get("IMAGE_SIMILARITY_KILLS", "3"))
+KILLS = int(os.environ.get("IMAGE_SIMILARITY_KILLS", "2"))
 PUBLISHED = ("_current.json", "views.sql")
 COMPARED = {
     "manifest": "image_id, uri, size_bytes, source_version",
