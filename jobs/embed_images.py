@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import cli, devices, fingerprints, leases
+from image_similarity import cli, devices, fingerprints, housekeeping, leases
 from image_similarity.cli import Application, Failures, Job
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.fingerprints import Ready
@@ -114,7 +114,7 @@ class _Embedding:
 
     @property
     def state(self) -> str:
-        return f"embed_images/{self.fingerprint.key}"
+        return _state(self.fingerprint.key)
 
 
 def _embed(jobs: list[Job]) -> None:
@@ -168,7 +168,7 @@ def _embedding(job: Job) -> _Embedding:
         failures_hold=before is not None and before.fingerprint_key == key,
         vectors=job.warehouse.read("vectors", inputs["vectors"]),
         saved=_saved(job, key),
-        folder=job.warehouse.state_of(f"embed_images/{key}", job.run_id).location(saved.FOLDER),
+        folder=job.warehouse.state_of(_state(key), job.run_id).location(saved.FOLDER),
     )
     return _Embedding(job, ready, fingerprint, inputs)
 
@@ -182,9 +182,13 @@ def _folder_for_workers() -> Path:
 
 def _saved(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
     """What this run and those before it, which did not come to their end, have saved for ``key``."""
-    slot = f"embed_images/{key}"
-    runs = [run for run in job.warehouse.states(slot) if run == job.run_id or not this_run_only]
-    return job.warehouse.read_folders([job.warehouse.state_of(slot, run).folder(saved.FOLDER) for run in runs], saved.SCHEMA)
+    runs = [run for run in job.warehouse.states(_state(key)) if run == job.run_id or not this_run_only]
+    return job.warehouse.read_folders([job.warehouse.state_of(_state(key), run).folder(saved.FOLDER) for run in runs], saved.SCHEMA)
+
+
+def _state(key: str) -> str:
+    """Where vectors of ``key`` are saved while they are made, see `Warehouse.state`."""
+    return f"{housekeeping.SAVED}/{key}"
 
 
 def _check_key(job: Job, published: Any, key: str) -> None:

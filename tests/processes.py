@@ -10,6 +10,10 @@ from typing import Any
 import duckdb
 import numpy as np
 from PIL import Image
+from pyspark.sql import SparkSession
+
+from image_similarity.tables import SCHEMAS
+from image_similarity.warehouse import Warehouse
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'
@@ -48,3 +52,10 @@ def rows(warehouse: Path, query: str) -> list[Any]:
     db = duckdb.connect()
     db.execute((warehouse / "views.sql").read_text())
     return db.sql(query).fetchall()
+
+
+def tables(spark: SparkSession, warehouse: Path) -> dict[str, list[str]]:
+    """All published rows, sorted; without what tells one run from another."""
+    opened = Warehouse(spark, str(warehouse))
+    pointer = opened.current()
+    return {name: sorted(map(repr, opened.read(name, pointer.runs(name)).collect())) for name in SCHEMAS if name != "runs"}

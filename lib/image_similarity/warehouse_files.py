@@ -18,13 +18,11 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from image_similarity import storage
+from image_similarity.object_files import LOCK_SECONDS
 from image_similarity.object_files import SCHEMES as OBJECT_STORES
 from image_similarity.object_files import ObjectFiles
 
 Change = Callable[[bytes | None], bytes]
-
-LOCK_SECONDS = 60
-"""A lock file older than this belongs to a publisher that died: publishing takes milliseconds."""
 
 
 class Files(Protocol):

@@ -10,18 +10,9 @@ from pyspark.sql import SparkSession
 import audit_neighbours
 import run_pipeline
 from crawler import crawl
-from image_similarity.tables import SCHEMAS
-from image_similarity.warehouse import Warehouse
+from processes import tables
 
 pytestmark = pytest.mark.cluster
-
-
-def tables(spark: SparkSession, folder: Path) -> dict[str, list[Any]]:
-    """All published rows, sorted; without what tells one run from another."""
-    warehouse = Warehouse(spark, str(folder))
-    pointer = warehouse.current()
-    names = [name for name in SCHEMAS if name != "runs"]
-    return {name: sorted(map(repr, warehouse.read(name, pointer.runs(name)).collect())) for name in names}
 
 
 def test_machines_do_not_have_the_library(bare_python: Path) -> None:

@@ -7,9 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +17,7 @@ from pyspark.sql import SparkSession
 
 import find_neighbours
 import run_pipeline
+from processes import rows
 from standalone import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -27,12 +26,6 @@ WAIT_SECONDS = 180
 IMAGES, IMAGES_A_TASK = 300, 20
 SMALL = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'
 OF_SMALL = ["--set", f"fingerprints.small={SMALL}", "--fingerprint", "small"]
-
-
-def rows(warehouse: Path, query: str) -> list[Any]:
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    return db.sql(query).fetchall()
 
 
 def kill_one(cluster: Cluster, process: "subprocess.Popen[str]", at_work: Callable[[], bool]) -> None:

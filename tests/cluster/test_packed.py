@@ -3,15 +3,13 @@
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 import run_pipeline
 from image_similarity.packaging import ENVIRONMENT
-from image_similarity.tables import SCHEMAS
-from image_similarity.warehouse import Warehouse
+from processes import tables
 from standalone import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -31,12 +29,6 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "environment").mkdir()
     subprocess.run(["tar", "-xzf", folder / ENVIRONMENT, "-C", folder / "environment"], check=True)
     return folder
-
-
-def tables(spark: SparkSession, folder: Path) -> dict[str, list[Any]]:
-    warehouse = Warehouse(spark, str(folder))
-    pointer = warehouse.current()
-    return {name: sorted(map(repr, warehouse.read(name, pointer.runs(name)).collect())) for name in SCHEMAS if name != "runs"}
 
 
 def test_the_same_tables_with_the_packed_environment(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,18 +23,13 @@ import restore_runs
 import run_pipeline
 from image_similarity import leases
 from image_similarity.warehouse import Pointer, Warehouse, new_run_id
+from processes import rows
 
 
 def draw(folder: Path, seeds: range) -> None:
     folder.mkdir(exist_ok=True)
     for seed in seeds:
         Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{seed}.png")
-
-
-def rows(warehouse: Path, query: str) -> list[Any]:
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    return db.sql(query).fetchall()
 
 
 def runs_on_disk(warehouse: Path, table: str) -> set[str]:

@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from image_similarity.errors import JobFailed
 from image_similarity.kernels import screening, topk
 from image_similarity.kernels.distances import METRICS
 from image_similarity.kernels.screening import FLOAT32, SCREENS
@@ -95,10 +96,11 @@ def run(
     if before is not None and len(packed.kept.vector):
         piece_rows = merged_at_once(packed.vectors, packed.dimensions, plan, settings)
         of_before = previous(before, packed, piece_rows, scratch)
-    for screen in dict.fromkeys([plan.rate.screen, FLOAT32.name] if settings.screen == AUTO else [plan.rate.screen]):
+    screens = _screens(packed, settings, plan)
+    for screen in screens:
         work = _work(packed, shrink, screen, settings, plan)
         settled, uncertain = _merge(spark, work, _compare(spark, work, packed, settings, scratch), of_before, state)
-        if uncertain <= MOST_UNCERTAIN * sum(packed.blocks.new) or screen == FLOAT32.name or settings.screen != AUTO:
+        if uncertain <= MOST_UNCERTAIN * sum(packed.blocks.new) or screen == screens[-1]:
             break
         told = f"{screen} does not tell the neighbours of {uncertain:,} of {packed.vectors:,} vectors: {FLOAT32.name} follows"
         current().tell("note", f"  note: {told}")
@@ -107,6 +109,17 @@ def run(
     settled = _completed(spark, work, settled, uncertain, state)
     keep(packed.numbers, state)
     return settled, uncertain
+
+
+def _screens(packed: Packed, settings: NeighboursSettings, plan: Plan) -> list[str]:
+    """The precisions that scores are made in, the fastest first; the next one only where that leaves too much unproven."""
+    if settings.screen != AUTO:
+        return [plan.rate.screen]
+    try:
+        tiled(packed.vectors, packed.dimensions, plan.cores, FLOAT32.name, plan.block_rows, settings)
+    except JobFailed:  # its copies need twice the memory, which the plan did not ask for
+        return [plan.rate.screen]
+    return list(dict.fromkeys([plan.rate.screen, FLOAT32.name]))
 
 
 def _work(packed: Packed, shrink: float, screen: str, settings: NeighboursSettings, plan: Plan) -> Work:
