@@ -8,7 +8,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli
-from image_similarity.cli import PUBLISHED, Application, Job, setting
+from image_similarity.application import PUBLISHED, Application, Job
+from image_similarity.cli import setting
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours import audit, sources

@@ -6,7 +6,7 @@ import sys
 from pyspark.sql import SparkSession
 
 from image_similarity import cli, storage
-from image_similarity.cli import Application
+from image_similarity.application import Application
 from image_similarity.stages import manifest
 
 

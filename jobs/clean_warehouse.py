@@ -6,8 +6,9 @@ import sys
 from pyspark.sql import SparkSession
 
 from image_similarity import cli, housekeeping, leases
-from image_similarity.cli import Application, note, say
+from image_similarity.application import Application
 from image_similarity.errors import WrongInput
+from image_similarity.reporting import note, say
 
 PATHS_SHOWN = 10
 

@@ -12,8 +12,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli
-from image_similarity.cli import Application, Job, setting
+from image_similarity.application import Application, Job
+from image_similarity.cli import setting
 from image_similarity.errors import WrongInput
+from image_similarity.reporting import aligned, note
 from image_similarity.site import Site, open_site
 from image_similarity.stages.comparison import plot, stage
 from image_similarity.stages.comparison.measures import AVERAGE_PRECISION, OVERLAP, PRECISION, Comparison, Labelled, Measured
@@ -86,7 +88,7 @@ def _publish(job: Job, comparison: Comparison, site: Site, runs: dict[str, list[
         try:
             site.remove_others(kept)
         except OSError as error:  # no failure: the next run tries again
-            cli.note(f"what is not used any more could not be removed from {site.uri}: {error}")
+            note(f"what is not used any more could not be removed from {site.uri}: {error}")
 
 
 # -- what is compared ----------------------------------------------------------------------------------------------------------
@@ -194,11 +196,11 @@ def _summarise(job: Job, comparison: Comparison, outputs: Outputs) -> None:
     images = f"{counts['images']:,} images, {comparison.k} nearest others of each"
     job.say(f"compare_fingerprints {comparison.metric}: {images}{left_out}; {job.seconds:.1f} s")
     if comparison.pairs:
-        job.say(cli.table(_matrix(comparison, outputs.measured)))
+        job.say(aligned(_matrix(comparison, outputs.measured)))
     if comparison.label:
         job.say(f"  {_asked(comparison, outputs.labelled)}")
     if outputs.labelled.measured:
-        job.say(cli.table(_labels(comparison, outputs.labelled.measured)))
+        job.say(aligned(_labels(comparison, outputs.labelled.measured)))
     if counts["pictures_absent"]:
         job.say(f"  {counts['pictures_absent']:,} pictures could not be read: the report says why")
 

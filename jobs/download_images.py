@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity import cli, storage
-from image_similarity.cli import Application, Failures, Job
+from image_similarity.application import Application, Failures, Job
 from image_similarity.errors import WrongInput
 from image_similarity.stages.downloads import catalogue as catalogues
 from image_similarity.stages.downloads import stage

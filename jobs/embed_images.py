@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli, devices, fingerprints, housekeeping, leases
-from image_similarity.cli import Application, Failures, Job
+from image_similarity.application import Application, Failures, Job, work_on
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.fingerprints import Ready
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
@@ -54,7 +54,7 @@ def run(application: Application) -> None:
     if not jobs:
         return
     if len(jobs) > 1:  # one pass for all
-        cli.work_on(application.session, "embed_images")
+        work_on(application.session, "embed_images")
     _plan(jobs)
     of_images = [job for job in jobs if not isinstance(_declared(job), PcaSettings)]
     if of_images:

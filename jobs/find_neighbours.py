@@ -9,7 +9,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli
-from image_similarity.cli import Application, Failures, Job, setting
+from image_similarity.application import Application, Failures, Job
+from image_similarity.cli import setting
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.spark import is_local_mode

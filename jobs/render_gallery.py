@@ -13,10 +13,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity import cli, storage
-from image_similarity.cli import Application, Job, say
+from image_similarity.application import Application, Job
 from image_similarity.errors import WrongInput
 from image_similarity.images import FETCH_REASONS
 from image_similarity.kernels.decoding import UNREADABLE_REASONS
+from image_similarity.reporting import note, say
 from image_similarity.site import Site, open_site
 from image_similarity.spark import SPARK_ERRORS, cause_of
 from image_similarity.stages.gallery import pictures, render
@@ -82,7 +83,7 @@ def _tidy_up(job: Job, opened: Site, kept: list[str]) -> None:
         if removed:
             job.say(f"  {removed:,} pictures removed that no page shows any more")
     except (OSError, *SPARK_ERRORS) as error:
-        cli.note(f"what is not used any more could not be removed from {opened.uri}: {cause_of(error)}")
+        note(f"what is not used any more could not be removed from {opened.uri}: {cause_of(error)}")
 
 
 def check(application: Application, images: str) -> Site:
@@ -241,9 +242,9 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
         f"{known:,} known, {counts['pages']:,} pages"
     )
     if counts["pictures_absent"]:
-        cli.note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
+        note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
     if counts["neighbours_gone"]:
-        cli.note(f"{counts['neighbours_gone']:,} neighbours are no longer in the manifest and are not shown: run find_neighbours")
+        note(f"{counts['neighbours_gone']:,} neighbours are no longer in the manifest and are not shown: run find_neighbours")
 
 
 def run_alone(application: Application) -> None:

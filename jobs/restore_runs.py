@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pyspark.sql import SparkSession
 
 from image_similarity import cli, housekeeping
-from image_similarity.cli import Application, Job, say
+from image_similarity.application import Application, Job
 from image_similarity.errors import WrongInput
 from image_similarity.housekeeping import Record
+from image_similarity.reporting import aligned, note, say
 
 RUNS_LISTED = 5
 
@@ -41,10 +42,10 @@ def run(application: Application) -> None:
     pointer = job.warehouse.current()
     for record in everything:
         if record.job == "render_gallery" and record.run_id in undone:
-            cli.note(f"the gallery {record.slot} may show what was undone: run render_gallery again")
+            note(f"the gallery {record.slot} may show what was undone: run render_gallery again")
     for record in history:
         if housekeeping.is_current(pointer, record) and housekeeping.is_stale(pointer, record, history):
-            cli.note(f"{_described(record)} was made of other runs than are current: restore an older one, or run the job again")
+            note(f"{_described(record)} was made of other runs than are current: restore an older one, or run the job again")
 
 
 def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
@@ -75,7 +76,7 @@ def _list(job: Job, history: Sequence[Record]) -> None:
     for records in by_slot.values():
         rows += [_row(job, record) for record in records[-RUNS_LISTED:]]
     say(f"restore_runs: the last {RUNS_LISTED} runs of each job and slot in {job.warehouse.uri}")
-    say(cli.table(rows))
+    say(aligned(rows))
 
 
 def _row(job: Job, record: Record) -> tuple[str, ...]:

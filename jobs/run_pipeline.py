@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,8 @@ import embed_images
 import find_neighbours
 import render_gallery
 from image_similarity import cli, spark, storage
-from image_similarity.cli import Application, say
+from image_similarity.application import Application, work_on
+from image_similarity.reporting import aligned, printable, say
 from image_similarity.tables import SIMILAR
 
 EXAMPLES = 6
@@ -39,7 +41,7 @@ def run(application: Application) -> None:
         ]
         say(f"run_pipeline on {application.arguments.images}:", *steps, event="plan")
         return
-    seconds = cli.stopwatch()
+    began = time.monotonic()
     build_manifest.run(application)
     if gallery:
         gallery.begin()  # whether it can be written is known before hours of work
@@ -47,13 +49,13 @@ def run(application: Application) -> None:
     find_neighbours.run(application)
     if gallery:
         render_gallery.run(application)
-    _summarise(application, seconds())
+    _summarise(application, time.monotonic() - began)
 
 
 def _summarise(application: Application, seconds: float) -> None:
     counts = {finished.name: finished.counts for finished in application.finished}
     failures = sum((Counter(counted.get("failures", {})) for counted in counts.values()), Counter[str]())
-    cli.work_on(application.session, "run_pipeline")
+    work_on(application.session, "run_pipeline")
     rows = [(finished.name, f"{finished.seconds:.1f} s") for finished in application.finished]
     failed = ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
     say("")
@@ -62,7 +64,7 @@ def _summarise(application: Application, seconds: float) -> None:
     if "build_manifest" in counts:
         rows.append(("images", f"{counts['build_manifest']['images']:,}"))
     if rows:  # none where all was published under this label before
-        say(cli.table([*rows, ("failed", failed)]))
+        say(aligned([*rows, ("failed", failed)]))
     for finished in application.finished:
         if finished.used.get("trained") is False:
             told = f"{finished.used['weights']}: the network has seen no picture, so its idea of similarity is crude"
@@ -89,7 +91,7 @@ def _show_examples(application: Application, slot: str) -> None:
         rows = shown.collect()
     if rows:
         say(f"some images and their nearest others ({slot} distances):")
-        say(cli.table(_example_rows(rows)))
+        say(aligned(_example_rows(rows)))
 
 
 def _with_labels(rows: DataFrame, named: DataFrame) -> DataFrame:
@@ -104,7 +106,7 @@ def _example_rows(shown: list[Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _name(image_id: str, label: str | None) -> str:
-    return f"{cli.printable(image_id)} ({label})" if label else cli.printable(image_id)
+    return f"{printable(image_id)} ({label})" if label else printable(image_id)
 
 
 def _example_query(warehouse: str) -> str:

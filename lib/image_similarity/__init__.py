@@ -15,7 +15,10 @@ Where things are:
 - ``spark``      the session, and progress of what runs in it
 - ``site``       a folder of pages that a job makes again and again: the gallery, a report
 - ``texts``      what pages say of an image
-- ``cli``        what all jobs share: arguments, one-line errors, exit codes, the record of a run
+- ``cli``        what all jobs' command lines share; ``endings``: signals, one-line errors, exit codes
+- ``application``  the runs of jobs, and how they are published; ``reporting``: what people and machines are told
+- ``housekeeping``  which runs may go, which can come back; ``leases``: which are at work
+- ``packaging``  what a cluster needs; ``devices``: which GPU is a task's
 - ``stages``     Spark: tables in, tables out, one module per arrow
 - ``kernels``    no Spark: arrays in, arrays out
 - ``samples``    a collection of pictures to try it on

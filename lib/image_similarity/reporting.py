@@ -8,7 +8,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -135,6 +135,31 @@ def reporting_to(reporter: Reporter) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def say(*lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
+    """Say one paragraph: the first line as it is, the others indented.
+
+    ``event``: what kind of thing it is, for machines, as ``fields`` are; ``detail``: people hear of it only with ``--verbose``.
+    """
+    current().tell(event, "\n  ".join(lines), detail, **fields)
+
+
+def note(message: str) -> None:
+    """Say something that is no failure, but that somebody should know."""
+    say(f"  note: {message}", event="note")
+
+
+def aligned(rows: Iterable[tuple[str, ...]], indent: str = "  ") -> str:
+    """``rows`` as lines with aligned columns."""
+    listed = [tuple(row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*listed)]
+    return "\n".join(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in listed)
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, whatever is in it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def longest(seconds: dict[str, float], most: int = 5) -> str:

@@ -8,9 +8,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIB = ROOT / "lib" / "image_similarity"
 MODULES = sorted(LIB.rglob("*.py"))
+JOBS = ("cli", "application", "endings")
 NOT_FOR_KERNELS = (
     "pyspark",
-    *(f"image_similarity.{name}" for name in ("stages", "settings", "tables", "warehouse", "spark", "devices", "cli", "storage")),
+    *(f"image_similarity.{name}" for name in ("stages", "settings", "tables", "warehouse", "spark", "devices", "storage", *JOBS)),
 )
 
 
@@ -43,7 +44,7 @@ def test_kernels_know_no_spark_and_nothing_above_them(file: Path) -> None:
 @pytest.mark.parametrize("file", [file for file in MODULES if "stages" in file.parts], ids=lambda file: file.stem)
 def test_stages_import_neither_jobs_nor_other_stages(file: Path) -> None:
     others = {stage_of(other) for other in MODULES if "stages" in other.parts} - {stage_of(file), "__init__"}
-    above = tuple(f"image_similarity.stages.{other}" for other in others) + ("image_similarity.cli",)
+    above = tuple(f"image_similarity.stages.{other}" for other in others) + tuple(f"image_similarity.{name}" for name in JOBS)
     assert not forbidden(imports(file), above + tuple(job.stem for job in (ROOT / "jobs").glob("*.py")))
 
 

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 import pytest
 from py4j.protocol import Py4JNetworkError
 
-from image_similarity import cli, reporting
-from image_similarity.cli import Failures
+from image_similarity import cli, endings, reporting
+from image_similarity.application import Failures
 from image_similarity.errors import Terminated
 from image_similarity.reporting import JSON, Reporter, reporting_to
 
@@ -36,9 +36,9 @@ def test_details_are_for_machines_and_for_those_who_ask(capsys: Captured) -> Non
 
 def test_an_event_is_one_line_of_json(capsys: Captured) -> None:
     with reporting_to(Reporter(JSON, label="night 1", about={"job": "embed_images", "slot": "a", "run_id": "r1"})):
-        cli.say("two\nlines", "é\u2028ü", counts={"images": 2})
-        cli.say("")
-        cli.note("beware")
+        reporting.say("two\nlines", "é\u2028ü", counts={"images": 2})
+        reporting.say("")
+        reporting.note("beware")
     out, err = capsys.readouterr()
     first, second = (json.loads(line) for line in out.splitlines())
     assert err == "" and "\u2028" not in out, "which some take for the end of a line"
@@ -105,7 +105,7 @@ def test_failures_are_told_in_the_same_form_everywhere() -> None:
     assert failures.total == 1235
     assert failures.lines == ["failed: 1,234 not_found, for example a.png", "failed: 1 truncated, for example b.png"]
     assert failures.fields["truncated"] == {"count": 1, "example": "b.png"}
-    assert cli.printable("new\nline") == "new\\nline" and cli.printable("日本") == "日本"
+    assert reporting.printable("new\nline") == "new\\nline" and reporting.printable("日本") == "日本"
 
 
 def test_what_ended_a_job_is_told_whatever_failed_after_it() -> None:
@@ -119,12 +119,12 @@ def test_what_ended_a_job_is_told_whatever_failed_after_it() -> None:
                 raise OSError("cannot tidy up")
         return raised.value
 
-    terminated, interrupted = (cli._end_from_outside(failing_after(end)) for end in (Terminated(), KeyboardInterrupt()))
+    terminated, interrupted = (endings._end_from_outside(failing_after(end)) for end in (Terminated(), KeyboardInterrupt()))
     assert terminated is not None and (terminated.exit_code, str(terminated)) == (143, "ended by SIGTERM")
     assert interrupted is not None and interrupted.exit_code == 130
-    assert cli._end_from_outside(failing_after(ValueError())) is None
+    assert endings._end_from_outside(failing_after(ValueError())) is None
     gone = failing_after(Py4JNetworkError("Answer from Java side is empty"))
-    assert "Spark's own process has ended" in cli._root_cause(gone)
+    assert "Spark's own process has ended" in endings._root_cause(gone)
 
 
 @pytest.mark.parametrize("wrong", [["--log-every", "0"], ["--log-every", "nan"], ["--log-every", "ten"], ["--log-format", "xml"]])
