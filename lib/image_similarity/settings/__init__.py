@@ -1,0 +1,49 @@
+"""Every setting: its name, type, default, and what it is for.
+
+Settings come from a TOML file and from ``--set section.key=value``, which wins. They are validated into frozen objects before
+any work begins, and all faults are reported at once, each with the key's path and what would be right.
+"""
+
+from image_similarity.settings.fingerprints import (
+    DEFAULT_FINGERPRINT,
+    UNTRAINED,
+    ColourHistogramSettings,
+    ExportedSettings,
+    FingerprintSettings,
+    HogSettings,
+    ImageFingerprintSettings,
+    NetworkSettings,
+    PcaSettings,
+)
+from image_similarity.settings.loading import load
+from image_similarity.settings.sections import (
+    ApproximateSettings,
+    DownloadsSettings,
+    EmbeddingsSettings,
+    GallerySettings,
+    HttpSettings,
+    ManifestSettings,
+    NeighboursSettings,
+    Settings,
+)
+
+__all__ = [
+    "DEFAULT_FINGERPRINT",
+    "UNTRAINED",
+    "ApproximateSettings",
+    "ColourHistogramSettings",
+    "DownloadsSettings",
+    "EmbeddingsSettings",
+    "ExportedSettings",
+    "FingerprintSettings",
+    "GallerySettings",
+    "HogSettings",
+    "HttpSettings",
+    "ImageFingerprintSettings",
+    "ManifestSettings",
+    "NeighboursSettings",
+    "NetworkSettings",
+    "PcaSettings",
+    "Settings",
+    "load",
+]

@@ -1,0 +1,99 @@
+"""From a TOML file and ``--set section.key=value`` to settings, or to all that is wrong with them."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from image_similarity.errors import WrongInput
+from image_similarity.settings.fingerprints import DEFAULT_FINGERPRINT, keys_of
+from image_similarity.settings.sections import Settings
+
+
+def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
+    """The settings of ``file`` (TOML; None for defaults) with ``overrides`` (``section.key=value``) applied in order.
+
+    Raises ``WrongInput`` that lists every fault found.
+    """
+    values: dict[str, Any] = {"fingerprints": {DEFAULT_FINGERPRINT: {"network": "vgg16", "layer": "fc2"}}}
+    if file is not None:
+        _merge(values, _read_toml(file))
+    for override in overrides:
+        _merge(values, _parse_override(override))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        faults = [_describe(fault) for fault in error.errors()]
+        source = f" in {file}" if file is not None else ""
+        raise WrongInput("\n  ".join([f"wrong settings{source}:", *faults])) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WrongInput(f"settings file not found: {file}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongInput(f"settings file {file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise WrongInput(f"settings file {file} is not valid TOML: {error}") from None
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    """``a.b=value`` as nested tables; the value is read as TOML where it is TOML, else as a string."""
+    path, equals, text = override.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
+        raise WrongInput(f"--set {override}: write it as section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _describe(fault: Any) -> str:
+    """One fault as a line: the key's path, what is wrong, and what would be right."""
+    loc = tuple(part for place, part in enumerate(fault["loc"]) if not _is_a_tag(fault["loc"], place))
+    path = ".".join(str(part) for part in loc)
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(loc[-1]), _known_keys(fault["loc"][:-1]), n=1)
+        return f"{path}: no such setting" + (f"; did you mean {near[0]!r}?" if near else "")
+    if fault["type"] == "missing":
+        return f"{path}: is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{path}: {message}"
+    return f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
+
+
+def _is_a_tag(path: tuple[Any, ...], place: int) -> bool:
+    """Whether this part of a fault's path is the kind of a fingerprint, which pydantic puts behind its name."""
+    return place == 2 and path[0] == "fingerprints"
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    """The keys that exist below ``path``, for suggestions."""
+    if len(path) == 3 and path[0] == "fingerprints":
+        return keys_of(path[2])
+    model: type[BaseModel] = Settings
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return []
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)
