@@ -6,13 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import build_manifest
 
-import find_neighbours
-
-IMAGES, PUBLICATIONS = 60, 20
+PUBLICATIONS = 20
+KEPT = "8"
+"""Runs: a reader that has just read which are current has seconds to read them."""
 
 READER = """
 import json, sys, duckdb
@@ -22,26 +20,31 @@ seen = []
 while not stop.exists():
     db = duckdb.connect()
     db.execute((warehouse / "views.sql").read_text())
-    rows, images, k = db.execute("SELECT count(*), count(DISTINCT image_id), max(rank) FROM neighbours").fetchone()
-    told = db.execute("SELECT settings FROM runs ORDER BY run_id DESC LIMIT 1").fetchone()[0]
-    seen.append((rows, images, k, json.loads(told)["neighbours"]["similar"]))
+    images, last = db.execute("SELECT count(*), max(image_id) FROM manifest").fetchone()
+    counted = db.execute("SELECT counts FROM runs ORDER BY run_id DESC LIMIT 1").fetchone()[0]
+    seen.append((images, last, json.loads(counted)["images"]))
 print(json.dumps(seen))
 """
 
 
 def test_a_reader_sees_whole_runs(run: Any, tmp_path: Path) -> None:
-    vectors = np.random.default_rng(0).normal(size=(IMAGES, 8)).astype(np.float32)
-    pq.write_table(pa.table({"image_id": [f"{i}" for i in range(IMAGES)], "embedding": list(vectors)}), tmp_path / "own.parquet")
-    arguments = ["--warehouse", tmp_path / "w", "--embeddings", tmp_path / "own.parquet", "--dissimilar", "0", "--keep-runs", "3"]
-    assert run(find_neighbours, *arguments, "-k", "1") == 0
+    (tmp_path / "images").mkdir()
+    arguments = ["--warehouse", tmp_path / "w", "--images", tmp_path / "images", "--keep-runs", KEPT]
+
+    def publish(images: int) -> None:
+        (tmp_path / "images" / f"{images:02}.png").touch()  # one more each time: a mix would be seen
+        assert run(build_manifest, *arguments) == 0
+
+    publish(1)
     command = [sys.executable, "-c", READER, str(tmp_path / "w"), str(tmp_path / "stop")]
     reader = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for k in range(2, PUBLICATIONS + 2):  # of a length of its own each time: a mix would be seen
-        assert run(find_neighbours, *arguments, "-k", k) == 0
+    for images in range(2, PUBLICATIONS + 2):
+        publish(images)
     (tmp_path / "stop").touch()
     told, errors = reader.communicate()
     assert reader.returncode == 0, errors
     seen = json.loads(told)
-    assert [looked for looked in seen if looked != [IMAGES * looked[2], IMAGES, looked[2], looked[2]]] == []
-    ks = [looked[2] for looked in seen]
-    assert ks == sorted(ks) and len(set(ks)) > PUBLICATIONS // 2, f"it saw {len(seen)} states, and of the runs {sorted(set(ks))}"
+    assert [looked for looked in seen if looked != [looked[0], f"{looked[0]:02}.png", looked[0]]] == []
+    states = [looked[0] for looked in seen]
+    assert states == sorted(states) and len(set(states)) > PUBLICATIONS // 2, f"it saw of the runs {sorted(set(states))}"
+    assert len(list((tmp_path / "w" / "manifest").iterdir())) == int(KEPT), "and older ones were removed meanwhile"
