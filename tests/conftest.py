@@ -18,8 +18,9 @@ import hostile  # noqa: E402
 
 # The cluster's and the children's workers must find the library where pytest found it.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-# Tests start many short-lived JVMs, which end before the second compiler would pay.
-os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+# Tests start many short-lived JVMs, which end before the second compiler would pay. Alone, the first has so little room for code
+# that it is full after a minute, and everything after that would be interpreted.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m")
 
 
 @pytest.fixture(scope="session")
