@@ -12,7 +12,7 @@ IMAGES ?=
 ENVIRONMENT ?=
 ARGS   ?=
 
-.PHONY: demo test test-cluster airflow-test lint bench package clean
+.PHONY: demo test test-cluster test-long airflow-test lint bench package clean
 
 demo: $(VENV)/.installed
 ifeq ($(strip $(IMAGES)),)
@@ -24,13 +24,17 @@ else
 	  $(BIN)/python jobs/run_pipeline.py --images "$(IMAGES)" --warehouse "$$name-warehouse" --gallery "$$name-gallery" $(ARGS)
 endif
 
-# Everything but what needs a cluster or Airflow.
+# Everything but what needs a cluster, Airflow, or minutes.
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not cluster and not long and not airflow"
 
 # Jobs on a real standalone cluster on loopback, and killed in the middle.
 test-cluster: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "cluster or long"
+	$(BIN)/python -m pytest -m "cluster and not long"
+
+# What takes minutes each: ten kills, every job by itself on a cluster, the packed environment, pynndescent. Before a release.
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest -m long
 
 # The DAGs in an Airflow of their own, which submits to a real standalone cluster on loopback.
 airflow-test: $(VENV)/.installed $(AIRFLOW)/.installed

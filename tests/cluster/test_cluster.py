@@ -8,9 +8,17 @@ import pytest
 from pyspark.sql import SparkSession
 
 import audit_neighbours
+import build_manifest
+import clean_warehouse
+import compare_fingerprints
+import embed_images
+import find_neighbours
+import misbehaving
+import render_gallery
+import restore_runs
 import run_pipeline
 from crawler import crawl
-from processes import tables
+from processes import rows, tables
 
 pytestmark = pytest.mark.cluster
 
@@ -35,11 +43,44 @@ def test_the_same_tables_as_one_machine(
         "failures": 1,
         "neighbours": 41 * 24,
     }
-    steps = [("build_manifest", ["--images", pictures]), ("embed_images", []), ("find_neighbours", []), ("audit_neighbours", [])]
-    for job, arguments in steps:
-        submit(job, "--warehouse", tmp_path / "steps", *arguments, *common)
-    assert tables(spark, tmp_path / "steps") == here
-    submit("run_pipeline", "--images", pictures, "--warehouse", tmp_path / "steps", "--gallery", tmp_path / "gallery", *common)
-    assert tables(spark, tmp_path / "steps") == here
+    submit("run_pipeline", "--images", pictures, "--warehouse", tmp_path / "w", "--gallery", tmp_path / "gallery", *common)
+    submit("audit_neighbours", "--warehouse", tmp_path / "w", *common)
+    assert tables(spark, tmp_path / "w") == here
     found = crawl(tmp_path / "gallery")
     assert found.dead == [] and sum(path.parent.parent.name == "images" for path in found.pages) == 41
+
+
+@pytest.mark.long
+def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, tiny: list[str], tmp_path: Path) -> None:
+    common = ["--set", "embeddings.max_failed_fraction=0.1", "--set", 'fingerprints.colours={network="colour-histogram"}', *tiny]
+    both = ["--fingerprint", "tiny", "--fingerprint", "colours"]
+    steps: list[tuple[Any, list[object]]] = [
+        (build_manifest, ["--images", pictures]),
+        (embed_images, [*both]),
+        (find_neighbours, []),
+        (find_neighbours, ["--fingerprint", "colours"]),
+        (audit_neighbours, []),
+        (render_gallery, ["--gallery", tmp_path / "gallery"]),
+        (compare_fingerprints, ["--report", tmp_path / "report"]),
+        (restore_runs, []),
+        (clean_warehouse, []),
+    ]
+    for job, arguments in steps:
+        submit(job.__name__, "--warehouse", tmp_path / "w", *arguments, *common)
+    for job, arguments in steps[:4]:
+        assert job.main([str(one) for one in ["--warehouse", tmp_path / "local", *arguments, *common]], session=spark) == 0
+    assert tables(spark, tmp_path / "w") | {"comparisons": []} == tables(spark, tmp_path / "local")
+    assert crawl(tmp_path / "gallery").dead == [] and crawl(tmp_path / "report").dead == []
+
+
+@pytest.mark.long
+def test_downloads(submit: Any, tmp_path: Path) -> None:
+    with misbehaving.serving() as server:
+        server.files = {f"/{number}.png": misbehaving.picture(number) for number in range(5)}
+        lines = [f"{server.address}{path},{path[1:]}\n" for path in server.files]
+        (tmp_path / "list.csv").write_text("url,image_id\n" + "".join(lines))
+        where = ["--catalogue", tmp_path / "list.csv", "--images", tmp_path / "images", "--warehouse", tmp_path / "w"]
+        submit("download_images", *where, "--set", "http.private_addresses=true")
+        fetched = {f"/{file.name}": file.read_bytes() for file in (tmp_path / "images").glob("*.png")}
+        assert fetched == server.files
+    assert rows(tmp_path / "w", "SELECT outcome, count(*) FROM downloads GROUP BY 1") == [("fetched", 5)]

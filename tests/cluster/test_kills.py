@@ -20,7 +20,7 @@ from processes import draw, finish, kill, rows, start
 pytestmark = pytest.mark.cluster
 
 WAIT_SECONDS = 120
-KILLS = int(os.environ.get("IMAGE_SIMILARITY_KILLS", "2"))
+KILLS = 10
 PUBLISHED = ("_current.json", "views.sql")
 COMPARED = {
     "manifest": "image_id, uri, size_bytes, source_version",
@@ -109,6 +109,7 @@ def jobs_of(warehouse: Path) -> list[str]:
     return [job for (job,) in rows(warehouse, "SELECT job FROM runs ORDER BY run_id")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [20261125])
 def test_the_whole_pipeline_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
     images, warehouse, gallery = tmp_path / "images", tmp_path / "w", tmp_path / "gallery"

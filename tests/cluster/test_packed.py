@@ -1,6 +1,5 @@
 """The same with the packed environment: Python of driver and executors, with all dependencies, comes from the archive."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -8,11 +7,12 @@ import pytest
 from pyspark.sql import SparkSession
 
 import run_pipeline
+from image_similarity import packaging
 from image_similarity.packaging import ENVIRONMENT
 from processes import tables
 from standalone import Cluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 PYTHON = "./environment/bin/python"
 
@@ -20,12 +20,8 @@ PYTHON = "./environment/bin/python"
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder to submit from: as the README says, with the environment unpacked for the driver."""
-    named = os.environ.get("IMAGE_SIMILARITY_PACKAGE")
-    if not named:
-        pytest.skip("gigabytes: make package ENVIRONMENT=1 && IMAGE_SIMILARITY_PACKAGE=dist make test-cluster")
     folder = tmp_path_factory.mktemp("packed")
-    for name in Path(named).resolve().iterdir():
-        (folder / name.name).symlink_to(name)
+    packaging.main(["--into", str(folder), "--environment"])
     (folder / "environment").mkdir()
     subprocess.run(["tar", "-xzf", folder / ENVIRONMENT, "-C", folder / "environment"], check=True)
     return folder

@@ -17,8 +17,6 @@ import oracle
 from image_similarity.stages.neighbours import approximate, audit, layout
 from image_similarity.warehouse import Warehouse
 
-pytestmark = pytest.mark.long
-
 Values = NDArray[np.float32]
 Row = tuple[str, str, int, str, float, str]
 
@@ -240,6 +238,7 @@ def test_nothing_to_audit(spark: SparkSession, tmp_path: Path, capsys: Any) -> N
     assert "run find_neighbours first" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_large_parts_go_through_pynndescent(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
     vectors = oracle.planted(2400, 16, seed=27)
     options = ["--set=approximate.descent_rows=1", "--set=approximate.partitions=3", "--set=approximate.visits=2"]

@@ -4,12 +4,16 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from processes import draw, finish, rows
-
-pytestmark = pytest.mark.cluster
+import build_manifest
+import clean_warehouse
+import embed_images
+import find_neighbours
+import run_pipeline
+from processes import COMMON, draw, rows
 
 MEGABYTES = 24
 WIDE = '{network="squeezenet1_1",weights="untrained",layer="features"}'
@@ -32,28 +36,35 @@ def used(disk: Path) -> int:
     return shutil.disk_usage(disk).used
 
 
-def test_a_disk_that_fills_while_images_are_embedded(disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_while_images_are_embedded(disk: Path, tmp_path: Path, run: Any, capsys: Any) -> None:
     images, warehouse = tmp_path / "images", disk / "w"
-    wide = ["--set", f"fingerprints.wide={WIDE}"]
+    wide = ["--fingerprint", "wide", "--set", f"fingerprints.wide={WIDE}"]
+
+    def ends(job: Any, *arguments: object, code: int = 0) -> str:
+        """Run a job, which must end with ``code``; what it told."""
+        assert run(job, "--warehouse", warehouse, *arguments, *COMMON) == code
+        told: str = "".join(capsys.readouterr())
+        return told
+
     draw(images, range(30))
-    finish("run_pipeline", warehouse, "--images", images)
+    ends(run_pipeline, "--images", images)
     draw(images, range(200))
-    finish("build_manifest", warehouse, "--images", images)
+    ends(build_manifest, "--images", images)
     before, pointer = used(disk), (warehouse / "_current.json").read_bytes()
-    told = finish("embed_images", warehouse, "--fingerprint", "wide", *wide, code=1)
+    told = ends(embed_images, *wide, code=1)
     error = [line for line in told.splitlines() if "error" in line]
     assert len(error) == 1 and "no space is left" in error[0] and "clean_warehouse.py" in error[0], told
     assert (warehouse / "_current.json").read_bytes() == pointer
     assert rows(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
     assert used(disk) > 0.9 * MEGABYTES * 2**20, "what was embedded is kept for the next run"
-    told = finish("clean_warehouse", warehouse, "--discard-saved")
+    told = ends(clean_warehouse, "--discard-saved")
     assert "_state/embed_images/" in told and used(disk) < before + 2**17
 
     # With no room at all it is told before any work.
-    finish("embed_images", warehouse)
+    ends(embed_images)
     (disk / "filler").write_bytes(b"0" * (shutil.disk_usage(disk).free - 2**16))
-    assert "comparing needs about" in finish("find_neighbours", warehouse, code=1)
+    assert "comparing needs about" in ends(find_neighbours, code=1)
     assert rows(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
     (disk / "filler").unlink()
-    finish("find_neighbours", warehouse)
+    ends(find_neighbours)
     assert rows(warehouse, "SELECT count(*) FROM neighbours") == [(200 * 24,)]
