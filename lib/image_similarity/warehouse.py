@@ -39,8 +39,9 @@ Slots = Mapping[str, Mapping[str, str]]
 
 
 def new_run_id() -> str:
-    """``r<UTC time>-<random>``: sorts by time, never repeats, and nothing takes it for a number."""
-    return f"r{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    """``r<UTC time>-<microseconds and a random number, in hexadecimal>``: sorts by time, never repeats, nothing takes it for a number."""
+    now = datetime.now(timezone.utc)
+    return f"r{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{secrets.randbelow(16**3):03x}"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Publishing: all or nothing, one winner for a slot, names that are awkward, and views that DuckDB runs."""
 
 import json
+import re
 import threading
+import time
 from pathlib import Path
 
 import duckdb
@@ -22,8 +24,12 @@ def neighbours(spark: SparkSession, fingerprint: str, count: int = 1):  # type: 
 
 
 def test_run_ids_are_new_sort_by_time_and_are_no_numbers() -> None:
-    ids = [new_run_id() for _ in range(100)]
-    assert len(set(ids)) == 100 and all(run.startswith("r20") and ":" not in run for run in ids)
+    ids = []
+    for _ in range(100):
+        ids.append(new_run_id())
+        time.sleep(1e-5)
+    assert len(set(ids)) == 100 and ids == sorted(ids), "also within one second"
+    assert all(re.fullmatch(r"r\d{8}T\d{6}-[0-9a-f]{8}", one) for one in ids)
 
 
 def test_nothing_is_published_before_publish(spark: SparkSession, tmp_path: Path) -> None:
