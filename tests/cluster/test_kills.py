@@ -13,13 +13,18 @@ from typing import Any
 import duckdb
 import pytest
 
+import build_manifest
+import embed_images
+import find_neighbours
+import run_pipeline
 from crawler import crawl
 from image_similarity.tables import SCHEMAS
-from processes import draw, finish, kill, rows, start
+from processes import COMMON, draw, finish, kill, rows, start
 
 pytestmark = pytest.mark.cluster
 
 WAIT_SECONDS = 120
+Run = Any
 KILLS = 10
 PUBLISHED = ("_current.json", "views.sql")
 COMPARED = {
@@ -56,24 +61,24 @@ def neighbours(warehouse: Path) -> list[Any]:
     return rows(warehouse, "SELECT * FROM neighbours ORDER BY ALL")
 
 
-def test_killed_in_the_middle_of_each_job(tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_each_job(run: Run, tmp_path: Path) -> None:
     images, warehouse = tmp_path / "images", tmp_path / "w"
     draw(images, range(40))
-    finish("run_pipeline", warehouse, "--images", images)
+    assert run(run_pipeline, "--warehouse", warehouse, "--images", images, *COMMON) == 0
     before, right = published(warehouse), neighbours(warehouse)
 
     draw(images, range(40, 200))  # the nights that die have something to do
     saved = "_state/embed_images/*/*/saved/part-*.parquet"
-    steps: list[tuple[str, list[object], str]] = [
-        ("build_manifest", ["--images", images], "manifest/run_id=*"),
-        ("embed_images", ["--set", "embeddings.save_seconds=0"], saved),
-        ("find_neighbours", [], "_scratch/*/blocks/*"),
+    steps: list[tuple[Any, list[object], str]] = [
+        (build_manifest, ["--images", images], "manifest/run_id=*"),
+        (embed_images, ["--set", "embeddings.save_seconds=0"], saved),
+        (find_neighbours, [], "_scratch/*/blocks/*"),
     ]
     for job, arguments, marker in steps:
-        kill_when(start(job, warehouse, *arguments), warehouse, marker)
-        assert published(warehouse) == before, f"{job} died and changed what is published"
+        kill_when(start(job.__name__, warehouse, *arguments), warehouse, marker)
+        assert published(warehouse) == before, f"{job.__name__} died and changed what is published"
         assert neighbours(warehouse) == right, "and the views still show it"
-        finish(job, warehouse, *arguments)
+        assert run(job, "--warehouse", warehouse, *arguments, *COMMON) == 0
         before = published(warehouse)
         right = neighbours(warehouse)
     assert len(right) == 200 * 24
@@ -142,11 +147,11 @@ def test_the_whole_pipeline_killed_at_random_moments(seed: int, tmp_path: Path) 
     assert [file for folder in ("_scratch", "_running") for file in (warehouse / folder).iterdir()] == []
 
 
-def test_a_run_goes_on_where_a_killed_one_was(tmp_path: Path) -> None:
+def test_a_run_goes_on_where_a_killed_one_was(run: Run, tmp_path: Path) -> None:
     """What was saved is neither read nor embedded again, and is in the store afterwards, once."""
     images, warehouse = tmp_path / "images", tmp_path / "w"
     draw(images, range(400))
-    finish("build_manifest", warehouse, "--images", images)
+    assert run(build_manifest, "--warehouse", warehouse, "--images", images, *COMMON) == 0
     process = start("embed_images", warehouse, "--set", "embeddings.save_seconds=0.2")
     parts = "_state/embed_images/*/*/saved/part-*.parquet"
     deadline = time.monotonic() + WAIT_SECONDS
@@ -158,7 +163,7 @@ def test_a_run_goes_on_where_a_killed_one_was(tmp_path: Path) -> None:
     saved = counted[0] if counted else 0
     assert 0 < saved < 400 and not (warehouse / "vectors").exists()
     long_ago(warehouse)
-    finish("embed_images", warehouse)
+    assert run(embed_images, "--warehouse", warehouse, *COMMON) == 0
     counts = json.loads(rows(warehouse, "SELECT counts FROM runs WHERE job = 'embed_images'")[0][0])
     assert (counts["taken_over"], counts["read"], counts["embedded"]) == (saved, 400 - saved, 400 - saved)
     stored = "SELECT count(*), count(DISTINCT content_sha256), count(DISTINCT len(embedding)) FROM vectors"

@@ -218,7 +218,7 @@ def test_fingerprints_declared_alike_are_refused(run: Run, folder: Path, tmp_pat
     assert "fingerprints colours and twin are declared alike" in capsys.readouterr().err
 
 
-def test_a_file_that_kills_its_worker_costs_one_row(folder: Path, tmp_path: Path, tiny: list[str]) -> None:
+def test_a_file_that_kills_its_worker_costs_one_row(run: Any, folder: Path, tmp_path: Path, tiny: list[str]) -> None:
     """In a Spark of its own, whose workers start with a Pillow that aborts, hangs, or eats memory."""
     (folder / "abort.png").write_bytes(b"ABORT, says this file")
     (folder / "hang.png").write_bytes(b"HANG, says this one")
@@ -226,10 +226,10 @@ def test_a_file_that_kills_its_worker_costs_one_row(folder: Path, tmp_path: Path
     environment = {**os.environ, "PYTHONPATH": path}
     again = ["--warehouse", str(tmp_path / "w"), *tiny, "--set", "embeddings.max_failed_fraction=0.5"]
     again += ["--set", "embeddings.decode_seconds=5"]
-    for job, arguments in (("build_manifest", ["--images", str(folder)]), ("embed_images", [])):
-        command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *again, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    assert run(build_manifest, *again, "--images", folder) == 0
+    command = [sys.executable, str(ROOT / "jobs" / "embed_images.py"), *again]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     failures = dict(query(tmp_path / "w", "SELECT image_id, reason FROM failures"))
     assert failures == {"abort.png": "decoder_crashed", "hang.png": "decoder_crashed", "broken.png": "not_an_image"}
     assert query(tmp_path / "w", "SELECT count(*) FROM embeddings") == [(12,)]

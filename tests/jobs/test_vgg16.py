@@ -80,6 +80,7 @@ def test_shared_session(run: Any, pictures: Path, expected: dict[str, Any], tmp_
     assert largest_distance(tmp_path, expected) < 1e-5
 
 
+@pytest.mark.long
 def test_spark_submit_with_one_core(pictures: Path, expected: dict[str, Any], tmp_path: Path) -> None:
     """The smoke test of the shipped thing, too: the script by spark-submit, with a properties file."""
     submit = [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", "local[1]"]
