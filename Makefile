@@ -32,7 +32,7 @@ test: $(VENV)/.installed
 test-cluster: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "cluster and not long"
 
-# What takes minutes each: ten kills, every job by itself on a cluster, the packed environment, pynndescent. Before a release.
+# Before a release; what takes minutes each. The packed environment is installed from the network and needs 25 GB of disk meanwhile.
 test-long: $(VENV)/.installed
 	$(BIN)/python -m pytest -m long
 

@@ -17,6 +17,7 @@ from image_similarity import cli, devices, fingerprints, housekeeping, leases
 from image_similarity.application import Application, Failures, Job, work_on
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.fingerprints import Ready
+from image_similarity.reporting import note
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
 from image_similarity.spark import ship
 from image_similarity.stages.embeddings import projected, saved, stage
@@ -148,8 +149,8 @@ def _check_distinct(embeddings: list[_Embedding]) -> None:
 
 def _embedding(job: Job) -> _Embedding:
     ready = fingerprints.prepare(job.slot, _declared(job), _folder_for_workers())
-    for note in ready.notes:
-        job.say(f"{job.slot}: {note}", event="note")
+    for told in ready.notes:
+        job.say(f"{job.slot}: {told}", event="note")
     key = ready.description.key
     inputs = {
         "manifest": _manifest_runs(job),
@@ -247,8 +248,10 @@ def _publish(one: _Embedding, counts: dict[str, Any]) -> None:
         counts=counts,
         used={**used, "embeddings": job.settings.embeddings.model_dump()},
     )
-    at_work = leases.alive(job.warehouse).keys() - {job.run_id}
-    job.warehouse.forget_state(one.state, but=at_work)  # all that was saved is in the store now
+    try:  # all that was saved is in the store now
+        job.warehouse.forget_state(one.state, but=leases.alive(job.warehouse).keys() - {job.run_id})
+    except OSError as error:  # the run is published, it did not fail
+        note(f"what was saved on the way could not be removed: {error}; the next run does it")
 
 
 def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:

@@ -4,6 +4,7 @@ So that what a run has written and not published yet is told from what a run tha
 known. Ages are taken by the store's own clock: machines whose clocks differ agree on them.
 """
 
+import errno
 import json
 import re
 import secrets
@@ -11,13 +12,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.warehouse import Pointer, Warehouse
 
 FOLDER = "_running"
 RENEWED_SECONDS = 60.0
 DEAD_SECONDS = 15 * 60.0
 """A run that has not written its file for so long has died, or its machine has."""
+
+_OF_ARGUMENTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""Errors that trying again does not help. A disk that is full can be cleared, and a store may be back."""
 
 _RUN = re.compile(r"r[^.]+")
 _NOT_REMOVED = ("vectors", "runs")
@@ -27,14 +31,17 @@ _NOT_REMOVED = ("vectors", "runs")
 def held(warehouse: Warehouse, run: str, seen: Pointer) -> Iterator[None]:
     """``run`` is at work while this context is open, and may read what ``seen`` names.
 
-    Raises ``WrongInput`` if nothing can be written in the warehouse.
+    Raises ``WrongInput`` where nothing can ever be written in the warehouse, ``JobFailed`` or ``OSError`` if not now.
     """
     path = f"{warehouse.uri}/{FOLDER}/{run}"
     content = json.dumps(sorted({one for table in seen.tables if table not in _NOT_REMOVED for one in seen.runs(table)})).encode()
     try:
         warehouse.files.write(path, content)
     except OSError as error:
-        raise WrongInput(f"the warehouse {warehouse.uri} cannot be written: {error}") from None
+        if error.errno == errno.ENOSPC:  # of which more is told in the end
+            raise
+        kind = WrongInput if error.errno in _OF_ARGUMENTS else JobFailed
+        raise kind(f"the warehouse {warehouse.uri} cannot be written: {error}") from None
     over = threading.Event()
 
     def renew() -> None:

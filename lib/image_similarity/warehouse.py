@@ -39,7 +39,7 @@ Slots = Mapping[str, Mapping[str, str]]
 
 
 def new_run_id() -> str:
-    """``r<UTC time>-<microseconds and a random number, in hexadecimal>``: sorts by time, never repeats, nothing takes it for a number."""
+    """``r<UTC time>-<microseconds, chance>``: sorts by time, never repeats, and nothing takes it for a number."""
     now = datetime.now(timezone.utc)
     return f"r{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{secrets.randbelow(16**3):03x}"
 

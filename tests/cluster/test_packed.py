@@ -1,6 +1,8 @@
 """The same with the packed environment: Python of driver and executors, with all dependencies, comes from the archive."""
 
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,14 @@ PYTHON = "./environment/bin/python"
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder to submit from: as the README says, with the environment unpacked for the driver."""
     folder = tmp_path_factory.mktemp("packed")
     packaging.main(["--into", str(folder), "--environment"])
     (folder / "environment").mkdir()
     subprocess.run(["tar", "-xzf", folder / ENVIRONMENT, "-C", folder / "environment"], check=True)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_the_same_tables_with_the_packed_environment(

@@ -1,5 +1,6 @@
 """Runs that newer ones replaced, runs that died, and runs that are made current again."""
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ import restore_runs
 import run_pipeline
 from image_similarity import leases
 from image_similarity.warehouse import Pointer, Warehouse, new_run_id
+from image_similarity.warehouse_files import LocalFiles
 from processes import rows
 
 
@@ -248,3 +250,22 @@ def test_one_run_is_too_few(given: str, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         clean_warehouse.main(["--warehouse", str(tmp_path), "--keep-runs", given])
     assert caught.value.code == 2 and "is no number of 2 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "number, code, told",
+    [(errno.EROFS, 2, "cannot be written"), (errno.EIO, 1, "cannot be written"), (errno.ENOSPC, 1, "no space is left")],
+    ids=["never", "now", "full"],
+)
+def test_a_warehouse_that_cannot_be_written(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, number: int, code: int, told: str
+) -> None:
+    """With 2 nobody tries again."""
+    draw(tmp_path / "images", range(1))
+
+    def write(self: Any, path: str, content: bytes) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(LocalFiles, "write", write)
+    assert run(build_manifest, "--images", tmp_path / "images", "--warehouse", tmp_path / "w") == code
+    assert told in capsys.readouterr().err

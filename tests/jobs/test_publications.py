@@ -38,10 +38,12 @@ def test_a_reader_sees_whole_runs(run: Any, tmp_path: Path) -> None:
     publish(1)
     command = [sys.executable, "-c", READER, str(tmp_path / "w"), str(tmp_path / "stop")]
     reader = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for images in range(2, PUBLICATIONS + 2):
-        publish(images)
-    (tmp_path / "stop").touch()
-    told, errors = reader.communicate()
+    try:
+        for images in range(2, PUBLICATIONS + 2):
+            publish(images)
+    finally:
+        (tmp_path / "stop").touch()
+        told, errors = reader.communicate()
     assert reader.returncode == 0, errors
     seen = json.loads(told)
     assert [looked for looked in seen if looked != [looked[0], f"{looked[0]:02}.png", looked[0]]] == []

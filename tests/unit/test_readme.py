@@ -46,6 +46,12 @@ def test_every_common_flag_is_told() -> None:
     assert [flag for flag in flags if flag not in told] == ["--help"]
 
 
+def test_every_path_exists() -> None:
+    texts = [README, *(file.read_text(encoding="utf-8") for file in (ROOT / "conf").rglob("*") if file.is_file())]
+    paths = {path for text in texts for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs)/[\w./-]*\w/?", text)}
+    assert len(paths) > 30 and [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
 def test_every_job_and_target_exists() -> None:
     jobs = set(re.findall(r"jobs/(\w+\.py)", README))
     assert jobs == {file.name for file in (ROOT / "jobs").glob("*.py")}
