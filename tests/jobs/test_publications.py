@@ -3,19 +3,20 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import build_manifest
 
 PUBLICATIONS = 20
-KEPT = "8"
+KEPT = "12"
 """Runs: a reader that has just read which are current has seconds to read them."""
 
 READER = """
 import json, sys, duckdb
 from pathlib import Path
-warehouse, stop = Path(sys.argv[1]), Path(sys.argv[2])
+warehouse, ready, stop = map(Path, sys.argv[1:])
 seen = []
 while not stop.exists():
     db = duckdb.connect()
@@ -23,6 +24,7 @@ while not stop.exists():
     images, last = db.execute("SELECT count(*), max(image_id) FROM manifest").fetchone()
     counted = db.execute("SELECT counts FROM runs ORDER BY run_id DESC LIMIT 1").fetchone()[0]
     seen.append((images, last, json.loads(counted)["images"]))
+    ready.touch()
 print(json.dumps(seen))
 """
 
@@ -36,13 +38,16 @@ def test_a_reader_sees_whole_runs(run: Any, tmp_path: Path) -> None:
         assert run(build_manifest, *arguments) == 0
 
     publish(1)
-    command = [sys.executable, "-c", READER, str(tmp_path / "w"), str(tmp_path / "stop")]
+    ready, stop = tmp_path / "ready", tmp_path / "stop"
+    command = [sys.executable, "-c", READER, *map(str, (tmp_path / "w", ready, stop))]
     reader = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
+        while not ready.exists() and reader.poll() is None:
+            time.sleep(0.02)
         for images in range(2, PUBLICATIONS + 2):
             publish(images)
     finally:
-        (tmp_path / "stop").touch()
+        stop.touch()
         told, errors = reader.communicate()
     assert reader.returncode == 0, errors
     seen = json.loads(told)
