@@ -31,9 +31,12 @@ def run(application: Application) -> None:
         say(f"restore_runs: current already: {', '.join(map(_described, chosen))}")
         return
     undone = housekeeping.newer(everything, chosen)
+    replace = _merged(chosen)
+    job.older = frozenset(run for slots in replace.values() for run in slots.values())
     job.plan(*(f"make {_described(record)} current" for record in chosen), f"in place of {len(undone):,} newer runs, which stay")
+    _check_there(job, chosen)  # again: from the plan on cleaning leaves them alone, but it may have begun before
     job.publish(
-        replace=_merged(chosen),
+        replace=replace,
         inputs={"runs": [record.run_id for record in chosen]},
         counts={"undone": len(undone)},
         used={housekeeping.UNDONE: undone},
@@ -53,10 +56,14 @@ def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
     named = {(record.job, record.slot): record for record in history if job.arguments.to in (record.run_id, record.label)}
     if not named:
         raise WrongInput(f"no run in {job.warehouse.uri} is called {job.arguments.to!r}, and none has that label; see without --to")
-    for record in named.values():
+    _check_there(job, list(named.values()))
+    return list(named.values())
+
+
+def _check_there(job: Job, chosen: Sequence[Record]) -> None:
+    for record in chosen:
         if not housekeeping.is_there(job.warehouse, record):
             raise WrongInput(f"{_described(record)} is no longer there: it was removed (--keep-runs)")
-    return list(named.values())
 
 
 def _merged(chosen: Sequence[Record]) -> dict[str, dict[str, str]]:

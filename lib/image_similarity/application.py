@@ -80,7 +80,7 @@ class Application:
         job = Job(self, name, slot)
         self._jobs.append(job)
         if self._is_at_work:
-            self._leases.enter_context(leases.held(self.warehouse, job.run_id, job.seen))
+            self._leases.enter_context(job.lease())
         return job
 
     def begin(self) -> None:
@@ -88,7 +88,7 @@ class Application:
         if not self._is_at_work:
             self._is_at_work = True
             for job in self._jobs:
-                self._leases.enter_context(leases.held(self.warehouse, job.run_id, job.seen))
+                self._leases.enter_context(job.lease())
 
     def __enter__(self) -> "Application":
         return self
@@ -118,6 +118,8 @@ class Job:
     slot: str
     run_id: str = field(default_factory=new_run_id)
     started: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    older: frozenset[str] = frozenset()
+    """Runs that are not current any more, and that this one needs."""
 
     def __post_init__(self) -> None:
         self.arguments = self.application.arguments
@@ -132,6 +134,10 @@ class Job:
     @property
     def seconds(self) -> float:
         return (datetime.now(timezone.utc) - self.started).total_seconds()
+
+    def lease(self) -> AbstractContextManager[None]:
+        """While it is open, cleaning leaves alone what this run writes, and what it may read."""
+        return leases.held(self.warehouse, self.run_id, self.seen, self.older)
 
     def already_published(self) -> bool:
         """Whether a run with this ``--run-id`` label published this job and slot before; says so if it did."""

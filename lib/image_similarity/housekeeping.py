@@ -160,17 +160,35 @@ def removable(warehouse: Warehouse, keep: int | None, saved_too: bool = False) -
 
 
 def remove(warehouse: Warehouse, paths: Sequence[str]) -> int:
-    """Remove them; the bytes that they had."""
+    """Remove them, but for runs that are wanted again meanwhile; the bytes that they had."""
     size = 0
     for path in paths:
         try:
-            size += warehouse.files.size(path)
-            if "/run_id=" in path:  # first: what is left of it if this is cut off is no table
-                warehouse.files.delete(f"{path}/{_COMPLETE}")
+            bytes_there = warehouse.files.size(path)
+            if "/run_id=" in path and not _taken_apart(warehouse, path):
+                continue
             warehouse.files.delete(path)
+            size += bytes_there
         except FileNotFoundError:
             pass  # another one is cleaning, too
     return size
+
+
+def _taken_apart(warehouse: Warehouse, folder: str) -> bool:
+    """Whether the folder of a run is no table any more: what is left of it if removing is cut off must not look like one.
+
+    Who makes an earlier run current says so (`leases.held`) and then looks whether it is whole; here it is the other way round. So
+    of two that do this at the same moment at least one sees the other, and gives way.
+    """
+    marker, (of_table, _, run) = f"{folder}/{_COMPLETE}", folder.rpartition("/run_id=")
+    was_complete = _COMPLETE in warehouse.files.entries(folder)
+    warehouse.files.delete(marker)
+    is_current = run in warehouse.current().runs(of_table.rpartition("/")[2])
+    if not is_current and not any(run in read for read in leases.alive(warehouse).values()):
+        return True
+    if was_complete:
+        warehouse.files.write(marker, b"")
+    return False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from image_similarity.errors import JobFailed, WrongInput
@@ -28,13 +28,14 @@ _NOT_REMOVED = ("vectors", "runs")
 
 
 @contextmanager
-def held(warehouse: Warehouse, run: str, seen: Pointer) -> Iterator[None]:
-    """``run`` is at work while this context is open, and may read what ``seen`` names.
+def held(warehouse: Warehouse, run: str, seen: Pointer, others: Collection[str] = ()) -> Iterator[None]:
+    """``run`` is at work while this context is open, and may read what ``seen`` names, and the runs ``others``.
 
     Raises ``WrongInput`` where nothing can ever be written in the warehouse, ``JobFailed`` or ``OSError`` if not now.
     """
     path = f"{warehouse.uri}/{FOLDER}/{run}"
-    content = json.dumps(sorted({one for table in seen.tables if table not in _NOT_REMOVED for one in seen.runs(table)})).encode()
+    current = {one for table in seen.tables if table not in _NOT_REMOVED for one in seen.runs(table)}
+    content = json.dumps(sorted(current.union(others))).encode()
     try:
         warehouse.files.write(path, content)
     except OSError as error:

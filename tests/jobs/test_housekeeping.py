@@ -22,7 +22,8 @@ import find_neighbours
 import render_gallery
 import restore_runs
 import run_pipeline
-from image_similarity import leases
+from image_similarity import housekeeping, leases
+from image_similarity.application import Application
 from image_similarity.warehouse import Pointer, Warehouse, new_run_id
 from image_similarity.warehouse_files import LocalFiles
 from processes import rows
@@ -154,6 +155,35 @@ def test_what_was_removed_meanwhile_is_not_published(
     monkeypatch.setattr(find_neighbours, "_write", write_and_lose)
     assert run(find_neighbours, *nights.common) == 1
     assert "removed meanwhile; nothing was published" in capsys.readouterr().err and pointer(nights.warehouse) == before
+
+
+def test_a_run_that_is_wanted_again_while_it_is_removed(nights: Nights, run: Any, spark: SparkSession) -> None:
+    """Of cleaning and restoring at the same moment one gives way."""
+    warehouse = Warehouse(spark, str(nights.warehouse))
+    first = min(runs_on_disk(nights.warehouse, "manifest"))
+    paths = [path for path in housekeeping.removable(warehouse, 2) if path.endswith(f"/manifest/run_id={first}")]
+    [record] = [one for one in housekeeping.records(warehouse, warehouse.current()) if one.run_id == first]
+    with leases.held(warehouse, new_run_id(), Pointer(), [first]):
+        assert housekeeping.remove(warehouse, paths) == 0 and housekeeping.is_there(warehouse, record)
+    assert run(restore_runs, *nights.common, "--to", first) == 0
+    assert housekeeping.remove(warehouse, paths) == 0 and housekeeping.is_there(warehouse, record), "it is current now"
+    assert rows(nights.warehouse, "SELECT count(*) FROM manifest") == [(6,)]
+
+
+def test_a_run_that_is_removed_while_it_is_wanted_again(
+    nights: Nights, run: Any, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    warehouse = Warehouse(spark, str(nights.warehouse))
+    first, before = min(runs_on_disk(nights.warehouse, "manifest")), pointer(nights.warehouse)
+    begin = Application.begin
+
+    def begin_late(self: Application) -> None:
+        assert housekeeping.remove(warehouse, [f"{warehouse.uri}/manifest/run_id={first}"]) > 0
+        begin(self)
+
+    monkeypatch.setattr(Application, "begin", begin_late)
+    assert run(restore_runs, *nights.common, "--to", first) == 2
+    assert "it was removed" in capsys.readouterr().err and pointer(nights.warehouse) == before
 
 
 def test_a_place_without_a_warehouse(run: Any, tmp_path: Path, capsys: Any) -> None:
