@@ -59,10 +59,14 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
         (compare_fingerprints, ["--report", tmp_path / "report"]),
     ]
     for job, arguments in steps:
-        submit(job.__name__, "--warehouse", tmp_path / "w", *arguments, *common)
-        assert job.main([str(one) for one in ["--warehouse", tmp_path / "local", *arguments, *common]], session=spark) == 0
-    here = tables(spark, tmp_path / "local")
-    assert len(here["comparisons"]) > 0 and tables(spark, tmp_path / "w") == here
+        submit(job.__name__, "--warehouse", tmp_path / "w", *common, *arguments)
+        assert job.main([str(one) for one in ["--warehouse", tmp_path / "local", *common, *arguments]], session=spark) == 0
+    here, there = tables(spark, tmp_path / "local"), tables(spark, tmp_path / "w")
+    # Spark adds up in the order in which tasks end, which moves the last digit of a deviation.
+    compared = "SELECT * REPLACE (round(value, 9) AS value, round(standard_error, 9) AS standard_error) FROM comparisons"
+    assert rows(tmp_path / "w", compared) == rows(tmp_path / "local", compared) != []
+    del here["comparisons"], there["comparisons"]
+    assert there == here
 
     audited = submit("audit_neighbours", "--warehouse", tmp_path / "w", *common)
     assert "recall@12 of run" in audited.stdout
@@ -78,14 +82,15 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
     for _ in range(2):
         submit("build_manifest", "--warehouse", tmp_path / "w", "--images", pictures)
     cleaned = submit("clean_warehouse", "--warehouse", tmp_path / "w", "--keep-runs", 2)
-    assert "/manifest/run_id=" in cleaned.stdout and tables(spark, tmp_path / "w") == here
+    assert "manifest/run_id=" in cleaned.stdout
+    assert {**tables(spark, tmp_path / "w"), "comparisons": []} == {**here, "comparisons": []}
 
 
 @pytest.mark.long
 def test_downloads(submit: Any, tmp_path: Path) -> None:
     with misbehaving.serving() as server:
         server.files = {f"/{number}.png": misbehaving.picture(number) for number in range(5)}
-        lines = [f"{server.address}{path},{path[1:]}\n" for path in server.files]
+        lines = [f"{server.address}{path},{path[1:].removesuffix('.png')}\n" for path in server.files]
         (tmp_path / "list.csv").write_text("url,image_id\n" + "".join(lines))
         where = ["--catalogue", tmp_path / "list.csv", "--images", tmp_path / "images", "--warehouse", tmp_path / "w"]
         submit("download_images", *where, "--set", "http.private_addresses=true")
