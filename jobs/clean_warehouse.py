@@ -9,6 +9,7 @@ from image_similarity import cli, housekeeping, leases
 from image_similarity.application import Application
 from image_similarity.errors import WrongInput
 from image_similarity.reporting import note, say
+from image_similarity.warehouse import Warehouse
 
 PATHS_SHOWN = 10
 
@@ -24,18 +25,21 @@ def run(application: Application) -> None:
     if not warehouse.files.entries(warehouse.uri):
         raise WrongInput(f"there is no warehouse at {warehouse.uri}: check --warehouse")
     paths = housekeeping.removable(warehouse, arguments.keep_runs, arguments.discard_saved)
-    shown = [path.removeprefix(f"{warehouse.uri}/") for path in paths[:PATHS_SHOWN]]
-    if len(paths) > PATHS_SHOWN:
-        shown.append(f"... and {len(paths) - PATHS_SHOWN:,} more")
     if arguments.dry_run:
-        say(f"clean_warehouse: would remove {len(paths):,} folders and files from {warehouse.uri}", *shown)
+        say(f"clean_warehouse: would remove {len(paths):,} folders and files from {warehouse.uri}", *_shown(warehouse, paths))
         return
-    freed = housekeeping.remove(warehouse, paths)
+    removed = housekeeping.remove(warehouse, paths)
     at_work = leases.alive(warehouse)
-    say(f"clean_warehouse: removed {len(paths):,} folders and files, {freed / 2**20:,.1f} MiB, from {warehouse.uri}", *shown)
+    told = f"{len(removed):,} folders and files, {sum(removed.values()) / 2**20:,.1f} MiB"
+    say(f"clean_warehouse: removed {told}, from {warehouse.uri}", *_shown(warehouse, list(removed)))
     if at_work:
         minutes = leases.DEAD_SECONDS / 60
         note(f"{len(at_work):,} runs are at work, or were less than {minutes:.0f} minutes ago: what they have written stays")
+
+
+def _shown(warehouse: Warehouse, paths: list[str]) -> list[str]:
+    shown = [path.removeprefix(f"{warehouse.uri}/") for path in paths[:PATHS_SHOWN]]
+    return [*shown, f"... and {len(paths) - PATHS_SHOWN:,} more"] if len(paths) > PATHS_SHOWN else shown
 
 
 def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:

@@ -159,19 +159,19 @@ def removable(warehouse: Warehouse, keep: int | None, saved_too: bool = False) -
     return [f"{warehouse.uri}/{path}" for path in paths]
 
 
-def remove(warehouse: Warehouse, paths: Sequence[str]) -> int:
-    """Remove them, but for runs that are wanted again meanwhile; the bytes that they had."""
-    size = 0
+def remove(warehouse: Warehouse, paths: Sequence[str]) -> dict[str, int]:
+    """Remove them, but for runs that are wanted again meanwhile; what was removed, and the bytes that it had."""
+    removed: dict[str, int] = {}
     for path in paths:
         try:
-            bytes_there = warehouse.files.size(path)
+            size = warehouse.files.size(path)
             if "/run_id=" in path and not _taken_apart(warehouse, path):
                 continue
             warehouse.files.delete(path)
-            size += bytes_there
+            removed[path] = size
         except FileNotFoundError:
             pass  # another one is cleaning, too
-    return size
+    return removed
 
 
 def _taken_apart(warehouse: Warehouse, folder: str) -> bool:

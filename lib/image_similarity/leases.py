@@ -12,7 +12,7 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import WrongInput
 from image_similarity.warehouse import Pointer, Warehouse
 
 FOLDER = "_running"
@@ -31,7 +31,7 @@ _NOT_REMOVED = ("vectors", "runs")
 def held(warehouse: Warehouse, run: str, seen: Pointer, others: Collection[str] = ()) -> Iterator[None]:
     """``run`` is at work while this context is open, and may read what ``seen`` names, and the runs ``others``.
 
-    Raises ``WrongInput`` where nothing can ever be written in the warehouse, ``JobFailed`` or ``OSError`` if not now.
+    Raises ``WrongInput`` where nothing can ever be written in the warehouse, ``OSError`` where nothing can be now.
     """
     path = f"{warehouse.uri}/{FOLDER}/{run}"
     current = {one for table in seen.tables if table not in _NOT_REMOVED for one in seen.runs(table)}
@@ -39,10 +39,9 @@ def held(warehouse: Warehouse, run: str, seen: Pointer, others: Collection[str] 
     try:
         warehouse.files.write(path, content)
     except OSError as error:
-        if error.errno == errno.ENOSPC:  # of which more is told in the end
+        if error.errno not in _OF_ARGUMENTS:
             raise
-        kind = WrongInput if error.errno in _OF_ARGUMENTS else JobFailed
-        raise kind(f"the warehouse {warehouse.uri} cannot be written: {error}") from None
+        raise WrongInput(f"the warehouse {warehouse.uri} cannot be written: {error}") from None
     over = threading.Event()
 
     def renew() -> None:
