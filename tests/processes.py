@@ -47,7 +47,7 @@ def draw(folder: Path, seeds: range) -> None:
         Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC).save(folder / f"{seed}.jpg")
 
 
-def rows(warehouse: Path, query: str) -> list[Any]:
+def ask(warehouse: Path, query: str) -> list[Any]:
     """The answer of DuckDB, asked of the views."""
     db = duckdb.connect()
     db.execute((warehouse / "views.sql").read_text())

@@ -15,7 +15,7 @@ import find_neighbours
 import misbehaving
 import run_pipeline
 from crawler import crawl
-from processes import rows, tables
+from processes import ask, tables
 
 pytestmark = pytest.mark.cluster
 
@@ -64,7 +64,7 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
     here, there = tables(spark, tmp_path / "local"), tables(spark, tmp_path / "w")
     # Spark adds up in the order in which tasks end, which moves the last digit of a deviation.
     compared = "SELECT * REPLACE (round(value, 9) AS value, round(standard_error, 9) AS standard_error) FROM comparisons"
-    assert rows(tmp_path / "w", compared) == rows(tmp_path / "local", compared) != []
+    assert ask(tmp_path / "w", compared) == ask(tmp_path / "local", compared) != []
     del here["comparisons"], there["comparisons"]
     assert there == here
 
@@ -76,9 +76,9 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
 
     [first] = (folder.name.removeprefix("run_id=") for folder in (tmp_path / "w" / "manifest").iterdir())
     submit("build_manifest", "--warehouse", tmp_path / "w", "--images", pictures, "--sample", 10, "--run-id", "second")
-    assert rows(tmp_path / "w", "SELECT count(*) FROM manifest") == [(10,)]
+    assert ask(tmp_path / "w", "SELECT count(*) FROM manifest") == [(10,)]
     submit("restore_runs", "--warehouse", tmp_path / "w", "--to", first)
-    assert rows(tmp_path / "w", "SELECT count(*) FROM manifest") == [(42,)]
+    assert ask(tmp_path / "w", "SELECT count(*) FROM manifest") == [(42,)]
     for _ in range(2):
         submit("build_manifest", "--warehouse", tmp_path / "w", "--images", pictures)
     cleaned = submit("clean_warehouse", "--warehouse", tmp_path / "w", "--keep-runs", 2)
@@ -96,4 +96,4 @@ def test_downloads(submit: Any, tmp_path: Path) -> None:
         submit("download_images", *where, "--set", "http.private_addresses=true")
         fetched = {f"/{file.name}": file.read_bytes() for file in (tmp_path / "images").glob("*.png")}
         assert fetched == server.files
-    assert rows(tmp_path / "w", "SELECT outcome, count(*) FROM downloads GROUP BY 1") == [("fetched", 5)]
+    assert ask(tmp_path / "w", "SELECT outcome, count(*) FROM downloads GROUP BY 1") == [("fetched", 5)]

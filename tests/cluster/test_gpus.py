@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from pyspark.sql import SparkSession
 
 import build_manifest
 import standalone
 from image_similarity import packaging
+from processes import ask
 from standalone import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -118,8 +118,6 @@ def test_a_gpu_that_torch_cannot_use_ends_the_job_unless_settings_allow_it(
     done = submit("embed_images", *common, "--set", "embeddings.device_fallback=cpu", cores=2, gpus=2)
     assert done.returncode == 0, done.stdout
     assert "computed on: cpu (4" in done.stdout
-    db = duckdb.connect()
-    db.execute((tmp_path / "w" / "views.sql").read_text())
-    [(counts,)] = db.sql("SELECT counts FROM runs WHERE job = 'embed_images'").fetchall()
+    [(counts,)] = ask(tmp_path / "w", "SELECT counts FROM runs WHERE job = 'embed_images'")
     assert json.loads(counts)["devices"] == {"cpu": json.loads(counts)["embedded"]}
-    assert db.sql("SELECT count(*) FROM embeddings").fetchall() == [(41,)]
+    assert ask(tmp_path / "w", "SELECT count(*) FROM embeddings") == [(41,)]

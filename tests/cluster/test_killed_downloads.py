@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-import duckdb
 import pyarrow.parquet as pq
 import pytest
 
 import misbehaving
+from processes import ask
 
 pytestmark = pytest.mark.cluster
 
@@ -53,7 +53,5 @@ def test_killed_while_it_downloads(tmp_path: Path) -> None:
         assert all(server.gets(f"/{name.removesuffix('.png')}") == 1 for name in there), "what was there is not fetched twice"
         assert sum(server.asked.values()) <= FILES + CONNECTIONS, "only what was on its way"
     assert pq.read_table(tmp_path / "images" / "images.parquet").num_rows == FILES
-    db = duckdb.connect()
-    db.execute((tmp_path / "w" / "views.sql").read_text())
-    outcomes = dict(db.sql("SELECT outcome, count(*) FROM downloads GROUP BY 1").fetchall())
+    outcomes = dict(ask(tmp_path / "w", "SELECT outcome, count(*) FROM downloads GROUP BY 1"))
     assert outcomes == {"present": len(there), "fetched": FILES - len(there)}

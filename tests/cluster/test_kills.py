@@ -19,7 +19,7 @@ import find_neighbours
 import run_pipeline
 from crawler import crawl
 from image_similarity.tables import SCHEMAS
-from processes import COMMON, draw, finish, kill, rows, start
+from processes import COMMON, ask, draw, finish, kill, start
 
 pytestmark = pytest.mark.cluster
 
@@ -58,7 +58,7 @@ def published(warehouse: Path) -> Any:
 
 
 def neighbours(warehouse: Path) -> list[Any]:
-    return rows(warehouse, "SELECT * FROM neighbours ORDER BY ALL")
+    return ask(warehouse, "SELECT * FROM neighbours ORDER BY ALL")
 
 
 def test_killed_in_the_middle_of_each_job(run: Run, tmp_path: Path) -> None:
@@ -90,14 +90,14 @@ def check_whole(warehouse: Path, gallery: Path) -> None:
         return
     published(warehouse)
     pointer = json.loads((warehouse / "_current.json").read_text())["tables"]
-    counts = {run: json.loads(counted) for run, counted in rows(warehouse, "SELECT run_id, counts FROM runs")}
+    counts = {run: json.loads(counted) for run, counted in ask(warehouse, "SELECT run_id, counts FROM runs")}
     for table, column in (("manifest", "images"), ("neighbours", "rows")):
         for (run,) in pointer.get(table, {}).values():
-            assert rows(warehouse, f"SELECT count(*) FROM {table}") == [(counts[run][column],)]
+            assert ask(warehouse, f"SELECT count(*) FROM {table}") == [(counts[run][column],)]
     for (run,) in pointer.get("embeddings", {}).values():
         outcomes = "SELECT count(*) FROM (SELECT image_id FROM embeddings UNION ALL SELECT image_id FROM failures)"
-        assert rows(warehouse, outcomes) == [(counts[run]["images"],)]
-        assert rows(warehouse, "SELECT count(*) FROM embeddings WHERE embedding IS NULL") == [(0,)]
+        assert ask(warehouse, outcomes) == [(counts[run]["images"],)]
+        assert ask(warehouse, "SELECT count(*) FROM embeddings WHERE embedding IS NULL") == [(0,)]
     if (gallery / "index.html").exists():
         assert crawl(gallery).dead == []
 
@@ -111,7 +111,7 @@ def long_ago(warehouse: Path) -> None:
 def jobs_of(warehouse: Path) -> list[str]:
     if not (warehouse / "views.sql").exists():
         return []
-    return [job for (job,) in rows(warehouse, "SELECT job FROM runs ORDER BY run_id")]
+    return [job for (job,) in ask(warehouse, "SELECT job FROM runs ORDER BY run_id")]
 
 
 @pytest.mark.long
@@ -140,7 +140,7 @@ def test_the_whole_pipeline_killed_at_random_moments(seed: int, tmp_path: Path) 
     finish("run_pipeline", tmp_path / "undisturbed", "--images", images)
     for table, columns in COMPARED.items():
         query = f"SELECT {columns} FROM {table} ORDER BY ALL"
-        assert rows(warehouse, query) == rows(tmp_path / "undisturbed", query), table
+        assert ask(warehouse, query) == ask(tmp_path / "undisturbed", query), table
     long_ago(warehouse)
     finish("clean_warehouse", warehouse)
     assert {folder.name for folder in warehouse.iterdir()} <= {*SCHEMAS, "_state", "_scratch", "_running", "_lock", *PUBLISHED}
@@ -164,14 +164,14 @@ def test_a_run_goes_on_where_a_killed_one_was(run: Run, tmp_path: Path) -> None:
     assert 0 < saved < 400 and not (warehouse / "vectors").exists()
     [killed] = (folder.name for folder in warehouse.glob("_state/embed_images/*/*"))
     assert run(embed_images, "--warehouse", warehouse, *COMMON) == 0
-    counts = json.loads(rows(warehouse, "SELECT counts FROM runs WHERE job = 'embed_images'")[0][0])
+    counts = json.loads(ask(warehouse, "SELECT counts FROM runs WHERE job = 'embed_images'")[0][0])
     assert (counts["taken_over"], counts["read"], counts["embedded"]) == (saved, 400 - saved, 400 - saved)
     stored = "SELECT count(*), count(DISTINCT content_sha256), count(DISTINCT len(embedding)) FROM vectors"
-    assert rows(warehouse, stored) == [(400, 400, 1)]
-    assert rows(warehouse, "SELECT count(*), count(embedding) FROM embeddings") == [(400, 400)]
+    assert ask(warehouse, stored) == [(400, 400, 1)]
+    assert ask(warehouse, "SELECT count(*), count(embedding) FROM embeddings") == [(400, 400)]
 
     left = {file.parent.parent.name for file in warehouse.glob(parts)}
     assert left == {killed}, "which may be at work for all that is known"
     long_ago(warehouse)
     assert run(embed_images, "--warehouse", warehouse, *COMMON) == 0
-    assert rows(warehouse, stored) == [(400, 400, 1)] and not list(warehouse.glob(parts))
+    assert ask(warehouse, stored) == [(400, 400, 1)] and not list(warehouse.glob(parts))

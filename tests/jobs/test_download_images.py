@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +19,7 @@ import run_pipeline
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.settings import HttpSettings
 from image_similarity.stages.downloads import catalogue, stage
+from processes import ask
 
 Run = Any
 Server = misbehaving.Misbehaving
@@ -34,12 +34,6 @@ LENIENT = ["--set", "downloads.max_failed_fraction=1"]
 def server() -> Iterator[Server]:
     with misbehaving.serving() as running:
         yield running
-
-
-def query(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    return db.sql(sql).fetchall()
 
 
 def write_csv(file: Path, server: Server, paths: list[str]) -> None:
@@ -65,11 +59,11 @@ class Place:
     def outcomes(self) -> dict[str, str]:
         """Of each image: its outcome, or the reason of its failure."""
         return dict(
-            query(self.warehouse, "SELECT image_id, outcome FROM downloads UNION ALL SELECT image_id, reason FROM failures")
+            ask(self.warehouse, "SELECT image_id, outcome FROM downloads UNION ALL SELECT image_id, reason FROM failures")
         )
 
     def counts(self) -> dict[str, Any]:
-        counts: dict[str, Any] = json.loads(query(self.warehouse, "SELECT counts FROM runs ORDER BY started_at DESC")[0][0])
+        counts: dict[str, Any] = json.loads(ask(self.warehouse, "SELECT counts FROM runs ORDER BY started_at DESC")[0][0])
         return counts
 
     def files(self) -> dict[str, bytes]:
@@ -123,7 +117,7 @@ def test_every_address_has_an_outcome_and_is_asked_for_again_only_if_that_may_he
     kinds = {name: "jpg" if name == "good.jpg" else "png" for name in succeeded}
     right = {f"{name}.{kind}": misbehaving.picture(*((3, "JPEG") if kind == "jpg" else ())) for name, kind in kinds.items()}
     assert place.files() == right, "whole files, and no parts of others"
-    rows = query(place.warehouse, "SELECT uri, size_bytes, length(content_sha256), attributes['title'] FROM downloads")
+    rows = ask(place.warehouse, "SELECT uri, size_bytes, length(content_sha256), attributes['title'] FROM downloads")
     assert sorted(rows) == sorted(
         (str(place.images / name), len(content), 64, f"Picture {list(OUTCOMES).index('/' + name.rpartition('.')[0])}")
         for name, content in right.items()
@@ -135,7 +129,7 @@ def test_every_address_has_an_outcome_and_is_asked_for_again_only_if_that_may_he
     assert place.job(*LENIENT) == 0
     assert set(asked(server)) == PASSING, "nothing that is there or failed for good is asked for"
     assert set(place.outcomes().values()) == {"present"} | {outcome for outcome, _ in OUTCOMES.values()} - {"fetched"}
-    assert query(place.warehouse, "SELECT etag FROM downloads WHERE image_id = 'versioned.png'") == [(misbehaving.ETAG,)]
+    assert ask(place.warehouse, "SELECT etag FROM downloads WHERE image_id = 'versioned.png'") == [(misbehaving.ETAG,)]
 
     assert place.job(*LENIENT, "--retry-failed", "not_found") == 0
     assert set(asked(server)) == PASSING | {"/404", "/410"}
@@ -162,7 +156,7 @@ def test_a_recheck_replaces_only_what_changed(run: Run, server: Server, tmp_path
     assert files["other.png.jpg"] == misbehaving.picture(2, "JPEG") and "other.png.png" not in files
     for name in ("versioned.png.png", "same.png.png"):
         assert (place.images / name).stat().st_mtime_ns == times[name], "not even written"
-    facts = query(place.warehouse, "SELECT size_bytes, length(content_sha256), etag FROM downloads WHERE image_id LIKE 'vers%'")
+    facts = ask(place.warehouse, "SELECT size_bytes, length(content_sha256), etag FROM downloads WHERE image_id LIKE 'vers%'")
     assert facts == [(len(misbehaving.picture()), 64, misbehaving.ETAG)], "what is known of a file is kept"
     assert "gone.png" not in pq.read_table(place.images / "images.parquet")["image_id"].to_pylist()
     assert place.job(*LENIENT) == 0
@@ -297,7 +291,7 @@ def test_the_museums_csv_to_a_gallery(run: Run, server: Server, tmp_path: Path, 
     listed = ["--images", tmp_path / "cma" / "images.parquet", "--gallery", tmp_path / "gallery", "--warehouse", tmp_path / "w"]
     assert run(run_pipeline, *listed, *tiny) == 0
     facts = "attributes['title'], attributes['creator'], attributes['url']"
-    assert query(tmp_path / "w", f"SELECT image_id, uri, {facts} FROM manifest ORDER BY 1")[0] == (
+    assert ask(tmp_path / "w", f"SELECT image_id, uri, {facts} FROM manifest ORDER BY 1")[0] == (
         "1915.534",
         str(tmp_path / "cma" / "1915.534_web.jpg"),
         "Nathaniel Hurd",
@@ -434,7 +428,7 @@ def test_the_list_is_one_for_build_manifest(run: Run, server: Server, tmp_path: 
     place = Place(run, server, tmp_path, ["/good.png", "/good.jpg"])
     assert place.job() == 0
     assert run(build_manifest, "--images", place.images / "images.parquet", "--warehouse", place.warehouse) == 0
-    rows = query(place.warehouse, "SELECT image_id, attributes['title'], size_bytes FROM manifest ORDER BY 1")
+    rows = ask(place.warehouse, "SELECT image_id, attributes['title'], size_bytes FROM manifest ORDER BY 1")
     assert rows == [
         ("good.jpg", "Picture 1", len(misbehaving.picture(3, "JPEG"))),
         ("good.png", "Picture 0", len(misbehaving.picture())),

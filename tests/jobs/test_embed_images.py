@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ import misbehaving
 import run_pipeline
 from image_similarity.devices import Devices
 from image_similarity.stages.embeddings import stage
+from processes import ask
 
 Run = Any
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,15 +30,9 @@ CLASSICAL += ["--set", 'fingerprints.edges={network="hog",size=32,cell=8}']
 PCA = ["--set", 'fingerprints.few={network="pca",base="colours",dimensions=4}']
 
 
-def query(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    return db.sql(sql).fetchall()
-
-
 def counts(warehouse: Path, fingerprint: str) -> dict[str, Any]:
     sql = f"SELECT counts FROM runs WHERE job = 'embed_images' AND slot = '{fingerprint}' ORDER BY started_at DESC LIMIT 1"
-    told: dict[str, Any] = json.loads(query(warehouse, sql)[0][0])
+    told: dict[str, Any] = json.loads(ask(warehouse, sql)[0][0])
     return told
 
 
@@ -65,9 +59,9 @@ def test_several_fingerprints_in_one_job(run: Run, folder: Path, tmp_path: Path,
     assert run(embed_images, *again, "--fingerprint", "edges", "--fingerprint", "colours") == 0
     assert (counts(w, "edges")["read"], counts(w, "edges")["embedded"]) == (13, 12)
     assert (counts(w, "colours")["read"], counts(w, "colours")["not_read_again"]) == (0, 13)
-    lengths = query(w, "SELECT fingerprint, len(embedding), count(*) FROM embeddings GROUP BY ALL ORDER BY 1")
+    lengths = ask(w, "SELECT fingerprint, len(embedding), count(*) FROM embeddings GROUP BY ALL ORDER BY 1")
     assert lengths == [("colours", 256, 12), ("edges", 324, 12), ("tiny", 128, 12)]
-    failed = query(w, "SELECT fingerprint, image_id, reason FROM failures ORDER BY 1")
+    failed = ask(w, "SELECT fingerprint, image_id, reason FROM failures ORDER BY 1")
     assert failed == [(name, "broken.png", "not_an_image") for name in ("colours", "edges", "tiny")]
     draw(folder / "0.png", 99)
     assert run(build_manifest, "--images", folder, *again) == 0
@@ -125,10 +119,10 @@ def test_vectors_do_not_depend_on_the_company(run: Run, folder: Path, tmp_path: 
         assert run(build_manifest, "--images", folder, *again) == 0
         assert run(embed_images, *again, *[part for fingerprint in asked for part in ("--fingerprint", fingerprint)]) == 0
         sql = "SELECT image_id, width, height, embedding FROM embeddings WHERE fingerprint = 'colours' ORDER BY 1"
-        found.append(query(tmp_path / name, sql))
+        found.append(ask(tmp_path / name, sql))
     assert found[0] == found[1] and ("big.jpg", 1400, 1300) in [row[:3] for row in found[0]]
     scaled, full = (
-        query(tmp_path / "both", f"SELECT embedding FROM embeddings WHERE image_id = 'big.jpg' AND fingerprint = '{name}'")
+        ask(tmp_path / "both", f"SELECT embedding FROM embeddings WHERE image_id = 'big.jpg' AND fingerprint = '{name}'")
         for name in ("colours", "whole")
     )
     assert scaled != full, "its scaled decoding is another"
@@ -140,26 +134,26 @@ def test_a_projection_is_fitted_once_and_kept(run: Run, folder: Path, tmp_path: 
     assert run(build_manifest, "--images", folder, *again) == 0
     assert run(embed_images, *again, "--fingerprint", "few") == 0
     assert "4 components hold" in capsys.readouterr().out
-    components = query(w, "SELECT component, explained_variance, weights FROM projections ORDER BY 1")
+    components = ask(w, "SELECT component, explained_variance, weights FROM projections ORDER BY 1")
     assert [row[0] for row in components] == [-1, 0, 1, 2, 3] and all(len(row[2]) == 256 for row in components)
     assert 0 < sum(row[1] for row in components[1:]) <= 1
     base, projected = (
-        query(w, f"SELECT image_id, embedding FROM embeddings WHERE fingerprint = '{name}' ORDER BY 1")
+        ask(w, f"SELECT image_id, embedding FROM embeddings WHERE fingerprint = '{name}' ORDER BY 1")
         for name in ("colours", "few")
     )
     mean, weights = np.array(components[0][2]), np.array([row[2] for row in components[1:]])
     expected = (np.array([vector for _, vector in base]) - mean) @ weights.T
     np.testing.assert_allclose(np.array([vector for _, vector in projected]), expected, atol=1e-5)
     of_key = "SELECT fingerprint_key, count(*) FROM embeddings WHERE fingerprint = 'few' GROUP BY 1"
-    key = query(w, of_key)[0][0]
+    key = ask(w, of_key)[0][0]
     draw(folder / "new.png", 50)
     assert run(build_manifest, "--images", folder, *again) == 0
     assert run(embed_images, *again, "--fingerprint", "few") == 0
-    assert query(w, "SELECT component, explained_variance, weights FROM projections ORDER BY 1") == components
-    assert query(w, of_key) == [(key, 13)]
+    assert ask(w, "SELECT component, explained_variance, weights FROM projections ORDER BY 1") == components
+    assert ask(w, of_key) == [(key, 13)]
     assert counts(w, "few")["vectors_added"] == 1
     assert run(find_neighbours, *again, "--fingerprint", "few", "-k", 3, "--dissimilar", 0) == 0
-    assert query(w, "SELECT count(*) FROM neighbours WHERE fingerprint = 'few'") == [(39,)]
+    assert ask(w, "SELECT count(*) FROM neighbours WHERE fingerprint = 'few'") == [(39,)]
     again += ["--fingerprint", "few"]
     assert run(embed_images, *again, "--set", "fingerprints.few.dimensions=3") == 1
     assert "--replace-fingerprint" in capsys.readouterr().err
@@ -172,7 +166,7 @@ def test_a_projection_of_untrained_vectors_says_so(run: Run, folder: Path, tmp_p
     again += ["--set", 'fingerprints.few={network="pca",base="tiny",dimensions=4}']
     assert run(build_manifest, "--images", folder, *again) == 0
     assert run(embed_images, *again, "--fingerprint", "few") == 0
-    recorded = query(tmp_path / "w", "SELECT settings FROM runs WHERE slot = 'few'")
+    recorded = ask(tmp_path / "w", "SELECT settings FROM runs WHERE slot = 'few'")
     assert json.loads(recorded[0][0])["trained"] is False
 
 
@@ -208,7 +202,7 @@ def test_pictures_behind_addresses_are_fetched_when_their_version_is_new(run: Ru
             assert run(build_manifest, "--images", tmp_path / "list.csv", *again) == 0
             assert run(embed_images, *again) == 0
             assert [server.gets(path) for path in paths] == expected
-    assert query(tmp_path / "w", "SELECT count(*), count(DISTINCT image_id) FROM embeddings") == [(3, 3)]
+    assert ask(tmp_path / "w", "SELECT count(*), count(DISTINCT image_id) FROM embeddings") == [(3, 3)]
 
 
 def test_fingerprints_declared_alike_are_refused(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
@@ -230,6 +224,6 @@ def test_a_file_that_kills_its_worker_costs_one_row(run: Any, folder: Path, tmp_
     command = [sys.executable, str(ROOT / "jobs" / "embed_images.py"), *again]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    failures = dict(query(tmp_path / "w", "SELECT image_id, reason FROM failures"))
+    failures = dict(ask(tmp_path / "w", "SELECT image_id, reason FROM failures"))
     assert failures == {"abort.png": "decoder_crashed", "hang.png": "decoder_crashed", "broken.png": "not_an_image"}
-    assert query(tmp_path / "w", "SELECT count(*) FROM embeddings") == [(12,)]
+    assert ask(tmp_path / "w", "SELECT count(*) FROM embeddings") == [(12,)]

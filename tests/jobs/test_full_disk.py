@@ -13,7 +13,7 @@ import clean_warehouse
 import embed_images
 import find_neighbours
 import run_pipeline
-from processes import COMMON, draw, finish, rows
+from processes import COMMON, ask, draw, finish
 
 MEGABYTES = 24
 WIDE = '{network="squeezenet1_1",weights="untrained",layer="features"}'
@@ -55,7 +55,7 @@ def test_a_disk_that_fills_while_images_are_embedded(disk: Path, tmp_path: Path,
     error = [line for line in told.splitlines() if "error" in line]
     assert len(error) == 1 and "no space is left" in error[0] and "clean_warehouse.py" in error[0], told
     assert (warehouse / "_current.json").read_bytes() == pointer
-    assert rows(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
+    assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
     assert used(disk) > 0.9 * MEGABYTES * 2**20, "what was embedded is kept for the next run"
     told = ends(clean_warehouse, "--discard-saved")
     assert "_state/embed_images/" in told and used(disk) < before + 2**17
@@ -64,7 +64,7 @@ def test_a_disk_that_fills_while_images_are_embedded(disk: Path, tmp_path: Path,
     ends(embed_images)
     (disk / "filler").write_bytes(b"0" * (shutil.disk_usage(disk).free - 2**16))
     assert "comparing needs about" in ends(find_neighbours, code=1)
-    assert rows(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
+    assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
     (disk / "filler").unlink()
     ends(find_neighbours)
-    assert rows(warehouse, "SELECT count(*) FROM neighbours") == [(200 * 24,)]
+    assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(200 * 24,)]

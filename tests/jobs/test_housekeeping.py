@@ -26,7 +26,7 @@ from image_similarity import housekeeping, leases
 from image_similarity.application import Application
 from image_similarity.warehouse import Pointer, Warehouse, new_run_id
 from image_similarity.warehouse_files import LocalFiles
-from processes import rows
+from processes import ask
 
 
 def draw(folder: Path, seeds: range) -> None:
@@ -101,7 +101,7 @@ def test_keep_runs_removes_older_ones_and_what_dead_runs_left(nights: Nights, ru
         assert {run for runs in pointer(warehouse)[table].values() for run in runs} <= kept[table]
     assert not (warehouse / "_scratch" / dead).exists() and not (warehouse / "_state" / "tiny" / "cosine" / dead).exists()
     assert (warehouse / "_state" / "embed_images" / "key" / dead).exists(), "the next run takes it over"
-    assert rows(warehouse, "SELECT count(*), count(DISTINCT image_id) FROM neighbours WHERE relation = 'similar'") == [(56, 8)]
+    assert ask(warehouse, "SELECT count(*), count(DISTINCT image_id) FROM neighbours WHERE relation = 'similar'") == [(56, 8)]
     assert run(clean_warehouse, *nights.common, "--discard-saved") == 0
     assert not (warehouse / "_state" / "embed_images" / "key" / dead).exists()
 
@@ -167,7 +167,7 @@ def test_a_run_that_is_wanted_again_while_it_is_removed(nights: Nights, run: Any
         assert housekeeping.remove(warehouse, paths) == {} and housekeeping.is_there(warehouse, record)
     assert run(restore_runs, *nights.common, "--to", first) == 0
     assert housekeeping.remove(warehouse, paths) == {} and housekeeping.is_there(warehouse, record), "it is current now"
-    assert rows(nights.warehouse, "SELECT count(*) FROM manifest") == [(6,)]
+    assert ask(nights.warehouse, "SELECT count(*) FROM manifest") == [(6,)]
 
 
 def test_a_run_that_is_removed_while_it_is_wanted_again(
@@ -208,14 +208,14 @@ def test_a_night_is_undone_and_done_again(nights: Nights, run: Any, spark: Spark
     warehouse = nights.warehouse
     last = pointer(warehouse)
     everything = "SELECT * FROM neighbours ORDER BY ALL"
-    of_three = rows(warehouse, everything)
+    of_three = ask(warehouse, everything)
     assert run(restore_runs, *nights.common) == 0
     told = capsys.readouterr().out
     assert told.count("current") == 3 and all(f"night-{number}" in told for number in range(3))
     assert run(restore_runs, *nights.common, "--to", "night-1") == 0
     assert "note" not in capsys.readouterr().out
-    assert rows(warehouse, "SELECT count(*) FROM manifest") == [(7,)]
-    assert rows(warehouse, "SELECT count(*) FROM neighbours WHERE relation = 'similar'") == [(7 * 6,)]
+    assert ask(warehouse, "SELECT count(*) FROM manifest") == [(7,)]
+    assert ask(warehouse, "SELECT count(*) FROM neighbours WHERE relation = 'similar'") == [(7 * 6,)]
     assert all(pointer(warehouse)[table] != last[table] for table in TABLES)
     assert run(restore_runs, *nights.common, "--to", "night-1") == 0
     assert "current already" in capsys.readouterr().out
@@ -223,7 +223,7 @@ def test_a_night_is_undone_and_done_again(nights: Nights, run: Any, spark: Spark
     again = ["--images", nights.images, *nights.common, "--run-id", "night-2"]
     assert run(run_pipeline, *again) == 0
     assert "already published" not in capsys.readouterr().out
-    assert rows(warehouse, everything) == of_three and pointer(warehouse)["neighbours"] != last["neighbours"]
+    assert ask(warehouse, everything) == of_three and pointer(warehouse)["neighbours"] != last["neighbours"]
     assert run(run_pipeline, *again) == 0
     assert capsys.readouterr().out.count("already published") == 3
 
@@ -246,7 +246,7 @@ def test_one_run_alone_is_restored_with_a_note(nights: Nights, run: Any, capsys:
     told = capsys.readouterr().out
     assert f"current again: {first} (embed_images tiny)" in told
     assert "(find_neighbours tiny/cosine) was made of other runs than are current" in told
-    assert rows(nights.warehouse, "SELECT count(*) FROM embeddings") == [(6,)]
+    assert ask(nights.warehouse, "SELECT count(*) FROM embeddings") == [(6,)]
 
 
 def test_what_cannot_be_restored_is_told(nights: Nights, run: Any, capsys: Any) -> None:

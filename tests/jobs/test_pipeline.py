@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ import build_manifest
 import embed_images
 import find_neighbours
 import run_pipeline
+from processes import ask
 
 Run = Any
 
@@ -41,12 +41,6 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def query(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    return db.sql(sql).fetchall()
-
-
 LENIENT = ["--set", "embeddings.max_failed_fraction=0.5"]
 
 
@@ -54,28 +48,28 @@ def test_from_a_folder_to_neighbours(run: Run, folder: Path, tmp_path: Path, tin
     warehouse = tmp_path / "w"
     assert run(run_pipeline, "--images", folder, "--warehouse", warehouse, "-k", 3, "--dissimilar", 20, *tiny, *LENIENT) == 0
     usable = {*NAMES, "copy.png"}
-    assert {row[0] for row in query(warehouse, "SELECT image_id FROM manifest")} == usable | {"broken.png"}
-    assert {row[0] for row in query(warehouse, "SELECT image_id FROM embeddings WHERE len(embedding) = 128")} == usable
-    assert query(warehouse, "SELECT image_id, fingerprint, reason FROM failures") == [("broken.png", "tiny", "truncated")]
-    assert query(warehouse, "SELECT count(*) FROM vectors") == [(7,)]
-    assert query(warehouse, "SELECT image_id, copies FROM exact_duplicates ORDER BY 1") == [("copy.png", 2), ("plain.png", 2)]
-    counted = query(
+    assert {row[0] for row in ask(warehouse, "SELECT image_id FROM manifest")} == usable | {"broken.png"}
+    assert {row[0] for row in ask(warehouse, "SELECT image_id FROM embeddings WHERE len(embedding) = 128")} == usable
+    assert ask(warehouse, "SELECT image_id, fingerprint, reason FROM failures") == [("broken.png", "tiny", "truncated")]
+    assert ask(warehouse, "SELECT count(*) FROM vectors") == [(7,)]
+    assert ask(warehouse, "SELECT image_id, copies FROM exact_duplicates ORDER BY 1") == [("copy.png", 2), ("plain.png", 2)]
+    counted = ask(
         warehouse,
         "SELECT relation, count(*), min(n), max(n) FROM (SELECT image_id, relation, count(*) AS n FROM neighbours GROUP BY ALL) "
         "GROUP BY 1 ORDER BY 1",
     )
     assert counted == [("dissimilar", 8, 7, 7), ("similar", 8, 3, 3)]
-    nearest = query(
+    nearest = ask(
         warehouse, "SELECT neighbour_id, distance FROM neighbours WHERE image_id = 'copy.png' AND relation = 'similar' AND rank = 1"
     )
     assert nearest == [("plain.png", 0.0)]
-    runs = query(warehouse, "SELECT job, slot, status FROM runs ORDER BY started_at")
+    runs = ask(warehouse, "SELECT job, slot, status FROM runs ORDER BY started_at")
     assert runs == [
         ("build_manifest", "", "published"),
         ("embed_images", "tiny", "published"),
         ("find_neighbours", "tiny/cosine", "published"),
     ]
-    used = json.loads(query(warehouse, "SELECT settings FROM runs WHERE job = 'embed_images'")[0][0])
+    used = json.loads(ask(warehouse, "SELECT settings FROM runs WHERE job = 'embed_images'")[0][0])
     assert used["weights"] == "untrained (seed 0)" and used["trained"] is False
     told = capsys.readouterr().out
     assert f"warehouse: {warehouse}" in told and "1 truncated" in told and "weights: untrained (seed 0)" in told
@@ -94,7 +88,7 @@ def test_the_example_query_works_when_pasted(run: Run, folder: Path, tmp_path: P
 
 
 def counts_of_last(warehouse: Path, job: str = "embed_images") -> dict[str, Any]:
-    found = query(warehouse, f"SELECT counts FROM runs WHERE job = '{job}' ORDER BY started_at DESC LIMIT 1")
+    found = ask(warehouse, f"SELECT counts FROM runs WHERE job = '{job}' ORDER BY started_at DESC LIMIT 1")
     counts: dict[str, Any] = json.loads(found[0][0])
     return counts
 
@@ -109,10 +103,10 @@ def test_only_what_is_new_is_embedded(run: Run, folder: Path, tmp_path: Path, ti
         return counts_of_last(warehouse)
 
     assert night()["embedded"] == 7
-    first = query(warehouse, "SELECT image_id, content_sha256 FROM embeddings ORDER BY 1")
+    first = ask(warehouse, "SELECT image_id, content_sha256 FROM embeddings ORDER BY 1")
     second = night()
     assert (second["embedded"], second["not_read_again"], second["read"], second["vectors_added"]) == (0, 9, 0, 0)
-    assert query(warehouse, "SELECT image_id, content_sha256 FROM embeddings ORDER BY 1") == first
+    assert ask(warehouse, "SELECT image_id, content_sha256 FROM embeddings ORDER BY 1") == first
     (folder / "plain.png").touch()  # read again, but its content is known
     draw(folder / "new.png", 50)
     draw(folder / "two words.PNG", 51)  # another picture under the same name
@@ -120,7 +114,7 @@ def test_only_what_is_new_is_embedded(run: Run, folder: Path, tmp_path: Path, ti
     (folder / "moved.png").write_bytes((folder / "b[1]*.png").read_bytes())
     third = night()
     assert (third["embedded"], third["not_read_again"], third["vectors_added"]) == (2, 6, 2)
-    ids = {row[0] for row in query(warehouse, "SELECT image_id FROM embeddings")}
+    ids = {row[0] for row in ask(warehouse, "SELECT image_id FROM embeddings")}
     assert 'it\'s "q".png' not in ids and {"new.png", "moved.png"} <= ids and len(ids) == 9
     assert run(embed_images, *again, "--set", "embeddings.recheck=always") == 0
     fourth = counts_of_last(warehouse)
@@ -148,7 +142,7 @@ def test_another_way_of_making_vectors_is_not_mixed_in(
     assert run(embed_images, *warehouse, "--set", "fingerprints.tiny.seed=1") == 1
     assert "made in another way" in capsys.readouterr().err
     assert run(embed_images, *warehouse, "--set", "fingerprints.tiny.seed=1", "--replace-fingerprint") == 0
-    assert query(tmp_path / "w", "SELECT count(DISTINCT fingerprint_key), count(*) FROM embeddings") == [(1, 8)]
+    assert ask(tmp_path / "w", "SELECT count(DISTINCT fingerprint_key), count(*) FROM embeddings") == [(1, 8)]
 
 
 def test_dry_runs_change_nothing(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
@@ -178,7 +172,7 @@ def test_files_that_cannot_be_had(run: Run, tmp_path: Path, tiny: list[str]) -> 
     (tmp_path / "list.csv").write_text("uri\n" + "\n".join(names) + "\n")
     arguments = ["--warehouse", tmp_path / "w", *tiny, "--set", "embeddings.max_failed_fraction=1"]
     assert run(run_pipeline, "--images", tmp_path / "list.csv", *arguments, "--set", "embeddings.max_bytes=90000") == 0
-    failures = dict(query(tmp_path / "w", "SELECT image_id, reason FROM failures"))
+    failures = dict(ask(tmp_path / "w", "SELECT image_id, reason FROM failures"))
     assert failures == {
         "gone.png": "not_found",
         "folder.png": "io_error",
@@ -186,7 +180,7 @@ def test_files_that_cannot_be_had(run: Run, tmp_path: Path, tiny: list[str]) -> 
         "large.png": "too_many_bytes",
         "http://localhost/a.png": "private_address",
     }
-    assert query(tmp_path / "w", "SELECT count(*) FROM neighbours") == [(0,)], "one image has no others"
+    assert ask(tmp_path / "w", "SELECT count(*) FROM neighbours") == [(0,)], "one image has no others"
 
 
 BAD = {
@@ -256,7 +250,7 @@ def test_another_job_publishes_the_same_slot_meanwhile(
     capsys.readouterr()
     assert run(find_neighbours, *arguments) == 1
     assert "another job published" in capsys.readouterr().err
-    assert query(tmp_path / "w", "SELECT count(*) FROM runs WHERE job = 'find_neighbours'") == [(2,)]
+    assert ask(tmp_path / "w", "SELECT count(*) FROM runs WHERE job = 'find_neighbours'") == [(2,)]
 
 
 def test_vectors_of_ones_own(run: Run, tmp_path: Path) -> None:
@@ -293,9 +287,9 @@ def test_vectors_of_ones_own(run: Run, tmp_path: Path) -> None:
         )
         == 0
     )
-    found = query(tmp_path / "w", "SELECT image_id, neighbour_id FROM neighbours WHERE fingerprint = 'external' ORDER BY 1")
+    found = ask(tmp_path / "w", "SELECT image_id, neighbour_id FROM neighbours WHERE fingerprint = 'external' ORDER BY 1")
     assert found == [("i0", "i1"), ("i1", "i0"), ("i2", "i1")]
-    reasons = dict(query(tmp_path / "w", "SELECT image_id, reason FROM failures"))
+    reasons = dict(ask(tmp_path / "w", "SELECT image_id, reason FROM failures"))
     assert reasons == {
         "i3": "no_vector",
         "i4": "zero_vector",

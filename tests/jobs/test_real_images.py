@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -15,21 +14,16 @@ import run_pipeline
 from image_similarity.kernels import topk
 from image_similarity.kernels.distances import METRICS
 from image_similarity.kernels.screening import SCREENS
+from processes import ask
 
 Run = Any
-
-
-def query(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    return db.sql(sql).fetchall()
 
 
 def test_ukbench_finds_the_other_pictures_of_an_object(run: Run, data: Path, squeezenet: list[str], tmp_path: Path) -> None:
     """N-S score: of the four pictures of a group, how many are among the four nearest, itself included."""
     warehouse = tmp_path / "w"
     assert run(run_pipeline, "--images", data / "images" / "ukbench", "--warehouse", warehouse, "-k", 3, *squeezenet) == 0
-    pairs = query(warehouse, "SELECT image_id, neighbour_id FROM neighbours WHERE relation = 'similar'")
+    pairs = ask(warehouse, "SELECT image_id, neighbour_id FROM neighbours WHERE relation = 'similar'")
     group = [[int(re.sub(r"\D", "", name)) // 4 for name in pair] for pair in pairs]
     score = 1 + sum(a == b for a, b in group) / 200
     print(f"N-S score: {score}")
@@ -40,7 +34,7 @@ def test_leaves_of_one_work_find_each_other(run: Run, data: Path, squeezenet: li
     warehouse = tmp_path / "w"
     assert run(run_pipeline, "--images", data / "images" / "cma", "--warehouse", warehouse, *squeezenet) == 0
     leaf = r"^1915\.79\.[1-8]\.jpg$"
-    found = query(
+    found = ask(
         warehouse,
         f"SELECT image_id, count(*) FILTER (regexp_matches(neighbour_id, '{leaf}')) FROM neighbours "
         f"WHERE relation = 'similar' AND rank <= 7 AND regexp_matches(image_id, '{leaf}') GROUP BY 1 ORDER BY 1",
@@ -62,8 +56,8 @@ def awkward(spark: Any, data: Path, tmp_path_factory: pytest.TempPathFactory, re
 
 def test_every_awkward_file_is_accounted_for(awkward: Path, data: Path) -> None:
     files = {str(file.relative_to(data / "awkward")) for file in (data / "awkward").rglob("*") if file.is_file()}
-    embedded = {row[0] for row in query(awkward, "SELECT image_id FROM embeddings")}
-    failed = {row[0] for row in query(awkward, "SELECT image_id FROM failures WHERE reason <> 'zero_vector'")}
+    embedded = {row[0] for row in ask(awkward, "SELECT image_id FROM embeddings")}
+    failed = {row[0] for row in ask(awkward, "SELECT image_id FROM failures WHERE reason <> 'zero_vector'")}
     assert embedded | failed == files and not embedded & failed
     corrupt = {name for name in files if name.startswith("pngsuite_corrupt/")}
     assert len(corrupt) == 14 and corrupt <= failed
@@ -73,7 +67,7 @@ def test_every_awkward_file_is_accounted_for(awkward: Path, data: Path) -> None:
 
 def test_exif_sets_are_upright(awkward: Path) -> None:
     """Each of the nine pictures of a set is nearer to its sisters than to any of the other set."""
-    rows = query(
+    rows = ask(
         awkward,
         "SELECT image_id, neighbour_id, distance FROM neighbours WHERE relation = 'similar' "
         "AND image_id LIKE 'exif_orientation/%' AND neighbour_id LIKE 'exif_orientation/%'",
@@ -86,7 +80,7 @@ def test_exif_sets_are_upright(awkward: Path) -> None:
         sisters = [distance[name, other] for other in names if other != name and sets[other] == sets[name]]
         strangers = [distance[name, other] for other in names if sets[other] != sets[name]]
         assert len(sisters) == 8 and max(sisters) < min(strangers), name
-    sizes = query(awkward, "SELECT DISTINCT width > height FROM embeddings WHERE image_id LIKE 'exif_orientation/Landscape%'")
+    sizes = ask(awkward, "SELECT DISTINCT width > height FROM embeddings WHERE image_id LIKE 'exif_orientation/Landscape%'")
     assert sizes == [(True,)]
 
 
@@ -97,7 +91,7 @@ def test_paintings_with_byte_identical_groups(run: Run, data: Path, squeezenet: 
     truth = json.loads((data / "images" / "wikiart" / "ground_truth.json").read_text())
     expected = {frozenset(group) for group in truth["byte_identical_groups"]}
     found: dict[str, set[str]] = {}
-    for digest, image_id in query(warehouse, "SELECT content_sha256, image_id FROM exact_duplicates"):
+    for digest, image_id in ask(warehouse, "SELECT content_sha256, image_id FROM exact_duplicates"):
         found.setdefault(digest, set()).add(image_id)
     assert {frozenset(group) for group in found.values()} == expected
     pointer = json.loads((warehouse / "_current.json").read_text())["tables"]["vectors"]
@@ -105,12 +99,12 @@ def test_paintings_with_byte_identical_groups(run: Run, data: Path, squeezenet: 
     vectors = pq.read_table(str(warehouse / "vectors" / f"run_id={run_ids[0]}"), columns=["content_sha256"])
     assert vectors.num_rows == 1460 - sum(len(group) - 1 for group in expected)
 
-    images = sorted(query(warehouse, "SELECT image_id, embedding FROM embeddings"), key=lambda row: str(row[0]).encode())
+    images = sorted(ask(warehouse, "SELECT image_id, embedding FROM embeddings"), key=lambda row: str(row[0]).encode())
     features = np.array([embedding for _, embedding in images], dtype=np.float32)
     for relation in ("similar", "dissimilar"):
         told = f"SELECT image_id, rank, neighbour_id, distance FROM neighbours WHERE relation = '{relation}'"
         right = oracle.neighbours(features, "cosine", 12, relation == "dissimilar")
-        assert sorted(query(warehouse, told)) == sorted((images[i][0], rank, images[j][0], d) for i, rank, j, d in right)
+        assert sorted(ask(warehouse, told)) == sorted((images[i][0], rank, images[j][0], d) for i, rank, j, d in right)
     for metric in METRICS:
         for screen in SCREENS.values():
             for found_rows, farthest in zip(topk.neighbours(features, metric, 12, 12, 500, screen), (False, True)):

@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +23,7 @@ import find_neighbours
 import run_pipeline
 from image_similarity.tables import SCHEMAS
 from image_similarity.warehouse import Warehouse, new_run_id
+from processes import ask
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ["build_manifest", "embed_images", "find_neighbours", "render_gallery"]
@@ -49,12 +49,6 @@ def events(told: str) -> list[Event]:
 
 def of_kind(kind: str, told: list[Event]) -> list[Event]:
     return [event for event in told if event["event"] == kind]
-
-
-def query(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
-    db = duckdb.connect()
-    db.execute((warehouse / "views.sql").read_text())
-    return db.sql(sql).fetchall()
 
 
 def descriptions(spark: SparkSession, after: int = -1) -> dict[int, str | None]:
@@ -86,7 +80,7 @@ def test_a_pipeline_as_machines_see_it(run: Run, spark: SparkSession, tmp_path: 
     assert [event["job"] for event in published] == JOBS
     check_records(warehouse, published)
     sql = (ROOT / "README.md").read_text(encoding="utf-8").partition("```sql\n")[2].partition("```")[0].rstrip(";\n")
-    longest = query(warehouse, sql)
+    longest = ask(warehouse, sql)
     assert len(longest) == 10 and longest[0][3] == max(max(event["stages"].values()) for event in published)
     check_failures(images, [event for event in told if event.get("failures")])
     assert told[-1]["job"] == "run_pipeline" and told[-1]["run_id"] is None
@@ -106,7 +100,7 @@ def test_a_pipeline_as_machines_see_it(run: Run, spark: SparkSession, tmp_path: 
 def check_records(warehouse: Path, published: list[Event]) -> None:
     """That ``runs`` tells the same as the events, and that steps account for the time."""
     columns = "job, run_id, seconds, stages, outputs, counts, versions"
-    rows = query(warehouse, f"SELECT {columns} FROM runs WHERE label = 'night 1' ORDER BY started_at")
+    rows = ask(warehouse, f"SELECT {columns} FROM runs WHERE label = 'night 1' ORDER BY started_at")
     for event, (job, run_id, seconds, stages, outputs, counts, versions) in zip(published, rows, strict=True):
         assert (event["job"], event["run_id"], event["counts"]) == (job, run_id, json.loads(counts))
         assert list(event["stages"].items()) == list(json.loads(stages).items())
@@ -118,7 +112,7 @@ def check_records(warehouse: Path, published: list[Event]) -> None:
     assert steps["embed_images"][1:] == ["prepare fingerprints", "sort out what is new", "embed tiny", "write tables"]
     made, embedded, found, rendered = (event["outputs"] for event in published)
     assert made == {"replaced": {"manifest": [""]}, "appended": {}}
-    key = query(warehouse, "SELECT DISTINCT fingerprint_key FROM embeddings")[0][0]
+    key = ask(warehouse, "SELECT DISTINCT fingerprint_key FROM embeddings")[0][0]
     assert embedded == {"replaced": {"embeddings": ["tiny"], "failures": ["tiny"]}, "appended": {"vectors": [key]}}
     assert found["replaced"] == {"neighbours": ["tiny/cosine"], "failures": ["neighbours/tiny/cosine"]}
     assert rendered == {"replaced": {}, "appended": {}}
@@ -183,10 +177,10 @@ def test_runs_of_before_lack_columns(run: Run, spark: SparkSession, tmp_path: Pa
     warehouse.write_file("runs", old, content.getvalue().to_pybytes())
     warehouse.publish(warehouse.current(), {}, {"runs": {"": old}})
     asked = "SELECT run_id, stages, outputs IS NULL FROM runs ORDER BY started_at NULLS FIRST"
-    assert query(tmp_path / "w", asked) == [(old, None, True)]
+    assert ask(tmp_path / "w", asked) == [(old, None, True)]
     image = draw(tmp_path / "images", 1)
     assert run(build_manifest, "--images", image, "--warehouse", tmp_path / "w") == 0
-    (_, _, is_null), (run_id, stages, _) = query(tmp_path / "w", asked)
+    (_, _, is_null), (run_id, stages, _) = ask(tmp_path / "w", asked)
     assert is_null and "list images" in json.loads(stages)
     read = warehouse.read("runs", [old, run_id]).orderBy("started_at").select("stages").collect()
     assert [row.stages for row in read] == [None, stages]
