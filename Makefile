@@ -12,11 +12,11 @@ IMAGES ?=
 ENVIRONMENT ?=
 ARGS   ?=
 
-.PHONY: demo test test-cluster test-long airflow-test lint bench package clean
+.PHONY: demo test test-cluster test-long airflow-test lint format bench package clean
 
 demo: $(VENV)/.installed
 ifeq ($(strip $(IMAGES)),)
-	@$(BIN)/python -m image_similarity.samples demo/samples
+	@$(BIN)/python tools/samples.py demo/samples
 	@$(BIN)/python jobs/run_pipeline.py --images demo/samples/manifest.csv --warehouse demo/samples-warehouse \
 	  --gallery demo/samples-gallery $(ARGS)
 else
@@ -41,17 +41,21 @@ airflow-test: $(VENV)/.installed $(AIRFLOW)/.installed
 	$(BIN)/python -m pytest -m airflow
 
 lint: $(VENV)/.installed
-	$(BIN)/isort --check-only lib jobs tests
-	$(BIN)/flake8 lib jobs tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix --select I
+	$(BIN)/ruff format
 
 # What a cluster needs, in dist/; ENVIRONMENT=1 packs Python with all dependencies, too (minutes, gigabytes).
 package: $(VENV)/.installed
-	@$(BIN)/python -m image_similarity.packaging --into dist $(if $(filter 1,$(ENVIRONMENT)),--environment)
+	@$(BIN)/python tools/packaging.py --into dist $(if $(filter 1,$(ENVIRONMENT)),--environment)
 
 # Ours and a peer side by side, in one run. Takes minutes; results are printed as Markdown.
 bench: $(VENV)/.installed
-	$(BIN)/python -m image_similarity.samples demo/samples
+	$(BIN)/python tools/samples.py demo/samples
 	$(BIN)/python tests/benchmarks/embed_images.py
 	$(BIN)/python tests/benchmarks/networks.py
 	$(BIN)/python tests/benchmarks/fetching.py demo/samples
@@ -62,7 +66,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
 
 clean:
-	rm -rf $(VENV) $(AIRFLOW) demo build dist .mypy_cache .pytest_cache
+	rm -rf $(VENV) $(AIRFLOW) demo build dist .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -1,51 +1,6 @@
-"""images -> manifest: list the images of a folder, a glob, or a CSV, JSON or Parquet file with a `uri` column."""
+"""spark-submit and schedulers start this file. The job is `image_similarity.jobs.build_manifest`."""
 
-import argparse
-import sys
-
-from pyspark.sql import SparkSession
-
-from image_similarity import cli, storage
-from image_similarity.application import Application
-from image_similarity.stages import manifest
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", required=True, metavar="URI", help="a folder, a glob, or a list with a `uri` column")
-    parser.add_argument("--sample", type=cli.at_least(1), metavar="N", help="take N images, chosen by a hash of image_id and seed")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
-
-
-def run(application: Application) -> None:
-    job = application.job("build_manifest")
-    if job.already_published():
-        return
-    arguments = job.arguments
-    chosen = f"a sample of {arguments.sample:,} (seed {arguments.seed}) of " if arguments.sample else ""
-    job.plan(f"list {chosen}{arguments.images}", f"write manifest to {job.warehouse.uri}")
-    with job.step("list images"):
-        made = manifest.run(
-            job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed, job.settings.http
-        )
-    with job.step("write tables"):
-        job.warehouse.write("manifest", job.run_id, made.rows)
-        images = job.warehouse.read("manifest", [job.run_id]).count()
-    used = {"images": storage.absolute(arguments.images), "sample": arguments.sample, "seed": arguments.seed}
-    job.publish(
-        replace={"manifest": {"": job.run_id}},
-        inputs={},
-        counts={"images": images, "skipped": made.skipped},
-        used={**used, "manifest": job.settings.manifest.model_dump()},
-    )
-    skipped = f"; skipped: {manifest.describe_skipped(made.skipped)}" if made.skipped else ""
-    job.say(f"build_manifest: {images:,} images in {job.seconds:.1f} s{skipped}")
-
-
-def main(argv: list[str] | None = None, session: SparkSession | None = None) -> int:
-    parser = cli.parser(__doc__ or "")
-    add_arguments(parser)
-    return cli.main(parser, run, __file__, argv, session)
-
+from image_similarity.jobs.command_line import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start("build_manifest")

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
+from image_similarity.jobs.command_line import main
+
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-sys.path[:0] = [str(ROOT / "jobs"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import hostile  # noqa: E402
 
@@ -25,11 +27,11 @@ os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:Reserved
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    from image_similarity import spark as sessions
+    from image_similarity.runtime.session import read_properties
 
     os.environ["SPARK_CONF_DIR"] = str(CONF)
     builder = SparkSession.builder.appName("tests")
-    for key, value in sessions.read_properties(CONF / "spark" / "local.conf").items():
+    for key, value in read_properties(CONF / "spark" / "local.conf").items():
         builder = builder.config(key, value)
     # Two tasks at once, whatever the machine; few partitions, for the tables of tests are tiny.
     session = builder.config("spark.master", "local[2]").config("spark.sql.shuffle.partitions", "4").getOrCreate()
@@ -69,7 +71,7 @@ def run(spark: SparkSession) -> Run:
     """``run(job, *arguments)``: a job's ``main`` in the shared session; its exit code."""
 
     def run_job(job: Any, *arguments: Any) -> int:
-        code: int = job.main([str(argument) for argument in arguments], session=spark)
+        code: int = main(job, [str(argument) for argument in arguments], session=spark)
         return code
 
     return run_job
@@ -91,20 +93,17 @@ class Rendered:
 
 @pytest.fixture(scope="session")
 def gallery(spark: SparkSession, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
-    import embed_images
-    import find_neighbours
-    import render_gallery
-    import run_pipeline
+    from image_similarity.jobs import embed_images, find_neighbours, render_gallery, run_pipeline
 
     folder = tmp_path_factory.mktemp("hostile <b>&'")
     collection = hostile.make(folder)
     second = 'fingerprints.second={network="squeezenet1_1",weights="untrained",layer="features.1",pooling="max",seed=1}'
     settings = [*tiny, "--set", second, "--set", "embeddings.max_failed_fraction=0.5", "--set", "gallery.images_per_page=5"]
     settings += ["--set", "neighbours.similar=5", "--set", "neighbours.dissimilar=3", "--warehouse", str(folder / "warehouse")]
-    assert run_pipeline.main([*settings, "--images", str(collection.works)], session=spark) == 0
-    assert embed_images.main([*settings, "--fingerprint", "second"], session=spark) == 0
-    assert find_neighbours.main([*settings, "--fingerprint", "second"], session=spark) == 0
+    assert main(run_pipeline, [*settings, "--images", str(collection.works)], session=spark) == 0
+    assert main(embed_images, [*settings, "--fingerprint", "second"], session=spark) == 0
+    assert main(find_neighbours, [*settings, "--fingerprint", "second"], session=spark) == 0
     (collection.images / "tall.png").unlink()
     before = {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and "warehouse" not in file.parts}
-    assert render_gallery.main([*settings, "--gallery", str(folder / "gallery")], session=spark) == 0
+    assert main(render_gallery, [*settings, "--gallery", str(folder / "gallery")], session=spark) == 0
     return Rendered(collection, folder / "gallery", folder / "warehouse", settings, "tall.png", before)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from image_similarity.kernels import topk
+from image_similarity.knn import engine
 
 Row = tuple[int, int, int, float]
 """row, rank, neighbour, distance"""
@@ -45,6 +45,6 @@ def planted(n: int, d: int, seed: int) -> NDArray[np.float32]:
     return vectors[rng.permutation(n)]
 
 
-def rows_of(found: topk.Ranked) -> list[Row]:
+def rows_of(found: engine.Ranked) -> list[Row]:
     """What the kernels found, as `neighbours` gives it."""
     return list(zip(found.row.tolist(), found.rank.tolist(), found.neighbour.tolist(), found.distance.tolist()))

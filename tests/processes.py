@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from pyspark.sql import SparkSession
 
-from image_similarity.tables import SCHEMAS
-from image_similarity.warehouse import Warehouse
+from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.warehouse import Warehouse
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pyarrow.fs as pafs
 import pytest
 
-from image_similarity import storage
+from image_similarity.storage import blobs
 
 
 def main() -> None:
@@ -34,11 +34,11 @@ def serving(bucket: str) -> Iterator[str]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**named, "AWS_EC2_METADATA_DISABLED": "true"}.items():
                 patch.setenv(name, value)
-            storage._remote_filesystem.cache_clear()
+            blobs._remote_filesystem.cache_clear()
             pafs.S3FileSystem(endpoint_override=address, allow_bucket_creation=True).create_dir(bucket)
             yield f"s3://{bucket}"
     finally:
-        storage._remote_filesystem.cache_clear()
+        blobs._remote_filesystem.cache_clear()
         process.kill()
         process.wait()
 

@@ -1,6 +1,7 @@
 """The errors that a person is meant to read: one line that says what, where, and what to do.
 
-Each class is one exit code of the jobs. Everything else that is raised is a defect of ours and keeps its traceback.
+Each `JobFailed` is one exit code of the jobs. `Unreadable` is about one image and becomes a row of ``failures``. Everything else
+that is raised is a defect of ours and keeps its traceback.
 """
 
 from typing import Any
@@ -45,3 +46,12 @@ class Terminated(Interrupted):
 
     def __str__(self) -> str:
         return "ended by SIGTERM"
+
+
+class Unreadable(Exception):
+    """An image that cannot be used. ``reason``: a word that the table ``failures`` knows; ``detail``: one line."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = " ".join(detail.split())[:300]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import scheduling
-from image_similarity import packaging
 from scheduling import Airflow
+from tools import packaging
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import standalone
-from image_similarity import samples
 from scheduling import Airflow
 from standalone import Cluster
+from tools import samples
 
 pytestmark = pytest.mark.airflow
 

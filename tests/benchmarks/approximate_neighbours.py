@@ -139,14 +139,14 @@ class Truth:
 
 
 def ours(session: Any, method: str, target: float, source: Path, folder: Path, truth: Truth) -> Run:
-    import find_neighbours
+    from image_similarity.jobs import command_line, find_neighbours
 
     warehouse = folder / "warehouse"
     with Peak() as peak:
         start = time.perf_counter()
         asked = ["--method", method, "-k", str(K), "--dissimilar", "0", "--set", "approximate.fallback=fail"]
         asked += ["--set", f"approximate.recall_target={target}"]
-        if find_neighbours.main(["--warehouse", str(warehouse), "--embeddings", str(source), *asked], session) != 0:
+        if command_line.main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", str(source), *asked], session) != 0:
             raise SystemExit("find_neighbours failed")
         seconds = time.perf_counter() - start
     found = ds.dataset(next((warehouse / "neighbours").iterdir()), format="parquet").to_table(columns=["image_id", "neighbour_id"])
@@ -289,13 +289,12 @@ def main() -> None:
     parser.add_argument("--lsh-seconds", type=float, default=300)
     parser.add_argument("--plot", metavar="FILE.svg")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "jobs"))
-    from image_similarity import spark
+    from image_similarity.runtime.session import open_session
 
     results = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        session = spark.session("benchmark", ROOT / "conf")
+        session = open_session("benchmark")
         write(made(2000, 16), folder / "first.parquet")
         for method in ("approximate", "exact"):
             ours(session, method, 0.9, folder / "first.parquet", folder, Truth(made(2000, 16)))

@@ -24,16 +24,18 @@ import torch
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
-from image_similarity import samples, spark
-from image_similarity.kernels import decoding
-from image_similarity.kernels.fingerprints import networks
-from image_similarity.kernels.fingerprints.inference import Inference
-from image_similarity.kernels.fingerprints.networks import Prepared
+from image_similarity.fingerprints import networks
+from image_similarity.fingerprints.inference import Inference
+from image_similarity.fingerprints.networks import Prepared
+from image_similarity.imaging import decoding
+from image_similarity.runtime.session import open_session
+from image_similarity.runtime.tasks import ship
 from image_similarity.settings import EmbeddingsSettings, HttpSettings, ManifestSettings
-from image_similarity.spark import ship
 from image_similarity.stages import manifest
 from image_similarity.stages.embeddings import saved, stage
-from image_similarity.warehouse import Warehouse, new_run_id
+from image_similarity.warehouse.records import new_run_id
+from image_similarity.warehouse.warehouse import Warehouse
+from tools import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 0
@@ -120,7 +122,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         listed, files = _files(arguments, folder)
-        session = spark.session("bench", ROOT / "conf")
+        session = open_session("bench")
         state = networks.untrained_state(arguments.network, SEED)
         whole = manifest.run(session, str(listed), ManifestSettings()).rows
         warehouse = Warehouse(session, str(folder / "w"))

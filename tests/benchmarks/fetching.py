@@ -18,13 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "jobs")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import embed_images  # noqa: E402
-from image_similarity import spark, storage  # noqa: E402
-from image_similarity.warehouse import new_run_id  # noqa: E402
+from image_similarity.jobs import (
+    command_line,  # noqa: E402
+    embed_images,  # noqa: E402
+)
+from image_similarity.runtime.session import open_session
+from image_similarity.storage import blobs  # noqa: E402
+from image_similarity.warehouse.records import new_run_id  # noqa: E402
 
-import build_manifest  # noqa: E402  isort: skip
+from image_similarity.jobs import build_manifest  # noqa: E402  isort: skip
 
 BUCKET = "pictures"
 
@@ -67,7 +71,7 @@ def main() -> int:
         }
         for source, uris in lists.items():
             (folder / f"{source}.csv").write_text("uri\n" + "\n".join(f'"{uri}"' for uri in uris) + "\n")
-        session = spark.session("bench", ROOT / "conf")
+        session = open_session("bench")
         run = _embedding(session, folder, arguments.weights)
         run("disk")  # starts the workers
         seconds: dict[str, list[float]] = {source: [] for source in lists}
@@ -90,7 +94,7 @@ def _upload(files: list[Path], names: list[str]) -> None:
 
     pafs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"], allow_bucket_creation=True).create_dir(BUCKET)
     for file, name in zip(files, names):
-        storage.write(f"s3://{BUCKET}/{name}", file.read_bytes(), "image/jpeg")
+        blobs.write(f"s3://{BUCKET}/{name}", file.read_bytes(), "image/jpeg")
 
 
 def _embedding(session: object, folder: Path, weights: str) -> Callable[[str], float]:
@@ -104,7 +108,7 @@ def _embedding(session: object, folder: Path, weights: str) -> Callable[[str], f
         shared = ["--warehouse", str(folder / new_run_id()), "--set", f"fingerprints.small={declared}"]
         shared += ["--set", "neighbours.fingerprint=small", "--set", "http.private_addresses=true"]
         shared += ["--set", "http.connections_per_host=8"]
-        assert build_manifest.main([*shared, "--images", str(folder / f"{source}.csv")], session=session) == 0  # type: ignore
+        assert command_line.main(build_manifest, [*shared, "--images", str(folder / f"{source}.csv")], session=session) == 0  # type: ignore
         taken: list[float] = []
         measured = stage._results
 
@@ -118,7 +122,7 @@ def _embedding(session: object, folder: Path, weights: str) -> Callable[[str], f
 
         stage._results = timed  # type: ignore[assignment]
         try:
-            assert embed_images.main(shared, session=session) == 0  # type: ignore[arg-type]
+            assert command_line.main(embed_images, shared, session=session) == 0  # type: ignore[arg-type]
         finally:
             stage._results = measured
         return taken[0]

@@ -86,13 +86,13 @@ def product_rate(dimensions: int) -> float:
 
 
 def ours(session: object, source: Path, folder: Path) -> dict[str, float]:
-    import find_neighbours
+    from image_similarity.jobs import command_line, find_neighbours
 
     warehouse = folder / "warehouse"
     with Peak() as peak:
         start = time.perf_counter()
         options = ["--warehouse", str(warehouse), "--embeddings", str(source), "-k", str(K), "--dissimilar", str(K)]
-        if find_neighbours.main(options, session) != 0:  # type: ignore[arg-type]
+        if command_line.main(find_neighbours, options, session) != 0:  # type: ignore[arg-type]
             raise SystemExit("find_neighbours failed")
         seconds = time.perf_counter() - start
     shutil.rmtree(warehouse)
@@ -170,15 +170,14 @@ def main() -> None:
     parser.add_argument("--without", choices=["faiss", "sklearn"], nargs="+", default=[])
     parser.add_argument("--plot", metavar="FILE.svg")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "jobs"))
-    from image_similarity import spark
+    from image_similarity.runtime.session import open_session
 
     names = [name for name in ("ours", "faiss", "sklearn") if name not in arguments.without]
     rates = {dimensions: product_rate(dimensions) for dimensions in arguments.dimensions}
     results = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        session = spark.session("benchmark", ROOT / "conf")
+        session = open_session("benchmark")
         measured(session, 500, 16, 1, ["ours"], folder)
         for dimensions in arguments.dimensions:
             for rows in arguments.rows:

@@ -18,9 +18,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 
 from benchmarks.measuring import Peak  # noqa: E402
-from image_similarity import spark  # noqa: E402
-from image_similarity.kernels import decoding  # noqa: E402
-from image_similarity.kernels.decoding import Unreadable  # noqa: E402
+from image_similarity.errors import Unreadable  # noqa: E402
+from image_similarity.imaging import decoding  # noqa: E402
+from image_similarity.jobs import command_line  # noqa: E402
+from image_similarity.runtime.session import open_session  # noqa: E402
 from image_similarity.settings import EmbeddingsSettings  # noqa: E402
 from mutations import mutations  # noqa: E402
 
@@ -34,9 +35,7 @@ def main() -> int:
     parser.add_argument("--good", type=Path)
     parser.add_argument("--mutations", type=int, default=500)
     arguments = parser.parse_args()
-    sys.path[:0] = [str(ROOT / "jobs")]
-    import build_manifest
-    import embed_images
+    from image_similarity.jobs import build_manifest, embed_images
 
     with tempfile.TemporaryDirectory() as name:
         folder, warehouse = Path(name) / "files", Path(name) / "w"
@@ -50,10 +49,10 @@ def main() -> int:
         shared = ["--warehouse", str(warehouse), "--set", f"fingerprints.small={FINGERPRINT}"]
         shared += ["--set", "neighbours.fingerprint=small", "--set", 'manifest.extensions=["*"]']
         shared += ["--set", "embeddings.max_failed_fraction=1"]
-        session = spark.session("bench", ROOT / "conf")
-        assert build_manifest.main([*shared, "--images", str(folder)], session=session) == 0
+        session = open_session("bench")
+        assert command_line.main(build_manifest, [*shared, "--images", str(folder)], session=session) == 0
         with Peak() as peak:
-            assert embed_images.main(shared, session=session) == 0
+            assert command_line.main(embed_images, shared, session=session) == 0
         session.stop()
         report(warehouse, peak.bytes)
         slowest(folder)

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from image_similarity.kernels.fingerprints import exported, gradients, histograms, networks
-from image_similarity.kernels.fingerprints.description import Description
-from image_similarity.kernels.fingerprints.framing import Framing
-from image_similarity.kernels.fingerprints.inference import Normalisation
+from image_similarity.fingerprints import colour_histogram, exported, hog, networks
+from image_similarity.fingerprints.inference import Normalisation
+from image_similarity.fingerprints.spec import Description
+from image_similarity.imaging.framing import Framing
 
 LAYERS = {
     "vgg16": ("fc2", "none"),
@@ -39,9 +39,9 @@ CLASSICAL = ("colour-histogram", "hog")
 def prepared(name: str, precision: str, folder: Path, squeezenet: str | None) -> tuple[Description, str | None]:
     """The fingerprint ``name``, and its file in ``folder``."""
     if name == "colour-histogram":
-        return histograms.described("hsv", (16, 4, 4), True), None
+        return colour_histogram.described("hsv", (16, 4, 4), True), None
     if name == "hog":
-        return gradients.described(128, 9, 16, 2, True), None
+        return hog.described(128, 9, 16, 2, True), None
     if name == "exported encoder":
         return _encoder(folder / "encoder.pt2", precision)
     layer, pooling = LAYERS[name]

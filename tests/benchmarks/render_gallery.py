@@ -20,14 +20,20 @@ from PIL import Image, ImageEnhance
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "jobs"))
 
-import build_manifest  # noqa: E402
-import embed_images  # noqa: E402
-import find_neighbours  # noqa: E402
-import render_gallery  # noqa: E402
-from image_similarity import samples, spark  # noqa: E402
-from image_similarity.kernels.pictures import LARGE, SMALL  # noqa: E402
+from image_similarity.imaging.thumbnails import (
+    LARGE,
+    SMALL,  # noqa: E402
+)
+from image_similarity.jobs import (
+    build_manifest,  # noqa: E402
+    command_line,
+    embed_images,  # noqa: E402
+    find_neighbours,  # noqa: E402
+    render_gallery,  # noqa: E402
+)
+from image_similarity.runtime.session import open_session  # noqa: E402
+from tools import samples
 
 TINY = 'fingerprints.tiny={network="squeezenet1_1",weights="untrained",layer="features.3",pooling="average"}'
 
@@ -53,7 +59,7 @@ def bare(task: tuple[Path, Path]) -> None:
 
 def seconds_of(job: object, session: SparkSession, *arguments: object) -> float:
     start = time.perf_counter()
-    code = job.main([str(argument) for argument in arguments], session=session)  # type: ignore[attr-defined]
+    code = command_line.main(job, [str(argument) for argument in arguments], session=session)
     assert code == 0
     return time.perf_counter() - start
 
@@ -74,7 +80,7 @@ def main() -> int:
             start = time.perf_counter()
             pool.map(bare, [(file, folder / "bare" / file.name) for file in files], chunksize=20)
             loop = time.perf_counter() - start
-        session = spark.session("bench", ROOT / "conf")
+        session = open_session("bench")
         tables = ["--warehouse", folder / "w", "--set", TINY, "--set", "neighbours.fingerprint=tiny"]
 
         def tabulate() -> None:

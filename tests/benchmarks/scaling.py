@@ -18,12 +18,12 @@ from pathlib import Path
 import duckdb
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import standalone  # noqa: E402
 from benchmarks.find_neighbours import made  # noqa: E402
-from image_similarity import packaging  # noqa: E402
 from processes import draw  # noqa: E402
+from tools import packaging  # noqa: E402
 
 EXECUTORS = (1, 2)
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import standalone
-from image_similarity import packaging, samples
 from standalone import Cluster
+from tools import packaging, samples
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from image_similarity import devices
+from image_similarity.runtime import devices
 from image_similarity.settings import EmbeddingsSettings
 
 PATIENCE_SECONDS = 90

@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-import audit_neighbours
-import build_manifest
-import compare_fingerprints
-import embed_images
-import find_neighbours
 import misbehaving
-import run_pipeline
 from crawler import crawl
+from image_similarity.jobs import (
+    audit_neighbours,
+    build_manifest,
+    compare_fingerprints,
+    embed_images,
+    find_neighbours,
+    run_pipeline,
+)
+from image_similarity.jobs.command_line import main
 from processes import ask, tables
 
 pytestmark = pytest.mark.cluster
@@ -30,8 +33,8 @@ def test_the_same_tables_as_one_machine(
 ) -> None:
     common = ["--set", "embeddings.max_failed_fraction=0.1", "--set", "neighbours.block_rows=8", *tiny]
     common += ["--set", "approximate.audit_queries=41"]
-    assert run_pipeline.main(["--images", str(pictures), "--warehouse", str(tmp_path / "local"), *common], session=spark) == 0
-    assert audit_neighbours.main(["--warehouse", str(tmp_path / "local"), *common], session=spark) == 0
+    assert main(run_pipeline, ["--images", str(pictures), "--warehouse", str(tmp_path / "local"), *common], session=spark) == 0
+    assert main(audit_neighbours, ["--warehouse", str(tmp_path / "local"), *common], session=spark) == 0
     here = tables(spark, tmp_path / "local")
     assert {name: len(rows) for name, rows in here.items() if rows} == {
         "manifest": 42,

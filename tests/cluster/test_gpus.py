@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-import build_manifest
 import standalone
-from image_similarity import packaging
+from image_similarity.jobs import build_manifest
+from image_similarity.jobs.command_line import main
 from processes import ask
 from standalone import Cluster
+from tools import packaging
 
 pytestmark = pytest.mark.cluster
 
@@ -105,7 +106,7 @@ def test_a_gpu_that_torch_cannot_use_ends_the_job_unless_settings_allow_it(
     submit: Submit, spark: SparkSession, pictures: Path, tiny: list[str], tmp_path: Path
 ) -> None:
     common = ["--warehouse", str(tmp_path / "w"), "--set", "embeddings.max_failed_fraction=0.1", *tiny]
-    assert build_manifest.main(["--images", str(pictures), *common], session=spark) == 0
+    assert main(build_manifest, ["--images", str(pictures), *common], session=spark) == 0
     before = published(tmp_path / "w")
 
     failed = submit("embed_images", *common, cores=2, gpus=2)

@@ -13,12 +13,9 @@ from typing import Any
 import duckdb
 import pytest
 
-import build_manifest
-import embed_images
-import find_neighbours
-import run_pipeline
 from crawler import crawl
-from image_similarity.tables import SCHEMAS
+from image_similarity.jobs import build_manifest, embed_images, find_neighbours, run_pipeline
+from image_similarity.warehouse.schemas import SCHEMAS
 from processes import COMMON, ask, draw, finish, kill, start
 
 pytestmark = pytest.mark.cluster

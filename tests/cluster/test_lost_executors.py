@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
 
-import find_neighbours
-import run_pipeline
+from image_similarity.jobs import find_neighbours, run_pipeline
+from image_similarity.jobs.command_line import main
 from processes import ask
 from standalone import Cluster
 
@@ -62,7 +62,7 @@ def test_while_it_embeds(cluster: Cluster, dist: Path, bare_python: Path, spark:
         pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / "images" / f"{seed}.jpg")
     here = ["--warehouse", str(tmp_path / "local"), "--images", str(tmp_path / "images"), *OF_SMALL]
-    assert run_pipeline.main([*here, "--set", "neighbours.similar=1", "--set", "neighbours.dissimilar=0"], session=spark) == 0
+    assert main(run_pipeline, [*here, "--set", "neighbours.similar=1", "--set", "neighbours.dissimilar=0"], session=spark) == 0
     (tmp_path / "w").mkdir()
     subprocess.run(["cp", "-r", tmp_path / "local" / "manifest", tmp_path / "w"], check=True)
     pointer = json.loads((tmp_path / "local" / "_current.json").read_text())
@@ -90,7 +90,7 @@ def test_while_it_compares(cluster: Cluster, dist: Path, bare_python: Path, spar
     vectors = np.random.default_rng(0).normal(size=(8000, 256)).astype(np.float32)
     pq.write_table(pa.table({"image_id": [f"{i:05d}" for i in range(8000)], "embedding": list(vectors)}), tmp_path / "own.parquet")
     settings = ["--embeddings", str(tmp_path / "own.parquet"), "--set", "neighbours.block_rows=500"]
-    assert find_neighbours.main(["--warehouse", str(tmp_path / "local"), *settings], session=spark) == 0
+    assert main(find_neighbours, ["--warehouse", str(tmp_path / "local"), *settings], session=spark) == 0
     conf = logging_to(tmp_path / "events")
     job = cluster.start(dist, "find_neighbours", "--warehouse", str(tmp_path / "w"), *settings, python=bare_python, conf=conf)
     kill_one(cluster, job, lambda: bool(list((tmp_path / "w").glob("_scratch/*/lists/_temporary/0/_temporary/*"))))

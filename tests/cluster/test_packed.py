@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-import run_pipeline
-from image_similarity import packaging
-from image_similarity.packaging import ENVIRONMENT
+from image_similarity.jobs import run_pipeline
+from image_similarity.jobs.command_line import main
 from processes import tables
 from standalone import Cluster
+from tools import packaging
+from tools.packaging import ENVIRONMENT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -34,7 +35,7 @@ def test_the_same_tables_with_the_packed_environment(
     cluster: Cluster, unpacked: Path, spark: SparkSession, pictures: Path, tiny: list[str], tmp_path: Path
 ) -> None:
     common = ["--images", str(pictures), "--set", "embeddings.max_failed_fraction=0.1", *tiny]
-    assert run_pipeline.main([*common, "--warehouse", str(tmp_path / "local")], session=spark) == 0
+    assert main(run_pipeline, [*common, "--warehouse", str(tmp_path / "local")], session=spark) == 0
     done = cluster.submit(
         unpacked,
         "run_pipeline",

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-import audit_neighbours
-import find_neighbours
 import oracle
+from image_similarity.jobs import audit_neighbours, find_neighbours
+from image_similarity.jobs.command_line import main
 from image_similarity.stages.neighbours import approximate, audit, layout
-from image_similarity.warehouse import Warehouse
+from image_similarity.warehouse.warehouse import Warehouse
 
 Values = NDArray[np.float32]
 Row = tuple[str, str, int, str, float, str]
@@ -33,7 +33,7 @@ def written(folder: Path, vectors: Values, order: NDArray[np.int64] | None = Non
 def run(spark: SparkSession, warehouse: Path, file: str, *options: str) -> int:
     asked = ["-k", "5", "--dissimilar", "0", "--method", "approximate", "--set", "approximate.partition_rows=200"]
     asked += ["--set", "approximate.visits=3", "--set", "approximate.fallback=fail"]
-    return find_neighbours.main(["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark)
+    return main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark)
 
 
 def published(spark: SparkSession, warehouse: Path) -> tuple[list[Row], Any]:
@@ -204,7 +204,7 @@ def test_too_few_queries_are_told_before_the_work(spark: SparkSession, tmp_path:
 
 def audited(spark: SparkSession, warehouse: Path) -> int:
     arguments = ["--warehouse", str(warehouse), "--fingerprint", "external", "--sample", "300", "--run-id", "tonight"]
-    return audit_neighbours.main(arguments, spark)
+    return main(audit_neighbours, arguments, spark)
 
 
 def test_an_audit_finds_what_the_definition_finds(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:

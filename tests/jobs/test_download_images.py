@@ -12,11 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-import build_manifest
-import download_images
 import misbehaving
-import run_pipeline
 from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.jobs import build_manifest, download_images, run_pipeline
 from image_similarity.settings import HttpSettings
 from image_similarity.stages.downloads import catalogue, stage
 from processes import ask

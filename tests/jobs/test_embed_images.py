@@ -14,12 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-import build_manifest
-import embed_images
-import find_neighbours
 import misbehaving
-import run_pipeline
-from image_similarity.devices import Devices
+from image_similarity.jobs import build_manifest, embed_images, find_neighbours, run_pipeline
+from image_similarity.runtime.devices import Devices
 from image_similarity.stages.embeddings import stage
 from processes import ask
 

@@ -15,7 +15,8 @@ from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours import plan as planning
 from image_similarity.stages.neighbours import stage
 from image_similarity.stages.neighbours.sources import Source
-from image_similarity.warehouse import Warehouse, new_run_id
+from image_similarity.warehouse.records import new_run_id
+from image_similarity.warehouse.warehouse import Warehouse
 
 
 def ids_of(n: int) -> list[str]:

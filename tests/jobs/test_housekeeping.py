@@ -14,18 +14,23 @@ import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
 
-import audit_neighbours
-import build_manifest
-import clean_warehouse
-import embed_images
-import find_neighbours
-import render_gallery
-import restore_runs
-import run_pipeline
-from image_similarity import housekeeping, leases
-from image_similarity.application import Application
-from image_similarity.warehouse import Pointer, Warehouse, new_run_id
-from image_similarity.warehouse_files import LocalFiles
+from image_similarity.jobs import (
+    audit_neighbours,
+    build_manifest,
+    clean_warehouse,
+    embed_images,
+    find_neighbours,
+    render_gallery,
+    restore_runs,
+    run_pipeline,
+)
+from image_similarity.jobs.command_line import main
+from image_similarity.jobs.job import Application
+from image_similarity.storage.local import LocalFiles
+from image_similarity.warehouse import leases, retention
+from image_similarity.warehouse.records import new_run_id
+from image_similarity.warehouse.snapshot import Pointer
+from image_similarity.warehouse.warehouse import Warehouse
 from processes import ask
 
 
@@ -47,7 +52,7 @@ def night(number: int, folder: Path, warehouse: Path, spark: SparkSession, argum
     """The pipeline on a folder that has one more picture every night."""
     draw(folder, range(6 + number))
     given = ["--images", str(folder), "--warehouse", str(warehouse), "--run-id", f"night-{number}"]
-    assert run_pipeline.main([*given, *arguments], session=spark) == 0
+    assert main(run_pipeline, [*given, *arguments], session=spark) == 0
 
 
 @dataclass(frozen=True)
@@ -161,12 +166,12 @@ def test_a_run_that_is_wanted_again_while_it_is_removed(nights: Nights, run: Any
     """Of cleaning and restoring at the same moment one gives way."""
     warehouse = Warehouse(spark, str(nights.warehouse))
     first = min(runs_on_disk(nights.warehouse, "manifest"))
-    paths = [path for path in housekeeping.removable(warehouse, 2) if path.endswith(f"/manifest/run_id={first}")]
-    [record] = [one for one in housekeeping.records(warehouse, warehouse.current()) if one.run_id == first]
+    paths = [path for path in retention.removable(warehouse, 2) if path.endswith(f"/manifest/run_id={first}")]
+    record = warehouse.snapshot().runs[first]
     with leases.held(warehouse, new_run_id(), Pointer(), [first]):
-        assert housekeeping.remove(warehouse, paths) == {} and housekeeping.is_there(warehouse, record)
+        assert retention.remove(warehouse, paths) == {} and retention.is_there(warehouse, record)
     assert run(restore_runs, *nights.common, "--to", first) == 0
-    assert housekeeping.remove(warehouse, paths) == {} and housekeeping.is_there(warehouse, record), "it is current now"
+    assert retention.remove(warehouse, paths) == {} and retention.is_there(warehouse, record), "it is current now"
     assert ask(nights.warehouse, "SELECT count(*) FROM manifest") == [(6,)]
 
 
@@ -178,7 +183,7 @@ def test_a_run_that_is_removed_while_it_is_wanted_again(
     begin = Application.begin
 
     def begin_late(self: Application) -> None:
-        assert housekeeping.remove(warehouse, [f"{warehouse.uri}/manifest/run_id={first}"])
+        assert retention.remove(warehouse, [f"{warehouse.uri}/manifest/run_id={first}"])
         begin(self)
 
     monkeypatch.setattr(Application, "begin", begin_late)
@@ -278,7 +283,7 @@ def test_a_job_that_fails_leaves_nothing(nights: Nights, run: Any, monkeypatch: 
 @pytest.mark.parametrize("given", ["1", "0", "-3", "two"])
 def test_one_run_is_too_few(given: str, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
-        clean_warehouse.main(["--warehouse", str(tmp_path), "--keep-runs", given])
+        main(clean_warehouse, ["--warehouse", str(tmp_path), "--keep-runs", given])
     assert caught.value.code == 2 and "is no number of 2 or more" in capsys.readouterr().err
 
 

@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-import find_neighbours
 import oracle
+from image_similarity.jobs import find_neighbours
+from image_similarity.jobs.command_line import main
 from image_similarity.stages.neighbours import exact
-from image_similarity.warehouse import Warehouse
+from image_similarity.warehouse.warehouse import Warehouse
 
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -30,7 +31,7 @@ def written(folder: Path, vectors: Vectors) -> str:
 def published(spark: SparkSession, warehouse: Path, file: str, *options: str) -> tuple[list[Any], dict[str, Any]]:
     """The table after a run, sorted, and what the run counted."""
     asked = ["-k", "3", "--dissimilar", "2", "--set", "neighbours.block_rows=100"]
-    assert find_neighbours.main(["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark) == 0
+    assert main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark) == 0
     now = Warehouse(spark, str(warehouse))
     rows = now.read("neighbours", now.current().runs("neighbours")).drop("method").collect()
     run = now.current().runs("neighbours")[0]

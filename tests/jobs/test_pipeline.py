@@ -11,10 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import build_manifest
-import embed_images
-import find_neighbours
-import run_pipeline
+from image_similarity.jobs import build_manifest, embed_images, find_neighbours, run_pipeline
 from processes import ask
 
 Run = Any

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import build_manifest
+from image_similarity.jobs import build_manifest
 
 PUBLICATIONS = 20
 KEPT = "12"

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import oracle
-import run_pipeline
-from image_similarity.kernels import topk
-from image_similarity.kernels.distances import METRICS
-from image_similarity.kernels.screening import SCREENS
+from image_similarity.jobs import run_pipeline
+from image_similarity.jobs.command_line import main
+from image_similarity.knn import engine
+from image_similarity.knn.distances import METRICS
+from image_similarity.knn.scoring import SCREENS
 from processes import ask
 
 Run = Any
@@ -50,7 +51,7 @@ def awkward(spark: Any, data: Path, tmp_path_factory: pytest.TempPathFactory, re
     squeezenet = request.getfixturevalue("squeezenet")
     every = ["--set", 'manifest.extensions=["*"]', "--set", "embeddings.max_failed_fraction=1"]
     arguments = ["--images", str(data / "awkward"), "--warehouse", str(warehouse), "-k", "300", *squeezenet, *every]
-    assert run_pipeline.main(arguments, session=spark) == 0
+    assert main(run_pipeline, arguments, session=spark) == 0
     return warehouse
 
 
@@ -107,5 +108,5 @@ def test_paintings_with_byte_identical_groups(run: Run, data: Path, squeezenet: 
         assert sorted(ask(warehouse, told)) == sorted((images[i][0], rank, images[j][0], d) for i, rank, j, d in right)
     for metric in METRICS:
         for screen in SCREENS.values():
-            for found_rows, farthest in zip(topk.neighbours(features, metric, 12, 12, 500, screen), (False, True)):
+            for found_rows, farthest in zip(engine.neighbours(features, metric, 12, 12, 500, screen), (False, True)):
                 assert oracle.rows_of(found_rows) == oracle.neighbours(features, metric, 12, farthest)

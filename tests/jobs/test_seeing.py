@@ -17,12 +17,10 @@ import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
 
-import build_manifest
-import embed_images
-import find_neighbours
-import run_pipeline
-from image_similarity.tables import SCHEMAS
-from image_similarity.warehouse import Warehouse, new_run_id
+from image_similarity.jobs import build_manifest, embed_images, find_neighbours, run_pipeline
+from image_similarity.warehouse.records import new_run_id
+from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.warehouse import Warehouse
 from processes import ask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,14 +165,12 @@ def test_runs_of_before_lack_columns(run: Run, spark: SparkSession, tmp_path: Pa
     """Their records stay readable, alone and beside new ones."""
     warehouse = Warehouse(spark, str(tmp_path / "w"))
     old = new_run_id()
-    columns = [name for name in SCHEMAS["runs"].fieldNames() if name not in ("stages", "outputs")]
+    columns = [name for name in SCHEMAS["runs"].names if name not in ("stages", "outputs")]
     record = {name: ["{}" if name in ("inputs", "settings") else None] for name in columns}
-    kinds = {field.name: field.dataType.typeName() for field in SCHEMAS["runs"].fields}
-    types = {"double": pa.float64(), "timestamp": pa.timestamp("us", tz="UTC"), "string": pa.string()}
-    schema = pa.schema([(name, types[kinds[name]]) for name in record])
+    schema = pa.schema([SCHEMAS["runs"].field(name) for name in record])
     content = pa.BufferOutputStream()
     pq.write_table(pa.table({**record, "run_id": [old]}, schema=schema), content)
-    warehouse.write_file("runs", old, content.getvalue().to_pybytes())
+    warehouse.files.write(f"{warehouse.uri}/runs/run_id={old}/part-00000.parquet", content.getvalue().to_pybytes())
     warehouse.publish(warehouse.current(), {}, {"runs": {"": old}})
     asked = "SELECT run_id, stages, outputs IS NULL FROM runs ORDER BY started_at NULLS FIRST"
     assert ask(tmp_path / "w", asked) == [(old, None, True)]

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.models import VGG16_Weights, vgg16
 
-import build_manifest
-import embed_images
-from image_similarity import samples
+from image_similarity.jobs import build_manifest, embed_images
+from tools import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 0

@@ -16,7 +16,8 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.stages.comparison import measures, plot, report
 from image_similarity.stages.comparison.cards import Card
 from image_similarity.stages.comparison.measures import Comparison, Labelled, Lists, Measured
-from image_similarity.warehouse import Scratch, Warehouse
+from image_similarity.storage.local import LocalFiles
+from image_similarity.warehouse.workspace import Workspace
 
 Neighbours = dict[str, dict[str, list[str]]]
 """fingerprint -> image -> its neighbours, nearest first"""
@@ -25,8 +26,8 @@ Key = tuple[str, str | None, str]
 
 
 @pytest.fixture
-def scratch(spark: SparkSession, tmp_path: Path) -> Scratch:
-    return Scratch(Warehouse(spark, str(tmp_path)), f"file://{tmp_path}/scratch")
+def scratch(spark: SparkSession, tmp_path: Path) -> Workspace:
+    return Workspace(spark, LocalFiles(), f"file://{tmp_path}/scratch")
 
 
 def rows_of(spark: SparkSession, lists: Neighbours) -> DataFrame:
@@ -40,7 +41,7 @@ def rows_of(spark: SparkSession, lists: Neighbours) -> DataFrame:
 
 
 def measured(
-    spark: SparkSession, scratch: Scratch, lists: Neighbours, k: int, labels: Mapping[str, str] | None = None
+    spark: SparkSession, scratch: Workspace, lists: Neighbours, k: int, labels: Mapping[str, str] | None = None
 ) -> tuple[dict[Key, Measured], Labelled, Lists]:
     """What the module says of ``lists``."""
     comparison = Comparison(tuple(lists), "cosine", k, "label" if labels is not None else None)
@@ -91,7 +92,7 @@ CASES = [(30, 5, 0.0, 0), (40, 6, 0.2, 1), (5, 7, 0.0, 2), (8, 7, 0.1, 3)]
 
 @pytest.mark.parametrize("images, k, missing, seed", CASES, ids=lambda value: f"{value}")
 def test_measures_are_what_their_definitions_say(
-    spark: SparkSession, scratch: Scratch, images: int, k: int, missing: float, seed: int
+    spark: SparkSession, scratch: Workspace, images: int, k: int, missing: float, seed: int
 ) -> None:
     lists = drawn(seed, images, k, missing)
     rng = random.Random(seed)
@@ -111,7 +112,7 @@ def test_measures_are_what_their_definitions_say(
     assert labelled.unlabelled == len([image for image in compared if image not in labels])
 
 
-def test_lists_of_the_same_images_overlap_wholly_in_any_order(spark: SparkSession, scratch: Scratch) -> None:
+def test_lists_of_the_same_images_overlap_wholly_in_any_order(spark: SparkSession, scratch: Workspace) -> None:
     lists: Neighbours = {"a": {"1": ["2", "3"], "2": ["1", "3"], "3": ["2", "1"]}}
     lists["b"] = {image: neighbours[::-1] for image, neighbours in lists["a"].items()}
     told, _, _ = measured(spark, scratch, lists, 5)  # fewer than k others
@@ -119,24 +120,24 @@ def test_lists_of_the_same_images_overlap_wholly_in_any_order(spark: SparkSessio
     assert (row.value, row.standard_error, row.chance, row.images, row.k) == (1, 0, 1, 3, 5)
 
 
-def test_lists_of_different_images_do_not_overlap(spark: SparkSession, scratch: Scratch) -> None:
+def test_lists_of_different_images_do_not_overlap(spark: SparkSession, scratch: Workspace) -> None:
     told, _, _ = measured(spark, scratch, {"a": {"1": ["2"], "2": ["1"]}, "b": {"1": ["3"], "3": ["1"]}}, 1)
     row = told["a", "b", "overlap"]
     assert (row.value, row.standard_error, row.images) == (0, None, 1)
 
 
-def test_fingerprints_without_an_image_in_common_cannot_be_compared(spark: SparkSession, scratch: Scratch) -> None:
+def test_fingerprints_without_an_image_in_common_cannot_be_compared(spark: SparkSession, scratch: Workspace) -> None:
     with pytest.raises(JobFailed, match="no image has neighbours by all of a, b"):
         measured(spark, scratch, {"a": {"1": ["2"], "2": ["1"]}, "b": {"3": ["4"], "4": ["3"]}}, 1)
 
 
-def test_labels_that_nobody_shares_measure_nothing(spark: SparkSession, scratch: Scratch) -> None:
+def test_labels_that_nobody_shares_measure_nothing(spark: SparkSession, scratch: Workspace) -> None:
     lists = {"a": {"1": ["2"], "2": ["1"], "3": ["1"]}}
     told, labelled, _ = measured(spark, scratch, lists, 1, {"1": "x", "2": "y"})
     assert told == {} and labelled == Labelled((), 0, 2, 1)
 
 
-def test_a_list_that_begins_with_all_there_are_is_perfect(spark: SparkSession, scratch: Scratch) -> None:
+def test_a_list_that_begins_with_all_there_are_is_perfect(spark: SparkSession, scratch: Workspace) -> None:
     images = [f"{number}" for number in range(6)]
     labels = {image: "even" if int(image) % 2 == 0 else "odd" for image in images}
     best = {image: sorted(images, key=lambda other: (labels[other] != labels[image], other == image)) for image in images}
@@ -150,7 +151,7 @@ def test_a_list_that_begins_with_all_there_are_is_perfect(spark: SparkSession, s
 
 
 @pytest.mark.parametrize("others, relevant, k", [(5, 2, 3), (5, 1, 5), (4, 4, 2), (1, 1, 1), (6, 3, 4)])
-def test_chance_levels_are_means_over_all_lists(spark: SparkSession, scratch: Scratch, others: int, relevant: int, k: int) -> None:
+def test_chance_levels_are_means_over_all_lists(spark: SparkSession, scratch: Workspace, others: int, relevant: int, k: int) -> None:
     """Of every order of the others, for one image that shares its label with ``relevant`` of them."""
     names = [f"{number}" for number in range(others)]
     labels = {**{name: "x" for name in names[:relevant]}, "query": "x"}
@@ -166,7 +167,7 @@ def test_chance_levels_are_means_over_all_lists(spark: SparkSession, scratch: Sc
     assert told["a", None, "mean_average_precision"].chance == pytest.approx(statistics.mean(averages))
 
 
-def test_the_overlap_of_random_lists_is_that_of_chance(spark: SparkSession, scratch: Scratch) -> None:
+def test_the_overlap_of_random_lists_is_that_of_chance(spark: SparkSession, scratch: Workspace) -> None:
     """With lists of their own length, and images of their own, for each fingerprint."""
     lists = drawn(seed=7, images=400, k=12, missing=0.1)
     told, _, collected = measured(spark, scratch, lists, 12)
@@ -178,7 +179,7 @@ def test_the_overlap_of_random_lists_is_that_of_chance(spark: SparkSession, scra
 # -- what is shown -------------------------------------------------------------------------------------------------------------
 
 
-def test_disagreements_are_the_lowest_overlaps_and_ties_are_spread(spark: SparkSession, scratch: Scratch) -> None:
+def test_disagreements_are_the_lowest_overlaps_and_ties_are_spread(spark: SparkSession, scratch: Workspace) -> None:
     lists = drawn(seed=3, images=60, k=4, missing=0.0)
     _, _, collected = measured(spark, scratch, lists, 4)
     overlaps = {image: len({*lists["a"][image]} & {*lists["c"][image]}) / 4 for image in lists["a"]}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_similarity.kernels import decoding
-from image_similarity.kernels.decoding import Unreadable
+from image_similarity.errors import Unreadable
+from image_similarity.imaging import decoding
 
 LIMIT = 10_000_000
 

@@ -1,6 +1,8 @@
-"""Which way imports go: jobs -> stages -> kernels; a stage imports no other stage; kernels know no Spark."""
+"""Which way imports go. Nothing imports upwards, a stage imports no other stage, and what computes knows no Spark."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,11 +10,31 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIB = ROOT / "lib" / "image_similarity"
 MODULES = sorted(LIB.rglob("*.py"))
-JOBS = ("cli", "application", "endings")
-NOT_FOR_KERNELS = (
-    "pyspark",
-    *(f"image_similarity.{name}" for name in ("stages", "settings", "tables", "warehouse", "spark", "devices", "storage", *JOBS)),
-)
+
+BELOW = {
+    "errors": set(),
+    "conf": set(),
+    "reporting": set(),
+    "storage": {"errors"},
+    "settings": {"errors"},
+    "warehouse": {"errors", "reporting", "storage"},
+    "runtime": {"errors", "reporting", "conf", "storage", "settings", "warehouse"},
+    "imaging": {"errors"},
+    "fingerprints": {"errors", "imaging"},
+    "knn": {"errors"},
+    "pages": {"errors", "storage", "imaging"},
+    "stages": {
+        *("errors", "reporting", "storage", "settings", "warehouse", "runtime"),
+        *("imaging", "fingerprints", "knn", "pages"),
+    },
+}
+"""Room -> the rooms that it may import. `jobs` may import all."""
+
+COMPUTING = ("imaging", "fingerprints", "knn")
+NO_SPARK = (*COMPUTING, "errors", "reporting", "settings", "conf")
+EXIT_CODES = {f"image_similarity.errors.{name}" for name in ("JobFailed", "WrongInput", "TooManyFailures")}
+MAY_KNOW_SPARK = ("storage/hadoop.py", "storage/files.py")
+"""Hadoop's file systems are reached through Spark's JVM; ``files`` names the session's type."""
 
 
 def imports(file: Path) -> set[str]:
@@ -28,35 +50,66 @@ def imports(file: Path) -> set[str]:
     return names
 
 
-def forbidden(names: set[str], prefixes: tuple[str, ...]) -> set[str]:
-    return {name for name in names if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)}
+def rooms(names: set[str]) -> set[str]:
+    """The parts of the library that ``names`` are in."""
+    known = {*BELOW, "jobs"}
+    return {parts[1] for parts in (name.split(".") for name in names) if parts[0] == "image_similarity" and len(parts) > 1} & known
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(LIB).parts[0].removesuffix(".py")
 
 
 def stage_of(file: Path) -> str:
     return file.relative_to(LIB / "stages").parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("file", [file for file in MODULES if "kernels" in file.parts], ids=lambda file: file.stem)
-def test_kernels_know_no_spark_and_nothing_above_them(file: Path) -> None:
-    assert not forbidden(imports(file), NOT_FOR_KERNELS)
+def label(file: Path) -> str:
+    return str(file.relative_to(LIB))
 
 
-@pytest.mark.parametrize("file", [file for file in MODULES if "stages" in file.parts], ids=lambda file: file.stem)
-def test_stages_import_neither_jobs_nor_other_stages(file: Path) -> None:
-    others = {stage_of(other) for other in MODULES if "stages" in other.parts} - {stage_of(file), "__init__"}
-    above = tuple(f"image_similarity.stages.{other}" for other in others) + tuple(f"image_similarity.{name}" for name in JOBS)
-    assert not forbidden(imports(file), above + tuple(job.stem for job in (ROOT / "jobs").glob("*.py")))
+@pytest.mark.parametrize("file", [file for file in MODULES if room_of(file) in BELOW], ids=label)
+def test_nothing_imports_upwards(file: Path) -> None:
+    room = room_of(file)
+    assert rooms(imports(file)) <= BELOW[room] | {room}
 
 
-SHARED = [file for file in MODULES if not {"stages", "kernels"} & set(file.parts)]
+def test_every_room_has_its_place() -> None:
+    assert {room_of(file) for file in MODULES} == {*BELOW, "jobs", "__init__"}
+    order = list(BELOW)
+    for room, below in BELOW.items():
+        assert all(order.index(other) < order.index(room) for other in below), f"{room} has no place in a stack"
 
 
-@pytest.mark.parametrize("file", SHARED, ids=lambda file: str(file.relative_to(LIB)))
-def test_shared_modules_import_no_stage(file: Path) -> None:
-    assert not forbidden(imports(file), ("image_similarity.stages",))
+@pytest.mark.parametrize("file", [file for file in MODULES if room_of(file) in NO_SPARK], ids=label)
+def test_what_computes_knows_no_spark(file: Path) -> None:
+    assert not {name for name in imports(file) if name.split(".")[0] in ("pyspark", "py4j")}
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if room_of(file) in COMPUTING], ids=label)
+def test_what_computes_knows_no_exit_codes(file: Path) -> None:
+    assert not imports(file) & EXIT_CODES
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if room_of(file) == "storage"], ids=label)
+def test_storage_needs_no_spark(file: Path) -> None:
+    if label(file) not in MAY_KNOW_SPARK:
+        assert not {name for name in imports(file) if name.split(".")[0] in ("pyspark", "py4j")}
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if room_of(file) == "stages"], ids=label)
+def test_no_stage_imports_another(file: Path) -> None:
+    others = {stage_of(other) for other in MODULES if room_of(other) == "stages"} - {stage_of(file), "__init__"}
+    imported = {parts[2] for parts in (name.split(".") for name in imports(file)) if parts[1:2] == ["stages"] and len(parts) > 2}
+    assert not imported & others
+
+
+def test_a_snapshot_is_read_without_spark() -> None:
+    program = "import sys; import image_similarity.warehouse.snapshot; sys.exit('pyspark' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_the_check_sees_what_it_forbids(tmp_path: Path) -> None:
     file = tmp_path / "kernel.py"
-    file.write_text("def f():\n    from pyspark.sql import functions\n")
-    assert forbidden(imports(file), NOT_FOR_KERNELS) == {"pyspark.sql", "pyspark.sql.functions"}
+    file.write_text("def f():\n    from image_similarity.stages.neighbours import plan\n    import pyspark.sql\n")
+    assert rooms(imports(file)) == {"stages"} and "pyspark.sql" in imports(file)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from image_similarity.kernels.descent import Descent
+from image_similarity.knn.nndescent import Descent
 
 
 def test_more_threads_than_there_are() -> None:

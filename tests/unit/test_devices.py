@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from image_similarity import devices
-from image_similarity.devices import Devices
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.kernels.fingerprints.histograms import described
+from image_similarity.fingerprints.colour_histogram import described
+from image_similarity.runtime import devices
+from image_similarity.runtime.devices import Devices
 from image_similarity.settings import EmbeddingsSettings
 from image_similarity.stages.embeddings import workers
 from image_similarity.stages.embeddings.saved import Count
@@ -297,7 +297,7 @@ def test_every_setting_of_spark_has_its_reason(file: Path) -> None:
 
 
 def test_both_kinds_of_cluster_read_and_write_alike() -> None:
-    from image_similarity.spark import read_properties
+    from image_similarity.runtime.session import read_properties
 
     cpu, gpu = (read_properties(ROOT / "conf" / "spark" / f"cluster-{kind}.conf") for kind in ("cpu", "gpu"))
     others = {name: value for name, value in gpu.items() if "resource.gpu" not in name}

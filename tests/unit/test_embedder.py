@@ -14,12 +14,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_similarity import images
-from image_similarity.kernels import decoding
-from image_similarity.kernels.fingerprints.framing import Framing
+from image_similarity.imaging import decoding
+from image_similarity.imaging.framing import Framing
 from image_similarity.settings import EmbeddingsSettings
 from image_similarity.stages.embeddings.saved import Saver
 from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row, number_of
+from image_similarity.storage import fetch
 
 
 class Brightness:
@@ -148,7 +148,7 @@ def test_fetching_goes_on_while_the_network_works(
     """As many images are being fetched at once as there are threads for it, but no more are decoding than may be."""
     fetching, most_fetching, together = [0], [0], threading.Barrier(3, timeout=10)
     decoding_now, most_decoding, lock = [0], [0], threading.Lock()
-    fetch, decode = images.fetch, decoding.decode
+    fetch_once, decode = fetch.fetch, decoding.decode
 
     def counted(counter: list[int], most: list[int], call: Callable[[], Any]) -> Any:
         with lock:
@@ -163,13 +163,13 @@ def test_fetching_goes_on_while_the_network_works(
     def slow_fetch(*given: Any) -> bytes:
         def wait() -> bytes:
             together.wait()  # passes only when three are here
-            content: bytes = fetch(*given)
+            content: bytes = fetch_once(*given)
             return content
 
         content: bytes = counted(fetching, most_fetching, wait)
         return content
 
-    monkeypatch.setattr(images, "fetch", slow_fetch)
+    monkeypatch.setattr(fetch, "fetch", slow_fetch)
 
     def slow_decode(*given: Any) -> Any:
         def work() -> Any:

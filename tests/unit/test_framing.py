@@ -8,9 +8,9 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from image_similarity import samples
-from image_similarity.kernels import decoding
-from image_similarity.kernels.fingerprints.framing import Framing
+from image_similarity.imaging import decoding
+from image_similarity.imaging.framing import Framing
+from tools import samples
 
 LIMIT = 100_000_000
 

@@ -12,11 +12,11 @@ from pyspark.sql import SparkSession
 
 import image_similarity
 from hostile import LINKS, NAMES, TITLES
+from image_similarity.pages.captions import LONGEST_TEXT
+from image_similarity.pages.captions import link as web_link
 from image_similarity.settings import GallerySettings
 from image_similarity.stages.gallery import cards, pages, search
 from image_similarity.stages.gallery.pages import Book, Slot
-from image_similarity.texts import LONGEST_TEXT
-from image_similarity.texts import link as web_link
 
 SETTINGS = GallerySettings()
 BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Slot("one", "one", "cosine"),), (), 200)

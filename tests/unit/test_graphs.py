@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from image_similarity.kernels import graphs
-from image_similarity.kernels.topk import NONE
+from image_similarity.knn import graphs
+from image_similarity.knn.candidates import NONE
 
 LOW = 2**32 - 1
 

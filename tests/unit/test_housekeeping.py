@@ -3,31 +3,34 @@
 from datetime import datetime, timezone
 from typing import Any
 
-from image_similarity import housekeeping
-from image_similarity.housekeeping import UNDONE, Record
-from image_similarity.warehouse import Pointer
+from image_similarity.warehouse import retention
+from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.retention import UNDONE
+from image_similarity.warehouse.snapshot import Pointer
 
 EMBEDDED = {"embeddings": ["pca"], "failures": ["pca"]}
 FITTED = {**EMBEDDED, "projections": ["pca"]}
 FOUND = {"neighbours": ["pca/cosine"], "failures": ["neighbours/pca/cosine"]}
 
 
-def record(run: str, job: str = "embed_images", slot: str = "pca", **more: Any) -> Record:
-    given = {"label": None, "status": "published", "inputs": {}, "replaced": EMBEDDED, "settings": {}, **more}
-    return Record(run_id=run, job=job, slot=slot, finished_at=datetime.now(timezone.utc), **given)
+def record(run: str, job: str = "embed_images", slot: str = "pca", replaced: Any = EMBEDDED, **more: Any) -> Record:
+    now = datetime.now(timezone.utc)
+    values = {"label": None, "status": "published", "inputs": {}, "settings": {}, "counts": {}, "versions": {}, **more}
+    values |= {"outputs": {"replaced": replaced, "appended": {}}, "stages": {}, "seconds": 1.0, "recall": None}
+    return Record(run_id=run, job=job, slot=slot, started_at=now, finished_at=now, **values)
 
 
 def test_the_newest_runs_of_each_slot_stay() -> None:
     history = [record(f"r{number}") for number in range(4)] + [record("r1b", "find_neighbours", "pca/cosine")]
-    assert housekeeping.superseded(history, 2) == ["r0", "r1"]
+    assert retention.superseded(history, 2) == ["r0", "r1"]
     audits = [record(f"r{number}", "audit_neighbours", replaced={}) for number in range(4)]
-    assert housekeeping.superseded(audits, 2) == [], "they wrote no tables"
+    assert retention.superseded(audits, 2) == [], "they wrote no tables"
 
 
 def test_runs_that_were_undone_do_not_push_good_ones_out() -> None:
     history = [record("r1"), record("r2"), record("r3"), record("r4", "restore_runs", "r2", settings={UNDONE: ["r3"]})]
     history += [record("r5")]
-    assert housekeeping.superseded(history, 2) == ["r1"], "kept are r2 and r5; r3 lies between them"
+    assert retention.superseded(history, 2) == ["r1"], "kept are r2 and r5; r3 lies between them"
 
 
 def test_what_was_undone_and_what_was_made_of_it() -> None:
@@ -38,21 +41,21 @@ def test_what_was_undone_and_what_was_made_of_it() -> None:
         record("r4", "audit_neighbours", "pca/cosine", replaced={}, inputs={"neighbours": ["r3"]}),
         record("r5", "find_neighbours", "other/cosine", replaced=FOUND, inputs={"embeddings": ["r0"]}),
     ]
-    undone = housekeeping.newer(history, history[:1])
+    undone = retention.newer(history, history[:1])
     assert undone == ["r2", "r3", "r4"]
     restoring = record("r6", "restore_runs", "r1", inputs={"runs": ["r1"]}, settings={UNDONE: undone})
-    assert housekeeping.undone([*history, restoring]) == {"r2", "r3", "r4"}
+    assert retention.undone([*history, restoring]) == {"r2", "r3", "r4"}
     again = record("r7", "restore_runs", "r2", inputs={"runs": ["r2"]}, settings={UNDONE: []})
-    assert housekeeping.undone([*history, restoring, again]) == {"r3", "r4"}
+    assert retention.undone([*history, restoring, again]) == {"r3", "r4"}
 
 
 def test_a_projection_is_restored_with_the_components_that_it_used() -> None:
     fitted, reused = record("r1", replaced=FITTED), record("r2", inputs={"projections": ["r1"]})
-    assert housekeeping.made_current(fitted) == {table: {"pca": "r1"} for table in FITTED}
+    assert retention.made_current(fitted) == {table: {"pca": "r1"} for table in FITTED}
     wanted = {**{table: {"pca": "r2"} for table in EMBEDDED}, "projections": {"pca": "r1"}}
-    assert housekeeping.made_current(reused) == wanted
+    assert retention.made_current(reused) == wanted
     refitted = record("r3", replaced=FITTED, inputs={"projections": ["r1"]})
-    assert housekeeping.made_current(refitted)["projections"] == {"pca": "r3"}
+    assert retention.made_current(refitted)["projections"] == {"pca": "r3"}
 
 
 def test_a_run_is_stale_when_what_it_was_made_of_is_not_current() -> None:
@@ -60,7 +63,7 @@ def test_a_run_is_stale_when_what_it_was_made_of_is_not_current() -> None:
     found = record("r3", "find_neighbours", "pca/cosine", replaced=FOUND, inputs={"embeddings": ["r1"], "vectors": ["r0"]})
     history = [before, now, found]
     current = Pointer(1, {"embeddings": {"pca": ["r2"]}, "failures": {"pca": ["r2"]}})
-    assert housekeeping.is_current(current, now) and not housekeeping.is_current(current, before)
-    assert not housekeeping.is_stale(current, now, history), "the run before is its own slot's"
-    assert housekeeping.is_stale(current, found, history)
-    assert not housekeeping.is_stale(Pointer(1, {"embeddings": {"pca": ["r1"]}}), found, history)
+    assert retention.is_current(current, now) and not retention.is_current(current, before)
+    assert not retention.is_stale(current, now, history), "the run before is its own slot's"
+    assert retention.is_stale(current, found, history)
+    assert not retention.is_stale(Pointer(1, {"embeddings": {"pca": ["r1"]}}), found, history)

@@ -4,17 +4,28 @@ import multiprocessing
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import misbehaving
-from image_similarity import __version__, http, images
-from image_similarity.kernels.decoding import Unreadable
+from image_similarity import __version__
+from image_similarity.errors import Unreadable
 from image_similarity.settings import HttpSettings
+from image_similarity.storage import fetch, http_client
 
 QUICK = HttpSettings(backoff_seconds=0.01, retries=2, read_seconds=0.5, total_seconds=20, private_addresses=True)
 MAX_BYTES = 100_000
+
+
+def test_a_download_is_whole_or_not_there(server: misbehaving.Misbehaving, tmp_path: Path) -> None:
+    address = server.address
+    http_client.download(f"{address}/short-once", tmp_path / "good", QUICK)
+    assert (tmp_path / "good").read_bytes() == misbehaving.picture() and server.gets("/short-once") == 2
+    with pytest.raises(Unreadable, match="incomplete"):
+        http_client.download(f"{address}/short", tmp_path / "other", QUICK)
+    assert [file.name for file in tmp_path.iterdir()] == ["good"]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +43,8 @@ def server(shared: misbehaving.Misbehaving) -> misbehaving.Misbehaving:
 
 def reason(address: str, settings: HttpSettings = QUICK) -> str:
     with pytest.raises(Unreadable) as caught:
-        http.get(address, MAX_BYTES, settings)
-    assert caught.value.reason in images.FETCH_REASONS and caught.value.detail
+        http_client.get(address, MAX_BYTES, settings)
+    assert caught.value.reason in fetch.FETCH_REASONS and caught.value.detail
     return caught.value.reason
 
 
@@ -69,13 +80,13 @@ SUCCESSES = {"/good.png": 1, "/429-once": 2, "/503-dated": 2, "/500-twice": 3, "
 
 @pytest.mark.parametrize("path", SUCCESSES)
 def test_what_can_be_had_is_had(server: misbehaving.Misbehaving, path: str) -> None:
-    assert http.get(server.address + path, MAX_BYTES, QUICK).content == misbehaving.picture()
+    assert http_client.get(server.address + path, MAX_BYTES, QUICK).content == misbehaving.picture()
     assert server.gets(path) == SUCCESSES[path]
 
 
 @pytest.mark.parametrize("path", ["/429-once", "/503-dated"])
 def test_a_server_gets_the_pause_it_asks_for(server: misbehaving.Misbehaving, path: str) -> None:
-    http.get(server.address + path, MAX_BYTES, QUICK)
+    http_client.get(server.address + path, MAX_BYTES, QUICK)
     first, second = server.times[path]
     assert second - first >= 1, "a second, or a date two seconds ahead of which a part had passed"
 
@@ -93,36 +104,36 @@ def test_a_body_that_trickles_for_ever_meets_its_end(server: misbehaving.Misbeha
 def test_the_bound_is_of_decoded_bytes_and_exact(server: misbehaving.Misbehaving) -> None:
     size = len(misbehaving.picture())
     for path in ("/good.png", "/compressed.png"):
-        assert http.get(server.address + path, size, QUICK).content == misbehaving.picture()
+        assert http_client.get(server.address + path, size, QUICK).content == misbehaving.picture()
         with pytest.raises(Unreadable, match="too_many_bytes"):
-            http.get(server.address + path, size - 1, QUICK)
+            http_client.get(server.address + path, size - 1, QUICK)
 
 
 def test_what_did_not_change_is_not_sent_again(server: misbehaving.Misbehaving) -> None:
     address = f"{server.address}/versioned.png"
-    first = http.get(address, MAX_BYTES, QUICK)
+    first = http_client.get(address, MAX_BYTES, QUICK)
     assert (first.etag, first.last_modified) == (misbehaving.ETAG, misbehaving.LAST_MODIFIED)
-    assert http.get(address, MAX_BYTES, QUICK, etag=first.etag).content is None
-    assert http.get(address, MAX_BYTES, QUICK, last_modified=first.last_modified).content is None
-    assert http.get(address, MAX_BYTES, QUICK, etag='"v0"').content == misbehaving.picture()
+    assert http_client.get(address, MAX_BYTES, QUICK, etag=first.etag).content is None
+    assert http_client.get(address, MAX_BYTES, QUICK, last_modified=first.last_modified).content is None
+    assert http_client.get(address, MAX_BYTES, QUICK, etag='"v0"').content == misbehaving.picture()
 
 
 def test_status_tells_what_head_tells(server: misbehaving.Misbehaving) -> None:
     size = len(misbehaving.picture())
-    assert http.status(f"{server.address}/versioned.png", QUICK) == http.Status(size, misbehaving.ETAG, misbehaving.LAST_MODIFIED)
-    assert http.status(f"{server.address}/moved", QUICK) == http.Status(size, None, None)
-    assert http.status(f"{server.address}/endless", QUICK) == http.Status(None, None, None)
-    assert http.status(f"{server.address}/404", QUICK) is None
-    assert http.status("http://[nowhere", QUICK) is None
+    assert http_client.status(f"{server.address}/versioned.png", QUICK) == http_client.Status(size, misbehaving.ETAG, misbehaving.LAST_MODIFIED)
+    assert http_client.status(f"{server.address}/moved", QUICK) == http_client.Status(size, None, None)
+    assert http_client.status(f"{server.address}/endless", QUICK) == http_client.Status(None, None, None)
+    assert http_client.status(f"{server.address}/404", QUICK) is None
+    assert http_client.status("http://[nowhere", QUICK) is None
     assert {method for method, _ in server.asked} == {"HEAD"}
 
 
 def test_who_asks_says_so(server: misbehaving.Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    http.get(f"{server.address}/good.png", MAX_BYTES, QUICK, etag='"x"')
+    http_client.get(f"{server.address}/good.png", MAX_BYTES, QUICK, etag='"x"')
     told = server.headers["/good.png"]
     assert told["User-Agent"] == f"image-similarity/{__version__}" and told["If-None-Match"] == '"x"'
-    assert http.get(f"{server.address}/good.png", MAX_BYTES, QUICK.model_copy(update={"user_agent": "me (me@example.org)"}))
+    assert http_client.get(f"{server.address}/good.png", MAX_BYTES, QUICK.model_copy(update={"user_agent": "me (me@example.org)"}))
     assert server.headers["/good.png"]["User-Agent"] == "me (me@example.org)"
 
 
@@ -131,20 +142,20 @@ def test_a_host_is_asked_by_few_at_a_time(server: misbehaving.Misbehaving) -> No
     try:
         few = QUICK.model_copy(update={"connections_per_host": 2})
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: http.get(f"{server.address}/good.png", MAX_BYTES, few), range(16)))
+            list(pool.map(lambda _: http_client.get(f"{server.address}/good.png", MAX_BYTES, few), range(16)))
     finally:
         server.pause = 0.0
     assert server.most_at_once == 2 and server.gets("/good.png") == 16
 
 
 def _fetch_in_child(address: str, answers: Any) -> None:
-    answers.put(http.get(address, MAX_BYTES, QUICK).content)
+    answers.put(http_client.get(address, MAX_BYTES, QUICK).content)
 
 
 def test_a_forked_child_has_connections_of_its_own(server: misbehaving.Misbehaving) -> None:
     address = f"{server.address}/good.png"
-    http.get(address, MAX_BYTES, QUICK)
-    before = http._manager.cache_info().misses
+    http_client.get(address, MAX_BYTES, QUICK)
+    before = http_client._manager.cache_info().misses
     fork = multiprocessing.get_context("fork")
     answers = fork.Queue()
     children = [fork.Process(target=_fetch_in_child, args=(address, answers)) for _ in range(3)]
@@ -153,8 +164,8 @@ def test_a_forked_child_has_connections_of_its_own(server: misbehaving.Misbehavi
     assert [answers.get(timeout=30) for _ in children] == [misbehaving.picture()] * 3
     for child in children:
         child.join()
-    http.get(address, MAX_BYTES, QUICK)
-    assert http._manager.cache_info().misses == before, "and the parent goes on with those it had"
+    http_client.get(address, MAX_BYTES, QUICK)
+    assert http_client._manager.cache_info().misses == before, "and the parent goes on with those it had"
 
 
 def test_nobody_listens_or_is_known() -> None:
@@ -203,7 +214,7 @@ def test_private_addresses_are_refused(server: misbehaving.Misbehaving, host: st
 
 @pytest.mark.parametrize("ip", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "64:ff9b::5db8:d70e"])
 def test_public_ones_are_not(ip: str) -> None:
-    assert http.is_public(ip)
+    assert http_client.is_public(ip)
 
 
 GUARDED = HttpSettings(backoff_seconds=0.01, retries=0, connect_seconds=2)
@@ -213,14 +224,14 @@ GUARDED = HttpSettings(backoff_seconds=0.01, retries=0, connect_seconds=2)
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """127.0.0.1 passes for a public address; host names resolve to what this says, the last of several for ever."""
     known: dict[str, list[str]] = {}
-    is_public, getaddrinfo = http.is_public, socket.getaddrinfo
+    is_public, getaddrinfo = http_client.is_public, socket.getaddrinfo
 
     def resolve(host: str, port: Any, *arguments: Any, **options: Any) -> Any:
         if host in known:
             host = known[host].pop(0) if len(known[host]) > 1 else known[host][0]
         return getaddrinfo(host, port, *arguments, **options)
 
-    monkeypatch.setattr(http, "is_public", lambda ip: ip == "127.0.0.1" or is_public(ip))
+    monkeypatch.setattr(http_client, "is_public", lambda ip: ip == "127.0.0.1" or is_public(ip))
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     return known
 
@@ -228,7 +239,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 @pytest.mark.parametrize("path", ["/to-private", "/to-loopback", "/to-name"])
 def test_nobody_is_led_inside_by_a_redirect(server: misbehaving.Misbehaving, names: dict[str, list[str]], path: str) -> None:
     names["inside.example"] = ["10.0.0.1"]
-    assert http.get(f"{server.address}/moved", MAX_BYTES, GUARDED).content == misbehaving.picture()
+    assert http_client.get(f"{server.address}/moved", MAX_BYTES, GUARDED).content == misbehaving.picture()
     assert reason(server.address + path, GUARDED) == "private_address"
 
 
@@ -237,8 +248,8 @@ def test_the_address_that_was_checked_is_the_one_connected_to(
 ) -> None:
     names["rebinding.example"] = ["127.0.0.1", "127.0.0.2"]
     address = f"http://rebinding.example:{server.server_port}/good.png"
-    assert http.get(address, MAX_BYTES, GUARDED).content == misbehaving.picture()
+    assert http_client.get(address, MAX_BYTES, GUARDED).content == misbehaving.picture()
     assert names["rebinding.example"] == ["127.0.0.2"], "resolved once"
     assert server.headers["/good.png"]["Host"] == f"rebinding.example:{server.server_port}"
-    http._manager.cache_clear()  # or the connection is still open
+    http_client._manager.cache_clear()  # or the connection is still open
     assert reason(address, GUARDED) == "private_address"

@@ -10,10 +10,10 @@ import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from image_similarity.errors import WrongInput
-from image_similarity.kernels.fingerprints import exported, networks
-from image_similarity.kernels.fingerprints.framing import Framing
-from image_similarity.kernels.fingerprints.inference import CAFFE, Inference, Normalisation, Pooling
+from image_similarity.fingerprints import exported, networks
+from image_similarity.fingerprints.inference import CAFFE, Inference, Normalisation, Pooling
+from image_similarity.fingerprints.spec import FingerprintError
+from image_similarity.imaging.framing import Framing
 
 SIDE = 8
 FRAMING = Framing(SIDE, SIDE)
@@ -138,14 +138,14 @@ def test_programs_that_cannot_serve_are_refused(tmp_path: Path, caplog: pytest.L
     (tmp_path / "text.pt2").write_text("no program")
     torch.save({"a": torch.zeros(3)}, tmp_path / "state.pt2")
     for name in ("text.pt2", "state.pt2"):
-        with pytest.raises(WrongInput, match="is no program that torch.export.load "):
+        with pytest.raises(FingerprintError, match="is no program that torch.export.load "):
             exported.prepare(tmp_path / name, FRAMING, PLAIN, "none")
     assert not caplog.records, "one line is enough"
     write(tmp_path / "large.pt2", Encoder(), side=16)
-    with pytest.raises(WrongInput, match=r"takes \(n, 3, 16, 16\), not \(n, 3, 8, 8\)"):
+    with pytest.raises(FingerprintError, match=r"takes \(n, 3, 16, 16\), not \(n, 3, 8, 8\)"):
         exported.prepare(tmp_path / "large.pt2", FRAMING, PLAIN, "none")
     write(tmp_path / "infinite.pt2", Infinite())
-    with pytest.raises(WrongInput, match="not finite"):
+    with pytest.raises(FingerprintError, match="not finite"):
         exported.prepare(tmp_path / "infinite.pt2", FRAMING, PLAIN, "none")
-    with pytest.raises(WrongInput, match="pooling is for outputs with places"):
+    with pytest.raises(FingerprintError, match="pooling is for outputs with places"):
         exported.prepare(tmp_path / "infinite.pt2", FRAMING, PLAIN, "max")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_similarity.kernels import decoding
-from image_similarity.kernels.decoding import Unreadable
-from image_similarity.kernels.isolation import IsolatedDecoder
+from image_similarity.errors import Unreadable
+from image_similarity.imaging import decoding
+from image_similarity.imaging.sandbox import IsolatedDecoder
 
 LIMIT = 50_000_000
 ABORTING = Path(__file__).resolve().parents[1] / "aborting"

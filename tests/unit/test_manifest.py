@@ -11,10 +11,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 import misbehaving
-from image_similarity import storage
 from image_similarity.errors import WrongInput
 from image_similarity.settings import HttpSettings, ManifestSettings
 from image_similarity.stages import manifest
+from image_similarity.storage import blobs
 
 NAMES = [
     "plain.jpg",
@@ -207,8 +207,8 @@ def test_listing_opens_no_image(spark: SparkSession, tmp_path: Path, monkeypatch
         return inner_open(file, *arguments, **named)
 
     monkeypatch.setattr(builtins, "open", open_file)
-    monkeypatch.setattr(storage, "open_input_file", open_file)
+    monkeypatch.setattr(blobs, "open_input_file", open_file)
     assert manifest.run(spark, str(tmp_path), ManifestSettings()).rows.count() == 1
     assert [file for file in opened if file.endswith(".jpg")] == []
-    storage.read(str(tmp_path / "good.jpg"), 1)
+    blobs.read(str(tmp_path / "good.jpg"), 1)
     assert [file for file in opened if file.endswith(".jpg")], "which would be noticed"

@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from image_similarity import samples
-from image_similarity.kernels import decoding
-from image_similarity.kernels.decoding import Unreadable
+from image_similarity.errors import Unreadable
+from image_similarity.imaging import decoding
 from mutations import mutations
+from tools import samples
 
 LIMIT = 4_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF")

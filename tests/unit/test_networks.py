@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.models import get_model, get_model_weights, list_models
 
-from image_similarity.errors import WrongInput
-from image_similarity.kernels.fingerprints import networks
-from image_similarity.kernels.fingerprints.inference import Inference
-from image_similarity.kernels.fingerprints.networks import Prepared
+from image_similarity.fingerprints import networks
+from image_similarity.fingerprints.inference import Inference
+from image_similarity.fingerprints.networks import Prepared
+from image_similarity.fingerprints.spec import FingerprintError
 
 NETWORK = "squeezenet1_1"
 
@@ -94,12 +94,12 @@ def test_parameters_after_the_layer_are_not_needed(state: networks.State) -> Non
 
 def test_parameters_before_it_are(state: networks.State) -> None:
     lacking = {name: value for name, value in state.items() if not name.startswith("features.3.squeeze")}
-    with pytest.raises(WrongInput, match=r"they lack features\.3\.squeeze\.weight, features\.3\.squeeze\.bias"):
+    with pytest.raises(FingerprintError, match=r"they lack features\.3\.squeeze\.weight, features\.3\.squeeze\.bias"):
         networks.prepare(NETWORK, "features", lacking)
-    with pytest.raises(WrongInput, match="are not for resnet18 up to avgpool: they lack conv1.weight"):
+    with pytest.raises(FingerprintError, match="are not for resnet18 up to avgpool: they lack conv1.weight"):
         networks.prepare("resnet18", "avgpool", state)
     other_shape = {**state, "features.0.bias": torch.zeros(3)}
-    with pytest.raises(WrongInput, match=r"features\.0\.bias has the shape \(3,\), not \(64,\)"):
+    with pytest.raises(FingerprintError, match=r"features\.0\.bias has the shape \(3,\), not \(64,\)"):
         networks.prepare(NETWORK, "features", other_shape)
 
 
@@ -111,9 +111,9 @@ def test_half_precision_files_serve(state: networks.State, images: NDArray[np.ui
 def test_layers() -> None:
     assert networks.resolve_layer("vgg16", "fc2") == networks.resolve_layer("vgg16", "classifier.4") == "classifier.4"
     assert networks.resolve_layer("vgg19_bn", "fc1") == "classifier.1"
-    with pytest.raises(WrongInput, match="no layer 'clasifier.4'; near are classifier.4.*To see all: python -m"):
+    with pytest.raises(FingerprintError, match="no layer 'clasifier.4'; near are classifier.4.*To see all: python -m"):
         networks.resolve_layer("vgg16", "clasifier.4")
-    with pytest.raises(WrongInput, match="no classification network 'vgg_16'; did you mean vgg16"):
+    with pytest.raises(FingerprintError, match="no classification network 'vgg_16'; did you mean vgg16"):
         networks.check_network("vgg_16")
 
 

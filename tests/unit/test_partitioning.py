@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from image_similarity.kernels import partitioning
+from image_similarity.knn import partitioning
 
 
 def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:

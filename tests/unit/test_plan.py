@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from image_similarity.errors import JobFailed
-from image_similarity.kernels.calibration import Rate
+from image_similarity.knn.calibration import Rate
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours import plan
 from image_similarity.stages.neighbours.plan import Plan, Tiles

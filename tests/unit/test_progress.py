@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from image_similarity import reporting, spark
+from image_similarity import reporting
 from image_similarity.reporting import JSON, Progress, Reporter
+from image_similarity.runtime import progress
 
 
 def session_with(*stages: tuple[int, int, int]) -> Any:
@@ -24,9 +25,9 @@ def session_with(*stages: tuple[int, int, int]) -> Any:
 
 
 def test_stages_that_only_prepare_do_not_count() -> None:
-    assert spark._share_done(session_with((1, 2, 2)), "g", 8) == 0
-    assert spark._share_done(session_with((1, 2, 2), (2, 8, 2)), "g", 8) == 0.25
-    assert spark._share_done(session_with((1, 8, 8), (2, 8, 4)), "g", 8) == 0.5
+    assert progress._share_done(session_with((1, 2, 2)), "g", 8) == 0
+    assert progress._share_done(session_with((1, 2, 2), (2, 8, 2)), "g", 8) == 0.25
+    assert progress._share_done(session_with((1, 8, 8), (2, 8, 4)), "g", 8) == 0.5
 
 
 def half_and_whole(reporter: Reporter) -> Progress:

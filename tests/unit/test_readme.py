@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
-from image_similarity import cli, images
+from image_similarity.jobs import command_line
 from image_similarity.stages.downloads import stage as downloads
 from image_similarity.stages.embeddings import stage as embeddings
 from image_similarity.stages.neighbours import vectors
-from image_similarity.tables import SCHEMAS
+from image_similarity.storage import fetch
+from image_similarity.warehouse.schemas import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,7 +22,7 @@ def test_every_reason_is_explained_as_in_the_code() -> None:
     assert downloads.FAILURE_REASONS.items() < embeddings.FAILURE_REASONS.items()
     first, last = re.search(r"reading a file \(`(\w+)` to `(\w+)`\)", README).groups()  # type: ignore[union-attr]
     listed = re.findall(r"^\| `(\w+)` \| embed_images", README, re.MULTILINE)
-    assert set(listed[listed.index(first) : listed.index(last) + 1]) == set(images.FETCH_REASONS)
+    assert set(listed[listed.index(first) : listed.index(last) + 1]) == set(fetch.FETCH_REASONS)
 
 
 def test_every_table_has_its_columns_there() -> None:
@@ -41,7 +42,7 @@ def test_every_table_has_its_columns_there() -> None:
 
 
 def test_every_common_flag_is_told() -> None:
-    flags = [flag for action in cli.parser("")._actions for flag in action.option_strings if flag.startswith("--")]
+    flags = [flag for action in command_line.parser("")._actions for flag in action.option_strings if flag.startswith("--")]
     told = README[README.index("Every job takes") : README.index("| exit code |")]
     assert [flag for flag in flags if flag not in told] == ["--help"]
 

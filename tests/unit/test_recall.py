@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from image_similarity.kernels import recall
+from image_similarity.knn import recall
 
 
 def test_shares_of_each_query() -> None:

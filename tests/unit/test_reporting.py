@@ -9,10 +9,12 @@ from datetime import datetime, timedelta
 import pytest
 from py4j.protocol import Py4JNetworkError
 
-from image_similarity import cli, endings, reporting
-from image_similarity.application import Failures
+from image_similarity import reporting
 from image_similarity.errors import Terminated
+from image_similarity.jobs import clean_warehouse, command_line
+from image_similarity.jobs.job import Failures
 from image_similarity.reporting import JSON, Reporter, reporting_to
+from image_similarity.runtime import shutdown
 
 Captured = pytest.CaptureFixture[str]
 
@@ -119,16 +121,16 @@ def test_what_ended_a_job_is_told_whatever_failed_after_it() -> None:
                 raise OSError("cannot tidy up")
         return raised.value
 
-    terminated, interrupted = (endings._end_from_outside(failing_after(end)) for end in (Terminated(), KeyboardInterrupt()))
+    terminated, interrupted = (shutdown._end_from_outside(failing_after(end)) for end in (Terminated(), KeyboardInterrupt()))
     assert terminated is not None and (terminated.exit_code, str(terminated)) == (143, "ended by SIGTERM")
     assert interrupted is not None and interrupted.exit_code == 130
-    assert endings._end_from_outside(failing_after(ValueError())) is None
+    assert shutdown._end_from_outside(failing_after(ValueError())) is None
     gone = failing_after(Py4JNetworkError("Answer from Java side is empty"))
-    assert "Spark's own process has ended" in endings._root_cause(gone)
+    assert "Spark's own process has ended" in shutdown._root_cause(gone)
 
 
 @pytest.mark.parametrize("wrong", [["--log-every", "0"], ["--log-every", "nan"], ["--log-every", "ten"], ["--log-format", "xml"]])
 def test_wrong_flags_end_with_2(wrong: list[str], capsys: Captured) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.parser("").parse_args(["--warehouse", "w", *wrong])
+        command_line.main(clean_warehouse, ["--warehouse", "w", *wrong])
     assert ended.value.code == 2 and wrong[0] in capsys.readouterr().err

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from image_similarity import samples
+from tools import samples
 
 Row = dict[str, str]
 

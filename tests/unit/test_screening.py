@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 import oracle
-from image_similarity.kernels import distances, screening, topk
-from image_similarity.kernels.distances import METRICS
-from image_similarity.kernels.screening import SCREENS
+from image_similarity.knn import candidates, distances, engine, rerank, scoring
+from image_similarity.knn.distances import METRICS
+from image_similarity.knn.scoring import SCREENS
 
 Adversary = Callable[[np.random.Generator], NDArray[np.float32]]
 
@@ -55,15 +55,15 @@ ADVERSARIES = [small_integers, near_ties, one_point_in_bfloat16, huge_dimensions
 def test_no_score_is_more_wrong_than_its_bound(metric: str, screen: str, adversary: Adversary) -> None:
     vectors = adversary(np.random.default_rng(1))
     chosen, of = METRICS[metric], SCREENS[screen]
-    shrink = screening.shrink_of(float(np.abs(vectors).max()), 96, chosen)
+    shrink = scoring.shrink_of(float(np.abs(vectors).max()), 96, chosen)
     measured = distances.measured(vectors, chosen)
-    copies = screening.copies(measured, chosen, of, shrink)
+    copies = scoring.copies(measured, chosen, of, shrink)
     scores = of.product(copies.low, copies.low, np.empty((300, 300), dtype=np.float32)).astype(np.float64)
     scores -= copies.half[:, None].astype(np.float64) + copies.half[None, :]
     rows = measured.rows() * shrink
     halves = np.zeros(300) if chosen.angular else np.square(rows).sum(axis=1) / 2
     right = rows @ rows.T - halves[:, None] - halves[None, :]
-    allowed = screening.bounds(copies, copies, of, 96)[:, None] + np.abs(scores) * of.lost_at_the_end
+    allowed = scoring.bounds(copies, copies, of, 96)[:, None] + np.abs(scores) * of.lost_at_the_end
     assert (np.abs(scores - right) <= allowed).all()
     if screen == "bfloat16" and adversary is one_point_in_bfloat16 and chosen.angular:
         assert (np.abs(scores - right) > 1e-7).any()  # else nothing was tried
@@ -74,7 +74,7 @@ def test_no_score_is_more_wrong_than_its_bound(metric: str, screen: str, adversa
 @pytest.mark.parametrize("adversary", ADVERSARIES)
 def test_adversaries_get_the_lists_of_the_definition(metric: str, screen: str, adversary: Adversary) -> None:
     vectors = adversary(np.random.default_rng(2))
-    similar, dissimilar = topk.neighbours(vectors, metric, 12, 7, 128, SCREENS[screen])
+    similar, dissimilar = engine.neighbours(vectors, metric, 12, 7, 128, SCREENS[screen])
     assert oracle.rows_of(similar) == oracle.neighbours(vectors, metric, 12)
     assert oracle.rows_of(dissimilar) == oracle.neighbours(vectors, metric, 7, farthest=True)
 
@@ -82,9 +82,9 @@ def test_adversaries_get_the_lists_of_the_definition(metric: str, screen: str, a
 def test_a_bound_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the bound, what bfloat16 cannot tell apart comes out wrong: the tests above can fail."""
     vectors = one_point_in_bfloat16(np.random.default_rng(3))
-    monkeypatch.setattr(screening, "bounds", lambda a, b, screen, dimensions: np.zeros(len(a), dtype=np.float32))
-    monkeypatch.setattr(topk, "floor_of", lambda best, *_: np.full(len(best), topk.NONE))
-    similar, _ = topk.neighbours(vectors, "cosine", 12, 0, 128, SCREENS["bfloat16"])
+    monkeypatch.setattr(scoring, "bounds", lambda a, b, screen, dimensions: np.zeros(len(a), dtype=np.float32))
+    monkeypatch.setattr(candidates, "floor_of", lambda best, *_: np.full(len(best), candidates.NONE))
+    similar, _ = engine.neighbours(vectors, "cosine", 12, 0, 128, SCREENS["bfloat16"])
     assert oracle.rows_of(similar) != oracle.neighbours(vectors, "cosine", 12)
 
 
@@ -92,11 +92,11 @@ def test_a_small_share_is_compared_in_full_where_vectors_are_apart() -> None:
     """The bound is of use: random vectors need no second look."""
     vectors = np.random.default_rng(4).standard_normal((2000, 64)).astype(np.float32)
     chosen, screen = METRICS["cosine"], SCREENS["float32"]
-    part = topk.Part(distances.measured(vectors, chosen), np.arange(2000, dtype=np.int32), np.arange(2000))
-    strip = topk.Strip(screening.copies(part.vectors, chosen, screen, 1.0), part.positions, 26, 26)
+    part = rerank.Part(distances.measured(vectors, chosen), np.arange(2000, dtype=np.int32), np.arange(2000))
+    strip = candidates.Strip(scoring.copies(part.vectors, chosen, screen, 1.0), part.positions, 26, 26)
     strip.offer(strip, screen, np.empty((2000, 2000), dtype=np.float32), 64)
-    scored = topk.Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, 1.0)
-    rescoring = topk.Rescoring(chosen, part, scored)
+    scored = rerank.Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, 1.0)
+    rescoring = rerank.Rescoring(chosen, part, scored)
     rescoring.add(part)
     similar, dissimilar = rescoring.lists()
     assert similar.certain(12, 1999).mean() > 0.99 and dissimilar.certain(12, 1999).mean() > 0.99

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 import s3_server
-from image_similarity import images, storage
-from image_similarity.kernels.decoding import Unreadable
+from image_similarity.errors import Unreadable
+from image_similarity.settings import HttpSettings
+from image_similarity.storage import blobs, fetch, uris
 
 
 @pytest.fixture(scope="module")
@@ -18,25 +19,25 @@ def bucket() -> Iterator[str]:
 def test_what_is_written_is_listed_and_read(bucket: str) -> None:
     names = ["a b/100% #1?.jpg", "a b/Übung.jpg", "c.jpg"]
     for name in names:
-        storage.write(storage.join(bucket, name), name.encode(), "image/jpeg")
-    found = {file.path: file for file in storage.list_files(bucket)}
+        blobs.write(uris.join(bucket, name), name.encode(), "image/jpeg")
+    found = {file.path: file for file in blobs.list_files(bucket)}
     assert sorted(found) == sorted(names)
     for name, file in found.items():
-        assert images.fetch(file.uri, 1000) == name.encode() and file.size_bytes == len(name.encode()) and file.modified_ns
-        status = storage.status(file.uri)
+        assert fetch.fetch(file.uri, 1000, HttpSettings()) == name.encode() and file.size_bytes == len(name.encode()) and file.modified_ns
+        status = blobs.status(file.uri)
         assert status is not None and (status.size_bytes, status.modified_ns) == (file.size_bytes, file.modified_ns)
-    assert images.fetch("s3a://pictures/c.jpg", 1000) == b"c.jpg"
-    storage.delete(storage.join(bucket, "c.jpg"))
-    assert not storage.exists(storage.join(bucket, "c.jpg")) and storage.status(storage.join(bucket, "c.jpg")) is None
+    assert fetch.fetch("s3a://pictures/c.jpg", 1000, HttpSettings()) == b"c.jpg"
+    blobs.delete(uris.join(bucket, "c.jpg"))
+    assert not blobs.exists(uris.join(bucket, "c.jpg")) and blobs.status(uris.join(bucket, "c.jpg")) is None
 
 
 def test_what_cannot_be_had_is_told(bucket: str) -> None:
-    storage.write(storage.join(bucket, "large.jpg"), b"0" * 100, "image/jpeg")
+    blobs.write(uris.join(bucket, "large.jpg"), b"0" * 100, "image/jpeg")
     for uri, limit, reason in [
         (f"{bucket}/none.jpg", 1000, "not_found"),
         ("s3://no-such-bucket/a.jpg", 1000, "not_found"),
         (f"{bucket}/large.jpg", 99, "too_many_bytes"),
     ]:
         with pytest.raises(Unreadable) as caught:
-            images.fetch(uri, limit)
+            fetch.fetch(uri, limit, HttpSettings())
         assert caught.value.reason == reason, uri

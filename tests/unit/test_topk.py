@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import oracle
-from image_similarity.kernels import distances, screening, topk
-from image_similarity.kernels.distances import METRICS
-from image_similarity.kernels.screening import FLOAT32, SCREENS
-from image_similarity.kernels.topk import Pool
+from image_similarity.knn import candidates, distances, engine, scoring
+from image_similarity.knn.candidates import Pool
+from image_similarity.knn.distances import METRICS
+from image_similarity.knn.scoring import FLOAT32, SCREENS
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -17,7 +17,7 @@ from image_similarity.kernels.topk import Pool
 @pytest.mark.parametrize("screen", SCREENS)
 def test_equal_to_the_definition(metric: str, block_rows: int, screen: str) -> None:
     vectors = oracle.planted(1000, 32, seed=5)
-    similar, dissimilar = topk.neighbours(vectors, metric, 12, 7, block_rows, SCREENS[screen])
+    similar, dissimilar = engine.neighbours(vectors, metric, 12, 7, block_rows, SCREENS[screen])
     assert oracle.rows_of(similar) == oracle.neighbours(vectors, metric, 12)
     assert oracle.rows_of(dissimilar) == oracle.neighbours(vectors, metric, 7, farthest=True)
 
@@ -28,7 +28,7 @@ def test_every_small_number_of_rows(n: int) -> None:
     vectors[:, 0] = 1
     for k in (1, n - 1, n, n + 5):
         for block_rows in (1, 3, 64):
-            similar, dissimilar = topk.neighbours(vectors, "cosine", k, k, block_rows)
+            similar, dissimilar = engine.neighbours(vectors, "cosine", k, k, block_rows)
             assert oracle.rows_of(similar) == oracle.neighbours(vectors, "cosine", k), (k, block_rows)
             assert oracle.rows_of(dissimilar) == oracle.neighbours(vectors, "cosine", k, farthest=True), (k, block_rows)
 
@@ -76,7 +76,7 @@ def test_doubtful_pairs_are_computed_again(metric: str, monkeypatch: pytest.Monk
 def test_copies_are_at_distance_zero_and_opposites_at_two() -> None:
     vectors = np.random.default_rng(0).standard_normal((3, 4096)).astype(np.float32)
     vectors[1], vectors[2] = 3 * vectors[0], -vectors[0]
-    similar, dissimilar = topk.neighbours(vectors, "cosine", 1, 1)
+    similar, dissimilar = engine.neighbours(vectors, "cosine", 1, 1)
     assert similar.distance.tolist()[:2] == [0.0, 0.0] and dissimilar.distance.tolist() == [2.0, 2.0, 2.0]
     assert not np.signbit(similar.distance).any()
 
@@ -91,7 +91,7 @@ def test_rows_that_a_metric_cannot_use() -> None:
 def test_merging_in_any_order_gives_the_same() -> None:
     rng = np.random.default_rng(4)
     keys = rng.permutation(300).reshape(3, 5, 20).astype(np.int64)
-    lists = [topk.Lists.complete(part) for part in keys]
+    lists = [candidates.Lists.complete(part) for part in keys]
     forward = lists[0].merged(lists[1], lists[2])
     backward = lists[2].merged(lists[1]).merged(lists[0])
     np.testing.assert_array_equal(forward.keys, backward.keys)
@@ -104,16 +104,16 @@ def test_a_pool_that_knows_what_to_beat_keeps_what_beats_it(metric: str) -> None
     """Lists that begin with a cut hold the same as those that do not, as far as it goes."""
     chosen = METRICS[metric]
     vectors = distances.measured(oracle.planted(120, 16, seed=9), chosen)
-    shrink = screening.shrink_of(float(np.abs(vectors.values).max()), 16, chosen)
-    copies, positions = screening.copies(vectors, chosen, FLOAT32, shrink), np.arange(120, dtype=np.int32)
+    shrink = scoring.shrink_of(float(np.abs(vectors.values).max()), 16, chosen)
+    copies, positions = scoring.copies(vectors, chosen, FLOAT32, shrink), np.arange(120, dtype=np.int32)
     away = distances.block(chosen, vectors, vectors).view(np.float32).astype(np.float64)
     np.fill_diagonal(away, np.inf)
     cut_at = np.where(np.arange(120) % 3 == 0, np.nan, np.sort(away, axis=1)[:, 7] * (1 + 1e-5) + 1e-6)
-    pool = Pool(copies, positions, 5, screening.score_at(chosen, cut_at, shrink))
+    pool = Pool(copies, positions, 5, scoring.score_at(chosen, cut_at, shrink))
     pool.compare(np.arange(60), np.arange(60, 120))
     keys = np.sort(pool.similar.keys(), axis=1)
     for row in range(120):
         others = np.arange(60, 120) if row < 60 else np.arange(60)
         beating = others[away[row, others] < cut_at[row]] if row % 3 else others
-        found = topk.positions_of(keys[row][keys[row] != topk.NONE])
+        found = candidates.positions_of(keys[row][keys[row] != candidates.NONE])
         assert set(found) <= set(beating) and np.allclose(away[row, found], np.sort(away[row, beating])[:5], atol=1e-5)

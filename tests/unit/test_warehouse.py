@@ -11,16 +11,19 @@ import pytest
 from pyspark.sql import SparkSession
 
 from image_similarity.errors import JobFailed
-from image_similarity.tables import SCHEMAS
-from image_similarity.warehouse import Pointer, Warehouse, new_run_id
-from image_similarity.warehouse_files import HadoopFiles
+from image_similarity.storage.hadoop import HadoopFiles
+from image_similarity.warehouse.parquet import spark_schema
+from image_similarity.warehouse.records import new_run_id
+from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.snapshot import Pointer
+from image_similarity.warehouse.warehouse import Warehouse
 
 AWKWARD = "odd [names] {a,b} 100%25 #1 it's*?"
 
 
 def neighbours(spark: SparkSession, fingerprint: str, count: int = 1):  # type: ignore[no-untyped-def]
     rows = [(f"é{i}", fingerprint, "similar", 1, "b", 0.5, "cosine", "exact") for i in range(count)]
-    return spark.createDataFrame(rows, SCHEMAS["neighbours"])
+    return spark.createDataFrame(rows, spark_schema("neighbours"))
 
 
 def test_run_ids_are_new_sort_by_time_and_are_no_numbers() -> None:
@@ -103,7 +106,7 @@ def test_publishing_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None
 
 
 def test_a_stale_lock_is_taken_over(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("image_similarity.warehouse_files.LOCK_SECONDS", 1)
+    monkeypatch.setattr("image_similarity.storage.hadoop.LOCK_SECONDS", 1)
     files = HadoopFiles(spark)
     (tmp_path / "_lock").touch()
     with files.locked(f"file://{tmp_path}/_lock"):
@@ -126,9 +129,9 @@ def test_views_show_what_is_published_and_nothing_else(spark: SparkSession, tmp_
     warehouse = Warehouse(spark, str(tmp_path))
     vectors = [("sha1", "key", 4, 2, [1.0, 0.0]), ("sha2", "key", 4, 2, [0.0, 1.0])]
     embeddings = [(name, "f", "key", sha, "v") for name, sha in (("a", "sha1"), ("b", "sha1"), ("c", "sha2"))]
-    warehouse.write("vectors", "r1", spark.createDataFrame(vectors, SCHEMAS["vectors"]))
-    warehouse.write("embeddings", "r1", spark.createDataFrame(embeddings, SCHEMAS["embeddings"]))
-    warehouse.write("embeddings", "r0", spark.createDataFrame(embeddings, SCHEMAS["embeddings"]))  # never published
+    warehouse.write("vectors", "r1", spark.createDataFrame(vectors, spark_schema("vectors")))
+    warehouse.write("embeddings", "r1", spark.createDataFrame(embeddings, spark_schema("embeddings")))
+    warehouse.write("embeddings", "r0", spark.createDataFrame(embeddings, spark_schema("embeddings")))  # never published
     warehouse.publish(Pointer(), {"embeddings": {"f": "r1"}}, {"vectors": {"key": "r1"}})
     db = duckdb.connect()
     db.execute((tmp_path / "views.sql").read_text())
@@ -137,7 +140,7 @@ def test_views_show_what_is_published_and_nothing_else(spark: SparkSession, tmp_
     assert db.sql("SELECT image_id, copies FROM exact_duplicates").fetchall() == [("a", 2), ("b", 2)]
     for table in SCHEMAS:
         columns = [row[0] for row in db.sql(f"DESCRIBE {table}").fetchall()]
-        assert set(SCHEMAS[table].fieldNames()) <= set(columns), "tables without runs are empty views with their columns"
+        assert set(SCHEMAS[table].names) <= set(columns), "tables without runs are empty views with their columns"
 
 
 def test_a_damaged_pointer_is_told(spark: SparkSession, tmp_path: Path) -> None:

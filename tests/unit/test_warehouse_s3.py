@@ -12,10 +12,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 import s3_server
-from image_similarity import object_files, storage
 from image_similarity.errors import JobFailed
-from image_similarity.object_files import ObjectFiles
-from image_similarity.warehouse import Pointer, Warehouse
+from image_similarity.storage import blobs, object_store
+from image_similarity.storage.object_store import ObjectFiles
+from image_similarity.warehouse.snapshot import Pointer
+from image_similarity.warehouse.warehouse import Warehouse
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_file_operations(bucket: str) -> None:
     assert files.read(f"{folder}/y/z") == b"y/z" and sorted(files.entries(folder)) == ["x", "y"]
     written = files.modified(f"{folder}/x")
     assert written is not None and written > 1.7e9
-    assert storage.read(f"{folder}/x") == b"x", "Python's and obstore's names of an object are the same"
+    assert blobs.read(f"{folder}/x") == b"x", "Python's and obstore's names of an object are the same"
     with pytest.raises(NotADirectoryError):
         files.entries(f"{folder}/x")
     files.delete(folder)
@@ -59,14 +60,14 @@ def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSess
         warehouse.publish(seen, {"neighbours": {"a/cosine": "r3"}}, {"runs": {"": "r3"}})
     tables = {"neighbours": {"a/cosine": ["r1"], "b/cosine": ["r2"]}, "runs": {"": ["r1", "r2"]}}
     assert warehouse.current() == Pointer(2, tables)
-    views = storage.read(f"{bucket}/two/views.sql").decode()
+    views = blobs.read(f"{bucket}/two/views.sql").decode()
     assert "s3://warehouse/two/neighbours/run_id=r1/*.parquet" in views and "run_id=r2" in views
     assert sorted(ObjectFiles(bucket).entries(f"{bucket}/two")) == ["_current.json", "views.sql"], "no lock is left, or used"
 
 
 PUBLISHER = """
 import sys
-from image_similarity.object_files import ObjectFiles
+from image_similarity.storage.object_store import ObjectFiles
 files, path, name = ObjectFiles(sys.argv[1]), sys.argv[1] + "/many.txt", sys.argv[2]
 for turn in range(20):
     files.update(path, lambda content: (content or b"") + f"{name}-{turn} ".encode())
@@ -76,7 +77,7 @@ for turn in range(20):
 def test_many_processes_at_once_lose_nothing(bucket: str) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", PUBLISHER, bucket, str(number)]) for number in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
-    told = storage.read(f"{bucket}/many.txt").decode().split()
+    told = blobs.read(f"{bucket}/many.txt").decode().split()
     assert sorted(told) == sorted(f"{number}-{turn}" for number in range(4) for turn in range(20))
 
 
@@ -91,7 +92,7 @@ def test_an_update_whose_answer_was_lost_counts_once(spark: SparkSession, bucket
     monkeypatch.setattr(ObjectFiles, "_put_if", forgetful)
     warehouse = Warehouse(spark, f"{bucket}/lost")
     warehouse.publish(Pointer(), {"neighbours": {"a/cosine": "r1"}}, {"runs": {"": "r1"}})
-    assert json.loads(storage.read(f"{bucket}/lost/_current.json")) == {
+    assert json.loads(blobs.read(f"{bucket}/lost/_current.json")) == {
         "version": 1,
         "tables": {"neighbours": {"a/cosine": ["r1"]}, "runs": {"": ["r1"]}},
     }
@@ -114,7 +115,7 @@ def test_a_lock_has_one_holder_and_that_of_a_dead_one_is_taken_over(bucket: str,
         thread.join()
     assert most == [1] * 9 and files.read(path) is None
     files.write(path, b"of one that died")
-    monkeypatch.setattr(object_files, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(object_store, "LOCK_SECONDS", 1)
     with files.locked(path):
         assert files.read(path) != b"of one that died"
 

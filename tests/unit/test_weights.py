@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from image_similarity import weights
+from image_similarity import __version__
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.kernels.fingerprints import networks
+from image_similarity.fingerprints import networks
+from image_similarity.stages.embeddings import weights
 
 NETWORK = "squeezenet1_1"
 
@@ -26,14 +27,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+agents: list[str] = []
+"""How those who asked the server called themselves."""
+
+
 @pytest.fixture
 def server(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Its address, and the paths that were asked of it."""
     asked: list[str] = []
+    agents.clear()
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             asked.append(self.path)
+            agents.append(str(self.headers["User-Agent"]))
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
@@ -56,7 +63,27 @@ def test_a_server_is_asked_once(server: tuple[str, list[str]], folder: Path, tmp
     for _ in range(2):
         found = weights.resolve(NETWORK, [f"{address}/good.pth"], digest(folder), 0, tmp_path / "cache")
         assert found.trained
-    assert asked == ["/good.pth"]
+    assert asked == ["/good.pth"] and agents == [f"image-similarity/{__version__}"]
+
+
+def test_proxies_of_the_environment_are_not_used(
+    server: tuple[str, list[str]], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert weights.resolve(NETWORK, [f"{server[0]}/good.pth"], digest(folder), 0, tmp_path / "cache").trained
+
+
+def test_torchvisions_weights_are_downloaded_by_torch_hub(
+    server: tuple[str, list[str]], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"squeezenet1_1-{digest(folder)[:8]}.pth"
+    (folder / name).write_bytes((folder / "good.pth").read_bytes())
+    named = type("W", (), {"__members__": {"V1": _Url(f"{server[0]}/{name}"), "V2": _Url("http://127.0.0.1:9/none-0.pth")}})
+    monkeypatch.setattr(weights, "get_model_weights", lambda _: named)
+    found = weights.resolve(NETWORK, ["V2", "V1"], None, 0, tmp_path / "cache")
+    assert found.source == "V1" and agents == ["torch.hub"] and "refused" in found.passed_over[0]
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == [name]
 
 
 def test_a_wrong_checksum_is_refused_and_not_kept(server: tuple[str, list[str]], tmp_path: Path) -> None:

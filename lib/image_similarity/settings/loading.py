@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +13,7 @@ from image_similarity.settings.fingerprints import DEFAULT_FINGERPRINT, keys_of
 from image_similarity.settings.sections import Settings
 
 
-def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
+def load(file: Traversable | None, overrides: Iterable[str] = ()) -> Settings:
     """The settings of ``file`` (TOML; None for defaults) with ``overrides`` (``section.key=value``) applied in order.
 
     Raises ``WrongInput`` that lists every fault found.
@@ -31,7 +31,7 @@ def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
         raise WrongInput("\n  ".join([f"wrong settings{source}:", *faults])) from None
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def _read_toml(file: Traversable) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""Spark: tables in, tables out. One module for each arrow of the data's path; no stage imports another."""
+"""Spark: tables in, tables out, one room per arrow of the data's path. No stage imports another."""

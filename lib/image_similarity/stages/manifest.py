@@ -20,13 +20,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, MapType, StructType
 
-from image_similarity import http as web
-from image_similarity import storage
 from image_similarity.errors import WrongInput
+from image_similarity.runtime.session import SPARK_ERRORS, cause_of
+from image_similarity.runtime.tasks import by_host
 from image_similarity.settings import HttpSettings, ManifestSettings
-from image_similarity.spark import SPARK_ERRORS, by_host, cause_of
-from image_similarity.storage import FileStatus
-from image_similarity.tables import SCHEMAS
+from image_similarity.storage import blobs, http_client, uris
+from image_similarity.storage.blobs import FileStatus
+from image_similarity.warehouse.schemas import SCHEMAS
 
 LIST_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 ROWS_PER_STATUS_TASK = 10_000
@@ -51,14 +51,14 @@ def run(
     settings: ManifestSettings,
     sample: int | None = None,
     seed: int = 0,
-    http: HttpSettings | None = None,
+    http: HttpSettings = HttpSettings(),
 ) -> Manifest:
     """The manifest of ``images``; with ``sample`` that many of them, chosen by a hash of image_id and ``seed``.
 
     Servers of http(s) addresses in a list are asked for size and version, as ``http`` says (None: the defaults). Raises
     ``WrongInput`` if there is nothing of that name, no image in it, or a list that cannot serve.
     """
-    location = storage.absolute(images)
+    location = uris.absolute(images)
     kind = _kind_of(location)
     if kind == "list":
         found, skipped = _read_list(spark, location, settings.uri_column), Counter[str]()
@@ -69,7 +69,7 @@ def run(
     if sample is not None:
         found = found.orderBy(F.xxhash64(F.lit(seed), "image_id"), "image_id").limit(sample)
     if kind == "list":
-        status = _status_of(storage.parent(location), http or HttpSettings())
+        status = _status_of(uris.parent(location), http)
         # A list is often one partition; to ask a store about each file is slow, and waits for nothing else.
         found = by_host(found, "uri", max(spark.sparkContext.defaultParallelism, found.count() // ROWS_PER_STATUS_TASK))
         found = found.withColumn("status", status("uri")).select("image_id", "status.*", "attributes")
@@ -83,17 +83,17 @@ def _columns() -> list[Column]:
     size_and_time = F.concat("size_bytes", F.lit("-"), "modified_ns")
     version = F.concat(F.coalesce("etag", size_and_time), F.lit("-"), F.substring(F.sha2("uri", 256), 1, 8))
     made = {"modified_at": F.timestamp_micros(F.expr("modified_ns div 1000")), "source_version": version}
-    return [made.get(name, F.col(name)).alias(name) for name in SCHEMAS["manifest"].fieldNames()]
+    return [made.get(name, F.col(name)).alias(name) for name in SCHEMAS["manifest"].names]
 
 
 def _kind_of(location: str) -> str:
     """``folder``, ``list`` or ``glob``. What exists is never taken for a glob."""
     suffix = os.path.splitext(location.rstrip("/"))[1].lower()
     try:
-        if storage.exists(location):
+        if blobs.exists(location):
             if suffix in LIST_FORMATS:
                 return "list"
-            if storage.is_folder(location):
+            if blobs.is_folder(location):
                 return "folder"
             known = ", ".join(LIST_FORMATS)
             raise WrongInput(f"--images {location}: a file of unknown type; give a folder, a glob, or a list ({known})")
@@ -108,7 +108,7 @@ def _find(location: str, settings: ManifestSettings, is_glob: bool) -> tuple[pa.
     """The image files of a folder or glob as a table of `_FOUND`, and what was skipped."""
     skipped: Counter[str] = Counter()
     try:
-        files = list(_taken(_glob(location) if is_glob else storage.list_files(location), settings.extensions, skipped))
+        files = list(_taken(_glob(location) if is_glob else blobs.list_files(location), settings.extensions, skipped))
     except OSError as error:
         raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
     if not files:
@@ -149,14 +149,14 @@ def _is_text(name: str) -> bool:
 def _glob(pattern: str) -> Iterator[FileStatus]:
     """Files that match ``pattern`` (``**`` crosses folders); their paths are told below its last literal folder."""
     root = _GLOB.split(pattern, maxsplit=1)[0].rpartition("/")[0]
-    if storage.is_local(pattern):
+    if uris.is_local(pattern):
         for path in glob.iglob(pattern, recursive=True):
             if os.path.isfile(path):
                 info = os.stat(path)
                 yield FileStatus(path, path.removeprefix(root).lstrip("/"), info.st_size, info.st_mtime_ns)
         return
     matches = re.compile(_glob_expression(pattern.removeprefix(root).lstrip("/")))
-    yield from (file for file in storage.list_files(root) if matches.fullmatch(file.path))
+    yield from (file for file in blobs.list_files(root) if matches.fullmatch(file.path))
 
 
 def _glob_expression(pattern: str) -> str:
@@ -189,11 +189,11 @@ def _read_list(spark: SparkSession, location: str, uri_columns: tuple[str, ...])
 
 def _reader(spark: SparkSession, location: str) -> DataFrame:
     kind = LIST_FORMATS[os.path.splitext(location.rstrip("/"))[1].lower()]
-    path = re.sub(r"([*?\[\]{}\\])", r"\\\1", storage.for_spark(location))  # readers take patterns; this is a name
+    path = re.sub(r"([*?\[\]{}\\])", r"\\\1", uris.for_spark(location))  # readers take patterns; this is a name
     if kind == "csv":
         return spark.read.csv(path, header=True, multiLine=True, escape='"', mode="FAILFAST")
     if kind == "json":
-        is_array = storage.read(location, max_bytes=1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+        is_array = blobs.read(location, max_bytes=1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
         return spark.read.json(path, multiLine=is_array, primitivesAsString=True, mode="FAILFAST")
     return spark.read.parquet(path)
 
@@ -243,10 +243,10 @@ def _status_of(base: str, http: HttpSettings) -> Any:
 
 def _known_of(uri: str, http: HttpSettings) -> tuple[int | None, int | None, str | None]:
     """Size, time of the last change in nanoseconds, and ETag of the file at ``uri``, each None where it cannot be had."""
-    if storage.scheme_of(uri) not in web.SCHEMES:
-        info = storage.status(uri)
+    if uris.scheme_of(uri) not in http_client.SCHEMES:
+        info = blobs.status(uri)
         return (info.size_bytes, info.modified_ns, None) if info is not None else (None, None, None)
-    told = web.status(uri, http)
+    told = http_client.status(uri, http)
     return (told.size_bytes, _nanoseconds(told.last_modified), told.etag) if told is not None else (None, None, None)
 
 
@@ -260,6 +260,6 @@ def _nanoseconds(date: str | None) -> int | None:
 
 def _resolved(uri: str, base: str) -> str:
     try:
-        return storage.absolute(uri, base)
+        return uris.absolute(uri, base)
     except ValueError:  # no uri at all: it stays as written, and becomes a failure when it is read
         return uri

@@ -10,11 +10,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import images, storage, texts
-from image_similarity.kernels import decoding, pictures
-from image_similarity.kernels.decoding import Unreadable
+from image_similarity.errors import Unreadable
+from image_similarity.imaging import decoding, thumbnails
+from image_similarity.pages import captions
+from image_similarity.runtime.progress import progress
+from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import Settings
-from image_similarity.spark import progress, task_count
+from image_similarity.storage import blobs, fetch
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -50,7 +52,7 @@ class Card:
     picture: str | None
     """The file, below the rendering; None where there is none."""
     reason: str | None
-    """Why there is no picture: what `images.fetch` and `decoding.decode` say."""
+    """Why there is no picture: what `fetch.fetch` and `decoding.decode` say."""
     width: int | None
     """Of the file, in pixels."""
     height: int | None
@@ -91,14 +93,16 @@ def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[
 def _make_one(row: dict[str, Any], attribute: str | None, settings: Settings, folder: str) -> dict[str, Any]:
     attributes = dict(row["attributes"] or ())
     label = attributes.get(attribute, "") if attribute is not None else ""
-    said = texts.of_image(row["image_id"], attributes, settings.gallery)
+    said = captions.of_image(
+        row["image_id"], attributes, settings.gallery.title_attributes, settings.gallery.subtitle_attributes
+    )
     card = {
         "image_id": row["image_id"],
         "title": said.title,
         "alt": said.alt,
-        "note": said.subtitle if attribute is None else texts.clean(label)[: texts.LONGEST_TEXT],
+        "note": said.subtitle if attribute is None else captions.clean(label)[: captions.LONGEST_TEXT],
         "label": label if label.strip(" ") else None,
-        "link": texts.link(row["uri"] or ""),
+        "link": captions.link(row["uri"] or ""),
     }
     return {**card, **_picture(row["image_id"], row["uri"], settings, folder)}
 
@@ -112,11 +116,11 @@ def _picture(image_id: str, uri: str | None, settings: Settings, folder: str) ->
     try:
         if uri is None:
             raise Unreadable("not_found", "the manifest does not say where it is")
-        content = images.fetch(uri, settings.embeddings.max_bytes)
-        small = pictures.thumbnails(content, settings.embeddings.max_pixels).small
+        content = fetch.fetch(uri, settings.embeddings.max_bytes, settings.http)
+        small = thumbnails.thumbnails(content, settings.embeddings.max_pixels).small
     except Unreadable as error:
         return {"reason": error.reason}
     path = f"{FOLDER}/{_name(image_id)}.webp"
-    storage.write(f"{folder}/{path}", small, "image/webp")
-    width, height = pictures.size_of(small)
+    blobs.write(f"{folder}/{path}", small, "image/webp")
+    width, height = thumbnails.size_of(small)
     return {"picture": path, "width": width, "height": height}

@@ -19,7 +19,7 @@ from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
-from image_similarity.warehouse import Scratch
+from image_similarity.warehouse.workspace import Workspace
 
 OVERLAP, PRECISION, AVERAGE_PRECISION = "overlap", "precision", "mean_average_precision"
 
@@ -66,7 +66,7 @@ class Lists:
     """Images, by which of the fingerprints have lists of them."""
 
     @classmethod
-    def collect(cls, neighbours: DataFrame, fingerprints: tuple[str, ...], scratch: Scratch) -> "Lists":
+    def collect(cls, neighbours: DataFrame, fingerprints: tuple[str, ...], scratch: Workspace) -> "Lists":
         """From rows image_id, fingerprint, rank, neighbour_id: one shuffle, materialised. `JobFailed` if no image is in all."""
         entry = F.struct("rank", "neighbour_id")
         own = [F.sort_array(F.collect_list(F.when(F.col("fingerprint") == name, entry))) for name in fingerprints]
@@ -160,7 +160,7 @@ class Labelled:
     """That of lists in which all others with the label come first: below 1 where most labels have k images or fewer."""
 
 
-def by_label(neighbours: DataFrame, lists: Lists, labels: DataFrame, comparison: Comparison, scratch: Scratch) -> Labelled:
+def by_label(neighbours: DataFrame, lists: Lists, labels: DataFrame, comparison: Comparison, scratch: Workspace) -> Labelled:
     """precision@k and mean average precision at k of each fingerprint, for image_id, label in ``labels``.
 
     - precision@k: the share of the k nearest (of all others, where they are fewer) that have the image's label.

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import jinja2
 
-from image_similarity import storage, texts
+from image_similarity.pages import captions
 from image_similarity.stages.comparison.cards import Card
 from image_similarity.stages.comparison.measures import (
     AVERAGE_PRECISION,
@@ -18,6 +18,7 @@ from image_similarity.stages.comparison.measures import (
     Measured,
 )
 from image_similarity.stages.comparison.plot import SURE
+from image_similarity.storage import blobs
 
 NEAREST_SHOWN = 6
 
@@ -73,9 +74,9 @@ class Report:
 
 def write(report: Report, plot: bytes, folder: str) -> str:
     """Write what the page refers to into the rendering's ``folder``; the page, which is to lie beside that."""
-    storage.write(f"{folder}/plot.svg", plot, "image/svg+xml")
+    blobs.write(f"{folder}/plot.svg", plot, "image/svg+xml")
     style = files(__package__).joinpath("templates", "report.css").read_bytes()
-    storage.write(f"{folder}/report.css", style, "text/css; charset=utf-8")
+    blobs.write(f"{folder}/report.css", style, "text/css; charset=utf-8")
     names = {PRECISION: "precision", AVERAGE_PRECISION: "mean average precision"}
     return _template().render(report=report, folder=folder.rpartition("/")[2], names=names, shown=NEAREST_SHOWN)
 
@@ -97,7 +98,7 @@ def disagreement(image_id: str, lists: Mapping[str, Sequence[str]], cards: Mappi
 def _template() -> jinja2.Template:
     """Once per process; through importlib, which also reads it from a zip."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(count="{:,}".format, share="{:.3f}".format, clean=texts.clean, margin=_margin)
+    environment.filters.update(count="{:,}".format, share="{:.3f}".format, clean=captions.clean, margin=_margin)
     source = files(__package__).joinpath("templates", "index.html").read_text(encoding="utf-8")
     return environment.from_string(source)
 

@@ -7,13 +7,13 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
+from image_similarity.pages.site import Site
 from image_similarity.settings import Settings
-from image_similarity.site import Site
 from image_similarity.stages.comparison import cards, measures, plot, report
 from image_similarity.stages.comparison.measures import Comparison, Labelled, Lists, Measured
 from image_similarity.stages.comparison.report import NEAREST_SHOWN, Pair, Report
-from image_similarity.tables import SIMILAR
-from image_similarity.warehouse import Scratch
+from image_similarity.warehouse.schemas import SIMILAR
+from image_similarity.warehouse.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def run(
     settings: Settings,
     site: Site,
     rendering: str,
-    scratch: Scratch,
+    scratch: Workspace,
 ) -> Outputs:
     """Measure, and write the folder ``rendering`` of the report, with ``examples`` images for each pair of fingerprints.
 

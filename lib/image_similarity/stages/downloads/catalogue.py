@@ -20,8 +20,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from image_similarity import storage
 from image_similarity.errors import WrongInput
+from image_similarity.storage import blobs
 
 Size = Literal["web", "print", "full"]
 Record = dict[str, Any]
@@ -203,13 +203,13 @@ def _records(location: str) -> Iterator[Record]:
     if suffix in (".json", ".jsonl", ".ndjson"):
         return _json_records(_content(location))
     if suffix == ".parquet":
-        batches = pq.ParquetFile(storage.open_input_file(location)).iter_batches()
+        batches = pq.ParquetFile(blobs.open_input_file(location)).iter_batches()
         return (record for batch in batches for record in batch.to_pylist())
     raise WrongInput(f"--catalogue {location}: a file of unknown type; give a .csv, .json, .jsonl or .parquet")
 
 
 def _content(location: str) -> str:
-    return storage.read(location).decode("utf-8-sig")
+    return blobs.read(location).decode("utf-8-sig")
 
 
 def _json_records(text: str) -> Iterator[Record]:

@@ -26,19 +26,18 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
-from image_similarity import http as web
-from image_similarity import images, storage
-from image_similarity.errors import JobFailed
-from image_similarity.kernels import decoding
-from image_similarity.kernels.decoding import Unreadable
+from image_similarity.errors import JobFailed, Unreadable
+from image_similarity.imaging import decoding
+from image_similarity.runtime.progress import progress
+from image_similarity.runtime.tasks import by_host
 from image_similarity.settings import HttpSettings
-from image_similarity.spark import by_host, progress
-from image_similarity.storage import FileStatus
-from image_similarity.tables import SCHEMAS
-from image_similarity.warehouse import Scratch
+from image_similarity.storage import blobs, fetch, http_client, uris
+from image_similarity.storage.blobs import FileStatus
+from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.workspace import Workspace
 
 FAILURE_REASONS = {
-    **images.FETCH_REASONS,
+    **fetch.FETCH_REASONS,
     "empty": decoding.UNREADABLE_REASONS["empty"],
     "not_an_image": decoding.UNREADABLE_REASONS["not_an_image"],
 }
@@ -148,14 +147,14 @@ def _present(spark: SparkSession, folder: str) -> DataFrame:
 
 def _pictures(folder: str) -> dict[str, FileStatus]:
     """The pictures in ``folder`` by their name without the ending; none where there is no such folder."""
-    if not storage.exists(folder):
+    if not blobs.exists(folder):
         return {}
     endings = {ending for ending, _ in ENDINGS.values()}
-    split = ((os.path.splitext(file.path), file) for file in storage.list_files(folder))
+    split = ((os.path.splitext(file.path), file) for file in blobs.list_files(folder))
     return {name: file for (name, ending), file in split if ending[1:] in endings}
 
 
-def run(spark: SparkSession, planned: DataFrame, options: Options, scratch: Scratch) -> Outputs:
+def run(spark: SparkSession, planned: DataFrame, options: Options, scratch: Workspace) -> Outputs:
     """Do what is ``planned``. Fetching runs once, into ``scratch``; the tables are split from there.
 
     Raises ``JobFailed`` unless every address was fetched, is there, or failed, once.
@@ -200,8 +199,8 @@ def _split(outcomes: DataFrame, addresses: int) -> Outputs:
     if told + failed != addresses:
         raise JobFailed(f"{addresses:,} addresses, {told:,} files, {failed:,} failures: nothing was published; run it again")
     return Outputs(
-        downloads=downloads.select(*SCHEMAS["downloads"].fieldNames()),
-        failures=failures.select(*SCHEMAS["failures"].fieldNames()),
+        downloads=downloads.select(*SCHEMAS["downloads"].names),
+        failures=failures.select(*SCHEMAS["failures"].names),
         outcomes={name: sum(row.files for row in counted if row.outcome == name) for name in (FETCHED, UNCHANGED, PRESENT)},
         fetched_bytes=sum(row.bytes for row in counted if row.outcome == FETCHED),
         not_rechecked={row.reason: row.files for row in counted if row.reason is not None},
@@ -236,7 +235,7 @@ def list_of(downloads: pa.Table) -> bytes:
 def _share_told(tally: str, units: int) -> float:
     """The share of ``units`` that is done, by what tasks have written below ``tally`` so far."""
     try:
-        told = [int(storage.read(file.uri)) for file in storage.list_files(tally) if not file.path.endswith(".tmp")]
+        told = [int(blobs.read(file.uri)) for file in blobs.list_files(tally) if not file.path.endswith(".tmp")]
     except (OSError, ValueError):  # no task has begun
         return 0.0
     return min(1.0, sum(told) / max(1, units))
@@ -275,7 +274,7 @@ class _Tally:
         self._done += 1
         if time.monotonic() - self._told >= _SECONDS_BETWEEN_TALLIES:
             self._told = time.monotonic()
-            storage.write(self._uri, str(self._done).encode(), "text/plain")
+            blobs.write(self._uri, str(self._done).encode(), "text/plain")
         return result
 
 
@@ -292,9 +291,9 @@ class _Fetcher:
     ) -> dict[str, Any]:
         if file is None and name in self._there:
             file = self._there[name].uri
-            return _row(outcome=FETCHED, uri=file, **_facts(storage.read(file)))
+            return _row(outcome=FETCHED, uri=file, **_facts(blobs.read(file)))
         try:
-            answer = web.get(address, self._options.max_bytes, self._options.http, etag, last_modified)
+            answer = http_client.get(address, self._options.max_bytes, self._options.http, etag, last_modified)
             if answer.content is None:
                 kept = answer.etag or etag, answer.last_modified or last_modified
                 return _row(outcome=UNCHANGED, uri=file, etag=kept[0], last_modified=kept[1])
@@ -302,12 +301,12 @@ class _Fetcher:
         except Unreadable as error:
             return self._refused(error, action, file, etag, last_modified)
         told = {**_facts(answer.content), "etag": answer.etag, "last_modified": answer.last_modified}
-        if action == RECHECK and file is not None and storage.read(file) == answer.content:
+        if action == RECHECK and file is not None and blobs.read(file) == answer.content:
             return _row(outcome=UNCHANGED, uri=file, **told)
-        uri = storage.join(self._options.folder, f"{name}.{ending}")
-        storage.write(uri, answer.content, content_type)
+        uri = uris.join(self._options.folder, f"{name}.{ending}")
+        blobs.write(uri, answer.content, content_type)
         if file is not None and file != uri:
-            storage.delete(file)
+            blobs.delete(file)
         return _row(outcome=FETCHED, uri=uri, **told)
 
     def _refused(
@@ -317,7 +316,7 @@ class _Fetcher:
         if action == RECHECK and error.reason in PASSING_REASONS:  # nothing says that the file is not right any more
             return _row(outcome=PRESENT, uri=file, etag=etag, last_modified=last_modified, **why)
         if action == FETCH and file is not None:
-            storage.delete(file)  # from another address: the next run must not take it for this one's
+            blobs.delete(file)  # from another address: the next run must not take it for this one's
         return _row(**why)
 
 

@@ -18,11 +18,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import WrongInput
-from image_similarity.kernels.fingerprints import projections
-from image_similarity.kernels.fingerprints.projections import Projection
+from image_similarity.fingerprints import pca
+from image_similarity.fingerprints.pca import Projection
 from image_similarity.settings import PcaSettings
 from image_similarity.stages.embeddings.saved import as_lists
-from image_similarity.tables import SCHEMAS
+from image_similarity.warehouse.parquet import spark_schema
+from image_similarity.warehouse.schemas import SCHEMAS
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -70,7 +71,7 @@ def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fit
     table = base.join(F.broadcast(chosen), "content_sha256").select("content_sha256", "embedding").toArrow()
     vectors = _matrix(table.sort_by("content_sha256")["embedding"])  # an order of their own: sums depend on it
     try:
-        return Fitted(base_key, projections.fit(vectors, declared.dimensions, declared.seed))
+        return Fitted(base_key, pca.fit(vectors, declared.dimensions, declared.seed))
     except ValueError:
         count, length = vectors.shape
         raise WrongInput(
@@ -85,7 +86,7 @@ def rows_of(spark: SparkSession, name: str, fitted: Fitted, declared: PcaSetting
     rows: list[tuple[Any, ...]] = [(*common, MEAN, None, fitted.projection.mean.tolist())]
     for component, weights in enumerate(fitted.projection.components):
         rows.append((*common, component, float(fitted.projection.explained_variance[component]), weights.tolist()))
-    return spark.createDataFrame(rows, SCHEMAS["projections"])
+    return spark.createDataFrame(rows, spark_schema("projections"))
 
 
 def renamed(rows: DataFrame, name: str, key: str | None = None) -> DataFrame:
@@ -98,7 +99,7 @@ def renamed(rows: DataFrame, name: str, key: str | None = None) -> DataFrame:
 def project(spark: SparkSession, base: DataFrame, fitted: Fitted) -> DataFrame:
     """Rows of ``vectors`` of the projected fingerprint, from those of its base."""
     shared = spark.sparkContext.broadcast(fitted.projection)
-    return base.select(*SCHEMAS["vectors"].fieldNames()).mapInArrow(_projecting(shared, fitted.key), _VECTORS)
+    return base.select(*SCHEMAS["vectors"].names).mapInArrow(_projecting(shared, fitted.key), _VECTORS)
 
 
 def _projecting(projection: "Broadcast[Projection]", key: str) -> Callable[[Batches], Batches]:

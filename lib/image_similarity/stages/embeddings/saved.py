@@ -13,15 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql.types import StringType, StructField, StructType
 
-from image_similarity import storage
-from image_similarity.tables import SCHEMAS
+from image_similarity.storage import blobs, uris
+from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
 
-SCHEMA = StructType(
-    [*SCHEMAS["vectors"].fields, StructField("image_id", StringType()), StructField("source_version", StringType())]
-)
-"""Of the files, to Spark: a vector, and the image that it was made from."""
+SCHEMA = pa.schema([*SCHEMAS[VECTORS], ("image_id", pa.string()), ("source_version", pa.string())])
+"""Of the files: a vector, and the image that it was made from."""
 
 FOLDER = "saved"
 """Of a run's state: where its files are."""
@@ -75,7 +72,7 @@ class Saver:
         if self._made:
             name = f"part-{self._partition:05d}-{self._attempt}-{self._files:05d}.parquet"
             content = _parquet(self._key, self._made, np.concatenate(self._vectors))
-            storage.write(storage.join(self._folder, name), content, _TYPE)
+            blobs.write(uris.join(self._folder, name), content, _TYPE)
             self._files += 1
         self._made, self._vectors, self._last = [], [], time.monotonic()
 
@@ -83,10 +80,10 @@ class Saver:
         """The contents that earlier attempts of the same task have saved."""
         beginning = f"part-{self._partition:05d}-"
         try:
-            files = [file.uri for file in storage.list_files(self._folder) if file.path.startswith(beginning)]
+            files = [file.uri for file in blobs.list_files(self._folder) if file.path.startswith(beginning)]
         except FileNotFoundError:  # nothing was saved by anybody yet
             return []
-        saved = [pq.read_table(storage.open_input_file(file), columns=["content_sha256"]) for file in files]
+        saved = [pq.read_table(blobs.open_input_file(file), columns=["content_sha256"]) for file in files]
         return [content for table in saved for content in table["content_sha256"].to_pylist()]
 
 
@@ -98,12 +95,12 @@ class Count:
 
     def __call__(self) -> int:
         try:
-            files = [file.uri for file in storage.list_files(self._folder)]
+            files = [file.uri for file in blobs.list_files(self._folder)]
         except FileNotFoundError:  # nothing yet
             return 0
         for file in files:
             if file not in self._rows:
-                self._rows[file] = pq.read_metadata(storage.open_input_file(file)).num_rows
+                self._rows[file] = pq.read_metadata(blobs.open_input_file(file)).num_rows
         return sum(self._rows.values())
 
 

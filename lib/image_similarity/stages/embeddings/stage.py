@@ -14,20 +14,22 @@ from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import devices, images
 from image_similarity.errors import JobFailed
-from image_similarity.kernels import decoding
-from image_similarity.kernels.fingerprints.description import Description
+from image_similarity.fingerprints.spec import Description
+from image_similarity.imaging import decoding
+from image_similarity.runtime import devices
+from image_similarity.runtime.progress import progress
+from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
-from image_similarity.spark import progress, task_count
 from image_similarity.stages.embeddings import workers
 from image_similarity.stages.embeddings.saved import Count
 from image_similarity.stages.embeddings.workers import NON_FINITE, Contents, Work
-from image_similarity.tables import SCHEMAS
-from image_similarity.warehouse import Scratch
+from image_similarity.storage import fetch
+from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.workspace import Workspace
 
 FAILURE_REASONS = {
-    **images.FETCH_REASONS,
+    **fetch.FETCH_REASONS,
     **decoding.UNREADABLE_REASONS,
     NON_FINITE: "the network's answer has infinite or undefined values",
 }
@@ -96,7 +98,7 @@ def run(
     settings: EmbeddingsSettings,
     http: HttpSettings,
     retry: Retry,
-    scratch: Scratch,
+    scratch: Workspace,
 ) -> list[Outputs]:
     """Read what is not known yet, once, and embed it. New vectors are in the fingerprints' folders, see `new_vectors`."""
     matched = scratch.write("matched", _matched(manifest, [_known(one, settings, retry) for one in fingerprints]))
@@ -183,7 +185,7 @@ def _results(
     fingerprints: Sequence[Fingerprint],
     settings: EmbeddingsSettings,
     http: HttpSettings,
-    scratch: Scratch,
+    scratch: Workspace,
 ) -> DataFrame:
     """What became of the unread images, as `_RESULTS`; written once."""
     available = devices.for_tasks(spark, settings)
@@ -223,8 +225,8 @@ def _split(number: int, one: Fingerprint, matched: DataFrame, results: DataFrame
     both = known.drop("kind").unionByName(told.select("image_id", "uri", "source_version", "content_sha256", "reason", "detail"))
     named = both.withColumn("fingerprint", F.lit(one.name)).withColumn("fingerprint_key", F.lit(one.key))
     return Outputs(
-        embeddings=named.where("reason IS NULL").select(*SCHEMAS["embeddings"].fieldNames()),
-        failures=named.where("reason IS NOT NULL").select(*SCHEMAS["failures"].fieldNames()),
+        embeddings=named.where("reason IS NULL").select(*SCHEMAS["embeddings"].names),
+        failures=named.where("reason IS NOT NULL").select(*SCHEMAS["failures"].names),
         images=tally.images,
         reused=tally.images - tally.wanted[number],
         taken_over=tally.taken_over[number],
@@ -242,7 +244,7 @@ def _by_device(number: int, results: DataFrame) -> dict[str, int]:
 def new_vectors(saved: DataFrame, published: DataFrame) -> DataFrame:
     """Rows for ``vectors``: what this run and those before saved, each content once, without what is published."""
     contents = published.select("content_sha256")
-    new = saved.select(*SCHEMAS["vectors"].fieldNames())
+    new = saved.select(*SCHEMAS["vectors"].names)
     if contents.take(1):
         # By whole contents Spark would sort the vectors; there are few to be left out, if any.
         both = new.select("content_sha256").join(contents, "content_sha256", "left_semi")

@@ -18,15 +18,17 @@ from pyspark import Broadcast, TaskContext
 from pyspark.sql import Column
 from pyspark.sql.pandas.functions import pandas_udf
 
-from image_similarity import devices, images
-from image_similarity.devices import CPU, Devices
-from image_similarity.kernels import decoding
-from image_similarity.kernels.decoding import Picture, Unreadable
-from image_similarity.kernels.fingerprints.description import Description, Fingerprint
-from image_similarity.kernels.isolation import IsolatedDecoder
+from image_similarity.errors import Unreadable
+from image_similarity.fingerprints.spec import Description, Fingerprint
+from image_similarity.imaging import decoding
+from image_similarity.imaging.decoding import Picture
+from image_similarity.imaging.sandbox import IsolatedDecoder
+from image_similarity.runtime import devices
+from image_similarity.runtime.devices import CPU, Devices
+from image_similarity.runtime.tasks import shipped
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
-from image_similarity.spark import shipped
 from image_similarity.stages.embeddings.saved import Made, Saver
+from image_similarity.storage import fetch
 
 RESULT = "content_sha256 string, reason string, detail string, embedded_on array<string>, refused array<string>"
 """Of an image: what it is, why it is unreadable, and for each fingerprint the device that made a vector of it, or why there is
@@ -233,7 +235,7 @@ class Embedder:
     def _read(self, row: _Row) -> _Image:
         image = _Image(row)
         try:
-            content = images.fetch(row.uri, self._settings.max_bytes, self._http)
+            content = fetch.fetch(row.uri, self._settings.max_bytes, self._http)
             image.content_sha256 = hashlib.sha256(content).hexdigest()
             wanted = [number for number in range(len(self._loaded)) if row.wanted >> number & 1]
             needed = [number for number in wanted if not self._loaded[number].knows(image.content_sha256)]

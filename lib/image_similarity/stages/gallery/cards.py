@@ -11,12 +11,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_similarity import texts
+from image_similarity.pages import captions
+from image_similarity.pages.captions import LONGEST_TEXT, clean, is_address
+from image_similarity.runtime.tasks import numbered
 from image_similarity.settings import GallerySettings
-from image_similarity.spark import numbered
 from image_similarity.stages.gallery import pictures
-from image_similarity.texts import LONGEST_TEXT, clean, is_address
-from image_similarity.warehouse import Scratch
+from image_similarity.warehouse.workspace import Workspace
 
 CARD = ["page", "title", "subtitle", "alt", "picture", "width", "height"]
 """What is shown of an image wherever it appears; ``width`` is null where there is no picture."""
@@ -37,7 +37,7 @@ LONGEST_TERM = 40
 _WORD = re.compile(r"[^\W_]+")
 
 
-def describe(images: DataFrame, settings: GallerySettings, scratch: Scratch) -> DataFrame:
+def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -> DataFrame:
     """image_id, uri, content_sha256, source_version, attributes -> `_COLUMNS`: what is said of each image; materialised.
 
     ``ordinal`` is its place in the byte order of all ids, from 0.
@@ -54,7 +54,7 @@ def describe(images: DataFrame, settings: GallerySettings, scratch: Scratch) -> 
     return scratch.write("described", in_order.mapInArrow(described, _COLUMNS))
 
 
-def with_pictures(described: DataFrame, made: DataFrame, scratch: Scratch) -> DataFrame:
+def with_pictures(described: DataFrame, made: DataFrame, scratch: Workspace) -> DataFrame:
     """``described`` with width, height and, where there is no picture, the reason; materialised."""
     return scratch.write("cards", described.join(made.drop("made"), "picture", "left"))
 
@@ -69,7 +69,7 @@ def page_name(image_id: str) -> str:
 
 def _texts(image_id: str, attributes: dict[str, str], settings: GallerySettings) -> dict[str, Any]:
     """What is said of one image: title, line below it, alternative text, words to find it by."""
-    told = texts.of_image(image_id, attributes, settings)
+    told = captions.of_image(image_id, attributes, settings.title_attributes, settings.subtitle_attributes)
     values = [clean(value) for value in attributes.values()]
     words = [told.title, posixpath.splitext(image_id)[0], *(value for value in values if not is_address(value))]
     return {

@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from image_similarity.stages.gallery.cards import CARD
-from image_similarity.tables import DISSIMILAR, SIMILAR
+from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 OWN = ["image_id", "uri", "ordinal", "attributes", "reason", "detail", *CARD]
 

@@ -8,10 +8,10 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from image_similarity.errors import WrongInput
+from image_similarity.runtime.tasks import numbered
 from image_similarity.settings import GallerySettings
-from image_similarity.spark import numbered
 from image_similarity.stages.gallery.cards import CARD
-from image_similarity.warehouse import Scratch
+from image_similarity.warehouse.workspace import Workspace
 
 FOLDER = "folder"
 """The group of images without usable attributes: the first folder of their ids."""
@@ -119,7 +119,7 @@ def _group_name(attribute: str, value: str) -> str:
     return hashlib.sha256(f"{attribute}\n{value}".encode()).hexdigest()[:16]
 
 
-def group_pages(members: DataFrame, made: list[Grouping], per_page: int, scratch: Scratch) -> DataFrame:
+def group_pages(members: DataFrame, made: list[Grouping], per_page: int, scratch: Workspace) -> DataFrame:
     """One row for each page of each group: path, attribute, value, images, number, last, items."""
     sizes = [(grouping.attribute, group.value, group.images) for grouping in made for group in grouping.groups]
     placed = _paged(members, ["attribute", "value"], "ordinal", sizes, per_page, scratch)
@@ -132,7 +132,7 @@ def group_pages(members: DataFrame, made: list[Grouping], per_page: int, scratch
 
 
 def _paged(
-    rows: DataFrame, group: list[str], order: str, sizes: list[tuple[Any, ...]], per_page: int, scratch: Scratch
+    rows: DataFrame, group: list[str], order: str, sizes: list[tuple[Any, ...]], per_page: int, scratch: Workspace
 ) -> DataFrame:
     """``rows`` with the size of their group (``images``) and the number of their page in it, from 1.
 
@@ -163,7 +163,7 @@ def examples(members: DataFrame, each: int) -> DataFrame:
 # -- duplicates ----------------------------------------------------------------------------------------------------------------
 
 
-def duplicates(cards: DataFrame, scratch: Scratch) -> DataFrame:
+def duplicates(cards: DataFrame, scratch: Workspace) -> DataFrame:
     """Sets of images with the same bytes, largest first: set, images, items (`COPIES_SHOWN` of them at most)."""
     known = cards.where("content_sha256 is not null")
     copied = known.groupBy("content_sha256").agg(F.count("*").alias("images"), F.min("ordinal").alias("first")).where("images > 1")
@@ -187,7 +187,7 @@ def duplicate_pages(sets: DataFrame, count: int) -> DataFrame:
 # -- failures ------------------------------------------------------------------------------------------------------------------
 
 
-def failure_pages(failures: DataFrame, cards: DataFrame, sizes: dict[str, int], scratch: Scratch) -> DataFrame:
+def failure_pages(failures: DataFrame, cards: DataFrame, sizes: dict[str, int], scratch: Workspace) -> DataFrame:
     """One row for each page of each reason: path, reason, number, last, items. ``sizes``: reason -> rows."""
     # What the detail says of addresses on this machine is nobody's business.
     detail = F.when(~F.contains("detail", F.coalesce("uri", F.lit(""))) | F.col("uri").isNull(), F.col("detail"))

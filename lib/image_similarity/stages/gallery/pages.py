@@ -12,9 +12,10 @@ import jinja2
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from image_similarity import storage, texts
-from image_similarity.kernels import pictures as recipes
+from image_similarity.imaging import thumbnails
+from image_similarity.pages import captions
 from image_similarity.stages.gallery import pictures
+from image_similarity.storage import blobs
 
 WRITTEN = "path string, bytes long, items long"
 WRITTEN_SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("items", pa.int64())])
@@ -85,7 +86,7 @@ def render(template: str, book: Book, path: str, context: dict[str, Any]) -> str
 def put(book: Book, path: str, text: str, items: int) -> dict[str, Any]:
     """Write a file of the rendering; a row of `WRITTEN`."""
     content = text.encode()
-    storage.write(f"{book.gallery}/{book.rendering}/{path}", content, _content_type(path))
+    blobs.write(f"{book.gallery}/{book.rendering}/{path}", content, _content_type(path))
     return {"path": path, "bytes": len(content), "items": items}
 
 
@@ -112,10 +113,10 @@ def _environment() -> jinja2.Environment:
         auto_reload=False,
     )
     environment.filters.update(
-        count="{:,}".format, distance=_distance, link=texts.link, clean=texts.clean, json=_json, compact=json.dumps
+        count="{:,}".format, distance=_distance, link=captions.link, clean=captions.clean, json=_json, compact=json.dumps
     )
-    environment.globals.update(ratio_class=ratio_class, image_path=image_path, picture_path=pictures.path, small=recipes.SMALL)
-    environment.globals.update(has_large=recipes.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
+    environment.globals.update(ratio_class=ratio_class, image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL)
+    environment.globals.update(has_large=thumbnails.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
     return environment
 
 

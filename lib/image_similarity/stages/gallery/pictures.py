@@ -9,13 +9,15 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity import images, storage
-from image_similarity.kernels import decoding, pictures
-from image_similarity.kernels.decoding import Unreadable
+from image_similarity.errors import Unreadable
+from image_similarity.imaging import decoding, thumbnails
+from image_similarity.pages.site import Site
+from image_similarity.runtime.progress import progress
+from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import Settings
-from image_similarity.site import Site
-from image_similarity.spark import progress, task_count
-from image_similarity.warehouse import Warehouse
+from image_similarity.storage import blobs, fetch, uris
+from image_similarity.warehouse import parquet
+from image_similarity.warehouse.warehouse import Warehouse
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -41,7 +43,7 @@ _LEAST_PER_TASK, _MOST_PER_TASK = 16, 512
 def name_of(content_sha256: Column, uri: Column, source_version: Column) -> Column:
     """The name of an image's picture: by its content, or, where that is not known, by its place and version."""
     known = F.coalesce(content_sha256, F.concat_ws("\n", uri, source_version))
-    return F.substring(F.sha2(F.concat_ws("\n", F.lit(pictures.RECIPE), known), 256), 1, 32)
+    return F.substring(F.sha2(F.concat_ws("\n", F.lit(thumbnails.RECIPE), known), 256), 1, 32)
 
 
 def path(picture: str, size: str) -> str:
@@ -54,7 +56,7 @@ def make(
 ) -> DataFrame:
     """Make the files of ``wanted`` (picture, uri, content_sha256) that are not there yet.
 
-    Returns picture, width, height (pixels of the larger file), reason, detail (why there is none: what `images.fetch` and
+    Returns picture, width, height (pixels of the larger file), reason, detail (why there is none: what `fetch.fetch` and
     `decoding.decode` say, or ``changed``), made (in this run), which stay in the rendering's folder as its inventory.
     """
     before = inventory(spark, site, site.renderings[:1], warehouse).where("reason is null").select("picture", "width", "height")
@@ -66,7 +68,7 @@ def make(
     rows = distinct.join(before, "picture", "left").repartition(tasks)
     folder = _inventory_folder(site, rendering)
     with progress(spark, "pictures", count, "pictures", tasks):
-        warehouse.write_parquet(folder, rows.mapInArrow(_maker(site.uri, settings), _COLUMNS))
+        parquet.write_folder(folder, rows.mapInArrow(_maker(site.uri, settings), _COLUMNS))
     return inventory(spark, site, [rendering], warehouse)
 
 
@@ -78,7 +80,7 @@ def inventory(spark: SparkSession, site: Site, renderings: list[str], warehouse:
 
 
 def _inventory_folder(site: Site, rendering: str) -> str:
-    return f"{storage.for_spark(site.uri)}/{rendering}/{INVENTORY}"
+    return f"{uris.for_spark(site.uri)}/{rendering}/{INVENTORY}"
 
 
 def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: Warehouse) -> int:
@@ -113,16 +115,16 @@ def _make_one(row: dict[str, Any], gallery: str, settings: Settings) -> dict[str
     refused = Unreadable("not_found", "the manifest does not say where it is")
     for uri in row["uris"]:
         try:
-            content = images.fetch(uri, settings.embeddings.max_bytes, settings.http)
+            content = fetch.fetch(uri, settings.embeddings.max_bytes, settings.http)
             if row["content_sha256"] not in (None, hashlib.sha256(content).hexdigest()):
                 raise Unreadable("changed", "since it was embedded: run embed_images again")
-            made = pictures.thumbnails(content, settings.embeddings.max_pixels)
+            made = thumbnails.thumbnails(content, settings.embeddings.max_pixels)
         except Unreadable as error:
             refused = error
             continue
         if made.large is not None:
-            storage.write(f"{gallery}/{path(picture, 'large')}", made.large, "image/webp")
-        storage.write(f"{gallery}/{path(picture, 'small')}", made.small, "image/webp")
+            blobs.write(f"{gallery}/{path(picture, 'large')}", made.large, "image/webp")
+        blobs.write(f"{gallery}/{path(picture, 'small')}", made.small, "image/webp")
         return {"picture": picture, "width": made.width, "height": made.height, "made": True}
     return {"picture": picture, "reason": refused.reason, "detail": refused.detail, "made": False}
 
@@ -132,14 +134,14 @@ def _known_size(gallery: str, picture: str, told: tuple[int | None, int | None])
     small, large = (f"{gallery}/{path(picture, size)}" for size in ("small", "large"))
     width, height = told
     if width is not None and height is not None:
-        wanted = [small, large] if pictures.has_large(width, height) else [small]
-        return (width, height) if all((status := storage.status(file)) and status.size_bytes for file in wanted) else None
+        wanted = [small, large] if thumbnails.has_large(width, height) else [small]
+        return (width, height) if all((status := blobs.status(file)) and status.size_bytes for file in wanted) else None
     # Not in the inventory, but perhaps made by a job that died afterwards. The small file is written last.
     try:
-        if storage.status(small) is None:
+        if blobs.status(small) is None:
             return None
-        size = pictures.size_of(storage.read(small))
-        return pictures.size_of(storage.read(large)) if storage.status(large) is not None else size
+        size = thumbnails.size_of(blobs.read(small))
+        return thumbnails.size_of(blobs.read(large)) if blobs.status(large) is not None else size
     except OSError:
         return None
 
@@ -157,10 +159,10 @@ def _sweeper(gallery: str) -> Callable[[Batches], Batches]:
 
 def _sweep(shelf: str, used: set[str]) -> int:
     """Delete the files in the folder ``shelf`` whose picture is not ``used``, and half-written ones; how many pictures."""
-    if not storage.exists(shelf):
+    if not blobs.exists(shelf):
         return 0
-    files = [(file.path.partition("-")[0], file) for file in storage.list_files(shelf)]
+    files = [(file.path.partition("-")[0], file) for file in blobs.list_files(shelf)]
     for picture, file in files:
         if picture not in used or file.path.endswith(".tmp"):
-            storage.delete(file.uri)
+            blobs.delete(file.uri)
     return len({picture for picture, _ in files} - used)

@@ -7,13 +7,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
+from image_similarity.pages.site import Site
+from image_similarity.runtime.progress import progress, step
+from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import Settings
-from image_similarity.site import Site
-from image_similarity.spark import progress, step, task_count
 from image_similarity.stages.gallery import cards, images, listings, pages, pictures, search
 from image_similarity.stages.gallery.pages import Book, Slot
-from image_similarity.tables import SIMILAR
-from image_similarity.warehouse import Scratch, Warehouse
+from image_similarity.warehouse.schemas import SIMILAR
+from image_similarity.warehouse.warehouse import Warehouse
+from image_similarity.warehouse.workspace import Workspace
 
 LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK = 50, 2000
 ROWS_OF_EXAMPLES, NEIGHBOURS_IN_EXAMPLES = 4, 6
@@ -59,7 +61,7 @@ def run(
     site: Site,
     rendering: str,
     warehouse: Warehouse,
-    scratch: Scratch,
+    scratch: Workspace,
 ) -> Outputs:
     """Write the folder ``rendering`` and missing pictures below the gallery; what is shown stays untouched."""
     found = inputs.contents.join(inputs.manifest, "image_id")
@@ -84,7 +86,7 @@ class _Rendering:
     settings: Settings
     book: Book
     cards: DataFrame
-    scratch: Scratch
+    scratch: Workspace
 
     def write(self, made: DataFrame) -> Outputs:
         told = made.agg(

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from image_similarity.stages.gallery.cards import LONGEST_TERM
 from image_similarity.stages.gallery.pages import WRITTEN, WRITTEN_SCHEMA, Book, put
-from image_similarity.warehouse import Scratch
+from image_similarity.warehouse.workspace import Workspace
 
 CARDS_PER_SHARD = 200
 POSTINGS_KEPT = 5000
@@ -54,7 +54,7 @@ def _entry(card: dict[str, object]) -> list[object]:
     ]
 
 
-def write_terms(cards: DataFrame, book: Book, scratch: Scratch) -> tuple[DataFrame, list[str]]:
+def write_terms(cards: DataFrame, book: Book, scratch: Workspace) -> tuple[DataFrame, list[str]]:
     """``search/<prefix in hexadecimal>.js``: words that begin alike, each with its images. And the prefixes."""
     postings = cards.select(F.explode("terms").alias("term"), F.col("ordinal").cast("int"))
     first = F.row_number().over(Window.partitionBy("term").orderBy("ordinal")) <= POSTINGS_KEPT  # not all, where there are millions

@@ -23,17 +23,14 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from image_similarity import storage
-from image_similarity.kernels import graphs
-from image_similarity.kernels import recall as recalls
-from image_similarity.kernels import screening, topk
-from image_similarity.kernels.descent import Descent
-from image_similarity.kernels.distances import METRICS, Values, pairs
-from image_similarity.kernels.recall import Recall
-from image_similarity.kernels.topk import NONE, Keys, Pool
-from image_similarity.kernels.warmup import warm_up
+from image_similarity.knn import candidates, graphs, recall, rerank, scoring
+from image_similarity.knn.candidates import NONE, Keys, Pool
+from image_similarity.knn.distances import METRICS, Values, pairs
+from image_similarity.knn.nndescent import Descent
+from image_similarity.knn.recall import Recall
+from image_similarity.knn.warmup import warm_up
+from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.spark import progress, step
 from image_similarity.stages.neighbours.audit import Audit
 from image_similarity.stages.neighbours.graph import Graph, slots_of
 from image_similarity.stages.neighbours.layout import Layout, lay_out
@@ -41,7 +38,8 @@ from image_similarity.stages.neighbours.numbers import save
 from image_similarity.stages.neighbours.plan import TASKS_OF_A_CORE, block_rows_for, cores_of, parts_for, visits_for
 from image_similarity.stages.neighbours.previous import LISTS
 from image_similarity.stages.neighbours.vectors import Packed
-from image_similarity.warehouse import Scratch
+from image_similarity.storage import uris
+from image_similarity.warehouse.workspace import Workspace
 
 _OFFERS = pa.schema([("block", pa.int32()), ("slot", pa.binary()), ("key", pa.binary())])
 """Candidates for residents of a block: slots of these (int32), and as many keys (int64)."""
@@ -73,7 +71,7 @@ class Found:
 
 
 def run(
-    spark: SparkSession, packed: Packed, shrink: float, settings: NeighboursSettings, how: ApproximateSettings, scratch: Scratch
+    spark: SparkSession, packed: Packed, shrink: float, settings: NeighboursSettings, how: ApproximateSettings, scratch: Workspace
 ) -> Found:
     """Similar neighbours of all packed vectors; ``shrink``: see `screening.shrink_of`."""
     parts = parts_for(packed.vectors, packed.dimensions, settings, how)
@@ -90,7 +88,7 @@ def run(
     slots = layout.array("slots")[audit.vectors]
 
     def measured(graph: Graph) -> tuple[Recall, bool]:
-        recall = audit.recall(topk.distances_of(audit.of_images(graph.lists(slots)[0])))
+        recall = audit.recall(candidates.distances_of(audit.of_images(graph.lists(slots)[0])))
         return recall, recall.reaches(how.recall_target, how.recall_slack)
 
     while True:
@@ -127,7 +125,7 @@ def _across_borders(graph: Graph, audit: Audit) -> float | None:
     slots = slot_of[audit.vectors]
     lists = audit.nearest, graph.lists(slots)[0]
     true, found = (slots_of(keys, slot_of) for keys in lists)
-    whole = recalls.of_each(*(topk.distances_of(keys) for keys in reversed(lists))) == 1
+    whole = recall.of_each(*(candidates.distances_of(keys) for keys in reversed(lists))) == 1
     across = (true >= 0) & (home[np.maximum(true, 0)] != home[slots][:, None])
     there = np.array([np.isin(wanted, of) for wanted, of in zip(true, found)]).reshape(true.shape)
     return float((there | whole[:, None])[across].mean()) if across.any() else None
@@ -153,7 +151,7 @@ def _among_residents(spark: SparkSession, graph: Graph, settings: NeighboursSett
                     pool.compare(one, other)
             keys = pool.similar.keys()
         row, place = np.nonzero(keys != NONE)
-        row, keys = _exact(layout, block, row, topk.positions_of(keys[row, place]))
+        row, keys = _exact(layout, block, row, candidates.positions_of(keys[row, place]))
         keys, fresh = graphs.merged(graph.load(block)[0], row, keys)
         # Where all were compared, neighbours have nothing new to tell one another.
         yield _changed(graph, block, keys, fresh & layout.descended(block), settings)
@@ -195,7 +193,7 @@ def _visitors(layout: Layout, seen: int, visited: int) -> list[int]:
     away = block_of[part] != layout.home(slot)
     part, slot = part[away], slot[away]
     order = np.argsort(part, kind="stable")
-    save(storage.join(layout.folder, f"visitors-{seen}.npy"), slot[order])
+    save(uris.join(layout.folder, f"visitors-{seen}.npy"), slot[order])
     starts: list[int] = np.searchsorted(part[order], np.arange(len(layout.first))).tolist()
     return starts
 
@@ -207,10 +205,10 @@ def _multiplied(graph: Graph, block: int, visits: dict[int, NDArray[np.int32]], 
     guests = np.unique(np.concatenate(list(visits.values())))
     for start in range(0, len(guests), at_once):
         some = guests[start : start + at_once]
-        both = topk.joined([residents, layout.gathered(some)])
-        known = topk.distances_of(np.concatenate([last, graph.last_of(some)]))
+        both = rerank.joined([residents, layout.gathered(some)])
+        known = candidates.distances_of(np.concatenate([last, graph.last_of(some)]))
         pool = Pool(
-            layout.copies(both), both.positions, graph.kept, screening.score_at(METRICS[layout.metric], known, layout.shrink)
+            layout.copies(both), both.positions, graph.kept, scoring.score_at(METRICS[layout.metric], known, layout.shrink)
         )
         for part, visitors in visits.items():
             mine = np.arange(layout.first[part], layout.first[part + 1]) - layout.blocks.first[block]
@@ -238,15 +236,15 @@ def _descended(
         row, at = np.nonzero(keys != NONE)
         found, theirs = keys[row, at], some[row]
         yield from _offered(layout, theirs, found)
-        yield from _offered(layout, topk.positions_of(found), topk.moved(found, theirs.astype(np.int64)))  # both ways
+        yield from _offered(layout, candidates.positions_of(found), candidates.moved(found, theirs.astype(np.int64)))  # both ways
 
 
-def _descent(layout: Layout, copies: screening.Copies, kept: int, how: ApproximateSettings) -> Descent:
+def _descent(layout: Layout, copies: scoring.Copies, kept: int, how: ApproximateSettings) -> Descent:
     return Descent(copies.low, kept, METRICS[layout.metric].angular, how.seed, how.threads)
 
 
 def _scored(slots: NDArray[np.int32], place: NDArray[np.int32], score: Values) -> Keys:
-    return topk.keys_of_scores(score, np.where(place < 0, -1, slots[place]))
+    return candidates.keys_of_scores(score, np.where(place < 0, -1, slots[place]))
 
 
 def _pieces(places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -346,7 +344,7 @@ def _best(row: NDArray[np.int64], keys: Keys, rows: int, kept: int) -> tuple[NDA
     """Of scored pairs the best ``kept`` of each row, each once: (row, slot)."""
     best, _ = graphs.merged(np.full((rows, kept), NONE), row, keys)
     row, place = np.nonzero(best != NONE)
-    return row, topk.positions_of(best[row, place])
+    return row, candidates.positions_of(best[row, place])
 
 
 def _exact(layout: Layout, block: int, row: NDArray[np.int64], slot: NDArray[np.int64]) -> tuple[NDArray[np.int64], Keys]:
@@ -361,7 +359,7 @@ def _exact(layout: Layout, block: int, row: NDArray[np.int64], slot: NDArray[np.
         theirs = layout.blocks.whole(other)
         at = slot[chosen] - layout.blocks.first[other]
         bits = pairs(METRICS[layout.metric], residents.vectors, theirs.vectors, row[chosen], at)
-        keys[chosen] = topk.key_of(bits, theirs.index[at], False)
+        keys[chosen] = candidates.key_of(bits, theirs.index[at], False)
     return row, keys
 
 
@@ -416,13 +414,13 @@ def _proposals(graph: Graph, visited: int, block: int) -> Iterator[pa.RecordBatc
         visits[:, 0],
     )
     row, found = _exact(layout, block, row, slot.astype(np.int64))
-    other = slot_of[topk.positions_of(found)]
+    other = slot_of[candidates.positions_of(found)]
     number = layout.blocks.whole(block).index
     better = found < keys[row, -1]
     yield from _offered(layout, mine[:1], np.array([NONE]))
     yield from _offered(layout, mine[row[better]], found[better])
     last = graph.last_of(other)
-    back = topk.moved(found, number[row])
+    back = candidates.moved(found, number[row])
     better = back < last
     yield from _offered(layout, other[better], back[better])
 

@@ -14,30 +14,30 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import WrongInput
-from image_similarity.kernels import recall as recalls
-from image_similarity.kernels import screening, topk
-from image_similarity.kernels.distances import METRICS, Indices, Reals
-from image_similarity.kernels.recall import Recall
-from image_similarity.kernels.screening import FLOAT32, candidates
-from image_similarity.kernels.topk import NONE, Keys, Lists, Part, Rescoring, Scored, Strip
+from image_similarity.knn import candidates, recall, scoring
+from image_similarity.knn.candidates import NONE, Keys, Lists, Strip
+from image_similarity.knn.distances import METRICS, Indices, Reals
+from image_similarity.knn.recall import Recall
+from image_similarity.knn.rerank import Part, Rescoring, Scored
+from image_similarity.knn.scoring import FLOAT32, candidate_count
+from image_similarity.runtime.progress import progress
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.spark import progress
 from image_similarity.stages.neighbours.layout import gathered, places_of
 from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN, Images, Sharing
 from image_similarity.stages.neighbours.plan import TASKS_OF_A_CORE, cores_of
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.stages.neighbours.table import lists_of
 from image_similarity.stages.neighbours.vectors import Blocks, Packed, pack
-from image_similarity.tables import SIMILAR
-from image_similarity.warehouse import Scratch
+from image_similarity.warehouse.schemas import SIMILAR
+from image_similarity.warehouse.workspace import Workspace
 
 
 def run(
-    spark: SparkSession, source: Source, table: DataFrame, settings: NeighboursSettings, how: ApproximateSettings, scratch: Scratch
+    spark: SparkSession, source: Source, table: DataFrame, settings: NeighboursSettings, how: ApproximateSettings, scratch: Workspace
 ) -> Recall:
     """Recall of the similar neighbours in ``table``, which was made from ``source`` with ``settings``."""
     packed = pack(source, settings, settings.block_rows, NOTHING_KNOWN, scratch)
-    shrink = screening.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric])
+    shrink = scoring.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric])
     asked = Audit.begin(spark, packed, shrink, settings, how)
     return asked.recall(_found(spark, table, asked.ids, settings.similar))
 
@@ -83,14 +83,14 @@ class Audit:
 
     def recall(self, found: Reals) -> Recall:
         """``found``: (n, any) the distances of neighbours of the images, nan for nothing."""
-        return recalls.estimated(recalls.of_each(found, topk.distances_of(self.true)), self._seed, self._everyone)
+        return recall.estimated(recall.of_each(found, candidates.distances_of(self.true)), self._seed, self._everyone)
 
 
 def check(images: int, how: ApproximateSettings) -> None:
     """Raise ``WrongInput`` where even a table without a miss could not reach the target, since too few are asked."""
     least = 1 - how.recall_target + how.recall_slack
-    if how.audit_queries < images and how.audit_queries * least < recalls.RULE_OF_THREE:
-        needed = "all" if least <= 0 else f"{math.ceil(recalls.RULE_OF_THREE / least):,}"
+    if how.audit_queries < images and how.audit_queries * least < recall.RULE_OF_THREE:
+        needed = "all" if least <= 0 else f"{math.ceil(recall.RULE_OF_THREE / least):,}"
         raise WrongInput(
             f"approximate.audit_queries = {how.audit_queries:,} are too few to tell whether recall is "
             f"{how.recall_target - how.recall_slack:.4g} or more: ask {needed}, or set recall_slack to more"
@@ -135,7 +135,7 @@ def true_keys(spark: SparkSession, blocks: Blocks, places: NDArray[Any], metric:
     scores = spark.range(0, tasks, 1, tasks).mapInArrow(query.compared, from_arrow_schema(_SCORES))
     with progress(spark, "audit", len(places) * (query.others + 1), "pairs", tasks):
         (found,) = scores.repartition(1).mapInArrow(query.settled, from_arrow_schema(_KEYS)).collect()
-    return topk.keys_from_bytes(bytes(found["keys"]), len(places))
+    return candidates.keys_from_bytes(bytes(found["keys"]), len(places))
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,13 @@ class _Query:
     @property
     def kept(self) -> int:
         """One more than in other lists, for the vector itself."""
-        return candidates(self.k, FLOAT32) + 1
+        return candidate_count(self.k, FLOAT32) + 1
 
     def vectors(self) -> Part:
         return gathered(self.blocks, self.places, np.arange(len(self.places)))
 
     def _strip(self, part: Part, kept: int) -> Strip:
-        return Strip(screening.copies(part.vectors, METRICS[self.metric], FLOAT32, self.shrink), part.positions, kept, 0)
+        return Strip(scoring.copies(part.vectors, METRICS[self.metric], FLOAT32, self.shrink), part.positions, kept, 0)
 
     def compared(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The best scores against every ``tasks``-th block."""
@@ -179,13 +179,13 @@ class _Query:
     def settled(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Exact distances for the best of all, and in full where that does not prove the answer."""
         told, part = pa.Table.from_batches(batches, _SCORES), self.vectors()
-        scores = np.concatenate([topk.keys_from_bytes(of.as_py(), len(part)) for of in told.column("similar")], axis=1)
+        scores = np.concatenate([candidates.keys_from_bytes(of.as_py(), len(part)) for of in told.column("similar")], axis=1)
         error = np.maximum.reduce([np.frombuffer(of.as_py(), np.float32) for of in told.column("error")])
-        scored = Scored(topk.least(scores, self.kept), np.empty((len(part), 0), np.int64), error, FLOAT32, self.shrink)
+        scored = Scored(candidates.least(scores, self.kept), np.empty((len(part), 0), np.int64), error, FLOAT32, self.shrink)
         rescoring = Rescoring(METRICS[self.metric], part, scored)
         self.blocks.rescore(rescoring)
         lists, _ = rescoring.lists()
-        keys = np.sort(np.where(topk.positions_of(lists.keys) == part.index[:, None], NONE, lists.keys), axis=1)
+        keys = np.sort(np.where(candidates.positions_of(lists.keys) == part.index[:, None], NONE, lists.keys), axis=1)
         unsure = np.nonzero(~Lists(keys, lists.floor).certain(self.k, self.others))[0]
         keys = keys[:, : self.k].copy()
         if len(unsure):

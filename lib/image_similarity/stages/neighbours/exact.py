@@ -19,18 +19,27 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import JobFailed
-from image_similarity.kernels import screening, topk
-from image_similarity.kernels.distances import METRICS
-from image_similarity.kernels.screening import FLOAT32, SCREENS
-from image_similarity.kernels.topk import Keys, Lists, Part, Rescoring, Scored, Strip
+from image_similarity.knn import candidates, rerank, scoring
+from image_similarity.knn.candidates import Keys, Lists, Strip
+from image_similarity.knn.distances import METRICS
+from image_similarity.knn.rerank import Part, Rescoring, Scored
+from image_similarity.knn.scoring import FLOAT32, SCREENS
 from image_similarity.reporting import current
+from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
-from image_similarity.spark import progress, step
 from image_similarity.stages.neighbours.plan import Plan, cores_of, merged_at_once, tiled
-from image_similarity.stages.neighbours.previous import LISTS, SETTLED, SETTLED_IN_FULL, Before, keep, lists_of, previous
+from image_similarity.stages.neighbours.previous import (
+    LISTS,
+    SETTLED,
+    SETTLED_IN_FULL,
+    Before,
+    keep,
+    lists_of,
+    previous,
+)
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
-from image_similarity.tables import DISSIMILAR, SIMILAR
-from image_similarity.warehouse import Scratch
+from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
+from image_similarity.warehouse.workspace import Workspace
 
 AUTO = "auto"
 SCORES = "lists"
@@ -75,7 +84,7 @@ class Work:
     def kept(self) -> tuple[int, int]:
         """Length of the lists that are kept, similar and dissimilar."""
         screen = SCREENS[self.screen]
-        return screening.candidates(self.similar, screen), screening.candidates(self.dissimilar, screen)
+        return scoring.candidate_count(self.similar, screen), scoring.candidate_count(self.dissimilar, screen)
 
 
 def run(
@@ -84,8 +93,8 @@ def run(
     shrink: float,
     settings: NeighboursSettings,
     plan: Plan,
-    scratch: Scratch,
-    state: Scratch,
+    scratch: Workspace,
+    state: Workspace,
     before: Before | None,
 ) -> tuple[DataFrame, int]:
     """`_SETTLED` lists of all packed vectors, kept in ``state``; and how many had to be compared in full.
@@ -140,7 +149,7 @@ def _work(packed: Packed, shrink: float, screen: str, settings: NeighboursSettin
 # -- all pairs -----------------------------------------------------------------------------------------------------------------
 
 
-def _compare(spark: SparkSession, work: Work, packed: Packed, settings: NeighboursSettings, scratch: Scratch) -> DataFrame:
+def _compare(spark: SparkSession, work: Work, packed: Packed, settings: NeighboursSettings, scratch: Workspace) -> DataFrame:
     """The lists of scores of each block from each tile: rows of `_LISTS`. Of two vectors that are not new there is no tile."""
     fresh, kept, cores = sum(work.blocks.new), sum(work.blocks.old), cores_of(spark)
     tiles = tiled(fresh, packed.dimensions, cores, work.screen, work.strip_rows, settings)
@@ -226,8 +235,8 @@ def _told(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) ->
 
 
 def _strip(work: Work, parts: list[Part]) -> Strip:
-    part = topk.joined(parts)
-    copies = screening.copies(part.vectors, METRICS[work.metric], SCREENS[work.screen], work.shrink)
+    part = rerank.joined(parts)
+    copies = scoring.copies(part.vectors, METRICS[work.metric], SCREENS[work.screen], work.shrink)
     return Strip(copies, part.positions, *work.kept)
 
 
@@ -235,7 +244,7 @@ def _strip(work: Work, parts: list[Part]) -> Strip:
 
 
 def _merge(
-    spark: SparkSession, work: Work, lists: DataFrame, of_before: DataFrame | None, state: Scratch
+    spark: SparkSession, work: Work, lists: DataFrame, of_before: DataFrame | None, state: Workspace
 ) -> tuple[DataFrame, int]:
     """Exact lists as `_SETTLED`, kept in ``state``; and of how many vectors they are not proven."""
     groups = max(1, min(len(work.blocks), 8 * cores_of(spark)))
@@ -253,7 +262,7 @@ def _merge(
     return settled, sum(lengths) // np.dtype(np.int32).itemsize
 
 
-def _completed(spark: SparkSession, work: Work, settled: DataFrame, uncertain: int, state: Scratch) -> DataFrame:
+def _completed(spark: SparkSession, work: Work, settled: DataFrame, uncertain: int, state: Workspace) -> DataFrame:
     """``settled``, and the lists of those that it does not prove, which are compared with all in full."""
     if uncertain == 0:
         return settled
@@ -299,7 +308,7 @@ def _part_of(work: Work, rows: pa.Table) -> tuple[int, Part]:
 
 def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists] | None = None) -> tuple[Lists, Lists]:
     """The merged lists of scores of ``part``, with exact distances."""
-    best = [topk.least(_side_by_side(lists.column(name), len(part)), kept) for name, kept in zip((SIMILAR, DISSIMILAR), work.kept)]
+    best = [candidates.least(_side_by_side(lists.column(name), len(part)), kept) for name, kept in zip((SIMILAR, DISSIMILAR), work.kept)]
     error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
     scored = Scored(best[0], best[1], error, SCREENS[work.screen], work.shrink)
     rescoring = Rescoring(METRICS[work.metric], part, scored, known)
@@ -308,7 +317,7 @@ def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists
 
 
 def _side_by_side(contents: Any, rows: int) -> Keys:
-    return np.concatenate([topk.keys_from_bytes(content.as_py(), rows) for content in contents], axis=1)
+    return np.concatenate([candidates.keys_from_bytes(content.as_py(), rows) for content in contents], axis=1)
 
 
 def _settled(work: Work, block: int, part: Part, similar: Lists, dissimilar: Lists) -> pa.Table:
@@ -349,4 +358,4 @@ def _gathered(blocks: Blocks, block: NDArray[np.int32], position: NDArray[np.int
     for number in np.unique(block).tolist():
         part = blocks.part(number)
         found.append(part[np.searchsorted(part.positions, position[block == number])])
-    return topk.joined(found)
+    return rerank.joined(found)

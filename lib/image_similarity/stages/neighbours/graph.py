@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from image_similarity import storage
-from image_similarity.kernels import topk
-from image_similarity.kernels.distances import Indices
-from image_similarity.kernels.topk import MAX_INDEX, NONE, Keys
+from image_similarity.knn import candidates
+from image_similarity.knn.candidates import MAX_INDEX, NONE, Keys
+from image_similarity.knn.distances import Indices
 from image_similarity.stages.neighbours.layout import Layout
 from image_similarity.stages.neighbours.numbers import load, save
+from image_similarity.storage import uris
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Graph:
         return replace(self, step=self.step + 1)
 
     def _file(self, name: str, block: int) -> str:
-        return storage.join(self.layout.folder, f"{name}-{self.step}-{block:06d}.npy")
+        return uris.join(self.layout.folder, f"{name}-{self.step}-{block:06d}.npy")
 
     def load(self, block: int) -> tuple[Keys, NDArray[np.bool_]]:
         """Nothing yet at step 0."""
@@ -72,5 +72,5 @@ class Graph:
 
 def slots_of(keys: Keys, slot_of: NDArray[np.int32]) -> NDArray[np.int32]:
     """(n, k): the slots that ``keys`` name, -1 for none; ``slot_of``: by number."""
-    slots: NDArray[np.int32] = np.where(keys == NONE, np.int32(-1), slot_of[np.where(keys == NONE, 0, topk.positions_of(keys))])
+    slots: NDArray[np.int32] = np.where(keys == NONE, np.int32(-1), slot_of[np.where(keys == NONE, 0, candidates.positions_of(keys))])
     return slots

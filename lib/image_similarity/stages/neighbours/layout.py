@@ -13,16 +13,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from image_similarity import storage
-from image_similarity.kernels import partitioning, screening
-from image_similarity.kernels.descent import LEAST_ROWS
-from image_similarity.kernels.distances import METRICS, Indices, Values, Vectors
-from image_similarity.kernels.screening import FLOAT32
-from image_similarity.kernels.topk import Part
+from image_similarity.knn import partitioning, scoring
+from image_similarity.knn.distances import METRICS, Indices, Values, Vectors
+from image_similarity.knn.nndescent import LEAST_ROWS
+from image_similarity.knn.rerank import Part
+from image_similarity.knn.scoring import FLOAT32
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, alive_file, load, save
 from image_similarity.stages.neighbours.plan import TASKS_OF_A_CORE, cores_of, sample_for
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
+from image_similarity.storage import uris
 
 PLACE = np.dtype([("block", np.int32), ("place", np.int32)])
 """Where a vector is: the block, and the place among those of the block that are compared."""
@@ -69,7 +69,7 @@ class Layout:
 
     def array(self, name: str) -> Any:
         """One of the files: ``places`` (`PLACE`, by slot), ``visits`` (n, v), ``slots`` (by number)."""
-        return load(storage.join(self.folder, f"{name}.npy"))
+        return load(uris.join(self.folder, f"{name}.npy"))
 
     def gathered(self, slots: NDArray[Any]) -> Part:
         """The vectors of ``slots`` (n,), in that order."""
@@ -78,8 +78,8 @@ class Layout:
         places["place"] = slots - np.array(self.blocks.first)[places["block"]]
         return gathered(self.blocks, places, slots)
 
-    def copies(self, part: Part) -> screening.Copies:
-        return screening.copies(part.vectors, METRICS[self.metric], FLOAT32, self.shrink)
+    def copies(self, part: Part) -> scoring.Copies:
+        return scoring.copies(part.vectors, METRICS[self.metric], FLOAT32, self.shrink)
 
     def move_in(self, block: int) -> None:
         """Write the vectors of ``block``, from where they were packed."""
@@ -88,7 +88,7 @@ class Layout:
         alive = np.empty(len(vectors), dtype=ALIVE)
         alive["row"], alive["index"], alive["new"] = np.arange(len(vectors)), vectors.index, True
         alive["shift"], alive["scale"] = vectors.vectors.shift, vectors.vectors.scale
-        save(storage.join(self.folder, self.blocks.files[block]), vectors.vectors.values)
+        save(uris.join(self.folder, self.blocks.files[block]), vectors.vectors.values)
         save(alive_file(self.folder, self.blocks.files[block]), alive)
 
 
@@ -131,7 +131,7 @@ def lay_out(
     slot = np.full(len(packed.numbers), -1, dtype=np.int32)
     slot[number[order]] = np.arange(len(order))
     for name, values in (("places", places[order]), ("visits", assigned[order]), ("slots", slot)):
-        save(storage.join(folder, f"{name}.npy"), values)
+        save(uris.join(folder, f"{name}.npy"), values)
     first = np.cumsum([0, *np.bincount(assigned[:, 0], minlength=len(bare.array("centres")))])
     of_block = _bundled(np.diff(first), block_rows, descent_rows)
     ends = first[of_block]
@@ -196,7 +196,7 @@ def _train(spark: SparkSession, layout: Layout, sample: NDArray[Any], parts: int
         for _ in batches:
             part = gathered(layout.packed, sample, np.arange(len(sample)))
             found = partitioning.centres(layout.copies(part).low, parts, metric.angular, seed)
-            save(storage.join(layout.folder, "centres.npy"), found)
+            save(uris.join(layout.folder, "centres.npy"), found)
             yield pa.RecordBatch.from_pydict({"parts": [len(found)]})
 
     spark.range(0, 1, 1, 1).mapInArrow(train, "parts long").collect()
@@ -208,7 +208,7 @@ def _assign(spark: SparkSession, layout: Layout, visits: int) -> None:
         for batch in batches:
             for block in batch.column("id").to_pylist():
                 nearest = partitioning.nearest(layout.copies(layout.packed.part(block)).low, found, visits)
-                save(storage.join(layout.folder, f"assigned-{block}.npy"), nearest)
+                save(uris.join(layout.folder, f"assigned-{block}.npy"), nearest)
             yield batch
 
     spark.range(0, len(layout.packed), 1, max(1, min(len(layout.packed), TASKS_OF_A_CORE * cores_of(spark)))).mapInArrow(

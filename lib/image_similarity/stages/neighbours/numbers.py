@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from image_similarity import storage
 from image_similarity.errors import WrongInput
-from image_similarity.kernels.distances import Indices
-from image_similarity.kernels.topk import MAX_INDEX
+from image_similarity.knn.candidates import MAX_INDEX
+from image_similarity.knn.distances import Indices
+from image_similarity.storage import blobs, uris
 
 ALIVE = np.dtype([("row", np.int32), ("index", np.int64), ("shift", np.float64), ("scale", np.float64), ("new", np.bool_)])
 """Of a block's vectors that are compared: place in the block, number, and what distances need; see `distances.measured`."""
@@ -157,12 +157,12 @@ class Images:
 
     @classmethod
     def load(cls, folder: str) -> "Images":
-        name = storage.join(folder, "images.arrow")
-        source = pa.memory_map(storage.local_path(name)) if storage.is_local(name) else pa.BufferReader(storage.read(name))
+        name = uris.join(folder, "images.arrow")
+        source = pa.memory_map(uris.local_path(name)) if uris.is_local(name) else pa.BufferReader(blobs.read(name))
         ids = pa.ipc.open_file(source).get_batch(0).column("image_id")  # one batch: nothing is copied from the mapped file
-        if not storage.exists(storage.join(folder, f"{_SHARING[0]}.npy")):
+        if not blobs.exists(uris.join(folder, f"{_SHARING[0]}.npy")):
             return cls(ids, None)
-        order, start, order_once, start_once, content = (load(storage.join(folder, f"{name}.npy")) for name in _SHARING)
+        order, start, order_once, start_once, content = (load(uris.join(folder, f"{name}.npy")) for name in _SHARING)
         return cls(ids, Sharing(Members(order, start), Members(order_once, start_once), content))
 
 
@@ -174,18 +174,18 @@ def _save_images(ids: pa.ChunkedArray, numbers: Numbers, folder: str) -> None:
     content = pa.BufferOutputStream()
     with pa.ipc.new_file(content, whole.schema) as writer:
         writer.write_batch(whole)
-    storage.write(storage.join(folder, "images.arrow"), content.getvalue(), "application/octet-stream")
+    blobs.write(uris.join(folder, "images.arrow"), content.getvalue(), "application/octet-stream")
     if len(numbers.compared) < len(numbers):
         everything = np.arange(len(numbers))
         members = Members.by(numbers.vector, everything)
         once = Members.by(numbers.vector, everything[numbers.content == everything])
         for name, values in zip(_SHARING, (members.order, members.start, once.order, once.start, numbers.content)):
-            save(storage.join(folder, f"{name}.npy"), values)
+            save(uris.join(folder, f"{name}.npy"), values)
 
 
 def alive_file(folder: str, file: str) -> str:
     """Beside the vectors ``file``: `ALIVE` of those that are compared."""
-    return storage.join(folder, file.replace(".npy", "-alive.npy"))
+    return uris.join(folder, file.replace(".npy", "-alive.npy"))
 
 
 def save_alive(numbers: Numbers, files: list[str], kept: Indices, folder: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -214,9 +214,9 @@ def save_alive(numbers: Numbers, files: list[str], kept: Indices, folder: str) -
 
 def load(file: str) -> Any:
     """The array in ``file``; on this machine's own disk mapped, not read before it is used."""
-    if not storage.is_local(file):
-        return np.load(io.BytesIO(storage.read(file)))
-    with open(storage.local_path(file), "rb") as opened:
+    if not uris.is_local(file):
+        return np.load(io.BytesIO(blobs.read(file)))
+    with open(uris.local_path(file), "rb") as opened:
         # Copy on write, since compiled functions are compiled again for arrays that cannot be written.
         content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
     start = 10 + int.from_bytes(content[8:10], "little")
@@ -237,4 +237,4 @@ def save(file: str, values: NDArray[Any]) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
     # In one piece; numpy's own writing to memory copies many times.
-    storage.write(file, b"".join((header.getvalue(), np.ascontiguousarray(values).data)), "application/octet-stream")
+    blobs.write(file, b"".join((header.getvalue(), np.ascontiguousarray(values).data)), "application/octet-stream")

@@ -14,11 +14,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
-from image_similarity.kernels import calibration, partitioning
-from image_similarity.kernels.calibration import Rate
-from image_similarity.kernels.screening import SCREENS, candidates
+from image_similarity.knn import calibration, partitioning
+from image_similarity.knn.calibration import Rate
+from image_similarity.knn.scoring import SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.warehouse import Warehouse
+from image_similarity.warehouse.warehouse import Warehouse
 
 _PROCESS_BYTES = 300 * 2**20
 """Of a Python worker with numpy, numba and pyarrow, before it holds a vector."""
@@ -240,7 +240,7 @@ def _is_even(strips: int, cores: int) -> bool:
 
 def _kept(settings: NeighboursSettings, screen: str) -> int:
     """Candidates of a row, similar and dissimilar."""
-    return candidates(settings.similar, SCREENS[screen]) + candidates(settings.dissimilar, SCREENS[screen])
+    return candidate_count(settings.similar, SCREENS[screen]) + candidate_count(settings.dissimilar, SCREENS[screen])
 
 
 def check(plan: Plan, warehouse: Warehouse, local: bool) -> None:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from image_similarity import storage
 from image_similarity.errors import JobFailed
-from image_similarity.kernels.distances import Indices
-from image_similarity.kernels.topk import Lists
+from image_similarity.knn.candidates import Lists
+from image_similarity.knn.distances import Indices
 from image_similarity.stages.neighbours.numbers import Numbers, load, save
 from image_similarity.stages.neighbours.vectors import Packed
-from image_similarity.tables import DISSIMILAR, SIMILAR
-from image_similarity.warehouse import Scratch
+from image_similarity.storage import blobs, uris
+from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
+from image_similarity.warehouse.workspace import Workspace
 
 LISTS = [
     ("index", pa.binary()),
@@ -48,12 +48,12 @@ class Before:
     """`LISTS`: theirs, longer than the table's."""
 
     @classmethod
-    def read(cls, state: Scratch) -> "Before | None":
+    def read(cls, state: Workspace) -> "Before | None":
         """None if it is not whole: every vector has its lists in one of the folders."""
-        if not all(storage.exists(state.location(name)) for name in (_KNOWN_FILE, SETTLED)):
+        if not all(blobs.exists(state.location(name)) for name in (_KNOWN_FILE, SETTLED)):
             return None
         known = load(state.location(_KNOWN_FILE))
-        names = [name for name in (SETTLED, SETTLED_IN_FULL) if storage.exists(state.location(name))]
+        names = [name for name in (SETTLED, SETTLED_IN_FULL) if blobs.exists(state.location(name))]
         lengths = [pc.sum(pc.binary_length(part.column("index"))) for name in names for part in state.parts(name, ["index"])]
         if sum(length.as_py() or 0 for length in lengths) != known["vector"].nbytes:
             return None
@@ -61,18 +61,18 @@ class Before:
         return cls(known, reduce(DataFrame.unionAll, lists))
 
 
-def keep(numbers: Numbers, state: Scratch) -> None:
+def keep(numbers: Numbers, state: Workspace) -> None:
     """Leave the numbers to the next run, beside the lists."""
     save(state.location(_KNOWN_FILE), numbers.known)
 
 
-def previous(before: Before, packed: Packed, piece_rows: int, scratch: Scratch) -> DataFrame:
+def previous(before: Before, packed: Packed, piece_rows: int, scratch: Workspace) -> DataFrame:
     """block, piece, `LISTS`: those of ``before`` that are still there; several rows of a piece."""
     kept = packed.kept
     renumbered = np.full(int(kept.old.max(initial=-1)) + 1, -1, dtype=RENUMBERED)
     renumbered["vector"][kept.old], renumbered["block"][kept.old] = kept.vector, kept.block
     renumbered["piece"][kept.old] = kept.place // piece_rows
-    file = storage.join(scratch.location("blocks"), "renumbered.npy")
+    file = uris.join(scratch.location("blocks"), "renumbered.npy")
     save(file, renumbered)
 
     def now(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

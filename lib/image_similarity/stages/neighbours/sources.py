@@ -7,10 +7,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, NumericType, StringType
 
-from image_similarity import storage
 from image_similarity.errors import WrongInput
-from image_similarity.spark import SPARK_ERRORS, cause_of
-from image_similarity.warehouse import Warehouse
+from image_similarity.runtime.session import SPARK_ERRORS, cause_of
+from image_similarity.storage import blobs, uris
+from image_similarity.warehouse.warehouse import Warehouse
 
 _FEW_ENOUGH_TO_SEND = 5_000_000
 
@@ -40,8 +40,8 @@ def of_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:
 
 def of_parquet(warehouse: Warehouse, uri: str) -> Source:
     """The user's own Parquet; ``WrongInput`` unless it can serve."""
-    location = storage.absolute(uri)
-    if storage.is_local(location) and not storage.exists(location):
+    location = uris.absolute(uri)
+    if uris.is_local(location) and not blobs.exists(location):
         raise WrongInput(f"--embeddings {uri}: no such file or folder")
     try:
         own = warehouse.read_parquet(location)

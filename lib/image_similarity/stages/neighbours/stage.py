@@ -8,10 +8,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import JobFailed
-from image_similarity.kernels import screening
-from image_similarity.kernels.distances import METRICS
+from image_similarity.knn import scoring
+from image_similarity.knn.distances import METRICS
+from image_similarity.runtime.progress import step
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.spark import step
 from image_similarity.stages.neighbours import approximate, exact
 from image_similarity.stages.neighbours.approximate import Found
 from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN
@@ -20,8 +20,8 @@ from image_similarity.stages.neighbours.previous import Before
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.stages.neighbours.table import ROWS, Naming
 from image_similarity.stages.neighbours.vectors import Packed, pack
-from image_similarity.tables import SCHEMAS
-from image_similarity.warehouse import Scratch
+from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def run(
     settings: NeighboursSettings,
     how: ApproximateSettings,
     plan: Plan,
-    scratch: Scratch,
-    state: Scratch,
+    scratch: Workspace,
+    state: Workspace,
     before: Before | None = None,
 ) -> Outputs:
     """Neighbours among the images of ``source``.
@@ -62,7 +62,7 @@ def run(
             f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store lacks some or "
             "has some twice; nothing was published; run embed_images with --set embeddings.recheck=always"
         )
-    shrink = screening.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric])
+    shrink = scoring.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric])
     found, in_full, tables, exactly = None, 0, [], settings
     if plan.method == APPROXIMATE and settings.similar and packed.vectors > 1:
         found = approximate.run(spark, packed, shrink, settings, how, scratch)
@@ -103,4 +103,4 @@ def _named(lists: DataFrame, packed: Packed, settings: NeighboursSettings) -> Da
 
 def _labelled(rows: DataFrame, settings: NeighboursSettings, method: str, table: str) -> DataFrame:
     labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": method}
-    return rows.withColumns({name: F.lit(value) for name, value in labels.items()}).select(*SCHEMAS[table].fieldNames())
+    return rows.withColumns({name: F.lit(value) for name, value in labels.items()}).select(*SCHEMAS[table].names)

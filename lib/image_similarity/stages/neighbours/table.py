@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from image_similarity.kernels import topk
-from image_similarity.kernels.distances import Indices
-from image_similarity.kernels.topk import NONE, Keys
+from image_similarity.knn import candidates, engine
+from image_similarity.knn.candidates import NONE, Keys
+from image_similarity.knn.distances import Indices
 from image_similarity.stages.neighbours.numbers import Images, Sharing
-from image_similarity.tables import DISSIMILAR, SIMILAR
+from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 ROWS = pa.schema(
     [
@@ -42,7 +42,7 @@ class Naming:
             for lists in batch.to_pylist():
                 vector = np.frombuffer(lists["index"], np.int64)
                 for relation, k in ((SIMILAR, self.similar), (DISSIMILAR, self.dissimilar)):
-                    keys = topk.keys_from_bytes(lists[relation], len(vector))
+                    keys = candidates.keys_from_bytes(lists[relation], len(vector))
                     step = max(1, _ROWS_AT_ONCE // (k + 1))
                     for start in range(0, len(vector) if k else 0, step):
                         some = slice(start, start + step)
@@ -51,14 +51,14 @@ class Naming:
     def _rows(self, images: Images, vector: Indices, keys: Keys, k: int, relation: str) -> Iterator[pa.RecordBatch]:
         farthest = relation == DISSIMILAR
         if images.sharing is None:
-            yield _named(images, topk.ranked(keys[:, :k], vector, farthest), relation)
+            yield _named(images, engine.ranked(keys[:, :k], vector, farthest), relation)
             return
         image, row = images.sharing.all.of(vector)
         step = max(1, _ROWS_AT_ONCE // (k + 1))
         for start in range(0, len(image), step):
             some = slice(start, start + step)
             own = lists_of(images.sharing, image[some], vector[row[some]], keys[row[some], :k], k, farthest, self.one_of_copies)
-            yield _named(images, topk.ranked(own, image[some], farthest), relation)
+            yield _named(images, engine.ranked(own, image[some], farthest), relation)
 
 
 def lists_of(sharing: Sharing, image: Indices, vector: Indices, keys: Keys, k: int, farthest: bool, one_of_copies: bool) -> Keys:
@@ -71,7 +71,7 @@ def lists_of(sharing: Sharing, image: Indices, vector: Indices, keys: Keys, k: i
     return _without(itself, best[row])[:, :k]
 
 
-def _named(images: Images, found: topk.Ranked, relation: str) -> pa.RecordBatch:
+def _named(images: Images, found: engine.Ranked, relation: str) -> pa.RecordBatch:
     columns = [
         images.ids.take(pa.array(found.row)).cast(pa.string()),
         pa.repeat(pa.scalar(relation), len(found.row)),
@@ -87,12 +87,12 @@ def _shared(sharing: Sharing, vector: Indices, keys: Keys, k: int, farthest: boo
 
     One more than asked for, since an image (or the one that stands for its copies) is not its own neighbour.
     """
-    own = topk.key_of(np.zeros(len(vector), np.uint32), vector, farthest)  # they are at distance 0 from one another
+    own = candidates.key_of(np.zeros(len(vector), np.uint32), vector, farthest)  # they are at distance 0 from one another
     with_own = np.concatenate([own[:, None], keys], axis=1)
     row, place = np.nonzero(with_own != NONE)
     key = with_own[row, place]
-    image, of = (sharing.once if one_of_copies else sharing.all).of(topk.positions_of(key), k + 1)
-    row, key = row[of], topk.moved(key[of], image)
+    image, of = (sharing.once if one_of_copies else sharing.all).of(candidates.positions_of(key), k + 1)
+    row, key = row[of], candidates.moved(key[of], image)
     order = np.lexsort((key, row))
     row, key = row[order], key[order]
     place = np.arange(len(row)) - np.searchsorted(row, row)
@@ -104,4 +104,4 @@ def _shared(sharing: Sharing, vector: Indices, keys: Keys, k: int, farthest: boo
 
 def _without(itself: Indices, best: Keys) -> Keys:
     """``best`` (n, any) without ``itself`` (n,)."""
-    return np.sort(np.where((best != NONE) & (topk.positions_of(best) == itself[:, None]), NONE, best), axis=1)
+    return np.sort(np.where((best != NONE) & (candidates.positions_of(best) == itself[:, None]), NONE, best), axis=1)

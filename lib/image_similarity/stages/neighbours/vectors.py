@@ -17,15 +17,16 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from image_similarity import storage
 from image_similarity.errors import WrongInput
-from image_similarity.kernels import topk
-from image_similarity.kernels.distances import METRICS, Indices, Metric, Values, Vectors, measured
-from image_similarity.kernels.topk import MAX_INDEX, Lists, Part, Rescoring
+from image_similarity.knn import rerank
+from image_similarity.knn.candidates import MAX_INDEX, Lists
+from image_similarity.knn.distances import METRICS, Indices, Metric, Values, Vectors, measured
+from image_similarity.knn.rerank import Part, Rescoring
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, Numbers, alive_file, load, numbered, save, save_alive
 from image_similarity.stages.neighbours.sources import Source
-from image_similarity.warehouse import Scratch
+from image_similarity.storage import uris
+from image_similarity.warehouse.workspace import Workspace
 
 FAILURE_REASONS = {
     "no_vector": "the embedding is null or empty",
@@ -75,7 +76,7 @@ class Blocks:
         alive = load(alive_file(self.folder, self.files[block]))
         if new is not None:
             alive = alive[alive["new"] == new]
-        values = load(storage.join(self.folder, self.files[block]))
+        values = load(uris.join(self.folder, self.files[block]))
         if len(alive) < len(values):
             values = values[alive["row"]]
         vectors = Vectors(values, alive["shift"].copy(), alive["scale"].copy())
@@ -84,7 +85,7 @@ class Blocks:
     def whole(self, block: int) -> Part:
         """All vectors of ``block``, without a copy, for those who look up only rows that are compared; the rest has no numbers."""
         alive = load(alive_file(self.folder, self.files[block]))
-        values = load(storage.join(self.folder, self.files[block]))
+        values = load(uris.join(self.folder, self.files[block]))
         numbers = np.zeros(len(values), dtype=ALIVE)
         numbers[alive["row"]] = alive
         positions = np.arange(self.first[block], self.first[block] + len(values), dtype=np.int32)
@@ -100,7 +101,7 @@ class Blocks:
         """The lists of ``rows`` from comparing them with all, without screening."""
         lists = Lists.empty(len(rows), similar), Lists.empty(len(rows), dissimilar)
         for other in map(self.part, range(len(self))):
-            near, far = topk.in_full(metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar)
+            near, far = rerank.in_full(metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar)
             lists = lists[0].merged(Lists.complete(near)), lists[1].merged(Lists.complete(far))
         return lists
 
@@ -149,7 +150,7 @@ def pack(
     settings: NeighboursSettings,
     block_rows: int,
     before: NDArray[Any],
-    scratch: Scratch,
+    scratch: Workspace,
 ) -> Packed:
     """Check the vectors of ``source`` and write the usable ones as blocks.
 
@@ -290,7 +291,7 @@ class _Writer:
     def _write(self, contents: pa.Array, values: Values) -> pa.RecordBatch:
         name = f"{self._task}-{self._written:06d}.npy"
         self._written += 1
-        save(storage.join(self._folder, name), values)
+        save(uris.join(self._folder, name), values)
         vectors = measured(values, self._metric)
         return _told(
             contents,

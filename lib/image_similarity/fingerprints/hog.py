@@ -1,0 +1,56 @@
+"""Which way edges run, and where in the picture."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.color import rgb2gray
+from skimage.feature import hog
+
+from image_similarity.fingerprints.spec import Description
+from image_similarity.imaging.framing import Framing
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class OrientedGradients(Description):
+    """Histograms of oriented gradients (Dalal and Triggs 2005) of the whole picture, in grey, as scikit-image computes them."""
+
+    orientations: int
+    cell: int
+    """Side of a cell in pixels: each has one histogram."""
+    block: int
+    """Side of a block in cells: within each, histograms are normalised together; blocks overlap."""
+
+    def load(self, file: str | None, device: str) -> "Gradients":
+        return Gradients(self)
+
+    @property
+    def dimensions(self) -> int:
+        blocks = self.framing.crop // self.cell - self.block + 1
+        return blocks * blocks * self.block * self.block * self.orientations
+
+
+class Gradients:
+    """(n, side, side, 3) uint8 -> (n, `OrientedGradients.dimensions`) float32; all zeros for a picture without edges."""
+
+    batch = BATCH
+
+    def __init__(self, described: OrientedGradients):
+        self.framing = described.framing
+        self._options = {
+            "orientations": described.orientations,
+            "pixels_per_cell": (described.cell, described.cell),
+            "cells_per_block": (described.block, described.block),
+        }
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.stack([hog(grey, **self._options) for grey in rgb2gray(images)]).astype(np.float32)
+
+
+def described(side: int, orientations: int, cell: int, block: int, scaled: bool) -> OrientedGradients:
+    """``side``: of the square that the whole picture becomes. ``ValueError`` if no block fits into it."""
+    if side < cell * block:
+        raise ValueError(f"a block of {block} x {block} cells of {cell} pixels does not fit into a picture of {side} pixels")
+    return OrientedGradients(Framing(side, side, squash=True, scaled=scaled), orientations, cell, block)

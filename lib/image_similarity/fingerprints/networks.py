@@ -1,0 +1,235 @@
+"""A layer of a pretrained network as a fingerprint.
+
+The driver calls `prepare` once; workers build the fingerprint from the small `Network` and the file of parameters, which is
+memory-mapped, so that all workers of one machine share its pages (in float32; cast to another precision, each has its own).
+"""
+
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from image_similarity.fingerprints.inference import CAFFE, USUAL_AXES, Inference, Normalisation, Pooling
+from image_similarity.fingerprints.spec import Description, FingerprintError
+from image_similarity.imaging.framing import Framing
+
+OUTPUT = "embedding"
+LAYER_ALIASES = {"vgg": {"fc1": "classifier.1", "fc2": "classifier.4"}}
+
+USUAL_SIDE = 224
+_PICTURES = 2  # pictures in a trial batch
+
+State = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Network(Description):
+    """A network up to one layer; the parameters themselves are stood for by ``weights_sha256``."""
+
+    uses_torch = True
+
+    network: str
+    layer: str
+    normalisation: Normalisation
+    pooling: Pooling
+    precision: str
+    weights_sha256: str
+
+    def load(self, file: str | None, device: str) -> Inference:
+        """``file``: parameters as `Prepared.save` wrote them."""
+        if file is None:
+            raise ValueError("a network needs its file of parameters")
+        extractor = _extractor(self.network, self.layer, self.framing.crop)
+        extractor.load_state_dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True), assign=True)
+        return Inference(extractor, self.framing, self.normalisation, self.pooling, self.precision, device)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the driver knows of a fingerprint before any image is read."""
+
+    network: Network
+    state: State
+    """The parameters up to the layer."""
+
+    def save(self, file: Path) -> None:
+        """Write the parameters for `Network.load`."""
+        torch.save(dict(self.state), file)
+
+
+def check_network(network: str) -> None:
+    """Raise ``FingerprintError``, with near names, unless torchvision has such a classification network."""
+    known = list_models(module=torchvision.models)  # detection, segmentation and video are in packages of their own
+    if network not in known:
+        near = difflib.get_close_matches(network, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise FingerprintError(f"torchvision has no classification network {network!r}{hint} All are: {', '.join(known)}")
+
+
+def untrained_state(network: str, seed: int) -> State:
+    """Seeded random parameters, the same on every machine with this torch."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(network, _preset(network, "").crop_size[0]).state_dict()
+
+
+def _build(network: str, side: int = USUAL_SIDE) -> nn.Module:
+    """The network for pictures of ``side``, which most do not need to know."""
+    told: dict[str, Any] = {}
+    if network in ("googlenet", "inception_v3"):
+        # These two scale their input themselves, but only if told so; their published weights expect it.
+        told = {"transform_input": True, "init_weights": True}
+    elif network.startswith("vit_"):
+        told = {"image_size": side}
+    model: nn.Module = get_model(network, weights=None, **told)
+    return model
+
+
+def _empty(network: str, side: int = USUAL_SIDE) -> nn.Module:
+    """The network without memory for parameters."""
+    try:
+        with torch.device("meta"):
+            return _build(network, side)
+    except NotImplementedError:  # RegNets compute their widths by means of tensors, which must have values
+        return _build(network, side).to("meta")
+
+
+def prepare(
+    network: str,
+    layer: str,
+    state: State,
+    pooling: str = "none",
+    preprocessing: str = "torchvision",
+    precision: str = "float32",
+    source: str = "given",
+    scaled: bool = True,
+) -> Prepared:
+    """Check that layer and weights fit the network, and make what workers need.
+
+    A state dict may lack parameters after the layer; one that lacks others, or has them in other shapes, raises ``FingerprintError`` with
+    their names, as does an unknown layer. ``source`` names the weights in messages.
+    """
+    node = resolve_layer(network, layer)
+    preset = _preset(network, source)
+    fitting = _fitting_state(network, node, preset.crop_size[0], state, source)
+    framing = Framing(preset.resize_size[0], preset.crop_size[0], preset.interpolation.value, scaled=scaled)
+    shape = _output_shape(network, node, framing.crop)
+    if len(shape) < 2 or shape[0] != _PICTURES:
+        raise FingerprintError(f"{network} gives no values for each picture at {node}: choose another layer")
+    described = Network(
+        framing=framing,
+        network=network,
+        layer=node,
+        normalisation=CAFFE if preprocessing == "caffe" else Normalisation(tuple(preset.mean), tuple(preset.std)),
+        pooling=Pooling(pooling, spatial_axes(network, node, framing.crop) if pooling != "none" else ()),
+        precision=precision,
+        weights_sha256=state_sha256(fitting),
+    )
+    return Prepared(described, fitting)
+
+
+def spatial_axes(network: str, node: str, side: int) -> tuple[int, ...]:
+    """The axes of the output that grow with the picture: the last two of most networks, the middle two of Swin.
+
+    Where none does (behind adaptive pooling) or the network takes one size only (ViT), the usual ones for so many axes.
+    """
+    shape = _output_shape(network, node, side)
+    usual = USUAL_AXES.get(len(shape), ())
+    try:
+        larger = _output_shape(network, node, 2 * side)
+    except (AssertionError, RuntimeError):
+        return usual
+    growing = tuple(axis for axis, (small, large) in enumerate(zip(shape, larger)) if small != large)
+    return growing if growing and usual else usual
+
+
+def _output_shape(network: str, node: str, side: int) -> tuple[int, ...]:
+    """Of the output for `_PICTURES` pictures, found without memory or work; empty for a node whose output is no tensor."""
+    with torch.inference_mode():
+        output = _extractor(network, node, side)(torch.empty(_PICTURES, 3, side, side, device="meta"))[OUTPUT]
+    return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+
+
+def resolve_layer(network: str, layer: str) -> str:
+    """The node that ``layer`` names: itself, an alias, or the last node of a module. ``FingerprintError`` names near ones."""
+    aliases = next((names for family, names in LAYER_ALIASES.items() if network.startswith(family)), {})
+    layer = aliases.get(layer, layer)
+    nodes = layers(network)
+    inside = [node for node in nodes if node == layer or node.startswith(f"{layer}.")]
+    if not inside:
+        known = [*aliases, *nodes]
+        near = difflib.get_close_matches(layer, known, n=3, cutoff=0.4) or known[-3:]
+        listing = f"python -m image_similarity.fingerprints.networks {network}"
+        raise FingerprintError(f"{network} has no layer {layer!r}; near are {', '.join(near)}. To see all: {listing}")
+    return layer if layer in inside else inside[-1]
+
+
+def layers(network: str) -> list[str]:
+    """The nodes of the network's graph, in the order of work."""
+    model = _empty(network)
+    with torch.device("meta"):
+        nodes: list[str] = get_graph_node_names(model, suppress_diff_warning=True)[1]
+    return nodes
+
+
+def _fitting_state(network: str, node: str, side: int, state: State, source: str) -> State:
+    """The parameters up to ``node``, contiguous and in the network's order."""
+    needed = _extractor(network, node, side).state_dict()
+    missing = [name for name in needed if name not in state]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise FingerprintError(f"weights {source} are not for {network} up to {node}: they lack {shown}")
+    for name, parameter in needed.items():
+        if state[name].shape != parameter.shape:
+            has, wants = tuple(state[name].shape), tuple(parameter.shape)
+            raise FingerprintError(f"weights {source} are not for {network}: {name} has the shape {has}, not {wants}")
+    return {name: state[name].detach().to(parameter.dtype).contiguous() for name, parameter in needed.items()}
+
+
+def _extractor(network: str, node: str, side: int) -> nn.Module:
+    """The network for pictures of ``side``, up to ``node``, without memory for parameters."""
+    model = _empty(network, side).eval()
+    with torch.device("meta"):
+        extractor: nn.Module = create_feature_extractor(model, {node: OUTPUT}, suppress_diff_warning=True).eval()
+        return extractor
+
+
+def state_sha256(state: State) -> str:
+    """Of names, types, shapes and values, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.dim() else tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _preset(network: str, source: str) -> Any:
+    """Size, crop, interpolation and normalisation that torchvision declares with these weights; for others, its default ones."""
+    declared = get_model_weights(network)
+    transform = declared.__members__.get(source, declared.DEFAULT).transforms
+    return transform() if isinstance(transform, partial) else transform
+
+
+def main(arguments: Sequence[str]) -> int:
+    """List the layers of the network named first, or all networks."""
+    if not arguments:
+        print("\n".join(list_models(module=torchvision.models)))
+        return 0
+    check_network(arguments[0])
+    print("\n".join(layers(arguments[0])))
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""neighbours -> recall: how many of the true similar neighbours a published table has, measured on a sample."""
+
+import argparse
+
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.jobs import command_line
+from image_similarity.jobs.command_line import setting
+from image_similarity.jobs.job import Application, Job
+from image_similarity.settings import NeighboursSettings
+from image_similarity.stages.neighbours import audit, sources
+from image_similarity.stages.neighbours.sources import Source
+from image_similarity.warehouse.records import PUBLISHED
+
+TOO_LOW = "recall too low"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint", is_text=True))
+    parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True))
+    parser.add_argument("--sample", metavar="N", help="images that are asked about", **setting("approximate.audit_queries"))
+
+
+def run(application: Application) -> None:
+    asked, how = application.settings.neighbours, application.settings.approximate
+    job = application.job("audit_neighbours", f"{asked.fingerprint}/{asked.metric}")
+    if job.already_published():
+        return
+    with job.step("plan"):
+        audited, source, settings = _audited(job)
+    audit.check(source.count, how)
+    job.plan(
+        f"compare up to {how.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) with all, exactly",
+        f"recall@{settings.similar} must be {how.recall_target} or more, its interval begin at "
+        f"{how.recall_target - how.recall_slack:.4g} or above",
+        f"write the result to runs in {job.warehouse.uri}",
+    )
+    with job.warehouse.scratch(job.run_id) as scratch, job.step("compare with the table"):
+        recall = audit.run(job.session, source, job.warehouse.read("neighbours", [audited]), settings, how, scratch)
+    is_good = recall.reaches(how.recall_target, how.recall_slack)
+    job.publish(
+        replace={},
+        inputs={"neighbours": [audited]},
+        counts={"queries": recall.queries, "k": settings.similar, "recall": [recall.estimate, recall.lower, recall.upper]},
+        used={"approximate": how.model_dump()},
+        recall=recall.estimate,
+        status=PUBLISHED if is_good else TOO_LOW,  # which a scheduler's second try does not take for done
+    )
+    job.say(f"audit_neighbours {job.slot}: recall@{settings.similar} of run {audited} is {recall}; {job.seconds:.1f} s")
+    if not is_good:
+        raise JobFailed(f"recall@{settings.similar} is {recall}, below approximate.recall_target = {how.recall_target}")
+
+
+def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
+    """The published run of this slot, what it was made from, and its settings."""
+    runs = job.base_snapshot.run_ids("neighbours", job.slot)
+    if not runs:
+        published = ", ".join(sorted(job.base_snapshot.slots("neighbours"))) or "none"
+        raise WrongInput(f"no neighbours {job.slot!r} in {job.warehouse.uri} (published: {published}): run find_neighbours first")
+    record = job.base_snapshot.runs.get(runs[0])
+    if record is None:
+        raise JobFailed(f"run {runs[0]} of neighbours {job.slot} is not in runs: run find_neighbours again")
+    inputs, settings = record.inputs, NeighboursSettings(**record.settings["neighbours"])
+    if not settings.similar:
+        raise WrongInput(f"run {runs[0]} of neighbours {job.slot} has no similar neighbours")
+    if "vectors" in inputs:
+        return runs[0], sources.of_runs(job.warehouse, inputs), settings
+    return runs[0], sources.of_parquet(job.warehouse, inputs["embeddings"][0]), settings
+
+
+if __name__ == "__main__":
+    command_line.start("audit_neighbours")

@@ -1,0 +1,129 @@
+"""What all jobs' command lines share: arguments, and ``main``, which runs a job and turns what happened into an exit code."""
+
+import argparse
+import importlib
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pyspark.sql import SparkSession
+
+from image_similarity import conf, reporting, settings
+from image_similarity.jobs.job import Application, Finished, PlanOnly
+from image_similarity.reporting import Reporter
+from image_similarity.runtime import progress, shutdown
+from image_similarity.runtime.session import open_session
+from image_similarity.warehouse.warehouse import Warehouse
+
+
+def setting(key: str, is_text: bool = False) -> dict[str, Any]:
+    """Keyword arguments for ``add_argument`` that make a flag an abbreviation of ``--set key=value``.
+
+    ``is_text``: the value is a string, whatever it looks like.
+    """
+    return {"dest": "overrides", "action": "append", "type": lambda value: f"{key}={json.dumps(value) if is_text else value}"}
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A ``type`` for ``add_argument``: a whole number that is not smaller."""
+
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of {least} or more")
+        return int(text)
+
+    return number
+
+
+def _parser(job: Any, name: str) -> argparse.ArgumentParser:
+    """A parser with the arguments of ``job`` and those that every job takes."""
+    made = argparse.ArgumentParser(
+        prog=f"{name}.py", description=job.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    job.add_arguments(made)
+    common = made.add_argument_group("every job")
+    common.add_argument("--config", type=Path, metavar="FILE.toml", help="settings (default: those of one machine, conf/local.toml)")
+    common.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="one setting, repeatable; wins over the file",
+    )
+    common.add_argument("--warehouse", required=True, metavar="URI", help="the folder of all tables")
+    common.add_argument("--run-id", metavar="LABEL", help="kept in runs; what this label has published is not done again")
+    common.add_argument(
+        "--keep-runs",
+        type=at_least(2),
+        metavar="N",
+        help="after publishing, remove all but the N newest runs of each slot, and what dead runs left (default: keep all)",
+    )
+    common.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    common.add_argument("--verbose", action="store_true", help="show tracebacks, and how long each step took")
+    common.add_argument(
+        "--log-every",
+        type=_seconds,
+        default=reporting.DEFAULT_EVERY,
+        metavar="SECONDS",
+        help="between two lines of progress, where no terminal shows it (default: %(default)g)",
+    )
+    common.add_argument(
+        "--log-format", choices=reporting.FORMATS, default=reporting.TEXT, help="for people, or one JSON object a line on stdout"
+    )
+    return made
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (value := float(text)) < threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def start(name: str) -> NoReturn:
+    """Run the job ``name`` with this process's arguments, and exit with its code: what the scripts in ``jobs/`` do."""
+    sys.exit(main(importlib.import_module(f"image_similarity.jobs.{name}")))
+
+
+def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | None = None) -> int:
+    """Parse, load settings, start Spark, run ``job``, and turn what happened into an exit code.
+
+    ``job``: a module of `image_similarity.jobs`, with ``add_arguments(parser)`` and ``run(application)``. ``session``: one that is
+    there already; it is left running.
+    """
+    name = job.__name__.rpartition(".")[2]
+    arguments = _parser(job, name).parse_args(argv)
+    reporter = Reporter(arguments.log_format, arguments.log_every, arguments.verbose, arguments.run_id, {"job": name})
+    finished: list[Finished] = []
+    with reporting.reporting_to(reporter):
+        try:
+            loaded = settings.load(arguments.config or conf.local_toml(), arguments.overrides)
+            with _session(name, session) as used, shutdown.interruptible(used):
+                warehouse = Warehouse(used, arguments.warehouse)
+                with Application(arguments, loaded, used, warehouse, finished) as application:
+                    job.run(application)
+        except PlanOnly:
+            pass
+        except BaseException as error:  # the last line of defence: whatever it is, one line and a non-zero exit
+            return shutdown.explain(name, error, [one.name for one in finished], arguments.verbose)
+    return 0
+
+
+@contextmanager
+def _session(name: str, given: SparkSession | None) -> Iterator[SparkSession]:
+    """``given``, or a session of our own that is stopped in the end, whatever happens."""
+    used = given or open_session(name)
+    try:
+        with progress.named(used, name):
+            yield used
+    except BaseException:
+        with suppress(Exception):  # Spark may be what failed, and then it cannot be stopped; what is told is why
+            if given is None:
+                used.stop()
+        raise
+    if given is None:
+        used.stop()

@@ -1,0 +1,239 @@
+"""neighbours -> comparisons: how far fingerprints agree, how well each finds images with the same label, and a report of it."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import reduce
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from image_similarity.errors import WrongInput
+from image_similarity.jobs import command_line
+from image_similarity.jobs.command_line import setting
+from image_similarity.jobs.job import Application, Job
+from image_similarity.pages.captions import clean
+from image_similarity.pages.site import Site, open_site
+from image_similarity.reporting import aligned, note
+from image_similarity.stages.comparison import plot, stage
+from image_similarity.stages.comparison.measures import (
+    AVERAGE_PRECISION,
+    OVERLAP,
+    PRECISION,
+    Comparison,
+    Labelled,
+    Measured,
+)
+from image_similarity.stages.comparison.stage import Inputs, Outputs
+from image_similarity.warehouse.parquet import spark_schema
+
+DEFAULT_LABEL = "label"
+DEFAULT_EXAMPLES = 10
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""run_id -> what ``runs.settings`` says"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", required=True, metavar="URI", help="the folder of the page: new, empty, or an earlier report")
+    parser.add_argument(
+        "--fingerprint", action="append", dest="fingerprints", metavar="NAME", help="repeatable (default: all that have neighbours)"
+    )
+    parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True))
+    parser.add_argument("-k", type=command_line.at_least(1), metavar="N", help="neighbours that are compared (default: all that each has)")
+    parser.add_argument("--label", metavar="ATTRIBUTE", help=f"what belongs together has the same (default: {DEFAULT_LABEL})")
+    parser.add_argument(
+        "--pairs",
+        type=command_line.at_least(0),
+        default=DEFAULT_EXAMPLES,
+        metavar="N",
+        help=f"images shown of each two fingerprints (default: {DEFAULT_EXAMPLES})",
+    )
+
+
+def run(application: Application) -> None:
+    plot.check_installed()
+    job = application.job("compare_fingerprints", application.settings.neighbours.metric)
+    if job.already_published():
+        return
+    with job.step("plan"):
+        used = _settings_of_runs(job)
+        comparison, site = _comparison(job, used), open_site(job.session, "report", job.arguments.report)
+    site.check_place(_images_of(job, used), job.warehouse.uri)
+    job.plan(
+        f"compare the {comparison.k} nearest others by {', '.join(comparison.fingerprints)} ({comparison.metric} distance)",
+        *([f"and how many of them have the same {clean(comparison.label)}"] if comparison.label else []),
+        f"write comparisons to {job.warehouse.uri}",
+        f"write pictures and pages to {site.uri}, then replace its index.html",
+    )
+    site.begin()
+    runs = _runs(job, comparison)
+    with job.warehouse.scratch(job.run_id) as scratch:
+        try:
+            inputs, examples = _inputs(job, runs, _untrained(job, comparison, used)), job.arguments.pairs
+            with job.step("measure"):
+                outputs = stage.run(job.session, inputs, comparison, examples, job.settings, site, job.run_id, scratch)
+            with job.step("write tables"):
+                job.warehouse.write("comparisons", job.run_id, _rows(job.session, outputs.measured))
+        except BaseException:
+            site.files.delete(site.folder(job.run_id))  # nobody has looked at it
+            raise
+    _publish(job, comparison, site, runs, outputs)
+    _summarise(job, comparison, outputs)
+    job.say(f"report: {site.index}")
+    job.say(f"table: comparisons ({comparison.metric}) in {job.warehouse.uri}")
+
+
+def _publish(job: Job, comparison: Comparison, site: Site, runs: dict[str, list[str]], outputs: Outputs) -> None:
+    used = {"comparison": {**asdict(comparison), "pairs": job.arguments.pairs}}
+    with site.locked():
+        kept = site.publish(job.run_id, outputs.index)
+        job.publish(replace={"comparisons": {job.slot: job.run_id}}, inputs=runs, counts=outputs.counts, used=used)
+        try:
+            site.remove_others(kept)
+        except OSError as error:  # no failure: the next run tries again
+            note(f"what is not used any more could not be removed from {site.uri}: {error}")
+
+
+# -- what is compared ----------------------------------------------------------------------------------------------------------
+
+
+def _settings_of_runs(job: Job) -> Settings:
+    """The settings of every published run."""
+    return {run: record.settings for run, record in job.base_snapshot.runs.items()}
+
+
+def _comparison(job: Job, used: Settings) -> Comparison:
+    """What is asked for. Raises ``WrongInput`` if it cannot be had."""
+    lengths = _lengths(job, used)
+    comparison = Comparison(tuple(lengths), job.slot, _k(job, lengths), _label(job))
+    if len(lengths) == 1 and comparison.label is None:
+        raise WrongInput(f"nothing to compare {', '.join(lengths)} with: no other {job.slot} neighbours, and no labels")
+    return comparison
+
+
+def _lengths(job: Job, used: Settings) -> dict[str, int]:
+    """The fingerprints that are compared, and the neighbours that each has of an image. ``WrongInput`` if there are none."""
+    published = job.base_snapshot.slots("neighbours")
+    lengths = {}
+    for slot in sorted(published, key=lambda slot: slot.split("/")):
+        fingerprint, _, by = slot.partition("/")
+        asked = [used[run]["neighbours"]["similar"] for run in published[slot] if run in used]
+        if by == job.slot and asked and min(asked):
+            lengths[fingerprint] = min(asked)
+    wanted = list(dict.fromkeys(job.arguments.fingerprints or lengths))
+    unknown = [name for name in wanted if name not in lengths]
+    if unknown or not wanted:
+        slots = ", ".join(sorted(published)) or "none"
+        by_whom = f" by {', '.join(map(repr, unknown))}" if unknown else ""
+        raise WrongInput(
+            f"no similar neighbours{by_whom} with {job.slot} distance in {job.warehouse.uri} (published: {slots}): "
+            "run find_neighbours first"
+        )
+    return {name: lengths[name] for name in wanted}
+
+
+def _k(job: Job, lengths: dict[str, int]) -> int:
+    shortest, asked = min(lengths, key=lambda name: lengths[name]), job.arguments.k
+    if asked is not None and asked > lengths[shortest]:
+        raise WrongInput(
+            f"-k {asked}: {shortest} has {lengths[shortest]} neighbours of each image: ask for less, or find_neighbours with more"
+        )
+    return asked or lengths[shortest]
+
+
+def _label(job: Job) -> str | None:
+    """The attribute that is the label; None where none is asked for and there is none of that name."""
+    asked = job.arguments.label
+    if asked is None and not job.base_snapshot.run_ids("manifest", ""):
+        return None
+    manifest = job.warehouse.read("manifest", job.base_snapshot.run_ids("manifest", ""))
+    attribute = DEFAULT_LABEL if asked is None else asked
+    if stage.labels_of(manifest, attribute).first() is not None:
+        return str(attribute)
+    if asked is None:
+        return None
+    names = manifest.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().orderBy("name").collect()
+    known = ", ".join(clean(row.name) for row in names) or "none"
+    raise WrongInput(f"--label {asked}: no image has that attribute; there are: {known}")
+
+
+def _images_of(job: Job, used: Settings) -> str:
+    """What build_manifest was given as images; empty without a manifest."""
+    return next((str(used[run]["images"]) for run in job.base_snapshot.run_ids("manifest", "") if run in used), "")
+
+
+def _runs(job: Job, comparison: Comparison) -> dict[str, list[str]]:
+    """table -> runs read."""
+    slots = [f"{name}/{comparison.metric}" for name in comparison.fingerprints]
+    return {
+        "manifest": job.base_snapshot.run_ids("manifest", ""),
+        "neighbours": [run for slot in slots for run in job.base_snapshot.run_ids("neighbours", slot)],
+    }
+
+
+def _untrained(job: Job, comparison: Comparison, used: Settings) -> tuple[str, ...]:
+    def is_untrained(fingerprint: str) -> bool:
+        return any(used.get(run, {}).get("trained") is False for run in job.base_snapshot.run_ids("embeddings", fingerprint))
+
+    return tuple(filter(is_untrained, comparison.fingerprints))
+
+
+def _inputs(job: Job, runs: dict[str, list[str]], untrained: tuple[str, ...]) -> Inputs:
+    neighbours = [job.warehouse.read("neighbours", [run]) for run in runs["neighbours"]]
+    return Inputs(job.warehouse.read("manifest", runs["manifest"]), reduce(DataFrame.unionByName, neighbours), untrained)
+
+
+def _rows(session: SparkSession, measured: tuple[Measured, ...]) -> DataFrame:
+    rows = session.createDataFrame([tuple(asdict(row).values()) for row in measured], spark_schema("comparisons"))
+    return rows.coalesce(1)
+
+
+# -- what is told --------------------------------------------------------------------------------------------------------------
+
+
+def _summarise(job: Job, comparison: Comparison, outputs: Outputs) -> None:
+    counts = outputs.counts
+    left_out = f"; {counts['left_out']:,} left out, which not all have neighbours of" if counts["left_out"] else ""
+    images = f"{counts['images']:,} images, {comparison.k} nearest others of each"
+    job.say(f"compare_fingerprints {comparison.metric}: {images}{left_out}; {job.seconds:.1f} s")
+    if comparison.pairs:
+        job.say(aligned(_matrix(comparison, outputs.measured)))
+    if comparison.label:
+        job.say(f"  {_asked(comparison, outputs.labelled)}")
+    if outputs.labelled.measured:
+        job.say(aligned(_labels(comparison, outputs.labelled.measured)))
+    if counts["pictures_absent"]:
+        job.say(f"  {counts['pictures_absent']:,} pictures could not be read: the report says why")
+
+
+def _matrix(comparison: Comparison, measured: tuple[Measured, ...]) -> Iterator[tuple[str, ...]]:
+    names = comparison.fingerprints
+    found = {frozenset((row.fingerprint, row.other)): row for row in measured if row.measure == OVERLAP}
+    yield (f"{OVERLAP}@{comparison.k}", *names)
+    for name in names:
+        yield (name, *(f"{found[frozenset((name, other))].value:.3f}" if other != name else "-" for other in names))
+    chances = [row.chance for row in found.values()]
+    least, most = f"{min(chances):.3f}", f"{max(chances):.3f}"
+    yield ("by chance", least if least == most else f"{least} to {most}", *[""] * (len(names) - 1))
+
+
+def _asked(comparison: Comparison, labelled: Labelled) -> str:
+    notes = [f"{labelled.images:,} images with the same {clean(comparison.label or '')} as others"]
+    notes += [f"{labelled.alone:,} alone with theirs"] if labelled.alone else []
+    notes += [f"{labelled.unlabelled:,} without"] if labelled.unlabelled else []
+    notes += [f"precision can be {labelled.best_precision:.3f} at most"] if labelled.measured else []
+    return "; ".join(notes)
+
+
+def _labels(comparison: Comparison, measured: tuple[Measured, ...]) -> Iterator[tuple[str, ...]]:
+    found = {(row.fingerprint, row.measure): row for row in measured}
+    yield ("", f"{PRECISION}@{comparison.k}", "by chance", f"mAP@{comparison.k}", "by chance")
+    for name in comparison.fingerprints:
+        rows = [found[name, measure] for measure in (PRECISION, AVERAGE_PRECISION)]
+        yield (name, *(text for row in rows for text in (f"{row.value:.3f}", f"{row.chance:.3f}")))
+
+
+if __name__ == "__main__":
+    command_line.start("compare_fingerprints")

@@ -1,0 +1,337 @@
+"""manifest -> embeddings and failures: turn each image into a vector, by one or several fingerprints, once."""
+
+import argparse
+import atexit
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame
+
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.jobs import command_line
+from image_similarity.jobs.job import Application, Failures, Job, work_on
+from image_similarity.reporting import note
+from image_similarity.runtime import devices
+from image_similarity.runtime.tasks import ship
+from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
+from image_similarity.stages.embeddings import prepare, projected, saved, stage
+from image_similarity.stages.embeddings.prepare import Ready
+from image_similarity.stages.embeddings.projected import Fitted
+from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
+from image_similarity.warehouse import leases, retention
+
+EVERY_REASON = "every"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_switches(parser)
+    parser.add_argument(
+        "--fingerprint", action="append", dest="fingerprints", metavar="NAME", help="repeatable (default: neighbours.fingerprint)"
+    )
+
+
+def add_switches(parser: argparse.ArgumentParser) -> None:
+    """Those that run_pipeline takes, too."""
+    parser.add_argument(
+        "--replace-fingerprint", action="store_true", help="go on where the published vectors were made in another way"
+    )
+    parser.add_argument(
+        "--retry-failed",
+        action="append",
+        nargs="?",
+        const=EVERY_REASON,
+        default=[],
+        metavar="REASON",
+        help="try images again that failed for this reason (repeatable; without one: for any), though their files are the same",
+    )
+
+
+def run(application: Application) -> None:
+    names = _names(application)
+    jobs = [application.job("embed_images", name) for name in names]
+    jobs = [job for job in jobs if not job.already_published()]
+    if not jobs:
+        return
+    if len(jobs) > 1:  # one pass for all
+        work_on(application.session, "embed_images")
+    _plan(jobs)
+    of_images = [job for job in jobs if not isinstance(_declared(job), PcaSettings)]
+    if of_images:
+        _embed(of_images)
+    for job in jobs:
+        if job not in of_images:
+            _project(application.job("embed_images", job.slot))  # which sees what was published meanwhile
+
+
+def check(application: Application) -> None:
+    """Raise for what can be told at once: fingerprints, networks, layers and reasons that do not exist, a GPU that nobody gets."""
+    declared = {name: application.settings.fingerprint(name) for name in _names(application)}
+    for name, one in declared.items():
+        prepare.check(name, one)
+    if any(isinstance(one, (NetworkSettings, ExportedSettings)) for one in declared.values()):
+        devices.check(application.session, application.settings.embeddings)
+    for reason in application.arguments.retry_failed:
+        if reason not in (EVERY_REASON, *stage.FAILURE_REASONS):
+            known = ", ".join(stage.FAILURE_REASONS)
+            raise WrongInput(f"--retry-failed {reason}: no image fails for that reason; reasons are: {known}")
+
+
+def _names(application: Application) -> list[str]:
+    asked = getattr(application.arguments, "fingerprints", None) or [application.settings.neighbours.fingerprint]
+    return prepare.with_bases(application.settings, asked)
+
+
+def _declared(job: Job) -> Any:
+    return job.settings.fingerprint(job.slot)
+
+
+def _plan(jobs: list[Job]) -> None:
+    check(jobs[0].application)
+    manifest = _manifest_runs(jobs[0])[0]
+    lines = [f"embed the images of manifest {manifest} as {job.slot}: {prepare.described(_declared(job))}" for job in jobs]
+    jobs[0].plan(*lines, f"write embeddings, vectors and failures to {jobs[0].warehouse.uri}")
+
+
+def _manifest_runs(job: Job) -> list[str]:
+    runs = job.base_snapshot.run_ids("manifest", "")
+    if not runs:
+        raise WrongInput(f"no manifest is published in {job.warehouse.uri}: run build_manifest first")
+    return runs
+
+
+# -- fingerprints of images ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """One fingerprint on its way: its run, and what goes in."""
+
+    job: Job
+    ready: Ready
+    fingerprint: Fingerprint
+    inputs: dict[str, list[str]]
+
+    @property
+    def state(self) -> str:
+        return _state(self.fingerprint.key)
+
+
+def _embed(jobs: list[Job]) -> None:
+    """One pass over the images for all ``jobs``, each of which is a fingerprint and publishes its own slots."""
+    first = jobs[0]
+    manifest = first.warehouse.read("manifest", _manifest_runs(first))
+    with first.step("prepare fingerprints"):
+        embeddings = [_embedding(job) for job in jobs]
+        _check_distinct(embeddings)
+    asked = first.arguments.retry_failed
+    retry = Retry(EVERY_REASON in asked, [reason for reason in asked if reason != EVERY_REASON])
+    with first.warehouse.scratch(first.run_id) as scratch:
+        wanted = [one.fingerprint for one in embeddings]
+        settings = first.settings
+        with first.step("sort out what is new"):
+            outputs = stage.run(first.session, manifest, wanted, settings.embeddings, settings.http, retry, scratch)
+        with first.step("write tables"):
+            written = [_write(one, manifest, result) for one, result in zip(embeddings, outputs)]
+    for one, (counts, failures) in zip(embeddings, written):
+        _publish(one, counts)
+        _summarise(one.job, counts, failures)
+
+
+def _check_distinct(embeddings: list[_Embedding]) -> None:
+    named: dict[str, str] = {}
+    for one in embeddings:
+        other = named.setdefault(one.fingerprint.key, one.job.slot)
+        if other != one.job.slot:
+            raise WrongInput(f"fingerprints {other} and {one.job.slot} are declared alike: one of them is enough")
+
+
+def _embedding(job: Job) -> _Embedding:
+    ready = prepare.prepare(job.slot, _declared(job), _folder_for_workers(), job.settings.http)
+    for told in ready.notes:
+        job.say(f"{job.slot}: {told}", event="note")
+    key = ready.description.key
+    inputs = {
+        "manifest": _manifest_runs(job),
+        "embeddings": job.base_snapshot.run_ids("embeddings", job.slot),
+        "vectors": job.base_snapshot.run_ids("vectors", key),
+    }
+    published = job.warehouse.read("embeddings", inputs["embeddings"])
+    before = published.select("fingerprint_key").first()
+    _check_key(job, before, key)
+    fingerprint = Fingerprint(
+        name=job.slot,
+        description=ready.description,
+        file=ship(job.session, ready.file) if ready.file else None,
+        published=published,
+        failures=job.warehouse.read("failures", job.base_snapshot.run_ids("failures", job.slot)),
+        failures_hold=before is not None and before.fingerprint_key == key,
+        vectors=job.warehouse.read("vectors", inputs["vectors"]),
+        saved=_saved(job, key),
+        folder=job.warehouse.state_of(_state(key), job.run_id).location(saved.FOLDER),
+    )
+    return _Embedding(job, ready, fingerprint, inputs)
+
+
+def _folder_for_workers() -> Path:
+    """For files of parameters. It is kept until this process ends: an executor that joins later asks for them."""
+    folder = Path(tempfile.mkdtemp(prefix="image-similarity-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _saved(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
+    """What this run and those before it, which did not come to their end, have saved for ``key``."""
+    runs = [run for run in job.warehouse.states(_state(key)) if run == job.run_id or not this_run_only]
+    return job.warehouse.read_folders([job.warehouse.state_of(_state(key), run).folder(saved.FOLDER) for run in runs], saved.SCHEMA)
+
+
+def _state(key: str) -> str:
+    """Where vectors of ``key`` are saved while they are made, see `Warehouse.state`."""
+    return f"{retention.SAVED}/{key}"
+
+
+def _check_key(job: Job, published: Any, key: str) -> None:
+    if published is None or published.fingerprint_key == key or job.arguments.replace_fingerprint:
+        return
+    raise JobFailed(
+        f"the published embeddings {job.slot} were made in another way (key {published.fingerprint_key}, now {key}): other "
+        "weights, layer or settings, or an older version of this program. Give this fingerprint another name, or replace the old "
+        "one with --replace-fingerprint"
+    )
+
+
+def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict[str, Any], Failures]:
+    """Write the tables, check that they account for every image, and count."""
+    job, run = one.job, one.job.run_id
+    failures = _write_failures(job, outputs.failures, outputs.images)
+    job.warehouse.write("embeddings", run, outputs.embeddings)
+    vectors, added = one.fingerprint.vectors, 0
+    # Not what tasks have told: one that was lost with its executor may have saved vectors, which are not made again.
+    embedded = _saved(job, one.fingerprint.key, this_run_only=True).select("content_sha256").distinct().count()
+    if embedded or outputs.taken_over:
+        new = stage.new_vectors(_saved(job, one.fingerprint.key), vectors)
+        job.warehouse.write("vectors", run, new)
+        written = job.warehouse.read("vectors", [run])
+        vectors, added = vectors.unionByName(written), written.count()
+    embeddings = job.warehouse.read("embeddings", [run])
+    stage.check(manifest, embeddings, job.warehouse.read("failures", [run]), vectors)
+    counts = {
+        "images": outputs.images,
+        "not_read_again": outputs.reused,
+        "taken_over": outputs.taken_over,
+        "read": outputs.read,
+        "embedded": embedded,
+        "devices": outputs.embedded_on,
+        "vectors_added": added,
+        "failures": failures.counts,
+    }
+    return counts, failures
+
+
+def _write_failures(job: Job, rows: DataFrame, images: int) -> Failures:
+    """What failed. ``TooManyFailures`` if it is more than may be."""
+    job.warehouse.write("failures", job.run_id, rows)
+    failures = job.failures()
+    job.check_failures(failures, "images", images, "embeddings")
+    return failures
+
+
+def _publish(one: _Embedding, counts: dict[str, Any]) -> None:
+    job = one.job
+    used = prepare.record(job.slot, _declared(job), one.ready)
+    job.publish(
+        replace={"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}},
+        append={"vectors": {one.fingerprint.key: job.run_id}} if counts["vectors_added"] else None,
+        inputs=one.inputs,
+        counts=counts,
+        used={**used, "embeddings": job.settings.embeddings.model_dump()},
+    )
+    try:  # all that was saved is in the store now
+        job.warehouse.forget_state(one.state, but=leases.alive(job.warehouse).keys() - {job.run_id})
+    except OSError as error:  # the run is published, it did not fail
+        note(f"what was saved on the way could not be removed: {error}; the next run does it")
+
+
+def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:
+    known = counts["read"] - counts["embedded"]
+    parts = [f"{counts['embedded']:,} embedded", f"{counts['not_read_again']:,} unchanged"]
+    if counts["taken_over"]:
+        parts[-1] += f" ({counts['taken_over']:,} of them embedded by a run that did not end)"
+    parts.append(f"{failures.total:,} failed")
+    computed = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
+    others = [f"computed on: {computed}"] if computed else []
+    others += [f"read, but not embedded (known content, or failed): {known:,}"] if known else []
+    told = f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(parts)}"
+    job.say(told, *others, *failures.lines, failures=failures.fields)
+
+
+# -- fingerprints of vectors ---------------------------------------------------------------------------------------------------
+
+
+def _project(job: Job) -> None:
+    """A fingerprint that is made of another's vectors, which is published."""
+    declared, warehouse = _declared(job), job.warehouse
+    inputs = {"embeddings": job.base_snapshot.run_ids("embeddings", declared.base), "projections": job.base_snapshot.run_ids("projections", job.slot)}
+    base = warehouse.read("embeddings", inputs["embeddings"])
+    base_key = base.select("fingerprint_key").first()
+    if base_key is None:
+        raise WrongInput(f"fingerprint {job.slot}: its base {declared.base} has no vectors to project")
+    inputs["vectors"] = job.base_snapshot.run_ids("vectors", base_key.fingerprint_key)
+    contents = base.select("content_sha256").distinct()
+    vectors = warehouse.read("vectors", inputs["vectors"]).join(contents, "content_sha256", "left_semi")
+    with job.step("fit components"):
+        before = projected.published(warehouse.read("projections", inputs["projections"]), base_key.fingerprint_key, declared)
+        fitted = before or projected.fit(job.slot, vectors, base_key.fingerprint_key, declared)
+    published = warehouse.read("embeddings", job.base_snapshot.run_ids("embeddings", job.slot))
+    _check_key(job, published.select("fingerprint_key").first(), fitted.key)
+    with job.step("project and write tables"):
+        counts = _write_projected(job, base, vectors, fitted, is_new=before is None)
+    replace = {"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}}
+    job.publish(
+        replace=replace if before else {**replace, "projections": {job.slot: job.run_id}},
+        append={"vectors": {fitted.key: job.run_id}} if counts["vectors_added"] else None,
+        inputs=inputs,
+        counts=counts,
+        used={
+            "fingerprint": {job.slot: declared.model_dump()},
+            "fingerprint_key": fitted.key,
+            "base_key": fitted.base_key,
+            **_weights_behind(job, inputs["embeddings"]),
+        },
+    )
+    job.say(
+        f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} vectors "
+        f"projected; {declared.dimensions} components hold {fitted.explained:.1%} of the variance of {declared.base}"
+    )
+
+
+def _weights_behind(job: Job, runs: list[str]) -> dict[str, Any]:
+    """What is recorded of the weights that made the base's vectors: pages tell of untrained ones, projected or not."""
+    records = [job.base_snapshot.runs[run] for run in runs if run in job.base_snapshot.runs]
+    settings = records[0].settings if records else {}
+    return {name: settings[name] for name in ("weights", "trained") if name in settings}
+
+
+def _write_projected(job: Job, base: DataFrame, vectors: DataFrame, fitted: Fitted, is_new: bool) -> dict[str, Any]:
+    """Write the tables of a projected fingerprint, and count."""
+    warehouse, run, declared = job.warehouse, job.run_id, _declared(job)
+    named = projected.renamed(base, job.slot, fitted.key)
+    failures = warehouse.read("failures", job.base_snapshot.run_ids("failures", declared.base))
+    images = base.count() + failures.count()
+    inherited = _write_failures(job, projected.renamed(failures, job.slot), images)
+    warehouse.write("embeddings", run, named)
+    known = warehouse.read("vectors", job.base_snapshot.run_ids("vectors", fitted.key))
+    new = vectors.join(known.select("content_sha256"), "content_sha256", "left_anti")
+    added = new.select("content_sha256").count()
+    if added:
+        warehouse.write("vectors", run, projected.project(job.session, new, fitted))
+    if is_new:
+        warehouse.write("projections", run, projected.rows_of(job.session, job.slot, fitted, declared))
+    return {"images": images, "vectors_added": added, "failures": inherited.counts, "explained_variance": fitted.explained}
+
+
+if __name__ == "__main__":
+    command_line.start("embed_images")

@@ -1,0 +1,288 @@
+"""One Spark application and the runs of jobs in it: from the pointer as it is now to one publication, with its record."""
+
+import argparse
+import importlib.metadata
+import platform
+import re
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from image_similarity import __version__, reporting
+from image_similarity.errors import JobFailed, TooManyFailures
+from image_similarity.reporting import note, printable, say
+from image_similarity.runtime import progress
+from image_similarity.runtime.session import SPARK_ERRORS
+from image_similarity.settings import Settings
+from image_similarity.storage import uris
+from image_similarity.warehouse import leases, retention
+from image_similarity.warehouse.records import PUBLISHED, Record, new_run_id
+from image_similarity.warehouse.schemas import RUNS
+from image_similarity.warehouse.snapshot import Slots
+from image_similarity.warehouse.warehouse import Warehouse
+
+
+class PlanOnly(Exception):
+    """Raised by `Job.plan` under ``--dry-run``: the plan is printed, there is nothing more to do."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that was published."""
+
+    name: str
+    seconds: float
+    counts: Mapping[str, Any]
+    used: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What failed in one run, by reason: how many, and one of them."""
+
+    counts: dict[str, int]
+    examples: dict[str, str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def lines(self) -> list[str]:
+        return [f"failed: {count:,} {reason}, for example {self.examples[reason]}" for reason, count in self.counts.items()]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """For machines."""
+        return {reason: {"count": count, "example": self.examples[reason]} for reason, count in self.counts.items()}
+
+
+@dataclass
+class Application:
+    """One Spark application: arguments, settings, the session and the warehouse; one or several jobs run in it."""
+
+    arguments: argparse.Namespace
+    settings: Settings
+    session: SparkSession
+    warehouse: Warehouse
+    finished: "list[Finished]" = field(default_factory=list)
+    """What this application has published so far."""
+    _jobs: "list[Job]" = field(default_factory=list)
+    _is_at_work: bool = False
+    _leases: ExitStack = field(default_factory=ExitStack)
+
+    def job(self, name: str, slot: str = "") -> "Job":
+        job = Job(self, name, slot)
+        self._jobs.append(job)
+        if self._is_at_work:
+            self._leases.enter_context(job.lease())
+        return job
+
+    def begin(self) -> None:
+        """From now on something may be written: until the end, cleaning leaves alone what the runs of this application write."""
+        if not self._is_at_work:
+            self._is_at_work = True
+            for job in self._jobs:
+                self._leases.enter_context(job.lease())
+
+    def __enter__(self) -> "Application":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """The end: what was written and not published goes, but for the list of failures that the error points to."""
+        with self._leases:
+            if error is not None and self._is_at_work:
+                self._discard(["failures"] if isinstance(error, TooManyFailures) else [])
+
+    def _discard(self, but: list[str]) -> None:
+        try:
+            published = set(self.warehouse.current().runs(RUNS))
+            for job in self._jobs:
+                if job.run_id not in published:
+                    self.warehouse.discard(job.run_id, but)
+        except (OSError, JobFailed, *SPARK_ERRORS):
+            pass  # what made the job fail is told, not this; clean_warehouse removes the rest
+
+
+@dataclass
+class Job:
+    """One run of one job on one slot: begins with the pointer as it is now, ends with one publication."""
+
+    application: Application
+    name: str
+    slot: str
+    run_id: str = field(default_factory=new_run_id)
+    started: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    older: frozenset[str] = frozenset()
+    """Runs that are not current any more, and that this one needs."""
+
+    def __post_init__(self) -> None:
+        self.arguments = self.application.arguments
+        self.settings = self.application.settings
+        self.session = self.application.session
+        self.warehouse = self.application.warehouse
+        self.base_snapshot = self.warehouse.snapshot()
+        self._began = time.monotonic()
+        self._about = {"job": self.name, "slot": self.slot, "run_id": self.run_id}
+        work_on(self.session, **self._about)
+
+    @property
+    def seconds(self) -> float:
+        return (datetime.now(timezone.utc) - self.started).total_seconds()
+
+    def lease(self) -> AbstractContextManager[None]:
+        """While it is open, cleaning leaves alone what this run writes, and what it may read."""
+        return leases.held(self.warehouse, self.run_id, self.base_snapshot.pointer, self.older)
+
+    def already_published(self) -> bool:
+        """Whether a run with this ``--run-id`` label published this job and slot before; says so if it did."""
+        label = self.arguments.run_id
+        if label is None:
+            return False
+        with self.step("look for the label"):
+            history = list(self.base_snapshot.runs.values())
+        undone = retention.undone(history)
+        done = [run for run in history if run.status == PUBLISHED]
+        same = [run for run in done if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
+        before = next((run for run in same if run.run_id not in undone), None)
+        if before is not None:
+            message = f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}"
+            self.say(message, event="already_published", run_id=before.run_id)
+        return before is not None
+
+    def plan(self, *lines: str) -> None:
+        """Say what is going to be done; under ``--dry-run`` stop there."""
+        self.say(f"{self.name}:", *lines, event="plan")
+        if self.arguments.dry_run:
+            raise PlanOnly
+        self.application.begin()
+
+    def say(self, *lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
+        """As `say`, about this run."""
+        say(*lines, event=event, detail=detail, **{**self._about, **fields})
+
+    def step(self, what: str) -> AbstractContextManager[None]:
+        """A step of the work, see `spark.step`."""
+        return progress.step(self.session, what)
+
+    def failures(self) -> Failures:
+        """What failed, from the table that this run has written."""
+        example = F.min(F.coalesce("uri", "image_id")).alias("example")
+        grouped = self.warehouse.read("failures", [self.run_id]).groupBy("reason")
+        rows = grouped.agg(F.count("*").alias("images"), example).orderBy("reason").collect()
+        # What stands behind the ? of an address may be a signature that opens it: no log needs that.
+        examples = {row.reason: printable(re.sub(r"^(https?://[^?]*)\?.*", r"\1?...", row.example)) for row in rows}
+        return Failures({row.reason: row.images for row in rows}, examples)
+
+    def check_failures(self, failures: Failures, of: str, count: int, section: str, note: str = "") -> None:
+        """Raise ``TooManyFailures`` if of ``count`` (``of``: what they are) more failed than the settings' ``section`` allows."""
+        allowed = getattr(self.settings, section).max_failed_fraction
+        if failures.total <= allowed * count:
+            return
+        counted = ", ".join(f"{images:,} {reason}" for reason, images in failures.counts.items())
+        message = (
+            f"{failures.total:,} of {count:,} {of} failed ({counted}), more than {section}.max_failed_fraction = {allowed} allows; "
+            f"nothing was published{note}. Each failure is a row in "
+            f"{uris.for_readers(self.warehouse.folder('failures', self.run_id))}"
+        )
+        raise TooManyFailures("\n  ".join([message, *failures.lines]), failures=failures.fields)
+
+    def publish(
+        self,
+        replace: Slots,
+        append: Slots | None = None,
+        *,
+        inputs: Mapping[str, list[str]],
+        counts: Mapping[str, Any],
+        used: Mapping[str, Any],
+        recall: float | None = None,
+        status: str = PUBLISHED,
+    ) -> None:
+        """Make this run's tables current, with its record in ``runs``.
+
+        ``inputs``: table -> runs read; ``counts``: what was counted; ``used``: the settings and what they resolved to;
+        ``recall``: of approximate neighbours; ``status``: another one where the run does not count as done under its label.
+        """
+        seconds, stages = self.seconds, reporting.current().seconds_by_step(self._began)
+        outputs = _outputs(replace, append or {})
+        record = Record(
+            run_id=self.run_id,
+            label=self.arguments.run_id,
+            job=self.name,
+            slot=self.slot,
+            status=status,
+            inputs=inputs,
+            outputs=outputs,
+            settings=used,
+            counts=counts,
+            versions=_versions(self.session),
+            seconds=seconds,
+            stages=stages,
+            recall=recall,
+            started_at=self.started,
+            finished_at=datetime.now(timezone.utc),
+        )
+        self._check_there(replace, append or {})
+        self.warehouse.write_record(record)
+        appended = {table: dict(slots) for table, slots in (append or {}).items()}
+        appended["runs"] = {"": self.run_id}
+        self.warehouse.publish(self.base_snapshot.pointer, replace, appended)
+        self.application.finished.append(Finished(self.name, seconds, counts, used))
+        told = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
+        self.say(
+            f"{told}: {reporting.longest(stages)}" if stages else told,
+            event="published",
+            detail=True,
+            seconds=round(seconds, 3),
+            stages=stages,
+            counts=counts,
+            outputs=outputs,
+            recall=recall,
+        )
+        if self.arguments.keep_runs:
+            self._clean(self.arguments.keep_runs)
+
+    def _check_there(self, *published: Slots) -> None:
+        """Raise ``JobFailed`` if a table is gone: its run was taken for dead, say on a machine that slept, or removed meanwhile."""
+        folders = {(table, run) for slots in published for table, named in slots.items() for run in named.values()}
+        for table, run in folders:
+            if not self.warehouse.files.entries(f"{self.warehouse.uri}/{table}/run_id={run}"):
+                raise JobFailed(f"what {run} wrote to {table} was removed meanwhile; nothing was published: run it again")
+
+    def _clean(self, keep: int) -> None:
+        try:
+            retention.remove(self.warehouse, retention.removable(self.warehouse, keep))
+        except Exception as error:  # whatever it is: the run is published, it did not fail
+            note(f"older runs could not be removed: {error}; clean_warehouse does it")
+
+
+def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:
+    """For ``runs.outputs``: table -> slots, of those that were replaced and of those that were added to."""
+    named = {"replaced": replace, "appended": append}
+    return {how: {table: sorted(runs) for table, runs in slots.items()} for how, slots in named.items()}
+
+
+def _versions(session: SparkSession) -> dict[str, str]:
+    names = ("torch", "torchvision", "numpy", "pyarrow", "pillow")  # asked of the installation: importing them takes seconds
+    installed = {name: importlib.metadata.version(name) for name in names}
+    java: Any = session._jvm
+    return {
+        "image_similarity": __version__,
+        "python": platform.python_version(),
+        "java": java.System.getProperty("java.version"),
+        "spark": session.version,
+        "hadoop": java.org.apache.hadoop.util.VersionInfo.getVersion(),  # what reads and writes s3a://, hdfs://, gs://
+        **installed,
+    }
+
+
+def work_on(session: SparkSession, job: str, **about: Any) -> None:
+    """From now on what is said, and what Spark does, is about ``job``; ``about``: slot and run_id, where it is one run."""
+    reporting.current().about = {"job": job, **about}
+    session.sparkContext.setJobDescription(job)

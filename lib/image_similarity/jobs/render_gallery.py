@@ -1,0 +1,257 @@
+"""all tables -> gallery: pages to look at the results, opened from disk or from any static server."""
+
+import argparse
+import posixpath
+from collections.abc import Iterator, Mapping
+from datetime import timezone
+from functools import reduce
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from image_similarity.errors import WrongInput
+from image_similarity.imaging.decoding import UNREADABLE_REASONS
+from image_similarity.jobs import command_line
+from image_similarity.jobs.job import Application, Job
+from image_similarity.pages.captions import clean
+from image_similarity.pages.site import Site, open_site
+from image_similarity.reporting import note, say
+from image_similarity.runtime.session import SPARK_ERRORS, cause_of
+from image_similarity.stages.gallery import pictures
+from image_similarity.stages.gallery import render as stage
+from image_similarity.stages.gallery.pages import Slot
+from image_similarity.stages.gallery.render import About, Inputs
+from image_similarity.stages.neighbours import vectors
+from image_similarity.storage import uris
+from image_similarity.storage.fetch import FETCH_REASONS
+from image_similarity.warehouse.records import Record
+
+DEFAULT_METRIC = "cosine"
+IMAGES_ARE_NEWER = "The images were listed anew after these fingerprints were made: run embed_images again."
+FINGERPRINTS_ARE_NEWER = "The fingerprints were made anew after these neighbours were found: run find_neighbours again."
+
+Records = Mapping[str, Record]
+"""By run_id."""
+
+
+def add_gallery(parser: argparse.ArgumentParser, required: bool) -> None:
+    parser.add_argument(
+        "--gallery", required=required, metavar="URI", help="the folder of pages: new, empty, or an earlier gallery"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_gallery(parser, required=True)
+    parser.add_argument(
+        "--fingerprint", action="append", dest="fingerprints", metavar="NAME", help="repeatable (default: all that have neighbours)"
+    )
+
+
+def run(application: Application) -> None:
+    render(application)
+    say(f"gallery: {index_of(application)}")
+
+
+def render(application: Application) -> None:
+    job = application.job("render_gallery", _opened(application).uri)
+    if job.already_published():
+        return
+    slots = _slots(job, getattr(application.arguments, "fingerprints", None) or [])
+    with job.step("plan"):
+        inputs, runs = _inputs(job, list(slots))
+        records = job.base_snapshot.runs
+    opened = check(application, _images_of(job, records))
+    job.plan(
+        f"show the neighbours by {', '.join(slots.values())} of the images in {job.warehouse.uri}",
+        f"write pictures and pages to {opened.uri}, then replace its index.html",
+    )
+    opened.begin()
+    with job.warehouse.scratch(job.run_id) as scratch, job.step("lay out pages"):
+        try:
+            about = _about(job, slots, records)
+            made = stage.run(job.session, inputs, about, job.settings, opened, job.run_id, job.warehouse, scratch)
+        except BaseException:
+            opened.files.delete(opened.folder(job.run_id))  # nobody has looked at it
+            raise
+    used = {"gallery": job.settings.gallery.model_dump(), "slots": list(slots)}
+    with opened.locked():
+        kept = opened.publish(job.run_id, made.index)
+        job.publish(replace={}, inputs=runs, counts=made.counts, used=used)
+        _tidy_up(job, opened, kept)
+    _summarise(job, made.counts)
+
+
+def _tidy_up(job: Job, opened: Site, kept: list[str]) -> None:
+    """Remove what no page shows any more. If that goes wrong it is no failure: the next run tries again."""
+    try:
+        opened.remove_others(kept)
+        removed = pictures.remove_unused(job.session, opened, kept, job.warehouse)
+        if removed:
+            job.say(f"  {removed:,} pictures removed that no page shows any more")
+    except (OSError, *SPARK_ERRORS) as error:
+        note(f"what is not used any more could not be removed from {opened.uri}: {cause_of(error)}")
+
+
+def check(application: Application, images: str) -> Site:
+    """The gallery's folder. Raises ``WrongInput`` if it cannot serve, or lies among ``images``: the next run would find it."""
+    opened = _opened(application)
+    opened.check_place(images, application.warehouse.uri)
+    return opened
+
+
+def _opened(application: Application) -> Site:
+    return open_site(application.session, "gallery", application.arguments.gallery)
+
+
+def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
+    """The published slots of ``neighbours`` that are shown, with what they are called; the settings' fingerprint first."""
+    published = job.base_snapshot.slots("neighbours")
+    if not published:
+        raise WrongInput(f"no neighbours are published in {job.warehouse.uri}: run find_neighbours first")
+    by_fingerprint: dict[str, list[str]] = {}
+    for slot in sorted(published):
+        by_fingerprint.setdefault(slot.partition("/")[0], []).append(slot)
+    unknown = [name for name in fingerprints if name not in by_fingerprint]
+    if unknown:
+        known = ", ".join(sorted(by_fingerprint))
+        raise WrongInput(f"no neighbours by {', '.join(map(repr, unknown))} in {job.warehouse.uri}; published are: {known}")
+    ours = job.settings.neighbours
+    first_of_all, first_of_its_own = ours.fingerprint, f"{ours.fingerprint}/{ours.metric}"
+    names = dict.fromkeys(fingerprints) or sorted(by_fingerprint, key=lambda name: (name != first_of_all, name))
+    shown = {}
+    for name in names:
+        for slot in sorted(by_fingerprint[name], key=lambda slot: (slot != first_of_its_own, slot)):
+            is_plain = by_fingerprint[name] == [f"{name}/{DEFAULT_METRIC}"]
+            shown[slot] = name if is_plain else slot.replace("/", ", ")
+    return shown
+
+
+def _images_of(job: Job, records: Records) -> str:
+    """What build_manifest was given as images."""
+    return next((str(records[run].settings["images"]) for run in job.base_snapshot.run_ids("manifest", "") if run in records), "")
+
+
+def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
+    """The tables that are shown, and table -> runs read."""
+    warehouse, snapshot = job.warehouse, job.base_snapshot
+    if not snapshot.run_ids("manifest", ""):
+        raise WrongInput(f"no manifest in {warehouse.uri}, to tell where the pictures are: run build_manifest")
+    fingerprints = list(dict.fromkeys(slot.partition("/")[0] for slot in slots))
+    runs = {
+        "manifest": snapshot.run_ids("manifest", ""),
+        "neighbours": [run for slot in slots for run in snapshot.run_ids("neighbours", slot)],
+        "embeddings": [run for name in fingerprints for run in snapshot.run_ids("embeddings", name)],
+        "failures": [
+            run for name in [*fingerprints, *(f"neighbours/{slot}" for slot in slots)] for run in snapshot.run_ids("failures", name)
+        ],
+    }
+    numbered = [
+        warehouse.read("neighbours", snapshot.run_ids("neighbours", slot)).withColumn("slot", F.lit(number))
+        for number, slot in enumerate(slots)
+    ]
+    neighbours = reduce(DataFrame.unionByName, numbered)
+    compared = neighbours.where("rank = 1").select("image_id", F.lit(None).cast("string").alias("content_sha256"))
+    embedded = warehouse.read("embeddings", runs["embeddings"]).select("image_id", "content_sha256")
+    contents = compared.unionByName(embedded).groupBy("image_id").agg(F.max("content_sha256").alias("content_sha256"))
+    inputs = Inputs(
+        manifest=warehouse.read("manifest", runs["manifest"]),
+        contents=contents,
+        neighbours=neighbours.select("slot", "image_id", "relation", "rank", "neighbour_id", "distance"),
+        failures=warehouse.read("failures", runs["failures"]),
+    )
+    return inputs, runs
+
+
+# -- what the pages say of the run ---------------------------------------------------------------------------------------------
+
+
+def _about(job: Job, slots: dict[str, str], records: Records) -> About:
+    def section(title: str, runs: list[str], *notes: str) -> list[dict[str, Any]]:
+        return [_section(title, records[run], notes) for run in runs[:1] if run in records]
+
+    def unlike(runs: list[str], table: str, now: list[str]) -> bool:
+        """Whether one of ``runs`` read other runs of ``table`` than are published now."""
+        return bool(now) and any(records[run].inputs.get(table) != now for run in runs if run in records)
+
+    runs, untrained = section("The images", job.base_snapshot.run_ids("manifest", "")), []
+    for name in dict.fromkeys(slot.partition("/")[0] for slot in slots):
+        made = job.base_snapshot.run_ids("embeddings", name)
+        notes = [IMAGES_ARE_NEWER] if unlike(made, "manifest", job.base_snapshot.run_ids("manifest", "")) else []
+        runs += section(f"Fingerprint {name}", made, *notes)
+        untrained += [name for run in made if run in records and records[run].settings.get("trained") is False]
+    for slot, label in slots.items():
+        made = job.base_snapshot.run_ids("neighbours", slot)
+        notes = [FINGERPRINTS_ARE_NEWER] if unlike(made, "embeddings", job.base_snapshot.run_ids("embeddings", slot.partition("/")[0])) else []
+        runs += section(f"Neighbours by {label}", made, *notes)
+    labels = tuple(Slot(label, *slot.split("/")) for slot, label in slots.items())
+    title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
+    return About(title, labels, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs)
+
+
+def _collection(images: str) -> str:
+    """A name for the collection: that of its folder, or of the folder of its list."""
+    location = uris.absolute(images).rstrip("/")
+    name = posixpath.basename(location)
+    if posixpath.splitext(name)[1] or any(character in name for character in "*?["):
+        name = posixpath.basename(posixpath.dirname(location))
+    return name or "Images"
+
+
+def _section(title: str, record: Record, notes: tuple[str, ...]) -> dict[str, Any]:
+    """What is told of one run."""
+    settings = {"settings": record.settings, "versions": record.versions}
+    return {"title": title, "facts": list(_facts(record)), "notes": notes, "settings": settings}
+
+
+def _facts(record: Record) -> Iterator[tuple[str, str]]:
+    used = record.settings
+    for declared in used.get("fingerprint", {}).values():
+        yield "network", declared["network"] + "".join(f", {key} {declared[key]}" for key in ("layer", "base") if key in declared)
+    if "weights" in used:
+        yield "weights", posixpath.basename(used["weights"]) + ("" if used.get("trained") else " (untrained)")
+    if record.job == "find_neighbours":
+        method, metric = used["neighbours"]["method"], used["neighbours"]["metric"]
+        yield "method", f"{method}, {metric} distance" + (": all pairs were compared" if method == "exact" else "")
+    if record.recall is not None:
+        yield "recall", f"{record.recall:.4f}"
+    for name, value in record.counts.items():
+        yield name.replace("_", " "), _told(value)
+    if record.stages:
+        yield "steps", ", ".join(f"{step} {seconds:,.1f} s" for step, seconds in record.stages.items())
+    yield "finished", f"{record.finished_at.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC, after {record.seconds:,.1f} s"
+    yield "run", record.run_id + (f", label {record.label}" if record.label else "")
+
+
+def _told(value: Any) -> str:
+    """A count, a share, or counts by reason, for people."""
+    if isinstance(value, dict):
+        return _counted(value)
+    if isinstance(value, list):
+        return ", ".join(map(_told, value))
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "none"
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items()) or "none"
+
+
+def _summarise(job: Job, counts: dict[str, Any]) -> None:
+    known = counts["pictures"] - counts["pictures_made"] - counts["pictures_absent"]
+    job.say(
+        f"render_gallery: {counts['images']:,} images in {job.seconds:.1f} s: {counts['pictures_made']:,} pictures made, "
+        f"{known:,} known, {counts['pages']:,} pages"
+    )
+    if counts["pictures_absent"]:
+        note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
+    if counts["neighbours_gone"]:
+        note(f"{counts['neighbours_gone']:,} neighbours are no longer in the manifest and are not shown: run find_neighbours")
+
+
+def index_of(application: Application) -> str:
+    """The gallery's front page."""
+    return _opened(application).index
+
+
+if __name__ == "__main__":
+    command_line.start("render_gallery")

@@ -1,0 +1,98 @@
+"""Make an earlier run current again, or all that one label published; without --to, list the runs that there are."""
+
+import argparse
+from collections.abc import Sequence
+
+from image_similarity.errors import WrongInput
+from image_similarity.jobs import command_line
+from image_similarity.jobs.job import Application, Job
+from image_similarity.reporting import aligned, note, say
+from image_similarity.warehouse import retention
+from image_similarity.warehouse.records import Record
+
+RUNS_LISTED = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--to", metavar="RUN", help="a run, or the label (--run-id) of several; without it runs are listed")
+
+
+def run(application: Application) -> None:
+    job = application.job("restore_runs", application.arguments.to or "")
+    everything = [record for record in job.base_snapshot.runs.values() if record.job != job.name]
+    history = [record for record in everything if record.replaced]
+    if not job.arguments.to:
+        _list(job, history)
+        return
+    chosen = _chosen(job, history)
+    if all(retention.is_current(job.base_snapshot.pointer, record) for record in chosen):
+        say(f"restore_runs: current already: {', '.join(map(_described, chosen))}")
+        return
+    undone = retention.newer(everything, chosen)
+    replace = _merged(chosen)
+    job.older = frozenset(run for slots in replace.values() for run in slots.values())
+    job.plan(*(f"make {_described(record)} current" for record in chosen), f"in place of {len(undone):,} newer runs, which stay")
+    _check_there(job, chosen)  # again: from the plan on cleaning leaves them alone, but it may have begun before
+    job.publish(
+        replace=replace,
+        inputs={"runs": [record.run_id for record in chosen]},
+        counts={"undone": len(undone)},
+        used={retention.UNDONE: undone},
+    )
+    say(f"restore_runs: current again: {', '.join(map(_described, chosen))}")
+    pointer = job.warehouse.current()
+    for record in everything:
+        if record.job == "render_gallery" and record.run_id in undone:
+            note(f"the gallery {record.slot} may show what was undone: run render_gallery again")
+    for record in history:
+        if retention.is_current(pointer, record) and retention.is_stale(pointer, record, history):
+            note(f"{_described(record)} was made of other runs than are current: restore an older one, or run the job again")
+
+
+def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
+    """The runs that ``--to`` names, the newest of each slot. ``WrongInput`` if there are none, or their tables are gone."""
+    named = {(record.job, record.slot): record for record in history if job.arguments.to in (record.run_id, record.label)}
+    if not named:
+        raise WrongInput(f"no run in {job.warehouse.uri} is called {job.arguments.to!r}, and none has that label; see without --to")
+    _check_there(job, list(named.values()))
+    return list(named.values())
+
+
+def _check_there(job: Job, chosen: Sequence[Record]) -> None:
+    for record in chosen:
+        if not retention.is_there(job.warehouse, record):
+            raise WrongInput(f"{_described(record)} is no longer there: it was removed (--keep-runs)")
+
+
+def _merged(chosen: Sequence[Record]) -> dict[str, dict[str, str]]:
+    """table -> slot -> run, as `Job.publish` takes it."""
+    merged: dict[str, dict[str, str]] = {}
+    for record in chosen:
+        for table, slots in retention.made_current(record).items():
+            merged.setdefault(table, {}).update(slots)
+    return merged
+
+
+def _list(job: Job, history: Sequence[Record]) -> None:
+    by_slot: dict[tuple[str, str], list[Record]] = {}
+    for record in history:
+        by_slot.setdefault((record.job, record.slot), []).append(record)
+    rows: list[tuple[str, ...]] = [("job", "slot", "run", "label", "finished", "")]
+    for runs in by_slot.values():
+        rows += [_row(job, record) for record in runs[-RUNS_LISTED:]]
+    say(f"restore_runs: the last {RUNS_LISTED} runs of each job and slot in {job.warehouse.uri}")
+    say(aligned(rows))
+
+
+def _row(job: Job, record: Record) -> tuple[str, ...]:
+    state = "" if retention.is_there(job.warehouse, record) else "removed"
+    state = "current" if retention.is_current(job.base_snapshot.pointer, record) else state
+    return record.job, record.slot, record.run_id, record.label or "", f"{record.finished_at:%Y-%m-%d %H:%M} UTC", state
+
+
+def _described(record: Record) -> str:
+    return f"{record.run_id} ({record.job} {record.slot}".rstrip() + ")"
+
+
+if __name__ == "__main__":
+    command_line.start("restore_runs")

@@ -1,0 +1,134 @@
+"""images -> manifest -> embeddings -> neighbours -> gallery, in one Spark application."""
+
+import argparse
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from image_similarity.jobs import build_manifest, command_line, embed_images, find_neighbours, render_gallery
+from image_similarity.jobs.job import Application, work_on
+from image_similarity.reporting import aligned, printable, say
+from image_similarity.runtime import progress
+from image_similarity.storage import uris
+from image_similarity.warehouse.schemas import SIMILAR
+
+EXAMPLES = 6
+NEIGHBOURS_SHOWN = 3
+LABEL = "label"
+"""The attribute that is shown behind an image's name in the examples, where the manifest has it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    build_manifest.add_arguments(parser)
+    find_neighbours.add_options(parser)
+    embed_images.add_switches(parser)
+    render_gallery.add_gallery(parser, required=False)
+
+
+def run(application: Application) -> None:
+    name = application.settings.neighbours.fingerprint
+    embed_images.check(application)  # before the manifest is published
+    gallery = None
+    if application.arguments.gallery:
+        gallery = render_gallery.check(application, uris.absolute(application.arguments.images))
+    if application.arguments.dry_run:
+        steps = [
+            "list the images",
+            f"embed them as {name}",
+            "compare all pairs",
+            *([f"render the gallery {gallery.uri}"] if gallery else []),
+            f"write all tables to {application.warehouse.uri}",
+        ]
+        say(f"run_pipeline on {application.arguments.images}:", *steps, event="plan")
+        return
+    began = time.monotonic()
+    build_manifest.run(application)
+    if gallery:
+        gallery.begin()  # whether it can be written is known before hours of work
+    embed_images.run(application)
+    find_neighbours.run(application)
+    if gallery:
+        render_gallery.render(application)
+    _summarise(application, time.monotonic() - began)
+
+
+def _summarise(application: Application, seconds: float) -> None:
+    counts = {finished.name: finished.counts for finished in application.finished}
+    failures = sum((Counter(counted.get("failures", {})) for counted in counts.values()), Counter[str]())
+    work_on(application.session, "run_pipeline")
+    rows = [(finished.name, f"{finished.seconds:.1f} s") for finished in application.finished]
+    failed = ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
+    say("")
+    by_job = {finished.name: round(finished.seconds, 3) for finished in application.finished}
+    say(f"run_pipeline: done in {seconds:.1f} s", seconds=round(seconds, 3), jobs=by_job)
+    if "build_manifest" in counts:
+        rows.append(("images", f"{counts['build_manifest']['images']:,}"))
+    if rows:  # none where all was published under this label before
+        say(aligned([*rows, ("failed", failed)]))
+    for finished in application.finished:
+        if finished.used.get("trained") is False:
+            told = f"{finished.used['weights']}: the network has seen no picture, so its idea of similarity is crude"
+            say(f"  weights: {told}", event="note")
+    neighbours = application.settings.neighbours
+    _show_examples(application, f"{neighbours.fingerprint}/{neighbours.metric}")
+    if application.warehouse.local_root:
+        say(f"query: {_example_query(application.warehouse.uri)}")
+    say(f"warehouse: {application.warehouse.uri}")
+    if application.arguments.gallery:
+        say(f"gallery: {render_gallery.index_of(application)}")
+
+
+def _show_examples(application: Application, slot: str) -> None:
+    """A few images, chosen by a hash of their id, each with its nearest others."""
+    pointer, warehouse = application.warehouse.current(), application.warehouse
+    manifest = warehouse.read("manifest", pointer.runs("manifest", ""))
+    named = manifest.select("image_id", F.element_at("attributes", LABEL).alias("label"))
+    nearest = warehouse.read("neighbours", pointer.runs("neighbours", slot)).where(F.col("relation") == SIMILAR)
+    nearest = nearest.where(F.col("rank") <= NEIGHBOURS_SHOWN)
+    chosen = nearest.where("rank = 1").orderBy(F.xxhash64("image_id")).limit(EXAMPLES).select("image_id")
+    shown = _with_labels(nearest.join(F.broadcast(chosen), "image_id"), named).orderBy("image_id", "rank")
+    with progress.described(application.session, "show examples"):
+        rows = shown.collect()
+    if rows:
+        say(f"some images and their nearest others ({slot} distances):")
+        say(aligned(_example_rows(rows)))
+
+
+def _with_labels(rows: DataFrame, named: DataFrame) -> DataFrame:
+    theirs = named.select(F.col("image_id").alias("neighbour_id"), F.col("label").alias("neighbour_label"))
+    return rows.join(named, "image_id").join(theirs, "neighbour_id")
+
+
+def _example_rows(shown: list[Any]) -> Iterator[tuple[str, ...]]:
+    for row in shown:
+        image = _name(row.image_id, row.label) if row["rank"] == 1 else ""
+        yield image, f"{row.distance:.4f}", _name(row.neighbour_id, row.neighbour_label)
+
+
+def _name(image_id: str, label: str | None) -> str:
+    return f"{printable(image_id)} ({label})" if label else printable(image_id)
+
+
+def _example_query(warehouse: str) -> str:
+    """A line for the shell: the closest pairs, asked of DuckDB."""
+    program = (
+        f"import duckdb; db = duckdb.connect(); db.execute(open({_quoted(warehouse + '/views.sql')}).read()); "
+        'db.sql("SELECT image_id, neighbour_id, distance FROM neighbours '
+        'WHERE rank = 1 ORDER BY distance, image_id LIMIT 10").show()'
+    )
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+
+
+def _quoted(text: str) -> str:
+    """``text`` as a Python string, in double quotes where it can be: single ones are the shell's."""
+    return repr(text) if '"' in text or "\\" in text else f'"{text}"'
+
+
+if __name__ == "__main__":
+    command_line.start("run_pipeline")

@@ -1,1 +1,0 @@
-"""No Spark: arrays in, arrays out. Each kernel can be used, tested and timed alone."""

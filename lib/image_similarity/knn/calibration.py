@@ -1,0 +1,85 @@
+"""How fast this processor compares vectors, measured in about a second."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from image_similarity.knn import scoring
+from image_similarity.knn.candidates import Strip
+from image_similarity.knn.distances import METRICS, Values, measured
+from image_similarity.knn.scoring import BFLOAT16, FLOAT32, SCREENS, Screen, candidate_count
+
+_CPU_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")
+_SAMPLE_FLOP = 1e10
+_SAMPLE_ROWS = 2048
+_WORTH_IT = 1.2
+"""How much faster than float32 a low precision must be to make up for what it leaves uncertain."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``screen``: name of the fastest; ``product``: multiplications and additions per second of its bare product;
+    ``pairs``: pairs per second with selection, on one core."""
+
+    screen: str
+    product: float
+    pairs: float
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for it; without them it is emulated, many times slower."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(flag in flags for flag in _CPU_FLAGS)
+
+
+def rate(rows: int, dimensions: int, metric: str, similar: int, dissimilar: int, screen: str) -> Rate:
+    """Compare ``rows`` random vectors, or as many as take some tenths of a second, by ``screen`` ("auto": the fastest)."""
+    rows = min(rows, _SAMPLE_ROWS, max(64, int(np.sqrt(_SAMPLE_FLOP / (2 * dimensions)))))
+    dimensions = max(dimensions, 2)  # single values have no correlation
+    values = np.random.default_rng(0).standard_normal((rows, dimensions)).astype(np.float32)
+    if screen != "auto":
+        chosen = SCREENS[screen]
+    else:
+        chosen = FLOAT32
+        if multiplies_bfloat16() and _product(values, metric, BFLOAT16) > _WORTH_IT * _product(values, metric, FLOAT32):
+            chosen = BFLOAT16
+    return Rate(chosen.name, _product(values, metric, chosen), _pairs(values, metric, chosen, similar, dissimilar))
+
+
+def _product(values: Values, metric: str, screen: Screen) -> float:
+    # Two of them: the product of an array with itself is known to be symmetric, and half the work.
+    a, b = (_strip(values, metric, screen, 0, 0) for _ in range(2))
+    room = np.empty((len(values), len(values)), dtype=np.float32)
+    seconds = _fastest(lambda: screen.product(a.copies.low, b.copies.low, room))
+    return float(2 * len(values) ** 2 * values.shape[1] / seconds)
+
+
+def _pairs(values: Values, metric: str, screen: Screen, similar: int, dissimilar: int) -> float:
+    room = np.empty((len(values), len(values)), dtype=np.float32)
+    a, b = (_strip(values, metric, screen, candidate_count(similar, screen), candidate_count(dissimilar, screen)) for _ in range(2))
+    a.offer(b, screen, room, values.shape[1])  # lists are filled once, compared many times
+    return len(values) ** 2 / _fastest(lambda: a.offer(b, screen, room, values.shape[1]))
+
+
+def _strip(values: Values, metric: str, screen: Screen, similar: int, dissimilar: int) -> Strip:
+    chosen = METRICS[metric]
+    shrink = scoring.shrink_of(float(np.abs(values).max()), values.shape[1], chosen)
+    copies = scoring.copies(measured(values, chosen), chosen, screen, shrink)
+    return Strip(copies, np.arange(len(values), dtype=np.int32), similar, dissimilar)
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of some runs, two tenths of a second in all or less."""
+    seconds: list[float] = []
+    begun = time.perf_counter()
+    while not seconds or (time.perf_counter() - begun < 0.2 and len(seconds) < 5):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,0 +1,70 @@
+"""What pages say of an image, from its id and attributes: nothing that breaks a page, whatever is in them."""
+
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LONGEST_TEXT = 300
+_ALT_PARTS, _LONGEST_ALT_PART = 3, 60
+# Control characters and non-characters are not allowed in HTML, however written.
+_NON_CHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_NOT_FOR_PAGES = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{_NON_CHARACTERS}]")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
+
+
+@dataclass(frozen=True)
+class Texts:
+    title: str
+    subtitle: str
+    """The line below the title; empty where there is nothing to say."""
+    alt: str
+    """Alternative text of the picture."""
+
+
+def of_image(
+    image_id: str, attributes: Mapping[str, str], title_attributes: tuple[str, ...], subtitle_attributes: tuple[str, ...]
+) -> Texts:
+    """Title, line below it and alternative text; the title is the file's name where none of ``title_attributes`` says one."""
+    shown = {name: clean(value) for name, value in attributes.items()}
+    title = (_first(shown, title_attributes) or clean(_stem(image_id)) or clean(image_id))[:LONGEST_TEXT]
+    subtitle = _first(shown, subtitle_attributes)
+    return Texts(title, subtitle[:LONGEST_TEXT] if subtitle != title else "", _alt(title, subtitle, shown))
+
+
+def clean(text: str) -> str:
+    """``text`` on one line, without characters that HTML does not allow."""
+    return _NOT_FOR_PAGES.sub("\ufffd", " ".join(text.split()))
+
+
+def link(value: str) -> str | None:
+    """``value`` if a page may link to it: an http(s) address without spaces; else None."""
+    return value if re.match(r"https?://[^\s<>\"']+\Z", value, re.IGNORECASE) else None
+
+
+def _first(attributes: Mapping[str, str], names: tuple[str, ...]) -> str:
+    """The first of the attributes ``names``, in any case, that says something; empty if none does."""
+    by_name = {name.lower(): value for name, value in attributes.items()}
+    return next((by_name[name.lower()] for name in names if by_name.get(name.lower())), "")
+
+
+def _stem(image_id: str) -> str:
+    return posixpath.splitext(image_id.rpartition("/")[2])[0]
+
+
+def _alt(title: str, subtitle: str, attributes: Mapping[str, str]) -> str:
+    """The title, and what else is known in a few words: names and kinds, not numbers or addresses."""
+    parts = [title]
+    for value in (subtitle, *attributes.values()):
+        is_said = any(value.lower() in part.lower() for part in parts)
+        if not is_said and len(value) <= _LONGEST_ALT_PART and any(map(str.isalpha, value)) and not _is_technical(value):
+            parts.append(value)
+    return ", ".join(parts[:_ALT_PARTS])
+
+
+def _is_technical(value: str) -> bool:
+    return is_address(value) or "/" in value or bool(re.search(r"\.\w{2,5}$", value)) or value[:1] in "[{"
+
+
+def is_address(value: str) -> bool:
+    return bool(_ADDRESS.match(value))

@@ -1,0 +1,8 @@
+"""Spark, as jobs and stages use it.
+
+- ``session``   how it starts, and what its errors mean
+- ``tasks``     how work is cut into tasks, and how files reach them
+- ``progress``  what is reported while Spark works
+- ``devices``   which GPU is a task's
+- ``shutdown``  signals, one-line errors, exit codes
+"""

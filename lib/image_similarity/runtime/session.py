@@ -1,0 +1,112 @@
+"""The Spark session: how it starts, what its errors mean, how its work is cancelled."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from image_similarity import conf
+from image_similarity.errors import JobFailed
+
+JAVA_VERSION = 17
+
+_CANCEL_SECONDS = 10
+
+SPARK_ERRORS = (PySparkException, Py4JJavaError)
+"""What a call of Spark raises, depending on where in the JVM it failed."""
+
+
+def cause_of(error: Exception) -> str:
+    """The line of a `SPARK_ERRORS` that tells what is wrong, without the class of the Java exception."""
+    text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    return re.sub(r"^([a-z]\w*\.)+[A-Z]\w*: ", "", text.splitlines()[0]) if text else type(error).__name__
+
+
+def open_session(name: str) -> SparkSession:
+    """The session of this application.
+
+    Under spark-submit everything is set by its flags and files. Started with plain python, `image_similarity.conf`
+    serves, and workers run the same python. Raises ``JobFailed`` where Java is missing
+    or Spark cannot start.
+    """
+    builder = SparkSession.builder.appName(name)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    if not submitted:
+        check_java()
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        if (folder := conf.folder()) is not None:
+            os.environ.setdefault("SPARK_CONF_DIR", str(folder))
+            for key, value in read_properties(folder / "spark" / "local.conf").items():
+                builder = builder.config(key, value)
+    try:
+        return builder.getOrCreate()
+    except SPARK_ERRORS as error:  # a master that does not answer, too little memory, an address that is not this machine's
+        raise JobFailed(f"Spark could not start: {cause_of(error)} (what Spark printed above may tell more)") from error
+
+
+def check_java() -> None:
+    """Raise ``JobFailed`` unless a Java that Spark can use is found (JAVA_HOME, else PATH)."""
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    advice = f"Spark needs Java {JAVA_VERSION} or newer: install it (Debian, Ubuntu: apt-get install default-jre-headless; "
+    advice += "macOS: brew install openjdk) or set JAVA_HOME"
+    try:
+        told = subprocess.run([java or "java", "-version"], capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError):
+        raise JobFailed(f"no working java found. {advice}") from None
+    match = re.search(r'version "(\d+)', told)
+    if match is None or int(match.group(1)) < JAVA_VERSION:
+        raise JobFailed(f"java is {told.splitlines()[0] if told else 'of an unknown version'}. {advice}")
+
+
+def read_properties(file: Path) -> dict[str, str]:
+    """``key value`` or ``key=value`` lines of a Spark properties file; ``#`` begins a comment line."""
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    pairs = (re.split(r"\s*=\s*|\s+", line, maxsplit=1) for line in lines if line and not line.startswith("#"))
+    return {key: value for key, value in pairs}
+
+
+def interrupt(spark: SparkSession) -> None:
+    """In the handler of a signal: cancel what Spark is doing, and wait a little for its tasks, which write what is removed next.
+
+    The main thread may be waiting for an answer of Spark at this moment, and must not ask for another on the same connection:
+    another thread does so, and the main thread gets a new connection for what it does next.
+    """
+    canceller = threading.Thread(target=_cancel, args=(spark,), name="cancel", daemon=True)
+    canceller.start()
+    canceller.join(_CANCEL_SECONDS + 5)
+    with suppress(Exception):
+        connection = spark.sparkContext._gateway._gateway_client.get_thread_connection()  # type: ignore[union-attr]
+        connection.close()
+
+
+def _cancel(spark: SparkSession) -> None:
+    deadline = time.monotonic() + _CANCEL_SECONDS
+    with suppress(Exception):  # Spark may be at its end already
+        spark.sparkContext.cancelAllJobs()
+        while _running_tasks(spark) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def _running_tasks(spark: SparkSession) -> int:
+    """Asked of the scheduler: what `statusTracker` says lags behind, and a task that is cancelled goes on for up to seconds."""
+    counts = spark.sparkContext._jsc.sc().taskScheduler().runningTasksByExecutors().valuesIterator()
+    running = 0
+    while counts.hasNext():
+        running += int(counts.next())
+    return running
+
+
+def is_local_mode(spark: SparkSession) -> bool:
+    return str(spark.sparkContext.master).startswith("local")
+
+

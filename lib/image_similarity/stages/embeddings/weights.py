@@ -1,0 +1,164 @@
+"""Where a network's parameters come from: torchvision's server, a path or URI, or a seed."""
+
+import hashlib
+import socket
+import sys
+import urllib.error
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torchvision.models import get_model_weights
+
+from image_similarity.errors import JobFailed, Unreadable, WrongInput
+from image_similarity.fingerprints.networks import State, check_network, untrained_state
+from image_similarity.settings import UNTRAINED, HttpSettings
+from image_similarity.storage import blobs, http_client, uris
+
+_SECONDS_WITHOUT_AN_ANSWER = 20
+_SECONDS_FOR_A_FILE = 3600
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict and where it is from."""
+
+    state: State
+    source: str
+    """For people: ``IMAGENET1K_V1``, a path or URI, or ``untrained (seed 0)``."""
+    trained: bool
+    passed_over: tuple[str, ...] = ()
+    """Why the weights listed before could not be had, one line each."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A local file of weights, and where it is from."""
+
+    path: Path
+    source: str
+    passed_over: tuple[str, ...] = ()
+
+
+def resolve(
+    network: str, names: Sequence[str], sha256: str | None, seed: int, cache: Path, http: HttpSettings = HttpSettings()
+) -> Weights:
+    """The first of ``names`` that can be had: a torchvision name, ``untrained``, or a path or URI of a state dict.
+
+    Files are downloaded to ``cache`` once and checked: torchvision's by torch.hub, others as ``http`` says. Only what cannot be reached is passed over; a file that is
+    there and wrong raises ``WrongInput``, and if nothing can be had ``JobFailed`` tells why, for each.
+    """
+    check_network(network)
+    found = _first_of(network, names, sha256, cache, http)
+    if found.source == UNTRAINED:
+        source = f"untrained (seed {seed})"
+        return Weights(untrained_state(network, seed), source, trained=False, passed_over=found.passed_over)
+    return Weights(_load(found.path, found.source), found.source, trained=True, passed_over=found.passed_over)
+
+
+def resolve_program(
+    names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings = HttpSettings()
+) -> File:
+    """The first of ``names`` that can be had: a path or URI of a ``torch.export`` program. Raises as `resolve` does."""
+    return _first_of(None, names, sha256, cache, http)
+
+
+def _first_of(
+    network: str | None, names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings
+) -> File:
+    """The first of ``names`` that can be had; for `UNTRAINED` a file of that source."""
+    passed_over: list[str] = []
+    for name in names:
+        if network is not None and name == UNTRAINED:
+            return File(Path(), UNTRAINED, tuple(passed_over))
+        try:
+            file = _weights_file(network, name, sha256, cache, http)
+        except ValueError as error:
+            raise WrongInput(f"weights {name}: {error}") from None
+        except (OSError, Unreadable) as error:
+            passed_over.append(f"weights {name} of {network or 'the program'} cannot be reached: {_reason(error)}")
+            continue
+        return File(file, name, tuple(passed_over))
+    advice = "Give a path or URI that can be read" + (", or end the list with 'untrained'" if network else "")
+    raise JobFailed("; ".join(passed_over) + f". {advice}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Unreadable):
+        return error.detail or error.reason
+    is_plain = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
+    return str(error.reason if is_plain else error)  # type: ignore[attr-defined]
+
+
+def _weights_file(network: str | None, name: str, sha256: str | None, cache: Path, http: HttpSettings) -> Path:
+    """The local file of weights ``name``. ``OSError`` if it cannot be reached, ``WrongInput`` if it is not what it should be."""
+    named = get_model_weights(network).__members__ if network else {}
+    if name in named:
+        url = named[name].url
+        file = cache / url.rpartition("/")[2]
+        # torchvision writes the digest's beginning in the name
+        return _checked(_downloaded(file, partial(_by_torch_hub, url)), name, sha256 or file.stem.rpartition("-")[2], downloaded=True)
+    if not uris.is_local(name):
+        file = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name.rpartition('/')[2]}"
+        return _checked(_downloaded(file, partial(_by_our_client, name, http=http)), name, sha256, downloaded=True)
+    if network and "/" not in name and "." not in name:
+        raise WrongInput(f"{network} has no weights {name!r}; torchvision's are: {', '.join(named)}; or give a path or URI")
+    file = Path(uris.absolute(name))
+    if not file.exists():
+        raise FileNotFoundError(f"no such file: {file}")
+    return _checked(file, name, sha256, downloaded=False)
+
+
+def _downloaded(file: Path, download: Callable[[Path], None]) -> Path:
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        download(file)
+    return file
+
+
+def _by_torch_hub(url: str, file: Path) -> None:
+    """As torchvision itself downloads its weights, so with the proxies of the environment."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SECONDS_WITHOUT_AN_ANSWER)  # torch.hub would wait for ever
+    try:
+        torch.hub.download_url_to_file(url, str(file), progress=sys.stderr.isatty())
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _by_our_client(address: str, file: Path, http: HttpSettings) -> None:
+    """An address that the settings name may be in the operator's own network, and its file is large."""
+    if uris.scheme_of(address) not in http_client.SCHEMES:
+        blobs.download(address, file)
+        return
+    patient = max(http.total_seconds, _SECONDS_FOR_A_FILE)
+    options = http.model_copy(update={"private_addresses": True, "total_seconds": patient})
+    http_client.download(address, file, options)
+
+
+def _checked(file: Path, name: str, expected: str | None, downloaded: bool) -> Path:
+    """``file``, if its sha256 begins with ``expected``."""
+    if expected and not (digest := _sha256(file)).startswith(expected):
+        if downloaded:
+            file.unlink()  # the next run fetches it again
+        raise WrongInput(f"weights {name}: the sha256 of {file} is {digest}, not {expected}: it is damaged or another file")
+    return file
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _load(file: Path, name: str) -> State:
+    """A state dict from ``file``; nothing in it is executed."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and tar raise as they please on what is not theirs
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WrongInput(f"weights {name}: {file} is no state dict that torch.load(weights_only=True) takes: {first}") from None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WrongInput(f"weights {name}: {file} holds a {type(state).__name__}, not a state dict (names to tensors)")
+    return state

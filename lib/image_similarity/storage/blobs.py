@@ -1,0 +1,232 @@
+"""Bytes at a URI, without Spark: for executors that read images, blocks and weights.
+
+A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded; keys of object stores are
+literal; ``s3a`` is ``s3``. Everything but HTTP goes through pyarrow's file systems, with their own credentials (environment,
+profile or instance role).
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow.fs as pafs
+
+from image_similarity.storage.uris import is_local, join, local_path, parent, scheme_of
+
+HTTP_TIMEOUT_SECONDS = 20
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """What a listing tells of a file, before it is opened."""
+
+    uri: str
+    """Literal path, or URI, as `read` takes it."""
+    path: str
+    """Below the root that was listed, with ``/`` between its parts."""
+    size_bytes: int | None
+    modified_ns: int | None
+    """Nanoseconds since 1970, UTC."""
+
+
+@lru_cache(maxsize=None)
+def _remote_filesystem(scheme: str, authority: str) -> Any:
+    """One file system per store and process; never kept across the fork of Spark's workers, which fork before any read."""
+    if scheme == "s3":
+        return pafs.S3FileSystem(
+            endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+            connect_timeout=HTTP_TIMEOUT_SECONDS,
+            request_timeout=HTTP_TIMEOUT_SECONDS,
+        )
+    if scheme == "gs":
+        return pafs.GcsFileSystem()
+    return pafs.FileSystem.from_uri(f"{scheme}://{authority}/")[0]
+
+
+def filesystem_of(uri: str) -> tuple[Any, str]:
+    """The pyarrow file system of ``uri`` and the path in it. ``ValueError`` for a scheme that none serves."""
+    scheme = scheme_of(uri)
+    if scheme == "file":
+        return pafs.LocalFileSystem(), local_path(uri)
+    authority, _, key = uri.partition("://")[2].partition("/")
+    if scheme in ("s3", "gs"):
+        return _remote_filesystem(scheme, ""), f"{authority}/{key}"
+    if scheme in ("hdfs", "viewfs"):
+        return _remote_filesystem(scheme, authority), f"/{key}"
+    raise ValueError(f"no file system for {scheme}://")
+
+
+def read(uri: str, max_bytes: int | None = None) -> bytes:
+    """The whole content of the file at ``uri``.
+
+    With ``max_bytes`` one byte more than that is read at most, so that the caller sees that it is too long. Raises ``OSError``
+    (``FileNotFoundError``, ``PermissionError``, ...) or, for a scheme that none serves, ``ValueError``.
+    """
+    limit = -1 if max_bytes is None else max_bytes + 1
+    if is_local(uri):
+        with open(local_path(uri), "rb") as file:
+            return file.read(limit)
+    filesystem, path = filesystem_of(uri)
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read(None if max_bytes is None else limit))
+
+
+def write(uri: str, content: bytes, content_type: str) -> None:
+    """Put ``content`` at ``uri``, replacing what is there; folders are made. Readers see the old content or the new, never a part.
+
+    ``content_type`` is told to object stores, whose files browsers may open. Raises ``OSError``, or ``ValueError`` for a scheme
+    that none serves.
+    """
+    if is_local(uri):
+        path = local_path(uri)
+        partial = f"{path}.{secrets.token_hex(4)}.tmp"
+        try:
+            file = open(partial, "wb")
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = open(partial, "wb")
+        try:
+            with file:
+                file.write(content)
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+        return
+    filesystem, path = filesystem_of(uri)
+    if scheme_of(uri) in ("s3", "gs"):  # an object appears when its stream is closed, whole
+        with filesystem.open_output_stream(path, compression=None, metadata={"Content-Type": content_type}) as stream:
+            stream.write(content)
+        return
+    partial = f"{path}.{secrets.token_hex(4)}.tmp"
+    filesystem.create_dir(parent(path), recursive=True)
+    with filesystem.open_output_stream(partial, compression=None) as stream:
+        stream.write(content)
+    filesystem.move(partial, path)
+
+
+def delete(uri: str) -> None:
+    """Remove the file at ``uri``; nothing happens if there is none."""
+    if is_local(uri):
+        Path(local_path(uri)).unlink(missing_ok=True)
+        return
+    filesystem, path = filesystem_of(uri)
+    try:
+        filesystem.delete_file(path)
+    except FileNotFoundError:
+        pass
+
+
+def open_input_file(uri: str) -> Any:
+    """A random-access pyarrow file, as Parquet readers want it."""
+    filesystem, path = filesystem_of(uri)
+    return filesystem.open_input_file(path)
+
+
+def download(uri: str, target: Path) -> None:
+    """Copy the file at ``uri`` to ``target``, which appears only when it is complete. Not over HTTP: `http_client.download` is.
+
+    Raises ``OSError`` or, for a scheme that none serves, ``ValueError``.
+    """
+    filesystem, path = filesystem_of(uri)
+    with appearing_when_complete(target) as out, filesystem.open_input_stream(path, compression=None) as stream:
+        while chunk := stream.read(_CHUNK):
+            out.write(chunk)
+
+
+@contextmanager
+def appearing_when_complete(target: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of ``target`` at the end; it is removed if the context fails."""
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        with open(partial, "wb") as out:
+            yield out
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def exists(uri: str) -> bool:
+    if is_local(uri):
+        return os.path.exists(local_path(uri))
+    filesystem, path = filesystem_of(uri)
+    return bool(filesystem.get_file_info(path.rstrip("/")).type != pafs.FileType.NotFound)
+
+
+def is_folder(uri: str) -> bool:
+    if is_local(uri):
+        return os.path.isdir(local_path(uri))
+    filesystem, path = filesystem_of(uri)
+    return bool(filesystem.get_file_info(path.rstrip("/")).type == pafs.FileType.Directory)
+
+
+def status(uri: str) -> FileStatus | None:
+    """Size and modification time of the file at ``uri``; None if it cannot be had, for whatever reason."""
+    try:
+        if is_local(uri):
+            info = os.stat(local_path(uri))
+            return FileStatus(uri, uri, info.st_size, info.st_mtime_ns)
+        filesystem, path = filesystem_of(uri)
+        remote = filesystem.get_file_info(path)
+        return FileStatus(uri, uri, remote.size, remote.mtime_ns) if remote.type == pafs.FileType.File else None
+    except (OSError, ValueError):
+        return None
+
+
+def list_files(root: str) -> Iterator[FileStatus]:
+    """Every file below the folder ``root``, in no particular order; links to folders are followed once.
+
+    Hidden folders (a leading dot) are not entered. Raises ``OSError`` if a folder cannot be read.
+    """
+    return _list_local(local_path(root)) if is_local(root) else _list_remote(root)
+
+
+def _list_local(root: str) -> Iterator[FileStatus]:
+    seen: set[tuple[int, int]] = set()
+    folders = [(root, "")]
+    while folders:
+        folder, below = folders.pop()
+        info = os.stat(folder)
+        if (info.st_dev, info.st_ino) in seen:
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_folder(entry):
+                    if not entry.name.startswith("."):
+                        folders.append((entry.path, f"{below}{entry.name}/"))
+                else:
+                    yield _entry_status(entry, below)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _entry_status(entry: "os.DirEntry[str]", below: str) -> FileStatus:
+    path = f"{below}{entry.name}"
+    try:
+        info = entry.stat()
+    except OSError:  # a link to nothing: the image job will say so
+        return FileStatus(entry.path, path, None, None)
+    return FileStatus(entry.path, path, info.st_size, info.st_mtime_ns)
+
+
+def _list_remote(root: str) -> Iterator[FileStatus]:
+    filesystem, path = filesystem_of(root)
+    base = path.rstrip("/")
+    for info in filesystem.get_file_info(pafs.FileSelector(base, recursive=True)):
+        below = info.path.removeprefix(base).lstrip("/")
+        in_hidden_folder = any(part.startswith(".") for part in below.split("/")[:-1])
+        if info.type == pafs.FileType.File and not in_hidden_folder:
+            yield FileStatus(join(root, below), below, info.size, info.mtime_ns)

@@ -1,0 +1,43 @@
+"""The bytes of an image at a URI, or `Unreadable` with the reason, for the workers of all stages that open images."""
+
+from image_similarity.errors import Unreadable
+from image_similarity.storage import blobs, http_client, uris
+from image_similarity.storage.http_client import HttpOptions
+
+FETCH_REASONS = {
+    "not_found": "there is no such file",
+    "forbidden": "the file may not be read",
+    "timeout": "the store did not answer in time",
+    "io_error": "the file could not be read for another reason",
+    "unsupported_scheme": "no file system here serves such a uri",
+    "too_many_bytes": "the file is larger than embeddings.max_bytes",
+    "incomplete": "the connection broke before the whole file had arrived",
+    "rate_limited": "the server asks for patience (429) longer than the settings allow",
+    "server_error": "the server could not answer (5xx)",
+    "http_error": "the server did not accept the request (another status)",
+    "too_many_redirects": "redirects lead in a circle, or on and on",
+    "private_address": "the host is not on the public internet (http.private_addresses)",
+}
+
+
+def fetch(uri: str, max_bytes: int, http: HttpOptions) -> bytes:
+    """The bytes at ``uri``; `Unreadable` with one of `FETCH_REASONS` if they cannot be had."""
+    if uris.scheme_of(uri) in http_client.SCHEMES:
+        content = http_client.get(uri, max_bytes, http).content
+        assert content is not None  # only a request that names a version can be answered by "unchanged"
+        return content
+    try:
+        content = blobs.read(uri, max_bytes)
+    except FileNotFoundError:
+        raise Unreadable("not_found", uri) from None
+    except PermissionError:
+        raise Unreadable("forbidden", uri) from None
+    except TimeoutError as error:
+        raise Unreadable("timeout", str(error)) from None
+    except OSError as error:
+        raise Unreadable("io_error", str(error)) from None
+    except ValueError as error:
+        raise Unreadable("unsupported_scheme", str(error)) from None
+    if len(content) > max_bytes:
+        raise Unreadable("too_many_bytes", f"more than {max_bytes:,} bytes")
+    return content

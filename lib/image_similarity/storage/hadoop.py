@@ -1,0 +1,115 @@
+"""A warehouse's file operations on any file system that Hadoop knows, through the JVM of a Spark session."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+from image_similarity.storage.files import LOCK_SECONDS, UpdatesUnderLock
+
+
+class HadoopFiles(UpdatesUnderLock):
+    """Paths are URIs of any file system that this Spark knows."""
+
+    def __init__(self, spark: SparkSession):
+        self._jvm: Any = spark._jvm
+        self._configuration = spark._jsc.hadoopConfiguration()
+
+    def _open(self, path: str) -> tuple[Any, Any]:
+        jpath = self._jvm.org.apache.hadoop.fs.Path(path)
+        return jpath.getFileSystem(self._configuration), jpath
+
+    def read(self, path: str) -> bytes | None:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            if not filesystem.exists(jpath):
+                return None
+            stream = filesystem.open(jpath)
+            try:
+                return bytes(stream.readAllBytes())
+            finally:
+                stream.close()
+
+    def entries(self, path: str) -> list[str]:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            if not filesystem.exists(jpath):
+                return []
+            if filesystem.getFileStatus(jpath).isFile():
+                raise NotADirectoryError(path)
+            return [str(status.getPath().getName()) for status in filesystem.listStatus(jpath)]
+
+    def write(self, path: str, content: bytes) -> None:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            temporary = self._jvm.org.apache.hadoop.fs.Path(f"{path}.{secrets.token_hex(4)}.tmp")
+            self._put(filesystem, temporary, content)
+            self._rename_over(temporary, jpath)
+
+    def _put(self, filesystem: Any, jpath: Any, content: bytes) -> None:
+        stream = filesystem.create(jpath, True)
+        stream.write(bytearray(content))
+        stream.close()
+
+    def _rename_over(self, source: Any, target: Any) -> None:
+        rename = self._jvm.org.apache.hadoop.fs.Options.Rename
+        options = self._jvm.java.lang.reflect.Array.newInstance(rename.OVERWRITE.getClass(), 1)
+        options[0] = rename.OVERWRITE
+        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(target.toUri(), self._configuration)
+        context.rename(source, target, options)
+
+    def delete(self, path: str) -> None:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            filesystem.delete(jpath, True)
+
+    @contextmanager
+    def locked(self, path: str) -> Iterator[None]:
+        deadline = time.monotonic() + 2 * LOCK_SECONDS
+        while not self._create_new(path):
+            if time.monotonic() > deadline:
+                raise OSError(f"another job has held {path} for {2 * LOCK_SECONDS} s")
+            written = self.modified(path)
+            if written is not None and time.time() - written > LOCK_SECONDS:
+                self.delete(path)
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            self.delete(path)
+
+    def _create_new(self, path: str) -> bool:
+        """Create an empty file; False if there is one, also one that another publisher creates at this moment."""
+        filesystem, jpath = self._open(path)
+        try:
+            return bool(filesystem.createNewFile(jpath))
+        except Py4JJavaError as error:
+            if "FileAlreadyExists" in error.java_exception.getClass().getName():
+                return False
+            raise OSError(str(error.java_exception).splitlines()[0]) from error
+
+    def size(self, path: str) -> int:
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            return int(filesystem.getContentSummary(jpath).getLength()) if filesystem.exists(jpath) else 0
+
+    def modified(self, path: str) -> float | None:
+        filesystem, jpath = self._open(path)
+        try:
+            return float(filesystem.getFileStatus(jpath).getModificationTime()) / 1000
+        except Py4JJavaError as error:
+            if "FileNotFound" in error.java_exception.getClass().getName():
+                return None
+            raise OSError(str(error.java_exception).splitlines()[0]) from error
+
+
+@contextmanager
+def _java_errors_as_oserror() -> Iterator[None]:
+    try:
+        yield
+    except Py4JJavaError as error:
+        raise OSError(str(error.java_exception).splitlines()[0]) from error

@@ -1,0 +1,153 @@
+"""The file operations of `image_similarity.storage.files` on an object store, by what such stores guarantee.
+
+An object appears whole or not at all, and a *conditional put* replaces it only if it is still the one that was read (S3: If-Match
+and If-None-Match; Google's: generation). So an update is read, change, put if unchanged, and again if it was changed: no lock is
+needed. Through obstore, with the credentials of the driver's environment: those of Hadoop's connector, which Spark writes the
+tables with, are not known here.
+"""
+
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+from image_similarity.storage import blobs, uris
+from image_similarity.storage.files import LOCK_SECONDS
+
+
+class ObjectFiles:
+    """Paths are URIs in one bucket."""
+
+    def __init__(self, uri: str):
+        self._scheme = uris.scheme_of(uri)
+        self._bucket = uri.partition("://")[2].partition("/")[0]
+        self._store = _store(self._scheme, self._bucket)
+
+    def read(self, path: str) -> bytes | None:
+        content, _ = self._get(path)
+        return content
+
+    def entries(self, path: str) -> list[str]:
+        folder = f"{self._key(path)}/" if self._key(path) else ""  # a whole bucket may be the folder
+        with _errors_as_oserror(path):
+            found = self._store.list_with_delimiter(folder or None)
+            names = [*found["common_prefixes"], *(str(one["path"]) for one in found["objects"])]
+            if not names and folder and self._exists(path):
+                raise NotADirectoryError(path)
+        # Other programs mark folders by an object of their name, which is nothing in them.
+        return [name.removeprefix(folder) for name in (name.rstrip("/") for name in names) if f"{name}/" != folder]
+
+    def write(self, path: str, content: bytes) -> None:
+        with _errors_as_oserror(path):
+            self._store.put(self._key(path), content)
+
+    def delete(self, path: str) -> None:
+        with _errors_as_oserror(path):
+            for batch in self._store.list(f"{self._key(path)}/"):
+                self._store.delete([one["path"] for one in batch])
+            if self._exists(path):
+                self._store.delete(self._key(path))
+
+    def size(self, path: str) -> int:
+        with _errors_as_oserror(path):
+            if self._exists(path):
+                return int(self._store.head(self._key(path))["size"])
+            return sum(int(one["size"]) for batch in self._store.list(f"{self._key(path)}/") for one in batch)
+
+    def modified(self, path: str) -> float | None:
+        with _errors_as_oserror(path):
+            try:
+                written: datetime = self._store.head(self._key(path))["last_modified"]
+            except FileNotFoundError:
+                return None
+        return written.timestamp()
+
+    def update(self, path: str, change: "Callable[[bytes | None], bytes]") -> None:
+        deadline = time.monotonic() + 2 * LOCK_SECONDS
+        while time.monotonic() < deadline:
+            content, version = self._get(path)
+            if self._put_if(path, change(content), version):
+                return
+            time.sleep(random.uniform(0.01, 0.1))
+        raise OSError(f"{path} could not be replaced for {2 * LOCK_SECONDS} s: does the store know conditional puts?")
+
+    @contextmanager
+    def locked(self, path: str) -> Iterator[None]:
+        """Where several files change together. Not for one file: `update` is safer, and does not wait."""
+        version = self._taken(path)
+        try:
+            yield
+        finally:
+            if self._get(path)[1] == version:  # else it took so long that another one has it now
+                self.delete(path)
+
+    def _taken(self, path: str) -> Any:
+        owner = f"{secrets.token_hex(8)} {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}".encode()
+        deadline = time.monotonic() + 2 * LOCK_SECONDS
+        while time.monotonic() < deadline:
+            written, (_, version) = self.modified(path), self._get(path)
+            if written is None or time.time() - written > LOCK_SECONDS:
+                if taken := self._put_if(path, owner, version):
+                    return taken
+            time.sleep(0.2)
+        raise OSError(f"another job has held {path} for {2 * LOCK_SECONDS} s")
+
+    def _get(self, path: str) -> "tuple[bytes | None, Any]":
+        """What is there, and which version of it; None, None if nothing is."""
+        with _errors_as_oserror(path):
+            try:
+                got = self._store.get(self._key(path))
+            except FileNotFoundError:
+                return None, None
+            return bytes(got.bytes()), _version(got.meta)
+
+    def _put_if(self, path: str, content: bytes, version: Any) -> Any:
+        """The new version, if what is there was still ``version`` (None: nothing); None if it was not."""
+        with _errors_as_oserror(path):
+            try:
+                put = self._store.put(self._key(path), content, mode=version or "create")
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            return _version(put)
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self._store.head(self._key(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _key(self, path: str) -> str:
+        return path.partition("://")[2].partition("/")[2].rstrip("/")
+
+
+def _version(meta: Any) -> "dict[str, str]":
+    """What `put` takes to name one version: ETag and, where the store has them, version."""
+    return {name: meta[name] for name in ("e_tag", "version") if meta.get(name)}
+
+
+def _store(scheme: str, bucket: str) -> Any:
+    options: Any = {"timeout": f"{blobs.HTTP_TIMEOUT_SECONDS}s"}
+    if scheme == "gs":
+        return obstore.store.GCSStore(bucket, client_options=options)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    named: Any = {}
+    if endpoint:
+        named["endpoint"] = endpoint
+        options["allow_http"] = endpoint.startswith("http://")
+    return obstore.store.S3Store(bucket, client_options=options, **named)
+
+
+@contextmanager
+def _errors_as_oserror(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, FileNotFoundError) as error:
+        raise OSError(f"{path}: {str(error).splitlines()[0]}") from error

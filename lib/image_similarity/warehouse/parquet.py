@@ -1,0 +1,37 @@
+"""Parquet by Spark: how this project's tables and workspaces are read and written."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
+
+from image_similarity.warehouse.schemas import SCHEMAS
+
+
+def spark_schema(table: str) -> StructType:
+    """The schema of ``table`` as Spark's."""
+    return from_arrow_schema(SCHEMAS[table])
+
+
+def read_folders(spark: SparkSession, folders: Sequence[str], schema: StructType | pa.Schema) -> DataFrame:
+    """Parquet folders as one frame; no rows for no folders. Names are literal, though Spark's reader expects patterns."""
+    if isinstance(schema, pa.Schema):
+        schema = from_arrow_schema(schema)
+    if not folders:
+        return spark.createDataFrame([], schema)
+    return spark.read.schema(schema).parquet(*map(escape_glob, folders))
+
+
+def write_folder(folder: str, rows: DataFrame) -> None:
+    """Write ``rows`` to ``folder``, which must not exist."""
+    writer = rows.write.mode("errorifexists")
+    # Dense floats: a dictionary makes them larger and slower.
+    writer = writer.option("compression", "zstd").option("parquet.enable.dictionary#embedding.list.element", "false")
+    writer.parquet(folder)
+
+
+def escape_glob(path: str) -> str:
+    """``path`` for Spark's readers, which take every path for a pattern."""
+    return "".join(f"\\{character}" if character in "*?[]{}\\" else character for character in path)

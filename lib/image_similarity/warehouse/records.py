@@ -1,0 +1,68 @@
+"""Runs as typed records: what one run read, wrote, used and counted."""
+
+import io
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from image_similarity.warehouse.schemas import RUNS, SCHEMAS
+
+PUBLISHED = "published"
+
+_JSON = ("inputs", "outputs", "settings", "counts", "versions", "stages")
+
+
+def new_run_id() -> str:
+    """``r<UTC time>-<microseconds, chance>``: sorts by time, never repeats, and nothing takes it for a number."""
+    now = datetime.now(timezone.utc)
+    return f"r{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{secrets.randbelow(16**3):03x}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of ``runs``, with its JSON read. What an old version did not write yet is empty."""
+
+    run_id: str
+    label: str | None
+    job: str
+    slot: str
+    status: str
+    inputs: Mapping[str, list[str]]
+    """table -> runs that were read."""
+    outputs: Mapping[str, Mapping[str, list[str]]]
+    """``replaced`` and ``appended``, each table -> slots."""
+    settings: Mapping[str, Any]
+    """The settings that were used, and what they resolved to."""
+    counts: Mapping[str, Any]
+    versions: Mapping[str, str]
+    seconds: float
+    stages: Mapping[str, float]
+    """step -> seconds, in the order of the work."""
+    recall: float | None
+    started_at: datetime
+    finished_at: datetime
+
+    @property
+    def replaced(self) -> Mapping[str, list[str]]:
+        """table -> slots whose run this became."""
+        return self.outputs.get("replaced", {})
+
+    def as_parquet(self) -> bytes:
+        """A Parquet file with this one row, in the schema of ``runs``."""
+        row: dict[str, Any] = {name: getattr(self, name) for name in SCHEMAS[RUNS].names}
+        for name in _JSON:
+            row[name] = json.dumps(row[name], sort_keys=name != "stages")
+        content = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist([row], schema=SCHEMAS[RUNS]), content)
+        return content.getvalue()
+
+
+def from_row(row: Mapping[str, Any]) -> Record:
+    """The record in a row of ``runs``."""
+    return Record(**{**row, **{name: json.loads(row[name] or "{}") for name in _JSON}})

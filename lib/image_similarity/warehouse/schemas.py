@@ -1,0 +1,117 @@
+"""The schemas of all tables, as Arrow's.
+
+A table is Parquet below ``<warehouse>/<table>/run_id=<run>/``; which runs are current is told by ``_current.json`` (see
+`image_similarity.warehouse.snapshot`). A *slot* divides a table into parts that are published apart: a fingerprint, or
+``<fingerprint>/<metric>``, a metric alone, a catalogue, or the empty string.
+"""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+
+def _schema(*columns: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema(columns)
+
+
+_STRING, _LONG, _INT, _FLOAT, _DOUBLE = pa.string(), pa.int64(), pa.int32(), pa.float32(), pa.float64()
+_TIME = pa.timestamp("us", tz="UTC")
+
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "manifest": _schema(
+        ("image_id", _STRING),
+        ("uri", _STRING),
+        ("size_bytes", _LONG),
+        ("modified_at", _TIME),
+        ("source_version", _STRING),
+        ("attributes", pa.map_(_STRING, _STRING)),
+    ),
+    "downloads": _schema(
+        ("image_id", _STRING),
+        ("address", _STRING),
+        ("uri", _STRING),
+        ("outcome", _STRING),
+        ("size_bytes", _LONG),
+        ("content_sha256", _STRING),
+        ("etag", _STRING),
+        ("last_modified", _STRING),
+        ("attributes", pa.map_(_STRING, _STRING)),
+    ),
+    "vectors": _schema(
+        ("content_sha256", _STRING),
+        ("fingerprint_key", _STRING),
+        ("width", _INT),
+        ("height", _INT),
+        ("embedding", pa.list_(_FLOAT)),
+    ),
+    "embeddings": _schema(
+        ("image_id", _STRING),
+        ("fingerprint", _STRING),
+        ("fingerprint_key", _STRING),
+        ("content_sha256", _STRING),
+        ("source_version", _STRING),
+    ),
+    "failures": _schema(
+        ("image_id", _STRING),
+        ("uri", _STRING),
+        ("fingerprint", _STRING),
+        ("reason", _STRING),
+        ("detail", _STRING),
+        ("source_version", _STRING),
+    ),
+    "projections": _schema(
+        ("fingerprint", _STRING),
+        ("fingerprint_key", _STRING),
+        ("base_key", _STRING),
+        ("sample", _INT),
+        ("seed", _LONG),
+        ("component", _INT),
+        ("explained_variance", _DOUBLE),
+        ("weights", pa.list_(_FLOAT)),
+    ),
+    "neighbours": _schema(
+        ("image_id", _STRING),
+        ("fingerprint", _STRING),
+        ("relation", _STRING),
+        ("rank", _INT),
+        ("neighbour_id", _STRING),
+        ("distance", _FLOAT),
+        ("metric", _STRING),
+        ("method", _STRING),
+    ),
+    "comparisons": _schema(
+        ("fingerprint", _STRING),
+        ("other", _STRING),
+        ("metric", _STRING),
+        ("measure", _STRING),
+        ("k", _INT),
+        ("value", _DOUBLE),
+        ("standard_error", _DOUBLE),
+        ("chance", _DOUBLE),
+        ("images", _LONG),
+    ),
+    "runs": _schema(
+        ("run_id", _STRING),
+        ("label", _STRING),
+        ("job", _STRING),
+        ("slot", _STRING),
+        ("status", _STRING),
+        ("inputs", _STRING),
+        ("outputs", _STRING),
+        ("settings", _STRING),
+        ("counts", _STRING),
+        ("versions", _STRING),
+        ("seconds", _DOUBLE),
+        ("stages", _STRING),
+        ("recall", _DOUBLE),
+        ("started_at", _TIME),
+        ("finished_at", _TIME),
+    ),
+}
+
+
+VECTORS, PROJECTIONS, RUNS = "vectors", "projections", "runs"
+"""Tables that are added to, run by run, and that retention leaves alone."""
+
+SIMILAR, DISSIMILAR = "similar", "dissimilar"
+"""The values of ``neighbours.relation``."""

@@ -1,0 +1,175 @@
+"""The warehouse: write a run, publish it, read what is current.
+
+``<warehouse>/<table>/run_id=<run>/part-*.parquet`` holds what runs wrote; ``<warehouse>/_current.json`` says which of them are
+current, slot by slot, and is the only thing that ever changes. A job writes its tables to folders of its own, then replaces the
+pointer once, by compare-and-swap: readers see one whole state or the other, and a job that dies leaves the old one. Beside the
+tables are ``_scratch``, what a run needs while it lasts, and ``_state``, what it leaves to the next one of its slot.
+
+Tables go through the JVM's file systems, so with Spark's own credentials. The pointer does, too, but on object stores, which the
+driver asks itself, with the credentials of its environment (see `image_similarity.storage.object_store`). Images, and the files of
+``_scratch`` and ``_state`` that are read by path, are read by Python through pyarrow, with those of the environment as well.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from image_similarity.errors import JobFailed
+from image_similarity.reporting import note
+from image_similarity.storage import uris
+from image_similarity.storage.files import files_of
+from image_similarity.warehouse import parquet
+from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.schemas import RUNS, SCHEMAS
+from image_similarity.warehouse.snapshot import POINTER, Pointer, Slots, Snapshot, open_snapshot
+from image_similarity.warehouse.views import views_sql
+from image_similarity.warehouse.workspace import SCRATCH, STATE, Workspace
+
+VIEWS = "views.sql"
+
+
+class Warehouse:
+    """One warehouse, through one Spark session.
+
+    ``uri``: a local path, or ``s3a://``, ``hdfs://``, ``gs://``. Nothing is created before something is written.
+    """
+
+    def __init__(self, spark: SparkSession, uri: str):
+        self._spark = spark
+        self.local_root = uris.absolute(uri) if uris.is_local(uri) else None
+        self.uri = self.local_root or uris.for_spark(uri.rstrip("/"))
+        self._root = uris.for_spark(self.uri)
+        self.files = files_of(self.uri, spark)
+
+    # -- reading ---------------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """What is published now; nothing where nothing ever was."""
+        return open_snapshot(self.uri, self.files)
+
+    def current(self) -> Pointer:
+        """The pointer as it is now; version 0 without tables where nothing was ever published."""
+        return self.snapshot().pointer
+
+    def folder(self, table: str, run: str) -> str:
+        """Where run ``run`` of ``table`` is, for Spark's readers and writers."""
+        return f"{self._root}/{table}/run_id={run}"
+
+    def read(self, table: str, runs: list[str]) -> DataFrame:
+        """The rows of ``runs`` of ``table``, in the table's schema; no rows for no runs."""
+        return self.read_folders([self.folder(table, run) for run in runs], SCHEMAS[table])
+
+    def read_folders(self, folders: list[str], schema: Any) -> DataFrame:
+        """Parquet folders as one frame, in ``schema`` (Spark's or Arrow's); no rows for no folders."""
+        return parquet.read_folders(self._spark, folders, schema)
+
+    def read_parquet(self, location: str) -> DataFrame:
+        """Somebody else's Parquet: an absolute local path, or a URI."""
+        return self._spark.read.parquet(parquet.escape_glob(uris.for_spark(location)))
+
+    # -- writing ---------------------------------------------------------------------------------------------------------------
+
+    def write(self, table: str, run: str, rows: DataFrame) -> None:
+        """Write ``rows`` as run ``run`` of ``table``. The folder must not exist; the columns must be the table's."""
+        columns = SCHEMAS[table].names
+        if rows.columns != columns:
+            raise ValueError(f"{table} has the columns {columns}, not {rows.columns}")
+        parquet.write_folder(self.folder(table, run), rows)
+
+    def write_record(self, record: Record) -> None:
+        """Write the row of ``runs`` that is ``record``: one small file, without a Spark job."""
+        self.files.write(f"{self.uri}/{RUNS}/run_id={record.run_id}/part-00000.parquet", record.as_parquet())
+
+    @contextmanager
+    def scratch(self, run: str) -> Iterator[Workspace]:
+        """A folder for a stage's intermediate files; removed afterwards, also when the stage fails."""
+        try:
+            yield self._workspace(f"{self._root}/{SCRATCH}/{run}")
+        finally:
+            self.files.delete(f"{self.uri}/{SCRATCH}/{run}")
+
+    @contextmanager
+    def state(self, slot: str, run: str) -> Iterator[Workspace]:
+        """A folder for what a run leaves to the next one of its slot; removed if the run fails, unless it was published."""
+        try:
+            yield self.state_of(slot, run)
+        except BaseException:
+            if run not in self.current().runs(RUNS):
+                self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
+            raise
+
+    def state_of(self, slot: str, run: str) -> Workspace:
+        """What `state` of a finished run holds, or nothing."""
+        return self._workspace(f"{self._root}/{STATE}/{slot}/{run}")
+
+    def states(self, slot: str) -> list[str]:
+        """The runs that left something for ``slot``."""
+        return sorted(self.files.entries(f"{self.uri}/{STATE}/{slot}"))
+
+    def forget_state(self, slot: str, before: str | None = None, but: Collection[str] = ()) -> None:
+        """Remove what runs older than ``before`` left (None: all), and what runs that were killed did; not that of ``but``."""
+        for run in self.states(slot):
+            if (before is None or run < before) and run not in but:  # names of runs begin with their time
+                self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
+
+    def discard(self, run: str, but: Collection[str] = ()) -> None:
+        """Remove the tables of a run that will not be published, except those named in ``but``."""
+        for table in SCHEMAS:
+            if table not in but:
+                self.files.delete(f"{self.uri}/{table}/run_id={run}")
+
+    def _workspace(self, folder: str) -> Workspace:
+        return Workspace(self._spark, self.files, folder)
+
+    # -- publishing ------------------------------------------------------------------------------------------------------------
+
+    def publish(self, base: Pointer, replace: Slots, append: Slots) -> Pointer:
+        """Make runs current: one replacement of the pointer, all or nothing.
+
+        ``base`` is the pointer that the job began with. If another job has meanwhile published one of the slots in ``replace``,
+        nothing changes and ``JobFailed`` says which. The same holds for ``append`` (two jobs may have added the same vectors),
+        but for ``runs``, to which all jobs add.
+        """
+        path = f"{self.uri}/{POINTER}"
+        exclusive = [*replace.items(), *((table, slots) for table, slots in append.items() if table != RUNS)]
+
+        def change(content: bytes | None) -> bytes:
+            now = Pointer.from_json(content, path)
+            if content is not None and now.holds(replace) and now.holds(append):
+                return content  # it went in before, though the store's answer was lost
+            for table, slots in exclusive:
+                for slot in slots:
+                    _check_same(base, now, table, slot)
+            return now.changed(replace, append).as_json()
+
+        self.files.update(path, change)
+        try:
+            return self._write_views()
+        except OSError as error:  # the runs are published all the same
+            note(f"{self.uri}/{VIEWS} is not up to date: {error}; the next publication writes it")
+            return self.current()
+
+    def _write_views(self) -> Pointer:
+        """Write the views of what is current; again, if it changed meanwhile: the last to look writes the newest."""
+        pointer = self.current()
+        while True:
+            self.files.write(f"{self.uri}/{VIEWS}", self._views(pointer).encode())
+            now = self.current()
+            if now == pointer:
+                return pointer
+            pointer = now
+
+    def _views(self, pointer: Pointer) -> str:
+        folders = {table: [self.folder(table, run) for run in pointer.runs(table)] for table in SCHEMAS}
+        return views_sql(folders, uris.for_readers)
+
+
+def _check_same(base: Pointer, now: Pointer, table: str, slot: str) -> None:
+    if now.runs(table, slot) != base.runs(table, slot):
+        other = ", ".join(now.runs(table, slot)) or "nothing"
+        raise JobFailed(
+            f"another job published {table} {slot or '(whole table)'} while this one ran (now: {other}); "
+            "nothing of this run was published: run it again"
+        )

@@ -1,0 +1,1 @@
+"""What the project needs around the library: sample pictures, and what a cluster is given."""
