@@ -1,4 +1,5 @@
-"""What tests share: one Spark session for the whole run, jobs as functions, the data beside the project, tiny weights."""
+"""What tests share: one Spark session for the whole run, jobs as functions, the data beside the project, tiny
+weights."""
 
 import os
 import sys
@@ -20,8 +21,8 @@ import hostile  # noqa: E402
 
 # The cluster's and the children's workers must find the library where pytest found it.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-# Tests start many short-lived JVMs, which end before the second compiler would pay. Alone, the first has so little room for code
-# that it is full after a minute, and everything after that would be interpreted.
+# Tests start many short-lived JVMs, which end before the second compiler would pay. Alone, the first has so little room
+# for code that it is full after a minute, and everything after that would be interpreted.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m")
 
 
@@ -52,7 +53,9 @@ def data() -> Path:
 def squeezenet(data: Path) -> list[str]:
     """Arguments that declare the fingerprint ``squeezenet`` with real weights and make it the one compared."""
     weights = data / "weights" / "squeezenet1_1-features-caffe.pth"
-    declared = f'{{network="squeezenet1_1",weights="{weights}",layer="features",pooling="average",preprocessing="caffe"}}'
+    declared = (
+        f'{{network="squeezenet1_1",weights="{weights}",layer="features",pooling="average",preprocessing="caffe"}}'
+    )
     return ["--set", f"fingerprints.squeezenet={declared}", "--set", "neighbours.fingerprint=squeezenet"]
 
 
@@ -98,12 +101,29 @@ def gallery(spark: SparkSession, tiny: list[str], tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("hostile <b>&'")
     collection = hostile.make(folder)
     second = 'fingerprints.second={network="squeezenet1_1",weights="untrained",layer="features.1",pooling="max",seed=1}'
-    settings = [*tiny, "--set", second, "--set", "embeddings.max_failed_fraction=0.5", "--set", "gallery.images_per_page=5"]
-    settings += ["--set", "neighbours.similar=5", "--set", "neighbours.dissimilar=3", "--warehouse", str(folder / "warehouse")]
+    settings = [
+        *tiny,
+        "--set",
+        second,
+        "--set",
+        "embeddings.max_failed_fraction=0.5",
+        "--set",
+        "gallery.images_per_page=5",
+    ]
+    settings += [
+        "--set",
+        "neighbours.similar=5",
+        "--set",
+        "neighbours.dissimilar=3",
+        "--warehouse",
+        str(folder / "warehouse"),
+    ]
     assert main(run_pipeline, [*settings, "--images", str(collection.works)], session=spark) == 0
     assert main(embed_images, [*settings, "--fingerprint", "second"], session=spark) == 0
     assert main(find_neighbours, [*settings, "--fingerprint", "second"], session=spark) == 0
     (collection.images / "tall.png").unlink()
-    before = {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and "warehouse" not in file.parts}
+    before = {
+        str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and "warehouse" not in file.parts
+    }
     assert main(render_gallery, [*settings, "--gallery", str(folder / "gallery")], session=spark) == 0
     return Rendered(collection, folder / "gallery", folder / "warehouse", settings, "tall.png", before)

@@ -60,7 +60,11 @@ def crawl(gallery: Path) -> Crawl:
             if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|//", value):
                 found.outside.append((element, value))
                 continue
-            target = (path.parent / urllib.parse.unquote(urllib.parse.urlsplit(value).path)).resolve() if value[:1] != "#" else path
+            target = (
+                (path.parent / urllib.parse.unquote(urllib.parse.urlsplit(value).path)).resolve()
+                if value[:1] != "#"
+                else path
+            )
             if not target.is_file() or not target.is_relative_to(gallery.resolve()):
                 found.dead.append(f"{path.relative_to(gallery.resolve())}: {value}")
                 continue

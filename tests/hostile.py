@@ -73,7 +73,8 @@ class Collection:
 
 
 def make(folder: Path) -> Collection:
-    """Pictures of three families under `NAMES`, a list with attributes, copies of one file, and three that cannot be read."""
+    """Pictures of three families under `NAMES`, a list with attributes, copies of one file, and three that cannot be
+    read."""
     images = folder / "pictures"
     images.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -83,7 +84,9 @@ def make(folder: Path) -> Collection:
         colours = np.array([[200, 60, 40], [40, 120, 200], [90, 160, 80]])[number % 3]
         pixels = np.clip(colours + rng.integers(-30, 30, (*shape, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(images / name, "PNG")
-        rows.append({"file": f"pictures/{name}", "image_id": IDS.get(number, name), "title": TITLES[number % len(TITLES)]})
+        rows.append(
+            {"file": f"pictures/{name}", "image_id": IDS.get(number, name), "title": TITLES[number % len(TITLES)]}
+        )
     for copy in ("copy one.png", "copy two.png"):
         shutil.copy(images / "plain.png", images / copy)
         rows.append({"file": f"pictures/{copy}", "image_id": copy, "title": "A copy"})
@@ -97,4 +100,6 @@ def make(folder: Path) -> Collection:
         row["<b onclick=window.hacked=1>key</b>"] = f"value {number}"
     listed = folder / "works.json"
     listed.write_text(json.dumps(rows), encoding="utf-8")
-    return Collection(listed, images, [row["image_id"] for row in rows], [{IDS[0], "copy one.png", "copy two.png"}], failing)
+    return Collection(
+        listed, images, [row["image_id"] for row in rows], [{IDS[0], "copy one.png", "copy two.png"}], failing
+    )

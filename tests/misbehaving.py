@@ -163,9 +163,13 @@ PATHS: dict[str, Behaviour] = {
     "/403": lambda handler, _: handler.send(403),
     "/400": lambda handler, _: handler.send(400),
     "/304": lambda handler, _: handler.send(304),
-    "/429-once": lambda handler, number: handler.send(429, headers={"Retry-After": "1"}) if number == 1 else handler.good(),
+    "/429-once": lambda handler, number: (
+        handler.send(429, headers={"Retry-After": "1"}) if number == 1 else handler.good()
+    ),
     "/503-dated": lambda handler, number: (
-        handler.send(503, headers={"Retry-After": formatdate(time.time() + 2, usegmt=True)}) if number == 1 else handler.good()
+        handler.send(503, headers={"Retry-After": formatdate(time.time() + 2, usegmt=True)})
+        if number == 1
+        else handler.good()
     ),
     "/429": lambda handler, _: handler.send(429),
     "/429-tomorrow": lambda handler, _: handler.send(429, headers={"Retry-After": "86400"}),

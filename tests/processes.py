@@ -17,13 +17,29 @@ from image_similarity.warehouse.warehouse import Warehouse
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'
-COMMON = ["--set", f"fingerprints.small={SMALL}", "--set", "neighbours.fingerprint=small", "--set", "neighbours.block_rows=16"]
+COMMON = [
+    "--set",
+    f"fingerprints.small={SMALL}",
+    "--set",
+    "neighbours.fingerprint=small",
+    "--set",
+    "neighbours.block_rows=16",
+]
 
 
 def start(job: str, warehouse: Path, *arguments: object) -> "subprocess.Popen[str]":
     """A job that begins, in a process group of its own; output and errors are one stream."""
-    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--warehouse", str(warehouse), *map(str, arguments), *COMMON]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    command = [
+        sys.executable,
+        str(ROOT / "jobs" / f"{job}.py"),
+        "--warehouse",
+        str(warehouse),
+        *map(str, arguments),
+        *COMMON,
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def finish(job: str, warehouse: Path, *arguments: object, code: int = 0) -> str:
@@ -58,4 +74,6 @@ def tables(spark: SparkSession, warehouse: Path) -> dict[str, list[str]]:
     """All published rows, sorted; without what tells one run from another."""
     opened = Warehouse(spark, str(warehouse))
     pointer = opened.current()
-    return {name: sorted(map(repr, opened.read(name, pointer.runs(name)).collect())) for name in SCHEMAS if name != "runs"}
+    return {
+        name: sorted(map(repr, opened.read(name, pointer.runs(name)).collect())) for name in SCHEMAS if name != "runs"
+    }

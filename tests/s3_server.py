@@ -25,11 +25,17 @@ def main() -> None:
 
 @contextmanager
 def serving(bucket: str) -> Iterator[str]:
-    """A server with an empty ``bucket``; its ``s3://`` URI. The environment names the server, as that of workers would."""
+    """A server with an empty ``bucket``; its ``s3://`` URI. The environment names the server, as that of workers
+    would."""
     process = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     address = f"http://127.0.0.1:{int(process.stdout.readline())}"
-    named = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    named = {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**named, "AWS_EC2_METADATA_DISABLED": "true"}.items():

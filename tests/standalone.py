@@ -1,4 +1,5 @@
-"""A real standalone Spark cluster on loopback: a master and workers, started and stopped here, and jobs submitted to it."""
+"""A real standalone Spark cluster on loopback: a master and workers, started and stopped here, and jobs submitted to
+it."""
 
 import os
 import re
@@ -51,11 +52,11 @@ class Cluster:
         flags: Sequence[str] = (),
         folder: Path | None = None,
     ) -> "subprocess.Popen[str]":
-        """Start ``dist/jobs/<job>.py`` by spark-submit with the zip and the settings of ``dist``; output and errors are one stream.
+        """Start ``dist/jobs/<job>.py`` by spark-submit with the zip and the settings of ``dist``; output and errors are
+        one stream.
 
-        ``python``: that of driver and workers; ``conf``: wins over ``conf/spark/<properties>.conf``; ``flags``: for spark-submit;
-        ``folder``: where it is called.
-        """
+        ``python``: that of driver and workers; ``conf``: wins over ``conf/spark/<properties>.conf``; ``flags``: for
+        spark-submit; ``folder``: where it is called."""
         command = [str(SPARK / "bin" / "spark-submit"), "--master", self.master]
         command += ["--py-files", str(dist / "image_similarity.zip")]
         command += ["--properties-file", str(dist / "conf" / "spark" / f"{properties}.conf")]
@@ -91,7 +92,8 @@ class Cluster:
 def cluster(
     folder: Path, workers: int = 3, cores: int = 1, memory: str = "2g", worker_options: Sequence[str] = ()
 ) -> Iterator[Cluster]:
-    """A master and ``workers`` of ``cores`` each; ``worker_options``: settings of the workers, as ``-Dspark.worker...``."""
+    """A master and ``workers`` of ``cores`` each; ``worker_options``: settings of the workers, as
+    ``-Dspark.worker...``."""
     processes: "list[subprocess.Popen[bytes]]" = []
     try:
         master, address = _started(
@@ -115,7 +117,9 @@ def cluster(
             process.wait(timeout=30)
 
 
-def _started(arguments: list[str], log: Path, pattern: str, **environment: str) -> "tuple[subprocess.Popen[bytes], str]":
+def _started(
+    arguments: list[str], log: Path, pattern: str, **environment: str
+) -> "tuple[subprocess.Popen[bytes], str]":
     """Start a daemon of Spark and wait until its log shows ``pattern``; what its first group matched."""
     # Daemons log at info, which conf/log4j2.properties silences: theirs is Spark's own default.
     process_environment = {**_environment(), "SPARK_CONF_DIR": str(log.parent), **environment}

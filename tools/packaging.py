@@ -6,9 +6,8 @@
     dist/requirements.txt           the dependencies, and constraints.txt: their exact versions
     dist/environment.tar.gz         with --environment: Python with all dependencies, for --archives
 
-The environment is a whole Python, not a virtual environment: those link to the Python that made them, which other machines do not
-have. It runs on machines with the same processor architecture and a C library that is not older.
-"""
+The environment is a whole Python, not a virtual environment: those link to the Python that made them, which other
+machines do not have. It runs on machines with the same processor architecture and a C library that is not older."""
 
 import argparse
 import importlib.metadata
@@ -30,7 +29,8 @@ _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of files in the zip, so that the same sou
 
 
 def package(into: Path) -> None:
-    """Write all but the environment to ``into``, in place of what was written there before; anything else there stays."""
+    """Write all but the environment to ``into``, in place of what was written there before; anything else there
+    stays."""
     into.mkdir(parents=True, exist_ok=True)
     for name in ("jobs", "conf"):
         shutil.rmtree(into / name, ignore_errors=True)
@@ -51,7 +51,8 @@ def _zip_library(file: Path) -> None:
 
 
 def pack_environment(file: Path) -> None:
-    """Write Python with all dependencies to ``file``, a .tar.gz. pip's own environment counts (say, an index of CPU builds).
+    """Write Python with all dependencies to ``file``, a .tar.gz. pip's own environment counts (say, an index of CPU
+    builds).
 
     Raises ``subprocess.CalledProcessError`` where pip cannot install.
     """
@@ -72,7 +73,8 @@ def pack_environment(file: Path) -> None:
 
 
 def _copy_python(tree: Path) -> Path:
-    """Copy the Python that made this environment, its library included, to ``tree``; ``bin/python`` starts it, wherever it is."""
+    """Copy the Python that made this environment, its library included, to ``tree``; ``bin/python`` starts it, wherever
+    it is."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = Path(sysconfig.get_path("stdlib"))
     unneeded = shutil.ignore_patterns(*_UNNEEDED)
@@ -109,7 +111,9 @@ def _output(python: Path, program: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--into", type=Path, default=Path("dist"), metavar="FOLDER", help="(default: dist)")
-    parser.add_argument("--environment", action="store_true", help="pack Python with all dependencies, too: minutes, gigabytes")
+    parser.add_argument(
+        "--environment", action="store_true", help="pack Python with all dependencies, too: minutes, gigabytes"
+    )
     arguments = parser.parse_args(argv)
     package(arguments.into)
     if arguments.environment:

@@ -61,7 +61,7 @@ def noise(rng: Rng, size: Size, across: int = 3, down: int = 3, octaves: int = 5
     total = np.zeros(size[::-1], dtype=np.float32)
     for octave in range(octaves):  # Each is twice as fine as the one before, and half as strong.
         lattice = rng.random((min(down << octave, size[1]), min(across << octave, size[0])), dtype=np.float32)
-        total += np.asarray(Image.fromarray(lattice).resize(size, Image.Resampling.BICUBIC)) * 0.5 ** octave
+        total += np.asarray(Image.fromarray(lattice).resize(size, Image.Resampling.BICUBIC)) * 0.5**octave
     total -= total.min()
     return total / float(total.max())
 
@@ -74,10 +74,12 @@ def dot(pen: ImageDraw.ImageDraw, place: Iterable[float], radius: float, colour:
 
 def family(paint: Drawer) -> Drawer:
     """Enter `paint` in FAMILIES under its name: painted large, then shrunk, with the tooth of printed paper."""
+
     def draw(rng: Rng, size: Size) -> Image.Image:
         canvas = paint(rng, (size[0] * SUPER, size[1] * SUPER)).resize(size, Image.Resampling.LANCZOS)
         tooth = rng.standard_normal(size[::-1], dtype=np.float32) + 2 * noise(rng, size, 6, 6, 4) - 1
         return picture(np.asarray(canvas, dtype=np.float32) / 255 + 0.014 * tooth[..., None])
+
     FAMILIES[paint.__name__] = draw
     return paint
 
@@ -85,14 +87,21 @@ def family(paint: Drawer) -> Drawer:
 @family
 def sunset(rng: Rng, size: Size) -> Image.Image:
     """Draw a low sun over the sea, with its path of light on the water."""
-    colours = palette(rng, "2b3a67 a0708a f0a06c ffe3a8", "14213d 7a4f7c f28f6b ffd59e", "3d5a80 a9b3c4 f3bd9f fff1d0",
-                      "4a1942 b04a58 f49d37 ffe08a", "0f4c5c 7fa59a f79a78 ffdca8", "5e548e b79fcc f3c9d3 fff0dc")
+    colours = palette(
+        rng,
+        "2b3a67 a0708a f0a06c ffe3a8",
+        "14213d 7a4f7c f28f6b ffd59e",
+        "3d5a80 a9b3c4 f3bd9f fff1d0",
+        "4a1942 b04a58 f49d37 ffe08a",
+        "0f4c5c 7fa59a f79a78 ffdca8",
+        "5e548e b79fcc f3c9d3 fff0dc",
+    )
     x, y = field(size)
     down, horizon = y / y.max(), rng.uniform(0.55, 0.7)
     middle, height, radius = x.max() * rng.uniform(0.3, 0.7), rng.uniform(-0.02, 0.2), rng.uniform(0.08, 0.14)
     away = np.hypot(x - middle, y - (horizon - height) * y.max())
     clouds = 0.45 * (noise(rng, size, 3, 7) - 0.5) * (1 - down / horizon)
-    sky = np.where(away < radius, 1, 0.8 * down / horizon + clouds + 0.3 * np.exp(-(away / 0.3) ** 2))
+    sky = np.where(away < radius, 1, 0.8 * down / horizon + clouds + 0.3 * np.exp(-((away / 0.3) ** 2)))
     # A logarithm of the depth crowds the ripples towards the horizon, as perspective does.
     depth = np.clip((down - horizon) / (1 - horizon), 0, 1)
     ripple = np.sin(36 * np.log(depth + 0.08) + 7 * noise(rng, size, 4, 14, 4))
@@ -104,8 +113,15 @@ def sunset(rng: Rng, size: Size) -> Image.Image:
 @family
 def mountains(rng: Rng, size: Size) -> Image.Image:
     """Draw mountain ridges one behind another, paler with distance and with mist at their feet."""
-    colours = palette(rng, "f3ead9 b9c9c8 5b7b8c 1b2d3d", "fbe9d7 e0b3a8 7f5c78 2d2540", "f6f1e3 bccfb0 578a6c 1a362f",
-                      "e9eef3 b0c4dd 5476a3 1a2b52", "fdf0d0 e6b27c 93534a 33202d", "efe7ee c0aec9 6c6089 25254a")
+    colours = palette(
+        rng,
+        "f3ead9 b9c9c8 5b7b8c 1b2d3d",
+        "fbe9d7 e0b3a8 7f5c78 2d2540",
+        "f6f1e3 bccfb0 578a6c 1a362f",
+        "e9eef3 b0c4dd 5476a3 1a2b52",
+        "fdf0d0 e6b27c 93534a 33202d",
+        "efe7ee c0aec9 6c6089 25254a",
+    )
     x, y = field(size)
     down, layers = y / y.max(), int(rng.integers(5, 9))
     sun = np.hypot(x - x.max() * rng.uniform(0.2, 0.8), y - y.max() * rng.uniform(0.12, 0.25))
@@ -120,19 +136,24 @@ def mountains(rng: Rng, size: Size) -> Image.Image:
 @family
 def night(rng: Rng, size: Size) -> Image.Image:
     """Draw a starry sky, with the Milky Way and a moon, above a row of firs."""
-    colours = palette(rng, "050a1c 0c1a3c 1d3461 47639a a9b8dc", "07091a 1a1440 3a2a68 6e569e c9b4dd",
-                      "03121a 06293a 0f4a5c 3d8089 b4d8d0", "0a0a14 191b33 33375c 646a92 c5c6d8")
+    colours = palette(
+        rng,
+        "050a1c 0c1a3c 1d3461 47639a a9b8dc",
+        "07091a 1a1440 3a2a68 6e569e c9b4dd",
+        "03121a 06293a 0f4a5c 3d8089 b4d8d0",
+        "0a0a14 191b33 33375c 646a92 c5c6d8",
+    )
     x, y = field(size)
     (width, height), unit, tilt = size, min(size), rng.uniform(-0.9, 0.9)
     across = (x - x.max() * rng.uniform(0.3, 0.7)) * np.cos(tilt) + (y - y.max() * 0.4) * np.sin(tilt)
-    band = np.exp(-(across / 0.2) ** 2) * noise(rng, size, 4, 4, 6)
+    band = np.exp(-((across / 0.2) ** 2)) * noise(rng, size, 4, 4, 6)
     dx, dy = x - x.max() * rng.uniform(0.2, 0.8), y - y.max() * rng.uniform(0.14, 0.36)
     away, radius, phase = np.hypot(dx, dy), rng.uniform(0.05, 0.09), rng.choice([-0.6, -0.4, 0.4, 0.6, 3])
     moon = (away < radius) & (np.hypot(dx - phase * radius, dy + 0.2 * radius) > 0.95 * radius)
     canvas = picture(ramp(colours, 0.12 + 0.35 * (y / y.max()) ** 2 + 0.6 * band + 0.3 * np.exp(-away / 0.13)))
     pen = ImageDraw.Draw(canvas)
     for bright in rng.random(int(rng.integers(260, 420))):
-        dot(pen, rng.uniform(0, size), unit * (0.0013 + 0.0036 * bright ** 8), ramp(colours, 0.7 + 0.5 * bright))
+        dot(pen, rng.uniform(0, size), unit * (0.0013 + 0.0036 * bright**8), ramp(colours, 0.7 + 0.5 * bright))
     canvas.paste((250, 243, 222), mask=Image.fromarray(moon))
     for foot in np.arange(0, width, unit * rng.uniform(0.025, 0.05)):
         tall, foot = unit * rng.uniform(0.12, 0.34), foot + unit * rng.uniform(-0.02, 0.02)
@@ -145,9 +166,15 @@ def night(rng: Rng, size: Size) -> Image.Image:
 @family
 def rosette(rng: Rng, size: Size) -> Image.Image:
     """Draw one large flower of nested polar curves on plain paper."""
-    colours = palette(rng, "f4ecd8 6d213c b23a48 e8896b f6c28b 3a2618", "e8efe6 1d4e5f 2f8f83 8cc9a1 e8e5a2 24413a",
-                      "f7e9e3 5b2a86 9a4fa8 d68fc0 f8cfd5 f2b134", "1f2a44 8a2c4a d1495b f0917a f9d9a8 edae49",
-                      "233d3a c8553d f28f3b f7c873 fdf0c9 588157", "efe9f4 27346b 4769b8 86a8e0 d3e1f5 f0c24b")
+    colours = palette(
+        rng,
+        "f4ecd8 6d213c b23a48 e8896b f6c28b 3a2618",
+        "e8efe6 1d4e5f 2f8f83 8cc9a1 e8e5a2 24413a",
+        "f7e9e3 5b2a86 9a4fa8 d68fc0 f8cfd5 f2b134",
+        "1f2a44 8a2c4a d1495b f0917a f9d9a8 edae49",
+        "233d3a c8553d f28f3b f7c873 fdf0c9 588157",
+        "efe9f4 27346b 4769b8 86a8e0 d3e1f5 f0c24b",
+    )
     x, y = field(size)
     away, angle = np.hypot(x - x.max() / 2, y - y.max() / 2), np.arctan2(y - y.max() / 2, x - x.max() / 2)
     petals, layers, pointed = int(rng.integers(5, 13)), int(rng.integers(3, 6)), rng.uniform(0.35, 1.2)
@@ -167,8 +194,13 @@ def rosette(rng: Rng, size: Size) -> Image.Image:
 @family
 def mondrian(rng: Rng, size: Size) -> Image.Image:
     """Draw white and coloured rectangles between black lines."""
-    colours = palette(rng, "f4f0e4 c8261d 1f3f8f f2c41a 17171a", "f2eee3 d1432f 27568f e9b72c 1d1b1c",
-                      "f5f1e8 b5202a 16366f f0b90f 111114", "e9e2d0 b8432f 2f6f73 e3a93a 24211f")
+    colours = palette(
+        rng,
+        "f4f0e4 c8261d 1f3f8f f2c41a 17171a",
+        "f2eee3 d1432f 27568f e9b72c 1d1b1c",
+        "f5f1e8 b5202a 16366f f0b90f 111114",
+        "e9e2d0 b8432f 2f6f73 e3a93a 24211f",
+    )
     canvas, smallest = Image.new("RGB", size), min(size) * rng.uniform(0.13, 0.24)
     pen, line = ImageDraw.Draw(canvas), round(min(size) * rng.uniform(0.006, 0.012))
     boxes = [np.array([(0, 0), size], dtype=float)]
@@ -187,8 +219,13 @@ def mondrian(rng: Rng, size: Size) -> Image.Image:
 @family
 def disc(rng: Rng, size: Size) -> Image.Image:
     """Draw targets of concentric rings, whose colours may change from half to half or from quarter to quarter."""
-    colours = palette(rng, "f1e3c6 d1495b edae49 00798c 30638e 003d5b", "f4ede0 e07a5f 3d405b 81b29a f2cc8f 5f797b",
-                      "efe6dd 7d4e57 d66853 f2b880 364156 8aa29e", "f6efe2 264653 2a9d8f e9c46a f4a261 e76f51")
+    colours = palette(
+        rng,
+        "f1e3c6 d1495b edae49 00798c 30638e 003d5b",
+        "f4ede0 e07a5f 3d405b 81b29a f2cc8f 5f797b",
+        "efe6dd 7d4e57 d66853 f2b880 364156 8aa29e",
+        "f6efe2 264653 2a9d8f e9c46a f4a261 e76f51",
+    )
     x, y = field(size)
     discs = [(rng.uniform(-0.1, 1.1), rng.choice([0.0, 1.0]), rng.uniform(0.25, 0.4)) for _ in range(rng.integers(3))]
     discs.append((rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.58), rng.uniform(0.38, 0.46)))
@@ -208,8 +245,16 @@ def disc(rng: Rng, size: Size) -> Image.Image:
 @family
 def truchet(rng: Rng, size: Size) -> Image.Image:
     """Draw winding bands: square tiles of two quarter circles, each tile turned one way or the other."""
-    colours = palette(rng, "f2e9dc 1b4965 5fa8d3", "fdf6e3 bc4b51 f4a259", "14213d fca311 e5e5e5",
-                      "edede9 386641 a7c957", "2b2d42 ef8a73 f6d9c4", "1f3d3a e9c46a 8ab8a0", "f4efe6 3a3a4a c8553d")
+    colours = palette(
+        rng,
+        "f2e9dc 1b4965 5fa8d3",
+        "fdf6e3 bc4b51 f4a259",
+        "14213d fca311 e5e5e5",
+        "edede9 386641 a7c957",
+        "2b2d42 ef8a73 f6d9c4",
+        "1f3d3a e9c46a 8ab8a0",
+        "f4efe6 3a3a4a c8553d",
+    )
     x, y = field(size)
     tiles, wide = rng.uniform(3.5, 6.5), rng.uniform(0.13, 0.2)
     left, top = (x * tiles).astype(int), (y * tiles).astype(int)
@@ -225,11 +270,18 @@ def truchet(rng: Rng, size: Size) -> Image.Image:
 @family
 def glass(rng: Rng, size: Size) -> Image.Image:
     """Draw a stained-glass window: the cells nearest to scattered points, leaded, lit from behind."""
-    colours = palette(rng, "f9d976 ec8440 a33a60 1f2f6b", "fdf0b0 7fc08c 1f7f8d 1b2a5b", "ffe5b4 e090a8 8058a8 1c2c66",
-                      "fff1c1 f0a038 b03a26 204b57", "eaf6d0 68b0c8 5570c0 b03a7a", "f7e7a6 dca34a 3a848a 4b2a5f")
+    colours = palette(
+        rng,
+        "f9d976 ec8440 a33a60 1f2f6b",
+        "fdf0b0 7fc08c 1f7f8d 1b2a5b",
+        "ffe5b4 e090a8 8058a8 1c2c66",
+        "fff1c1 f0a038 b03a26 204b57",
+        "eaf6d0 68b0c8 5570c0 b03a7a",
+        "f7e7a6 dca34a 3a848a 4b2a5f",
+    )
     x, y = field(size)
     extent, cell = np.array([x.max(), y.max()]), rng.uniform(0.13, 0.21)
-    places = np.mgrid[-1:extent[0] / cell + 1, -1:extent[1] / cell + 1].reshape(2, -1).T
+    places = np.mgrid[-1 : extent[0] / cell + 1, -1 : extent[1] / cell + 1].reshape(2, -1).T
     sites = ((places + rng.uniform(0, 0.9, places.shape)) * cell).astype(np.float32)
     nearest, owner = np.full((y.size, x.size), np.inf, dtype=np.float32), np.zeros((y.size, x.size), dtype=np.int16)
     for i, (left, top) in enumerate(sites):
@@ -248,8 +300,13 @@ def glass(rng: Rng, size: Size) -> Image.Image:
 @family
 def skyline(rng: Rng, size: Size) -> Image.Image:
     """Draw a city at dusk: three rows of towers, the nearer two with lit windows."""
-    colours = palette(rng, "2c2a5a 7d5a94 e58f8c fbd0a0 1a1836 ffd98a", "1d3557 5b7fa3 d8b8a8 f7dcb4 0f1e33 ffe2a0",
-                      "3a1f4d 94476b e77f67 f8c98b 1e1029 ffdf91", "17404a 4f8a8b e0b89a fbe3bd 0c2329 ffdc8c")
+    colours = palette(
+        rng,
+        "2c2a5a 7d5a94 e58f8c fbd0a0 1a1836 ffd98a",
+        "1d3557 5b7fa3 d8b8a8 f7dcb4 0f1e33 ffe2a0",
+        "3a1f4d 94476b e77f67 f8c98b 1e1029 ffdf91",
+        "17404a 4f8a8b e0b89a fbe3bd 0c2329 ffdc8c",
+    )
     (width, height), unit, (_, y) = size, min(size) / 100, field(size)
     canvas = picture(ramp(colours[:4], y / y.max() * 1.25 + 0.12 * (noise(rng, size, 2, 7) - 0.5)))
     pen = ImageDraw.Draw(canvas)
@@ -272,8 +329,13 @@ def skyline(rng: Rng, size: Size) -> Image.Image:
 @family
 def waves(rng: Rng, size: Size) -> Image.Image:
     """Draw seigaiha, the Japanese pattern of waves: overlapping rows of concentric arcs."""
-    colours = palette(rng, "f3ecdc 1f3a5f 2f5d8a 8fb3cf d9a441", "efe9da 0f4c4c 2a7f7a 9cc9bd e0975c",
-                      "f7efe5 7a2e3a b5535a e7b3a4 c99a3f", "f4f1e8 2b2b3c 55566e aeb0bf c8553d")
+    colours = palette(
+        rng,
+        "f3ecdc 1f3a5f 2f5d8a 8fb3cf d9a441",
+        "efe9da 0f4c4c 2a7f7a 9cc9bd e0975c",
+        "f7efe5 7a2e3a b5535a e7b3a4 c99a3f",
+        "f4f1e8 2b2b3c 55566e aeb0bf c8553d",
+    )
     canvas, radius, accent = Image.new("RGB", size), min(size) * rng.uniform(0.09, 0.17), rng.uniform(0.03, 0.15)
     bands = 2 * int(rng.integers(3, 6))
     for row, y in enumerate(np.arange(0, size[1] + 2 * radius, radius / 2)):
@@ -287,8 +349,13 @@ def waves(rng: Rng, size: Size) -> Image.Image:
 @family
 def tree(rng: Rng, size: Size) -> Image.Image:
     """Draw a lone tree on a hill, each branch forking in two, in front of a large pale sun."""
-    colours = palette(rng, "f3e9dc f7d6c4 3b2a2a e39aa5 f4c6c9 c76b7f", "f2ead3 f3c98b 3a2a22 c8553d e08e45 a63d2f",
-                      "e6eee3 f6edc9 2f2a26 6a994e a7c957 386641", "e6e6f0 f8e9d2 2f2b3f 8a86bf c0b4dc 5f5f93")
+    colours = palette(
+        rng,
+        "f3e9dc f7d6c4 3b2a2a e39aa5 f4c6c9 c76b7f",
+        "f2ead3 f3c98b 3a2a22 c8553d e08e45 a63d2f",
+        "e6eee3 f6edc9 2f2a26 6a994e a7c957 386641",
+        "e6e6f0 f8e9d2 2f2b3f 8a86bf c0b4dc 5f5f93",
+    )
     (width, height), unit = size, min(size)
     canvas = Image.new("RGB", size, rgb(colours[0]))
     pen = ImageDraw.Draw(canvas)
@@ -304,7 +371,7 @@ def tree(rng: Rng, size: Size) -> Image.Image:
         starts, angles = np.repeat(ends, 2, axis=0), np.repeat(angles, 2)
         angles = angles + np.tile([-spread, spread], len(ends)) + rng.normal(0, 0.16, len(angles))
         length, thick = length * 0.77, thick * 0.7
-    for end in rng.permutation(ends)[:int(len(ends) * rng.uniform(0.6, 1))]:
+    for end in rng.permutation(ends)[: int(len(ends) * rng.uniform(0.6, 1))]:
         dot(pen, end, unit * rng.uniform(0.007, 0.015), colours[rng.integers(3, 6)])
     dot(pen, (width * rng.uniform(0.3, 0.7), height * 0.88 + 3 * unit), 3 * unit, colours[5] * 0.6 + colours[0] * 0.4)
     return canvas
@@ -313,9 +380,15 @@ def tree(rng: Rng, size: Size) -> Image.Image:
 @family
 def tartan(rng: Rng, size: Size) -> Image.Image:
     """Draw a woven tartan: one order of stripes, mirrored, in the warp and in the weft, crossing in a twill."""
-    colours = palette(rng, "14342b 1f4e3d 1b2a49 b3262e e9c46a", "7a1020 a31621 12263a 1d4d3b f2efe6",
-                      "1b2a49 2f4b7c 0f1726 5f8f6b f1e3c8", "e8dcc5 c9a66b 1f1d1b a8322d f7f2e7",
-                      "3b2a4a 5f4b74 1e1b2e 7fa08a e6d5e8", "5c6b73 9db4c0 253237 c2703d f4f1ea")
+    colours = palette(
+        rng,
+        "14342b 1f4e3d 1b2a49 b3262e e9c46a",
+        "7a1020 a31621 12263a 1d4d3b f2efe6",
+        "1b2a49 2f4b7c 0f1726 5f8f6b f1e3c8",
+        "e8dcc5 c9a66b 1f1d1b a8322d f7f2e7",
+        "3b2a4a 5f4b74 1e1b2e 7fa08a e6d5e8",
+        "5c6b73 9db4c0 253237 c2703d f4f1ea",
+    )
     order = np.repeat(rng.permutation([0, 1, 2, 0, 3, 1, 4]), rng.permutation([12, 10, 8, 6, 4, 2, 2]))
     sett, threads = colours[np.concatenate([order, order[::-1]])], rng.uniform(100, 150)
     x, y = (side * threads for side in field(size))

@@ -2,10 +2,9 @@
 
     build_manifest >> embed_images >> find_neighbours >> audit_neighbours >> render_gallery
 
-Each task submits one job with Airflow's run id as ``--run-id``, so that a task that is tried again repeats nothing that it has
-published. What it publishes is an Asset, ``image_similarity/<collection>/<table>``. This file imports Airflow and nothing of the
-library: Airflow parses it again and again.
-"""
+Each task submits one job with Airflow's run id as ``--run-id``, so that a task that is tried again repeats nothing that
+it has published. What it publishes is an Asset, ``image_similarity/<collection>/<table>``. This file imports Airflow
+and nothing of the library: Airflow parses it again and again."""
 
 import os
 import re
@@ -42,10 +41,13 @@ class JobOperator(SparkSubmitOperator):
         try:
             super().execute(context)
         except AirflowException as failure:
-            # The exception's text has the code, too, amid the command and the job's own output: the process tells it plainly.
+            # The exception's text has the code, too, amid the command and the job's own output: the process tells it
+            # plainly.
             code = getattr(getattr(self._hook, "_submit_sp", None), "returncode", None)
             if code in IN_VAIN:
-                raise AirflowFailException(f"{self.task_id}: exit code {code}, {IN_VAIN[code]}; not tried again") from failure
+                raise AirflowFailException(
+                    f"{self.task_id}: exit code {code}, {IN_VAIN[code]}; not tried again"
+                ) from failure
             raise
 
     def on_kill(self) -> None:
@@ -58,7 +60,7 @@ class JobOperator(SparkSubmitOperator):
         super().on_kill()
 
 
-# -- settings ------------------------------------------------------------------------------------------------------------------
+# -- settings ----------------------------------------------------------------------------------------------------------
 
 
 class WrongSettings(Exception):
@@ -121,7 +123,10 @@ TYPES: dict[Any, tuple[str, Any]] = {
     str: ("a string", lambda value: isinstance(value, str)),
     int: ("a whole number, 0 or more", lambda value: type(value) is int and value >= 0),
     date: ("a date, as 2026-01-31, without quotes", lambda value: isinstance(value, date)),
-    list[str]: ("a list of strings", lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value)),
+    list[str]: (
+        "a list of strings",
+        lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    ),
     dict[str, str]: (
         "a table of strings",
         lambda value: isinstance(value, dict) and all(isinstance(one, str) for one in value.values()),
@@ -134,7 +139,9 @@ def load(file: Path) -> Settings:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise WrongSettings(f"{file}: {error.strerror}; write one, as conf/airflow.toml, or set IMAGE_SIMILARITY_AIRFLOW") from None
+        raise WrongSettings(
+            f"{file}: {error.strerror}; write one, as conf/airflow.toml, or set IMAGE_SIMILARITY_AIRFLOW"
+        ) from None
     except ValueError as error:
         raise WrongSettings(f"{file} is not TOML: {error}") from None
     faults: list[str] = []
@@ -213,7 +220,7 @@ def _files(settings: Settings) -> set[str]:
     return {settings.path(name) for name in names}
 
 
-# -- DAGs ----------------------------------------------------------------------------------------------------------------------
+# -- DAGs --------------------------------------------------------------------------------------------------------------
 
 
 def _uri(place: str) -> str:
@@ -246,7 +253,14 @@ def _dag(name: str, collection: Collection, settings: Settings) -> DAG:
 
 def _tasks(name: str, collection: Collection, settings: Settings) -> None:
     """The tasks of one collection, each after the one whose tables it reads."""
-    common = ["--warehouse", collection.warehouse, "--run-id", "{{ run_id }}", "--config", settings.path(collection.settings)]
+    common = [
+        "--warehouse",
+        collection.warehouse,
+        "--run-id",
+        "{{ run_id }}",
+        "--config",
+        settings.path(collection.settings),
+    ]
     common += [part for one in collection.set for part in ("--set", one)]
     common += ["--keep-runs", str(collection.keep_runs)] if collection.keep_runs else []
     tables = {table: f"{collection.warehouse}/{table}" for table in ("manifest", "embeddings", "neighbours")}

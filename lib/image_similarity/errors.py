@@ -1,8 +1,7 @@
 """The errors that a person is meant to read: one line that says what, where, and what to do.
 
-Each `JobFailed` is one exit code of the jobs. `Unreadable` is about one image and becomes a row of ``failures``. Everything else
-that is raised is a defect of ours and keeps its traceback.
-"""
+Each `JobFailed` is one exit code of the jobs. `Unreadable` is about one image and becomes a row of ``failures``.
+Everything else that is raised is a defect of ours and keeps its traceback."""
 
 from typing import Any
 
@@ -31,7 +30,8 @@ class TooManyFailures(JobFailed):
 
 
 class Interrupted(BaseException):
-    """The job was ended from outside, by Ctrl-C. Like ``KeyboardInterrupt`` no ``except Exception`` stops it. Exit code 130."""
+    """The job was ended from outside, by Ctrl-C. Like ``KeyboardInterrupt`` no ``except Exception`` stops it. Exit code
+    130."""
 
     exit_code = 130
 

@@ -1,8 +1,8 @@
 """What a job says, as text for people or as JSON for machines, and how long its steps take.
 
-One `Reporter` serves one application: ``cli.main`` makes it, everything below finds it by `current`. Where none was made (a
-notebook, a test of a stage) text goes to stdout and stderr. Nothing here knows Spark; Python's root logger is left alone.
-"""
+One `Reporter` serves one application: ``cli.main`` makes it, everything below finds it by `current`. Where none was
+made (a notebook, a test of a stage) text goes to stdout and stderr. Nothing here knows Spark; Python's root logger is
+left alone."""
 
 import json
 import sys
@@ -37,9 +37,8 @@ class _Step:
 class Reporter:
     """Says what happens, and keeps the time.
 
-    Text: results go to stdout, progress and errors to stderr. JSON: all of it goes to stdout, each event one line that is written
-    at once, so that lines of several threads never mix, nor with what Spark prints on stderr.
-    """
+    Text: results go to stdout, progress and errors to stderr. JSON: all of it goes to stdout, each event one line that
+    is written at once, so that lines of several threads never mix, nor with what Spark prints on stderr."""
 
     format: str = TEXT
     every: float = DEFAULT_EVERY
@@ -54,7 +53,7 @@ class Reporter:
     """Of each open step, the seconds spent in steps inside it."""
     _lock: Any = field(default_factory=threading.Lock)
 
-    # -- saying ----------------------------------------------------------------------------------------------------------------
+    # -- saying --------------------------------------------------------------------------------------------------------
 
     @property
     def on_terminal(self) -> bool:
@@ -80,14 +79,21 @@ class Reporter:
     def _record(self, event: str, message: str, fields: dict[str, Any]) -> dict[str, Any]:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         about = {"job": None, "slot": None, "run_id": None, **self.about, "label": self.label}
-        return {"time": now, "level": _LEVELS.get(event, "info"), **about, "event": event, "message": message.strip(), **fields}
+        return {
+            "time": now,
+            "level": _LEVELS.get(event, "info"),
+            **about,
+            "event": event,
+            "message": message.strip(),
+            **fields,
+        }
 
     def _write(self, stream: Any, text: str) -> None:
         with self._lock:
             stream.write(text)
             stream.flush()
 
-    # -- keeping the time ------------------------------------------------------------------------------------------------------
+    # -- keeping the time ----------------------------------------------------------------------------------------------
 
     @contextmanager
     def timed(self, name: str) -> Iterator[_Step]:
@@ -119,7 +125,8 @@ class Reporter:
         return {name: round(spent, 3) for name, spent in seconds.items()}
 
 
-_current: ContextVar[Reporter] = ContextVar("reporter", default=Reporter())
+_QUIET = Reporter()
+_current: ContextVar[Reporter] = ContextVar("reporter", default=_QUIET)
 
 
 def current() -> Reporter:
@@ -140,8 +147,8 @@ def reporting_to(reporter: Reporter) -> Iterator[None]:
 def say(*lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
     """Say one paragraph: the first line as it is, the others indented.
 
-    ``event``: what kind of thing it is, for machines, as ``fields`` are; ``detail``: people hear of it only with ``--verbose``.
-    """
+    ``event``: what kind of thing it is, for machines, as ``fields`` are; ``detail``: people hear of it only with
+    ``--verbose``."""
     current().tell(event, "\n  ".join(lines), detail, **fields)
 
 
@@ -154,7 +161,9 @@ def aligned(rows: Iterable[tuple[str, ...]], indent: str = "  ") -> str:
     """``rows`` as lines with aligned columns."""
     listed = [tuple(row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*listed)]
-    return "\n".join(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in listed)
+    return "\n".join(
+        indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in listed
+    )
 
 
 def printable(text: str) -> str:
@@ -199,7 +208,9 @@ class Progress:
         seconds = time.monotonic() - self._start
         rate = self._units / max(seconds, 1e-9)
         line = f"{self._what}: {self._units:,} {self._unit} in {seconds:.1f} s"
-        self._tell("step", line + (f" ({_rate(rate)} {self._unit}/s)" if self._units else ""), self._units, seconds, rate, 0.0)
+        self._tell(
+            "step", line + (f" ({_rate(rate)} {self._unit}/s)" if self._units else ""), self._units, seconds, rate, 0.0
+        )
 
     def end(self) -> None:
         if self._on_terminal:

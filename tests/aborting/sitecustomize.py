@@ -1,8 +1,7 @@
 """Python imports this by itself when its folder is on PYTHONPATH: Pillow, with decoders that bring their process down.
 
-A file that begins with ABORT ends the process as a broken C library would, one with HANG never returns, one with EAT takes all
-memory that there is.
-"""
+A file that begins with ABORT ends the process as a broken C library would, one with HANG never returns, one with EAT
+takes all memory that there is."""
 
 import os
 import time

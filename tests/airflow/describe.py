@@ -1,4 +1,5 @@
-"""Run by Airflow's Python: print, as one line of JSON, what its parser makes of the DAG folder with each settings file named."""
+"""Run by Airflow's Python: print, as one line of JSON, what its parser makes of the DAG folder with each settings file
+named."""
 
 import json
 import os

@@ -31,7 +31,9 @@ schedule = "0 3 * * *"
 start = 2026-02-03
 set = ["neighbours.similar=5"]
 """
-SEVERAL = GOOD + """
+SEVERAL = (
+    GOOD
+    + """
 keep_runs = 7
 fingerprints = ["vgg16-fc2", "hog"]
 [collections.photos]
@@ -39,13 +41,18 @@ images = "s3://bucket/photos"
 warehouse = "s3://bucket/tables"
 start = 2026-02-03T04:00:00+02:00
 """
+)
 FAULTS = {
     "an unknown key": (
         GOOD.replace("schedule =", "shedule ="),
-        "collections.art.shedule is unknown; known are images, warehouse, start, gallery, schedule, keep_runs, settings, set, "
+        "collections.art.shedule is unknown; known are images, warehouse, start, gallery, schedule, keep_runs, "
+        "settings, set, "
         "fingerprints",
     ),
-    "a missing key": (GOOD.replace('images = "/images/{{ ds }}"', ""), "collections.art.images is missing: add a string"),
+    "a missing key": (
+        GOOD.replace('images = "/images/{{ ds }}"', ""),
+        "collections.art.images is missing: add a string",
+    ),
     "a missing table": (GOOD[: GOOD.index("[collections")], "no collection: add a table [collections.NAME]"),
     "no connection": (GOOD.replace('connection = "spark_default"', ""), "spark.connection is missing: add a string"),
     "a wrong type": (
@@ -54,7 +61,10 @@ FAULTS = {
     ),
     "no number": (GOOD.replace("retries = 3", "retries = true"), "retries must be a whole number, 0 or more, not True"),
     "no table": ('spark = "local"\n' + GOOD[GOOD.index("[jobs") :], "spark must be a table, [spark]"),
-    "no tables": ("jobs = 1\n" + GOOD[: GOOD.index("[jobs")] + GOOD[GOOD.index("[coll") :], "jobs must be tables, [jobs.NAME]"),
+    "no tables": (
+        "jobs = 1\n" + GOOD[: GOOD.index("[jobs")] + GOOD[GOOD.index("[coll") :],
+        "jobs must be tables, [jobs.NAME]",
+    ),
     "a job that is none": (
         GOOD.replace("jobs.embed_images", "jobs.embed"),
         f"jobs.embed is no job; jobs are {', '.join(CHAIN)}",
@@ -118,7 +128,10 @@ def test_its_tasks_submit_the_jobs_one_after_the_other(art: Any, dist: Path) -> 
         assert Path(task["application"]).is_file()
         assert task["py_files"] == str(dist / "image_similarity.zip")
         given = task["application_args"]
-        assert given[given.index("--run-id") + 1] == "{{ run_id }}" and given[given.index("--warehouse") + 1] == "/tables/art #1/"
+        assert (
+            given[given.index("--run-id") + 1] == "{{ run_id }}"
+            and given[given.index("--warehouse") + 1] == "/tables/art #1/"
+        )
         assert given[-2:] == ["--set", "neighbours.similar=5"]
         assert task["retries"] == (0 if name == "audit_neighbours" else 3)
     assert tasks["build_manifest"]["application_args"][:2] == ["--images", "/images/{{ ds }}"]
@@ -148,11 +161,17 @@ def test_several_fingerprints_and_collections(parsed: dict[str, Any]) -> None:
     dags = parsed["several"]["dags"]
     tasks = dags["image_similarity_art"]["tasks"]
     flags = ["--fingerprint", "vgg16-fc2", "--fingerprint", "hog"]
-    assert tasks["embed_images"]["application_args"][:4] == flags and tasks["render_gallery"]["application_args"][2:6] == flags
+    assert (
+        tasks["embed_images"]["application_args"][:4] == flags
+        and tasks["render_gallery"]["application_args"][2:6] == flags
+    )
     assert tasks["embed_images"]["application_args"][-2:] == ["--keep-runs", "7"]
     assert tasks["render_gallery"]["after"] == ["audit_neighbours_hog", "audit_neighbours_vgg16-fc2"]
     for name in ("vgg16-fc2", "hog"):
-        for job, before in ((f"find_neighbours_{name}", "embed_images"), (f"audit_neighbours_{name}", f"find_neighbours_{name}")):
+        for job, before in (
+            (f"find_neighbours_{name}", "embed_images"),
+            (f"audit_neighbours_{name}", f"find_neighbours_{name}"),
+        ):
             assert tasks[job]["application_args"][:2] == ["--fingerprint", name] and tasks[job]["after"] == [before]
     photos = dags["image_similarity_photos"]
     assert list(photos["tasks"]) == CHAIN[:-1], "no gallery was asked for"

@@ -1,4 +1,5 @@
-"""Whole runs of a DAG, submitted to a real standalone cluster: the first day, whose tasks fail at first, and the second."""
+"""Whole runs of a DAG, submitted to a real standalone cluster: the first day, whose tasks fail at first, and the
+second."""
 
 import json
 import re
@@ -45,8 +46,8 @@ start = 2026-01-01
 set = ["neighbours.similar=many"]
 """
 SUBMIT = """#!/bin/sh
-# The real spark-submit, with two accidents: the first embed_images fails before it has begun, the first find_neighbours after it
-# has published. What is submitted is noted.
+# The real spark-submit, with two accidents: the first embed_images fails before it has begun, the first find_neighbours
+# after it has published. What is submitted is noted.
 job=$(printf '%s\\n' "$@" | sed -n 's#.*/jobs/\\(.*\\)\\.py$#\\1#p')
 echo "$job" >> {folder}/submitted
 accident() {{ [ "$job" = "$1" ] && [ ! -e "{folder}/$1.failed" ] && touch "{folder}/$1.failed"; }}
@@ -121,7 +122,10 @@ def place(cluster: Cluster, airflow: Airflow, tmp_path_factory: pytest.TempPathF
     submit.write_text(SUBMIT.format(folder=folder, real=standalone.SPARK / "bin" / "spark-submit"))
     submit.chmod(0o755)
     connection = {"conn_type": "spark", "host": cluster.master, "extra": {"deploy-mode": "client"}}
-    environment = {"IMAGE_SIMILARITY_AIRFLOW": str(folder / "airflow.toml"), "AIRFLOW_CONN_LOOPBACK": json.dumps(connection)}
+    environment = {
+        "IMAGE_SIMILARITY_AIRFLOW": str(folder / "airflow.toml"),
+        "AIRFLOW_CONN_LOOPBACK": json.dumps(connection),
+    }
     return Place(folder, Airflow(airflow.home, airflow.dist, {**airflow.environment, **environment}))
 
 
@@ -141,12 +145,19 @@ def test_the_first_day_ends_well_though_two_tasks_fail_at_first(place: Place, fi
     assert first.code == 0, first.log
     assert first.submitted == sorted([*JOBS, "embed_images", "find_neighbours"], key=JOBS.index)
     tries = place.airflow.rows(f"SELECT task_id, state, try_number FROM task_instance WHERE run_id = '{first.run_id}'")
-    assert sorted(tries) == sorted((job, "success", 2 if job in ("embed_images", "find_neighbours") else 1) for job in JOBS)
+    assert sorted(tries) == sorted(
+        (job, "success", 2 if job in ("embed_images", "find_neighbours") else 1) for job in JOBS
+    )
 
 
 def test_a_second_try_repeats_nothing_that_is_published(place: Place, first: Day) -> None:
     runs = place.tables("SELECT job, slot, label FROM runs WHERE job <> 'render_gallery'")
-    slots = {"build_manifest": "", "embed_images": "tiny", "find_neighbours": "tiny/cosine", "audit_neighbours": "tiny/cosine"}
+    slots = {
+        "build_manifest": "",
+        "embed_images": "tiny",
+        "find_neighbours": "tiny/cosine",
+        "audit_neighbours": "tiny/cosine",
+    }
     assert Counter(runs)[("find_neighbours", "tiny/cosine", first.run_id)] == 1
     assert {run for run in runs if run[2] == first.run_id} == {(job, slot, first.run_id) for job, slot in slots.items()}
     assert max(Counter(runs).values()) == 1
@@ -178,7 +189,8 @@ def test_the_second_day_embeds_what_is_new(place: Place, first: Day, second: Day
 
 def test_each_day_updates_the_assets_that_others_wait_for(place: Place, first: Day, second: Day) -> None:
     updates = place.airflow.rows(
-        "SELECT asset.name, event.source_task_id, event.source_run_id FROM asset_event event JOIN asset ON asset.id = asset_id"
+        "SELECT asset.name, event.source_task_id, event.source_run_id FROM asset_event event JOIN asset ON "
+        "asset.id = asset_id"
     )
     published = {"manifest": JOBS[0], "embeddings": JOBS[1], "neighbours": JOBS[2], "gallery": JOBS[4]}
     days = (first.run_id, second.run_id)

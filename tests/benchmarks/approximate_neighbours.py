@@ -1,16 +1,17 @@
 """Approximate neighbours against the exact ones, pynndescent, faiss and Spark's LSH: recall, seconds, memory.
 
-    .venv/bin/python tests/benchmarks/approximate_neighbours.py [--rows 20000 50000 100000 200000] [--dimensions 256] [--rounds 3]
+    .venv/bin/python tests/benchmarks/approximate_neighbours.py [--rows 20000 50000 100000 200000] [--dimensions 256]
+    [--rounds 3]
 
-Ours is the whole job, from Parquet to published tables: checks, packing, parts, comparing, audit, names. The peers get the vectors
-from the same file and write row numbers and distances; they run in one process with as many threads as there are cores, as a user
-would set them: pynndescent with 15 (its default) and 30 neighbours, faiss' IVF (4 sqrt(n) lists, 16 probed) and HNSW (32 links,
-64 looked at), Spark MLlib's BucketedRandomProjectionLSH joined with itself (only for --lsh-rows, and stopped after --lsh-seconds).
-Not counted: the session, a first small run, imports, and what numba compiles. Only similar neighbours are asked for.
+Ours is the whole job, from Parquet to published tables: checks, packing, parts, comparing, audit, names. The peers get
+the vectors from the same file and write row numbers and distances; they run in one process with as many threads as
+there are cores, as a user would set them: pynndescent with 15 (its default) and 30 neighbours, faiss' IVF (4 sqrt(n)
+lists, 16 probed) and HNSW (32 links, 64 looked at), Spark MLlib's BucketedRandomProjectionLSH joined with itself (only
+for --lsh-rows, and stopped after --lsh-seconds). Not counted: the session, a first small run, imports, and what numba
+compiles. Only similar neighbours are asked for.
 
-Vectors are made (`made`): subjects, each a subspace of its own, with groups whose members mingle, and noise. recall@10 is measured
-for 1,000 rows against all others, ties counted as found. Prints Markdown; ``--plot FILE.svg`` draws it.
-"""
+Vectors are made (`made`): subjects, each a subspace of its own, with groups whose members mingle, and noise. recall@10
+is measured for 1,000 rows against all others, ties counted as found. Prints Markdown; ``--plot FILE.svg`` draws it."""
 
 import argparse
 import json
@@ -77,9 +78,11 @@ column = pq.read_table(source, columns=["embedding"]).column("embedding").combin
 vectors = column.flatten().to_numpy().reshape(len(column), -1)
 index, distance = found(vectors)
 rows = np.repeat(np.arange(len(index)), k)
-table = pa.table({"row": rows, "neighbour": index.ravel().astype(np.int64), "distance": distance.ravel().astype(np.float32)})
+columns = {"neighbour": index.ravel().astype(np.int64), "distance": distance.ravel().astype(np.float32)}
+table = pa.table({"row": rows, **columns})
 pq.write_table(table, target)
-print(json.dumps({"seconds": time.perf_counter() - start, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"seconds": time.perf_counter() - start, "peak": peak}))
 """
 
 Run = dict[str, float]
@@ -108,7 +111,10 @@ def write(vectors: NDArray[np.float32], file: Path) -> None:
     rows, dimensions = vectors.shape
     offsets = pa.array(np.arange(0, rows * dimensions + 1, dimensions, dtype=np.int32))
     table = pa.table(
-        {"image_id": [f"{row:09d}.jpg" for row in range(rows)], "embedding": pa.ListArray.from_arrays(offsets, vectors.ravel())}
+        {
+            "image_id": [f"{row:09d}.jpg" for row in range(rows)],
+            "embedding": pa.ListArray.from_arrays(offsets, vectors.ravel()),
+        }
     )
     pq.write_table(table, file, row_group_size=10_000, use_dictionary=False, compression="zstd")
 
@@ -146,12 +152,20 @@ def ours(session: Any, method: str, target: float, source: Path, folder: Path, t
         start = time.perf_counter()
         asked = ["--method", method, "-k", str(K), "--dissimilar", "0", "--set", "approximate.fallback=fail"]
         asked += ["--set", f"approximate.recall_target={target}"]
-        if command_line.main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", str(source), *asked], session) != 0:
+        if (
+            command_line.main(
+                find_neighbours, ["--warehouse", str(warehouse), "--embeddings", str(source), *asked], session
+            )
+            != 0
+        ):
             raise SystemExit("find_neighbours failed")
         seconds = time.perf_counter() - start
-    found = ds.dataset(next((warehouse / "neighbours").iterdir()), format="parquet").to_table(columns=["image_id", "neighbour_id"])
+    found = ds.dataset(next((warehouse / "neighbours").iterdir()), format="parquet").to_table(
+        columns=["image_id", "neighbour_id"]
+    )
     row, neighbour = (
-        np.char.partition(found.column(name).to_numpy().astype(str), ".")[:, 0].astype(np.int64) for name in found.column_names
+        np.char.partition(found.column(name).to_numpy().astype(str), ".")[:, 0].astype(np.int64)
+        for name in found.column_names
     )
     shutil.rmtree(warehouse)
     return {"seconds": seconds, "peak": peak.bytes, "recall": truth.recall(row, neighbour)}
@@ -159,7 +173,9 @@ def ours(session: Any, method: str, target: float, source: Path, folder: Path, t
 
 def peer(name: str, source: Path, folder: Path, truth: Truth) -> Run:
     target = folder / "peer.parquet"
-    told = subprocess.run([sys.executable, "-c", PEER, name, str(source), str(target), str(K)], capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-c", PEER, name, str(source), str(target), str(K)], capture_output=True, text=True
+    )
     if told.returncode != 0:
         raise SystemExit(f"{name}: {told.stderr.strip().splitlines()[-1]}: pip install -c constraints.txt '.[bench]'")
     found = pq.read_table(target)
@@ -168,7 +184,8 @@ def peer(name: str, source: Path, folder: Path, truth: Truth) -> Run:
 
 
 def lsh(session: Any, source: Path, limit: float, truth: Truth) -> Run:
-    """Buckets so narrow that a vector shares one with some hundreds; pairs at a distance that most true neighbours have."""
+    """Buckets so narrow that a vector shares one with some hundreds; pairs at a distance that most true neighbours
+    have."""
     from pyspark.ml.feature import BucketedRandomProjectionLSH, Normalizer
     from pyspark.ml.functions import array_to_vector
     from pyspark.sql import Window
@@ -179,7 +196,9 @@ def lsh(session: Any, source: Path, limit: float, truth: Truth) -> Run:
     )
     unit = Normalizer(inputCol="raw", outputCol="unit").transform(read).select("id", "unit").repartition(16).cache()
     unit.count()
-    model = BucketedRandomProjectionLSH(inputCol="unit", outputCol="buckets", bucketLength=0.02, numHashTables=5, seed=0).fit(unit)
+    model = BucketedRandomProjectionLSH(
+        inputCol="unit", outputCol="buckets", bucketLength=0.02, numHashTables=5, seed=0
+    ).fit(unit)
     pairs = model.approxSimilarityJoin(unit, unit, truth.threshold, "distance").select(
         F.col("datasetA.id").alias("row"), F.col("datasetB.id").alias("neighbour"), "distance"
     )
@@ -219,9 +238,15 @@ def measured(session: Any, vectors: NDArray[np.float32], arguments: argparse.Nam
     for _ in range(arguments.rounds):
         for name, run in candidates.items():
             runs[name].append(run())
-    print(f"{vectors.shape}: { {name: [round(run['seconds'], 1) for run in of] for name, of in runs.items()} }", file=sys.stderr)
+    print(
+        f"{vectors.shape}: { {name: [round(run['seconds'], 1) for run in of] for name, of in runs.items()} }",
+        file=sys.stderr,
+    )
     middle: dict[str, Callable[[list[float]], float]] = {"seconds": statistics.median, "peak": max, "recall": min}
-    return {name: {what: float(of([run[what] for run in each])) for what, of in middle.items()} for name, each in runs.items()}
+    return {
+        name: {what: float(of([run[what] for run in each])) for what, of in middle.items()}
+        for name, each in runs.items()
+    }
 
 
 def table(results: dict[tuple[int, int], dict[str, Run]]) -> str:
@@ -246,7 +271,9 @@ def crossover(rows: list[int], approximate: list[float], exact: list[float]) -> 
 
 def told(results: dict[tuple[int, int], dict[str, Run]], dimensions: int) -> str:
     rows = sorted(n for n, d in results if d == dimensions)
-    seconds = {name: [results[n, dimensions][name]["seconds"] for n in rows] for name in ("ours, approximate", "ours, exact")}
+    seconds = {
+        name: [results[n, dimensions][name]["seconds"] for n in rows] for name in ("ours, approximate", "ours, exact")
+    }
     ratio = seconds["ours, exact"][-1] / seconds["ours, approximate"][-1]
     line = f"{dimensions:,} values: at {rows[-1]:,} approximate takes 1/{ratio:.2f} of the time of exact"
     if len(rows) == 1:

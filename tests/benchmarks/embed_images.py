@@ -1,13 +1,14 @@
 """Throughput of embedding against a bare PyTorch loop: same files, same decoding, same cores, interleaved in one run.
 
-    .venv/bin/python tests/benchmarks/embed_images.py [--images 240] [--rounds 3] [--network vgg16 --layer fc2] [--folder F]
+    .venv/bin/python tests/benchmarks/embed_images.py [--images 240] [--rounds 3] [--network vgg16 --layer fc2]
+    [--folder F]
 
-Ours is the whole stage, from the manifest to Parquet of new vectors: listing tasks, fetching, hashing, decoding, inference, saving,
-counting, and writing the table. Excluded is what happens once per application: the session, the start of the workers and their
-import of torch, drawing untrained weights. They are paid by a first round over 16 images, whose seconds are printed. The bare loop
-reads, decodes, resizes and infers in one process with as many threads as there are cores, in the memory layout that convolutions
-like best. In bfloat16, too: with the speed, and how many of the ten nearest neighbours are the same.
-"""
+Ours is the whole stage, from the manifest to Parquet of new vectors: listing tasks, fetching, hashing, decoding,
+inference, saving, counting, and writing the table. Excluded is what happens once per application: the session, the
+start of the workers and their import of torch, drawing untrained weights. They are paid by a first round over 16
+images, whose seconds are printed. The bare loop reads, decodes, resizes and infers in one process with as many threads
+as there are cores, in the memory layout that convolutions like best. In bfloat16, too: with the speed, and how many of
+the ten nearest neighbours are the same."""
 
 import argparse
 import csv
@@ -169,7 +170,9 @@ def report(arguments: argparse.Namespace, seconds: dict[str, list[float]], first
     for name, median in medians.items():
         kind, _, precision = name.partition(", ")
         peer, full = medians[f"bare loop, {precision}"], medians[f"{kind}, float32"]
-        print(f"| {name} | {median:.1f} | {arguments.images / median:.2f} | {peer / median:.2f} | {full / median:.2f} |")
+        print(
+            f"| {name} | {median:.1f} | {arguments.images / median:.2f} | {peer / median:.2f} | {full / median:.2f} |"
+        )
     told = (f"{name}: {', '.join(f'{value:.1f}' for value in values)}" for name, values in seconds.items())
     print("\nall rounds, seconds: " + "; ".join(told))
 

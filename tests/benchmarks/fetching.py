@@ -2,10 +2,10 @@
 
     .venv/bin/python tests/benchmarks/fetching.py FOLDER [--rounds 3] [--delay 0.05] [--weights FILE]
 
-``FOLDER``: pictures. The network is SqueezeNet 1.1, about the lightest there is: fetching has little to hide behind. The servers
-are processes of their own on this machine, and what processor time they take is told, since the network could have used it: moto
-takes 6 ms for each picture, more than half of what everything else does. ``--light`` puts a server in its place that takes little.
-"""
+``FOLDER``: pictures. The network is SqueezeNet 1.1, about the lightest there is: fetching has little to hide behind.
+The servers are processes of their own on this machine, and what processor time they take is told, since the network
+could have used it: moto takes 6 ms for each picture, more than half of what everything else does. ``--light`` puts a
+server in its place that takes little."""
 
 import argparse
 import os
@@ -54,10 +54,14 @@ def main() -> int:
     parser.add_argument("--weights", default="untrained")
     arguments = parser.parse_args()
     files = sorted(file for file in arguments.folder.resolve().rglob("*.jpg"))
-    http, http_port = start(str(ROOT / "tests/benchmarks/slow_server.py"), str(arguments.folder.resolve()), str(arguments.delay))
+    http, http_port = start(
+        str(ROOT / "tests/benchmarks/slow_server.py"), str(arguments.folder.resolve()), str(arguments.delay)
+    )
     light = [str(ROOT / "tests/benchmarks/slow_server.py"), str(arguments.folder.resolve()), "0"]
     store, store_port = start(*(light if arguments.light else [str(ROOT / "tests/s3_server.py")]))
-    os.environ.update(AWS_ENDPOINT_URL=f"http://127.0.0.1:{store_port}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
+    os.environ.update(
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{store_port}", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b"
+    )
     os.environ.update(AWS_DEFAULT_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true")
     names = [str(file.relative_to(arguments.folder.resolve())) for file in files]
     with tempfile.TemporaryDirectory() as name:
@@ -98,9 +102,11 @@ def _upload(files: list[Path], names: list[str]) -> None:
 
 
 def _embedding(session: object, folder: Path, weights: str) -> Callable[[str], float]:
-    """A function that embeds what a list names, into a warehouse of its own, and tells the seconds of the pass over the images."""
+    """A function that embeds what a list names, into a warehouse of its own, and tells the seconds of the pass over the
+    images."""
     preprocessing = "torchvision" if weights == "untrained" else "caffe"
-    declared = f'{{network="squeezenet1_1",weights="{weights}",layer="features",pooling="average",preprocessing="{preprocessing}"}}'
+    declared = f'{{network="squeezenet1_1",weights="{weights}",layer="features",pooling="average",'
+    declared += f'preprocessing="{preprocessing}"}}'
 
     def run(source: str) -> float:
         from image_similarity.stages.embeddings import stage
@@ -108,7 +114,10 @@ def _embedding(session: object, folder: Path, weights: str) -> Callable[[str], f
         shared = ["--warehouse", str(folder / new_run_id()), "--set", f"fingerprints.small={declared}"]
         shared += ["--set", "neighbours.fingerprint=small", "--set", "http.private_addresses=true"]
         shared += ["--set", "http.connections_per_host=8"]
-        assert command_line.main(build_manifest, [*shared, "--images", str(folder / f"{source}.csv")], session=session) == 0  # type: ignore
+        assert (
+            command_line.main(build_manifest, [*shared, "--images", str(folder / f"{source}.csv")], session=session)
+            == 0
+        )  # type: ignore
         taken: list[float] = []
         measured = stage._results
 
@@ -132,11 +141,16 @@ def _embedding(session: object, folder: Path, weights: str) -> Callable[[str], f
 
 def report(seconds: dict[str, list[float]], used: dict[str, float], images: int, arguments: argparse.Namespace) -> None:
     medians = {source: statistics.median(values) for source, values in seconds.items()}
-    print(f"\n{images} pictures, {os.cpu_count()} cores, medians of {arguments.rounds}; HTTP after {arguments.delay * 1000:.0f} ms")
+    print(
+        f"\n{images} pictures, {os.cpu_count()} cores, medians of {arguments.rounds}; HTTP after "
+        f"{arguments.delay * 1000:.0f} ms"
+    )
     print("\n| from | seconds | images/s | of disk's | the server's processor time, s |\n|---|--:|--:|--:|--:|")
     for source, median in medians.items():
         share = medians["disk"] / median
-        print(f"| {source} | {median:.1f} | {images / median:.1f} | {share:.2f} | {used[source] / arguments.rounds:.1f} |")
+        print(
+            f"| {source} | {median:.1f} | {images / median:.1f} | {share:.2f} | {used[source] / arguments.rounds:.1f} |"
+        )
     told = (f"{source}: {', '.join(f'{value:.1f}' for value in values)}" for source, values in seconds.items())
     print("\nall rounds, seconds: " + "; ".join(told))
 

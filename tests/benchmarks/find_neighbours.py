@@ -1,16 +1,18 @@
-"""Exact neighbours against faiss and scikit-learn: same vectors, same cores, interleaved in one run, from Parquet to Parquet.
+"""Exact neighbours against faiss and scikit-learn: same vectors, same cores, interleaved in one run, from Parquet to
+Parquet.
 
-    .venv/bin/python tests/benchmarks/find_neighbours.py [--rows 5000 10000 20000 40000] [--dimensions 4096 512] [--rounds 3]
+    .venv/bin/python tests/benchmarks/find_neighbours.py [--rows 5000 10000 20000 40000] [--dimensions 4096 512]
+    [--rounds 3]
 
-Ours is the whole job: checks, calibration, packing, comparing, similar and dissimilar, names, publication. faiss (`knn`, inner
-product of normalised vectors) and scikit-learn (`NearestNeighbors`, brute force, cosine) find similar neighbours only, and write
-row numbers and distances. Excluded is what happens once per application: the session, a first small run,
-imports.
-Vectors are made, not negative and half of them zeros, in clusters of about 40, as networks make them.
+Ours is the whole job: checks, calibration, packing, comparing, similar and dissimilar, names, publication. faiss
+(`knn`, inner product of normalised vectors) and scikit-learn (`NearestNeighbors`, brute force, cosine) find similar
+neighbours only, and write row numbers and distances. Excluded is what happens once per application: the session, a
+first small run, imports. Vectors are made, not negative and half of them zeros, in clusters of about 40, as networks
+make them.
 
-Prints Markdown, and draws ``--plot FILE.svg``. ``half product`` is the time that the multiplications of half of the pairs take
-alone, at the rate measured here; the exponent is that of a line through the times in logarithms: 2 is quadratic.
-"""
+Prints Markdown, and draws ``--plot FILE.svg``. ``half product`` is the time that the multiplications of half of the
+pairs take alone, at the rate measured here; the exponent is that of a line through the times in logarithms: 2 is
+quadratic."""
 
 import argparse
 import json
@@ -53,7 +55,8 @@ else:
     found = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", metric="cosine", n_jobs=-1).fit(vectors)
     distance, index = found.kneighbors(vectors)
 rows = np.repeat(np.arange(len(index)), k)
-table = pa.table({"row": rows, "neighbour": index[:, 1:].ravel(), "distance": distance[:, 1:].astype(np.float32).ravel()})
+columns = {"neighbour": index[:, 1:].ravel(), "distance": distance[:, 1:].astype(np.float32).ravel()}
+table = pa.table({"row": rows, **columns})
 pq.write_table(table, target)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"seconds": time.perf_counter() - start, "peak": peak}))
@@ -71,7 +74,9 @@ def made(rows: int, dimensions: int, file: Path) -> None:
             values = np.maximum(0.8 * centres[rng.integers(0, len(centres), count)] + noise, 0)
             ids = pa.array([f"{start + i:09d}.jpg" for i in range(count)])
             offsets = pa.array(np.arange(0, (count + 1) * dimensions, dimensions, dtype=np.int32))
-            writer.write_table(pa.table([ids, pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))], schema=schema))
+            writer.write_table(
+                pa.table([ids, pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))], schema=schema)
+            )
 
 
 def product_rate(dimensions: int) -> float:
@@ -128,7 +133,8 @@ def measured(
 
 def table(results: dict[tuple[int, int], dict[str, dict[str, float]]], rates: dict[int, float]) -> str:
     lines = [
-        "| n | d | ours | faiss | scikit-learn | faiss / ours | scikit-learn / ours | half product | share | worker's peak |",
+        "| n | d | ours | faiss | scikit-learn | faiss / ours | scikit-learn / ours | half product | share | "
+        "worker's peak |",
         "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for (rows, dimensions), of in results.items():
@@ -150,10 +156,16 @@ def plot(results: dict[tuple[int, int], dict[str, dict[str, float]]], file: str)
 
     sizes = sorted({dimensions for _, dimensions in results}, reverse=True)
     figure, axes = pyplot.subplots(1, len(sizes), figsize=(4.5 * len(sizes), 3.5), sharey=True, squeeze=False)
-    labels = {"ours": "ours (similar and dissimilar)", "faiss": "faiss.knn (similar)", "sklearn": "scikit-learn (similar)"}
+    labels = {
+        "ours": "ours (similar and dissimilar)",
+        "faiss": "faiss.knn (similar)",
+        "sklearn": "scikit-learn (similar)",
+    }
     for axis, dimensions in zip(axes[0], sizes):
         for name, label in labels.items():
-            points = [(rows, of[name]["seconds"]) for (rows, d), of in results.items() if d == dimensions and name in of]
+            points = [
+                (rows, of[name]["seconds"]) for (rows, d), of in results.items() if d == dimensions and name in of
+            ]
             axis.plot(*zip(*sorted(points)), marker="o", label=label)
         axis.set(xscale="log", yscale="log", xlabel="images", title=f"{dimensions:,} values")
     axes[0][0].set_ylabel("seconds")

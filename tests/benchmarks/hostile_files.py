@@ -1,4 +1,5 @@
-"""Awkward and damaged files through embed_images: what becomes of each, what memory a worker takes, and which file is slowest.
+"""Awkward and damaged files through embed_images: what becomes of each, what memory a worker takes, and which file is
+slowest.
 
     .venv/bin/python tests/benchmarks/hostile_files.py FOLDER [--good FOLDER] [--mutations 500]
 
@@ -62,7 +63,9 @@ def main() -> int:
 def report(warehouse: Path, peak: int) -> None:
     db = duckdb.connect()
     db.execute((warehouse / "views.sql").read_text())
-    counted = "SELECT (SELECT count(*) FROM manifest), (SELECT count(*) FROM embeddings), (SELECT count(*) FROM failures)"
+    counted = (
+        "SELECT (SELECT count(*) FROM manifest), (SELECT count(*) FROM embeddings), (SELECT count(*) FROM failures)"
+    )
     images, embedded, failed = db.execute(counted).fetchall()[0]
     print(f"\n{images} files: {embedded} embedded, {failed} failed; accounted for: {images == embedded + failed}")
     db.sql("SELECT reason, count(*) AS files FROM failures GROUP BY 1 ORDER BY 2 DESC").show()
@@ -84,7 +87,10 @@ def slowest(folder: Path) -> None:
                 outcome = error.reason
             took.append((time.perf_counter() - start, file, outcome))
     seconds, file, outcome = max(took)
-    print(f"slowest file: {file.name}, {seconds:.2f} s ({outcome}); all {len(took)} in {sum(each[0] for each in took):.1f} s")
+    print(
+        f"slowest file: {file.name}, {seconds:.2f} s ({outcome}); all {len(took)} in "
+        f"{sum(each[0] for each in took):.1f} s"
+    )
 
 
 if __name__ == "__main__":

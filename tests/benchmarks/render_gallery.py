@@ -2,10 +2,10 @@
 
     .venv/bin/python tests/benchmarks/render_gallery.py [--images 3000]
 
-Pictures are drawn samples, cropped and brightened at random, each another file. Ours is the whole job: reading the tables, the two
-files of each picture, pages, search data, publication, tidying up; the session and the start of the workers are not counted. The
-bare loop makes the two files of each picture and no pages, in as many processes as there are cores.
-"""
+Pictures are drawn samples, cropped and brightened at random, each another file. Ours is the whole job: reading the
+tables, the two files of each picture, pages, search data, publication, tidying up; the session and the start of the
+workers are not counted. The bare loop makes the two files of each picture and no pages, in as many processes as there
+are cores."""
 
 import argparse
 import multiprocessing
@@ -76,7 +76,9 @@ def main() -> int:
             file.parent.mkdir(parents=True, exist_ok=True)
         (folder / "bare").mkdir()
         with multiprocessing.Pool() as pool:
-            pool.map(vary, [(drawn[number % len(drawn)], file, number) for number, file in enumerate(files)], chunksize=20)
+            pool.map(
+                vary, [(drawn[number % len(drawn)], file, number) for number, file in enumerate(files)], chunksize=20
+            )
             start = time.perf_counter()
             pool.map(bare, [(file, folder / "bare" / file.name) for file in files], chunksize=20)
             loop = time.perf_counter() - start
@@ -101,7 +103,10 @@ def main() -> int:
 
 
 def report(count: int, loop: float, first: float, second: float, found: list[int]) -> None:
-    print(f"\n{count:,} images, {os.cpu_count()} cores; two renderings: {len(found):,} files, {sum(found) / 1e6:,.0f} MB\n")
+    print(
+        f"\n{count:,} images, {os.cpu_count()} cores; two renderings: {len(found):,} files, "
+        f"{sum(found) / 1e6:,.0f} MB\n"
+    )
     print("| | seconds | images/s | ours / this |\n|---|---|---|---|")
     rows = {"render_gallery": first, "the same, 1 % changed": second, "bare loop, pictures only": loop}
     for name, seconds in rows.items():

@@ -2,10 +2,9 @@
 
     .venv/bin/python tests/benchmarks/scaling.py [--images 2400] [--rows 80000] [--dimensions 4096] [--rounds 1]
 
-embed_images puts drawn pictures through VGG16 (untrained); find_neighbours compares all pairs of made vectors. Measured is what
-the job itself tells in ``runs.seconds``: everything but the start of Spark. Prints Markdown. On a machine with two cores the
-driver, the master and the workers' own processes share them with the executors.
-"""
+embed_images puts drawn pictures through VGG16 (untrained); find_neighbours compares all pairs of made vectors. Measured
+is what the job itself tells in ``runs.seconds``: everything but the start of Spark. Prints Markdown. On a machine with
+two cores the driver, the master and the workers' own processes share them with the executors."""
 
 import argparse
 import json
@@ -54,7 +53,8 @@ def measured(cluster: standalone.Cluster, folder: Path, rounds: int) -> dict[str
     """job, or its longest step -> executors -> seconds of each round."""
     jobs = {
         "embed_images": ["--set", 'fingerprints.vgg16-fc2.weights="untrained"'],
-        # In one precision: which is faster, and how much is left for another pass, is the processor's and the data's affair.
+        # In one precision: which is faster, and how much is left for another pass, is the processor's and the data's
+        # affair.
         "find_neighbours": ["--embeddings", str(folder / "own.parquet"), "--set", "neighbours.screen=float32"],
     }
     seconds: dict[str, dict[int, list[float]]] = {}
@@ -71,9 +71,13 @@ def measured(cluster: standalone.Cluster, folder: Path, rounds: int) -> dict[str
     return seconds
 
 
-def submit(cluster: standalone.Cluster, folder: Path, executors: int, job: str, warehouse: Path, arguments: list[str]) -> None:
+def submit(
+    cluster: standalone.Cluster, folder: Path, executors: int, job: str, warehouse: Path, arguments: list[str]
+) -> None:
     conf = {"spark.cores.max": str(executors)}
-    done = cluster.submit(folder / "dist", job, "--warehouse", str(warehouse), *arguments, python=sys.executable, conf=conf)
+    done = cluster.submit(
+        folder / "dist", job, "--warehouse", str(warehouse), *arguments, python=sys.executable, conf=conf
+    )
     if done.returncode:
         raise SystemExit(done.stdout)
 

@@ -1,8 +1,8 @@
-"""Files over HTTP, each after a delay, from one process that takes little of the processor. ``python slow_server.py FOLDER DELAY``
+"""Files over HTTP, each after a delay, from one process that takes little of the processor. ``python slow_server.py
+FOLDER DELAY``
 
-Prints its port, then serves until it is killed; connections stay open between requests. Reading clients of S3 take it for a store
-whose only bucket is the first part of the path: they ask for the size by HEAD, then for ranges.
-"""
+Prints its port, then serves until it is killed; connections stay open between requests. Reading clients of S3 take it
+for a store whose only bucket is the first part of the path: they ask for the size by HEAD, then for ranges."""
 
 import asyncio
 import functools
@@ -15,14 +15,16 @@ BUCKET = "pictures/"
 DATED = "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
 
 
-async def serve(files: dict[str, bytes], delay: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve(
+    files: dict[str, bytes], delay: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     try:
         while request := await reader.readuntil(b"\r\n\r\n"):
             method, path, rest = request.split(b" ", 2)
             await asyncio.sleep(delay)
             name = urllib.parse.unquote(path.decode()).lstrip("/").removeprefix(BUCKET)
             status, body, more = _answer(files.get(name), rest.lower())
-            head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nETag: \"{name}\"\r\n{more}\r\n".encode()
+            head = f'HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nETag: "{name}"\r\n{more}\r\n'.encode()
             writer.write(head + (body if method == b"GET" else b""))
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -39,7 +41,11 @@ def _answer(content: bytes | None, headers: bytes) -> tuple[str, bytes, str]:
     if wanted is None:
         return "200 OK", content, DATED
     first, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
-    return "206 Partial Content", content[first : last + 1], f"Content-Range: bytes {first}-{last}/{len(content)}\r\n{DATED}"
+    return (
+        "206 Partial Content",
+        content[first : last + 1],
+        f"Content-Range: bytes {first}-{last}/{len(content)}\r\n{DATED}",
+    )
 
 
 async def main(folder: Path, delay: float) -> None:

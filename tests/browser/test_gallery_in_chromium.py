@@ -1,4 +1,5 @@
-"""The gallery as a person sees it: in Chromium, from disk and from a static server. Skipped where there is no Chromium."""
+"""The gallery as a person sees it: in Chromium, from disk and from a static server. Skipped where there is no
+Chromium."""
 
 import functools
 import http.server
@@ -166,7 +167,16 @@ def test_it_works_without_javascript(browser: Browser, address: str, gallery: Re
         assert page.locator("noscript").inner_text().startswith("Searching needs JavaScript")
 
 
-KINDS = ["index.html", "/images/", "browse/1", "groups/1.html", "groups/1/", "duplicates", "failures/index", "failures/trunc"]
+KINDS = [
+    "index.html",
+    "/images/",
+    "browse/1",
+    "groups/1.html",
+    "groups/1/",
+    "duplicates",
+    "failures/index",
+    "failures/trunc",
+]
 KINDS += ["run.html", "search.html"]
 
 
@@ -190,7 +200,9 @@ def test_the_keyboard_reaches_everything_in_order(visit: Visit) -> None:
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('main') !== null"), "past the navigation"
-    in_order = page.locator("main :is(a, button:visible, input)").evaluate_all("all => all.map((one) => one.href ?? one.id)")
+    in_order = page.locator("main :is(a, button:visible, input)").evaluate_all(
+        "all => all.map((one) => one.href ?? one.id)"
+    )
     reached = []
     for _ in in_order:
         reached.append(page.evaluate("document.activeElement.href ?? document.activeElement.id"))

@@ -2,9 +2,9 @@
 
     spark-submit ... gpu_tasks.py FOLDER TASKS GPUS
 
-Asks what embed_images asks (`image_similarity.devices`), in workers where torch pretends to see GPUS devices. A task goes on only
-when all have begun, so they are at work together. FOLDER/told.json tells what each got, and in which executor.
-"""
+Asks what embed_images asks (`image_similarity.runtime.devices`), in workers where torch pretends to see GPUS devices. A
+task goes on only when all have begun, so they are at work together. FOLDER/told.json tells what each got, and in which
+executor."""
 
 import json
 import os

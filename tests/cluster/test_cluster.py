@@ -33,7 +33,10 @@ def test_the_same_tables_as_one_machine(
 ) -> None:
     common = ["--set", "embeddings.max_failed_fraction=0.1", "--set", "neighbours.block_rows=8", *tiny]
     common += ["--set", "approximate.audit_queries=41"]
-    assert main(run_pipeline, ["--images", str(pictures), "--warehouse", str(tmp_path / "local"), *common], session=spark) == 0
+    assert (
+        main(run_pipeline, ["--images", str(pictures), "--warehouse", str(tmp_path / "local"), *common], session=spark)
+        == 0
+    )
     assert main(audit_neighbours, ["--warehouse", str(tmp_path / "local"), *common], session=spark) == 0
     here = tables(spark, tmp_path / "local")
     assert {name: len(rows) for name, rows in here.items() if rows} == {
@@ -43,7 +46,9 @@ def test_the_same_tables_as_one_machine(
         "failures": 1,
         "neighbours": 41 * 24,
     }
-    submit("run_pipeline", "--images", pictures, "--warehouse", tmp_path / "w", "--gallery", tmp_path / "gallery", *common)
+    submit(
+        "run_pipeline", "--images", pictures, "--warehouse", tmp_path / "w", "--gallery", tmp_path / "gallery", *common
+    )
     submit("audit_neighbours", "--warehouse", tmp_path / "w", *common)
     assert tables(spark, tmp_path / "w") == here
     found = crawl(tmp_path / "gallery")
@@ -52,7 +57,13 @@ def test_the_same_tables_as_one_machine(
 
 @pytest.mark.long
 def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, tiny: list[str], tmp_path: Path) -> None:
-    common = ["--set", "embeddings.max_failed_fraction=0.1", "--set", 'fingerprints.colours={network="colour-histogram"}', *tiny]
+    common = [
+        "--set",
+        "embeddings.max_failed_fraction=0.1",
+        "--set",
+        'fingerprints.colours={network="colour-histogram"}',
+        *tiny,
+    ]
     both = ["--fingerprint", "tiny", "--fingerprint", "colours"]
     steps: list[tuple[Any, list[object]]] = [
         (build_manifest, ["--images", pictures]),
@@ -63,10 +74,14 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
     ]
     for job, arguments in steps:
         submit(job.__name__, "--warehouse", tmp_path / "w", *common, *arguments)
-        assert job.main([str(one) for one in ["--warehouse", tmp_path / "local", *common, *arguments]], session=spark) == 0
+        assert (
+            job.main([str(one) for one in ["--warehouse", tmp_path / "local", *common, *arguments]], session=spark) == 0
+        )
     here, there = tables(spark, tmp_path / "local"), tables(spark, tmp_path / "w")
     # Spark adds up in the order in which tasks end, which moves the last digit of a deviation.
-    compared = "SELECT * REPLACE (round(value, 9) AS value, round(standard_error, 9) AS standard_error) FROM comparisons"
+    compared = (
+        "SELECT * REPLACE (round(value, 9) AS value, round(standard_error, 9) AS standard_error) FROM comparisons"
+    )
     assert ask(tmp_path / "w", compared) == ask(tmp_path / "local", compared) != []
     del here["comparisons"], there["comparisons"]
     assert there == here

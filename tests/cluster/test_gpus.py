@@ -35,7 +35,10 @@ def cluster(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     nvidia_smi.write_text("#!/bin/sh\nprintf '%s\\n' " + " ".join(ADDRESSES) + "\n")
     nvidia_smi.chmod(0o755)
     script = dist / "conf" / "discover_gpus.sh"
-    options = [f"-Dspark.worker.resource.gpu.amount={len(ADDRESSES)}", f"-Dspark.worker.resource.gpu.discoveryScript={script}"]
+    options = [
+        f"-Dspark.worker.resource.gpu.amount={len(ADDRESSES)}",
+        f"-Dspark.worker.resource.gpu.discoveryScript={script}",
+    ]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         environment.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -57,7 +60,8 @@ Submit = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def submit(cluster: Cluster, dist: Path, bare_python: Path) -> Submit:
-    """``submit(job, *arguments, cores=, gpus=, of_task=)``: with cluster-gpu.conf, but for what belongs to this cluster."""
+    """``submit(job, *arguments, cores=, gpus=, of_task=)``: with cluster-gpu.conf, but for what belongs to this
+    cluster."""
 
     def submitted(
         job: str, *arguments: object, cores: int, gpus: int, of_task: float = 1, **environment: str

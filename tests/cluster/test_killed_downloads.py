@@ -24,7 +24,9 @@ def start(folder: Path) -> "subprocess.Popen[str]":
     places = ["--catalogue", folder / "list.csv", "--images", folder / "images", "--warehouse", folder / "w"]
     settings = ["--set", "http.private_addresses=true", "--set", f"http.connections_per_host={CONNECTIONS}"]
     command = [sys.executable, str(ROOT / "jobs" / "download_images.py"), *map(str, places), *settings]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def test_killed_while_it_downloads(tmp_path: Path) -> None:
@@ -43,14 +45,18 @@ def test_killed_while_it_downloads(tmp_path: Path) -> None:
         assert process.returncode == -signal.SIGKILL
         there = {file.name: file.read_bytes() for file in (tmp_path / "images").glob("*.png")}
         assert FILES // 3 - CONNECTIONS <= len(there) < FILES
-        assert all(content == server.files[f"/{name.removesuffix('.png')}"] for name, content in there.items()), "all of them whole"
+        assert all(content == server.files[f"/{name.removesuffix('.png')}"] for name, content in there.items()), (
+            "all of them whole"
+        )
         assert not (tmp_path / "w" / "_current.json").exists() and not (tmp_path / "images" / "images.parquet").exists()
 
         server.pause = 0.0
         process = start(tmp_path)
         told, _ = process.communicate()
         assert process.returncode == 0, told
-        assert all(server.gets(f"/{name.removesuffix('.png')}") == 1 for name in there), "what was there is not fetched twice"
+        assert all(server.gets(f"/{name.removesuffix('.png')}") == 1 for name in there), (
+            "what was there is not fetched twice"
+        )
         assert sum(server.asked.values()) <= FILES + CONNECTIONS, "only what was on its way"
     assert pq.read_table(tmp_path / "images" / "images.parquet").num_rows == FILES
     outcomes = dict(ask(tmp_path / "w", "SELECT outcome, count(*) FROM downloads GROUP BY 1"))

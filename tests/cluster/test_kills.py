@@ -39,7 +39,9 @@ def kill_when(process: "subprocess.Popen[str]", warehouse: Path, marker: str) ->
     before = set(warehouse.glob(marker))
     deadline = time.monotonic() + WAIT_SECONDS
     while not set(warehouse.glob(marker)) - before:
-        assert process.poll() is None and time.monotonic() < deadline, f"{marker} never seen: {process.communicate()[0]}"
+        assert process.poll() is None and time.monotonic() < deadline, (
+            f"{marker} never seen: {process.communicate()[0]}"
+        )
         time.sleep(0.005)
     kill(process)
     assert process.returncode == -signal.SIGKILL
@@ -130,7 +132,10 @@ def test_the_whole_pipeline_killed_at_random_moments(seed: int, tmp_path: Path) 
             pass
         kill(process)
         check_whole(warehouse, gallery)
-        print(f"killed after {moment:.1f} of {seconds:.1f} s (exit {process.returncode}); published so far: {jobs_of(warehouse)}")
+        print(
+            f"killed after {moment:.1f} of {seconds:.1f} s (exit {process.returncode}); published so far: "
+            f"{jobs_of(warehouse)}"
+        )
     finish("run_pipeline", warehouse, *arguments)
     check_whole(warehouse, gallery)
     shutil.rmtree(tmp_path / "undisturbed")
@@ -140,7 +145,14 @@ def test_the_whole_pipeline_killed_at_random_moments(seed: int, tmp_path: Path) 
         assert ask(warehouse, query) == ask(tmp_path / "undisturbed", query), table
     long_ago(warehouse)
     finish("clean_warehouse", warehouse)
-    assert {folder.name for folder in warehouse.iterdir()} <= {*SCHEMAS, "_state", "_scratch", "_running", "_lock", *PUBLISHED}
+    assert {folder.name for folder in warehouse.iterdir()} <= {
+        *SCHEMAS,
+        "_state",
+        "_scratch",
+        "_running",
+        "_lock",
+        *PUBLISHED,
+    }
     assert [file for folder in ("_scratch", "_running") for file in (warehouse / folder).iterdir()] == []
 
 
@@ -156,7 +168,9 @@ def test_a_run_goes_on_where_a_killed_one_was(run: Run, tmp_path: Path) -> None:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     kill(process)
-    counted = duckdb.connect().execute(f"SELECT count(DISTINCT image_id) FROM read_parquet('{warehouse}/{parts}')").fetchone()
+    counted = (
+        duckdb.connect().execute(f"SELECT count(DISTINCT image_id) FROM read_parquet('{warehouse}/{parts}')").fetchone()
+    )
     saved = counted[0] if counted else 0
     assert 0 < saved < 400 and not (warehouse / "vectors").exists()
     [killed] = (folder.name for folder in warehouse.glob("_state/embed_images/*/*"))

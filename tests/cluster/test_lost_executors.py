@@ -53,7 +53,11 @@ def tasks(events: Path) -> "tuple[int, int]":
 
 def logging_to(folder: Path) -> dict[str, str]:
     folder.mkdir()
-    return {"spark.eventLog.enabled": "true", "spark.eventLog.dir": f"file://{folder}", "spark.eventLog.compress": "false"}
+    return {
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": f"file://{folder}",
+        "spark.eventLog.compress": "false",
+    }
 
 
 def test_while_it_embeds(cluster: Cluster, dist: Path, bare_python: Path, spark: SparkSession, tmp_path: Path) -> None:
@@ -62,11 +66,16 @@ def test_while_it_embeds(cluster: Cluster, dist: Path, bare_python: Path, spark:
         pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / "images" / f"{seed}.jpg")
     here = ["--warehouse", str(tmp_path / "local"), "--images", str(tmp_path / "images"), *OF_SMALL]
-    assert main(run_pipeline, [*here, "--set", "neighbours.similar=1", "--set", "neighbours.dissimilar=0"], session=spark) == 0
+    assert (
+        main(run_pipeline, [*here, "--set", "neighbours.similar=1", "--set", "neighbours.dissimilar=0"], session=spark)
+        == 0
+    )
     (tmp_path / "w").mkdir()
     subprocess.run(["cp", "-r", tmp_path / "local" / "manifest", tmp_path / "w"], check=True)
     pointer = json.loads((tmp_path / "local" / "_current.json").read_text())
-    (tmp_path / "w" / "_current.json").write_text(json.dumps({"version": 1, "tables": {"manifest": pointer["tables"]["manifest"]}}))
+    (tmp_path / "w" / "_current.json").write_text(
+        json.dumps({"version": 1, "tables": {"manifest": pointer["tables"]["manifest"]}})
+    )
 
     settings = ["--set", f"embeddings.images_per_task={IMAGES_A_TASK}", "--set", "embeddings.save_seconds=0"]
     # Some tasks run twice at once, too.
@@ -82,17 +91,26 @@ def test_while_it_embeds(cluster: Cluster, dist: Path, bare_python: Path, spark:
     assert ask(tmp_path / "w", "SELECT count(*), count(DISTINCT content_sha256) FROM vectors") == [(IMAGES, IMAGES)]
     assert not list((tmp_path / "w").glob("_state/*/*/*/saved/*")), "all of it is in the store"
     well, lost = tasks(tmp_path / "events")
-    print(f"{told}\n{lost} tasks of {well + lost} were lost with the executor, or one too many; {IMAGES_A_TASK} images a task")
+    print(
+        f"{told}\n{lost} tasks of {well + lost} were lost with the executor, or one too many; {IMAGES_A_TASK} "
+        "images a task"
+    )
     assert 0 < lost
 
 
-def test_while_it_compares(cluster: Cluster, dist: Path, bare_python: Path, spark: SparkSession, tmp_path: Path) -> None:
+def test_while_it_compares(
+    cluster: Cluster, dist: Path, bare_python: Path, spark: SparkSession, tmp_path: Path
+) -> None:
     vectors = np.random.default_rng(0).normal(size=(8000, 256)).astype(np.float32)
-    pq.write_table(pa.table({"image_id": [f"{i:05d}" for i in range(8000)], "embedding": list(vectors)}), tmp_path / "own.parquet")
+    pq.write_table(
+        pa.table({"image_id": [f"{i:05d}" for i in range(8000)], "embedding": list(vectors)}), tmp_path / "own.parquet"
+    )
     settings = ["--embeddings", str(tmp_path / "own.parquet"), "--set", "neighbours.block_rows=500"]
     assert main(find_neighbours, ["--warehouse", str(tmp_path / "local"), *settings], session=spark) == 0
     conf = logging_to(tmp_path / "events")
-    job = cluster.start(dist, "find_neighbours", "--warehouse", str(tmp_path / "w"), *settings, python=bare_python, conf=conf)
+    job = cluster.start(
+        dist, "find_neighbours", "--warehouse", str(tmp_path / "w"), *settings, python=bare_python, conf=conf
+    )
     kill_one(cluster, job, lambda: bool(list((tmp_path / "w").glob("_scratch/*/lists/_temporary/0/_temporary/*"))))
     finished(job)
     query = "SELECT * FROM neighbours ORDER BY ALL"
@@ -105,7 +123,9 @@ def test_while_it_compares(cluster: Cluster, dist: Path, bare_python: Path, spar
 def test_two_at_once(cluster: Cluster, dist: Path, bare_python: Path, tmp_path: Path) -> None:
     """On one slot one is published and the other refused; on two slots both are published."""
     vectors = np.random.default_rng(0).normal(size=(6000, 256)).astype(np.float32)
-    pq.write_table(pa.table({"image_id": [f"{i:05d}" for i in range(6000)], "embedding": list(vectors)}), tmp_path / "own.parquet")
+    pq.write_table(
+        pa.table({"image_id": [f"{i:05d}" for i in range(6000)], "embedding": list(vectors)}), tmp_path / "own.parquet"
+    )
     common = ["--warehouse", str(tmp_path / "w"), "--embeddings", str(tmp_path / "own.parquet")]
 
     def at_once(*metrics: str) -> "list[tuple[int, str]]":

@@ -1,4 +1,5 @@
-"""The same with the packed environment: Python of driver and executors, with all dependencies, comes from the archive."""
+"""The same with the packed environment: Python of driver and executors, with all dependencies, comes from the
+archive."""
 
 import shutil
 import subprocess

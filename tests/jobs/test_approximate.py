@@ -129,7 +129,9 @@ def test_lists_that_are_not_good_enough_are_refused(spark: SparkSession, tmp_pat
     assert not (tmp_path / "w" / "_current.json").exists()
 
 
-def test_lists_that_are_not_good_enough_give_way_to_exact_ones(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+def test_lists_that_are_not_good_enough_give_way_to_exact_ones(
+    spark: SparkSession, tmp_path: Path, capsys: Any
+) -> None:
     vectors = oracle.planted(1000, 16, seed=25)
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *POISON, "--set=approximate.fallback=exact") == 0
     rows, record = published(spark, tmp_path / "w")

@@ -37,7 +37,19 @@ def compared(gallery: Rendered, spark: SparkSession, tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("compared <b>&'")
     shutil.copytree(gallery.warehouse, folder / "w")
     settings = [*gallery.arguments[:-1], str(folder / "w")]
-    arguments = [*settings, "--report", str(folder / "r"), "--label", LABEL, "-k", str(K), "--pairs", "40", "--run-id", "first"]
+    arguments = [
+        *settings,
+        "--report",
+        str(folder / "r"),
+        "--label",
+        LABEL,
+        "-k",
+        str(K),
+        "--pairs",
+        "40",
+        "--run-id",
+        "first",
+    ]
     assert main(compare_fingerprints, arguments, session=spark) == 0
     return Compared(folder / "w", folder / "r", settings)
 
@@ -46,7 +58,8 @@ NEAR = f"SELECT * FROM neighbours WHERE relation = 'similar' AND rank <= {K}"
 OVERLAP = f"""
     WITH near AS ({NEAR}), counted AS (
         SELECT a.image_id, count(b.image_id) / {K} AS overlap
-        FROM near a LEFT JOIN near b ON a.image_id = b.image_id AND a.neighbour_id = b.neighbour_id AND b.fingerprint = 'tiny'
+        FROM near a
+        LEFT JOIN near b ON a.image_id = b.image_id AND a.neighbour_id = b.neighbour_id AND b.fingerprint = 'tiny'
         WHERE a.fingerprint = 'second' GROUP BY 1
     ) SELECT avg(overlap), stddev_samp(overlap) / sqrt(count(*)), count(*) FROM counted
 """
@@ -60,7 +73,8 @@ BY_LABEL = f"""
         FROM near n JOIN labels mine USING (image_id) JOIN labels theirs ON theirs.image_id = n.neighbour_id
     ),
     each AS (
-        SELECT fingerprint, image_id, avg(hit) AS precision, sum(hit * hits / rank) / least({K}, any_value(others)) AS average
+        SELECT fingerprint, image_id, avg(hit) AS precision,
+               sum(hit * hits / rank) / least({K}, any_value(others)) AS average
         FROM ranked GROUP BY ALL
     ) SELECT fingerprint, avg(precision), avg(average), count(*) FROM each GROUP BY 1 ORDER BY 1
 """
@@ -82,7 +96,8 @@ def test_the_table_says_what_the_neighbours_say(compared: Compared, gallery: Ren
 
 def test_the_run_is_recorded(compared: Compared) -> None:
     ((slot, inputs, settings, counts),) = ask(
-        compared.warehouse, "SELECT slot, inputs, settings, counts FROM runs WHERE job = 'compare_fingerprints' AND label = 'first'"
+        compared.warehouse,
+        "SELECT slot, inputs, settings, counts FROM runs WHERE job = 'compare_fingerprints' AND label = 'first'",
     )
     assert slot == "cosine" and len(json.loads(inputs)["neighbours"]) == 2
     assert json.loads(settings)["comparison"] == {
@@ -98,18 +113,24 @@ def test_the_run_is_recorded(compared: Compared) -> None:
 def test_the_report_is_whole_and_asks_nothing_of_other_places(compared: Compared, gallery: Rendered) -> None:
     found = crawl(compared.report)
     assert found.dead == [] and found.outside == []
-    written = {path.resolve() for path in compared.report.rglob("*") if path.suffix in (".webp", ".svg", ".css", ".html")}
+    written = {
+        path.resolve() for path in compared.report.rglob("*") if path.suffix in (".webp", ".svg", ".css", ".html")
+    }
     assert found.files | set(found.pages) == written
     assert len([path for path in found.files if path.suffix == ".webp"]) == len(gallery.collection.ids) - 3 - 1
     (page,) = found.pages.values()
     assert all(image.get("alt") for image in page.images)
-    assert sum(image.get("width") is None or image.get("height") is None for image in page.images) == 1, "that of the plot"
+    assert sum(image.get("width") is None or image.get("height") is None for image in page.images) == 1, (
+        "that of the plot"
+    )
 
 
 def test_names_and_titles_are_escaped(compared: Compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = compared.report / "index.html"
     page, content = Page(index), index.read_text(encoding="utf-8")
-    assert page.handlers == [] and "<script" not in content and "<img src=x" not in content and "<i>Prints" not in content
+    assert (
+        page.handlers == [] and "<script" not in content and "<img src=x" not in content and "<i>Prints" not in content
+    )
     assert "<script>window.hacked=1</script>" in page.text and '<i>Prints & "Drawings"</i>' in page.text
     assert "\x01" not in content and "two lines and a tab" in page.text
     policy = "default-src 'none'; img-src 'self'; style-src 'self'; base-uri 'none'"
@@ -153,7 +174,11 @@ def test_a_report_takes_the_place_of_the_one_before(
         broken.setattr(plot, "draw", fail)
         assert run(compare_fingerprints, *arguments) == 1
     assert "disk full" in capsys.readouterr().err
-    assert (report / "index.html").read_bytes() == shown and crawl(report).dead == [] and len(list(report.glob("r2*"))) == 1
+    assert (
+        (report / "index.html").read_bytes() == shown
+        and crawl(report).dead == []
+        and len(list(report.glob("r2*"))) == 1
+    )
     unique = "<b onclick=window.hacked=1>key</b>"
     assert run(compare_fingerprints, *arguments, "--fingerprint", "tiny", "--label", unique) == 1
     assert "no two have the same <b" in capsys.readouterr().err
@@ -165,7 +190,9 @@ def test_a_report_takes_the_place_of_the_one_before(
     assert crawl(report).dead == [] and len(list(report.glob("r2*"))) == 2
     assert run(compare_fingerprints, *arguments, "--fingerprint", "tiny", "--label", LABEL) == 0
     assert {row[0] for row in ask(warehouse, "SELECT fingerprint FROM comparisons")} == {"tiny"}
-    assert crawl(report).dead == [] and len(list(report.glob("r2*"))) == 2, "the one before stays, older ones are removed"
+    assert crawl(report).dead == [] and len(list(report.glob("r2*"))) == 2, (
+        "the one before stays, older ones are removed"
+    )
     assert "disagree" not in (report / "index.html").read_text()
 
 
@@ -181,7 +208,10 @@ def test_only_images_that_all_have_are_compared(
     warehouse = ["--warehouse", tmp_path / "w"]
     for name, images in (("one", 30), ("two", 24)):
         own = own_vectors(spark, tmp_path / name, images)
-        assert run(find_neighbours, *warehouse, "--embeddings", own, "--fingerprint", name, "-k", 4, "--dissimilar", 0) == 0
+        assert (
+            run(find_neighbours, *warehouse, "--embeddings", own, "--fingerprint", name, "-k", 4, "--dissimilar", 0)
+            == 0
+        )
     compare = [*warehouse, "--report", tmp_path / "r"]
     assert run(compare_fingerprints, *compare) == 0  # without a manifest: no labels and no pictures
     told = capsys.readouterr().out

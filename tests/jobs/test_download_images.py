@@ -57,11 +57,16 @@ class Place:
     def outcomes(self) -> dict[str, str]:
         """Of each image: its outcome, or the reason of its failure."""
         return dict(
-            ask(self.warehouse, "SELECT image_id, outcome FROM downloads UNION ALL SELECT image_id, reason FROM failures")
+            ask(
+                self.warehouse,
+                "SELECT image_id, outcome FROM downloads UNION ALL SELECT image_id, reason FROM failures",
+            )
         )
 
     def counts(self) -> dict[str, Any]:
-        counts: dict[str, Any] = json.loads(ask(self.warehouse, "SELECT counts FROM runs ORDER BY started_at DESC")[0][0])
+        counts: dict[str, Any] = json.loads(
+            ask(self.warehouse, "SELECT counts FROM runs ORDER BY started_at DESC")[0][0]
+        )
         return counts
 
     def files(self) -> dict[str, bytes]:
@@ -113,7 +118,9 @@ def test_every_address_has_an_outcome_and_is_asked_for_again_only_if_that_may_he
     assert asked(server)["/good.png"] == 2 and asked(server)["/loop"] == 1, "/moved leads to /good.png"
     succeeded = [path.strip("/") for path, (outcome, _) in OUTCOMES.items() if outcome == "fetched"]
     kinds = {name: "jpg" if name == "good.jpg" else "png" for name in succeeded}
-    right = {f"{name}.{kind}": misbehaving.picture(*((3, "JPEG") if kind == "jpg" else ())) for name, kind in kinds.items()}
+    right = {
+        f"{name}.{kind}": misbehaving.picture(*((3, "JPEG") if kind == "jpg" else ())) for name, kind in kinds.items()
+    }
     assert place.files() == right, "whole files, and no parts of others"
     rows = ask(place.warehouse, "SELECT uri, size_bytes, length(content_sha256), attributes['title'] FROM downloads")
     assert sorted(rows) == sorted(
@@ -136,7 +143,11 @@ def test_every_address_has_an_outcome_and_is_asked_for_again_only_if_that_may_he
 
 
 def test_a_recheck_replaces_only_what_changed(run: Run, server: Server, tmp_path: Path) -> None:
-    server.files = {"/same.png": misbehaving.picture(1), "/other.png": misbehaving.picture(2), "/gone.png": misbehaving.picture(4)}
+    server.files = {
+        "/same.png": misbehaving.picture(1),
+        "/other.png": misbehaving.picture(2),
+        "/gone.png": misbehaving.picture(4),
+    }
     place = Place(run, server, tmp_path, ["/versioned.png", *server.files])
     assert place.job() == 0
     times = {file.name: file.stat().st_mtime_ns for file in place.images.iterdir()}
@@ -154,7 +165,9 @@ def test_a_recheck_replaces_only_what_changed(run: Run, server: Server, tmp_path
     assert files["other.png.jpg"] == misbehaving.picture(2, "JPEG") and "other.png.png" not in files
     for name in ("versioned.png.png", "same.png.png"):
         assert (place.images / name).stat().st_mtime_ns == times[name], "not even written"
-    facts = ask(place.warehouse, "SELECT size_bytes, length(content_sha256), etag FROM downloads WHERE image_id LIKE 'vers%'")
+    facts = ask(
+        place.warehouse, "SELECT size_bytes, length(content_sha256), etag FROM downloads WHERE image_id LIKE 'vers%'"
+    )
     assert facts == [(len(misbehaving.picture()), 64, misbehaving.ETAG)], "what is known of a file is kept"
     assert "gone.png" not in pq.read_table(place.images / "images.parquet")["image_id"].to_pylist()
     assert place.job(*LENIENT) == 0
@@ -184,7 +197,9 @@ def test_another_address_is_another_picture(run: Run, server: Server, tmp_path: 
     assert place.job() == 0
     for path, outcome, content in [("/b", "fetched", misbehaving.picture(2)), ("/404", "not_found", None)]:
         write_csv(place.catalogue, server, ["/a", "/good.png"])
-        place.catalogue.write_text(place.catalogue.read_text().replace(f"{server.address}/a", f"{server.address}{path}"))
+        place.catalogue.write_text(
+            place.catalogue.read_text().replace(f"{server.address}/a", f"{server.address}{path}")
+        )
         assert place.job(*LENIENT) == 0
         assert asked(server) == {path: 1} and place.outcomes() == {"a": outcome, "good.png": "present"}
         assert place.files().get("a.png") == content
@@ -215,7 +230,9 @@ def test_a_host_is_asked_by_one_task(run: Run, server: Server, tmp_path: Path) -
     assert set(place.outcomes().values()) == {"fetched"} and asked(server) == {path: 1 for path in server.files}
 
 
-def test_a_label_is_published_once_and_dry_runs_write_nothing(run: Run, server: Server, tmp_path: Path, capsys: Any) -> None:
+def test_a_label_is_published_once_and_dry_runs_write_nothing(
+    run: Run, server: Server, tmp_path: Path, capsys: Any
+) -> None:
     place = Place(run, server, tmp_path, ["/good.png", "/404", "/good.jpg"])
     assert place.job("--dry-run") == 0
     assert "fetch 3, ask again for 0" in capsys.readouterr().out
@@ -225,7 +242,9 @@ def test_a_label_is_published_once_and_dry_runs_write_nothing(run: Run, server: 
     (place.images / "images.parquet").unlink(missing_ok=True)
     assert place.job(*LENIENT, "--run-id", "monday") == 0
     assert "already published under the label 'monday'" in capsys.readouterr().out
-    assert not server.asked and (place.images / "images.parquet").exists(), "which a run that died might not have written"
+    assert not server.asked and (place.images / "images.parquet").exists(), (
+        "which a run that died might not have written"
+    )
 
 
 def test_progress_is_the_sum_of_what_tasks_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +260,9 @@ def test_progress_is_the_sum_of_what_tasks_tell(tmp_path: Path, monkeypatch: pyt
 
 def test_an_answer_that_got_lost_is_no_failure(spark: SparkSession) -> None:
     row = {"image_id": "a", "address": "http://h/a", "attributes": None, **dict.fromkeys(stage._RESULT_NAMES)}
-    outcomes = spark.createDataFrame([row], f"image_id string, address string, attributes map<string,string>, {stage._RESULT}")
+    outcomes = spark.createDataFrame(
+        [row], f"image_id string, address string, attributes map<string,string>, {stage._RESULT}"
+    )
     with pytest.raises(JobFailed, match="1 addresses, 0 files, 0 failures"):
         stage._split(outcomes, 1)
 
@@ -254,13 +275,17 @@ def test_a_task_that_is_tried_again_finds_what_it_fetched(server: Server, tmp_pa
     assert first == again and first["outcome"] == "fetched" and server.gets("/good.png") == 1
 
 
-# -- catalogues ----------------------------------------------------------------------------------------------------------------
+# -- catalogues --------------------------------------------------------------------------------------------------------
 
 
 def museum_csv(file: Path, server: Server) -> None:
     """The columns of the museum's data.csv that matter, and two works that must not be taken."""
     works = [
-        {"accession_number": "1915.534", "title": "Nathaniel Hurd", "creators": "John Singleton Copley (American), artist"},
+        {
+            "accession_number": "1915.534",
+            "title": "Nathaniel Hurd",
+            "creators": "John Singleton Copley (American), artist",
+        },
         {"accession_number": "1921.1239", "title": "Dora Wheeler, a portrait\nin two lines", "department": "Painting"},
         {"accession_number": "1950.1", "title": "Not free", "share_license_status": "Copyrighted"},
         {"accession_number": "1960.2", "title": "Not photographed", "image_web": "", "image_print": ""},
@@ -286,7 +311,14 @@ def test_the_museums_csv_to_a_gallery(run: Run, server: Server, tmp_path: Path, 
     assert run(download_images, "--catalogue", tmp_path / "data.csv", *places, *SETTINGS) == 0
     assert "left out: 1 not CC0, 1 without an image (web)" in capsys.readouterr().out
     assert set(asked(server)) == {"/1915.534/1915.534_web.jpg", "/1921.1239/1921.1239_web.jpg"}
-    listed = ["--images", tmp_path / "cma" / "images.parquet", "--gallery", tmp_path / "gallery", "--warehouse", tmp_path / "w"]
+    listed = [
+        "--images",
+        tmp_path / "cma" / "images.parquet",
+        "--gallery",
+        tmp_path / "gallery",
+        "--warehouse",
+        tmp_path / "w",
+    ]
     assert run(run_pipeline, *listed, *tiny) == 0
     facts = "attributes['title'], attributes['creator'], attributes['url']"
     assert ask(tmp_path / "w", f"SELECT image_id, uri, {facts} FROM manifest ORDER BY 1")[0] == (
@@ -301,7 +333,10 @@ def test_the_museums_csv_to_a_gallery(run: Run, server: Server, tmp_path: Path, 
     assert 'href="https://clevelandart.org/art/1915.534"' in pages
     assert run(download_images, "--catalogue", tmp_path / "data.csv", "--size", "print", *places, *SETTINGS) == 0
     assert server.gets("/1915.534/1915.534_print.jpg") == 1 and server.gets("/1915.534/1915.534_web.jpg") == 1
-    assert pq.read_table(tmp_path / "cma" / "images.parquet")["uri"].to_pylist() == ["1915.534_print.jpg", "1921.1239_print.jpg"]
+    assert pq.read_table(tmp_path / "cma" / "images.parquet")["uri"].to_pylist() == [
+        "1915.534_print.jpg",
+        "1921.1239_print.jpg",
+    ]
 
 
 def test_the_museums_records(run: Run, server: Server, tmp_path: Path, data: Path) -> None:
@@ -321,7 +356,10 @@ def test_the_museums_records(run: Run, server: Server, tmp_path: Path, data: Pat
         ("1921.1239", "1921.1239_web.jpg", "America", "Painting"),
         ("1928.8", "1928.8_web.jpg", "America", "Painting"),
     ]
-    assert rows[0]["creator"].startswith("John Singleton Copley") and rows[0]["url"] == "https://clevelandart.org/art/1915.534"
+    assert (
+        rows[0]["creator"].startswith("John Singleton Copley")
+        and rows[0]["url"] == "https://clevelandart.org/art/1915.534"
+    )
     pointer = json.loads((tmp_path / "w" / "_current.json").read_text())["tables"]
     assert set(pointer["downloads"]) == {"data", "sample"}
     assert set(pointer["failures"]) == {"downloads/data", "downloads/sample"}
@@ -341,7 +379,13 @@ def test_lists_of_all_kinds_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(records, indent=1))
     (tmp_path / "a.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, records)) + "\n")
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
-    lines = ["image_id,url,year,tags,none", 'One,http://h/1.jpg,1915,"a, b",', "two,http://h/2.jpg,,,", "x,,,,", ",u,,,"]
+    lines = [
+        "image_id,url,year,tags,none",
+        'One,http://h/1.jpg,1915,"a, b",',
+        "two,http://h/2.jpg,,,",
+        "x,,,,",
+        ",u,,,",
+    ]
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
     for name in ("a.json", "a.jsonl", "a.parquet", "a.csv"):
         made = catalogue.read(str(tmp_path / name), ("image_url", "url"))
@@ -360,11 +404,28 @@ def test_without_ids_addresses_serve(tmp_path: Path) -> None:
 
 
 def test_file_names_are_safe_and_no_others() -> None:
-    odd = ["a/b", "b/b", "../../etc/passwd", "A", "a", ".hidden", "_x", "", "Übung", "x" * 300, "con:1", "a b", "a_b", ".."]
+    odd = [
+        "a/b",
+        "b/b",
+        "../../etc/passwd",
+        "A",
+        "a",
+        ".hidden",
+        "_x",
+        "",
+        "Übung",
+        "x" * 300,
+        "con:1",
+        "a b",
+        "a_b",
+        "..",
+    ]
     odd += ["1915.534"]
     names = [catalogue.file_name(image_id) for image_id in odd]
     assert len({name.lower() for name in names}) == len(odd)
-    assert all(name.isascii() and not name.startswith((".", "_")) and "/" not in name and len(name) <= 80 for name in names)
+    assert all(
+        name.isascii() and not name.startswith((".", "_")) and "/" not in name and len(name) <= 80 for name in names
+    )
     assert names[4] == "a" and names[-1] == "1915.534"
 
 
@@ -415,10 +476,20 @@ def test_the_list_keeps_columns_apart(tmp_path: Path) -> None:
     attributes = [("uri", "u"), ("Title", "T"), ("title", "t"), ("Address", "x")]
     row = {"image_id": "a", "address": "http://h/a", "uri": "/images/a.png", "attributes": attributes}
     kind = pa.map_(pa.string(), pa.string())
-    table = pa.table({name: pa.array([value], kind if name == "attributes" else pa.string()) for name, value in row.items()})
+    table = pa.table(
+        {name: pa.array([value], kind if name == "attributes" else pa.string()) for name, value in row.items()}
+    )
     content = stage.list_of(table)
     assert pq.read_table(pa.BufferReader(content)).to_pylist() == [
-        {"image_id": "a", "uri": "a.png", "address": "http://h/a", "uri_": "u", "Title": "T", "title_": "t", "Address_": "x"}
+        {
+            "image_id": "a",
+            "uri": "a.png",
+            "address": "http://h/a",
+            "uri_": "u",
+            "Title": "T",
+            "title_": "t",
+            "Address_": "x",
+        }
     ]
 
 

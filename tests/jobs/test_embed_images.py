@@ -28,7 +28,8 @@ PCA = ["--set", 'fingerprints.few={network="pca",base="colours",dimensions=4}']
 
 
 def counts(warehouse: Path, fingerprint: str) -> dict[str, Any]:
-    sql = f"SELECT counts FROM runs WHERE job = 'embed_images' AND slot = '{fingerprint}' ORDER BY started_at DESC LIMIT 1"
+    sql = f"SELECT counts FROM runs WHERE job = 'embed_images' AND slot = '{fingerprint}' "
+    sql += "ORDER BY started_at DESC LIMIT 1"
     told: dict[str, Any] = json.loads(ask(warehouse, sql)[0][0])
     return told
 
@@ -109,23 +110,39 @@ def test_vectors_do_not_depend_on_the_company(run: Run, folder: Path, tmp_path: 
     """A fingerprint alone and beside others that want the picture in another size: the same vectors, bit for bit."""
     whole = ["--set", 'fingerprints.whole={network="colour-histogram",decoding="full"}']
     big = folder / "big.jpg"
-    Image.fromarray(np.random.default_rng(5).integers(0, 256, (60, 70, 3), dtype=np.uint8)).resize((1400, 1300)).save(big)
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, (60, 70, 3), dtype=np.uint8)).resize((1400, 1300)).save(
+        big
+    )
     found = []
     for name, asked in (("alone", ["colours"]), ("both", ["whole", "edges", "colours"])):
-        again = ["--warehouse", tmp_path / name, *tiny, *CLASSICAL, *whole, "--set", "embeddings.max_failed_fraction=0.5"]
+        again = [
+            "--warehouse",
+            tmp_path / name,
+            *tiny,
+            *CLASSICAL,
+            *whole,
+            "--set",
+            "embeddings.max_failed_fraction=0.5",
+        ]
         assert run(build_manifest, "--images", folder, *again) == 0
-        assert run(embed_images, *again, *[part for fingerprint in asked for part in ("--fingerprint", fingerprint)]) == 0
+        assert (
+            run(embed_images, *again, *[part for fingerprint in asked for part in ("--fingerprint", fingerprint)]) == 0
+        )
         sql = "SELECT image_id, width, height, embedding FROM embeddings WHERE fingerprint = 'colours' ORDER BY 1"
         found.append(ask(tmp_path / name, sql))
     assert found[0] == found[1] and ("big.jpg", 1400, 1300) in [row[:3] for row in found[0]]
     scaled, full = (
-        ask(tmp_path / "both", f"SELECT embedding FROM embeddings WHERE image_id = 'big.jpg' AND fingerprint = '{name}'")
+        ask(
+            tmp_path / "both", f"SELECT embedding FROM embeddings WHERE image_id = 'big.jpg' AND fingerprint = '{name}'"
+        )
         for name in ("colours", "whole")
     )
     assert scaled != full, "its scaled decoding is another"
 
 
-def test_a_projection_is_fitted_once_and_kept(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
+def test_a_projection_is_fitted_once_and_kept(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any
+) -> None:
     w = tmp_path / "w"
     again = ["--warehouse", w, *tiny, *CLASSICAL, *PCA, "--set", "embeddings.max_failed_fraction=0.5"]
     assert run(build_manifest, "--images", folder, *again) == 0
@@ -189,7 +206,9 @@ def test_failures_are_tried_again_when_asked_or_when_they_may_pass(
     assert "reasons are: not_found" in capsys.readouterr().err
 
 
-def test_pictures_behind_addresses_are_fetched_when_their_version_is_new(run: Run, tmp_path: Path, tiny: list[str]) -> None:
+def test_pictures_behind_addresses_are_fetched_when_their_version_is_new(
+    run: Run, tmp_path: Path, tiny: list[str]
+) -> None:
     """The second night only the one is fetched whose server tells no version."""
     paths = ["/versioned.png", "/dated.png", "/good.jpg"]
     with misbehaving.serving() as server:
@@ -202,8 +221,17 @@ def test_pictures_behind_addresses_are_fetched_when_their_version_is_new(run: Ru
     assert ask(tmp_path / "w", "SELECT count(*), count(DISTINCT image_id) FROM embeddings") == [(3, 3)]
 
 
-def test_fingerprints_declared_alike_are_refused(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
-    again = ["--warehouse", tmp_path / "w", *tiny, *CLASSICAL, "--set", 'fingerprints.twin={network="colour-histogram"}']
+def test_fingerprints_declared_alike_are_refused(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any
+) -> None:
+    again = [
+        "--warehouse",
+        tmp_path / "w",
+        *tiny,
+        *CLASSICAL,
+        "--set",
+        'fingerprints.twin={network="colour-histogram"}',
+    ]
     assert run(build_manifest, "--images", folder, *again) == 0
     assert run(embed_images, *again, "--fingerprint", "colours", "--fingerprint", "twin") == 2
     assert "fingerprints colours and twin are declared alike" in capsys.readouterr().err

@@ -28,7 +28,9 @@ def ids_of(n: int) -> list[str]:
 def frame(spark: SparkSession, vectors: NDArray[np.float32], partitions: int, seed: int) -> DataFrame:
     order = np.random.default_rng(seed).permutation(len(vectors))
     ids = ids_of(len(vectors))
-    table = pa.table({"content": [ids[i] for i in order], "embedding": pa.array(list(vectors[order]), pa.list_(pa.float32()))})
+    table = pa.table(
+        {"content": [ids[i] for i in order], "embedding": pa.array(list(vectors[order]), pa.list_(pa.float32()))}
+    )
     return spark.createDataFrame(table).repartition(partitions)
 
 
@@ -58,7 +60,8 @@ def expected(vectors: NDArray[np.float32], metric: str, similar: int, dissimilar
     names = [ids[i] for i in order]
     return {
         relation: sorted(
-            (names[i], rank, names[j], distance) for i, rank, j, distance in oracle.neighbours(vectors[order], metric, k, farthest)
+            (names[i], rank, names[j], distance)
+            for i, rank, j, distance in oracle.neighbours(vectors[order], metric, k, farthest)
         )
         for relation, k, farthest in (("similar", similar, False), ("dissimilar", dissimilar, True))
     }
@@ -84,7 +87,9 @@ def test_five_thousand_vectors_with_planted_ties(
 @pytest.mark.parametrize("metric", ["correlation", "euclidean"])
 def test_other_metrics(spark: SparkSession, tmp_path: Path, metric: str) -> None:
     vectors = oracle.planted(700, 16, seed=8)
-    found, _ = computed(spark, tmp_path, frame(spark, vectors, 3, 0), metric=metric, similar=4, dissimilar=6, block_rows=128)
+    found, _ = computed(
+        spark, tmp_path, frame(spark, vectors, 3, 0), metric=metric, similar=4, dissimilar=6, block_rows=128
+    )
     assert found == expected(vectors, metric, 4, 6)
 
 
@@ -115,7 +120,10 @@ def test_copies_can_be_one_entry(spark: SparkSession, tmp_path: Path) -> None:
     vectors[60:80] = vectors[40:60]
     found, outputs = computed(spark, tmp_path, frame(spark, vectors, 2, 0), similar=4, dissimilar=3, copies="one")
     ids = ids_of(120)
-    first = {i: min((j for j in range(120) if (vectors[j] == vectors[i]).all()), key=lambda j: ids[j].encode()) for i in range(120)}
+    first = {
+        i: min((j for j in range(120) if (vectors[j] == vectors[i]).all()), key=lambda j: ids[j].encode())
+        for i in range(120)
+    }
     alone = sorted(set(first.values()), key=lambda i: ids[i].encode())
     assert 60 < len(alone) < 105 and outputs.rows == 120 * 7
     for relation, k in (("similar", 4), ("dissimilar", 3)):
@@ -142,7 +150,8 @@ def test_no_usable_vector_at_all(spark: SparkSession, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("copies", ["all", "one"])
 def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_path: Path, copies: str) -> None:
-    """30 vectors for 50 files for 80 images; the definition is asked about images. Vectors of no image are passed over."""
+    """30 vectors for 50 files for 80 images; the definition is asked about images. Vectors of no image are passed
+    over."""
     rng = np.random.default_rng(12)
     vectors = oracle.planted(30, 8, seed=12)[rng.integers(0, 30, 50)]
     content = rng.permutation(np.concatenate([np.arange(50), rng.integers(0, 50, 30)]))
@@ -172,7 +181,8 @@ def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_pat
 def test_where_low_precision_proves_little_float32_follows(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """As on a processor that multiplies bfloat16 faster, with vectors whose neighbours are hardly nearer than others."""
+    """As on a processor that multiplies bfloat16 faster, with vectors whose neighbours are hardly nearer than
+    others."""
     make = planning.make
 
     def in_bfloat16(*given: Any) -> planning.Plan:
@@ -181,7 +191,9 @@ def test_where_low_precision_proves_little_float32_follows(
 
     monkeypatch.setattr(planning, "make", in_bfloat16)
     random = np.random.default_rng(41)
-    groups = np.repeat(random.normal(size=(8, 64)), 60, axis=0)  # within a distance of 0.002: bfloat16 is wrong by twice that
+    groups = np.repeat(
+        random.normal(size=(8, 64)), 60, axis=0
+    )  # within a distance of 0.002: bfloat16 is wrong by twice that
     vectors = (groups + 0.045 * random.normal(size=groups.shape)).astype(np.float32)
     wanted = expected(vectors, "cosine", 5, 5)
     settings: dict[str, Any] = {"similar": 5, "dissimilar": 5, "metric": "cosine", "block_rows": 100}

@@ -21,7 +21,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "none", str(folder)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "none", str(folder)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount a file system here: {mounted.stderr.decode().strip()}")
     yield folder

@@ -54,7 +54,8 @@ def test_nothing_is_asked_of_other_places(crawled: Crawl) -> None:
 
 def test_nothing_on_a_page_can_run_and_the_policy_forbids_it(crawled: Crawl) -> None:
     assert [handler for page in crawled.pages.values() for handler in page.handlers] == []
-    policy = "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; form-action 'self' file:; base-uri 'none'"
+    policy = "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
+    policy += "form-action 'self' file:; base-uri 'none'"
     for path in crawled.pages:
         content = path.read_text(encoding="utf-8")
         assert f'http-equiv="Content-Security-Policy" content="{policy}"' in content
@@ -64,7 +65,11 @@ def test_nothing_on_a_page_can_run_and_the_policy_forbids_it(crawled: Crawl) -> 
 def test_nothing_is_written_outside_the_gallery(gallery: Rendered) -> None:
     folder = gallery.folder.parent
     inside = ("warehouse", "gallery")
-    now = {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and not set(inside) & set(file.parts)}
+    now = {
+        str(file): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and not set(inside) & set(file.parts)
+    }
     assert now == gallery.others
 
 
@@ -84,7 +89,9 @@ def test_every_picture_has_words_and_a_place_before_it_arrives(crawled: Crawl) -
     assert all("\ufffe" not in page.text and "\x01" not in page.text for page in crawled.pages.values())
 
 
-def test_an_image_page_shows_its_neighbours_by_each_fingerprint(gallery: Rendered, crawled: Crawl, spark: SparkSession) -> None:
+def test_an_image_page_shows_its_neighbours_by_each_fingerprint(
+    gallery: Rendered, crawled: Crawl, spark: SparkSession
+) -> None:
     page = crawled.pages[page_of(gallery.folder, "copy one.png")]
     views = json.loads((gallery.warehouse / "_current.json").read_text())["tables"]["neighbours"]
     assert list(views) == ["second/cosine", "tiny/cosine"]
@@ -99,7 +106,9 @@ def test_an_image_page_shows_its_neighbours_by_each_fingerprint(gallery: Rendere
         of_slots = re.split(r'<section class="slot s(\d)"', part)[1:]
         assert of_slots[::2] == ["0", "1"]
         for number, shown in zip(of_slots[::2], of_slots[1::2]):
-            cards = re.findall(r'href="../../images/../(\w+)\.html".*?<span class="note" dir="auto">([\d.]+)', shown, re.DOTALL)
+            cards = re.findall(
+                r'href="../../images/../(\w+)\.html".*?<span class="note" dir="auto">([\d.]+)', shown, re.DOTALL
+            )
             assert cards == [(name, distance) for kind, name, distance in wanted[int(number)] if kind == relation]
     assert "same file" in page.text and page.text.count("side by side") == 1
 
@@ -114,7 +123,9 @@ def test_what_is_missing_is_said(gallery: Rendered, crawled: Crawl) -> None:
     for image_id, reason in gallery.collection.failing.items():
         page = crawled.pages[(rendering(gallery.folder) / "failures" / f"{reason}-1.html").resolve()]
         assert image_id in page.text
-    assert all(str(gallery.folder.parent) not in page.text for path, page in crawled.pages.items() if path.name != "run.html")
+    assert all(
+        str(gallery.folder.parent) not in page.text for path, page in crawled.pages.items() if path.name != "run.html"
+    )
 
 
 def test_untrained_weights_are_marked_on_every_page(crawled: Crawl) -> None:
@@ -132,7 +143,12 @@ def test_groups_are_those_of_the_attribute(gallery: Rendered, crawled: Crawl) ->
     overview = crawled.pages[(folder / "groups" / "1.html").resolve()]
     assert "By department" in overview.text and '<i>Prints & "Drawings"</i>' in overview.text
     pages = [page for path, page in crawled.pages.items() if path.parent == (folder / "groups" / "1").resolve()]
-    shown = [name for page in pages for _, _, value in page.references for name in re.findall(r"images/../(\w{24})\.html", value)]
+    shown = [
+        name
+        for page in pages
+        for _, _, value in page.references
+        for name in re.findall(r"images/../(\w{24})\.html", value)
+    ]
     assert sorted(shown) == sorted(path.stem for path in folder.glob("images/*/*.html"))
     assert sum("page 2 of 2" in page.text for page in pages) == 3, "five to a page, six or seven in each"
 
@@ -145,7 +161,9 @@ def test_data_for_the_browser_is_in_small_scripts(gallery: Rendered) -> None:
     ids: list[str] = sorted(set(gallery.collection.ids) - set(gallery.collection.failing), key=str.encode)
     assert [card[0] for card in cards] == [page_name(image_id) for image_id in ids]
     prefixes = json.loads((folder / "search" / "prefixes.js").read_text("ascii")[len("gallery.prefixes(") : -2])
-    assert {path.stem for path in (folder / "search").glob("*.js")} == {prefix.encode().hex() for prefix in prefixes} | {"prefixes"}
+    assert {path.stem for path in (folder / "search").glob("*.js")} == {
+        prefix.encode().hex() for prefix in prefixes
+    } | {"prefixes"}
     words = {}
     for prefix in prefixes:
         script = (folder / "search" / f"{prefix.encode().hex()}.js").read_text("ascii")
@@ -193,11 +211,15 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     assert run(render_gallery, *settings, *wh, "--gallery", target) == 0
     assert not first.exists() and second.is_dir()
     wide = {name for name in after if len([other for other in after if other[:32] == name[:32]]) == 2}
-    assert {path.name for path in target.rglob("*.webp")} < set(after) and wide - {path.name for path in target.rglob("*.webp")}
+    assert {path.name for path in target.rglob("*.webp")} < set(after) and wide - {
+        path.name for path in target.rglob("*.webp")
+    }
     assert crawl(target).dead == []
 
 
-def test_bad_input_is_refused_in_one_line(run: Run, gallery: Rendered, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_refused_in_one_line(
+    run: Run, gallery: Rendered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refused(*arguments: object) -> str:
         capsys.readouterr()
         assert run(render_gallery, *gallery.arguments[:-2], *arguments) == 2
@@ -217,7 +239,9 @@ def test_bad_input_is_refused_in_one_line(run: Run, gallery: Rendered, tmp_path:
     assert "no neighbours are published" in refused("--warehouse", tmp_path / "nothing", "--gallery", tmp_path / "g")
     told = refused(*warehouse, "--gallery", tmp_path / "g", "--fingerprint", "hog")
     assert "no neighbours by 'hog'" in told and "second, tiny" in told
-    assert "has the attribute nothing" in refused(*warehouse, "--gallery", tmp_path / "g2", "--set", 'gallery.group_by="nothing"')
+    assert "has the attribute nothing" in refused(
+        *warehouse, "--gallery", tmp_path / "g2", "--set", 'gallery.group_by="nothing"'
+    )
     assert not (tmp_path / "g").exists() and not list((tmp_path / "g2").glob("r*"))
 
 
@@ -225,7 +249,15 @@ def test_a_gallery_among_the_images_is_refused_before_anything_is_done(
     run: Run, gallery: Rendered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = gallery.collection.images
-    arguments = [*gallery.arguments[:-2], "--warehouse", tmp_path / "wh", "--images", images, "--gallery", images / "gallery"]
+    arguments = [
+        *gallery.arguments[:-2],
+        "--warehouse",
+        tmp_path / "wh",
+        "--images",
+        images,
+        "--gallery",
+        images / "gallery",
+    ]
     assert run(run_pipeline, *arguments) == 2
     assert "in the folder of the images" in capsys.readouterr().err
     arguments = [
@@ -245,9 +277,9 @@ def test_a_gallery_among_the_images_is_refused_before_anything_is_done(
 def test_neighbours_without_a_manifest_cannot_be_shown(
     run: Run, spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spark.createDataFrame([(f"{n}", [float(n), 1.0]) for n in range(4)], "image_id string, embedding array<float>").write.parquet(
-        str(tmp_path / "own")
-    )
+    spark.createDataFrame(
+        [(f"{n}", [float(n), 1.0]) for n in range(4)], "image_id string, embedding array<float>"
+    ).write.parquet(str(tmp_path / "own"))
     warehouse = ["--warehouse", tmp_path / "wh"]
     assert run(find_neighbours, *warehouse, "--embeddings", tmp_path / "own") == 0
     assert run(render_gallery, *warehouse, "--gallery", tmp_path / "g") == 2

@@ -37,7 +37,9 @@ from processes import ask
 def draw(folder: Path, seeds: range) -> None:
     folder.mkdir(exist_ok=True)
     for seed in seeds:
-        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{seed}.png")
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+            folder / f"{seed}.png"
+        )
 
 
 def runs_on_disk(warehouse: Path, table: str) -> set[str]:
@@ -93,7 +95,8 @@ def test_keep_runs_removes_older_ones_and_what_dead_runs_left(nights: Nights, ru
         (warehouse / folder / "part-00000.parquet").write_bytes(b"0" * 1000)
     assert run(find_neighbours, *nights.common, "--keep-runs", "2") == 0
     kept = {table: runs_on_disk(warehouse, table) for table in (*TABLES, "vectors", "runs")}
-    # Of the failures there are two slots; the embeddings of before are there because those of now were made with their help.
+    # Of the failures there are two slots; the embeddings of before are there because those of now were made with their
+    # help.
     assert {table: len(runs) for table, runs in kept.items()} == {
         "manifest": 2,
         "embeddings": 2,
@@ -104,9 +107,13 @@ def test_keep_runs_removes_older_ones_and_what_dead_runs_left(nights: Nights, ru
     }
     for table in TABLES:
         assert {run for runs in pointer(warehouse)[table].values() for run in runs} <= kept[table]
-    assert not (warehouse / "_scratch" / dead).exists() and not (warehouse / "_state" / "tiny" / "cosine" / dead).exists()
+    assert (
+        not (warehouse / "_scratch" / dead).exists() and not (warehouse / "_state" / "tiny" / "cosine" / dead).exists()
+    )
     assert (warehouse / "_state" / "embed_images" / "key" / dead).exists(), "the next run takes it over"
-    assert ask(warehouse, "SELECT count(*), count(DISTINCT image_id) FROM neighbours WHERE relation = 'similar'") == [(56, 8)]
+    assert ask(warehouse, "SELECT count(*), count(DISTINCT image_id) FROM neighbours WHERE relation = 'similar'") == [
+        (56, 8)
+    ]
     assert run(clean_warehouse, *nights.common, "--discard-saved") == 0
     assert not (warehouse / "_state" / "embed_images" / "key" / dead).exists()
 
@@ -141,7 +148,10 @@ def test_what_a_run_at_work_may_be_reading_stays(nights: Nights, run: Any, spark
     seen = Pointer(1, {"neighbours": {"tiny/cosine": [first]}})
     with leases.held(warehouse, new_run_id(), seen):
         assert run(clean_warehouse, *nights.common, "--keep-runs", "2") == 0
-        assert first in runs_on_disk(nights.warehouse, "neighbours") and len(runs_on_disk(nights.warehouse, "manifest")) == 2
+        assert (
+            first in runs_on_disk(nights.warehouse, "neighbours")
+            and len(runs_on_disk(nights.warehouse, "manifest")) == 2
+        )
     assert run(clean_warehouse, *nights.common, "--keep-runs", "2") == 0
     assert first not in runs_on_disk(nights.warehouse, "neighbours")
 
@@ -289,7 +299,11 @@ def test_one_run_is_too_few(given: str, tmp_path: Path, capsys: Any) -> None:
 
 @pytest.mark.parametrize(
     "number, code, told",
-    [(errno.EROFS, 2, "cannot be written"), (errno.EIO, 1, "Input/output error"), (errno.ENOSPC, 1, "no space is left")],
+    [
+        (errno.EROFS, 2, "cannot be written"),
+        (errno.EIO, 1, "Input/output error"),
+        (errno.ENOSPC, 1, "no space is left"),
+    ],
     ids=["never", "now", "full"],
 )
 def test_a_warehouse_that_cannot_be_written(

@@ -24,7 +24,15 @@ def draw(file: Path, seed: int) -> None:
     Image.fromarray(pixels).resize((80, 60), Image.Resampling.BICUBIC).save(file)
 
 
-NAMES = ["plain.png", "two words.PNG", "100%25 #1?.png", 'it\'s "q".png', "new\nline.png", "Übung/日本.png", "b[1]*.png"]
+NAMES = [
+    "plain.png",
+    "two words.PNG",
+    "100%25 #1?.png",
+    'it\'s "q".png',
+    "new\nline.png",
+    "Übung/日本.png",
+    "b[1]*.png",
+]
 
 
 @pytest.fixture
@@ -43,21 +51,30 @@ LENIENT = ["--set", "embeddings.max_failed_fraction=0.5"]
 
 def test_from_a_folder_to_neighbours(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
     warehouse = tmp_path / "w"
-    assert run(run_pipeline, "--images", folder, "--warehouse", warehouse, "-k", 3, "--dissimilar", 20, *tiny, *LENIENT) == 0
+    assert (
+        run(run_pipeline, "--images", folder, "--warehouse", warehouse, "-k", 3, "--dissimilar", 20, *tiny, *LENIENT)
+        == 0
+    )
     usable = {*NAMES, "copy.png"}
     assert {row[0] for row in ask(warehouse, "SELECT image_id FROM manifest")} == usable | {"broken.png"}
     assert {row[0] for row in ask(warehouse, "SELECT image_id FROM embeddings WHERE len(embedding) = 128")} == usable
     assert ask(warehouse, "SELECT image_id, fingerprint, reason FROM failures") == [("broken.png", "tiny", "truncated")]
     assert ask(warehouse, "SELECT count(*) FROM vectors") == [(7,)]
-    assert ask(warehouse, "SELECT image_id, copies FROM exact_duplicates ORDER BY 1") == [("copy.png", 2), ("plain.png", 2)]
+    assert ask(warehouse, "SELECT image_id, copies FROM exact_duplicates ORDER BY 1") == [
+        ("copy.png", 2),
+        ("plain.png", 2),
+    ]
     counted = ask(
         warehouse,
-        "SELECT relation, count(*), min(n), max(n) FROM (SELECT image_id, relation, count(*) AS n FROM neighbours GROUP BY ALL) "
+        "SELECT relation, count(*), min(n), max(n) FROM (SELECT image_id, relation, count(*) AS n FROM neighbours "
+        "GROUP BY ALL) "
         "GROUP BY 1 ORDER BY 1",
     )
     assert counted == [("dissimilar", 8, 7, 7), ("similar", 8, 3, 3)]
     nearest = ask(
-        warehouse, "SELECT neighbour_id, distance FROM neighbours WHERE image_id = 'copy.png' AND relation = 'similar' AND rank = 1"
+        warehouse,
+        "SELECT neighbour_id, distance FROM neighbours WHERE image_id = 'copy.png' AND relation = 'similar' AND "
+        "rank = 1",
     )
     assert nearest == [("plain.png", 0.0)]
     runs = ask(warehouse, "SELECT job, slot, status FROM runs ORDER BY started_at")
@@ -73,7 +90,9 @@ def test_from_a_folder_to_neighbours(run: Run, folder: Path, tmp_path: Path, tin
     assert "new\\nline.png" in told and "new\nline.png" not in told, "names cannot break lines"
 
 
-def test_the_example_query_works_when_pasted(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
+def test_the_example_query_works_when_pasted(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any
+) -> None:
     import subprocess
 
     warehouse = tmp_path / 'w it\'s "odd"'
@@ -149,7 +168,9 @@ def test_dry_runs_change_nothing(run: Run, folder: Path, tmp_path: Path, tiny: l
     assert not (tmp_path / "w").exists()
 
 
-def test_too_many_failures_publish_nothing(run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
+def test_too_many_failures_publish_nothing(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any
+) -> None:
     arguments = ["--warehouse", tmp_path / "w", *tiny]
     assert run(run_pipeline, "--images", folder, *arguments) == 3
     told = capsys.readouterr().err
@@ -185,7 +206,12 @@ BAD = {
     "unknown setting": (build_manifest, ["--images", ".", "--set", "neighbours.simlar=1"], 2, "did you mean 'similar'"),
     "no manifest": (embed_images, [], 2, "run build_manifest first"),
     "no embeddings": (find_neighbours, [], 2, "run embed_images first"),
-    "undeclared fingerprint": (embed_images, ["--fingerprint", "vgg17"], 2, "declared are: colour-histogram, hog, vgg16-fc2"),
+    "undeclared fingerprint": (
+        embed_images,
+        ["--fingerprint", "vgg17"],
+        2,
+        "declared are: colour-histogram, hog, vgg16-fc2",
+    ),
     "impossible k": (find_neighbours, ["-k", "-1"], 2, "greater than or equal to 0"),
     "unknown metric": (find_neighbours, ["--metric", "manhattan"], 2, "'cosine', 'correlation' or 'euclidean'"),
     "made here": (find_neighbours, ["--embeddings", ".", "--fingerprint", "vgg16-fc2"], 2, "which is made here"),
@@ -220,7 +246,11 @@ def test_bad_weights_and_layers(run: Run, folder: Path, tmp_path: Path, capsys: 
         (weights_case(tmp_path, str(tmp_path / "text.pth")), 2, "no state dict"),
         (weights_case(tmp_path, str(tmp_path / "text.pth"), f',weights_sha256="{"0" * 64}"'), 2, "the sha256 of"),
         ([*weights_case(tmp_path, "untrained"), "--set", "fingerprints.bad.layer=feature"], 2, "near are"),
-        ([*weights_case(tmp_path, "untrained"), "--set", "fingerprints.bad.network=squeezenet"], 2, "did you mean squeezenet1"),
+        (
+            [*weights_case(tmp_path, "untrained"), "--set", "fingerprints.bad.network=squeezenet"],
+            2,
+            "did you mean squeezenet1",
+        ),
     ]
     for arguments, code, message in cases:
         capsys.readouterr()
@@ -284,7 +314,9 @@ def test_vectors_of_ones_own(run: Run, tmp_path: Path) -> None:
         )
         == 0
     )
-    found = ask(tmp_path / "w", "SELECT image_id, neighbour_id FROM neighbours WHERE fingerprint = 'external' ORDER BY 1")
+    found = ask(
+        tmp_path / "w", "SELECT image_id, neighbour_id FROM neighbours WHERE fingerprint = 'external' ORDER BY 1"
+    )
     assert found == [("i0", "i1"), ("i1", "i0"), ("i2", "i1")]
     reasons = dict(ask(tmp_path / "w", "SELECT image_id, reason FROM failures"))
     assert reasons == {
@@ -309,7 +341,9 @@ def test_vectors_of_ones_own(run: Run, tmp_path: Path) -> None:
         ({"image_id": ["a", None], "embedding": [[1.0], [2.0]]}, "1 rows have no image_id"),
     ],
 )
-def test_vectors_that_cannot_serve(run: Run, tmp_path: Path, capsys: Any, columns: dict[str, Any], message: str) -> None:
+def test_vectors_that_cannot_serve(
+    run: Run, tmp_path: Path, capsys: Any, columns: dict[str, Any], message: str
+) -> None:
     pq.write_table(pa.table(columns), tmp_path / "own.parquet")
     assert run(find_neighbours, "--embeddings", tmp_path / "own.parquet", "--warehouse", tmp_path / "w") == 2
     assert message in capsys.readouterr().err

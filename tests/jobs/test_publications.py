@@ -1,4 +1,5 @@
-"""A reader that polls through DuckDB while a table is published again and again: it never fails, and never sees a mix."""
+"""A reader that polls through DuckDB while a table is published again and again: it never fails, and never sees a
+mix."""
 
 import json
 import subprocess
@@ -53,5 +54,7 @@ def test_a_reader_sees_whole_runs(run: Any, tmp_path: Path) -> None:
     seen = json.loads(told)
     assert [looked for looked in seen if looked != [looked[0], f"{looked[0]:02}.png", looked[0]]] == []
     states = [looked[0] for looked in seen]
-    assert states == sorted(states) and len(set(states)) > PUBLICATIONS // 2, f"it saw of the runs {sorted(set(states))}"
+    assert states == sorted(states) and len(set(states)) > PUBLICATIONS // 2, (
+        f"it saw of the runs {sorted(set(states))}"
+    )
     assert len(list((tmp_path / "w" / "manifest").iterdir())) == int(KEPT), "and older ones were removed meanwhile"

@@ -20,10 +20,14 @@ from processes import ask
 Run = Any
 
 
-def test_ukbench_finds_the_other_pictures_of_an_object(run: Run, data: Path, squeezenet: list[str], tmp_path: Path) -> None:
+def test_ukbench_finds_the_other_pictures_of_an_object(
+    run: Run, data: Path, squeezenet: list[str], tmp_path: Path
+) -> None:
     """N-S score: of the four pictures of a group, how many are among the four nearest, itself included."""
     warehouse = tmp_path / "w"
-    assert run(run_pipeline, "--images", data / "images" / "ukbench", "--warehouse", warehouse, "-k", 3, *squeezenet) == 0
+    assert (
+        run(run_pipeline, "--images", data / "images" / "ukbench", "--warehouse", warehouse, "-k", 3, *squeezenet) == 0
+    )
     pairs = ask(warehouse, "SELECT image_id, neighbour_id FROM neighbours WHERE relation = 'similar'")
     group = [[int(re.sub(r"\D", "", name)) // 4 for name in pair] for pair in pairs]
     score = 1 + sum(a == b for a, b in group) / 200
@@ -81,7 +85,9 @@ def test_exif_sets_are_upright(awkward: Path) -> None:
         sisters = [distance[name, other] for other in names if other != name and sets[other] == sets[name]]
         strangers = [distance[name, other] for other in names if sets[other] != sets[name]]
         assert len(sisters) == 8 and max(sisters) < min(strangers), name
-    sizes = ask(awkward, "SELECT DISTINCT width > height FROM embeddings WHERE image_id LIKE 'exif_orientation/Landscape%'")
+    sizes = ask(
+        awkward, "SELECT DISTINCT width > height FROM embeddings WHERE image_id LIKE 'exif_orientation/Landscape%'"
+    )
     assert sizes == [(True,)]
 
 

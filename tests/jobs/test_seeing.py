@@ -1,4 +1,5 @@
-"""What an operator sees of a job: events for machines, steps and outputs in ``runs``, names in Spark's history, ends by signals."""
+"""What an operator sees of a job: events for machines, steps and outputs in ``runs``, names in Spark's history, ends by
+signals."""
 
 import json
 import os
@@ -63,16 +64,31 @@ def iterated(sequence: Any) -> list[Any]:
     return [sequence.apply(place) for place in range(sequence.size())]
 
 
-def test_a_pipeline_as_machines_see_it(run: Run, spark: SparkSession, tmp_path: Path, tiny: list[str], capsys: Any) -> None:
+def test_a_pipeline_as_machines_see_it(
+    run: Run, spark: SparkSession, tmp_path: Path, tiny: list[str], capsys: Any
+) -> None:
     images, warehouse = draw(tmp_path / "images", 8, broken=2), tmp_path / "w"
     last = max(descriptions(spark), default=-1)
-    arguments = ["--images", images, "--warehouse", warehouse, "--gallery", tmp_path / "g", "--run-id", "night 1", *tiny]
+    arguments = [
+        "--images",
+        images,
+        "--warehouse",
+        warehouse,
+        "--gallery",
+        tmp_path / "g",
+        "--run-id",
+        "night 1",
+        *tiny,
+    ]
     arguments += ["--set", "embeddings.max_failed_fraction=0.5", "--log-format", "json"]
     assert run(run_pipeline, *arguments) == 0
     out, err = capsys.readouterr()
     told = events(out)
     assert err == "", "nothing of ours goes elsewhere"
-    assert {event["label"] for event in told} == {"night 1"} and {event["level"] for event in told} == {"info", "warning"}
+    assert {event["label"] for event in told} == {"night 1"} and {event["level"] for event in told} == {
+        "info",
+        "warning",
+    }
     assert [event["job"] for event in of_kind("plan", told)] == JOBS
     published = of_kind("published", told)
     assert [event["job"] for event in published] == JOBS
@@ -92,7 +108,9 @@ def test_a_pipeline_as_machines_see_it(run: Run, spark: SparkSession, tmp_path: 
     named = descriptions(spark, last)
     jobs = Counter((name or "").partition(":")[0] for name in named.values())
     assert set(jobs) == {*JOBS, "run_pipeline"}, "each has the name of the job that started it"
-    assert {"embed_images: embed tiny", "find_neighbours: pack vectors", "render_gallery: pictures"} <= set(named.values())
+    assert {"embed_images: embed tiny", "find_neighbours: pack vectors", "render_gallery: pictures"} <= set(
+        named.values()
+    )
 
 
 def check_records(warehouse: Path, published: list[Event]) -> None:
@@ -189,7 +207,14 @@ def test_sigterm_ends_a_job_cleanly(tmp_path: Path) -> None:
     logged = {"enabled": "true", "dir": log.as_uri(), "compress": "false"}
     settings = " ".join(f"--conf spark.eventLog.{key}={value}" for key, value in logged.items()) + " pyspark-shell"
     slow = 'fingerprints.slow={network="resnet152",weights="untrained",layer="avgpool"}'
-    command = [sys.executable, str(ROOT / "jobs" / "run_pipeline.py"), "--images", str(images), "--warehouse", str(warehouse)]
+    command = [
+        sys.executable,
+        str(ROOT / "jobs" / "run_pipeline.py"),
+        "--images",
+        str(images),
+        "--warehouse",
+        str(warehouse),
+    ]
     command += ["--set", slow, "--fingerprint", "slow", "--log-format", "json", "--log-every", "0.2"]
     environment = {**os.environ, "PYSPARK_SUBMIT_ARGS": settings}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
@@ -207,7 +232,9 @@ def test_sigterm_ends_a_job_cleanly(tmp_path: Path) -> None:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert told[-1]["message"] == "run_pipeline: ended by SIGTERM before it was done; published until then: build_manifest"
+    assert (
+        told[-1]["message"] == "run_pipeline: ended by SIGTERM before it was done; published until then: build_manifest"
+    )
     assert (told[-1]["event"], told[-1]["exit_code"]) == ("error", 143)
     assert not list((warehouse / "_scratch").iterdir())
     tables = json.loads((warehouse / "_current.json").read_text())["tables"]
@@ -218,6 +245,12 @@ def test_sigterm_ends_a_job_cleanly(tmp_path: Path) -> None:
 def check_event_log(log: Path) -> None:
     (file,) = (file for file in log.rglob("*") if file.is_file() and not file.name.startswith((".", "appstatus")))
     logged = [json.loads(line) for line in file.read_text().splitlines()]
-    named = [event["Properties"].get("spark.job.description") for event in logged if event["Event"] == "SparkListenerJobStart"]
-    assert "embed_images: embed slow" in named and all(name.startswith(("build_manifest", "embed_images")) for name in named)
+    named = [
+        event["Properties"].get("spark.job.description")
+        for event in logged
+        if event["Event"] == "SparkListenerJobStart"
+    ]
+    assert "embed_images: embed slow" in named and all(
+        name.startswith(("build_manifest", "embed_images")) for name in named
+    )
     assert logged[-1]["Event"] == "SparkListenerApplicationEnd", "the application was ended, not left to die"

@@ -34,7 +34,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, family in enumerate(FAMILIES):
             for index in range(3):
                 name = f"{family}-{index}.{'jpg' if index % 2 else 'png'}"
-                samples.FAMILIES[family](np.random.default_rng((1, number, index)), (320 + 40 * index, 300)).save(folder / name)
+                samples.FAMILIES[family](np.random.default_rng((1, number, index)), (320 + 40 * index, 300)).save(
+                    folder / name
+                )
                 writer.writerow([name])
     return folder / "list.csv"
 
@@ -48,7 +50,9 @@ def expected(pictures: Path) -> dict[str, NDArray[np.float32]]:
     transform = VGG16_Weights.IMAGENET1K_V1.transforms()
     names = [row["uri"] for row in csv.DictReader(open(pictures))]
     with torch.inference_mode():
-        return {name: model(transform(Image.open(pictures.parent / name).convert("RGB"))[None])[0].numpy() for name in names}
+        return {
+            name: model(transform(Image.open(pictures.parent / name).convert("RGB"))[None])[0].numpy() for name in names
+        }
 
 
 def largest_distance(warehouse: Path, expected: dict[str, NDArray[np.float32]]) -> float:
@@ -72,7 +76,9 @@ VGG = ["--set", "fingerprints.vgg16-fc2.weights=untrained", "--set", f"fingerpri
 
 
 @pytest.mark.parametrize("images_per_task", [256, 2])
-def test_shared_session(run: Any, pictures: Path, expected: dict[str, Any], tmp_path: Path, images_per_task: int) -> None:
+def test_shared_session(
+    run: Any, pictures: Path, expected: dict[str, Any], tmp_path: Path, images_per_task: int
+) -> None:
     arguments = ["--warehouse", tmp_path, *VGG, "--set", f"embeddings.images_per_task={images_per_task}"]
     assert run(build_manifest, "--images", pictures, *arguments) == 0
     assert run(embed_images, *arguments) == 0
@@ -96,7 +102,10 @@ def test_spark_submit_with_one_core(pictures: Path, expected: dict[str, Any], tm
 def test_spark_submit_fails_with_a_code_and_one_line(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "jobs" / "build_manifest.py"), "--warehouse", str(tmp_path / "w")]
     done = subprocess.run([*script, "--images", "/no/such/folder"], capture_output=True, text=True)
-    assert done.returncode == 2 and "build_manifest: error: --images /no/such/folder: no such folder or file" in done.stderr
+    assert (
+        done.returncode == 2
+        and "build_manifest: error: --images /no/such/folder: no such folder or file" in done.stderr
+    )
     assert "Traceback" not in done.stderr and not (tmp_path / "w" / "_current.json").exists()
     done = subprocess.run([*script, "--images", str(tmp_path), "--config", "none.toml"], capture_output=True, text=True)
     assert done.returncode == 2 and "settings file not found" in done.stderr

@@ -41,7 +41,11 @@ def test_places_do_not_count_for_histograms_but_for_gradients() -> None:
 def test_gradients_have_the_length_that_they_say_and_zeros_for_no_edges() -> None:
     described = hog.described(64, 8, 8, 3, True)
     vectors = described.load(None, "cpu")(one_colour((9, 9, 9), side=64))
-    assert vectors.shape == (1, described.dimensions) == (1, 36 * 9 * 8) and vectors.dtype == np.float32 and not vectors.any()
+    assert (
+        vectors.shape == (1, described.dimensions) == (1, 36 * 9 * 8)
+        and vectors.dtype == np.float32
+        and not vectors.any()
+    )
     with pytest.raises(ValueError, match="does not fit"):
         hog.described(16, 8, 8, 3, True)
 

@@ -61,7 +61,9 @@ def drawn(seed: int, images: int, k: int, missing: float) -> Neighbours:
     lists: Neighbours = {}
     for name in ("a", "b", "c"):
         there = [f"{number}" for number in range(images) if rng.random() >= missing]
-        lists[name] = {image: rng.sample([other for other in there if other != image], min(k, len(there) - 1)) for image in there}
+        lists[name] = {
+            image: rng.sample([other for other in there if other != image], min(k, len(there) - 1)) for image in there
+        }
     return lists
 
 
@@ -104,7 +106,11 @@ def test_measures_are_what_their_definitions_say(
         assert told[key].images == len(values)
         assert told[key].value == pytest.approx(statistics.mean(values))
         error = told[key].standard_error
-        assert error == pytest.approx(statistics.stdev(values) / math.sqrt(len(values))) if len(values) > 1 else error is None
+        assert (
+            error == pytest.approx(statistics.stdev(values) / math.sqrt(len(values)))
+            if len(values) > 1
+            else error is None
+        )
     compared = set.intersection(*(set(of) for of in lists.values()))
     assert collected.images("a", "b", "c") == len(compared)
     assert collected.images() == len({image for of in lists.values() for image in of})
@@ -140,18 +146,22 @@ def test_labels_that_nobody_shares_measure_nothing(spark: SparkSession, scratch:
 def test_a_list_that_begins_with_all_there_are_is_perfect(spark: SparkSession, scratch: Workspace) -> None:
     images = [f"{number}" for number in range(6)]
     labels = {image: "even" if int(image) % 2 == 0 else "odd" for image in images}
-    best = {image: sorted(images, key=lambda other: (labels[other] != labels[image], other == image)) for image in images}
+    best = {
+        image: sorted(images, key=lambda other: (labels[other] != labels[image], other == image)) for image in images
+    }
     lists = {"a": {image: [other for other in near if other != image][:4] for image, near in best.items()}}
     told, _, _ = measured(spark, scratch, lists, 4, labels)
     assert told["a", None, "mean_average_precision"].value == 1
     assert told["a", None, "precision"].value == 0.5, "of four neighbours two can have the label"
 
 
-# -- chance --------------------------------------------------------------------------------------------------------------------
+# -- chance ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("others, relevant, k", [(5, 2, 3), (5, 1, 5), (4, 4, 2), (1, 1, 1), (6, 3, 4)])
-def test_chance_levels_are_means_over_all_lists(spark: SparkSession, scratch: Workspace, others: int, relevant: int, k: int) -> None:
+def test_chance_levels_are_means_over_all_lists(
+    spark: SparkSession, scratch: Workspace, others: int, relevant: int, k: int
+) -> None:
     """Of every order of the others, for one image that shares its label with ``relevant`` of them."""
     names = [f"{number}" for number in range(others)]
     labels = {**{name: "x" for name in names[:relevant]}, "query": "x"}
@@ -176,7 +186,7 @@ def test_the_overlap_of_random_lists_is_that_of_chance(spark: SparkSession, scra
         assert row.standard_error is not None and abs(row.value - row.chance) < 4 * row.standard_error
 
 
-# -- what is shown -------------------------------------------------------------------------------------------------------------
+# -- what is shown -----------------------------------------------------------------------------------------------------
 
 
 def test_disagreements_are_the_lowest_overlaps_and_ties_are_spread(spark: SparkSession, scratch: Workspace) -> None:
@@ -185,7 +195,9 @@ def test_disagreements_are_the_lowest_overlaps_and_ties_are_spread(spark: SparkS
     overlaps = {image: len({*lists["a"][image]} & {*lists["c"][image]}) / 4 for image in lists["a"]}
     chosen = measures.disagreements(collected, "a", "c", 8)
     assert [row.overlap for row in chosen] == sorted(overlaps.values())[:8]
-    assert [(row.first, row.second) for row in chosen] == [(lists["a"][row.image_id], lists["c"][row.image_id]) for row in chosen]
+    assert [(row.first, row.second) for row in chosen] == [
+        (lists["a"][row.image_id], lists["c"][row.image_id]) for row in chosen
+    ]
     ids = [row.image_id for row in chosen if row.overlap == 0]
     assert len(ids) > 2 and ids != sorted(ids), "not those with the first names"
     assert ids == [row.image_id for row in measures.disagreements(collected, "a", "c", 8) if row.overlap == 0]
@@ -203,21 +215,33 @@ def test_a_disagreement_marks_what_both_have_and_what_has_the_label() -> None:
     assert (shown.in_common, shown.length) == (2, 8)
     (_, by_a), (_, by_b) = shown.lists
     assert [one.card.image_id for one in by_a] == first[:6] and [one.in_both for one in by_a] == [True] + [False] * 5
-    assert [one.in_both for one in by_b] == [False, True, True], "7 is in the other list, though too far down to be shown"
+    assert [one.in_both for one in by_b] == [False, True, True], (
+        "7 is in the other list, though too far down to be shown"
+    )
     assert [one.same_label for one in by_b] == [False, False, True]
     unlabelled = report.disagreement("1", {"a": ["2"], "b": ["3"]}, cards)
     assert not unlabelled.lists[0][1][0].same_label, "none is not a label"
 
 
 def test_a_title_leads_to_the_original_where_that_is_on_the_web(tmp_path: Path) -> None:
-    web = Card("w", "<b>A</b> title", "", "x", "x", "https://example.org/?a=1&b=2", None, "unsupported_scheme", None, None)
-    comparison, row = Comparison(("a", "b"), "cosine", 1, None), Measured("a", "b", "cosine", "overlap", 1, 0.0, None, 0.5, 2)
-    shown = report.disagreement("q", {"a": ["w"], "b": ["q2"]}, {"q": card("q", None), "w": web, "q2": card("q2", None)})
+    web = Card(
+        "w", "<b>A</b> title", "", "x", "x", "https://example.org/?a=1&b=2", None, "unsupported_scheme", None, None
+    )
+    comparison, row = (
+        Comparison(("a", "b"), "cosine", 1, None),
+        Measured("a", "b", "cosine", "overlap", 1, 0.0, None, 0.5, 2),
+    )
+    shown = report.disagreement(
+        "q", {"a": ["w"], "b": ["q2"]}, {"q": card("q", None), "w": web, "q2": card("q2", None)}
+    )
     told = report.Report(comparison, 2, 1, [row], Labelled(), [report.Pair(row, (shown,))], ())
     page = report.write(told, b"<svg/>", str(tmp_path / "r1"))
     assert '<a href="https://example.org/?a=1&amp;b=2" rel="noopener noreferrer">&lt;b&gt;A&lt;/b&gt; title</a>' in page
     assert page.count("<a href=") == 1 and "no picture: unsupported scheme" in page
-    assert {file.name for file in (tmp_path / "r1").iterdir()} == {"plot.svg", "report.css"} and 'src="r1/plot.svg"' in page
+    assert {file.name for file in (tmp_path / "r1").iterdir()} == {
+        "plot.svg",
+        "report.css",
+    } and 'src="r1/plot.svg"' in page
 
 
 def measures_of(*fingerprints: str) -> list[Measured]:

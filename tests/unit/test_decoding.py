@@ -62,7 +62,9 @@ def test_a_transparent_value_of_deep_grey_becomes_white() -> None:
     assert pixels_of(content)[0, :, 0].tolist() == [0, 255, 117, 255]
 
 
-@pytest.mark.parametrize(("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.0, 255.0], [0, 100, 255])])
+@pytest.mark.parametrize(
+    ("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.0, 255.0], [0, 100, 255])]
+)
 def test_floating_point_is_taken_in_its_usual_range(values: list[float], expected: list[int]) -> None:
     image = Image.fromarray(np.array([values], dtype=np.float32))
     assert pixels_of(encoded(image, "TIFF"))[0, :, 0].tolist() == expected

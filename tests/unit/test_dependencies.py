@@ -53,7 +53,9 @@ def imports(file: Path) -> set[str]:
 def rooms(names: set[str]) -> set[str]:
     """The parts of the library that ``names`` are in."""
     known = {*BELOW, "jobs"}
-    return {parts[1] for parts in (name.split(".") for name in names) if parts[0] == "image_similarity" and len(parts) > 1} & known
+    return {
+        parts[1] for parts in (name.split(".") for name in names) if parts[0] == "image_similarity" and len(parts) > 1
+    } & known
 
 
 def room_of(file: Path) -> str:
@@ -100,7 +102,9 @@ def test_storage_needs_no_spark(file: Path) -> None:
 @pytest.mark.parametrize("file", [file for file in MODULES if room_of(file) == "stages"], ids=label)
 def test_no_stage_imports_another(file: Path) -> None:
     others = {stage_of(other) for other in MODULES if room_of(other) == "stages"} - {stage_of(file), "__init__"}
-    imported = {parts[2] for parts in (name.split(".") for name in imports(file)) if parts[1:2] == ["stages"] and len(parts) > 2}
+    imported = {
+        parts[2] for parts in (name.split(".") for name in imports(file)) if parts[1:2] == ["stages"] and len(parts) > 2
+    }
     assert not imported & others
 
 

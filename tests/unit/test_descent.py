@@ -1,4 +1,5 @@
-"""pynndescent in this process: what is asked of it, and what comes back. In Spark it is tested by ``make test-long``."""
+"""pynndescent in this process: what is asked of it, and what comes back. In Spark it is tested by ``make
+test-long``."""
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ def test_residents_and_visitors_get_most_of_their_neighbours() -> None:
         if queries is rows:
             assert not (places == np.arange(len(rows))[:, None]).any(), "no row is its own neighbour"
             np.fill_diagonal(away, np.inf)
-        assert np.allclose(scores[there], -np.take_along_axis(away, np.maximum(places, 0), axis=1)[there] / 2, atol=1e-4)
+        assert np.allclose(
+            scores[there], -np.take_along_axis(away, np.maximum(places, 0), axis=1)[there] / 2, atol=1e-4
+        )
         right = np.argsort(away, axis=1)[:, :k]
         hits = sum(len(set(mine[mine >= 0]) & set(true)) for mine, true in zip(places, right))
         assert hits >= least * len(queries) * k

@@ -55,7 +55,7 @@ def device(requested: str = "auto", fallback: str = "fail", local: bool = False)
     return Devices(requested, fallback, 1, local).of_task()
 
 
-# -- on a cluster --------------------------------------------------------------------------------------------------------------
+# -- on a cluster ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("requested", ["auto", "cuda"])
@@ -70,7 +70,9 @@ def test_an_address_is_torchs_number_whatever_is_visible(
     assert device(requested) == "cuda:2"
 
 
-def test_an_address_that_is_no_number_is_looked_for_among_those_visible(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_no_number_is_looked_for_among_those_visible(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine.gpus(2)
     machine.task("MIG-b")
     monkeypatch.setenv(VISIBLE, "GPU-a, MIG-b")
@@ -116,7 +118,9 @@ def test_numbers_of_the_machine_behind_a_list_are_explained(machine: Machine, mo
     monkeypatch.setenv(VISIBLE, "2,3")
     machine.gpus(2)
     machine.task("3")
-    with pytest.raises(JobFailed, match=r"GPU 3, .* torch sees 2, from 0 on \(CUDA_VISIBLE_DEVICES=2,3: addresses count"):
+    with pytest.raises(
+        JobFailed, match=r"GPU 3, .* torch sees 2, from 0 on \(CUDA_VISIBLE_DEVICES=2,3: addresses count"
+    ):
         device()
 
 
@@ -139,7 +143,7 @@ def test_torch_without_cuda_says_so(machine: Machine, monkeypatch: pytest.Monkey
         device()
 
 
-# -- on one machine ------------------------------------------------------------------------------------------------------------
+# -- on one machine ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tasks_per_gpu", [1, 3])
@@ -165,7 +169,7 @@ def test_without_gpus_tasks_are_as_many_as_ever(machine: Machine) -> None:
     assert Devices("auto", "fail", 1, in_local_mode=False).most_tasks() is None, "Spark counts there"
 
 
-# -- on the driver -------------------------------------------------------------------------------------------------------------
+# -- on the driver -----------------------------------------------------------------------------------------------------
 
 
 def application(master: str, **conf: str) -> Any:
@@ -178,7 +182,9 @@ def test_cuda_without_a_gpu_is_refused_before_any_work(machine: Machine) -> None
     with pytest.raises(JobFailed, match="torch finds no GPU") as raised:
         devices.check(application("local[2]"), cuda)
     assert raised.value.exit_code == 1
-    with pytest.raises(WrongInput, match="asks the cluster for no GPUs: submit it .* conf/spark/cluster-gpu.conf") as wrong:
+    with pytest.raises(
+        WrongInput, match="asks the cluster for no GPUs: submit it .* conf/spark/cluster-gpu.conf"
+    ) as wrong:
         devices.check(application("spark://host:7077"), cuda)
     assert wrong.value.exit_code == 2
 
@@ -191,7 +197,7 @@ def test_what_can_work_is_not_refused(machine: Machine) -> None:
     devices.check(application("local[2]"), EmbeddingsSettings(device="cuda"))
 
 
-# -- fingerprints of a worker --------------------------------------------------------------------------------------------------
+# -- fingerprints of a worker ------------------------------------------------------------------------------------------
 
 
 def test_a_worker_that_gets_another_gpu_leaves_nothing_on_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +230,7 @@ def test_nothing_saved_yet_is_no_progress(tmp_path: Path) -> None:
     assert Count(str(tmp_path / "absent"))() == 0
 
 
-# -- discovery -----------------------------------------------------------------------------------------------------------------
+# -- discovery ---------------------------------------------------------------------------------------------------------
 
 
 def discovered(path: str, **environment: str) -> tuple[str, str]:
@@ -260,7 +266,8 @@ def test_nvidias_numbers_are_the_addresses(tools: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "visible, listed", [("2,3", "01"), ("GPU-x", "0"), ("MIG-a/1/0", "0"), ("5", "0"), ("1,-1,2", "0"), ("", ""), ("-1", "")]
+    "visible, listed",
+    [("2,3", "01"), ("GPU-x", "0"), ("MIG-a/1/0", "0"), ("5", "0"), ("1,-1,2", "0"), ("", ""), ("-1", "")],
 )
 def test_under_a_list_of_visible_gpus_its_entries_are_counted(tools: Path, visible: str, listed: str) -> None:
     put_nvidia_smi(tools, "echo 7")
@@ -283,7 +290,7 @@ def test_a_machine_without_gpus_has_none_and_says_why(tools: Path, program: str 
     assert printed == addresses() and told in complaint and complaint.count("\n") == 1
 
 
-# -- settings of Spark ---------------------------------------------------------------------------------------------------------
+# -- settings of Spark -------------------------------------------------------------------------------------------------
 
 FILES = sorted((ROOT / "conf" / "spark").glob("*.conf"))
 
@@ -302,6 +309,8 @@ def test_both_kinds_of_cluster_read_and_write_alike() -> None:
     cpu, gpu = (read_properties(ROOT / "conf" / "spark" / f"cluster-{kind}.conf") for kind in ("cpu", "gpu"))
     others = {name: value for name, value in gpu.items() if "resource.gpu" not in name}
     own = {"spark.task.cpus", "spark.executor.cores", "spark.executorEnv.CUDA_DEVICE_ORDER"}
-    assert {name: value for name, value in others.items() if name not in own} == {n: v for n, v in cpu.items() if n not in own}
+    assert {name: value for name, value in others.items() if name not in own} == {
+        n: v for n, v in cpu.items() if n not in own
+    }
     slots = float(gpu["spark.executor.cores"]) / float(gpu["spark.task.cpus"])
     assert slots == float(gpu["spark.executor.resource.gpu.amount"]) / float(gpu["spark.task.resource.gpu.amount"])

@@ -94,7 +94,9 @@ def test_known_contents_are_not_decoded(embed: Embed, files: list[Path], monkeyp
     assert embed(files, network, known=known)[0]["embedded_on"].tolist() == [[None]] * 7 and network.batches == []
 
 
-def test_answers_that_are_not_finite_are_failures_of_all_copies(embed: Embed, files: list[Path], tmp_path: Path) -> None:
+def test_answers_that_are_not_finite_are_failures_of_all_copies(
+    embed: Embed, files: list[Path], tmp_path: Path
+) -> None:
     Image.new("RGB", (3, 2)).save(tmp_path / "black.png")
     results, [saved] = embed([tmp_path / "black.png", files[0], files[1], tmp_path / "black.png"], Brightness())
     assert results["refused"].tolist() == [["3 of 3 values"], [None], [None], ["3 of 3 values"]]
@@ -187,7 +189,9 @@ def test_a_task_that_is_tried_again_knows_what_it_saved(tmp_path: Path, files: l
     first = Saver(str(tmp_path / "s"), "key", 3, 7, 0.0, 0.0)
     assert first.before() == []
     loaded = Loaded(Brightness(), None, first)
-    results = pd.concat(list(Embedder([loaded], EmbeddingsSettings()).results(_Row(f.name, str(f), "v1", 1) for f in files[:3])))
+    results = pd.concat(
+        list(Embedder([loaded], EmbeddingsSettings()).results(_Row(f.name, str(f), "v1", 1) for f in files[:3]))
+    )
     again = Saver(str(tmp_path / "s"), "key", 3, 8, 0.0, 0.0)
     assert sorted(again.before()) == sorted(results["content_sha256"])
     assert Saver(str(tmp_path / "s"), "key", 4, 8, 0.0, 0.0).before() == [], "another partition's are not its own"

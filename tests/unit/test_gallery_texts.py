@@ -38,7 +38,9 @@ def test_titles_come_from_the_attributes_or_the_file() -> None:
 
 
 def test_alternative_texts_are_words_for_people() -> None:
-    told = texts("a.jpg", title="Vase", file="1915.79.jpg", link="https://example.org/1", number="1915.79", material="clay")
+    told = texts(
+        "a.jpg", title="Vase", file="1915.79.jpg", link="https://example.org/1", number="1915.79", material="clay"
+    )
     assert told["alt"] == "Vase, clay"
 
 
@@ -50,7 +52,10 @@ def test_no_text_has_what_pages_may_not_have(title: str) -> None:
 
 
 def test_only_addresses_of_the_web_are_linked() -> None:
-    assert [link for link in LINKS if web_link(link)] == ["https://example.org/works/1?a=b&c=d", "HTTP://EXAMPLE.ORG/UPPER"]
+    assert [link for link in LINKS if web_link(link)] == [
+        "https://example.org/works/1?a=b&c=d",
+        "HTTP://EXAMPLE.ORG/UPPER",
+    ]
     assert web_link("https://example.org/\u202e") and not web_link("https://example.org/\n")
 
 
@@ -68,7 +73,15 @@ def test_words_are_found_however_they_are_written() -> None:
 
 @pytest.mark.parametrize("text", [*TITLES, *NAMES])
 def test_templates_escape(text: str) -> None:
-    card = {"page": "ab" * 12, "title": text, "subtitle": text, "alt": text, "picture": "cd" * 16, "width": 4, "height": 3}
+    card = {
+        "page": "ab" * 12,
+        "title": text,
+        "subtitle": text,
+        "alt": text,
+        "picture": "cd" * 16,
+        "width": 4,
+        "height": 3,
+    }
     page = pages.render("browse.html", BOOK, "browse/1.html", {"items": [card], "number": 1, "last": 1})
     assert "<script>window" not in page and "<img src=x" not in page and "<b>Title" not in page
     body = page.partition("<main")[2]
@@ -80,7 +93,11 @@ def test_links_between_pages_are_relative() -> None:
     front = pages.render("browse.html", BOOK, "../index.html", {"items": [card], "number": 1, "last": 1})
     assert 'href="r1/images/ab/' in front and 'src="pictures/cd/' in front and 'href="r1/gallery.css"' in front
     below = pages.render("browse.html", BOOK, "groups/1/x.html", {"items": [card], "number": 1, "last": 1})
-    assert 'href="../../images/ab/' in below and 'src="../../../pictures/cd/' in below and 'href="../../../index.html"' in below
+    assert (
+        'href="../../images/ab/' in below
+        and 'src="../../../pictures/cd/' in below
+        and 'href="../../../index.html"' in below
+    )
 
 
 def test_a_long_listing_tells_its_pages_by_a_few() -> None:

@@ -37,7 +37,9 @@ def test_merging_nothing_and_into_lists_without_room() -> None:
     nothing = np.empty(0, dtype=np.int64)
     keys, fresh = graphs.merged(np.full((2, 3), NONE), nothing, nothing)
     assert (keys == NONE).all() and not fresh.any()
-    keys, fresh = graphs.merged(np.array([[key(1, 1), key(3, 3)]]), np.array([0]), np.array([key(2, 2)]), np.array([[True, False]]))
+    keys, fresh = graphs.merged(
+        np.array([[key(1, 1), key(3, 3)]]), np.array([0]), np.array([key(2, 2)]), np.array([[True, False]])
+    )
     assert keys.tolist() == [[key(1, 1), key(2, 2)]] and fresh.tolist() == [[True, True]]
     keys, _ = graphs.merged(np.empty((2, 0), dtype=np.int64), np.array([1]), np.array([key(1, 1)]))
     assert keys.shape == (2, 0)
@@ -48,7 +50,9 @@ def test_second_neighbours_are_those_of_sets(seed: int) -> None:
     rng = np.random.default_rng(seed)
     everyone, parts, k, visited, first, n = 60, 6, 5, 2, 20, 11
     home = np.sort(rng.integers(0, parts, everyone)).astype(np.int32)
-    visits = np.array([[h, *rng.choice([p for p in range(parts) if p != h], visited - 1)] for h in home], dtype=np.int32)
+    visits = np.array(
+        [[h, *rng.choice([p for p in range(parts) if p != h], visited - 1)] for h in home], dtype=np.int32
+    )
     lists = np.array([rng.choice(everyone, k, replace=False) for _ in range(everyone)], dtype=np.int32)
     lists[rng.random((everyone, k)) < 0.2] = -1
     lists = np.array([[*sorted(row[row >= 0]), *row[row < 0]] for row in lists], dtype=np.int32)

@@ -60,7 +60,9 @@ def test_a_projection_is_restored_with_the_components_that_it_used() -> None:
 
 def test_a_run_is_stale_when_what_it_was_made_of_is_not_current() -> None:
     before, now = record("r1"), record("r2", inputs={"embeddings": ["r1"]})
-    found = record("r3", "find_neighbours", "pca/cosine", replaced=FOUND, inputs={"embeddings": ["r1"], "vectors": ["r0"]})
+    found = record(
+        "r3", "find_neighbours", "pca/cosine", replaced=FOUND, inputs={"embeddings": ["r1"], "vectors": ["r0"]}
+    )
     history = [before, now, found]
     current = Pointer(1, {"embeddings": {"pca": ["r2"]}, "failures": {"pca": ["r2"]}})
     assert retention.is_current(current, now) and not retention.is_current(current, before)

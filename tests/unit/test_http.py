@@ -75,7 +75,15 @@ def test_what_fails_does_so_for_a_reason(server: misbehaving.Misbehaving, path: 
     assert (reason(server.address + path), server.gets(path)) == FAILURES[path]
 
 
-SUCCESSES = {"/good.png": 1, "/429-once": 2, "/503-dated": 2, "/500-twice": 3, "/short-once": 2, "/moved": 1, "/compressed.png": 1}
+SUCCESSES = {
+    "/good.png": 1,
+    "/429-once": 2,
+    "/503-dated": 2,
+    "/500-twice": 3,
+    "/short-once": 2,
+    "/moved": 1,
+    "/compressed.png": 1,
+}
 
 
 @pytest.mark.parametrize("path", SUCCESSES)
@@ -120,7 +128,9 @@ def test_what_did_not_change_is_not_sent_again(server: misbehaving.Misbehaving) 
 
 def test_status_tells_what_head_tells(server: misbehaving.Misbehaving) -> None:
     size = len(misbehaving.picture())
-    assert http_client.status(f"{server.address}/versioned.png", QUICK) == http_client.Status(size, misbehaving.ETAG, misbehaving.LAST_MODIFIED)
+    assert http_client.status(f"{server.address}/versioned.png", QUICK) == http_client.Status(
+        size, misbehaving.ETAG, misbehaving.LAST_MODIFIED
+    )
     assert http_client.status(f"{server.address}/moved", QUICK) == http_client.Status(size, None, None)
     assert http_client.status(f"{server.address}/endless", QUICK) == http_client.Status(None, None, None)
     assert http_client.status(f"{server.address}/404", QUICK) is None
@@ -133,7 +143,9 @@ def test_who_asks_says_so(server: misbehaving.Misbehaving, monkeypatch: pytest.M
     http_client.get(f"{server.address}/good.png", MAX_BYTES, QUICK, etag='"x"')
     told = server.headers["/good.png"]
     assert told["User-Agent"] == f"image-similarity/{__version__}" and told["If-None-Match"] == '"x"'
-    assert http_client.get(f"{server.address}/good.png", MAX_BYTES, QUICK.model_copy(update={"user_agent": "me (me@example.org)"}))
+    assert http_client.get(
+        f"{server.address}/good.png", MAX_BYTES, QUICK.model_copy(update={"user_agent": "me (me@example.org)"})
+    )
     assert server.headers["/good.png"]["User-Agent"] == "me (me@example.org)"
 
 
@@ -177,7 +189,7 @@ def test_nobody_listens_or_is_known() -> None:
         assert reason(address) == "unsupported_scheme", address
 
 
-# -- what is not on the public internet ----------------------------------------------------------------------------------------
+# -- what is not on the public internet --------------------------------------------------------------------------------
 
 NOT_PUBLIC = [
     "127.0.0.1",
@@ -237,7 +249,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("path", ["/to-private", "/to-loopback", "/to-name"])
-def test_nobody_is_led_inside_by_a_redirect(server: misbehaving.Misbehaving, names: dict[str, list[str]], path: str) -> None:
+def test_nobody_is_led_inside_by_a_redirect(
+    server: misbehaving.Misbehaving, names: dict[str, list[str]], path: str
+) -> None:
     names["inside.example"] = ["10.0.0.1"]
     assert http_client.get(f"{server.address}/moved", MAX_BYTES, GUARDED).content == misbehaving.picture()
     assert reason(server.address + path, GUARDED) == "private_address"

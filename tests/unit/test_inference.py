@@ -93,13 +93,15 @@ def test_the_axes_that_are_pooled_are_the_spatial_ones(network: str, layer: str,
     assert networks.spatial_axes(network, node, 224) == axes
 
 
-# -- programs ------------------------------------------------------------------------------------------------------------------
+# -- programs ----------------------------------------------------------------------------------------------------------
 
 
 def write(file: Path, module: nn.Module, batch: int | None = None, side: int = SIDE) -> Path:
     """``module`` as a program for pictures of ``side``; ``batch``: the only number of them that it takes."""
     dynamic: Any = None if batch else ({0: torch.export.Dim("batch", min=1, max=64)},)
-    torch.export.save(torch.export.export(module.eval(), (torch.zeros(batch or 2, 3, side, side),), dynamic_shapes=dynamic), file)
+    torch.export.save(
+        torch.export.export(module.eval(), (torch.zeros(batch or 2, 3, side, side),), dynamic_shapes=dynamic), file
+    )
     return file
 
 

@@ -32,7 +32,11 @@ def isolated() -> Iterator[IsolatedDecoder]:
 
 def test_the_same_pictures_and_the_same_refusals(isolated: IsolatedDecoder) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1100, 1300, 3), dtype=np.uint8))
-    for content, at_least in [(encoded(noise, "PNG"), None), (encoded(noise, "JPEG"), 512), (encoded(noise, "JPEG"), None)]:
+    for content, at_least in [
+        (encoded(noise, "PNG"), None),
+        (encoded(noise, "JPEG"), 512),
+        (encoded(noise, "JPEG"), None),
+    ]:
         expected, got = decoding.decode(content, LIMIT, at_least), isolated.decode(content, at_least)
         np.testing.assert_array_equal(got.pixels, expected.pixels)
         assert (got.width, got.height) == (expected.width, expected.height) == (1300, 1100)
@@ -42,7 +46,9 @@ def test_the_same_pictures_and_the_same_refusals(isolated: IsolatedDecoder) -> N
         assert caught.value.reason == reason
 
 
-def test_a_file_that_kills_its_process_is_one_failure(isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_kills_its_process_is_one_failure(
+    isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A decoder that aborts, and one that never ends, put in place of Pillow's as an interpreter starts."""
     monkeypatch.setattr(sys, "path", [str(ABORTING), *sys.path])
     good = encoded(Image.new("RGB", (4, 4)), "PNG")

@@ -117,8 +117,12 @@ def test_json_with_ids_numbers_lists_and_absent_files(spark: SparkSession, folde
 def test_servers_are_asked_for_versions(spark: SparkSession, tmp_path: Path) -> None:
     paths = ["versioned.png", "dated.png", "good.png", "404"]
     with misbehaving.serving() as server:
-        (tmp_path / "list.csv").write_text("uri,image_id\n" + "".join(f"{server.address}/{path},{path}\n" for path in paths))
-        listed = manifest.run(spark, str(tmp_path / "list.csv"), ManifestSettings(), http=HttpSettings(private_addresses=True))
+        (tmp_path / "list.csv").write_text(
+            "uri,image_id\n" + "".join(f"{server.address}/{path},{path}\n" for path in paths)
+        )
+        listed = manifest.run(
+            spark, str(tmp_path / "list.csv"), ManifestSettings(), http=HttpSettings(private_addresses=True)
+        )
         first, again = ({row.image_id: row for row in listed.rows.collect()} for _ in range(2))
         assert server.asked == {("HEAD", f"/{path}"): 2 for path in paths}, "nothing is fetched"
         assert first == again and all(row.uri == f"{server.address}/{image_id}" for image_id, row in first.items())
@@ -131,9 +135,13 @@ def test_servers_are_asked_for_versions(spark: SparkSession, tmp_path: Path) -> 
 
 
 def test_parquet_and_another_uri_column(spark: SparkSession, folder: Path) -> None:
-    pq.write_table(pa.table({"file": ["plain.jpg"], "image_id": [17], "size": pa.array([3], pa.int16())}), folder / "list.parquet")
+    pq.write_table(
+        pa.table({"file": ["plain.jpg"], "image_id": [17], "size": pa.array([3], pa.int16())}), folder / "list.parquet"
+    )
     built = manifest.run(spark, str(folder / "list.parquet"), ManifestSettings(uri_column=("file",))).rows.collect()
-    assert [(row.image_id, row.uri, row.attributes) for row in built] == [("17", str(folder / "plain.jpg"), {"size": "3"})]
+    assert [(row.image_id, row.uri, row.attributes) for row in built] == [
+        ("17", str(folder / "plain.jpg"), {"size": "3"})
+    ]
 
 
 def test_what_is_no_uri_stays_as_written(spark: SparkSession, tmp_path: Path) -> None:

@@ -34,7 +34,11 @@ def test_every_damaged_file_is_a_picture_or_a_failure(originals: list[bytes], se
         for content in mutations(originals, 125, seed):
             try:
                 picture = decoding.decode(content, LIMIT, at_least=512 if seed % 2 else None)
-                assert picture.pixels.ndim == 3 and picture.pixels.shape[2] == 3 and picture.width * picture.height <= LIMIT
+                assert (
+                    picture.pixels.ndim == 3
+                    and picture.pixels.shape[2] == 3
+                    and picture.width * picture.height <= LIMIT
+                )
                 reasons["none"] += 1
             except Unreadable as error:
                 assert "\n" not in error.detail

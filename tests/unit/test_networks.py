@@ -59,7 +59,9 @@ def test_caffe_is_bgr_without_scaling(state: networks.State, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_lower_precision_is_near(state: networks.State, images: NDArray[np.uint8], tmp_path: Path, precision: str) -> None:
+def test_lower_precision_is_near(
+    state: networks.State, images: NDArray[np.uint8], tmp_path: Path, precision: str
+) -> None:
     full = built(networks.prepare(NETWORK, "features", state, pooling="average"), tmp_path)(images)
     less = built(networks.prepare(NETWORK, "features", state, pooling="average", precision=precision), tmp_path)(images)
     cosine = (full * less).sum(1) / np.linalg.norm(full, axis=1) / np.linalg.norm(less, axis=1)
@@ -89,7 +91,10 @@ def test_keys_change_with_everything_that_changes_vectors(state: networks.State)
 
 def test_parameters_after_the_layer_are_not_needed(state: networks.State) -> None:
     without_classifier = {name: value for name, value in state.items() if not name.startswith("classifier")}
-    assert networks.prepare(NETWORK, "features", without_classifier).network == networks.prepare(NETWORK, "features", state).network
+    assert (
+        networks.prepare(NETWORK, "features", without_classifier).network
+        == networks.prepare(NETWORK, "features", state).network
+    )
 
 
 def test_parameters_before_it_are(state: networks.State) -> None:
@@ -137,13 +142,16 @@ def test_long_pictures_do_not_explode(state: networks.State, tmp_path: Path) -> 
 def test_weights_bring_their_own_preparation(network: str, source: str, framing: tuple[int, int]) -> None:
     side = framing[1] if network == "vit_b_16" else 224
     state = {name: torch.zeros(value.shape) for name, value in networks._empty(network, side).state_dict().items()}
-    prepared = networks.prepare(network, "flatten" if network == "resnet50" else "encoder.ln", state, source=source).network
+    prepared = networks.prepare(
+        network, "flatten" if network == "resnet50" else "encoder.ln", state, source=source
+    ).network
     assert (prepared.framing.resize, prepared.framing.crop) == framing
 
 
 @pytest.mark.parametrize("network", list_models(module=torchvision.models))
 def test_every_network_can_be_taken_apart(network: str) -> None:
-    """Its layers are told, and its preparation; nothing is computed (RegNets of billions of parameters are left out)."""
+    """Its layers are told, and its preparation; nothing is computed (RegNets of billions of parameters are left
+    out)."""
     if network.startswith(("regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_16gf", "regnet_x_16gf")):
         pytest.skip("takes seconds and gigabytes")
     preset = networks._preset(network, "")

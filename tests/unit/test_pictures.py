@@ -1,4 +1,5 @@
-"""The small files of a picture: upright, small, in the colours of screens, and without anything else of the original."""
+"""The small files of a picture: upright, small, in the colours of screens, and without anything else of the
+original."""
 
 import io
 
@@ -61,9 +62,15 @@ def test_it_stands_upright_without_the_original_s_metadata() -> None:
 
 def test_colours_of_a_profile_become_those_of_screens() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-    made = thumbnails.thumbnails(encoded(Image.new("RGB", (50, 50), (10, 200, 10)), icc_profile=profile.tobytes()), LIMIT)
-    assert np.abs(np.asarray(opened(made.small), dtype=int) - (10, 200, 10)).max() < 8, "a profile that does not fit is passed over"
-    damaged = thumbnails.thumbnails(encoded(Image.new("RGB", (50, 50), (10, 200, 10)), icc_profile=b"nonsense" * 30), LIMIT)
+    made = thumbnails.thumbnails(
+        encoded(Image.new("RGB", (50, 50), (10, 200, 10)), icc_profile=profile.tobytes()), LIMIT
+    )
+    assert np.abs(np.asarray(opened(made.small), dtype=int) - (10, 200, 10)).max() < 8, (
+        "a profile that does not fit is passed over"
+    )
+    damaged = thumbnails.thumbnails(
+        encoded(Image.new("RGB", (50, 50), (10, 200, 10)), icc_profile=b"nonsense" * 30), LIMIT
+    )
     assert damaged.small
 
 

@@ -25,7 +25,10 @@ def test_memory_sets_the_tiles_whatever_the_size_of_the_collection() -> None:
         for budget in (2**30, 2**32):
             tiles = plan.tiled(rows, 512, 2, "float32", 2048, NeighboursSettings(task_bytes=budget))
             assert tiles.task_bytes <= budget and tiles.strips * tiles.rows >= rows
-    few, many = (plan.tiled(1_000_000, 512, 2, "float32", 2048, NeighboursSettings(task_bytes=budget)) for budget in (2**33, 2**30))
+    few, many = (
+        plan.tiled(1_000_000, 512, 2, "float32", 2048, NeighboursSettings(task_bytes=budget))
+        for budget in (2**33, 2**30)
+    )
     assert few.strips < many.strips
 
 
@@ -52,7 +55,9 @@ def big(task_bytes: int, disk_bytes: int) -> Plan:
     return Plan("exact", 1000, 8, Rate("float32", 1.0, 1.0), Tiles(2, 500, task_bytes), 500, 2, 1.0, disk_bytes)
 
 
-def test_disk_and_memory_that_do_not_suffice_are_told_before_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_and_memory_that_do_not_suffice_are_told_before_work_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place: Any = Place(tmp_path)
     plan.check(big(2**20, 2**20), place, local=True)
     with pytest.raises(JobFailed, match="needs about 4194304.00 GiB of disk"):

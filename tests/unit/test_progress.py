@@ -15,7 +15,10 @@ from image_similarity.runtime import progress
 
 def session_with(*stages: tuple[int, int, int]) -> Any:
     """A session whose only job has stages of (id, tasks, finished tasks)."""
-    infos = {number: SimpleNamespace(stageId=number, numTasks=tasks, numCompletedTasks=done) for number, tasks, done in stages}
+    infos = {
+        number: SimpleNamespace(stageId=number, numTasks=tasks, numCompletedTasks=done)
+        for number, tasks, done in stages
+    }
     tracker = SimpleNamespace(
         getJobIdsForGroup=lambda group: [0],
         getJobInfo=lambda job: SimpleNamespace(stageIds=list(infos)),
@@ -68,11 +71,19 @@ def test_on_a_terminal_one_line_is_kept_up_to_date(monkeypatch: pytest.MonkeyPat
     assert report.every <= 1
 
 
-def test_machines_get_lines_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_machines_get_lines_on_a_terminal_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     terminal = on_terminal(monkeypatch)
     half_and_whole(Reporter(JSON))
     first, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert [first[name] for name in ("event", "step", "done", "total", "unit")] == ["progress", "embed", 100, 200, "images"]
+    assert [first[name] for name in ("event", "step", "done", "total", "unit")] == [
+        "progress",
+        "embed",
+        100,
+        200,
+        "images",
+    ]
     assert first["rate"] == pytest.approx(10, rel=0.1) and first["seconds_left"] == pytest.approx(10, rel=0.1)
     assert (last["event"], last["done"], last["seconds_left"]) == ("step", 200, 0)
     assert terminal.getvalue() == ""

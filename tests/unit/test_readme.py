@@ -42,14 +42,18 @@ def test_every_table_has_its_columns_there() -> None:
 
 
 def test_every_common_flag_is_told() -> None:
-    flags = [flag for action in command_line.parser("")._actions for flag in action.option_strings if flag.startswith("--")]
+    flags = [
+        flag for action in command_line.parser("")._actions for flag in action.option_strings if flag.startswith("--")
+    ]
     told = README[README.index("Every job takes") : README.index("| exit code |")]
     assert [flag for flag in flags if flag not in told] == ["--help"]
 
 
 def test_every_path_exists() -> None:
     texts = [README, *(file.read_text(encoding="utf-8") for file in (ROOT / "conf").rglob("*") if file.is_file())]
-    paths = {path for text in texts for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs)/[\w./-]*\w/?", text)}
+    paths = {
+        path for text in texts for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs)/[\w./-]*\w/?", text)
+    }
     assert len(paths) > 30 and [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
 

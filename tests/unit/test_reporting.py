@@ -121,7 +121,9 @@ def test_what_ended_a_job_is_told_whatever_failed_after_it() -> None:
                 raise OSError("cannot tidy up")
         return raised.value
 
-    terminated, interrupted = (shutdown._end_from_outside(failing_after(end)) for end in (Terminated(), KeyboardInterrupt()))
+    terminated, interrupted = (
+        shutdown._end_from_outside(failing_after(end)) for end in (Terminated(), KeyboardInterrupt())
+    )
     assert terminated is not None and (terminated.exit_code, str(terminated)) == (143, "ended by SIGTERM")
     assert interrupted is not None and interrupted.exit_code == 130
     assert shutdown._end_from_outside(failing_after(ValueError())) is None
@@ -129,7 +131,9 @@ def test_what_ended_a_job_is_told_whatever_failed_after_it() -> None:
     assert "Spark's own process has ended" in shutdown._root_cause(gone)
 
 
-@pytest.mark.parametrize("wrong", [["--log-every", "0"], ["--log-every", "nan"], ["--log-every", "ten"], ["--log-format", "xml"]])
+@pytest.mark.parametrize(
+    "wrong", [["--log-every", "0"], ["--log-every", "nan"], ["--log-every", "ten"], ["--log-format", "xml"]]
+)
 def test_wrong_flags_end_with_2(wrong: list[str], capsys: Captured) -> None:
     with pytest.raises(SystemExit) as ended:
         command_line.main(clean_warehouse, ["--warehouse", "w", *wrong])

@@ -102,7 +102,9 @@ def test_a_collection_that_is_there_is_left_alone(collection: Path, capsys: pyte
     assert {path: path.stat().st_mtime_ns for path in collection.parent.rglob("*")} == before
 
 
-def test_command_says_what_it_drew(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_says_what_it_drew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(samples, "write_collection", lambda folder, seed: folder / f"seed-{seed}")
     assert samples.main([str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"drew 240 pictures in 12 families: {tmp_path}\n"

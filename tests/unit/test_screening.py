@@ -43,7 +43,9 @@ def extreme_lengths(rng: np.random.Generator) -> NDArray[np.float32]:
 
 def small_integers(rng: np.random.Generator) -> NDArray[np.float32]:
     """Exact in bfloat16, which their products are not; near ones far from the origin."""
-    return (rng.integers(100, 250, (10, 96))[rng.integers(0, 10, 300)] + rng.integers(0, 6, (300, 96))).astype(np.float32)
+    return (rng.integers(100, 250, (10, 96))[rng.integers(0, 10, 300)] + rng.integers(0, 6, (300, 96))).astype(
+        np.float32
+    )
 
 
 ADVERSARIES = [small_integers, near_ties, one_point_in_bfloat16, huge_dimensions, many_copies, extreme_lengths]

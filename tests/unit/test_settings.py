@@ -39,7 +39,9 @@ def test_overrides_win_in_order_and_are_read_as_toml_or_text(tmp_path: Path) -> 
 
 
 def test_an_override_may_declare_a_fingerprint() -> None:
-    loaded = settings.load(None, ['fingerprints.mine={network="resnet18", layer="avgpool"}', "fingerprints.mine.seed=7"])
+    loaded = settings.load(
+        None, ['fingerprints.mine={network="resnet18", layer="avgpool"}', "fingerprints.mine.seed=7"]
+    )
     mine = loaded.fingerprint("mine")
     assert isinstance(mine, settings.NetworkSettings) and (mine.network, mine.seed) == ("resnet18", 7)
     assert "vgg16-fc2" in loaded.fingerprints
@@ -47,7 +49,11 @@ def test_an_override_may_declare_a_fingerprint() -> None:
 
 def test_all_faults_are_told_at_once() -> None:
     overrides = ["neighbours.similiar=3", "embeddings.device=gpu", "embeddings.max_failed_fraction=2", "nonsense.x=1"]
-    overrides += ["neighbours.block_rows=many", "fingerprints.Bad_Name.network=vgg16", "fingerprints.good.network=vgg16"]
+    overrides += [
+        "neighbours.block_rows=many",
+        "fingerprints.Bad_Name.network=vgg16",
+        "fingerprints.good.network=vgg16",
+    ]
     with pytest.raises(WrongInput) as caught:
         settings.load(None, overrides)
     told = str(caught.value)

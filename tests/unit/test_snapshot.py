@@ -38,7 +38,10 @@ def warehouse(tmp_path: Path) -> Path:
         (folder / "part-00000.parquet").write_bytes(record(run).as_parquet())
         rows = [{"image_id": f"i{run}", "rank": 1, "distance": 0.5}]
         (tmp_path / "neighbours" / f"run_id={run}").mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMAS["neighbours"]), tmp_path / "neighbours" / f"run_id={run}" / "p.zstd.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(rows, SCHEMAS["neighbours"]),
+            tmp_path / "neighbours" / f"run_id={run}" / "p.zstd.parquet",
+        )
     (tmp_path / "neighbours" / "run_id=r1" / "_SUCCESS").touch()
     (tmp_path / "neighbours" / "run_id=r1" / ".p.zstd.parquet.crc").write_bytes(b"crc")
     return tmp_path
@@ -60,7 +63,10 @@ def test_runs_and_tables(warehouse: Path, remote: bool) -> None:
     assert list(snapshot.runs) == ["r1", "r2"] and snapshot.runs["r1"] == record("r1")
     assert list(snapshot.runs["r1"].stages) == ["second", "first"], "steps stay in the order of the work"
     assert snapshot.runs["r1"].replaced == {"neighbours": ["a/cosine"]}
-    assert snapshot.run_ids("neighbours", "a/cosine") == ["r1"] and set(snapshot.slots("neighbours")) == {"a/cosine", "b/cosine"}
+    assert snapshot.run_ids("neighbours", "a/cosine") == ["r1"] and set(snapshot.slots("neighbours")) == {
+        "a/cosine",
+        "b/cosine",
+    }
     assert snapshot.dataset("neighbours").schema == SCHEMAS["neighbours"]
     assert snapshot.table("neighbours", "b/cosine", ["image_id"]).to_pylist() == [{"image_id": "ir2"}]
     assert snapshot.table("neighbours").num_rows == 2
@@ -74,13 +80,17 @@ def test_columns_that_old_files_lack_are_null(warehouse: Path, remote: bool) -> 
     schema = pa.schema([SCHEMAS["runs"].field(name) for name in columns])
     pq.write_table(pa.Table.from_pylist([old], schema), warehouse / "runs" / "run_id=r1" / "part-00000.parquet")
     snapshot = open_snapshot(f"hdfs://host{warehouse}", Remote()) if remote else open_snapshot(str(warehouse))
-    assert snapshot.runs["r1"].stages == {} and snapshot.runs["r1"].replaced == {} and snapshot.runs["r2"] == record("r2")
+    assert (
+        snapshot.runs["r1"].stages == {} and snapshot.runs["r1"].replaced == {} and snapshot.runs["r2"] == record("r2")
+    )
 
 
 def test_a_snapshot_does_not_change(warehouse: Path) -> None:
     snapshot = open_snapshot(str(warehouse))
     (warehouse / POINTER).write_bytes(Pointer(4, {}).as_json())
-    assert snapshot.run_ids("neighbours", "a/cosine") == ["r1"] and open_snapshot(str(warehouse)).slots("neighbours") == {}
+    assert (
+        snapshot.run_ids("neighbours", "a/cosine") == ["r1"] and open_snapshot(str(warehouse)).slots("neighbours") == {}
+    )
 
 
 def test_a_place_without_a_warehouse_has_nothing_published(tmp_path: Path) -> None:

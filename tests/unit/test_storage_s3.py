@@ -1,4 +1,5 @@
-"""Images in an object store: an S3-compatible server on loopback, through pyarrow's file system, as workers read them."""
+"""Images in an object store: an S3-compatible server on loopback, through pyarrow's file system, as workers read
+them."""
 
 from collections.abc import Iterator
 
@@ -23,7 +24,11 @@ def test_what_is_written_is_listed_and_read(bucket: str) -> None:
     found = {file.path: file for file in blobs.list_files(bucket)}
     assert sorted(found) == sorted(names)
     for name, file in found.items():
-        assert fetch.fetch(file.uri, 1000, HttpSettings()) == name.encode() and file.size_bytes == len(name.encode()) and file.modified_ns
+        assert (
+            fetch.fetch(file.uri, 1000, HttpSettings()) == name.encode()
+            and file.size_bytes == len(name.encode())
+            and file.modified_ns
+        )
         status = blobs.status(file.uri)
         assert status is not None and (status.size_bytes, status.modified_ns) == (file.size_bytes, file.modified_ns)
     assert fetch.fetch("s3a://pictures/c.jpg", 1000, HttpSettings()) == b"c.jpg"

@@ -50,7 +50,10 @@ def test_slots_are_apart_and_appends_add_up(spark: SparkSession, tmp_path: Path)
     for run, slot in (("r1", "a/cosine"), ("r2", "b/cosine"), ("r3", "a/cosine")):
         warehouse.write("neighbours", run, neighbours(spark, slot[0]))
         warehouse.publish(warehouse.current(), {"neighbours": {slot: run}}, {"runs": {"": run}})
-    assert warehouse.current().tables == {"neighbours": {"a/cosine": ["r3"], "b/cosine": ["r2"]}, "runs": {"": ["r1", "r2", "r3"]}}
+    assert warehouse.current().tables == {
+        "neighbours": {"a/cosine": ["r3"], "b/cosine": ["r2"]},
+        "runs": {"": ["r1", "r2", "r3"]},
+    }
 
 
 def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSession, tmp_path: Path) -> None:
@@ -58,7 +61,9 @@ def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSess
     seen = warehouse.current()
     warehouse.publish(seen, {"neighbours": {"a/cosine": "r1"}}, {})
     warehouse.publish(seen, {"neighbours": {"b/cosine": "r2"}}, {})
-    with pytest.raises(JobFailed, match="another job published neighbours a/cosine while this one ran .now: r1.*run it again"):
+    with pytest.raises(
+        JobFailed, match="another job published neighbours a/cosine while this one ran .now: r1.*run it again"
+    ):
         warehouse.publish(seen, {"neighbours": {"a/cosine": "r3"}, "failures": {"x": "r3"}}, {"runs": {"": "r3"}})
     assert warehouse.current() == Pointer(2, {"neighbours": {"a/cosine": ["r1"], "b/cosine": ["r2"]}})
 
@@ -78,7 +83,9 @@ def test_many_publishers_at_once_lose_nothing(spark: SparkSession, tmp_path: Pat
         warehouse = Warehouse(spark, str(tmp_path))
         for turn in range(5):
             warehouse.publish(
-                warehouse.current(), {"neighbours": {f"n{number}/cosine": f"r{turn}"}}, {"runs": {"": f"r{number}-{turn}"}}
+                warehouse.current(),
+                {"neighbours": {f"n{number}/cosine": f"r{turn}"}},
+                {"runs": {"": f"r{number}-{turn}"}},
             )
 
     threads = [threading.Thread(target=publisher, args=(number,)) for number in range(6)]
@@ -93,7 +100,8 @@ def test_many_publishers_at_once_lose_nothing(spark: SparkSession, tmp_path: Pat
 
 
 def test_publishing_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None:
-    """The code for HDFS and object stores, on the JVM's view of a local folder, whose create is not atomic: so no race."""
+    """The code for HDFS and object stores, on the JVM's view of a local folder, whose create is not atomic: so no
+    race."""
     warehouse = Warehouse(spark, str(tmp_path))
     warehouse.files, warehouse.uri = HadoopFiles(spark), f"file://{tmp_path}"
     for turn in range(3):
@@ -102,7 +110,11 @@ def test_publishing_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None
     with warehouse.scratch("r9") as scratch:
         scratch.write("part", spark.range(3))
         assert scratch.location("part") == f"{tmp_path}/_scratch/r9/part"
-    assert {file.name for file in tmp_path.iterdir() if not file.name.startswith(".")} == {"_current.json", "views.sql", "_scratch"}
+    assert {file.name for file in tmp_path.iterdir() if not file.name.startswith(".")} == {
+        "_current.json",
+        "views.sql",
+        "_scratch",
+    }
 
 
 def test_a_stale_lock_is_taken_over(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +134,10 @@ def test_awkward_folder_names_work_to_the_end(spark: SparkSession, tmp_path: Pat
     assert warehouse.read("neighbours", ["r1", "r2"]).count() == 6
     db = duckdb.connect()
     db.execute((tmp_path / AWKWARD / "views.sql").read_text())
-    assert db.sql("SELECT fingerprint, count(*) FROM neighbours GROUP BY 1 ORDER BY 1").fetchall() == [("a", 3), ("b", 3)]
+    assert db.sql("SELECT fingerprint, count(*) FROM neighbours GROUP BY 1 ORDER BY 1").fetchall() == [
+        ("a", 3),
+        ("b", 3),
+    ]
 
 
 def test_views_show_what_is_published_and_nothing_else(spark: SparkSession, tmp_path: Path) -> None:
@@ -131,7 +146,9 @@ def test_views_show_what_is_published_and_nothing_else(spark: SparkSession, tmp_
     embeddings = [(name, "f", "key", sha, "v") for name, sha in (("a", "sha1"), ("b", "sha1"), ("c", "sha2"))]
     warehouse.write("vectors", "r1", spark.createDataFrame(vectors, spark_schema("vectors")))
     warehouse.write("embeddings", "r1", spark.createDataFrame(embeddings, spark_schema("embeddings")))
-    warehouse.write("embeddings", "r0", spark.createDataFrame(embeddings, spark_schema("embeddings")))  # never published
+    warehouse.write(
+        "embeddings", "r0", spark.createDataFrame(embeddings, spark_schema("embeddings"))
+    )  # never published
     warehouse.publish(Pointer(), {"embeddings": {"f": "r1"}}, {"vectors": {"key": "r1"}})
     db = duckdb.connect()
     db.execute((tmp_path / "views.sql").read_text())

@@ -1,4 +1,5 @@
-"""Publication on an object store, by conditional puts, on an S3-compatible server. (Tables are written by Spark's connector.)"""
+"""Publication on an object store, by conditional puts, on an S3-compatible server. (Tables are written by Spark's
+connector.)"""
 
 import json
 import os
@@ -62,7 +63,9 @@ def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSess
     assert warehouse.current() == Pointer(2, tables)
     views = blobs.read(f"{bucket}/two/views.sql").decode()
     assert "s3://warehouse/two/neighbours/run_id=r1/*.parquet" in views and "run_id=r2" in views
-    assert sorted(ObjectFiles(bucket).entries(f"{bucket}/two")) == ["_current.json", "views.sql"], "no lock is left, or used"
+    assert sorted(ObjectFiles(bucket).entries(f"{bucket}/two")) == ["_current.json", "views.sql"], (
+        "no lock is left, or used"
+    )
 
 
 PUBLISHER = """
@@ -81,7 +84,9 @@ def test_many_processes_at_once_lose_nothing(bucket: str) -> None:
     assert sorted(told) == sorted(f"{number}-{turn}" for number in range(4) for turn in range(20))
 
 
-def test_an_update_whose_answer_was_lost_counts_once(spark: SparkSession, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_whose_answer_was_lost_counts_once(
+    spark: SparkSession, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_if = ObjectFiles._put_if
     answers = iter([None])
 
@@ -98,7 +103,9 @@ def test_an_update_whose_answer_was_lost_counts_once(spark: SparkSession, bucket
     }
 
 
-def test_a_lock_has_one_holder_and_that_of_a_dead_one_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_has_one_holder_and_that_of_a_dead_one_is_taken_over(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files, path, inside, most = ObjectFiles(bucket), f"{bucket}/site/.lock", [], []
 
     def holder() -> None:

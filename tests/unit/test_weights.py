@@ -79,7 +79,9 @@ def test_torchvisions_weights_are_downloaded_by_torch_hub(
 ) -> None:
     name = f"squeezenet1_1-{digest(folder)[:8]}.pth"
     (folder / name).write_bytes((folder / "good.pth").read_bytes())
-    named = type("W", (), {"__members__": {"V1": _Url(f"{server[0]}/{name}"), "V2": _Url("http://127.0.0.1:9/none-0.pth")}})
+    named = type(
+        "W", (), {"__members__": {"V1": _Url(f"{server[0]}/{name}"), "V2": _Url("http://127.0.0.1:9/none-0.pth")}}
+    )
     monkeypatch.setattr(weights, "get_model_weights", lambda _: named)
     found = weights.resolve(NETWORK, ["V2", "V1"], None, 0, tmp_path / "cache")
     assert found.source == "V1" and agents == ["torch.hub"] and "refused" in found.passed_over[0]
@@ -98,7 +100,9 @@ def test_a_torchvision_name_comes_from_its_cache(folder: Path, tmp_path: Path, m
     cached = tmp_path / f"squeezenet1_1-{digest(folder)[:8]}.pth"
     cached.write_bytes((folder / "good.pth").read_bytes())
     monkeypatch.setattr(
-        weights, "get_model_weights", lambda _: type("W", (), {"__members__": {"V1": _Url(f"http://x.invalid/{cached.name}")}})
+        weights,
+        "get_model_weights",
+        lambda _: type("W", (), {"__members__": {"V1": _Url(f"http://x.invalid/{cached.name}")}}),
     )
     assert weights.resolve(NETWORK, ["V1"], None, 0, tmp_path).source == "V1"
     cached.write_bytes(b"damaged")
@@ -158,5 +162,7 @@ def test_a_name_that_torchvision_does_not_have(tmp_path: Path) -> None:
 
 
 def test_untrained_is_seeded(tmp_path: Path) -> None:
-    digests = [networks.state_sha256(weights.resolve(NETWORK, ["untrained"], None, seed, tmp_path).state) for seed in (0, 0, 1)]
+    digests = [
+        networks.state_sha256(weights.resolve(NETWORK, ["untrained"], None, seed, tmp_path).state) for seed in (0, 0, 1)
+    ]
     assert digests[0] == digests[1] != digests[2]

@@ -12,6 +12,7 @@ def local_toml() -> Traversable:
 
 
 def folder() -> Path | None:
-    """The folder of these files; None where the library is in a zip, as with spark-submit, which brings files of its own."""
+    """The folder of these files; None where the library is in a zip, as with spark-submit, which brings files of its
+    own."""
     here = Path(__file__).resolve().parent
     return here if here.is_dir() else None

@@ -21,9 +21,8 @@ _CONVERSIONS = {"hsv": rgb2hsv, "lab": rgb2lab}
 class ColourHistogram(Description):
     """A joint histogram of three channels, the square roots of its shares.
 
-    Of the roots, cosine similarity is the Bhattacharyya coefficient of the two distributions (Bhattacharyya 1943), which tells
-    pictures apart better than that of the shares themselves, where the largest patch decides.
-    """
+    Of the roots, cosine similarity is the Bhattacharyya coefficient of the two distributions (Bhattacharyya 1943),
+    which tells pictures apart better than that of the shares themselves, where the largest patch decides."""
 
     space: str
     """``hsv`` or ``lab``."""

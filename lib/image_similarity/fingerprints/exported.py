@@ -1,4 +1,5 @@
-"""An encoder of one's own, as a program that ``torch.export`` wrote: CLIP, DINO, an auto-encoder, a metric-learning model.
+"""An encoder of one's own, as a program that ``torch.export`` wrote: CLIP, DINO, an auto-encoder, a metric-learning
+model.
 
 Write one with::
 
@@ -42,16 +43,23 @@ class Program(Description):
         program = _load(file)
         batch = _input_shape(program)[0]
         fixed = int(batch) if isinstance(batch, int) else None
-        return Inference(program.module(), self.framing, self.normalisation, self.pooling, self.precision, device, fixed)
+        return Inference(
+            program.module(), self.framing, self.normalisation, self.pooling, self.precision, device, fixed
+        )
 
 
 def prepare(
-    file: Path, framing: Framing, normalisation: Normalisation, pooling: str, precision: str = "float32", source: str = "given"
+    file: Path,
+    framing: Framing,
+    normalisation: Normalisation,
+    pooling: str,
+    precision: str = "float32",
+    source: str = "given",
 ) -> Program:
     """Check by running it on grey that the program in ``file`` takes such pictures and answers with finite numbers.
 
-    ``FingerprintError`` tells what is wrong. Of several outputs the first counts. ``source`` names the program in messages.
-    """
+    ``FingerprintError`` tells what is wrong. Of several outputs the first counts. ``source`` names the program in
+    messages."""
     try:
         program = _load(str(file))
     except Exception:  # zip, json and torch raise as they please on what is not theirs
@@ -60,7 +68,9 @@ def prepare(
     shape = _input_shape(program)
     wanted = (3, framing.crop, framing.crop)
     if len(shape) != 4 or any(isinstance(has, int) and has != wants for has, wants in zip(shape[1:], wanted)):
-        raise FingerprintError(f"weights {source}: the program takes {_described(shape)}, not (n, 3, {framing.crop}, {framing.crop})")
+        raise FingerprintError(
+            f"weights {source}: the program takes {_described(shape)}, not (n, 3, {framing.crop}, {framing.crop})"
+        )
     axes = _axes(program, shape, framing.crop, source) if pooling != "none" else ()
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -69,14 +79,19 @@ def prepare(
     try:
         vectors = described.load(str(file), "cpu")(grey)
     except Exception as error:  # whatever the program's operators say
-        raise FingerprintError(f"weights {source}: the program fails on a grey picture in {precision}: {_first_line(error)}") from None
+        raise FingerprintError(
+            f"weights {source}: the program fails on a grey picture in {precision}: {_first_line(error)}"
+        ) from None
     if len(vectors) != 2 or not np.isfinite(vectors).all():
-        raise FingerprintError(f"weights {source}: the program answers 2 grey pictures with {vectors.shape}, or values not finite")
+        raise FingerprintError(
+            f"weights {source}: the program answers 2 grey pictures with {vectors.shape}, or values not finite"
+        )
     return described
 
 
 def _load(file: str) -> Any:
-    """The program; what torch says about it on the way is not printed: about buffers that are read only, and pages if it fails."""
+    """The program; what torch says about it on the way is not printed: about buffers that are read only, and pages if
+    it fails."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -100,12 +115,16 @@ def _axes(program: Any, shape: tuple[Any, ...], side: int, source: str) -> tuple
     with torch.inference_mode():
         output = tensor_of(program.module()(torch.zeros(batch, 3, side, side)))
     if output.dim() not in USUAL_AXES:
-        raise FingerprintError(f"weights {source}: pooling is for outputs with places; the program's is {tuple(output.shape)}")
+        raise FingerprintError(
+            f"weights {source}: pooling is for outputs with places; the program's is {tuple(output.shape)}"
+        )
     return USUAL_AXES[output.dim()]
 
 
 def _described(shape: tuple[Any, ...]) -> str:
-    return f"({', '.join(str(size) if isinstance(size, int) else 'n' for size in shape)})" if shape else "something else"
+    return (
+        f"({', '.join(str(size) if isinstance(size, int) else 'n' for size in shape)})" if shape else "something else"
+    )
 
 
 def _first_line(error: Exception) -> str:

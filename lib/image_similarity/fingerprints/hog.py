@@ -15,7 +15,8 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class OrientedGradients(Description):
-    """Histograms of oriented gradients (Dalal and Triggs 2005) of the whole picture, in grey, as scikit-image computes them."""
+    """Histograms of oriented gradients (Dalal and Triggs 2005) of the whole picture, in grey, as scikit-image computes
+    them."""
 
     orientations: int
     cell: int
@@ -33,7 +34,8 @@ class OrientedGradients(Description):
 
 
 class Gradients:
-    """(n, side, side, 3) uint8 -> (n, `OrientedGradients.dimensions`) float32; all zeros for a picture without edges."""
+    """(n, side, side, 3) uint8 -> (n, `OrientedGradients.dimensions`) float32; all zeros for a picture without
+    edges."""
 
     batch = BATCH
 
@@ -52,5 +54,7 @@ class Gradients:
 def described(side: int, orientations: int, cell: int, block: int, scaled: bool) -> OrientedGradients:
     """``side``: of the square that the whole picture becomes. ``ValueError`` if no block fits into it."""
     if side < cell * block:
-        raise ValueError(f"a block of {block} x {block} cells of {cell} pixels does not fit into a picture of {side} pixels")
+        raise ValueError(
+            f"a block of {block} x {block} cells of {cell} pixels does not fit into a picture of {side} pixels"
+        )
     return OrientedGradients(Framing(side, side, squash=True, scaled=scaled), orientations, cell, block)

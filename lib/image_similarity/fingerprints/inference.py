@@ -16,7 +16,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 BATCH_BYTES = 10_000_000
-"""Of float32 pixels in a batch on a CPU: 16 pictures of 224 x 224. Larger batches are not faster there, and need memory."""
+"""Of float32 pixels in a batch on a CPU: 16 pictures of 224 x 224. Larger batches are not faster there, and need
+memory."""
 MOST_ON_CPU = 64
 LARGEST_BATCH = 1024  # pictures, on a GPU
 _WORTH_DOUBLING = 1.05
@@ -59,9 +60,8 @@ class Pooling:
 class Inference:
     """(n, side, side, 3) uint8 -> (n, d) float32 by ``module``, in evaluation mode.
 
-    ``fixed``: the batch size that the module insists on, None if it takes any. A GPU's batch is found by trial; where memory runs
-    out it is halved, and the work goes on.
-    """
+    ``fixed``: the batch size that the module insists on, None if it takes any. A GPU's batch is found by trial; where
+    memory runs out it is halved, and the work goes on."""
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class Inference:
         self.framing, self._pooling, self._fixed = framing, pooling, fixed
         self._device, self._dtype = torch.device(device), DTYPES[precision]
         self._on_gpu = self._device.type == "cuda"
-        # On a CPU all of the module is cast once (VGG16 in bfloat16: 2.0 times float32's speed, with autocast 1.85, which casts
-        # parameters in every batch); on a GPU autocast keeps in float32 what float16 would overflow in.
+        # On a CPU all of the module is cast once (VGG16 in bfloat16: 2.0 times float32's speed, with autocast 1.85,
+        # which casts parameters in every batch); on a GPU autocast keeps in float32 what float16 would overflow in.
         module = module.to(self._device) if self._on_gpu else module.to(self._dtype)
         # Channels last is the faster layout for convolutions, on CPUs (measured: 1.2 to 1.6 times) as on GPUs.
         self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -102,7 +102,8 @@ class Inference:
                 self._halve_the_batch()
                 continue
             done += len(part)
-        # On a GPU this is the only wait: until here the CPU prepares the next part while the GPU works on the one before.
+        # On a GPU this is the only wait: until here the CPU prepares the next part while the GPU works on the one
+        # before.
         vectors: NDArray[np.float32] = torch.cat(outputs).float().cpu().numpy()
         return vectors
 
@@ -112,13 +113,16 @@ class Inference:
             torch.cuda.empty_cache()
 
     def _vectors(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        # On a CPU sums are taken in another order for another number of pictures, and end in other last bits: with full batches a
-        # picture's vector is the same whichever others come with it, on whichever executor.
+        # On a CPU sums are taken in another order for another number of pictures, and end in other last bits: with full
+        # batches a picture's vector is the same whichever others come with it, on whichever executor.
         full = self._fixed or (0 if self._on_gpu else self.batch)
         if len(images) < full:
             filled = np.concatenate([images, np.zeros((full - len(images), *images.shape[1:]), np.uint8)])
             return self._vectors(filled)[: len(images)]
-        with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=self._on_gpu and self._is_low):
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device.type, self._dtype, enabled=self._on_gpu and self._is_low),
+        ):
             return self._pooling(tensor_of(self._module(self.normalised(images))))
 
     @property
@@ -161,9 +165,12 @@ class Inference:
 
 
 def tensor_of(output: Any) -> torch.Tensor:
-    """The tensor that a module returned, alone or as the first of a list, a tuple or a mapping. ``TypeError`` for anything else."""
+    """The tensor that a module returned, alone or as the first of a list, a tuple or a mapping. ``TypeError`` for
+    anything else."""
     while isinstance(output, (list, tuple, Mapping)) and len(output):
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
     if not isinstance(output, torch.Tensor):
-        raise TypeError(f"a module must return a tensor (or several, of which the first counts), not {type(output).__name__}")
+        raise TypeError(
+            f"a module must return a tensor (or several, of which the first counts), not {type(output).__name__}"
+        )
     return output

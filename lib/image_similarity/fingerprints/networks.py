@@ -1,8 +1,8 @@
 """A layer of a pretrained network as a fingerprint.
 
-The driver calls `prepare` once; workers build the fingerprint from the small `Network` and the file of parameters, which is
-memory-mapped, so that all workers of one machine share its pages (in float32; cast to another precision, each has its own).
-"""
+The driver calls `prepare` once; workers build the fingerprint from the small `Network` and the file of parameters,
+which is memory-mapped, so that all workers of one machine share its pages (in float32; cast to another precision, each
+has its own)."""
 
 import difflib
 import hashlib
@@ -72,7 +72,9 @@ def check_network(network: str) -> None:
     if network not in known:
         near = difflib.get_close_matches(network, known, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
-        raise FingerprintError(f"torchvision has no classification network {network!r}{hint} All are: {', '.join(known)}")
+        raise FingerprintError(
+            f"torchvision has no classification network {network!r}{hint} All are: {', '.join(known)}"
+        )
 
 
 def untrained_state(network: str, seed: int) -> State:
@@ -115,9 +117,8 @@ def prepare(
 ) -> Prepared:
     """Check that layer and weights fit the network, and make what workers need.
 
-    A state dict may lack parameters after the layer; one that lacks others, or has them in other shapes, raises ``FingerprintError`` with
-    their names, as does an unknown layer. ``source`` names the weights in messages.
-    """
+    A state dict may lack parameters after the layer; one that lacks others, or has them in other shapes, raises
+    ``FingerprintError`` with their names, as does an unknown layer. ``source`` names the weights in messages."""
     node = resolve_layer(network, layer)
     preset = _preset(network, source)
     fitting = _fitting_state(network, node, preset.crop_size[0], state, source)
@@ -153,14 +154,16 @@ def spatial_axes(network: str, node: str, side: int) -> tuple[int, ...]:
 
 
 def _output_shape(network: str, node: str, side: int) -> tuple[int, ...]:
-    """Of the output for `_PICTURES` pictures, found without memory or work; empty for a node whose output is no tensor."""
+    """Of the output for `_PICTURES` pictures, found without memory or work; empty for a node whose output is no
+    tensor."""
     with torch.inference_mode():
         output = _extractor(network, node, side)(torch.empty(_PICTURES, 3, side, side, device="meta"))[OUTPUT]
     return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
 
 
 def resolve_layer(network: str, layer: str) -> str:
-    """The node that ``layer`` names: itself, an alias, or the last node of a module. ``FingerprintError`` names near ones."""
+    """The node that ``layer`` names: itself, an alias, or the last node of a module. ``FingerprintError`` names near
+    ones."""
     aliases = next((names for family, names in LAYER_ALIASES.items() if network.startswith(family)), {})
     layer = aliases.get(layer, layer)
     nodes = layers(network)
@@ -213,7 +216,8 @@ def state_sha256(state: State) -> str:
 
 
 def _preset(network: str, source: str) -> Any:
-    """Size, crop, interpolation and normalisation that torchvision declares with these weights; for others, its default ones."""
+    """Size, crop, interpolation and normalisation that torchvision declares with these weights; for others, its default
+    ones."""
     declared = get_model_weights(network)
     transform = declared.__members__.get(source, declared.DEFAULT).transforms
     return transform() if isinstance(transform, partial) else transform

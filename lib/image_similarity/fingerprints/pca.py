@@ -40,5 +40,7 @@ def fit(vectors: NDArray[np.float32], dimensions: int, seed: int) -> Projection:
         raise ValueError(f"{dimensions} components need as many vectors of as many values: there are {vectors.shape}")
     fitted = PCA(dimensions, random_state=seed).fit(vectors.astype(np.float64))
     return Projection(
-        fitted.mean_.astype(np.float32), fitted.components_.astype(np.float32), np.asarray(fitted.explained_variance_ratio_)
+        fitted.mean_.astype(np.float32),
+        fitted.components_.astype(np.float32),
+        np.asarray(fitted.explained_variance_ratio_),
     )

@@ -16,7 +16,8 @@ PIXELS_VERSION = 2
 
 
 class FingerprintError(ValueError):
-    """A fingerprint that cannot be made as it is described: one line that says what is wrong, and what there is instead."""
+    """A fingerprint that cannot be made as it is described: one line that says what is wrong, and what there is
+    instead."""
 
 
 class Fingerprint(Protocol):
@@ -49,5 +50,5 @@ class Description(ABC):
 
     @abstractmethod
     def load(self, file: str | None, device: str) -> Fingerprint:
-        """Build the fingerprint. ``file``: what the driver saved for it, None where nothing is needed; ``device``: as torch names
-        it."""
+        """Build the fingerprint. ``file``: what the driver saved for it, None where nothing is needed; ``device``: as
+        torch names it."""

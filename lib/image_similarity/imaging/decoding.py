@@ -1,8 +1,7 @@
 """bytes -> RGB uint8, or `Unreadable` with a reason.
 
-What comes in is untrusted: its size is checked before anything is decoded, only formats on a list are tried, damaged files are
-refused rather than repaired.
-"""
+What comes in is untrusted: its size is checked before anything is decoded, only formats on a list are tried, damaged
+files are refused rather than repaired."""
 
 import io
 import os
@@ -21,7 +20,8 @@ Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO")
-"""Pillow's names of those it opens (MPO comes in as JPEG). None starts another program or draws a page, as EPS and PDF would."""
+"""Pillow's names of those it opens (MPO comes in as JPEG). None starts another program or draws a page, as EPS and PDF
+would."""
 
 UNREADABLE_REASONS = {
     "empty": "the file has no bytes",
@@ -39,7 +39,14 @@ _WHITE = (255, 255, 255, 255)
 _PLAIN_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "HSV")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 _TRUNCATION_WORDS = ("truncated", "not enough image data", "unexpected end", "eof", "premature")
-_UNSUPPORTED_WORDS = ("unsupported", "unknown raw mode", "unknown pixel mode", "not supported", "unrecognized", "unknown data")
+_UNSUPPORTED_WORDS = (
+    "unsupported",
+    "unknown raw mode",
+    "unknown pixel mode",
+    "not supported",
+    "unrecognized",
+    "unknown data",
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,8 @@ class Picture:
 def decode(content: bytes, max_pixels: int, at_least: int | None = None) -> Picture:
     """The picture in ``content``: upright (EXIF orientation), first frame, as RGB uint8.
 
-    Transparency is put on white; grey of more than 8 bits and floating point are rescaled, not clipped. ``at_least``: see
-    `open_upright`. Raises `Unreadable`.
-    """
+    Transparency is put on white; grey of more than 8 bits and floating point are rescaled, not clipped. ``at_least``:
+    see `open_upright`. Raises `Unreadable`."""
     with as_unreadable():
         image = open_upright(content, max_pixels, at_least)
         return Picture(np.asarray(to_rgb(image)), *image.info[WHOLE_SIZE])
@@ -64,9 +70,9 @@ def decode(content: bytes, max_pixels: int, at_least: int | None = None) -> Pict
 def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -> Image.Image:
     """The first frame of ``content``, decoded and upright, in its own mode. Raises `Unreadable`.
 
-    With ``at_least`` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep that many
-    pixels: much faster, for pictures that are made smaller anyway. ``info[WHOLE_SIZE]`` is width and height of the whole, upright.
-    """
+    With ``at_least`` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep
+    that many pixels: much faster, for pictures that are made smaller anyway. ``info[WHOLE_SIZE]`` is width and height
+    of the whole, upright."""
     if not content:
         raise Unreadable("empty", "0 bytes")
     Image.init()  # all formats must be registered before some can be named; does nothing the second time
@@ -120,9 +126,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _rescaled_grey(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits, or floating point, as 8 bits; a transparent value becomes white.
 
-    16-bit values are divided by 257. The range of 32-bit and floating-point images is not declared anywhere, so the smallest
-    usual one that holds the values is assumed: 0 to 1 (floating point only), 0 to 255, 0 to 65,535, else that of the picture.
-    """
+    16-bit values are divided by 257. The range of 32-bit and floating-point images is not declared anywhere, so the
+    smallest usual one that holds the values is assumed: 0 to 1 (floating point only), 0 to 255, 0 to 65,535, else that
+    of the picture."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
         raise Unreadable("corrupt", "pixel values that are not finite")
@@ -150,7 +156,9 @@ def as_unreadable() -> Iterator[None]:
         raise Unreadable("not_an_image", "no known format accepts its beginning") from None
     except MemoryError:
         raise Unreadable("corrupt", "asks for more memory than there is") from None
-    except Exception as error:  # decoders raise nearly anything on damaged files: struct.error, SyntaxError, KeyError, ...
+    except (
+        Exception
+    ) as error:  # decoders raise nearly anything on damaged files: struct.error, SyntaxError, KeyError, ...
         raise Unreadable(_reason_of(error), f"{type(error).__name__}: {error}") from None
 
 

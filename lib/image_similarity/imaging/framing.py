@@ -35,17 +35,16 @@ class Framing:
     def decode_side(self) -> int | None:
         """The short side that a decoded picture keeps, at least; None for all of it.
 
-        Twice what is wanted, since the decoder's reduction is coarser than resizing (with an average-pooled SqueezeNet and half of
-        that, vectors moved ten times as far); the same for all usual sizes, so that fingerprints share one decoding.
-        """
+        Twice what is wanted, since the decoder's reduction is coarser than resizing (with an average-pooled SqueezeNet
+        and half of that, vectors moved ten times as far); the same for all usual sizes, so that fingerprints share one
+        decoding."""
         return max(LEAST_SIDE, 2 * self.resize) if self.scaled else None
 
     def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The square of one RGB picture: (height, width, 3) uint8 -> (crop, crop, 3) uint8.
 
-        As torchvision's ``resize`` and ``center_crop`` of a PIL image, but for pictures more than eight times as long as wide, of
-        which the middle is taken first.
-        """
+        As torchvision's ``resize`` and ``center_crop`` of a PIL image, but for pictures more than eight times as long
+        as wide, of which the middle is taken first."""
         resample = INTERPOLATIONS[self.interpolation]
         if self.squash:
             return np.asarray(Image.fromarray(pixels).resize((self.crop, self.crop), resample))
@@ -61,8 +60,8 @@ class Framing:
 def _without_far_ends(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The middle of a very long or very high picture.
 
-    The square comes from there anyway, and a picture of 1 x 1,000,000 pixels would be gigantic once its short side is 256.
-    """
+    The square comes from there anyway, and a picture of 1 x 1,000,000 pixels would be gigantic once its short side is
+    256."""
     height, width = pixels.shape[:2]
     limit = _LONGEST * min(height, width)
     top, left = max(0, (height - limit) // 2), max(0, (width - limit) // 2)

@@ -1,8 +1,7 @@
 """Decoding in a process of its own, for files that may bring a process down.
 
-The child is told nothing and can do nothing but decode: its memory is limited, it is stopped when it takes too long, and what it
-answers is read as numbers, never as objects. It stays for the next file until one ends it.
-"""
+The child is told nothing and can do nothing but decode: its memory is limited, it is stopped when it takes too long,
+and what it answers is read as numbers, never as objects. It stays for the next file until one ends it."""
 
 import json
 import os
@@ -90,7 +89,11 @@ def _exactly(stream: BinaryIO | Any, length: int) -> bytes:
 
 
 def _how_it_ended(code: int) -> str:
-    return f"the decoding process was ended by signal {-code}" if code < 0 else f"the decoding process ended with code {code}"
+    return (
+        f"the decoding process was ended by signal {-code}"
+        if code < 0
+        else f"the decoding process ended with code {code}"
+    )
 
 
 def main(max_pixels: int, memory_bytes: int) -> None:
@@ -106,7 +109,9 @@ def main(max_pixels: int, memory_bytes: int) -> None:
             answers.write(json.dumps({"reason": error.reason, "detail": error.detail}).encode() + b"\n")
         else:
             shape = picture.pixels.shape[:2]
-            answers.write(json.dumps({"shape": shape, "width": picture.width, "height": picture.height}).encode() + b"\n")
+            answers.write(
+                json.dumps({"shape": shape, "width": picture.width, "height": picture.height}).encode() + b"\n"
+            )
             answers.write(picture.pixels.tobytes())
         answers.flush()
 

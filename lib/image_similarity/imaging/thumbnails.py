@@ -8,7 +8,8 @@ from PIL import Image, ImageCms
 from image_similarity.imaging.decoding import as_unreadable, open_upright, to_rgb
 
 SMALL, LARGE = 480, 1280
-"""Longest side in pixels: of a picture among others, and of one that is looked at by itself. Both hold on dense screens, too."""
+"""Longest side in pixels: of a picture among others, and of one that is looked at by itself. Both hold on dense
+screens, too."""
 
 _QUALITY = 80
 _METHOD = 2  # of WebP's seven efforts: half the time of the default (4) for 3 % larger files
@@ -77,5 +78,7 @@ def _shrunk(picture: Image.Image, side: int) -> Image.Image:
 
 def _webp(picture: Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "WEBP", quality=_QUALITY, method=_METHOD)  # no exif=, no icc_profile=: nothing of the original leaks
+    picture.save(
+        out, "WEBP", quality=_QUALITY, method=_METHOD
+    )  # no exif=, no icc_profile=: nothing of the original leaks
     return out.getvalue()

@@ -16,8 +16,12 @@ TOO_LOW = "recall too low"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint", is_text=True))
-    parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True))
-    parser.add_argument("--sample", metavar="N", help="images that are asked about", **setting("approximate.audit_queries"))
+    parser.add_argument(
+        "--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True)
+    )
+    parser.add_argument(
+        "--sample", metavar="N", help="images that are asked about", **setting("approximate.audit_queries")
+    )
 
 
 def run(application: Application) -> None:
@@ -29,7 +33,8 @@ def run(application: Application) -> None:
         audited, source, settings = _audited(job)
     audit.check(source.count, how)
     job.plan(
-        f"compare up to {how.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) with all, exactly",
+        f"compare up to {how.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) with all, "
+        "exactly",
         f"recall@{settings.similar} must be {how.recall_target} or more, its interval begin at "
         f"{how.recall_target - how.recall_slack:.4g} or above",
         f"write the result to runs in {job.warehouse.uri}",
@@ -40,7 +45,11 @@ def run(application: Application) -> None:
     job.publish(
         replace={},
         inputs={"neighbours": [audited]},
-        counts={"queries": recall.queries, "k": settings.similar, "recall": [recall.estimate, recall.lower, recall.upper]},
+        counts={
+            "queries": recall.queries,
+            "k": settings.similar,
+            "recall": [recall.estimate, recall.lower, recall.upper],
+        },
         used={"approximate": how.model_dump()},
         recall=recall.estimate,
         status=PUBLISHED if is_good else TOO_LOW,  # which a scheduler's second try does not take for done
@@ -55,7 +64,9 @@ def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
     runs = job.base_snapshot.run_ids("neighbours", job.slot)
     if not runs:
         published = ", ".join(sorted(job.base_snapshot.slots("neighbours"))) or "none"
-        raise WrongInput(f"no neighbours {job.slot!r} in {job.warehouse.uri} (published: {published}): run find_neighbours first")
+        raise WrongInput(
+            f"no neighbours {job.slot!r} in {job.warehouse.uri} (published: {published}): run find_neighbours first"
+        )
     record = job.base_snapshot.runs.get(runs[0])
     if record is None:
         raise JobFailed(f"run {runs[0]} of neighbours {job.slot} is not in runs: run find_neighbours again")

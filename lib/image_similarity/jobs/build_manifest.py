@@ -9,8 +9,15 @@ from image_similarity.storage import uris
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", required=True, metavar="URI", help="a folder, a glob, or a list with a `uri` column")
-    parser.add_argument("--sample", type=command_line.at_least(1), metavar="N", help="take N images, chosen by a hash of image_id and seed")
+    parser.add_argument(
+        "--images", required=True, metavar="URI", help="a folder, a glob, or a list with a `uri` column"
+    )
+    parser.add_argument(
+        "--sample",
+        type=command_line.at_least(1),
+        metavar="N",
+        help="take N images, chosen by a hash of image_id and seed",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
 
 

@@ -1,4 +1,5 @@
-"""Remove what a warehouse need not keep: what runs that died have left and, if asked, runs that newer ones have replaced."""
+"""Remove what a warehouse need not keep: what runs that died have left and, if asked, runs that newer ones have
+replaced."""
 
 import argparse
 
@@ -14,7 +15,9 @@ PATHS_SHOWN = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--discard-saved", action="store_true", help="also vectors of runs that died, which the next embed_images would take over"
+        "--discard-saved",
+        action="store_true",
+        help="also vectors of runs that died, which the next embed_images would take over",
     )
 
 
@@ -24,7 +27,10 @@ def run(application: Application) -> None:
         raise WrongInput(f"there is no warehouse at {warehouse.uri}: check --warehouse")
     paths = retention.removable(warehouse, arguments.keep_runs, arguments.discard_saved)
     if arguments.dry_run:
-        say(f"clean_warehouse: would remove {len(paths):,} folders and files from {warehouse.uri}", *_shown(warehouse, paths))
+        say(
+            f"clean_warehouse: would remove {len(paths):,} folders and files from {warehouse.uri}",
+            *_shown(warehouse, paths),
+        )
         return
     removed = retention.remove(warehouse, paths)
     at_work = leases.alive(warehouse)
@@ -32,7 +38,10 @@ def run(application: Application) -> None:
     say(f"clean_warehouse: removed {told}, from {warehouse.uri}", *_shown(warehouse, list(removed)))
     if at_work:
         minutes = leases.DEAD_SECONDS / 60
-        note(f"{len(at_work):,} runs are at work, or were less than {minutes:.0f} minutes ago: what they have written stays")
+        note(
+            f"{len(at_work):,} runs are at work, or were less than {minutes:.0f} minutes ago: what they have "
+            "written stays"
+        )
 
 
 def _shown(warehouse: Warehouse, paths: list[str]) -> list[str]:

@@ -1,4 +1,5 @@
-"""What all jobs' command lines share: arguments, and ``main``, which runs a job and turns what happened into an exit code."""
+"""What all jobs' command lines share: arguments, and ``main``, which runs a job and turns what happened into an exit
+code."""
 
 import argparse
 import importlib
@@ -25,7 +26,11 @@ def setting(key: str, is_text: bool = False) -> dict[str, Any]:
 
     ``is_text``: the value is a string, whatever it looks like.
     """
-    return {"dest": "overrides", "action": "append", "type": lambda value: f"{key}={json.dumps(value) if is_text else value}"}
+    return {
+        "dest": "overrides",
+        "action": "append",
+        "type": lambda value: f"{key}={json.dumps(value) if is_text else value}",
+    }
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -46,7 +51,9 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
     )
     job.add_arguments(made)
     common = made.add_argument_group("every job")
-    common.add_argument("--config", type=Path, metavar="FILE.toml", help="settings (default: those of one machine, conf/local.toml)")
+    common.add_argument(
+        "--config", type=Path, metavar="FILE.toml", help="settings (default: those of one machine, conf/local.toml)"
+    )
     common.add_argument(
         "--set",
         dest="overrides",
@@ -56,12 +63,17 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
         help="one setting, repeatable; wins over the file",
     )
     common.add_argument("--warehouse", required=True, metavar="URI", help="the folder of all tables")
-    common.add_argument("--run-id", metavar="LABEL", help="kept in runs; what this label has published is not done again")
+    common.add_argument(
+        "--run-id", metavar="LABEL", help="kept in runs; what this label has published is not done again"
+    )
     common.add_argument(
         "--keep-runs",
         type=at_least(2),
         metavar="N",
-        help="after publishing, remove all but the N newest runs of each slot, and what dead runs left (default: keep all)",
+        help=(
+            "after publishing, remove all but the N newest runs of each slot, and what dead runs left (default: "
+            "keep all)"
+        ),
     )
     common.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     common.add_argument("--verbose", action="store_true", help="show tracebacks, and how long each step took")
@@ -73,7 +85,10 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
         help="between two lines of progress, where no terminal shows it (default: %(default)g)",
     )
     common.add_argument(
-        "--log-format", choices=reporting.FORMATS, default=reporting.TEXT, help="for people, or one JSON object a line on stdout"
+        "--log-format",
+        choices=reporting.FORMATS,
+        default=reporting.TEXT,
+        help="for people, or one JSON object a line on stdout",
     )
     return made
 
@@ -92,9 +107,8 @@ def start(name: str) -> NoReturn:
 def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | None = None) -> int:
     """Parse, load settings, start Spark, run ``job``, and turn what happened into an exit code.
 
-    ``job``: a module of `image_similarity.jobs`, with ``add_arguments(parser)`` and ``run(application)``. ``session``: one that is
-    there already; it is left running.
-    """
+    ``job``: a module of `image_similarity.jobs`, with ``add_arguments(parser)`` and ``run(application)``. ``session``:
+    one that is there already; it is left running."""
     name = job.__name__.rpartition(".")[2]
     arguments = _parser(job, name).parse_args(argv)
     reporter = Reporter(arguments.log_format, arguments.log_every, arguments.verbose, arguments.run_id, {"job": name})

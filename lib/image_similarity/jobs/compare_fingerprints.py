@@ -1,4 +1,5 @@
-"""neighbours -> comparisons: how far fingerprints agree, how well each finds images with the same label, and a report of it."""
+"""neighbours -> comparisons: how far fingerprints agree, how well each finds images with the same label, and a report
+of it."""
 
 import argparse
 from collections.abc import Iterator, Mapping
@@ -36,13 +37,28 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--report", required=True, metavar="URI", help="the folder of the page: new, empty, or an earlier report")
     parser.add_argument(
-        "--fingerprint", action="append", dest="fingerprints", metavar="NAME", help="repeatable (default: all that have neighbours)"
+        "--report", required=True, metavar="URI", help="the folder of the page: new, empty, or an earlier report"
     )
-    parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True))
-    parser.add_argument("-k", type=command_line.at_least(1), metavar="N", help="neighbours that are compared (default: all that each has)")
-    parser.add_argument("--label", metavar="ATTRIBUTE", help=f"what belongs together has the same (default: {DEFAULT_LABEL})")
+    parser.add_argument(
+        "--fingerprint",
+        action="append",
+        dest="fingerprints",
+        metavar="NAME",
+        help="repeatable (default: all that have neighbours)",
+    )
+    parser.add_argument(
+        "--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True)
+    )
+    parser.add_argument(
+        "-k",
+        type=command_line.at_least(1),
+        metavar="N",
+        help="neighbours that are compared (default: all that each has)",
+    )
+    parser.add_argument(
+        "--label", metavar="ATTRIBUTE", help=f"what belongs together has the same (default: {DEFAULT_LABEL})"
+    )
     parser.add_argument(
         "--pairs",
         type=command_line.at_least(0),
@@ -62,7 +78,8 @@ def run(application: Application) -> None:
         comparison, site = _comparison(job, used), open_site(job.session, "report", job.arguments.report)
     site.check_place(_images_of(job, used), job.warehouse.uri)
     job.plan(
-        f"compare the {comparison.k} nearest others by {', '.join(comparison.fingerprints)} ({comparison.metric} distance)",
+        f"compare the {comparison.k} nearest others by {', '.join(comparison.fingerprints)} ({comparison.metric} "
+        "distance)",
         *([f"and how many of them have the same {clean(comparison.label)}"] if comparison.label else []),
         f"write comparisons to {job.warehouse.uri}",
         f"write pictures and pages to {site.uri}, then replace its index.html",
@@ -96,7 +113,7 @@ def _publish(job: Job, comparison: Comparison, site: Site, runs: dict[str, list[
             note(f"what is not used any more could not be removed from {site.uri}: {error}")
 
 
-# -- what is compared ----------------------------------------------------------------------------------------------------------
+# -- what is compared --------------------------------------------------------------------------------------------------
 
 
 def _settings_of_runs(job: Job) -> Settings:
@@ -114,7 +131,8 @@ def _comparison(job: Job, used: Settings) -> Comparison:
 
 
 def _lengths(job: Job, used: Settings) -> dict[str, int]:
-    """The fingerprints that are compared, and the neighbours that each has of an image. ``WrongInput`` if there are none."""
+    """The fingerprints that are compared, and the neighbours that each has of an image. ``WrongInput`` if there are
+    none."""
     published = job.base_snapshot.slots("neighbours")
     lengths = {}
     for slot in sorted(published, key=lambda slot: slot.split("/")):
@@ -138,7 +156,8 @@ def _k(job: Job, lengths: dict[str, int]) -> int:
     shortest, asked = min(lengths, key=lambda name: lengths[name]), job.arguments.k
     if asked is not None and asked > lengths[shortest]:
         raise WrongInput(
-            f"-k {asked}: {shortest} has {lengths[shortest]} neighbours of each image: ask for less, or find_neighbours with more"
+            f"-k {asked}: {shortest} has {lengths[shortest]} neighbours of each image: ask for less, or "
+            "find_neighbours with more"
         )
     return asked or lengths[shortest]
 
@@ -175,14 +194,18 @@ def _runs(job: Job, comparison: Comparison) -> dict[str, list[str]]:
 
 def _untrained(job: Job, comparison: Comparison, used: Settings) -> tuple[str, ...]:
     def is_untrained(fingerprint: str) -> bool:
-        return any(used.get(run, {}).get("trained") is False for run in job.base_snapshot.run_ids("embeddings", fingerprint))
+        return any(
+            used.get(run, {}).get("trained") is False for run in job.base_snapshot.run_ids("embeddings", fingerprint)
+        )
 
     return tuple(filter(is_untrained, comparison.fingerprints))
 
 
 def _inputs(job: Job, runs: dict[str, list[str]], untrained: tuple[str, ...]) -> Inputs:
     neighbours = [job.warehouse.read("neighbours", [run]) for run in runs["neighbours"]]
-    return Inputs(job.warehouse.read("manifest", runs["manifest"]), reduce(DataFrame.unionByName, neighbours), untrained)
+    return Inputs(
+        job.warehouse.read("manifest", runs["manifest"]), reduce(DataFrame.unionByName, neighbours), untrained
+    )
 
 
 def _rows(session: SparkSession, measured: tuple[Measured, ...]) -> DataFrame:
@@ -190,7 +213,7 @@ def _rows(session: SparkSession, measured: tuple[Measured, ...]) -> DataFrame:
     return rows.coalesce(1)
 
 
-# -- what is told --------------------------------------------------------------------------------------------------------------
+# -- what is told ------------------------------------------------------------------------------------------------------
 
 
 def _summarise(job: Job, comparison: Comparison, outputs: Outputs) -> None:

@@ -20,10 +20,16 @@ ALL = "all"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--catalogue", required=True, metavar="FILE", help="CSV, JSON, JSON lines or Parquet with addresses")
-    parser.add_argument("--images", required=True, metavar="URI", help="the folder that files are put into, one for each catalogue")
+    parser.add_argument(
+        "--catalogue", required=True, metavar="FILE", help="CSV, JSON, JSON lines or Parquet with addresses"
+    )
+    parser.add_argument(
+        "--images", required=True, metavar="URI", help="the folder that files are put into, one for each catalogue"
+    )
     parser.add_argument("--size", choices=catalogues.SIZES, help="of the museum's three (default: web)")
-    parser.add_argument("--sample", type=command_line.at_least(1), metavar="N", help="take N addresses, by a hash of image_id and seed")
+    parser.add_argument(
+        "--sample", type=command_line.at_least(1), metavar="N", help="take N addresses, by a hash of image_id and seed"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
     parser.add_argument("--recheck", action="store_true", help="ask whether files that are there have changed")
     parser.add_argument(
@@ -66,7 +72,10 @@ def run(application: Application) -> None:
     }
     job.publish(
         replace={"downloads": {slot: job.run_id}, "failures": {_failures_slot(slot): job.run_id}},
-        inputs={"downloads": job.base_snapshot.run_ids("downloads", slot), "failures": job.base_snapshot.run_ids("failures", _failures_slot(slot))},
+        inputs={
+            "downloads": job.base_snapshot.run_ids("downloads", slot),
+            "failures": job.base_snapshot.run_ids("failures", _failures_slot(slot)),
+        },
         counts=counts,
         used=_used(job),
     )
@@ -88,7 +97,9 @@ def _options(job: Job) -> Options:
 def _read(job: Job) -> Catalogue:
     arguments = job.arguments
     location = uris.absolute(arguments.catalogue)
-    return catalogues.read(location, job.settings.downloads.address_columns, arguments.size, arguments.sample, arguments.seed)
+    return catalogues.read(
+        location, job.settings.downloads.address_columns, arguments.size, arguments.sample, arguments.seed
+    )
 
 
 def _inputs(job: Job, catalogue: Catalogue) -> Inputs:
@@ -173,7 +184,9 @@ def _summarise(job: Job, counts: dict[str, Any], failures: Failures, options: Op
         f"{counts[stage.UNCHANGED]:,} unchanged",
         f"{failures.total:,} failed",
     ]
-    others = [f"{what.replace('_', ' ')}: {_describe(counts[what])}" for what in ("not_rechecked", "left_out") if counts[what]]
+    others = [
+        f"{what.replace('_', ' ')}: {_describe(counts[what])}" for what in ("not_rechecked", "left_out") if counts[what]
+    ]
     told = f"download_images {job.slot}: {counts['addresses']:,} addresses in {job.seconds:.1f} s: " + ", ".join(parts)
     job.say(told, *failures.lines, *others, failures=failures.fields)
     pipeline = ["-m", "image_similarity.jobs.run_pipeline"]

@@ -29,7 +29,11 @@ EVERY_REASON = "every"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_switches(parser)
     parser.add_argument(
-        "--fingerprint", action="append", dest="fingerprints", metavar="NAME", help="repeatable (default: neighbours.fingerprint)"
+        "--fingerprint",
+        action="append",
+        dest="fingerprints",
+        metavar="NAME",
+        help="repeatable (default: neighbours.fingerprint)",
     )
 
 
@@ -45,7 +49,10 @@ def add_switches(parser: argparse.ArgumentParser) -> None:
         const=EVERY_REASON,
         default=[],
         metavar="REASON",
-        help="try images again that failed for this reason (repeatable; without one: for any), though their files are the same",
+        help=(
+            "try images again that failed for this reason (repeatable; without one: for any), though their files "
+            "are the same"
+        ),
     )
 
 
@@ -67,7 +74,8 @@ def run(application: Application) -> None:
 
 
 def check(application: Application) -> None:
-    """Raise for what can be told at once: fingerprints, networks, layers and reasons that do not exist, a GPU that nobody gets."""
+    """Raise for what can be told at once: fingerprints, networks, layers and reasons that do not exist, a GPU that
+    nobody gets."""
     declared = {name: application.settings.fingerprint(name) for name in _names(application)}
     for name, one in declared.items():
         prepare.check(name, one)
@@ -91,7 +99,9 @@ def _declared(job: Job) -> Any:
 def _plan(jobs: list[Job]) -> None:
     check(jobs[0].application)
     manifest = _manifest_runs(jobs[0])[0]
-    lines = [f"embed the images of manifest {manifest} as {job.slot}: {prepare.described(_declared(job))}" for job in jobs]
+    lines = [
+        f"embed the images of manifest {manifest} as {job.slot}: {prepare.described(_declared(job))}" for job in jobs
+    ]
     jobs[0].plan(*lines, f"write embeddings, vectors and failures to {jobs[0].warehouse.uri}")
 
 
@@ -102,7 +112,7 @@ def _manifest_runs(job: Job) -> list[str]:
     return runs
 
 
-# -- fingerprints of images ----------------------------------------------------------------------------------------------------
+# -- fingerprints of images --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -185,7 +195,9 @@ def _folder_for_workers() -> Path:
 def _saved(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
     """What this run and those before it, which did not come to their end, have saved for ``key``."""
     runs = [run for run in job.warehouse.states(_state(key)) if run == job.run_id or not this_run_only]
-    return job.warehouse.read_folders([job.warehouse.state_of(_state(key), run).folder(saved.FOLDER) for run in runs], saved.SCHEMA)
+    return job.warehouse.read_folders(
+        [job.warehouse.state_of(_state(key), run).folder(saved.FOLDER) for run in runs], saved.SCHEMA
+    )
 
 
 def _state(key: str) -> str:
@@ -197,8 +209,10 @@ def _check_key(job: Job, published: Any, key: str) -> None:
     if published is None or published.fingerprint_key == key or job.arguments.replace_fingerprint:
         return
     raise JobFailed(
-        f"the published embeddings {job.slot} were made in another way (key {published.fingerprint_key}, now {key}): other "
-        "weights, layer or settings, or an older version of this program. Give this fingerprint another name, or replace the old "
+        f"the published embeddings {job.slot} were made in another way (key {published.fingerprint_key}, now "
+        f"{key}): other "
+        "weights, layer or settings, or an older version of this program. Give this fingerprint another name, or "
+        "replace the old "
         "one with --replace-fingerprint"
     )
 
@@ -268,13 +282,16 @@ def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:
     job.say(told, *others, *failures.lines, failures=failures.fields)
 
 
-# -- fingerprints of vectors ---------------------------------------------------------------------------------------------------
+# -- fingerprints of vectors -------------------------------------------------------------------------------------------
 
 
 def _project(job: Job) -> None:
     """A fingerprint that is made of another's vectors, which is published."""
     declared, warehouse = _declared(job), job.warehouse
-    inputs = {"embeddings": job.base_snapshot.run_ids("embeddings", declared.base), "projections": job.base_snapshot.run_ids("projections", job.slot)}
+    inputs = {
+        "embeddings": job.base_snapshot.run_ids("embeddings", declared.base),
+        "projections": job.base_snapshot.run_ids("projections", job.slot),
+    }
     base = warehouse.read("embeddings", inputs["embeddings"])
     base_key = base.select("fingerprint_key").first()
     if base_key is None:
@@ -283,7 +300,9 @@ def _project(job: Job) -> None:
     contents = base.select("content_sha256").distinct()
     vectors = warehouse.read("vectors", inputs["vectors"]).join(contents, "content_sha256", "left_semi")
     with job.step("fit components"):
-        before = projected.published(warehouse.read("projections", inputs["projections"]), base_key.fingerprint_key, declared)
+        before = projected.published(
+            warehouse.read("projections", inputs["projections"]), base_key.fingerprint_key, declared
+        )
         fitted = before or projected.fit(job.slot, vectors, base_key.fingerprint_key, declared)
     published = warehouse.read("embeddings", job.base_snapshot.run_ids("embeddings", job.slot))
     _check_key(job, published.select("fingerprint_key").first(), fitted.key)
@@ -303,7 +322,8 @@ def _project(job: Job) -> None:
         },
     )
     job.say(
-        f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} vectors "
+        f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} "
+        "vectors "
         f"projected; {declared.dimensions} components hold {fitted.explained:.1%} of the variance of {declared.base}"
     )
 
@@ -330,7 +350,12 @@ def _write_projected(job: Job, base: DataFrame, vectors: DataFrame, fitted: Fitt
         warehouse.write("vectors", run, projected.project(job.session, new, fitted))
     if is_new:
         warehouse.write("projections", run, projected.rows_of(job.session, job.slot, fitted, declared))
-    return {"images": images, "vectors_added": added, "failures": inherited.counts, "explained_variance": fitted.explained}
+    return {
+        "images": images,
+        "vectors_added": added,
+        "failures": inherited.counts,
+        "explained_variance": fitted.explained,
+    }
 
 
 if __name__ == "__main__":

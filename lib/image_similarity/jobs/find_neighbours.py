@@ -27,15 +27,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Those that run_pipeline takes, too."""
     parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint", is_text=True))
     parser.add_argument("--method", metavar="exact|approximate|auto", **setting("neighbours.method", is_text=True))
-    parser.add_argument("--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True))
+    parser.add_argument(
+        "--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True)
+    )
     parser.add_argument("-k", metavar="N", help="similar neighbours of each image", **setting("neighbours.similar"))
-    parser.add_argument("--dissimilar", metavar="N", help="dissimilar images of each", **setting("neighbours.dissimilar"))
+    parser.add_argument(
+        "--dissimilar", metavar="N", help="dissimilar images of each", **setting("neighbours.dissimilar")
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
     parser.add_argument(
-        "--embeddings", metavar="URI", help="Parquet of your own with image_id and embedding (the fingerprint is then 'external')"
+        "--embeddings",
+        metavar="URI",
+        help="Parquet of your own with image_id and embedding (the fingerprint is then 'external')",
     )
 
 
@@ -45,7 +51,9 @@ def run(application: Application) -> None:
     if own and not any(given.startswith("neighbours.fingerprint=") for given in application.arguments.overrides):
         settings = settings.model_copy(update={"fingerprint": EXTERNAL})
     if own and settings.fingerprint in application.settings.fingerprints:
-        raise WrongInput(f"--embeddings with --fingerprint {settings.fingerprint}, which is made here: choose another name")
+        raise WrongInput(
+            f"--embeddings with --fingerprint {settings.fingerprint}, which is made here: choose another name"
+        )
     job = application.job("find_neighbours", f"{settings.fingerprint}/{settings.metric}")
     if job.already_published():
         return
@@ -80,7 +88,8 @@ def run(application: Application) -> None:
     # Those of the run before stay, since another job may just be reading them.
     job.warehouse.forget_state(job.slot, min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id]))
     told = (
-        f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of {counts['dimensions']:,} values "
+        f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of "
+        f"{counts['dimensions']:,} values "
         f"in {job.seconds:.1f} s"
         + _about_recall(outputs.found)
         + (f"; {counts['in_full']:,} compared in full" if counts["in_full"] else "")
@@ -118,8 +127,13 @@ def _published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]
     runs = job.base_snapshot.run_ids("embeddings", fingerprint)
     if not runs:
         published = ", ".join(sorted(job.base_snapshot.slots("embeddings"))) or "none"
-        raise WrongInput(f"no embeddings {fingerprint!r} in {job.warehouse.uri} (published: {published}): run embed_images first")
-    keys = [row.fingerprint_key for row in job.warehouse.read("embeddings", runs).select("fingerprint_key").distinct().collect()]
+        raise WrongInput(
+            f"no embeddings {fingerprint!r} in {job.warehouse.uri} (published: {published}): run embed_images first"
+        )
+    keys = [
+        row.fingerprint_key
+        for row in job.warehouse.read("embeddings", runs).select("fingerprint_key").distinct().collect()
+    ]
     if len(keys) > 1:
         raise JobFailed(f"the embeddings {fingerprint} mix the keys {', '.join(keys)}: run embed_images again")
     inputs = {"embeddings": runs, "vectors": [run for key in keys for run in job.base_snapshot.run_ids("vectors", key)]}

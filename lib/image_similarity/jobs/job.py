@@ -1,4 +1,5 @@
-"""One Spark application and the runs of jobs in it: from the pointer as it is now to one publication, with its record."""
+"""One Spark application and the runs of jobs in it: from the pointer as it is now to one publication, with its
+record."""
 
 import argparse
 import importlib.metadata
@@ -55,7 +56,9 @@ class Failures:
 
     @property
     def lines(self) -> list[str]:
-        return [f"failed: {count:,} {reason}, for example {self.examples[reason]}" for reason, count in self.counts.items()]
+        return [
+            f"failed: {count:,} {reason}, for example {self.examples[reason]}" for reason, count in self.counts.items()
+        ]
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -85,7 +88,8 @@ class Application:
         return job
 
     def begin(self) -> None:
-        """From now on something may be written: until the end, cleaning leaves alone what the runs of this application write."""
+        """From now on something may be written: until the end, cleaning leaves alone what the runs of this application
+        write."""
         if not self._is_at_work:
             self._is_at_work = True
             for job in self._jobs:
@@ -152,7 +156,10 @@ class Job:
         same = [run for run in done if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
         before = next((run for run in same if run.run_id not in undone), None)
         if before is not None:
-            message = f"{self.name} {self.slot}".rstrip() + f": already published under the label {label!r} as {before.run_id}"
+            message = (
+                f"{self.name} {self.slot}".rstrip()
+                + f": already published under the label {label!r} as {before.run_id}"
+            )
             self.say(message, event="already_published", run_id=before.run_id)
         return before is not None
 
@@ -181,13 +188,15 @@ class Job:
         return Failures({row.reason: row.images for row in rows}, examples)
 
     def check_failures(self, failures: Failures, of: str, count: int, section: str, note: str = "") -> None:
-        """Raise ``TooManyFailures`` if of ``count`` (``of``: what they are) more failed than the settings' ``section`` allows."""
+        """Raise ``TooManyFailures`` if of ``count`` (``of``: what they are) more failed than the settings' ``section``
+        allows."""
         allowed = getattr(self.settings, section).max_failed_fraction
         if failures.total <= allowed * count:
             return
         counted = ", ".join(f"{images:,} {reason}" for reason, images in failures.counts.items())
         message = (
-            f"{failures.total:,} of {count:,} {of} failed ({counted}), more than {section}.max_failed_fraction = {allowed} allows; "
+            f"{failures.total:,} of {count:,} {of} failed ({counted}), more than {section}.max_failed_fraction = "
+            f"{allowed} allows; "
             f"nothing was published{note}. Each failure is a row in "
             f"{uris.for_readers(self.warehouse.folder('failures', self.run_id))}"
         )
@@ -207,8 +216,8 @@ class Job:
         """Make this run's tables current, with its record in ``runs``.
 
         ``inputs``: table -> runs read; ``counts``: what was counted; ``used``: the settings and what they resolved to;
-        ``recall``: of approximate neighbours; ``status``: another one where the run does not count as done under its label.
-        """
+        ``recall``: of approximate neighbours; ``status``: another one where the run does not count as done under its
+        label."""
         seconds, stages = self.seconds, reporting.current().seconds_by_step(self._began)
         outputs = _outputs(replace, append or {})
         record = Record(
@@ -249,11 +258,14 @@ class Job:
             self._clean(self.arguments.keep_runs)
 
     def _check_there(self, *published: Slots) -> None:
-        """Raise ``JobFailed`` if a table is gone: its run was taken for dead, say on a machine that slept, or removed meanwhile."""
+        """Raise ``JobFailed`` if a table is gone: its run was taken for dead, say on a machine that slept, or removed
+        meanwhile."""
         folders = {(table, run) for slots in published for table, named in slots.items() for run in named.values()}
         for table, run in folders:
             if not self.warehouse.files.entries(f"{self.warehouse.uri}/{table}/run_id={run}"):
-                raise JobFailed(f"what {run} wrote to {table} was removed meanwhile; nothing was published: run it again")
+                raise JobFailed(
+                    f"what {run} wrote to {table} was removed meanwhile; nothing was published: run it again"
+                )
 
     def _clean(self, keep: int) -> None:
         try:
@@ -269,7 +281,13 @@ def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:
 
 
 def _versions(session: SparkSession) -> dict[str, str]:
-    names = ("torch", "torchvision", "numpy", "pyarrow", "pillow")  # asked of the installation: importing them takes seconds
+    names = (
+        "torch",
+        "torchvision",
+        "numpy",
+        "pyarrow",
+        "pillow",
+    )  # asked of the installation: importing them takes seconds
     installed = {name: importlib.metadata.version(name) for name in names}
     java: Any = session._jvm
     return {
@@ -283,6 +301,7 @@ def _versions(session: SparkSession) -> dict[str, str]:
 
 
 def work_on(session: SparkSession, job: str, **about: Any) -> None:
-    """From now on what is said, and what Spark does, is about ``job``; ``about``: slot and run_id, where it is one run."""
+    """From now on what is said, and what Spark does, is about ``job``; ``about``: slot and run_id, where it is one
+    run."""
     reporting.current().about = {"job": job, **about}
     session.sparkContext.setJobDescription(job)

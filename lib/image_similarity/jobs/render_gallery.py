@@ -44,7 +44,11 @@ def add_gallery(parser: argparse.ArgumentParser, required: bool) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_gallery(parser, required=True)
     parser.add_argument(
-        "--fingerprint", action="append", dest="fingerprints", metavar="NAME", help="repeatable (default: all that have neighbours)"
+        "--fingerprint",
+        action="append",
+        dest="fingerprints",
+        metavar="NAME",
+        help="repeatable (default: all that have neighbours)",
     )
 
 
@@ -94,7 +98,8 @@ def _tidy_up(job: Job, opened: Site, kept: list[str]) -> None:
 
 
 def check(application: Application, images: str) -> Site:
-    """The gallery's folder. Raises ``WrongInput`` if it cannot serve, or lies among ``images``: the next run would find it."""
+    """The gallery's folder. Raises ``WrongInput`` if it cannot serve, or lies among ``images``: the next run would find
+    it."""
     opened = _opened(application)
     opened.check_place(images, application.warehouse.uri)
     return opened
@@ -105,7 +110,8 @@ def _opened(application: Application) -> Site:
 
 
 def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
-    """The published slots of ``neighbours`` that are shown, with what they are called; the settings' fingerprint first."""
+    """The published slots of ``neighbours`` that are shown, with what they are called; the settings' fingerprint
+    first."""
     published = job.base_snapshot.slots("neighbours")
     if not published:
         raise WrongInput(f"no neighbours are published in {job.warehouse.uri}: run find_neighbours first")
@@ -115,7 +121,9 @@ def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
     unknown = [name for name in fingerprints if name not in by_fingerprint]
     if unknown:
         known = ", ".join(sorted(by_fingerprint))
-        raise WrongInput(f"no neighbours by {', '.join(map(repr, unknown))} in {job.warehouse.uri}; published are: {known}")
+        raise WrongInput(
+            f"no neighbours by {', '.join(map(repr, unknown))} in {job.warehouse.uri}; published are: {known}"
+        )
     ours = job.settings.neighbours
     first_of_all, first_of_its_own = ours.fingerprint, f"{ours.fingerprint}/{ours.metric}"
     names = dict.fromkeys(fingerprints) or sorted(by_fingerprint, key=lambda name: (name != first_of_all, name))
@@ -129,7 +137,10 @@ def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
 
 def _images_of(job: Job, records: Records) -> str:
     """What build_manifest was given as images."""
-    return next((str(records[run].settings["images"]) for run in job.base_snapshot.run_ids("manifest", "") if run in records), "")
+    return next(
+        (str(records[run].settings["images"]) for run in job.base_snapshot.run_ids("manifest", "") if run in records),
+        "",
+    )
 
 
 def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
@@ -143,7 +154,9 @@ def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
         "neighbours": [run for slot in slots for run in snapshot.run_ids("neighbours", slot)],
         "embeddings": [run for name in fingerprints for run in snapshot.run_ids("embeddings", name)],
         "failures": [
-            run for name in [*fingerprints, *(f"neighbours/{slot}" for slot in slots)] for run in snapshot.run_ids("failures", name)
+            run
+            for name in [*fingerprints, *(f"neighbours/{slot}" for slot in slots)]
+            for run in snapshot.run_ids("failures", name)
         ],
     }
     numbered = [
@@ -163,7 +176,7 @@ def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
     return inputs, runs
 
 
-# -- what the pages say of the run ---------------------------------------------------------------------------------------------
+# -- what the pages say of the run -------------------------------------------------------------------------------------
 
 
 def _about(job: Job, slots: dict[str, str], records: Records) -> About:
@@ -182,11 +195,17 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
         untrained += [name for run in made if run in records and records[run].settings.get("trained") is False]
     for slot, label in slots.items():
         made = job.base_snapshot.run_ids("neighbours", slot)
-        notes = [FINGERPRINTS_ARE_NEWER] if unlike(made, "embeddings", job.base_snapshot.run_ids("embeddings", slot.partition("/")[0])) else []
+        notes = (
+            [FINGERPRINTS_ARE_NEWER]
+            if unlike(made, "embeddings", job.base_snapshot.run_ids("embeddings", slot.partition("/")[0]))
+            else []
+        )
         runs += section(f"Neighbours by {label}", made, *notes)
     labels = tuple(Slot(label, *slot.split("/")) for slot, label in slots.items())
     title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
-    return About(title, labels, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs)
+    return About(
+        title, labels, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs
+    )
 
 
 def _collection(images: str) -> str:
@@ -207,7 +226,10 @@ def _section(title: str, record: Record, notes: tuple[str, ...]) -> dict[str, An
 def _facts(record: Record) -> Iterator[tuple[str, str]]:
     used = record.settings
     for declared in used.get("fingerprint", {}).values():
-        yield "network", declared["network"] + "".join(f", {key} {declared[key]}" for key in ("layer", "base") if key in declared)
+        yield (
+            "network",
+            declared["network"] + "".join(f", {key} {declared[key]}" for key in ("layer", "base") if key in declared),
+        )
     if "weights" in used:
         yield "weights", posixpath.basename(used["weights"]) + ("" if used.get("trained") else " (untrained)")
     if record.job == "find_neighbours":
@@ -239,13 +261,17 @@ def _counted(reasons: dict[str, int]) -> str:
 def _summarise(job: Job, counts: dict[str, Any]) -> None:
     known = counts["pictures"] - counts["pictures_made"] - counts["pictures_absent"]
     job.say(
-        f"render_gallery: {counts['images']:,} images in {job.seconds:.1f} s: {counts['pictures_made']:,} pictures made, "
+        f"render_gallery: {counts['images']:,} images in {job.seconds:.1f} s: {counts['pictures_made']:,} pictures "
+        "made, "
         f"{known:,} known, {counts['pages']:,} pages"
     )
     if counts["pictures_absent"]:
         note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
     if counts["neighbours_gone"]:
-        note(f"{counts['neighbours_gone']:,} neighbours are no longer in the manifest and are not shown: run find_neighbours")
+        note(
+            f"{counts['neighbours_gone']:,} neighbours are no longer in the manifest and are not shown: run "
+            "find_neighbours"
+        )
 
 
 def index_of(application: Application) -> str:

@@ -14,7 +14,9 @@ RUNS_LISTED = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--to", metavar="RUN", help="a run, or the label (--run-id) of several; without it runs are listed")
+    parser.add_argument(
+        "--to", metavar="RUN", help="a run, or the label (--run-id) of several; without it runs are listed"
+    )
 
 
 def run(application: Application) -> None:
@@ -31,7 +33,10 @@ def run(application: Application) -> None:
     undone = retention.newer(everything, chosen)
     replace = _merged(chosen)
     job.older = frozenset(run for slots in replace.values() for run in slots.values())
-    job.plan(*(f"make {_described(record)} current" for record in chosen), f"in place of {len(undone):,} newer runs, which stay")
+    job.plan(
+        *(f"make {_described(record)} current" for record in chosen),
+        f"in place of {len(undone):,} newer runs, which stay",
+    )
     _check_there(job, chosen)  # again: from the plan on cleaning leaves them alone, but it may have begun before
     job.publish(
         replace=replace,
@@ -46,14 +51,22 @@ def run(application: Application) -> None:
             note(f"the gallery {record.slot} may show what was undone: run render_gallery again")
     for record in history:
         if retention.is_current(pointer, record) and retention.is_stale(pointer, record, history):
-            note(f"{_described(record)} was made of other runs than are current: restore an older one, or run the job again")
+            note(
+                f"{_described(record)} was made of other runs than are current: restore an older one, or run the "
+                "job again"
+            )
 
 
 def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
-    """The runs that ``--to`` names, the newest of each slot. ``WrongInput`` if there are none, or their tables are gone."""
-    named = {(record.job, record.slot): record for record in history if job.arguments.to in (record.run_id, record.label)}
+    """The runs that ``--to`` names, the newest of each slot. ``WrongInput`` if there are none, or their tables are
+    gone."""
+    named = {
+        (record.job, record.slot): record for record in history if job.arguments.to in (record.run_id, record.label)
+    }
     if not named:
-        raise WrongInput(f"no run in {job.warehouse.uri} is called {job.arguments.to!r}, and none has that label; see without --to")
+        raise WrongInput(
+            f"no run in {job.warehouse.uri} is called {job.arguments.to!r}, and none has that label; see without --to"
+        )
     _check_there(job, list(named.values()))
     return list(named.values())
 

@@ -39,7 +39,8 @@ def multiplies_bfloat16() -> bool:
 
 
 def rate(rows: int, dimensions: int, metric: str, similar: int, dissimilar: int, screen: str) -> Rate:
-    """Compare ``rows`` random vectors, or as many as take some tenths of a second, by ``screen`` ("auto": the fastest)."""
+    """Compare ``rows`` random vectors, or as many as take some tenths of a second, by ``screen`` ("auto": the
+    fastest)."""
     rows = min(rows, _SAMPLE_ROWS, max(64, int(np.sqrt(_SAMPLE_FLOP / (2 * dimensions)))))
     dimensions = max(dimensions, 2)  # single values have no correlation
     values = np.random.default_rng(0).standard_normal((rows, dimensions)).astype(np.float32)
@@ -62,7 +63,10 @@ def _product(values: Values, metric: str, screen: Screen) -> float:
 
 def _pairs(values: Values, metric: str, screen: Screen, similar: int, dissimilar: int) -> float:
     room = np.empty((len(values), len(values)), dtype=np.float32)
-    a, b = (_strip(values, metric, screen, candidate_count(similar, screen), candidate_count(dissimilar, screen)) for _ in range(2))
+    a, b = (
+        _strip(values, metric, screen, candidate_count(similar, screen), candidate_count(dissimilar, screen))
+        for _ in range(2)
+    )
     a.offer(b, screen, room, values.shape[1])  # lists are filled once, compared many times
     return len(values) ** 2 / _fastest(lambda: a.offer(b, screen, room, values.shape[1]))
 

@@ -1,12 +1,12 @@
 """The best of each row by fast scores, and a lower bound on what was dropped.
 
-1. `Strip.offer` multiplies two blocks and shows every score to the running lists of both; only scores that beat the last of a list
-   touch it. Lists hold some more than the k that are asked for.
+1. `Strip.offer` multiplies two blocks and shows every score to the running lists of both; only scores that beat the
+   last of a list touch it. Lists hold some more than the k that are asked for.
 2. `image_similarity.knn.rerank` gives the kept pairs their exact distances.
 
-Order is by distance, then by index. The bits of a distance above the index make one 64-bit integer, a *key*: integer order of keys
-is the total order, and lists are plain arrays. Lists of scores are kept the same way: bits that order scores, above the position.
-"""
+Order is by distance, then by index. The bits of a distance above the index make one 64-bit integer, a *key*: integer
+order of keys is the total order, and lists are plain arrays. Lists of scores are kept the same way: bits that order
+scores, above the position."""
 
 from dataclasses import dataclass
 
@@ -78,7 +78,8 @@ def _push(scores, positions, cut, i, score, position):  # type: ignore[no-untype
 
 @compiled()
 def _offer(product, half_a, half_b, at_a, at_b, diagonal, near_a, near_b, far_a, far_b):  # type: ignore[no-untyped-def]
-    """Every score of ``product`` to the lists of its row and of its column. ``near_*``, ``far_*``: scores, positions, cut."""
+    """Every score of ``product`` to the lists of its row and of its column. ``near_*``, ``far_*``: scores, positions,
+    cut."""
     near_cut_b, far_cut_b = near_b[2], far_b[2]
     columns = product.shape[1]
     for i in range(product.shape[0]):
@@ -89,7 +90,9 @@ def _offer(product, half_a, half_b, at_a, at_b, diagonal, near_a, near_b, far_a,
             any_passes = False
             for j in range(start, end):
                 score = product[i, j] - own - half_b[j]
-                any_passes |= (score > near_cut) | (-score > far_cut) | (score > near_cut_b[j]) | (-score > far_cut_b[j])
+                any_passes |= (
+                    (score > near_cut) | (-score > far_cut) | (score > near_cut_b[j]) | (-score > far_cut_b[j])
+                )
             if any_passes:
                 for j in range(start, end):
                     score = product[i, j] - own - half_b[j]
@@ -104,7 +107,8 @@ def _offer(product, half_a, half_b, at_a, at_b, diagonal, near_a, near_b, far_a,
 
 
 class Pool:
-    """Some vectors of which some are compared with some others, for nearest ones only: what parts of a collection are made of.
+    """Some vectors of which some are compared with some others, for nearest ones only: what parts of a collection are
+    made of.
 
     ``positions``: (n,) int32, their names in lists; ``cut``: see `Best`.
     """
@@ -114,7 +118,8 @@ class Pool:
         self.similar = Best(len(positions), k, cut)
 
     def compare(self, a: Indices, b: Indices) -> None:
-        """All pairs of places ``a`` with places ``b``, which have none in common or are the same array: both get their best."""
+        """All pairs of places ``a`` with places ``b``, which have none in common or are the same array: both get their
+        best."""
         product = self._low[a] @ self._low[b].T
         best = self.similar
         _offer_some(product, self._half, self.positions, a, b, a is b, best.scores, best.positions, best.cut)
@@ -176,9 +181,8 @@ class Strip:
 class Lists:
     """For each row the keys kept for one relation, in order, and what is known of all others.
 
-    ``keys``: (n, k) int64, padded with `NONE`; ``floor``: (n,) int64, a key that no neighbour outside the list comes before.
-    For dissimilar ones the bits are those of the greatest possible distance minus the distance's.
-    """
+    ``keys``: (n, k) int64, padded with `NONE`; ``floor``: (n,) int64, a key that no neighbour outside the list comes
+    before. For dissimilar ones the bits are those of the greatest possible distance minus the distance's."""
 
     keys: Keys
     floor: Keys
@@ -264,5 +268,3 @@ def positions_of(keys: Keys) -> NDArray[np.int64]:
 def moved(keys: Keys, index: Indices) -> Keys:
     """The same distances, of others."""
     return (keys & ~_LOW) | index
-
-

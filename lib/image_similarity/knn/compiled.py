@@ -6,7 +6,8 @@ from typing import Any
 
 from numba import njit
 
-# Without a home of its own (a container, a service) there is no place to keep them: each process compiles for itself, a second.
+# Without a home of its own (a container, a service) there is no place to keep them: each process compiles for itself, a
+# second.
 _KEPT = os.access(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~"), os.W_OK)
 
 

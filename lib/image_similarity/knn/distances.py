@@ -1,11 +1,11 @@
 """What a distance is: of single pairs of vectors, and of whole blocks, to the last bit the same.
 
-It is computed in float64 and rounded once: cosine and correlation distances (1 - similarity, in [0, 2]) to the nearest multiple of
-2**-23, which float32 holds exactly, euclidean ones to float32. The rounded value *is* the distance.
+It is computed in float64 and rounded once: cosine and correlation distances (1 - similarity, in [0, 2]) to the nearest
+multiple of 2**-23, which float32 holds exactly, euclidean ones to float32. The rounded value *is* the distance.
 
-How it is made exact. Sums are fast if their terms may be added in any order, but then their last bits depend on the processor and
-on how a matrix was cut. Wherever those bits could change the rounded value (*doubtful*: about one pair in 100,000), the sum is
-done again, term after term. So a distance depends on its two vectors alone.
+How it is made exact. Sums are fast if their terms may be added in any order, but then their last bits depend on the
+processor and on how a matrix was cut. Wherever those bits could change the rounded value (*doubtful*: about one pair in
+100,000), the sum is done again, term after term. So a distance depends on its two vectors alone.
 
 Distances are not negative, so the bits of a float32, read as an integer, are ordered like its value: `Bits` below.
 """
@@ -102,7 +102,8 @@ def _measure(values, centred, shift, scale):  # type: ignore[no-untyped-def]
         scale[i] = 1.0 / np.sqrt(_product_in_order(values[i], shift[i], values[i], shift[i]))
 
 
-# Each sum is written twice: what is kept of a compiled function is found by its name, so one body cannot be kept with two options.
+# Each sum is written twice: what is kept of a compiled function is found by its name, so one body cannot be kept with
+# two options.
 
 
 @compiled()
@@ -166,7 +167,8 @@ def _euclidean_pairs(a, b, rows, columns, unit, doubt_all, found):  # type: igno
 
 
 def pairs(metric: Metric, a: Vectors, b: Vectors, rows: Indices, columns: Indices, doubt_all: bool = False) -> Bits:
-    """The distances of the pairs (``rows[p]`` of ``a``, ``columns[p]`` of ``b``). ``doubt_all``: add term after term always."""
+    """The distances of the pairs (``rows[p]`` of ``a``, ``columns[p]`` of ``b``). ``doubt_all``: add term after term
+    always."""
     found = np.empty(len(rows), dtype=np.float32)
     if metric.angular:
         _angular_pairs(a.values, a.shift, a.scale, b.values, b.shift, b.scale, rows, columns, _U, doubt_all, found)

@@ -15,7 +15,8 @@ from image_similarity.knn.scoring import Screen, candidate_count
 
 @dataclass(frozen=True)
 class Ranked:
-    """Neighbours in long form, arrays of one length: row (int64), rank (int32, from 1), neighbour (int64), distance (float32)."""
+    """Neighbours in long form, arrays of one length: row (int64), rank (int32, from 1), neighbour (int64), distance
+    (float32)."""
 
     row: Indices
     rank: NDArray[np.int32]
@@ -39,9 +40,15 @@ def ranked(keys: Keys, index: Indices, farthest: bool) -> Ranked:
 
 
 def neighbours(
-    vectors: Values, metric: str, similar: int, dissimilar: int, block_rows: int = 2048, screen: Screen = scoring.FLOAT32
+    vectors: Values,
+    metric: str,
+    similar: int,
+    dissimilar: int,
+    block_rows: int = 2048,
+    screen: Screen = scoring.FLOAT32,
 ) -> tuple[Ranked, Ranked]:
-    """Similar and dissimilar neighbours among ``vectors`` (n, d), in one process: what the Spark stage does with many."""
+    """Similar and dissimilar neighbours among ``vectors`` (n, d), in one process: what the Spark stage does with
+    many."""
     chosen = distances.METRICS[metric]
     found: list[list[Ranked]] = [[], []]
     parts = [
@@ -53,7 +60,9 @@ def neighbours(
         for start in range(0, len(vectors), block_rows)
     ]
     shrink = scoring.shrink_of(
-        max((float(np.abs(part.vectors.values).max(initial=0)) for part in parts), default=0.0), vectors.shape[1], chosen
+        max((float(np.abs(part.vectors.values).max(initial=0)) for part in parts), default=0.0),
+        vectors.shape[1],
+        chosen,
     )
     strips = [
         Strip(
@@ -69,7 +78,9 @@ def neighbours(
         for other in strips[i:]:
             strip.offer(other, screen, room, vectors.shape[1])
     for part, strip in zip(parts, strips):
-        rescoring = Rescoring(chosen, part, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, shrink))
+        rescoring = Rescoring(
+            chosen, part, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, shrink)
+        )
         for other_part in parts:
             rescoring.add(other_part)
         lists = rescoring.lists()
@@ -85,14 +96,21 @@ def _settled(
     uncertain = np.nonzero(~(lists[0].certain(wanted[0], others) & lists[1].certain(wanted[1], others)))[0]
     keys = [lists_of.keys[:, :k].copy() for lists_of, k in zip(lists, wanted)]
     if len(uncertain):
-        found = [in_full(metric, part.vectors[uncertain], part.index[uncertain], p.vectors, p.index, *wanted) for p in parts]
+        found = [
+            in_full(metric, part.vectors[uncertain], part.index[uncertain], p.vectors, p.index, *wanted) for p in parts
+        ]
         for relation, k in enumerate(wanted):
-            keys[relation][uncertain] = np.sort(least(np.concatenate([of[relation] for of in found], axis=1), k), axis=1)
+            keys[relation][uncertain] = np.sort(
+                least(np.concatenate([of[relation] for of in found], axis=1), k), axis=1
+            )
     return keys[0], keys[1]
 
 
 def _joined(parts: Sequence[Ranked]) -> Ranked:
     kinds = {"row": np.int64, "rank": np.int32, "neighbour": np.int64, "distance": np.float32}
     return Ranked(
-        **{name: np.concatenate([np.empty(0, kind), *(getattr(part, name) for part in parts)]) for name, kind in kinds.items()}
+        **{
+            name: np.concatenate([np.empty(0, kind), *(getattr(part, name) for part in parts)])
+            for name, kind in kinds.items()
+        }
     )

@@ -1,8 +1,7 @@
 """Lists of neighbours as a graph: merged, and improved by what neighbours know.
 
-A neighbour of a neighbour is likely to be a neighbour (Dong, Moses, Li: Efficient k-nearest neighbor graph construction for generic
-similarity measures, WWW 2011). Lists are rows of keys (see `topk`), sorted, padded with `NONE`.
-"""
+A neighbour of a neighbour is likely to be a neighbour (Dong, Moses, Li: Efficient k-nearest neighbor graph construction
+for generic similarity measures, WWW 2011). Lists are rows of keys (see `topk`), sorted, padded with `NONE`."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,8 @@ def merged(
 ) -> tuple[Keys, NDArray[np.bool_]]:
     """``keys`` (n, k) sorted, with ``offered[i]`` for the list of ``row[i]``; and which entries (n, k) are new.
 
-    A list has each neighbour once: of two keys with the same index the lesser stays. ``fresh``: (n, k) which of ``keys`` count as
-    new, too.
-    """
+    A list has each neighbour once: of two keys with the same index the lesser stays. ``fresh``: (n, k) which of
+    ``keys`` count as new, too."""
     keys, fresh = keys.copy(), np.zeros(keys.shape, dtype=np.bool_) if fresh is None else fresh.copy()
     if keys.shape[1]:
         _merge(keys, fresh, row, offered)
@@ -66,12 +64,11 @@ def second_neighbours(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Pairs (row, slot) worth a look: neighbours of neighbours, by a way that is new, that were not compared before.
 
-    ``slots``, ``fresh``: (n, k) the lists of the rows, -1 where there is none, and what is new in them; the rows are the slots from
-    ``first``; ``among``: all of them were compared with one another. ``near``: (n, k) for each neighbour its row in ``of`` and
-    ``of_fresh`` (m, k), the same of the neighbours. ``visits``, ``theirs``: (n, v), (all, v) the parts that rows and all slots were
-    compared with, their homes first; ``home``: (all,). Two of which one visited the other's home were compared; two of one
-    home only if they are ``among`` them.
-    """
+    ``slots``, ``fresh``: (n, k) the lists of the rows, -1 where there is none, and what is new in them; the rows are
+    the slots from ``first``; ``among``: all of them were compared with one another. ``near``: (n, k) for each neighbour
+    its row in ``of`` and ``of_fresh`` (m, k), the same of the neighbours. ``visits``, ``theirs``: (n, v), (all, v) the
+    parts that rows and all slots were compared with, their homes first; ``home``: (all,). Two of which one visited the
+    other's home were compared; two of one home only if they are ``among`` them."""
     reach = slots.shape[1]
     at_once = max(1, _ROOM // max(reach, 1) ** 2)
     rows, found = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
@@ -80,7 +77,17 @@ def second_neighbours(
         some = slice(start, start + at_once)
         room = np.empty((len(slots[some]), reach**2), dtype=np.int32)
         count = _second(
-            slots[some], fresh[some], first + start, *compared, near[some], of, of_fresh, visits[some], theirs, home, room
+            slots[some],
+            fresh[some],
+            first + start,
+            *compared,
+            near[some],
+            of,
+            of_fresh,
+            visits[some],
+            theirs,
+            home,
+            room,
         )
         rows.append(np.repeat(np.arange(start, start + len(room)), count))
         found.append(room[np.arange(room.shape[1])[None, :] < count[:, None]])

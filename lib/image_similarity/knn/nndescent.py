@@ -1,8 +1,7 @@
 """pynndescent on one part of a collection: lists for its residents, and for visitors.
 
-Rows are copies as scores are made of (`screening.copies`). Distances come back as scores, greater for nearer ones: minus half of
-the squared distance, and 1 more for unit vectors, whose score is their product.
-"""
+Rows are copies as scores are made of (`screening.copies`). Distances come back as scores, greater for nearer ones:
+minus half of the squared distance, and 1 more for unit vectors, whose score is their product."""
 
 from typing import Any
 
@@ -19,7 +18,8 @@ LEAST_ROWS = 512
 
 
 class Descent:
-    """An index over ``rows`` (n, d) float32, with ``k`` neighbours of each; the same for the same rows, order, seed and threads.
+    """An index over ``rows`` (n, d) float32, with ``k`` neighbours of each; the same for the same rows, order, seed and
+    threads.
 
     ``threads``: at most as many as numba has, else ``ValueError``.
     """

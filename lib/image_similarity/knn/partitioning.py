@@ -1,8 +1,7 @@
 """Parts of a collection that hold what is near to one another: k-means on a sample, spherical for angular metrics.
 
-Vectors come as the copies that scores are made of (`screening.copies`): of length 1 for angular metrics. Nearest by euclidean
-distance is then nearest by angle.
-"""
+Vectors come as the copies that scores are made of (`screening.copies`): of length 1 for angular metrics. Nearest by
+euclidean distance is then nearest by angle."""
 
 import warnings
 
@@ -26,9 +25,8 @@ _PARTS_AT_ONCE = 64
 def centres(sample: Values, parts: int, angular: bool, seed: int) -> Values:
     """Centres (about ``parts``, d) float32 of parts of about the same size; ``sample``: (n, d) float32.
 
-    A part that holds more than twice its share is cut again, one with less than an eighth goes to its neighbours. At most n
-    centres; with one part the mean. The same for the same sample, in the same order.
-    """
+    A part that holds more than twice its share is cut again, one with less than an eighth goes to its neighbours. At
+    most n centres; with one part the mean. The same for the same sample, in the same order."""
     parts = max(1, min(parts, len(sample)))
     share = len(sample) / parts
     with threadpool_limits(1):  # sums in one order
@@ -57,12 +55,15 @@ def _neighbourly(found: Values, seed: int) -> NDArray[np.intp]:
 
 
 def _in_two_steps(sample: Values, parts: int, seed: int) -> tuple[Values, NDArray[np.int32]]:
-    """Centres, and the nearest of them for each of the sample: k-means in groups that k-means made, which takes far less time."""
+    """Centres, and the nearest of them for each of the sample: k-means in groups that k-means made, which takes far
+    less time."""
     if parts <= _PARTS_AT_ONCE:
         return _k_means(sample, parts, seed)
     _, group = _k_means(sample, round(np.sqrt(parts)), seed)
     members = [sample[group == each] for each in np.unique(group)]
-    found = np.concatenate([_k_means(some, max(1, round(parts * len(some) / len(sample))), seed)[0] for some in members])
+    found = np.concatenate(
+        [_k_means(some, max(1, round(parts * len(some) / len(sample))), seed)[0] for some in members]
+    )
     return found, nearest(sample, found, 1)[:, 0]
 
 
@@ -70,14 +71,16 @@ def _k_means(sample: Values, parts: int, seed: int) -> tuple[Values, NDArray[np.
     parts = min(parts, len(sample))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different vectors than parts
-        model = KMeans(parts, init="random" if parts > 50 else "k-means++", n_init=1, max_iter=_ITERATIONS, random_state=seed)
+        model = KMeans(
+            parts, init="random" if parts > 50 else "k-means++", n_init=1, max_iter=_ITERATIONS, random_state=seed
+        )
         of = model.fit_predict(sample)
     return model.cluster_centers_, of
 
 
 def nearest(rows: Values, found: Values, count: int) -> NDArray[np.int32]:
-    """(n, min(``count``, parts)) int32: for each row the parts with the nearest centres, nearest first; the lower one of
-    equals, but any of those that are as near as the last."""
+    """(n, min(``count``, parts)) int32: for each row the parts with the nearest centres, nearest first; the lower one
+    of equals, but any of those that are as near as the last."""
     count = min(count, len(found))
     half = (np.einsum("ij,ij->i", found, found) / 2).astype(np.float32)
     result = np.empty((len(rows), count), dtype=np.int32)

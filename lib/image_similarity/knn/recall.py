@@ -32,9 +32,9 @@ class Recall:
 def of_each(found: Reals, true: Reals) -> Reals:
     """(n,): the share of the true neighbours of each query that was found, ties counted as hits.
 
-    ``true``: (n, k) their distances, nan where there are fewer than k; ``found``: (n, any) the distances of what was found, nan for
-    nothing. What is no farther than the farthest true neighbour counts, whichever of several it is. 1 where there is no neighbour.
-    """
+    ``true``: (n, k) their distances, nan where there are fewer than k; ``found``: (n, any) the distances of what was
+    found, nan for nothing. What is no farther than the farthest true neighbour counts, whichever of several it is. 1
+    where there is no neighbour."""
     wanted = (~np.isnan(true)).sum(axis=1)
     if true.shape[1] == 0:
         return np.ones(len(true))
@@ -45,15 +45,17 @@ def of_each(found: Reals, true: Reals) -> Reals:
 
 
 def estimated(shares: Reals, seed: int, everyone: int) -> Recall:
-    """The mean of ``shares`` (n,) and its bootstrap interval over queries (Efron: Bootstrap methods, 1979, percentiles).
+    """The mean of ``shares`` (n,) and its bootstrap interval over queries (Efron: Bootstrap methods, 1979,
+    percentiles).
 
-    Where not ``everyone`` was asked, hits alone do not prove that there are no misses: with 95 % confidence they are at most 3 in n
-    (the rule of three). Without queries nothing is wrong: 1.
-    """
+    Where not ``everyone`` was asked, hits alone do not prove that there are no misses: with 95 % confidence they are at
+    most 3 in n (the rule of three). Without queries nothing is wrong: 1."""
     if len(shares) == 0:
         return Recall(1.0, 1.0, 1.0, 0)
     rng = np.random.default_rng(seed)
-    means: NDArray[np.float64] = np.array([shares[rng.integers(0, len(shares), len(shares))].mean() for _ in range(_RESAMPLES)])
+    means: NDArray[np.float64] = np.array(
+        [shares[rng.integers(0, len(shares), len(shares))].mean() for _ in range(_RESAMPLES)]
+    )
     lower, upper = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     if len(shares) < everyone:
         lower = min(lower, max(0.0, 1 - RULE_OF_THREE / len(shares)))

@@ -1,9 +1,8 @@
 """Exact distances for candidates, and the proof that they are the best.
 
-`Rescoring` gives the kept pairs their exact distances (`distances`), and a *floor*: nothing that was dropped can be nearer. Where the
-k-th exact distance is below the floor, the k are the k nearest; the order in which blocks came, their size, and the precision of the
-scores cannot show. Rows that fail are compared in full (`in_full`).
-"""
+`Rescoring` gives the kept pairs their exact distances (`distances`), and a *floor*: nothing that was dropped can be
+nearer. Where the k-th exact distance is below the floor, the k are the k nearest; the order in which blocks came, their
+size, and the precision of the scores cannot show. Rows that fail are compared in full (`in_full`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +19,18 @@ from image_similarity.knn.scoring import Screen
 def least_possible(scores: Reals, error: Values, metric: Metric, screen: Screen, shrink: float, farthest: bool) -> Keys:
     """What no pair with one of ``scores`` comes before. ``error``: how wrong the scores can be."""
     best = scores + np.where(np.isinf(scores), 0.0, np.abs(scores)) * screen.lost_at_the_end + error
-    bits = scoring.farthest_possible(metric, -best, shrink) if farthest else scoring.nearest_possible(metric, best, shrink)
+    bits = (
+        scoring.farthest_possible(metric, -best, shrink) if farthest else scoring.nearest_possible(metric, best, shrink)
+    )
     return key_of(bits, np.zeros(1, dtype=np.int64), farthest)
 
 
 def floor_of(best: Keys, error: Values, metric: Metric, screen: Screen, shrink: float, farthest: bool) -> Keys:
-    """(n,): from lists of scores (n, k), of which all are kept that beat the worst: what no other neighbour comes before.
+    """(n,): from lists of scores (n, k), of which all are kept that beat the worst: what no other neighbour comes
+    before.
 
-    ``error``: (n,) how wrong a score can be. A list that is not full has dropped nothing; of one without room no more is asked.
-    """
+    ``error``: (n,) how wrong a score can be. A list that is not full has dropped nothing; of one without room no more
+    is asked."""
     if best.shape[1] == 0:
         return np.full(len(best), NONE)
     worst = scores_of(best.max(axis=1))
@@ -47,7 +49,11 @@ def in_full(
     itself = row_index[:, None] == index[None, :]
     found = []
     for k, farthest in ((similar, False), (dissimilar, True)):
-        keys = np.where(itself, NONE, key_of(bits, index[None, :], farthest)) if k else np.empty((len(rows), 0), dtype=np.int64)
+        keys = (
+            np.where(itself, NONE, key_of(bits, index[None, :], farthest))
+            if k
+            else np.empty((len(rows), 0), dtype=np.int64)
+        )
         found.append(least(keys, k))
     return found[0], found[1]
 
@@ -71,8 +77,12 @@ def joined(parts: Sequence[Part]) -> Part:
     """Several parts as one."""
     if len(parts) == 1:
         return parts[0]
-    vectors = Vectors(*(np.concatenate([getattr(part.vectors, name) for part in parts]) for name in ("values", "shift", "scale")))
-    return Part(vectors, np.concatenate([part.positions for part in parts]), np.concatenate([part.index for part in parts]))
+    vectors = Vectors(
+        *(np.concatenate([getattr(part.vectors, name) for part in parts]) for name in ("values", "shift", "scale"))
+    )
+    return Part(
+        vectors, np.concatenate([part.positions for part in parts]), np.concatenate([part.index for part in parts])
+    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,13 @@ class Rescoring:
     def __init__(self, metric: Metric, rows: Part, scored: Scored, known: tuple[Lists, Lists] | None = None):
         self._metric, self._rows = metric, rows
         self._wanted = [
-            _Wanted(best, metric, scored, farthest, known[farthest].keys[:, -1] if known and known[farthest].keys.size else None)
+            _Wanted(
+                best,
+                metric,
+                scored,
+                farthest,
+                known[farthest].keys[:, -1] if known and known[farthest].keys.size else None,
+            )
             for farthest, best in ((False, scored.similar), (True, scored.dissimilar))
         ]
 
@@ -120,7 +136,8 @@ class Rescoring:
 
 
 class _Wanted:
-    """The pairs of one relation, in the order of their candidates' positions; ``last``: (n,) none behind it is wanted."""
+    """The pairs of one relation, in the order of their candidates' positions; ``last``: (n,) none behind it is
+    wanted."""
 
     def __init__(self, best: Keys, metric: Metric, scored: Scored, farthest: bool, last: Keys | None):
         how = metric, scored.screen, scored.shrink, farthest

@@ -1,14 +1,13 @@
 """Fast scores that are almost right, with a proven bound on how wrong they are.
 
-A *score* is larger for nearer vectors: their product for angular metrics; for the euclidean one the product less half of both
-squared lengths, which is minus half of the squared distance. It comes from copies of the vectors in a precision that the processor
-multiplies fast. With u the vector and v its copy, a product of copies is wrong by at most
+A *score* is larger for nearer vectors: their product for angular metrics; for the euclidean one the product less half
+of both squared lengths, which is minus half of the squared distance. It comes from copies of the vectors in a precision
+that the processor multiplies fast. With u the vector and v its copy, a product of copies is wrong by at most
 
     |u - v| |v'| + |u| |u' - v'| + g |v| |v'|
 
-(Cauchy and Schwarz, twice; the last term is what adding d float32 products may lose, g = d 2**-24, whatever the order). All lengths
-are measured, for each vector, so the bound holds for these vectors and not for typical ones.
-"""
+(Cauchy and Schwarz, twice; the last term is what adding d float32 products may lose, g = d 2**-24, whatever the order).
+All lengths are measured, for each vector, so the bound holds for these vectors and not for typical ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,7 +86,8 @@ SCREENS = {screen.name: screen for screen in (BFLOAT16, FLOAT32)}
 
 
 def candidate_count(k: int, screen: Screen) -> int:
-    """How many of each list are kept while k are wanted: those that scores cannot tell apart, and spares for deletions."""
+    """How many of each list are kept while k are wanted: those that scores cannot tell apart, and spares for
+    deletions."""
     return k + int(k * screen.spare) + 8 if k else 0
 
 
@@ -144,7 +144,8 @@ def score_at(metric: Metric, distance: Reals, shrink: float) -> Values:
 
 
 def nearest_possible(metric: Metric, scores: Reals, shrink: float) -> Bits:
-    """The least distance that a pair can have whose score is at most ``scores``; +inf scores have distance 0, -inf the largest."""
+    """The least distance that a pair can have whose score is at most ``scores``; +inf scores have distance 0, -inf the
+    largest."""
     if metric.angular:
         distance = np.clip(np.rint((1.0 - scores) * GRID - 1e-6), 0.0, 2.0 * GRID) / GRID
     else:

@@ -1,4 +1,5 @@
-"""Compile what numba compiles before the work is timed: once in each process, and with what is kept on disk in no time."""
+"""Compile what numba compiles before the work is timed: once in each process, and with what is kept on disk in no
+time."""
 
 from functools import lru_cache
 
@@ -23,7 +24,9 @@ def warm_up(metric: str, descent: bool, threads: int) -> None:
     pool = Pool(copies, positions, 2)
     pool.compare(np.arange(4), np.arange(4, 8))
     few = np.arange(2, dtype=np.int64)
-    keys, fresh = graphs.merged(np.full((8, 2), NONE), few, candidates.key_of(pairs(chosen, vectors, vectors, few, few + 2), few, False))
+    keys, fresh = graphs.merged(
+        np.full((8, 2), NONE), few, candidates.key_of(pairs(chosen, vectors, vectors, few, few + 2), few, False)
+    )
     slots = np.zeros((8, 2), dtype=np.int32)
     for visits in (slots, np.zeros((8, 4), dtype=np.int32)[:, :2]):  # each is compiled by itself
         graphs.second_neighbours(slots, fresh, 0, True, slots, slots, fresh, slots, visits, visits[:, 0])

@@ -23,9 +23,13 @@ class Texts:
 
 
 def of_image(
-    image_id: str, attributes: Mapping[str, str], title_attributes: tuple[str, ...], subtitle_attributes: tuple[str, ...]
+    image_id: str,
+    attributes: Mapping[str, str],
+    title_attributes: tuple[str, ...],
+    subtitle_attributes: tuple[str, ...],
 ) -> Texts:
-    """Title, line below it and alternative text; the title is the file's name where none of ``title_attributes`` says one."""
+    """Title, line below it and alternative text; the title is the file's name where none of ``title_attributes`` says
+    one."""
     shown = {name: clean(value) for name, value in attributes.items()}
     title = (_first(shown, title_attributes) or clean(_stem(image_id)) or clean(image_id))[:LONGEST_TEXT]
     subtitle = _first(shown, subtitle_attributes)
@@ -57,7 +61,12 @@ def _alt(title: str, subtitle: str, attributes: Mapping[str, str]) -> str:
     parts = [title]
     for value in (subtitle, *attributes.values()):
         is_said = any(value.lower() in part.lower() for part in parts)
-        if not is_said and len(value) <= _LONGEST_ALT_PART and any(map(str.isalpha, value)) and not _is_technical(value):
+        if (
+            not is_said
+            and len(value) <= _LONGEST_ALT_PART
+            and any(map(str.isalpha, value))
+            and not _is_technical(value)
+        ):
             parts.append(value)
     return ", ".join(parts[:_ALT_PARTS])
 

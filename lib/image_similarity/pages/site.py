@@ -1,9 +1,9 @@
 """A folder of pages that a job makes again and again: what may be in it, which rendering is shown, what is kept.
 
-There are two kinds of it, ``gallery`` and ``report``, named like the argument that says where it is; a file ``<kind>.json`` marks
-it. A rendering is a folder of its own. Its front page takes the place of ``index.html`` at the very end, so that whoever looks sees
-one rendering or the other. The rendering before stays for those who are reading it; older ones are removed.
-"""
+There are two kinds of it, ``gallery`` and ``report``, named like the argument that says where it is; a file
+``<kind>.json`` marks it. A rendering is a folder of its own. Its front page takes the place of ``index.html`` at the
+very end, so that whoever looks sees one rendering or the other. The rendering before stays for those who are reading
+it; older ones are removed."""
 
 import json
 import os
@@ -44,12 +44,14 @@ class Site:
         return f"{self.uri}/{rendering}"
 
     def check_place(self, images: str, warehouse: str) -> None:
-        """Raise ``WrongInput`` if this lies among ``images`` (as build_manifest takes them), for the next run would find it there,
-        or in the ``warehouse``, or that in this."""
+        """Raise ``WrongInput`` if this lies among ``images`` (as build_manifest takes them), for the next run would
+        find it there, or in the ``warehouse``, or that in this."""
         is_glob = re.search(r"[*?\[]", images) and not (uris.is_local(images) and blobs.exists(images))
         root = re.split(r"[*?\[]", images)[0].rpartition("/")[0] if is_glob else images
         if root and _is_within(self.uri, root):
-            raise WrongInput(f"--{self.kind} {self.uri} is in the folder of the images, {images}: name a folder outside it")
+            raise WrongInput(
+                f"--{self.kind} {self.uri} is in the folder of the images, {images}: name a folder outside it"
+            )
         if _is_within(self.uri, warehouse) or _is_within(warehouse, self.uri):
             raise WrongInput(f"--{self.kind} {self.uri} and --warehouse {warehouse}: neither may be in the other")
 
@@ -68,10 +70,11 @@ class Site:
         return lock
 
     def publish(self, rendering: str, index_html: str) -> list[str]:
-        """Show ``rendering``; the renderings that are kept. Raises ``JobFailed`` if another one was published meanwhile.
+        """Show ``rendering``; the renderings that are kept. Raises ``JobFailed`` if another one was published
+        meanwhile.
 
-        To be called when `locked`. If it fails half-way, the front page is the old one or the new one, and both have their pages.
-        """
+        To be called when `locked`. If it fails half-way, the front page is the old one or the new one, and both have
+        their pages."""
         if _read_marker(self.files, self.uri, self.kind) != self.renderings:
             self.files.delete(self.folder(rendering))
             raise JobFailed(f"another job rendered {self.uri} while this one ran; its pages stay: run this one again")
@@ -106,7 +109,9 @@ def open_site(spark: SparkSession, kind: str, folder: str) -> Site:
     except (OSError, ValueError) as error:
         raise WrongInput(f"--{kind} {folder}: {error}") from None
     if renderings is None and names:
-        some = ", ".join(repr(name) for name in sorted(names)[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+        some = ", ".join(repr(name) for name in sorted(names)[:NAMES_SHOWN]) + (
+            ", ..." if len(names) > NAMES_SHOWN else ""
+        )
         raise WrongInput(f"--{kind} {folder}: the folder has other content ({some}); name a new or an empty folder")
     return Site(kind, uri, files, renderings or [])
 
@@ -130,5 +135,7 @@ def _kind_in_marker(kind: str) -> str:
 def _is_within(place: str, folder: str) -> bool:
     """Whether ``place`` is ``folder`` or lies below it, links followed."""
     paths = [uris.for_spark(uris.absolute(uri)).rstrip("/") for uri in (place, folder)]
-    inner, outer = (os.path.realpath(path.removeprefix("file://")) if path.startswith("file://") else path for path in paths)
+    inner, outer = (
+        os.path.realpath(path.removeprefix("file://")) if path.startswith("file://") else path for path in paths
+    )
     return f"{inner}/".startswith(f"{outer}/")

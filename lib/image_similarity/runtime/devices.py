@@ -1,16 +1,17 @@
 """Which device a task computes on: the GPU that is its own for the time, or its processor cores.
 
-- **On a cluster** Spark counts the GPUs and tells each task the address of its own. Two tasks have the same one only where
-  ``spark.task.resource.gpu.amount`` is below 1. A task that was given none computes on the CPU, whatever is visible there: what
-  Spark did not hand out may be somebody else's.
-- **An address** is an index into CUDA_VISIBLE_DEVICES where that is set, else the number of a device (the rule of pyspark's
-  ``TorchDistributor``; ``conf/discover_gpus.sh`` prints what fits). torch numbers what is visible from 0, so in both cases address
-  i is ``cuda:i``. An address that is no number (a UUID, a MIG instance) is looked for in CUDA_VISIBLE_DEVICES.
-- **In local mode** Spark hands out none, so visible ones are taken: partition i takes GPU i % n. No GPU gets more tasks than
-  ``embeddings.tasks_per_gpu``, since there are no more tasks than that (`Devices.most_tasks`). Tasks that wait for one another
-  would not do: each worker process that has ever used a GPU keeps some of its memory.
-- **A GPU that was given or asked for and cannot be used is an error**, unless ``embeddings.device_fallback`` is ``cpu``.
-"""
+- **On a cluster** Spark counts the GPUs and tells each task the address of its own. Two tasks have the same one only
+  where ``spark.task.resource.gpu.amount`` is below 1. A task that was given none computes on the CPU, whatever is
+  visible there: what Spark did not hand out may be somebody else's.
+- **An address** is an index into CUDA_VISIBLE_DEVICES where that is set, else the number of a device (the rule of
+  pyspark's ``TorchDistributor``; ``conf/discover_gpus.sh`` prints what fits). torch numbers what is visible from 0, so
+  in both cases address i is ``cuda:i``. An address that is no number (a UUID, a MIG instance) is looked for in
+  CUDA_VISIBLE_DEVICES.
+- **In local mode** Spark hands out none, so visible ones are taken: partition i takes GPU i % n. No GPU gets more tasks
+  than ``embeddings.tasks_per_gpu``, since there are no more tasks than that (`Devices.most_tasks`). Tasks that wait for
+  one another would not do: each worker process that has ever used a GPU keeps some of its memory.
+- **A GPU that was given or asked for and cannot be used is an error**, unless ``embeddings.device_fallback`` is
+  ``cpu``."""
 
 import gc
 import os
@@ -60,7 +61,9 @@ class Devices:
             return _usable(_index(address), f"GPU {address}, which Spark gave a task,")
         count = _visible() if self.in_local_mode else 0
         if not count and self.requested == "cuda":
-            raise _Unusable(f"embeddings.device is cuda, and {_why_none() if self.in_local_mode else 'Spark gave a task no GPU'}")
+            raise _Unusable(
+                f"embeddings.device is cuda, and {_why_none() if self.in_local_mode else 'Spark gave a task no GPU'}"
+            )
         if not count:
             return CPU
         context = TaskContext.get()
@@ -88,7 +91,8 @@ def check(spark: SparkSession, settings: EmbeddingsSettings) -> None:
             raise JobFailed(f"embeddings.device is cuda, and {_why_none()}; {_ADVICE}")
     elif not float(spark.sparkContext.getConf().get("spark.task.resource.gpu.amount") or 0):
         raise WrongInput(
-            "embeddings.device is cuda, and this application asks the cluster for no GPUs: submit it with --properties-file "
+            "embeddings.device is cuda, and this application asks the cluster for no GPUs: submit it with "
+            "--properties-file "
             "conf/spark/cluster-gpu.conf, or set embeddings.device to auto"
         )
 
@@ -103,7 +107,8 @@ def name_of(device: str) -> str:
 
 
 def release() -> None:
-    """Give back the GPU memory of networks that nothing refers to any more, of whichever GPU: other processes want it."""
+    """Give back the GPU memory of networks that nothing refers to any more, of whichever GPU: other processes want
+    it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()
@@ -152,11 +157,17 @@ def _usable(index: int, which: str) -> str:
     if not count:
         raise _Unusable(f"{which} cannot be used: {_why_none()}")
     if index >= count:
-        listed = f" ({_VISIBLE}={os.environ[_VISIBLE]}: addresses count its entries from 0)" if _VISIBLE in os.environ else ""
+        listed = (
+            f" ({_VISIBLE}={os.environ[_VISIBLE]}: addresses count its entries from 0)"
+            if _VISIBLE in os.environ
+            else ""
+        )
         raise _Unusable(f"{which} is not there: torch sees {count}, from 0 on{listed}")
     device = f"cuda:{index}"
     try:
-        torch.cuda.set_device(device)  # what does not name a device, such as pinned memory, must not end up on another one
+        torch.cuda.set_device(
+            device
+        )  # what does not name a device, such as pinned memory, must not end up on another one
         torch.zeros(1, device=device)
     except RuntimeError as error:  # in use by somebody who shares it with nobody, full, or broken
         raise _Unusable(f"{which} cannot be used: {str(error).splitlines()[0]}") from None

@@ -16,12 +16,12 @@ from image_similarity.runtime.session import SPARK_ERRORS
 def progress(
     spark: SparkSession, what: str, units: int, unit: str, tasks: int, share: Callable[[], float] | None = None
 ) -> Iterator[None]:
-    """Report the Spark work done in this context as a share of ``units``: rate, share done, time left; a step of its own.
+    """Report the Spark work done in this context as a share of ``units``: rate, share done, time left; a step of its
+    own.
 
-    On a terminal one line is kept up to date; elsewhere a line is written now and then (``--log-every``). The share is that of
-    finished tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count. ``share`` tells it instead where
-    tasks are few and long.
-    """
+    On a terminal one line is kept up to date; elsewhere a line is written now and then (``--log-every``). The share is
+    that of finished tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count. ``share``
+    tells it instead where tasks are few and long."""
     group = f"{what}-{time.monotonic_ns()}"
     reporter = reporting.current()
     report = reporting.Progress(reporter, what, units, unit)
@@ -57,9 +57,11 @@ def named(spark: SparkSession, job: str) -> Iterator[None]:
 
 @contextmanager
 def step(spark: SparkSession, what: str) -> Iterator[None]:
-    """A step of a job that tells no progress: how long it takes is recorded, and what Spark does in it is called by its name."""
+    """A step of a job that tells no progress: how long it takes is recorded, and what Spark does in it is called by its
+    name."""
     with described(spark, what), reporting.current().step(what):
         yield
+
 
 _DESCRIPTION, _GROUP = "spark.job.description", "spark.jobGroup.id"
 
@@ -84,7 +86,8 @@ def _set_properties(spark: SparkSession, properties: Mapping[str, str | None]) -
 
 
 def _share_done(spark: SparkSession, group: str, tasks: int) -> float:
-    """The share of finished tasks of the stage that does the work: the last one of ``group`` with ``tasks`` tasks, 0 before it."""
+    """The share of finished tasks of the stage that does the work: the last one of ``group`` with ``tasks`` tasks, 0
+    before it."""
     tracker = spark.sparkContext.statusTracker()
     jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
     stages = [tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds]

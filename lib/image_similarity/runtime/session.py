@@ -49,7 +49,9 @@ def open_session(name: str) -> SparkSession:
                 builder = builder.config(key, value)
     try:
         return builder.getOrCreate()
-    except SPARK_ERRORS as error:  # a master that does not answer, too little memory, an address that is not this machine's
+    except (
+        SPARK_ERRORS
+    ) as error:  # a master that does not answer, too little memory, an address that is not this machine's
         raise JobFailed(f"Spark could not start: {cause_of(error)} (what Spark printed above may tell more)") from error
 
 
@@ -57,7 +59,9 @@ def check_java() -> None:
     """Raise ``JobFailed`` unless a Java that Spark can use is found (JAVA_HOME, else PATH)."""
     home = os.environ.get("JAVA_HOME")
     java = os.path.join(home, "bin", "java") if home else shutil.which("java")
-    advice = f"Spark needs Java {JAVA_VERSION} or newer: install it (Debian, Ubuntu: apt-get install default-jre-headless; "
+    advice = (
+        f"Spark needs Java {JAVA_VERSION} or newer: install it (Debian, Ubuntu: apt-get install default-jre-headless; "
+    )
     advice += "macOS: brew install openjdk) or set JAVA_HOME"
     try:
         told = subprocess.run([java or "java", "-version"], capture_output=True, text=True, check=True).stderr
@@ -76,11 +80,11 @@ def read_properties(file: Path) -> dict[str, str]:
 
 
 def interrupt(spark: SparkSession) -> None:
-    """In the handler of a signal: cancel what Spark is doing, and wait a little for its tasks, which write what is removed next.
+    """In the handler of a signal: cancel what Spark is doing, and wait a little for its tasks, which write what is
+    removed next.
 
-    The main thread may be waiting for an answer of Spark at this moment, and must not ask for another on the same connection:
-    another thread does so, and the main thread gets a new connection for what it does next.
-    """
+    The main thread may be waiting for an answer of Spark at this moment, and must not ask for another on the same
+    connection: another thread does so, and the main thread gets a new connection for what it does next."""
     canceller = threading.Thread(target=_cancel, args=(spark,), name="cancel", daemon=True)
     canceller.start()
     canceller.join(_CANCEL_SECONDS + 5)
@@ -98,7 +102,8 @@ def _cancel(spark: SparkSession) -> None:
 
 
 def _running_tasks(spark: SparkSession) -> int:
-    """Asked of the scheduler: what `statusTracker` says lags behind, and a task that is cancelled goes on for up to seconds."""
+    """Asked of the scheduler: what `statusTracker` says lags behind, and a task that is cancelled goes on for up to
+    seconds."""
     counts = spark.sparkContext._jsc.sc().taskScheduler().runningTasksByExecutors().valuesIterator()
     running = 0
     while counts.hasNext():
@@ -108,5 +113,3 @@ def _running_tasks(spark: SparkSession) -> int:
 
 def is_local_mode(spark: SparkSession) -> bool:
     return str(spark.sparkContext.master).startswith("local")
-
-

@@ -1,4 +1,5 @@
-"""How jobs end that do not end well: signals that let everything be tidied up, one line for people, an exit code for machines."""
+"""How jobs end that do not end well: signals that let everything be tidied up, one line for people, an exit code for
+machines."""
 
 import errno
 import os
@@ -20,7 +21,8 @@ from image_similarity.runtime.session import interrupt
 
 @contextmanager
 def interruptible(session: SparkSession) -> Iterator[None]:
-    """Let SIGTERM, by which Airflow, YARN and Kubernetes end a task, and Ctrl-C raise what lets everything be tidied up."""
+    """Let SIGTERM, by which Airflow, YARN and Kubernetes end a task, and Ctrl-C raise what lets everything be tidied
+    up."""
     if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
         yield
         return
@@ -45,7 +47,11 @@ def explain(name: str, error: BaseException, published: list[str], verbose: bool
     """Say why the job ended, and return its exit code."""
     ended = _end_from_outside(error)
     if ended is not None:
-        _tell_error(name, f"{ended} before it was done; published until then: {', '.join(published) or 'nothing'}", ended.exit_code)
+        _tell_error(
+            name,
+            f"{ended} before it was done; published until then: {', '.join(published) or 'nothing'}",
+            ended.exit_code,
+        )
         return ended.exit_code
     if not isinstance(error, Exception):  # SystemExit and the like are not ours to explain
         raise error
@@ -78,18 +84,22 @@ def _tell_error(name: str, message: str, exit_code: int, told: str | None = None
     if told is not None:
         fields["traceback"] = told
     reporter = reporting.current()
-    text = f"{told}{name}: {message}" if told is not None and reporter.format == reporting.TEXT else f"{name}: {message}"
+    text = (
+        f"{told}{name}: {message}" if told is not None and reporter.format == reporting.TEXT else f"{name}: {message}"
+    )
     reporter.tell("error", text, exit_code=exit_code, **fields)
 
 
 def _root_cause(error: Exception) -> str:
-    """The line that matters of an error that came through Spark: that of the exception in the worker, if there was one."""
+    """The line that matters of an error that came through Spark: that of the exception in the worker, if there was
+    one."""
     if any(isinstance(one, Py4JNetworkError) for one in _chain(error)):
         return "Spark's own process has ended: it was killed, or had too little memory (spark.driver.memory)"
     text = str(error)
     if os.strerror(errno.ENOSPC) in text:  # of Python and of the JVM, here or in a worker
         return (
-            "no space is left on the disk of the warehouse, or on one of Spark's own: nothing of this job was published. Free "
+            "no space is left on the disk of the warehouse, or on one of Spark's own: nothing of this job was "
+            "published. Free "
             "some; what runs that did not come to their end have left is removed by clean_warehouse.py --warehouse URI "
             "--discard-saved"
         )
@@ -97,7 +107,9 @@ def _root_cause(error: Exception) -> str:
         own = [line for line in text.splitlines() if line.startswith(f"{JobFailed.__module__}.")]
         if own:
             return own[-1].partition(": ")[2]
-        python = [line for line in text.splitlines() if line and not line[0].isspace() and "Error" in line.split(":")[0]]
+        python = [
+            line for line in text.splitlines() if line and not line[0].isspace() and "Error" in line.split(":")[0]
+        ]
         causes = [line for line in text.splitlines() if line.startswith("Caused by: ")]
         return (python or causes or text.splitlines() or [type(error).__name__])[-1 if python or causes else 0]
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"

@@ -17,15 +17,16 @@ _BITS_FOR_ROWS = 33  # of monotonically_increasing_id: the number of the partiti
 def task_count(spark: SparkSession, units: int, least: int, most: int) -> int:
     """Tasks of equal length for ``units`` of work, ``least`` to ``most`` in each, if it can be.
 
-    Enough of them to show progress and to end together, few enough not to pay for starting them; a multiple of the cores.
-    """
+    Enough of them to show progress and to end together, few enough not to pay for starting them; a multiple of the
+    cores."""
     cores = spark.sparkContext.defaultParallelism
     wanted = max(units / most, min(units / least, 4 * cores))
     return max(1, -(-round(wanted) // cores) * cores)
 
 
 def by_host(rows: DataFrame, address: str, partitions: int) -> DataFrame:
-    """``rows`` in ``partitions`` such that all http(s) addresses of one host are in the same; the others are spread evenly.
+    """``rows`` in ``partitions`` such that all http(s) addresses of one host are in the same; the others are spread
+    evenly.
 
     A host is then asked by one task at a time, however many there are: what bounds the task bounds the job.
     """
@@ -44,7 +45,10 @@ def numbered(rows: DataFrame, order: list[str], number: str, scratch: Workspace)
     partition = F.shiftright("_place", _BITS_FOR_ROWS).cast("int")
     counts = ordered.groupBy(partition.alias("_partition")).count().orderBy("_partition").collect()
     ends = itertools.accumulate(row["count"] for row in counts)
-    offsets = [(row["_partition"], end - row["count"] - (row["_partition"] << _BITS_FOR_ROWS)) for row, end in zip(counts, ends)]
+    offsets = [
+        (row["_partition"], end - row["count"] - (row["_partition"] << _BITS_FOR_ROWS))
+        for row, end in zip(counts, ends)
+    ]
     table = F.broadcast(rows.sparkSession.createDataFrame(offsets, "_partition int, _offset long"))
     joined = ordered.withColumn("_partition", partition).join(table, "_partition")
     return joined.select(*rows.columns, (F.col("_place") + F.col("_offset")).alias(number))

@@ -1,8 +1,7 @@
 """Every setting: its name, type, default, and what it is for.
 
-Settings come from a TOML file and from ``--set section.key=value``, which wins. They are validated into frozen objects before
-any work begins, and all faults are reported at once, each with the key's path and what would be right.
-"""
+Settings come from a TOML file and from ``--set section.key=value``, which wins. They are validated into frozen objects
+before any work begins, and all faults are reported at once, each with the key's path and what would be right."""
 
 from image_similarity.settings.fingerprints import (
     DEFAULT_FINGERPRINT,

@@ -25,16 +25,16 @@ class FingerprintSettings(Section):
     """
 
     network: str
-    """A torchvision classification network by its name (``vgg16``, ``resnet18``, ``squeezenet1_1``, ...), or ``exported``,
-    ``colour-histogram``, ``hog``, ``pca``."""
+    """A torchvision classification network by its name (``vgg16``, ``resnet18``, ``squeezenet1_1``, ...), or
+    ``exported``, ``colour-histogram``, ``hog``, ``pca``."""
 
 
 class ImageFingerprintSettings(FingerprintSettings):
     """What all fingerprints have that are made from images."""
 
     decoding: Literal["scaled", "full"] = "scaled"
-    """``scaled``: a JPEG is decoded at a half, a quarter or an eighth of its size as long as its short side keeps 512 pixels, and
-    twice what the network wants. ``full``: always decoded whole, which takes up to five times as long."""
+    """``scaled``: a JPEG is decoded at a half, a quarter or an eighth of its size as long as its short side keeps 512
+    pixels, and twice what the network wants. ``full``: always decoded whole, which takes up to five times as long."""
 
 
 class NetworkSettings(ImageFingerprintSettings):
@@ -144,7 +144,9 @@ class HogSettings(ImageFingerprintSettings):
     @model_validator(mode="after")
     def _fits(self) -> "HogSettings":
         if self.size < self.cell * self.block:
-            raise ValueError(f"a block of {self.block} x {self.block} cells of {self.cell} pixels must fit into size = {self.size}")
+            raise ValueError(
+                f"a block of {self.block} x {self.block} cells of {self.cell} pixels must fit into size = {self.size}"
+            )
         return self
 
 
@@ -160,8 +162,8 @@ class PcaSettings(FingerprintSettings):
     """Components that are kept."""
 
     sample: Annotated[int, Field(ge=2, le=1_000_000)] = 10_000
-    """Vectors that the components are fitted on, at most. They are fitted once and kept in the warehouse; later images are
-    projected onto the same."""
+    """Vectors that the components are fitted on, at most. They are fitted once and kept in the warehouse; later images
+    are projected onto the same."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Of the sample."""
@@ -208,7 +210,9 @@ def check_base(name: str, fingerprints: Mapping[str, FingerprintSettings]) -> No
     seen, at = [name], fingerprints[name]
     while isinstance(at, PcaSettings):
         if at.base not in fingerprints:
-            raise ValueError(f"{seen[-1]}: base {at.base!r} is not declared; declared are: {', '.join(sorted(fingerprints))}")
+            raise ValueError(
+                f"{seen[-1]}: base {at.base!r} is not declared; declared are: {', '.join(sorted(fingerprints))}"
+            )
         if at.base in seen:
             raise ValueError(f"{name}: its base is itself in the end: {' -> '.join([*seen, at.base])}")
         seen.append(at.base)

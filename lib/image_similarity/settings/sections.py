@@ -20,12 +20,16 @@ from image_similarity.settings.fingerprints import (
 class ManifestSettings(Section):
     """``[manifest]``: what is taken for images."""
 
-    extensions: Strings = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff") + ("jp2", "avif", "mpo")
+    extensions: Strings = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff") + (
+        "jp2",
+        "avif",
+        "mpo",
+    )
     """File name endings in a folder or glob, in any case, without the dot; ``["*"]`` takes every file."""
 
     uri_column: Strings = ("uri", "file")
-    """The column of a CSV, JSON or Parquet list that says where each image is: the first of these that it has. All others but
-    ``image_id`` are attributes."""
+    """The column of a CSV, JSON or Parquet list that says where each image is: the first of these that it has. All
+    others but ``image_id`` are attributes."""
 
     @field_validator("extensions")
     @classmethod
@@ -37,16 +41,17 @@ class EmbeddingsSettings(Section):
     """``[embeddings]``: how images are read and put through networks."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` uses the GPU that Spark gave the task (in local mode: one that is visible), else the CPU; ``cuda`` is an error
-    where there is none. Only fingerprints that are networks use one."""
+    """``auto`` uses the GPU that Spark gave the task (in local mode: one that is visible), else the CPU; ``cuda`` is an
+    error where there is none. Only fingerprints that are networks use one."""
 
     device_fallback: Literal["fail", "cpu"] = "fail"
-    """What is done about a GPU that Spark gave to a task, or that ``cuda`` asks for, and that cannot be used: ``fail`` ends the
-    job; ``cpu`` goes on with the CPU, which may take a hundred times as long."""
+    """What is done about a GPU that Spark gave to a task, or that ``cuda`` asks for, and that cannot be used: ``fail``
+    ends the job; ``cpu`` goes on with the CPU, which may take a hundred times as long."""
 
     tasks_per_gpu: Annotated[int, Field(ge=1, le=64)] = 1
-    """In local mode: tasks that use one GPU at the same time, each with the network in its memory. There are no other tasks then,
-    so ``decode_threads`` should be raised to keep the GPU busy. On a cluster ``spark.task.resource.gpu.amount`` decides."""
+    """In local mode: tasks that use one GPU at the same time, each with the network in its memory. There are no other
+    tasks then, so ``decode_threads`` should be raised to keep the GPU busy. On a cluster
+    ``spark.task.resource.gpu.amount`` decides."""
 
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
     """If a larger share of the images fails, nothing is published and the exit code is 3."""
@@ -65,8 +70,8 @@ class EmbeddingsSettings(Section):
     """Of these, how many may be decoding: each holds a whole picture in memory."""
 
     save_seconds: Annotated[float, Field(ge=0)] = 2.0
-    """A task saves its vectors after so many seconds, or a twentieth of the time that the job has run if that is more: what a job
-    that is killed had finished is taken over by the next run."""
+    """A task saves its vectors after so many seconds, or a twentieth of the time that the job has run if that is more:
+    what a job that is killed had finished is taken over by the next run."""
 
     decode_seconds: Annotated[float, Field(gt=0)] = 120.0
     """An image that is not there and decoded after so long is given up."""
@@ -89,8 +94,9 @@ class NeighboursSettings(Section):
     """The fingerprint whose vectors are compared."""
 
     method: Literal["exact", "approximate", "auto"] = "exact"
-    """How similar neighbours are found. ``exact`` compares all pairs; ``approximate`` those that are likely, and measures how many
-    neighbours that finds; ``auto`` takes what is estimated to be faster. Dissimilar ones are always exact."""
+    """How similar neighbours are found. ``exact`` compares all pairs; ``approximate`` those that are likely, and
+    measures how many neighbours that finds; ``auto`` takes what is estimated to be faster. Dissimilar ones are always
+    exact."""
 
     metric: Literal["cosine", "correlation", "euclidean"] = "cosine"
     """The distance between two vectors."""
@@ -102,21 +108,23 @@ class NeighboursSettings(Section):
     """Farthest images kept for each image; 0 means none."""
 
     copies: Literal["all", "one"] = "all"
-    """Files with the same bytes (of ``--embeddings``: equal vectors). ``all``: each has a place in lists; ``one``: the first by
-    image_id stands for all, and none is a neighbour of another."""
+    """Files with the same bytes (of ``--embeddings``: equal vectors). ``all``: each has a place in lists; ``one``: the
+    first by image_id stands for all, and none is a neighbour of another."""
 
     incremental: bool = True
-    """Compare only what is new since the published run, if that kept lists that are long enough; the table is the same."""
+    """Compare only what is new since the published run, if that kept lists that are long enough; the table is the
+    same."""
 
     task_bytes: Annotated[int, Field(ge=2**29)] = 2**30
-    """Memory of a task's Python process, in bytes, whatever the size of the collection. Tasks are as large as it allows: more of it
-    means fewer partial lists to merge."""
+    """Memory of a task's Python process, in bytes, whatever the size of the collection. Tasks are as large as it
+    allows: more of it means fewer partial lists to merge."""
 
     block_rows: Annotated[int, Field(ge=1, le=8192)] = 2048
     """Most vectors in a block; two blocks are one matrix product."""
 
     screen: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the product that proposes candidates; the distances are the same in each. ``auto``: the fastest here."""
+    """Precision of the product that proposes candidates; the distances are the same in each. ``auto``: the fastest
+    here."""
 
     @field_validator("fingerprint")
     @classmethod
@@ -162,8 +170,8 @@ class HttpSettings(Section):
     """What servers are told about who asks. Add an address where you can be reached if you fetch much."""
 
     connections_per_host: Annotated[int, Field(ge=1, le=64)] = 4
-    """Files that a worker fetches from one host at a time. ``build_manifest`` and ``download_images`` ask a host from one worker
-    only."""
+    """Files that a worker fetches from one host at a time. ``build_manifest`` and ``download_images`` ask a host from
+    one worker only."""
 
     connect_seconds: Annotated[float, Field(gt=0)] = 10
     """To wait for a connection."""
@@ -181,30 +189,32 @@ class HttpSettings(Section):
     """Pause before the second attempt, give or take a half; it doubles with each."""
 
     retry_after_seconds: Annotated[float, Field(ge=0)] = 60
-    """The longest pause that a server may ask for (Retry-After). One that asks for more is not asked again in this run."""
+    """The longest pause that a server may ask for (Retry-After). One that asks for more is not asked again in this
+    run."""
 
     redirects: Annotated[int, Field(ge=0, le=20)] = 5
     """Redirects followed, at most; only to http and https."""
 
     private_addresses: bool = False
-    """Whether to connect to addresses that are not on the public internet: this machine, a local network, a cloud's metadata. Leave
-    it false where others write the lists of addresses."""
+    """Whether to connect to addresses that are not on the public internet: this machine, a local network, a cloud's
+    metadata. Leave it false where others write the lists of addresses."""
 
 
 class DownloadsSettings(Section):
-    """``[downloads]``: how a catalogue of addresses is fetched into storage. Larger files than ``embeddings.max_bytes`` are
-    refused."""
+    """``[downloads]``: how a catalogue of addresses is fetched into storage. Larger files than ``embeddings.max_bytes``
+    are refused."""
 
     address_columns: Strings = ("image_url", "url", "uri", "address")
-    """The column of a catalogue that says where each image is: the first of these that it has. All others but ``image_id`` are
-    attributes."""
+    """The column of a catalogue that says where each image is: the first of these that it has. All others but
+    ``image_id`` are attributes."""
 
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
     """If a larger share of the addresses fails, nothing is published and the exit code is 3; what was fetched stays."""
 
 
 class ApproximateSettings(Section):
-    """``[approximate]``: how similar neighbours are found where not all pairs are compared, and how good they must be."""
+    """``[approximate]``: how similar neighbours are found where not all pairs are compared, and how good they must
+    be."""
 
     recall_target: Annotated[float, Field(gt=0, le=1)] = 0.99
     """Share of the true neighbours that must be found, estimated from a sample; below it ``fallback`` decides."""
@@ -225,8 +235,8 @@ class ApproximateSettings(Section):
     """Vectors in a part, about; more where many neighbours are wanted, and in collections of millions."""
 
     visits: Annotated[int, Field(ge=1)] = 16
-    """Parts that each vector is compared with at first, its own among them; where parts are larger than ``partition_rows`` fewer,
-    but at least five."""
+    """Parts that each vector is compared with at first, its own among them; where parts are larger than
+    ``partition_rows`` fewer, but at least five."""
 
     widenings: Annotated[int, Field(ge=0, le=10)] = 2
     """How often that number is doubled where recall is too low."""
@@ -272,5 +282,7 @@ class Settings(Section):
         """The declaration of fingerprint ``name``; ``WrongInput`` names the declared ones if there is none."""
         if name not in self.fingerprints:
             declared = ", ".join(sorted(self.fingerprints))
-            raise WrongInput(f"fingerprint {name!r} is not declared; declared are: {declared}. Declare it as [fingerprints.{name}]")
+            raise WrongInput(
+                f"fingerprint {name!r} is not declared; declared are: {declared}. Declare it as [fingerprints.{name}]"
+            )
         return self.fingerprints[name]

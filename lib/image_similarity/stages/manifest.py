@@ -33,7 +33,9 @@ ROWS_PER_STATUS_TASK = 10_000
 STATUS_THREADS = 16
 
 _GLOB = re.compile(r"[*?\[]")
-_FOUND = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("size_bytes", pa.int64()), ("modified_ns", pa.int64())])
+_FOUND = pa.schema(
+    [("image_id", pa.string()), ("uri", pa.string()), ("size_bytes", pa.int64()), ("modified_ns", pa.int64())]
+)
 _STATUS = "uri string, size_bytes long, modified_ns long, etag string"
 
 
@@ -78,8 +80,8 @@ def run(
 
 def _columns() -> list[Column]:
     """The schema of ``manifest``, from image_id, uri, size_bytes, modified_ns, etag and attributes."""
-    # A concat with a null is null. The uri is part of the version, for two files of the same name, size and time in two places
-    # are not the same file.
+    # A concat with a null is null. The uri is part of the version, for two files of the same name, size and time in two
+    # places are not the same file.
     size_and_time = F.concat("size_bytes", F.lit("-"), "modified_ns")
     version = F.concat(F.coalesce("etag", size_and_time), F.lit("-"), F.substring(F.sha2("uri", 256), 1, 8))
     made = {"modified_at": F.timestamp_micros(F.expr("modified_ns div 1000")), "source_version": version}
@@ -113,7 +115,9 @@ def _find(location: str, settings: ManifestSettings, is_glob: bool) -> tuple[pa.
         raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
     if not files:
         passed = f"; skipped: {describe_skipped(skipped)}" if skipped else ""
-        raise WrongInput(f"--images {location}: no image found{passed}. Extensions taken: {', '.join(settings.extensions)}")
+        raise WrongInput(
+            f"--images {location}: no image found{passed}. Extensions taken: {', '.join(settings.extensions)}"
+        )
     unique = {file.path: file for file in files}.values()  # a glob with several ** finds a file more than once
     columns = zip(*((file.path, file.uri, file.size_bytes, file.modified_ns) for file in unique))
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, _FOUND.types)], schema=_FOUND), skipped
@@ -163,7 +167,9 @@ def _glob_expression(pattern: str) -> str:
     """The regular expression of a glob in which ``*`` and ``?`` stop at ``/`` and ``**/`` does not."""
     tokens = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern)
-    return "".join(tokens.get(part) or (part.replace("[!", "[^") if part[:1] == "[" else re.escape(part)) for part in parts)
+    return "".join(
+        tokens.get(part) or (part.replace("[!", "[^") if part[:1] == "[" else re.escape(part)) for part in parts
+    )
 
 
 def _read_list(spark: SparkSession, location: str, uri_columns: tuple[str, ...]) -> DataFrame:
@@ -176,7 +182,9 @@ def _read_list(spark: SparkSession, location: str, uri_columns: tuple[str, ...])
     uri_column = next((name for name in uri_columns if name in listed.columns), "")
     if not uri_column:
         wanted, columns = " or ".join(map(repr, uri_columns)), ", ".join(listed.columns)
-        raise WrongInput(f"--images {location}: no column {wanted}; its columns are: {columns} (manifest.uri_column names it)")
+        raise WrongInput(
+            f"--images {location}: no column {wanted}; its columns are: {columns} (manifest.uri_column names it)"
+        )
     if uri_column != "uri":
         listed = listed.drop("uri").withColumnRenamed(uri_column, "uri")
     if "image_id" not in listed.columns:
@@ -212,7 +220,9 @@ def _attributes(listed: DataFrame, names: list[str]) -> Column:
 def _check_list(ids: DataFrame, location: str) -> None:
     """Raise ``WrongInput`` for no rows, empty cells and repeated ids."""
     try:
-        empty = F.count_if(F.col("uri").isNull() | (F.col("uri") == "") | F.col("image_id").isNull() | (F.col("image_id") == ""))
+        empty = F.count_if(
+            F.col("uri").isNull() | (F.col("uri") == "") | F.col("image_id").isNull() | (F.col("image_id") == "")
+        )
         counted = ids.agg(F.count("*").alias("rows"), empty.alias("empty")).collect()[0]
         twice = ids.groupBy("image_id").count().where("count > 1").orderBy("image_id").limit(5).collect()
     except SPARK_ERRORS as error:
@@ -220,14 +230,17 @@ def _check_list(ids: DataFrame, location: str) -> None:
     if counted["rows"] == 0:
         raise WrongInput(f"--images {location}: the list has no rows")
     if counted["empty"]:
-        raise WrongInput(f"--images {location}: {counted['empty']:,} rows have no uri or no image_id; every row needs both")
+        raise WrongInput(
+            f"--images {location}: {counted['empty']:,} rows have no uri or no image_id; every row needs both"
+        )
     if twice:
         names = ", ".join(repr(row.image_id) for row in twice)
         raise WrongInput(f"--images {location}: image_id must be unique, but these stand more than once: {names}")
 
 
 def _status_of(base: str, http: HttpSettings) -> Any:
-    """A function column: a uri as written -> its absolute form, size, time and ETag, asked of the store by the workers."""
+    """A function column: a uri as written -> its absolute form, size, time and ETag, asked of the store by the
+    workers."""
 
     @pandas_udf(_STATUS)  # type: ignore[call-overload]
     def status(written: pd.Series) -> pd.DataFrame:
@@ -235,14 +248,19 @@ def _status_of(base: str, http: HttpSettings) -> Any:
         with ThreadPoolExecutor(STATUS_THREADS) as pool:
             known = list(pool.map(lambda uri: _known_of(uri, http), uris))
         sizes, times, etags = zip(*known)
-        columns = {"size_bytes": pd.array(sizes, dtype="Int64"), "modified_ns": pd.array(times, dtype="Int64"), "etag": etags}
+        columns = {
+            "size_bytes": pd.array(sizes, dtype="Int64"),
+            "modified_ns": pd.array(times, dtype="Int64"),
+            "etag": etags,
+        }
         return pd.DataFrame({"uri": uris, **columns})
 
     return status.asNondeterministic()  # else the optimiser may ask once for every column that is made from the answer
 
 
 def _known_of(uri: str, http: HttpSettings) -> tuple[int | None, int | None, str | None]:
-    """Size, time of the last change in nanoseconds, and ETag of the file at ``uri``, each None where it cannot be had."""
+    """Size, time of the last change in nanoseconds, and ETag of the file at ``uri``, each None where it cannot be
+    had."""
     if uris.scheme_of(uri) not in http_client.SCHEMES:
         info = blobs.status(uri)
         return (info.size_bytes, info.modified_ns, None) if info is not None else (None, None, None)

@@ -1,9 +1,8 @@
 """Bytes at a URI, without Spark: for executors that read images, blocks and weights.
 
-A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded; keys of object stores are
-literal; ``s3a`` is ``s3``. Everything but HTTP goes through pyarrow's file systems, with their own credentials (environment,
-profile or instance role).
-"""
+A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded; keys of object stores
+are literal; ``s3a`` is ``s3``. Everything but HTTP goes through pyarrow's file systems, with their own credentials
+(environment, profile or instance role)."""
 
 import os
 import secrets
@@ -38,7 +37,8 @@ class FileStatus:
 
 @lru_cache(maxsize=None)
 def _remote_filesystem(scheme: str, authority: str) -> Any:
-    """One file system per store and process; never kept across the fork of Spark's workers, which fork before any read."""
+    """One file system per store and process; never kept across the fork of Spark's workers, which fork before any
+    read."""
     if scheme == "s3":
         return pafs.S3FileSystem(
             endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
@@ -66,9 +66,8 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 def read(uri: str, max_bytes: int | None = None) -> bytes:
     """The whole content of the file at ``uri``.
 
-    With ``max_bytes`` one byte more than that is read at most, so that the caller sees that it is too long. Raises ``OSError``
-    (``FileNotFoundError``, ``PermissionError``, ...) or, for a scheme that none serves, ``ValueError``.
-    """
+    With ``max_bytes`` one byte more than that is read at most, so that the caller sees that it is too long. Raises
+    ``OSError`` (``FileNotFoundError``, ``PermissionError``, ...) or, for a scheme that none serves, ``ValueError``."""
     limit = -1 if max_bytes is None else max_bytes + 1
     if is_local(uri):
         with open(local_path(uri), "rb") as file:
@@ -79,11 +78,11 @@ def read(uri: str, max_bytes: int | None = None) -> bytes:
 
 
 def write(uri: str, content: bytes, content_type: str) -> None:
-    """Put ``content`` at ``uri``, replacing what is there; folders are made. Readers see the old content or the new, never a part.
+    """Put ``content`` at ``uri``, replacing what is there; folders are made. Readers see the old content or the new,
+    never a part.
 
-    ``content_type`` is told to object stores, whose files browsers may open. Raises ``OSError``, or ``ValueError`` for a scheme
-    that none serves.
-    """
+    ``content_type`` is told to object stores, whose files browsers may open. Raises ``OSError``, or ``ValueError`` for
+    a scheme that none serves."""
     if is_local(uri):
         path = local_path(uri)
         partial = f"{path}.{secrets.token_hex(4)}.tmp"
@@ -131,7 +130,8 @@ def open_input_file(uri: str) -> Any:
 
 
 def download(uri: str, target: Path) -> None:
-    """Copy the file at ``uri`` to ``target``, which appears only when it is complete. Not over HTTP: `http_client.download` is.
+    """Copy the file at ``uri`` to ``target``, which appears only when it is complete. Not over HTTP:
+    `http_client.download` is.
 
     Raises ``OSError`` or, for a scheme that none serves, ``ValueError``.
     """

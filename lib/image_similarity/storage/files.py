@@ -1,8 +1,7 @@
 """The few file operations that publishing needs: read, replace, delete, and one writer at a time.
 
-`Files` is the interface, `files_of` picks what serves a URI: `local` for this machine's disks, `object_store` for S3 and Google's
-store, `hadoop` for all else. All raise ``OSError`` when something cannot be done.
-"""
+`Files` is the interface, `files_of` picks what serves a URI: `local` for this machine's disks, `object_store` for S3
+and Google's store, `hadoop` for all else. All raise ``OSError`` when something cannot be done."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +25,8 @@ class Files(Protocol):
         """The content of ``path``; None if there is no such file."""
 
     def entries(self, path: str) -> list[str]:
-        """The names of what is in the folder ``path``; none if there is no such folder. ``NotADirectoryError`` for a file."""
+        """The names of what is in the folder ``path``; none if there is no such folder. ``NotADirectoryError`` for a
+        file."""
 
     def write(self, path: str, content: bytes) -> None:
         """Replace ``path``, and create its folders; readers see the old content or the new, never a part."""
@@ -41,10 +41,11 @@ class Files(Protocol):
         """When the file was written, in seconds by the store's own clock; None if there is no such file."""
 
     def update(self, path: str, change: Change) -> None:
-        """Replace what ``path`` holds by what ``change`` makes of it (None: there is no file), and lose nobody else's update.
+        """Replace what ``path`` holds by what ``change`` makes of it (None: there is no file), and lose nobody else's
+        update.
 
-        ``change`` may be called several times, the last time with what is really replaced; what it raises ends the update.
-        """
+        ``change`` may be called several times, the last time with what is really replaced; what it raises ends the
+        update."""
 
     def locked(self, path: str) -> Any:
         """A context in which no other publisher is, by means of the file ``path``."""
@@ -53,9 +54,8 @@ class Files(Protocol):
 def files_of(uri: str, spark: "SparkSession | None" = None) -> Files:
     """The operations for what is at ``uri``, as `uris.absolute` or `uris.for_spark` gives it.
 
-    Local paths and object stores need no session. Any other file system is Hadoop's and is reached through the JVM of ``spark``;
-    without a session ``WrongInput`` says so.
-    """
+    Local paths and object stores need no session. Any other file system is Hadoop's and is reached through the JVM of
+    ``spark``; without a session ``WrongInput`` says so."""
     if uris.is_local(uri):
         from image_similarity.storage.local import LocalFiles
 
@@ -65,7 +65,9 @@ def files_of(uri: str, spark: "SparkSession | None" = None) -> Files:
 
         return ObjectFiles(uri)
     if spark is None:
-        raise WrongInput(f"{uri}: {uris.scheme_of(uri)}:// is reached through Spark only: start a job, or copy the folder")
+        raise WrongInput(
+            f"{uri}: {uris.scheme_of(uri)}:// is reached through Spark only: start a job, or copy the folder"
+        )
     from image_similarity.storage.hadoop import HadoopFiles
 
     return HadoopFiles(spark)

@@ -1,9 +1,8 @@
 """Files at http(s) addresses: fetched with patience and suspicion, or refused with a reason.
 
-Addresses come from lists that somebody else wrote, and servers answer what they like. So nothing is read without bounds (bytes,
-seconds, redirects, attempts), servers that ask for patience get it, and unless ``http.private_addresses`` is set no connection is
-made to an address that is not on the public internet. Proxies of the environment are not used.
-"""
+Addresses come from lists that somebody else wrote, and servers answer what they like. So nothing is read without bounds
+(bytes, seconds, redirects, attempts), servers that ask for patience get it, and unless ``http.private_addresses`` is
+set no connection is made to an address that is not on the public internet. Proxies of the environment are not used."""
 
 import ipaddress
 import itertools
@@ -49,7 +48,8 @@ T = TypeVar("T")
 
 
 class HttpOptions(Hashable, Protocol):
-    """How servers are asked: ``[http]`` of the settings explains each. Hashable, since each has connections of its own."""
+    """How servers are asked: ``[http]`` of the settings explains each. Hashable, since each has connections of its
+    own."""
 
     @property
     def user_agent(self) -> str: ...
@@ -108,8 +108,8 @@ def get(
 ) -> Answer:
     """The file at ``address``, its content decoded if it came compressed.
 
-    With ``etag`` or ``last_modified``, from an earlier answer, only if it changed since. Raises `Unreadable` with one of
-    `fetch.FETCH_REASONS`; of a longer file than ``max_bytes`` no more than one chunk (64 KiB) above that is kept.
+    With ``etag`` or ``last_modified``, from an earlier answer, only if it changed since. Raises `Unreadable` with one
+    of `fetch.FETCH_REASONS`; of a longer file than ``max_bytes`` no more than one chunk (64 KiB) above that is kept.
     """
     conditions = {"If-None-Match": etag, "If-Modified-Since": last_modified}
     headers = {name: value for name, value in conditions.items() if value is not None}
@@ -152,8 +152,8 @@ def status(address: str, options: HttpOptions) -> Status | None:
 def _with_patience(attempt: Callable[[float], T], options: HttpOptions) -> T:
     """What ``attempt(deadline)`` returns, tried again while its failures are passing ones and there is time.
 
-    Between attempts stands the pause that the server asks for, else one that doubles, of random length: many workers that failed
-    together do not come back together. A server that asks for a longer pause than is allowed is left alone.
+    Between attempts stands the pause that the server asks for, else one that doubles, of random length: many workers
+    that failed together do not come back together. A server that asks for a longer pause than is allowed is left alone.
     """
     deadline = time.monotonic() + options.total_seconds
     for number in itertools.count(1):
@@ -249,7 +249,8 @@ def _check_status(response: urllib3.BaseHTTPResponse, may_be_unchanged: bool) ->
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
-    """The pause in seconds that the server asks for, by a number or a date; None where it does not, or not in HTTP's words."""
+    """The pause in seconds that the server asks for, by a number or a date; None where it does not, or not in HTTP's
+    words."""
     try:
         return urllib3.Retry().get_retry_after(response)
     except InvalidHeader:
@@ -257,7 +258,8 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
 
 
 def _body(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
-    """The body, decoded. What has arrived is taken as it comes, so that a body that trickles for ever meets the deadline."""
+    """The body, decoded. What has arrived is taken as it comes, so that a body that trickles for ever meets the
+    deadline."""
     announced = _announced(response)
     if announced is not None and announced > max_bytes:
         raise Unreadable("too_many_bytes", f"{announced:,} bytes, {max_bytes:,} are allowed")
@@ -276,7 +278,8 @@ def _chunks(response: urllib3.BaseHTTPResponse, deadline: float) -> Iterator[byt
 
 
 def _announced(response: urllib3.BaseHTTPResponse) -> int | None:
-    """The size of the file as the server tells it before it sends it; None where that is not told, or of its compressed form."""
+    """The size of the file as the server tells it before it sends it; None where that is not told, or of its compressed
+    form."""
     size = response.headers.get("Content-Length", "")
     return int(size) if size.isascii() and size.isdigit() and "Content-Encoding" not in response.headers else None
 
@@ -288,12 +291,13 @@ def _seconds_left(deadline: float) -> float:
     return left
 
 
-# -- connections ---------------------------------------------------------------------------------------------------------------
+# -- connections -------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=8)
 def _manager(process: int, options: HttpOptions) -> urllib3.PoolManager:
-    """The connections of this process. ``process`` is part of the key, for a forked child must not share its parent's sockets."""
+    """The connections of this process. ``process`` is part of the key, for a forked child must not share its parent's
+    sockets."""
     manager = urllib3.PoolManager(
         num_pools=_HOSTS_KEPT,
         maxsize=options.connections_per_host,
@@ -309,7 +313,9 @@ def is_public(address: str) -> bool:
     """Whether the IP ``address`` is one of the public internet, also where IPv6 only wraps an IPv4 address."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        wrapped = ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)
+        wrapped = (
+            ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)
+        )
         if wrapped is not None:
             return is_public(str(wrapped))
         if ip.is_site_local:

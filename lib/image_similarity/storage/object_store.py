@@ -1,10 +1,9 @@
 """The file operations of `image_similarity.storage.files` on an object store, by what such stores guarantee.
 
-An object appears whole or not at all, and a *conditional put* replaces it only if it is still the one that was read (S3: If-Match
-and If-None-Match; Google's: generation). So an update is read, change, put if unchanged, and again if it was changed: no lock is
-needed. Through obstore, with the credentials of the driver's environment: those of Hadoop's connector, which Spark writes the
-tables with, are not known here.
-"""
+An object appears whole or not at all, and a *conditional put* replaces it only if it is still the one that was read
+(S3: If-Match and If-None-Match; Google's: generation). So an update is read, change, put if unchanged, and again if it
+was changed: no lock is needed. Through obstore, with the credentials of the driver's environment: those of Hadoop's
+connector, which Spark writes the tables with, are not known here."""
 
 import os
 import random

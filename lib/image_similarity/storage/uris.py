@@ -1,8 +1,7 @@
 """URIs: schemes, local paths, and what joins them.
 
-A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded. Keys of object stores are
-literal. ``s3a`` is ``s3``.
-"""
+A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded. Keys of object stores
+are literal. ``s3a`` is ``s3``."""
 
 import os
 import re
@@ -19,7 +18,8 @@ def scheme_of(uri: str) -> str:
 
 
 def for_spark(uri: str) -> str:
-    """``uri`` (absolute) as the JVM's file systems take it: ``file://`` with the literal path, ``s3a://`` for ``s3://``.
+    """``uri`` (absolute) as the JVM's file systems take it: ``file://`` with the literal path, ``s3a://`` for
+    ``s3://``.
 
     Without a scheme Hadoop would take the cluster's default file system, not this machine's.
     """

@@ -1,8 +1,7 @@
 """Which runs are at work: each keeps a small file below ``_running`` and writes it again every minute.
 
-So that what a run has written and not published yet is told from what a run that died has left, and what it may be reading is
-known. Ages are taken by the store's own clock: machines whose clocks differ agree on them.
-"""
+So that what a run has written and not published yet is told from what a run that died has left, and what it may be
+reading is known. Ages are taken by the store's own clock: machines whose clocks differ agree on them."""
 
 import errno
 import json

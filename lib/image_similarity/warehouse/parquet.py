@@ -16,7 +16,8 @@ def spark_schema(table: str) -> StructType:
 
 
 def read_folders(spark: SparkSession, folders: Sequence[str], schema: StructType | pa.Schema) -> DataFrame:
-    """Parquet folders as one frame; no rows for no folders. Names are literal, though Spark's reader expects patterns."""
+    """Parquet folders as one frame; no rows for no folders. Names are literal, though Spark's reader expects
+    patterns."""
     if isinstance(schema, pa.Schema):
         schema = from_arrow_schema(schema)
     if not folders:

@@ -1,8 +1,8 @@
 """What a warehouse need not keep: runs that newer ones have replaced, and what runs that died have left.
 
-Nothing that is published goes, nothing that a published run was made of (``runs.inputs``), and nothing of a run that is at work
-(see `image_similarity.warehouse.leases`). Vectors stay: a later run, or an earlier one that is restored, may need them.
-"""
+Nothing that is published goes, nothing that a published run was made of (``runs.inputs``), and nothing of a run that is
+at work (see `image_similarity.warehouse.leases`). Vectors stay: a later run, or an earlier one that is restored, may
+need them."""
 
 import re
 from collections import defaultdict
@@ -27,7 +27,8 @@ _TEMPORARY = re.compile(r".+\.[0-9a-f]{8}\.tmp")
 
 
 def superseded(history: Sequence[Record], keep: int) -> list[str]:
-    """Of each job and slot all that is older than the ``keep`` newest runs that wrote tables; current ones may be among them.
+    """Of each job and slot all that is older than the ``keep`` newest runs that wrote tables; current ones may be among
+    them.
 
     Runs that were undone do not count as ones that are kept.
     """
@@ -94,10 +95,10 @@ def is_stale(pointer: Pointer, record: Record, history: Sequence[Record]) -> boo
 def removable(warehouse: Warehouse, keep: int | None, saved_too: bool = False) -> list[str]:
     """What can go: folders and files, each once.
 
-    ``keep``: how many runs of each slot stay, the current one included (None: all). ``saved_too``: also the vectors of runs that
-    did not come to their end.
-    """
-    # In this order: what is seen now and is nobody's afterwards, neither at work nor published, will never be anybody's.
+    ``keep``: how many runs of each slot stay, the current one included (None: all). ``saved_too``: also the vectors of
+    runs that did not come to their end."""
+    # In this order: what is seen now and is nobody's afterwards, neither at work nor published, will never be
+    # anybody's.
     found = _Found.of(warehouse)
     at_work = leases.alive(warehouse)
     snapshot = warehouse.snapshot()
@@ -137,11 +138,11 @@ def remove(warehouse: Warehouse, paths: Sequence[str]) -> dict[str, int]:
 
 
 def _taken_apart(warehouse: Warehouse, folder: str) -> bool:
-    """Whether the folder of a run is no table any more: what is left of it if removing is cut off must not look like one.
+    """Whether the folder of a run is no table any more: what is left of it if removing is cut off must not look like
+    one.
 
-    Who makes an earlier run current says so (`leases.held`) and then looks whether it is whole; here it is the other way round. So
-    of two that do this at the same moment at least one sees the other, and gives way.
-    """
+    Who makes an earlier run current says so (`leases.held`) and then looks whether it is whole; here it is the other
+    way round. So of two that do this at the same moment at least one sees the other, and gives way."""
     marker, (of_table, _, run) = f"{folder}/{_COMPLETE}", folder.rpartition("/run_id=")
     was_complete = _COMPLETE in warehouse.files.entries(folder)
     warehouse.files.delete(marker)

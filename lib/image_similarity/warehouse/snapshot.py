@@ -1,8 +1,7 @@
 """What a warehouse publishes, read without Spark: the pointer, the runs as records, and the tables as Arrow datasets.
 
-``_current.json`` names the current runs of every table, slot by slot. A `Snapshot` is one such state: it keeps showing the same
-tables while other jobs publish, until retention removes their files.
-"""
+``_current.json`` names the current runs of every table, slot by slot. A `Snapshot` is one such state: it keeps showing
+the same tables while other jobs publish, until retention removes their files."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -60,7 +59,8 @@ class Pointer:
 
     @classmethod
     def from_json(cls, content: bytes | None, source: str) -> "Pointer":
-        """The pointer in ``content`` (None: nothing was ever published). ``JobFailed`` if it is damaged; ``source``: its path."""
+        """The pointer in ``content`` (None: nothing was ever published). ``JobFailed`` if it is damaged; ``source``:
+        its path."""
         if content is None:
             return cls()
         try:
@@ -93,10 +93,13 @@ class Snapshot:
         return {record.run_id: record for record in sorted(records, key=lambda record: record.run_id)}
 
     def dataset(self, table: str, slot: str | None = None) -> ds.Dataset:
-        """``table``, or one slot of it, in the table's schema; columns that old files lack are null. No rows where nothing is
-        published. On Hadoop's file systems the files are read into memory at once. Raises ``OSError`` if a file is gone."""
+        """``table``, or one slot of it, in the table's schema; columns that old files lack are null. No rows where
+        nothing is published. On Hadoop's file systems the files are read into memory at once. Raises ``OSError`` if a
+        file is gone."""
         folders = [f"{self.uri}/{table}/run_id={run}" for run in self.run_ids(table, slot)]
-        parts = [f"{folder}/{name}" for folder in folders for name in sorted(self.files.entries(folder)) if _is_part(name)]
+        parts = [
+            f"{folder}/{name}" for folder in folders for name in sorted(self.files.entries(folder)) if _is_part(name)
+        ]
         if uris.is_local(self.uri) or uris.scheme_of(self.uri) in OBJECT_STORES:
             return _mapped(parts, SCHEMAS[table])
         return _in_memory((self.files.read(part) or b"" for part in parts), SCHEMAS[table])
@@ -109,9 +112,8 @@ class Snapshot:
 def open_snapshot(uri: str, files: Files | None = None) -> Snapshot:
     """The warehouse at ``uri`` as it is now, which may have nothing published yet.
 
-    ``files``: how it is reached, where that takes a Spark session. Raises ``JobFailed`` if the pointer is damaged, ``WrongInput``
-    for a file system that needs a session, ``OSError`` if the warehouse cannot be read.
-    """
+    ``files``: how it is reached, where that takes a Spark session. Raises ``JobFailed`` if the pointer is damaged,
+    ``WrongInput`` for a file system that needs a session, ``OSError`` if the warehouse cannot be read."""
     absolute = uris.absolute(uri) if uris.is_local(uri) else uri.rstrip("/")
     files = files or files_of(absolute)
     path = f"{absolute}/{POINTER}"
@@ -126,13 +128,17 @@ def _mapped(parts: list[str], schema: pa.Schema) -> ds.Dataset:
     if not parts:
         return ds.dataset(schema.empty_table())
     filesystem, _ = blobs.filesystem_of(parts[0])
-    return ds.dataset([blobs.filesystem_of(part)[1] for part in parts], schema=schema, format="parquet", filesystem=filesystem)
+    return ds.dataset(
+        [blobs.filesystem_of(part)[1] for part in parts], schema=schema, format="parquet", filesystem=filesystem
+    )
 
 
 def _in_memory(contents: Iterable[bytes], schema: pa.Schema) -> ds.Dataset:
     def in_schema(read: pa.Table) -> pa.Table:
         columns: list[Any] = [
-            read[column.name].cast(column.type) if column.name in read.column_names else pa.nulls(len(read), column.type)
+            read[column.name].cast(column.type)
+            if column.name in read.column_names
+            else pa.nulls(len(read), column.type)
             for column in schema
         ]
         return pa.table(columns, schema=schema)

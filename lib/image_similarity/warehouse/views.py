@@ -38,9 +38,8 @@ ORDER BY content_sha256, image_id;
 def views_sql(files_of: Mapping[str, Iterable[str]], to_reader: Callable[[str], str] = str) -> str:
     """DuckDB statements that make one view of each table as it is published now.
 
-    ``files_of``: table -> folders of its current runs (a table without runs becomes an empty view); ``to_reader`` turns such a
-    folder into what DuckDB opens.
-    """
+    ``files_of``: table -> folders of its current runs (a table without runs becomes an empty view); ``to_reader`` turns
+    such a folder into what DuckDB opens."""
     selects = {table: _select(table, [to_reader(folder) for folder in files_of.get(table, [])]) for table in SCHEMAS}
     snapshot = selects.pop("embeddings")
     views = [f"CREATE OR REPLACE VIEW {table} AS\n{select};\n" for table, select in selects.items()]

@@ -1,14 +1,15 @@
 """The warehouse: write a run, publish it, read what is current.
 
-``<warehouse>/<table>/run_id=<run>/part-*.parquet`` holds what runs wrote; ``<warehouse>/_current.json`` says which of them are
-current, slot by slot, and is the only thing that ever changes. A job writes its tables to folders of its own, then replaces the
-pointer once, by compare-and-swap: readers see one whole state or the other, and a job that dies leaves the old one. Beside the
-tables are ``_scratch``, what a run needs while it lasts, and ``_state``, what it leaves to the next one of its slot.
+``<warehouse>/<table>/run_id=<run>/part-*.parquet`` holds what runs wrote; ``<warehouse>/_current.json`` says which of
+them are current, slot by slot, and is the only thing that ever changes. A job writes its tables to folders of its own,
+then replaces the pointer once, by compare-and-swap: readers see one whole state or the other, and a job that dies
+leaves the old one. Beside the tables are ``_scratch``, what a run needs while it lasts, and ``_state``, what it leaves
+to the next one of its slot.
 
-Tables go through the JVM's file systems, so with Spark's own credentials. The pointer does, too, but on object stores, which the
-driver asks itself, with the credentials of its environment (see `image_similarity.storage.object_store`). Images, and the files of
-``_scratch`` and ``_state`` that are read by path, are read by Python through pyarrow, with those of the environment as well.
-"""
+Tables go through the JVM's file systems, so with Spark's own credentials. The pointer does, too, but on object stores,
+which the driver asks itself, with the credentials of its environment (see `image_similarity.storage.object_store`).
+Images, and the files of ``_scratch`` and ``_state`` that are read by path, are read by Python through pyarrow, with
+those of the environment as well."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ class Warehouse:
         self._root = uris.for_spark(self.uri)
         self.files = files_of(self.uri, spark)
 
-    # -- reading ---------------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """What is published now; nothing where nothing ever was."""
@@ -69,7 +70,7 @@ class Warehouse:
         """Somebody else's Parquet: an absolute local path, or a URI."""
         return self._spark.read.parquet(parquet.escape_glob(uris.for_spark(location)))
 
-    # -- writing ---------------------------------------------------------------------------------------------------------------
+    # -- writing -------------------------------------------------------------------------------------------------------
 
     def write(self, table: str, run: str, rows: DataFrame) -> None:
         """Write ``rows`` as run ``run`` of ``table``. The folder must not exist; the columns must be the table's."""
@@ -92,7 +93,8 @@ class Warehouse:
 
     @contextmanager
     def state(self, slot: str, run: str) -> Iterator[Workspace]:
-        """A folder for what a run leaves to the next one of its slot; removed if the run fails, unless it was published."""
+        """A folder for what a run leaves to the next one of its slot; removed if the run fails, unless it was
+        published."""
         try:
             yield self.state_of(slot, run)
         except BaseException:
@@ -109,7 +111,8 @@ class Warehouse:
         return sorted(self.files.entries(f"{self.uri}/{STATE}/{slot}"))
 
     def forget_state(self, slot: str, before: str | None = None, but: Collection[str] = ()) -> None:
-        """Remove what runs older than ``before`` left (None: all), and what runs that were killed did; not that of ``but``."""
+        """Remove what runs older than ``before`` left (None: all), and what runs that were killed did; not that of
+        ``but``."""
         for run in self.states(slot):
             if (before is None or run < before) and run not in but:  # names of runs begin with their time
                 self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
@@ -123,15 +126,14 @@ class Warehouse:
     def _workspace(self, folder: str) -> Workspace:
         return Workspace(self._spark, self.files, folder)
 
-    # -- publishing ------------------------------------------------------------------------------------------------------------
+    # -- publishing ----------------------------------------------------------------------------------------------------
 
     def publish(self, base: Pointer, replace: Slots, append: Slots) -> Pointer:
         """Make runs current: one replacement of the pointer, all or nothing.
 
-        ``base`` is the pointer that the job began with. If another job has meanwhile published one of the slots in ``replace``,
-        nothing changes and ``JobFailed`` says which. The same holds for ``append`` (two jobs may have added the same vectors),
-        but for ``runs``, to which all jobs add.
-        """
+        ``base`` is the pointer that the job began with. If another job has meanwhile published one of the slots in
+        ``replace``, nothing changes and ``JobFailed`` says which. The same holds for ``append`` (two jobs may have
+        added the same vectors), but for ``runs``, to which all jobs add."""
         path = f"{self.uri}/{POINTER}"
         exclusive = [*replace.items(), *((table, slots) for table, slots in append.items() if table != RUNS)]
 

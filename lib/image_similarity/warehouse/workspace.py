@@ -1,4 +1,5 @@
-"""Private files of runs: ``_scratch``, what a run needs while it lasts, and ``_state``, what it leaves to the next one."""
+"""Private files of runs: ``_scratch``, what a run needs while it lasts, and ``_state``, what it leaves to the next
+one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Workspace:
         return f"{self._root}/{name}"
 
     def location(self, name: str) -> str:
-        """The folder or file ``name`` for workers that read and write files themselves, as programs outside Hadoop name it."""
+        """The folder or file ``name`` for workers that read and write files themselves, as programs outside Hadoop name
+        it."""
         return uris.for_readers(self.folder(name))
 
     def parts(self, name: str, columns: list[str]) -> Iterator[pa.Table]:

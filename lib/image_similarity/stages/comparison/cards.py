@@ -76,7 +76,7 @@ def make(
     return {row.image_id: Card(**row.asDict()) for row in made}
 
 
-# -- in the workers ------------------------------------------------------------------------------------------------------------
+# -- in the workers ----------------------------------------------------------------------------------------------------
 
 
 def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[Batches], Batches]:

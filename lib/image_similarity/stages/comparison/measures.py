@@ -1,14 +1,14 @@
 """How far fingerprints agree, and how well each finds images with the same label: numbers about lists of neighbours.
 
-A list holds the k nearest others of an image, nearest first; it is shorter where there are fewer others. All numbers are means
-over the images that every compared fingerprint has lists for, so that each is asked the same questions. Standard errors are those
-of a mean of independent values (the sample's deviation / sqrt(n)); images that are near to each other have much of their lists in
-common, so that the true ones are somewhat larger. Beside each number stands its chance level: the mean that lists drawn at random
-from the same images would have.
+A list holds the k nearest others of an image, nearest first; it is shorter where there are fewer others. All numbers
+are means over the images that every compared fingerprint has lists for, so that each is asked the same questions.
+Standard errors are those of a mean of independent values (the sample's deviation / sqrt(n)); images that are near to
+each other have much of their lists in common, so that the true ones are somewhat larger. Beside each number stands its
+chance level: the mean that lists drawn at random from the same images would have.
 
-Files with the same bytes are images like others: a copy is found by every fingerprint and has the label of its original, which
-raises all numbers. (``neighbours.copies = "one"`` leaves copies out of lists; the chance levels do not know of it.)
-"""
+Files with the same bytes are images like others: a copy is found by every fingerprint and has the label of its
+original, which raises all numbers. (``neighbours.copies = "one"`` leaves copies out of lists; the chance levels do not
+know of it.)"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -60,14 +60,16 @@ class Lists:
     """The lists of all images by all fingerprints."""
 
     rows: DataFrame
-    """image_id, and for each fingerprint an array of neighbour ids (``list_0``, ...), empty where it has no list of that image."""
+    """image_id, and for each fingerprint an array of neighbour ids (``list_0``, ...), empty where it has no list of
+    that image."""
     fingerprints: tuple[str, ...]
     sizes: Mapping[tuple[bool, ...], int]
     """Images, by which of the fingerprints have lists of them."""
 
     @classmethod
     def collect(cls, neighbours: DataFrame, fingerprints: tuple[str, ...], scratch: Workspace) -> "Lists":
-        """From rows image_id, fingerprint, rank, neighbour_id: one shuffle, materialised. `JobFailed` if no image is in all."""
+        """From rows image_id, fingerprint, rank, neighbour_id: one shuffle, materialised. `JobFailed` if no image is in
+        all."""
         entry = F.struct("rank", "neighbour_id")
         own = [F.sort_array(F.collect_list(F.when(F.col("fingerprint") == name, entry))) for name in fingerprints]
         named = [ranked.getField("neighbour_id").alias(f"list_{number}") for number, ranked in enumerate(own)]
@@ -76,7 +78,9 @@ class Lists:
         sizes = {tuple(row[:-1]): row[-1] for row in rows.groupBy(*has).count().collect()}
         made = cls(rows, fingerprints, sizes)
         if not made.images(*fingerprints):
-            raise JobFailed(f"no image has neighbours by all of {', '.join(fingerprints)}: make them from the same images")
+            raise JobFailed(
+                f"no image has neighbours by all of {', '.join(fingerprints)}: make them from the same images"
+            )
         return made
 
     @property
@@ -97,20 +101,21 @@ class Lists:
         return min(k, self.images(fingerprint) - 1)
 
 
-# -- agreement -----------------------------------------------------------------------------------------------------------------
+# -- agreement ---------------------------------------------------------------------------------------------------------
 
 
 def overlap(first: Column, second: Column) -> Column:
-    """overlap@k of two lists A and B of one image: |A and B| / k; where both are shorter than k, over the length of the longer.
+    """overlap@k of two lists A and B of one image: |A and B| / k; where both are shorter than k, over the length of the
+    longer.
 
-    1 for the same images in any order, 0 for none in common. (Webber, Moffat, Zobel: A similarity measure for indefinite rankings,
-    2010, section 2, call it the overlap at depth k.)
-    """
+    1 for the same images in any order, 0 for none in common. (Webber, Moffat, Zobel: A similarity measure for
+    indefinite rankings, 2010, section 2, call it the overlap at depth k.)"""
     return F.size(F.array_intersect(first, second)) / F.greatest(F.size(first), F.size(second))
 
 
 def overlap_by_chance(lists: Lists, first: str, second: str, k: int) -> float:
-    """The mean overlap of lists drawn at random from all images that the fingerprint has: k / (n - 1) where these are the same.
+    """The mean overlap of lists drawn at random from all images that the fingerprint has: k / (n - 1) where these are
+    the same.
 
     Each of the images that both have is in the one with probability k / (n - 1), and in the other likewise.
     """
@@ -143,7 +148,7 @@ def disagreements(lists: Lists, first: str, second: str, count: int) -> list[Row
     return told.orderBy("overlap", F.xxhash64("image_id"), "image_id").limit(count).collect()
 
 
-# -- labels --------------------------------------------------------------------------------------------------------------------
+# -- labels ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -160,17 +165,18 @@ class Labelled:
     """That of lists in which all others with the label come first: below 1 where most labels have k images or fewer."""
 
 
-def by_label(neighbours: DataFrame, lists: Lists, labels: DataFrame, comparison: Comparison, scratch: Workspace) -> Labelled:
+def by_label(
+    neighbours: DataFrame, lists: Lists, labels: DataFrame, comparison: Comparison, scratch: Workspace
+) -> Labelled:
     """precision@k and mean average precision at k of each fingerprint, for image_id, label in ``labels``.
 
     - precision@k: the share of the k nearest (of all others, where they are fewer) that have the image's label.
-    - average precision at k: the sum over hits of the precision at the hit's rank, over min(k, others with the label), so that a
-      list that begins with all there are gets 1. (Manning, Raghavan, Schuetze: Introduction to Information Retrieval, 2008,
-      section 8.4, whose average precision of a whole ranking is cut off at k here.)
+    - average precision at k: the sum over hits of the precision at the hit's rank, over min(k, others with the label),
+      so that a list that begins with all there are gets 1. (Manning, Raghavan, Schuetze: Introduction to Information
+      Retrieval, 2008, section 8.4, whose average precision of a whole ranking is cut off at k here.)
 
-    An image without a label is never asked about, and is no hit. Nor is one asked about whose label no other compared image has.
-    Others with the label are counted among all that the fingerprint has lists of.
-    """
+    An image without a label is never asked about, and is no hit. Nor is one asked about whose label no other compared
+    image has. Others with the label are counted among all that the fingerprint has lists of."""
     labelled = lists.compared.select("image_id").join(labels, "image_id")
     shared = labelled.groupBy("label").count().where("count > 1").select("label")
     asked = scratch.write("asked", labelled.join(shared, "label").select("image_id", "label"))
@@ -209,7 +215,8 @@ def _relevant(neighbours: DataFrame, labels: DataFrame) -> DataFrame:
 
 
 def _collections(lists: Lists, comparison: Comparison) -> DataFrame:
-    """fingerprint, others (images that an image is compared with), k (length of lists), harmonic (1 + 1/2 + ... + 1/k)."""
+    """fingerprint, others (images that an image is compared with), k (length of lists), harmonic (1 + 1/2 + ... +
+    1/k)."""
     rows = []
     for name in comparison.fingerprints:
         length = lists.length(name, comparison.k)
@@ -235,22 +242,23 @@ def _scored(hits: DataFrame, relevant: DataFrame, collections: DataFrame) -> Dat
 def _average_precision_by_chance() -> Column:
     """The mean average precision of lists of k drawn at random from N others, R of which are relevant.
 
-    At rank i there is a hit with probability R / N, and each of the i - 1 before it is one, too, with (R - 1) / (N - 1). Summed
-    over ranks: R / N (H + (k - H) (R - 1) / (N - 1)) / min(k, R), where H = 1 + 1/2 + ... + 1/k. (Bestgen: Exact expected average
-    precision of the random baseline for system evaluation, 2015; here cut off at k.)
-    """
+    At rank i there is a hit with probability R / N, and each of the i - 1 before it is one, too, with (R - 1) / (N -
+    1). Summed over ranks: R / N (H + (k - H) (R - 1) / (N - 1)) / min(k, R), where H = 1 + 1/2 + ... + 1/k. (Bestgen:
+    Exact expected average precision of the random baseline for system evaluation, 2015; here cut off at k.)"""
     relevant, others, k, harmonic = (F.col(name) for name in ("relevant", "others", "k", "harmonic"))
     another = (relevant - 1) / F.greatest(others - 1, F.lit(1))  # with one other there is no rank but the first
     return relevant / others * (harmonic + (k - harmonic) * another) / F.least(k, relevant)
 
 
-# -- means ---------------------------------------------------------------------------------------------------------------------
+# -- means -------------------------------------------------------------------------------------------------------------
 
 
 def _mean_of(value: Column, name: str) -> list[Column]:
     return [F.avg(value).alias(f"mean_{name}"), (F.stddev_samp(value) / F.sqrt(F.count("*"))).alias(f"error_{name}")]
 
 
-def _measured(comparison: Comparison, first: str, other: str | None, measure: str, told: Any, name: str, chance: float) -> Measured:
+def _measured(
+    comparison: Comparison, first: str, other: str | None, measure: str, told: Any, name: str, chance: float
+) -> Measured:
     mean, error = told[f"mean_{name}"], told[f"error_{name}"]
     return Measured(first, other, comparison.metric, measure, comparison.k, mean, error, chance, told["images"])

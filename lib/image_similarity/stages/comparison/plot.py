@@ -12,7 +12,8 @@ SURE = 1.96
 """Standard errors on either side of a mean that hold 95 % of a normal distribution."""
 
 _PAPER, _INK, _QUIET = "#fbfaf7", "#1e1b18", "#645d55"
-# Blue and orange of Okabe and Ito's palette, and a map from blue to yellow: told apart with every kind of colour vision.
+# Blue and orange of Okabe and Ito's palette, and a map from blue to yellow: told apart with every kind of colour
+# vision.
 _BARS = {PRECISION: ("precision", "#0072B2"), AVERAGE_PRECISION: ("mean average precision", "#E69F00")}
 _HEAT = "cividis"
 _DARK = 0.55
@@ -26,7 +27,8 @@ def check_installed() -> None:
 
 
 def draw(comparison: Comparison, measured: Sequence[Measured]) -> bytes:
-    """An SVG file, the same for the same numbers: the heat map where there are pairs, the bars where there are labels."""
+    """An SVG file, the same for the same numbers: the heat map where there are pairs, the bars where there are
+    labels."""
     import matplotlib  # takes a second, and is not installed everywhere
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -67,7 +69,9 @@ def _bars(axes: Any, comparison: Comparison, measured: Sequence[Measured]) -> No
         rows = [row for row in measured if row.measure == measure]
         places = [names.index(row.fingerprint) + (number - 0.5) * height for row in rows]
         errors = [SURE * (row.standard_error or 0) for row in rows]
-        axes.barh(places, [row.value for row in rows], height * 0.92, xerr=errors, ecolor=_QUIET, color=colour, label=label)
+        axes.barh(
+            places, [row.value for row in rows], height * 0.92, xerr=errors, ecolor=_QUIET, color=colour, label=label
+        )
         for place, row, error in zip(places, rows, errors):
             axes.text(row.value + error + 0.015, place, f"{row.value:.2f}", va="center")
         ends = [place - height / 2 for place in places], [place + height / 2 for place in places]

@@ -97,7 +97,9 @@ def disagreement(image_id: str, lists: Mapping[str, Sequence[str]], cards: Mappi
 @lru_cache(maxsize=1)
 def _template() -> jinja2.Template:
     """Once per process; through importlib, which also reads it from a zip."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(count="{:,}".format, share="{:.3f}".format, clean=captions.clean, margin=_margin)
     source = files(__package__).joinpath("templates", "index.html").read_text(encoding="utf-8")
     return environment.from_string(source)

@@ -46,7 +46,8 @@ def run(
     rendering: str,
     scratch: Workspace,
 ) -> Outputs:
-    """Measure, and write the folder ``rendering`` of the report, with ``examples`` images for each pair of fingerprints.
+    """Measure, and write the folder ``rendering`` of the report, with ``examples`` images for each pair of
+    fingerprints.
 
     What the report shows stays untouched. Raises ``JobFailed`` if there is nothing to measure: no image that
     all fingerprints have lists of, or of a single one no two images with the same label.
@@ -58,7 +59,9 @@ def run(
     overlaps = list(measures.agreement(lists, comparison))
     measured = (*overlaps, *labelled.measured)
     if not measured:
-        raise JobFailed(f"nothing to measure: of the images that were compared, no two have the same {comparison.label}")
+        raise JobFailed(
+            f"nothing to measure: of the images that were compared, no two have the same {comparison.label}"
+        )
     chosen = [measures.disagreements(lists, *pair, examples) for pair in comparison.pairs]
     folder = site.folder(rendering)
     made = cards.make(spark, _shown(chosen), inputs.manifest, comparison.label, settings, folder)

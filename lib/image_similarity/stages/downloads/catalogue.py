@@ -1,9 +1,8 @@
 """Catalogues: which addresses to fetch, under which names, and what is told about them.
 
-A catalogue is a CSV, JSON, JSON-lines or Parquet file with a column of addresses; or the open-access data of the Cleveland Museum
-of Art (https://github.com/ClevelandMuseumArt/openaccess) as it is, of which the works in the public domain (CC0) are taken. It
-is read by the driver, record by record.
-"""
+A catalogue is a CSV, JSON, JSON-lines or Parquet file with a column of addresses; or the open-access data of the
+Cleveland Museum of Art (https://github.com/ClevelandMuseumArt/openaccess) as it is, of which the works in the public
+domain (CC0) are taken. It is read by the driver, record by record."""
 
 import csv
 import hashlib
@@ -28,7 +27,12 @@ Record = dict[str, Any]
 
 SIZES: tuple[Size, ...] = ("web", "print", "full")
 SCHEMA = pa.schema(
-    [("image_id", pa.string()), ("address", pa.string()), ("name", pa.string()), ("attributes", pa.map_(pa.string(), pa.string()))]
+    [
+        ("image_id", pa.string()),
+        ("address", pa.string()),
+        ("name", pa.string()),
+        ("attributes", pa.map_(pa.string(), pa.string())),
+    ]
 )
 
 _LONGEST_CELL = 1 << 27
@@ -53,18 +57,20 @@ class Catalogue:
 
     def table(self) -> pa.Table:
         """The entries, in `SCHEMA`."""
-        columns = zip(*((entry.image_id, entry.address, entry.name, list(entry.attributes.items())) for entry in self.entries))
+        columns = zip(
+            *((entry.image_id, entry.address, entry.name, list(entry.attributes.items())) for entry in self.entries)
+        )
         return pa.table([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types)], schema=SCHEMA)
 
 
 def read(
     location: str, address_columns: tuple[str, ...], size: Size | None = None, sample: int | None = None, seed: int = 0
 ) -> Catalogue:
-    """The catalogue at ``location``; with ``sample`` that many of its entries, chosen by a hash of image_id and ``seed``.
+    """The catalogue at ``location``; with ``sample`` that many of its entries, chosen by a hash of image_id and
+    ``seed``.
 
-    ``size``: of the museum's three (None: ``web``). Raises ``WrongInput`` for what cannot be read, has no addresses, or has an
-    image_id twice.
-    """
+    ``size``: of the museum's three (None: ``web``). Raises ``WrongInput`` for what cannot be read, has no addresses, or
+    has an image_id twice."""
     left_out: Counter[str] = Counter()
     try:
         records = _records(location)
@@ -82,7 +88,9 @@ def read(
         raise WrongInput(f"--catalogue {location}: cannot be read: {' '.join(str(error).split())}") from None
     _check(entries, left_out, location)
     if sample is not None:
-        entries = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed}\n{entry.image_id}".encode()).digest())[:sample]
+        entries = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed}\n{entry.image_id}".encode()).digest())[
+            :sample
+        ]
     return Catalogue(entries, dict(sorted(left_out.items())))
 
 
@@ -95,16 +103,17 @@ def slot_of(location: str) -> str:
 def file_name(image_id: str) -> str:
     """A name for the file of ``image_id``: the same in every run, and no other's.
 
-    An id of small letters, digits and ``. _ -`` is its own name; of any other the last part is kept as far as it is safe, and a
-    hash makes it unique, also where file systems take A for a.
-    """
+    An id of small letters, digits and ``. _ -`` is its own name; of any other the last part is kept as far as it is
+    safe, and a hash makes it unique, also where file systems take A for a."""
     if _PLAIN_NAME.fullmatch(image_id):
         return image_id
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", image_id.rstrip("/").rpartition("/")[2])[:60].strip("._-")
     return f"{readable or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:12]}"
 
 
-def _taken(records: Iterable[Record], entry_of: Callable[[Record], Entry | str], left_out: Counter[str]) -> Iterator[Entry]:
+def _taken(
+    records: Iterable[Record], entry_of: Callable[[Record], Entry | str], left_out: Counter[str]
+) -> Iterator[Entry]:
     """What ``entry_of`` makes of records; where it gives a reason instead, that is counted."""
     for record in records:
         made = entry_of(record)
@@ -120,10 +129,12 @@ def _check(entries: list[Entry], left_out: Counter[str], location: str) -> None:
     counts = Counter(entry.image_id for entry in entries)
     twice = [repr(image_id) for image_id, count in counts.items() if count > 1][:5]
     if twice:
-        raise WrongInput(f"--catalogue {location}: image_id must be unique, but these stand more than once: {', '.join(twice)}")
+        raise WrongInput(
+            f"--catalogue {location}: image_id must be unique, but these stand more than once: {', '.join(twice)}"
+        )
 
 
-# -- any list ------------------------------------------------------------------------------------------------------------------
+# -- any list ----------------------------------------------------------------------------------------------------------
 
 
 def _taken_of_list(
@@ -152,15 +163,18 @@ def _listed(record: Record, address_column: str, id_column: str) -> Entry | str:
     return Entry(image_id, address, file_name(image_id), attributes)
 
 
-# -- the museum's --------------------------------------------------------------------------------------------------------------
+# -- the museum's ------------------------------------------------------------------------------------------------------
 
 
 def _is_museum(record: Record) -> bool:
-    return "share_license_status" in record and not record.keys().isdisjoint(("images", "image_web", "accession_number"))
+    return "share_license_status" in record and not record.keys().isdisjoint(
+        ("images", "image_web", "accession_number")
+    )
 
 
 def _work(record: Record, size: Size) -> Entry | str:
-    """A work of the museum's ``data.csv`` or ``data.json``. The name of its file tells the size, for each has its own address."""
+    """A work of the museum's ``data.csv`` or ``data.json``. The name of its file tells the size, for each has its own
+    address."""
     images = record.get("images")
     described = images.get(size) if isinstance(images, dict) else None
     address = _text(described.get("url") if isinstance(described, dict) else record.get(f"image_{size}"))
@@ -172,7 +186,9 @@ def _work(record: Record, size: Size) -> Entry | str:
     image_id = _text(record.get("accession_number")) or file.removesuffix(f"_{size}")
     facts = {name: _text(record.get(name)) for name in _WORK_FACTS}
     facts["creator"] = _creators(record.get("creators"))
-    return Entry(image_id, address, file_name(f"{image_id}_{size}"), {name: text for name, text in facts.items() if text})
+    return Entry(
+        image_id, address, file_name(f"{image_id}_{size}"), {name: text for name, text in facts.items() if text}
+    )
 
 
 def _creators(creators: Any) -> str | None:
@@ -182,7 +198,7 @@ def _creators(creators: Any) -> str | None:
     return "; ".join(text for text in described if text) or None
 
 
-# -- files ---------------------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 def _text(value: Any) -> str | None:
@@ -213,7 +229,8 @@ def _content(location: str) -> str:
 
 
 def _json_records(text: str) -> Iterator[Record]:
-    """The records of a JSON list, of JSON lines, or of the list ``data`` of one object; decoded one by one. ``ValueError``."""
+    """The records of a JSON list, of JSON lines, or of the list ``data`` of one object; decoded one by one.
+    ``ValueError``."""
     values = _json_values(text)
     first = next(values, None)
     if isinstance(first, dict) and isinstance(first.get("data"), list):

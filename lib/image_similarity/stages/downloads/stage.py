@@ -1,10 +1,9 @@
 """A catalogue of addresses -> files in storage, each fetched once, and what became of each address.
 
-All addresses of a host belong to one Spark task, which has ``http.connections_per_host`` threads: a host is never asked by more
-at a time, however many tasks there are. Hosts are asked in parallel, as many at a time as there are cores. A file appears in the
-folder only when it is complete, and the folder is what a run begins with: what an earlier one fetched, also one that was killed,
-is not fetched again.
-"""
+All addresses of a host belong to one Spark task, which has ``http.connections_per_host`` threads: a host is never asked
+by more at a time, however many tasks there are. Hosts are asked in parallel, as many at a time as there are cores. A
+file appears in the folder only when it is complete, and the folder is what a run begins with: what an earlier one
+fetched, also one that was killed, is not fetched again."""
 
 import hashlib
 import io
@@ -112,11 +111,12 @@ class Outputs:
 
 
 def plan(spark: SparkSession, inputs: Inputs, options: Options) -> DataFrame:
-    """The catalogue with what is known of each address (``file``, ``size_bytes``, ``known_*``) and what to do with it: ``action``.
+    """The catalogue with what is known of each address (``file``, ``size_bytes``, ``known_*``) and what to do with it:
+    ``action``.
 
-    Without a file an address is fetched, unless it failed before for a reason that lasts. A file is left alone; with ``recheck``
-    its server is asked whether it changed. A file whose image has another address since the last run is fetched anew.
-    """
+    Without a file an address is fetched, unless it failed before for a reason that lasts. A file is left alone; with
+    ``recheck`` its server is asked whether it changed. A file whose image has another address since the last run is
+    fetched anew."""
     before = inputs.previous.select(
         "image_id", F.col("address").alias("known_address"), *(F.col(name).alias(f"known_{name}") for name in _VERSION)
     )
@@ -135,7 +135,9 @@ def plan(spark: SparkSession, inputs: Inputs, options: Options) -> DataFrame:
     # Of a file that was lost no version may be named, or the server would say that nothing changed.
     holds = same_address & F.col("file").isNotNull()
     known = [F.when(holds, F.col(f"known_{name}")).alias(f"known_{name}") for name in _VERSION]
-    return joined.select(*inputs.catalogue.columns, "file", "size_bytes", *known, "reason", "detail", action.alias("action"))
+    return joined.select(
+        *inputs.catalogue.columns, "file", "size_bytes", *known, "reason", "detail", action.alias("action")
+    )
 
 
 def _present(spark: SparkSession, folder: str) -> DataFrame:
@@ -165,14 +167,17 @@ def run(spark: SparkSession, planned: DataFrame, options: Options, scratch: Work
     tasks = max(1, min(hosts, 8 * spark.sparkContext.defaultParallelism))
     count = wanted.count()
     tally = scratch.location("tally")
-    fetched = by_host(wanted, "address", tasks).withColumn("result", _fetch(options, tally)).select("image_id", "result.*")
+    fetched = (
+        by_host(wanted, "address", tasks).withColumn("result", _fetch(options, tally)).select("image_id", "result.*")
+    )
     with progress(spark, "download", count, "files", tasks, share=partial(_share_told, tally, count)):
         fetched = scratch.write("results", fetched)
     return _split(_outcomes(planned, fetched), planned.count())
 
 
 def _outcomes(planned: DataFrame, fetched: DataFrame) -> DataFrame:
-    """image_id, address, attributes and the columns of `_RESULT` for every address; those that failed have no outcome."""
+    """image_id, address, attributes and the columns of `_RESULT` for every address; those that failed have no
+    outcome."""
     results = fetched.select("image_id", F.struct(*_RESULT_NAMES).alias("result"))
     kept = F.struct(
         F.when(F.col("action") == KEEP, PRESENT).alias("outcome"),
@@ -194,14 +199,22 @@ def _split(outcomes: DataFrame, addresses: int) -> Outputs:
     downloads = outcomes.where(F.col("outcome").isNotNull())
     failures = outcomes.where(F.col("outcome").isNull()).withColumn("fingerprint", F.lit(None).cast("string"))
     failures = failures.withColumn("uri", F.col("address")).withColumn("source_version", F.lit(None).cast("string"))
-    counted = downloads.groupBy("outcome", "reason").agg(F.count("*").alias("files"), F.sum("size_bytes").alias("bytes")).collect()
+    counted = (
+        downloads.groupBy("outcome", "reason")
+        .agg(F.count("*").alias("files"), F.sum("size_bytes").alias("bytes"))
+        .collect()
+    )
     told, failed = sum(row.files for row in counted), failures.where(F.col("reason").isNotNull()).count()
     if told + failed != addresses:
-        raise JobFailed(f"{addresses:,} addresses, {told:,} files, {failed:,} failures: nothing was published; run it again")
+        raise JobFailed(
+            f"{addresses:,} addresses, {told:,} files, {failed:,} failures: nothing was published; run it again"
+        )
     return Outputs(
         downloads=downloads.select(*SCHEMAS["downloads"].names),
         failures=failures.select(*SCHEMAS["failures"].names),
-        outcomes={name: sum(row.files for row in counted if row.outcome == name) for name in (FETCHED, UNCHANGED, PRESENT)},
+        outcomes={
+            name: sum(row.files for row in counted if row.outcome == name) for name in (FETCHED, UNCHANGED, PRESENT)
+        },
         fetched_bytes=sum(row.bytes for row in counted if row.outcome == FETCHED),
         not_rechecked={row.reason: row.files for row in counted if row.reason is not None},
     )
@@ -210,9 +223,8 @@ def _split(outcomes: DataFrame, addresses: int) -> Outputs:
 def list_of(downloads: pa.Table) -> bytes:
     """The list for `build_manifest` of rows of ``downloads``, as a Parquet file that lies beside the images.
 
-    Columns: image_id, uri (the file's name), address, and every attribute; one that is called like another column, but for small
-    and capital letters, which Spark takes for the same, gets a ``_`` at its end.
-    """
+    Columns: image_id, uri (the file's name), address, and every attribute; one that is called like another column, but
+    for small and capital letters, which Spark takes for the same, gets a ``_`` at its end."""
     rows = downloads.sort_by("image_id").to_pylist()
     columns: dict[str, list[Any]] = {
         "image_id": [row["image_id"] for row in rows],
@@ -241,7 +253,7 @@ def _share_told(tally: str, units: int) -> float:
     return min(1.0, sum(told) / max(1, units))
 
 
-# -- in the workers ------------------------------------------------------------------------------------------------------------
+# -- in the workers ----------------------------------------------------------------------------------------------------
 
 
 def _fetch(options: Options, tally: str) -> Column:
@@ -260,7 +272,9 @@ def _fetch(options: Options, tally: str) -> Column:
                 yield pd.DataFrame(rows, columns=_RESULT_NAMES).astype({"size_bytes": "Int64"})
 
     # Without this the optimiser may fetch everything once for every column that is made from the answer.
-    column: Column = results.asNondeterministic()("address", "name", "action", "file", "known_etag", "known_last_modified")
+    column: Column = results.asNondeterministic()(
+        "address", "name", "action", "file", "known_etag", "known_last_modified"
+    )
     return column
 
 
@@ -283,7 +297,9 @@ class _Fetcher:
 
     def __init__(self, options: Options, there: dict[str, FileStatus]):
         self._options, self._there = options, there
-        decoding.prepare_process(sys.maxsize)  # only the beginnings of pictures are looked at, however large they claim to be
+        decoding.prepare_process(
+            sys.maxsize
+        )  # only the beginnings of pictures are looked at, however large they claim to be
         Image.init()  # all formats must be registered before some can be named
 
     def result(

@@ -34,7 +34,8 @@ class Ready:
 
 
 def with_bases(settings: Settings, names: list[str]) -> list[str]:
-    """``names`` without repetition, each behind the fingerprint that it is made of. ``WrongInput`` if one is not declared."""
+    """``names`` without repetition, each behind the fingerprint that it is made of. ``WrongInput`` if one is not
+    declared."""
     ordered: list[str] = []
     for name in names:
         declared = settings.fingerprint(name)

@@ -1,8 +1,7 @@
 """Fingerprints that are made of another's vectors: no image is read.
 
-A projection is fitted once, on a sample, and kept in the table ``projections``; what comes later is projected onto the same
-components, so that old and new vectors can be compared.
-"""
+A projection is fitted once, on a sample, and kept in the table ``projections``; what comes later is projected onto the
+same components, so that old and new vectors can be compared."""
 
 import hashlib
 import json
@@ -65,7 +64,8 @@ def published(rows: DataFrame, base_key: str, declared: PcaSettings) -> Fitted |
 
 
 def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fitted:
-    """Fit the projection ``name`` to a sample of ``base`` (rows of ``vectors``), chosen by a hash of content and seed."""
+    """Fit the projection ``name`` to a sample of ``base`` (rows of ``vectors``), chosen by a hash of content and
+    seed."""
     chosen = base.select("content_sha256").orderBy(F.xxhash64(F.lit(declared.seed), "content_sha256"), "content_sha256")
     chosen = chosen.limit(declared.sample)
     table = base.join(F.broadcast(chosen), "content_sha256").select("content_sha256", "embedding").toArrow()
@@ -75,7 +75,8 @@ def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fit
     except ValueError:
         count, length = vectors.shape
         raise WrongInput(
-            f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has {count:,} vectors of {length:,} "
+            f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has {count:,} vectors "
+            f"of {length:,} "
             "values: a projection has at most as many dimensions as either"
         ) from None
 

@@ -1,8 +1,9 @@
-"""Vectors as tasks save them: Parquet files in a run's folder below ``_state``, one after the other while the task goes on.
+"""Vectors as tasks save them: Parquet files in a run's folder below ``_state``, one after the other while the task goes
+on.
 
-A file appears when it is whole, and what it holds is right whatever becomes of the run: each row is the vector of a content. So
-the next run takes over what a killed one had finished, and a task that is tried again what its first attempt had.
-"""
+A file appears when it is whole, and what it holds is right whatever becomes of the run: each row is the vector of a
+content. So the next run takes over what a killed one had finished, and a task that is tried again what its first
+attempt had."""
 
 import io
 import time
@@ -44,9 +45,8 @@ class Made:
 class Saver:
     """Saves the vectors of one task and fingerprint.
 
-    ``folder``: where, as programs outside Hadoop name it; ``partition``, ``attempt``: of the task, for the files' names;
-    ``started``: of the job, in seconds since 1970; ``least_seconds``: between two files.
-    """
+    ``folder``: where, as programs outside Hadoop name it; ``partition``, ``attempt``: of the task, for the files'
+    names; ``started``: of the job, in seconds since 1970; ``least_seconds``: between two files."""
 
     def __init__(self, folder: str, key: str, partition: int, attempt: int, started: float, least_seconds: float):
         self._folder, self._key, self._partition, self._attempt = folder, key, partition, attempt
@@ -117,7 +117,9 @@ def _parquet(key: str, made: Sequence[Made], vectors: NDArray[np.float32]) -> by
     }
     out = io.BytesIO()
     # Dense floats: a dictionary makes them larger and slower.
-    pq.write_table(pa.table(columns), out, compression="zstd", use_dictionary=["fingerprint_key"], write_statistics=False)
+    pq.write_table(
+        pa.table(columns), out, compression="zstd", use_dictionary=["fingerprint_key"], write_statistics=False
+    )
     return out.getvalue()
 
 

@@ -1,8 +1,8 @@
 """manifest -> embeddings, vectors and failures of one or several fingerprints, in one pass over the images.
 
-Vectors are known by the sha256 of the file they come from. An image whose uri and version are those of the last run is not even
-read; one whose content is known is read but not decoded; the rest is decoded once and goes through every fingerprint that lacks it.
-"""
+Vectors are known by the sha256 of the file they come from. An image whose uri and version are those of the last run is
+not even read; one whose content is known is read but not decoded; the rest is decoded once and goes through every
+fingerprint that lacks it."""
 
 import functools
 import time
@@ -36,7 +36,8 @@ FAILURE_REASONS = {
 """Every ``reason`` that this stage writes into ``failures``."""
 
 LASTING = (*decoding.UNREADABLE_REASONS, NON_FINITE, "too_many_bytes")
-"""Reasons that lie in the file: while it is the same, trying again is asked for. The others may pass: they are always tried."""
+"""Reasons that lie in the file: while it is the same, trying again is asked for. The others may pass: they are always
+tried."""
 
 LEAST_IMAGES_PER_TASK = 32
 
@@ -100,7 +101,8 @@ def run(
     retry: Retry,
     scratch: Workspace,
 ) -> list[Outputs]:
-    """Read what is not known yet, once, and embed it. New vectors are in the fingerprints' folders, see `new_vectors`."""
+    """Read what is not known yet, once, and embed it. New vectors are in the fingerprints' folders, see
+    `new_vectors`."""
     matched = scratch.write("matched", _matched(manifest, [_known(one, settings, retry) for one in fingerprints]))
     tally = _tally(matched, len(fingerprints))
     results = spark.createDataFrame([], _RESULTS)
@@ -109,18 +111,21 @@ def run(
     return [_split(number, one, matched, results, tally) for number, one in enumerate(fingerprints)]
 
 
-# -- what is known -------------------------------------------------------------------------------------------------------------
+# -- what is known -----------------------------------------------------------------------------------------------------
 
 _PUBLISHED, _SAVED, _FAILED = 0, 1, 2
 """Where it is known from what an image is, the best first."""
 
 
 def _known(one: Fingerprint, settings: EmbeddingsSettings, retry: Retry) -> DataFrame:
-    """What need not be found out again: image_id, source_version, and ``known`` (see `_PUBLISHED`, content, reason, detail)."""
+    """What need not be found out again: image_id, source_version, and ``known`` (see `_PUBLISHED`, content, reason,
+    detail)."""
     nothing = F.lit(None).cast("string")
     of_key = one.published.where(F.col("fingerprint_key") == one.key)
     sources = [
-        of_key.select("image_id", "source_version", F.lit(_PUBLISHED).alias("kind"), "content_sha256", *_none("reason", "detail")),
+        of_key.select(
+            "image_id", "source_version", F.lit(_PUBLISHED).alias("kind"), "content_sha256", *_none("reason", "detail")
+        ),
         one.saved.select("image_id", "source_version", F.lit(_SAVED), "content_sha256", nothing, nothing),
     ]
     # Failures of another key say nothing about this one.
@@ -139,7 +144,8 @@ def _none(*names: str) -> list[Column]:
 
 
 def _matched(manifest: DataFrame, known: Sequence[DataFrame]) -> DataFrame:
-    """Each image with what each fingerprint knows of it (``known_<i>``), and ``wanted``: bit i if that is nothing for i."""
+    """Each image with what each fingerprint knows of it (``known_<i>``), and ``wanted``: bit i if that is nothing for
+    i."""
     rows, wanted = manifest.drop("attributes", "modified_at"), F.lit(0).cast("long")
     for number, one in enumerate(known):
         rows = rows.join(one.withColumnRenamed("known", f"known_{number}"), ["image_id", "source_version"], "left")
@@ -161,7 +167,9 @@ def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
     for number in range(fingerprints):
         known = F.col(f"known_{number}")
         counted += [F.count_if(known.isNull()), F.count_if(known["kind"] == _SAVED)]
-    images, unread, *each = matched.agg(*[column.alias(f"_{place}") for place, column in enumerate(counted)]).collect()[0]
+    images, unread, *each = matched.agg(*[column.alias(f"_{place}") for place, column in enumerate(counted)]).collect()[
+        0
+    ]
     return _Tally(images, unread, tuple(each[::2]), tuple(each[1::2]))
 
 
@@ -173,7 +181,7 @@ def _known_contents(spark: SparkSession, one: Fingerprint) -> "Broadcast[Content
     return spark.sparkContext.broadcast(known) if len(known) else None
 
 
-# -- the pass over the images --------------------------------------------------------------------------------------------------
+# -- the pass over the images ------------------------------------------------------------------------------------------
 
 _RESULTS = f"image_id string, uri string, source_version string, wanted long, {workers.RESULT}"
 
@@ -212,7 +220,7 @@ def _share_saved(fingerprints: Sequence[Fingerprint], count: int) -> Callable[[]
     return lambda: min(1.0, max(of_one() for of_one in saved) / count)
 
 
-# -- the tables ----------------------------------------------------------------------------------------------------------------
+# -- the tables --------------------------------------------------------------------------------------------------------
 
 
 def _split(number: int, one: Fingerprint, matched: DataFrame, results: DataFrame, tally: _Tally) -> Outputs:
@@ -222,7 +230,9 @@ def _split(number: int, one: Fingerprint, matched: DataFrame, results: DataFrame
     told = told.withColumn("detail", F.coalesce("detail", why_not))
     told = told.withColumn("reason", F.coalesce("reason", F.when(why_not.isNotNull(), F.lit(NON_FINITE))))
     known = matched.select("image_id", "uri", "source_version", f"known_{number}.*").where("kind IS NOT NULL")
-    both = known.drop("kind").unionByName(told.select("image_id", "uri", "source_version", "content_sha256", "reason", "detail"))
+    both = known.drop("kind").unionByName(
+        told.select("image_id", "uri", "source_version", "content_sha256", "reason", "detail")
+    )
     named = both.withColumn("fingerprint", F.lit(one.name)).withColumn("fingerprint_key", F.lit(one.key))
     return Outputs(
         embeddings=named.where("reason IS NULL").select(*SCHEMAS["embeddings"].names),
@@ -254,7 +264,8 @@ def new_vectors(saved: DataFrame, published: DataFrame) -> DataFrame:
 
 
 def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vectors: DataFrame) -> None:
-    """Raise ``JobFailed`` unless every image of the manifest is embedded or failed, once, and every embedding has its vector."""
+    """Raise ``JobFailed`` unless every image of the manifest is embedded or failed, once, and every embedding has its
+    vector."""
     outcomes = embeddings.select("image_id").unionAll(failures.select("image_id")).groupBy("image_id").count()
     listed = manifest.select("image_id", F.lit(1).alias("listed"))
     both = outcomes.join(listed, "image_id", "full")
@@ -265,7 +276,8 @@ def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vecto
     ).collect()[0]
     if missing or others:
         raise JobFailed(
-            f"{once:,} images of the manifest are embedded or failed, but {missing:,} are neither, and {others:,} are so twice or "
+            f"{once:,} images of the manifest are embedded or failed, but {missing:,} are neither, and {others:,} "
+            "are so twice or "
             "are not in it: nothing was published"
         )
     lost = embeddings.join(vectors.select("content_sha256"), "content_sha256", "left_anti").count()

@@ -47,9 +47,9 @@ def resolve(
 ) -> Weights:
     """The first of ``names`` that can be had: a torchvision name, ``untrained``, or a path or URI of a state dict.
 
-    Files are downloaded to ``cache`` once and checked: torchvision's by torch.hub, others as ``http`` says. Only what cannot be reached is passed over; a file that is
-    there and wrong raises ``WrongInput``, and if nothing can be had ``JobFailed`` tells why, for each.
-    """
+    Files are downloaded to ``cache`` once and checked: torchvision's by torch.hub, others as ``http`` says. Only what
+    cannot be reached is passed over; a file that is there and wrong raises ``WrongInput``, and if nothing can be had
+    ``JobFailed`` tells why, for each."""
     check_network(network)
     found = _first_of(network, names, sha256, cache, http)
     if found.source == UNTRAINED:
@@ -58,16 +58,12 @@ def resolve(
     return Weights(_load(found.path, found.source), found.source, trained=True, passed_over=found.passed_over)
 
 
-def resolve_program(
-    names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings = HttpSettings()
-) -> File:
+def resolve_program(names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings = HttpSettings()) -> File:
     """The first of ``names`` that can be had: a path or URI of a ``torch.export`` program. Raises as `resolve` does."""
     return _first_of(None, names, sha256, cache, http)
 
 
-def _first_of(
-    network: str | None, names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings
-) -> File:
+def _first_of(network: str | None, names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings) -> File:
     """The first of ``names`` that can be had; for `UNTRAINED` a file of that source."""
     passed_over: list[str] = []
     for name in names:
@@ -93,18 +89,26 @@ def _reason(error: Exception) -> str:
 
 
 def _weights_file(network: str | None, name: str, sha256: str | None, cache: Path, http: HttpSettings) -> Path:
-    """The local file of weights ``name``. ``OSError`` if it cannot be reached, ``WrongInput`` if it is not what it should be."""
+    """The local file of weights ``name``. ``OSError`` if it cannot be reached, ``WrongInput`` if it is not what it
+    should be."""
     named = get_model_weights(network).__members__ if network else {}
     if name in named:
         url = named[name].url
         file = cache / url.rpartition("/")[2]
         # torchvision writes the digest's beginning in the name
-        return _checked(_downloaded(file, partial(_by_torch_hub, url)), name, sha256 or file.stem.rpartition("-")[2], downloaded=True)
+        return _checked(
+            _downloaded(file, partial(_by_torch_hub, url)),
+            name,
+            sha256 or file.stem.rpartition("-")[2],
+            downloaded=True,
+        )
     if not uris.is_local(name):
         file = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name.rpartition('/')[2]}"
         return _checked(_downloaded(file, partial(_by_our_client, name, http=http)), name, sha256, downloaded=True)
     if network and "/" not in name and "." not in name:
-        raise WrongInput(f"{network} has no weights {name!r}; torchvision's are: {', '.join(named)}; or give a path or URI")
+        raise WrongInput(
+            f"{network} has no weights {name!r}; torchvision's are: {', '.join(named)}; or give a path or URI"
+        )
     file = Path(uris.absolute(name))
     if not file.exists():
         raise FileNotFoundError(f"no such file: {file}")
@@ -143,7 +147,9 @@ def _checked(file: Path, name: str, expected: str | None, downloaded: bool) -> P
     if expected and not (digest := _sha256(file)).startswith(expected):
         if downloaded:
             file.unlink()  # the next run fetches it again
-        raise WrongInput(f"weights {name}: the sha256 of {file} is {digest}, not {expected}: it is damaged or another file")
+        raise WrongInput(
+            f"weights {name}: the sha256 of {file} is {digest}, not {expected}: it is damaged or another file"
+        )
     return file
 
 
@@ -158,7 +164,13 @@ def _load(file: Path, name: str) -> State:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and tar raise as they please on what is not theirs
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WrongInput(f"weights {name}: {file} is no state dict that torch.load(weights_only=True) takes: {first}") from None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WrongInput(
+            f"weights {name}: {file} is no state dict that torch.load(weights_only=True) takes: {first}"
+        ) from None
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(value, torch.Tensor) for value in state.values())
+    ):
         raise WrongInput(f"weights {name}: {file} holds a {type(state).__name__}, not a state dict (names to tensors)")
     return state

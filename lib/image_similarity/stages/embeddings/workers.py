@@ -31,8 +31,8 @@ from image_similarity.stages.embeddings.saved import Made, Saver
 from image_similarity.storage import fetch
 
 RESULT = "content_sha256 string, reason string, detail string, embedded_on array<string>, refused array<string>"
-"""Of an image: what it is, why it is unreadable, and for each fingerprint the device that made a vector of it, or why there is
-none."""
+"""Of an image: what it is, why it is unreadable, and for each fingerprint the device that made a vector of it, or why
+there is none."""
 
 NON_FINITE = "non_finite"
 
@@ -64,12 +64,12 @@ def embed(
 ) -> Column:
     """A column of `RESULT` from image_id, uri, source_version and wanted (bit i: fingerprint i wants the image).
 
-    An Iterator pandas UDF that loads networks once per worker. It returns what became of each image; the vectors go into files
-    (see `saved`) that the worker writes. Measured for 20,000 vectors of 4,096 values on two cores, from workers to Parquet: as
-    arrays through a pandas UDF 5.2 s, Arrow-backed 5.6 s (Spark takes them apart again), packed as binary 1.4 s (which then is no
-    array), by mapInArrow 2.6 s, and written by the worker 1.1 s. The table that Spark makes of it at the end takes 3.3 s more, as
-    it would in each of these ways: 0.3 % of what VGG16 takes for as many pictures.
-    """
+    An Iterator pandas UDF that loads networks once per worker. It returns what became of each image; the vectors go
+    into files (see `saved`) that the worker writes. Measured for 20,000 vectors of 4,096 values on two cores, from
+    workers to Parquet: as arrays through a pandas UDF 5.2 s, Arrow-backed 5.6 s (Spark takes them apart again), packed
+    as binary 1.4 s (which then is no array), by mapInArrow 2.6 s, and written by the worker 1.1 s. The table that Spark
+    makes of it at the end takes 3.3 s more, as it would in each of these ways: 0.3 % of what VGG16 takes for as many
+    pictures."""
     work = list(work)
 
     @pandas_udf(RESULT)  # type: ignore[call-overload]
@@ -126,7 +126,8 @@ def _load(work: Sequence[Work], available: Devices, settings: EmbeddingsSettings
 
 
 def _kernels_for(wanted: Sequence[tuple[Work, str]]) -> list[Fingerprint]:
-    """Workers are reused, and so are the fingerprints that they have loaded; those of another job or device make room first."""
+    """Workers are reused, and so are the fingerprints that they have loaded; those of another job or device make room
+    first."""
     names = [(one.description.key, one.file, device) for one, device in wanted]
     others = _kernels.keys() - names
     for other in others:
@@ -206,7 +207,7 @@ class Embedder:
         if self._isolated is not None:
             self._isolated.close()
 
-    # -- reading ---------------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def _read_ahead(self, rows: Iterator[_Row]) -> Iterator[_Image]:
         """Read images, in order; at most two batches are waiting, and as many more as are being fetched."""
@@ -221,7 +222,8 @@ class Embedder:
                 yield self._awaited(waiting.popleft())
 
     def _awaited(self, future: "Future[_Image]") -> _Image:
-        """A thread that hangs in a decoder cannot be stopped: this process is, and the task is tried again with care."""
+        """A thread that hangs in a decoder cannot be stopped: this process is, and the task is tried again with
+        care."""
         while True:
             try:
                 return future.result(timeout=1)
@@ -272,7 +274,7 @@ class Embedder:
         finally:
             del self._decoding_since[thread]
 
-    # -- embedding -------------------------------------------------------------------------------------------------------------
+    # -- embedding -----------------------------------------------------------------------------------------------------
 
     def _finished(self, batch: list[_Image]) -> pd.DataFrame:
         """Put the pictures of ``batch`` through each fingerprint; one row of `RESULT` for every image."""

@@ -1,4 +1,5 @@
-"""Who is shown: every image of the collection as a card, which is all that a page about another one needs to know of it."""
+"""Who is shown: every image of the collection as a card, which is all that a page about another one needs to know of
+it."""
 
 import hashlib
 import posixpath
@@ -24,7 +25,10 @@ CARD = ["page", "title", "subtitle", "alt", "picture", "width", "height"]
 _DESCRIBED = pa.schema(
     [
         ("ordinal", pa.int64()),
-        *((name, pa.string()) for name in ("image_id", "uri", "content_sha256", "picture", "page", "title", "subtitle", "alt")),
+        *(
+            (name, pa.string())
+            for name in ("image_id", "uri", "content_sha256", "picture", "page", "title", "subtitle", "alt")
+        ),
         ("attributes", pa.map_(pa.string(), pa.string())),
         ("terms", pa.list_(pa.string())),
     ]
@@ -38,7 +42,8 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -> DataFrame:
-    """image_id, uri, content_sha256, source_version, attributes -> `_COLUMNS`: what is said of each image; materialised.
+    """image_id, uri, content_sha256, source_version, attributes -> `_COLUMNS`: what is said of each image;
+    materialised.
 
     ``ordinal`` is its place in the byte order of all ids, from 0.
     """
@@ -47,7 +52,9 @@ def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -
 
     def described(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            rows = [{**row, **_texts(row["image_id"], dict(row["attributes"] or ()), settings)} for row in batch.to_pylist()]
+            rows = [
+                {**row, **_texts(row["image_id"], dict(row["attributes"] or ()), settings)} for row in batch.to_pylist()
+            ]
             yield pa.RecordBatch.from_pylist(rows, schema=_DESCRIBED)
 
     in_order = numbered(named, ["image_id"], "ordinal", scratch)
@@ -59,7 +66,7 @@ def with_pictures(described: DataFrame, made: DataFrame, scratch: Workspace) -> 
     return scratch.write("cards", described.join(made.drop("made"), "picture", "left"))
 
 
-# -- texts ---------------------------------------------------------------------------------------------------------------------
+# -- texts -------------------------------------------------------------------------------------------------------------
 
 
 def page_name(image_id: str) -> str:
@@ -83,5 +90,7 @@ def _texts(image_id: str, attributes: dict[str, str], settings: GallerySettings)
 
 def terms(text: str) -> list[str]:
     """The words of ``text``, in small letters and without accents, as gallery.js makes them of a query."""
-    plain = "".join(character for character in unicodedata.normalize("NFKD", text) if unicodedata.category(character)[0] != "M")
+    plain = "".join(
+        character for character in unicodedata.normalize("NFKD", text) if unicodedata.category(character)[0] != "M"
+    )
     return [word[:LONGEST_TERM] for word in _WORD.findall(plain.lower())]

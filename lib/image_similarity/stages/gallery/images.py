@@ -23,7 +23,9 @@ def rows(cards: DataFrame, neighbours: DataFrame, tasks: int) -> DataFrame:
     lists = edges.groupBy("image_id").agg(F.sort_array(F.collect_list(edge)).alias("items"))
     before = cards.select((F.col("ordinal") + 1).alias("ordinal"), F.col("page").alias("previous"))
     after = cards.select((F.col("ordinal") - 1).alias("ordinal"), F.col("page").alias("next"))
-    own = cards.select(*OWN).join(before, "ordinal", "left").join(after, "ordinal", "left").repartition(tasks, "image_id")
+    own = (
+        cards.select(*OWN).join(before, "ordinal", "left").join(after, "ordinal", "left").repartition(tasks, "image_id")
+    )
     path = F.concat(F.lit("images/"), F.substring("page", 1, 2), F.lit("/"), "page", F.lit(".html"))
     return own.join(lists, "image_id", "left").withColumn("path", path)
 
@@ -37,4 +39,9 @@ def context(row: dict[str, Any]) -> dict[str, Any]:
         shown["found_by"] = found_by[item["relation"], shown["page"]]
         shown["same_file"] = shown["picture"] == row["picture"]
         neighbours[item["relation"]].setdefault(item["slot"], []).append(shown)
-    return {**row, "attributes": row["attributes"] or [], "similar": neighbours[SIMILAR], "dissimilar": neighbours[DISSIMILAR]}
+    return {
+        **row,
+        "attributes": row["attributes"] or [],
+        "similar": neighbours[SIMILAR],
+        "dissimilar": neighbours[DISSIMILAR],
+    }

@@ -39,11 +39,12 @@ def browse(cards: DataFrame, images: int, per_page: int) -> DataFrame:
 def _in_order(order: str, value: Column) -> Column:
     """The values of a group as an array in the order of a column."""
     return F.transform(
-        F.sort_array(F.collect_list(F.struct(F.col(order).alias("order"), value.alias("value")))), lambda one: one["value"]
+        F.sort_array(F.collect_list(F.struct(F.col(order).alias("order"), value.alias("value")))),
+        lambda one: one["value"],
     )
 
 
-# -- by group ------------------------------------------------------------------------------------------------------------------
+# -- by group ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,24 @@ class Grouping:
 
 
 def check_group_by(images: DataFrame, settings: GallerySettings) -> None:
-    """Raise ``WrongInput`` if images are to be grouped by an attribute (column ``attributes``) that none of them has."""
+    """Raise ``WrongInput`` if images are to be grouped by an attribute (column ``attributes``) that none of them
+    has."""
     if settings.group_by:
-        names = {row["name"] for row in images.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().collect()}
+        names = {
+            row["name"] for row in images.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().collect()
+        }
         unknown = [name for name in settings.group_by if name not in names]
         if unknown:
             known = ", ".join(sorted(names)) or "none"
             raise WrongInput(f"gallery.group_by: no image has the attribute {', '.join(unknown)}; there are: {known}")
-        named = images.select(F.explode("attributes").alias("name", "value")).where(F.col("name").isin(list(settings.group_by)))
-        sizes = named.groupBy("name").agg(F.count_distinct("value").alias("values")).where(f"values > {MOST_GROUPS_ASKED_FOR}")
+        named = images.select(F.explode("attributes").alias("name", "value")).where(
+            F.col("name").isin(list(settings.group_by))
+        )
+        sizes = (
+            named.groupBy("name")
+            .agg(F.count_distinct("value").alias("values"))
+            .where(f"values > {MOST_GROUPS_ASKED_FOR}")
+        )
         for row in sizes.collect():
             raise WrongInput(
                 f"gallery.group_by: {row['name']} has {row['values']:,} values; {MOST_GROUPS_ASKED_FOR:,} are the most"
@@ -78,11 +88,14 @@ def check_group_by(images: DataFrame, settings: GallerySettings) -> None:
 
 
 def groupings(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[list[Grouping], DataFrame]:
-    """The attributes that divide the images well, and the members of their groups: attribute, value, ordinal, and the card."""
+    """The attributes that divide the images well, and the members of their groups: attribute, value, ordinal, and the
+    card."""
     given = cards.select(F.explode("attributes").alias("attribute", "value"), "ordinal", *CARD)
     values = F.count_distinct("value").alias("values")
     counted = (
-        given.groupBy("attribute").agg(F.count("*").alias("images"), values, F.avg(F.length("value")).alias("length")).collect()
+        given.groupBy("attribute")
+        .agg(F.count("*").alias("images"), values, F.avg(F.length("value")).alias("length"))
+        .collect()
     )
     if settings.group_by:
         chosen = list(dict.fromkeys(settings.group_by))
@@ -95,7 +108,11 @@ def groupings(cards: DataFrame, images: int, settings: GallerySettings) -> tuple
     sizes = members.groupBy("attribute", "value").count().orderBy("attribute", F.desc("count"), "value").collect()
     made: list[Grouping] = []
     for attribute in chosen:
-        groups = [Group(row.value, row["count"], _group_name(attribute, row.value)) for row in sizes if row.attribute == attribute]
+        groups = [
+            Group(row.value, row["count"], _group_name(attribute, row.value))
+            for row in sizes
+            if row.attribute == attribute
+        ]
         if len(groups) > 1 or settings.group_by:
             made.append(Grouping(attribute, f"{len(made) + 1}", tuple(groups)))
     return made, members
@@ -127,7 +144,9 @@ def group_pages(members: DataFrame, made: list[Grouping], per_page: int, scratch
     folders = F.create_map(*[F.lit(text) for grouping in made for text in (grouping.attribute, grouping.name)])
     # The same name as `_group_name` gives, which links to it.
     name = F.substring(F.sha2(F.concat_ws("\n", "attribute", "value"), 256), 1, 16)
-    path = F.concat(F.lit("groups/"), folders[F.col("attribute")], F.lit("/"), F.concat_ws("-", name, "number"), F.lit(".html"))
+    path = F.concat(
+        F.lit("groups/"), folders[F.col("attribute")], F.lit("/"), F.concat_ws("-", name, "number"), F.lit(".html")
+    )
     return pages.select(path.alias("path"), "attribute", "value", "images", "number", _last(per_page), "items")
 
 
@@ -136,9 +155,8 @@ def _paged(
 ) -> DataFrame:
     """``rows`` with the size of their group (``images``) and the number of their page in it, from 1.
 
-    ``sizes``: the values of the columns ``group``, and how many rows have them. By places in the order of all rows, since a
-    single group may be most of them.
-    """
+    ``sizes``: the values of the columns ``group``, and how many rows have them. By places in the order of all rows,
+    since a single group may be most of them."""
     spark, place = rows.sparkSession, f"place_{'_'.join(group)}"
     starts, start = [], 0
     for *values, images in sorted(sizes, key=lambda size: [value.encode() for value in size[:-1]]):
@@ -160,13 +178,17 @@ def examples(members: DataFrame, each: int) -> DataFrame:
     return chosen.groupBy("attribute", "value").agg(_in_order("place", _card()).alias("items"))
 
 
-# -- duplicates ----------------------------------------------------------------------------------------------------------------
+# -- duplicates --------------------------------------------------------------------------------------------------------
 
 
 def duplicates(cards: DataFrame, scratch: Workspace) -> DataFrame:
     """Sets of images with the same bytes, largest first: set, images, items (`COPIES_SHOWN` of them at most)."""
     known = cards.where("content_sha256 is not null")
-    copied = known.groupBy("content_sha256").agg(F.count("*").alias("images"), F.min("ordinal").alias("first")).where("images > 1")
+    copied = (
+        known.groupBy("content_sha256")
+        .agg(F.count("*").alias("images"), F.min("ordinal").alias("first"))
+        .where("images > 1")
+    )
     place = F.row_number().over(Window.partitionBy("content_sha256").orderBy("ordinal"))
     members = known.join(copied, "content_sha256").withColumn("place", place).where(F.col("place") <= COPIES_SHOWN)
     item = F.struct("image_id", *CARD)
@@ -184,7 +206,7 @@ def duplicate_pages(sets: DataFrame, count: int) -> DataFrame:
     return rows.select(path.alias("path"), "number", F.lit(last).alias("last"), "items")
 
 
-# -- failures ------------------------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 def failure_pages(failures: DataFrame, cards: DataFrame, sizes: dict[str, int], scratch: Workspace) -> DataFrame:

@@ -21,7 +21,8 @@ WRITTEN = "path string, bytes long, items long"
 WRITTEN_SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("items", pa.int64())])
 
 RATIO_STEP, RATIO_STEPS = 1.06, 24
-"""Proportions of pictures are told to the style sheet as one of 49 classes, for the pages' policy allows no styles within them."""
+"""Proportions of pictures are told to the style sheet as one of 49 classes, for the pages' policy allows no styles
+within them."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,11 @@ Context = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def write(rows: DataFrame, template: str, book: Book, context: Context = dict) -> DataFrame:
-    """Fill ``template`` with each of ``rows``, which have the columns ``path`` (below the rendering) and ``items`` (a list).
+    """Fill ``template`` with each of ``rows``, which have the columns ``path`` (below the rendering) and ``items`` (a
+    list).
 
-    ``context`` makes what the template sees of a row. Returns `WRITTEN`: nothing is written before an action asks for it.
-    """
+    ``context`` makes what the template sees of a row. Returns `WRITTEN`: nothing is written before an action asks for
+    it."""
 
     def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -113,9 +115,16 @@ def _environment() -> jinja2.Environment:
         auto_reload=False,
     )
     environment.filters.update(
-        count="{:,}".format, distance=_distance, link=captions.link, clean=captions.clean, json=_json, compact=json.dumps
+        count="{:,}".format,
+        distance=_distance,
+        link=captions.link,
+        clean=captions.clean,
+        json=_json,
+        compact=json.dumps,
     )
-    environment.globals.update(ratio_class=ratio_class, image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL)
+    environment.globals.update(
+        ratio_class=ratio_class, image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL
+    )
     environment.globals.update(has_large=thumbnails.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
     return environment
 

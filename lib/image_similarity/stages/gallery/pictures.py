@@ -56,10 +56,14 @@ def make(
 ) -> DataFrame:
     """Make the files of ``wanted`` (picture, uri, content_sha256) that are not there yet.
 
-    Returns picture, width, height (pixels of the larger file), reason, detail (why there is none: what `fetch.fetch` and
-    `decoding.decode` say, or ``changed``), made (in this run), which stay in the rendering's folder as its inventory.
-    """
-    before = inventory(spark, site, site.renderings[:1], warehouse).where("reason is null").select("picture", "width", "height")
+    Returns picture, width, height (pixels of the larger file), reason, detail (why there is none: what `fetch.fetch`
+    and `decoding.decode` say, or ``changed``), made (in this run), which stay in the rendering's folder as its
+    inventory."""
+    before = (
+        inventory(spark, site, site.renderings[:1], warehouse)
+        .where("reason is null")
+        .select("picture", "width", "height")
+    )
     # Copies of a file make one picture: if one of them is gone, another may serve.
     uris = F.slice(F.sort_array(F.collect_set("uri")), 1, _COPIES_TRIED)
     distinct = wanted.groupBy("picture").agg(uris.alias("uris"), F.first("content_sha256").alias("content_sha256"))
@@ -86,14 +90,16 @@ def _inventory_folder(site: Site, rendering: str) -> str:
 def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: Warehouse) -> int:
     """Remove the files of pictures that no rendering in ``kept`` shows; how many."""
     shown = inventory(spark, site, kept, warehouse).select("picture").distinct()
-    grouped = shown.groupBy(F.substring("picture", 1, 2).alias("shelf")).agg(F.collect_list("picture").alias("pictures"))
+    grouped = shown.groupBy(F.substring("picture", 1, 2).alias("shelf")).agg(
+        F.collect_list("picture").alias("pictures")
+    )
     shelves = spark.createDataFrame([(f"{number:02x}",) for number in range(256)], "shelf string")
     rows = shelves.join(grouped, "shelf", "left").select("shelf", "pictures")
     removed = rows.mapInArrow(_sweeper(site.uri), "removed long").agg(F.sum("removed")).collect()[0][0]
     return int(removed)
 
 
-# -- in the workers ------------------------------------------------------------------------------------------------------------
+# -- in the workers ----------------------------------------------------------------------------------------------------
 
 
 def _maker(gallery: str, settings: Settings) -> Callable[[Batches], Batches]:
@@ -130,7 +136,8 @@ def _make_one(row: dict[str, Any], gallery: str, settings: Settings) -> dict[str
 
 
 def _known_size(gallery: str, picture: str, told: tuple[int | None, int | None]) -> tuple[int, int] | None:
-    """Width and height of the files of ``picture``; None if they are not there. ``told``: what the last inventory says."""
+    """Width and height of the files of ``picture``; None if they are not there. ``told``: what the last inventory
+    says."""
     small, large = (f"{gallery}/{path(picture, size)}" for size in ("small", "large"))
     width, height = told
     if width is not None and height is not None:
@@ -158,7 +165,8 @@ def _sweeper(gallery: str) -> Callable[[Batches], Batches]:
 
 
 def _sweep(shelf: str, used: set[str]) -> int:
-    """Delete the files in the folder ``shelf`` whose picture is not ``used``, and half-written ones; how many pictures."""
+    """Delete the files in the folder ``shelf`` whose picture is not ``used``, and half-written ones; how many
+    pictures."""
     if not blobs.exists(shelf):
         return 0
     files = [(file.path.partition("-")[0], file) for file in blobs.list_files(shelf)]

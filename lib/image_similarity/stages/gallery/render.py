@@ -27,7 +27,8 @@ GROUPS_ON_THE_FRONT_PAGE = 12
 class Inputs:
     manifest: DataFrame
     contents: DataFrame
-    """image_id, content_sha256 (null where it is not known): the images of the collection that were compared, each once."""
+    """image_id, content_sha256 (null where it is not known): the images of the collection that were compared, each
+    once."""
     neighbours: DataFrame
     """Rows of ``neighbours`` with the number of their slot."""
     failures: DataFrame
@@ -90,12 +91,19 @@ class _Rendering:
 
     def write(self, made: DataFrame) -> Outputs:
         told = made.agg(
-            F.count("*").alias("all"), F.count_if("made").alias("made"), F.count_if(F.col("reason").isNotNull()).alias("absent")
+            F.count("*").alias("all"),
+            F.count_if("made").alias("made"),
+            F.count_if(F.col("reason").isNotNull()).alias("absent"),
         ).collect()[0]
         groupings, members = listings.groupings(self.cards, self.book.images, self.settings.gallery)
         sets = self.scratch.write("sets", listings.duplicates(self.cards, self.scratch))
         images_failed = F.count_distinct("image_id").alias("images")
-        reasons = self.inputs.failures.groupBy("reason").agg(F.count("*").alias("rows"), images_failed).orderBy("reason").collect()
+        reasons = (
+            self.inputs.failures.groupBy("reason")
+            .agg(F.count("*").alias("rows"), images_failed)
+            .orderBy("reason")
+            .collect()
+        )
         self.book = replace(
             self.book,
             groupings=tuple((grouping.attribute, f"groups/{grouping.name}.html") for grouping in groupings),
@@ -135,7 +143,9 @@ class _Rendering:
         self, groupings: list[listings.Grouping], members: DataFrame, sets: DataFrame, reasons: list[Any]
     ) -> list[dict[str, int]]:
         per_page = self.settings.gallery.images_per_page
-        written = [_count(pages.write(listings.browse(self.cards, self.book.images, per_page), "browse.html", self.book))]
+        written = [
+            _count(pages.write(listings.browse(self.cards, self.book.images, per_page), "browse.html", self.book))
+        ]
         if groupings:
             rows = listings.group_pages(members, groupings, per_page, self.scratch)
             written.append(_count(pages.write(rows, "group.html", self.book)))
@@ -143,9 +153,15 @@ class _Rendering:
             rows = listings.duplicate_pages(sets, self.book.duplicates)
             written.append(_count(pages.write(rows, "duplicates.html", self.book)))
         if self.book.failures:
-            rows = listings.failure_pages(self.inputs.failures, self.cards, {row.reason: row.rows for row in reasons}, self.scratch)
-            told = {row.reason: {"images": row.images, "meaning": self.about.reasons.get(row.reason, "")} for row in reasons}
-            written.append(_count(pages.write(rows, "failures.html", self.book, lambda row: {**row, **told[row["reason"]]})))
+            rows = listings.failure_pages(
+                self.inputs.failures, self.cards, {row.reason: row.rows for row in reasons}, self.scratch
+            )
+            told = {
+                row.reason: {"images": row.images, "meaning": self.about.reasons.get(row.reason, "")} for row in reasons
+            }
+            written.append(
+                _count(pages.write(rows, "failures.html", self.book, lambda row: {**row, **told[row["reason"]]}))
+            )
         return written
 
     def _search(self) -> list[dict[str, int]]:
@@ -165,9 +181,13 @@ class _Rendering:
     def _groups(self, groupings: list[listings.Grouping], members: DataFrame) -> list[dict[str, int]]:
         if not groupings:
             return []
-        chosen = {(row.attribute, row.value): row["items"] for row in listings.examples(members, EXAMPLES_OF_A_GROUP).collect()}
+        chosen = {
+            (row.attribute, row.value): row["items"]
+            for row in listings.examples(members, EXAMPLES_OF_A_GROUP).collect()
+        }
         return [
-            self._page(f"groups/{grouping.name}.html", "groups.html", grouping=grouping, examples=chosen) for grouping in groupings
+            self._page(f"groups/{grouping.name}.html", "groups.html", grouping=grouping, examples=chosen)
+            for grouping in groupings
         ]
 
     def _failures(self, reasons: list[Any]) -> list[dict[str, int]]:
@@ -193,7 +213,8 @@ class _Rendering:
         card = self.cards.select(F.col("image_id").alias("neighbour_id"), *cards.CARD)
         rows = near.join(card, "neighbour_id").orderBy("image_id", "rank").collect()
         examples = [
-            (row, [other.asDict() for other in rows if other.image_id == row["image_id"]]) for row in chosen[:ROWS_OF_EXAMPLES]
+            (row, [other.asDict() for other in rows if other.image_id == row["image_id"]])
+            for row in chosen[:ROWS_OF_EXAMPLES]
         ]
         return {
             "selection": chosen[ROWS_OF_EXAMPLES:] or chosen,

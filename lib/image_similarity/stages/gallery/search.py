@@ -1,8 +1,7 @@
 """What the browser loads when it searches or shuffles: shards of cards, and of words with the images they belong to.
 
-They are classic scripts, since pages opened from the file system may load nothing else. A shard is small, and only those are
-loaded that a query needs, whatever the size of the collection.
-"""
+They are classic scripts, since pages opened from the file system may load nothing else. A shard is small, and only
+those are loaded that a query needs, whatever the size of the collection."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -34,7 +33,12 @@ def write_cards(cards: DataFrame, book: Book) -> DataFrame:
             for row in batch.to_pylist():
                 entries = [_entry(card) for card in row["items"]]
                 told.append(
-                    put(book, f"data/{row['shard']}.js", f"gallery.cards({row['shard']},{_compact(entries)})", len(entries))
+                    put(
+                        book,
+                        f"data/{row['shard']}.js",
+                        f"gallery.cards({row['shard']},{_compact(entries)})",
+                        len(entries),
+                    )
                 )
             yield pa.RecordBatch.from_pylist(told, schema=WRITTEN_SCHEMA)
 
@@ -57,14 +61,18 @@ def _entry(card: dict[str, object]) -> list[object]:
 def write_terms(cards: DataFrame, book: Book, scratch: Workspace) -> tuple[DataFrame, list[str]]:
     """``search/<prefix in hexadecimal>.js``: words that begin alike, each with its images. And the prefixes."""
     postings = cards.select(F.explode("terms").alias("term"), F.col("ordinal").cast("int"))
-    first = F.row_number().over(Window.partitionBy("term").orderBy("ordinal")) <= POSTINGS_KEPT  # not all, where there are millions
+    first = (
+        F.row_number().over(Window.partitionBy("term").orderBy("ordinal")) <= POSTINGS_KEPT
+    )  # not all, where there are millions
     kept = postings.withColumn("is_first", first).where("is_first").groupBy("term")
     lists = kept.agg(F.sort_array(F.collect_list("ordinal")).alias("ordinals"))
     counts = postings.groupBy("term").agg(F.count("*").alias("images"))
     terms = scratch.write("terms", counts.join(lists, "term").select("term", "images", "ordinals"))
     prefixes = _prefixes(terms)
     named = terms.mapInArrow(_with_prefix(prefixes), "term string, images long, ordinals array<int>, prefix string")
-    rows = named.groupBy("prefix").agg(F.sort_array(F.collect_list(F.struct("term", "images", "ordinals"))).alias("items"))
+    rows = named.groupBy("prefix").agg(
+        F.sort_array(F.collect_list(F.struct("term", "images", "ordinals"))).alias("items")
+    )
 
     def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -79,12 +87,17 @@ def write_terms(cards: DataFrame, book: Book, scratch: Workspace) -> tuple[DataF
 
 
 def _prefixes(terms: DataFrame) -> list[str]:
-    """The beginnings that divide ``terms`` into shards of about `SHARD_BYTES`: long ones where many words begin alike."""
+    """The beginnings that divide ``terms`` into shards of about `SHARD_BYTES`: long ones where many words begin
+    alike."""
     done: set[str] = set()
     sized = terms.select("term", (F.octet_length("term") + F.size("ordinals") * _BYTES_PER_POSTING + 6).alias("bytes"))
     for length in range(1, LONGEST_TERM + 1):
         beginning = F.substring("term", 1, length)
-        told = sized.groupBy(beginning.alias("prefix")).agg(F.sum("bytes").alias("bytes"), F.count("*").alias("terms")).collect()
+        told = (
+            sized.groupBy(beginning.alias("prefix"))
+            .agg(F.sum("bytes").alias("bytes"), F.count("*").alias("terms"))
+            .collect()
+        )
         large = [row.prefix for row in told if row.bytes > SHARD_BYTES and row.terms > 1]
         done.update(row.prefix for row in told)
         if not large:

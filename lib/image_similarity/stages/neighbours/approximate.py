@@ -1,16 +1,17 @@
 """Approximate neighbours: what is near is compared first, then lists are improved by what neighbours know, and audited.
 
-1. `layout` gives each vector a home, a part of the collection, and other parts to visit; parts that are near share a block.
-2. The vectors of a block are compared with one another: all pairs, or by pynndescent where one part alone is so large that this is
-   cheaper.
-3. Vectors visit parts of other blocks, and both ends of a pair learn of it, if it is nearer than what they have. What was found in
-   many places for a vector is merged, and gets exact distances.
-4. An exact audit of some vectors says how good the lists are. Until that is enough, neighbours of neighbours that were not compared
-   before are looked at. When this changes little, more parts are visited.
+1. `layout` gives each vector a home, a part of the collection, and other parts to visit; parts that are near share a
+   block.
+2. The vectors of a block are compared with one another: all pairs, or by pynndescent where one part alone is so large
+   that this is cheaper.
+3. Vectors visit parts of other blocks, and both ends of a pair learn of it, if it is nearer than what they have. What
+   was found in many places for a vector is merged, and gets exact distances.
+4. An exact audit of some vectors says how good the lists are. Until that is enough, neighbours of neighbours that were
+   not compared before are looked at. When this changes little, more parts are visited.
 
-The lists depend on vectors, settings and seed, not on the order of the data, tasks or executors. One exception: what is equal but
-for the rounding of float32 products (two centres, two scores) may fall differently on other processors, or in another order.
-"""
+The lists depend on vectors, settings and seed, not on the order of the data, tasks or executors. One exception: what is
+equal but for the rounding of float32 products (two centres, two scores) may fall differently on other processors, or in
+another order."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -67,11 +68,17 @@ class Found:
     """Of exchange between neighbours."""
     good_enough: bool
     across_borders: float | None
-    """The share that was found of true neighbours whose home is another part than the vector's own; None if there are none."""
+    """The share that was found of true neighbours whose home is another part than the vector's own; None if there are
+    none."""
 
 
 def run(
-    spark: SparkSession, packed: Packed, shrink: float, settings: NeighboursSettings, how: ApproximateSettings, scratch: Workspace
+    spark: SparkSession,
+    packed: Packed,
+    shrink: float,
+    settings: NeighboursSettings,
+    how: ApproximateSettings,
+    scratch: Workspace,
 ) -> Found:
     """Similar neighbours of all packed vectors; ``shrink``: see `screening.shrink_of`."""
     parts = parts_for(packed.vectors, packed.dimensions, settings, how)
@@ -101,7 +108,15 @@ def run(
             graph, changed = _exchange(spark, graph, visited, rounds + 1, settings)
             (recall, good), since, rounds = measured(graph), since + 1, rounds + 1
         if good or visited >= layout.visits:
-            return Found(_lists(spark, graph), recall, len(layout.first) - 1, visited, rounds, good, _across_borders(graph, audit))
+            return Found(
+                _lists(spark, graph),
+                recall,
+                len(layout.first) - 1,
+                visited,
+                rounds,
+                good,
+                _across_borders(graph, audit),
+            )
         visited *= 2
 
 
@@ -131,11 +146,14 @@ def _across_borders(graph: Graph, audit: Audit) -> float | None:
     return float((there | whole[:, None])[across].mean()) if across.any() else None
 
 
-# -- comparing by parts --------------------------------------------------------------------------------------------------------
+# -- comparing by parts ------------------------------------------------------------------------------------------------
 
 
-def _among_residents(spark: SparkSession, graph: Graph, settings: NeighboursSettings, how: ApproximateSettings) -> Graph:
-    """Compare the vectors of each block with one another. What is found is a good start, so that few pairs get past it later."""
+def _among_residents(
+    spark: SparkSession, graph: Graph, settings: NeighboursSettings, how: ApproximateSettings
+) -> Graph:
+    """Compare the vectors of each block with one another. What is found is a good start, so that few pairs get past it
+    later."""
     layout = graph.layout
 
     def compared(block: int) -> Iterator[pa.RecordBatch]:
@@ -158,21 +176,26 @@ def _among_residents(spark: SparkSession, graph: Graph, settings: NeighboursSett
 
     sizes = np.array(layout.blocks.new)
     tasks, told = _for_blocks(spark, sizes * (sizes - 1) // 2, compared, _CHANGED)
-    with progress(spark, f"compare within {len(layout):,} blocks", int((sizes * (sizes - 1) // 2).sum()), "pairs", tasks):
+    with progress(
+        spark, f"compare within {len(layout):,} blocks", int((sizes * (sizes - 1) // 2).sum()), "pairs", tasks
+    ):
         return _stepped(graph, told)[0]
 
 
 def _visit(
     spark: SparkSession, graph: Graph, seen: int, visited: int, settings: NeighboursSettings, how: ApproximateSettings
 ) -> Graph:
-    """Compare all vectors with the residents of the parts that they visit, from number ``seen`` to before ``visited``."""
+    """Compare all vectors with the residents of the parts that they visit, from number ``seen`` to before
+    ``visited``."""
     layout = graph.layout
     starts = _visitors(layout, seen, visited)
     at_once = max(1, settings.task_bytes // 8 // (4 * layout.blocks.dimensions + _LIST_BYTES * graph.kept))
 
     def compared(block: int) -> Iterator[pa.RecordBatch]:
         visitors = layout.array(f"visitors-{seen}")
-        visits = {part: visitors[starts[part] : starts[part + 1]] for part in range(*layout.of_block[block : block + 2])}
+        visits = {
+            part: visitors[starts[part] : starts[part + 1]] for part in range(*layout.of_block[block : block + 2])
+        }
         yield from _offered(layout, layout.slots(block)[:1], np.array([NONE]))
         if layout.descended(block):
             yield from _descended(graph, block, visits, at_once, how)
@@ -198,7 +221,9 @@ def _visitors(layout: Layout, seen: int, visited: int) -> list[int]:
     return starts
 
 
-def _multiplied(graph: Graph, block: int, visits: dict[int, NDArray[np.int32]], at_once: int) -> Iterator[pa.RecordBatch]:
+def _multiplied(
+    graph: Graph, block: int, visits: dict[int, NDArray[np.int32]], at_once: int
+) -> Iterator[pa.RecordBatch]:
     """All pairs of the residents of the parts of ``block`` with their visitors (slots, by part)."""
     layout = graph.layout
     residents, last = layout.blocks.part(block), graph.last(block)
@@ -208,7 +233,10 @@ def _multiplied(graph: Graph, block: int, visits: dict[int, NDArray[np.int32]], 
         both = rerank.joined([residents, layout.gathered(some)])
         known = candidates.distances_of(np.concatenate([last, graph.last_of(some)]))
         pool = Pool(
-            layout.copies(both), both.positions, graph.kept, scoring.score_at(METRICS[layout.metric], known, layout.shrink)
+            layout.copies(both),
+            both.positions,
+            graph.kept,
+            scoring.score_at(METRICS[layout.metric], known, layout.shrink),
         )
         for part, visitors in visits.items():
             mine = np.arange(layout.first[part], layout.first[part + 1]) - layout.blocks.first[block]
@@ -236,7 +264,9 @@ def _descended(
         row, at = np.nonzero(keys != NONE)
         found, theirs = keys[row, at], some[row]
         yield from _offered(layout, theirs, found)
-        yield from _offered(layout, candidates.positions_of(found), candidates.moved(found, theirs.astype(np.int64)))  # both ways
+        yield from _offered(
+            layout, candidates.positions_of(found), candidates.moved(found, theirs.astype(np.int64))
+        )  # both ways
 
 
 def _descent(layout: Layout, copies: scoring.Copies, kept: int, how: ApproximateSettings) -> Descent:
@@ -252,13 +282,14 @@ def _pieces(places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return np.array_split(places, -(-len(places) // _ROWS_AT_ONCE)) if len(places) else []
 
 
-# -- steps ---------------------------------------------------------------------------------------------------------------------
+# -- steps -------------------------------------------------------------------------------------------------------------
 
 
 def _for_blocks(
     spark: SparkSession, work: NDArray[np.int64], function: Callable[[int], Iterator[pa.RecordBatch]], schema: pa.Schema
 ) -> tuple[int, DataFrame]:
-    """What ``function`` yields for each block, and in how many tasks: few, since to begin one takes longer than some blocks.
+    """What ``function`` yields for each block, and in how many tasks: few, since to begin one takes longer than some
+    blocks.
 
     ``work``: of each block, for tasks that take about as long.
     """
@@ -278,7 +309,9 @@ def _for_blocks(
     return len(turns), spark.range(0, len(turns), 1, len(turns)).mapInArrow(in_turn, from_arrow_schema(schema))
 
 
-def _changed(graph: Graph, block: int, keys: Keys, fresh: NDArray[np.bool_], settings: NeighboursSettings) -> pa.RecordBatch:
+def _changed(
+    graph: Graph, block: int, keys: Keys, fresh: NDArray[np.bool_], settings: NeighboursSettings
+) -> pa.RecordBatch:
     """Save the lists of the next step; a row of `_CHANGED` about them."""
     graph.following.save(block, keys, fresh)
     wanted = min(settings.similar, graph.layout.size - 1)
@@ -289,10 +322,13 @@ def _changed(graph: Graph, block: int, keys: Keys, fresh: NDArray[np.bool_], set
 
 
 def _stepped(graph: Graph, told: DataFrame) -> tuple[Graph, int]:
-    """Take the step that rows of `_CHANGED` tell about: the next graph, and how many of the first entries of lists changed."""
+    """Take the step that rows of `_CHANGED` tell about: the next graph, and how many of the first entries of lists
+    changed."""
     rows = told.toArrow()
     assert rows.num_rows == len(graph.layout), "every block takes part"
-    return replace(graph.following, short=sum(rows.column("short").to_pylist())), sum(rows.column("changed").to_pylist())
+    return replace(graph.following, short=sum(rows.column("short").to_pylist())), sum(
+        rows.column("changed").to_pylist()
+    )
 
 
 def _offered(layout: Layout, slots: NDArray[Any], keys: Keys) -> Iterator[pa.RecordBatch]:
@@ -303,17 +339,23 @@ def _offered(layout: Layout, slots: NDArray[Any], keys: Keys) -> Iterator[pa.Rec
     ends = np.nonzero(np.diff(home, prepend=-1, append=-1))[0]
     spans = list(zip(ends, ends[1:]))
     contents = [[values[start:end].tobytes() for start, end in spans] for values in (slots, keys)]
-    yield pa.record_batch([pa.array(home[ends[:-1]], pa.int32()), *(pa.array(of, pa.binary()) for of in contents)], schema=_OFFERS)
+    yield pa.record_batch(
+        [pa.array(home[ends[:-1]], pa.int32()), *(pa.array(of, pa.binary()) for of in contents)], schema=_OFFERS
+    )
 
 
 def _merge(
-    spark: SparkSession, graph: Graph, offers: DataFrame, settings: NeighboursSettings, are_scores: bool, add_to_fresh: bool
+    spark: SparkSession,
+    graph: Graph,
+    offers: DataFrame,
+    settings: NeighboursSettings,
+    are_scores: bool,
+    add_to_fresh: bool,
 ) -> tuple[Graph, int]:
     """The next graph, and how many of the first entries of lists changed.
 
-    ``are_scores``: of keys, which name slots. ``add_to_fresh``: what is fresh in the lists remains so, since neighbours did not yet
-    tell one another.
-    """
+    ``are_scores``: of keys, which name slots. ``add_to_fresh``: what is fresh in the lists remains so, since neighbours
+    did not yet tell one another."""
     layout = graph.layout
 
     def merged(offers: pa.Table) -> pa.Table:
@@ -326,13 +368,16 @@ def _merge(
         return pa.Table.from_batches([_changed(graph, block, *after, settings)])
 
     groups = min(len(layout), TASKS_OF_A_CORE * cores_of(spark))
-    return _stepped(graph, offers.repartition(groups, "block").groupBy("block").applyInArrow(merged, from_arrow_schema(_CHANGED)))
+    return _stepped(
+        graph, offers.repartition(groups, "block").groupBy("block").applyInArrow(merged, from_arrow_schema(_CHANGED))
+    )
 
 
 def _flat(offers: pa.Table, first: int) -> tuple[NDArray[np.int64], Keys]:
     """Rows of `_OFFERS` as pairs: the resident, counted from ``first``, and a key."""
     slots, keys = (
-        np.frombuffer(b"".join(offers.column(name).to_pylist()), of) for name, of in (("slot", np.int32), ("key", np.int64))
+        np.frombuffer(b"".join(offers.column(name).to_pylist()), of)
+        for name, of in (("slot", np.int32), ("key", np.int64))
     )
     # Scores of the same pair may differ in their last bits: the better one first, whatever the order of arrival.
     order = np.argsort(keys)
@@ -347,7 +392,9 @@ def _best(row: NDArray[np.int64], keys: Keys, rows: int, kept: int) -> tuple[NDA
     return row, candidates.positions_of(best[row, place])
 
 
-def _exact(layout: Layout, block: int, row: NDArray[np.int64], slot: NDArray[np.int64]) -> tuple[NDArray[np.int64], Keys]:
+def _exact(
+    layout: Layout, block: int, row: NDArray[np.int64], slot: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Keys]:
     """Exact keys, which name numbers, of pairs of a resident of ``block`` and any slot."""
     residents = layout.blocks.part(block)
     order = np.argsort(slot, kind="stable")
@@ -363,8 +410,11 @@ def _exact(layout: Layout, block: int, row: NDArray[np.int64], slot: NDArray[np.
     return row, keys
 
 
-def _exchange(spark: SparkSession, graph: Graph, visited: int, number: int, settings: NeighboursSettings) -> tuple[Graph, float]:
-    """Look at neighbours of neighbours; returns also the share of entries that this changed. ``number``: of the round."""
+def _exchange(
+    spark: SparkSession, graph: Graph, visited: int, number: int, settings: NeighboursSettings
+) -> tuple[Graph, float]:
+    """Look at neighbours of neighbours; returns also the share of entries that this changed. ``number``: of the
+    round."""
     layout = graph.layout
     tasks, offers = _for_blocks(spark, np.array(layout.blocks.new), partial(_proposals, graph, visited), _OFFERS)
     with progress(spark, f"exchange neighbours, round {number}", layout.size, "vectors", tasks):
@@ -437,4 +487,6 @@ def _lists(spark: SparkSession, graph: Graph) -> DataFrame:
                 content = [layout.blocks.part(block).index.tobytes(), keys.tobytes(), b""]
                 yield pa.RecordBatch.from_arrays([pa.array([of], pa.binary()) for of in content], schema=schema)
 
-    return spark.range(0, len(layout), 1, min(len(layout), 2 * cores_of(spark))).mapInArrow(told, from_arrow_schema(schema))
+    return spark.range(0, len(layout), 1, min(len(layout), 2 * cores_of(spark))).mapInArrow(
+        told, from_arrow_schema(schema)
+    )

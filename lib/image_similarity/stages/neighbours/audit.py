@@ -33,7 +33,12 @@ from image_similarity.warehouse.workspace import Workspace
 
 
 def run(
-    spark: SparkSession, source: Source, table: DataFrame, settings: NeighboursSettings, how: ApproximateSettings, scratch: Workspace
+    spark: SparkSession,
+    source: Source,
+    table: DataFrame,
+    settings: NeighboursSettings,
+    how: ApproximateSettings,
+    scratch: Workspace,
 ) -> Recall:
     """Recall of the similar neighbours in ``table``, which was made from ``source`` with ``settings``."""
     packed = pack(source, settings, settings.block_rows, NOTHING_KNOWN, scratch)
@@ -70,8 +75,12 @@ class Audit:
         ids = _sample(spark, images, how)
         image = pc.index_in(ids, value_set=images.ids).to_numpy().astype(np.int64)
         vectors, vector_of = np.unique(packed.numbers.vector[image], return_inverse=True)
-        of_vectors = true_keys(spark, packed.blocks, places_of(packed.blocks, vectors), settings.metric, shrink, settings.similar)
-        asked = cls(ids, image, vectors, vector_of, of_vectors, of_vectors, settings, how.seed, len(images.ids), images.sharing)
+        of_vectors = true_keys(
+            spark, packed.blocks, places_of(packed.blocks, vectors), settings.metric, shrink, settings.similar
+        )
+        asked = cls(
+            ids, image, vectors, vector_of, of_vectors, of_vectors, settings, how.seed, len(images.ids), images.sharing
+        )
         return replace(asked, true=asked.of_images(of_vectors))
 
     def of_images(self, keys: Keys) -> Keys:
@@ -79,7 +88,9 @@ class Audit:
         k, vector = self._settings.similar, self.vectors[self.vector_of]
         if self._sharing is None:
             return keys[self.vector_of, :k]
-        return lists_of(self._sharing, self.image, vector, keys[self.vector_of, :k], k, False, self._settings.copies == "one")
+        return lists_of(
+            self._sharing, self.image, vector, keys[self.vector_of, :k], k, False, self._settings.copies == "one"
+        )
 
     def recall(self, found: Reals) -> Recall:
         """``found``: (n, any) the distances of neighbours of the images, nan for nothing."""
@@ -124,7 +135,8 @@ _KEYS = pa.schema([("keys", pa.binary())])
 
 
 def true_keys(spark: SparkSession, blocks: Blocks, places: NDArray[Any], metric: str, shrink: float, k: int) -> Keys:
-    """(n, k) sorted: the keys of the ``k`` nearest of all compared vectors in ``blocks``, for those at ``places`` (`PLACE`).
+    """(n, k) sorted: the keys of the ``k`` nearest of all compared vectors in ``blocks``, for those at ``places``
+    (`PLACE`).
 
     Fewer where there are not k others: the rest is `NONE`.
     """
@@ -179,9 +191,13 @@ class _Query:
     def settled(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Exact distances for the best of all, and in full where that does not prove the answer."""
         told, part = pa.Table.from_batches(batches, _SCORES), self.vectors()
-        scores = np.concatenate([candidates.keys_from_bytes(of.as_py(), len(part)) for of in told.column("similar")], axis=1)
+        scores = np.concatenate(
+            [candidates.keys_from_bytes(of.as_py(), len(part)) for of in told.column("similar")], axis=1
+        )
         error = np.maximum.reduce([np.frombuffer(of.as_py(), np.float32) for of in told.column("error")])
-        scored = Scored(candidates.least(scores, self.kept), np.empty((len(part), 0), np.int64), error, FLOAT32, self.shrink)
+        scored = Scored(
+            candidates.least(scores, self.kept), np.empty((len(part), 0), np.int64), error, FLOAT32, self.shrink
+        )
         rescoring = Rescoring(METRICS[self.metric], part, scored)
         self.blocks.rescore(rescoring)
         lists, _ = rescoring.lists()

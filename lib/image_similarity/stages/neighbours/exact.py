@@ -1,10 +1,9 @@
 """Exact neighbours: a blocked cross-join.
 
-Pairs of strips of blocks (i <= j) are the tasks; one matrix product serves both sides, similar and dissimilar at once. Tasks keep
-running lists of scores and hand on only those (`_LISTS`: 8 bytes for each score kept). Lists of the same rows are then merged, and
-what they hold is given exact distances; rows for which that does not prove the answer are compared in full. Memory is set by
-``neighbours.task_bytes``, whatever the size of the collection.
-"""
+Pairs of strips of blocks (i <= j) are the tasks; one matrix product serves both sides, similar and dissimilar at once.
+Tasks keep running lists of scores and hand on only those (`_LISTS`: 8 bytes for each score kept). Lists of the same
+rows are then merged, and what they hold is given exact distances; rows for which that does not prove the answer are
+compared in full. Memory is set by ``neighbours.task_bytes``, whatever the size of the collection."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,8 +43,8 @@ from image_similarity.warehouse.workspace import Workspace
 AUTO = "auto"
 SCORES = "lists"
 MOST_UNCERTAIN = 0.1
-"""Of the vectors that are compared: with more, another pass in float32 costs less than comparing them in full (measured at 4,096
-values, where scores in bfloat16 left 98 % of made vectors unproven: 8 s for the pass, 65 s in full)."""
+"""Of the vectors that are compared: with more, another pass in float32 costs less than comparing them in full (measured
+at 4,096 values, where scores in bfloat16 left 98 % of made vectors unproven: 8 s for the pass, 65 s in full)."""
 
 _LISTS = pa.schema(
     [
@@ -111,7 +110,8 @@ def run(
         settled, uncertain = _merge(spark, work, _compare(spark, work, packed, settings, scratch), of_before, state)
         if uncertain <= MOST_UNCERTAIN * sum(packed.blocks.new) or screen == screens[-1]:
             break
-        told = f"{screen} does not tell the neighbours of {uncertain:,} of {packed.vectors:,} vectors: {FLOAT32.name} follows"
+        told = f"{screen} does not tell the neighbours of {uncertain:,} of {packed.vectors:,} vectors: "
+        told += f"{FLOAT32.name} follows"
         current().tell("note", f"  note: {told}")
         scratch.remove(SCORES)
         state.remove(SETTLED)
@@ -121,7 +121,8 @@ def run(
 
 
 def _screens(packed: Packed, settings: NeighboursSettings, plan: Plan) -> list[str]:
-    """The precisions that scores are made in, the fastest first; the next one only where that leaves too much unproven."""
+    """The precisions that scores are made in, the fastest first; the next one only where that leaves too much
+    unproven."""
     if settings.screen != AUTO:
         return [plan.rate.screen]
     try:
@@ -146,11 +147,14 @@ def _work(packed: Packed, shrink: float, screen: str, settings: NeighboursSettin
     )
 
 
-# -- all pairs -----------------------------------------------------------------------------------------------------------------
+# -- all pairs ---------------------------------------------------------------------------------------------------------
 
 
-def _compare(spark: SparkSession, work: Work, packed: Packed, settings: NeighboursSettings, scratch: Workspace) -> DataFrame:
-    """The lists of scores of each block from each tile: rows of `_LISTS`. Of two vectors that are not new there is no tile."""
+def _compare(
+    spark: SparkSession, work: Work, packed: Packed, settings: NeighboursSettings, scratch: Workspace
+) -> DataFrame:
+    """The lists of scores of each block from each tile: rows of `_LISTS`. Of two vectors that are not new there is no
+    tile."""
     fresh, kept, cores = sum(work.blocks.new), sum(work.blocks.old), cores_of(spark)
     tiles = tiled(fresh, packed.dimensions, cores, work.screen, work.strip_rows, settings)
     new = _cut(work.blocks.new, tiles.strips, True)
@@ -174,7 +178,8 @@ def _compare(spark: SparkSession, work: Work, packed: Packed, settings: Neighbou
 
 
 def _cut(counts: list[int], strips: int, new: bool) -> "list[_Side]":
-    """The blocks as at most ``strips`` sides of about as many vectors each; ``counts``: those of each block that count."""
+    """The blocks as at most ``strips`` sides of about as many vectors each; ``counts``: those of each block that
+    count."""
     ends = np.cumsum([0, *counts])
     cuts = np.searchsorted(ends, [ends[-1] * i / strips for i in range(1, strips)])
     parts = np.split(np.arange(len(counts)), cuts)
@@ -226,12 +231,15 @@ def _told(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) ->
     for block, rows in origin:
         step = work.piece_rows
         places += [
-            (block, piece, start + first, start + min(first + step, rows)) for piece, first in enumerate(range(0, rows, step))
+            (block, piece, start + first, start + min(first + step, rows))
+            for piece, first in enumerate(range(0, rows, step))
         ]
         start += rows
     for block, piece, first, end in places:
         columns = [[block], [new], [piece], *([content[first:end].tobytes()] for content in contents)]
-        yield pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in zip(columns, _LISTS.types)], schema=_LISTS)
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(column, kind) for column, kind in zip(columns, _LISTS.types)], schema=_LISTS
+        )
 
 
 def _strip(work: Work, parts: list[Part]) -> Strip:
@@ -240,7 +248,7 @@ def _strip(work: Work, parts: list[Part]) -> Strip:
     return Strip(copies, part.positions, *work.kept)
 
 
-# -- exact distances -----------------------------------------------------------------------------------------------------------
+# -- exact distances ---------------------------------------------------------------------------------------------------
 
 
 def _merge(
@@ -258,7 +266,9 @@ def _merge(
         merged = of_block.cogroup(kept).applyInArrow(_merging_with_previous(work), kind)
     with step(spark, "merge lists"):
         settled = state.write(SETTLED, merged)
-    lengths = [pc.sum(pc.binary_length(part.column("uncertain"))).as_py() or 0 for part in state.parts(SETTLED, ["uncertain"])]
+    lengths = [
+        pc.sum(pc.binary_length(part.column("uncertain"))).as_py() or 0 for part in state.parts(SETTLED, ["uncertain"])
+    ]
     return settled, sum(lengths) // np.dtype(np.int32).itemsize
 
 
@@ -308,7 +318,10 @@ def _part_of(work: Work, rows: pa.Table) -> tuple[int, Part]:
 
 def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists] | None = None) -> tuple[Lists, Lists]:
     """The merged lists of scores of ``part``, with exact distances."""
-    best = [candidates.least(_side_by_side(lists.column(name), len(part)), kept) for name, kept in zip((SIMILAR, DISSIMILAR), work.kept)]
+    best = [
+        candidates.least(_side_by_side(lists.column(name), len(part)), kept)
+        for name, kept in zip((SIMILAR, DISSIMILAR), work.kept)
+    ]
     error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
     scored = Scored(best[0], best[1], error, SCREENS[work.screen], work.shrink)
     rescoring = Rescoring(METRICS[work.metric], part, scored, known)
@@ -326,7 +339,9 @@ def _settled(work: Work, block: int, part: Part, similar: Lists, dissimilar: Lis
     of_lists = [content[certain] for lists in (similar, dissimilar) for content in (lists.keys, lists.floor)]
     contents = [part.index[certain], *of_lists, part.positions[~certain]]
     columns = [[block], *([np.ascontiguousarray(content).tobytes()] for content in contents)]
-    return pa.Table.from_arrays([pa.array(column, kind) for column, kind in zip(columns, _SETTLED.types)], schema=_SETTLED)
+    return pa.Table.from_arrays(
+        [pa.array(column, kind) for column, kind in zip(columns, _SETTLED.types)], schema=_SETTLED
+    )
 
 
 def _listing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -16,7 +16,8 @@ from image_similarity.storage import uris
 
 @dataclass(frozen=True)
 class Graph:
-    """The lists of all vectors after some steps: keys (n, k), and which of them are fresh, that is, not yet told to neighbours."""
+    """The lists of all vectors after some steps: keys (n, k), and which of them are fresh, that is, not yet told to
+    neighbours."""
 
     layout: Layout
     kept: int
@@ -72,5 +73,7 @@ class Graph:
 
 def slots_of(keys: Keys, slot_of: NDArray[np.int32]) -> NDArray[np.int32]:
     """(n, k): the slots that ``keys`` name, -1 for none; ``slot_of``: by number."""
-    slots: NDArray[np.int32] = np.where(keys == NONE, np.int32(-1), slot_of[np.where(keys == NONE, 0, candidates.positions_of(keys))])
+    slots: NDArray[np.int32] = np.where(
+        keys == NONE, np.int32(-1), slot_of[np.where(keys == NONE, 0, candidates.positions_of(keys))]
+    )
     return slots

@@ -1,8 +1,7 @@
 """Vectors by part: each has a home, the part with the nearest centre, and other parts that it visits.
 
-A *slot* is the place of a vector in the order of homes, and of numbers within a home: that depends on the vectors alone, however
-they came. Parts that are near to one another share a block: `Blocks` whose positions are slots.
-"""
+A *slot* is the place of a vector in the order of homes, and of numbers within a home: that depends on the vectors
+alone, however they came. Parts that are near to one another share a block: `Blocks` whose positions are slots."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -119,10 +118,13 @@ def lay_out(
     how: ApproximateSettings,
     folder: str,
 ) -> Layout:
-    """Find about ``parts`` centres and up to ``visits`` parts for each vector; blocks have about ``block_rows`` or one part."""
+    """Find about ``parts`` centres and up to ``visits`` parts for each vector; blocks have about ``block_rows`` or one
+    part."""
     seed, descent_rows = how.seed, max(how.descent_rows, LEAST_ROWS)
     blocks = packed.blocks
-    bare = Layout(blocks, Blocks(folder, [], [], [], [], blocks.dimensions), folder, metric, shrink, 0, [], [], descent_rows)
+    bare = Layout(
+        blocks, Blocks(folder, [], [], [], [], blocks.dimensions), folder, metric, shrink, 0, [], [], descent_rows
+    )
     _train(spark, bare, _sample(packed, sample_for(packed.dimensions, parts, settings), seed), parts, seed)
     _assign(spark, bare, visits)
     number, places = _packed_places(blocks)
@@ -211,9 +213,9 @@ def _assign(spark: SparkSession, layout: Layout, visits: int) -> None:
                 save(uris.join(layout.folder, f"assigned-{block}.npy"), nearest)
             yield batch
 
-    spark.range(0, len(layout.packed), 1, max(1, min(len(layout.packed), TASKS_OF_A_CORE * cores_of(spark)))).mapInArrow(
-        assign, "id long"
-    ).count()
+    spark.range(
+        0, len(layout.packed), 1, max(1, min(len(layout.packed), TASKS_OF_A_CORE * cores_of(spark)))
+    ).mapInArrow(assign, "id long").count()
 
 
 def _move_in(spark: SparkSession, layout: Layout) -> None:
@@ -223,4 +225,6 @@ def _move_in(spark: SparkSession, layout: Layout) -> None:
                 layout.move_in(block)
             yield batch
 
-    spark.range(0, len(layout), 1, min(len(layout), TASKS_OF_A_CORE * cores_of(spark))).mapInArrow(move_in, "id long").count()
+    spark.range(0, len(layout), 1, min(len(layout), TASKS_OF_A_CORE * cores_of(spark))).mapInArrow(
+        move_in, "id long"
+    ).count()

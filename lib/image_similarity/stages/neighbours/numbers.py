@@ -1,10 +1,9 @@
 """Numbers for images and vectors, so that tasks need no names.
 
-The number of an image is its place in the byte order of all usable ids: to compare numbers is to compare ids. Images with the same
-vector share it: it is compared once, under the number of the first of them. Spark sorts the ids; the numbers are arrays of the
-driver, some 300 bytes an image while they are made. What workers need of them lies in files that they map: the ids (`Images`), and
-for each block of vectors which of its rows are compared (`alive_file`).
-"""
+The number of an image is its place in the byte order of all usable ids: to compare numbers is to compare ids. Images
+with the same vector share it: it is compared once, under the number of the first of them. Spark sorts the ids; the
+numbers are arrays of the driver, some 300 bytes an image while they are made. What workers need of them lies in files
+that they map: the ids (`Images`), and for each block of vectors which of its rows are compared (`alive_file`)."""
 
 import io
 import mmap
@@ -24,8 +23,11 @@ from image_similarity.knn.candidates import MAX_INDEX
 from image_similarity.knn.distances import Indices
 from image_similarity.storage import blobs, uris
 
-ALIVE = np.dtype([("row", np.int32), ("index", np.int64), ("shift", np.float64), ("scale", np.float64), ("new", np.bool_)])
-"""Of a block's vectors that are compared: place in the block, number, and what distances need; see `distances.measured`."""
+ALIVE = np.dtype(
+    [("row", np.int32), ("index", np.int64), ("shift", np.float64), ("scale", np.float64), ("new", np.bool_)]
+)
+"""Of a block's vectors that are compared: place in the block, number, and what distances need; see
+`distances.measured`."""
 DIGEST_BYTES = 20
 KNOWN = np.dtype([("digest", f"S{DIGEST_BYTES}"), ("vector", np.int64)])
 """Of different vectors: what a run remembers for the next."""
@@ -71,15 +73,19 @@ class Numbers:
         return len(np.unique(self.content)) if one_of_copies else len(self)
 
     def kept(self, before: NDArray[Any]) -> tuple[Indices, Indices]:
-        """The numbers, now and then, of vectors that are in ``before`` (`KNOWN`); none if they are too few to be worth it."""
+        """The numbers, now and then, of vectors that are in ``before`` (`KNOWN`); none if they are too few to be worth
+        it."""
         known = self.known
         _, now, then = np.intersect1d(known["digest"], before["digest"], assume_unique=True, return_indices=True)
         worth_it = len(now) > len(known) * _WORTH_KEEPING
-        return (known["vector"][now], before["vector"][then]) if worth_it else (known["vector"][:0], before["vector"][:0])
+        return (
+            (known["vector"][now], before["vector"][then]) if worth_it else (known["vector"][:0], before["vector"][:0])
+        )
 
 
 def numbered(parts: Iterable[pa.Table], files: list[str], by_content: bool, folder: str) -> Numbers:
-    """Numbers of the rows of ``parts`` (image_id, digest, file, row, shift, scale, and content if ``by_content``), in their order.
+    """Numbers of the rows of ``parts`` (image_id, digest, file, row, shift, scale, and content if ``by_content``), in
+    their order.
 
     The ids go to ``folder``, for `Images`. Without ``by_content`` equal vectors are copies.
     """
@@ -105,7 +111,9 @@ def _codes(texts: pa.ChunkedArray) -> NDArray[np.int32]:
 def _digests(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
     chunks = [chunk.cast(pa.binary(DIGEST_BYTES)) for chunk in column.chunks]
     size = f"S{DIGEST_BYTES}"
-    return np.concatenate([np.empty(0, size), *(np.frombuffer(c.buffers()[1], size)[c.offset : c.offset + len(c)] for c in chunks)])
+    return np.concatenate(
+        [np.empty(0, size), *(np.frombuffer(c.buffers()[1], size)[c.offset : c.offset + len(c)] for c in chunks)]
+    )
 
 
 def _first_of_equals(values: NDArray[Any]) -> Indices:
@@ -113,7 +121,7 @@ def _first_of_equals(values: NDArray[Any]) -> Indices:
     return first[which]
 
 
-# -- what workers read ---------------------------------------------------------------------------------------------------------
+# -- what workers read -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,8 @@ class Members:
         return cls(order, np.searchsorted(vector[order], np.arange(len(vector) + 1)))
 
     def of(self, vector: Indices, most: int = MAX_INDEX) -> tuple[Indices, Indices]:
-        """All images, or the first ``most``, of each vector, and for each of them the place of its vector in ``vector``."""
+        """All images, or the first ``most``, of each vector, and for each of them the place of its vector in
+        ``vector``."""
         first, count = self.start[vector], np.minimum(self.start[vector + 1] - self.start[vector], most)
         row = np.repeat(np.arange(len(vector)), count)
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
@@ -159,7 +168,9 @@ class Images:
     def load(cls, folder: str) -> "Images":
         name = uris.join(folder, "images.arrow")
         source = pa.memory_map(uris.local_path(name)) if uris.is_local(name) else pa.BufferReader(blobs.read(name))
-        ids = pa.ipc.open_file(source).get_batch(0).column("image_id")  # one batch: nothing is copied from the mapped file
+        ids = (
+            pa.ipc.open_file(source).get_batch(0).column("image_id")
+        )  # one batch: nothing is copied from the mapped file
         if not blobs.exists(uris.join(folder, f"{_SHARING[0]}.npy")):
             return cls(ids, None)
         order, start, order_once, start_once, content = (load(uris.join(folder, f"{name}.npy")) for name in _SHARING)
@@ -170,7 +181,9 @@ _SHARING = ("order", "start", "order-once", "start-once", "content")
 
 
 def _save_images(ids: pa.ChunkedArray, numbers: Numbers, folder: str) -> None:
-    whole = pa.record_batch({"image_id": pa.concat_arrays([pa.array([], pa.large_string()), *ids.cast(pa.large_string()).chunks])})
+    whole = pa.record_batch(
+        {"image_id": pa.concat_arrays([pa.array([], pa.large_string()), *ids.cast(pa.large_string()).chunks])}
+    )
     content = pa.BufferOutputStream()
     with pa.ipc.new_file(content, whole.schema) as writer:
         writer.write_batch(whole)
@@ -188,8 +201,11 @@ def alive_file(folder: str, file: str) -> str:
     return uris.join(folder, file.replace(".npy", "-alive.npy"))
 
 
-def save_alive(numbers: Numbers, files: list[str], kept: Indices, folder: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Write `alive_file` for each of ``files``, but for those of which nothing is compared; ``kept``: vectors that are not new.
+def save_alive(
+    numbers: Numbers, files: list[str], kept: Indices, folder: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Write `alive_file` for each of ``files``, but for those of which nothing is compared; ``kept``: vectors that are
+    not new.
 
     Returns how many of each are new, and how many are not.
     """

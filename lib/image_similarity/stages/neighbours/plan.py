@@ -23,16 +23,19 @@ from image_similarity.warehouse.warehouse import Warehouse
 _PROCESS_BYTES = 300 * 2**20
 """Of a Python worker with numpy, numba and pyarrow, before it holds a vector."""
 _VECTORS_IN_MEMORY = 5
-"""For each row of a block, while two strips of one block each are compared; that takes half of a task's memory or less."""
+"""For each row of a block, while two strips of one block each are compared; that takes half of a task's memory or
+less."""
 _MAX_STRIPS = 1000
 _BLOCKS_WANTED = 16
 _SAMPLE = 100
 
-# Seconds of what is not comparing (packing, numbering, exact distances, writing), measured with up to 200,000 vectors on two cores.
+# Seconds of what is not comparing (packing, numbering, exact distances, writing), measured with up to 200,000 vectors
+# on two cores.
 _FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 3.0, 1.2e-4, 8e-8
 # Lists are filled before they are hard to beat, and all cores are busy.
 _WARMING_UP = 1.5
-# The same of the approximate way, where it is so for each block; and for each pair of a vector and a part, and each part.
+# The same of the approximate way, where it is so for each block; and for each pair of a vector and a part, and each
+# part.
 _FIXED_APPROXIMATE_SECONDS, _ROW_APPROXIMATE_SECONDS = 6.5, 5.5e-5
 _WARMING_UP_IN_PARTS = 4.0
 _RANKING_SECONDS, _PART_SECONDS = 2.5e-8, 2.5e-3
@@ -44,7 +47,8 @@ _LEAST_OF_EACH = 4
 """Vectors of the sample for a part."""
 _PART_BLOCK_ROWS = 4096
 TASKS_OF_A_CORE = 4
-"""Where work is cut into many pieces: few, since to begin a task takes a tenth of a second, and enough for an even distribution."""
+"""Where work is cut into many pieces: few, since to begin a task takes a tenth of a second, and enough for an even
+distribution."""
 
 EXACT, APPROXIMATE = "exact", "approximate"
 
@@ -88,11 +92,15 @@ class Plan:
         pairs = self.rows * (self.rows - 1) // 2
         operations = 2 * pairs * self.dimensions
         if self.method == APPROXIMATE and not self.all_pairs:
-            return [f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk_bytes / 2**30:.2f} GiB of disk", *self.how]
+            return [
+                f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk_bytes / 2**30:.2f} GiB of disk",
+                *self.how,
+            ]
         return [
             f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: "
             f"{operations / 1e12:,.2f} Tflop in {self.rate.screen} at {self.rate.product / 1e9:,.0f} Gflop/s a core",
-            f"{len(self.tiles.pairs):,} tasks on {self.cores:,} cores, each {self.tiles.rows:,} x {self.tiles.rows:,} vectors in "
+            f"{len(self.tiles.pairs):,} tasks on {self.cores:,} cores, each {self.tiles.rows:,} x "
+            f"{self.tiles.rows:,} vectors in "
             f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk_bytes / 2**30:.2f} GiB of disk; "
             f"about {clock(self.seconds)}",
             *self.how,
@@ -106,12 +114,15 @@ def clock(seconds: float) -> str:
 
 
 def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
-    """Vectors in a block: the setting, or fewer where the collection is small or vectors are so long that few fit into memory."""
+    """Vectors in a block: the setting, or fewer where the collection is small or vectors are so long that few fit into
+    memory."""
     fit = (settings.task_bytes - _PROCESS_BYTES) // (8 * _VECTORS_IN_MEMORY * max(dimensions, 1))
     return max(1, min(settings.block_rows, max(256, -(-rows // _BLOCKS_WANTED)), fit))
 
 
-def make(spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings, how: ApproximateSettings) -> Plan:
+def make(
+    spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings, how: ApproximateSettings
+) -> Plan:
     """``vectors`` (content, embedding), ``rows`` of them. How fast this goes is measured on a worker."""
     sizes = vectors.select(F.size("embedding").alias("length")).where("length > 0").take(_SAMPLE)
     lengths = [row["length"] for row in sizes]
@@ -144,12 +155,20 @@ def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSetti
     work = compared / max(plan.rate.pairs, 1) * _WARMING_UP_IN_PARTS + products + rows * parts * _RANKING_SECONDS
     work += rows * (_ROW_APPROXIMATE_SECONDS + dimensions * _VALUE_SECONDS)
     alone = _FIXED_APPROXIMATE_SECONDS + work / plan.cores + parts * _PART_SECONDS
-    if settings.dissimilar:  # all pairs are compared for these, and finding similar ones on the way costs next to nothing
-        seconds, estimate = plan.seconds + alone, "dissimilar neighbours need all pairs, so that exact ones cost nothing more"
+    if (
+        settings.dissimilar
+    ):  # all pairs are compared for these, and finding similar ones on the way costs next to nothing
+        seconds, estimate = (
+            plan.seconds + alone,
+            "dissimilar neighbours need all pairs, so that exact ones cost nothing more",
+        )
     else:
         seconds, estimate = alone, f"exact about {clock(plan.seconds)}, approximate about {clock(alone)}"
     chosen = APPROXIMATE if settings.method == APPROXIMATE or seconds < plan.seconds else EXACT
-    said = (f"{parts:,} parts of about {rows // parts:,} vectors, each vector compared with {visited:,}; about {clock(alone)}",)
+    said = (
+        f"{parts:,} parts of about {rows // parts:,} vectors, each vector compared with {visited:,}; about "
+        f"{clock(alone)}",
+    )
     decision = (f"method auto: {estimate}: {chosen}",) if settings.method == "auto" else ()
     if chosen == EXACT:
         return replace(plan, how=decision)
@@ -157,13 +176,17 @@ def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSetti
         4 * dimensions + _STEPS * 9 * _kept(settings, "float32")
     )
     all_pairs = settings.dissimilar > 0
-    return replace(plan, method=chosen, seconds=seconds, disk_bytes=disk_bytes, all_pairs=all_pairs, how=said + decision)
+    return replace(
+        plan, method=chosen, seconds=seconds, disk_bytes=disk_bytes, all_pairs=all_pairs, how=said + decision
+    )
 
 
 def parts_for(vectors: int, dimensions: int, settings: NeighboursSettings, how: ApproximateSettings) -> int:
     """How many parts a collection is cut into; they hold some times as many vectors as neighbours are wanted."""
     # Finding the nearest parts takes time for each part, comparing for each vector of a part: both grow like the root.
-    wanted = min(vectors / max(how.partition_rows, _OF_EACH_NEIGHBOUR * settings.similar), _PARTS_OF_ROOT * vectors**0.5)
+    wanted = min(
+        vectors / max(how.partition_rows, _OF_EACH_NEIGHBOUR * settings.similar), _PARTS_OF_ROOT * vectors**0.5
+    )
     wanted = min(wanted, _sampled_at_most(dimensions, settings) / _LEAST_OF_EACH)
     return max(1, min(how.partitions or round(wanted), vectors))
 
@@ -178,7 +201,8 @@ def _sampled_at_most(dimensions: int, settings: NeighboursSettings) -> int:
 
 
 def block_rows_for(vectors: int, dimensions: int, settings: NeighboursSettings) -> int:
-    """Vectors in a block of parts, about. The number of cores has no say in this, since blocks decide what is compared."""
+    """Vectors in a block of parts, about. The number of cores has no say in this, since blocks decide what is
+    compared."""
     fit = settings.task_bytes // 16 // (4 * dimensions)
     return max(1, min(_PART_BLOCK_ROWS, fit, -(-vectors // _BLOCKS_WANTED)))
 
@@ -198,14 +222,17 @@ def cores_of(spark: SparkSession) -> int:
 def _calibrating(rows: int, dimensions: int, settings: NeighboursSettings) -> Any:
     def calibrating(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _ in batches:
-            rate = calibration.rate(rows, dimensions, settings.metric, settings.similar, settings.dissimilar, settings.screen)
+            rate = calibration.rate(
+                rows, dimensions, settings.metric, settings.similar, settings.dissimilar, settings.screen
+            )
             yield pa.RecordBatch.from_pydict({"rate": [json.dumps(rate.__dict__)]})
 
     return calibrating
 
 
 def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, settings: NeighboursSettings) -> Tiles:
-    """As few strips as memory and an even distribution among ``cores`` allow: each strip's lists cross the network once a tile."""
+    """As few strips as memory and an even distribution among ``cores`` allow: each strip's lists cross the network once
+    a tile."""
     room = 2 * block**2 * 4 + 3 * block * dimensions * 4
     row_bytes = dimensions * SCREENS[screen].bytes_per_value + 8 * _kept(settings, screen) + 64
     free = settings.task_bytes - _PROCESS_BYTES - room
@@ -226,7 +253,8 @@ def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, setti
 def merged_at_once(rows: int, dimensions: int, plan: Plan, settings: NeighboursSettings) -> int:
     """Vectors of a block whose lists are merged together: they come from as many tiles as there are strips."""
     strips = tiled(rows, dimensions, plan.cores, plan.rate.screen, plan.block_rows, settings).strips
-    # The lists arrive as bytes, stand side by side, and are partitioned: three times their size, and less than half of the memory.
+    # The lists arrive as bytes, stand side by side, and are partitioned: three times their size, and less than half of
+    # the memory.
     return max(1, min(plan.block_rows, settings.task_bytes // 8 // (8 * strips * _kept(settings, plan.rate.screen))))
 
 
@@ -259,8 +287,10 @@ def check(plan: Plan, warehouse: Warehouse, local: bool) -> None:
     needed = plan.tiles.task_bytes * min(plan.cores, len(plan.tiles.pairs))
     if local and available is not None and available < needed:
         raise JobFailed(
-            f"comparing needs about {_gib(needed)} of memory ({min(plan.cores, len(plan.tiles.pairs))} tasks at once), but "
-            f"{_gib(available)} are available: lower neighbours.task_bytes (now {plan.tiles.task_bytes:,} used), or use fewer cores"
+            f"comparing needs about {_gib(needed)} of memory ({min(plan.cores, len(plan.tiles.pairs))} tasks at "
+            "once), but "
+            f"{_gib(available)} are available: lower neighbours.task_bytes (now {plan.tiles.task_bytes:,} used), "
+            "or use fewer cores"
         )
 
 

@@ -54,7 +54,9 @@ class Before:
             return None
         known = load(state.location(_KNOWN_FILE))
         names = [name for name in (SETTLED, SETTLED_IN_FULL) if blobs.exists(state.location(name))]
-        lengths = [pc.sum(pc.binary_length(part.column("index"))) for name in names for part in state.parts(name, ["index"])]
+        lengths = [
+            pc.sum(pc.binary_length(part.column("index"))) for name in names for part in state.parts(name, ["index"])
+        ]
         if sum(length.as_py() or 0 for length in lengths) != known["vector"].nbytes:
             return None
         lists = [state.read(name, from_arrow_schema(pa.schema(LISTS))) for name in names]
@@ -89,7 +91,9 @@ def _by_block(row: dict[str, Any], renumbered: Any) -> Iterator[pa.RecordBatch]:
     there = old < len(renumbered)
     now = renumbered[np.where(there, old, 0)]
     there &= now["vector"] >= 0
-    lists = {relation: _lists(row, relation, len(old)).renumbered(renumbered["vector"]) for relation in (SIMILAR, DISSIMILAR)}
+    lists = {
+        relation: _lists(row, relation, len(old)).renumbered(renumbered["vector"]) for relation in (SIMILAR, DISSIMILAR)
+    }
     for block, piece in np.unique(now[["block", "piece"]][there]).tolist():
         some = there & (now["block"] == block) & (now["piece"] == piece)
         contents = [now["vector"][some], *(values[some] for of in lists.values() for values in (of.keys, of.floor))]
@@ -110,7 +114,8 @@ def lists_of(rows: pa.Table, index: Indices) -> tuple[Lists, Lists]:
     order = np.argsort(vector)
     if not np.array_equal(vector[order], np.sort(index)):
         raise JobFailed(
-            "the lists of the run before are not those of the vectors that were kept: run with --set neighbours.incremental=false"
+            "the lists of the run before are not those of the vectors that were kept: run with --set "
+            "neighbours.incremental=false"
         )
     place = order[np.searchsorted(vector[order], index)]
     found = []
@@ -118,6 +123,9 @@ def lists_of(rows: pa.Table, index: Indices) -> tuple[Lists, Lists]:
         each = [_lists(row, relation, len(row["index"]) // 8) for row in told]
         width = max(of.keys.shape[1] for of in each)
         found.append(
-            Lists(np.concatenate([of.widened(width).keys for of in each])[place], np.concatenate([of.floor for of in each])[place])
+            Lists(
+                np.concatenate([of.widened(width).keys for of in each])[place],
+                np.concatenate([of.floor for of in each])[place],
+            )
         )
     return found[0], found[1]

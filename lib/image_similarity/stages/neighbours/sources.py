@@ -29,10 +29,13 @@ class Source:
 
 def of_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:
     """What the runs of ``embeddings`` and ``vectors`` hold."""
-    images = warehouse.read("embeddings", inputs["embeddings"]).select("image_id", F.col("content_sha256").alias("content"))
+    images = warehouse.read("embeddings", inputs["embeddings"]).select(
+        "image_id", F.col("content_sha256").alias("content")
+    )
     stored = warehouse.read("vectors", inputs["vectors"]).select(F.col("content_sha256").alias("content"), "embedding")
-    # The store also keeps vectors of images that are gone. Hashes, since they must be few bytes to be sent to every task: whole
-    # contents would make Spark sort the vectors. The few that pass by mistake belong to no image, and are left out there.
+    # The store also keeps vectors of images that are gone. Hashes, since they must be few bytes to be sent to every
+    # task: whole contents would make Spark sort the vectors. The few that pass by mistake belong to no image, and are
+    # left out there.
     wanted, count = images.select(F.xxhash64("content").alias("hash")).distinct(), images.count()
     wanted = F.broadcast(wanted) if count < _FEW_ENOUGH_TO_SEND else wanted
     return Source(images, stored.join(wanted, F.xxhash64(stored["content"]) == wanted["hash"], "left_semi"), count)
@@ -49,7 +52,9 @@ def of_parquet(warehouse: Warehouse, uri: str) -> Source:
         raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
     missing = [name for name in ("image_id", "embedding") if name not in own.columns]
     if missing:
-        raise WrongInput(f"--embeddings {uri}: no column {' and no '.join(missing)}; its columns are: {', '.join(own.columns)}")
+        raise WrongInput(
+            f"--embeddings {uri}: no column {' and no '.join(missing)}; its columns are: {', '.join(own.columns)}"
+        )
     kind = own.schema["embedding"].dataType
     if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
         raise WrongInput(f"--embeddings {uri}: embedding is {kind.simpleString()}, not an array of numbers")

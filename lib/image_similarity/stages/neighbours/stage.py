@@ -51,15 +51,15 @@ def run(
 ) -> Outputs:
     """Neighbours among the images of ``source``.
 
-    ``how``: where ``plan.method`` is approximate. ``state``: for what the next run may need. ``before``: what a run of the same
-    metric left there; exact lists are found only for what is new. Raises ``JobFailed`` where the store does not fit the images, or
-    where recall is too low and nothing else is to be tried.
-    """
+    ``how``: where ``plan.method`` is approximate. ``state``: for what the next run may need. ``before``: what a run of
+    the same metric left there; exact lists are found only for what is new. Raises ``JobFailed`` where the store does
+    not fit the images, or where recall is too low and nothing else is to be tried."""
     with step(spark, "pack vectors"):
         packed = pack(source, settings, plan.block_rows, before.known if before else NOTHING_KNOWN, scratch)
     if packed.usable + packed.unusable != plan.rows:
         raise JobFailed(
-            f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store lacks some or "
+            f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store "
+            "lacks some or "
             "has some twice; nothing was published; run embed_images with --set embeddings.recheck=always"
         )
     shrink = scoring.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric])
@@ -90,8 +90,10 @@ def run(
 
 def _too_low(found: Found, how: ApproximateSettings) -> str:
     return (
-        f"recall is {found.recall}, but approximate.recall_target is {how.recall_target} (and the interval may begin at "
-        f"{how.recall_target - how.recall_slack:.4g}): nothing was published; raise approximate.visits, widenings or rounds, or "
+        f"recall is {found.recall}, but approximate.recall_target is {how.recall_target} (and the interval may "
+        "begin at "
+        f"{how.recall_target - how.recall_slack:.4g}): nothing was published; raise approximate.visits, widenings "
+        "or rounds, or "
         'set approximate.fallback = "exact"'
     )
 

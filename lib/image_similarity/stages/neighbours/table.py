@@ -57,11 +57,15 @@ class Naming:
         step = max(1, _ROWS_AT_ONCE // (k + 1))
         for start in range(0, len(image), step):
             some = slice(start, start + step)
-            own = lists_of(images.sharing, image[some], vector[row[some]], keys[row[some], :k], k, farthest, self.one_of_copies)
+            own = lists_of(
+                images.sharing, image[some], vector[row[some]], keys[row[some], :k], k, farthest, self.one_of_copies
+            )
             yield _named(images, engine.ranked(own, image[some], farthest), relation)
 
 
-def lists_of(sharing: Sharing, image: Indices, vector: Indices, keys: Keys, k: int, farthest: bool, one_of_copies: bool) -> Keys:
+def lists_of(
+    sharing: Sharing, image: Indices, vector: Indices, keys: Keys, k: int, farthest: bool, one_of_copies: bool
+) -> Keys:
     """(n, k): the keys of the neighbours of each ``image``, from the ``keys`` (n, any) of those of its ``vector``."""
     each, row = np.unique(vector, return_inverse=True)
     first = np.zeros(len(each), dtype=np.int64)
@@ -83,11 +87,14 @@ def _named(images: Images, found: engine.Ranked, relation: str) -> pa.RecordBatc
 
 
 def _shared(sharing: Sharing, vector: Indices, keys: Keys, k: int, farthest: bool, one_of_copies: bool) -> Keys:
-    """(n, k + 1): the best images for each vector, from the keys (n, any) of the best vectors; its own images are among them.
+    """(n, k + 1): the best images for each vector, from the keys (n, any) of the best vectors; its own images are among
+    them.
 
     One more than asked for, since an image (or the one that stands for its copies) is not its own neighbour.
     """
-    own = candidates.key_of(np.zeros(len(vector), np.uint32), vector, farthest)  # they are at distance 0 from one another
+    own = candidates.key_of(
+        np.zeros(len(vector), np.uint32), vector, farthest
+    )  # they are at distance 0 from one another
     with_own = np.concatenate([own[:, None], keys], axis=1)
     row, place = np.nonzero(with_own != NONE)
     key = with_own[row, place]

@@ -1,7 +1,7 @@
 """Vectors on their way to being compared: checked, and written as blocks that workers read by path.
 
-Vectors pass once, in the order in which they come: they are large; what is sorted and joined are their keys (see `numbers`).
-"""
+Vectors pass once, in the order in which they come: they are large; what is sorted and joined are their keys (see
+`numbers`)."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -58,7 +58,8 @@ class Blocks:
 
     folder: str
     files: list[str]
-    """Each has one beside it that tells which of its rows are compared, and under which numbers (`numbers.alive_file`)."""
+    """Each has one beside it that tells which of its rows are compared, and under which numbers
+    (`numbers.alive_file`)."""
     first: list[int]
     new: list[int]
     """How many of each are compared and new since the run before, and how many are compared and are not."""
@@ -83,13 +84,16 @@ class Blocks:
         return Part(vectors, (alive["row"] + self.first[block]).astype(np.int32), alive["index"].copy())
 
     def whole(self, block: int) -> Part:
-        """All vectors of ``block``, without a copy, for those who look up only rows that are compared; the rest has no numbers."""
+        """All vectors of ``block``, without a copy, for those who look up only rows that are compared; the rest has no
+        numbers."""
         alive = load(alive_file(self.folder, self.files[block]))
         values = load(uris.join(self.folder, self.files[block]))
         numbers = np.zeros(len(values), dtype=ALIVE)
         numbers[alive["row"]] = alive
         positions = np.arange(self.first[block], self.first[block] + len(values), dtype=np.int32)
-        return Part(Vectors(values, numbers["shift"].copy(), numbers["scale"].copy()), positions, numbers["index"].copy())
+        return Part(
+            Vectors(values, numbers["shift"].copy(), numbers["scale"].copy()), positions, numbers["index"].copy()
+        )
 
     def rescore(self, rescoring: Rescoring) -> None:
         """Show it all vectors that are candidates; blocks without one are not read."""
@@ -101,7 +105,9 @@ class Blocks:
         """The lists of ``rows`` from comparing them with all, without screening."""
         lists = Lists.empty(len(rows), similar), Lists.empty(len(rows), dissimilar)
         for other in map(self.part, range(len(self))):
-            near, far = rerank.in_full(metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar)
+            near, far = rerank.in_full(
+                metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar
+            )
             lists = lists[0].merged(Lists.complete(near)), lists[1].merged(Lists.complete(far))
         return lists
 
@@ -154,12 +160,12 @@ def pack(
 ) -> Packed:
     """Check the vectors of ``source`` and write the usable ones as blocks.
 
-    Vectors of another length than most are not usable, those of no image are passed over. ``before``: the vectors of the run
-    before, as `numbers.KNOWN`.
-    """
+    Vectors of another length than most are not usable, those of no image are passed over. ``before``: the vectors of
+    the run before, as `numbers.KNOWN`."""
     folder, images = scratch.location("blocks"), source.images
     told = scratch.write(
-        "packed", source.vectors.mapInArrow(_packing(METRICS[settings.metric], block_rows, folder), from_arrow_schema(_PACKED))
+        "packed",
+        source.vectors.mapInArrow(_packing(METRICS[settings.metric], block_rows, folder), from_arrow_schema(_PACKED)),
     )
     written = _Written.read(scratch.parts("packed", ["reason", "length", "file", "largest"]))
     known = told.withColumn("image_id", F.col("content")) if images is None else images.join(told, "content")
@@ -254,7 +260,7 @@ class _Writer:
     def add(self, contents: pa.Array, embeddings: pa.ListArray) -> Iterator[pa.RecordBatch]:
         for rows, values in by_length(embeddings):
             reasons = self._reasons(values)
-            bad = np.nonzero(reasons != None)[0]  # noqa: E711: element by element
+            bad = np.nonzero(reasons != None)[0]  # element by element  # noqa: E711
             if len(bad):
                 yield _told(contents.take(pa.array(rows[bad])), reason=reasons[bad], length=values.shape[1])
             good = np.nonzero(reasons == None)[0]  # noqa: E711
@@ -321,7 +327,8 @@ def _told(contents: pa.Array, **columns: Any) -> pa.RecordBatch:
 
 
 def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], Values]]:
-    """Rows of ``lists`` (list<float>) with equal lengths: their places, and their values (n, length) float32; null is nan."""
+    """Rows of ``lists`` (list<float>) with equal lengths: their places, and their values (n, length) float32; null is
+    nan."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     for length in np.unique(lengths):
         rows = np.nonzero(lengths == length)[0]
