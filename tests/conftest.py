@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import hostile  # noqa: E402
+import hostile
 
 # The cluster's and the children's workers must find the library where pytest found it.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks.measuring import Peak, exponent  # noqa: E402
+from benchmarks.measuring import Peak, exponent
 
 K = 10
 QUERIES = 1000

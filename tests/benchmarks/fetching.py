@@ -17,18 +17,20 @@ import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
+from pyspark.sql import SparkSession
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from image_similarity.jobs import (
-    command_line,  # noqa: E402
-    embed_images,  # noqa: E402
+    command_line,
+    embed_images,
 )
 from image_similarity.runtime.session import open_session
-from image_similarity.storage import blobs  # noqa: E402
-from image_similarity.warehouse.records import new_run_id  # noqa: E402
+from image_similarity.storage import blobs
+from image_similarity.warehouse.records import new_run_id
 
-from image_similarity.jobs import build_manifest  # noqa: E402  isort: skip
+from image_similarity.jobs import build_manifest
 
 BUCKET = "pictures"
 
@@ -101,7 +103,7 @@ def _upload(files: list[Path], names: list[str]) -> None:
         blobs.write(f"s3://{BUCKET}/{name}", file.read_bytes(), "image/jpeg")
 
 
-def _embedding(session: object, folder: Path, weights: str) -> Callable[[str], float]:
+def _embedding(session: SparkSession, folder: Path, weights: str) -> Callable[[str], float]:
     """A function that embeds what a list names, into a warehouse of its own, and tells the seconds of the pass over the
     images."""
     preprocessing = "torchvision" if weights == "untrained" else "caffe"
@@ -117,7 +119,7 @@ def _embedding(session: object, folder: Path, weights: str) -> Callable[[str], f
         assert (
             command_line.main(build_manifest, [*shared, "--images", str(folder / f"{source}.csv")], session=session)
             == 0
-        )  # type: ignore
+        )
         taken: list[float] = []
         measured = stage._results
 

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks.measuring import Peak, exponent  # noqa: E402
+from benchmarks.measuring import Peak, exponent
 
 K = 12
 

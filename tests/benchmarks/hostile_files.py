@@ -18,13 +18,13 @@ import duckdb
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 
-from benchmarks.measuring import Peak  # noqa: E402
-from image_similarity.errors import Unreadable  # noqa: E402
-from image_similarity.imaging import decoding  # noqa: E402
-from image_similarity.jobs import command_line  # noqa: E402
-from image_similarity.runtime.session import open_session  # noqa: E402
-from image_similarity.settings import EmbeddingsSettings  # noqa: E402
-from mutations import mutations  # noqa: E402
+from benchmarks.measuring import Peak
+from image_similarity.errors import Unreadable
+from image_similarity.imaging import decoding
+from image_similarity.jobs import command_line
+from image_similarity.runtime.session import open_session
+from image_similarity.settings import EmbeddingsSettings
+from mutations import mutations
 
 ROOT = Path(__file__).resolve().parents[2]
 FINGERPRINT = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'

@@ -22,7 +22,7 @@ import torch
 
 from image_similarity.fingerprints import colour_histogram, exported, hog, networks
 from image_similarity.fingerprints.inference import Normalisation
-from image_similarity.fingerprints.spec import Description
+from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.imaging.framing import Framing
 
 LAYERS = {
@@ -36,7 +36,7 @@ LAYERS = {
 CLASSICAL = ("colour-histogram", "hog")
 
 
-def prepared(name: str, precision: str, folder: Path, squeezenet: str | None) -> tuple[Description, str | None]:
+def prepared(name: str, precision: str, folder: Path, squeezenet: str | None) -> tuple[FingerprintSpec, str | None]:
     """The fingerprint ``name``, and its file in ``folder``."""
     if name == "colour-histogram":
         return colour_histogram.described("hsv", (16, 4, 4), True), None
@@ -52,7 +52,7 @@ def prepared(name: str, precision: str, folder: Path, squeezenet: str | None) ->
     return made.network, str(folder / "state.pt")
 
 
-def _encoder(file: Path, precision: str) -> tuple[Description, str]:
+def _encoder(file: Path, precision: str) -> tuple[FingerprintSpec, str]:
     """ResNet-18 without its classifier, as a program that knows nothing of torchvision."""
     from torchvision.models import get_model
 
@@ -81,7 +81,7 @@ def measure(name: str, precision: str, images: int, squeezenet: str | None) -> N
     print(json.dumps({"length": vectors.shape[1], "rate": rate, "mib": peak}))
 
 
-def _read(folder: Path) -> tuple[Description, str | None]:
+def _read(folder: Path) -> tuple[FingerprintSpec, str | None]:
     described, file = pickle.loads((folder / "described").read_bytes())  # written by this program a moment ago
     return described, file
 

@@ -23,16 +23,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 from image_similarity.imaging.thumbnails import (
     LARGE,
-    SMALL,  # noqa: E402
+    SMALL,
 )
 from image_similarity.jobs import (
-    build_manifest,  # noqa: E402
+    build_manifest,
     command_line,
-    embed_images,  # noqa: E402
-    find_neighbours,  # noqa: E402
-    render_gallery,  # noqa: E402
+    embed_images,
+    find_neighbours,
+    render_gallery,
 )
-from image_similarity.runtime.session import open_session  # noqa: E402
+from image_similarity.runtime.session import open_session
 from tools import samples
 
 TINY = 'fingerprints.tiny={network="squeezenet1_1",weights="untrained",layer="features.3",pooling="average"}'

@@ -19,10 +19,10 @@ import duckdb
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import standalone  # noqa: E402
-from benchmarks.find_neighbours import made  # noqa: E402
-from processes import draw  # noqa: E402
-from tools import packaging  # noqa: E402
+import standalone
+from benchmarks.find_neighbours import made
+from processes import draw
+from tools import packaging
 
 EXECUTORS = (1, 2)
 

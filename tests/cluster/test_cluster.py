@@ -61,7 +61,7 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
         "--set",
         "embeddings.max_failed_fraction=0.1",
         "--set",
-        'fingerprints.colours={network="colour-histogram"}',
+        'fingerprints.colours={kind="colour-histogram"}',
         *tiny,
     ]
     both = ["--fingerprint", "tiny", "--fingerprint", "colours"]

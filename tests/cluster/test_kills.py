@@ -176,7 +176,7 @@ def test_a_run_goes_on_where_a_killed_one_was(run: Run, tmp_path: Path) -> None:
     [killed] = (folder.name for folder in warehouse.glob("_state/embed_images/*/*"))
     assert run(embed_images, "--warehouse", warehouse, *COMMON) == 0
     counts = json.loads(ask(warehouse, "SELECT counts FROM runs WHERE job = 'embed_images'")[0][0])
-    assert (counts["taken_over"], counts["read"], counts["embedded"]) == (saved, 400 - saved, 400 - saved)
+    assert (counts["resumed"], counts["read"], counts["embedded"]) == (saved, 400 - saved, 400 - saved)
     stored = "SELECT count(*), count(DISTINCT content_sha256), count(DISTINCT len(embedding)) FROM vectors"
     assert ask(warehouse, stored) == [(400, 400, 1)]
     assert ask(warehouse, "SELECT count(*), count(embedding) FROM embeddings") == [(400, 400)]

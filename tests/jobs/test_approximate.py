@@ -32,7 +32,7 @@ def written(folder: Path, vectors: Values, order: NDArray[np.int64] | None = Non
 
 def run(spark: SparkSession, warehouse: Path, file: str, *options: str) -> int:
     asked = ["-k", "5", "--dissimilar", "0", "--method", "approximate", "--set", "approximate.partition_rows=200"]
-    asked += ["--set", "approximate.visits=3", "--set", "approximate.fallback=fail"]
+    asked += ["--set", "approximate.nprobe=3", "--set", "approximate.fallback=fail"]
     return main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark)
 
 
@@ -113,12 +113,12 @@ def degenerate() -> dict[str, Values]:
 @pytest.mark.parametrize("case", degenerate())
 def test_degenerate_collections(spark: SparkSession, tmp_path: Path, case: str) -> None:
     vectors = degenerate()[case]
-    options = ["--set", "approximate.partitions=7"] if len(vectors) < 60 else ["--set", "approximate.partition_rows=40"]
+    options = ["--set", "approximate.nlist=7"] if len(vectors) < 60 else ["--set", "approximate.partition_rows=40"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
     assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 5) >= 0.99
 
 
-POISON = [f"--set=approximate.{setting}" for setting in ("visits=1", "widenings=0", "rounds=0")]
+POISON = [f"--set=approximate.{setting}" for setting in ("nprobe=1", "probe_doublings=0", "rounds=0")]
 
 
 def test_lists_that_are_not_good_enough_are_refused(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
@@ -154,7 +154,7 @@ def test_dissimilar_ones_are_exact_beside_approximate_similar_ones(spark: SparkS
 def test_lists_that_met_too_few_others_are_filled(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
     """Blocks of about twenty, and no visits: fewer than the neighbours that are wanted."""
     vectors = oracle.planted(300, 16, seed=30)
-    options = ["--set=approximate.partitions=60", *POISON, "--set=approximate.recall_target=0.01", "-k", "25"]
+    options = ["--set=approximate.nlist=60", *POISON, "--set=approximate.recall_target=0.01", "-k", "25"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
     assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 25) > 0.3
     assert "compare in full: " in capsys.readouterr().err
@@ -163,7 +163,7 @@ def test_lists_that_met_too_few_others_are_filled(spark: SparkSession, tmp_path:
 def test_copies_have_one_place_if_so_wanted(spark: SparkSession, tmp_path: Path) -> None:
     vectors = np.random.default_rng(31).standard_normal((300, 16)).astype(np.float32)
     vectors[200:] = vectors[100:200]
-    assert run(spark, tmp_path / "w", written(tmp_path, vectors), "--set=neighbours.copies=one") == 0
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), "--set=neighbours.drop_duplicates=true") == 0
     rows, _ = published(spark, tmp_path / "w")
     firsts = [row for row in rows if row[0] < "00200"]
     assert check(firsts, vectors[:200], "cosine", 5) >= 0.99
@@ -174,8 +174,8 @@ def test_many_neighbours(spark: SparkSession, tmp_path: Path) -> None:
     """More than a part holds, and more than rounds of exchange look at."""
     vectors = oracle.planted(700, 16, seed=32)
     options = [
-        "--set=approximate.partitions=30",
-        "--set=approximate.widenings=0",
+        "--set=approximate.nlist=30",
+        "--set=approximate.probe_doublings=0",
         "--set=approximate.recall_target=0.9",
         "-k",
         "90",
@@ -189,7 +189,7 @@ def test_what_was_found_across_borders_is_told(spark: SparkSession, tmp_path: Pa
     file = written(tmp_path, oracle.planted(1000, 16, seed=33))
     for folder, options in (
         ("all", []),
-        ("none", ["--set=approximate.partitions=2", "--set=approximate.recall_target=0.01", *POISON]),
+        ("none", ["--set=approximate.nlist=2", "--set=approximate.recall_target=0.01", *POISON]),
     ):
         assert run(spark, tmp_path / folder, file, *options) == 0
         across = json.loads(published(spark, tmp_path / folder)[1]["counts"])["recall_across_borders"]
@@ -228,11 +228,11 @@ def test_an_audit_finds_what_the_definition_finds(spark: SparkSession, tmp_path:
 def test_an_audit_of_exact_neighbours_finds_nothing_wrong(spark: SparkSession, tmp_path: Path) -> None:
     vectors = oracle.planted(400, 16, seed=29)
     vectors[100:180] = vectors[0]
-    for copies in ("all", "one"):
-        options = ["--method", "exact", "--set", f"neighbours.copies={copies}"]
-        assert run(spark, tmp_path / copies, written(tmp_path, vectors), *options) == 0
-        assert audited(spark, tmp_path / copies) == 0
-        assert published(spark, tmp_path / copies)[1]["recall"] == 1
+    for drop_duplicates in ("false", "true"):
+        options = ["--method", "exact", "--set", f"neighbours.drop_duplicates={drop_duplicates}"]
+        assert run(spark, tmp_path / drop_duplicates, written(tmp_path, vectors), *options) == 0
+        assert audited(spark, tmp_path / drop_duplicates) == 0
+        assert published(spark, tmp_path / drop_duplicates)[1]["recall"] == 1
 
 
 def test_nothing_to_audit(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
@@ -243,7 +243,7 @@ def test_nothing_to_audit(spark: SparkSession, tmp_path: Path, capsys: Any) -> N
 @pytest.mark.long
 def test_large_parts_go_through_pynndescent(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
     vectors = oracle.planted(2400, 16, seed=27)
-    options = ["--set=approximate.descent_rows=1", "--set=approximate.partitions=3", "--set=approximate.visits=2"]
+    options = ["--set=approximate.nndescent_rows=1", "--set=approximate.nlist=3", "--set=approximate.nprobe=2"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
     assert "compile, with pynndescent: " in capsys.readouterr().err
     rows, record = published(spark, tmp_path / "w")

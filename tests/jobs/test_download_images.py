@@ -103,7 +103,7 @@ OUTCOMES = {
 }
 """What becomes of each path, and how often the server was asked for it in one run."""
 
-PASSING = {path for path, (outcome, _) in OUTCOMES.items() if outcome in stage.PASSING_REASONS}
+PASSING = {path for path, (outcome, _) in OUTCOMES.items() if outcome in stage.TRANSIENT_REASONS}
 
 
 def test_every_address_has_an_outcome_and_is_asked_for_again_only_if_that_may_help(

@@ -22,9 +22,9 @@ from processes import ask
 
 Run = Any
 ROOT = Path(__file__).resolve().parents[2]
-CLASSICAL = ["--set", 'fingerprints.colours={network="colour-histogram"}']
-CLASSICAL += ["--set", 'fingerprints.edges={network="hog",size=32,cell=8}']
-PCA = ["--set", 'fingerprints.few={network="pca",base="colours",dimensions=4}']
+CLASSICAL = ["--set", 'fingerprints.colours={kind="colour-histogram"}']
+CLASSICAL += ["--set", 'fingerprints.edges={kind="hog",size=32,cell=8}']
+PCA = ["--set", 'fingerprints.few={kind="pca",base="colours",dimensions=4}']
 
 
 def counts(warehouse: Path, fingerprint: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def test_a_gpu_that_is_asked_for_and_absent_is_told_before_any_work(
 
 def test_vectors_do_not_depend_on_the_company(run: Run, folder: Path, tmp_path: Path, tiny: list[str]) -> None:
     """A fingerprint alone and beside others that want the picture in another size: the same vectors, bit for bit."""
-    whole = ["--set", 'fingerprints.whole={network="colour-histogram",decoding="full"}']
+    whole = ["--set", 'fingerprints.whole={kind="colour-histogram",decoding="full"}']
     big = folder / "big.jpg"
     Image.fromarray(np.random.default_rng(5).integers(0, 256, (60, 70, 3), dtype=np.uint8)).resize((1400, 1300)).save(
         big
@@ -177,7 +177,7 @@ def test_a_projection_is_fitted_once_and_kept(
 
 def test_a_projection_of_untrained_vectors_says_so(run: Run, folder: Path, tmp_path: Path, tiny: list[str]) -> None:
     again = ["--warehouse", tmp_path / "w", *tiny, "--set", "embeddings.max_failed_fraction=0.5"]
-    again += ["--set", 'fingerprints.few={network="pca",base="tiny",dimensions=4}']
+    again += ["--set", 'fingerprints.few={kind="pca",base="tiny",dimensions=4}']
     assert run(build_manifest, "--images", folder, *again) == 0
     assert run(embed_images, *again, "--fingerprint", "few") == 0
     recorded = ask(tmp_path / "w", "SELECT settings FROM runs WHERE slot = 'few'")
@@ -230,7 +230,7 @@ def test_fingerprints_declared_alike_are_refused(
         *tiny,
         *CLASSICAL,
         "--set",
-        'fingerprints.twin={network="colour-histogram"}',
+        'fingerprints.twin={kind="colour-histogram"}',
     ]
     assert run(build_manifest, "--images", folder, *again) == 0
     assert run(embed_images, *again, "--fingerprint", "colours", "--fingerprint", "twin") == 2

@@ -118,7 +118,9 @@ def test_copies_can_be_one_entry(spark: SparkSession, tmp_path: Path) -> None:
     """The first of equal vectors stands for all; each copy has the list of the first."""
     vectors = oracle.planted(120, 8, seed=11)
     vectors[60:80] = vectors[40:60]
-    found, outputs = computed(spark, tmp_path, frame(spark, vectors, 2, 0), similar=4, dissimilar=3, copies="one")
+    found, outputs = computed(
+        spark, tmp_path, frame(spark, vectors, 2, 0), similar=4, dissimilar=3, drop_duplicates=True
+    )
     ids = ids_of(120)
     first = {
         i: min((j for j in range(120) if (vectors[j] == vectors[i]).all()), key=lambda j: ids[j].encode())
@@ -148,8 +150,8 @@ def test_no_usable_vector_at_all(spark: SparkSession, tmp_path: Path) -> None:
     assert found == {"similar": [], "dissimilar": []} and outputs.packed.unusable == 3
 
 
-@pytest.mark.parametrize("copies", ["all", "one"])
-def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_path: Path, copies: str) -> None:
+@pytest.mark.parametrize("drop_duplicates", [False, True])
+def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_path: Path, drop_duplicates: bool) -> None:
     """30 vectors for 50 files for 80 images; the definition is asked about images. Vectors of no image are passed
     over."""
     rng = np.random.default_rng(12)
@@ -161,7 +163,9 @@ def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_pat
         pa.table({"content": [f"f{i}" for i in range(50)] + ["gone"], "embedding": [*map(list, vectors), [1.0] * 8]})
     )
     images = spark.createDataFrame([(ids[i], f"f{content[i]}") for i in range(80)], "image_id string, content string")
-    found, outputs = computed(spark, tmp_path, files, images, similar=6, dissimilar=40, copies=copies, block_rows=16)
+    found, outputs = computed(
+        spark, tmp_path, files, images, similar=6, dissimilar=40, drop_duplicates=drop_duplicates, block_rows=16
+    )
     assert outputs.rows == sum(map(len, found.values()))
     of = {ids[i]: int(content[i]) for i in range(80)}
     names = [ids[i] for i in order]
@@ -171,7 +175,7 @@ def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_pat
         right = []
         for name in names:
             others = [other for other in names if other != name]
-            if copies == "one":
+            if drop_duplicates:
                 others = [other for other in others if firsts[of[other]] == other and of[other] != of[name]]
             best = sorted(others, key=lambda other: (sign * distance[name, other], other.encode()))[:k]
             right += [(name, rank, other, distance[name, other]) for rank, other in enumerate(best, 1)]
@@ -198,6 +202,6 @@ def test_where_low_precision_proves_little_float32_follows(
     wanted = expected(vectors, "cosine", 5, 5)
     settings: dict[str, Any] = {"similar": 5, "dissimilar": 5, "metric": "cosine", "block_rows": 100}
     rows, low = computed(spark, tmp_path / "low", frame(spark, vectors, 3, 1), screen="bfloat16", **settings)
-    assert rows == wanted and low.in_full > 0.1 * len(vectors) and "float32 follows" not in capsys.readouterr().out
+    assert rows == wanted and low.brute_force > 0.1 * len(vectors) and "float32 follows" not in capsys.readouterr().out
     rows, auto = computed(spark, tmp_path / "auto", frame(spark, vectors, 3, 1), **settings)
-    assert rows == wanted and auto.in_full < 0.1 * low.in_full and "float32 follows" in capsys.readouterr().out
+    assert rows == wanted and auto.brute_force < 0.1 * low.brute_force and "float32 follows" in capsys.readouterr().out

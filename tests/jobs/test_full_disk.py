@@ -55,7 +55,7 @@ def test_a_disk_that_fills_while_images_are_embedded(disk: Path, tmp_path: Path,
     assert (warehouse / "_current.json").read_bytes() == pointer
     assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
     assert used(disk) > 0.9 * MEGABYTES * 2**20, "what was embedded is kept for the next run"
-    told = ends(clean_warehouse, "--discard-saved")
+    told = ends(clean_warehouse, "--discard-checkpoints")
     assert "_state/embed_images/" in told and used(disk) < before + 2**17
 
     # With no room at all it is told before any work.

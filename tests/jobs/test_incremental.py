@@ -54,9 +54,9 @@ def changed(vectors: Vectors, rng: np.random.Generator) -> Vectors:
     return after
 
 
-@pytest.mark.parametrize(("metric", "copies"), [("cosine", "all"), ("euclidean", "one")])
-def test_only_what_is_new_is_compared(spark: SparkSession, tmp_path: Path, metric: str, copies: str) -> None:
-    asked = ["--metric", metric, "--set", f"neighbours.copies={copies}"]
+@pytest.mark.parametrize(("metric", "drop_duplicates"), [("cosine", "false"), ("euclidean", "true")])
+def test_only_what_is_new_is_compared(spark: SparkSession, tmp_path: Path, metric: str, drop_duplicates: str) -> None:
+    asked = ["--metric", metric, "--set", f"neighbours.drop_duplicates={drop_duplicates}"]
     rng = np.random.default_rng(3)
     vectors = {f"m{i:04d}": vector for i, vector in enumerate(oracle.planted(500, 16, seed=4))}
     first, counts = published(spark, tmp_path / "w", written(tmp_path, vectors), *asked)
@@ -90,7 +90,7 @@ def test_rows_left_short_are_compared_in_full(spark: SparkSession, tmp_path: Pat
     published(spark, tmp_path / "w", written(tmp_path, {**near, **others}))
     file = written(tmp_path, {"near00": near["near00"], **others})
     found, counts = published(spark, tmp_path / "w", file)
-    assert counts["kept"] == 201 and counts["in_full"] > 0
+    assert counts["kept"] == 201 and counts["brute_force"] > 0
     assert found == published(spark, tmp_path / "w", file, "--set", "neighbours.incremental=false")[0]
 
 
@@ -100,7 +100,7 @@ def test_lists_of_vectors_compared_in_full_are_lost(spark: SparkSession, tmp_pat
     near = {f"near{i:02d}": (1 + 1e-7 * rng.standard_normal(16)).astype(np.float32) for i in range(60)}
     others = {f"other{i:03d}": rng.standard_normal(16).astype(np.float32) for i in range(100)}
     _, counts = published(spark, tmp_path / "w", written(tmp_path, {**near, **others}))
-    assert counts["in_full"] > 0
+    assert counts["brute_force"] > 0
     (gone,) = (tmp_path / "w" / "_state").glob("external/cosine/*/lists-in-full")
     shutil.rmtree(gone)
     file = written(tmp_path, {**near, **others, "z": rng.standard_normal(16).astype(np.float32)})
@@ -112,7 +112,7 @@ def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path) -> 
     file = written(tmp_path, {f"{i:03d}": vector for i, vector in enumerate(oracle.planted(100, 8, seed=6))})
     first, _ = published(spark, tmp_path / "w", file)
     again, counts = published(spark, tmp_path / "w", file)
-    assert again == first and counts["kept"] == counts["vectors"] and counts["in_full"] == 0
+    assert again == first and counts["kept"] == counts["vectors"] and counts["brute_force"] == 0
     fewer, counts = published(spark, tmp_path / "w", file, "-k", "2")
     assert counts["kept"] == counts["vectors"]
     assert fewer == [row for row in first if row[2] == "dissimilar" or row[3] <= 2]

@@ -26,7 +26,7 @@ from processes import ask
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ["build_manifest", "embed_images", "find_neighbours", "render_gallery"]
-COLOURS = ["--set", 'fingerprints.colours={network="colour-histogram"}']
+COLOURS = ["--set", 'fingerprints.colours={kind="colour-histogram"}']
 Run = Any
 Event = dict[str, Any]
 

@@ -57,12 +57,12 @@ ADVERSARIES = [small_integers, near_ties, one_point_in_bfloat16, huge_dimensions
 def test_no_score_is_more_wrong_than_its_bound(metric: str, screen: str, adversary: Adversary) -> None:
     vectors = adversary(np.random.default_rng(1))
     chosen, of = METRICS[metric], SCREENS[screen]
-    shrink = scoring.shrink_of(float(np.abs(vectors).max()), 96, chosen)
+    common_scale = scoring.scale_of(float(np.abs(vectors).max()), 96, chosen)
     measured = distances.measured(vectors, chosen)
-    copies = scoring.copies(measured, chosen, of, shrink)
+    copies = scoring.copies(measured, chosen, of, common_scale)
     scores = of.product(copies.low, copies.low, np.empty((300, 300), dtype=np.float32)).astype(np.float64)
     scores -= copies.half[:, None].astype(np.float64) + copies.half[None, :]
-    rows = measured.rows() * shrink
+    rows = measured.rows() * common_scale
     halves = np.zeros(300) if chosen.angular else np.square(rows).sum(axis=1) / 2
     right = rows @ rows.T - halves[:, None] - halves[None, :]
     allowed = scoring.bounds(copies, copies, of, 96)[:, None] + np.abs(scores) * of.lost_at_the_end
@@ -85,7 +85,7 @@ def test_a_bound_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     """Without the bound, what bfloat16 cannot tell apart comes out wrong: the tests above can fail."""
     vectors = one_point_in_bfloat16(np.random.default_rng(3))
     monkeypatch.setattr(scoring, "bounds", lambda a, b, screen, dimensions: np.zeros(len(a), dtype=np.float32))
-    monkeypatch.setattr(candidates, "floor_of", lambda best, *_: np.full(len(best), candidates.NONE))
+    monkeypatch.setattr(rerank, "lower_bound_of", lambda best, *_: np.full(len(best), candidates.NONE))
     similar, _ = engine.neighbours(vectors, "cosine", 12, 0, 128, SCREENS["bfloat16"])
     assert oracle.rows_of(similar) != oracle.neighbours(vectors, "cosine", 12)
 
@@ -98,7 +98,7 @@ def test_a_small_share_is_compared_in_full_where_vectors_are_apart() -> None:
     strip = candidates.Strip(scoring.copies(part.vectors, chosen, screen, 1.0), part.positions, 26, 26)
     strip.offer(strip, screen, np.empty((2000, 2000), dtype=np.float32), 64)
     scored = rerank.Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, 1.0)
-    rescoring = rerank.Rescoring(chosen, part, scored)
-    rescoring.add(part)
-    similar, dissimilar = rescoring.lists()
+    reranker = rerank.Reranker(chosen, part, scored)
+    reranker.add(part)
+    similar, dissimilar = reranker.lists()
     assert similar.certain(12, 1999).mean() > 0.99 and dissimilar.certain(12, 1999).mean() > 0.99

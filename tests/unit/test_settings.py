@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_defaults_need_no_file() -> None:
     loaded = settings.load(None)
-    assert loaded.fingerprints["vgg16-fc2"].network == "vgg16"
+    assert loaded.fingerprints["vgg16-fc2"].model_dump()["network"] == "vgg16"
     assert loaded.neighbours.similar == loaded.neighbours.dissimilar == 12
     assert loaded.embeddings.max_failed_fraction == 0.05
 
@@ -100,3 +100,42 @@ def test_an_undeclared_fingerprint_names_the_declared() -> None:
 def test_settings_cannot_change() -> None:
     with pytest.raises(Exception, match="frozen"):
         settings.load(None).neighbours.similar = 3
+
+
+def test_old_names_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "old.toml"
+    file.write_text(
+        '[neighbours]\ncopies = "one"\n[approximate]\npartitions = 7\nvisits = 5\nwidenings = 1\nsettled = 0.1\n'
+        'descent_rows = 9\n[fingerprints.edges]\nnetwork = "hog"\nsize = 64\n'
+    )
+    loaded = settings.load(file)
+    assert (
+        loaded.neighbours.drop_duplicates is True and loaded.approximate.nlist == 7 and loaded.approximate.nprobe == 5
+    )
+    assert loaded.approximate.probe_doublings == 1 and loaded.approximate.delta == 0.1
+    assert loaded.approximate.nndescent_rows == 9 and loaded.fingerprint("edges").kind == "hog"
+    later = settings.load(file, ["neighbours.drop_duplicates=false", "approximate.visits=3", "approximate.nlist=2"])
+    assert later.neighbours.drop_duplicates is False, "the later layer wins, whatever name it uses"
+    assert (later.approximate.nprobe, later.approximate.nlist) == (3, 2)
+    assert settings.load(None, ["neighbours.copies=one", "neighbours.copies=all"]).neighbours.drop_duplicates is False
+
+
+def test_one_key_under_both_names_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "both.toml"
+    file.write_text("[approximate]\nvisits = 5\nnprobe = 6\n")
+    with pytest.raises(WrongInput, match=r"both.toml: approximate.nprobe is given twice, once under its old name"):
+        settings.load(file)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ('{kind="pcs", base="vgg16-fc2"}', "fingerprints.x.kind: should be 'network', 'exported', .* not 'pcs'"),
+        ('{kind="hog", network="resnet18"}', "fingerprints.x.network: no such setting"),
+        ("{kind=3}", "fingerprints.x.kind: should be .* not '3'"),
+        ('"hog"', "fingerprints.x"),
+    ],
+)
+def test_wrong_kinds_of_fingerprints(declared: str, message: str) -> None:
+    with pytest.raises(WrongInput, match=message):
+        settings.load(None, [f"fingerprints.x={declared}"])

@@ -96,7 +96,7 @@ def test_merging_in_any_order_gives_the_same() -> None:
     forward = lists[0].merged(lists[1], lists[2])
     backward = lists[2].merged(lists[1]).merged(lists[0])
     np.testing.assert_array_equal(forward.keys, backward.keys)
-    np.testing.assert_array_equal(forward.floor, backward.floor)
+    np.testing.assert_array_equal(forward.lower_bound, backward.lower_bound)
     np.testing.assert_array_equal(forward.keys, np.sort(keys.transpose(1, 0, 2).reshape(5, 60))[:, :20])
 
 
@@ -105,12 +105,12 @@ def test_a_pool_that_knows_what_to_beat_keeps_what_beats_it(metric: str) -> None
     """Lists that begin with a cut hold the same as those that do not, as far as it goes."""
     chosen = METRICS[metric]
     vectors = distances.measured(oracle.planted(120, 16, seed=9), chosen)
-    shrink = scoring.shrink_of(float(np.abs(vectors.values).max()), 16, chosen)
-    copies, positions = scoring.copies(vectors, chosen, FLOAT32, shrink), np.arange(120, dtype=np.int32)
+    common_scale = scoring.scale_of(float(np.abs(vectors.values).max()), 16, chosen)
+    copies, positions = scoring.copies(vectors, chosen, FLOAT32, common_scale), np.arange(120, dtype=np.int32)
     away = distances.block(chosen, vectors, vectors).view(np.float32).astype(np.float64)
     np.fill_diagonal(away, np.inf)
     cut_at = np.where(np.arange(120) % 3 == 0, np.nan, np.sort(away, axis=1)[:, 7] * (1 + 1e-5) + 1e-6)
-    pool = Pool(copies, positions, 5, scoring.score_at(chosen, cut_at, shrink))
+    pool = Pool(copies, positions, 5, scoring.score_at(chosen, cut_at, common_scale))
     pool.compare(np.arange(60), np.arange(60, 120))
     keys = np.sort(pool.similar.keys(), axis=1)
     for row in range(120):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.color import rgb2hsv, rgb2lab
 
-from image_similarity.fingerprints.spec import Description
+from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.imaging.framing import Framing
 
 SIDE = 128
@@ -18,7 +18,7 @@ _CONVERSIONS = {"hsv": rgb2hsv, "lab": rgb2lab}
 
 
 @dataclass(frozen=True)
-class ColourHistogram(Description):
+class ColourHistogram(FingerprintSpec):
     """A joint histogram of three channels, the square roots of its shares.
 
     Of the roots, cosine similarity is the Bhattacharyya coefficient of the two distributions (Bhattacharyya 1943),

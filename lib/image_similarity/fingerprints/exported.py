@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from image_similarity.fingerprints.inference import USUAL_AXES, Inference, Normalisation, Pooling, tensor_of
-from image_similarity.fingerprints.spec import Description, FingerprintError
+from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
 from image_similarity.imaging.framing import Framing
 
 
 @dataclass(frozen=True)
-class Program(Description):
+class Program(FingerprintSpec):
     """A program from float32 pictures (n, 3, side, side) to a tensor (n, ...)."""
 
     uses_torch = True

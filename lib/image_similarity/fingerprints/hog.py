@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 from skimage.color import rgb2gray
 from skimage.feature import hog
 
-from image_similarity.fingerprints.spec import Description
+from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.imaging.framing import Framing
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
-class OrientedGradients(Description):
+class OrientedGradients(FingerprintSpec):
     """Histograms of oriented gradients (Dalal and Triggs 2005) of the whole picture, in grey, as scikit-image computes
     them."""
 

@@ -19,7 +19,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from image_similarity.fingerprints.inference import CAFFE, USUAL_AXES, Inference, Normalisation, Pooling
-from image_similarity.fingerprints.spec import Description, FingerprintError
+from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
 from image_similarity.imaging.framing import Framing
 
 OUTPUT = "embedding"
@@ -32,7 +32,7 @@ State = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Network(Description):
+class Network(FingerprintSpec):
     """A network up to one layer; the parameters themselves are stood for by ``weights_sha256``."""
 
     uses_torch = True

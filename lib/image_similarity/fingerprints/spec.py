@@ -34,7 +34,7 @@ class Fingerprint(Protocol):
 
 
 @dataclass(frozen=True)
-class Description(ABC):
+class FingerprintSpec(ABC):
     """Everything that a vector depends on but the image, small enough to be sent to workers and recorded with a run."""
 
     uses_torch: ClassVar[bool] = False

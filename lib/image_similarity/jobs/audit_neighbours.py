@@ -6,7 +6,7 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
-from image_similarity.settings import NeighboursSettings
+from image_similarity.settings import NeighboursSettings, renamed
 from image_similarity.stages.neighbours import audit, sources
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.warehouse.records import PUBLISHED
@@ -70,12 +70,12 @@ def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
     record = job.base_snapshot.runs.get(runs[0])
     if record is None:
         raise JobFailed(f"run {runs[0]} of neighbours {job.slot} is not in runs: run find_neighbours again")
-    inputs, settings = record.inputs, NeighboursSettings(**record.settings["neighbours"])
+    inputs, settings = record.inputs, NeighboursSettings(**renamed.section("neighbours", record.settings["neighbours"]))
     if not settings.similar:
         raise WrongInput(f"run {runs[0]} of neighbours {job.slot} has no similar neighbours")
     if "vectors" in inputs:
-        return runs[0], sources.of_runs(job.warehouse, inputs), settings
-    return runs[0], sources.of_parquet(job.warehouse, inputs["embeddings"][0]), settings
+        return runs[0], sources.from_runs(job.warehouse, inputs), settings
+    return runs[0], sources.from_parquet(job.warehouse, inputs["embeddings"][0]), settings
 
 
 if __name__ == "__main__":

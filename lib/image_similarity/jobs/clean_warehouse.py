@@ -15,6 +15,7 @@ PATHS_SHOWN = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--discard-checkpoints",
         "--discard-saved",
         action="store_true",
         help="also vectors of runs that died, which the next embed_images would take over",
@@ -25,7 +26,7 @@ def run(application: Application) -> None:
     arguments, warehouse = application.arguments, application.warehouse
     if not warehouse.files.entries(warehouse.uri):
         raise WrongInput(f"there is no warehouse at {warehouse.uri}: check --warehouse")
-    paths = retention.removable(warehouse, arguments.keep_runs, arguments.discard_saved)
+    paths = retention.removable(warehouse, arguments.keep_runs, arguments.discard_checkpoints)
     if arguments.dry_run:
         say(
             f"clean_warehouse: would remove {len(paths):,} folders and files from {warehouse.uri}",

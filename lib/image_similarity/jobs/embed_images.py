@@ -18,7 +18,7 @@ from image_similarity.runtime import devices
 from image_similarity.runtime.tasks import ship
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
 from image_similarity.stages.embeddings import prepare, projected, saved, stage
-from image_similarity.stages.embeddings.prepare import Ready
+from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.stages.embeddings.projected import Fitted
 from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
 from image_similarity.warehouse import leases, retention
@@ -120,7 +120,7 @@ class _Embedding:
     """One fingerprint on its way: its run, and what goes in."""
 
     job: Job
-    ready: Ready
+    ready: PreparedFingerprint
     fingerprint: Fingerprint
     inputs: dict[str, list[str]]
 
@@ -225,7 +225,7 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict
     vectors, added = one.fingerprint.vectors, 0
     # Not what tasks have told: one that was lost with its executor may have saved vectors, which are not made again.
     embedded = _saved(job, one.fingerprint.key, this_run_only=True).select("content_sha256").distinct().count()
-    if embedded or outputs.taken_over:
+    if embedded or outputs.resumed:
         new = stage.new_vectors(_saved(job, one.fingerprint.key), vectors)
         job.warehouse.write("vectors", run, new)
         written = job.warehouse.read("vectors", [run])
@@ -235,7 +235,7 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict
     counts = {
         "images": outputs.images,
         "not_read_again": outputs.reused,
-        "taken_over": outputs.taken_over,
+        "resumed": outputs.resumed,
         "read": outputs.read,
         "embedded": embedded,
         "devices": outputs.embedded_on,
@@ -272,8 +272,8 @@ def _publish(one: _Embedding, counts: dict[str, Any]) -> None:
 def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:
     known = counts["read"] - counts["embedded"]
     parts = [f"{counts['embedded']:,} embedded", f"{counts['not_read_again']:,} unchanged"]
-    if counts["taken_over"]:
-        parts[-1] += f" ({counts['taken_over']:,} of them embedded by a run that did not end)"
+    if counts["resumed"]:
+        parts[-1] += f" ({counts['resumed']:,} of them embedded by a run that did not end)"
     parts.append(f"{failures.total:,} failed")
     computed = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
     others = [f"computed on: {computed}"] if computed else []

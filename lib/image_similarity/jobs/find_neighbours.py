@@ -92,7 +92,7 @@ def run(application: Application) -> None:
         f"{counts['dimensions']:,} values "
         f"in {job.seconds:.1f} s"
         + _about_recall(outputs.found)
-        + (f"; {counts['in_full']:,} compared in full" if counts["in_full"] else "")
+        + (f"; {counts['brute_force']:,} compared in full" if counts["brute_force"] else "")
         + (f"; {failures.total:,} failed" if failures.counts else "")
     )
     job.say(told, *failures.lines, failures=failures.fields)
@@ -119,7 +119,7 @@ def _used(settings: NeighboursSettings, how: ApproximateSettings, outputs: stage
 
 def _given(job: Job, embeddings: str) -> tuple[Source, dict[str, list[str]]]:
     """Somebody's own embeddings, and what is told of them."""
-    return sources.of_parquet(job.warehouse, embeddings), {"embeddings": [embeddings]}
+    return sources.from_parquet(job.warehouse, embeddings), {"embeddings": [embeddings]}
 
 
 def _published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]]:
@@ -137,7 +137,7 @@ def _published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]
     if len(keys) > 1:
         raise JobFailed(f"the embeddings {fingerprint} mix the keys {', '.join(keys)}: run embed_images again")
     inputs = {"embeddings": runs, "vectors": [run for key in keys for run in job.base_snapshot.run_ids("vectors", key)]}
-    return sources.of_runs(job.warehouse, inputs), inputs
+    return sources.from_runs(job.warehouse, inputs), inputs
 
 
 def _before(job: Job, settings: NeighboursSettings, method: str) -> tuple[Before, str] | None:
@@ -173,14 +173,14 @@ def _write(job: Job, outputs: stage.Outputs) -> tuple[dict[str, Any], Failures]:
     of_approximate: dict[str, Any] = {}
     if found is not None:
         interval = [found.recall.estimate, found.recall.lower, found.recall.upper]
-        of_approximate = {"parts": found.parts, "visited": found.visited, "rounds": found.rounds, "recall": interval}
+        of_approximate = {"nlist": found.parts, "nprobe": found.visited, "rounds": found.rounds, "recall": interval}
         of_approximate["recall_across_borders"] = found.across_borders
     counts = {
         **of_approximate,
         "images": outputs.packed.usable,
         "vectors": outputs.packed.vectors,
         "dimensions": outputs.packed.dimensions,
-        "in_full": outputs.in_full,
+        "brute_force": outputs.brute_force,
         "kept": len(outputs.packed.kept.vector),
         "rows": rows,
         "failures": failures.counts,

@@ -228,7 +228,8 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     for declared in used.get("fingerprint", {}).values():
         yield (
             "network",
-            declared["network"] + "".join(f", {key} {declared[key]}" for key in ("layer", "base") if key in declared),
+            (declared.get("network") or declared["kind"])
+            + "".join(f", {key} {declared[key]}" for key in ("layer", "base") if key in declared),
         )
     if "weights" in used:
         yield "weights", posixpath.basename(used["weights"]) + ("" if used.get("trained") else " (untrained)")

@@ -73,8 +73,8 @@ def _pairs(values: Values, metric: str, screen: Screen, similar: int, dissimilar
 
 def _strip(values: Values, metric: str, screen: Screen, similar: int, dissimilar: int) -> Strip:
     chosen = METRICS[metric]
-    shrink = scoring.shrink_of(float(np.abs(values).max()), values.shape[1], chosen)
-    copies = scoring.copies(measured(values, chosen), chosen, screen, shrink)
+    common_scale = scoring.scale_of(float(np.abs(values).max()), values.shape[1], chosen)
+    copies = scoring.copies(measured(values, chosen), chosen, screen, common_scale)
     return Strip(copies, np.arange(len(values), dtype=np.int32), similar, dissimilar)
 
 

@@ -181,11 +181,11 @@ class Strip:
 class Lists:
     """For each row the keys kept for one relation, in order, and what is known of all others.
 
-    ``keys``: (n, k) int64, padded with `NONE`; ``floor``: (n,) int64, a key that no neighbour outside the list comes
-    before. For dissimilar ones the bits are those of the greatest possible distance minus the distance's."""
+    ``keys``: (n, k) int64, padded with `NONE`; ``lower_bound``: (n,) int64, a key that no neighbour outside the list
+    comes before. For dissimilar ones the bits are those of the greatest possible distance minus the distance's."""
 
     keys: Keys
-    floor: Keys
+    lower_bound: Keys
 
     @classmethod
     def empty(cls, rows: int, k: int) -> "Lists":
@@ -202,26 +202,28 @@ class Lists:
         keys = np.sort(np.concatenate([self.keys, *(other.keys for other in others)], axis=1), axis=1)
         k = self.keys.shape[1]
         cut = keys[:, k] if keys.shape[1] > k else np.full(len(keys), NONE)
-        return Lists(keys[:, :k].copy(), np.minimum.reduce([self.floor, *(other.floor for other in others), cut]))
+        return Lists(
+            keys[:, :k].copy(), np.minimum.reduce([self.lower_bound, *(other.lower_bound for other in others), cut])
+        )
 
     @classmethod
-    def from_bytes(cls, keys: bytes, floor: bytes, rows: int) -> "Lists":
-        return cls(keys_from_bytes(keys, rows), np.frombuffer(floor, np.int64))
+    def from_bytes(cls, keys: bytes, lower_bound: bytes, rows: int) -> "Lists":
+        return cls(keys_from_bytes(keys, rows), np.frombuffer(lower_bound, np.int64))
 
     def widened(self, k: int) -> "Lists":
         """The same with room for ``k``."""
-        return Lists(np.pad(self.keys, ((0, 0), (0, k - self.keys.shape[1])), constant_values=NONE), self.floor)
+        return Lists(np.pad(self.keys, ((0, 0), (0, k - self.keys.shape[1])), constant_values=NONE), self.lower_bound)
 
     def renumbered(self, numbers: Indices) -> "Lists":
         """With ``numbers[old]`` for each neighbour; those with a negative number, or none, are removed.
 
-        Among equal distances any number may be new and small now: the floor is the least key of its distance.
+        Among equal distances any number may be new and small now: the lower bound is the least key of its distance.
         """
         old = self.keys & _LOW
         numbered = np.where(old < len(numbers), numbers[np.minimum(old, len(numbers) - 1)], -1)
         there = (self.keys != NONE) & (numbered >= 0)
         keys = np.where(there, moved(self.keys, numbered), NONE)
-        return Lists(np.sort(keys, axis=1), np.where(self.floor == NONE, NONE, self.floor & ~_LOW))
+        return Lists(np.sort(keys, axis=1), np.where(self.lower_bound == NONE, NONE, self.lower_bound & ~_LOW))
 
     def certain(self, k: int, others: int) -> NDArray[np.bool_]:
         """(n,): rows whose first min(``k``, ``others``) keys are proven to be the best of ``others``."""
@@ -230,7 +232,7 @@ class Lists:
             return np.ones(len(self.keys), dtype=np.bool_)
         if wanted > self.keys.shape[1]:
             return np.zeros(len(self.keys), dtype=np.bool_)
-        proven: NDArray[np.bool_] = self.keys[:, wanted - 1] < self.floor
+        proven: NDArray[np.bool_] = self.keys[:, wanted - 1] < self.lower_bound
         return proven
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from image_similarity.knn import distances, scoring
 from image_similarity.knn.candidates import _LOW, NONE, Keys, Lists, Strip, least
 from image_similarity.knn.distances import BITS_MAX, Indices, Metric, Values
-from image_similarity.knn.rerank import Part, Rescoring, Scored, in_full
+from image_similarity.knn.rerank import Part, Reranker, Scored, brute_force
 from image_similarity.knn.scoring import Screen, candidate_count
 
 
@@ -59,14 +59,14 @@ def neighbours(
         )
         for start in range(0, len(vectors), block_rows)
     ]
-    shrink = scoring.shrink_of(
+    common_scale = scoring.scale_of(
         max((float(np.abs(part.vectors.values).max(initial=0)) for part in parts), default=0.0),
         vectors.shape[1],
         chosen,
     )
     strips = [
         Strip(
-            scoring.copies(part.vectors, chosen, screen, shrink),
+            scoring.copies(part.vectors, chosen, screen, common_scale),
             part.positions,
             candidate_count(similar, screen),
             candidate_count(dissimilar, screen),
@@ -78,12 +78,12 @@ def neighbours(
         for other in strips[i:]:
             strip.offer(other, screen, room, vectors.shape[1])
     for part, strip in zip(parts, strips):
-        rescoring = Rescoring(
-            chosen, part, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, shrink)
+        reranker = Reranker(
+            chosen, part, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, common_scale)
         )
         for other_part in parts:
-            rescoring.add(other_part)
-        lists = rescoring.lists()
+            reranker.add(other_part)
+        lists = reranker.lists()
         for relation, keys in enumerate(_settled(chosen, part, parts, lists, (similar, dissimilar), len(vectors) - 1)):
             found[relation].append(ranked(keys, part.index, relation == 1))
     return _joined(found[0]), _joined(found[1])
@@ -97,7 +97,8 @@ def _settled(
     keys = [lists_of.keys[:, :k].copy() for lists_of, k in zip(lists, wanted)]
     if len(uncertain):
         found = [
-            in_full(metric, part.vectors[uncertain], part.index[uncertain], p.vectors, p.index, *wanted) for p in parts
+            brute_force(metric, part.vectors[uncertain], part.index[uncertain], p.vectors, p.index, *wanted)
+            for p in parts
         ]
         for relation, k in enumerate(wanted):
             keys[relation][uncertain] = np.sort(

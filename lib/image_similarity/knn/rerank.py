@@ -1,8 +1,8 @@
 """Exact distances for candidates, and the proof that they are the best.
 
-`Rescoring` gives the kept pairs their exact distances (`distances`), and a *floor*: nothing that was dropped can be
-nearer. Where the k-th exact distance is below the floor, the k are the k nearest; the order in which blocks came, their
-size, and the precision of the scores cannot show. Rows that fail are compared in full (`in_full`)."""
+`Reranker` gives the kept pairs their exact distances (`distances`), and a *lower bound*: nothing that was dropped can
+be nearer. Where the k-th exact distance is below it, the k are the k nearest; the order in which blocks came, their
+size, and the precision of the scores cannot show. Rows that fail are compared in full (`brute_force`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,22 @@ from image_similarity.knn.distances import Indices, Metric, Reals, Values, Vecto
 from image_similarity.knn.scoring import Screen
 
 
-def least_possible(scores: Reals, error: Values, metric: Metric, screen: Screen, shrink: float, farthest: bool) -> Keys:
+def least_possible(
+    scores: Reals, error: Values, metric: Metric, screen: Screen, common_scale: float, farthest: bool
+) -> Keys:
     """What no pair with one of ``scores`` comes before. ``error``: how wrong the scores can be."""
     best = scores + np.where(np.isinf(scores), 0.0, np.abs(scores)) * screen.lost_at_the_end + error
     bits = (
-        scoring.farthest_possible(metric, -best, shrink) if farthest else scoring.nearest_possible(metric, best, shrink)
+        scoring.farthest_possible(metric, -best, common_scale)
+        if farthest
+        else scoring.nearest_possible(metric, best, common_scale)
     )
     return key_of(bits, np.zeros(1, dtype=np.int64), farthest)
 
 
-def floor_of(best: Keys, error: Values, metric: Metric, screen: Screen, shrink: float, farthest: bool) -> Keys:
+def lower_bound_of(
+    best: Keys, error: Values, metric: Metric, screen: Screen, common_scale: float, farthest: bool
+) -> Keys:
     """(n,): from lists of scores (n, k), of which all are kept that beat the worst: what no other neighbour comes
     before.
 
@@ -34,11 +40,11 @@ def floor_of(best: Keys, error: Values, metric: Metric, screen: Screen, shrink: 
     if best.shape[1] == 0:
         return np.full(len(best), NONE)
     worst = scores_of(best.max(axis=1))
-    floor = least_possible(worst, error, metric, screen, shrink, farthest)
-    return np.where((best == NONE).any(axis=1), NONE, floor)
+    lower_bound = least_possible(worst, error, metric, screen, common_scale, farthest)
+    return np.where((best == NONE).any(axis=1), NONE, lower_bound)
 
 
-def in_full(
+def brute_force(
     metric: Metric, rows: Vectors, row_index: Indices, others: Vectors, index: Indices, similar: int, dissimilar: int
 ) -> tuple[Keys, Keys]:
     """Exact keys of the best of ``others`` for each of ``rows``, none left out; no row is its own neighbour.
@@ -94,10 +100,10 @@ class Scored:
     error: Values
     """(n,): how wrong scores can be."""
     screen: Screen
-    shrink: float
+    common_scale: float
 
 
-class Rescoring:
+class Reranker:
     """Exact lists from lists of scores, as the vectors of the candidates come by, one part after the other.
 
     ``known``: lists that the result is going to be merged with; what can only come behind all of these is passed over.
@@ -131,7 +137,7 @@ class Rescoring:
 
     def lists(self) -> tuple[Lists, Lists]:
         """Similar and dissimilar."""
-        similar, dissimilar = (Lists(np.sort(wanted.exact, axis=1), wanted.floor) for wanted in self._wanted)
+        similar, dissimilar = (Lists(np.sort(wanted.exact, axis=1), wanted.lower_bound) for wanted in self._wanted)
         return similar, dissimilar
 
 
@@ -140,13 +146,15 @@ class _Wanted:
     wanted."""
 
     def __init__(self, best: Keys, metric: Metric, scored: Scored, farthest: bool, last: Keys | None):
-        how = metric, scored.screen, scored.shrink, farthest
+        how = metric, scored.screen, scored.common_scale, farthest
         self.exact = np.full(best.shape, NONE)
-        self.floor = floor_of(best, scored.error, *how)
+        self.lower_bound = lower_bound_of(best, scored.error, *how)
         wanted = best != NONE
         if last is not None:
             wanted &= least_possible(scores_of(best), scored.error[:, None], *how) <= last[:, None]
-            self.floor = np.where(last == NONE, self.floor, np.minimum(self.floor, last + (last != NONE)))
+            self.lower_bound = np.where(
+                last == NONE, self.lower_bound, np.minimum(self.lower_bound, last + (last != NONE))
+            )
         row, place = np.nonzero(wanted)
         position = positions_of(best[row, place])
         order = np.argsort(position, kind="stable")

@@ -91,11 +91,11 @@ def candidate_count(k: int, screen: Screen) -> int:
     return k + int(k * screen.spare) + 8 if k else 0
 
 
-def copies(vectors: Vectors, metric: Metric, screen: Screen, shrink: float) -> Copies:
-    """``vectors`` for ``screen``. ``shrink``: see `shrink_of`."""
+def copies(vectors: Vectors, metric: Metric, screen: Screen, common_scale: float) -> Copies:
+    """``vectors`` for ``screen``. ``common_scale``: see `scale_of`."""
     rows = np.empty(vectors.values.shape, dtype=np.float32)
     error, length = np.empty(len(rows)), np.empty(len(rows))
-    _scaled(vectors.values, vectors.shift, vectors.scale * shrink, rows, error, length)
+    _scaled(vectors.values, vectors.shift, vectors.scale * common_scale, rows, error, length)
     low, rounding = screen.copied(rows)
     error = (error + rounding) * _GENEROUS
     half = np.zeros(len(rows)) if metric.angular else length * length / 2
@@ -117,7 +117,7 @@ def _scaled(values, shift, scale, rows, error, length):  # type: ignore[no-untyp
         length[i] = np.sqrt(squared)
 
 
-def shrink_of(largest: float, dimensions: int, metric: Metric) -> float:
+def scale_of(largest: float, dimensions: int, metric: Metric) -> float:
     """The power of two that brings every vector, none of whose values exceeds ``largest``, to a length of 1 or less."""
     if metric.angular or largest == 0:
         return 1.0
@@ -137,27 +137,27 @@ def bounds(a: Copies, b: Copies, screen: Screen, dimensions: int) -> Values:
     return np.nextafter(((of_product + of_halves) * _GENEROUS + 1e-30).astype(np.float32), np.float32(np.inf))
 
 
-def score_at(metric: Metric, distance: Reals, shrink: float) -> Values:
+def score_at(metric: Metric, distance: Reals, common_scale: float) -> Values:
     """The score of pairs at ``distance`` (n,), as nearly as scores are given; -inf where that is nan."""
-    score = 1.0 - distance if metric.angular else -np.square(distance * shrink) / 2
+    score = 1.0 - distance if metric.angular else -np.square(distance * common_scale) / 2
     return np.where(np.isnan(distance), -np.inf, score).astype(np.float32)
 
 
-def nearest_possible(metric: Metric, scores: Reals, shrink: float) -> Bits:
+def nearest_possible(metric: Metric, scores: Reals, common_scale: float) -> Bits:
     """The least distance that a pair can have whose score is at most ``scores``; +inf scores have distance 0, -inf the
     largest."""
     if metric.angular:
         distance = np.clip(np.rint((1.0 - scores) * GRID - 1e-6), 0.0, 2.0 * GRID) / GRID
     else:
-        distance = np.sqrt(np.maximum(-2.0 * scores, 0.0)) * ((1.0 - 1e-12) / shrink)
+        distance = np.sqrt(np.maximum(-2.0 * scores, 0.0)) * ((1.0 - 1e-12) / common_scale)
     distance = np.where(np.isneginf(scores), np.inf, distance) + 0.0
     return distance.astype(np.float32).view(np.uint32)
 
 
-def farthest_possible(metric: Metric, scores: Reals, shrink: float) -> Bits:
+def farthest_possible(metric: Metric, scores: Reals, common_scale: float) -> Bits:
     """The greatest distance that a pair can have whose score is at least ``scores``."""
     if metric.angular:
         distance = np.clip(np.rint((1.0 - scores) * GRID + 1e-6), 0.0, 2.0 * GRID) / GRID
     else:
-        distance = np.sqrt(np.maximum(-2.0 * scores, 0.0)) * ((1.0 + 1e-12) / shrink)
+        distance = np.sqrt(np.maximum(-2.0 * scores, 0.0)) * ((1.0 + 1e-12) / common_scale)
     return (np.where(np.isposinf(scores), 0.0, distance) + 0.0).astype(np.float32).view(np.uint32)

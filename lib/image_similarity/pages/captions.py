@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
 
 
 @dataclass(frozen=True)
-class Texts:
+class Caption:
     title: str
     subtitle: str
     """The line below the title; empty where there is nothing to say."""
@@ -27,13 +27,13 @@ def of_image(
     attributes: Mapping[str, str],
     title_attributes: tuple[str, ...],
     subtitle_attributes: tuple[str, ...],
-) -> Texts:
+) -> Caption:
     """Title, line below it and alternative text; the title is the file's name where none of ``title_attributes`` says
     one."""
     shown = {name: clean(value) for name, value in attributes.items()}
     title = (_first(shown, title_attributes) or clean(_stem(image_id)) or clean(image_id))[:LONGEST_TEXT]
     subtitle = _first(shown, subtitle_attributes)
-    return Texts(title, subtitle[:LONGEST_TEXT] if subtitle != title else "", _alt(title, subtitle, shown))
+    return Caption(title, subtitle[:LONGEST_TEXT] if subtitle != title else "", _alt(title, subtitle, shown))
 
 
 def clean(text: str) -> str:

@@ -101,7 +101,7 @@ def _root_cause(error: Exception) -> str:
             "no space is left on the disk of the warehouse, or on one of Spark's own: nothing of this job was "
             "published. Free "
             "some; what runs that did not come to their end have left is removed by clean_warehouse.py --warehouse URI "
-            "--discard-saved"
+            "--discard-checkpoints"
         )
     if isinstance(error, PySparkException) or type(error).__module__.startswith("py4j"):
         own = [line for line in text.splitlines() if line.startswith(f"{JobFailed.__module__}.")]

@@ -21,12 +21,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class FingerprintSettings(Section):
     """``[fingerprints.NAME]``: how an image becomes a vector. Any change here makes other vectors.
 
-    ``network`` decides which of the classes below it is, and so which keys there are.
+    ``kind`` decides which of the classes below it is, and so which keys there are.
     """
 
-    network: str
-    """A torchvision classification network by its name (``vgg16``, ``resnet18``, ``squeezenet1_1``, ...), or
-    ``exported``, ``colour-histogram``, ``hog``, ``pca``."""
+    kind: str
+    """``network`` (the default), ``exported``, ``colour-histogram``, ``hog`` or ``pca``."""
 
 
 class ImageFingerprintSettings(FingerprintSettings):
@@ -39,6 +38,11 @@ class ImageFingerprintSettings(FingerprintSettings):
 
 class NetworkSettings(ImageFingerprintSettings):
     """A layer of one of torchvision's networks."""
+
+    kind: Literal["network"] = "network"
+
+    network: str
+    """A torchvision classification network by its name (``vgg16``, ``resnet18``, ``squeezenet1_1``, ...)."""
 
     layer: str
     """Any node of the network, or a module, which stands for its last node; ``fc1`` and ``fc2`` are aliases on VGG."""
@@ -66,7 +70,7 @@ class NetworkSettings(ImageFingerprintSettings):
 class ExportedSettings(ImageFingerprintSettings):
     """An encoder of your own, as a ``torch.export`` program. It is code: use programs that you trust."""
 
-    network: Literal["exported"]
+    kind: Literal["exported"]
 
     weights: Strings
     """A path or URI of the program (``.pt2``); a list is tried in order."""
@@ -115,7 +119,7 @@ class ExportedSettings(ImageFingerprintSettings):
 class ColourHistogramSettings(ImageFingerprintSettings):
     """How much there is of each colour."""
 
-    network: Literal["colour-histogram"]
+    kind: Literal["colour-histogram"]
 
     space: Literal["hsv", "lab"] = "hsv"
     """The colour space whose three channels are divided into bins."""
@@ -127,7 +131,7 @@ class ColourHistogramSettings(ImageFingerprintSettings):
 class HogSettings(ImageFingerprintSettings):
     """Histograms of oriented gradients: which way edges run, and where."""
 
-    network: Literal["hog"]
+    kind: Literal["hog"]
 
     size: Annotated[int, Field(ge=8, le=1024)] = 128
     """Side of the square that the whole picture becomes, in pixels."""
@@ -153,7 +157,7 @@ class HogSettings(ImageFingerprintSettings):
 class PcaSettings(FingerprintSettings):
     """Another fingerprint's vectors, projected onto their principal components."""
 
-    network: Literal["pca"]
+    kind: Literal["pca"]
 
     base: str
     """The fingerprint whose vectors are projected. It is embedded first where it is not yet."""
@@ -179,8 +183,8 @@ _NETWORK = "network"
 
 
 def _kind_of(declared: Any) -> str:
-    network = declared.get("network") if isinstance(declared, Mapping) else getattr(declared, "network", None)
-    return network if isinstance(network, str) and network in _KINDS else _NETWORK
+    kind = declared.get("kind", _NETWORK) if isinstance(declared, Mapping) else getattr(declared, "kind", _NETWORK)
+    return str(kind)
 
 
 AnyFingerprint = Annotated[
@@ -194,7 +198,7 @@ AnyFingerprint = Annotated[
 
 
 def keys_of(kind: str) -> list[str]:
-    """The keys of a fingerprint whose ``network`` is ``kind``."""
+    """The keys of a fingerprint of this kind."""
     return list(_KINDS.get(kind, NetworkSettings).model_fields)
 
 

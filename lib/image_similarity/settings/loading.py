@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from image_similarity.errors import WrongInput
+from image_similarity.settings import renamed
 from image_similarity.settings.fingerprints import DEFAULT_FINGERPRINT, keys_of
 from image_similarity.settings.sections import Settings
 
@@ -20,15 +21,23 @@ def load(file: Traversable | None, overrides: Iterable[str] = ()) -> Settings:
     """
     values: dict[str, Any] = {"fingerprints": {DEFAULT_FINGERPRINT: {"network": "vgg16", "layer": "fc2"}}}
     if file is not None:
-        _merge(values, _read_toml(file))
+        _merge(values, _renamed(_read_toml(file), str(file)))
     for override in overrides:
-        _merge(values, _parse_override(override))
+        _merge(values, _renamed(_parse_override(override), f"--set {override}"))
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         faults = [_describe(fault) for fault in error.errors()]
         source = f" in {file}" if file is not None else ""
         raise WrongInput("\n  ".join([f"wrong settings{source}:", *faults])) from None
+
+
+def _renamed(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """``values`` under the names of now. Each layer by itself, so that a later one wins whatever name it uses."""
+    try:
+        return renamed.current(values)
+    except ValueError as error:
+        raise WrongInput(f"{source}: {error}") from None
 
 
 def _read_toml(file: Traversable) -> dict[str, Any]:
@@ -72,6 +81,8 @@ def _describe(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), _known_keys(fault["loc"][:-1]), n=1)
         return f"{path}: no such setting" + (f"; did you mean {near[0]!r}?" if near else "")
+    if fault["type"] == "union_tag_invalid":
+        return f"{path}.kind: should be {fault['ctx']['expected_tags']}, not {fault['ctx']['tag']!r}"
     if fault["type"] == "missing":
         return f"{path}: is missing"
     message = fault["msg"].removeprefix("Value error, ")

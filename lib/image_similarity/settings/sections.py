@@ -107,9 +107,9 @@ class NeighboursSettings(Section):
     dissimilar: Annotated[int, Field(ge=0, le=10_000)] = 12
     """Farthest images kept for each image; 0 means none."""
 
-    copies: Literal["all", "one"] = "all"
-    """Files with the same bytes (of ``--embeddings``: equal vectors). ``all``: each has a place in lists; ``one``: the
-    first by image_id stands for all, and none is a neighbour of another."""
+    drop_duplicates: bool = False
+    """Whether files with the same bytes (of ``--embeddings``: equal vectors) are one entry in lists: the first by
+    image_id stands for all, and none is a neighbour of another."""
 
     incremental: bool = True
     """Compare only what is new since the published run, if that kept lists that are long enough; the table is the
@@ -228,27 +228,28 @@ class ApproximateSettings(Section):
     audit_queries: Annotated[int, Field(ge=1)] = 1000
     """Vectors whose true neighbours are found, to measure recall."""
 
-    partitions: Annotated[int, Field(ge=0)] = 0
-    """Parts that the collection is cut into; 0: as many as ``partition_rows`` makes."""
+    nlist: Annotated[int, Field(ge=0)] = 0
+    """Partitions that the collection is cut into; 0: as many as ``partition_rows`` makes."""
 
     partition_rows: Annotated[int, Field(ge=1)] = 250
-    """Vectors in a part, about; more where many neighbours are wanted, and in collections of millions."""
+    """Vectors in a partition, about; more where many neighbours are wanted, and in collections of millions."""
 
-    visits: Annotated[int, Field(ge=1)] = 16
-    """Parts that each vector is compared with at first, its own among them; where parts are larger than
+    nprobe: Annotated[int, Field(ge=1)] = 16
+    """Partitions that each vector is compared with at first, its own among them; where they are larger than
     ``partition_rows`` fewer, but at least five."""
 
-    widenings: Annotated[int, Field(ge=0, le=10)] = 2
-    """How often that number is doubled where recall is too low."""
+    probe_doublings: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often ``nprobe`` is doubled where recall is too low."""
 
     rounds: Annotated[int, Field(ge=0, le=20)] = 4
     """At most, of looking at neighbours of neighbours, which ends when recall is reached."""
 
-    settled: Annotated[float, Field(ge=0, le=1)] = 0.005
-    """Share of all entries; when a round changes fewer, it is the last."""
+    delta: Annotated[float, Field(ge=0, le=1)] = 0.005
+    """Share of all entries; when a round changes fewer, it is the last (NN-descent's delta)."""
 
-    descent_rows: Annotated[int, Field(ge=1)] = 60_000
-    """Parts with this many vectors or more go through pynndescent; in smaller ones comparing all pairs is faster."""
+    nndescent_rows: Annotated[int, Field(ge=1)] = 60_000
+    """Partitions with this many vectors or more go through pynndescent; in smaller ones comparing all pairs is
+    faster."""
 
     threads: Annotated[int, Field(ge=1)] = 1
     """Of pynndescent, whose lists depend on it."""

@@ -39,8 +39,8 @@ SCHEMES = ("http", "https")
 
 _CHUNK = 1 << 16
 _HOSTS_KEPT = 64
-_LASTING = {401: "forbidden", 403: "forbidden", 451: "forbidden", 404: "not_found", 410: "not_found"}
-_PASSING = {408: "timeout", 429: "rate_limited"}
+_PERMANENT = {401: "forbidden", 403: "forbidden", 451: "forbidden", 404: "not_found", 410: "not_found"}
+_TRANSIENT = {408: "timeout", 429: "rate_limited"}
 _MAKING = threading.Lock()
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -91,7 +91,7 @@ class Status:
     last_modified: str | None
 
 
-class _Passing(Unreadable):
+class _TransientFailure(Unreadable):
     """A failure that may be gone at the next attempt; ``retry_after``: the seconds that the server asks to wait."""
 
     def __init__(self, reason: str, detail: str, retry_after: float | None = None):
@@ -159,7 +159,7 @@ def _with_patience(attempt: Callable[[float], T], options: HttpOptions) -> T:
     for number in itertools.count(1):
         try:
             return attempt(deadline)
-        except _Passing as failure:
+        except _TransientFailure as failure:
             pause = options.backoff_seconds * 2 ** (number - 1) * random.uniform(0.5, 1.5)
             if failure.retry_after is not None:
                 pause = max(pause, failure.retry_after)
@@ -224,15 +224,15 @@ def _failures_as_unreadable() -> Iterator[None]:
     try:
         yield
     except NewConnectionError as error:  # no such host, nobody listens; urllib3 counts it as a timeout
-        raise _Passing("io_error", str(error)) from None
+        raise _TransientFailure("io_error", str(error)) from None
     except HttpTimeout as error:
-        raise _Passing("timeout", str(error)) from None
+        raise _TransientFailure("timeout", str(error)) from None
     except ValueError as error:  # no address at all
         raise Unreadable("unsupported_scheme", str(error)) from None
     except ProtocolError as error:  # reset, closed too early, no HTTP
-        raise _Passing("incomplete", str(error)) from None
+        raise _TransientFailure("incomplete", str(error)) from None
     except HTTPError as error:  # a certificate that is not right, ...
-        raise _Passing("io_error", str(error)) from None
+        raise _TransientFailure("io_error", str(error)) from None
 
 
 def _check_status(response: urllib3.BaseHTTPResponse, may_be_unchanged: bool) -> None:
@@ -241,10 +241,10 @@ def _check_status(response: urllib3.BaseHTTPResponse, may_be_unchanged: bool) ->
     if 200 <= code < 300 or (code == 304 and may_be_unchanged):
         return
     told = f"HTTP {code} {response.reason or ''}".strip()
-    if code in _LASTING:
-        raise Unreadable(_LASTING[code], told)
-    if code in _PASSING or code >= 500:
-        raise _Passing(_PASSING.get(code, "server_error"), told, _retry_after(response))
+    if code in _PERMANENT:
+        raise Unreadable(_PERMANENT[code], told)
+    if code in _TRANSIENT or code >= 500:
+        raise _TransientFailure(_TRANSIENT.get(code, "server_error"), told, _retry_after(response))
     raise Unreadable("http_error", told)
 
 

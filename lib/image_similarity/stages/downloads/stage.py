@@ -42,7 +42,7 @@ FAILURE_REASONS = {
 }
 """Every ``reason`` that this stage writes into ``failures``."""
 
-PASSING_REASONS = ("timeout", "rate_limited", "server_error", "incomplete", "io_error")
+TRANSIENT_REASONS = ("timeout", "rate_limited", "server_error", "incomplete", "io_error")
 """What the next run tries again without being told to."""
 
 FETCHED, UNCHANGED, PRESENT = "fetched", "unchanged", "present"
@@ -124,7 +124,7 @@ def plan(spark: SparkSession, inputs: Inputs, options: Options) -> DataFrame:
     joined = inputs.catalogue.join(_present(spark, options.folder), "name", "left")
     joined = joined.join(before, "image_id", "left").join(failed, ["image_id", "address"], "left")
     retried = F.col("reason").isin(list(options.retried))
-    lasting = F.col("reason").isNotNull() & ~F.col("reason").isin(list(PASSING_REASONS))
+    lasting = F.col("reason").isNotNull() & ~F.col("reason").isin(list(TRANSIENT_REASONS))
     same_address = F.coalesce(F.col("known_address") == F.col("address"), F.lit(True))
     action = (
         F.when(lasting & ~retried, SKIP)
@@ -329,7 +329,7 @@ class _Fetcher:
         self, error: Unreadable, action: str, file: str | None, etag: str | None, last_modified: str | None
     ) -> dict[str, Any]:
         why = {"reason": error.reason, "detail": error.detail}
-        if action == RECHECK and error.reason in PASSING_REASONS:  # nothing says that the file is not right any more
+        if action == RECHECK and error.reason in TRANSIENT_REASONS:  # nothing says that the file is not right any more
             return _row(outcome=PRESENT, uri=file, etag=etag, last_modified=last_modified, **why)
         if action == FETCH and file is not None:
             blobs.delete(file)  # from another address: the next run must not take it for this one's

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from image_similarity.errors import WrongInput
-from image_similarity.fingerprints.spec import Description, FingerprintError
+from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
 from image_similarity.settings import (
     ColourHistogramSettings,
     ExportedSettings,
@@ -21,10 +21,10 @@ from image_similarity.settings import (
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedFingerprint:
     """A fingerprint that images can be put through."""
 
-    description: Description
+    description: FingerprintSpec
     file: Path | None = None
     """What its workers need, in the folder that was given."""
     used: Mapping[str, Any] = field(default_factory=dict)
@@ -63,10 +63,10 @@ def described(declared: FingerprintSettings) -> str:
         return f"{declared.network} {declared.layer}, weights {' or '.join(declared.weights)}"
     if isinstance(declared, ExportedSettings):
         return f"the program {' or '.join(declared.weights)}"
-    return declared.network
+    return declared.kind
 
 
-def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSettings) -> Ready:
+def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSettings) -> PreparedFingerprint:
     """Make fingerprint ``name`` ready; files for workers go into ``folder``.
 
     Raises ``WrongInput`` for weights that do not fit and ``JobFailed`` for those that cannot be had.
@@ -80,14 +80,16 @@ def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSe
     if isinstance(declared, ColourHistogramSettings):
         from image_similarity.fingerprints import colour_histogram
 
-        return Ready(colour_histogram.described(declared.space, declared.bins, declared.decoding == "scaled"))
+        return PreparedFingerprint(
+            colour_histogram.described(declared.space, declared.bins, declared.decoding == "scaled")
+        )
     if isinstance(declared, HogSettings):
         from image_similarity.fingerprints import hog
 
         described = hog.described(
             declared.size, declared.orientations, declared.cell, declared.block, declared.decoding == "scaled"
         )
-        return Ready(described)
+        return PreparedFingerprint(described)
     raise WrongInput(f"fingerprint {name} is made of vectors, not of images")
 
 
@@ -106,7 +108,7 @@ def cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Ready:
+def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> PreparedFingerprint:
     from image_similarity.fingerprints import networks
     from image_similarity.stages.embeddings import weights
 
@@ -122,10 +124,12 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Ready
         scaled=declared.decoding == "scaled",
     )
     prepared.save(file)
-    return Ready(prepared.network, file, {"weights": found.source, "trained": found.trained}, _notes(found))
+    return PreparedFingerprint(
+        prepared.network, file, {"weights": found.source, "trained": found.trained}, _notes(found)
+    )
 
 
-def _program(declared: ExportedSettings, http: HttpSettings) -> Ready:
+def _program(declared: ExportedSettings, http: HttpSettings) -> PreparedFingerprint:
     from image_similarity.fingerprints import exported
     from image_similarity.fingerprints.inference import CAFFE, Normalisation
     from image_similarity.imaging.framing import Framing
@@ -136,7 +140,7 @@ def _program(declared: ExportedSettings, http: HttpSettings) -> Ready:
     framing = Framing(declared.resize or size, size, declared.interpolation, scaled=declared.decoding == "scaled")
     normalisation = CAFFE if declared.preprocessing == "caffe" else Normalisation(declared.mean, declared.std)
     program = exported.prepare(found.path, framing, normalisation, declared.pooling, declared.precision, found.source)
-    return Ready(program, found.path, {"weights": found.source, "trained": True}, _notes(found))
+    return PreparedFingerprint(program, found.path, {"weights": found.source, "trained": True}, _notes(found))
 
 
 def _notes(found: Any) -> tuple[str, ...]:
@@ -144,7 +148,7 @@ def _notes(found: Any) -> tuple[str, ...]:
     return (*passed_over, f"weights: {found.source}")
 
 
-def record(name: str, declared: FingerprintSettings, ready: Ready) -> dict[str, Any]:
+def record(name: str, declared: FingerprintSettings, ready: PreparedFingerprint) -> dict[str, Any]:
     """For ``runs.settings``."""
     return {
         "fingerprint": {name: declared.model_dump()},

@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
-from image_similarity.fingerprints.spec import Description
+from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.imaging import decoding
 from image_similarity.runtime import devices
 from image_similarity.runtime.progress import progress
@@ -35,7 +35,7 @@ FAILURE_REASONS = {
 }
 """Every ``reason`` that this stage writes into ``failures``."""
 
-LASTING = (*decoding.UNREADABLE_REASONS, NON_FINITE, "too_many_bytes")
+PERMANENT_REASONS = (*decoding.UNREADABLE_REASONS, NON_FINITE, "too_many_bytes")
 """Reasons that lie in the file: while it is the same, trying again is asked for. The others may pass: they are always
 tried."""
 
@@ -47,7 +47,7 @@ class Fingerprint:
     """One of the fingerprints that images are put through, and what is there of it."""
 
     name: str
-    description: Description
+    description: FingerprintSpec
     file: str | None
     """What the driver shipped for it."""
     published: DataFrame
@@ -85,7 +85,7 @@ class Outputs:
     images: int
     reused: int
     """Images that were not read, since they are as they were."""
-    taken_over: int
+    resumed: int
     """Of these, images that an earlier run had embedded and not published."""
     read: int
     embedded_on: dict[str, int]
@@ -130,7 +130,7 @@ def _known(one: Fingerprint, settings: EmbeddingsSettings, retry: Retry) -> Data
     ]
     # Failures of another key say nothing about this one.
     if one.failures_hold and not retry.all:
-        failed = one.failures.where(F.col("reason").isin(*LASTING) & ~F.col("reason").isin(*retry.reasons))
+        failed = one.failures.where(F.col("reason").isin(*PERMANENT_REASONS) & ~F.col("reason").isin(*retry.reasons))
         sources.append(failed.select("image_id", "source_version", F.lit(_FAILED), nothing, "reason", "detail"))
     known = functools.reduce(DataFrame.unionAll, sources).where("source_version IS NOT NULL")
     if settings.recheck == "always":
@@ -159,7 +159,7 @@ class _Tally:
     unread: int
     wanted: tuple[int, ...]
     """By fingerprint: images that are read for it."""
-    taken_over: tuple[int, ...]
+    resumed: tuple[int, ...]
 
 
 def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
@@ -239,7 +239,7 @@ def _split(number: int, one: Fingerprint, matched: DataFrame, results: DataFrame
         failures=named.where("reason IS NOT NULL").select(*SCHEMAS["failures"].names),
         images=tally.images,
         reused=tally.images - tally.wanted[number],
-        taken_over=tally.taken_over[number],
+        resumed=tally.resumed[number],
         read=tally.wanted[number],
         embedded_on=_by_device(number, results) if tally.wanted[number] else {},
     )

@@ -19,7 +19,7 @@ from pyspark.sql import Column
 from pyspark.sql.pandas.functions import pandas_udf
 
 from image_similarity.errors import Unreadable
-from image_similarity.fingerprints.spec import Description, Fingerprint
+from image_similarity.fingerprints.spec import Fingerprint, FingerprintSpec
 from image_similarity.imaging import decoding
 from image_similarity.imaging.decoding import Picture
 from image_similarity.imaging.sandbox import IsolatedDecoder
@@ -46,7 +46,7 @@ Contents = NDArray[np.int64]
 class Work:
     """One fingerprint as tasks get it: small values, for everything but known contents travels apart."""
 
-    description: Description
+    description: FingerprintSpec
     file: str | None
     """What the driver shipped for it."""
     folder: str

@@ -75,23 +75,23 @@ class Found:
 def run(
     spark: SparkSession,
     packed: Packed,
-    shrink: float,
+    common_scale: float,
     settings: NeighboursSettings,
     how: ApproximateSettings,
     scratch: Workspace,
 ) -> Found:
-    """Similar neighbours of all packed vectors; ``shrink``: see `screening.shrink_of`."""
+    """Similar neighbours of all packed vectors; ``common_scale``: see `screening.scale_of`."""
     parts = parts_for(packed.vectors, packed.dimensions, settings, how)
     visited = visits_for(packed.vectors, parts, how)
-    most = visited * 2**how.widenings
+    most = visited * 2**how.probe_doublings
     block_rows = block_rows_for(packed.vectors, packed.dimensions, settings)
     with step(spark, "cut into parts"):
         folder = scratch.location("parts")
-        layout = lay_out(spark, packed, settings.metric, shrink, parts, most, block_rows, settings, how, folder)
+        layout = lay_out(spark, packed, settings.metric, common_scale, parts, most, block_rows, settings, how, folder)
     graph, seen, rounds = Graph(layout, min(settings.similar, packed.vectors - 1) + _SPARE), 0, 0
     _compile(spark, layout, how)
     graph = _among_residents(spark, graph, settings, how)
-    audit = Audit.begin(spark, packed, shrink, settings, how)
+    audit = Audit.begin(spark, packed, common_scale, settings, how)
     slots = layout.array("slots")[audit.vectors]
 
     def measured(graph: Graph) -> tuple[Recall, bool]:
@@ -104,7 +104,7 @@ def run(
         seen = visited
         graph = _filled(spark, graph, settings) if graph.short else graph
         (recall, good), changed, since = measured(graph), 1.0, 0
-        while not good and changed > how.settled and since < how.rounds:
+        while not good and changed > how.delta and since < how.rounds:
             graph, changed = _exchange(spark, graph, visited, rounds + 1, settings)
             (recall, good), since, rounds = measured(graph), since + 1, rounds + 1
         if good or visited >= layout.visits:
@@ -236,7 +236,7 @@ def _multiplied(
             layout.copies(both),
             both.positions,
             graph.kept,
-            scoring.score_at(METRICS[layout.metric], known, layout.shrink),
+            scoring.score_at(METRICS[layout.metric], known, layout.common_scale),
         )
         for part, visitors in visits.items():
             mine = np.arange(layout.first[part], layout.first[part + 1]) - layout.blocks.first[block]
@@ -433,7 +433,7 @@ def _filled(spark: SparkSession, graph: Graph, settings: NeighboursSettings) -> 
         short = np.nonzero(graph.load(block)[0][:, wanted - 1] == NONE)[0]
         for start in range(0, len(short), at_once):
             part = layout.blocks.part(block)[short[start : start + at_once]]
-            keys = layout.blocks.in_full(part, metric, graph.kept, 0)[0].keys
+            keys = layout.blocks.brute_force(part, metric, graph.kept, 0)[0].keys
             yield from _offered(layout, np.repeat(part.positions, graph.kept), keys.ravel())
 
     tasks, offers = _for_blocks(spark, np.ones(len(layout), dtype=np.int64), filled, _OFFERS)

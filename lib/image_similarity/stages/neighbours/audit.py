@@ -18,7 +18,7 @@ from image_similarity.knn import candidates, recall, scoring
 from image_similarity.knn.candidates import NONE, Keys, Lists, Strip
 from image_similarity.knn.distances import METRICS, Indices, Reals
 from image_similarity.knn.recall import Recall
-from image_similarity.knn.rerank import Part, Rescoring, Scored
+from image_similarity.knn.rerank import Part, Reranker, Scored
 from image_similarity.knn.scoring import FLOAT32, candidate_count
 from image_similarity.runtime.progress import progress
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
@@ -42,8 +42,8 @@ def run(
 ) -> Recall:
     """Recall of the similar neighbours in ``table``, which was made from ``source`` with ``settings``."""
     packed = pack(source, settings, settings.block_rows, NOTHING_KNOWN, scratch)
-    shrink = scoring.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric])
-    asked = Audit.begin(spark, packed, shrink, settings, how)
+    common_scale = scoring.scale_of(packed.largest, packed.dimensions, METRICS[settings.metric])
+    asked = Audit.begin(spark, packed, common_scale, settings, how)
     return asked.recall(_found(spark, table, asked.ids, settings.similar))
 
 
@@ -68,7 +68,12 @@ class Audit:
 
     @classmethod
     def begin(
-        cls, spark: SparkSession, packed: Packed, shrink: float, settings: NeighboursSettings, how: ApproximateSettings
+        cls,
+        spark: SparkSession,
+        packed: Packed,
+        common_scale: float,
+        settings: NeighboursSettings,
+        how: ApproximateSettings,
     ) -> "Audit":
         """Choose images and find their true neighbours."""
         images = Images.load(packed.blocks.folder)
@@ -76,7 +81,7 @@ class Audit:
         image = pc.index_in(ids, value_set=images.ids).to_numpy().astype(np.int64)
         vectors, vector_of = np.unique(packed.numbers.vector[image], return_inverse=True)
         of_vectors = true_keys(
-            spark, packed.blocks, places_of(packed.blocks, vectors), settings.metric, shrink, settings.similar
+            spark, packed.blocks, places_of(packed.blocks, vectors), settings.metric, common_scale, settings.similar
         )
         asked = cls(
             ids, image, vectors, vector_of, of_vectors, of_vectors, settings, how.seed, len(images.ids), images.sharing
@@ -89,7 +94,7 @@ class Audit:
         if self._sharing is None:
             return keys[self.vector_of, :k]
         return lists_of(
-            self._sharing, self.image, vector, keys[self.vector_of, :k], k, False, self._settings.copies == "one"
+            self._sharing, self.image, vector, keys[self.vector_of, :k], k, False, self._settings.drop_duplicates
         )
 
     def recall(self, found: Reals) -> Recall:
@@ -134,7 +139,9 @@ _SCORES = pa.schema([("similar", pa.binary()), ("error", pa.binary())])
 _KEYS = pa.schema([("keys", pa.binary())])
 
 
-def true_keys(spark: SparkSession, blocks: Blocks, places: NDArray[Any], metric: str, shrink: float, k: int) -> Keys:
+def true_keys(
+    spark: SparkSession, blocks: Blocks, places: NDArray[Any], metric: str, common_scale: float, k: int
+) -> Keys:
     """(n, k) sorted: the keys of the ``k`` nearest of all compared vectors in ``blocks``, for those at ``places``
     (`PLACE`).
 
@@ -143,7 +150,7 @@ def true_keys(spark: SparkSession, blocks: Blocks, places: NDArray[Any], metric:
     if len(places) == 0 or k == 0:
         return np.empty((len(places), k), dtype=np.int64)
     tasks = max(1, min(len(blocks), TASKS_OF_A_CORE * cores_of(spark)))
-    query = _Query(blocks, places, metric, shrink, k, tasks)
+    query = _Query(blocks, places, metric, common_scale, k, tasks)
     scores = spark.range(0, tasks, 1, tasks).mapInArrow(query.compared, from_arrow_schema(_SCORES))
     with progress(spark, "audit", len(places) * (query.others + 1), "pairs", tasks):
         (found,) = scores.repartition(1).mapInArrow(query.settled, from_arrow_schema(_KEYS)).collect()
@@ -157,7 +164,7 @@ class _Query:
     blocks: Blocks
     places: NDArray[Any]
     metric: str
-    shrink: float
+    common_scale: float
     k: int
     tasks: int
 
@@ -174,7 +181,9 @@ class _Query:
         return gathered(self.blocks, self.places, np.arange(len(self.places)))
 
     def _strip(self, part: Part, kept: int) -> Strip:
-        return Strip(scoring.copies(part.vectors, METRICS[self.metric], FLOAT32, self.shrink), part.positions, kept, 0)
+        return Strip(
+            scoring.copies(part.vectors, METRICS[self.metric], FLOAT32, self.common_scale), part.positions, kept, 0
+        )
 
     def compared(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The best scores against every ``tasks``-th block."""
@@ -196,14 +205,14 @@ class _Query:
         )
         error = np.maximum.reduce([np.frombuffer(of.as_py(), np.float32) for of in told.column("error")])
         scored = Scored(
-            candidates.least(scores, self.kept), np.empty((len(part), 0), np.int64), error, FLOAT32, self.shrink
+            candidates.least(scores, self.kept), np.empty((len(part), 0), np.int64), error, FLOAT32, self.common_scale
         )
-        rescoring = Rescoring(METRICS[self.metric], part, scored)
-        self.blocks.rescore(rescoring)
-        lists, _ = rescoring.lists()
+        reranker = Reranker(METRICS[self.metric], part, scored)
+        self.blocks.rescore(reranker)
+        lists, _ = reranker.lists()
         keys = np.sort(np.where(candidates.positions_of(lists.keys) == part.index[:, None], NONE, lists.keys), axis=1)
-        unsure = np.nonzero(~Lists(keys, lists.floor).certain(self.k, self.others))[0]
+        unsure = np.nonzero(~Lists(keys, lists.lower_bound).certain(self.k, self.others))[0]
         keys = keys[:, : self.k].copy()
         if len(unsure):
-            keys[unsure] = self.blocks.in_full(part[unsure], METRICS[self.metric], self.k, 0)[0].keys
+            keys[unsure] = self.blocks.brute_force(part[unsure], METRICS[self.metric], self.k, 0)[0].keys
         yield pa.RecordBatch.from_pydict({"keys": [keys.tobytes()]}, schema=_KEYS)

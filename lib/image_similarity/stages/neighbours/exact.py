@@ -21,7 +21,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.knn import candidates, rerank, scoring
 from image_similarity.knn.candidates import Keys, Lists, Strip
 from image_similarity.knn.distances import METRICS
-from image_similarity.knn.rerank import Part, Rescoring, Scored
+from image_similarity.knn.rerank import Part, Reranker, Scored
 from image_similarity.knn.scoring import FLOAT32, SCREENS
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
@@ -30,7 +30,7 @@ from image_similarity.stages.neighbours.plan import Plan, cores_of, merged_at_on
 from image_similarity.stages.neighbours.previous import (
     LISTS,
     SETTLED,
-    SETTLED_IN_FULL,
+    SETTLED_BY_BRUTE_FORCE,
     Before,
     keep,
     lists_of,
@@ -67,7 +67,7 @@ class Work:
     blocks: Blocks
     metric: str
     screen: str
-    shrink: float
+    common_scale: float
     similar: int
     dissimilar: int
     others: int
@@ -89,7 +89,7 @@ class Work:
 def run(
     spark: SparkSession,
     packed: Packed,
-    shrink: float,
+    common_scale: float,
     settings: NeighboursSettings,
     plan: Plan,
     scratch: Workspace,
@@ -98,15 +98,15 @@ def run(
 ) -> tuple[DataFrame, int]:
     """`_SETTLED` lists of all packed vectors, kept in ``state``; and how many had to be compared in full.
 
-    ``shrink``: see `screening.shrink_of`. ``before``: what a run of the same metric left; only what is new is compared.
-    """
+    ``common_scale``: see `screening.scale_of`. ``before``: what a run of the same metric left; only what is new is
+    compared."""
     of_before = None
     if before is not None and len(packed.kept.vector):
         piece_rows = merged_at_once(packed.vectors, packed.dimensions, plan, settings)
         of_before = previous(before, packed, piece_rows, scratch)
     screens = _screens(packed, settings, plan)
     for screen in screens:
-        work = _work(packed, shrink, screen, settings, plan)
+        work = _work(packed, common_scale, screen, settings, plan)
         settled, uncertain = _merge(spark, work, _compare(spark, work, packed, settings, scratch), of_before, state)
         if uncertain <= MOST_UNCERTAIN * sum(packed.blocks.new) or screen == screens[-1]:
             break
@@ -132,12 +132,12 @@ def _screens(packed: Packed, settings: NeighboursSettings, plan: Plan) -> list[s
     return list(dict.fromkeys([plan.rate.screen, FLOAT32.name]))
 
 
-def _work(packed: Packed, shrink: float, screen: str, settings: NeighboursSettings, plan: Plan) -> Work:
+def _work(packed: Packed, common_scale: float, screen: str, settings: NeighboursSettings, plan: Plan) -> Work:
     return Work(
         packed.blocks,
         settings.metric,
         screen,
-        shrink,
+        common_scale,
         settings.similar,
         settings.dissimilar,
         max(0, packed.vectors - 1),
@@ -244,7 +244,7 @@ def _told(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) ->
 
 def _strip(work: Work, parts: list[Part]) -> Strip:
     part = rerank.joined(parts)
-    copies = scoring.copies(part.vectors, METRICS[work.metric], SCREENS[work.screen], work.shrink)
+    copies = scoring.copies(part.vectors, METRICS[work.metric], SCREENS[work.screen], work.common_scale)
     return Strip(copies, part.positions, *work.kept)
 
 
@@ -280,7 +280,7 @@ def _completed(spark: SparkSession, work: Work, settled: DataFrame, uncertain: i
     tasks = min(uncertain, 4 * cores_of(spark))
     rows = settled.mapInArrow(_listing, "block int, position int").repartition(tasks)
     with progress(spark, "compare in full", uncertain * work.others, "pairs", tasks):
-        full = state.write(SETTLED_IN_FULL, rows.mapInArrow(_in_full(work), from_arrow_schema(_SETTLED)))
+        full = state.write(SETTLED_BY_BRUTE_FORCE, rows.mapInArrow(_in_full(work), from_arrow_schema(_SETTLED)))
     return settled.unionAll(full)
 
 
@@ -323,10 +323,10 @@ def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists
         for name, kept in zip((SIMILAR, DISSIMILAR), work.kept)
     ]
     error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
-    scored = Scored(best[0], best[1], error, SCREENS[work.screen], work.shrink)
-    rescoring = Rescoring(METRICS[work.metric], part, scored, known)
-    work.blocks.rescore(rescoring)
-    return rescoring.lists()
+    scored = Scored(best[0], best[1], error, SCREENS[work.screen], work.common_scale)
+    reranker = Reranker(METRICS[work.metric], part, scored, known)
+    work.blocks.rescore(reranker)
+    return reranker.lists()
 
 
 def _side_by_side(contents: Any, rows: int) -> Keys:
@@ -336,7 +336,7 @@ def _side_by_side(contents: Any, rows: int) -> Keys:
 def _settled(work: Work, block: int, part: Part, similar: Lists, dissimilar: Lists) -> pa.Table:
     """The lists that are proven, and which are not: one row of `_SETTLED`."""
     certain = similar.certain(work.similar, work.others) & dissimilar.certain(work.dissimilar, work.others)
-    of_lists = [content[certain] for lists in (similar, dissimilar) for content in (lists.keys, lists.floor)]
+    of_lists = [content[certain] for lists in (similar, dissimilar) for content in (lists.keys, lists.lower_bound)]
     contents = [part.index[certain], *of_lists, part.positions[~certain]]
     columns = [[block], *([np.ascontiguousarray(content).tobytes()] for content in contents)]
     return pa.Table.from_arrays(
@@ -356,15 +356,15 @@ def _listing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _in_full(work: Work) -> Any:
     """A function that compares vectors (block, position) with all, without screening: rows of `_SETTLED`."""
 
-    def in_full(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def brute_force(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for start in range(0, batch.num_rows, work.rows_in_full):
                 rows = batch.slice(start, work.rows_in_full)
                 part = _gathered(work.blocks, rows.column("block").to_numpy(), rows.column("position").to_numpy())
-                lists = work.blocks.in_full(part, METRICS[work.metric], *work.kept)
+                lists = work.blocks.brute_force(part, METRICS[work.metric], *work.kept)
                 yield from _settled(work, -1, part, *lists).to_batches()
 
-    return in_full
+    return brute_force
 
 
 def _gathered(blocks: Blocks, block: NDArray[np.int32], position: NDArray[np.int32]) -> Part:

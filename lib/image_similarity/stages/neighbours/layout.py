@@ -37,7 +37,7 @@ class Layout:
     """Some parts each, near to one another: what tasks read and write."""
     folder: str
     metric: str
-    shrink: float
+    common_scale: float
     visits: int
     """Parts that are known for each vector, its home among them, nearest first."""
     first: list[int]
@@ -78,7 +78,7 @@ class Layout:
         return gathered(self.blocks, places, slots)
 
     def copies(self, part: Part) -> scoring.Copies:
-        return scoring.copies(part.vectors, METRICS[self.metric], FLOAT32, self.shrink)
+        return scoring.copies(part.vectors, METRICS[self.metric], FLOAT32, self.common_scale)
 
     def move_in(self, block: int) -> None:
         """Write the vectors of ``block``, from where they were packed."""
@@ -110,7 +110,7 @@ def lay_out(
     spark: SparkSession,
     packed: Packed,
     metric: str,
-    shrink: float,
+    common_scale: float,
     parts: int,
     visits: int,
     block_rows: int,
@@ -120,10 +120,10 @@ def lay_out(
 ) -> Layout:
     """Find about ``parts`` centres and up to ``visits`` parts for each vector; blocks have about ``block_rows`` or one
     part."""
-    seed, descent_rows = how.seed, max(how.descent_rows, LEAST_ROWS)
+    seed, descent_rows = how.seed, max(how.nndescent_rows, LEAST_ROWS)
     blocks = packed.blocks
     bare = Layout(
-        blocks, Blocks(folder, [], [], [], [], blocks.dimensions), folder, metric, shrink, 0, [], [], descent_rows
+        blocks, Blocks(folder, [], [], [], [], blocks.dimensions), folder, metric, common_scale, 0, [], [], descent_rows
     )
     _train(spark, bare, _sample(packed, sample_for(packed.dimensions, parts, settings), seed), parts, seed)
     _assign(spark, bare, visits)
@@ -139,7 +139,9 @@ def lay_out(
     ends = first[of_block]
     files = [f"block-{block:06d}.npy" for block in range(len(of_block) - 1)]
     bundles = Blocks(folder, files, ends[:-1].tolist(), np.diff(ends).tolist(), [0] * len(files), blocks.dimensions)
-    layout = Layout(blocks, bundles, folder, metric, shrink, assigned.shape[1], first.tolist(), of_block, descent_rows)
+    layout = Layout(
+        blocks, bundles, folder, metric, common_scale, assigned.shape[1], first.tolist(), of_block, descent_rows
+    )
     _move_in(spark, layout)
     return layout
 

@@ -188,7 +188,7 @@ def parts_for(vectors: int, dimensions: int, settings: NeighboursSettings, how: 
         vectors / max(how.partition_rows, _OF_EACH_NEIGHBOUR * settings.similar), _PARTS_OF_ROOT * vectors**0.5
     )
     wanted = min(wanted, _sampled_at_most(dimensions, settings) / _LEAST_OF_EACH)
-    return max(1, min(how.partitions or round(wanted), vectors))
+    return max(1, min(how.nlist or round(wanted), vectors))
 
 
 def sample_for(dimensions: int, parts: int, settings: NeighboursSettings) -> int:
@@ -209,8 +209,8 @@ def block_rows_for(vectors: int, dimensions: int, settings: NeighboursSettings) 
 
 def visits_for(vectors: int, parts: int, how: ApproximateSettings) -> int:
     """How many parts each vector is compared with at first: fewer where parts are larger than they are by default."""
-    rows = how.visits * how.partition_rows
-    return min(how.visits, max(_LEAST_VISITS, round(rows * parts / max(vectors, 1))))
+    rows = how.nprobe * how.partition_rows
+    return min(how.nprobe, max(_LEAST_VISITS, round(rows * parts / max(vectors, 1))))
 
 
 def cores_of(spark: SparkSession) -> int:

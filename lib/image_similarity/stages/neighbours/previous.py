@@ -29,7 +29,7 @@ LISTS = [
     ("dissimilar_floor", pa.binary()),
 ]
 """Columns of some vectors: their numbers, and their `Lists`."""
-SETTLED, SETTLED_IN_FULL = "lists", "lists-in-full"
+SETTLED, SETTLED_BY_BRUTE_FORCE = "lists", "lists-in-full"
 """Where they are in what a run leaves."""
 _KNOWN_FILE = "vectors.npy"
 _PREVIOUS = pa.schema([("block", pa.int32()), ("piece", pa.int32()), *LISTS])
@@ -53,7 +53,7 @@ class Before:
         if not all(blobs.exists(state.location(name)) for name in (_KNOWN_FILE, SETTLED)):
             return None
         known = load(state.location(_KNOWN_FILE))
-        names = [name for name in (SETTLED, SETTLED_IN_FULL) if blobs.exists(state.location(name))]
+        names = [name for name in (SETTLED, SETTLED_BY_BRUTE_FORCE) if blobs.exists(state.location(name))]
         lengths = [
             pc.sum(pc.binary_length(part.column("index"))) for name in names for part in state.parts(name, ["index"])
         ]
@@ -96,7 +96,10 @@ def _by_block(row: dict[str, Any], renumbered: Any) -> Iterator[pa.RecordBatch]:
     }
     for block, piece in np.unique(now[["block", "piece"]][there]).tolist():
         some = there & (now["block"] == block) & (now["piece"] == piece)
-        contents = [now["vector"][some], *(values[some] for of in lists.values() for values in (of.keys, of.floor))]
+        contents = [
+            now["vector"][some],
+            *(values[some] for of in lists.values() for values in (of.keys, of.lower_bound)),
+        ]
         columns = [[block], [piece], *([content.tobytes()] for content in contents)]
         yield pa.RecordBatch.from_arrays(
             [pa.array(column, kind) for column, kind in zip(columns, _PREVIOUS.types)], schema=_PREVIOUS
@@ -125,7 +128,7 @@ def lists_of(rows: pa.Table, index: Indices) -> tuple[Lists, Lists]:
         found.append(
             Lists(
                 np.concatenate([of.widened(width).keys for of in each])[place],
-                np.concatenate([of.floor for of in each])[place],
+                np.concatenate([of.lower_bound for of in each])[place],
             )
         )
     return found[0], found[1]

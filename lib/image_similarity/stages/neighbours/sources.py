@@ -27,7 +27,7 @@ class Source:
     """How many images."""
 
 
-def of_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:
+def from_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:
     """What the runs of ``embeddings`` and ``vectors`` hold."""
     images = warehouse.read("embeddings", inputs["embeddings"]).select(
         "image_id", F.col("content_sha256").alias("content")
@@ -41,7 +41,7 @@ def of_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:
     return Source(images, stored.join(wanted, F.xxhash64(stored["content"]) == wanted["hash"], "left_semi"), count)
 
 
-def of_parquet(warehouse: Warehouse, uri: str) -> Source:
+def from_parquet(warehouse: Warehouse, uri: str) -> Source:
     """The user's own Parquet; ``WrongInput`` unless it can serve."""
     location = uris.absolute(uri)
     if uris.is_local(location) and not blobs.exists(location):

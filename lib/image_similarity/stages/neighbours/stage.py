@@ -33,7 +33,7 @@ class Outputs:
     packed: Packed
     rows: int
     """Rows that ``neighbours`` must have."""
-    in_full: int
+    brute_force: int
     """Vectors whose scores did not prove their neighbours, and that were compared in full."""
     found: Found | None
     """How approximate lists came about, also where they were not good enough and exact ones took their place."""
@@ -62,10 +62,10 @@ def run(
             "lacks some or "
             "has some twice; nothing was published; run embed_images with --set embeddings.recheck=always"
         )
-    shrink = scoring.shrink_of(packed.largest, packed.dimensions, METRICS[settings.metric])
-    found, in_full, tables, exactly = None, 0, [], settings
+    common_scale = scoring.scale_of(packed.largest, packed.dimensions, METRICS[settings.metric])
+    found, brute_force, tables, exactly = None, 0, [], settings
     if plan.method == APPROXIMATE and settings.similar and packed.vectors > 1:
-        found = approximate.run(spark, packed, shrink, settings, how, scratch)
+        found = approximate.run(spark, packed, common_scale, settings, how, scratch)
         if found.good_enough:
             exactly = settings.model_copy(update={"similar": 0})
             similar_alone = settings.model_copy(update={"dissimilar": 0})
@@ -73,9 +73,9 @@ def run(
         elif how.fallback == "fail":
             raise JobFailed(_too_low(found, how))
     if exactly.similar or exactly.dissimilar:
-        lists, in_full = exact.run(spark, packed, shrink, exactly, plan, scratch, state, before)
+        lists, brute_force = exact.run(spark, packed, common_scale, exactly, plan, scratch, state, before)
         tables.append(_labelled(_named(lists, packed, exactly), settings, EXACT, "neighbours"))
-    others = max(packed.numbers.entries(settings.copies == "one") - 1, 0)
+    others = max(packed.numbers.entries(settings.drop_duplicates) - 1, 0)
     nothing = F.lit(None).cast("string")
     failures = packed.failures.withColumn("uri", nothing).withColumn("source_version", nothing)
     return Outputs(
@@ -83,7 +83,7 @@ def run(
         failures=_labelled(failures, settings, EXACT, "failures"),
         packed=packed,
         rows=packed.usable * (min(settings.similar, others) + min(settings.dissimilar, others)),
-        in_full=in_full,
+        brute_force=brute_force,
         found=found,
     )
 
@@ -99,7 +99,7 @@ def _too_low(found: Found, how: ApproximateSettings) -> str:
 
 
 def _named(lists: DataFrame, packed: Packed, settings: NeighboursSettings) -> DataFrame:
-    naming = Naming(packed.blocks.folder, settings.similar, settings.dissimilar, settings.copies == "one")
+    naming = Naming(packed.blocks.folder, settings.similar, settings.dissimilar, settings.drop_duplicates)
     return lists.mapInArrow(naming.named, from_arrow_schema(ROWS))
 
 

@@ -21,7 +21,7 @@ from image_similarity.errors import WrongInput
 from image_similarity.knn import rerank
 from image_similarity.knn.candidates import MAX_INDEX, Lists
 from image_similarity.knn.distances import METRICS, Indices, Metric, Values, Vectors, measured
-from image_similarity.knn.rerank import Part, Rescoring
+from image_similarity.knn.rerank import Part, Reranker
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, Numbers, alive_file, load, numbered, save, save_alive
 from image_similarity.stages.neighbours.sources import Source
@@ -95,17 +95,17 @@ class Blocks:
             Vectors(values, numbers["shift"].copy(), numbers["scale"].copy()), positions, numbers["index"].copy()
         )
 
-    def rescore(self, rescoring: Rescoring) -> None:
+    def rescore(self, reranker: Reranker) -> None:
         """Show it all vectors that are candidates; blocks without one are not read."""
         for block, (first, end) in enumerate(zip(self.first, [*self.first[1:], MAX_INDEX])):
-            if rescoring.wants(first, end):
-                rescoring.add(self.whole(block))
+            if reranker.wants(first, end):
+                reranker.add(self.whole(block))
 
-    def in_full(self, rows: Part, metric: Metric, similar: int, dissimilar: int) -> tuple[Lists, Lists]:
+    def brute_force(self, rows: Part, metric: Metric, similar: int, dissimilar: int) -> tuple[Lists, Lists]:
         """The lists of ``rows`` from comparing them with all, without screening."""
         lists = Lists.empty(len(rows), similar), Lists.empty(len(rows), dissimilar)
         for other in map(self.part, range(len(self))):
-            near, far = rerank.in_full(
+            near, far = rerank.brute_force(
                 metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar
             )
             lists = lists[0].merged(Lists.complete(near)), lists[1].merged(Lists.complete(far))
@@ -171,7 +171,7 @@ def pack(
     known = told.withColumn("image_id", F.col("content")) if images is None else images.join(told, "content")
     is_usable = F.col("reason").isNull() & (F.col("length") == written.dimensions)
     columns = ["image_id", "digest", "file", "row", "shift", "scale"]
-    by_content = settings.copies == "one" and images is not None
+    by_content = settings.drop_duplicates and images is not None
     columns += ["content"] if by_content else []
     scratch.write("ids", known.where(is_usable).select(*columns).orderBy("image_id"))
     numbers = numbered(scratch.parts("ids", columns), written.files, by_content, folder)
@@ -260,10 +260,10 @@ class _Writer:
     def add(self, contents: pa.Array, embeddings: pa.ListArray) -> Iterator[pa.RecordBatch]:
         for rows, values in by_length(embeddings):
             reasons = self._reasons(values)
-            bad = np.nonzero(reasons != None)[0]  # element by element  # noqa: E711
+            bad = np.nonzero(reasons != None)[0]  # element by element
             if len(bad):
                 yield _told(contents.take(pa.array(rows[bad])), reason=reasons[bad], length=values.shape[1])
-            good = np.nonzero(reasons == None)[0]  # noqa: E711
+            good = np.nonzero(reasons == None)[0]
             if len(good):
                 usable = values if len(good) == len(values) else values[good]
                 self._waiting.setdefault(values.shape[1], []).append((contents.take(pa.array(rows[good])), usable))
