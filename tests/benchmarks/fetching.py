@@ -23,14 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from image_similarity.jobs import (
+    build_manifest,
     command_line,
     embed_images,
 )
 from image_similarity.runtime.session import open_session
 from image_similarity.storage import blobs
 from image_similarity.warehouse.records import new_run_id
-
-from image_similarity.jobs import build_manifest
 
 BUCKET = "pictures"
 
@@ -133,7 +132,7 @@ def _embedding(session: SparkSession, folder: Path, weights: str) -> Callable[[s
 
         stage._results = timed  # type: ignore[assignment]
         try:
-            assert command_line.main(embed_images, shared, session=session) == 0  # type: ignore[arg-type]
+            assert command_line.main(embed_images, shared, session=session) == 0
         finally:
             stage._results = measured
         return taken[0]

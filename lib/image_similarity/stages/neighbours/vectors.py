@@ -260,10 +260,10 @@ class _Writer:
     def add(self, contents: pa.Array, embeddings: pa.ListArray) -> Iterator[pa.RecordBatch]:
         for rows, values in by_length(embeddings):
             reasons = self._reasons(values)
-            bad = np.nonzero(reasons != None)[0]  # element by element
+            bad = np.nonzero(reasons != None)[0]  # noqa: E711 (element by element)
             if len(bad):
                 yield _told(contents.take(pa.array(rows[bad])), reason=reasons[bad], length=values.shape[1])
-            good = np.nonzero(reasons == None)[0]
+            good = np.nonzero(reasons == None)[0]  # noqa: E711
             if len(good):
                 usable = values if len(good) == len(values) else values[good]
                 self._waiting.setdefault(values.shape[1], []).append((contents.take(pa.array(rows[good])), usable))
