@@ -19,8 +19,12 @@ from image_similarity.stages.neighbours import vectors
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS
 
-EMBED_REASONS, PERMANENT = embeddings.FAILURE_REASONS, embeddings.LASTING
-DOWNLOAD_REASONS, FETCH_REASONS, VECTOR_REASONS = downloads.FAILURE_REASONS, fetch.FETCH_REASONS, vectors.FAILURE_REASONS
+EMBED_REASONS, PERMANENT = embeddings.FAILURE_REASONS, embeddings.PERMANENT_REASONS
+DOWNLOAD_REASONS, FETCH_REASONS, VECTOR_REASONS = (
+    downloads.FAILURE_REASONS,
+    fetch.FETCH_REASONS,
+    vectors.FAILURE_REASONS,
+)
 COLUMNS = {table: schema.names for table, schema in SCHEMAS.items()}
 
 
@@ -70,23 +74,33 @@ def test_every_page_is_in_the_index_and_begins_with_a_heading() -> None:
 
 
 def test_every_path_exists() -> None:
-    texts = [*LINKING.values(), *(file.read_text(encoding="utf-8") for file in (ROOT / "conf").rglob("*") if file.is_file())]
+    texts = [
+        *LINKING.values(),
+        *(file.read_text(encoding="utf-8") for file in (ROOT / "conf").rglob("*") if file.is_file()),
+    ]
     paths = {
-        path for text in texts for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs|tools|\.ci)/[\w./-]*\w/?", text)
+        path
+        for text in texts
+        for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs|tools|\.ci)/[\w./-]*\w/?", text)
     }
     assert len(paths) > 30 and [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
 
 def test_every_folder_of_the_library_is_on_the_map() -> None:
     told = set(re.findall(r"^\| `(\w+)/` \|", TEXTS["CONTRIBUTING.md"], re.MULTILINE))
-    there = {folder.name for folder in (ROOT / "lib" / "image_similarity").iterdir() if folder.is_dir()} - {"__pycache__"}
+    there = {folder.name for folder in (ROOT / "lib" / "image_similarity").iterdir() if folder.is_dir()} - {
+        "__pycache__"
+    }
     assert told == there
 
 
 def test_every_module_that_is_started_exists() -> None:
     modules = set(re.findall(r"-m (image_similarity(?:\.\w++)*+)", ALL))
     files = {module: ROOT / "lib" / module.replace(".", "/") for module in modules}
-    assert files and [module for module, file in files.items() if not (file.is_dir() or file.with_suffix(".py").exists())] == []
+    assert (
+        files
+        and [module for module, file in files.items() if not (file.is_dir() or file.with_suffix(".py").exists())] == []
+    )
 
 
 def test_every_job_and_target_exists() -> None:
@@ -115,7 +129,8 @@ def _flags(job: str) -> set[str]:
 
 
 def _commands(job: str) -> list[str]:
-    """What the pages write behind the job's name in commands: to the end of the line, or of the code, and continued lines."""
+    """What the pages write behind the job's name in commands: to the end of the line, or of the code, and continued
+    lines."""
     joined = re.sub(r"\\\n\s*", " ", ALL)
     joined = re.sub(r"\n {40,}", " ", joined)  # as the list of all jobs continues
     return re.findall(rf"(?<!benchmarks/)\b{job}\.py ([^\n`]*)", joined)
@@ -130,12 +145,18 @@ def test_every_common_flag_is_told() -> None:
 
 def _sections() -> dict[str, type[BaseModel]]:
     """The sections of the settings whose keys do not depend on a name."""
-    return {name: field.annotation for name, field in Settings.model_fields.items() if isinstance(field.annotation, type)}
+    return {
+        name: field.annotation for name, field in Settings.model_fields.items() if isinstance(field.annotation, type)
+    }
 
 
 def test_every_setting_exists() -> None:
     sections = _sections()
-    told = set(re.findall(rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|webp)([a-z_]+)\b(?![.(/])", FENCED.sub("", ALL)))
+    told = set(
+        re.findall(
+            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|webp)([a-z_]+)\b(?![.(/])", FENCED.sub("", ALL)
+        )
+    )
     unknown = [f"{section}.{key}" for section, key in told if key not in sections[section].model_fields]
     assert len(told) > 15 and sorted(unknown) == []
 
@@ -144,7 +165,9 @@ def test_every_key_of_approximate_is_as_in_the_code() -> None:
     fields = _sections()["approximate"].model_fields
     told = re.findall(r"^\| `(\w+)` \| (?:`\w+` )?\| ([\d,.]+) \|", TEXTS["docs/jobs.md"], re.MULTILINE)
     assert told and [key for key, _ in told if key not in fields] == []
-    assert {key: float(default.replace(",", "")) for key, default in told} == {key: fields[key].default for key, _ in told}
+    assert {key: float(default.replace(",", "")) for key, default in told} == {
+        key: fields[key].default for key, _ in told
+    }
 
 
 def test_every_reason_is_explained_as_in_the_code() -> None:
