@@ -1,18 +1,12 @@
 """The few file operations that publishing needs: read, replace, delete, and one writer at a time.
 
-`Files` is the interface. `files_of` selects the implementation for a URI: `local` for this machine's disks,
-`object_store` for S3 and Google's store, `hadoop` for all others. Operations that fail raise ``OSError``."""
+`Files` is the interface. `filesystems.files_of` selects the implementation for a URI: `local`, `object_store` or
+`hadoop`. Operations that fail raise ``OSError``."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from image_similarity.errors import WrongInput
 from image_similarity.storage import uris
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-OBJECT_STORES = ("s3", "gs")
 
 LOCK_SECONDS = 60
 """A lock that is older than this belongs to a dead holder, since the work under a lock takes about a second."""
@@ -49,28 +43,6 @@ class Files(Protocol):
 
     def locked(self, path: str) -> Any:
         """A context that only one publisher at a time can enter. ``path`` is the file of the lock."""
-
-
-def files_of(uri: str, spark: "SparkSession | None" = None) -> Files:
-    """The file operations of the store of ``uri``, which is a result of `uris.absolute` or `uris.for_spark`.
-
-    Local paths and object stores need no session. All other file systems are Hadoop's, and are reached through the JVM
-    of ``spark``. Raises ``WrongInput`` if these have no session."""
-    if uris.is_local(uri):
-        from image_similarity.storage.local import LocalFiles
-
-        return LocalFiles()
-    if uris.scheme_of(uri) in OBJECT_STORES:
-        from image_similarity.storage.object_store import ObjectFiles
-
-        return ObjectFiles(uri)
-    if spark is None:
-        raise WrongInput(
-            f"{uri}: {uris.scheme_of(uri)}:// is reached through Spark only: start a job, or copy the folder"
-        )
-    from image_similarity.storage.hadoop import HadoopFiles
-
-    return HadoopFiles(spark)
 
 
 class UpdatesUnderLock:
