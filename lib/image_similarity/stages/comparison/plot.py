@@ -56,9 +56,7 @@ def _heat_map(axes: Any, comparison: Comparison, measured: Sequence[Measured]) -
             cells[y][x] = row.value
             axes.text(x, y, f"{row.value:.2f}", ha="center", va="center", color="white" if row.value < _DARK else _INK)
     image = axes.imshow(cells, cmap=_HEAT, vmin=0, vmax=1)
-    axes.figure.colorbar(image, ax=axes, common_scale=0.8, label="share of neighbours in common").outline.set_visible(
-        False
-    )
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label="share of neighbours in common").outline.set_visible(False)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     _bare(axes)
