@@ -48,7 +48,7 @@ class Numbers:
     shift: NDArray[np.float64]
     scale: NDArray[np.float64]
     content: Indices
-    """The first image whose file has the same bytes."""
+    """The first image whose file has the same bytes; where contents are not known, the first with an equal vector."""
     vector: Indices
     """The first image with an equal vector."""
 
@@ -87,14 +87,14 @@ class Numbers:
         )
 
 
-def numbered(parts: Iterable[pa.Table], files: list[str], by_content: bool, folder: str) -> Numbers:
-    """Number the rows of ``parts`` (image_id, digest, file, row, shift, scale, and content if ``by_content``) in their
+def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool, folder: str) -> Numbers:
+    """Number the rows of ``tables`` (image_id, digest, file, row, shift, scale, and content if ``by_content``) in their
     order.
 
     Writes the ids to ``folder``, for `Images`. With ``by_content``, images are copies if their content is equal;
     without, if their vectors are equal. Raises ``WrongInput`` for more rows than can be numbered.
     """
-    ids = pa.concat_tables(parts)
+    ids = pa.concat_tables(tables)
     if len(ids) >= MAX_INDEX:
         raise WrongInput(f"{len(ids):,} vectors: at most {MAX_INDEX - 1:,} can be compared")
     digest = _digests(ids.column("digest"))
