@@ -31,8 +31,8 @@ from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, Vec
 from image_similarity.storage import fetch
 
 RESULT = "content_sha256 string, reason string, detail string, embedded_on array<string>, refused array<string>"
-"""The outcome of an image: its content, why it is unreadable, and for each fingerprint the device that embedded it or why
-its vector was refused."""
+"""The outcome of an image: its content, why it is unreadable, and by fingerprint the device that embedded it or why its
+vector was refused."""
 
 NON_FINITE = "non_finite"
 
