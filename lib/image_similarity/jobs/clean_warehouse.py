@@ -34,7 +34,7 @@ def run(application: Application) -> None:
         )
         return
     removed = retention.remove(warehouse, paths)
-    at_work = leases.alive(warehouse)
+    at_work = leases.active(warehouse)
     told = f"{len(removed):,} folders and files, {sum(removed.values()) / 2**20:,.1f} MiB"
     say(f"clean_warehouse: removed {told}, from {warehouse.uri}", *_shown(warehouse, list(removed)))
     if at_work:

@@ -204,7 +204,7 @@ def _checkpoints(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
 
 def _state(key: str) -> str:
     """The state slot that holds the checkpoints for ``key``, see `Warehouse.state`."""
-    return f"{retention.SAVED}/{key}"
+    return f"{retention.CHECKPOINTS}/{key}"
 
 
 def _check_key(job: Job, published: Any, key: str) -> None:
@@ -269,7 +269,7 @@ def _publish(embedding: _Embedding, counts: dict[str, Any]) -> None:
         used={**used, "embeddings": job.settings.embeddings.model_dump()},
     )
     try:  # all checkpoints are in the vector store now
-        job.warehouse.forget_state(embedding.state, but=leases.alive(job.warehouse).keys() - {job.run_id})
+        job.warehouse.forget_state(embedding.state, keep=leases.active(job.warehouse).keys() - {job.run_id})
     except OSError as error:  # the run is published and has not failed
         note(f"checkpoints could not be removed: {error}; the next run removes them")
 

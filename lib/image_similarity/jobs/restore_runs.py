@@ -73,7 +73,7 @@ def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
 
 def _check_there(job: Job, chosen: Sequence[Record]) -> None:
     for record in chosen:
-        if not retention.is_there(job.warehouse, record):
+        if not retention.is_complete(job.warehouse, record):
             raise WrongInput(f"{_described(record)} is no longer there: it was removed (--keep-runs)")
 
 
@@ -81,7 +81,7 @@ def _merged(chosen: Sequence[Record]) -> dict[str, dict[str, str]]:
     """table -> slot -> run, as `Job.publish` takes it."""
     merged: dict[str, dict[str, str]] = {}
     for record in chosen:
-        for table, slots in retention.made_current(record).items():
+        for table, slots in retention.published_slots(record).items():
             merged.setdefault(table, {}).update(slots)
     return merged
 
@@ -98,7 +98,7 @@ def _list(job: Job, history: Sequence[Record]) -> None:
 
 
 def _row(job: Job, record: Record) -> tuple[str, ...]:
-    state = "" if retention.is_there(job.warehouse, record) else "removed"
+    state = "" if retention.is_complete(job.warehouse, record) else "removed"
     state = "current" if retention.is_current(job.base_snapshot.pointer, record) else state
     return record.job, record.slot, record.run_id, record.label or "", f"{record.finished_at:%Y-%m-%d %H:%M} UTC", state
 
