@@ -102,9 +102,8 @@ def _root_cause(error: Exception) -> str:
     if os.strerror(errno.ENOSPC) in text:  # from Python or the JVM, here or in a worker
         return (
             "no space is left on the disk of the warehouse, or on one of Spark's own: nothing of this job was "
-            "published. Free "
-            "some; what runs that did not come to their end have left is removed by clean_warehouse.py --warehouse URI "
-            "--discard-checkpoints"
+            "published. Free some; clean_warehouse.py --warehouse URI --discard-checkpoints removes what unpublished "
+            "runs have left"
         )
     if isinstance(error, PySparkException) or type(error).__module__.startswith("py4j"):
         own = [line for line in text.splitlines() if line.startswith(f"{JobFailed.__module__}.")]

@@ -114,7 +114,7 @@ def run(
     return [_split(number, fingerprint, matched, results, tally) for number, fingerprint in enumerate(fingerprints)]
 
 
-# -- what is known -----------------------------------------------------------------------------------------------------
+# -- known images ------------------------------------------------------------------------------------------------------
 
 _PUBLISHED, _CHECKPOINT, _FAILED = 0, 1, 2
 """Why an image is known. The lowest value wins."""
@@ -244,10 +244,10 @@ def _checkpointed_share(fingerprints: Sequence[Fingerprint], count: int) -> Call
 
 def _split(number: int, fingerprint: Fingerprint, matched: DataFrame, results: DataFrame, tally: _Tally) -> Outputs:
     """The outcome of all images for fingerprint ``number``."""
-    why_not = F.element_at("refused", number + 1)
+    refusal = F.element_at("refused", number + 1)
     fresh = results.where(F.col("needed_by").bitwiseAND(F.lit(1 << number)) != 0)
-    fresh = fresh.withColumn("detail", F.coalesce("detail", why_not))
-    fresh = fresh.withColumn("reason", F.coalesce("reason", F.when(why_not.isNotNull(), F.lit(NON_FINITE))))
+    fresh = fresh.withColumn("detail", F.coalesce("detail", refusal))
+    fresh = fresh.withColumn("reason", F.coalesce("reason", F.when(refusal.isNotNull(), F.lit(NON_FINITE))))
     known = matched.select("image_id", "uri", "source_version", f"known_{number}.*").where("kind IS NOT NULL")
     outcomes = known.drop("kind").unionByName(
         fresh.select("image_id", "uri", "source_version", "content_sha256", "reason", "detail")
