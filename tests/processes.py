@@ -42,6 +42,11 @@ def start(job: str, warehouse: Path, *arguments: object) -> "subprocess.Popen[st
     )
 
 
+def name_of(job: Any) -> str:
+    """The name of a job's module, which is that of its script."""
+    return str(job.__name__.rpartition(".")[2])
+
+
 def finish(job: str, warehouse: Path, *arguments: object, code: int = 0) -> str:
     """Run a job to its end, which must be ``code``; what it told."""
     process = start(job, warehouse, *arguments)

@@ -9,8 +9,6 @@ import pytest
 
 from scheduling import ROOT, Airflow
 
-pytestmark = pytest.mark.airflow
-
 DAG_FILE = ROOT / "jobs" / "dags" / "image_similarity.py"
 CHAIN = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "render_gallery"]
 GOOD = """

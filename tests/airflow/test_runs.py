@@ -19,8 +19,6 @@ from scheduling import Airflow
 from standalone import Cluster
 from tools import samples
 
-pytestmark = pytest.mark.airflow
-
 JOBS = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "render_gallery"]
 FIRST, MORE = 12, 5
 SETTINGS = """

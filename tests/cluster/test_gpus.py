@@ -19,8 +19,6 @@ from processes import ask
 from standalone import Cluster
 from tools import packaging
 
-pytestmark = pytest.mark.cluster
-
 WORKERS = 2
 CORES = 2
 ADDRESSES = ("2", "3")

@@ -8,12 +8,9 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 import misbehaving
 from processes import ask
-
-pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 120

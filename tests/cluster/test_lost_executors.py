@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
 
@@ -19,8 +18,6 @@ from image_similarity.jobs import find_neighbours, run_pipeline
 from image_similarity.jobs.command_line import main
 from processes import ask
 from standalone import Cluster
-
-pytestmark = pytest.mark.cluster
 
 WAIT_SECONDS = 180
 IMAGES, IMAGES_A_TASK = 300, 20

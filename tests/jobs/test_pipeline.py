@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from image_similarity.jobs import build_manifest, embed_images, find_neighbours, run_pipeline
-from processes import ask
+from processes import ask, name_of
 
 Run = Any
 
@@ -227,7 +227,7 @@ def test_bad_input_gets_one_line_and_its_code(run: Run, tmp_path: Path, capsys: 
     job, arguments, code, message = BAD[case]
     assert run(job, "--warehouse", tmp_path / "w", *arguments) == code
     told = capsys.readouterr().err
-    assert message in told and told.startswith(f"{job.__name__}: error: ")
+    assert message in told and told.startswith(f"{name_of(job)}: error: ")
     assert "Traceback" not in told and len(told.strip().splitlines()) <= 2
     assert not (tmp_path / "w" / "_current.json").exists()
 

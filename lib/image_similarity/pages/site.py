@@ -15,7 +15,8 @@ from pyspark.sql import SparkSession
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.storage import blobs, uris
-from image_similarity.storage.files import Files, files_of
+from image_similarity.storage.files import Files
+from image_similarity.storage.filesystems import files_of
 
 INDEX = "index.html"
 LOCK = ".lock"

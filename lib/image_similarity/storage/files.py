@@ -1,18 +1,13 @@
 """The few file operations that publishing needs: read, replace, delete, and one writer at a time.
 
-`Files` is the interface, `files_of` picks what serves a URI: `local` for this machine's disks, `object_store` for S3
-and Google's store, `hadoop` for all else. All raise ``OSError`` when something cannot be done."""
+`Files` is the interface. `filesystems.files_of` picks what serves a URI: `local`, `object_store` or `hadoop`. All raise
+``OSError`` when something cannot be done.
+"""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from image_similarity.errors import WrongInput
 from image_similarity.storage import uris
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-OBJECT_STORES = ("s3", "gs")
 
 LOCK_SECONDS = 60
 """A lock older than this belongs to a holder that died: what is done under one takes a second."""
@@ -49,28 +44,6 @@ class Files(Protocol):
 
     def locked(self, path: str) -> Any:
         """A context in which no other publisher is, by means of the file ``path``."""
-
-
-def files_of(uri: str, spark: "SparkSession | None" = None) -> Files:
-    """The operations for what is at ``uri``, as `uris.absolute` or `uris.for_spark` gives it.
-
-    Local paths and object stores need no session. Any other file system is Hadoop's and is reached through the JVM of
-    ``spark``; without a session ``WrongInput`` says so."""
-    if uris.is_local(uri):
-        from image_similarity.storage.local import LocalFiles
-
-        return LocalFiles()
-    if uris.scheme_of(uri) in OBJECT_STORES:
-        from image_similarity.storage.object_store import ObjectFiles
-
-        return ObjectFiles(uri)
-    if spark is None:
-        raise WrongInput(
-            f"{uri}: {uris.scheme_of(uri)}:// is reached through Spark only: start a job, or copy the folder"
-        )
-    from image_similarity.storage.hadoop import HadoopFiles
-
-    return HadoopFiles(spark)
 
 
 class UpdatesUnderLock:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from image_similarity.errors import JobFailed
 from image_similarity.storage import blobs, uris
-from image_similarity.storage.files import OBJECT_STORES, Files, files_of
+from image_similarity.storage.files import Files
+from image_similarity.storage.filesystems import OBJECT_STORES, files_of
 from image_similarity.warehouse.records import Record, from_row
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from image_similarity.errors import JobFailed
 from image_similarity.reporting import note
 from image_similarity.storage import uris
-from image_similarity.storage.files import files_of
+from image_similarity.storage.filesystems import files_of
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS

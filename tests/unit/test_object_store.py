@@ -1,7 +1,6 @@
 """Publication on an object store, by conditional puts, on an S3-compatible server. (Tables are written by Spark's
 connector.)"""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,14 +9,10 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
-from pyspark.sql import SparkSession
 
 import s3_server
-from image_similarity.errors import JobFailed
 from image_similarity.storage import blobs, object_store
 from image_similarity.storage.object_store import ObjectFiles
-from image_similarity.warehouse.snapshot import Pointer
-from image_similarity.warehouse.warehouse import Warehouse
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +47,6 @@ def test_objects_that_mark_folders_are_nothing_in_them(bucket: str) -> None:
     assert files.entries(f"{bucket}/marked") == []
 
 
-def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSession, bucket: str) -> None:
-    warehouse = Warehouse(spark, f"{bucket}/two")
-    seen = warehouse.current()
-    warehouse.publish(seen, {"neighbours": {"a/cosine": "r1"}}, {"runs": {"": "r1"}})
-    warehouse.publish(seen, {"neighbours": {"b/cosine": "r2"}}, {"runs": {"": "r2"}})
-    with pytest.raises(JobFailed, match="another job published neighbours a/cosine"):
-        warehouse.publish(seen, {"neighbours": {"a/cosine": "r3"}}, {"runs": {"": "r3"}})
-    tables = {"neighbours": {"a/cosine": ["r1"], "b/cosine": ["r2"]}, "runs": {"": ["r1", "r2"]}}
-    assert warehouse.current() == Pointer(2, tables)
-    views = blobs.read(f"{bucket}/two/views.sql").decode()
-    assert "s3://warehouse/two/neighbours/run_id=r1/*.parquet" in views and "run_id=r2" in views
-    assert sorted(ObjectFiles(bucket).entries(f"{bucket}/two")) == ["_current.json", "views.sql"], (
-        "no lock is left, or used"
-    )
-
-
 PUBLISHER = """
 import sys
 from image_similarity.storage.object_store import ObjectFiles
@@ -82,25 +61,6 @@ def test_many_processes_at_once_lose_nothing(bucket: str) -> None:
     assert [process.wait() for process in processes] == [0] * 4
     told = blobs.read(f"{bucket}/many.txt").decode().split()
     assert sorted(told) == sorted(f"{number}-{turn}" for number in range(4) for turn in range(20))
-
-
-def test_an_update_whose_answer_was_lost_counts_once(
-    spark: SparkSession, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put_if = ObjectFiles._put_if
-    answers = iter([None])
-
-    def forgetful(self: ObjectFiles, path: str, content: bytes, version: object) -> object:
-        put = put_if(self, path, content, version)
-        return next(answers, put)
-
-    monkeypatch.setattr(ObjectFiles, "_put_if", forgetful)
-    warehouse = Warehouse(spark, f"{bucket}/lost")
-    warehouse.publish(Pointer(), {"neighbours": {"a/cosine": "r1"}}, {"runs": {"": "r1"}})
-    assert json.loads(blobs.read(f"{bucket}/lost/_current.json")) == {
-        "version": 1,
-        "tables": {"neighbours": {"a/cosine": ["r1"]}, "runs": {"": ["r1"]}},
-    }
 
 
 def test_a_lock_has_one_holder_and_that_of_a_dead_one_is_taken_over(

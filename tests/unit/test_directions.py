@@ -33,8 +33,8 @@ BELOW = {
 COMPUTING = ("imaging", "fingerprints", "knn")
 NO_SPARK = (*COMPUTING, "errors", "reporting", "settings", "conf")
 EXIT_CODES = {f"image_similarity.errors.{name}" for name in ("JobFailed", "WrongInput", "TooManyFailures")}
-MAY_KNOW_SPARK = ("storage/hadoop.py", "storage/files.py")
-"""Hadoop's file systems are reached through Spark's JVM; ``files`` names the session's type."""
+MAY_KNOW_SPARK = ("storage/hadoop.py", "storage/filesystems.py")
+"""Hadoop's file systems are reached through Spark's JVM; ``filesystems`` names the session's type."""
 
 
 def imports(file: Path) -> set[str]:

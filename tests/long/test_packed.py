@@ -16,8 +16,6 @@ from standalone import Cluster
 from tools import packaging
 from tools.packaging import ENVIRONMENT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
-
 PYTHON = "./environment/bin/python"
 
 

@@ -1,0 +1,63 @@
+"""Approximate neighbours of somebody's vectors, by the job, and checks of their table against the definition."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+import oracle
+from image_similarity.jobs import find_neighbours
+from image_similarity.jobs.command_line import main
+from image_similarity.warehouse.warehouse import Warehouse
+
+Values = NDArray[np.float32]
+
+Row = tuple[str, str, int, str, float, str]
+
+
+def written(folder: Path, vectors: Values, order: NDArray[np.int64] | None = None, row_group: int = 1000) -> str:
+    order = np.arange(len(vectors)) if order is None else order
+    ids = [f"{i:05d}" for i in order]
+    table = pa.table({"image_id": ids, "embedding": pa.array(list(vectors[order]), pa.list_(pa.float32()))})
+    file = folder / f"{row_group}.parquet"
+    pq.write_table(table, file, row_group_size=row_group)
+    return str(file)
+
+
+def run(spark: SparkSession, warehouse: Path, file: str, *options: str) -> int:
+    asked = ["-k", "5", "--dissimilar", "0", "--method", "approximate", "--set", "approximate.partition_rows=200"]
+    asked += ["--set", "approximate.nprobe=3", "--set", "approximate.fallback=fail"]
+    return main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark)
+
+
+def published(spark: SparkSession, warehouse: Path) -> tuple[list[Row], Any]:
+    now = Warehouse(spark, str(warehouse))
+    rows = now.read("neighbours", now.current().runs("neighbours"))
+    columns = ["image_id", "relation", "rank", "neighbour_id", "distance", "method"]
+    record = now.read("runs", now.current().runs("runs")).orderBy("started_at").collect()[-1]
+    return sorted(tuple(row) for row in rows.select(*columns).collect()), record
+
+
+def check(rows: list[Row], vectors: Values, metric: str, k: int) -> float:
+    """Every list is whole, in order, and of exact distances; returns its recall."""
+    n = len(vectors)
+    k = min(k, n - 1)
+    right: dict[int, dict[int, float]] = {}
+    for i, _, j, distance in oracle.neighbours(vectors, metric, n - 1):
+        right.setdefault(i, {})[j] = distance
+    assert len(rows) == n * k
+    hits = 0
+    for i in range(n):
+        mine = rows[i * k : (i + 1) * k]
+        assert [(row[0], row[2]) for row in mine] == [(f"{i:05d}", rank) for rank in range(1, k + 1)]
+        others = [int(row[3]) for row in mine]
+        assert len(set(others)) == k and i not in others
+        assert [row[4] for row in mine] == [right[i][j] for j in others]
+        assert [(row[4], row[3]) for row in mine] == sorted((row[4], row[3]) for row in mine)
+        farthest = sorted(right[i].values())[k - 1] if k else 0
+        hits += sum(right[i][j] <= farthest for j in others)
+    return hits / (n * k) if n * k else 1.0

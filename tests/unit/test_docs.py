@@ -1,0 +1,191 @@
+"""What the documentation promises is there: links, paths, commands, flags, settings, reasons, columns."""
+
+import io
+import re
+from contextlib import redirect_stdout
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from pydantic import BaseModel
+
+from image_similarity.jobs import command_line
+from image_similarity.settings import Settings
+from image_similarity.stages.downloads import stage as downloads
+from image_similarity.stages.embeddings import stage as embeddings
+from image_similarity.stages.neighbours import vectors
+from image_similarity.storage import fetch
+from image_similarity.warehouse.schemas import SCHEMAS
+
+EMBED_REASONS, PERMANENT = embeddings.FAILURE_REASONS, embeddings.PERMANENT_REASONS
+DOWNLOAD_REASONS, FETCH_REASONS, VECTOR_REASONS = (
+    downloads.FAILURE_REASONS,
+    fetch.FETCH_REASONS,
+    vectors.FAILURE_REASONS,
+)
+COLUMNS = {table: schema.names for table, schema in SCHEMAS.items()}
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+LINKING = {**TEXTS, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")}
+ALL = "\n".join(TEXTS.values())
+JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+FLAG = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)")
+
+
+def test_a_newcomer_reads_150_lines() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", LINKING)
+def test_every_link_leads_somewhere(page: str) -> None:
+    broken = []
+    for link in LINK.findall(FENCED.sub("", LINKING[page])):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / unquote(path) if path else ROOT / page
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@cache
+def _anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = HEADING.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", LINK.sub("", heading).lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_index_and_begins_with_a_heading() -> None:
+    index = TEXTS["docs/README.md"]
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages <= set(LINK.findall(index))
+    assert [page for page, text in LINKING.items() if not text.startswith("# ")] == []
+
+
+def test_every_path_exists() -> None:
+    texts = [
+        *LINKING.values(),
+        *(file.read_text(encoding="utf-8") for file in (ROOT / "conf").rglob("*") if file.is_file()),
+    ]
+    paths = {
+        path
+        for text in texts
+        for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs|tools|\.ci)/[\w./-]*\w/?", text)
+    }
+    assert len(paths) > 30 and [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_every_folder_of_the_library_is_on_the_map() -> None:
+    told = set(re.findall(r"^\| `(\w+)/` \|", TEXTS["CONTRIBUTING.md"], re.MULTILINE))
+    there = {folder.name for folder in (ROOT / "lib" / "image_similarity").iterdir() if folder.is_dir()} - {
+        "__pycache__"
+    }
+    assert told == there
+
+
+def test_every_module_that_is_started_exists() -> None:
+    modules = set(re.findall(r"-m (image_similarity(?:\.\w++)*+)", ALL))
+    files = {module: ROOT / "lib" / module.replace(".", "/") for module in modules}
+    assert (
+        files
+        and [module for module, file in files.items() if not (file.is_dir() or file.with_suffix(".py").exists())] == []
+    )
+
+
+def test_every_job_and_target_exists() -> None:
+    assert set(re.findall(r"jobs/(\w+)\.py", ALL)) == set(JOBS)
+    assert set(re.findall(r"\| \[`(\w+)`\]", TEXTS["README.md"])) == set(JOBS)
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    told = set(re.findall(r"(?:^    |`)make ([a-z][a-z-]*)", ALL, re.MULTILINE))
+    assert len(told) > 5 and told <= targets
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_flag_of_a_command_is_the_jobs(job: str) -> None:
+    told = {flag for command in _commands(job) for flag in FLAG.findall(command)}
+    assert "--warehouse" in _flags(job) and told <= _flags(job)
+
+
+def _start(job: str, argv: list[str]) -> int:
+    return command_line.main(import_module(f"image_similarity.jobs.{job}"), argv)
+
+
+@cache
+def _flags(job: str) -> set[str]:
+    with redirect_stdout(io.StringIO()) as told, pytest.raises(SystemExit):
+        _start(job, ["--help"])
+    return set(FLAG.findall(told.getvalue()))
+
+
+def _commands(job: str) -> list[str]:
+    """What the pages write behind the job's name in commands: to the end of the line, or of the code, and continued
+    lines."""
+    joined = re.sub(r"\\\n\s*", " ", ALL)
+    joined = re.sub(r"\n {40,}", " ", joined)  # as the list of all jobs continues
+    return re.findall(rf"(?<!benchmarks/)\b{job}\.py ([^\n`]*)", joined)
+
+
+def test_every_common_flag_is_told() -> None:
+    jobs = TEXTS["docs/jobs.md"]
+    told = jobs[jobs.index("Every job takes") : jobs.index("| exit code |")]
+    common = set.intersection(*(_flags(job) for job in JOBS)) - {"-h", "--help"}
+    assert len(common) > 5 and common == set(FLAG.findall(told))
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    """The sections of the settings whose keys do not depend on a name."""
+    return {
+        name: field.annotation for name, field in Settings.model_fields.items() if isinstance(field.annotation, type)
+    }
+
+
+def test_every_setting_exists() -> None:
+    sections = _sections()
+    told = set(
+        re.findall(
+            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|webp)([a-z_]+)\b(?![.(/])", FENCED.sub("", ALL)
+        )
+    )
+    unknown = [f"{section}.{key}" for section, key in told if key not in sections[section].model_fields]
+    assert len(told) > 15 and sorted(unknown) == []
+
+
+def test_every_key_of_approximate_is_as_in_the_code() -> None:
+    fields = _sections()["approximate"].model_fields
+    told = re.findall(r"^\| `(\w+)` \| (?:`\w+` )?\| ([\d,.]+) \|", TEXTS["docs/jobs.md"], re.MULTILINE)
+    assert told and [key for key, _ in told if key not in fields] == []
+    assert {key: float(default.replace(",", "")) for key, default in told} == {
+        key: fields[key].default for key, _ in told
+    }
+
+
+def test_every_reason_is_explained_as_in_the_code() -> None:
+    page = TEXTS["docs/operations.md"]
+    told = set(re.findall(r"^\| `(\w+)` \| (embed_images|find_neighbours) \| (.+) \|$", page, re.MULTILINE))
+    written = {(reason, "embed_images", meaning) for reason, meaning in EMBED_REASONS.items()}
+    written |= {(reason, "find_neighbours", meaning) for reason, meaning in VECTOR_REASONS.items()}
+    assert told == written
+    assert DOWNLOAD_REASONS.items() < EMBED_REASONS.items()
+    first, last = re.search(r"reading a file \(`(\w+)` to `(\w+)`\)", page).groups()  # type: ignore[union-attr]
+    listed = re.findall(r"^\| `(\w+)` \| embed_images", page, re.MULTILINE)
+    assert set(listed[listed.index(first) : listed.index(last) + 1]) == set(FETCH_REASONS)
+    assert set(listed[listed.index("empty") :]) | {"too_many_bytes"} == set(PERMANENT)
+
+
+def test_every_table_has_its_columns_there() -> None:
+    lines = TEXTS["docs/tables.md"].splitlines()
+    for table, names in COLUMNS.items():
+        row = next(line for line in lines if line.startswith(f"| `{table}` |"))
+        columns = re.sub(r"\([^)]*\)", "", row.split("|")[2].split(";")[0])
+        assert re.findall(r"[a-z_0-9]+", columns) == names

@@ -1,0 +1,40 @@
+"""Every job can be started in two ways, by its script and by its module, and both say the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ("__init__", "command_line", "job")
+JOBS = sorted(
+    file.stem for file in (ROOT / "lib" / "image_similarity" / "jobs").glob("*.py") if file.stem not in SHARED
+)
+
+
+def test_every_job_has_a_script_of_few_lines() -> None:
+    assert JOBS == sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
+    for job in JOBS:
+        lines = (ROOT / "jobs" / f"{job}.py").read_text().splitlines()
+        assert len(lines) <= 6 and lines[-1] == f'    start("{job}")'
+
+
+@pytest.mark.parametrize("job", ["build_manifest", "run_pipeline"])
+def test_script_and_module_give_the_same_help(job: str, tmp_path: Path) -> None:
+    ways = [[str(ROOT / "jobs" / f"{job}.py")], ["-m", f"image_similarity.jobs.{job}"]]
+    told = [
+        subprocess.run([sys.executable, *way, "--help"], capture_output=True, text=True, cwd=tmp_path) for way in ways
+    ]
+    assert [done.returncode for done in told] == [0, 0] and told[0].stdout == told[1].stdout
+    assert f"usage: {job}.py" in told[0].stdout and "--warehouse URI" in told[0].stdout
+
+
+def test_importing_a_job_starts_nothing(tmp_path: Path) -> None:
+    program = "import sys, threading\n"
+    program += "".join(f"import image_similarity.jobs.{job}\n" for job in JOBS)
+    program += "from pyspark import SparkContext\nassert SparkContext._active_spark_context is None\n"
+    program += "assert threading.active_count() == 1 and 'torch' not in sys.modules\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir()) and done.stdout == ""
