@@ -1,13 +1,14 @@
-"""An encoder of one's own, as a program that ``torch.export`` wrote: CLIP, DINO, an auto-encoder, a metric-learning
+"""The user's own encoder, as a program that ``torch.export`` wrote: CLIP, DINO, an auto-encoder, a metric-learning
 model.
 
-Write one with::
+Write a program with::
 
     batch = torch.export.Dim("batch", min=1, max=1024)
     program = torch.export.export(encoder.eval(), (torch.zeros(2, 3, 224, 224),), dynamic_shapes=({0: batch},))
     torch.export.save(program, "encoder.pt2")
 
-A program is code: loading one can do whatever its author wanted. Use those you trust, and pin them by their sha256.
+A program is code, and loading it can do whatever its author wanted. Use programs you trust, and pin them by their
+sha256.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from image_similarity.imaging.framing import Framing
 
 @dataclass(frozen=True)
 class Program(FingerprintSpec):
-    """A program from float32 pictures (n, 3, side, side) to a tensor (n, ...)."""
+    """A program: float32 pictures (n, 3, side, side) -> a tensor (n, ...)."""
 
     uses_torch = True
 
@@ -37,7 +38,7 @@ class Program(FingerprintSpec):
     program_sha256: str
 
     def load(self, file: str | None, device: str) -> Inference:
-        """``file``: the program."""
+        """``file``: path of the program."""
         if file is None:
             raise ValueError("a program needs its file")
         program = _load(file)
@@ -56,29 +57,29 @@ def prepare(
     precision: str = "float32",
     source: str = "given",
 ) -> Program:
-    """Check by running it on grey that the program in ``file`` takes such pictures and answers with finite numbers.
+    """The spec of the program in ``file``. The program is run on grey pictures, and must return finite numbers.
 
-    ``FingerprintError`` tells what is wrong. Of several outputs the first counts. ``source`` names the program in
-    messages."""
+    Raises ``FingerprintError`` if the program cannot be loaded, takes other pictures, fails, or cannot be pooled. If
+    the program has several outputs, the first one is used. ``source`` names the program in messages."""
     try:
         program = _load(str(file))
-    except Exception:  # zip, json and torch raise as they please on what is not theirs
+    except Exception:  # zip, json and torch raise many kinds of errors about other files
         reader = f"torch.export.load (torch {torch.__version__})"
         raise FingerprintError(f"weights {source}: {file} is no program that {reader} takes") from None
     shape = _input_shape(program)
-    wanted = (3, framing.crop, framing.crop)
-    if len(shape) != 4 or any(isinstance(has, int) and has != wants for has, wants in zip(shape[1:], wanted)):
+    expected = (3, framing.crop, framing.crop)
+    if len(shape) != 4 or any(isinstance(size, int) and size != side for size, side in zip(shape[1:], expected)):
         raise FingerprintError(
-            f"weights {source}: the program takes {_described(shape)}, not (n, 3, {framing.crop}, {framing.crop})"
+            f"weights {source}: the program takes {_shape_text(shape)}, not (n, 3, {framing.crop}, {framing.crop})"
         )
     axes = _axes(program, shape, framing.crop, source) if pooling != "none" else ()
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    described = Program(framing, normalisation, Pooling(pooling, axes), precision, digest)
+    spec = Program(framing, normalisation, Pooling(pooling, axes), precision, digest)
     grey = np.full((2, framing.crop, framing.crop, 3), 128, np.uint8)
     try:
-        vectors = described.load(str(file), "cpu")(grey)
-    except Exception as error:  # whatever the program's operators say
+        vectors = spec.load(str(file), "cpu")(grey)
+    except Exception as error:  # the program's operators may raise anything
         raise FingerprintError(
             f"weights {source}: the program fails on a grey picture in {precision}: {_first_line(error)}"
         ) from None
@@ -86,31 +87,31 @@ def prepare(
         raise FingerprintError(
             f"weights {source}: the program answers 2 grey pictures with {vectors.shape}, or values not finite"
         )
-    return described
+    return spec
 
 
 def _load(file: str) -> Any:
-    """The program; what torch says about it on the way is not printed: about buffers that are read only, and pages if
-    it fails."""
-    before = logging.root.manager.disable
+    """The program. torch's warnings about read-only buffers, and its pages of log if it fails, are not printed."""
+    disabled_level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with open(file, "rb") as opened:  # by its name torch takes only some endings
+            with open(file, "rb") as opened:  # given a name, torch accepts only some endings
                 return torch.export.load(opened)
     finally:
-        logging.disable(before)
+        logging.disable(disabled_level)
 
 
 def _input_shape(program: Any) -> tuple[Any, ...]:
-    """Of the one input: whole numbers, or symbols where any number is taken."""
+    """Shape of the only input; () if there is not exactly one. A size is an int, or a symbol if it may vary."""
     users = set(program.graph_signature.user_inputs)
     inputs = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in users]
     return tuple(inputs[0].meta["val"].shape) if len(inputs) == 1 else ()
 
 
 def _axes(program: Any, shape: tuple[Any, ...], side: int, source: str) -> tuple[int, ...]:
+    """The spatial axes of the program's output. ``FingerprintError`` if it has none."""
     batch = shape[0] if isinstance(shape[0], int) else 2
     with torch.inference_mode():
         output = tensor_of(program.module()(torch.zeros(batch, 3, side, side)))
@@ -121,7 +122,7 @@ def _axes(program: Any, shape: tuple[Any, ...], side: int, source: str) -> tuple
     return USUAL_AXES[output.dim()]
 
 
-def _described(shape: tuple[Any, ...]) -> str:
+def _shape_text(shape: tuple[Any, ...]) -> str:
     return (
         f"({', '.join(str(size) if isinstance(size, int) else 'n' for size in shape)})" if shape else "something else"
     )

@@ -1,4 +1,4 @@
-"""Which way edges run, and where in the picture."""
+"""The directions of edges, and their place in the picture."""
 
 from dataclasses import dataclass
 
@@ -15,36 +15,35 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class OrientedGradients(FingerprintSpec):
-    """Histograms of oriented gradients (Dalal and Triggs 2005) of the whole picture, in grey, as scikit-image computes
-    them."""
+    """Histograms of oriented gradients (Dalal and Triggs 2005) of the grey picture, computed by scikit-image."""
 
     orientations: int
     cell: int
-    """Side of a cell in pixels: each has one histogram."""
+    """Side of a cell in pixels. Each cell has one histogram."""
     block: int
-    """Side of a block in cells: within each, histograms are normalised together; blocks overlap."""
+    """Side of a block in cells. The histograms of a block are normalised together. Blocks overlap."""
 
     def load(self, file: str | None, device: str) -> "Gradients":
         return Gradients(self)
 
     @property
     def dimensions(self) -> int:
+        """Values of a vector."""
         blocks = self.framing.crop // self.cell - self.block + 1
         return blocks * blocks * self.block * self.block * self.orientations
 
 
 class Gradients:
-    """(n, side, side, 3) uint8 -> (n, `OrientedGradients.dimensions`) float32; all zeros for a picture without
-    edges."""
+    """(n, side, side, 3) uint8 -> (n, `OrientedGradients.dimensions`) float32. A picture without edges gives zeros."""
 
     batch = BATCH
 
-    def __init__(self, described: OrientedGradients):
-        self.framing = described.framing
+    def __init__(self, spec: OrientedGradients):
+        self.framing = spec.framing
         self._options = {
-            "orientations": described.orientations,
-            "pixels_per_cell": (described.cell, described.cell),
-            "cells_per_block": (described.block, described.block),
+            "orientations": spec.orientations,
+            "pixels_per_cell": (spec.cell, spec.cell),
+            "cells_per_block": (spec.block, spec.block),
         }
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -52,7 +51,8 @@ class Gradients:
 
 
 def described(side: int, orientations: int, cell: int, block: int, scaled: bool) -> OrientedGradients:
-    """``side``: of the square that the whole picture becomes. ``ValueError`` if no block fits into it."""
+    """The spec of histograms of oriented gradients. ``side``: of the square that the whole picture is resized to, in
+    pixels. ``ValueError`` if no block fits into it."""
     if side < cell * block:
         raise ValueError(
             f"a block of {block} x {block} cells of {cell} pixels does not fit into a picture of {side} pixels"

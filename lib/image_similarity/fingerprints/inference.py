@@ -1,4 +1,4 @@
-"""A torch module that takes pictures, run batch by batch on one device."""
+"""Runs a torch module on pictures, batch by batch on one device."""
 
 import time
 from collections.abc import Mapping
@@ -16,39 +16,43 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 BATCH_BYTES = 10_000_000
-"""Of float32 pixels in a batch on a CPU: 16 pictures of 224 x 224. Larger batches are not faster there, and need
-memory."""
-MOST_ON_CPU = 64
-LARGEST_BATCH = 1024  # pictures, on a GPU
-_WORTH_DOUBLING = 1.05
+"""Bytes of float32 pixels in a batch on a CPU: 16 pictures of 224 x 224. Larger batches need more memory, and are not
+faster on a CPU."""
+MOST_ON_CPU = 64  # pictures in a batch
+LARGEST_BATCH = 1024  # pictures in a batch on a GPU
+_MIN_SPEEDUP = 1.05  # of doubling a batch
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What is done to pixels of 0 to 255."""
+    """The normalisation of pixels: (pixel / ``scale`` - ``mean``) / ``std``, for pixels from 0 to 255."""
 
     mean: tuple[float, ...]
+    """For each channel, in the module's order of channels."""
     std: tuple[float, ...]
+    """For each channel, in the module's order of channels."""
     bgr: bool = False
-    """Whether channels are reversed first. ``mean`` and ``std`` are in the module's order."""
+    """Whether the order of channels is reversed first, from RGB to BGR."""
     scale: float = 255.0
-    """What pixels are divided by before ``mean`` is subtracted."""
+    """Pixels are divided by this first."""
 
 
 USUAL_AXES = {4: (2, 3), 3: (1,)}
-"""The spatial ones of an output (batch, channels, height, width), and of (batch, tokens, values)."""
+"""Number of axes -> the spatial ones: of an output (batch, channels, height, width), and (batch, tokens, values)."""
 
 CAFFE = Normalisation(CAFFE_MEAN_BGR, (1.0, 1.0, 1.0), bgr=True, scale=1.0)
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """How an output of several values per place becomes one vector."""
+    """The reduction of an output with spatial axes to one vector for each picture.
+
+    The names of the fields are part of `FingerprintSpec.key`."""
 
     how: str
     """``none`` (all values, one after the other), ``average`` or ``max``."""
     axes: tuple[int, ...] = ()
-    """The spatial axes of the output, the batch's being 0; none where it has no places."""
+    """The spatial axes of the output, where axis 0 is the batch's. Empty if the output has no spatial axes."""
 
     def __call__(self, output: torch.Tensor) -> torch.Tensor:
         """(n, ...) -> (n, d)"""
@@ -58,10 +62,10 @@ class Pooling:
 
 
 class Inference:
-    """(n, side, side, 3) uint8 -> (n, d) float32 by ``module``, in evaluation mode.
+    """(n, side, side, 3) uint8 -> (n, d) float32 by ``module``, which must be in evaluation mode.
 
-    ``fixed``: the batch size that the module insists on, None if it takes any. A GPU's batch is found by trial; where
-    memory runs out it is halved, and the work goes on."""
+    ``fixed``: the only batch size that the module takes, None if it takes any. The batch size on a GPU is found by
+    trial. If memory runs out, the batch size is halved, and the work goes on."""
 
     def __init__(
         self,
@@ -76,10 +80,11 @@ class Inference:
         self.framing, self._pooling, self._fixed = framing, pooling, fixed
         self._device, self._dtype = torch.device(device), DTYPES[precision]
         self._on_gpu = self._device.type == "cuda"
-        # On a CPU all of the module is cast once (VGG16 in bfloat16: 2.0 times float32's speed, with autocast 1.85,
-        # which casts parameters in every batch); on a GPU autocast keeps in float32 what float16 would overflow in.
+        # On a CPU the whole module is cast once: VGG16 in bfloat16 has 2.0 times the speed of float32. With autocast,
+        # which casts parameters in every batch, it has 1.85 times. On a GPU, autocast keeps operations in float32 that
+        # would overflow in float16.
         module = module.to(self._device) if self._on_gpu else module.to(self._dtype)
-        # Channels last is the faster layout for convolutions, on CPUs (measured: 1.2 to 1.6 times) as on GPUs.
+        # Channels last is the faster layout for convolutions, on CPUs (1.2 to 1.6 times, measured) and on GPUs.
         self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._normalisation = normalisation
         self._mean = torch.tensor(normalisation.mean, device=self._device).view(1, 3, 1, 1)
@@ -89,7 +94,7 @@ class Inference:
             self.batch = self._best_batch()
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Vectors of ``images``; their number may be any but 0."""
+        """Vectors of ``images`` (n, side, side, 3) uint8, n >= 1."""
         outputs: list[torch.Tensor] = []
         done = 0
         while done < len(images):
@@ -102,8 +107,7 @@ class Inference:
                 self._halve_the_batch()
                 continue
             done += len(part)
-        # On a GPU this is the only wait: until here the CPU prepares the next part while the GPU works on the one
-        # before.
+        # Only this line waits for a GPU. In the loop the CPU prepares the next part while the GPU works.
         vectors: NDArray[np.float32] = torch.cat(outputs).float().cpu().numpy()
         return vectors
 
@@ -113,12 +117,12 @@ class Inference:
             torch.cuda.empty_cache()
 
     def _vectors(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        # On a CPU sums are taken in another order for another number of pictures, and end in other last bits: with full
-        # batches a picture's vector is the same whichever others come with it, on whichever executor.
-        full = self._fixed or (0 if self._on_gpu else self.batch)
-        if len(images) < full:
-            filled = np.concatenate([images, np.zeros((full - len(images), *images.shape[1:]), np.uint8)])
-            return self._vectors(filled)[: len(images)]
+        # On a CPU the order of sums, and so their last bits, depends on the number of pictures. With full batches a
+        # picture's vector is the same on every executor, whatever other pictures are in the batch.
+        batch_size = self._fixed or (0 if self._on_gpu else self.batch)
+        if len(images) < batch_size:
+            padded = np.concatenate([images, np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)])
+            return self._vectors(padded)[: len(images)]
         with (
             torch.inference_mode(),
             torch.autocast(self._device.type, self._dtype, enabled=self._on_gpu and self._is_low),
@@ -130,10 +134,10 @@ class Inference:
         return self._dtype != torch.float32
 
     def normalised(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        """(n, side, side, 3) uint8 -> (n, 3, side, side) as the module takes it, channels last in memory."""
+        """(n, side, side, 3) uint8 -> (n, 3, side, side) in the module's precision, channels last in memory."""
         pixels = torch.from_numpy(images)
         if self._on_gpu:
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)  # as bytes: a quarter of the way
+            pixels = pixels.pin_memory().to(self._device, non_blocking=True)  # bytes are a quarter of float32's traffic
         batch = pixels.permute(0, 3, 1, 2).float()
         if self._normalisation.bgr:
             batch = batch.flip(1)
@@ -142,7 +146,7 @@ class Inference:
         return batch.to(dtype).contiguous(memory_format=torch.channels_last)
 
     def _best_batch(self) -> int:
-        """Doubled while that makes the GPU faster and memory holds out."""
+        """The batch size for a GPU. It is doubled while this makes the GPU faster and memory suffices."""
         best, best_rate, batch = self.batch, 0.0, self.batch
         side = self.framing.crop
         while batch <= LARGEST_BATCH:
@@ -151,13 +155,13 @@ class Inference:
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 break
-            if rate < _WORTH_DOUBLING * best_rate:
+            if rate < _MIN_SPEEDUP * best_rate:
                 break
             best, best_rate, batch = batch, rate, 2 * batch
         return best
 
     def _rate(self, images: NDArray[np.uint8]) -> float:
-        """Pictures a second, the first time not counted."""
+        """Pictures per second of a second run on ``images``; the first run is not counted."""
         for _ in range(2):
             start = time.perf_counter()
             self._vectors(images).cpu()
@@ -165,8 +169,9 @@ class Inference:
 
 
 def tensor_of(output: Any) -> torch.Tensor:
-    """The tensor that a module returned, alone or as the first of a list, a tuple or a mapping. ``TypeError`` for
-    anything else."""
+    """The tensor in ``output``: ``output`` itself, or the first value of a list, tuple or mapping, however nested.
+
+    ``TypeError`` if there is none."""
     while isinstance(output, (list, tuple, Mapping)) and len(output):
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
     if not isinstance(output, torch.Tensor):

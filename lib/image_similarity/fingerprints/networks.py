@@ -1,8 +1,8 @@
 """A layer of a pretrained network as a fingerprint.
 
-The driver calls `prepare` once; workers build the fingerprint from the small `Network` and the file of parameters,
-which is memory-mapped, so that all workers of one machine share its pages (in float32; cast to another precision, each
-has its own)."""
+The driver calls `prepare` once. Workers build the fingerprint from the small `Network` and the file of parameters. The
+file is memory-mapped, so the workers of one machine share its pages. If the parameters are cast to a precision other
+than float32, each worker has its own copy."""
 
 import difflib
 import hashlib
@@ -33,7 +33,7 @@ State = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Network(FingerprintSpec):
-    """A network up to one layer; the parameters themselves are stood for by ``weights_sha256``."""
+    """A network up to one layer. ``weights_sha256`` identifies the parameters."""
 
     uses_torch = True
 
@@ -45,7 +45,7 @@ class Network(FingerprintSpec):
     weights_sha256: str
 
     def load(self, file: str | None, device: str) -> Inference:
-        """``file``: parameters as `Prepared.save` wrote them."""
+        """``file``: path of the parameters that `Prepared.save` wrote."""
         if file is None:
             raise ValueError("a network needs its file of parameters")
         extractor = _extractor(self.network, self.layer, self.framing.crop)
@@ -55,20 +55,20 @@ class Network(FingerprintSpec):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the driver knows of a fingerprint before any image is read."""
+    """A network and its parameters, ready to be sent to workers."""
 
     network: Network
     state: State
     """The parameters up to the layer."""
 
     def save(self, file: Path) -> None:
-        """Write the parameters for `Network.load`."""
+        """Write the file of parameters for `Network.load`."""
         torch.save(dict(self.state), file)
 
 
 def check_network(network: str) -> None:
-    """Raise ``FingerprintError``, with near names, unless torchvision has such a classification network."""
-    known = list_models(module=torchvision.models)  # detection, segmentation and video are in packages of their own
+    """Raise ``FingerprintError``, with similar names, unless torchvision has the classification network."""
+    known = list_models(module=torchvision.models)  # networks for detection, segmentation and video are in subpackages
     if network not in known:
         near = difflib.get_close_matches(network, known, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "."
@@ -78,30 +78,30 @@ def check_network(network: str) -> None:
 
 
 def untrained_state(network: str, seed: int) -> State:
-    """Seeded random parameters, the same on every machine with this torch."""
+    """Seeded random parameters. They are the same on every machine with the same version of torch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _build(network, _preset(network, "").crop_size[0]).state_dict()
 
 
 def _build(network: str, side: int = USUAL_SIDE) -> nn.Module:
-    """The network for pictures of ``side``, which most do not need to know."""
-    told: dict[str, Any] = {}
+    """The network for pictures of ``side`` x ``side`` pixels. Most networks take any side."""
+    options: dict[str, Any] = {}
     if network in ("googlenet", "inception_v3"):
-        # These two scale their input themselves, but only if told so; their published weights expect it.
-        told = {"transform_input": True, "init_weights": True}
+        # The published weights of these two expect that the network scales its input, which it does only on request.
+        options = {"transform_input": True, "init_weights": True}
     elif network.startswith("vit_"):
-        told = {"image_size": side}
-    model: nn.Module = get_model(network, weights=None, **told)
+        options = {"image_size": side}
+    model: nn.Module = get_model(network, weights=None, **options)
     return model
 
 
 def _empty(network: str, side: int = USUAL_SIDE) -> nn.Module:
-    """The network without memory for parameters."""
+    """The network on torch's meta device: its parameters take no memory."""
     try:
         with torch.device("meta"):
             return _build(network, side)
-    except NotImplementedError:  # RegNets compute their widths by means of tensors, which must have values
+    except NotImplementedError:  # RegNets compute their widths with tensors, which need values
         return _build(network, side).to("meta")
 
 
@@ -115,33 +115,34 @@ def prepare(
     source: str = "given",
     scaled: bool = True,
 ) -> Prepared:
-    """Check that layer and weights fit the network, and make what workers need.
+    """Check that layer and weights fit the network, and return both for workers.
 
-    A state dict may lack parameters after the layer; one that lacks others, or has them in other shapes, raises
-    ``FingerprintError`` with their names, as does an unknown layer. ``source`` names the weights in messages."""
+    ``state`` may lack parameters after the layer. ``FingerprintError`` if it lacks others or has them in other shapes
+    (the message names them), if the layer is unknown, or if the layer has no values for each picture. ``source`` names
+    the weights in messages, and selects the preset of torchvision's weights."""
     node = resolve_layer(network, layer)
     preset = _preset(network, source)
-    fitting = _fitting_state(network, node, preset.crop_size[0], state, source)
+    parameters = _fitting_state(network, node, preset.crop_size[0], state, source)
     framing = Framing(preset.resize_size[0], preset.crop_size[0], preset.interpolation.value, scaled=scaled)
     shape = _output_shape(network, node, framing.crop)
     if len(shape) < 2 or shape[0] != _PICTURES:
         raise FingerprintError(f"{network} gives no values for each picture at {node}: choose another layer")
-    described = Network(
+    spec = Network(
         framing=framing,
         network=network,
         layer=node,
         normalisation=CAFFE if preprocessing == "caffe" else Normalisation(tuple(preset.mean), tuple(preset.std)),
         pooling=Pooling(pooling, spatial_axes(network, node, framing.crop) if pooling != "none" else ()),
         precision=precision,
-        weights_sha256=state_sha256(fitting),
+        weights_sha256=state_sha256(parameters),
     )
-    return Prepared(described, fitting)
+    return Prepared(spec, parameters)
 
 
 def spatial_axes(network: str, node: str, side: int) -> tuple[int, ...]:
     """The axes of the output that grow with the picture: the last two of most networks, the middle two of Swin.
 
-    Where none does (behind adaptive pooling) or the network takes one size only (ViT), the usual ones for so many axes.
+    `USUAL_AXES` decides if no axis grows (after adaptive pooling), or if the network takes only one size (ViT).
     """
     shape = _output_shape(network, node, side)
     usual = USUAL_AXES.get(len(shape), ())
@@ -154,16 +155,18 @@ def spatial_axes(network: str, node: str, side: int) -> tuple[int, ...]:
 
 
 def _output_shape(network: str, node: str, side: int) -> tuple[int, ...]:
-    """Of the output for `_PICTURES` pictures, found without memory or work; empty for a node whose output is no
-    tensor."""
+    """Shape of the output for `_PICTURES` pictures, found on torch's meta device without memory or work.
+
+    () for a node whose output is no tensor."""
     with torch.inference_mode():
         output = _extractor(network, node, side)(torch.empty(_PICTURES, 3, side, side, device="meta"))[OUTPUT]
     return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
 
 
 def resolve_layer(network: str, layer: str) -> str:
-    """The node that ``layer`` names: itself, an alias, or the last node of a module. ``FingerprintError`` names near
-    ones."""
+    """The node of ``layer``, which is a node, an alias, or a module and stands for its last node.
+
+    ``FingerprintError``, with similar names, if there is none."""
     aliases = next((names for family, names in LAYER_ALIASES.items() if network.startswith(family)), {})
     layer = aliases.get(layer, layer)
     nodes = layers(network)
@@ -177,7 +180,7 @@ def resolve_layer(network: str, layer: str) -> str:
 
 
 def layers(network: str) -> list[str]:
-    """The nodes of the network's graph, in the order of work."""
+    """The nodes of the network's graph, in the order of execution."""
     model = _empty(network)
     with torch.device("meta"):
         nodes: list[str] = get_graph_node_names(model, suppress_diff_warning=True)[1]
@@ -185,7 +188,8 @@ def layers(network: str) -> list[str]:
 
 
 def _fitting_state(network: str, node: str, side: int, state: State, source: str) -> State:
-    """The parameters up to ``node``, contiguous and in the network's order."""
+    """The parameters up to ``node``, contiguous and in the network's order. ``FingerprintError`` if ``state`` does not
+    fit."""
     needed = _extractor(network, node, side).state_dict()
     missing = [name for name in needed if name not in state]
     if missing:
@@ -193,13 +197,15 @@ def _fitting_state(network: str, node: str, side: int, state: State, source: str
         raise FingerprintError(f"weights {source} are not for {network} up to {node}: they lack {shown}")
     for name, parameter in needed.items():
         if state[name].shape != parameter.shape:
-            has, wants = tuple(state[name].shape), tuple(parameter.shape)
-            raise FingerprintError(f"weights {source} are not for {network}: {name} has the shape {has}, not {wants}")
+            shape, expected = tuple(state[name].shape), tuple(parameter.shape)
+            raise FingerprintError(
+                f"weights {source} are not for {network}: {name} has the shape {shape}, not {expected}"
+            )
     return {name: state[name].detach().to(parameter.dtype).contiguous() for name, parameter in needed.items()}
 
 
 def _extractor(network: str, node: str, side: int) -> nn.Module:
-    """The network for pictures of ``side``, up to ``node``, without memory for parameters."""
+    """The network for pictures of ``side`` x ``side`` pixels, up to ``node``, on torch's meta device."""
     model = _empty(network, side).eval()
     with torch.device("meta"):
         extractor: nn.Module = create_feature_extractor(model, {node: OUTPUT}, suppress_diff_warning=True).eval()
@@ -207,7 +213,7 @@ def _extractor(network: str, node: str, side: int) -> nn.Module:
 
 
 def state_sha256(state: State) -> str:
-    """Of names, types, shapes and values, whatever file they came in."""
+    """A hash of names, types, shapes and values. It does not depend on the file they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -216,15 +222,16 @@ def state_sha256(state: State) -> str:
 
 
 def _preset(network: str, source: str) -> Any:
-    """Size, crop, interpolation and normalisation that torchvision declares with these weights; for others, its default
-    ones."""
+    """Size, crop, interpolation and normalisation that torchvision declares for the weights ``source``.
+
+    For weights that are not torchvision's, those of its default weights."""
     declared = get_model_weights(network)
     transform = declared.__members__.get(source, declared.DEFAULT).transforms
     return transform() if isinstance(transform, partial) else transform
 
 
 def main(arguments: Sequence[str]) -> int:
-    """List the layers of the network named first, or all networks."""
+    """Print the layers of the network ``arguments[0]``; without arguments, the names of all networks."""
     if not arguments:
         print("\n".join(list_models(module=torchvision.models)))
         return 0

@@ -1,4 +1,4 @@
-"""What determines a fingerprint's vectors, and what turns pictures into them."""
+"""The interface of fingerprints: specs, which determine vectors, and fingerprints, which compute them."""
 
 import hashlib
 import json
@@ -12,43 +12,45 @@ from numpy.typing import NDArray
 from image_similarity.imaging.framing import Framing
 
 PIXELS_VERSION = 2
-"""Part of every key: raise it when decoding, resizing or cropping change what a vector is."""
+"""Part of every key. Raise it when a change of decoding, resizing or cropping changes vectors."""
 
 
 class FingerprintError(ValueError):
-    """A fingerprint that cannot be made as it is described: one line that says what is wrong, and what there is
-    instead."""
+    """A fingerprint cannot be built from its settings. The message is one line: the fault, and what is possible."""
 
 
 class Fingerprint(Protocol):
-    """Pictures -> vectors, in one process and on one device. Not thread-safe."""
+    """Computes vectors of pictures, in one process and on one device. It is not thread-safe."""
 
     framing: Framing
 
     @property
     def batch(self) -> int:
-        """How many pictures it is best given at once."""
+        """The best number of pictures for one call."""
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(n, crop, crop, 3) uint8, as ``framing.fit`` makes them, n >= 1 -> (n, d) float32."""
+        """(n, crop, crop, 3) uint8, n >= 1 -> (n, d) float32. ``framing.fit`` gives such pictures."""
 
 
 @dataclass(frozen=True)
 class FingerprintSpec(ABC):
-    """Everything that a vector depends on but the image, small enough to be sent to workers and recorded with a run."""
+    """Everything besides the image that determines a vector. It is small, since it is sent to workers and recorded with
+    a run.
+
+    Names of classes and fields are part of `key`: a renamed one makes all stored vectors obsolete."""
 
     uses_torch: ClassVar[bool] = False
-    """Whether it needs a device."""
+    """Whether the fingerprint runs on a device of torch's."""
 
     framing: Framing
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits; two fingerprints with the same key give the same vectors."""
+        """The hash of the definition, 16 hexadecimal digits. Fingerprints with the same key give the same vectors."""
         values = {"kind": type(self).__name__, "pixels_version": PIXELS_VERSION, **asdict(self)}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @abstractmethod
     def load(self, file: str | None, device: str) -> Fingerprint:
-        """Build the fingerprint. ``file``: what the driver saved for it, None where nothing is needed; ``device``: as
-        torch names it."""
+        """Build the fingerprint. ``file``: path of the file that the driver saved for it, None if it needs none;
+        ``device``: torch's name of the device."""

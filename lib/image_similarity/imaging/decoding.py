@@ -1,7 +1,7 @@
 """bytes -> RGB uint8, or `Unreadable` with a reason.
 
-What comes in is untrusted: its size is checked before anything is decoded, only formats on a list are tried, damaged
-files are refused rather than repaired."""
+Files are untrusted. The size is checked before anything is decoded, only formats on a list are tried, and damaged files
+are refused instead of repaired."""
 
 import io
 import os
@@ -20,8 +20,8 @@ Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO")
-"""Pillow's names of those it opens (MPO comes in as JPEG). None starts another program or draws a page, as EPS and PDF
-would."""
+"""Pillow's names of the formats that are opened. Pillow opens MPO as JPEG. EPS and PDF are missing, since they start
+another program or draw a page."""
 
 UNREADABLE_REASONS = {
     "empty": "the file has no bytes",
@@ -53,15 +53,16 @@ _UNSUPPORTED_WORDS = (
 class Picture:
     pixels: Pixels
     width: int
-    """Of the whole picture, upright; ``pixels`` may be smaller."""
+    """Width of the whole picture, upright, in pixels. ``pixels`` may be smaller."""
     height: int
+    """Height of the whole picture, upright, in pixels."""
 
 
 def decode(content: bytes, max_pixels: int, at_least: int | None = None) -> Picture:
-    """The picture in ``content``: upright (EXIF orientation), first frame, as RGB uint8.
+    """The first frame of ``content`` as RGB uint8, upright by its EXIF orientation.
 
-    Transparency is put on white; grey of more than 8 bits and floating point are rescaled, not clipped. ``at_least``:
-    see `open_upright`. Raises `Unreadable`."""
+    Transparent pixels are put on white. Grey values of more than 8 bits and floating-point values are rescaled, not
+    clipped. ``at_least``: see `open_upright`. Raises `Unreadable`."""
     with as_unreadable():
         image = open_upright(content, max_pixels, at_least)
         return Picture(np.asarray(to_rgb(image)), *image.info[WHOLE_SIZE])
@@ -71,21 +72,21 @@ def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -
     """The first frame of ``content``, decoded and upright, in its own mode. Raises `Unreadable`.
 
     With ``at_least`` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep
-    that many pixels: much faster, for pictures that are made smaller anyway. ``info[WHOLE_SIZE]`` is width and height
-    of the whole, upright."""
+    that many pixels. This is much faster, and serves pictures that are shrunk afterwards. ``info[WHOLE_SIZE]`` is the
+    width and height of the whole picture, upright."""
     if not content:
         raise Unreadable("empty", "0 bytes")
-    Image.init()  # all formats must be registered before some can be named; does nothing the second time
+    Image.init()  # registers all formats, so that `formats` may name them; a second call does nothing
     with as_unreadable():
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image, max_pixels)
             if image.format == "PNG":
-                image.verify()  # reads all checksums, after which the image must be opened anew
+                image.verify()  # reads all checksums; afterwards the image must be opened again
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             reduced = at_least is not None and image.draft(None, (at_least, at_least)) is not None
             image.load()
-            _check_size(image, max_pixels)  # some formats tell their true size only when they are decoded
+            _check_size(image, max_pixels)  # the true size of some formats is known only after decoding
             if not reduced:
                 width, height = image.size
             is_turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
@@ -103,7 +104,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """``image`` of any of Pillow's modes as RGB. ``ValueError`` for a mode that has no meaning as a picture."""
+    """``image``, in any of Pillow's modes, as RGB. ``ValueError`` for a mode that is no picture."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
@@ -124,11 +125,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _rescaled_grey(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or floating point, as 8 bits; a transparent value becomes white.
+    """Grey of 16 or 32 bits, or of floating point, as 8 bits. The transparent value becomes white.
 
-    16-bit values are divided by 257. The range of 32-bit and floating-point images is not declared anywhere, so the
-    smallest usual one that holds the values is assumed: 0 to 1 (floating point only), 0 to 255, 0 to 65,535, else that
-    of the picture."""
+    16-bit values are divided by 257. Images of 32 bits or floating point do not declare their range. The smallest usual
+    range that holds all values is assumed: 0 to 1 (floating point only), 0 to 255, or 0 to 65,535. If none does, the
+    range is that of the values."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
         raise Unreadable("corrupt", "pixel values that are not finite")
@@ -145,7 +146,7 @@ def _rescaled_grey(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def as_unreadable() -> Iterator[None]:
-    """Whatever Pillow raises about a file becomes `Unreadable`: one bad file must not stop the others."""
+    """Turns every exception of Pillow about a file into `Unreadable`, since one bad file must not stop the others."""
     try:
         yield
     except Unreadable:
@@ -156,9 +157,8 @@ def as_unreadable() -> Iterator[None]:
         raise Unreadable("not_an_image", "no known format accepts its beginning") from None
     except MemoryError:
         raise Unreadable("corrupt", "asks for more memory than there is") from None
-    except (
-        Exception
-    ) as error:  # decoders raise nearly anything on damaged files: struct.error, SyntaxError, KeyError, ...
+    # Decoders raise nearly anything on damaged files: struct.error, SyntaxError, KeyError, ...
+    except Exception as error:
         raise Unreadable(_reason_of(error), f"{type(error).__name__}: {error}") from None
 
 
@@ -172,23 +172,24 @@ def _reason_of(error: Exception) -> str:
 
 
 def prepare_process(max_pixels: int) -> None:
-    """Once per process: Pillow's own limit follows ours, and its warnings about odd metadata are not printed."""
+    """Set Pillow's own limit of pixels, and hide its warnings about odd metadata. Call it once in each process."""
     Image.MAX_IMAGE_PIXELS = max_pixels
     warnings.filterwarnings("ignore", module="PIL")
 
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Keep what C libraries print about damaged files (libtiff: hundreds of lines a file) off this process's stderr.
+    """Drops what C libraries print to stderr about damaged files (libtiff: hundreds of lines a file).
 
-    What matters of it is in `Unreadable`. For worker processes only: the whole process is silent meanwhile.
+    `Unreadable` has the important part. The whole process prints nothing to stderr meanwhile, so this is for worker
+    processes only.
     """
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    stderr = os.dup(2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)

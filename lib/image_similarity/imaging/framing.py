@@ -18,33 +18,33 @@ _LONGEST = 8
 
 @dataclass(frozen=True)
 class Framing:
-    """How the square is taken. Fingerprints with equal framings share it."""
+    """The rule by which the square is cut from a picture. Fingerprints with equal framings share the square."""
 
     resize: int
-    """The short side after resizing, in pixels."""
+    """Short side of the picture after resizing, in pixels."""
     crop: int
-    """The side of the square in the middle that is kept."""
+    """Side of the square that is cut from the middle, in pixels."""
     interpolation: str = "bilinear"
-    """A key of `INTERPOLATIONS`; made smaller, pictures are antialiased."""
+    """A key of `INTERPOLATIONS`. Pictures that are shrunk are antialiased."""
     squash: bool = False
-    """The whole picture becomes the square, whatever its proportions."""
+    """Whether the whole picture becomes the square, whatever its proportions."""
     scaled: bool = True
-    """Large JPEGs may be decoded at a half, a quarter or an eighth of their size."""
+    """Whether large JPEGs may be decoded at a half, a quarter or an eighth of their size."""
 
     @property
     def decode_side(self) -> int | None:
-        """The short side that a decoded picture keeps, at least; None for all of it.
+        """The least short side of a decoded picture, in pixels; None if pictures must be decoded whole.
 
-        Twice what is wanted, since the decoder's reduction is coarser than resizing (with an average-pooled SqueezeNet
-        and half of that, vectors moved ten times as far); the same for all usual sizes, so that fingerprints share one
-        decoding."""
+        It is twice ``resize``, since the decoder reduces pictures more coarsely than resizing does. (With half of it,
+        the vectors of an average-pooled SqueezeNet moved ten times as far.) It is the same for all usual sizes, so that
+        fingerprints share one decoding."""
         return max(LEAST_SIDE, 2 * self.resize) if self.scaled else None
 
     def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The square of one RGB picture: (height, width, 3) uint8 -> (crop, crop, 3) uint8.
 
-        As torchvision's ``resize`` and ``center_crop`` of a PIL image, but for pictures more than eight times as long
-        as wide, of which the middle is taken first."""
+        The result is that of torchvision's ``resize`` and ``center_crop`` on a PIL image. Only pictures that are more
+        than eight times as long as wide differ: their middle is cut out first."""
         resample = INTERPOLATIONS[self.interpolation]
         if self.squash:
             return np.asarray(Image.fromarray(pixels).resize((self.crop, self.crop), resample))
@@ -60,8 +60,8 @@ class Framing:
 def _without_far_ends(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The middle of a very long or very high picture.
 
-    The square comes from there anyway, and a picture of 1 x 1,000,000 pixels would be gigantic once its short side is
-    256."""
+    The square is cut from the middle. A picture of 1 x 1,000,000 pixels would be gigantic after its short side was
+    resized to 256."""
     height, width = pixels.shape[:2]
     limit = _LONGEST * min(height, width)
     top, left = max(0, (height - limit) // 2), max(0, (width - limit) // 2)

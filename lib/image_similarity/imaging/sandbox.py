@@ -1,7 +1,7 @@
-"""Decoding in a process of its own, for files that may bring a process down.
+"""Decoding in a child process, for files that may crash or hang a decoder.
 
-The child is told nothing and can do nothing but decode: its memory is limited, it is stopped when it takes too long,
-and what it answers is read as numbers, never as objects. It stays for the next file until one ends it."""
+The child receives files and decodes them. Its memory is limited, and it is killed when one file takes too long. Its
+answers are read as numbers and JSON, never as pickled objects. The same child decodes all files until one ends it."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from image_similarity.errors import Unreadable
 from image_similarity.imaging import decoding
 from image_similarity.imaging.decoding import Picture
 
-_REQUEST = struct.Struct(">QQ")  # bytes of the file, and the side that is kept (0: all)
+_REQUEST = struct.Struct(">QQ")  # bytes of the file, and `at_least` (0: None)
 
 
 class IsolatedDecoder:
-    """`decoding.decode` in a child process; one file at a time, from any thread.
+    """`decoding.decode` in a child process. It decodes one file at a time, and can be called from any thread.
 
-    ``memory_bytes``: address space of the child; ``seconds``: for one file.
+    ``memory_bytes``: largest address space of the child; ``seconds``: longest time for one file.
     """
 
     def __init__(self, max_pixels: int, memory_bytes: int, seconds: float):
@@ -35,14 +35,14 @@ class IsolatedDecoder:
     def decode(self, content: bytes, at_least: int | None = None) -> Picture:
         """As `decoding.decode`; `Unreadable` with ``decoder_crashed`` if the child died or took too long."""
         with self._lock:
-            child = self._started()
+            child = self._running_child()
             stop = threading.Timer(self._seconds, child.kill)
             stop.start()
             try:
-                answer = _asked(child, content, at_least)
+                answer = _request(child, content, at_least)
             except (OSError, EOFError):
                 child.kill()
-                raise Unreadable("decoder_crashed", _how_it_ended(child.wait())) from None
+                raise Unreadable("decoder_crashed", _exit_detail(child.wait())) from None
             finally:
                 stop.cancel()
         if isinstance(answer, Picture):
@@ -55,7 +55,7 @@ class IsolatedDecoder:
                 self._child.kill()
                 self._child.wait()
 
-    def _started(self) -> "subprocess.Popen[bytes]":
+    def _running_child(self) -> "subprocess.Popen[bytes]":
         if self._child is None or self._child.poll() is not None:
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             command = [sys.executable, "-m", "image_similarity.imaging.sandbox", *self._arguments]
@@ -65,20 +65,21 @@ class IsolatedDecoder:
         return self._child
 
 
-def _asked(child: "subprocess.Popen[bytes]", content: bytes, at_least: int | None) -> Picture | tuple[str, str]:
-    """The child's answer: a picture, or reason and detail. ``OSError`` or ``EOFError`` if it did not give one."""
+def _request(child: "subprocess.Popen[bytes]", content: bytes, at_least: int | None) -> Picture | tuple[str, str]:
+    """The child's answer: a picture, or reason and detail of `Unreadable`. ``OSError`` or ``EOFError`` if there is
+    none."""
     assert child.stdin is not None and child.stdout is not None
     child.stdin.write(_REQUEST.pack(len(content), at_least or 0))
     child.stdin.write(content)
     child.stdin.flush()
-    told = json.loads(child.stdout.readline() or "null")
-    if told is None:
+    header = json.loads(child.stdout.readline() or "null")
+    if header is None:
         raise EOFError
-    if "reason" in told:
-        return told["reason"], told["detail"]
-    rows, columns = told["shape"]
+    if "reason" in header:
+        return header["reason"], header["detail"]
+    rows, columns = header["shape"]
     pixels = np.frombuffer(_exactly(child.stdout, rows * columns * 3), np.uint8).reshape(rows, columns, 3)
-    return Picture(pixels, told["width"], told["height"])
+    return Picture(pixels, header["width"], header["height"])
 
 
 def _exactly(stream: BinaryIO | Any, length: int) -> bytes:
@@ -88,7 +89,7 @@ def _exactly(stream: BinaryIO | Any, length: int) -> bytes:
     return content
 
 
-def _how_it_ended(code: int) -> str:
+def _exit_detail(code: int) -> str:
     return (
         f"the decoding process was ended by signal {-code}"
         if code < 0
@@ -97,7 +98,7 @@ def _how_it_ended(code: int) -> str:
 
 
 def main(max_pixels: int, memory_bytes: int) -> None:
-    """The child: answer what comes in on standard input until it ends."""
+    """The child process: answers requests until its standard input ends."""
     _limit_memory(memory_bytes)
     decoding.prepare_process(max_pixels)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
@@ -117,7 +118,7 @@ def main(max_pixels: int, memory_bytes: int) -> None:
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    import resource  # not on every system; nor does every one that has it know this limit
+    import resource  # some systems lack this module, others lack the limit
 
     try:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

@@ -8,16 +8,15 @@ from PIL import Image, ImageCms
 from image_similarity.imaging.decoding import as_unreadable, open_upright, to_rgb
 
 SMALL, LARGE = 480, 1280
-"""Longest side in pixels: of a picture among others, and of one that is looked at by itself. Both hold on dense
-screens, too."""
+"""Longest side in pixels, of a picture in a grid and of one that is shown alone. Both suffice for dense screens."""
 
 _QUALITY = 80
-_METHOD = 2  # of WebP's seven efforts: half the time of the default (4) for 3 % larger files
+_METHOD = 2  # WebP's effort, 0 to 6: takes half the time of the default (4), and files are 3 % larger
 
 _SHRINKABLE_MODES = ("RGB", "L", "CMYK", "RGBA", "LA", "YCbCr")
 
 RECIPE = f"webp-{SMALL}-{LARGE}-{_QUALITY}-{_METHOD}"
-"""What determines the files besides the picture itself: other recipes make other files."""
+"""Everything besides the picture that determines the files. Its value changes if they would change."""
 
 
 @dataclass(frozen=True)
@@ -25,20 +24,20 @@ class Thumbnails:
     """WebP files of one picture: upright, sRGB, without metadata."""
 
     width: int
-    """Of the larger file, in pixels; the smaller one has the same proportions."""
+    """Width of the larger file, in pixels. The smaller one has the same proportions."""
     height: int
+    """Height of the larger file, in pixels."""
     small: bytes
     large: bytes | None
-    """None where the picture is no larger than the small file may be: pictures are never made larger."""
+    """None if the picture fits into the small file. Pictures are never enlarged."""
 
 
 def thumbnails(content: bytes, max_pixels: int) -> Thumbnails:
-    """The small files of the picture in ``content``. Raises `Unreadable`, as `decoding.decode` does."""
+    """The WebP files of the picture in ``content``. Raises `Unreadable`, as `decoding.decode` does."""
     picture = open_upright(content, max_pixels, at_least=LARGE)
     with as_unreadable():
-        if (
-            picture.mode in _SHRINKABLE_MODES and "transparency" not in picture.info
-        ):  # before its colours are converted: there may be much of it
+        # A large picture is shrunk before its colours are converted, which saves time.
+        if picture.mode in _SHRINKABLE_MODES and "transparency" not in picture.info:
             picture.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS, reducing_gap=3.0)
         large = _shrunk(_to_srgb(picture), LARGE)
         is_small = max(large.size) <= SMALL
@@ -46,18 +45,18 @@ def thumbnails(content: bytes, max_pixels: int) -> Thumbnails:
 
 
 def size_of(content: bytes) -> tuple[int, int]:
-    """Width and height of a file that `thumbnails` made. ``OSError`` if it is none, or only a part."""
+    """Width and height of a file that `thumbnails` made. ``OSError`` for another or a truncated file."""
     with Image.open(io.BytesIO(content), formats=("WEBP",)) as picture:
         return picture.size
 
 
 def has_large(width: int, height: int) -> bool:
-    """Whether a picture of that size (`Thumbnails.width`, ``height``) has a large file."""
+    """Whether a picture of this size (`Thumbnails.width`, ``height``) has a large file."""
     return max(width, height) > SMALL
 
 
 def _to_srgb(picture: Image.Image) -> Image.Image:
-    """``picture`` as RGB in the colours of screens; a damaged profile, or one for another mode, is passed over."""
+    """``picture`` as RGB in sRGB colours. A damaged profile, or one for another mode, is ignored."""
     profile = picture.info.get("icc_profile")
     if profile and picture.mode in ("RGB", "CMYK") and b"sRGB" not in profile:
         try:
@@ -78,7 +77,6 @@ def _shrunk(picture: Image.Image, side: int) -> Image.Image:
 
 def _webp(picture: Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(
-        out, "WEBP", quality=_QUALITY, method=_METHOD
-    )  # no exif=, no icc_profile=: nothing of the original leaks
+    # Without exif= and icc_profile= no metadata of the original is published.
+    picture.save(out, "WEBP", quality=_QUALITY, method=_METHOD)
     return out.getvalue()

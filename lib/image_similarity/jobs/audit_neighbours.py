@@ -20,28 +20,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True)
     )
     parser.add_argument(
-        "--sample", metavar="N", help="images that are asked about", **setting("approximate.audit_queries")
+        "--sample", metavar="N", help="images whose true neighbours are found", **setting("approximate.audit_queries")
     )
 
 
 def run(application: Application) -> None:
-    asked, how = application.settings.neighbours, application.settings.approximate
-    job = application.job("audit_neighbours", f"{asked.fingerprint}/{asked.metric}")
+    requested, approximate = application.settings.neighbours, application.settings.approximate
+    job = application.job("audit_neighbours", f"{requested.fingerprint}/{requested.metric}")
     if job.already_published():
         return
     with job.step("plan"):
         audited, source, settings = _audited(job)
-    audit.check(source.count, how)
+    audit.check(source.count, approximate)
     job.plan(
-        f"compare up to {how.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) with all, "
-        "exactly",
-        f"recall@{settings.similar} must be {how.recall_target} or more, its interval begin at "
-        f"{how.recall_target - how.recall_slack:.4g} or above",
+        f"compare up to {approximate.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) "
+        "with all, exactly",
+        f"recall@{settings.similar} must be {approximate.recall_target} or more, its interval begin at "
+        f"{approximate.recall_target - approximate.recall_slack:.4g} or above",
         f"write the result to runs in {job.warehouse.uri}",
     )
     with job.warehouse.scratch(job.run_id) as scratch, job.step("compare with the table"):
-        recall = audit.run(job.session, source, job.warehouse.read("neighbours", [audited]), settings, how, scratch)
-    is_good = recall.reaches(how.recall_target, how.recall_slack)
+        recall = audit.run(
+            job.session, source, job.warehouse.read("neighbours", [audited]), settings, approximate, scratch
+        )
+    is_good = recall.reaches(approximate.recall_target, approximate.recall_slack)
     job.publish(
         replace={},
         inputs={"neighbours": [audited]},
@@ -50,17 +52,23 @@ def run(application: Application) -> None:
             "k": settings.similar,
             "recall": [recall.estimate, recall.lower, recall.upper],
         },
-        used={"approximate": how.model_dump()},
+        used={"approximate": approximate.model_dump()},
         recall=recall.estimate,
-        status=PUBLISHED if is_good else TOO_LOW,  # which a scheduler's second try does not take for done
+        status=PUBLISHED if is_good else TOO_LOW,  # a scheduler's retry must not take a failed audit as done
     )
     job.say(f"audit_neighbours {job.slot}: recall@{settings.similar} of run {audited} is {recall}; {job.seconds:.1f} s")
     if not is_good:
-        raise JobFailed(f"recall@{settings.similar} is {recall}, below approximate.recall_target = {how.recall_target}")
+        raise JobFailed(
+            f"recall@{settings.similar} is {recall}, below approximate.recall_target = {approximate.recall_target}"
+        )
 
 
 def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
-    """The published run of this slot, what it was made from, and its settings."""
+    """The published run of this slot, its images and vectors, and its settings.
+
+    Raises ``WrongInput`` if nothing is published there or the run has no similar neighbours, and ``JobFailed`` if the
+    run has no record.
+    """
     runs = job.base_snapshot.run_ids("neighbours", job.slot)
     if not runs:
         published = ", ".join(sorted(job.base_snapshot.slots("neighbours"))) or "none"

@@ -1,5 +1,5 @@
-"""neighbours -> comparisons: how far fingerprints agree, how well each finds images with the same label, and a report
-of it."""
+"""neighbours -> comparisons: how far fingerprints agree, how well each finds images with the same label, and a
+report."""
 
 import argparse
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ DEFAULT_LABEL = "label"
 DEFAULT_EXAMPLES = 10
 
 Settings = Mapping[str, Mapping[str, Any]]
-"""run_id -> what ``runs.settings`` says"""
+"""run_id -> the value of ``runs.settings``"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +94,7 @@ def run(application: Application) -> None:
             with job.step("write tables"):
                 job.warehouse.write("comparisons", job.run_id, _rows(job.session, outputs.measured))
         except BaseException:
-            site.files.delete(site.folder(job.run_id))  # nobody has looked at it
+            site.files.delete(site.folder(job.run_id))  # it was not published, so nobody reads it
             raise
     _publish(job, comparison, site, runs, outputs)
     _summarise(job, comparison, outputs)
@@ -105,15 +105,15 @@ def run(application: Application) -> None:
 def _publish(job: Job, comparison: Comparison, site: Site, runs: dict[str, list[str]], outputs: Outputs) -> None:
     used = {"comparison": {**asdict(comparison), "pairs": job.arguments.pairs}}
     with site.locked():
-        kept = site.publish(job.run_id, outputs.index)
+        renderings = site.publish(job.run_id, outputs.index)
         job.publish(replace={"comparisons": {job.slot: job.run_id}}, inputs=runs, counts=outputs.counts, used=used)
         try:
-            site.remove_others(kept)
-        except OSError as error:  # no failure: the next run tries again
+            site.remove_others(renderings)
+        except OSError as error:  # not a failure: the next run tries again
             note(f"what is not used any more could not be removed from {site.uri}: {error}")
 
 
-# -- what is compared --------------------------------------------------------------------------------------------------
+# -- the comparison ----------------------------------------------------------------------------------------------------
 
 
 def _settings_of_runs(job: Job) -> Settings:
@@ -122,7 +122,7 @@ def _settings_of_runs(job: Job) -> Settings:
 
 
 def _comparison(job: Job, used: Settings) -> Comparison:
-    """What is asked for. Raises ``WrongInput`` if it cannot be had."""
+    """The comparison that the arguments ask for. Raises ``WrongInput`` if there is nothing to compare."""
     lengths = _lengths(job, used)
     comparison = Comparison(tuple(lengths), job.slot, _k(job, lengths), _label(job))
     if len(lengths) == 1 and comparison.label is None:
@@ -131,60 +131,63 @@ def _comparison(job: Job, used: Settings) -> Comparison:
 
 
 def _lengths(job: Job, used: Settings) -> dict[str, int]:
-    """The fingerprints that are compared, and the neighbours that each has of an image. ``WrongInput`` if there are
-    none."""
+    """The length of the lists of each fingerprint that is compared.
+
+    Raises ``WrongInput`` if there is none, or if a requested fingerprint has no similar neighbours."""
     published = job.base_snapshot.slots("neighbours")
     lengths = {}
     for slot in sorted(published, key=lambda slot: slot.split("/")):
-        fingerprint, _, by = slot.partition("/")
-        asked = [used[run]["neighbours"]["similar"] for run in published[slot] if run in used]
-        if by == job.slot and asked and min(asked):
-            lengths[fingerprint] = min(asked)
-    wanted = list(dict.fromkeys(job.arguments.fingerprints or lengths))
-    unknown = [name for name in wanted if name not in lengths]
-    if unknown or not wanted:
+        fingerprint, _, metric = slot.partition("/")
+        list_lengths = [used[run]["neighbours"]["similar"] for run in published[slot] if run in used]
+        if metric == job.slot and list_lengths and min(list_lengths):
+            lengths[fingerprint] = min(list_lengths)
+    names = list(dict.fromkeys(job.arguments.fingerprints or lengths))
+    unknown = [name for name in names if name not in lengths]
+    if unknown or not names:
         slots = ", ".join(sorted(published)) or "none"
-        by_whom = f" by {', '.join(map(repr, unknown))}" if unknown else ""
+        by_names = f" by {', '.join(map(repr, unknown))}" if unknown else ""
         raise WrongInput(
-            f"no similar neighbours{by_whom} with {job.slot} distance in {job.warehouse.uri} (published: {slots}): "
+            f"no similar neighbours{by_names} with {job.slot} distance in {job.warehouse.uri} (published: {slots}): "
             "run find_neighbours first"
         )
-    return {name: lengths[name] for name in wanted}
+    return {name: lengths[name] for name in names}
 
 
 def _k(job: Job, lengths: dict[str, int]) -> int:
-    shortest, asked = min(lengths, key=lambda name: lengths[name]), job.arguments.k
-    if asked is not None and asked > lengths[shortest]:
+    shortest, requested = min(lengths, key=lambda name: lengths[name]), job.arguments.k
+    if requested is not None and requested > lengths[shortest]:
         raise WrongInput(
-            f"-k {asked}: {shortest} has {lengths[shortest]} neighbours of each image: ask for less, or "
+            f"-k {requested}: {shortest} has {lengths[shortest]} neighbours of each image: ask for less, or "
             "find_neighbours with more"
         )
-    return asked or lengths[shortest]
+    return requested or lengths[shortest]
 
 
 def _label(job: Job) -> str | None:
-    """The attribute that is the label; None where none is asked for and there is none of that name."""
-    asked = job.arguments.label
-    if asked is None and not job.base_snapshot.run_ids("manifest", ""):
+    """The attribute that is the label; None if none is requested and no image has the default one.
+
+    Raises ``WrongInput`` if no image has the requested attribute."""
+    requested = job.arguments.label
+    if requested is None and not job.base_snapshot.run_ids("manifest", ""):
         return None
     manifest = job.warehouse.read("manifest", job.base_snapshot.run_ids("manifest", ""))
-    attribute = DEFAULT_LABEL if asked is None else asked
+    attribute = DEFAULT_LABEL if requested is None else requested
     if stage.labels_of(manifest, attribute).first() is not None:
         return str(attribute)
-    if asked is None:
+    if requested is None:
         return None
     names = manifest.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().orderBy("name").collect()
     known = ", ".join(clean(row.name) for row in names) or "none"
-    raise WrongInput(f"--label {asked}: no image has that attribute; there are: {known}")
+    raise WrongInput(f"--label {requested}: no image has that attribute; there are: {known}")
 
 
 def _images_of(job: Job, used: Settings) -> str:
-    """What build_manifest was given as images; empty without a manifest."""
+    """The argument ``images`` of the run that built the manifest; empty without a manifest."""
     return next((str(used[run]["images"]) for run in job.base_snapshot.run_ids("manifest", "") if run in used), "")
 
 
 def _runs(job: Job, comparison: Comparison) -> dict[str, list[str]]:
-    """table -> runs read."""
+    """The runs that are read, by table."""
     slots = [f"{name}/{comparison.metric}" for name in comparison.fingerprints]
     return {
         "manifest": job.base_snapshot.run_ids("manifest", ""),
@@ -213,7 +216,7 @@ def _rows(session: SparkSession, measured: tuple[Measured, ...]) -> DataFrame:
     return rows.coalesce(1)
 
 
-# -- what is told ------------------------------------------------------------------------------------------------------
+# -- messages ----------------------------------------------------------------------------------------------------------
 
 
 def _summarise(job: Job, comparison: Comparison, outputs: Outputs) -> None:
@@ -224,7 +227,7 @@ def _summarise(job: Job, comparison: Comparison, outputs: Outputs) -> None:
     if comparison.pairs:
         job.say(aligned(_matrix(comparison, outputs.measured)))
     if comparison.label:
-        job.say(f"  {_asked(comparison, outputs.labelled)}")
+        job.say(f"  {_label_counts(comparison, outputs.labelled)}")
     if outputs.labelled.measured:
         job.say(aligned(_labels(comparison, outputs.labelled.measured)))
     if counts["pictures_absent"]:
@@ -233,16 +236,16 @@ def _summarise(job: Job, comparison: Comparison, outputs: Outputs) -> None:
 
 def _matrix(comparison: Comparison, measured: tuple[Measured, ...]) -> Iterator[tuple[str, ...]]:
     names = comparison.fingerprints
-    found = {frozenset((row.fingerprint, row.other)): row for row in measured if row.measure == OVERLAP}
+    overlaps = {frozenset((row.fingerprint, row.other)): row for row in measured if row.measure == OVERLAP}
     yield (f"{OVERLAP}@{comparison.k}", *names)
     for name in names:
-        yield (name, *(f"{found[frozenset((name, other))].value:.3f}" if other != name else "-" for other in names))
-    chances = [row.chance for row in found.values()]
+        yield (name, *(f"{overlaps[frozenset((name, other))].value:.3f}" if other != name else "-" for other in names))
+    chances = [row.chance for row in overlaps.values()]
     least, most = f"{min(chances):.3f}", f"{max(chances):.3f}"
     yield ("by chance", least if least == most else f"{least} to {most}", *[""] * (len(names) - 1))
 
 
-def _asked(comparison: Comparison, labelled: Labelled) -> str:
+def _label_counts(comparison: Comparison, labelled: Labelled) -> str:
     notes = [f"{labelled.images:,} images with the same {clean(comparison.label or '')} as others"]
     notes += [f"{labelled.alone:,} alone with theirs"] if labelled.alone else []
     notes += [f"{labelled.unlabelled:,} without"] if labelled.unlabelled else []
@@ -251,10 +254,10 @@ def _asked(comparison: Comparison, labelled: Labelled) -> str:
 
 
 def _labels(comparison: Comparison, measured: tuple[Measured, ...]) -> Iterator[tuple[str, ...]]:
-    found = {(row.fingerprint, row.measure): row for row in measured}
+    measures = {(row.fingerprint, row.measure): row for row in measured}
     yield ("", f"{PRECISION}@{comparison.k}", "by chance", f"mAP@{comparison.k}", "by chance")
     for name in comparison.fingerprints:
-        rows = [found[name, measure] for measure in (PRECISION, AVERAGE_PRECISION)]
+        rows = [measures[name, measure] for measure in (PRECISION, AVERAGE_PRECISION)]
         yield (name, *(text for row in rows for text in (f"{row.value:.3f}", f"{row.chance:.3f}")))
 
 

@@ -11,9 +11,9 @@ from image_similarity.runtime.session import is_local_mode
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours import audit, sources, stage
 from image_similarity.stages.neighbours import plan as planning
-from image_similarity.stages.neighbours.approximate import Found
+from image_similarity.stages.neighbours.approximate import ApproximateResult
 from image_similarity.stages.neighbours.plan import APPROXIMATE
-from image_similarity.stages.neighbours.previous import Before
+from image_similarity.stages.neighbours.previous import PreviousRun
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
@@ -24,7 +24,7 @@ RELATIONS = (SIMILAR, DISSIMILAR)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those that run_pipeline takes, too."""
+    """Add the options that run_pipeline also takes."""
     parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint", is_text=True))
     parser.add_argument("--method", metavar="exact|approximate|auto", **setting("neighbours.method", is_text=True))
     parser.add_argument(
@@ -46,11 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(application: Application) -> None:
-    own = getattr(application.arguments, "embeddings", None)
-    settings, how = application.settings.neighbours, application.settings.approximate
-    if own and not any(given.startswith("neighbours.fingerprint=") for given in application.arguments.overrides):
+    own_embeddings = getattr(application.arguments, "embeddings", None)
+    settings, approximate = application.settings.neighbours, application.settings.approximate
+    if own_embeddings and not any(
+        override.startswith("neighbours.fingerprint=") for override in application.arguments.overrides
+    ):
         settings = settings.model_copy(update={"fingerprint": EXTERNAL})
-    if own and settings.fingerprint in application.settings.fingerprints:
+    if own_embeddings and settings.fingerprint in application.settings.fingerprints:
         raise WrongInput(
             f"--embeddings with --fingerprint {settings.fingerprint}, which is made here: choose another name"
         )
@@ -58,10 +60,12 @@ def run(application: Application) -> None:
     if job.already_published():
         return
     with job.step("plan"):
-        source, inputs = _given(job, own) if own else _published(job, settings.fingerprint)
-        plan = planning.make(job.session, source.vectors, source.count, settings, how)
+        source, inputs = (
+            _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
+        )
+        plan = planning.make(job.session, source.vectors, source.count, settings, approximate)
     if plan.method == APPROXIMATE:
-        audit.check(source.count, how)
+        audit.check(source.count, approximate)
     job.plan(
         f"{plan.method} neighbours of {settings.fingerprint} ({inputs['embeddings'][0]}) by {settings.metric} distance",
         *plan.lines,
@@ -70,60 +74,67 @@ def run(application: Application) -> None:
     )
     planning.check(plan, job.warehouse, is_local_mode(job.session))
     with job.step("read the lists of the run before"):
-        before = _before(job, settings, plan.method)
+        previous = _previous_run(job, settings, plan.method)
     with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.slot, job.run_id) as state:
         with job.step("find neighbours"):
-            outputs = stage.run(job.session, source, settings, how, plan, scratch, state, before[0] if before else None)
+            outputs = stage.run(
+                job.session, source, settings, approximate, plan, scratch, state, previous[0] if previous else None
+            )
         with job.step("write tables"):
             counts, failures = _write(job, outputs)
-        if before and counts["kept"]:
-            inputs["neighbours"] = [before[1]]
+        if previous and counts["kept"]:
+            inputs["neighbours"] = [previous[1]]
         job.publish(
             replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
             inputs=inputs,
             counts=counts,
-            used=_used(settings, how, outputs),
-            recall=outputs.found.recall.estimate if outputs.found and outputs.found.good_enough else None,
+            used=_used(settings, approximate, outputs),
+            recall=outputs.approximate.recall.estimate
+            if outputs.approximate and outputs.approximate.good_enough
+            else None,
         )
-    # Those of the run before stay, since another job may just be reading them.
+    # The lists of the previous run stay, since another job may be reading them.
     job.warehouse.forget_state(job.slot, min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id]))
-    told = (
+    message = (
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of "
         f"{counts['dimensions']:,} values "
         f"in {job.seconds:.1f} s"
-        + _about_recall(outputs.found)
+        + _about_recall(outputs.approximate)
         + (f"; {counts['brute_force']:,} compared in full" if counts["brute_force"] else "")
         + (f"; {failures.total:,} failed" if failures.counts else "")
     )
-    job.say(told, *failures.lines, failures=failures.fields)
+    job.say(message, *failures.lines, failures=failures.fields)
 
 
-def _about_recall(found: Found | None) -> str:
-    if found is None:
+def _about_recall(result: ApproximateResult | None) -> str:
+    if result is None:
         return ""
-    if not found.good_enough:
-        return f"; recall {found.recall} of approximate lists: exact ones took their place"
-    borders = "" if found.across_borders is None else f", {found.across_borders:.4f} across borders of parts"
-    return f"; recall {found.recall}{borders}"
+    if not result.good_enough:
+        return f"; recall {result.recall} of approximate lists: exact ones took their place"
+    borders = "" if result.across_borders is None else f", {result.across_borders:.4f} across borders of partitions"
+    return f"; recall {result.recall}{borders}"
 
 
-def _used(settings: NeighboursSettings, how: ApproximateSettings, outputs: stage.Outputs) -> dict[str, Any]:
-    """For ``runs.settings``: what was asked, and how long the exact lists are that the next run may use."""
-    exactly = {relation: getattr(settings, relation) for relation in RELATIONS}
+def _used(settings: NeighboursSettings, approximate: ApproximateSettings, outputs: stage.Outputs) -> dict[str, Any]:
+    """The value of ``runs.settings``: the settings, and the lengths of the exact lists that the next run may use."""
+    list_lengths = {relation: getattr(settings, relation) for relation in RELATIONS}
     used: dict[str, Any] = {"neighbours": settings.model_dump()}
-    if outputs.found is not None:
-        used["approximate"] = how.model_dump()
-        exactly[SIMILAR] = 0 if outputs.found.good_enough else exactly[SIMILAR]
-    return {**used, LISTS: {"version": LISTS_VERSION, **exactly}}
+    if outputs.approximate is not None:
+        used["approximate"] = approximate.model_dump()
+        list_lengths[SIMILAR] = 0 if outputs.approximate.good_enough else list_lengths[SIMILAR]
+    return {**used, LISTS: {"version": LISTS_VERSION, **list_lengths}}
 
 
-def _given(job: Job, embeddings: str) -> tuple[Source, dict[str, list[str]]]:
-    """Somebody's own embeddings, and what is told of them."""
+def _from_parquet(job: Job, embeddings: str) -> tuple[Source, dict[str, list[str]]]:
+    """The user's own embeddings, and the inputs to record."""
     return sources.from_parquet(job.warehouse, embeddings), {"embeddings": [embeddings]}
 
 
-def _published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]]:
-    """What is published as ``fingerprint``, and the runs read."""
+def _from_published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]]:
+    """The published embeddings of ``fingerprint``, and the runs read.
+
+    Raises ``WrongInput`` if there are none, and ``JobFailed`` if they have several fingerprint keys.
+    """
     runs = job.base_snapshot.run_ids("embeddings", fingerprint)
     if not runs:
         published = ", ".join(sorted(job.base_snapshot.slots("embeddings"))) or "none"
@@ -140,28 +151,28 @@ def _published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]
     return sources.from_runs(job.warehouse, inputs), inputs
 
 
-def _before(job: Job, settings: NeighboursSettings, method: str) -> tuple[Before, str] | None:
-    """What the published run of this slot left, and which run that is; None if it cannot serve."""
+def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[PreviousRun, str] | None:
+    """The state of this slot's published run, and the run's id; None if the state cannot be used."""
     runs = job.base_snapshot.run_ids("neighbours", job.slot)
     if not settings.incremental or len(runs) != 1:
         return None
     record = job.base_snapshot.runs.get(runs[0])
-    left = record.settings.get(LISTS, {}) if record is not None else {}
-    # Its lists must be at least as long as those of now; the slot is that of one metric.
-    wanted = {SIMILAR: 0 if method == APPROXIMATE else settings.similar, DISSIMILAR: settings.dissimilar}
-    if left.get("version") != LISTS_VERSION or any(left[relation] < wanted[relation] for relation in RELATIONS):
+    stored = record.settings.get(LISTS, {}) if record is not None else {}
+    # The previous lists must be at least as long as the present ones. The metric is the same: it is part of the slot.
+    needed = {SIMILAR: 0 if method == APPROXIMATE else settings.similar, DISSIMILAR: settings.dissimilar}
+    if stored.get("version") != LISTS_VERSION or any(stored[relation] < needed[relation] for relation in RELATIONS):
         return None
-    if not any(wanted.values()):
+    if not any(needed.values()):
         return None
-    before = Before.read(job.warehouse.state_of(job.slot, runs[0]))
-    if before is None:
-        gone = f"the lists of run {runs[0]} are gone from the warehouse: comparing all pairs"
-        job.say(f"find_neighbours {job.slot}: {gone}", event="note")
-    return (before, runs[0]) if before else None
+    previous = PreviousRun.read(job.warehouse.state_of(job.slot, runs[0]))
+    if previous is None:
+        message = f"the lists of run {runs[0]} are gone from the warehouse: comparing all pairs"
+        job.say(f"find_neighbours {job.slot}: {message}", event="note")
+    return (previous, runs[0]) if previous else None
 
 
 def _write(job: Job, outputs: stage.Outputs) -> tuple[dict[str, Any], Failures]:
-    """Write the tables, check that every image has its rows, and count."""
+    """Write the tables, check that every image has its rows, and return the counts and failures."""
     warehouse, run = job.warehouse, job.run_id
     warehouse.write("failures", run, outputs.failures)
     warehouse.write("neighbours", run, outputs.neighbours)
@@ -169,14 +180,19 @@ def _write(job: Job, outputs: stage.Outputs) -> tuple[dict[str, Any], Failures]:
     rows = warehouse.read("neighbours", [run]).count()
     if rows != outputs.rows:
         raise JobFailed(f"{rows:,} rows of neighbours where there must be {outputs.rows:,}: nothing was published")
-    found = outputs.found
-    of_approximate: dict[str, Any] = {}
-    if found is not None:
-        interval = [found.recall.estimate, found.recall.lower, found.recall.upper]
-        of_approximate = {"nlist": found.parts, "nprobe": found.visited, "rounds": found.rounds, "recall": interval}
-        of_approximate["recall_across_borders"] = found.across_borders
+    result = outputs.approximate
+    approximate_counts: dict[str, Any] = {}
+    if result is not None:
+        interval = [result.recall.estimate, result.recall.lower, result.recall.upper]
+        approximate_counts = {
+            "nlist": result.nlist,
+            "nprobe": result.nprobe,
+            "rounds": result.rounds,
+            "recall": interval,
+        }
+        approximate_counts["recall_across_borders"] = result.across_borders
     counts = {
-        **of_approximate,
+        **approximate_counts,
         "images": outputs.packed.usable,
         "vectors": outputs.packed.vectors,
         "dimensions": outputs.packed.dimensions,

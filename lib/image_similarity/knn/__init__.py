@@ -2,9 +2,10 @@
 
 - ``distances``     exact distances, the same on every machine
 - ``scoring``       fast scores, and a bound on their error
-- ``candidates``    the best of each row by scores, and a lower bound on what was dropped
-- ``rerank``        exact distances for candidates, and the proof that they are the nearest
+- ``candidates``    the best candidates of each row by score, and a lower bound on the dropped ones
+- ``rerank``        exact distances of candidates, and the proof that no other vector is nearer
+- ``engine``        all pairs in one process
 - ``partitioning``  spherical k-means; ``nndescent``, ``graphs``: neighbours of neighbours
-- ``recall``        how many of the true neighbours a list has
-- ``calibration``   how fast this machine is; ``compiled``, ``warmup``: what numba compiles
+- ``recall``        the share of true neighbours in a list
+- ``calibration``   the speed of this machine; ``compiled``, ``warmup``: functions that numba compiles
 """

@@ -1,4 +1,4 @@
-"""How fast this processor compares vectors, measured in about a second."""
+"""Measures in about a second how fast this processor compares vectors."""
 
 import time
 from collections.abc import Callable
@@ -15,14 +15,16 @@ from image_similarity.knn.scoring import BFLOAT16, FLOAT32, SCREENS, Screen, can
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")
 _SAMPLE_FLOP = 1e10
 _SAMPLE_ROWS = 2048
-_WORTH_IT = 1.2
-"""How much faster than float32 a low precision must be to make up for what it leaves uncertain."""
+_MIN_SPEEDUP = 1.2
+"""A low precision is chosen if it is this many times as fast as float32. It leaves more candidates uncertain."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """``screen``: name of the fastest; ``product``: multiplications and additions per second of its bare product;
-    ``pairs``: pairs per second with selection, on one core."""
+    """The measured speed of one precision.
+
+    ``screen``: its name; ``product``: multiplications and additions per second of its bare product; ``pairs``: pairs
+    per second on one core, selection included."""
 
     screen: str
     product: float
@@ -30,7 +32,7 @@ class Rate:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for it; without them it is emulated, many times slower."""
+    """Whether the processor has instructions for bfloat16. Without them torch emulates it, many times slower."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -39,8 +41,9 @@ def multiplies_bfloat16() -> bool:
 
 
 def rate(rows: int, dimensions: int, metric: str, similar: int, dissimilar: int, screen: str) -> Rate:
-    """Compare ``rows`` random vectors, or as many as take some tenths of a second, by ``screen`` ("auto": the
-    fastest)."""
+    """Compare ``rows`` random vectors, at most as many as take some tenths of a second, in the precision ``screen``.
+
+    With ``screen`` = "auto" the fastest precision is chosen."""
     rows = min(rows, _SAMPLE_ROWS, max(64, int(np.sqrt(_SAMPLE_FLOP / (2 * dimensions)))))
     dimensions = max(dimensions, 2)  # single values have no correlation
     values = np.random.default_rng(0).standard_normal((rows, dimensions)).astype(np.float32)
@@ -48,27 +51,29 @@ def rate(rows: int, dimensions: int, metric: str, similar: int, dissimilar: int,
         chosen = SCREENS[screen]
     else:
         chosen = FLOAT32
-        if multiplies_bfloat16() and _product(values, metric, BFLOAT16) > _WORTH_IT * _product(values, metric, FLOAT32):
+        if multiplies_bfloat16() and _product(values, metric, BFLOAT16) > _MIN_SPEEDUP * _product(
+            values, metric, FLOAT32
+        ):
             chosen = BFLOAT16
     return Rate(chosen.name, _product(values, metric, chosen), _pairs(values, metric, chosen, similar, dissimilar))
 
 
 def _product(values: Values, metric: str, screen: Screen) -> float:
-    # Two of them: the product of an array with itself is known to be symmetric, and half the work.
+    # Two equal strips: numpy recognises the product of an array with itself, which is symmetric and half the work.
     a, b = (_strip(values, metric, screen, 0, 0) for _ in range(2))
-    room = np.empty((len(values), len(values)), dtype=np.float32)
-    seconds = _fastest(lambda: screen.product(a.copies.low, b.copies.low, room))
+    buffer = np.empty((len(values), len(values)), dtype=np.float32)
+    seconds = _fastest(lambda: screen.product(a.copies.low, b.copies.low, buffer))
     return float(2 * len(values) ** 2 * values.shape[1] / seconds)
 
 
 def _pairs(values: Values, metric: str, screen: Screen, similar: int, dissimilar: int) -> float:
-    room = np.empty((len(values), len(values)), dtype=np.float32)
+    buffer = np.empty((len(values), len(values)), dtype=np.float32)
     a, b = (
         _strip(values, metric, screen, candidate_count(similar, screen), candidate_count(dissimilar, screen))
         for _ in range(2)
     )
-    a.offer(b, screen, room, values.shape[1])  # lists are filled once, compared many times
-    return len(values) ** 2 / _fastest(lambda: a.offer(b, screen, room, values.shape[1]))
+    a.offer(b, screen, buffer, values.shape[1])  # fills the lists, which happens once; the timed calls find them full
+    return len(values) ** 2 / _fastest(lambda: a.offer(b, screen, buffer, values.shape[1]))
 
 
 def _strip(values: Values, metric: str, screen: Screen, similar: int, dissimilar: int) -> Strip:
@@ -79,10 +84,10 @@ def _strip(values: Values, metric: str, screen: Screen, similar: int, dissimilar
 
 
 def _fastest(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs, two tenths of a second in all or less."""
+    """Seconds of the fastest of at most five calls of ``work``. No call begins after two tenths of a second."""
     seconds: list[float] = []
-    begun = time.perf_counter()
-    while not seconds or (time.perf_counter() - begun < 0.2 and len(seconds) < 5):
+    begin = time.perf_counter()
+    while not seconds or (time.perf_counter() - begin < 0.2 and len(seconds) < 5):
         start = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - start)

@@ -1,13 +1,14 @@
-"""What a distance is: of single pairs of vectors, and of whole blocks, to the last bit the same.
+"""The distance of two vectors: of single pairs and of whole blocks, to the last bit the same.
 
-It is computed in float64 and rounded once: cosine and correlation distances (1 - similarity, in [0, 2]) to the nearest
-multiple of 2**-23, which float32 holds exactly, euclidean ones to float32. The rounded value *is* the distance.
+A distance is computed in float64 and rounded once. Cosine and correlation distances (1 - similarity, in [0, 2]) are
+rounded to the nearest multiple of 2**-23, which float32 holds exactly. Euclidean distances are rounded to float32. The
+rounded value *is* the distance.
 
-How it is made exact. Sums are fast if their terms may be added in any order, but then their last bits depend on the
-processor and on how a matrix was cut. Wherever those bits could change the rounded value (*doubtful*: about one pair in
-100,000), the sum is done again, term after term. So a distance depends on its two vectors alone.
+Sums are fast if their terms may be added in any order, but then their last bits depend on the processor and on how a
+matrix was cut. A pair is *doubtful* if these bits could change the rounded value; about one pair in 100,000 is. The sum
+of a doubtful pair is computed again, term after term. So a distance depends on its two vectors alone.
 
-Distances are not negative, so the bits of a float32, read as an integer, are ordered like its value: `Bits` below.
+Distances are not negative, so the bits of a float32, read as an integer, have the order of its value: `Bits` below.
 """
 
 from dataclasses import dataclass
@@ -25,26 +26,26 @@ Bits = NDArray[np.uint32]
 GRID = float(2**23)
 BITS_MAX = int(np.float32(np.inf).view(np.uint32))
 
-# Half of the unit in the last place of 1.0: the relative error of one float64 operation.
+# Half of the unit in the last place of 1.0: the largest relative error of one float64 operation.
 _U = 2.0**-53
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One distance. ``angular``: 1 - the product of unit vectors, else the length of the difference."""
+    """A kind of distance. ``angular``: 1 minus the product of unit vectors; else the length of the difference."""
 
     name: str
     angular: bool
     centred: bool
-    """The mean of its own values is taken from each vector first."""
+    """Whether the mean of its values is subtracted from each vector first."""
     unusable_reason: str
 
     def unusable(self, values: Values) -> NDArray[np.bool_]:
-        """(n, d) -> (n,): vectors that have no such distance: of no length once centred."""
+        """(n, d) -> (n,) bool: vectors without such a distance, since their length (after centring) is 0."""
         if not self.angular:
             return np.zeros(len(values), dtype=np.bool_)
-        against = values[:, :1] if self.centred else np.float32(0)
-        unusable: NDArray[np.bool_] = np.logical_and.reduce(values == against, axis=1)
+        centre = values[:, :1] if self.centred else np.float32(0)
+        unusable: NDArray[np.bool_] = np.logical_and.reduce(values == centre, axis=1)
         return unusable
 
 
@@ -60,7 +61,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors with what their metric takes from each: a vector is ``(values - shift) * scale``.
+    """Vectors, with shift and scale for a metric. The metric compares ``(values - shift) * scale``.
 
     ``values``: (n, d) float32, as stored; ``shift``, ``scale``: (n,) float64 (0 and 1 for the euclidean distance).
     """
@@ -76,13 +77,13 @@ class Vectors:
         return Vectors(self.values[rows], self.shift[rows], self.scale[rows])
 
     def rows(self) -> Reals:
-        """(n, d) float64, for angular metrics of unit length."""
+        """(n, d) float64: shifted and scaled vectors. For angular metrics their length is 1."""
         scaled: Reals = (self.values - self.shift[:, None]) * self.scale[:, None]
         return scaled
 
 
 def measured(values: Values, metric: Metric) -> Vectors:
-    """``values`` (n, d) with the shift and scale of ``metric``, which must be able to use each of them."""
+    """``values`` (n, d) with shift and scale for ``metric``. None of them may be `Metric.unusable`."""
     values = np.ascontiguousarray(values)
     shift, scale = np.zeros(len(values)), np.ones(len(values))
     if metric.angular:
@@ -102,8 +103,8 @@ def _measure(values, centred, shift, scale):  # type: ignore[no-untyped-def]
         scale[i] = 1.0 / np.sqrt(_product_in_order(values[i], shift[i], values[i], shift[i]))
 
 
-# Each sum is written twice: what is kept of a compiled function is found by its name, so one body cannot be kept with
-# two options.
+# Each sum is written twice: numba's cache finds a compiled function by its name, so one body cannot be cached with two
+# sets of options.
 
 
 @compiled()
@@ -141,7 +142,7 @@ def _square(x, y):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _angular_pairs(a, shift_a, scale_a, b, shift_b, scale_b, rows, columns, unit, doubt_all, found):  # type: ignore[no-untyped-def]
+def _angular_pairs(a, shift_a, scale_a, b, shift_b, scale_b, rows, columns, unit, doubt_all, distances):  # type: ignore[no-untyped-def]
     slack = GRID * (2 * a.shape[1] + 16) * unit
     for p in range(len(rows)):
         i, j = rows[p], columns[p]
@@ -151,11 +152,11 @@ def _angular_pairs(a, shift_a, scale_a, b, shift_b, scale_b, rows, columns, unit
         if doubt_all or abs(steps - nearest) > 0.5 - slack:
             nearest = np.rint((1.0 - _product_in_order(a[i], shift_a[i], b[j], shift_b[j]) * scale) * GRID)
         # Adding 0.0 turns -0.0, whose bits would not be in order, into 0.0.
-        found[p] = min(max(nearest, 0.0), 2.0 * GRID) / GRID + 0.0
+        distances[p] = min(max(nearest, 0.0), 2.0 * GRID) / GRID + 0.0
 
 
 @compiled()
-def _euclidean_pairs(a, b, rows, columns, unit, doubt_all, found):  # type: ignore[no-untyped-def]
+def _euclidean_pairs(a, b, rows, columns, unit, doubt_all, distances):  # type: ignore[no-untyped-def]
     slack = (2 * a.shape[1] + 16) * unit
     for p in range(len(rows)):
         i, j = rows[p], columns[p]
@@ -163,18 +164,17 @@ def _euclidean_pairs(a, b, rows, columns, unit, doubt_all, found):  # type: igno
         low, high = np.float32(np.sqrt(squared * (1.0 - slack))), np.float32(np.sqrt(squared * (1.0 + slack)))
         if doubt_all or low != high:
             low = np.float32(np.sqrt(_square_in_order(a[i], b[j])))
-        found[p] = low
+        distances[p] = low
 
 
 def pairs(metric: Metric, a: Vectors, b: Vectors, rows: Indices, columns: Indices, doubt_all: bool = False) -> Bits:
-    """The distances of the pairs (``rows[p]`` of ``a``, ``columns[p]`` of ``b``). ``doubt_all``: add term after term
-    always."""
-    found = np.empty(len(rows), dtype=np.float32)
+    """Distances of the pairs (``rows[p]`` of ``a``, ``columns[p]`` of ``b``). ``doubt_all``: every pair is doubtful."""
+    distances = np.empty(len(rows), dtype=np.float32)
     if metric.angular:
-        _angular_pairs(a.values, a.shift, a.scale, b.values, b.shift, b.scale, rows, columns, _U, doubt_all, found)
+        _angular_pairs(a.values, a.shift, a.scale, b.values, b.shift, b.scale, rows, columns, _U, doubt_all, distances)
     else:
-        _euclidean_pairs(a.values, b.values, rows, columns, _U, doubt_all, found)
-    return found.view(np.uint32)
+        _euclidean_pairs(a.values, b.values, rows, columns, _U, doubt_all, distances)
+    return distances.view(np.uint32)
 
 
 def block(metric: Metric, a: Vectors, b: Vectors) -> Bits:
@@ -189,7 +189,7 @@ def block(metric: Metric, a: Vectors, b: Vectors) -> Bits:
 def _angular(product: Reals, dimensions: int) -> tuple[Values, tuple[Indices, ...]]:
     steps = (1.0 - product) * GRID
     nearest = np.rint(steps)
-    # Two ways to add d products of unit vectors differ by at most 2 d u; the scales and 1 - x add little.
+    # Two orders of adding d products of unit vectors differ by at most 2 d u; the scales and 1 - x add little.
     slack = GRID * (2 * dimensions + 16) * _U
     doubtful = np.nonzero(np.abs(steps - nearest) > 0.5 - slack)
     return (np.clip(nearest, 0.0, 2.0 * GRID) / GRID + 0.0).astype(np.float32), doubtful
@@ -198,8 +198,9 @@ def _angular(product: Reals, dimensions: int) -> tuple[Values, tuple[Indices, ..
 def _euclidean(product: Reals, a: Vectors, b: Vectors) -> tuple[Values, tuple[Indices, ...]]:
     squares = np.square(a.rows()).sum(axis=1)[:, None] + np.square(b.rows()).sum(axis=1)[None, :]
     squared = squares - 2.0 * product
-    # The product's error is at most d u |a| |b| <= d u (|a|^2 + |b|^2) / 2, those of the squares are as large,
-    # and that of the sum of squared differences, which is the definition, is twice that; and some roundings.
+    # The error of the product is at most d u |a| |b| <= d u (|a|^2 + |b|^2) / 2. The errors of the squares are as
+    # large. The error of the sum of squared differences, which defines the distance, is twice that. A few roundings
+    # are added.
     slack = squares * ((5 * a.values.shape[1] + 32) * _U)
     low = np.sqrt(np.maximum(squared - slack, 0.0)).astype(np.float32)
     high = np.sqrt(np.maximum(squared + slack, 0.0)).astype(np.float32)

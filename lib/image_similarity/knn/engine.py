@@ -1,4 +1,4 @@
-"""Similar and dissimilar neighbours in one process: what the Spark stage does with many."""
+"""Similar and dissimilar neighbours in one process. The Spark stage does the same in many tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Ranked:
 
 
 def ranked(keys: Keys, index: Indices, farthest: bool) -> Ranked:
-    """The lists of the rows ``index``, sorted and taken apart. ``farthest``: they are of dissimilar ones."""
+    """The lists of the rows ``index``, sorted, in long form. ``farthest``: the neighbours are dissimilar ones."""
     ordered = np.sort(keys, axis=1)
     row, place = np.nonzero(ordered != NONE)
     kept = ordered[row, place]
@@ -47,11 +47,13 @@ def neighbours(
     block_rows: int = 2048,
     screen: Screen = scoring.FLOAT32,
 ) -> tuple[Ranked, Ranked]:
-    """Similar and dissimilar neighbours among ``vectors`` (n, d), in one process: what the Spark stage does with
-    many."""
+    """Similar and dissimilar neighbours among ``vectors`` (n, d) float32.
+
+    ``metric``: a name in `distances.METRICS`; all ``vectors`` must be usable for it. ``similar``, ``dissimilar``: the
+    most neighbours of each row. ``block_rows``: vectors in a block."""
     chosen = distances.METRICS[metric]
-    found: list[list[Ranked]] = [[], []]
-    parts = [
+    results: list[list[Ranked]] = [[], []]
+    blocks = [
         Part(
             distances.measured(vectors[start : start + block_rows], chosen),
             np.arange(start, min(start + block_rows, len(vectors)), dtype=np.int32),
@@ -60,58 +62,67 @@ def neighbours(
         for start in range(0, len(vectors), block_rows)
     ]
     common_scale = scoring.scale_of(
-        max((float(np.abs(part.vectors.values).max(initial=0)) for part in parts), default=0.0),
+        max((float(np.abs(block.vectors.values).max(initial=0)) for block in blocks), default=0.0),
         vectors.shape[1],
         chosen,
     )
     strips = [
         Strip(
-            scoring.copies(part.vectors, chosen, screen, common_scale),
-            part.positions,
+            scoring.copies(block.vectors, chosen, screen, common_scale),
+            block.positions,
             candidate_count(similar, screen),
             candidate_count(dissimilar, screen),
         )
-        for part in parts
+        for block in blocks
     ]
-    room = np.empty((block_rows, block_rows), dtype=np.float32)
+    buffer = np.empty((block_rows, block_rows), dtype=np.float32)
     for i, strip in enumerate(strips):
         for other in strips[i:]:
-            strip.offer(other, screen, room, vectors.shape[1])
-    for part, strip in zip(parts, strips):
+            strip.offer(other, screen, buffer, vectors.shape[1])
+    for block, strip in zip(blocks, strips):
         reranker = Reranker(
-            chosen, part, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, common_scale)
+            chosen, block, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, common_scale)
         )
-        for other_part in parts:
-            reranker.add(other_part)
+        for other_block in blocks:
+            reranker.add(other_block)
         lists = reranker.lists()
-        for relation, keys in enumerate(_settled(chosen, part, parts, lists, (similar, dissimilar), len(vectors) - 1)):
-            found[relation].append(ranked(keys, part.index, relation == 1))
-    return _joined(found[0]), _joined(found[1])
+        for relation, keys in enumerate(
+            _certain_keys(chosen, block, blocks, lists, (similar, dissimilar), len(vectors) - 1)
+        ):
+            results[relation].append(ranked(keys, block.index, relation == 1))
+    return _joined(results[0]), _joined(results[1])
 
 
-def _settled(
-    metric: Metric, part: Part, parts: Sequence[Part], lists: tuple[Lists, Lists], wanted: tuple[int, int], others: int
+def _certain_keys(
+    metric: Metric,
+    block: Part,
+    blocks: Sequence[Part],
+    lists: tuple[Lists, Lists],
+    counts: tuple[int, int],
+    others: int,
 ) -> tuple[Keys, Keys]:
-    """The keys wanted, of rows that are not certain from a comparison in full."""
-    uncertain = np.nonzero(~(lists[0].certain(wanted[0], others) & lists[1].certain(wanted[1], others)))[0]
-    keys = [lists_of.keys[:, :k].copy() for lists_of, k in zip(lists, wanted)]
+    """The first ``counts`` keys of both relations. Rows whose lists are not certain get theirs by brute force.
+
+    ``others``: number of vectors that can be neighbours of a row."""
+    uncertain = np.nonzero(~(lists[0].certain(counts[0], others) & lists[1].certain(counts[1], others)))[0]
+    keys = [lists_of.keys[:, :k].copy() for lists_of, k in zip(lists, counts)]
     if len(uncertain):
-        found = [
-            brute_force(metric, part.vectors[uncertain], part.index[uncertain], p.vectors, p.index, *wanted)
-            for p in parts
+        best = [
+            brute_force(metric, block.vectors[uncertain], block.index[uncertain], other.vectors, other.index, *counts)
+            for other in blocks
         ]
-        for relation, k in enumerate(wanted):
+        for relation, k in enumerate(counts):
             keys[relation][uncertain] = np.sort(
-                least(np.concatenate([of[relation] for of in found], axis=1), k), axis=1
+                least(np.concatenate([near_and_far[relation] for near_and_far in best], axis=1), k), axis=1
             )
     return keys[0], keys[1]
 
 
-def _joined(parts: Sequence[Ranked]) -> Ranked:
-    kinds = {"row": np.int64, "rank": np.int32, "neighbour": np.int64, "distance": np.float32}
+def _joined(results: Sequence[Ranked]) -> Ranked:
+    dtypes = {"row": np.int64, "rank": np.int32, "neighbour": np.int64, "distance": np.float32}
     return Ranked(
         **{
-            name: np.concatenate([np.empty(0, kind), *(getattr(part, name) for part in parts)])
-            for name, kind in kinds.items()
+            name: np.concatenate([np.empty(0, dtype), *(getattr(result, name) for result in results)])
+            for name, dtype in dtypes.items()
         }
     )

@@ -1,7 +1,7 @@
-"""Lists of neighbours as a graph: merged, and improved by what neighbours know.
+"""Lists of neighbours as a graph: they are merged, and improved by the neighbours of neighbours.
 
 A neighbour of a neighbour is likely to be a neighbour (Dong, Moses, Li: Efficient k-nearest neighbor graph construction
-for generic similarity measures, WWW 2011). Lists are rows of keys (see `topk`), sorted, padded with `NONE`."""
+for generic similarity measures, WWW 2011). Lists are rows of keys (see `candidates`), sorted, padded with `NONE`."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +10,18 @@ from image_similarity.knn.candidates import NONE, Keys
 from image_similarity.knn.compiled import compiled
 
 _LOW = np.int64(2**32 - 1)
-_ROOM = 2**24
-"""Pairs that are looked at together."""
+_PAIRS_AT_ONCE = 2**24
+"""Pairs whose memory is allocated at a time."""
 
 
 def merged(
     keys: Keys, row: NDArray[np.int64], offered: Keys, fresh: NDArray[np.bool_] | None = None
 ) -> tuple[Keys, NDArray[np.bool_]]:
-    """``keys`` (n, k) sorted, with ``offered[i]`` for the list of ``row[i]``; and which entries (n, k) are new.
+    """Merge ``offered[i]`` into list ``row[i]`` of ``keys`` (n, k) for every i: the sorted lists, and (n, k) bool which
+    entries are new.
 
-    A list has each neighbour once: of two keys with the same index the lesser stays. ``fresh``: (n, k) which of
-    ``keys`` count as new, too."""
+    A list has each neighbour once: of two keys with the same index the lesser stays. ``fresh``: (n, k) bool, entries of
+    ``keys`` that still count as new. The arguments are not changed."""
     keys, fresh = keys.copy(), np.zeros(keys.shape, dtype=np.bool_) if fresh is None else fresh.copy()
     if keys.shape[1]:
         _merge(keys, fresh, row, offered)
@@ -34,7 +35,7 @@ def _merge(keys, fresh, row, offered):  # type: ignore[no-untyped-def]
         i, key = row[at], offered[at]
         if key >= keys[i, k - 1]:
             continue
-        end = k - 1  # the place that is lost: the last, or where the same neighbour is
+        end = k - 1  # the entry that is dropped: the last one, or the one of the same neighbour
         known = False
         for place in range(k):
             if keys[i, place] == NONE:
@@ -51,73 +52,84 @@ def _merge(keys, fresh, row, offered):  # type: ignore[no-untyped-def]
 
 
 def second_neighbours(
-    slots: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
     fresh: NDArray[np.bool_],
     first: int,
-    among: bool,
+    all_compared: bool,
     near: NDArray[np.int32],
-    of: NDArray[np.int32],
-    of_fresh: NDArray[np.bool_],
-    visits: NDArray[np.int32],
-    theirs: NDArray[np.int32],
+    second: NDArray[np.int32],
+    second_fresh: NDArray[np.bool_],
+    probed: NDArray[np.int32],
+    probed_by_all: NDArray[np.int32],
     home: NDArray[np.int32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Pairs (row, slot) worth a look: neighbours of neighbours, by a way that is new, that were not compared before.
+    """Candidates reached through a new edge and not compared yet: pairs (row, position).
 
-    ``slots``, ``fresh``: (n, k) the lists of the rows, -1 where there is none, and what is new in them; the rows are
-    the slots from ``first``; ``among``: all of them were compared with one another. ``near``: (n, k) for each neighbour
-    its row in ``of`` and ``of_fresh`` (m, k), the same of the neighbours. ``visits``, ``theirs``: (n, v), (all, v) the
-    parts that rows and all slots were compared with, their homes first; ``home``: (all,). Two of which one visited the
-    other's home were compared; two of one home only if they are ``among`` them."""
-    reach = slots.shape[1]
-    at_once = max(1, _ROOM // max(reach, 1) ** 2)
-    rows, found = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
-    compared = (first, first + len(slots)) if among else (0, 0)
-    for start in range(0, len(slots), at_once):
-        some = slice(start, start + at_once)
-        room = np.empty((len(slots[some]), reach**2), dtype=np.int32)
+    A candidate is a neighbour of a neighbour. Vectors are named by their position in the layout. The rows are the n
+    vectors at the positions from ``first``.
+
+    - ``neighbours``, ``fresh``: (n, k), the lists of the rows, -1 in places without a neighbour, and the new entries.
+    - ``all_compared``: whether all rows were compared with one another.
+    - ``near``: (n, k), for each neighbour of a row its row in ``second`` and ``second_fresh``.
+    - ``second``, ``second_fresh``: (m, k), the lists of these neighbours, and the new entries.
+    - ``probed``, ``probed_by_all``: (n, v) and (all, v), the partitions that the rows, and all vectors, probed. The
+      home partition comes first.
+    - ``home``: (all,), the home partition of every vector.
+
+    A pair counts as compared if either vector probed the other's home partition. A pair with one home partition counts
+    as compared only if both are rows and ``all_compared`` holds."""
+    reach = neighbours.shape[1]
+    at_once = max(1, _PAIRS_AT_ONCE // max(reach, 1) ** 2)
+    rows, others = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
+    compared = (first, first + len(neighbours)) if all_compared else (0, 0)
+    for start in range(0, len(neighbours), at_once):
+        chunk = slice(start, start + at_once)
+        buffer = np.empty((len(neighbours[chunk]), reach**2), dtype=np.int32)
         count = _second(
-            slots[some],
-            fresh[some],
+            neighbours[chunk],
+            fresh[chunk],
             first + start,
             *compared,
-            near[some],
-            of,
-            of_fresh,
-            visits[some],
-            theirs,
+            near[chunk],
+            second,
+            second_fresh,
+            probed[chunk],
+            probed_by_all,
             home,
-            room,
+            buffer,
         )
-        rows.append(np.repeat(np.arange(start, start + len(room)), count))
-        found.append(room[np.arange(room.shape[1])[None, :] < count[:, None]])
-    return np.concatenate(rows), np.concatenate(found)
+        rows.append(np.repeat(np.arange(start, start + len(buffer)), count))
+        others.append(buffer[np.arange(buffer.shape[1])[None, :] < count[:, None]])
+    return np.concatenate(rows), np.concatenate(others)
 
 
 @compiled()
-def _second(slots, fresh, first, begin, end, near, of, of_fresh, visits, theirs, home, room):  # type: ignore[no-untyped-def]
-    """``begin``, ``end``: between these slots all were compared."""
-    n, v = visits.shape
-    reach = slots.shape[1]
+def _second(neighbours, fresh, first, begin, end, near, second, second_fresh, probed, probed_by_all, home, buffer):  # type: ignore[no-untyped-def]
+    """One chunk of `second_neighbours`: writes the candidates of each row into ``buffer`` (n, k * k), and returns their
+    numbers (n,).
+
+    All vectors at positions from ``begin`` to before ``end`` were compared with one another."""
+    n, v = probed.shape
+    reach = neighbours.shape[1]
     count = np.zeros(n, dtype=np.int64)
     for i in range(n):
-        found = 0
+        pairs = 0
         for a in range(reach):
-            if slots[i, a] < 0:
+            if neighbours[i, a] < 0:
                 break
             for b in range(reach):
-                other = of[near[i, a], b]
+                other = second[near[i, a], b]
                 if other < 0:
                     break
-                if not (fresh[i, a] or of_fresh[near[i, a], b]) or other == first + i:
+                if not (fresh[i, a] or second_fresh[near[i, a], b]) or other == first + i:
                     continue
                 compared = begin <= other < end
                 for c in range(1, v):
-                    compared |= (visits[i, c] == home[other]) | (theirs[other, c] == visits[i, 0])
+                    compared |= (probed[i, c] == home[other]) | (probed_by_all[other, c] == probed[i, 0])
                 if not compared:
-                    room[i, found] = other
-                    found += 1
-        each = np.unique(room[i, :found])
-        room[i, : len(each)] = each
-        count[i] = len(each)
+                    buffer[i, pairs] = other
+                    pairs += 1
+        distinct = np.unique(buffer[i, :pairs])
+        buffer[i, : len(distinct)] = distinct
+        count[i] = len(distinct)
     return count

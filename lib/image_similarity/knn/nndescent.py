@@ -1,7 +1,8 @@
-"""pynndescent on one part of a collection: lists for its residents, and for visitors.
+"""pynndescent on one partition of a collection: lists for its own vectors, and for vectors that probe it.
 
-Rows are copies as scores are made of (`screening.copies`). Distances come back as scores, greater for nearer ones:
-minus half of the squared distance, and 1 more for unit vectors, whose score is their product."""
+Rows are the copies that scores are computed from (`scoring.copies`). Distances are returned as scores, which are
+greater for nearer vectors: minus half of the squared distance, plus 1 for unit vectors, whose score is their product.
+"""
 
 from typing import Any
 
@@ -14,35 +15,39 @@ from threadpoolctl import threadpool_limits
 from image_similarity.knn.distances import Values
 
 LEAST_ROWS = 512
-"""pynndescent wants far more rows than neighbours."""
+"""The fewest rows for pynndescent, which needs far more rows than neighbours."""
 
 
 class Descent:
-    """An index over ``rows`` (n, d) float32, with ``k`` neighbours of each; the same for the same rows, order, seed and
-    threads.
+    """An index over ``rows`` (n, d) float32, with ``k`` neighbours of each.
 
-    ``threads``: at most as many as numba has, else ``ValueError``.
+    The index is the same for the same rows in the same order, seed and threads. ``ValueError`` if ``threads`` exceeds
+    the number of numba's threads.
     """
 
     def __init__(self, rows: Values, k: int, angular: bool, seed: int, threads: int):
-        most = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        if threads > most:
-            raise ValueError(f"approximate.threads is {threads}, but numba has {most} here: set it to {most} or less")
+        available = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        if threads > available:
+            raise ValueError(
+                f"approximate.threads is {threads}, but numba has {available} here: set it to {available} or less"
+            )
         self._angular, self._k = angular, k
-        # Its lists begin with the row itself.
+        # The lists of pynndescent begin with the row itself, hence k + 1.
         self._index: Any = NNDescent(rows, metric="euclidean", n_neighbors=k + 1, random_state=seed, n_jobs=threads)
 
     def residents(self) -> tuple[NDArray[np.int32], Values]:
-        """Places (n, k) int32, -1 where there is none, and scores (n, k)."""
-        found, away = self._index.neighbor_graph
-        found = np.where(found == np.arange(len(found))[:, None], -1, found)
-        return found.astype(np.int32), self._scores(away)
+        """Neighbours of the index's own rows, as row numbers (n, k + 1) int32, and their scores (n, k + 1).
+
+        -1 stands for the row itself and for a missing neighbour."""
+        neighbours, distance = self._index.neighbor_graph
+        neighbours = np.where(neighbours == np.arange(len(neighbours))[:, None], -1, neighbours)
+        return neighbours.astype(np.int32), self._scores(distance)
 
     def visitors(self, rows: Values) -> tuple[NDArray[np.int32], Values]:
-        """The same for other rows (m, d)."""
+        """Neighbours of other ``rows`` (m, d) float32: row numbers of the index (m, k) int32, and scores (m, k)."""
         with threadpool_limits(1):
-            found, away = self._index.query(rows, self._k)
-        return found.astype(np.int32), self._scores(away)
+            neighbours, distance = self._index.query(rows, self._k)
+        return neighbours.astype(np.int32), self._scores(distance)
 
-    def _scores(self, away: Values) -> Values:
-        return ((1.0 if self._angular else 0.0) - away.astype(np.float32) ** 2 / 2).astype(np.float32)
+    def _scores(self, distance: Values) -> Values:
+        return ((1.0 if self._angular else 0.0) - distance.astype(np.float32) ** 2 / 2).astype(np.float32)

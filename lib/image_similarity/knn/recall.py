@@ -1,4 +1,4 @@
-"""How good lists of neighbours are: measured against exact ones of a sample."""
+"""The quality of lists of neighbours, measured against the exact lists of a sample."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ RULE_OF_THREE = 3.0
 
 @dataclass(frozen=True)
 class Recall:
-    """recall@k, and the interval that holds it with 95 % confidence."""
+    """recall@k, and its 95 % confidence interval."""
 
     estimate: float
     lower: float
@@ -29,18 +29,18 @@ class Recall:
         return f"{self.estimate:.4f} ({self.lower:.4f} to {self.upper:.4f}, {self.queries:,} queries)"
 
 
-def of_each(found: Reals, true: Reals) -> Reals:
-    """(n,): the share of the true neighbours of each query that was found, ties counted as hits.
+def of_each(listed: Reals, true: Reals) -> Reals:
+    """(n,): for each query the share of its true neighbours that its list has. Ties count as hits.
 
-    ``true``: (n, k) their distances, nan where there are fewer than k; ``found``: (n, any) the distances of what was
-    found, nan for nothing. What is no farther than the farthest true neighbour counts, whichever of several it is. 1
-    where there is no neighbour."""
-    wanted = (~np.isnan(true)).sum(axis=1)
+    ``true``: (n, k) distances of the true neighbours, nan where there are fewer than k. ``listed``: (n, any) distances
+    of the listed neighbours, nan for missing ones. A listed neighbour is a hit if it is no farther than the farthest
+    true neighbour. The share is 1 for a query without true neighbours."""
+    true_count = (~np.isnan(true)).sum(axis=1)
     if true.shape[1] == 0:
         return np.ones(len(true))
-    farthest = np.where(wanted > 0, np.nanmax(np.where(np.isnan(true), -np.inf, true), axis=1), -np.inf)
-    hits = np.minimum((found <= farthest[:, None]).sum(axis=1), wanted)
-    shares: Reals = np.where(wanted > 0, hits / np.maximum(wanted, 1), 1.0)
+    farthest = np.where(true_count > 0, np.nanmax(np.where(np.isnan(true), -np.inf, true), axis=1), -np.inf)
+    hits = np.minimum((listed <= farthest[:, None]).sum(axis=1), true_count)
+    shares: Reals = np.where(true_count > 0, hits / np.maximum(true_count, 1), 1.0)
     return shares
 
 
@@ -48,8 +48,8 @@ def estimated(shares: Reals, seed: int, everyone: int) -> Recall:
     """The mean of ``shares`` (n,) and its bootstrap interval over queries (Efron: Bootstrap methods, 1979,
     percentiles).
 
-    Where not ``everyone`` was asked, hits alone do not prove that there are no misses: with 95 % confidence they are at
-    most 3 in n (the rule of three). Without queries nothing is wrong: 1."""
+    ``everyone``: the number of all vectors. If fewer were queries, n hits do not prove that there are no misses: with
+    95 % confidence at most 3 in n are misses (the rule of three). Without queries the recall is 1."""
     if len(shares) == 0:
         return Recall(1.0, 1.0, 1.0, 0)
     rng = np.random.default_rng(seed)

@@ -1,8 +1,9 @@
-"""Exact distances for candidates, and the proof that they are the best.
+"""Exact distances of candidates, and the proof that they are the best.
 
-`Reranker` gives the kept pairs their exact distances (`distances`), and a *lower bound*: nothing that was dropped can
-be nearer. Where the k-th exact distance is below it, the k are the k nearest; the order in which blocks came, their
-size, and the precision of the scores cannot show. Rows that fail are compared in full (`brute_force`)."""
+`Reranker` computes the exact distances of the candidates (`distances`), and a *lower bound*: no dropped neighbour is
+nearer. If the k-th exact distance is below the lower bound, the k nearest candidates are the k nearest neighbours. Then
+the result does not depend on the order and size of blocks, or on the precision of the scores. All other rows are
+compared by brute force (`brute_force`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from image_similarity.knn.scoring import Screen
 def least_possible(
     scores: Reals, error: Values, metric: Metric, screen: Screen, common_scale: float, farthest: bool
 ) -> Keys:
-    """What no pair with one of ``scores`` comes before. ``error``: how wrong the scores can be."""
+    """Keys that are a lower bound for pairs with these ``scores``. ``error``: the largest error of a score."""
     best = scores + np.where(np.isinf(scores), 0.0, np.abs(scores)) * screen.lost_at_the_end + error
     bits = (
         scoring.farthest_possible(metric, -best, common_scale)
@@ -32,11 +33,10 @@ def least_possible(
 def lower_bound_of(
     best: Keys, error: Values, metric: Metric, screen: Screen, common_scale: float, farthest: bool
 ) -> Keys:
-    """(n,): from lists of scores (n, k), of which all are kept that beat the worst: what no other neighbour comes
-    before.
+    """(n,): a lower bound on the keys of neighbours that are not in the lists of scores ``best`` (n, k).
 
-    ``error``: (n,) how wrong a score can be. A list that is not full has dropped nothing; of one without room no more
-    is asked."""
+    Each list has every neighbour whose score beats the worst score in the list. ``error``: (n,) the largest error of a
+    score. The bound is `NONE` if a list is not full, since it dropped nothing, and if k is 0."""
     if best.shape[1] == 0:
         return np.full(len(best), NONE)
     worst = scores_of(best.max(axis=1))
@@ -47,26 +47,28 @@ def lower_bound_of(
 def brute_force(
     metric: Metric, rows: Vectors, row_index: Indices, others: Vectors, index: Indices, similar: int, dissimilar: int
 ) -> tuple[Keys, Keys]:
-    """Exact keys of the best of ``others`` for each of ``rows``, none left out; no row is its own neighbour.
+    """Exact keys of the best ``similar`` and ``dissimilar`` of ``others`` for each of ``rows``: all pairs are compared.
 
-    ``index``, ``row_index``: what stands in the keys, and tells rows from one another.
+    ``index``, ``row_index``: the indices of ``others`` and ``rows``. They stand in the keys, and a row is not its own
+    neighbour.
     """
     bits = distances.block(metric, rows, others)
     itself = row_index[:, None] == index[None, :]
-    found = []
+    lists = []
     for k, farthest in ((similar, False), (dissimilar, True)):
         keys = (
             np.where(itself, NONE, key_of(bits, index[None, :], farthest))
             if k
             else np.empty((len(rows), 0), dtype=np.int64)
         )
-        found.append(least(keys, k))
-    return found[0], found[1]
+        lists.append(least(keys, k))
+    return lists[0], lists[1]
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some vectors with the positions by which lists name them and the indices by which ties are broken: (n,) each."""
+    """A set of vectors with their positions and indices, (n,) each: lists of scores name a vector by its position, and
+    ties between distances are broken by index."""
 
     vectors: Vectors
     positions: NDArray[np.int32]
@@ -93,26 +95,27 @@ def joined(parts: Sequence[Part]) -> Part:
 
 @dataclass(frozen=True)
 class Scored:
-    """Lists of scores: what was kept of comparisons, before it gets exact distances."""
+    """Lists of scores: the candidates of a set of rows, before their exact distances are computed."""
 
     similar: Keys
     dissimilar: Keys
     error: Values
-    """(n,): how wrong scores can be."""
+    """(n,): the largest error of a score."""
     screen: Screen
     common_scale: float
 
 
 class Reranker:
-    """Exact lists from lists of scores, as the vectors of the candidates come by, one part after the other.
+    """Exact lists from lists of scores. The vectors of the candidates are added one part after the other.
 
-    ``known``: lists that the result is going to be merged with; what can only come behind all of these is passed over.
+    ``known``: lists that the result will be merged with. A candidate that can only come after all of their entries is
+    skipped.
     """
 
     def __init__(self, metric: Metric, rows: Part, scored: Scored, known: tuple[Lists, Lists] | None = None):
         self._metric, self._rows = metric, rows
-        self._wanted = [
-            _Wanted(
+        self._candidates = [
+            _Candidates(
                 best,
                 metric,
                 scored,
@@ -123,39 +126,44 @@ class Reranker:
         ]
 
     def wants(self, first: int, end: int) -> bool:
-        """Whether there are candidates with positions from ``first`` to before ``end``."""
-        return any(np.diff(np.searchsorted(wanted.position, [first, end]))[0] for wanted in self._wanted)
+        """Whether a candidate has a position from ``first`` to before ``end``."""
+        return any(np.diff(np.searchsorted(candidates.position, [first, end]))[0] for candidates in self._candidates)
 
     def add(self, part: Part) -> None:
-        """Score the candidates that are in ``part``, whose positions ascend."""
-        for farthest, wanted in zip((False, True), self._wanted):
-            first, last = np.searchsorted(wanted.position, [part.positions[0], part.positions[-1] + 1])
+        """Compute the exact distances of the candidates in ``part``, whose positions ascend."""
+        for farthest, candidates in zip((False, True), self._candidates):
+            first, last = np.searchsorted(candidates.position, [part.positions[0], part.positions[-1] + 1])
             chosen = slice(int(first), int(last))
-            columns = np.searchsorted(part.positions, wanted.position[chosen])
-            bits = distances.pairs(self._metric, self._rows.vectors, part.vectors, wanted.row[chosen], columns)
-            wanted.exact[wanted.row[chosen], wanted.place[chosen]] = key_of(bits, part.index[columns], farthest)
+            columns = np.searchsorted(part.positions, candidates.position[chosen])
+            bits = distances.pairs(self._metric, self._rows.vectors, part.vectors, candidates.row[chosen], columns)
+            candidates.exact[candidates.row[chosen], candidates.place[chosen]] = key_of(
+                bits, part.index[columns], farthest
+            )
 
     def lists(self) -> tuple[Lists, Lists]:
-        """Similar and dissimilar."""
-        similar, dissimilar = (Lists(np.sort(wanted.exact, axis=1), wanted.lower_bound) for wanted in self._wanted)
+        """The exact lists of similar and of dissimilar neighbours, once all parts were added."""
+        similar, dissimilar = (
+            Lists(np.sort(candidates.exact, axis=1), candidates.lower_bound) for candidates in self._candidates
+        )
         return similar, dissimilar
 
 
-class _Wanted:
-    """The pairs of one relation, in the order of their candidates' positions; ``last``: (n,) none behind it is
-    wanted."""
+class _Candidates:
+    """The pairs (row, candidate) of one relation, ordered by the candidate's position.
+
+    ``last``: (n,) keys; a candidate whose key must be greater is left out."""
 
     def __init__(self, best: Keys, metric: Metric, scored: Scored, farthest: bool, last: Keys | None):
-        how = metric, scored.screen, scored.common_scale, farthest
+        bound_arguments = metric, scored.screen, scored.common_scale, farthest
         self.exact = np.full(best.shape, NONE)
-        self.lower_bound = lower_bound_of(best, scored.error, *how)
-        wanted = best != NONE
+        self.lower_bound = lower_bound_of(best, scored.error, *bound_arguments)
+        is_candidate = best != NONE
         if last is not None:
-            wanted &= least_possible(scores_of(best), scored.error[:, None], *how) <= last[:, None]
+            is_candidate &= least_possible(scores_of(best), scored.error[:, None], *bound_arguments) <= last[:, None]
             self.lower_bound = np.where(
                 last == NONE, self.lower_bound, np.minimum(self.lower_bound, last + (last != NONE))
             )
-        row, place = np.nonzero(wanted)
+        row, place = np.nonzero(is_candidate)
         position = positions_of(best[row, place])
         order = np.argsort(position, kind="stable")
         self.row, self.place, self.position = row[order], place[order], position[order]

@@ -1,13 +1,14 @@
-"""Fast scores that are almost right, with a proven bound on how wrong they are.
+"""Fast approximate scores, with a proven bound on their error.
 
-A *score* is larger for nearer vectors: their product for angular metrics; for the euclidean one the product less half
-of both squared lengths, which is minus half of the squared distance. It comes from copies of the vectors in a precision
-that the processor multiplies fast. With u the vector and v its copy, a product of copies is wrong by at most
+A *score* is larger for nearer vectors. For angular metrics it is their product. For the euclidean metric it is the
+product less half of both squared lengths, which is minus half of the squared distance. Scores are computed from copies
+of the vectors in a precision that the processor multiplies fast. With u a vector and v its copy, the error of a product
+of copies is at most
 
     |u - v| |v'| + |u| |u' - v'| + g |v| |v'|
 
-(Cauchy and Schwarz, twice; the last term is what adding d float32 products may lose, g = d 2**-24, whatever the order).
-All lengths are measured, for each vector, so the bound holds for these vectors and not for typical ones."""
+(Cauchy and Schwarz, twice). The last term is the error of adding d float32 products in any order, g = d 2**-24. All
+lengths are measured for each vector, so the bound holds for these very vectors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +20,16 @@ from image_similarity.knn.compiled import compiled
 from image_similarity.knn.distances import GRID, Bits, Metric, Reals, Values, Vectors
 
 _FLOAT32_U = 2.0**-24
-# Of lengths that were themselves computed with roundings.
+# Lengths are computed with roundings; this factor makes up for them.
 _GENEROUS = 1.0 + 1e-5
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Vectors in the precision of a screen.
+    """Copies of vectors in the precision of a screen.
 
-    ``low``: (n, d); ``error``: (n,) how far each is from its vector; ``length``: (n,) of vector or copy, the larger;
-    ``half``: (n,) half of its squared length, for the euclidean distance, else 0.
+    ``low``: (n, d) the copies; ``error``: (n,) distance of each copy from its vector; ``length``: (n,) length of vector
+    or copy, the larger; ``half``: (n,) half of the squared length for the euclidean metric, else 0.
     """
 
     low: Any
@@ -42,19 +43,19 @@ class Copies:
 
 @dataclass(frozen=True)
 class Screen:
-    """One precision: how (n, d) float32 is copied, how copies are multiplied, and what that loses at most."""
+    """One precision: how (n, d) float32 is copied, how copies are multiplied, and the largest errors of this."""
 
     name: str
     copied: Callable[[Values], tuple[Any, Reals]]
-    """(n, d) float32 -> copies, and how far each is from what was copied (n,)."""
+    """(n, d) float32 -> copies, and the distance of each from its original (n,)."""
     product: Callable[[Any, Any, Values], Values]
-    """Copies (a, d), (b, d) and room for (a, b) float32 -> their product, there or elsewhere."""
+    """Copies (a, d) and (b, d), and a buffer for (a, b) float32 -> their product, in the buffer or in a new array."""
     lost_by_adding: float
-    """Per dimension, relative to the lengths."""
+    """Error of adding, for each dimension, relative to the lengths."""
     lost_at_the_end: float
-    """Relative to the score: the product may be given in low precision, too."""
+    """Error of rounding the product to low precision, relative to the score."""
     spare: float
-    """Candidates kept beyond the k that are wanted, as a share of k; the less is certain, the more are needed."""
+    """Candidates kept beyond k, as a share of k. The larger the errors, the more are needed."""
     bytes_per_value: int
 
 
@@ -62,37 +63,37 @@ def _float32_copied(rows: Values) -> tuple[Values, Reals]:
     return rows, np.zeros(len(rows))
 
 
-def _float32_product(a: Values, b: Values, room: Values) -> Values:
-    return np.matmul(a, b.T, out=room[: len(a), : len(b)]) if room.shape[1] == len(b) else a @ b.T
+def _float32_product(a: Values, b: Values, buffer: Values) -> Values:
+    return np.matmul(a, b.T, out=buffer[: len(a), : len(b)]) if buffer.shape[1] == len(b) else a @ b.T
 
 
 def _bfloat16_copied(rows: Values) -> tuple[Any, Reals]:
-    import torch  # seconds to import, and only this precision needs it
+    import torch  # the import takes seconds, and only this precision needs it
 
     whole = torch.from_numpy(rows)
     low = whole.to(torch.bfloat16)
     return low, torch.linalg.vector_norm(whole - low, dim=1, dtype=torch.float64).numpy()
 
 
-def _bfloat16_product(a: Any, b: Any, room: Values) -> Values:
+def _bfloat16_product(a: Any, b: Any, buffer: Values) -> Values:
     product: Values = (a @ b.T).float().numpy()
     return product
 
 
 FLOAT32 = Screen("float32", _float32_copied, _float32_product, _FLOAT32_U, 0.0, 0.5, 4)
-# Instructions that multiply bfloat16 add in float32, but may round twice; the result is rounded to bfloat16.
+# Instructions that multiply bfloat16 add in float32, but may round twice. The result is rounded to bfloat16.
 BFLOAT16 = Screen("bfloat16", _bfloat16_copied, _bfloat16_product, 2 * _FLOAT32_U, 2.0**-8, 1.0, 2)
 SCREENS = {screen.name: screen for screen in (BFLOAT16, FLOAT32)}
 
 
 def candidate_count(k: int, screen: Screen) -> int:
-    """How many of each list are kept while k are wanted: those that scores cannot tell apart, and spares for
-    deletions."""
+    """Candidates that a list of k neighbours keeps. The additional ones are for neighbours that scores cannot tell
+    apart, and for deletions."""
     return k + int(k * screen.spare) + 8 if k else 0
 
 
 def copies(vectors: Vectors, metric: Metric, screen: Screen, common_scale: float) -> Copies:
-    """``vectors`` for ``screen``. ``common_scale``: see `scale_of`."""
+    """Copies of ``vectors`` in the precision of ``screen``. ``common_scale``: see `scale_of`."""
     rows = np.empty(vectors.values.shape, dtype=np.float32)
     error, length = np.empty(len(rows)), np.empty(len(rows))
     _scaled(vectors.values, vectors.shift, vectors.scale * common_scale, rows, error, length)
@@ -118,34 +119,36 @@ def _scaled(values, shift, scale, rows, error, length):  # type: ignore[no-untyp
 
 
 def scale_of(largest: float, dimensions: int, metric: Metric) -> float:
-    """The power of two that brings every vector, none of whose values exceeds ``largest``, to a length of 1 or less."""
+    """The power of two that scales every vector to a length of 1 or less. No value of a vector exceeds ``largest``.
+
+    1 for angular metrics, and if ``largest`` is 0."""
     if metric.angular or largest == 0:
         return 1.0
     return float(2.0 ** -np.ceil(np.log2(largest) + np.log2(dimensions) / 2 + 1e-9))
 
 
 def bounds(a: Copies, b: Copies, screen: Screen, dimensions: int) -> Values:
-    """For each of ``a`` (n,) how wrong its scores against any of ``b`` can be."""
+    """(n,) float32: for each of ``a`` the largest error of its scores against any of ``b``."""
     longest, worst = float(b.length.max()), float(b.error.max())
     lost = dimensions * screen.lost_by_adding
     of_product = a.error * longest + a.length * worst + a.length * longest * lost
     if a.half.any() or b.half.any():
-        # What is rounded at the end is the product; the score is what halves leave of it, and may be much smaller.
+        # The product is rounded at the end. The score is the product less the halves, and may be much smaller.
         of_product = of_product + a.length * longest * screen.lost_at_the_end
     of_halves = 4 * _FLOAT32_U * (a.half + float(b.half.max()) + a.length * longest)
-    # 1e-30: numbers so small that processors take them for 0. Rounded up to the next float32.
+    # Processors may take tiny numbers for 0, hence 1e-30. The sum is rounded up to the next float32.
     return np.nextafter(((of_product + of_halves) * _GENEROUS + 1e-30).astype(np.float32), np.float32(np.inf))
 
 
 def score_at(metric: Metric, distance: Reals, common_scale: float) -> Values:
-    """The score of pairs at ``distance`` (n,), as nearly as scores are given; -inf where that is nan."""
+    """The score of pairs at ``distance`` (n,), to the precision of scores; -inf where ``distance`` is nan."""
     score = 1.0 - distance if metric.angular else -np.square(distance * common_scale) / 2
     return np.where(np.isnan(distance), -np.inf, score).astype(np.float32)
 
 
 def nearest_possible(metric: Metric, scores: Reals, common_scale: float) -> Bits:
-    """The least distance that a pair can have whose score is at most ``scores``; +inf scores have distance 0, -inf the
-    largest."""
+    """The least possible distance of a pair whose score is at most ``scores``. A score of +inf gives distance 0, -inf
+    the largest distance."""
     if metric.angular:
         distance = np.clip(np.rint((1.0 - scores) * GRID - 1e-6), 0.0, 2.0 * GRID) / GRID
     else:
@@ -155,7 +158,7 @@ def nearest_possible(metric: Metric, scores: Reals, common_scale: float) -> Bits
 
 
 def farthest_possible(metric: Metric, scores: Reals, common_scale: float) -> Bits:
-    """The greatest distance that a pair can have whose score is at least ``scores``."""
+    """The greatest possible distance of a pair whose score is at least ``scores``."""
     if metric.angular:
         distance = np.clip(np.rint((1.0 - scores) * GRID + 1e-6), 0.0, 2.0 * GRID) / GRID
     else:

@@ -1,5 +1,5 @@
-"""Compile what numba compiles before the work is timed: once in each process, and with what is kept on disk in no
-time."""
+"""Compiles numba's functions before the work is timed: once in each process, and at once if they are in the cache on
+disk."""
 
 from functools import lru_cache
 
@@ -14,7 +14,7 @@ from image_similarity.knn.scoring import FLOAT32
 
 @lru_cache(maxsize=None)
 def warm_up(metric: str, descent: bool, threads: int) -> None:
-    """Call every compiled function that approximate neighbours need; ``descent``: pynndescent, too.
+    """Call every compiled function of approximate search. ``descent``: those of pynndescent, too.
 
     A second call in the same process does nothing. pynndescent compiles parts of itself in every process.
     """
@@ -23,13 +23,15 @@ def warm_up(metric: str, descent: bool, threads: int) -> None:
     copies, positions = scoring.copies(vectors, chosen, FLOAT32, 1.0), np.arange(rows, dtype=np.int32)
     pool = Pool(copies, positions, 2)
     pool.compare(np.arange(4), np.arange(4, 8))
-    few = np.arange(2, dtype=np.int64)
+    pair_rows = np.arange(2, dtype=np.int64)
     keys, fresh = graphs.merged(
-        np.full((8, 2), NONE), few, candidates.key_of(pairs(chosen, vectors, vectors, few, few + 2), few, False)
+        np.full((8, 2), NONE),
+        pair_rows,
+        candidates.key_of(pairs(chosen, vectors, vectors, pair_rows, pair_rows + 2), pair_rows, False),
     )
-    slots = np.zeros((8, 2), dtype=np.int32)
-    for visits in (slots, np.zeros((8, 4), dtype=np.int32)[:, :2]):  # each is compiled by itself
-        graphs.second_neighbours(slots, fresh, 0, True, slots, slots, fresh, slots, visits, visits[:, 0])
+    lists = np.zeros((8, 2), dtype=np.int32)
+    for probed in (lists, np.zeros((8, 4), dtype=np.int32)[:, :2]):  # numba compiles once for each memory layout
+        graphs.second_neighbours(lists, fresh, 0, True, lists, lists, fresh, lists, probed, probed[:, 0])
     if descent:
         index = Descent(copies.low, 2, chosen.angular, 0, threads)
         index.residents()

@@ -1,4 +1,4 @@
-"""What all sections of the settings are made of."""
+"""The base class and common types of all sections of the settings."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def as_tuple(value: Any) -> Any:
-    """A single string stands for a list of one; TOML arrays become tuples, which cannot change afterwards."""
+    """``value`` as a tuple, which is immutable, if it is a string (one entry) or a list; else ``value`` itself."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""``[fingerprints.NAME]``: how an image becomes a vector, one class for each kind."""
+"""``[fingerprints.NAME]``: the computation of a vector from an image, one class for each kind."""
 
 import re
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FingerprintSettings(Section):
-    """``[fingerprints.NAME]``: how an image becomes a vector. Any change here makes other vectors.
+    """``[fingerprints.NAME]``: the computation of a vector from an image. Any change here changes the vectors.
 
-    ``kind`` decides which of the classes below it is, and so which keys there are.
+    ``kind`` selects one of the classes below, and so the keys that exist.
     """
 
     kind: str
@@ -29,11 +29,12 @@ class FingerprintSettings(Section):
 
 
 class ImageFingerprintSettings(FingerprintSettings):
-    """What all fingerprints have that are made from images."""
+    """The settings of all fingerprints that are computed from images."""
 
     decoding: Literal["scaled", "full"] = "scaled"
-    """``scaled``: a JPEG is decoded at a half, a quarter or an eighth of its size as long as its short side keeps 512
-    pixels, and twice what the network wants. ``full``: always decoded whole, which takes up to five times as long."""
+    """``scaled``: a JPEG is decoded at a half, a quarter or an eighth of its size, as long as its short side keeps 512
+    pixels and twice the side that the network resizes to. ``full``: a JPEG is always decoded whole, which takes up to
+    five times as long."""
 
 
 class NetworkSettings(ImageFingerprintSettings):
@@ -42,65 +43,65 @@ class NetworkSettings(ImageFingerprintSettings):
     kind: Literal["network"] = "network"
 
     network: str
-    """A torchvision classification network by its name (``vgg16``, ``resnet18``, ``squeezenet1_1``, ...)."""
+    """Name of a torchvision classification network (``vgg16``, ``resnet18``, ``squeezenet1_1``, ...)."""
 
     layer: str
-    """Any node of the network, or a module, which stands for its last node; ``fc1`` and ``fc2`` are aliases on VGG."""
+    """Any node of the network, or a module, which stands for its last node. VGG has the aliases ``fc1`` and ``fc2``."""
 
     weights: Strings = ("IMAGENET1K_V1",)
-    """A torchvision name, a path or URI of a state dict, or ``untrained``; a list is tried in order."""
+    """A torchvision name, a path or URI of a state dict, or ``untrained``. A list is tried in order."""
 
     weights_sha256: Sha256 | None = None
-    """If given, the weights' file must have this checksum."""
+    """If set, the file of the weights must have this checksum."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the ``untrained`` weights."""
+    """Seed of the ``untrained`` weights."""
 
     pooling: Pooling = "none"
-    """Over the spatial axes (or tokens) of the layer's output; ``none`` flattens it."""
+    """Pooling over the spatial axes (or tokens) of the layer's output. ``none`` flattens the output."""
 
     preprocessing: Literal["torchvision", "caffe"] = "torchvision"
-    """``torchvision``: as the network's weights there declare; ``caffe``: BGR, 0 to 255, mean subtracted, for weights
-    converted from Caffe or Keras. Resizing and cropping are torchvision's in both."""
+    """``torchvision``: the normalisation that torchvision declares for the weights. ``caffe``: BGR, 0 to 255, mean
+    subtracted, for weights converted from Caffe or Keras. Resizing and cropping are torchvision's in both."""
 
     precision: Precision = "float32"
-    """Of the network's arithmetic; vectors are stored as float32."""
+    """Precision of the network's arithmetic. Vectors are stored as float32."""
 
 
 class ExportedSettings(ImageFingerprintSettings):
-    """An encoder of your own, as a ``torch.export`` program. It is code: use programs that you trust."""
+    """Your own encoder, as a ``torch.export`` program. It is code: use programs that you trust."""
 
     kind: Literal["exported"]
 
     weights: Strings
-    """A path or URI of the program (``.pt2``); a list is tried in order."""
+    """A path or URI of the program (``.pt2``). A list is tried in order."""
 
     weights_sha256: Sha256 | None = None
-    """If given, the program's file must have this checksum."""
+    """If set, the file of the program must have this checksum."""
 
     input_size: Annotated[int, Field(ge=1, le=4096)]
     """Side of the square picture that the program takes, in pixels: (n, 3, input_size, input_size) float32."""
 
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Short side of the picture before the square is cut from its middle; default: ``input_size``."""
+    """Short side of the picture in pixels, before the square is cut from its middle. Default: ``input_size``."""
 
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
-    """Of resizing."""
+    """Interpolation of resizing."""
 
     preprocessing: Literal["torchvision", "caffe"] = "torchvision"
-    """``torchvision``: RGB, 0 to 1, then ``mean`` and ``std``; ``caffe``: BGR, 0 to 255, Caffe's mean subtracted."""
+    """``torchvision``: RGB, 0 to 1, then ``mean`` and ``std``. ``caffe``: BGR, 0 to 255, Caffe's mean subtracted."""
 
     mean: Channels = (0.485, 0.456, 0.406)
-    """Of red, green and blue, subtracted. The default is ImageNet's."""
+    """Subtracted from red, green and blue. The default is ImageNet's mean."""
 
     std: Channels = (0.229, 0.224, 0.225)
-    """Of red, green and blue, divided by."""
+    """Red, green and blue are divided by it. The default is ImageNet's standard deviation."""
 
     pooling: Pooling = "none"
-    """Over the spatial axes (or tokens) of the program's output; ``none`` flattens it."""
+    """Pooling over the spatial axes (or tokens) of the program's output. ``none`` flattens the output."""
 
     precision: Precision = "float32"
-    """Of the program's arithmetic; vectors are stored as float32."""
+    """Precision of the program's arithmetic. Vectors are stored as float32."""
 
     @field_validator("std")
     @classmethod
@@ -117,7 +118,7 @@ class ExportedSettings(ImageFingerprintSettings):
 
 
 class ColourHistogramSettings(ImageFingerprintSettings):
-    """How much there is of each colour."""
+    """The share of each colour in a picture."""
 
     kind: Literal["colour-histogram"]
 
@@ -125,25 +126,25 @@ class ColourHistogramSettings(ImageFingerprintSettings):
     """The colour space whose three channels are divided into bins."""
 
     bins: Annotated[tuple[Bins, Bins, Bins], BeforeValidator(as_tuple)] = (16, 4, 4)
-    """Of each channel; the vector has as many values as their product."""
+    """Bins of each channel. The vector has as many values as their product."""
 
 
 class HogSettings(ImageFingerprintSettings):
-    """Histograms of oriented gradients: which way edges run, and where."""
+    """Histograms of oriented gradients: the directions of edges, and their place."""
 
     kind: Literal["hog"]
 
     size: Annotated[int, Field(ge=8, le=1024)] = 128
-    """Side of the square that the whole picture becomes, in pixels."""
+    """Side of the square that the whole picture is resized to, in pixels."""
 
     orientations: Annotated[int, Field(ge=1, le=64)] = 9
     """Bins of a histogram."""
 
     cell: Annotated[int, Field(ge=2, le=512)] = 16
-    """Side of a cell in pixels; each has one histogram."""
+    """Side of a cell in pixels. Each cell has one histogram."""
 
     block: Annotated[int, Field(ge=1, le=16)] = 2
-    """Side of a block in cells, within which histograms are normalised."""
+    """Side of a block in cells. The histograms of a block are normalised together."""
 
     @model_validator(mode="after")
     def _fits(self) -> "HogSettings":
@@ -160,17 +161,17 @@ class PcaSettings(FingerprintSettings):
     kind: Literal["pca"]
 
     base: str
-    """The fingerprint whose vectors are projected. It is embedded first where it is not yet."""
+    """The fingerprint whose vectors are projected. If it is not embedded yet, it is embedded first."""
 
     dimensions: Annotated[int, Field(ge=1, le=4096)]
     """Components that are kept."""
 
     sample: Annotated[int, Field(ge=2, le=1_000_000)] = 10_000
-    """Vectors that the components are fitted on, at most. They are fitted once and kept in the warehouse; later images
-    are projected onto the same."""
+    """Most vectors that the components are fitted on. The components are fitted once and kept in the warehouse. Later
+    images are projected onto the same components."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Of the sample."""
+    """Seed of the sample."""
 
 
 _KINDS: dict[str, type[FingerprintSettings]] = {
@@ -203,21 +204,21 @@ def keys_of(kind: str) -> list[str]:
 
 
 def check_name(name: str) -> str:
-    """``name`` itself, if it can be a slot and a folder everywhere; else ``ValueError``."""
+    """``name`` itself. ``ValueError`` unless every store and table can use it as the name of a slot and a folder."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name for a fingerprint: use small letters, digits and '-'")
     return name
 
 
 def check_base(name: str, fingerprints: Mapping[str, FingerprintSettings]) -> None:
-    """``ValueError`` unless the bases of ``name`` end in a fingerprint that is made from images."""
-    seen, at = [name], fingerprints[name]
-    while isinstance(at, PcaSettings):
-        if at.base not in fingerprints:
+    """``ValueError`` unless the chain of bases of ``name`` ends in a fingerprint that is computed from images."""
+    chain, declared = [name], fingerprints[name]
+    while isinstance(declared, PcaSettings):
+        if declared.base not in fingerprints:
             raise ValueError(
-                f"{seen[-1]}: base {at.base!r} is not declared; declared are: {', '.join(sorted(fingerprints))}"
+                f"{chain[-1]}: base {declared.base!r} is not declared; declared are: {', '.join(sorted(fingerprints))}"
             )
-        if at.base in seen:
-            raise ValueError(f"{name}: its base is itself in the end: {' -> '.join([*seen, at.base])}")
-        seen.append(at.base)
-        at = fingerprints[at.base]
+        if declared.base in chain:
+            raise ValueError(f"{name}: its base is itself in the end: {' -> '.join([*chain, declared.base])}")
+        chain.append(declared.base)
+        declared = fingerprints[declared.base]

@@ -1,4 +1,4 @@
-"""From a TOML file and ``--set section.key=value`` to settings, or to all that is wrong with them."""
+"""From a TOML file and ``--set section.key=value`` to settings, or to a list of all faults."""
 
 import difflib
 import tomllib
@@ -17,7 +17,7 @@ from image_similarity.settings.sections import Settings
 def load(file: Traversable | None, overrides: Iterable[str] = ()) -> Settings:
     """The settings of ``file`` (TOML; None for defaults) with ``overrides`` (``section.key=value``) applied in order.
 
-    Raises ``WrongInput`` that lists every fault found.
+    Raises ``WrongInput`` that lists every fault.
     """
     values: dict[str, Any] = {"fingerprints": {DEFAULT_FINGERPRINT: {"network": "vgg16", "layer": "fc2"}}}
     if file is not None:
@@ -33,7 +33,7 @@ def load(file: Traversable | None, overrides: Iterable[str] = ()) -> Settings:
 
 
 def _renamed(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """``values`` under the names of now. Each layer by itself, so that a later one wins whatever name it uses."""
+    """``values`` under the current names. Each layer is renamed alone, so that a later layer wins with either name."""
     try:
         return renamed.current(values)
     except ValueError as error:
@@ -52,7 +52,7 @@ def _read_toml(file: Traversable) -> dict[str, Any]:
 
 
 def _parse_override(override: str) -> dict[str, Any]:
-    """``a.b=value`` as nested tables; the value is read as TOML where it is TOML, else as a string."""
+    """``a.b=value`` as nested tables. The value is read as TOML if it is valid TOML, else as a string."""
     path, equals, text = override.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
@@ -75,8 +75,8 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
 
 
 def _describe(fault: Any) -> str:
-    """One fault as a line: the key's path, what is wrong, and what would be right."""
-    loc = tuple(part for place, part in enumerate(fault["loc"]) if not _is_a_tag(fault["loc"], place))
+    """One fault as a line: the key's path, the fault, and the expected value."""
+    loc = tuple(part for position, part in enumerate(fault["loc"]) if not _is_a_tag(fault["loc"], position))
     path = ".".join(str(part) for part in loc)
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), _known_keys(fault["loc"][:-1]), n=1)
@@ -91,9 +91,9 @@ def _describe(fault: Any) -> str:
     return f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
 
 
-def _is_a_tag(path: tuple[Any, ...], place: int) -> bool:
-    """Whether this part of a fault's path is the kind of a fingerprint, which pydantic puts behind its name."""
-    return place == 2 and path[0] == "fingerprints"
+def _is_a_tag(path: tuple[Any, ...], position: int) -> bool:
+    """Whether this part of a fault's path is the kind of a fingerprint, which pydantic inserts after its name."""
+    return position == 2 and path[0] == "fingerprints"
 
 
 def _known_keys(path: tuple[Any, ...]) -> list[str]:

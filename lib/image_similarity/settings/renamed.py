@@ -1,11 +1,11 @@
-"""Settings that have a better name now: the old name is still read, wherever it comes from (a file, ``--set``, an old
-run)."""
+"""Settings that were renamed. The old name is still read, from a file, from ``--set`` and from the record of an old
+run."""
 
 from collections.abc import Mapping
 from typing import Any
 
 KINDS = ("exported", "colour-histogram", "hog", "pca")
-"""Fingerprints that are no network of torchvision's. They were declared as ``network = "pca"``."""
+"""Kinds of fingerprints that are not torchvision's networks. They were declared as ``network = "pca"``."""
 
 _KEYS = {
     "neighbours": {"copies": "drop_duplicates"},
@@ -21,9 +21,10 @@ _VALUES = {"copies": {"all": False, "one": True}}
 
 
 def current(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values``, section -> key -> value, under the names of now. What is no mapping is left for validation to refuse.
+    """``values``, section -> key -> value, under the current names.
 
-    Raises ``ValueError`` where a key is given under both names.
+    A section that is no mapping is returned as it is; validation refuses it. Raises ``ValueError`` if a key has a value
+    under both names.
     """
     return {
         name: _section(name, section) if isinstance(section, Mapping) else section for name, section in values.items()
@@ -31,13 +32,13 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def section(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for the values of one section."""
+    """The values of one section under the current names. See `current`."""
     return dict(current({name: values})[name])
 
 
 def _section(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     if name == "fingerprints":
-        return {one: _fingerprint(declared) for one, declared in values.items()}
+        return {fingerprint: _fingerprint(declared) for fingerprint, declared in values.items()}
     renamed: dict[str, Any] = {}
     for key, value in values.items():
         new = _KEYS.get(name, {}).get(key, key)

@@ -1,7 +1,7 @@
-"""Bytes at a URI, without Spark: for executors that read images, blocks and weights.
+"""Bytes at a URI, without Spark. Executors read images, blocks and weights through this module.
 
-A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded; keys of object stores
-are literal; ``s3a`` is ``s3``. Everything but HTTP goes through pyarrow's file systems, with their own credentials
+A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded. Keys of object stores
+are literal. ``s3a`` is ``s3``. pyarrow's file systems serve all schemes except HTTP, with their own credentials
 (environment, profile or instance role)."""
 
 import os
@@ -24,12 +24,12 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class FileStatus:
-    """What a listing tells of a file, before it is opened."""
+    """Name, size and modification time of a file that was not opened."""
 
     uri: str
-    """Literal path, or URI, as `read` takes it."""
+    """Literal path or URI, as `read` takes it."""
     path: str
-    """Below the root that was listed, with ``/`` between its parts."""
+    """Path below the listed root, with ``/`` between its parts."""
     size_bytes: int | None
     modified_ns: int | None
     """Nanoseconds since 1970, UTC."""
@@ -37,8 +37,8 @@ class FileStatus:
 
 @lru_cache(maxsize=None)
 def _remote_filesystem(scheme: str, authority: str) -> Any:
-    """One file system per store and process; never kept across the fork of Spark's workers, which fork before any
-    read."""
+    """The file system of a store: one for each store and process. Spark's workers fork before any read, so no file
+    system is used across a fork."""
     if scheme == "s3":
         return pafs.S3FileSystem(
             endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
@@ -51,7 +51,7 @@ def _remote_filesystem(scheme: str, authority: str) -> Any:
 
 
 def filesystem_of(uri: str) -> tuple[Any, str]:
-    """The pyarrow file system of ``uri`` and the path in it. ``ValueError`` for a scheme that none serves."""
+    """The pyarrow file system of ``uri``, and the path in it. ``ValueError`` if none serves the scheme."""
     scheme = scheme_of(uri)
     if scheme == "file":
         return pafs.LocalFileSystem(), local_path(uri)
@@ -66,8 +66,8 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 def read(uri: str, max_bytes: int | None = None) -> bytes:
     """The whole content of the file at ``uri``.
 
-    With ``max_bytes`` one byte more than that is read at most, so that the caller sees that it is too long. Raises
-    ``OSError`` (``FileNotFoundError``, ``PermissionError``, ...) or, for a scheme that none serves, ``ValueError``."""
+    At most ``max_bytes`` + 1 bytes are read, so that the caller can see that a file is too long. Raises ``OSError``
+    (``FileNotFoundError``, ``PermissionError``, ...), or ``ValueError`` if no file system serves the scheme."""
     limit = -1 if max_bytes is None else max_bytes + 1
     if is_local(uri):
         with open(local_path(uri), "rb") as file:
@@ -78,11 +78,11 @@ def read(uri: str, max_bytes: int | None = None) -> bytes:
 
 
 def write(uri: str, content: bytes, content_type: str) -> None:
-    """Put ``content`` at ``uri``, replacing what is there; folders are made. Readers see the old content or the new,
-    never a part.
+    """Write ``content`` to ``uri``, replace an existing file, and create folders. Readers see the old or the new
+    content, never a part.
 
-    ``content_type`` is told to object stores, whose files browsers may open. Raises ``OSError``, or ``ValueError`` for
-    a scheme that none serves."""
+    Object stores keep ``content_type``, since browsers may open their files. Raises ``OSError``, or ``ValueError`` if
+    no file system serves the scheme."""
     if is_local(uri):
         path = local_path(uri)
         partial = f"{path}.{secrets.token_hex(4)}.tmp"
@@ -100,7 +100,7 @@ def write(uri: str, content: bytes, content_type: str) -> None:
             raise
         return
     filesystem, path = filesystem_of(uri)
-    if scheme_of(uri) in ("s3", "gs"):  # an object appears when its stream is closed, whole
+    if scheme_of(uri) in ("s3", "gs"):  # an object appears, whole, when its stream is closed
         with filesystem.open_output_stream(path, compression=None, metadata={"Content-Type": content_type}) as stream:
             stream.write(content)
         return
@@ -112,7 +112,7 @@ def write(uri: str, content: bytes, content_type: str) -> None:
 
 
 def delete(uri: str) -> None:
-    """Remove the file at ``uri``; nothing happens if there is none."""
+    """Remove the file at ``uri``, if there is one."""
     if is_local(uri):
         Path(local_path(uri)).unlink(missing_ok=True)
         return
@@ -124,16 +124,16 @@ def delete(uri: str) -> None:
 
 
 def open_input_file(uri: str) -> Any:
-    """A random-access pyarrow file, as Parquet readers want it."""
+    """The file at ``uri`` as a random-access pyarrow file, for Parquet readers."""
     filesystem, path = filesystem_of(uri)
     return filesystem.open_input_file(path)
 
 
 def download(uri: str, target: Path) -> None:
-    """Copy the file at ``uri`` to ``target``, which appears only when it is complete. Not over HTTP:
-    `http_client.download` is.
+    """Copy the file at ``uri`` to ``target``, which appears only when it is complete. `http_client.download` serves
+    HTTP.
 
-    Raises ``OSError`` or, for a scheme that none serves, ``ValueError``.
+    Raises ``OSError``, or ``ValueError`` if no file system serves the scheme.
     """
     filesystem, path = filesystem_of(uri)
     with appearing_when_complete(target) as out, filesystem.open_input_stream(path, compression=None) as stream:
@@ -143,7 +143,7 @@ def download(uri: str, target: Path) -> None:
 
 @contextmanager
 def appearing_when_complete(target: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the place of ``target`` at the end; it is removed if the context fails."""
+    """A file to write. It replaces ``target`` at the end of the context, and is removed if the context fails."""
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:
         with open(partial, "wb") as out:
@@ -168,7 +168,7 @@ def is_folder(uri: str) -> bool:
 
 
 def status(uri: str) -> FileStatus | None:
-    """Size and modification time of the file at ``uri``; None if it cannot be had, for whatever reason."""
+    """Size and modification time of the file at ``uri``; None if they cannot be read, for whatever reason."""
     try:
         if is_local(uri):
             info = os.stat(local_path(uri))
@@ -181,9 +181,9 @@ def status(uri: str) -> FileStatus | None:
 
 
 def list_files(root: str) -> Iterator[FileStatus]:
-    """Every file below the folder ``root``, in no particular order; links to folders are followed once.
+    """Every file below the folder ``root``, in no particular order. Links to folders are followed once.
 
-    Hidden folders (a leading dot) are not entered. Raises ``OSError`` if a folder cannot be read.
+    Files in hidden folders (with a leading dot) are left out. Raises ``OSError`` if a folder cannot be read.
     """
     return _list_local(local_path(root)) if is_local(root) else _list_remote(root)
 
@@ -217,7 +217,7 @@ def _entry_status(entry: "os.DirEntry[str]", below: str) -> FileStatus:
     path = f"{below}{entry.name}"
     try:
         info = entry.stat()
-    except OSError:  # a link to nothing: the image job will say so
+    except OSError:  # a link to nothing; the job that reads the image will report it
         return FileStatus(entry.path, path, None, None)
     return FileStatus(entry.path, path, info.st_size, info.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""The bytes of an image at a URI, or `Unreadable` with the reason, for the workers of all stages that open images."""
+"""The bytes of an image at a URI, or `Unreadable` with the reason. Workers of all stages that open images use it."""
 
 from image_similarity.errors import Unreadable
 from image_similarity.storage import blobs, http_client, uris
@@ -21,10 +21,10 @@ FETCH_REASONS = {
 
 
 def fetch(uri: str, max_bytes: int, http: HttpOptions) -> bytes:
-    """The bytes at ``uri``; `Unreadable` with one of `FETCH_REASONS` if they cannot be had."""
+    """The bytes at ``uri``. Raises `Unreadable` with one of `FETCH_REASONS`, also for more than ``max_bytes`` bytes."""
     if uris.scheme_of(uri) in http_client.SCHEMES:
         content = http_client.get(uri, max_bytes, http).content
-        assert content is not None  # only a request that names a version can be answered by "unchanged"
+        assert content is not None  # a server says "unchanged" only if the request names a version
         return content
     try:
         content = blobs.read(uri, max_bytes)

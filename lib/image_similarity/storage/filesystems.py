@@ -1,4 +1,5 @@
-"""Which file operations serve a URI."""
+"""Selects the file operations for a URI: `local` for this machine's disks, `object_store` for S3 and Google's store,
+`hadoop` for all others."""
 
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,10 @@ OBJECT_STORES = ("s3", "gs")
 
 
 def files_of(uri: str, spark: "SparkSession | None" = None) -> Files:
-    """The operations for what is at ``uri``, as `uris.absolute` or `uris.for_spark` gives it.
+    """The file operations of the store of ``uri``, which is a result of `uris.absolute` or `uris.for_spark`.
 
-    Local paths and object stores need no session. Any other file system is Hadoop's and is reached through the JVM of
-    ``spark``; without a session ``WrongInput`` says so."""
+    Local paths and object stores need no session. All other file systems are Hadoop's, and are reached through the JVM
+    of ``spark``. Raises ``WrongInput`` if these have no session."""
     if uris.is_local(uri):
         return LocalFiles()
     if uris.scheme_of(uri) in OBJECT_STORES:

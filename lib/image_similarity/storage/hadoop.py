@@ -1,4 +1,4 @@
-"""A warehouse's file operations on any file system that Hadoop knows, through the JVM of a Spark session."""
+"""The operations of `image_similarity.storage.files` on Hadoop's file systems, through the JVM of a Spark session."""
 
 import secrets
 import time
@@ -13,7 +13,7 @@ from image_similarity.storage.files import LOCK_SECONDS, UpdatesUnderLock
 
 
 class HadoopFiles(UpdatesUnderLock):
-    """Paths are URIs of any file system that this Spark knows."""
+    """Paths are URIs of any file system that the Spark session knows."""
 
     def __init__(self, spark: SparkSession):
         self._jvm: Any = spark._jvm
@@ -83,7 +83,7 @@ class HadoopFiles(UpdatesUnderLock):
             self.delete(path)
 
     def _create_new(self, path: str) -> bool:
-        """Create an empty file; False if there is one, also one that another publisher creates at this moment."""
+        """Create an empty file. False if the file exists, also if another publisher creates it at the same moment."""
         filesystem, jpath = self._open(path)
         try:
             return bool(filesystem.createNewFile(jpath))

@@ -1,8 +1,8 @@
-"""Files at http(s) addresses: fetched with patience and suspicion, or refused with a reason.
+"""Files at http(s) addresses: fetched with retries and limits, or refused with a reason.
 
-Addresses come from lists that somebody else wrote, and servers answer what they like. So nothing is read without bounds
-(bytes, seconds, redirects, attempts), servers that ask for patience get it, and unless ``http.private_addresses`` is
-set no connection is made to an address that is not on the public internet. Proxies of the environment are not used."""
+Others write the lists of addresses, and servers may answer anything. So bytes, seconds, redirects and attempts are
+limited. Pauses that servers ask for are kept. Unless ``http.private_addresses`` is set, no connection is made to an
+address that is not on the public internet. Proxies of the environment are not used."""
 
 import ipaddress
 import itertools
@@ -41,15 +41,15 @@ _CHUNK = 1 << 16
 _HOSTS_KEPT = 64
 _PERMANENT = {401: "forbidden", 403: "forbidden", 451: "forbidden", 404: "not_found", 410: "not_found"}
 _TRANSIENT = {408: "timeout", 429: "rate_limited"}
-_MAKING = threading.Lock()
+_MANAGER_LOCK = threading.Lock()
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 T = TypeVar("T")
 
 
 class HttpOptions(Hashable, Protocol):
-    """How servers are asked: ``[http]`` of the settings explains each. Hashable, since each has connections of its
-    own."""
+    """The options of requests. ``[http]`` of the settings documents them. They are hashable, since each set of options
+    has its own connections."""
 
     @property
     def user_agent(self) -> str: ...
@@ -76,15 +76,15 @@ class HttpOptions(Hashable, Protocol):
 @dataclass(frozen=True)
 class Answer:
     content: bytes | None
-    """None: the server says that nothing changed since the version that was named."""
+    """None: the server says that the file is unchanged since the version in the request."""
     etag: str | None
     last_modified: str | None
-    """As the server writes it."""
+    """In the server's own format."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a server tells of a file without sending it; each may be missing."""
+    """Size and version of a file, from a server that did not send the file. Each value may be missing."""
 
     size_bytes: int | None
     etag: str | None
@@ -92,7 +92,7 @@ class Status:
 
 
 class _TransientFailure(Unreadable):
-    """A failure that may be gone at the next attempt; ``retry_after``: the seconds that the server asks to wait."""
+    """A transient failure. ``retry_after``: the pause in seconds that the server asks for."""
 
     def __init__(self, reason: str, detail: str, retry_after: float | None = None):
         super().__init__(reason, detail)
@@ -106,100 +106,102 @@ def get(
     etag: str | None = None,
     last_modified: str | None = None,
 ) -> Answer:
-    """The file at ``address``, its content decoded if it came compressed.
+    """The file at ``address``. Compressed content is decoded.
 
-    With ``etag`` or ``last_modified``, from an earlier answer, only if it changed since. Raises `Unreadable` with one
-    of `fetch.FETCH_REASONS`; of a longer file than ``max_bytes`` no more than one chunk (64 KiB) above that is kept.
+    With ``etag`` or ``last_modified`` of an earlier answer, the content is sent only if it changed since then. Raises
+    `Unreadable` with one of `fetch.FETCH_REASONS`. A file longer than ``max_bytes`` is read to one chunk (64 KiB) above
+    that at most.
     """
     conditions = {"If-None-Match": etag, "If-Modified-Since": last_modified}
     headers = {name: value for name, value in conditions.items() if value is not None}
 
     def attempt(deadline: float) -> Answer:
-        with _answered("GET", address, headers, options, deadline) as response:
+        with _response("GET", address, headers, options, deadline) as response:
             content = None if response.status == 304 else _body(response, max_bytes, deadline)
             return Answer(content, response.headers.get("ETag"), response.headers.get("Last-Modified"))
 
-    return _with_patience(attempt, options)
+    return _with_retries(attempt, options)
 
 
 def download(address: str, target: Path, options: HttpOptions) -> None:
-    """Copy the file at ``address`` to ``target``, which appears only when it is complete. Its size has no bound.
+    """Copy the file at ``address`` to ``target``, which appears only when it is complete. The size is not limited.
 
-    Raises `Unreadable` with one of `fetch.FETCH_REASONS`, ``OSError`` where ``target`` cannot be written.
+    Raises `Unreadable` with one of `fetch.FETCH_REASONS`, or ``OSError`` if ``target`` cannot be written.
     """
 
     def attempt(deadline: float) -> None:
-        with _answered("GET", address, {}, options, deadline) as response, appearing_when_complete(target) as out:
+        with _response("GET", address, {}, options, deadline) as response, appearing_when_complete(target) as out:
             for chunk in _chunks(response, deadline):
                 out.write(chunk)
 
-    _with_patience(attempt, options)
+    _with_retries(attempt, options)
 
 
 def status(address: str, options: HttpOptions) -> Status | None:
-    """Size and version of the file at ``address``, asked by HEAD; None if they cannot be had, for whatever reason."""
+    """Size and version of the file at ``address``, by a HEAD request; None if it fails, for whatever reason."""
 
     def attempt(deadline: float) -> Status:
-        with _answered("HEAD", address, {}, options, deadline) as response:
+        with _response("HEAD", address, {}, options, deadline) as response:
             return Status(_announced(response), response.headers.get("ETag"), response.headers.get("Last-Modified"))
 
     try:
-        return _with_patience(attempt, options)
+        return _with_retries(attempt, options)
     except Unreadable:
         return None
 
 
-def _with_patience(attempt: Callable[[float], T], options: HttpOptions) -> T:
-    """What ``attempt(deadline)`` returns, tried again while its failures are passing ones and there is time.
+def _with_retries(attempt: Callable[[float], T], options: HttpOptions) -> T:
+    """The result of ``attempt(deadline)``. Transient failures are retried while there are attempts and time left.
 
-    Between attempts stands the pause that the server asks for, else one that doubles, of random length: many workers
-    that failed together do not come back together. A server that asks for a longer pause than is allowed is left alone.
+    The pause before a retry is the one that the server asks for, or a random one that doubles with each attempt, if
+    that is longer. Random pauses keep many workers that failed together from returning together. There is no retry if
+    the server asks for a longer pause than the options allow.
     """
     deadline = time.monotonic() + options.total_seconds
-    for number in itertools.count(1):
+    for attempts in itertools.count(1):
         try:
             return attempt(deadline)
         except _TransientFailure as failure:
-            pause = options.backoff_seconds * 2 ** (number - 1) * random.uniform(0.5, 1.5)
+            pause = options.backoff_seconds * 2 ** (attempts - 1) * random.uniform(0.5, 1.5)
             if failure.retry_after is not None:
                 pause = max(pause, failure.retry_after)
             too_long = (failure.retry_after or 0) > options.retry_after_seconds or time.monotonic() + pause > deadline
-            if number > options.retries or too_long:
+            if attempts > options.retries or too_long:
                 raise
             time.sleep(pause)
     raise AssertionError("unreachable")
 
 
 @contextmanager
-def _answered(
+def _response(
     method: str, address: str, headers: dict[str, str], options: HttpOptions, deadline: float
 ) -> Iterator[urllib3.BaseHTTPResponse]:
-    """The answer (2xx, or 304 where ``headers`` name a version) at the end of all redirects, its body not read yet."""
-    visited = [address]
+    """The response at the end of all redirects: 2xx, or 304 if ``headers`` name a version. Its body is not read yet."""
+    addresses = [address]
     while True:
-        with _failures_as_unreadable(), _asked(method, visited[-1], headers, options, deadline) as response:
+        with _failures_as_unreadable(), _single_response(method, addresses[-1], headers, options, deadline) as response:
             location = response.get_redirect_location()
             if not location:
                 _check_status(response, may_be_unchanged=bool(headers))
                 yield response
                 return
-            following = urljoin(visited[-1], location)
-        if following in visited or len(visited) > options.redirects:
-            raise Unreadable("too_many_redirects", f"{len(visited)} redirects, the last to {following}")
-        visited.append(following)
+            next_address = urljoin(addresses[-1], location)
+        if next_address in addresses or len(addresses) > options.redirects:
+            raise Unreadable("too_many_redirects", f"{len(addresses)} redirects, the last to {next_address}")
+        addresses.append(next_address)
 
 
 @contextmanager
-def _asked(
+def _single_response(
     method: str, address: str, headers: dict[str, str], options: HttpOptions, deadline: float
 ) -> Iterator[urllib3.BaseHTTPResponse]:
-    """One request and its answer, whatever its status. A body that is not read to its end costs the connection."""
+    """One request and its response of any status. The connection is closed unless the body is read to its end."""
     scheme = address.partition("://")[0].lower()
     if scheme not in SCHEMES or "://" not in address:
         raise Unreadable("unsupported_scheme", f"{address}: no http(s) address")
     left = _seconds_left(deadline)
     timeout = urllib3.Timeout(connect=min(options.connect_seconds, left), read=min(options.read_seconds, left))
-    with _MAKING:  # threads that begin together must not make one each
+    with _MANAGER_LOCK:  # threads that begin together must share one manager
         manager = _manager(os.getpid(), options)
     response = manager.request(
         method,
@@ -214,43 +216,42 @@ def _asked(
         yield response
     finally:
         if response.length_remaining == 0:
-            response.drain_conn()  # notices that nothing follows, which keeps the connection
+            response.drain_conn()  # sees the end of the body, which keeps the connection open
         response.close()
-        response.release_conn()  # after close, for the pool counts connections and would wait for this one for ever
+        response.release_conn()  # after close; the pool counts connections, and would wait for this one for ever
 
 
 @contextmanager
 def _failures_as_unreadable() -> Iterator[None]:
     try:
         yield
-    except NewConnectionError as error:  # no such host, nobody listens; urllib3 counts it as a timeout
+    except NewConnectionError as error:  # no such host, or no listener; urllib3 counts it as a timeout
         raise _TransientFailure("io_error", str(error)) from None
     except HttpTimeout as error:
         raise _TransientFailure("timeout", str(error)) from None
-    except ValueError as error:  # no address at all
+    except ValueError as error:  # not a valid address
         raise Unreadable("unsupported_scheme", str(error)) from None
-    except ProtocolError as error:  # reset, closed too early, no HTTP
+    except ProtocolError as error:  # reset, closed too early, or no HTTP
         raise _TransientFailure("incomplete", str(error)) from None
-    except HTTPError as error:  # a certificate that is not right, ...
+    except HTTPError as error:  # an invalid certificate, ...
         raise _TransientFailure("io_error", str(error)) from None
 
 
 def _check_status(response: urllib3.BaseHTTPResponse, may_be_unchanged: bool) -> None:
-    """Raise `Unreadable` unless the answer is what was asked for."""
+    """Raise `Unreadable` unless the status is 2xx, or 304 if ``may_be_unchanged``."""
     code = response.status
     if 200 <= code < 300 or (code == 304 and may_be_unchanged):
         return
-    told = f"HTTP {code} {response.reason or ''}".strip()
+    detail = f"HTTP {code} {response.reason or ''}".strip()
     if code in _PERMANENT:
-        raise Unreadable(_PERMANENT[code], told)
+        raise Unreadable(_PERMANENT[code], detail)
     if code in _TRANSIENT or code >= 500:
-        raise _TransientFailure(_TRANSIENT.get(code, "server_error"), told, _retry_after(response))
-    raise Unreadable("http_error", told)
+        raise _TransientFailure(_TRANSIENT.get(code, "server_error"), detail, _retry_after(response))
+    raise Unreadable("http_error", detail)
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
-    """The pause in seconds that the server asks for, by a number or a date; None where it does not, or not in HTTP's
-    words."""
+    """The pause in seconds that the server asks for, as a number or a date; None if there is no valid one."""
     try:
         return urllib3.Retry().get_retry_after(response)
     except InvalidHeader:
@@ -258,8 +259,8 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
 
 
 def _body(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
-    """The body, decoded. What has arrived is taken as it comes, so that a body that trickles for ever meets the
-    deadline."""
+    """The body, decompressed. It is read in chunks as they arrive, so that the deadline ends a body that trickles for
+    ever. `Unreadable` for more than ``max_bytes`` bytes, or after ``deadline``."""
     announced = _announced(response)
     if announced is not None and announced > max_bytes:
         raise Unreadable("too_many_bytes", f"{announced:,} bytes, {max_bytes:,} are allowed")
@@ -278,8 +279,7 @@ def _chunks(response: urllib3.BaseHTTPResponse, deadline: float) -> Iterator[byt
 
 
 def _announced(response: urllib3.BaseHTTPResponse) -> int | None:
-    """The size of the file as the server tells it before it sends it; None where that is not told, or of its compressed
-    form."""
+    """The size of the file in the response's headers; None if it is missing, or if it is that of compressed content."""
     size = response.headers.get("Content-Length", "")
     return int(size) if size.isascii() and size.isdigit() and "Content-Encoding" not in response.headers else None
 
@@ -296,12 +296,12 @@ def _seconds_left(deadline: float) -> float:
 
 @lru_cache(maxsize=8)
 def _manager(process: int, options: HttpOptions) -> urllib3.PoolManager:
-    """The connections of this process. ``process`` is part of the key, for a forked child must not share its parent's
-    sockets."""
+    """The connections of this process. ``process`` is part of the cache's key, since a forked child must not share its
+    parent's sockets."""
     manager = urllib3.PoolManager(
         num_pools=_HOSTS_KEPT,
         maxsize=options.connections_per_host,
-        block=True,  # the bound holds for all threads of the process
+        block=True,  # the limit holds for all threads of the process
         headers={"User-Agent": options.user_agent, "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
     )
     if not options.private_addresses:
@@ -310,7 +310,7 @@ def _manager(process: int, options: HttpOptions) -> urllib3.PoolManager:
 
 
 def is_public(address: str) -> bool:
-    """Whether the IP ``address`` is one of the public internet, also where IPv6 only wraps an IPv4 address."""
+    """Whether the IP ``address`` is on the public internet. IPv4 addresses wrapped in IPv6 are unwrapped first."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         wrapped = (
@@ -324,9 +324,9 @@ def is_public(address: str) -> bool:
 
 
 def _public_addresses(host: str, port: int) -> list[str]:
-    """The IPs of ``host``. `Unreadable` if one of them is not public: what resolves to both is up to no good."""
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """The IPs of ``host``. `Unreadable` if any of them is not public, since a host with both kinds is suspicious."""
+    entries = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     refused = [address for address in addresses if not is_public(address)]
     if refused:
         raise Unreadable("private_address", f"{host} is {refused[0]}: http.private_addresses = true allows it")
@@ -334,7 +334,7 @@ def _public_addresses(host: str, port: int) -> list[str]:
 
 
 class _PublicMixin(HTTPConnection):
-    """A connection that resolves its host itself, once, and connects to the very address that was checked."""
+    """A connection that resolves its host once, and connects to the very address that was checked."""
 
     def _new_conn(self) -> socket.socket:
         name, failure = self._dns_host, None
@@ -349,7 +349,7 @@ class _PublicMixin(HTTPConnection):
             except (NewConnectionError, ConnectTimeoutError) as error:
                 failure = error
             finally:
-                self._dns_host = name  # what certificates and the header Host are about
+                self._dns_host = name  # certificates and the Host header need the name
         raise failure or NewConnectionError(self, f"{name} has no address")
 
 

@@ -1,4 +1,4 @@
-"""A warehouse's file operations on a local disk."""
+"""The operations of `image_similarity.storage.files` on a local disk."""
 
 import fcntl
 import os
@@ -36,7 +36,7 @@ class LocalFiles(UpdatesUnderLock):
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)  # where the disk is full, every byte counts
+            Path(temporary).unlink(missing_ok=True)  # frees space if the disk is full
             raise
 
     def delete(self, path: str) -> None:

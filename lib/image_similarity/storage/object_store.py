@@ -1,9 +1,9 @@
-"""The file operations of `image_similarity.storage.files` on an object store, by what such stores guarantee.
+"""The operations of `image_similarity.storage.files` on an object store.
 
-An object appears whole or not at all, and a *conditional put* replaces it only if it is still the one that was read
-(S3: If-Match and If-None-Match; Google's: generation). So an update is read, change, put if unchanged, and again if it
-was changed: no lock is needed. Through obstore, with the credentials of the driver's environment: those of Hadoop's
-connector, which Spark writes the tables with, are not known here."""
+Object stores guarantee that an object appears whole or not at all. A *conditional put* replaces an object only if it is
+unchanged since it was read (S3: If-Match and If-None-Match; Google's store: generation). So an update needs no lock: it
+reads, changes, puts if unchanged, and repeats this otherwise. obstore accesses the store with the credentials of the
+driver's environment. It does not know the credentials of Hadoop's connector, through which Spark writes tables."""
 
 import os
 import random
@@ -36,11 +36,11 @@ class ObjectFiles:
     def entries(self, path: str) -> list[str]:
         folder = f"{self._key(path)}/" if self._key(path) else ""  # a whole bucket may be the folder
         with _errors_as_oserror(path):
-            found = self._store.list_with_delimiter(folder or None)
-            names = [*found["common_prefixes"], *(str(one["path"]) for one in found["objects"])]
+            listing = self._store.list_with_delimiter(folder or None)
+            names = [*listing["common_prefixes"], *(str(entry["path"]) for entry in listing["objects"])]
             if not names and folder and self._exists(path):
                 raise NotADirectoryError(path)
-        # Other programs mark folders by an object of their name, which is nothing in them.
+        # Other programs mark a folder by an object with the folder's name. It is no entry.
         return [name.removeprefix(folder) for name in (name.rstrip("/") for name in names) if f"{name}/" != folder]
 
     def write(self, path: str, content: bytes) -> None:
@@ -50,7 +50,7 @@ class ObjectFiles:
     def delete(self, path: str) -> None:
         with _errors_as_oserror(path):
             for batch in self._store.list(f"{self._key(path)}/"):
-                self._store.delete([one["path"] for one in batch])
+                self._store.delete([entry["path"] for entry in batch])
             if self._exists(path):
                 self._store.delete(self._key(path))
 
@@ -58,7 +58,7 @@ class ObjectFiles:
         with _errors_as_oserror(path):
             if self._exists(path):
                 return int(self._store.head(self._key(path))["size"])
-            return sum(int(one["size"]) for batch in self._store.list(f"{self._key(path)}/") for one in batch)
+            return sum(int(entry["size"]) for batch in self._store.list(f"{self._key(path)}/") for entry in batch)
 
     def modified(self, path: str) -> float | None:
         with _errors_as_oserror(path):
@@ -79,42 +79,44 @@ class ObjectFiles:
 
     @contextmanager
     def locked(self, path: str) -> Iterator[None]:
-        """Where several files change together. Not for one file: `update` is safer, and does not wait."""
-        version = self._taken(path)
+        """For changes of several files. For one file `update` is safer, and does not wait."""
+        version = self._acquire(path)
         try:
             yield
         finally:
-            if self._get(path)[1] == version:  # else it took so long that another one has it now
+            if self._get(path)[1] == version:  # else the work took so long that another holder has the lock now
                 self.delete(path)
 
-    def _taken(self, path: str) -> Any:
+    def _acquire(self, path: str) -> Any:
+        """Write the lock ``path``, and return its version. ``OSError`` if another holder keeps it too long."""
         owner = f"{secrets.token_hex(8)} {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}".encode()
         deadline = time.monotonic() + 2 * LOCK_SECONDS
         while time.monotonic() < deadline:
             written, (_, version) = self.modified(path), self._get(path)
             if written is None or time.time() - written > LOCK_SECONDS:
-                if taken := self._put_if(path, owner, version):
-                    return taken
+                if acquired := self._put_if(path, owner, version):
+                    return acquired
             time.sleep(0.2)
         raise OSError(f"another job has held {path} for {2 * LOCK_SECONDS} s")
 
     def _get(self, path: str) -> "tuple[bytes | None, Any]":
-        """What is there, and which version of it; None, None if nothing is."""
+        """The content of ``path`` and its version; None, None if there is no such object."""
         with _errors_as_oserror(path):
             try:
-                got = self._store.get(self._key(path))
+                result = self._store.get(self._key(path))
             except FileNotFoundError:
                 return None, None
-            return bytes(got.bytes()), _version(got.meta)
+            return bytes(result.bytes()), _version(result.meta)
 
     def _put_if(self, path: str, content: bytes, version: Any) -> Any:
-        """The new version, if what is there was still ``version`` (None: nothing); None if it was not."""
+        """Write ``content`` if the object is still ``version`` (None: there is none). The new version, or None if the
+        object was changed."""
         with _errors_as_oserror(path):
             try:
-                put = self._store.put(self._key(path), content, mode=version or "create")
+                result = self._store.put(self._key(path), content, mode=version or "create")
             except (AlreadyExistsError, PreconditionError):
                 return None
-            return _version(put)
+            return _version(result)
 
     def _exists(self, path: str) -> bool:
         try:
@@ -128,7 +130,7 @@ class ObjectFiles:
 
 
 def _version(meta: Any) -> "dict[str, str]":
-    """What `put` takes to name one version: ETag and, where the store has them, version."""
+    """The name of one version, for `put`: ETag and, if the store has it, version."""
     return {name: meta[name] for name in ("e_tag", "version") if meta.get(name)}
 
 
@@ -137,11 +139,11 @@ def _store(scheme: str, bucket: str) -> Any:
     if scheme == "gs":
         return obstore.store.GCSStore(bucket, client_options=options)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    named: Any = {}
+    store_options: Any = {}
     if endpoint:
-        named["endpoint"] = endpoint
+        store_options["endpoint"] = endpoint
         options["allow_http"] = endpoint.startswith("http://")
-    return obstore.store.S3Store(bucket, client_options=options, **named)
+    return obstore.store.S3Store(bucket, client_options=options, **store_options)
 
 
 @contextmanager

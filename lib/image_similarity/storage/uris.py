@@ -1,4 +1,4 @@
-"""URIs: schemes, local paths, and what joins them.
+"""URIs: schemes, local paths, joining and splitting.
 
 A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded. Keys of object stores
 are literal. ``s3a`` is ``s3``."""
@@ -11,17 +11,16 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme in small letters, ``file`` where there is none, ``s3`` for ``s3a``."""
+    """The scheme in small letters: ``file`` if there is none, ``s3`` for ``s3a`` and ``s3n``, ``gs`` for ``gcs``."""
     match = _SCHEME.match(uri)
     scheme = match.group(1).lower() if match else "file"
     return {"s3a": "s3", "s3n": "s3", "gcs": "gs"}.get(scheme, scheme)
 
 
 def for_spark(uri: str) -> str:
-    """``uri`` (absolute) as the JVM's file systems take it: ``file://`` with the literal path, ``s3a://`` for
-    ``s3://``.
+    """``uri`` (absolute) for the JVM's file systems: ``file://`` with the literal path, ``s3a://`` for ``s3://``.
 
-    Without a scheme Hadoop would take the cluster's default file system, not this machine's.
+    Without a scheme Hadoop would use the cluster's default file system instead of this machine's.
     """
     if is_local(uri):
         return f"file://{local_path(uri)}"
@@ -29,7 +28,7 @@ def for_spark(uri: str) -> str:
 
 
 def for_readers(uri: str) -> str:
-    """``uri``, as Spark names it, the way programs outside Hadoop do: a local path, or ``s3://``."""
+    """``uri``, in Spark's form, for programs outside Hadoop: a local path, or ``s3://``."""
     return re.sub("^s3a://", "s3://", re.sub("^file:/+", "/", uri))
 
 
@@ -38,16 +37,16 @@ def is_local(uri: str) -> bool:
 
 
 def local_path(uri: str) -> str:
-    """The path that a local ``uri`` names; ``file://`` is percent-decoded, a bare path is literal."""
+    """The path of a local ``uri``. ``file://`` is percent-decoded, a bare path is literal."""
     if _SCHEME.match(uri):
         return urllib.parse.unquote(urllib.parse.urlsplit(uri.replace("?", "%3F").replace("#", "%23")).path)
     return uri
 
 
 def absolute(uri: str, base: str | None = None) -> str:
-    """``uri`` with a relative local path made absolute, against the folder ``base`` (default: the working directory).
+    """``uri``. A relative local path becomes absolute, below the folder ``base`` (default: the working directory).
 
-    ``file://`` becomes a bare path; ``base`` may itself be a URI.
+    ``file://`` becomes a bare path. ``base`` may be a URI.
     """
     if not is_local(uri):
         return uri

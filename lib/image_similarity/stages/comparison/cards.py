@@ -1,4 +1,4 @@
-"""The images that a report shows: what is said of each, and its small picture, made by Spark tasks."""
+"""Cards of the images that a report shows: texts, and a thumbnail; Spark tasks make them."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from image_similarity.storage import blobs, fetch
 Batches = Iterator[pa.RecordBatch]
 
 FOLDER = "pictures"
-"""Below the rendering."""
+"""The folder of pictures, below the rendering."""
 
 _SCHEMA = pa.schema(
     [
@@ -38,69 +38,70 @@ _LEAST_PER_TASK, _MOST_PER_TASK = 16, 512
 
 @dataclass(frozen=True)
 class Card:
-    """What is shown of an image."""
+    """What a report shows of an image."""
 
     image_id: str
     title: str
     alt: str
     note: str
-    """Its label, or where there is none what stands below titles in the gallery."""
+    """The label; where no attribute is the label, the gallery's subtitle."""
     label: str | None
-    """As it is in the manifest; None where it is empty."""
+    """The label as the manifest has it; None where it is empty."""
     link: str | None
-    """The original, where that is on the web."""
+    """The address of the original, if it is on the web."""
     picture: str | None
-    """The file, below the rendering; None where there is none."""
+    """The path of the picture below the rendering; None where there is no picture."""
     reason: str | None
-    """Why there is no picture: what `fetch.fetch` and `decoding.decode` say."""
+    """Why there is no picture: a reason of `fetch.fetch` or `decoding.decode`."""
     width: int | None
-    """Of the file, in pixels."""
+    """Width of the picture, in pixels; None where there is no picture."""
     height: int | None
 
 
 def make(
     spark: SparkSession, ids: set[str], manifest: DataFrame, attribute: str | None, settings: Settings, folder: str
 ) -> dict[str, Card]:
-    """The cards of the images ``ids``, by id; their label is ``attribute``. Pictures are written below ``folder``.
+    """The cards of the images ``ids``, by id. Writes the pictures below ``folder``.
 
-    An image that is not in ``manifest``, or that cannot be read, has a card without a picture.
+    ``attribute``: the name of the label, or None. An image that is not in ``manifest``, or that cannot be read, has a
+    card without a picture.
     """
     if not ids:
         return {}
     tasks = task_count(spark, len(ids), _LEAST_PER_TASK, _MOST_PER_TASK)
-    wanted = spark.createDataFrame([(image_id,) for image_id in sorted(ids)], "image_id string")
-    known = manifest.select("image_id", "uri", "attributes").join(F.broadcast(wanted), "image_id")
-    rows = wanted.join(known, "image_id", "left").repartition(tasks)
+    requested = spark.createDataFrame([(image_id,) for image_id in sorted(ids)], "image_id string")
+    of_manifest = manifest.select("image_id", "uri", "attributes").join(F.broadcast(requested), "image_id")
+    rows = requested.join(of_manifest, "image_id", "left").repartition(tasks)
     with progress(spark, "pictures", len(ids), "pictures", tasks):
-        made = rows.mapInArrow(_maker(attribute, settings, folder), _COLUMNS).collect()
-    return {row.image_id: Card(**row.asDict()) for row in made}
+        cards = rows.mapInArrow(_maker(attribute, settings, folder), _COLUMNS).collect()
+    return {row.image_id: Card(**row.asDict()) for row in cards}
 
 
 # -- in the workers ----------------------------------------------------------------------------------------------------
 
 
 def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[Batches], Batches]:
-    def made(batches: Batches) -> Batches:
+    def render(batches: Batches) -> Batches:
         decoding.prepare_process(settings.embeddings.max_pixels)
         with decoding.quiet_decoders(), ThreadPoolExecutor(settings.embeddings.decode_threads, "pictures") as pool:
             for batch in batches:
                 rows = list(pool.map(lambda row: _make_one(row, attribute, settings, folder), batch.to_pylist()))
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
 
-    return made
+    return render
 
 
 def _make_one(row: dict[str, Any], attribute: str | None, settings: Settings, folder: str) -> dict[str, Any]:
     attributes = dict(row["attributes"] or ())
     label = attributes.get(attribute, "") if attribute is not None else ""
-    said = captions.of_image(
+    caption = captions.of_image(
         row["image_id"], attributes, settings.gallery.title_attributes, settings.gallery.subtitle_attributes
     )
     card = {
         "image_id": row["image_id"],
-        "title": said.title,
-        "alt": said.alt,
-        "note": said.subtitle if attribute is None else captions.clean(label)[: captions.LONGEST_TEXT],
+        "title": caption.title,
+        "alt": caption.alt,
+        "note": caption.subtitle if attribute is None else captions.clean(label)[: captions.LONGEST_TEXT],
         "label": label if label.strip(" ") else None,
         "link": captions.link(row["uri"] or ""),
     }
@@ -108,7 +109,7 @@ def _make_one(row: dict[str, Any], attribute: str | None, settings: Settings, fo
 
 
 def _name(image_id: str) -> str:
-    """Of a file, whatever characters the id has."""
+    """A file name for the picture of ``image_id``, whatever characters the id has."""
     return hashlib.sha256(image_id.encode()).hexdigest()[:24]
 
 
@@ -117,10 +118,10 @@ def _picture(image_id: str, uri: str | None, settings: Settings, folder: str) ->
         if uri is None:
             raise Unreadable("not_found", "the manifest does not say where it is")
         content = fetch.fetch(uri, settings.embeddings.max_bytes, settings.http)
-        small = thumbnails.thumbnails(content, settings.embeddings.max_pixels).small
+        thumbnail = thumbnails.thumbnails(content, settings.embeddings.max_pixels).small
     except Unreadable as error:
         return {"reason": error.reason}
     path = f"{FOLDER}/{_name(image_id)}.webp"
-    blobs.write(f"{folder}/{path}", small, "image/webp")
-    width, height = thumbnails.size_of(small)
+    blobs.write(f"{folder}/{path}", thumbnail, "image/webp")
+    width, height = thumbnails.size_of(thumbnail)
     return {"picture": path, "width": width, "height": height}

@@ -1,4 +1,4 @@
-"""What was measured, as a picture: a heat map of the agreement of fingerprints, and bars of what labels say of each."""
+"""The measures as a picture: a heat map of the fingerprints' agreement, and bars of their precision by label."""
 
 import importlib.util
 import io
@@ -9,10 +9,10 @@ from image_similarity.errors import WrongInput
 from image_similarity.stages.comparison.measures import AVERAGE_PRECISION, OVERLAP, PRECISION, Comparison, Measured
 
 SURE = 1.96
-"""Standard errors on either side of a mean that hold 95 % of a normal distribution."""
+"""A normal distribution has 95 % of its values within this many standard deviations of the mean."""
 
 _PAPER, _INK, _QUIET = "#fbfaf7", "#1e1b18", "#645d55"
-# Blue and orange of Okabe and Ito's palette, and a map from blue to yellow: told apart with every kind of colour
+# Blue and orange of Okabe and Ito's palette, and a map from blue to yellow: both can be read with every kind of colour
 # vision.
 _BARS = {PRECISION: ("precision", "#0072B2"), AVERAGE_PRECISION: ("mean average precision", "#E69F00")}
 _HEAT = "cividis"
@@ -27,17 +27,17 @@ def check_installed() -> None:
 
 
 def draw(comparison: Comparison, measured: Sequence[Measured]) -> bytes:
-    """An SVG file, the same for the same numbers: the heat map where there are pairs, the bars where there are
-    labels."""
+    """An SVG file with the heat map if there are pairs, and the bars if there are labels. Equal measures give equal
+    bytes."""
     import matplotlib  # takes a second, and is not installed everywhere
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = [(_heat_map, OVERLAP), (_bars, PRECISION)]
     shown = [panel for panel, measure in panels if any(row.measure == measure for row in measured)]
-    many = len(comparison.fingerprints)
+    count = len(comparison.fingerprints)
     with matplotlib.rc_context({"svg.hashsalt": "", "font.size": 11, "text.color": _INK, "axes.labelcolor": _INK}):
-        size = (5.6 * len(shown), 2.4 + 0.55 * max(2, many))
+        size = (5.6 * len(shown), 2.4 + 0.55 * max(2, count))
         figure = Figure(figsize=size, facecolor=_PAPER, layout=ConstrainedLayoutEngine(wspace=0.06))
         for axes, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
             axes.set_facecolor(_PAPER)
@@ -48,17 +48,15 @@ def draw(comparison: Comparison, measured: Sequence[Measured]) -> bytes:
 
 
 def _heat_map(axes: Any, comparison: Comparison, measured: Sequence[Measured]) -> None:
-    names, found = comparison.fingerprints, [row for row in measured if row.measure == OVERLAP]
-    cells = [[float("nan")] * len(names) for _ in names]  # none on the diagonal: each agrees with itself
-    for row in found:
+    names, overlaps = comparison.fingerprints, [row for row in measured if row.measure == OVERLAP]
+    cells = [[float("nan")] * len(names) for _ in names]  # the diagonal stays empty: a fingerprint agrees with itself
+    for row in overlaps:
         places = names.index(row.fingerprint), names.index(row.other or "")
         for y, x in (places, places[::-1]):
             cells[y][x] = row.value
             axes.text(x, y, f"{row.value:.2f}", ha="center", va="center", color="white" if row.value < _DARK else _INK)
     image = axes.imshow(cells, cmap=_HEAT, vmin=0, vmax=1)
-    axes.figure.colorbar(image, ax=axes, common_scale=0.8, label="share of neighbours in common").outline.set_visible(
-        False
-    )
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label="share of neighbours in common").outline.set_visible(False)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     _bare(axes)
@@ -69,14 +67,14 @@ def _bars(axes: Any, comparison: Comparison, measured: Sequence[Measured]) -> No
     names, height = comparison.fingerprints, 0.36
     for number, (measure, (label, colour)) in enumerate(_BARS.items()):
         rows = [row for row in measured if row.measure == measure]
-        places = [names.index(row.fingerprint) + (number - 0.5) * height for row in rows]
+        positions = [names.index(row.fingerprint) + (number - 0.5) * height for row in rows]
         errors = [SURE * (row.standard_error or 0) for row in rows]
         axes.barh(
-            places, [row.value for row in rows], height * 0.92, xerr=errors, ecolor=_QUIET, color=colour, label=label
+            positions, [row.value for row in rows], height * 0.92, xerr=errors, ecolor=_QUIET, color=colour, label=label
         )
-        for place, row, error in zip(places, rows, errors):
-            axes.text(row.value + error + 0.015, place, f"{row.value:.2f}", va="center")
-        ends = [place - height / 2 for place in places], [place + height / 2 for place in places]
+        for y, row, error in zip(positions, rows, errors):
+            axes.text(row.value + error + 0.015, y, f"{row.value:.2f}", va="center")
+        ends = [y - height / 2 for y in positions], [y + height / 2 for y in positions]
         axes.vlines([row.chance for row in rows], *ends, color=_INK, linewidth=2, label="" if number else "by chance")
     axes.set_xlim(0, 1.12)  # room for the number beside a full bar
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])

@@ -1,4 +1,4 @@
-"""The page of a report, and what lies beside it."""
+"""The page of a report, and the files beside it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,11 +36,11 @@ class Disagreement:
 
     query: Card
     lists: tuple[tuple[str, tuple[Neighbour, ...]], ...]
-    """Fingerprint, and the first of its list."""
+    """For each of two fingerprints, its name and the first `NEAREST_SHOWN` neighbours of its list."""
     in_common: int
-    """Of the whole lists."""
+    """The number of images that are in both whole lists."""
     length: int
-    """Of the longer list."""
+    """The length of the longer list."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page tells."""
+    """The contents of the page."""
 
     comparison: Comparison
     images: int
@@ -62,18 +62,19 @@ class Report:
     untrained: tuple[str, ...]
 
     def overlap(self, first: str, second: str) -> Measured | None:
-        """What was measured of two fingerprints, in any order; None of one and itself."""
-        wanted = {first, second}
-        found = (row for row in self.measured if row.measure == OVERLAP)
-        return next((row for row in found if {row.fingerprint, row.other} == wanted), None)
+        """The overlap of two fingerprints, in any order; None if both are the same fingerprint."""
+        pair = {first, second}
+        overlaps = (row for row in self.measured if row.measure == OVERLAP)
+        return next((row for row in overlaps if {row.fingerprint, row.other} == pair), None)
 
     def of_label(self, fingerprint: str) -> list[Measured]:
-        """Precision and mean average precision; nothing without labels."""
+        """Precision and mean average precision of ``fingerprint``; empty without labels."""
         return [row for row in self.labelled.measured if row.fingerprint == fingerprint]
 
 
 def write(report: Report, plot: bytes, folder: str) -> str:
-    """Write what the page refers to into the rendering's ``folder``; the page, which is to lie beside that."""
+    """Write the files that the page refers to into the rendering's ``folder``. Returns the page, which belongs beside
+    that folder."""
     blobs.write(f"{folder}/plot.svg", plot, "image/svg+xml")
     style = files(__package__).joinpath("templates", "report.css").read_bytes()
     blobs.write(f"{folder}/report.css", style, "text/css; charset=utf-8")
@@ -82,7 +83,11 @@ def write(report: Report, plot: bytes, folder: str) -> str:
 
 
 def disagreement(image_id: str, lists: Mapping[str, Sequence[str]], cards: Mapping[str, Card]) -> Disagreement:
-    """``lists``: two fingerprints and their lists of neighbour ids; ``cards``: at least of what is shown of them."""
+    """The disagreement on the image ``image_id``.
+
+    ``lists``: the whole lists of neighbour ids, by two fingerprints. ``cards``: at least those of the image and of the
+    neighbours that are shown.
+    """
     in_common = set.intersection(*map(set, lists.values()))
     query = cards[image_id]
 
@@ -90,13 +95,15 @@ def disagreement(image_id: str, lists: Mapping[str, Sequence[str]], cards: Mappi
         card = cards[neighbour]
         return Neighbour(card, neighbour in in_common, query.label is not None and card.label == query.label)
 
-    first = tuple((name, tuple(shown(neighbour) for neighbour in ids[:NEAREST_SHOWN])) for name, ids in lists.items())
-    return Disagreement(query, first, len(in_common), max(map(len, lists.values())))
+    shown_lists = tuple(
+        (name, tuple(shown(neighbour) for neighbour in ids[:NEAREST_SHOWN])) for name, ids in lists.items()
+    )
+    return Disagreement(query, shown_lists, len(in_common), max(map(len, lists.values())))
 
 
 @lru_cache(maxsize=1)
 def _template() -> jinja2.Template:
-    """Once per process; through importlib, which also reads it from a zip."""
+    """The template, read once per process. importlib.resources also reads it from a zip."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

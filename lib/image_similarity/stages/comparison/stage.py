@@ -1,4 +1,4 @@
-"""One comparison: what is measured, then the report of it."""
+"""The stage: measures fingerprints, then writes the report."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,9 @@ from image_similarity.warehouse.workspace import Workspace
 @dataclass(frozen=True)
 class Inputs:
     manifest: DataFrame
-    """May be without rows: then there are no labels and no pictures."""
+    """The manifest; without rows, there are no labels and no pictures."""
     neighbours: DataFrame
-    """By the metric of the comparison."""
+    """Rows of ``neighbours`` by the metric of the comparison."""
     untrained: tuple[str, ...]
     """Fingerprints made with untrained weights."""
 
@@ -31,7 +31,7 @@ class Outputs:
     measured: tuple[Measured, ...]
     """The rows of ``comparisons``."""
     index: str
-    """The report's page."""
+    """The HTML of the report's page, which is not written yet."""
     labelled: Labelled
     counts: dict[str, Any]
 
@@ -49,8 +49,9 @@ def run(
     """Measure, and write the folder ``rendering`` of the report, with ``examples`` images for each pair of
     fingerprints.
 
-    What the report shows stays untouched. Raises ``JobFailed`` if there is nothing to measure: no image that
-    all fingerprints have lists of, or of a single one no two images with the same label.
+    The published page and its files stay as they are. Raises ``JobFailed`` if there is nothing to measure: there is no
+    image for which all fingerprints have a list, or there is a single fingerprint and no two images have the same
+    label.
     """
     neighbours = _lists_of(inputs.neighbours, comparison)
     lists = Lists.collect(neighbours, comparison.fingerprints, scratch)
@@ -62,26 +63,29 @@ def run(
         raise JobFailed(
             f"nothing to measure: of the images that were compared, no two have the same {comparison.label}"
         )
-    chosen = [measures.disagreements(lists, *pair, examples) for pair in comparison.pairs]
+    examples_by_pair = [measures.disagreements(lists, *pair, examples) for pair in comparison.pairs]
     folder = site.folder(rendering)
-    made = cards.make(spark, _shown(chosen), inputs.manifest, comparison.label, settings, folder)
-    pairs = [Pair(row, tuple(_disagreement(row, one, made) for one in images)) for row, images in zip(overlaps, chosen)]
+    cards_by_id = cards.make(spark, _shown(examples_by_pair), inputs.manifest, comparison.label, settings, folder)
+    pairs = [
+        Pair(row, tuple(_disagreement(row, image, cards_by_id) for image in images))
+        for row, images in zip(overlaps, examples_by_pair)
+    ]
     images = lists.images(*comparison.fingerprints)
-    told = Report(comparison, images, lists.images() - images, measured, labelled, pairs, inputs.untrained)
-    index = report.write(told, plot.draw(comparison, measured), folder)
+    contents = Report(comparison, images, lists.images() - images, measured, labelled, pairs, inputs.untrained)
+    index = report.write(contents, plot.draw(comparison, measured), folder)
     counts = {
         "images": images,
-        "left_out": told.left_out,
+        "left_out": contents.left_out,
         "unlabelled": labelled.unlabelled,
         "alone": labelled.alone,
-        "pictures": sum(card.picture is not None for card in made.values()),
-        "pictures_absent": sum(card.picture is None for card in made.values()),
+        "pictures": sum(card.picture is not None for card in cards_by_id.values()),
+        "pictures_absent": sum(card.picture is None for card in cards_by_id.values()),
     }
     return Outputs(measured, index, labelled, counts)
 
 
 def labels_of(manifest: DataFrame, attribute: str | None) -> DataFrame:
-    """image_id, label: the images that have ``attribute``, and not an empty one."""
+    """image_id, label: the images whose ``attribute`` is not empty."""
     label = F.col("attributes")[attribute] if attribute is not None else F.lit(None).cast("string")
     return manifest.select("image_id", label.alias("label")).where("trim(label) != ''")
 
@@ -91,13 +95,13 @@ def _lists_of(neighbours: DataFrame, comparison: Comparison) -> DataFrame:
     return neighbours.where(near).select("image_id", "fingerprint", "rank", "neighbour_id")
 
 
-def _shown(chosen: list[list[Row]]) -> set[str]:
+def _shown(examples_by_pair: list[list[Row]]) -> set[str]:
     """The ids of all images that the report shows."""
-    rows = [row for images in chosen for row in images]
+    rows = [row for images in examples_by_pair for row in images]
     nearest = [image_id for row in rows for ids in (row.first, row.second) for image_id in ids[:NEAREST_SHOWN]]
     return {*nearest, *(row.image_id for row in rows)}
 
 
-def _disagreement(measured: Measured, row: Row, made: dict[str, cards.Card]) -> report.Disagreement:
+def _disagreement(measured: Measured, row: Row, cards_by_id: dict[str, cards.Card]) -> report.Disagreement:
     lists = {measured.fingerprint: row.first, str(measured.other): row.second}
-    return report.disagreement(row.image_id, lists, made)
+    return report.disagreement(row.image_id, lists, cards_by_id)

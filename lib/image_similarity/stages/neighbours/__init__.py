@@ -1,8 +1,8 @@
 """embeddings -> neighbours: for each image the most similar and the most dissimilar others.
 
-- ``sources``, ``numbers``, ``vectors``  which vectors a metric can use, under which numbers, packed into blocks
-- ``plan``         what it is going to take, and which way is taken
-- ``exact``        all pairs of blocks; ``previous``: only what is new since the run before
-- ``approximate``  the likely pairs, by the parts of ``layout``, as a ``graph``; ``audit``: how many true neighbours
-  that finds
-- ``table``        numbers become names"""
+- ``sources``, ``numbers``, ``vectors``  read the vectors, number those that the metric can use, pack them into blocks
+- ``plan``         estimates of time and memory, and the choice of the method
+- ``exact``        compares all pairs of blocks; with ``previous``, only those with vectors that are new
+- ``approximate``  compares the likely pairs, by the partitions of ``layout``, and keeps lists as a ``graph``
+- ``audit``        measures the recall of lists
+- ``table``        turns numbers into ids of images"""

@@ -1,9 +1,9 @@
 """Exact neighbours: a blocked cross-join.
 
-Pairs of strips of blocks (i <= j) are the tasks; one matrix product serves both sides, similar and dissimilar at once.
-Tasks keep running lists of scores and hand on only those (`_LISTS`: 8 bytes for each score kept). Lists of the same
-rows are then merged, and what they hold is given exact distances; rows for which that does not prove the answer are
-compared in full. Memory is set by ``neighbours.task_bytes``, whatever the size of the collection."""
+Each pair of strips (i <= j) is a task. One matrix product serves both strips, and similar and dissimilar neighbours at
+once. Tasks keep running lists of scores, and pass on only these (`_LISTS`: 8 bytes for each candidate). The lists of
+the same rows are then merged, and their candidates get exact distances. Rows whose lists this does not prove are
+compared by brute force. ``neighbours.task_bytes`` sets the memory of a task, whatever the size of the collection."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ from image_similarity.stages.neighbours.previous import (
     LISTS,
     SETTLED,
     SETTLED_BY_BRUTE_FORCE,
-    Before,
-    keep,
+    PreviousRun,
     lists_of,
-    previous,
+    renumbered_lists,
+    save_known,
 )
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
@@ -42,9 +42,10 @@ from image_similarity.warehouse.workspace import Workspace
 
 AUTO = "auto"
 SCORES = "lists"
-MOST_UNCERTAIN = 0.1
-"""Of the vectors that are compared: with more, another pass in float32 costs less than comparing them in full (measured
-at 4,096 values, where scores in bfloat16 left 98 % of made vectors unproven: 8 s for the pass, 65 s in full)."""
+MAX_UNCERTAIN_SHARE = 0.1
+"""Share of the compared vectors that may be left to brute force. Above it, another pass in float32 costs less. Measured
+with synthetic vectors of 4,096 values, where scores in bfloat16 left 98 % unproven: 8 s for the pass, 65 s for brute
+force."""
 
 _LISTS = pa.schema(
     [
@@ -57,12 +58,12 @@ _LISTS = pa.schema(
     ]
 )
 _SETTLED = pa.schema([("block", pa.int32()), *LISTS, ("uncertain", pa.binary())])
-"""Exact lists of some vectors of a block, and the positions of those whose lists are not proven."""
+"""Exact lists of some vectors of a block, and the positions of the vectors whose lists are not proven."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every task needs to know; plain values, sent to workers."""
+    """The parameters of every task; plain values, sent to workers."""
 
     blocks: Blocks
     metric: str
@@ -71,17 +72,17 @@ class Work:
     similar: int
     dissimilar: int
     others: int
-    """That each vector can have as neighbours."""
+    """The number of vectors that each vector is compared with."""
     strip_rows: int
-    """Of a strip within a tile, at most: as many as of a block."""
-    rows_in_full: int
-    """How many vectors are compared in full at once."""
+    """The maximum number of vectors in a strip within a tile, equal to that of a block."""
+    brute_force_rows: int
+    """The number of vectors that are compared by brute force at once."""
     piece_rows: int
-    """How many vectors of a block are merged at once."""
+    """The number of a block's vectors whose lists are merged at once."""
 
     @property
-    def kept(self) -> tuple[int, int]:
-        """Length of the lists that are kept, similar and dissimilar."""
+    def list_lengths(self) -> tuple[int, int]:
+        """The number of candidates in a list, similar and dissimilar."""
         screen = SCREENS[self.screen]
         return scoring.candidate_count(self.similar, screen), scoring.candidate_count(self.dissimilar, screen)
 
@@ -94,40 +95,43 @@ def run(
     plan: Plan,
     scratch: Workspace,
     state: Workspace,
-    before: Before | None,
+    previous_run: PreviousRun | None,
 ) -> tuple[DataFrame, int]:
-    """`_SETTLED` lists of all packed vectors, kept in ``state``; and how many had to be compared in full.
+    """`_SETTLED` lists of all packed vectors, written to ``state``, and the number of vectors that were compared by
+    brute force.
 
-    ``common_scale``: see `screening.scale_of`. ``before``: what a run of the same metric left; only what is new is
-    compared."""
-    of_before = None
-    if before is not None and len(packed.kept.vector):
+    ``common_scale``: see `scoring.scale_of`. ``previous_run``: the state of a run with the same metric; with it, no two
+    vectors are compared that are both not new."""
+    previous_lists = None
+    if previous_run is not None and len(packed.kept.vector):
         piece_rows = merged_at_once(packed.vectors, packed.dimensions, plan, settings)
-        of_before = previous(before, packed, piece_rows, scratch)
+        previous_lists = renumbered_lists(previous_run, packed, piece_rows, scratch)
     screens = _screens(packed, settings, plan)
     for screen in screens:
         work = _work(packed, common_scale, screen, settings, plan)
-        settled, uncertain = _merge(spark, work, _compare(spark, work, packed, settings, scratch), of_before, state)
-        if uncertain <= MOST_UNCERTAIN * sum(packed.blocks.new) or screen == screens[-1]:
+        settled, uncertain = _merge(
+            spark, work, _compare(spark, work, packed, settings, scratch), previous_lists, state
+        )
+        if uncertain <= MAX_UNCERTAIN_SHARE * sum(packed.blocks.new) or screen == screens[-1]:
             break
-        told = f"{screen} does not tell the neighbours of {uncertain:,} of {packed.vectors:,} vectors: "
-        told += f"{FLOAT32.name} follows"
-        current().tell("note", f"  note: {told}")
+        message = f"{screen} does not tell the neighbours of {uncertain:,} of {packed.vectors:,} vectors: "
+        message += f"{FLOAT32.name} follows"
+        current().tell("note", f"  note: {message}")
         scratch.remove(SCORES)
         state.remove(SETTLED)
     settled = _completed(spark, work, settled, uncertain, state)
-    keep(packed.numbers, state)
+    save_known(packed.numbers, state)
     return settled, uncertain
 
 
 def _screens(packed: Packed, settings: NeighboursSettings, plan: Plan) -> list[str]:
-    """The precisions that scores are made in, the fastest first; the next one only where that leaves too much
+    """The precisions of scores, fastest first. The next one is used only where the one before leaves too many vectors
     unproven."""
     if settings.screen != AUTO:
         return [plan.rate.screen]
     try:
         tiled(packed.vectors, packed.dimensions, plan.cores, FLOAT32.name, plan.block_rows, settings)
-    except JobFailed:  # its copies need twice the memory, which the plan did not ask for
+    except JobFailed:  # float32 copies need twice the memory, which the plan did not include
         return [plan.rate.screen]
     return list(dict.fromkeys([plan.rate.screen, FLOAT32.name]))
 
@@ -153,16 +157,16 @@ def _work(packed: Packed, common_scale: float, screen: str, settings: Neighbours
 def _compare(
     spark: SparkSession, work: Work, packed: Packed, settings: NeighboursSettings, scratch: Workspace
 ) -> DataFrame:
-    """The lists of scores of each block from each tile: rows of `_LISTS`. Of two vectors that are not new there is no
-    tile."""
-    fresh, kept, cores = sum(work.blocks.new), sum(work.blocks.old), cores_of(spark)
-    tiles = tiled(fresh, packed.dimensions, cores, work.screen, work.strip_rows, settings)
-    new = _cut(work.blocks.new, tiles.strips, True)
-    sides = [(new[i], new[j]) for i, j in tiles.pairs if max(i, j) < len(new)]
-    if kept:
-        strips = tiled(kept, packed.dimensions, 1, work.screen, work.strip_rows, settings).strips
-        old = _cut(work.blocks.old, max(strips, -(-4 * cores // max(1, len(new)))), False)
-        sides = [(of_new, of_old) for of_new in new for of_old in old] + sides
+    """The lists of scores of each block from each tile: rows of `_LISTS`. No tile pairs vectors that are both not
+    new."""
+    new_rows, old_rows, cores = sum(work.blocks.new), sum(work.blocks.old), cores_of(spark)
+    tiles = tiled(new_rows, packed.dimensions, cores, work.screen, work.strip_rows, settings)
+    new_sides = _cut(work.blocks.new, tiles.strips, True)
+    sides = [(new_sides[i], new_sides[j]) for i, j in tiles.pairs if max(i, j) < len(new_sides)]
+    if old_rows:
+        strips = tiled(old_rows, packed.dimensions, 1, work.screen, work.strip_rows, settings).strips
+        old_sides = _cut(work.blocks.old, max(strips, -(-4 * cores // max(1, len(new_sides)))), False)
+        sides = [(new_side, old_side) for new_side in new_sides for old_side in old_sides] + sides
     shared = spark.sparkContext.broadcast(sides)
     dimensions = work.blocks.dimensions
 
@@ -172,29 +176,30 @@ def _compare(
                 yield from _tile(work, *shared.value[task])
 
     lists = spark.range(0, len(sides), 1, max(1, len(sides))).mapInArrow(compared, from_arrow_schema(_LISTS))
-    pairs = fresh * (fresh - 1) // 2 + fresh * kept
+    pairs = new_rows * (new_rows - 1) // 2 + new_rows * old_rows
     with progress(spark, f"compare {dimensions:,} values", pairs, "pairs", max(1, len(sides))):
         return scratch.write(SCORES, lists)
 
 
 def _cut(counts: list[int], strips: int, new: bool) -> "list[_Side]":
-    """The blocks as at most ``strips`` sides of about as many vectors each; ``counts``: those of each block that
-    count."""
+    """The blocks as at most ``strips`` sides with about equal numbers of vectors; ``counts``: for each block, its
+    number of vectors that are new, or of those that are not."""
     ends = np.cumsum([0, *counts])
     cuts = np.searchsorted(ends, [ends[-1] * i / strips for i in range(1, strips)])
-    parts = np.split(np.arange(len(counts)), cuts)
-    return [_Side(part, new) for part in parts if sum(counts[block] for block in part)]
+    sides = np.split(np.arange(len(counts)), cuts)
+    return [_Side(blocks, new) for blocks in sides if sum(counts[block] for block in blocks)]
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a tile: of some blocks the vectors that are new, or those that are not."""
+    """One side of a tile: the new vectors of some blocks, or their other vectors."""
 
     blocks: NDArray[np.int64]
     new: bool
 
     def strips(self, work: Work) -> list[tuple[Strip, list[tuple[int, int]]]]:
-        """Strips, with the blocks in each and their numbers of vectors: blocks of which little is left share one."""
+        """Strips, each with its blocks and their numbers of vectors. Blocks with few vectors on this side share a
+        strip."""
         strips: list[tuple[Strip, list[tuple[int, int]]]] = []
         parts: list[Part] = []
         origin: list[tuple[int, int]] = []
@@ -210,22 +215,23 @@ class _Side:
 
 
 def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
-    """Compare all vectors of one side with all of the other, which may be the same."""
-    screen, itself = SCREENS[work.screen], a.new == b.new and bool(a.blocks[0] == b.blocks[0])
+    """Compare all vectors of side ``a`` with all vectors of side ``b``, which may be the same side: rows of
+    `_LISTS`."""
+    screen, is_diagonal = SCREENS[work.screen], a.new == b.new and bool(a.blocks[0] == b.blocks[0])
     rows = a.strips(work)
-    columns = rows if itself else b.strips(work)
-    room = np.empty((work.strip_rows, work.strip_rows), dtype=np.float32)
+    columns = rows if is_diagonal else b.strips(work)
+    buffer = np.empty((work.strip_rows, work.strip_rows), dtype=np.float32)
     for i, (strip, _) in enumerate(rows):
-        for other, _ in columns[i:] if itself else columns:
-            strip.offer(other, screen, room, work.blocks.dimensions)
-    for side, strips in ((a, rows),) if itself else ((a, rows), (b, columns)):
+        for other, _ in columns[i:] if is_diagonal else columns:
+            strip.offer(other, screen, buffer, work.blocks.dimensions)
+    for side, strips in ((a, rows),) if is_diagonal else ((a, rows), (b, columns)):
         for strip, origin in strips:
-            yield from _told(work, side.new, strip, origin)
+            yield from _lists_by_piece(work, side.new, strip, origin)
 
 
-def _told(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
-    """What the strip has gathered, taken apart by block and piece: rows of `_LISTS`."""
-    contents = strip.similar.keys(), strip.dissimilar.keys(), strip.error
+def _lists_by_piece(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+    """The lists of a strip, split by block and piece: rows of `_LISTS`. ``origin``: see `_Side.strips`."""
+    arrays = strip.similar.keys(), strip.dissimilar.keys(), strip.error
     places = []
     start = 0
     for block, rows in origin:
@@ -236,34 +242,34 @@ def _told(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) ->
         ]
         start += rows
     for block, piece, first, end in places:
-        columns = [[block], [new], [piece], *([content[first:end].tobytes()] for content in contents)]
+        columns = [[block], [new], [piece], *([array[first:end].tobytes()] for array in arrays)]
         yield pa.RecordBatch.from_arrays(
-            [pa.array(column, kind) for column, kind in zip(columns, _LISTS.types)], schema=_LISTS
+            [pa.array(column, dtype) for column, dtype in zip(columns, _LISTS.types)], schema=_LISTS
         )
 
 
 def _strip(work: Work, parts: list[Part]) -> Strip:
-    part = rerank.joined(parts)
-    copies = scoring.copies(part.vectors, METRICS[work.metric], SCREENS[work.screen], work.common_scale)
-    return Strip(copies, part.positions, *work.kept)
+    joined = rerank.joined(parts)
+    copies = scoring.copies(joined.vectors, METRICS[work.metric], SCREENS[work.screen], work.common_scale)
+    return Strip(copies, joined.positions, *work.list_lengths)
 
 
 # -- exact distances ---------------------------------------------------------------------------------------------------
 
 
 def _merge(
-    spark: SparkSession, work: Work, lists: DataFrame, of_before: DataFrame | None, state: Workspace
+    spark: SparkSession, work: Work, lists: DataFrame, previous_lists: DataFrame | None, state: Workspace
 ) -> tuple[DataFrame, int]:
-    """Exact lists as `_SETTLED`, kept in ``state``; and of how many vectors they are not proven."""
+    """Exact lists as `_SETTLED`, written to ``state``, and the number of vectors whose lists are not proven."""
     groups = max(1, min(len(work.blocks), 8 * cores_of(spark)))
     key = ["block", "new", "piece"]
-    of_block = lists.repartition(groups, *key).groupBy(*key)
-    kind = from_arrow_schema(_SETTLED)
-    if of_before is None:
-        merged = of_block.applyInArrow(_merging(work), kind)
+    by_piece = lists.repartition(groups, *key).groupBy(*key)
+    schema = from_arrow_schema(_SETTLED)
+    if previous_lists is None:
+        merged = by_piece.applyInArrow(_merging(work), schema)
     else:
-        kept = of_before.withColumn("new", F.lit(False)).repartition(groups, *key).groupBy(*key)
-        merged = of_block.cogroup(kept).applyInArrow(_merging_with_previous(work), kind)
+        previous_by_piece = previous_lists.withColumn("new", F.lit(False)).repartition(groups, *key).groupBy(*key)
+        merged = by_piece.cogroup(previous_by_piece).applyInArrow(_merging_with_previous(work), schema)
     with step(spark, "merge lists"):
         settled = state.write(SETTLED, merged)
     lengths = [
@@ -273,19 +279,21 @@ def _merge(
 
 
 def _completed(spark: SparkSession, work: Work, settled: DataFrame, uncertain: int, state: Workspace) -> DataFrame:
-    """``settled``, and the lists of those that it does not prove, which are compared with all in full."""
+    """``settled``, and the lists of the ``uncertain`` vectors that it does not prove, found by brute force."""
     if uncertain == 0:
         return settled
-    # Each task takes some of the vectors and reads all.
+    # Each task takes some of the uncertain vectors, and reads all blocks.
     tasks = min(uncertain, 4 * cores_of(spark))
-    rows = settled.mapInArrow(_listing, "block int, position int").repartition(tasks)
+    rows = settled.mapInArrow(_uncertain_rows, "block int, position int").repartition(tasks)
     with progress(spark, "compare in full", uncertain * work.others, "pairs", tasks):
-        full = state.write(SETTLED_BY_BRUTE_FORCE, rows.mapInArrow(_in_full(work), from_arrow_schema(_SETTLED)))
-    return settled.unionAll(full)
+        by_brute_force = state.write(
+            SETTLED_BY_BRUTE_FORCE, rows.mapInArrow(_by_brute_force(work), from_arrow_schema(_SETTLED))
+        )
+    return settled.unionAll(by_brute_force)
 
 
 def _merging(work: Work) -> Any:
-    """A function that merges all lists of one block and gives what is left exact distances."""
+    """A function that merges all lists of one piece and gives the remaining candidates exact distances."""
 
     def merged(lists: pa.Table) -> pa.Table:
         block, part = _part_of(work, lists)
@@ -295,32 +303,32 @@ def _merging(work: Work) -> Any:
 
 
 def _merging_with_previous(work: Work) -> Any:
-    """The same, for vectors that are not new together with the lists that they have from the run before."""
+    """The same as `_merging`, but vectors that are not new also keep their lists from the previous run."""
 
-    def merged(lists: pa.Table, of_before: pa.Table) -> pa.Table:
+    def merged(lists: pa.Table, previous_lists: pa.Table) -> pa.Table:
         if lists.num_rows and lists.column("new")[0].as_py():
             return _merging(work)(lists)
-        block, part = _part_of(work, of_before if of_before.num_rows else lists)
-        known = lists_of(of_before, part.index)
+        block, part = _part_of(work, previous_lists if previous_lists.num_rows else lists)
+        lists_of_piece = lists_of(previous_lists, part.index)
         if lists.num_rows:
-            similar, dissimilar = _rescored(work, part, lists, known)
-            known = known[0].merged(similar), known[1].merged(dissimilar)
-        return _settled(work, block, part, *known)
+            similar, dissimilar = _rescored(work, part, lists, lists_of_piece)
+            lists_of_piece = lists_of_piece[0].merged(similar), lists_of_piece[1].merged(dissimilar)
+        return _settled(work, block, part, *lists_of_piece)
 
     return merged
 
 
 def _part_of(work: Work, rows: pa.Table) -> tuple[int, Part]:
-    """The block, and the vectors, that a group of rows (block, new, piece) is about."""
+    """The block and the vectors of a group of ``rows`` with equal block, new and piece."""
     block, new, piece = (rows.column(name)[0].as_py() for name in ("block", "new", "piece"))
     return block, work.blocks.part(block, new)[piece * work.piece_rows : (piece + 1) * work.piece_rows]
 
 
 def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists] | None = None) -> tuple[Lists, Lists]:
-    """The merged lists of scores of ``part``, with exact distances."""
+    """The merged lists of ``part``, with exact distances; ``known``: see `Reranker`."""
     best = [
-        candidates.least(_side_by_side(lists.column(name), len(part)), kept)
-        for name, kept in zip((SIMILAR, DISSIMILAR), work.kept)
+        candidates.least(_side_by_side(lists.column(name), len(part)), count)
+        for name, count in zip((SIMILAR, DISSIMILAR), work.list_lengths)
     ]
     error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
     scored = Scored(best[0], best[1], error, SCREENS[work.screen], work.common_scale)
@@ -334,18 +342,18 @@ def _side_by_side(contents: Any, rows: int) -> Keys:
 
 
 def _settled(work: Work, block: int, part: Part, similar: Lists, dissimilar: Lists) -> pa.Table:
-    """The lists that are proven, and which are not: one row of `_SETTLED`."""
+    """One row of `_SETTLED`: the proven lists, and the positions of the vectors whose lists are not proven."""
     certain = similar.certain(work.similar, work.others) & dissimilar.certain(work.dissimilar, work.others)
     of_lists = [content[certain] for lists in (similar, dissimilar) for content in (lists.keys, lists.lower_bound)]
     contents = [part.index[certain], *of_lists, part.positions[~certain]]
     columns = [[block], *([np.ascontiguousarray(content).tobytes()] for content in contents)]
     return pa.Table.from_arrays(
-        [pa.array(column, kind) for column, kind in zip(columns, _SETTLED.types)], schema=_SETTLED
+        [pa.array(column, dtype) for column, dtype in zip(columns, _SETTLED.types)], schema=_SETTLED
     )
 
 
-def _listing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The uncertain vectors of `_SETTLED`, one by one."""
+def _uncertain_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Rows block, position: one for each uncertain vector of `_SETTLED`."""
     for batch in batches:
         for block, content in zip(batch.column("block").to_pylist(), batch.column("uncertain").to_pylist()):
             position = np.frombuffer(content, np.int32)
@@ -353,24 +361,24 @@ def _listing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_pydict(columns)
 
 
-def _in_full(work: Work) -> Any:
-    """A function that compares vectors (block, position) with all, without screening: rows of `_SETTLED`."""
+def _by_brute_force(work: Work) -> Any:
+    """A function that compares vectors (block, position) with all vectors by brute force: rows of `_SETTLED`."""
 
     def brute_force(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for start in range(0, batch.num_rows, work.rows_in_full):
-                rows = batch.slice(start, work.rows_in_full)
+            for start in range(0, batch.num_rows, work.brute_force_rows):
+                rows = batch.slice(start, work.brute_force_rows)
                 part = _gathered(work.blocks, rows.column("block").to_numpy(), rows.column("position").to_numpy())
-                lists = work.blocks.brute_force(part, METRICS[work.metric], *work.kept)
+                lists = work.blocks.brute_force(part, METRICS[work.metric], *work.list_lengths)
                 yield from _settled(work, -1, part, *lists).to_batches()
 
     return brute_force
 
 
 def _gathered(blocks: Blocks, block: NDArray[np.int32], position: NDArray[np.int32]) -> Part:
-    """Single vectors of many blocks as one part."""
-    found = []
-    for number in np.unique(block).tolist():
-        part = blocks.part(number)
-        found.append(part[np.searchsorted(part.positions, position[block == number])])
-    return rerank.joined(found)
+    """The vectors at ``position`` (n,) of ``block`` (n,) as one part, in the order of blocks."""
+    parts = []
+    for block_number in np.unique(block).tolist():
+        part = blocks.part(block_number)
+        parts.append(part[np.searchsorted(part.positions, position[block == block_number])])
+    return rerank.joined(parts)

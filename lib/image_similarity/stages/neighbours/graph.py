@@ -16,14 +16,14 @@ from image_similarity.storage import uris
 
 @dataclass(frozen=True)
 class Graph:
-    """The lists of all vectors after some steps: keys (n, k), and which of them are fresh, that is, not yet told to
-    neighbours."""
+    """The lists of all vectors after ``step`` steps: for each block keys (n, k), and flags (n, k) of fresh entries. An
+    entry is fresh until it has been exchanged with the neighbours."""
 
     layout: Layout
-    kept: int
+    list_length: int
     step: int = 0
-    short: int = 0
-    """Lists with fewer entries than are wanted, where there are more."""
+    incomplete: int = 0
+    """The number of lists that have fewer entries than are required, although more vectors exist."""
 
     @property
     def following(self) -> "Graph":
@@ -33,10 +33,10 @@ class Graph:
         return uris.join(self.layout.folder, f"{name}-{self.step}-{block:06d}.npy")
 
     def load(self, block: int) -> tuple[Keys, NDArray[np.bool_]]:
-        """Nothing yet at step 0."""
+        """Keys (n, k) and fresh flags (n, k) of ``block``; at step 0 all keys are `NONE`."""
         if self.step == 0:
             size = self.layout.blocks.new[block]
-            return np.full((size, self.kept), NONE), np.zeros((size, self.kept), dtype=np.bool_)
+            return np.full((size, self.list_length), NONE), np.zeros((size, self.list_length), dtype=np.bool_)
         return load(self._file("keys", block)), load(self._file("fresh", block))
 
     def save(self, block: int, keys: Keys, fresh: NDArray[np.bool_]) -> None:
@@ -44,36 +44,38 @@ class Graph:
             save(self._file(name, block), values)
 
     def last(self, block: int) -> Keys:
-        """(n,): the last key of each list."""
+        """The last key (n,) of each list of ``block``."""
         return load(self._file("last", block)) if self.step else np.full(self.layout.blocks.new[block], NONE)
 
-    def lists(self, slots: NDArray[np.int32], reach: int = MAX_INDEX) -> tuple[Keys, NDArray[np.bool_]]:
-        """The first ``reach`` entries of the lists of ``slots`` (n,), and which are fresh."""
-        keys = np.empty((len(slots), min(self.kept, reach)), dtype=np.int64)
+    def lists(self, positions: NDArray[np.int32], reach: int = MAX_INDEX) -> tuple[Keys, NDArray[np.bool_]]:
+        """The first ``reach`` entries of the lists of ``positions`` (n,), and which of them are fresh."""
+        keys = np.empty((len(positions), min(self.list_length, reach)), dtype=np.int64)
         fresh = np.empty(keys.shape, dtype=np.bool_)
-        for block, some, at in self._by_block(slots):
-            of_keys, of_fresh = self.load(block)
-            keys[some], fresh[some] = of_keys[at, :reach], of_fresh[at, :reach]
+        for block, in_block, rows in self._by_block(positions):
+            block_keys, block_fresh = self.load(block)
+            keys[in_block], fresh[in_block] = block_keys[rows, :reach], block_fresh[rows, :reach]
         return keys, fresh
 
-    def last_of(self, slots: NDArray[np.int32]) -> Keys:
-        """The last keys of the lists of ``slots`` (n,)."""
-        last = np.empty(len(slots), dtype=np.int64)
-        for block, some, at in self._by_block(slots):
-            last[some] = self.last(block)[at]
+    def last_of(self, positions: NDArray[np.int32]) -> Keys:
+        """The last keys (n,) of the lists of ``positions`` (n,)."""
+        last = np.empty(len(positions), dtype=np.int64)
+        for block, in_block, rows in self._by_block(positions):
+            last[in_block] = self.last(block)[rows]
         return last
 
-    def _by_block(self, slots: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.bool_], Indices]]:
-        """Blocks, which of ``slots`` are in each, and their rows there."""
-        home = self.layout.home(slots)
-        for block in np.unique(home).tolist():
-            some = home == block
-            yield block, some, slots[some] - self.layout.blocks.first[block]
+    def _by_block(self, positions: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.bool_], Indices]]:
+        """For each block with any of ``positions``: the block, a mask (n,) of the positions in it, and their rows in
+        the block."""
+        blocks = self.layout.block_of(positions)
+        for block in np.unique(blocks).tolist():
+            in_block = blocks == block
+            yield block, in_block, positions[in_block] - self.layout.blocks.first[block]
 
 
-def slots_of(keys: Keys, slot_of: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(n, k): the slots that ``keys`` name, -1 for none; ``slot_of``: by number."""
-    slots: NDArray[np.int32] = np.where(
-        keys == NONE, np.int32(-1), slot_of[np.where(keys == NONE, 0, candidates.positions_of(keys))]
+def layout_positions(keys: Keys, position_of: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The positions (n, k) of the vectors in ``keys`` (n, k), -1 for `NONE`; ``position_of`` holds the position of each
+    number."""
+    positions: NDArray[np.int32] = np.where(
+        keys == NONE, np.int32(-1), position_of[np.where(keys == NONE, 0, candidates.positions_of(keys))]
     )
-    return slots
+    return positions

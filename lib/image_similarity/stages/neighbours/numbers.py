@@ -1,9 +1,9 @@
-"""Numbers for images and vectors, so that tasks need no names.
+"""Numbers for images and vectors, so that tasks need no ids.
 
-The number of an image is its place in the byte order of all usable ids: to compare numbers is to compare ids. Images
-with the same vector share it: it is compared once, under the number of the first of them. Spark sorts the ids; the
-numbers are arrays of the driver, some 300 bytes an image while they are made. What workers need of them lies in files
-that they map: the ids (`Images`), and for each block of vectors which of its rows are compared (`alive_file`)."""
+The number of an image is the position of its id in the byte order of all usable ids, so comparing numbers compares ids.
+Images with equal vectors share one vector: it is compared once, under the number of the first of them. Spark sorts the
+ids. The driver holds the numbers as arrays, which take some 300 bytes per image while they are built. Workers map two
+kinds of files: the ids (`Images`), and for each block of vectors the rows that are compared (`alive_file`)."""
 
 import io
 import mmap
@@ -26,11 +26,11 @@ from image_similarity.storage import blobs, uris
 ALIVE = np.dtype(
     [("row", np.int32), ("index", np.int64), ("shift", np.float64), ("scale", np.float64), ("new", np.bool_)]
 )
-"""Of a block's vectors that are compared: place in the block, number, and what distances need; see
-`distances.measured`."""
+"""One entry for each compared vector of a block: its row in the block, its number, whether it is new since the previous
+run, and the shift and scale that distances need (see `distances.measured`)."""
 DIGEST_BYTES = 20
 KNOWN = np.dtype([("digest", f"S{DIGEST_BYTES}"), ("vector", np.int64)])
-"""Of different vectors: what a run remembers for the next."""
+"""One entry for each distinct vector: its digest and number, stored for the next run."""
 NOTHING_KNOWN = np.empty(0, dtype=KNOWN)
 
 _WORTH_KEEPING = 0.5
@@ -39,25 +39,25 @@ _FILES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Numbers:
-    """Usable images in the byte order of their ids, so that places are numbers; arrays (n,)."""
+    """Usable images in the byte order of their ids; arrays (n,), indexed by number."""
 
     digest: NDArray[np.bytes_]
-    """Of the vector: equal digests are equal vectors."""
+    """Digest of the vector: equal digests mean equal vectors."""
     file: NDArray[np.int32]
     row: NDArray[np.int32]
     shift: NDArray[np.float64]
     scale: NDArray[np.float64]
     content: Indices
-    """Equal numbers are files with the same bytes."""
+    """The first image whose file has the same bytes; where contents are not known, the first with an equal vector."""
     vector: Indices
-    """The first image with the same vector."""
+    """The first image with an equal vector."""
 
     def __len__(self) -> int:
         return len(self.vector)
 
     @property
     def compared(self) -> Indices:
-        """The numbers of different vectors, ascending."""
+        """The numbers of distinct vectors, ascending."""
         return np.nonzero(self.vector == np.arange(len(self)))[0]
 
     @property
@@ -68,28 +68,33 @@ class Numbers:
         known["digest"], known["vector"] = self.digest[compared], compared
         return known
 
-    def entries(self, one_of_copies: bool) -> int:
-        """How many images can be neighbours."""
-        return len(np.unique(self.content)) if one_of_copies else len(self)
+    def entries(self, drop_duplicates: bool) -> int:
+        """The number of images that can be neighbours; with ``drop_duplicates``, files with the same bytes count
+        once."""
+        return len(np.unique(self.content)) if drop_duplicates else len(self)
 
-    def kept(self, before: NDArray[Any]) -> tuple[Indices, Indices]:
-        """The numbers, now and then, of vectors that are in ``before`` (`KNOWN`); none if they are too few to be worth
-        it."""
+    def kept(self, previous: NDArray[Any]) -> tuple[Indices, Indices]:
+        """The present and the previous numbers (n,) of vectors that are also in ``previous`` (`KNOWN`).
+
+        Both are empty if no more than half of the present vectors are known: reuse would not pay."""
         known = self.known
-        _, now, then = np.intersect1d(known["digest"], before["digest"], assume_unique=True, return_indices=True)
+        _, now, then = np.intersect1d(known["digest"], previous["digest"], assume_unique=True, return_indices=True)
         worth_it = len(now) > len(known) * _WORTH_KEEPING
         return (
-            (known["vector"][now], before["vector"][then]) if worth_it else (known["vector"][:0], before["vector"][:0])
+            (known["vector"][now], previous["vector"][then])
+            if worth_it
+            else (known["vector"][:0], previous["vector"][:0])
         )
 
 
-def numbered(parts: Iterable[pa.Table], files: list[str], by_content: bool, folder: str) -> Numbers:
-    """Numbers of the rows of ``parts`` (image_id, digest, file, row, shift, scale, and content if ``by_content``), in
-    their order.
+def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool, folder: str) -> Numbers:
+    """Number the rows of ``tables`` (image_id, digest, file, row, shift, scale, and content if ``by_content``) in their
+    order.
 
-    The ids go to ``folder``, for `Images`. Without ``by_content`` equal vectors are copies.
+    Writes the ids to ``folder``, for `Images`. With ``by_content``, images are copies if their content is equal;
+    without, if their vectors are equal. Raises ``WrongInput`` for more rows than can be numbered.
     """
-    ids = pa.concat_tables(parts)
+    ids = pa.concat_tables(tables)
     if len(ids) >= MAX_INDEX:
         raise WrongInput(f"{len(ids):,} vectors: at most {MAX_INDEX - 1:,} can be compared")
     digest = _digests(ids.column("digest"))
@@ -103,7 +108,7 @@ def numbered(parts: Iterable[pa.Table], files: list[str], by_content: bool, fold
 
 
 def _codes(texts: pa.ChunkedArray) -> NDArray[np.int32]:
-    # Large, since a column of short ones holds 2 GiB at most.
+    # large_string: a column of strings holds at most 2 GiB.
     codes: NDArray[np.int32] = texts.cast(pa.large_string()).combine_chunks().dictionary_encode().indices.to_numpy()
     return codes
 
@@ -117,8 +122,8 @@ def _digests(column: pa.ChunkedArray) -> NDArray[np.bytes_]:
 
 
 def _first_of_equals(values: NDArray[Any]) -> Indices:
-    _, first, which = np.unique(values, return_index=True, return_inverse=True)
-    return first[which]
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    return first[inverse]
 
 
 # -- what workers read -------------------------------------------------------------------------------------------------
@@ -126,19 +131,20 @@ def _first_of_equals(values: NDArray[Any]) -> Indices:
 
 @dataclass(frozen=True)
 class Members:
-    """Images by the number of their vector: those of vector ``v`` are ``order[start[v]:start[v + 1]]``, ascending."""
+    """Images by the number of their vector: the images of vector ``v`` are ``order[start[v]:start[v + 1]]``,
+    ascending."""
 
     order: Indices
     start: Indices
 
     @classmethod
     def by(cls, vector: Indices, images: Indices) -> "Members":
-        """Of ``images``; ``vector``: (n,) that of every image."""
+        """Group ``images`` by vector; ``vector`` (n,) holds the vector's number for every image."""
         order = images[np.argsort(vector[images], kind="stable")]
         return cls(order, np.searchsorted(vector[order], np.arange(len(vector) + 1)))
 
-    def of(self, vector: Indices, most: int = MAX_INDEX) -> tuple[Indices, Indices]:
-        """All images, or the first ``most``, of each vector, and for each of them the place of its vector in
+    def of_vectors(self, vector: Indices, most: int = MAX_INDEX) -> tuple[Indices, Indices]:
+        """The images of each vector, at most the first ``most``, and for each image the index of its vector in
         ``vector``."""
         first, count = self.start[vector], np.minimum(self.start[vector + 1] - self.start[vector], most)
         row = np.repeat(np.arange(len(vector)), count)
@@ -152,14 +158,14 @@ class Sharing:
 
     all: Members
     once: Members
-    """Of files with the same bytes only the first."""
+    """Only the first image of those whose files have the same bytes."""
     content: Indices
-    """Of each image the first with the same bytes."""
+    """For each image, the first image whose file has the same bytes."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """The ids by number; ``sharing`` is None if each has a vector of its own."""
+    """The ids by number; ``sharing`` is None if no two images share a vector."""
 
     ids: pa.Array
     sharing: Sharing | None
@@ -181,12 +187,12 @@ _SHARING = ("order", "start", "order-once", "start-once", "content")
 
 
 def _save_images(ids: pa.ChunkedArray, numbers: Numbers, folder: str) -> None:
-    whole = pa.record_batch(
+    batch = pa.record_batch(
         {"image_id": pa.concat_arrays([pa.array([], pa.large_string()), *ids.cast(pa.large_string()).chunks])}
     )
     content = pa.BufferOutputStream()
-    with pa.ipc.new_file(content, whole.schema) as writer:
-        writer.write_batch(whole)
+    with pa.ipc.new_file(content, batch.schema) as writer:
+        writer.write_batch(batch)
     blobs.write(uris.join(folder, "images.arrow"), content.getvalue(), "application/octet-stream")
     if len(numbers.compared) < len(numbers):
         everything = np.arange(len(numbers))
@@ -197,17 +203,17 @@ def _save_images(ids: pa.ChunkedArray, numbers: Numbers, folder: str) -> None:
 
 
 def alive_file(folder: str, file: str) -> str:
-    """Beside the vectors ``file``: `ALIVE` of those that are compared."""
+    """The file beside the vectors ``file`` that holds `ALIVE` for its compared rows."""
     return uris.join(folder, file.replace(".npy", "-alive.npy"))
 
 
 def save_alive(
     numbers: Numbers, files: list[str], kept: Indices, folder: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Write `alive_file` for each of ``files``, but for those of which nothing is compared; ``kept``: vectors that are
-    not new.
+    """Write `alive_file` for each of ``files`` that has compared rows; ``kept``: numbers of the vectors that are not
+    new.
 
-    Returns how many of each are new, and how many are not.
+    Returns the number of new and of other compared vectors in each file.
     """
     compared = numbers.compared
     compared = compared[np.lexsort((numbers.row[compared], numbers.file[compared]))]
@@ -229,28 +235,29 @@ def save_alive(
 
 
 def load(file: str) -> Any:
-    """The array in ``file``; on this machine's own disk mapped, not read before it is used."""
+    """The array in ``file``. A file on a local disk is mapped, and read only where it is used."""
     if not uris.is_local(file):
         return np.load(io.BytesIO(blobs.read(file)))
-    with open(uris.local_path(file), "rb") as opened:
-        # Copy on write, since compiled functions are compiled again for arrays that cannot be written.
-        content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+    with open(uris.local_path(file), "rb") as stream:
+        # Copy on write: numba compiles functions again for read-only arrays.
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     start = 10 + int.from_bytes(content[8:10], "little")
-    shape, kind = _described(content[:start])
-    return np.frombuffer(content, kind, offset=start).reshape(shape)
+    shape, dtype = _parse_header(content[:start])
+    return np.frombuffer(content, dtype, offset=start).reshape(shape)
 
 
 @lru_cache(maxsize=4096)
-def _described(header: bytes) -> tuple[tuple[int, ...], Any]:
-    """Tasks open many files with few different headers, and reading one takes longer than mapping the file."""
-    opened = io.BytesIO(header)
-    np.lib.format.read_magic(opened)
-    shape, _, kind = np.lib.format.read_array_header_1_0(opened)
-    return shape, kind
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype. Cached: tasks open many files with few different headers, and parsing a header takes longer than
+    mapping the file."""
+    stream = io.BytesIO(header)
+    np.lib.format.read_magic(stream)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    return shape, dtype
 
 
 def save(file: str, values: NDArray[Any]) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
-    # In one piece; numpy's own writing to memory copies many times.
+    # One join instead of np.save into memory, which copies many times.
     blobs.write(file, b"".join((header.getvalue(), np.ascontiguousarray(values).data)), "application/octet-stream")

@@ -1,4 +1,4 @@
-"""What comparing all pairs is going to take: tiles, memory, time. Known before the work begins."""
+"""Estimates before the work begins: tiles, memory, disk and time, and the choice of the method."""
 
 import json
 import os
@@ -21,59 +21,61 @@ from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.warehouse.warehouse import Warehouse
 
 _PROCESS_BYTES = 300 * 2**20
-"""Of a Python worker with numpy, numba and pyarrow, before it holds a vector."""
+"""Memory of a Python worker with numpy, numba and pyarrow, before it holds a vector."""
 _VECTORS_IN_MEMORY = 5
-"""For each row of a block, while two strips of one block each are compared; that takes half of a task's memory or
-less."""
+"""Vectors in memory for each row of a block while two strips of one block each are compared. These take at most half of
+a task's memory."""
 _MAX_STRIPS = 1000
 _BLOCKS_WANTED = 16
 _SAMPLE = 100
 
-# Seconds of what is not comparing (packing, numbering, exact distances, writing), measured with up to 200,000 vectors
-# on two cores.
+# Seconds for everything but comparing (packing, numbering, exact distances, writing): fixed, per row, and per value.
+# Measured with up to 200,000 vectors on two cores.
 _FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 3.0, 1.2e-4, 8e-8
-# Lists are filled before they are hard to beat, and all cores are busy.
+# Comparing takes this factor longer than in the calibration: lists are filled at first, and all cores are busy.
 _WARMING_UP = 1.5
-# The same of the approximate way, where it is so for each block; and for each pair of a vector and a part, and each
-# part.
+# The same for approximate search, where lists are filled in each block.
 _FIXED_APPROXIMATE_SECONDS, _ROW_APPROXIMATE_SECONDS = 6.5, 5.5e-5
-_WARMING_UP_IN_PARTS = 4.0
-_RANKING_SECONDS, _PART_SECONDS = 2.5e-8, 2.5e-3
-_STEPS = 16  # at most with the settings as they are; lists are kept of each
-_PARTS_OF_ROOT = 4.0
-_OF_EACH_NEIGHBOUR = 5
-_LEAST_VISITS = 5
-_LEAST_OF_EACH = 4
-"""Vectors of the sample for a part."""
-_PART_BLOCK_ROWS = 4096
-TASKS_OF_A_CORE = 4
-"""Where work is cut into many pieces: few, since to begin a task takes a tenth of a second, and enough for an even
-distribution."""
+_WARMING_UP_IN_BLOCKS = 4.0
+# Seconds for each pair of a vector and a partition, and for each partition.
+_RANKING_SECONDS, _PARTITION_SECONDS = 2.5e-8, 2.5e-3
+_MAX_STEPS = 16  # with the default settings; the lists of each step stay on disk
+_PARTITIONS_PER_ROOT = 4.0
+_ROWS_PER_NEIGHBOUR = 5
+_MIN_NPROBE = 5
+_MIN_SAMPLE_PER_PARTITION = 4
+"""Vectors of the sample for each partition."""
+_PARTITION_BLOCK_ROWS = 4096
+TASKS_PER_CORE = 4
+"""Tasks for each core where work can be cut into many pieces. Starting a task takes a tenth of a second, so few are
+better; this many are enough for an even distribution."""
 
 EXACT, APPROXIMATE = "exact", "approximate"
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """All pairs cut into tasks: ``strips`` parts of the collection, each pair of them (i <= j) a task."""
+    """All pairs cut into tasks: the collection is cut into ``strips``, and each pair of strips (i <= j) is a task."""
 
     strips: int
     rows: int
-    """Of a strip, at most."""
+    """The maximum number of vectors in a strip."""
     task_bytes: int
-    """Of a worker's memory."""
+    """Memory of a worker that runs one task."""
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """The long tasks first: a strip with itself is half the work."""
+        """The pairs, longest tasks first: comparing a strip with itself is half the work."""
         pairs = [(i, j) for i in range(self.strips) for j in range(i, self.strips)]
         return sorted(pairs, key=lambda pair: pair[0] == pair[1])
 
 
 @dataclass(frozen=True)
 class Plan:
+    """The chosen method, and what it takes."""
+
     method: str
-    """How similar neighbours are found: exact or approximate."""
+    """The method for similar neighbours: `EXACT` or `APPROXIMATE`."""
     rows: int
     dimensions: int
     rate: Rate
@@ -83,9 +85,9 @@ class Plan:
     seconds: float
     disk_bytes: int
     all_pairs: bool = True
-    """Whether they are compared, if only for dissimilar ones."""
-    how: tuple[str, ...] = ()
-    """What is said of the approximate way, and of the choice."""
+    """Whether all pairs are compared, be it only for dissimilar neighbours."""
+    notes: tuple[str, ...] = ()
+    """Lines about approximate search, and about the choice of the method."""
 
     @property
     def lines(self) -> list[str]:
@@ -94,7 +96,7 @@ class Plan:
         if self.method == APPROXIMATE and not self.all_pairs:
             return [
                 f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk_bytes / 2**30:.2f} GiB of disk",
-                *self.how,
+                *self.notes,
             ]
         return [
             f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: "
@@ -103,7 +105,7 @@ class Plan:
             f"{self.tiles.rows:,} vectors in "
             f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk_bytes / 2**30:.2f} GiB of disk; "
             f"about {clock(self.seconds)}",
-            *self.how,
+            *self.notes,
         ]
 
 
@@ -114,107 +116,119 @@ def clock(seconds: float) -> str:
 
 
 def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
-    """Vectors in a block: the setting, or fewer where the collection is small or vectors are so long that few fit into
+    """The number of vectors in a block: the setting, or fewer if the collection is small or if few vectors fit into
     memory."""
-    fit = (settings.task_bytes - _PROCESS_BYTES) // (8 * _VECTORS_IN_MEMORY * max(dimensions, 1))
-    return max(1, min(settings.block_rows, max(256, -(-rows // _BLOCKS_WANTED)), fit))
+    rows_in_memory = (settings.task_bytes - _PROCESS_BYTES) // (8 * _VECTORS_IN_MEMORY * max(dimensions, 1))
+    return max(1, min(settings.block_rows, max(256, -(-rows // _BLOCKS_WANTED)), rows_in_memory))
 
 
 def make(
-    spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings, how: ApproximateSettings
+    spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings, approximate: ApproximateSettings
 ) -> Plan:
-    """``vectors`` (content, embedding), ``rows`` of them. How fast this goes is measured on a worker."""
+    """The plan for ``rows`` vectors of ``vectors`` (content, embedding). Measures on a worker how fast it compares.
+
+    Raises ``JobFailed`` where ``neighbours.task_bytes`` cannot hold two blocks."""
     sizes = vectors.select(F.size("embedding").alias("length")).where("length > 0").take(_SAMPLE)
     lengths = [row["length"] for row in sizes]
     cores = cores_of(spark)
-    if not lengths:  # nothing that could be compared
+    if not lengths:  # there is nothing to compare
         return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, 0)
     dimensions = statistics.mode(lengths)
     measured = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string").collect()
     rate = Rate(**json.loads(measured[0]["rate"]))
     block = block_rows(rows, dimensions, settings)
     tiles = tiled(rows, dimensions, cores, rate.screen, block, settings)
-    list_bytes = 8 * _kept(settings, rate.screen) + 4  # written twice: by the shuffle, and as Parquet
+    list_bytes = 8 * _candidates_per_row(settings, rate.screen) + 4  # written twice: by the shuffle, and as Parquet
     seconds = _FIXED_SECONDS + (_pair_seconds(rows, rate) + rows * (_ROW_SECONDS + dimensions * _VALUE_SECONDS)) / cores
     disk_bytes = rows * (4 * dimensions + (2 * tiles.strips + 1) * list_bytes)
     plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk_bytes)
-    return plan if settings.method == EXACT or not settings.similar else _approximate(plan, settings, how)
+    return plan if settings.method == EXACT or not settings.similar else _with_approximate(plan, settings, approximate)
 
 
 def _pair_seconds(rows: int, rate: Rate) -> float:
     return _WARMING_UP * rows * (rows - 1) / 2 / rate.pairs
 
 
-def _approximate(plan: Plan, settings: NeighboursSettings, how: ApproximateSettings) -> Plan:
-    """The plan with what the approximate way takes, and the decision where that is left to us."""
+def _with_approximate(plan: Plan, settings: NeighboursSettings, approximate: ApproximateSettings) -> Plan:
+    """The plan with the estimates for approximate search, and with the decision where ``settings.method`` is auto."""
     rows, dimensions = plan.rows, plan.dimensions
-    parts = parts_for(rows, dimensions, settings, how)
-    visited = min(visits_for(rows, parts, how), parts)
-    compared = rows * (rows / parts * (visited - 0.5) + block_rows_for(rows, dimensions, settings) / 2)
-    products = 2 * rows * dimensions * (parts + how.audit_queries) / max(plan.rate.product, 1)
-    work = compared / max(plan.rate.pairs, 1) * _WARMING_UP_IN_PARTS + products + rows * parts * _RANKING_SECONDS
-    work += rows * (_ROW_APPROXIMATE_SECONDS + dimensions * _VALUE_SECONDS)
-    alone = _FIXED_APPROXIMATE_SECONDS + work / plan.cores + parts * _PART_SECONDS
-    if (
-        settings.dissimilar
-    ):  # all pairs are compared for these, and finding similar ones on the way costs next to nothing
-        seconds, estimate = (
-            plan.seconds + alone,
+    nlist = nlist_for(rows, dimensions, settings, approximate)
+    nprobe = min(nprobe_for(rows, nlist, approximate), nlist)
+    compared = rows * (rows / nlist * (nprobe - 0.5) + block_rows_for(rows, dimensions, settings) / 2)
+    products = 2 * rows * dimensions * (nlist + approximate.audit_queries) / max(plan.rate.product, 1)
+    core_seconds = (
+        compared / max(plan.rate.pairs, 1) * _WARMING_UP_IN_BLOCKS + products + rows * nlist * _RANKING_SECONDS
+    )
+    core_seconds += rows * (_ROW_APPROXIMATE_SECONDS + dimensions * _VALUE_SECONDS)
+    approximate_seconds = _FIXED_APPROXIMATE_SECONDS + core_seconds / plan.cores + nlist * _PARTITION_SECONDS
+    if settings.dissimilar:
+        # Dissimilar neighbours need all pairs; finding similar ones on the way costs next to nothing.
+        seconds, reason = (
+            plan.seconds + approximate_seconds,
             "dissimilar neighbours need all pairs, so that exact ones cost nothing more",
         )
     else:
-        seconds, estimate = alone, f"exact about {clock(plan.seconds)}, approximate about {clock(alone)}"
+        seconds, reason = (
+            approximate_seconds,
+            f"exact about {clock(plan.seconds)}, approximate about {clock(approximate_seconds)}",
+        )
     chosen = APPROXIMATE if settings.method == APPROXIMATE or seconds < plan.seconds else EXACT
-    said = (
-        f"{parts:,} parts of about {rows // parts:,} vectors, each vector compared with {visited:,}; about "
-        f"{clock(alone)}",
+    description = (
+        f"{nlist:,} partitions of about {rows // nlist:,} vectors, {nprobe:,} probed for each vector; about "
+        f"{clock(approximate_seconds)}",
     )
-    decision = (f"method auto: {estimate}: {chosen}",) if settings.method == "auto" else ()
+    decision = (f"method auto: {reason}: {chosen}",) if settings.method == "auto" else ()
     if chosen == EXACT:
-        return replace(plan, how=decision)
+        return replace(plan, notes=decision)
     disk_bytes = (plan.disk_bytes if settings.dissimilar else 4 * rows * dimensions) + rows * (
-        4 * dimensions + _STEPS * 9 * _kept(settings, "float32")
+        4 * dimensions + _MAX_STEPS * 9 * _candidates_per_row(settings, "float32")
     )
     all_pairs = settings.dissimilar > 0
     return replace(
-        plan, method=chosen, seconds=seconds, disk_bytes=disk_bytes, all_pairs=all_pairs, how=said + decision
+        plan, method=chosen, seconds=seconds, disk_bytes=disk_bytes, all_pairs=all_pairs, notes=description + decision
     )
 
 
-def parts_for(vectors: int, dimensions: int, settings: NeighboursSettings, how: ApproximateSettings) -> int:
-    """How many parts a collection is cut into; they hold some times as many vectors as neighbours are wanted."""
-    # Finding the nearest parts takes time for each part, comparing for each vector of a part: both grow like the root.
-    wanted = min(
-        vectors / max(how.partition_rows, _OF_EACH_NEIGHBOUR * settings.similar), _PARTS_OF_ROOT * vectors**0.5
+def nlist_for(vectors: int, dimensions: int, settings: NeighboursSettings, approximate: ApproximateSettings) -> int:
+    """The number of partitions that a collection is cut into, 1 or more.
+
+    A partition holds some times as many vectors as there are neighbours in a list.
+    """
+    # Ranking the partitions takes time for each partition, comparing takes time for each vector in a partition. With
+    # the number of partitions in proportion to the root of the number of vectors, both grow like the root.
+    partitions = min(
+        vectors / max(approximate.partition_rows, _ROWS_PER_NEIGHBOUR * settings.similar),
+        _PARTITIONS_PER_ROOT * vectors**0.5,
     )
-    wanted = min(wanted, _sampled_at_most(dimensions, settings) / _LEAST_OF_EACH)
-    return max(1, min(how.nlist or round(wanted), vectors))
+    partitions = min(partitions, _max_sample(dimensions, settings) / _MIN_SAMPLE_PER_PARTITION)
+    return max(1, min(approximate.nlist or round(partitions), vectors))
 
 
-def sample_for(dimensions: int, parts: int, settings: NeighboursSettings) -> int:
-    """Vectors that ``parts`` are made from, or as many as fit: k-means holds them some times."""
-    return min(parts * partitioning.SAMPLE_OF_EACH, max(parts, _sampled_at_most(dimensions, settings)))
+def sample_for(dimensions: int, nlist: int, settings: NeighboursSettings) -> int:
+    """The number of vectors that ``nlist`` centres are trained on: `partitioning.SAMPLE_OF_EACH` for each centre, or as
+    many as fit into memory, since k-means holds several copies."""
+    return min(nlist * partitioning.SAMPLE_OF_EACH, max(nlist, _max_sample(dimensions, settings)))
 
 
-def _sampled_at_most(dimensions: int, settings: NeighboursSettings) -> int:
+def _max_sample(dimensions: int, settings: NeighboursSettings) -> int:
     return settings.task_bytes // 8 // (4 * dimensions)
 
 
 def block_rows_for(vectors: int, dimensions: int, settings: NeighboursSettings) -> int:
-    """Vectors in a block of parts, about. The number of cores has no say in this, since blocks decide what is
-    compared."""
-    fit = settings.task_bytes // 16 // (4 * dimensions)
-    return max(1, min(_PART_BLOCK_ROWS, fit, -(-vectors // _BLOCKS_WANTED)))
+    """About how many vectors a block of partitions holds. Does not depend on the number of cores, since the blocks
+    decide which pairs are compared."""
+    rows_in_memory = settings.task_bytes // 16 // (4 * dimensions)
+    return max(1, min(_PARTITION_BLOCK_ROWS, rows_in_memory, -(-vectors // _BLOCKS_WANTED)))
 
 
-def visits_for(vectors: int, parts: int, how: ApproximateSettings) -> int:
-    """How many parts each vector is compared with at first: fewer where parts are larger than they are by default."""
-    rows = how.nprobe * how.partition_rows
-    return min(how.nprobe, max(_LEAST_VISITS, round(rows * parts / max(vectors, 1))))
+def nprobe_for(vectors: int, nlist: int, approximate: ApproximateSettings) -> int:
+    """The number of partitions that each vector probes at first: fewer where partitions are larger than by default."""
+    rows = approximate.nprobe * approximate.partition_rows
+    return min(approximate.nprobe, max(_MIN_NPROBE, round(rows * nlist / max(vectors, 1))))
 
 
 def cores_of(spark: SparkSession) -> int:
-    """Tasks that run at once."""
+    """The number of tasks that run at once."""
     cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
     return max(1, spark.sparkContext.defaultParallelism // cpus)
 
@@ -231,56 +245,70 @@ def _calibrating(rows: int, dimensions: int, settings: NeighboursSettings) -> An
 
 
 def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, settings: NeighboursSettings) -> Tiles:
-    """As few strips as memory and an even distribution among ``cores`` allow: each strip's lists cross the network once
-    a tile."""
-    room = 2 * block**2 * 4 + 3 * block * dimensions * 4
-    row_bytes = dimensions * SCREENS[screen].bytes_per_value + 8 * _kept(settings, screen) + 64
-    free = settings.task_bytes - _PROCESS_BYTES - room
+    """Cut ``rows`` vectors into as few strips as memory and an even distribution among ``cores`` allow, since each
+    strip's lists cross the network once for each tile.
+
+    ``block``: the number of vectors in a block. Raises ``JobFailed`` where ``settings.task_bytes`` is too little for
+    two blocks."""
+    buffer_bytes = 2 * block**2 * 4 + 3 * block * dimensions * 4
+    row_bytes = dimensions * SCREENS[screen].bytes_per_value + 8 * _candidates_per_row(settings, screen) + 64
+    free = settings.task_bytes - _PROCESS_BYTES - buffer_bytes
     if free < 2 * min(rows, block) * row_bytes:
-        needed = _PROCESS_BYTES + room + 2 * min(rows, block) * row_bytes
+        needed = _PROCESS_BYTES + buffer_bytes + 2 * min(rows, block) * row_bytes
         raise JobFailed(
             f"neighbours.task_bytes = {settings.task_bytes:,} is too little for blocks of {block:,} vectors of "
             f"{dimensions:,} values: set it to {needed:,} or more, or neighbours.block_rows to less"
         )
-    fewest = max(1, -(-2 * rows * row_bytes // free))
+    min_strips = max(1, -(-2 * rows * row_bytes // free))
     blocks = max(1, -(-rows // block))
-    strips = next((s for s in range(fewest, min(fewest + 4 * cores, _MAX_STRIPS)) if _is_even(s, cores)), fewest)
-    strips = min(max(strips, 1), max(blocks, fewest))
+    strips = next(
+        (count for count in range(min_strips, min(min_strips + 4 * cores, _MAX_STRIPS)) if _is_even(count, cores)),
+        min_strips,
+    )
+    strips = min(max(strips, 1), max(blocks, min_strips))
     strip_rows = -(-rows // strips)
-    return Tiles(strips, strip_rows, int(_PROCESS_BYTES + room + 2 * strip_rows * row_bytes))
+    return Tiles(strips, strip_rows, int(_PROCESS_BYTES + buffer_bytes + 2 * strip_rows * row_bytes))
 
 
 def merged_at_once(rows: int, dimensions: int, plan: Plan, settings: NeighboursSettings) -> int:
-    """Vectors of a block whose lists are merged together: they come from as many tiles as there are strips."""
+    """The number of a block's vectors whose lists are merged together. Each has a list from as many tiles as there are
+    strips."""
     strips = tiled(rows, dimensions, plan.cores, plan.rate.screen, plan.block_rows, settings).strips
-    # The lists arrive as bytes, stand side by side, and are partitioned: three times their size, and less than half of
-    # the memory.
-    return max(1, min(plan.block_rows, settings.task_bytes // 8 // (8 * strips * _kept(settings, plan.rate.screen))))
+    # The lists arrive as bytes, are concatenated, and are partitioned: this takes three times their size, which is less
+    # than half of the memory.
+    return max(
+        1,
+        min(
+            plan.block_rows, settings.task_bytes // 8 // (8 * strips * _candidates_per_row(settings, plan.rate.screen))
+        ),
+    )
 
 
 def _is_even(strips: int, cores: int) -> bool:
-    """Whether ``cores`` that take the tasks of ``Tiles.pairs`` in turn are busy nearly to the end."""
+    """Whether ``cores`` that take the tasks of ``Tiles.pairs`` in turn are busy for 95 % of the time or more."""
     loads = np.zeros(cores)
-    for work in [1.0] * (strips * (strips - 1) // 2) + [0.5] * strips:
-        loads[loads.argmin()] += work
+    for cost in [1.0] * (strips * (strips - 1) // 2) + [0.5] * strips:
+        loads[loads.argmin()] += cost
     return bool(loads.sum() >= 0.95 * cores * loads.max())
 
 
-def _kept(settings: NeighboursSettings, screen: str) -> int:
-    """Candidates of a row, similar and dissimilar."""
+def _candidates_per_row(settings: NeighboursSettings, screen: str) -> int:
+    """The number of candidates kept for a row, similar and dissimilar together."""
     return candidate_count(settings.similar, SCREENS[screen]) + candidate_count(settings.dissimilar, SCREENS[screen])
 
 
 def check(plan: Plan, warehouse: Warehouse, local: bool) -> None:
-    """Raise ``JobFailed`` where this machine's memory or disk will not do; other machines' are not known here."""
+    """Raise ``JobFailed`` where this machine lacks the memory or disk. Other machines cannot be checked from here.
+
+    The memory is checked only if ``local``, the disk only if the warehouse is on this machine."""
     if warehouse.local_root is not None:
-        place = warehouse.local_root
-        while not os.path.exists(place):
-            place = os.path.dirname(place)
-        free = shutil.disk_usage(place).free
+        folder = warehouse.local_root
+        while not os.path.exists(folder):
+            folder = os.path.dirname(folder)
+        free = shutil.disk_usage(folder).free
         if free < plan.disk_bytes:
             raise JobFailed(
-                f"comparing needs about {_gib(plan.disk_bytes)} of disk, but {place} has {_gib(free)}: "
+                f"comparing needs about {_gib(plan.disk_bytes)} of disk, but {folder} has {_gib(free)}: "
                 "free some, or use another warehouse"
             )
     available = _available_memory()
@@ -296,11 +324,11 @@ def check(plan: Plan, warehouse: Warehouse, local: bool) -> None:
 
 def _available_memory() -> int | None:
     try:
-        with open("/proc/meminfo", encoding="ascii") as told:
-            found = [int(line.split()[1]) * 1024 for line in told if line.startswith("MemAvailable:")]
+        with open("/proc/meminfo", encoding="ascii") as meminfo:
+            available = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
     except OSError:
         return None
-    return found[0] if found else None
+    return available[0] if available else None
 
 
 def _gib(size: int) -> str:

@@ -1,4 +1,4 @@
-"""What the run before left: lists of vectors that are still there, in the numbers and blocks of now."""
+"""Lists that the previous run left, for the vectors that still exist, in the present numbers and blocks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,28 +28,30 @@ LISTS = [
     ("dissimilar", pa.binary()),
     ("dissimilar_floor", pa.binary()),
 ]
-"""Columns of some vectors: their numbers, and their `Lists`."""
+"""Columns of a row about several vectors: their numbers, and their `Lists`; arrays as bytes."""
 SETTLED, SETTLED_BY_BRUTE_FORCE = "lists", "lists-in-full"
-"""Where they are in what a run leaves."""
+"""Folders of the lists in a run's state: proven by scores, and found by brute force."""
 _KNOWN_FILE = "vectors.npy"
 _PREVIOUS = pa.schema([("block", pa.int32()), ("piece", pa.int32()), *LISTS])
 
 RENUMBERED = np.dtype([("vector", np.int64), ("block", np.int32), ("piece", np.int32)])
-"""By the number of a vector in the run before: its number, block and piece of it now; -1 if it is gone."""
+"""One entry for each vector number of the previous run: the vector's present number, block, and piece of that block;
+the number is -1 if the vector is gone."""
 
 
 @dataclass(frozen=True)
-class Before:
-    """What a run left for the next one."""
+class PreviousRun:
+    """What a run left in its state for the next run."""
 
     known: NDArray[Any]
-    """`numbers.KNOWN`: which vectors it compared, under which numbers."""
+    """`numbers.KNOWN`: the vectors that the run compared, and their numbers."""
     lists: DataFrame
-    """`LISTS`: theirs, longer than the table's."""
+    """`LISTS` of those vectors; the lists are longer than the table's."""
 
     @classmethod
-    def read(cls, state: Workspace) -> "Before | None":
-        """None if it is not whole: every vector has its lists in one of the folders."""
+    def read(cls, state: Workspace) -> "PreviousRun | None":
+        """The state of a run; None if it is incomplete, that is, if not every vector has its lists in one of the
+        folders."""
         if not all(blobs.exists(state.location(name)) for name in (_KNOWN_FILE, SETTLED)):
             return None
         known = load(state.location(_KNOWN_FILE))
@@ -63,13 +65,16 @@ class Before:
         return cls(known, reduce(DataFrame.unionAll, lists))
 
 
-def keep(numbers: Numbers, state: Workspace) -> None:
-    """Leave the numbers to the next run, beside the lists."""
+def save_known(numbers: Numbers, state: Workspace) -> None:
+    """Save the vectors' digests and numbers beside the lists, for the next run."""
     save(state.location(_KNOWN_FILE), numbers.known)
 
 
-def previous(before: Before, packed: Packed, piece_rows: int, scratch: Workspace) -> DataFrame:
-    """block, piece, `LISTS`: those of ``before`` that are still there; several rows of a piece."""
+def renumbered_lists(previous_run: PreviousRun, packed: Packed, piece_rows: int, scratch: Workspace) -> DataFrame:
+    """block, piece, `LISTS`: the lists of ``previous_run`` for the vectors that still exist.
+
+    A piece can have several rows. ``piece_rows``: the number of kept vectors in a piece.
+    """
     kept = packed.kept
     renumbered = np.full(int(kept.old.max(initial=-1)) + 1, -1, dtype=RENUMBERED)
     renumbered["vector"][kept.old], renumbered["block"][kept.old] = kept.vector, kept.block
@@ -77,32 +82,36 @@ def previous(before: Before, packed: Packed, piece_rows: int, scratch: Workspace
     file = uris.join(scratch.location("blocks"), "renumbered.npy")
     save(file, renumbered)
 
-    def now(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def renumber(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         numbers = load(file)
         for batch in batches:
             for row in batch.to_pylist():
                 yield from _by_block(row, numbers)
 
-    return before.lists.mapInArrow(now, from_arrow_schema(_PREVIOUS))
+    return previous_run.lists.mapInArrow(renumber, from_arrow_schema(_PREVIOUS))
 
 
 def _by_block(row: dict[str, Any], renumbered: Any) -> Iterator[pa.RecordBatch]:
     old = np.frombuffer(row["index"], np.int64)
-    there = old < len(renumbered)
-    now = renumbered[np.where(there, old, 0)]
-    there &= now["vector"] >= 0
+    exists = old < len(renumbered)
+    now = renumbered[np.where(exists, old, 0)]
+    exists &= now["vector"] >= 0
     lists = {
         relation: _lists(row, relation, len(old)).renumbered(renumbered["vector"]) for relation in (SIMILAR, DISSIMILAR)
     }
-    for block, piece in np.unique(now[["block", "piece"]][there]).tolist():
-        some = there & (now["block"] == block) & (now["piece"] == piece)
+    for block, piece in np.unique(now[["block", "piece"]][exists]).tolist():
+        in_piece = exists & (now["block"] == block) & (now["piece"] == piece)
         contents = [
-            now["vector"][some],
-            *(values[some] for of in lists.values() for values in (of.keys, of.lower_bound)),
+            now["vector"][in_piece],
+            *(
+                values[in_piece]
+                for relation_lists in lists.values()
+                for values in (relation_lists.keys, relation_lists.lower_bound)
+            ),
         ]
         columns = [[block], [piece], *([content.tobytes()] for content in contents)]
         yield pa.RecordBatch.from_arrays(
-            [pa.array(column, kind) for column, kind in zip(columns, _PREVIOUS.types)], schema=_PREVIOUS
+            [pa.array(column, dtype) for column, dtype in zip(columns, _PREVIOUS.types)], schema=_PREVIOUS
         )
 
 
@@ -111,9 +120,12 @@ def _lists(row: dict[str, Any], relation: str, rows: int) -> Lists:
 
 
 def lists_of(rows: pa.Table, index: Indices) -> tuple[Lists, Lists]:
-    """Similar and dissimilar, of the vectors ``index`` (n,), from all rows of their piece."""
-    told = rows.to_pylist()
-    vector = np.concatenate([np.empty(0, np.int64), *(np.frombuffer(row["index"], np.int64) for row in told)])
+    """The similar and the dissimilar lists of the vectors ``index`` (n,), from all rows of their piece.
+
+    Raises ``JobFailed`` if ``rows`` are not about exactly these vectors.
+    """
+    records = rows.to_pylist()
+    vector = np.concatenate([np.empty(0, np.int64), *(np.frombuffer(row["index"], np.int64) for row in records)])
     order = np.argsort(vector)
     if not np.array_equal(vector[order], np.sort(index)):
         raise JobFailed(
@@ -121,14 +133,14 @@ def lists_of(rows: pa.Table, index: Indices) -> tuple[Lists, Lists]:
             "neighbours.incremental=false"
         )
     place = order[np.searchsorted(vector[order], index)]
-    found = []
+    by_relation = []
     for relation in (SIMILAR, DISSIMILAR):
-        each = [_lists(row, relation, len(row["index"]) // 8) for row in told]
-        width = max(of.keys.shape[1] for of in each)
-        found.append(
+        pieces = [_lists(row, relation, len(row["index"]) // 8) for row in records]
+        width = max(lists.keys.shape[1] for lists in pieces)
+        by_relation.append(
             Lists(
-                np.concatenate([of.widened(width).keys for of in each])[place],
-                np.concatenate([of.lower_bound for of in each])[place],
+                np.concatenate([lists.widened(width).keys for lists in pieces])[place],
+                np.concatenate([lists.lower_bound for lists in pieces])[place],
             )
         )
-    return found[0], found[1]
+    return by_relation[0], by_relation[1]

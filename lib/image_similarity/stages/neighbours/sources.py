@@ -28,48 +28,53 @@ class Source:
 
 
 def from_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:
-    """What the runs of ``embeddings`` and ``vectors`` hold."""
+    """The images of the runs of ``embeddings``, and their vectors from the runs of ``vectors``."""
     images = warehouse.read("embeddings", inputs["embeddings"]).select(
         "image_id", F.col("content_sha256").alias("content")
     )
     stored = warehouse.read("vectors", inputs["vectors"]).select(F.col("content_sha256").alias("content"), "embedding")
-    # The store also keeps vectors of images that are gone. Hashes, since they must be few bytes to be sent to every
-    # task: whole contents would make Spark sort the vectors. The few that pass by mistake belong to no image, and are
-    # left out there.
-    wanted, count = images.select(F.xxhash64("content").alias("hash")).distinct(), images.count()
-    wanted = F.broadcast(wanted) if count < _FEW_ENOUGH_TO_SEND else wanted
-    return Source(images, stored.join(wanted, F.xxhash64(stored["content"]) == wanted["hash"], "left_semi"), count)
+    # The store also keeps vectors of images that are gone. The filter holds hashes because a few bytes each can be
+    # broadcast to every task; with whole contents Spark would sort the vectors. A hash collision lets a vector of no
+    # image pass; `vectors.pack` drops it.
+    hashes, count = images.select(F.xxhash64("content").alias("hash")).distinct(), images.count()
+    hashes = F.broadcast(hashes) if count < _FEW_ENOUGH_TO_SEND else hashes
+    return Source(images, stored.join(hashes, F.xxhash64(stored["content"]) == hashes["hash"], "left_semi"), count)
 
 
 def from_parquet(warehouse: Warehouse, uri: str) -> Source:
-    """The user's own Parquet; ``WrongInput`` unless it can serve."""
+    """The images and vectors of the user's own Parquet, with columns image_id and embedding.
+
+    Raises ``WrongInput`` if the Parquet cannot be read, lacks a column, has a column of another type, or repeats or
+    omits an image_id.
+    """
     location = uris.absolute(uri)
     if uris.is_local(location) and not blobs.exists(location):
         raise WrongInput(f"--embeddings {uri}: no such file or folder")
     try:
-        own = warehouse.read_parquet(location)
+        table = warehouse.read_parquet(location)
     except SPARK_ERRORS as error:
         raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
-    missing = [name for name in ("image_id", "embedding") if name not in own.columns]
+    missing = [name for name in ("image_id", "embedding") if name not in table.columns]
     if missing:
         raise WrongInput(
-            f"--embeddings {uri}: no column {' and no '.join(missing)}; its columns are: {', '.join(own.columns)}"
+            f"--embeddings {uri}: no column {' and no '.join(missing)}; its columns are: {', '.join(table.columns)}"
         )
-    kind = own.schema["embedding"].dataType
+    kind = table.schema["embedding"].dataType
     if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
         raise WrongInput(f"--embeddings {uri}: embedding is {kind.simpleString()}, not an array of numbers")
-    if not isinstance(own.schema["image_id"].dataType, (StringType, NumericType)):
+    if not isinstance(table.schema["image_id"].dataType, (StringType, NumericType)):
         raise WrongInput(
-            f"--embeddings {uri}: image_id is {own.schema['image_id'].dataType.simpleString()}, not a string or number"
+            f"--embeddings {uri}: image_id is {table.schema['image_id'].dataType.simpleString()}, not a string or "
+            "number"
         )
-    vectors = own.select(F.col("image_id").cast("string").alias("content"), F.col("embedding").cast("array<float>"))
+    vectors = table.select(F.col("image_id").cast("string").alias("content"), F.col("embedding").cast("array<float>"))
     return Source(None, vectors, _checked(vectors.select(F.col("content").alias("image_id")), uri))
 
 
 def _checked(ids: DataFrame, uri: str) -> int:
-    """How many there are; ``WrongInput`` unless they are names of one row each."""
-    each = ids.groupBy("image_id").count()
-    rows, nulls, most = each.agg(
+    """The number of ids. Raises ``WrongInput`` if there is none, or if one is null or stands in several rows."""
+    counts = ids.groupBy("image_id").count()
+    rows, nulls, largest = counts.agg(
         F.sum("count"),
         F.sum(F.when(F.col("image_id").isNull(), F.col("count"))),
         F.max(F.when(F.col("image_id").isNotNull(), F.col("count"))),
@@ -78,8 +83,8 @@ def _checked(ids: DataFrame, uri: str) -> int:
         raise WrongInput(f"--embeddings {uri}: no rows")
     if nulls:
         raise WrongInput(f"--embeddings {uri}: {nulls:,} rows have no image_id")
-    if most > 1:
-        twice = each.where("count > 1").orderBy("image_id").limit(5).collect()
-        names = ", ".join(repr(row.image_id) for row in twice)
+    if largest > 1:
+        repeated = counts.where("count > 1").orderBy("image_id").limit(5).collect()
+        names = ", ".join(repr(row.image_id) for row in repeated)
         raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
     return int(rows)

@@ -1,4 +1,4 @@
-"""From lists of vectors, in numbers, to rows of the table, with the names of images."""
+"""Lists of vectors, which hold numbers, become rows of the table, which hold ids of images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,17 +26,18 @@ _ROWS_AT_ONCE = 2**18
 
 @dataclass(frozen=True)
 class Naming:
-    """What tasks need to know; plain values, sent to workers."""
+    """The parameters of a task; plain values, sent to workers."""
 
     folder: str
-    """Of `Images`."""
+    """The folder of `Images`."""
     similar: int
     dissimilar: int
-    one_of_copies: bool
-    """Of files with the same bytes only the first is a neighbour, and none of its own copies."""
+    drop_duplicates: bool
+    """Whether only the first of the files with the same bytes can be a neighbour, and never of one of its copies."""
 
     def named(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """`ROWS` from lists of vectors (`exact`, `approximate`): for every image with one of the vectors, in order."""
+        """`ROWS` for every image of the vectors in ``batches`` (lists as `exact` and `approximate` leave them), in
+        order."""
         images = Images.load(self.folder)
         for batch in batches:
             for lists in batch.to_pylist():
@@ -45,70 +46,79 @@ class Naming:
                     keys = candidates.keys_from_bytes(lists[relation], len(vector))
                     step = max(1, _ROWS_AT_ONCE // (k + 1))
                     for start in range(0, len(vector) if k else 0, step):
-                        some = slice(start, start + step)
-                        yield from self._rows(images, vector[some], keys[some], k, relation)
+                        chunk = slice(start, start + step)
+                        yield from self._rows(images, vector[chunk], keys[chunk], k, relation)
 
     def _rows(self, images: Images, vector: Indices, keys: Keys, k: int, relation: str) -> Iterator[pa.RecordBatch]:
         farthest = relation == DISSIMILAR
         if images.sharing is None:
             yield _named(images, engine.ranked(keys[:, :k], vector, farthest), relation)
             return
-        image, row = images.sharing.all.of(vector)
+        image, row = images.sharing.all.of_vectors(vector)
         step = max(1, _ROWS_AT_ONCE // (k + 1))
         for start in range(0, len(image), step):
-            some = slice(start, start + step)
-            own = lists_of(
-                images.sharing, image[some], vector[row[some]], keys[row[some], :k], k, farthest, self.one_of_copies
+            chunk = slice(start, start + step)
+            image_keys = lists_of(
+                images.sharing,
+                image[chunk],
+                vector[row[chunk]],
+                keys[row[chunk], :k],
+                k,
+                farthest,
+                self.drop_duplicates,
             )
-            yield _named(images, engine.ranked(own, image[some], farthest), relation)
+            yield _named(images, engine.ranked(image_keys, image[chunk], farthest), relation)
 
 
 def lists_of(
-    sharing: Sharing, image: Indices, vector: Indices, keys: Keys, k: int, farthest: bool, one_of_copies: bool
+    sharing: Sharing, image: Indices, vector: Indices, keys: Keys, k: int, farthest: bool, drop_duplicates: bool
 ) -> Keys:
-    """(n, k): the keys of the neighbours of each ``image``, from the ``keys`` (n, any) of those of its ``vector``."""
-    each, row = np.unique(vector, return_inverse=True)
-    first = np.zeros(len(each), dtype=np.int64)
+    """The keys (n, k) of the neighbours of each ``image`` (n,).
+
+    ``vector`` (n,) is the vector of each image, and ``keys`` (n, any) are the keys of that vector's neighbours.
+    """
+    vectors, row = np.unique(vector, return_inverse=True)
+    first = np.zeros(len(vectors), dtype=np.int64)
     first[row[::-1]] = np.arange(len(vector))[::-1]
-    best = _shared(sharing, each, keys[first], k, farthest, one_of_copies)
-    itself = sharing.content[image] if one_of_copies else image
-    return _without(itself, best[row])[:, :k]
+    best = _shared(sharing, vectors, keys[first], k, farthest, drop_duplicates)
+    excluded = sharing.content[image] if drop_duplicates else image
+    return _without(excluded, best[row])[:, :k]
 
 
-def _named(images: Images, found: engine.Ranked, relation: str) -> pa.RecordBatch:
+def _named(images: Images, ranked: engine.Ranked, relation: str) -> pa.RecordBatch:
     columns = [
-        images.ids.take(pa.array(found.row)).cast(pa.string()),
-        pa.repeat(pa.scalar(relation), len(found.row)),
-        pa.array(found.rank),
-        images.ids.take(pa.array(found.neighbour)).cast(pa.string()),
-        pa.array(found.distance),
+        images.ids.take(pa.array(ranked.row)).cast(pa.string()),
+        pa.repeat(pa.scalar(relation), len(ranked.row)),
+        pa.array(ranked.rank),
+        images.ids.take(pa.array(ranked.neighbour)).cast(pa.string()),
+        pa.array(ranked.distance),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
 
-def _shared(sharing: Sharing, vector: Indices, keys: Keys, k: int, farthest: bool, one_of_copies: bool) -> Keys:
-    """(n, k + 1): the best images for each vector, from the keys (n, any) of the best vectors; its own images are among
-    them.
+def _shared(sharing: Sharing, vector: Indices, keys: Keys, k: int, farthest: bool, drop_duplicates: bool) -> Keys:
+    """The keys (n, k + 1) of the best images for each vector, from the ``keys`` (n, any) of the best other vectors.
 
-    One more than asked for, since an image (or the one that stands for its copies) is not its own neighbour.
+    The vector's own images are among the candidates. The lists have one entry more than ``k`` because an image (or the
+    image that stands for its copies) is not its own neighbour and is removed later.
     """
-    own = candidates.key_of(
+    own_key = candidates.key_of(
         np.zeros(len(vector), np.uint32), vector, farthest
-    )  # they are at distance 0 from one another
-    with_own = np.concatenate([own[:, None], keys], axis=1)
+    )  # images of one vector are at distance 0 from one another
+    with_own = np.concatenate([own_key[:, None], keys], axis=1)
     row, place = np.nonzero(with_own != NONE)
     key = with_own[row, place]
-    image, of = (sharing.once if one_of_copies else sharing.all).of(candidates.positions_of(key), k + 1)
-    row, key = row[of], candidates.moved(key[of], image)
+    image, source = (sharing.once if drop_duplicates else sharing.all).of_vectors(candidates.positions_of(key), k + 1)
+    row, key = row[source], candidates.moved(key[source], image)
     order = np.lexsort((key, row))
     row, key = row[order], key[order]
     place = np.arange(len(row)) - np.searchsorted(row, row)
     best = np.full((len(vector), k + 1), NONE)
-    kept = place <= k
-    best[row[kept], place[kept]] = key[kept]
+    within = place <= k
+    best[row[within], place[within]] = key[within]
     return best
 
 
-def _without(itself: Indices, best: Keys) -> Keys:
-    """``best`` (n, any) without ``itself`` (n,)."""
-    return np.sort(np.where((best != NONE) & (candidates.positions_of(best) == itself[:, None]), NONE, best), axis=1)
+def _without(excluded: Indices, keys: Keys) -> Keys:
+    """``keys`` (n, any) without ``excluded`` (n,), sorted; `NONE` stands at the end of a list that lost its entry."""
+    return np.sort(np.where((keys != NONE) & (candidates.positions_of(keys) == excluded[:, None]), NONE, keys), axis=1)

@@ -1,6 +1,6 @@
-"""Vectors on their way to being compared: checked, and written as blocks that workers read by path.
+"""Vectors are checked and written as blocks, which workers read by path.
 
-Vectors pass once, in the order in which they come: they are large; what is sorted and joined are their keys (see
+Vectors are large, so they are read once, in the order in which they come. Only their keys are sorted and joined (see
 `numbers`)."""
 
 import hashlib
@@ -54,25 +54,26 @@ _PACKED = pa.schema(
 
 @dataclass(frozen=True)
 class Blocks:
-    """Vectors as files: row ``r`` of block ``b`` has the position ``first[b] + r``."""
+    """Vectors in files, one for each block; row ``r`` of block ``b`` has the position ``first[b] + r``."""
 
     folder: str
     files: list[str]
-    """Each has one beside it that tells which of its rows are compared, and under which numbers
+    """File names below ``folder``. A second file beside each holds the rows that are compared, and their numbers
     (`numbers.alive_file`)."""
     first: list[int]
     new: list[int]
-    """How many of each are compared and new since the run before, and how many are compared and are not."""
+    """For each block, the number of compared vectors that are new since the previous run."""
     old: list[int]
+    """For each block, the number of compared vectors that are not new."""
     dimensions: int
 
     def __len__(self) -> int:
         return len(self.files)
 
     def part(self, block: int, new: bool | None = None) -> Part:
-        """The vectors of ``block`` that are compared; on this machine's own disk not read before they are used.
+        """The compared vectors of ``block``. Files on a local disk are read only where they are used.
 
-        ``new``: only those that are new since the run before, or only the others.
+        ``new``: True for only the vectors that are new since the previous run, False for only the others.
         """
         alive = load(alive_file(self.folder, self.files[block]))
         if new is not None:
@@ -84,8 +85,8 @@ class Blocks:
         return Part(vectors, (alive["row"] + self.first[block]).astype(np.int32), alive["index"].copy())
 
     def whole(self, block: int) -> Part:
-        """All vectors of ``block``, without a copy, for those who look up only rows that are compared; the rest has no
-        numbers."""
+        """All vectors of ``block``, without a copy. Rows that are not compared have no valid number, shift or scale:
+        callers must not look them up."""
         alive = load(alive_file(self.folder, self.files[block]))
         values = load(uris.join(self.folder, self.files[block]))
         numbers = np.zeros(len(values), dtype=ALIVE)
@@ -96,13 +97,13 @@ class Blocks:
         )
 
     def rescore(self, reranker: Reranker) -> None:
-        """Show it all vectors that are candidates; blocks without one are not read."""
-        for block, (first, end) in enumerate(zip(self.first, [*self.first[1:], MAX_INDEX])):
-            if reranker.wants(first, end):
+        """Give ``reranker`` the vectors of all its candidates; blocks without a candidate are not read."""
+        for block, (start, end) in enumerate(zip(self.first, [*self.first[1:], MAX_INDEX])):
+            if reranker.wants(start, end):
                 reranker.add(self.whole(block))
 
     def brute_force(self, rows: Part, metric: Metric, similar: int, dissimilar: int) -> tuple[Lists, Lists]:
-        """The lists of ``rows`` from comparing them with all, without screening."""
+        """The lists of ``rows`` by brute force: compared with all vectors, without screening."""
         lists = Lists.empty(len(rows), similar), Lists.empty(len(rows), dissimilar)
         for other in map(self.part, range(len(self))):
             near, far = rerank.brute_force(
@@ -114,27 +115,29 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Kept:
-    """Vectors that the run before had: their numbers now and then, and the blocks they are in; (n,) each."""
+    """Vectors that the previous run also had; arrays (n,)."""
 
     vector: Indices
+    """Their present numbers."""
     old: Indices
+    """Their numbers in the previous run."""
     block: Indices
     place: Indices
-    """Which of the block's vectors that are not new each is, in the order of `Blocks.part`."""
+    """The index of each among its block's vectors that are not new, in the order of `Blocks.part`."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """All vectors, ready to be compared."""
+    """All usable vectors, in blocks, and what is known of them."""
 
     blocks: Blocks
     numbers: Numbers
     failures: DataFrame
-    """image_id, reason, detail: of images that are not usable."""
+    """image_id, reason, detail: one row for each unusable image."""
     unusable: int
     kept: Kept
     largest: float
-    """The largest absolute value in any."""
+    """The largest absolute value in any usable vector."""
 
     @property
     def usable(self) -> int:
@@ -142,7 +145,7 @@ class Packed:
 
     @property
     def vectors(self) -> int:
-        """Different ones."""
+        """The number of distinct vectors."""
         return sum(self.blocks.new) + sum(self.blocks.old)
 
     @property
@@ -155,28 +158,28 @@ def pack(
     source: Source,
     settings: NeighboursSettings,
     block_rows: int,
-    before: NDArray[Any],
+    previous: NDArray[Any],
     scratch: Workspace,
 ) -> Packed:
     """Check the vectors of ``source`` and write the usable ones as blocks.
 
-    Vectors of another length than most are not usable, those of no image are passed over. ``before``: the vectors of
-    the run before, as `numbers.KNOWN`."""
+    A vector is usable only if it has the most frequent length. Vectors of no image are ignored. ``previous``: the
+    vectors of the previous run, as `numbers.KNOWN`. Raises ``WrongInput`` for more vectors than can be numbered."""
     folder, images = scratch.location("blocks"), source.images
-    told = scratch.write(
+    packed = scratch.write(
         "packed",
         source.vectors.mapInArrow(_packing(METRICS[settings.metric], block_rows, folder), from_arrow_schema(_PACKED)),
     )
     written = _Written.read(scratch.parts("packed", ["reason", "length", "file", "largest"]))
-    known = told.withColumn("image_id", F.col("content")) if images is None else images.join(told, "content")
+    of_images = packed.withColumn("image_id", F.col("content")) if images is None else images.join(packed, "content")
     is_usable = F.col("reason").isNull() & (F.col("length") == written.dimensions)
     columns = ["image_id", "digest", "file", "row", "shift", "scale"]
     by_content = settings.drop_duplicates and images is not None
     columns += ["content"] if by_content else []
-    scratch.write("ids", known.where(is_usable).select(*columns).orderBy("image_id"))
+    scratch.write("ids", of_images.where(is_usable).select(*columns).orderBy("image_id"))
     numbers = numbered(scratch.parts("ids", columns), written.files, by_content, folder)
-    failures = _failures(known.where(~is_usable) if written.unusable else known.limit(0), written.dimensions)
-    vector, then = numbers.kept(before)
+    failures = _failures(of_images.where(~is_usable) if written.unusable else of_images.limit(0), written.dimensions)
+    vector, previous_number = numbers.kept(previous)
     new, old = save_alive(numbers, written.files, vector, folder)
     first = np.cumsum([0, *written.rows], dtype=np.int64)
     if first[-1] >= MAX_INDEX:
@@ -184,27 +187,27 @@ def pack(
     alive = np.nonzero(new + old)[0]
     files = [written.files[file] for file in alive]
     blocks = Blocks(folder, files, first[alive].tolist(), new[alive].tolist(), old[alive].tolist(), written.dimensions)
-    kept = _placed(numbers, vector, then, alive)
+    kept = _placed(numbers, vector, previous_number, alive)
     return Packed(blocks, numbers, failures, failures.count() if written.unusable else 0, kept, written.largest)
 
 
 def _placed(numbers: Numbers, vector: Indices, old: Indices, alive: Indices) -> Kept:
-    order = np.lexsort((numbers.row[vector], numbers.file[vector]))
-    vector, old = vector[order], old[order]
+    by_file = np.lexsort((numbers.row[vector], numbers.file[vector]))
+    vector, old = vector[by_file], old[by_file]
     block = np.searchsorted(alive, numbers.file[vector])
     return Kept(vector, old, block, np.arange(len(block)) - np.searchsorted(block, block))
 
 
-def _failures(known: DataFrame, dimensions: int) -> DataFrame:
+def _failures(unusable: DataFrame, dimensions: int) -> DataFrame:
     has_values = F.col("reason").isNull()
     detail = F.when(has_values, F.concat_ws(" ", "length", F.lit(f"values, not {dimensions}")))
     reason = F.when(has_values, F.lit("wrong_length")).otherwise(F.col("reason"))
-    return known.select("image_id", reason.alias("reason"), detail.alias("detail"))
+    return unusable.select("image_id", reason.alias("reason"), detail.alias("detail"))
 
 
 @dataclass(frozen=True)
 class _Written:
-    """The files of vectors with the length that most have."""
+    """The files of vectors with the most frequent length."""
 
     files: list[str]
     rows: list[int]
@@ -212,27 +215,31 @@ class _Written:
     """0 if there is no usable vector."""
     largest: float
     unusable: int
-    """Vectors that are in none of the files."""
+    """The number of vectors that are in none of ``files``."""
 
     @classmethod
-    def read(cls, parts: Iterable[pa.Table]) -> "_Written":
-        """From rows of `_PACKED`."""
-        each = [part.group_by(["file", "length"]).aggregate([([], "count_all"), ("largest", "max")]) for part in parts]
-        together = pa.concat_tables(each).group_by(["file", "length"]) if each else None
-        told = together.aggregate([("count_all", "sum"), ("largest_max", "max")]).to_pylist() if together else []
-        files = [row for row in told if row["file"] is not None]
+    def read(cls, tables: Iterable[pa.Table]) -> "_Written":
+        """From rows of `_PACKED`; of two lengths that are equally frequent, the shorter is taken."""
+        counts = [
+            table.group_by(["file", "length"]).aggregate([([], "count_all"), ("largest", "max")]) for table in tables
+        ]
+        merged_counts = pa.concat_tables(counts).group_by(["file", "length"]) if counts else None
+        files = (
+            merged_counts.aggregate([("count_all", "sum"), ("largest_max", "max")]).to_pylist() if merged_counts else []
+        )
+        usable = [row for row in files if row["file"] is not None]
         rows_of_length: dict[int, int] = {}
-        for row in files:
+        for row in usable:
             rows_of_length[row["length"]] = rows_of_length.get(row["length"], 0) + row["count_all_sum"]
         dimensions = min(rows_of_length, key=lambda length: (-rows_of_length[length], length), default=0)
-        chosen = sorted((row for row in files if row["length"] == dimensions), key=lambda row: str(row["file"]))
+        chosen = sorted((row for row in usable if row["length"] == dimensions), key=lambda row: str(row["file"]))
         rows = [row["count_all_sum"] for row in chosen]
         return cls(
             [row["file"] for row in chosen],
             rows,
             dimensions,
             max((row["largest_max_max"] for row in chosen), default=0.0),
-            sum(row["count_all_sum"] for row in told) - sum(rows),
+            sum(row["count_all_sum"] for row in files) - sum(rows),
         )
 
 
@@ -247,26 +254,31 @@ def _packing(metric: Metric, block_rows: int, folder: str) -> Any:
 
 
 class _Writer:
-    """Collects usable vectors of one length after another into files, and tells about each vector."""
+    """Collects usable vectors by length, writes them to files, and yields a row of `_PACKED` for each vector."""
 
     def __init__(self, metric: Metric, block_rows: int, folder: str):
         self._metric, self._block_rows, self._folder = metric, block_rows, folder
         self._waiting: dict[int, list[tuple[pa.Array, Values]]] = {}
         context = TaskContext.get()
-        # A task that is tried again, or twice at once, writes other files than before; only told ones are read.
+        # A retried or speculative task attempt writes files of its own; only files in the rows of the successful
+        # attempt are read.
         self._task = f"{context.partitionId():06d}-{context.taskAttemptId()}" if context is not None else "0"
         self._written = 0
 
     def add(self, contents: pa.Array, embeddings: pa.ListArray) -> Iterator[pa.RecordBatch]:
         for rows, values in by_length(embeddings):
             reasons = self._reasons(values)
-            bad = np.nonzero(reasons != None)[0]  # noqa: E711 (element by element)
-            if len(bad):
-                yield _told(contents.take(pa.array(rows[bad])), reason=reasons[bad], length=values.shape[1])
-            good = np.nonzero(reasons == None)[0]  # noqa: E711
-            if len(good):
-                usable = values if len(good) == len(values) else values[good]
-                self._waiting.setdefault(values.shape[1], []).append((contents.take(pa.array(rows[good])), usable))
+            unusable_rows = np.nonzero(reasons != None)[0]  # noqa: E711 (element by element)
+            if len(unusable_rows):
+                yield _packed_rows(
+                    contents.take(pa.array(rows[unusable_rows])), reason=reasons[unusable_rows], length=values.shape[1]
+                )
+            usable_rows = np.nonzero(reasons == None)[0]  # noqa: E711
+            if len(usable_rows):
+                usable_values = values if len(usable_rows) == len(values) else values[usable_rows]
+                self._waiting.setdefault(values.shape[1], []).append(
+                    (contents.take(pa.array(rows[usable_rows])), usable_values)
+                )
                 yield from self._full_blocks(values.shape[1])
 
     def _reasons(self, values: Values) -> NDArray[np.object_]:
@@ -299,10 +311,10 @@ class _Writer:
         self._written += 1
         save(uris.join(self._folder, name), values)
         vectors = measured(values, self._metric)
-        return _told(
+        return _packed_rows(
             contents,
             length=values.shape[1],
-            # Adding 0 makes -0.0 the 0.0 that it is equal to.
+            # Adding 0 turns -0.0 into 0.0, so that equal vectors have equal bytes.
             digest=[hashlib.sha1(row, usedforsecurity=False).digest() for row in values + np.float32(0)],
             file=name,
             row=np.arange(len(values), dtype=np.int32),
@@ -316,19 +328,22 @@ def _concatenated(waiting: list[tuple[pa.Array, Values]]) -> tuple[pa.Array, Val
     return pa.concat_arrays([contents for contents, _ in waiting]), np.concatenate([values for _, values in waiting])
 
 
-def _told(contents: pa.Array, **columns: Any) -> pa.RecordBatch:
-    """Rows of `_PACKED`; a column that is one value stands in every row, one that is not given is null."""
+def _packed_rows(contents: pa.Array, **columns: Any) -> pa.RecordBatch:
+    """Rows of `_PACKED`. A single value is repeated in every row; a missing column is null."""
     arrays = [contents]
     for field in list(_PACKED)[1:]:
         value = columns.get(field.name)
-        one = value is None or isinstance(value, (str, int))
-        arrays.append(pa.repeat(pa.scalar(value, field.type), len(contents)) if one else pa.array(value, field.type))
+        is_single = value is None or isinstance(value, (str, int))
+        arrays.append(
+            pa.repeat(pa.scalar(value, field.type), len(contents)) if is_single else pa.array(value, field.type)
+        )
     return pa.RecordBatch.from_arrays(arrays, schema=_PACKED)
 
 
 def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], Values]]:
-    """Rows of ``lists`` (list<float>) with equal lengths: their places, and their values (n, length) float32; null is
-    nan."""
+    """For each length in ``lists`` (list<float>): the row indices, and their values (n, length) float32.
+
+    A null list has length 0; a null value is nan."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     for length in np.unique(lengths):
         rows = np.nonzero(lengths == length)[0]
