@@ -1,24 +1,24 @@
-"""The errors that a person is meant to read: one line that says what, where, and what to do.
+"""The errors that people are meant to read: one line that says what, where, and what to do.
 
-Each `JobFailed` is one exit code of the jobs. `Unreadable` is about one image and becomes a row of ``failures``.
-Everything else that is raised is a defect of ours and keeps its traceback."""
+Each class of `JobFailed` has an exit code of the jobs. `Unreadable` is about one image and becomes a row of
+``failures``. Any other exception is a defect of this project, and keeps its traceback."""
 
 from typing import Any
 
 
 class JobFailed(Exception):
-    """The job could not be done as things stand (a lost race, an unreachable address). Exit code 1."""
+    """The job failed for reasons other than its input (a lost race, an unreachable address). Exit code 1."""
 
     exit_code = 1
 
     def __init__(self, message: str = "", **fields: Any):
-        """``fields``: what machines are told beside the message."""
+        """``fields``: values for machines, in addition to the message."""
         super().__init__(message)
         self.fields = fields
 
 
 class WrongInput(JobFailed):
-    """Arguments, settings or input files that have to be changed before it can work. Exit code 2."""
+    """Arguments, settings or input files must be changed before the job can work. Exit code 2."""
 
     exit_code = 2
 
@@ -30,8 +30,7 @@ class TooManyFailures(JobFailed):
 
 
 class Interrupted(BaseException):
-    """The job was ended from outside, by Ctrl-C. Like ``KeyboardInterrupt`` no ``except Exception`` stops it. Exit code
-    130."""
+    """The job was ended by Ctrl-C. Like ``KeyboardInterrupt`` it is not an ``Exception``. Exit code 130."""
 
     exit_code = 130
 
@@ -40,7 +39,7 @@ class Interrupted(BaseException):
 
 
 class Terminated(Interrupted):
-    """The job was ended from outside, by SIGTERM: a scheduler's way. Exit code 143."""
+    """The job was ended by SIGTERM, as schedulers do. Exit code 143."""
 
     exit_code = 143
 
@@ -49,7 +48,7 @@ class Terminated(Interrupted):
 
 
 class Unreadable(Exception):
-    """An image that cannot be used. ``reason``: a word that the table ``failures`` knows; ``detail``: one line."""
+    """An image that cannot be used. ``reason``: a word for the table ``failures``; ``detail``: one line for people."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(reason, detail)

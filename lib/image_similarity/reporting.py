@@ -1,8 +1,8 @@
-"""What a job says, as text for people or as JSON for machines, and how long its steps take.
+"""The messages of a job, as text for people or as JSON for machines, and the durations of its steps.
 
-One `Reporter` serves one application: ``cli.main`` makes it, everything below finds it by `current`. Where none was
-made (a notebook, a test of a stage) text goes to stdout and stderr. Nothing here knows Spark; Python's root logger is
-left alone."""
+One `Reporter` serves one application. ``command_line.main`` makes it, and everything below finds it by `current`.
+Without one (in a notebook, in a test of a stage) text goes to stdout and stderr. Nothing here depends on Spark, and
+Python's root logger stays unchanged."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 DEFAULT_EVERY = 10.0
-"""Seconds between two lines of progress."""
+"""Seconds between two lines of progress, by default."""
 
 TEXT, JSON = "text", "json"
 FORMATS = (TEXT, JSON)
@@ -30,38 +30,38 @@ class _Step:
     name: str
     began: float
     seconds: float = 0.0
-    """Without the steps inside it."""
+    """The duration without that of nested steps."""
 
 
 @dataclass
 class Reporter:
-    """Says what happens, and keeps the time.
+    """Writes messages, and measures the durations of steps.
 
-    Text: results go to stdout, progress and errors to stderr. JSON: all of it goes to stdout, each event one line that
-    is written at once, so that lines of several threads never mix, nor with what Spark prints on stderr."""
+    Text: results go to stdout, progress and errors to stderr. JSON: everything goes to stdout, one line for each event.
+    A line is written at once, so lines of several threads do not mix, and Spark prints on stderr only."""
 
     format: str = TEXT
     every: float = DEFAULT_EVERY
-    """Seconds between two lines of progress, where it is not a terminal that shows it."""
+    """Seconds between two lines of progress, where no terminal shows it."""
     verbose: bool = False
-    """Whether people are told details, too. Machines always are."""
+    """Whether people get details as well. Machines always do."""
     label: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
-    """What is being worked on: ``job``, and ``slot`` and ``run_id`` where that is one run."""
+    """The current work: ``job``, and also ``slot`` and ``run_id`` if it is a single run."""
     _steps: list[_Step] = field(default_factory=list)
     _inside: list[float] = field(default_factory=list)
-    """Of each open step, the seconds spent in steps inside it."""
+    """For each open step, the seconds spent in nested steps."""
     _lock: Any = field(default_factory=threading.Lock)
 
-    # -- saying --------------------------------------------------------------------------------------------------------
+    # -- messages ------------------------------------------------------------------------------------------------------
 
     @property
     def on_terminal(self) -> bool:
-        """Whether progress is one line that is kept up to date."""
+        """Whether progress is shown as one line that is updated."""
         return self.format == TEXT and sys.stderr.isatty()
 
     def tell(self, event: str, message: str, detail: bool = False, **fields: Any) -> None:
-        """Say ``message``; ``fields`` are for machines only. ``detail``: people hear of it only with ``--verbose``."""
+        """Writes ``message``. ``fields`` are for machines only. ``detail``: people see it only with ``--verbose``."""
         if self.format == JSON:
             if message.strip():
                 self._write(sys.stdout, f"{json.dumps(self._record(event, message, fields), default=str)}\n")
@@ -69,11 +69,11 @@ class Reporter:
             self._write(sys.stderr if event in _ON_STDERR else sys.stdout, f"{message}\n")
 
     def show(self, line: str) -> None:
-        """Put ``line`` in place of the last line of the terminal."""
+        """Replaces the last line of the terminal by ``line``."""
         self._write(sys.stderr, f"\r\x1b[K{line}")
 
     def show_no_more(self) -> None:
-        """Leave that line as it is."""
+        """Ends the line that `show` wrote."""
         self._write(sys.stderr, "\n")
 
     def _record(self, event: str, message: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -93,11 +93,11 @@ class Reporter:
             stream.write(text)
             stream.flush()
 
-    # -- keeping the time ----------------------------------------------------------------------------------------------
+    # -- durations -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def timed(self, name: str) -> Iterator[_Step]:
-        """Record how long this context takes as step ``name``; what a step inside it takes counts for that one only."""
+        """Records the duration of this context as step ``name``. The time of nested steps counts for those only."""
         step = _Step(name, time.monotonic())
         self._steps.append(step)
         self._inside.append(0.0)
@@ -111,13 +111,13 @@ class Reporter:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """The same, and tell of it when it is done."""
+        """Like `timed`, and reports the step when it is done."""
         with self.timed(name) as step:
             yield
         self.tell("step", f"{name}: {step.seconds:.1f} s", detail=True, step=name, seconds=round(step.seconds, 3))
 
     def seconds_by_step(self, since: float) -> dict[str, float]:
-        """The steps that began at ``since`` (of ``time.monotonic``) or later, in the order in which they first did."""
+        """step -> seconds, in order of first begin, for steps begun at ``since`` (of ``time.monotonic``) or later."""
         seconds: dict[str, float] = {}
         for step in self._steps:
             if step.began >= since:
@@ -136,7 +136,7 @@ def current() -> Reporter:
 
 @contextmanager
 def reporting_to(reporter: Reporter) -> Iterator[None]:
-    """Make ``reporter`` the current one."""
+    """Makes ``reporter`` the current one in this context."""
     token = _current.set(reporter)
     try:
         yield
@@ -145,15 +145,15 @@ def reporting_to(reporter: Reporter) -> Iterator[None]:
 
 
 def say(*lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
-    """Say one paragraph: the first line as it is, the others indented.
+    """Writes one paragraph: the first line as it is, the others indented.
 
-    ``event``: what kind of thing it is, for machines, as ``fields`` are; ``detail``: people hear of it only with
+    ``event`` and ``fields`` are for machines: the kind of message, and its values. ``detail``: people see it only with
     ``--verbose``."""
     current().tell(event, "\n  ".join(lines), detail, **fields)
 
 
 def note(message: str) -> None:
-    """Say something that is no failure, but that somebody should know."""
+    """Writes a warning: something that is no failure, but that people should know."""
     say(f"  note: {message}", event="note")
 
 
@@ -167,18 +167,18 @@ def aligned(rows: Iterable[tuple[str, ...]], indent: str = "  ") -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, whatever is in it."""
+    """``text`` with all unprintable characters escaped, so that it is one line."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def longest(seconds: dict[str, float], most: int = 5) -> str:
-    """The longest of ``seconds`` by step, for people."""
+    """The longest steps of ``seconds`` (step -> seconds), as text for people."""
     chosen = sorted(seconds.items(), key=lambda step: -step[1])[:most]
     return ", ".join(f"{name} {spent:.1f} s" for name, spent in chosen)
 
 
 class Progress:
-    """What is told of one piece of work of ``units``: rate, share done, time left."""
+    """Reports on one piece of work of ``units``: rate, share done, time left."""
 
     def __init__(self, reporter: Reporter, what: str, units: int, unit: str):
         self._reporter, self._what, self._units, self._unit = reporter, what, units, unit

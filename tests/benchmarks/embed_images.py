@@ -33,7 +33,7 @@ from image_similarity.runtime.session import open_session
 from image_similarity.runtime.tasks import ship
 from image_similarity.settings import EmbeddingsSettings, HttpSettings, ManifestSettings
 from image_similarity.stages import manifest
-from image_similarity.stages.embeddings import saved, stage
+from image_similarity.stages.embeddings import checkpoints, stage
 from image_similarity.warehouse.records import new_run_id
 from image_similarity.warehouse.warehouse import Warehouse
 from tools import samples
@@ -75,20 +75,20 @@ class Ours:
         state = warehouse.state_of("embed_images", run)
         fingerprint = stage.Fingerprint(
             name="bench",
-            description=self._prepared.network,
+            spec=self._prepared.network,
             file=self._file,
             published=warehouse.read("embeddings", []),
             failures=warehouse.read("failures", []),
             failures_hold=False,
             vectors=warehouse.read("vectors", []),
-            saved=warehouse.read_folders([], saved.SCHEMA),
-            folder=state.location(saved.FOLDER),
+            checkpoints=warehouse.read_folders([], checkpoints.SCHEMA),
+            folder=state.location(checkpoints.FOLDER),
         )
         with warehouse.scratch(run) as scratch:
             start = time.perf_counter()
             settings = EmbeddingsSettings(), HttpSettings()
             (outputs,) = stage.run(self._session, images, [fingerprint], *settings, stage.Retry(), scratch)
-            new = warehouse.read_folders([state.folder(saved.FOLDER)], saved.SCHEMA)
+            new = warehouse.read_folders([state.folder(checkpoints.FOLDER)], checkpoints.SCHEMA)
             warehouse.write("vectors", run, stage.new_vectors(new, fingerprint.vectors))
             seconds = time.perf_counter() - start
             assert outputs.read == images.count() and new.count() > 0.9 * outputs.read, "all but copies were embedded"

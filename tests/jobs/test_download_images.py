@@ -249,13 +249,13 @@ def test_a_label_is_published_once_and_dry_runs_write_nothing(
 
 def test_progress_is_the_sum_of_what_tasks_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tally = str(tmp_path / "tally")
-    assert stage._share_told(tally, 8) == 0, "before any task has begun"
+    assert stage._tallied_share(tally, 8) == 0, "before any task has begun"
     monkeypatch.setattr(stage, "_SECONDS_BETWEEN_TALLIES", 0)
     for task, files in enumerate([3, 1]):
         told = stage._Tally(f"{tally}/{task}")
         for _ in range(files):
             told.counted({})
-    assert stage._share_told(tally, 8) == 0.5
+    assert stage._tallied_share(tally, 8) == 0.5
 
 
 def test_an_answer_that_got_lost_is_no_failure(spark: SparkSession) -> None:

@@ -179,9 +179,9 @@ def test_a_run_that_is_wanted_again_while_it_is_removed(nights: Nights, run: Any
     paths = [path for path in retention.removable(warehouse, 2) if path.endswith(f"/manifest/run_id={first}")]
     record = warehouse.snapshot().runs[first]
     with leases.held(warehouse, new_run_id(), Pointer(), [first]):
-        assert retention.remove(warehouse, paths) == {} and retention.is_there(warehouse, record)
+        assert retention.remove(warehouse, paths) == {} and retention.is_complete(warehouse, record)
     assert run(restore_runs, *nights.common, "--to", first) == 0
-    assert retention.remove(warehouse, paths) == {} and retention.is_there(warehouse, record), "it is current now"
+    assert retention.remove(warehouse, paths) == {} and retention.is_complete(warehouse, record), "it is current now"
     assert ask(nights.warehouse, "SELECT count(*) FROM manifest") == [(6,)]
 
 
@@ -213,10 +213,10 @@ def test_a_lease_is_renewed(spark: SparkSession, tmp_path: Path, monkeypatch: py
         file = tmp_path / "_running" / "r1"
         os.utime(file, (0, 0))
         deadline = time.monotonic() + 10
-        while leases.alive(warehouse) != {"r1": set()} and time.monotonic() < deadline:
+        while leases.active(warehouse) != {"r1": set()} and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert leases.alive(warehouse) == {"r1": set()}
-    assert leases.alive(warehouse) == {} and not file.exists()
+        assert leases.active(warehouse) == {"r1": set()}
+    assert leases.active(warehouse) == {} and not file.exists()
 
 
 def test_a_night_is_undone_and_done_again(nights: Nights, run: Any, spark: SparkSession, capsys: Any) -> None:

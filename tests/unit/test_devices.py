@@ -15,7 +15,7 @@ from image_similarity.runtime import devices
 from image_similarity.runtime.devices import Devices
 from image_similarity.settings import EmbeddingsSettings
 from image_similarity.stages.embeddings import workers
-from image_similarity.stages.embeddings.saved import Count
+from image_similarity.stages.embeddings.checkpoints import CheckpointCount
 from image_similarity.stages.embeddings.workers import Work
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,17 +209,17 @@ def test_a_worker_that_gets_another_gpu_leaves_nothing_on_the_one_before(monkeyp
         return SimpleNamespace(device=device)
 
     monkeypatch.setattr(type(histogram), "load", load)
-    monkeypatch.setattr(devices, "release", lambda: happened.append(f"release, {len(workers._kernels)} held"))
-    monkeypatch.setattr(workers, "_kernels", {})
+    monkeypatch.setattr(devices, "release", lambda: happened.append(f"release, {len(workers._fingerprints)} held"))
+    monkeypatch.setattr(workers, "_fingerprints", {})
     work = Work(histogram, None, "folder", None)
-    got = [workers._kernels_for([(work, on)])[0] for on in ("cuda:0", "cuda:0", "cuda:1")]
+    got = [workers._fingerprints_for([(work, on)])[0] for on in ("cuda:0", "cuda:0", "cuda:1")]
     assert [kernel.device for kernel in got] == ["cuda:0", "cuda:0", "cuda:1"]  # type: ignore[attr-defined]
-    assert happened == ["load on cuda:0", "release, 0 held", "load on cuda:1"] and len(workers._kernels) == 1
+    assert happened == ["load on cuda:0", "release, 0 held", "load on cuda:1"] and len(workers._fingerprints) == 1
 
 
 def test_fingerprints_without_a_network_ask_for_no_device(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.task("7")  # which is not there
-    monkeypatch.setattr(workers, "_kernels", {})
+    monkeypatch.setattr(workers, "_fingerprints", {})
     monkeypatch.setattr(workers, "TaskContext", SimpleNamespace(get=lambda: None))
     work = Work(described("hsv", (2, 2, 2), scaled=True), None, "folder", None)
     [loaded] = workers._load([work], Devices("cuda", "fail", 1, False), EmbeddingsSettings(), 0.0)
@@ -227,7 +227,7 @@ def test_fingerprints_without_a_network_ask_for_no_device(machine: Machine, monk
 
 
 def test_nothing_saved_yet_is_no_progress(tmp_path: Path) -> None:
-    assert Count(str(tmp_path / "absent"))() == 0
+    assert CheckpointCount(str(tmp_path / "absent"))() == 0
 
 
 # -- discovery ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from PIL import Image
 from image_similarity.imaging import decoding
 from image_similarity.imaging.framing import Framing
 from image_similarity.settings import EmbeddingsSettings
-from image_similarity.stages.embeddings.saved import Saver
+from image_similarity.stages.embeddings.checkpoints import CheckpointWriter
 from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row, number_of
 from image_similarity.storage import fetch
 
@@ -45,7 +45,10 @@ def embed(tmp_path: Path) -> Embed:
 
     def run(files: list[Path], *kernels: Any, known: Any = None, wanted: int | None = None, **options: Any) -> Any:
         folders = [tmp_path / f"saved-{number}" for number in range(len(kernels))]
-        loaded = [Loaded(kernel, known, Saver(str(f), "key", 3, 7, 0.0, 0.0)) for kernel, f in zip(kernels, folders)]
+        loaded = [
+            Loaded(kernel, known, CheckpointWriter(str(f), "key", 3, 7, 0.0, 0.0))
+            for kernel, f in zip(kernels, folders)
+        ]
         rows = (_Row(file.name, str(file), "v1", wanted or (1 << len(kernels)) - 1) for file in files)
         results = pd.concat(list(Embedder(loaded, EmbeddingsSettings(**options)).results(rows)), ignore_index=True)
         return results, [saved_in(folder) for folder in folders]
@@ -186,19 +189,23 @@ def test_fetching_goes_on_while_the_network_works(
 
 
 def test_a_task_that_is_tried_again_knows_what_it_saved(tmp_path: Path, files: list[Path]) -> None:
-    first = Saver(str(tmp_path / "s"), "key", 3, 7, 0.0, 0.0)
-    assert first.before() == []
+    first = CheckpointWriter(str(tmp_path / "s"), "key", 3, 7, 0.0, 0.0)
+    assert first.earlier_contents() == []
     loaded = Loaded(Brightness(), None, first)
     results = pd.concat(
         list(Embedder([loaded], EmbeddingsSettings()).results(_Row(f.name, str(f), "v1", 1) for f in files[:3]))
     )
-    again = Saver(str(tmp_path / "s"), "key", 3, 8, 0.0, 0.0)
-    assert sorted(again.before()) == sorted(results["content_sha256"])
-    assert Saver(str(tmp_path / "s"), "key", 4, 8, 0.0, 0.0).before() == [], "another partition's are not its own"
+    again = CheckpointWriter(str(tmp_path / "s"), "key", 3, 8, 0.0, 0.0)
+    assert sorted(again.earlier_contents()) == sorted(results["content_sha256"])
+    assert CheckpointWriter(str(tmp_path / "s"), "key", 4, 8, 0.0, 0.0).earlier_contents() == [], (
+        "another partition's are not its own"
+    )
 
 
 def test_vectors_are_saved_when_it_is_time_and_at_the_end(tmp_path: Path, files: list[Path]) -> None:
-    patient = Saver(str(tmp_path / "s"), "key", 0, 0, 0.0, 3600.0)  # the job began in 1970: a twentieth of that is long
+    patient = CheckpointWriter(
+        str(tmp_path / "s"), "key", 0, 0, 0.0, 3600.0
+    )  # the job began in 1970: a twentieth of that is long
     rows = (_Row(file.name, str(file), None, 1) for file in files)
     embedder = Embedder([Loaded(Brightness(), None, patient)], EmbeddingsSettings())
     counts = [len(list(tmp_path.glob("s/*"))) for _ in embedder.results(rows)]

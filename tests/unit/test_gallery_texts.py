@@ -15,10 +15,10 @@ from image_similarity.pages.captions import LONGEST_TEXT
 from image_similarity.pages.captions import link as web_link
 from image_similarity.settings import GallerySettings
 from image_similarity.stages.gallery import cards, pages
-from image_similarity.stages.gallery.pages import Book, Slot
+from image_similarity.stages.gallery.pages import Book, Tab
 
 SETTINGS = GallerySettings()
-BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Slot("one", "one", "cosine"),), (), 200)
+BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Tab("one", "one", "cosine"),), (), 200)
 
 
 def texts(image_id: str, **attributes: str) -> dict[str, Any]:

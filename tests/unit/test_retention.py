@@ -51,11 +51,11 @@ def test_what_was_undone_and_what_was_made_of_it() -> None:
 
 def test_a_projection_is_restored_with_the_components_that_it_used() -> None:
     fitted, reused = record("r1", replaced=FITTED), record("r2", inputs={"projections": ["r1"]})
-    assert retention.made_current(fitted) == {table: {"pca": "r1"} for table in FITTED}
+    assert retention.published_slots(fitted) == {table: {"pca": "r1"} for table in FITTED}
     wanted = {**{table: {"pca": "r2"} for table in EMBEDDED}, "projections": {"pca": "r1"}}
-    assert retention.made_current(reused) == wanted
+    assert retention.published_slots(reused) == wanted
     refitted = record("r3", replaced=FITTED, inputs={"projections": ["r1"]})
-    assert retention.made_current(refitted)["projections"] == {"pca": "r3"}
+    assert retention.published_slots(refitted)["projections"] == {"pca": "r3"}
 
 
 def test_a_run_is_stale_when_what_it_was_made_of_is_not_current() -> None:

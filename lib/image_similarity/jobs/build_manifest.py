@@ -1,4 +1,4 @@
-"""images -> manifest: list the images of a folder, a glob, or a CSV, JSON or Parquet file with a `uri` column."""
+"""images -> manifest: lists the images of a folder, a glob, or a CSV, JSON or Parquet file with a `uri` column."""
 
 import argparse
 
@@ -26,23 +26,23 @@ def run(application: Application) -> None:
     if job.already_published():
         return
     arguments = job.arguments
-    chosen = f"a sample of {arguments.sample:,} (seed {arguments.seed}) of " if arguments.sample else ""
-    job.plan(f"list {chosen}{arguments.images}", f"write manifest to {job.warehouse.uri}")
+    sample = f"a sample of {arguments.sample:,} (seed {arguments.seed}) of " if arguments.sample else ""
+    job.plan(f"list {sample}{arguments.images}", f"write manifest to {job.warehouse.uri}")
     with job.step("list images"):
-        made = manifest.run(
+        listed = manifest.run(
             job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed, job.settings.http
         )
     with job.step("write tables"):
-        job.warehouse.write("manifest", job.run_id, made.rows)
+        job.warehouse.write("manifest", job.run_id, listed.rows)
         images = job.warehouse.read("manifest", [job.run_id]).count()
     used = {"images": uris.absolute(arguments.images), "sample": arguments.sample, "seed": arguments.seed}
     job.publish(
         replace={"manifest": {"": job.run_id}},
         inputs={},
-        counts={"images": images, "skipped": made.skipped},
+        counts={"images": images, "skipped": listed.skipped},
         used={**used, "manifest": job.settings.manifest.model_dump()},
     )
-    skipped = f"; skipped: {manifest.describe_skipped(made.skipped)}" if made.skipped else ""
+    skipped = f"; skipped: {manifest.describe_skipped(listed.skipped)}" if listed.skipped else ""
     job.say(f"build_manifest: {images:,} images in {job.seconds:.1f} s{skipped}")
 
 

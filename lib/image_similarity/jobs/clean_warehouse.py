@@ -1,5 +1,4 @@
-"""Remove what a warehouse need not keep: what runs that died have left and, if asked, runs that newer ones have
-replaced."""
+"""Removes what a warehouse need not keep: leftovers of dead runs and, on request, runs that were replaced."""
 
 import argparse
 
@@ -18,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--discard-checkpoints",
         "--discard-saved",
         action="store_true",
-        help="also vectors of runs that died, which the next embed_images would take over",
+        help="also remove checkpoints of unpublished runs, from which the next embed_images would resume",
     )
 
 
@@ -34,20 +33,20 @@ def run(application: Application) -> None:
         )
         return
     removed = retention.remove(warehouse, paths)
-    at_work = leases.alive(warehouse)
-    told = f"{len(removed):,} folders and files, {sum(removed.values()) / 2**20:,.1f} MiB"
-    say(f"clean_warehouse: removed {told}, from {warehouse.uri}", *_shown(warehouse, list(removed)))
-    if at_work:
+    active = leases.active(warehouse)
+    total = f"{len(removed):,} folders and files, {sum(removed.values()) / 2**20:,.1f} MiB"
+    say(f"clean_warehouse: removed {total}, from {warehouse.uri}", *_shown(warehouse, list(removed)))
+    if active:
         minutes = leases.DEAD_SECONDS / 60
         note(
-            f"{len(at_work):,} runs are at work, or were less than {minutes:.0f} minutes ago: what they have "
+            f"{len(active):,} runs are at work, or were less than {minutes:.0f} minutes ago: what they have "
             "written stays"
         )
 
 
 def _shown(warehouse: Warehouse, paths: list[str]) -> list[str]:
-    shown = [path.removeprefix(f"{warehouse.uri}/") for path in paths[:PATHS_SHOWN]]
-    return [*shown, f"... and {len(paths) - PATHS_SHOWN:,} more"] if len(paths) > PATHS_SHOWN else shown
+    names = [path.removeprefix(f"{warehouse.uri}/") for path in paths[:PATHS_SHOWN]]
+    return [*names, f"... and {len(paths) - PATHS_SHOWN:,} more"] if len(paths) > PATHS_SHOWN else names
 
 
 if __name__ == "__main__":

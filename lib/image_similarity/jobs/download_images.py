@@ -1,4 +1,4 @@
-"""a catalogue of addresses -> files in storage, a list of them for build_manifest, and what became of each address."""
+"""a catalogue of addresses -> files in storage, a list of them for build_manifest, and the outcome of each address."""
 
 import argparse
 import shlex
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=ALL,
         choices=[ALL, *stage.FAILURE_REASONS],
         metavar="REASON",
-        help="try again what failed before for this reason (default: any), though it is one that lasts",
+        help="try again what failed before for this reason (default: any), although the failure is permanent",
     )
 
 
@@ -48,7 +48,7 @@ def run(application: Application) -> None:
     options = _options(job)
     if job.already_published():
         if not job.arguments.dry_run:
-            _write_list(job, options)  # unless the run that published died just then, it is there already
+            _write_list(job, options)  # the run that published may have died before it wrote the list
         return
     with job.step("plan"):
         catalogue = _read(job)
@@ -117,20 +117,20 @@ def _failures_slot(slot: str) -> str:
 def _plan_lines(job: Job, catalogue: Catalogue, planned: DataFrame, options: Options) -> list[str]:
     counts = {row.action: row["count"] for row in planned.groupBy("action").count().collect()}
     left_out = f" (left out: {_describe(catalogue.left_out)})" if catalogue.left_out else ""
-    parts = [
+    actions = [
         f"fetch {counts.get(stage.FETCH, 0):,}",
         f"ask again for {counts.get(stage.RECHECK, 0):,}",
         f"leave {counts.get(stage.KEEP, 0):,} that are there and {counts.get(stage.SKIP, 0):,} that failed for good",
     ]
     return [
         f"take {len(catalogue.entries):,} addresses of {job.arguments.catalogue}{left_out}",
-        ", ".join(parts),
+        ", ".join(actions),
         f"put files into {options.folder}, write downloads and failures to {job.warehouse.uri}",
     ]
 
 
 def _check_writable(folder: str) -> None:
-    """Raise ``WrongInput`` if no file can be put into ``folder``, before any is fetched."""
+    """Raises ``WrongInput`` if no file can be written to ``folder``, before any is fetched."""
     probe = uris.join(folder, ".probe")
     try:
         blobs.write(probe, b"", "text/plain")
@@ -140,7 +140,7 @@ def _check_writable(folder: str) -> None:
 
 
 def _write(job: Job, outputs: Outputs, addresses: int) -> Failures:
-    """Write the tables; what failed. Raises ``TooManyFailures``."""
+    """Writes the tables, and counts the failures by reason. Raises ``TooManyFailures`` above the allowed fraction."""
     warehouse, run = job.warehouse, job.run_id
     warehouse.write("failures", run, outputs.failures)
     failures = job.failures()
@@ -166,7 +166,7 @@ def _used(job: Job) -> dict[str, Any]:
 
 
 def _write_list(job: Job, options: Options) -> None:
-    """The list of all files as published, put beside them last: who reads it finds every file that it names."""
+    """Writes the list of all published files beside them, last of all: every file that it names exists."""
     current = job.warehouse.current().runs("downloads", job.slot)
     content = stage.list_of(job.warehouse.read("downloads", current).toArrow())
     blobs.write(_list_uri(options), content, "application/vnd.apache.parquet")
@@ -184,18 +184,20 @@ def _summarise(job: Job, counts: dict[str, Any], failures: Failures, options: Op
         f"{counts[stage.UNCHANGED]:,} unchanged",
         f"{failures.total:,} failed",
     ]
-    others = [
-        f"{what.replace('_', ' ')}: {_describe(counts[what])}" for what in ("not_rechecked", "left_out") if counts[what]
+    details = [
+        f"{key.replace('_', ' ')}: {_describe(counts[key])}" for key in ("not_rechecked", "left_out") if counts[key]
     ]
-    told = f"download_images {job.slot}: {counts['addresses']:,} addresses in {job.seconds:.1f} s: " + ", ".join(parts)
-    job.say(told, *failures.lines, *others, failures=failures.fields)
+    summary = f"download_images {job.slot}: {counts['addresses']:,} addresses in {job.seconds:.1f} s: " + ", ".join(
+        parts
+    )
+    job.say(summary, *failures.lines, *details, failures=failures.fields)
     pipeline = ["-m", "image_similarity.jobs.run_pipeline"]
     command = [sys.executable, *pipeline, "--images", _list_uri(options), "--warehouse", job.warehouse.uri]
     job.say(f"next: {shlex.join(command)}")
 
 
 def _describe(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
 
 
 if __name__ == "__main__":

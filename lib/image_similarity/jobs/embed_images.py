@@ -1,4 +1,4 @@
-"""manifest -> embeddings and failures: turn each image into a vector, by one or several fingerprints, once."""
+"""manifest -> embeddings and failures: embed each image once, by one or several fingerprints."""
 
 import argparse
 import atexit
@@ -17,7 +17,7 @@ from image_similarity.reporting import note
 from image_similarity.runtime import devices
 from image_similarity.runtime.tasks import ship
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
-from image_similarity.stages.embeddings import prepare, projected, saved, stage
+from image_similarity.stages.embeddings import checkpoints, prepare, projected, stage
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.stages.embeddings.projected import Fitted
 from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_switches(parser: argparse.ArgumentParser) -> None:
-    """Those that run_pipeline takes, too."""
+    """The switches that run_pipeline takes as well."""
     parser.add_argument(
         "--replace-fingerprint", action="store_true", help="go on where the published vectors were made in another way"
     )
@@ -62,7 +62,7 @@ def run(application: Application) -> None:
     jobs = [job for job in jobs if not job.already_published()]
     if not jobs:
         return
-    if len(jobs) > 1:  # one pass for all
+    if len(jobs) > 1:  # one pass over the images for all of them
         work_on(application.session, "embed_images")
     _plan(jobs)
     of_images = [job for job in jobs if not isinstance(_declared(job), PcaSettings)]
@@ -70,16 +70,16 @@ def run(application: Application) -> None:
         _embed(of_images)
     for job in jobs:
         if job not in of_images:
-            _project(application.job("embed_images", job.slot))  # which sees what was published meanwhile
+            _project(application.job("embed_images", job.slot))  # a new job, which sees what was just published
 
 
 def check(application: Application) -> None:
-    """Raise for what can be told at once: fingerprints, networks, layers and reasons that do not exist, a GPU that
-    nobody gets."""
+    """Raises for faults that are known before any work: fingerprints, networks, layers and reasons that do not exist,
+    and a GPU that no task can have."""
     declared = {name: application.settings.fingerprint(name) for name in _names(application)}
-    for name, one in declared.items():
-        prepare.check(name, one)
-    if any(isinstance(one, (NetworkSettings, ExportedSettings)) for one in declared.values()):
+    for name, fingerprint in declared.items():
+        prepare.check(name, fingerprint)
+    if any(isinstance(fingerprint, (NetworkSettings, ExportedSettings)) for fingerprint in declared.values()):
         devices.check(application.session, application.settings.embeddings)
     for reason in application.arguments.retry_failed:
         if reason not in (EVERY_REASON, *stage.FAILURE_REASONS):
@@ -88,8 +88,8 @@ def check(application: Application) -> None:
 
 
 def _names(application: Application) -> list[str]:
-    asked = getattr(application.arguments, "fingerprints", None) or [application.settings.neighbours.fingerprint]
-    return prepare.with_bases(application.settings, asked)
+    names = getattr(application.arguments, "fingerprints", None) or [application.settings.neighbours.fingerprint]
+    return prepare.with_bases(application.settings, names)
 
 
 def _declared(job: Job) -> Any:
@@ -117,10 +117,10 @@ def _manifest_runs(job: Job) -> list[str]:
 
 @dataclass(frozen=True)
 class _Embedding:
-    """One fingerprint on its way: its run, and what goes in."""
+    """One fingerprint in the pass: its run, and its inputs."""
 
     job: Job
-    ready: PreparedFingerprint
+    prepared: PreparedFingerprint
     fingerprint: Fingerprint
     inputs: dict[str, list[str]]
 
@@ -130,79 +130,81 @@ class _Embedding:
 
 
 def _embed(jobs: list[Job]) -> None:
-    """One pass over the images for all ``jobs``, each of which is a fingerprint and publishes its own slots."""
+    """Embeds the images in one pass for all ``jobs``. Each job is one fingerprint, and publishes its own slots."""
     first = jobs[0]
     manifest = first.warehouse.read("manifest", _manifest_runs(first))
     with first.step("prepare fingerprints"):
         embeddings = [_embedding(job) for job in jobs]
         _check_distinct(embeddings)
-    asked = first.arguments.retry_failed
-    retry = Retry(EVERY_REASON in asked, [reason for reason in asked if reason != EVERY_REASON])
+    reasons = first.arguments.retry_failed
+    retry = Retry(EVERY_REASON in reasons, [reason for reason in reasons if reason != EVERY_REASON])
     with first.warehouse.scratch(first.run_id) as scratch:
-        wanted = [one.fingerprint for one in embeddings]
+        fingerprints = [embedding.fingerprint for embedding in embeddings]
         settings = first.settings
         with first.step("sort out what is new"):
-            outputs = stage.run(first.session, manifest, wanted, settings.embeddings, settings.http, retry, scratch)
+            outputs = stage.run(
+                first.session, manifest, fingerprints, settings.embeddings, settings.http, retry, scratch
+            )
         with first.step("write tables"):
-            written = [_write(one, manifest, result) for one, result in zip(embeddings, outputs)]
-    for one, (counts, failures) in zip(embeddings, written):
-        _publish(one, counts)
-        _summarise(one.job, counts, failures)
+            written = [_write(embedding, manifest, result) for embedding, result in zip(embeddings, outputs)]
+    for embedding, (counts, failures) in zip(embeddings, written):
+        _publish(embedding, counts)
+        _summarise(embedding.job, counts, failures)
 
 
 def _check_distinct(embeddings: list[_Embedding]) -> None:
-    named: dict[str, str] = {}
-    for one in embeddings:
-        other = named.setdefault(one.fingerprint.key, one.job.slot)
-        if other != one.job.slot:
-            raise WrongInput(f"fingerprints {other} and {one.job.slot} are declared alike: one of them is enough")
+    slots: dict[str, str] = {}
+    for embedding in embeddings:
+        other = slots.setdefault(embedding.fingerprint.key, embedding.job.slot)
+        if other != embedding.job.slot:
+            raise WrongInput(f"fingerprints {other} and {embedding.job.slot} are declared alike: one of them is enough")
 
 
 def _embedding(job: Job) -> _Embedding:
-    ready = prepare.prepare(job.slot, _declared(job), _folder_for_workers(), job.settings.http)
-    for told in ready.notes:
-        job.say(f"{job.slot}: {told}", event="note")
-    key = ready.description.key
+    prepared = prepare.prepare(job.slot, _declared(job), _folder_for_workers(), job.settings.http)
+    for line in prepared.notes:
+        job.say(f"{job.slot}: {line}", event="note")
+    key = prepared.spec.key
     inputs = {
         "manifest": _manifest_runs(job),
         "embeddings": job.base_snapshot.run_ids("embeddings", job.slot),
         "vectors": job.base_snapshot.run_ids("vectors", key),
     }
     published = job.warehouse.read("embeddings", inputs["embeddings"])
-    before = published.select("fingerprint_key").first()
-    _check_key(job, before, key)
+    previous = published.select("fingerprint_key").first()
+    _check_key(job, previous, key)
     fingerprint = Fingerprint(
         name=job.slot,
-        description=ready.description,
-        file=ship(job.session, ready.file) if ready.file else None,
+        spec=prepared.spec,
+        file=ship(job.session, prepared.file) if prepared.file else None,
         published=published,
         failures=job.warehouse.read("failures", job.base_snapshot.run_ids("failures", job.slot)),
-        failures_hold=before is not None and before.fingerprint_key == key,
+        failures_hold=previous is not None and previous.fingerprint_key == key,
         vectors=job.warehouse.read("vectors", inputs["vectors"]),
-        saved=_saved(job, key),
-        folder=job.warehouse.state_of(_state(key), job.run_id).location(saved.FOLDER),
+        checkpoints=_checkpoints(job, key),
+        folder=job.warehouse.state_of(_state(key), job.run_id).location(checkpoints.FOLDER),
     )
-    return _Embedding(job, ready, fingerprint, inputs)
+    return _Embedding(job, prepared, fingerprint, inputs)
 
 
 def _folder_for_workers() -> Path:
-    """For files of parameters. It is kept until this process ends: an executor that joins later asks for them."""
+    """A folder for files of weights. It is kept until this process ends, because executors may join late."""
     folder = Path(tempfile.mkdtemp(prefix="image-similarity-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
-def _saved(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
-    """What this run and those before it, which did not come to their end, have saved for ``key``."""
+def _checkpoints(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
+    """The checkpoints for ``key`` of this run and of earlier runs that were not published."""
     runs = [run for run in job.warehouse.states(_state(key)) if run == job.run_id or not this_run_only]
     return job.warehouse.read_folders(
-        [job.warehouse.state_of(_state(key), run).folder(saved.FOLDER) for run in runs], saved.SCHEMA
+        [job.warehouse.state_of(_state(key), run).folder(checkpoints.FOLDER) for run in runs], checkpoints.SCHEMA
     )
 
 
 def _state(key: str) -> str:
-    """Where vectors of ``key`` are saved while they are made, see `Warehouse.state`."""
-    return f"{retention.SAVED}/{key}"
+    """The state slot that holds the checkpoints for ``key``, see `Warehouse.state`."""
+    return f"{retention.CHECKPOINTS}/{key}"
 
 
 def _check_key(job: Job, published: Any, key: str) -> None:
@@ -217,16 +219,19 @@ def _check_key(job: Job, published: Any, key: str) -> None:
     )
 
 
-def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict[str, Any], Failures]:
-    """Write the tables, check that they account for every image, and count."""
-    job, run = one.job, one.job.run_id
+def _write(embedding: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict[str, Any], Failures]:
+    """Writes the tables, checks that every image is embedded or failed, and counts."""
+    job, run = embedding.job, embedding.job.run_id
     failures = _write_failures(job, outputs.failures, outputs.images)
     job.warehouse.write("embeddings", run, outputs.embeddings)
-    vectors, added = one.fingerprint.vectors, 0
-    # Not what tasks have told: one that was lost with its executor may have saved vectors, which are not made again.
-    embedded = _saved(job, one.fingerprint.key, this_run_only=True).select("content_sha256").distinct().count()
+    vectors, added = embedding.fingerprint.vectors, 0
+    # Counted from checkpoints and not from results: a task that was lost with its executor may have written some, and
+    # its retry does not embed those contents again.
+    embedded = (
+        _checkpoints(job, embedding.fingerprint.key, this_run_only=True).select("content_sha256").distinct().count()
+    )
     if embedded or outputs.resumed:
-        new = stage.new_vectors(_saved(job, one.fingerprint.key), vectors)
+        new = stage.new_vectors(_checkpoints(job, embedding.fingerprint.key), vectors)
         job.warehouse.write("vectors", run, new)
         written = job.warehouse.read("vectors", [run])
         vectors, added = vectors.unionByName(written), written.count()
@@ -246,47 +251,47 @@ def _write(one: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict
 
 
 def _write_failures(job: Job, rows: DataFrame, images: int) -> Failures:
-    """What failed. ``TooManyFailures`` if it is more than may be."""
+    """Writes ``failures``, and counts them by reason. Raises ``TooManyFailures`` above the allowed fraction."""
     job.warehouse.write("failures", job.run_id, rows)
     failures = job.failures()
     job.check_failures(failures, "images", images, "embeddings")
     return failures
 
 
-def _publish(one: _Embedding, counts: dict[str, Any]) -> None:
-    job = one.job
-    used = prepare.record(job.slot, _declared(job), one.ready)
+def _publish(embedding: _Embedding, counts: dict[str, Any]) -> None:
+    job = embedding.job
+    used = prepare.record(job.slot, _declared(job), embedding.prepared)
     job.publish(
         replace={"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}},
-        append={"vectors": {one.fingerprint.key: job.run_id}} if counts["vectors_added"] else None,
-        inputs=one.inputs,
+        append={"vectors": {embedding.fingerprint.key: job.run_id}} if counts["vectors_added"] else None,
+        inputs=embedding.inputs,
         counts=counts,
         used={**used, "embeddings": job.settings.embeddings.model_dump()},
     )
-    try:  # all that was saved is in the store now
-        job.warehouse.forget_state(one.state, but=leases.alive(job.warehouse).keys() - {job.run_id})
-    except OSError as error:  # the run is published, it did not fail
-        note(f"what was saved on the way could not be removed: {error}; the next run does it")
+    try:  # all checkpoints are in the vector store now
+        job.warehouse.forget_state(embedding.state, keep=leases.active(job.warehouse).keys() - {job.run_id})
+    except OSError as error:  # the run is published and has not failed
+        note(f"checkpoints could not be removed: {error}; the next run removes them")
 
 
 def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:
     known = counts["read"] - counts["embedded"]
-    parts = [f"{counts['embedded']:,} embedded", f"{counts['not_read_again']:,} unchanged"]
+    totals = [f"{counts['embedded']:,} embedded", f"{counts['not_read_again']:,} unchanged"]
     if counts["resumed"]:
-        parts[-1] += f" ({counts['resumed']:,} of them embedded by a run that did not end)"
-    parts.append(f"{failures.total:,} failed")
-    computed = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
-    others = [f"computed on: {computed}"] if computed else []
-    others += [f"read, but not embedded (known content, or failed): {known:,}"] if known else []
-    told = f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(parts)}"
-    job.say(told, *others, *failures.lines, failures=failures.fields)
+        totals[-1] += f" ({counts['resumed']:,} of them resumed from a run that was not published)"
+    totals.append(f"{failures.total:,} failed")
+    devices_used = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
+    details = [f"computed on: {devices_used}"] if devices_used else []
+    details += [f"read, but not embedded (known content, or failed): {known:,}"] if known else []
+    summary = f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(totals)}"
+    job.say(summary, *details, *failures.lines, failures=failures.fields)
 
 
 # -- fingerprints of vectors -------------------------------------------------------------------------------------------
 
 
 def _project(job: Job) -> None:
-    """A fingerprint that is made of another's vectors, which is published."""
+    """Projects the published vectors of another fingerprint, and publishes the result."""
     declared, warehouse = _declared(job), job.warehouse
     inputs = {
         "embeddings": job.base_snapshot.run_ids("embeddings", declared.base),
@@ -300,17 +305,17 @@ def _project(job: Job) -> None:
     contents = base.select("content_sha256").distinct()
     vectors = warehouse.read("vectors", inputs["vectors"]).join(contents, "content_sha256", "left_semi")
     with job.step("fit components"):
-        before = projected.published(
+        previous = projected.published(
             warehouse.read("projections", inputs["projections"]), base_key.fingerprint_key, declared
         )
-        fitted = before or projected.fit(job.slot, vectors, base_key.fingerprint_key, declared)
+        fitted = previous or projected.fit(job.slot, vectors, base_key.fingerprint_key, declared)
     published = warehouse.read("embeddings", job.base_snapshot.run_ids("embeddings", job.slot))
     _check_key(job, published.select("fingerprint_key").first(), fitted.key)
     with job.step("project and write tables"):
-        counts = _write_projected(job, base, vectors, fitted, is_new=before is None)
+        counts = _write_projected(job, base, vectors, fitted, is_new=previous is None)
     replace = {"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}}
     job.publish(
-        replace=replace if before else {**replace, "projections": {job.slot: job.run_id}},
+        replace=replace if previous else {**replace, "projections": {job.slot: job.run_id}},
         append={"vectors": {fitted.key: job.run_id}} if counts["vectors_added"] else None,
         inputs=inputs,
         counts=counts,
@@ -329,14 +334,14 @@ def _project(job: Job) -> None:
 
 
 def _weights_behind(job: Job, runs: list[str]) -> dict[str, Any]:
-    """What is recorded of the weights that made the base's vectors: pages tell of untrained ones, projected or not."""
+    """The recorded weights of the base. Pages warn of untrained weights, for projected fingerprints as well."""
     records = [job.base_snapshot.runs[run] for run in runs if run in job.base_snapshot.runs]
     settings = records[0].settings if records else {}
     return {name: settings[name] for name in ("weights", "trained") if name in settings}
 
 
 def _write_projected(job: Job, base: DataFrame, vectors: DataFrame, fitted: Fitted, is_new: bool) -> dict[str, Any]:
-    """Write the tables of a projected fingerprint, and count."""
+    """Writes the tables of a projected fingerprint, and counts."""
     warehouse, run, declared = job.warehouse, job.run_id, _declared(job)
     named = projected.renamed(base, job.slot, fitted.key)
     failures = warehouse.read("failures", job.base_snapshot.run_ids("failures", declared.base))

@@ -1,5 +1,6 @@
-"""One Spark application and the runs of jobs in it: from the pointer as it is now to one publication, with its
-record."""
+"""One Spark application, and the runs of jobs in it.
+
+A run begins with the current pointer. It ends with one publication and its record."""
 
 import argparse
 import importlib.metadata
@@ -30,7 +31,7 @@ from image_similarity.warehouse.warehouse import Warehouse
 
 
 class PlanOnly(Exception):
-    """Raised by `Job.plan` under ``--dry-run``: the plan is printed, there is nothing more to do."""
+    """Raised by `Job.plan` under ``--dry-run``: the plan is printed, and the job ends."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failures:
-    """What failed in one run, by reason: how many, and one of them."""
+    """The failures of one run by reason: their number, and an example."""
 
     counts: dict[str, int]
     examples: dict[str, str]
@@ -62,36 +63,35 @@ class Failures:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """For machines."""
+        """reason -> count and example, for machines."""
         return {reason: {"count": count, "example": self.examples[reason]} for reason, count in self.counts.items()}
 
 
 @dataclass
 class Application:
-    """One Spark application: arguments, settings, the session and the warehouse; one or several jobs run in it."""
+    """One Spark application: arguments, settings, session and warehouse. One or several jobs run in it."""
 
     arguments: argparse.Namespace
     settings: Settings
     session: SparkSession
     warehouse: Warehouse
     finished: "list[Finished]" = field(default_factory=list)
-    """What this application has published so far."""
+    """The runs that this application has published so far."""
     _jobs: "list[Job]" = field(default_factory=list)
-    _is_at_work: bool = False
+    _is_active: bool = False
     _leases: ExitStack = field(default_factory=ExitStack)
 
     def job(self, name: str, slot: str = "") -> "Job":
         job = Job(self, name, slot)
         self._jobs.append(job)
-        if self._is_at_work:
+        if self._is_active:
             self._leases.enter_context(job.lease())
         return job
 
     def begin(self) -> None:
-        """From now on something may be written: until the end, cleaning leaves alone what the runs of this application
-        write."""
-        if not self._is_at_work:
-            self._is_at_work = True
+        """Takes the leases of this application's runs: from now on, until the end, cleaning spares what they write."""
+        if not self._is_active:
+            self._is_active = True
             for job in self._jobs:
                 self._leases.enter_context(job.lease())
 
@@ -99,24 +99,24 @@ class Application:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """The end: what was written and not published goes, but for the list of failures that the error points to."""
+        """Removes unpublished tables after an error. After `TooManyFailures` ``failures`` stays: the error names it."""
         with self._leases:
-            if error is not None and self._is_at_work:
+            if error is not None and self._is_active:
                 self._discard(["failures"] if isinstance(error, TooManyFailures) else [])
 
-    def _discard(self, but: list[str]) -> None:
+    def _discard(self, keep: list[str]) -> None:
         try:
             published = set(self.warehouse.current().runs(RUNS))
             for job in self._jobs:
                 if job.run_id not in published:
-                    self.warehouse.discard(job.run_id, but)
+                    self.warehouse.discard(job.run_id, keep)
         except (OSError, JobFailed, *SPARK_ERRORS):
-            pass  # what made the job fail is told, not this; clean_warehouse removes the rest
+            pass  # the job's own error is reported instead; clean_warehouse removes the rest
 
 
 @dataclass
 class Job:
-    """One run of one job on one slot: begins with the pointer as it is now, ends with one publication."""
+    """One run of one job on one slot. It begins with the current pointer and ends with one publication."""
 
     application: Application
     name: str
@@ -124,7 +124,7 @@ class Job:
     run_id: str = field(default_factory=new_run_id)
     started: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     older: frozenset[str] = frozenset()
-    """Runs that are not current any more, and that this one needs."""
+    """Runs that are no longer current, and that this run needs."""
 
     def __post_init__(self) -> None:
         self.arguments = self.application.arguments
@@ -141,61 +141,62 @@ class Job:
         return (datetime.now(timezone.utc) - self.started).total_seconds()
 
     def lease(self) -> AbstractContextManager[None]:
-        """While it is open, cleaning leaves alone what this run writes, and what it may read."""
+        """The lease of this run. While it is held, cleaning spares what the run writes and what it may read."""
         return leases.held(self.warehouse, self.run_id, self.base_snapshot.pointer, self.older)
 
     def already_published(self) -> bool:
-        """Whether a run with this ``--run-id`` label published this job and slot before; says so if it did."""
+        """Whether a run with this ``--run-id`` label has published this job and slot. Reports it if so."""
         label = self.arguments.run_id
         if label is None:
             return False
         with self.step("look for the label"):
             history = list(self.base_snapshot.runs.values())
         undone = retention.undone(history)
-        done = [run for run in history if run.status == PUBLISHED]
-        same = [run for run in done if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
-        before = next((run for run in same if run.run_id not in undone), None)
-        if before is not None:
+        published = [run for run in history if run.status == PUBLISHED]
+        same = [run for run in published if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
+        previous = next((run for run in same if run.run_id not in undone), None)
+        if previous is not None:
             message = (
                 f"{self.name} {self.slot}".rstrip()
-                + f": already published under the label {label!r} as {before.run_id}"
+                + f": already published under the label {label!r} as {previous.run_id}"
             )
-            self.say(message, event="already_published", run_id=before.run_id)
-        return before is not None
+            self.say(message, event="already_published", run_id=previous.run_id)
+        return previous is not None
 
     def plan(self, *lines: str) -> None:
-        """Say what is going to be done; under ``--dry-run`` stop there."""
+        """Reports the plan. Under ``--dry-run`` raises `PlanOnly`; otherwise takes the leases."""
         self.say(f"{self.name}:", *lines, event="plan")
         if self.arguments.dry_run:
             raise PlanOnly
         self.application.begin()
 
     def say(self, *lines: str, event: str = "summary", detail: bool = False, **fields: Any) -> None:
-        """As `say`, about this run."""
+        """As `reporting.say`, about this run."""
         say(*lines, event=event, detail=detail, **{**self._about, **fields})
 
     def step(self, what: str) -> AbstractContextManager[None]:
-        """A step of the work, see `spark.step`."""
+        """A step of the work, see `progress.step`."""
         return progress.step(self.session, what)
 
     def failures(self) -> Failures:
-        """What failed, from the table that this run has written."""
+        """The failures in the table that this run has written."""
         example = F.min(F.coalesce("uri", "image_id")).alias("example")
         grouped = self.warehouse.read("failures", [self.run_id]).groupBy("reason")
         rows = grouped.agg(F.count("*").alias("images"), example).orderBy("reason").collect()
-        # What stands behind the ? of an address may be a signature that opens it: no log needs that.
+        # The query of an address may contain a signature that gives access: it must not be logged.
         examples = {row.reason: printable(re.sub(r"^(https?://[^?]*)\?.*", r"\1?...", row.example)) for row in rows}
         return Failures({row.reason: row.images for row in rows}, examples)
 
-    def check_failures(self, failures: Failures, of: str, count: int, section: str, note: str = "") -> None:
-        """Raise ``TooManyFailures`` if of ``count`` (``of``: what they are) more failed than the settings' ``section``
-        allows."""
+    def check_failures(self, failures: Failures, unit: str, count: int, section: str, note: str = "") -> None:
+        """Raises ``TooManyFailures`` if more of ``count`` items failed than the settings' ``section`` allows.
+
+        ``unit``: what the items are, for the message. ``note``: added to it."""
         allowed = getattr(self.settings, section).max_failed_fraction
         if failures.total <= allowed * count:
             return
         counted = ", ".join(f"{images:,} {reason}" for reason, images in failures.counts.items())
         message = (
-            f"{failures.total:,} of {count:,} {of} failed ({counted}), more than {section}.max_failed_fraction = "
+            f"{failures.total:,} of {count:,} {unit} failed ({counted}), more than {section}.max_failed_fraction = "
             f"{allowed} allows; "
             f"nothing was published{note}. Each failure is a row in "
             f"{uris.for_readers(self.warehouse.folder('failures', self.run_id))}"
@@ -213,11 +214,11 @@ class Job:
         recall: float | None = None,
         status: str = PUBLISHED,
     ) -> None:
-        """Make this run's tables current, with its record in ``runs``.
+        """Makes this run's tables current, with its record in ``runs``.
 
-        ``inputs``: table -> runs read; ``counts``: what was counted; ``used``: the settings and what they resolved to;
-        ``recall``: of approximate neighbours; ``status``: another one where the run does not count as done under its
-        label."""
+        ``inputs``: table -> runs read. ``counts``: what was counted. ``used``: the settings, and what they resolved to.
+        ``recall``: of approximate neighbours. ``status``: another value than `PUBLISHED` if the run does not count as
+        done under its label."""
         seconds, stages = self.seconds, reporting.current().seconds_by_step(self._began)
         outputs = _outputs(replace, append or {})
         record = Record(
@@ -237,15 +238,15 @@ class Job:
             started_at=self.started,
             finished_at=datetime.now(timezone.utc),
         )
-        self._check_there(replace, append or {})
+        self._check_present(replace, append or {})
         self.warehouse.write_record(record)
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended["runs"] = {"": self.run_id}
         self.warehouse.publish(self.base_snapshot.pointer, replace, appended)
         self.application.finished.append(Finished(self.name, seconds, counts, used))
-        told = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
+        message = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
         self.say(
-            f"{told}: {reporting.longest(stages)}" if stages else told,
+            f"{message}: {reporting.longest(stages)}" if stages else message,
             event="published",
             detail=True,
             seconds=round(seconds, 3),
@@ -257,10 +258,11 @@ class Job:
         if self.arguments.keep_runs:
             self._clean(self.arguments.keep_runs)
 
-    def _check_there(self, *published: Slots) -> None:
-        """Raise ``JobFailed`` if a table is gone: its run was taken for dead, say on a machine that slept, or removed
-        meanwhile."""
-        folders = {(table, run) for slots in published for table, named in slots.items() for run in named.values()}
+    def _check_present(self, *published: Slots) -> None:
+        """Raises ``JobFailed`` if a table is gone.
+
+        Cleaning took this run for dead (its machine slept, say), or removed a run that it needs."""
+        folders = {(table, run) for slots in published for table, runs in slots.items() for run in runs.values()}
         for table, run in folders:
             if not self.warehouse.files.entries(f"{self.warehouse.uri}/{table}/run_id={run}"):
                 raise JobFailed(
@@ -270,24 +272,19 @@ class Job:
     def _clean(self, keep: int) -> None:
         try:
             retention.remove(self.warehouse, retention.removable(self.warehouse, keep))
-        except Exception as error:  # whatever it is: the run is published, it did not fail
+        except Exception as error:  # whatever the error: the run is published and has not failed
             note(f"older runs could not be removed: {error}; clean_warehouse does it")
 
 
 def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:
-    """For ``runs.outputs``: table -> slots, of those that were replaced and of those that were added to."""
-    named = {"replaced": replace, "appended": append}
-    return {how: {table: sorted(runs) for table, runs in slots.items()} for how, slots in named.items()}
+    """For ``runs.outputs``: ``replaced`` and ``appended``, each table -> slots."""
+    slots_by_action = {"replaced": replace, "appended": append}
+    return {action: {table: sorted(runs) for table, runs in slots.items()} for action, slots in slots_by_action.items()}
 
 
 def _versions(session: SparkSession) -> dict[str, str]:
-    names = (
-        "torch",
-        "torchvision",
-        "numpy",
-        "pyarrow",
-        "pillow",
-    )  # asked of the installation: importing them takes seconds
+    # Read from the metadata of the installation, because importing the libraries takes seconds.
+    names = ("torch", "torchvision", "numpy", "pyarrow", "pillow")
     installed = {name: importlib.metadata.version(name) for name in names}
     java: Any = session._jvm
     return {
@@ -295,13 +292,12 @@ def _versions(session: SparkSession) -> dict[str, str]:
         "python": platform.python_version(),
         "java": java.System.getProperty("java.version"),
         "spark": session.version,
-        "hadoop": java.org.apache.hadoop.util.VersionInfo.getVersion(),  # what reads and writes s3a://, hdfs://, gs://
+        "hadoop": java.org.apache.hadoop.util.VersionInfo.getVersion(),  # its clients access s3a://, hdfs://, gs://
         **installed,
     }
 
 
 def work_on(session: SparkSession, job: str, **about: Any) -> None:
-    """From now on what is said, and what Spark does, is about ``job``; ``about``: slot and run_id, where it is one
-    run."""
+    """Makes ``job`` the subject of later messages and of Spark's work. ``about``: slot and run_id of a single run."""
     reporting.current().about = {"job": job, **about}
     session.sparkContext.setJobDescription(job)

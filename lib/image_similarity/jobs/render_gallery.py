@@ -1,4 +1,4 @@
-"""all tables -> gallery: pages to look at the results, opened from disk or from any static server."""
+"""all tables -> gallery: render pages that show the results, readable from disk or from any static server."""
 
 import argparse
 import posixpath
@@ -20,7 +20,7 @@ from image_similarity.reporting import note, say
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.stages.gallery import pictures
 from image_similarity.stages.gallery import render as stage
-from image_similarity.stages.gallery.pages import Slot
+from image_similarity.stages.gallery.pages import Tab
 from image_similarity.stages.gallery.render import About, Inputs
 from image_similarity.stages.neighbours import vectors
 from image_similarity.storage import uris
@@ -32,7 +32,7 @@ IMAGES_ARE_NEWER = "The images were listed anew after these fingerprints were ma
 FINGERPRINTS_ARE_NEWER = "The fingerprints were made anew after these neighbours were found: run find_neighbours again."
 
 Records = Mapping[str, Record]
-"""By run_id."""
+"""run_id -> record."""
 
 
 def add_gallery(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -58,60 +58,58 @@ def run(application: Application) -> None:
 
 
 def render(application: Application) -> None:
-    job = application.job("render_gallery", _opened(application).uri)
+    job = application.job("render_gallery", _site(application).uri)
     if job.already_published():
         return
     slots = _slots(job, getattr(application.arguments, "fingerprints", None) or [])
     with job.step("plan"):
         inputs, runs = _inputs(job, list(slots))
         records = job.base_snapshot.runs
-    opened = check(application, _images_of(job, records))
+    site = check(application, _images_of(job, records))
     job.plan(
         f"show the neighbours by {', '.join(slots.values())} of the images in {job.warehouse.uri}",
-        f"write pictures and pages to {opened.uri}, then replace its index.html",
+        f"write pictures and pages to {site.uri}, then replace its index.html",
     )
-    opened.begin()
+    site.begin()
     with job.warehouse.scratch(job.run_id) as scratch, job.step("lay out pages"):
         try:
             about = _about(job, slots, records)
-            made = stage.run(job.session, inputs, about, job.settings, opened, job.run_id, job.warehouse, scratch)
+            outputs = stage.run(job.session, inputs, about, job.settings, site, job.run_id, job.warehouse, scratch)
         except BaseException:
-            opened.files.delete(opened.folder(job.run_id))  # nobody has looked at it
+            site.files.delete(site.folder(job.run_id))  # it is not published, so no visitor uses it
             raise
     used = {"gallery": job.settings.gallery.model_dump(), "slots": list(slots)}
-    with opened.locked():
-        kept = opened.publish(job.run_id, made.index)
-        job.publish(replace={}, inputs=runs, counts=made.counts, used=used)
-        _tidy_up(job, opened, kept)
-    _summarise(job, made.counts)
+    with site.locked():
+        kept = site.publish(job.run_id, outputs.index)
+        job.publish(replace={}, inputs=runs, counts=outputs.counts, used=used)
+        _tidy_up(job, site, kept)
+    _summarise(job, outputs.counts)
 
 
-def _tidy_up(job: Job, opened: Site, kept: list[str]) -> None:
-    """Remove what no page shows any more. If that goes wrong it is no failure: the next run tries again."""
+def _tidy_up(job: Job, site: Site, kept: list[str]) -> None:
+    """Removes renderings and pictures that are no longer shown. A failure is only noted: the next run tries again."""
     try:
-        opened.remove_others(kept)
-        removed = pictures.remove_unused(job.session, opened, kept, job.warehouse)
+        site.remove_others(kept)
+        removed = pictures.remove_unused(job.session, site, kept, job.warehouse)
         if removed:
             job.say(f"  {removed:,} pictures removed that no page shows any more")
     except (OSError, *SPARK_ERRORS) as error:
-        note(f"what is not used any more could not be removed from {opened.uri}: {cause_of(error)}")
+        note(f"what is not used any more could not be removed from {site.uri}: {cause_of(error)}")
 
 
 def check(application: Application, images: str) -> Site:
-    """The gallery's folder. Raises ``WrongInput`` if it cannot serve, or lies among ``images``: the next run would find
-    it."""
-    opened = _opened(application)
-    opened.check_place(images, application.warehouse.uri)
-    return opened
+    """The gallery's site. Raises ``WrongInput`` if its folder is unusable, or lies in ``images`` or the warehouse."""
+    site = _site(application)
+    site.check_place(images, application.warehouse.uri)
+    return site
 
 
-def _opened(application: Application) -> Site:
+def _site(application: Application) -> Site:
     return open_site(application.session, "gallery", application.arguments.gallery)
 
 
 def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
-    """The published slots of ``neighbours`` that are shown, with what they are called; the settings' fingerprint
-    first."""
+    """The slots of ``neighbours`` to show, each with its label. The settings' fingerprint and metric come first."""
     published = job.base_snapshot.slots("neighbours")
     if not published:
         raise WrongInput(f"no neighbours are published in {job.warehouse.uri}: run find_neighbours first")
@@ -124,19 +122,19 @@ def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
         raise WrongInput(
             f"no neighbours by {', '.join(map(repr, unknown))} in {job.warehouse.uri}; published are: {known}"
         )
-    ours = job.settings.neighbours
-    first_of_all, first_of_its_own = ours.fingerprint, f"{ours.fingerprint}/{ours.metric}"
-    names = dict.fromkeys(fingerprints) or sorted(by_fingerprint, key=lambda name: (name != first_of_all, name))
+    settings = job.settings.neighbours
+    first_fingerprint, first_slot = settings.fingerprint, f"{settings.fingerprint}/{settings.metric}"
+    names = dict.fromkeys(fingerprints) or sorted(by_fingerprint, key=lambda name: (name != first_fingerprint, name))
     shown = {}
     for name in names:
-        for slot in sorted(by_fingerprint[name], key=lambda slot: (slot != first_of_its_own, slot)):
+        for slot in sorted(by_fingerprint[name], key=lambda slot: (slot != first_slot, slot)):
             is_plain = by_fingerprint[name] == [f"{name}/{DEFAULT_METRIC}"]
             shown[slot] = name if is_plain else slot.replace("/", ", ")
     return shown
 
 
 def _images_of(job: Job, records: Records) -> str:
-    """What build_manifest was given as images."""
+    """The images that build_manifest was given; empty if that run is not known."""
     return next(
         (str(records[run].settings["images"]) for run in job.base_snapshot.run_ids("manifest", "") if run in records),
         "",
@@ -144,7 +142,7 @@ def _images_of(job: Job, records: Records) -> str:
 
 
 def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
-    """The tables that are shown, and table -> runs read."""
+    """The tables to show, and table -> runs read."""
     warehouse, snapshot = job.warehouse, job.base_snapshot
     if not snapshot.run_ids("manifest", ""):
         raise WrongInput(f"no manifest in {warehouse.uri}, to tell where the pictures are: run build_manifest")
@@ -160,7 +158,7 @@ def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
         ],
     }
     numbered = [
-        warehouse.read("neighbours", snapshot.run_ids("neighbours", slot)).withColumn("slot", F.lit(number))
+        warehouse.read("neighbours", snapshot.run_ids("neighbours", slot)).withColumn("tab", F.lit(number))
         for number, slot in enumerate(slots)
     ]
     neighbours = reduce(DataFrame.unionByName, numbered)
@@ -170,46 +168,46 @@ def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
     inputs = Inputs(
         manifest=warehouse.read("manifest", runs["manifest"]),
         contents=contents,
-        neighbours=neighbours.select("slot", "image_id", "relation", "rank", "neighbour_id", "distance"),
+        neighbours=neighbours.select("tab", "image_id", "relation", "rank", "neighbour_id", "distance"),
         failures=warehouse.read("failures", runs["failures"]),
     )
     return inputs, runs
 
 
-# -- what the pages say of the run -------------------------------------------------------------------------------------
+# -- what the pages say about runs -------------------------------------------------------------------------------------
 
 
 def _about(job: Job, slots: dict[str, str], records: Records) -> About:
     def section(title: str, runs: list[str], *notes: str) -> list[dict[str, Any]]:
         return [_section(title, records[run], notes) for run in runs[:1] if run in records]
 
-    def unlike(runs: list[str], table: str, now: list[str]) -> bool:
-        """Whether one of ``runs`` read other runs of ``table`` than are published now."""
+    def differ(runs: list[str], table: str, now: list[str]) -> bool:
+        """Whether one of ``runs`` read other runs of ``table`` than ``now``, those that are published."""
         return bool(now) and any(records[run].inputs.get(table) != now for run in runs if run in records)
 
     runs, untrained = section("The images", job.base_snapshot.run_ids("manifest", "")), []
     for name in dict.fromkeys(slot.partition("/")[0] for slot in slots):
-        made = job.base_snapshot.run_ids("embeddings", name)
-        notes = [IMAGES_ARE_NEWER] if unlike(made, "manifest", job.base_snapshot.run_ids("manifest", "")) else []
-        runs += section(f"Fingerprint {name}", made, *notes)
-        untrained += [name for run in made if run in records and records[run].settings.get("trained") is False]
+        published = job.base_snapshot.run_ids("embeddings", name)
+        notes = [IMAGES_ARE_NEWER] if differ(published, "manifest", job.base_snapshot.run_ids("manifest", "")) else []
+        runs += section(f"Fingerprint {name}", published, *notes)
+        untrained += [name for run in published if run in records and records[run].settings.get("trained") is False]
     for slot, label in slots.items():
-        made = job.base_snapshot.run_ids("neighbours", slot)
+        published = job.base_snapshot.run_ids("neighbours", slot)
         notes = (
             [FINGERPRINTS_ARE_NEWER]
-            if unlike(made, "embeddings", job.base_snapshot.run_ids("embeddings", slot.partition("/")[0]))
+            if differ(published, "embeddings", job.base_snapshot.run_ids("embeddings", slot.partition("/")[0]))
             else []
         )
-        runs += section(f"Neighbours by {label}", made, *notes)
-    labels = tuple(Slot(label, *slot.split("/")) for slot, label in slots.items())
+        runs += section(f"Neighbours by {label}", published, *notes)
+    tabs = tuple(Tab(label, *slot.split("/")) for slot, label in slots.items())
     title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
     return About(
-        title, labels, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs
+        title, tabs, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs
     )
 
 
 def _collection(images: str) -> str:
-    """A name for the collection: that of its folder, or of the folder of its list."""
+    """A name for the collection: the name of its folder, or of the folder that contains its list."""
     location = uris.absolute(images).rstrip("/")
     name = posixpath.basename(location)
     if posixpath.splitext(name)[1] or any(character in name for character in "*?["):
@@ -218,40 +216,40 @@ def _collection(images: str) -> str:
 
 
 def _section(title: str, record: Record, notes: tuple[str, ...]) -> dict[str, Any]:
-    """What is told of one run."""
+    """The section about one run."""
     settings = {"settings": record.settings, "versions": record.versions}
     return {"title": title, "facts": list(_facts(record)), "notes": notes, "settings": settings}
 
 
 def _facts(record: Record) -> Iterator[tuple[str, str]]:
-    used = record.settings
-    for declared in used.get("fingerprint", {}).values():
+    settings = record.settings
+    for declared in settings.get("fingerprint", {}).values():
         yield (
             "network",
             (declared.get("network") or declared["kind"])
             + "".join(f", {key} {declared[key]}" for key in ("layer", "base") if key in declared),
         )
-    if "weights" in used:
-        yield "weights", posixpath.basename(used["weights"]) + ("" if used.get("trained") else " (untrained)")
+    if "weights" in settings:
+        yield "weights", posixpath.basename(settings["weights"]) + ("" if settings.get("trained") else " (untrained)")
     if record.job == "find_neighbours":
-        method, metric = used["neighbours"]["method"], used["neighbours"]["metric"]
+        method, metric = settings["neighbours"]["method"], settings["neighbours"]["metric"]
         yield "method", f"{method}, {metric} distance" + (": all pairs were compared" if method == "exact" else "")
     if record.recall is not None:
         yield "recall", f"{record.recall:.4f}"
     for name, value in record.counts.items():
-        yield name.replace("_", " "), _told(value)
+        yield name.replace("_", " "), _text(value)
     if record.stages:
         yield "steps", ", ".join(f"{step} {seconds:,.1f} s" for step, seconds in record.stages.items())
     yield "finished", f"{record.finished_at.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC, after {record.seconds:,.1f} s"
     yield "run", record.run_id + (f", label {record.label}" if record.label else "")
 
 
-def _told(value: Any) -> str:
-    """A count, a share, or counts by reason, for people."""
+def _text(value: Any) -> str:
+    """A count, a fraction, or counts by reason, as text for people."""
     if isinstance(value, dict):
         return _counted(value)
     if isinstance(value, list):
-        return ", ".join(map(_told, value))
+        return ", ".join(map(_text, value))
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "none"
 
 
@@ -276,8 +274,8 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
 
 
 def index_of(application: Application) -> str:
-    """The gallery's front page."""
-    return _opened(application).index
+    """The address of the gallery's front page."""
+    return _site(application).index
 
 
 if __name__ == "__main__":

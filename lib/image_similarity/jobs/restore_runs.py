@@ -1,4 +1,4 @@
-"""Make an earlier run current again, or all that one label published; without --to, list the runs that there are."""
+"""Makes an earlier run current again, or all runs of one label; without --to, lists the runs in the warehouse."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(application: Application) -> None:
     job = application.job("restore_runs", application.arguments.to or "")
-    everything = [record for record in job.base_snapshot.runs.values() if record.job != job.name]
-    history = [record for record in everything if record.replaced]
+    records = [record for record in job.base_snapshot.runs.values() if record.job != job.name]
+    history = [record for record in records if record.replaced]
     if not job.arguments.to:
         _list(job, history)
         return
@@ -30,14 +30,14 @@ def run(application: Application) -> None:
     if all(retention.is_current(job.base_snapshot.pointer, record) for record in chosen):
         say(f"restore_runs: current already: {', '.join(map(_described, chosen))}")
         return
-    undone = retention.newer(everything, chosen)
+    undone = retention.newer(records, chosen)
     replace = _merged(chosen)
     job.older = frozenset(run for slots in replace.values() for run in slots.values())
     job.plan(
         *(f"make {_described(record)} current" for record in chosen),
         f"in place of {len(undone):,} newer runs, which stay",
     )
-    _check_there(job, chosen)  # again: from the plan on cleaning leaves them alone, but it may have begun before
+    _check_complete(job, chosen)  # again: the lease protects them from now on, but a removal may have begun before
     job.publish(
         replace=replace,
         inputs={"runs": [record.run_id for record in chosen]},
@@ -46,7 +46,7 @@ def run(application: Application) -> None:
     )
     say(f"restore_runs: current again: {', '.join(map(_described, chosen))}")
     pointer = job.warehouse.current()
-    for record in everything:
+    for record in records:
         if record.job == "render_gallery" and record.run_id in undone:
             note(f"the gallery {record.slot} may show what was undone: run render_gallery again")
     for record in history:
@@ -58,30 +58,29 @@ def run(application: Application) -> None:
 
 
 def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
-    """The runs that ``--to`` names, the newest of each slot. ``WrongInput`` if there are none, or their tables are
-    gone."""
-    named = {
+    """The runs that ``--to`` names, the newest of each slot. ``WrongInput`` if there are none, or a table is gone."""
+    newest = {
         (record.job, record.slot): record for record in history if job.arguments.to in (record.run_id, record.label)
     }
-    if not named:
+    if not newest:
         raise WrongInput(
             f"no run in {job.warehouse.uri} is called {job.arguments.to!r}, and none has that label; see without --to"
         )
-    _check_there(job, list(named.values()))
-    return list(named.values())
+    _check_complete(job, list(newest.values()))
+    return list(newest.values())
 
 
-def _check_there(job: Job, chosen: Sequence[Record]) -> None:
+def _check_complete(job: Job, chosen: Sequence[Record]) -> None:
     for record in chosen:
-        if not retention.is_there(job.warehouse, record):
+        if not retention.is_complete(job.warehouse, record):
             raise WrongInput(f"{_described(record)} is no longer there: it was removed (--keep-runs)")
 
 
 def _merged(chosen: Sequence[Record]) -> dict[str, dict[str, str]]:
-    """table -> slot -> run, as `Job.publish` takes it."""
+    """table -> slot -> run, as `Job.publish` takes it: the tables that were current with each run."""
     merged: dict[str, dict[str, str]] = {}
     for record in chosen:
-        for table, slots in retention.made_current(record).items():
+        for table, slots in retention.published_slots(record).items():
             merged.setdefault(table, {}).update(slots)
     return merged
 
@@ -98,7 +97,7 @@ def _list(job: Job, history: Sequence[Record]) -> None:
 
 
 def _row(job: Job, record: Record) -> tuple[str, ...]:
-    state = "" if retention.is_there(job.warehouse, record) else "removed"
+    state = "" if retention.is_complete(job.warehouse, record) else "removed"
     state = "current" if retention.is_current(job.base_snapshot.pointer, record) else state
     return record.job, record.slot, record.run_id, record.label or "", f"{record.finished_at:%Y-%m-%d %H:%M} UTC", state
 

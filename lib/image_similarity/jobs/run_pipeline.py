@@ -21,7 +21,7 @@ from image_similarity.warehouse.schemas import SIMILAR
 EXAMPLES = 6
 NEIGHBOURS_SHOWN = 3
 LABEL = "label"
-"""The attribute that is shown behind an image's name in the examples, where the manifest has it."""
+"""The attribute that is shown behind an image's name in the examples, if the manifest has it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(application: Application) -> None:
     began = time.monotonic()
     build_manifest.run(application)
     if gallery:
-        gallery.begin()  # whether it can be written is known before hours of work
+        gallery.begin()  # fails before hours of work if the folder cannot be written
     embed_images.run(application)
     find_neighbours.run(application)
     if gallery:
@@ -69,12 +69,12 @@ def _summarise(application: Application, seconds: float) -> None:
     say(f"run_pipeline: done in {seconds:.1f} s", seconds=round(seconds, 3), jobs=by_job)
     if "build_manifest" in counts:
         rows.append(("images", f"{counts['build_manifest']['images']:,}"))
-    if rows:  # none where all was published under this label before
+    if rows:  # empty if everything was published under this label before
         say(aligned([*rows, ("failed", failed)]))
     for finished in application.finished:
         if finished.used.get("trained") is False:
-            told = f"{finished.used['weights']}: the network has seen no picture, so its idea of similarity is crude"
-            say(f"  weights: {told}", event="note")
+            warning = f"{finished.used['weights']}: the network has seen no picture, so its idea of similarity is crude"
+            say(f"  weights: {warning}", event="note")
     neighbours = application.settings.neighbours
     _show_examples(application, f"{neighbours.fingerprint}/{neighbours.metric}")
     if application.warehouse.local_root:
@@ -85,28 +85,28 @@ def _summarise(application: Application, seconds: float) -> None:
 
 
 def _show_examples(application: Application, slot: str) -> None:
-    """A few images, chosen by a hash of their id, each with its nearest others."""
+    """Shows a few images, chosen by a hash of their id, each with its nearest neighbours."""
     pointer, warehouse = application.warehouse.current(), application.warehouse
     manifest = warehouse.read("manifest", pointer.runs("manifest", ""))
-    named = manifest.select("image_id", F.element_at("attributes", LABEL).alias("label"))
+    labels = manifest.select("image_id", F.element_at("attributes", LABEL).alias("label"))
     nearest = warehouse.read("neighbours", pointer.runs("neighbours", slot)).where(F.col("relation") == SIMILAR)
     nearest = nearest.where(F.col("rank") <= NEIGHBOURS_SHOWN)
-    chosen = nearest.where("rank = 1").orderBy(F.xxhash64("image_id")).limit(EXAMPLES).select("image_id")
-    shown = _with_labels(nearest.join(F.broadcast(chosen), "image_id"), named).orderBy("image_id", "rank")
+    examples = nearest.where("rank = 1").orderBy(F.xxhash64("image_id")).limit(EXAMPLES).select("image_id")
+    listed = _with_labels(nearest.join(F.broadcast(examples), "image_id"), labels).orderBy("image_id", "rank")
     with progress.described(application.session, "show examples"):
-        rows = shown.collect()
+        rows = listed.collect()
     if rows:
         say(f"some images and their nearest others ({slot} distances):")
         say(aligned(_example_rows(rows)))
 
 
-def _with_labels(rows: DataFrame, named: DataFrame) -> DataFrame:
-    theirs = named.select(F.col("image_id").alias("neighbour_id"), F.col("label").alias("neighbour_label"))
-    return rows.join(named, "image_id").join(theirs, "neighbour_id")
+def _with_labels(rows: DataFrame, labels: DataFrame) -> DataFrame:
+    neighbour_labels = labels.select(F.col("image_id").alias("neighbour_id"), F.col("label").alias("neighbour_label"))
+    return rows.join(labels, "image_id").join(neighbour_labels, "neighbour_id")
 
 
-def _example_rows(shown: list[Any]) -> Iterator[tuple[str, ...]]:
-    for row in shown:
+def _example_rows(neighbours: list[Any]) -> Iterator[tuple[str, ...]]:
+    for row in neighbours:
         image = _name(row.image_id, row.label) if row["rank"] == 1 else ""
         yield image, f"{row.distance:.4f}", _name(row.neighbour_id, row.neighbour_label)
 
@@ -116,7 +116,7 @@ def _name(image_id: str, label: str | None) -> str:
 
 
 def _example_query(warehouse: str) -> str:
-    """A line for the shell: the closest pairs, asked of DuckDB."""
+    """A shell command that shows the closest pairs by DuckDB."""
     program = (
         f"import duckdb; db = duckdb.connect(); db.execute(open({_quoted(warehouse + '/views.sql')}).read()); "
         'db.sql("SELECT image_id, neighbour_id, distance FROM neighbours '
@@ -126,7 +126,7 @@ def _example_query(warehouse: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """``text`` as a Python string, in double quotes where it can be: single ones are the shell's."""
+    """``text`` as a Python string, in double quotes if possible, because the shell uses single ones."""
     return repr(text) if '"' in text or "\\" in text else f'"{text}"'
 
 

@@ -1,1 +1,1 @@
-"""What the gallery and reports share: the folder of a site, and what is said of an image."""
+"""Shared by the gallery and reports: the folder of a site, and the texts of an image."""

@@ -1,4 +1,4 @@
-"""What pages say of an image, from its id and attributes: nothing that breaks a page, whatever is in them."""
+"""The texts of an image on pages, from its id and attributes. They break no page, whatever the attributes contain."""
 
 import posixpath
 import re
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 LONGEST_TEXT = 300
-_ALT_PARTS, _LONGEST_ALT_PART = 3, 60
-# Control characters and non-characters are not allowed in HTML, however written.
+_MOST_ALT_TEXTS, _LONGEST_ALT_TEXT = 3, 60
+# HTML allows no control characters and no non-characters, not even as character references.
 _NON_CHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
 _NOT_FOR_PAGES = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{_NON_CHARACTERS}]")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
@@ -17,9 +17,9 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
 class Caption:
     title: str
     subtitle: str
-    """The line below the title; empty where there is nothing to say."""
+    """The line below the title; may be empty."""
     alt: str
-    """Alternative text of the picture."""
+    """The alternative text of the picture."""
 
 
 def of_image(
@@ -28,8 +28,7 @@ def of_image(
     title_attributes: tuple[str, ...],
     subtitle_attributes: tuple[str, ...],
 ) -> Caption:
-    """Title, line below it and alternative text; the title is the file's name where none of ``title_attributes`` says
-    one."""
+    """Title, subtitle and alternative text. Without any of ``title_attributes`` the title is the file's name."""
     shown = {name: clean(value) for name, value in attributes.items()}
     title = (_first(shown, title_attributes) or clean(_stem(image_id)) or clean(image_id))[:LONGEST_TEXT]
     subtitle = _first(shown, subtitle_attributes)
@@ -42,12 +41,12 @@ def clean(text: str) -> str:
 
 
 def link(value: str) -> str | None:
-    """``value`` if a page may link to it: an http(s) address without spaces; else None."""
+    """``value`` if it is an http(s) address without spaces, which a page may link to; None otherwise."""
     return value if re.match(r"https?://[^\s<>\"']+\Z", value, re.IGNORECASE) else None
 
 
 def _first(attributes: Mapping[str, str], names: tuple[str, ...]) -> str:
-    """The first of the attributes ``names``, in any case, that says something; empty if none does."""
+    """The first non-empty one of the attributes ``names``, whatever their case; empty if there is none."""
     by_name = {name.lower(): value for name, value in attributes.items()}
     return next((by_name[name.lower()] for name in names if by_name.get(name.lower())), "")
 
@@ -57,18 +56,18 @@ def _stem(image_id: str) -> str:
 
 
 def _alt(title: str, subtitle: str, attributes: Mapping[str, str]) -> str:
-    """The title, and what else is known in a few words: names and kinds, not numbers or addresses."""
-    parts = [title]
+    """The title and up to two other short attributes that contain letters; no addresses, paths or file names."""
+    texts = [title]
     for value in (subtitle, *attributes.values()):
-        is_said = any(value.lower() in part.lower() for part in parts)
+        is_repeated = any(value.lower() in text.lower() for text in texts)
         if (
-            not is_said
-            and len(value) <= _LONGEST_ALT_PART
+            not is_repeated
+            and len(value) <= _LONGEST_ALT_TEXT
             and any(map(str.isalpha, value))
             and not _is_technical(value)
         ):
-            parts.append(value)
-    return ", ".join(parts[:_ALT_PARTS])
+            texts.append(value)
+    return ", ".join(texts[:_MOST_ALT_TEXTS])
 
 
 def _is_technical(value: str) -> bool:

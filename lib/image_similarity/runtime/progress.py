@@ -1,4 +1,4 @@
-"""Progress of Spark's work, and the names that it has in Spark's own pages and logs."""
+"""Reports the progress of Spark's work, and names the work in Spark's own pages and logs."""
 
 import threading
 import time
@@ -16,19 +16,18 @@ from image_similarity.runtime.session import SPARK_ERRORS
 def progress(
     spark: SparkSession, what: str, units: int, unit: str, tasks: int, share: Callable[[], float] | None = None
 ) -> Iterator[None]:
-    """Report the Spark work done in this context as a share of ``units``: rate, share done, time left; a step of its
-    own.
+    """Reports the Spark work in this context as a step of its own: rate, share of ``units`` done, time left.
 
-    On a terminal one line is kept up to date; elsewhere a line is written now and then (``--log-every``). The share is
-    that of finished tasks in the stage of ``tasks`` tasks; what Spark does to prepare it does not count. ``share``
-    tells it instead where tasks are few and long."""
+    On a terminal one line is updated; elsewhere a line is written at intervals (``--log-every``). The share is that of
+    finished tasks in the stage of ``tasks`` tasks; Spark's preparations do not count. ``share``: a function that
+    returns the share instead, for tasks that are few and long."""
     group = f"{what}-{time.monotonic_ns()}"
     reporter = reporting.current()
     report = reporting.Progress(reporter, what, units, unit)
     stop = threading.Event()
 
     def watch() -> None:
-        with suppress(*SPARK_ERRORS, Py4JError, OSError):  # Spark is gone: the main thread tells
+        with suppress(*SPARK_ERRORS, Py4JError, OSError):  # Spark has ended: the main thread reports that
             while not stop.wait(report.every):
                 report.update(share() if share is not None else _share_done(spark, group, tasks))
 
@@ -46,19 +45,18 @@ def progress(
 
 @contextmanager
 def named(spark: SparkSession, job: str) -> Iterator[None]:
-    """What Spark does in this context is called ``job``, where nothing else is said."""
-    before = spark.sparkContext.getLocalProperty(_DESCRIPTION)
+    """Names Spark's work in this context ``job``, except work that gets a name of its own."""
+    previous = spark.sparkContext.getLocalProperty(_DESCRIPTION)
     spark.sparkContext.setJobDescription(job)
     try:
         yield
     finally:
-        _set_properties(spark, {_DESCRIPTION: before})
+        _set_properties(spark, {_DESCRIPTION: previous})
 
 
 @contextmanager
 def step(spark: SparkSession, what: str) -> Iterator[None]:
-    """A step of a job that tells no progress: how long it takes is recorded, and what Spark does in it is called by its
-    name."""
+    """A step of a job without progress reports. Its duration is recorded, and Spark's work in it has its name."""
     with described(spark, what), reporting.current().step(what):
         yield
 
@@ -68,16 +66,16 @@ _DESCRIPTION, _GROUP = "spark.job.description", "spark.jobGroup.id"
 
 @contextmanager
 def described(spark: SparkSession, what: str, group: str | None = None) -> Iterator[None]:
-    """What Spark does in this context is called ``<job>: <what>`` in its own pages, event logs and history server."""
+    """Names Spark's work in this context ``<job>: <what>``, in its own pages, event logs and history server."""
     context = spark.sparkContext
     job = reporting.current().about.get("job")
-    before = {name: context.getLocalProperty(name) for name in (_DESCRIPTION, _GROUP)}
-    now = {_DESCRIPTION: f"{job}: {what}" if job else what, _GROUP: group or before[_GROUP]}
+    previous = {name: context.getLocalProperty(name) for name in (_DESCRIPTION, _GROUP)}
+    current = {_DESCRIPTION: f"{job}: {what}" if job else what, _GROUP: group or previous[_GROUP]}
     try:
-        _set_properties(spark, now)
+        _set_properties(spark, current)
         yield
     finally:
-        _set_properties(spark, before)
+        _set_properties(spark, previous)
 
 
 def _set_properties(spark: SparkSession, properties: Mapping[str, str | None]) -> None:
@@ -86,8 +84,9 @@ def _set_properties(spark: SparkSession, properties: Mapping[str, str | None]) -
 
 
 def _share_done(spark: SparkSession, group: str, tasks: int) -> float:
-    """The share of finished tasks of the stage that does the work: the last one of ``group`` with ``tasks`` tasks, 0
-    before it."""
+    """The share of finished tasks in the stage that does the work; 0 before it starts.
+
+    That is the last stage of ``group`` with ``tasks`` tasks."""
     tracker = spark.sparkContext.statusTracker()
     jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
     stages = [tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds]

@@ -1,5 +1,4 @@
-"""How jobs end that do not end well: signals that let everything be tidied up, one line for people, an exit code for
-machines."""
+"""Shutdown of jobs that fail: signals that allow cleaning up, one line for people, and an exit code for machines."""
 
 import errno
 import os
@@ -21,30 +20,31 @@ from image_similarity.runtime.session import interrupt
 
 @contextmanager
 def interruptible(session: SparkSession) -> Iterator[None]:
-    """Let SIGTERM, by which Airflow, YARN and Kubernetes end a task, and Ctrl-C raise what lets everything be tidied
-    up."""
-    if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
+    """Makes SIGTERM and Ctrl-C raise `Terminated` and `Interrupted`, so that the job can clean up.
+
+    Airflow, YARN and Kubernetes end a task by SIGTERM. A second signal is ignored."""
+    if threading.current_thread() is not threading.main_thread():  # other threads cannot set handlers
         yield
         return
 
     def end(number: int, frame: Any) -> None:
-        for once in before:
-            signal.signal(once, signal.SIG_IGN)
+        for handled in previous:
+            signal.signal(handled, signal.SIG_IGN)
         interrupt(session)
         raise Terminated if number == signal.SIGTERM else Interrupted
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in previous:
         signal.signal(number, end)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
 
 def explain(name: str, error: BaseException, published: list[str], verbose: bool) -> int:
-    """Say why the job ended, and return its exit code."""
+    """Reports why the job ended, and returns its exit code."""
     ended = _end_from_outside(error)
     if ended is not None:
         _tell_error(
@@ -53,55 +53,57 @@ def explain(name: str, error: BaseException, published: list[str], verbose: bool
             ended.exit_code,
         )
         return ended.exit_code
-    if not isinstance(error, Exception):  # SystemExit and the like are not ours to explain
+    if not isinstance(error, Exception):  # SystemExit and the like are not errors of the job
         raise error
-    told = "".join(traceback.format_exception(error)) if verbose else None
+    traceback_text = "".join(traceback.format_exception(error)) if verbose else None
     if isinstance(error, JobFailed):
-        _tell_error(name, f"error: {error}", error.exit_code, told, **error.fields)
+        _tell_error(name, f"error: {error}", error.exit_code, traceback_text, **error.fields)
         return error.exit_code
-    _tell_error(name, f"error: {_root_cause(error)} (--verbose shows the traceback)", JobFailed.exit_code, told)
+    _tell_error(
+        name, f"error: {_root_cause(error)} (--verbose shows the traceback)", JobFailed.exit_code, traceback_text
+    )
     return JobFailed.exit_code
 
 
 def _end_from_outside(error: BaseException) -> Interrupted | None:
-    """The `Interrupted` behind ``error``, if there is one: where Spark was ended, too, tidying up fails in its turn."""
-    for one in _chain(error):
-        if isinstance(one, KeyboardInterrupt):
+    """The `Interrupted` behind ``error``, if there is one. If Spark was ended too, cleaning up raises another error."""
+    for cause in _chain(error):
+        if isinstance(cause, KeyboardInterrupt):
             return Interrupted()
-        if isinstance(one, Interrupted):
-            return one
+        if isinstance(cause, Interrupted):
+            return cause
     return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """``error``, and what was being handled when it was raised."""
+    """``error``, and the errors that were being handled when it was raised."""
     while error is not None:
         yield error
         error = error.__context__
 
 
-def _tell_error(name: str, message: str, exit_code: int, told: str | None = None, **fields: Any) -> None:
-    if told is not None:
-        fields["traceback"] = told
+def _tell_error(name: str, message: str, exit_code: int, traceback_text: str | None = None, **fields: Any) -> None:
+    if traceback_text is not None:
+        fields["traceback"] = traceback_text
     reporter = reporting.current()
     text = (
-        f"{told}{name}: {message}" if told is not None and reporter.format == reporting.TEXT else f"{name}: {message}"
+        f"{traceback_text}{name}: {message}"
+        if traceback_text is not None and reporter.format == reporting.TEXT
+        else f"{name}: {message}"
     )
     reporter.tell("error", text, exit_code=exit_code, **fields)
 
 
 def _root_cause(error: Exception) -> str:
-    """The line that matters of an error that came through Spark: that of the exception in the worker, if there was
-    one."""
-    if any(isinstance(one, Py4JNetworkError) for one in _chain(error)):
+    """The most informative line of an error that came through Spark: the worker's exception, if there is one."""
+    if any(isinstance(cause, Py4JNetworkError) for cause in _chain(error)):
         return "Spark's own process has ended: it was killed, or had too little memory (spark.driver.memory)"
     text = str(error)
-    if os.strerror(errno.ENOSPC) in text:  # of Python and of the JVM, here or in a worker
+    if os.strerror(errno.ENOSPC) in text:  # from Python or the JVM, here or in a worker
         return (
             "no space is left on the disk of the warehouse, or on one of Spark's own: nothing of this job was "
-            "published. Free "
-            "some; what runs that did not come to their end have left is removed by clean_warehouse.py --warehouse URI "
-            "--discard-checkpoints"
+            "published. Free some; clean_warehouse.py --warehouse URI --discard-checkpoints removes what unpublished "
+            "runs have left"
         )
     if isinstance(error, PySparkException) or type(error).__module__.startswith("py4j"):
         own = [line for line in text.splitlines() if line.startswith(f"{JobFailed.__module__}.")]

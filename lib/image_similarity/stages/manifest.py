@@ -1,4 +1,4 @@
-"""images -> manifest: which images there are, and how to tell whether they changed. Nothing is opened.
+"""images -> manifest: lists the images, with a version that changes when they change. No image is opened.
 
 The images are a folder, a glob, or a CSV, JSON or Parquet file with a ``uri`` column.
 """
@@ -33,7 +33,7 @@ ROWS_PER_STATUS_TASK = 10_000
 STATUS_THREADS = 16
 
 _GLOB = re.compile(r"[*?\[]")
-_FOUND = pa.schema(
+_FILES = pa.schema(
     [("image_id", pa.string()), ("uri", pa.string()), ("size_bytes", pa.int64()), ("modified_ns", pa.int64())]
 )
 _STATUS = "uri string, size_bytes long, modified_ns long, etag string"
@@ -42,9 +42,9 @@ _STATUS = "uri string, size_bytes long, modified_ns long, etag string"
 @dataclass(frozen=True)
 class Manifest:
     rows: DataFrame
-    """In the schema of ``manifest``."""
+    """Rows in the schema of ``manifest``."""
     skipped: dict[str, int] = field(default_factory=dict)
-    """Files passed over, by the reason."""
+    """reason -> files that were skipped."""
 
 
 def run(
@@ -55,41 +55,41 @@ def run(
     seed: int = 0,
     http: HttpSettings = HttpSettings(),
 ) -> Manifest:
-    """The manifest of ``images``; with ``sample`` that many of them, chosen by a hash of image_id and ``seed``.
+    """The manifest of ``images``; with ``sample`` only that many of them, chosen by a hash of image_id and ``seed``.
 
-    Servers of http(s) addresses in a list are asked for size and version, as ``http`` says (None: the defaults). Raises
-    ``WrongInput`` if there is nothing of that name, no image in it, or a list that cannot serve.
+    For http(s) addresses in a list, their servers are asked for size and version, as ``http`` says. Raises
+    ``WrongInput`` if ``images`` does not exist, has no image in it, or is a list that cannot be used.
     """
     location = uris.absolute(images)
     kind = _kind_of(location)
     if kind == "list":
-        found, skipped = _read_list(spark, location, settings.uri_column), Counter[str]()
+        rows, skipped = _read_list(spark, location, settings.uri_column), Counter[str]()
     else:
         files, skipped = _find(location, settings, is_glob=kind == "glob")
-        found = spark.createDataFrame(files).withColumn("etag", F.lit(None).cast("string"))
-        found = found.withColumn("attributes", F.create_map().cast("map<string,string>"))
+        rows = spark.createDataFrame(files).withColumn("etag", F.lit(None).cast("string"))
+        rows = rows.withColumn("attributes", F.create_map().cast("map<string,string>"))
     if sample is not None:
-        found = found.orderBy(F.xxhash64(F.lit(seed), "image_id"), "image_id").limit(sample)
+        rows = rows.orderBy(F.xxhash64(F.lit(seed), "image_id"), "image_id").limit(sample)
     if kind == "list":
         status = _status_of(uris.parent(location), http)
-        # A list is often one partition; to ask a store about each file is slow, and waits for nothing else.
-        found = by_host(found, "uri", max(spark.sparkContext.defaultParallelism, found.count() // ROWS_PER_STATUS_TASK))
-        found = found.withColumn("status", status("uri")).select("image_id", "status.*", "attributes")
-    return Manifest(found.select(*_columns()), dict(skipped))
+        # A list is often a single partition, and asking a store about each file is slow. So the rows are spread.
+        rows = by_host(rows, "uri", max(spark.sparkContext.defaultParallelism, rows.count() // ROWS_PER_STATUS_TASK))
+        rows = rows.withColumn("status", status("uri")).select("image_id", "status.*", "attributes")
+    return Manifest(rows.select(*_columns()), dict(skipped))
 
 
 def _columns() -> list[Column]:
-    """The schema of ``manifest``, from image_id, uri, size_bytes, modified_ns, etag and attributes."""
-    # A concat with a null is null. The uri is part of the version, for two files of the same name, size and time in two
-    # places are not the same file.
+    """The columns of ``manifest``, from image_id, uri, size_bytes, modified_ns, etag and attributes."""
+    # A concat with a null is null. The version includes the uri, because two files of equal name, size and time in two
+    # places are different files.
     size_and_time = F.concat("size_bytes", F.lit("-"), "modified_ns")
     version = F.concat(F.coalesce("etag", size_and_time), F.lit("-"), F.substring(F.sha2("uri", 256), 1, 8))
-    made = {"modified_at": F.timestamp_micros(F.expr("modified_ns div 1000")), "source_version": version}
-    return [made.get(name, F.col(name)).alias(name) for name in SCHEMAS["manifest"].names]
+    computed = {"modified_at": F.timestamp_micros(F.expr("modified_ns div 1000")), "source_version": version}
+    return [computed.get(name, F.col(name)).alias(name) for name in SCHEMAS["manifest"].names]
 
 
 def _kind_of(location: str) -> str:
-    """``folder``, ``list`` or ``glob``. What exists is never taken for a glob."""
+    """``folder``, ``list`` or ``glob``. A path that exists is never taken for a glob."""
     suffix = os.path.splitext(location.rstrip("/"))[1].lower()
     try:
         if blobs.exists(location):
@@ -97,8 +97,10 @@ def _kind_of(location: str) -> str:
                 return "list"
             if blobs.is_folder(location):
                 return "folder"
-            known = ", ".join(LIST_FORMATS)
-            raise WrongInput(f"--images {location}: a file of unknown type; give a folder, a glob, or a list ({known})")
+            formats = ", ".join(LIST_FORMATS)
+            raise WrongInput(
+                f"--images {location}: a file of unknown type; give a folder, a glob, or a list ({formats})"
+            )
     except (OSError, ValueError) as error:
         raise WrongInput(f"--images {location}: {error}") from None
     if _GLOB.search(location):
@@ -107,20 +109,20 @@ def _kind_of(location: str) -> str:
 
 
 def _find(location: str, settings: ManifestSettings, is_glob: bool) -> tuple[pa.Table, Counter[str]]:
-    """The image files of a folder or glob as a table of `_FOUND`, and what was skipped."""
+    """The image files of a folder or glob as a table of `_FILES`, and the counts of skipped files by reason."""
     skipped: Counter[str] = Counter()
     try:
         files = list(_taken(_glob(location) if is_glob else blobs.list_files(location), settings.extensions, skipped))
     except OSError as error:
         raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
     if not files:
-        passed = f"; skipped: {describe_skipped(skipped)}" if skipped else ""
+        skipped_text = f"; skipped: {describe_skipped(skipped)}" if skipped else ""
         raise WrongInput(
-            f"--images {location}: no image found{passed}. Extensions taken: {', '.join(settings.extensions)}"
+            f"--images {location}: no image found{skipped_text}. Extensions taken: {', '.join(settings.extensions)}"
         )
-    unique = {file.path: file for file in files}.values()  # a glob with several ** finds a file more than once
+    unique = {file.path: file for file in files}.values()  # a glob with several ** matches a file more than once
     columns = zip(*((file.path, file.uri, file.size_bytes, file.modified_ns) for file in unique))
-    return pa.table([pa.array(column, kind) for column, kind in zip(columns, _FOUND.types)], schema=_FOUND), skipped
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, _FILES.types)], schema=_FILES), skipped
 
 
 def describe_skipped(skipped: dict[str, int] | Counter[str]) -> str:
@@ -142,7 +144,7 @@ def _taken(files: Iterable[FileStatus], extensions: tuple[str, ...], skipped: Co
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file name can be stored: the system hands out undecodable bytes as surrogates."""
+    """Whether a file name can be stored. Python shows undecodable bytes in names as surrogates, which cannot."""
     try:
         name.encode()
         return True
@@ -151,7 +153,7 @@ def _is_text(name: str) -> bool:
 
 
 def _glob(pattern: str) -> Iterator[FileStatus]:
-    """Files that match ``pattern`` (``**`` crosses folders); their paths are told below its last literal folder."""
+    """The files that match ``pattern``, with paths relative to its last literal folder. ``**`` crosses folders."""
     root = _GLOB.split(pattern, maxsplit=1)[0].rpartition("/")[0]
     if uris.is_local(pattern):
         for path in glob.iglob(pattern, recursive=True):
@@ -164,40 +166,40 @@ def _glob(pattern: str) -> Iterator[FileStatus]:
 
 
 def _glob_expression(pattern: str) -> str:
-    """The regular expression of a glob in which ``*`` and ``?`` stop at ``/`` and ``**/`` does not."""
+    """The regular expression of a glob: ``*`` and ``?`` stop at ``/``, ``**/`` does not."""
     tokens = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern)
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern)
     return "".join(
-        tokens.get(part) or (part.replace("[!", "[^") if part[:1] == "[" else re.escape(part)) for part in parts
+        tokens.get(piece) or (piece.replace("[!", "[^") if piece[:1] == "[" else re.escape(piece)) for piece in pieces
     )
 
 
 def _read_list(spark: SparkSession, location: str, uri_columns: tuple[str, ...]) -> DataFrame:
-    """image_id, uri (as written) and attributes of a CSV, JSON or Parquet file."""
+    """image_id, uri (as written) and attributes of the rows of a CSV, JSON or Parquet file."""
     try:
         listed = _reader(spark, location)
-        listed = listed.toDF(*[name.lstrip("\ufeff") for name in listed.columns])  # some spreadsheets begin with a mark
+        listed = listed.toDF(*[name.lstrip("\ufeff") for name in listed.columns])  # some spreadsheets write a BOM
     except SPARK_ERRORS as error:
         raise WrongInput(f"--images {location}: cannot be read: {cause_of(error)}") from None
     uri_column = next((name for name in uri_columns if name in listed.columns), "")
     if not uri_column:
-        wanted, columns = " or ".join(map(repr, uri_columns)), ", ".join(listed.columns)
+        names, columns = " or ".join(map(repr, uri_columns)), ", ".join(listed.columns)
         raise WrongInput(
-            f"--images {location}: no column {wanted}; its columns are: {columns} (manifest.uri_column names it)"
+            f"--images {location}: no column {names}; its columns are: {columns} (manifest.uri_column names it)"
         )
     if uri_column != "uri":
         listed = listed.drop("uri").withColumnRenamed(uri_column, "uri")
     if "image_id" not in listed.columns:
         listed = listed.withColumn("image_id", F.col("uri"))
-    others = [name for name in listed.columns if name not in ("image_id", "uri")]
-    ids = listed.select(F.col("image_id").cast("string"), F.col("uri").cast("string"), _attributes(listed, others))
+    attributes = [name for name in listed.columns if name not in ("image_id", "uri")]
+    ids = listed.select(F.col("image_id").cast("string"), F.col("uri").cast("string"), _attributes(listed, attributes))
     _check_list(ids, location)
     return ids
 
 
 def _reader(spark: SparkSession, location: str) -> DataFrame:
     kind = LIST_FORMATS[os.path.splitext(location.rstrip("/"))[1].lower()]
-    path = re.sub(r"([*?\[\]{}\\])", r"\\\1", uris.for_spark(location))  # readers take patterns; this is a name
+    path = re.sub(r"([*?\[\]{}\\])", r"\\\1", uris.for_spark(location))  # readers take patterns, and this is a literal
     if kind == "csv":
         return spark.read.csv(path, header=True, multiLine=True, escape='"', mode="FAILFAST")
     if kind == "json":
@@ -207,7 +209,7 @@ def _reader(spark: SparkSession, location: str) -> DataFrame:
 
 
 def _attributes(listed: DataFrame, names: list[str]) -> Column:
-    """The columns ``names`` as a map of strings; lists and records as JSON; nulls are left out."""
+    """The columns ``names`` as a map of strings. Lists and records become JSON; nulls are left out."""
     if not names:
         return F.create_map().cast("map<string,string>").alias("attributes")
     quoted = {name: F.col("`" + name.replace("`", "``") + "`") for name in names}
@@ -218,7 +220,7 @@ def _attributes(listed: DataFrame, names: list[str]) -> Column:
 
 
 def _check_list(ids: DataFrame, location: str) -> None:
-    """Raise ``WrongInput`` for no rows, empty cells and repeated ids."""
+    """Raises ``WrongInput`` for a list without rows, with empty cells, or with repeated ids."""
     try:
         empty = F.count_if(
             F.col("uri").isNull() | (F.col("uri") == "") | F.col("image_id").isNull() | (F.col("image_id") == "")
@@ -239,15 +241,14 @@ def _check_list(ids: DataFrame, location: str) -> None:
 
 
 def _status_of(base: str, http: HttpSettings) -> Any:
-    """A function column: a uri as written -> its absolute form, size, time and ETag, asked of the store by the
-    workers."""
+    """A function column: uri as written -> absolute uri, size_bytes, modified_ns, etag. The workers ask the stores."""
 
     @pandas_udf(_STATUS)  # type: ignore[call-overload]
     def status(written: pd.Series) -> pd.DataFrame:
         uris = [_resolved(uri, base) for uri in written]
         with ThreadPoolExecutor(STATUS_THREADS) as pool:
-            known = list(pool.map(lambda uri: _known_of(uri, http), uris))
-        sizes, times, etags = zip(*known)
+            statuses = list(pool.map(lambda uri: _known_of(uri, http), uris))
+        sizes, times, etags = zip(*statuses)
         columns = {
             "size_bytes": pd.array(sizes, dtype="Int64"),
             "modified_ns": pd.array(times, dtype="Int64"),
@@ -255,21 +256,24 @@ def _status_of(base: str, http: HttpSettings) -> Any:
         }
         return pd.DataFrame({"uri": uris, **columns})
 
-    return status.asNondeterministic()  # else the optimiser may ask once for every column that is made from the answer
+    return status.asNondeterministic()  # otherwise the optimiser may ask again for every column of the result
 
 
 def _known_of(uri: str, http: HttpSettings) -> tuple[int | None, int | None, str | None]:
-    """Size, time of the last change in nanoseconds, and ETag of the file at ``uri``, each None where it cannot be
-    had."""
+    """Size in bytes, time of the last change in nanoseconds, and ETag of the file at ``uri``; each None if unknown."""
     if uris.scheme_of(uri) not in http_client.SCHEMES:
-        info = blobs.status(uri)
-        return (info.size_bytes, info.modified_ns, None) if info is not None else (None, None, None)
-    told = http_client.status(uri, http)
-    return (told.size_bytes, _nanoseconds(told.last_modified), told.etag) if told is not None else (None, None, None)
+        file = blobs.status(uri)
+        return (file.size_bytes, file.modified_ns, None) if file is not None else (None, None, None)
+    answer = http_client.status(uri, http)
+    return (
+        (answer.size_bytes, _nanoseconds(answer.last_modified), answer.etag)
+        if answer is not None
+        else (None, None, None)
+    )
 
 
 def _nanoseconds(date: str | None) -> int | None:
-    """A date as HTTP writes it, as nanoseconds since 1970; None for none, and for what is no date."""
+    """An HTTP date as nanoseconds since 1970; None for None and for text that is no date."""
     try:
         return int(parsedate_to_datetime(date).timestamp()) * 10**9 if date else None
     except (ValueError, OverflowError):
@@ -279,5 +283,5 @@ def _nanoseconds(date: str | None) -> int | None:
 def _resolved(uri: str, base: str) -> str:
     try:
         return uris.absolute(uri, base)
-    except ValueError:  # no uri at all: it stays as written, and becomes a failure when it is read
+    except ValueError:  # it is no uri: it stays as written, and becomes a failure when it is read
         return uri

@@ -1,7 +1,7 @@
-"""Which runs are at work: each keeps a small file below ``_running`` and writes it again every minute.
+"""Leases: each active run keeps a small file below ``_running``, and writes it again every minute.
 
-So that what a run has written and not published yet is told from what a run that died has left, and what it may be
-reading is known. Ages are taken by the store's own clock: machines whose clocks differ agree on them."""
+A lease tells the unpublished output of live runs from the leftovers of dead ones. It also names the runs that its run
+may read. Ages are measured by the store's own clock, so machines whose clocks differ agree on them."""
 
 import errno
 import json
@@ -19,53 +19,61 @@ from image_similarity.warehouse.warehouse import Warehouse
 FOLDER = "_running"
 RENEWED_SECONDS = 60.0
 DEAD_SECONDS = 15 * 60.0
-"""A run that has not written its file for so long has died, or its machine has."""
+"""A run whose lease is older than this is dead, or its machine is."""
 
-_OF_ARGUMENTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-"""Errors that trying again does not help. A disk that is full can be cleared, and a store may be back."""
+_PERMANENT_ERRORS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
+"""Permanent errors: the warehouse itself cannot be used. Others are transient: a full disk can be cleared, say."""
 
 _RUN = re.compile(r"r[^.]+")
 
 
 @contextmanager
-def held(warehouse: Warehouse, run: str, seen: Pointer, others: Collection[str] = ()) -> Iterator[None]:
-    """``run`` is at work while this context is open, and may read what ``seen`` names, and the runs ``others``.
+def held(warehouse: Warehouse, run: str, pointer: Pointer, others: Collection[str] = ()) -> Iterator[None]:
+    """Holds the lease of ``run`` while this context is open. The run may read the runs of ``pointer``, and ``others``.
 
-    Raises ``WrongInput`` where nothing can ever be written in the warehouse, ``OSError`` where nothing can be now.
+    Raises ``WrongInput`` if the warehouse cannot be written at all, and ``OSError`` for transient errors.
     """
     path = f"{warehouse.uri}/{FOLDER}/{run}"
-    current = {one for table in seen.tables if table not in (VECTORS, RUNS) for one in seen.runs(table)}
+    current = {run_id for table in pointer.tables if table not in (VECTORS, RUNS) for run_id in pointer.runs(table)}
     content = json.dumps(sorted(current.union(others))).encode()
     try:
         warehouse.files.write(path, content)
     except OSError as error:
-        if error.errno not in _OF_ARGUMENTS:
+        if error.errno not in _PERMANENT_ERRORS:
             raise
         raise WrongInput(f"the warehouse {warehouse.uri} cannot be written: {error}") from None
-    over = threading.Event()
+    ended = threading.Event()
 
     def renew() -> None:
-        while not over.wait(RENEWED_SECONDS):
+        while not ended.wait(RENEWED_SECONDS):
             try:
                 warehouse.files.write(path, content)
             except OSError:
-                pass  # the store may be back in a minute; if not, the run will fail of it where it matters
+                pass  # the store may be back in a minute; if not, the run will fail where it needs the store
 
     renewing = threading.Thread(target=renew, name=f"lease of {run}", daemon=True)
     renewing.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         renewing.join()
         try:
             warehouse.files.delete(path)
         except OSError:
-            pass  # it goes stale
+            pass  # the lease expires
 
 
-def alive(warehouse: Warehouse) -> dict[str, set[str]]:
-    """The runs that are at work, and which runs each may be reading. Raises ``OSError`` where that cannot be told."""
+def active(warehouse: Warehouse) -> dict[str, set[str]]:
+    """The active runs, and for each the runs that it may read. Raises ``OSError`` if the leases cannot be read."""
     folder = f"{warehouse.uri}/{FOLDER}"
     runs = [name for name in warehouse.files.entries(folder) if _RUN.fullmatch(name)]
     if not runs:
@@ -76,6 +84,8 @@ def alive(warehouse: Warehouse) -> dict[str, set[str]]:
     warehouse.files.delete(probe)
     if now is None:
         raise OSError(f"{probe} was just written, and is gone")
-    written = {run: warehouse.files.modified(f"{folder}/{run}") for run in runs}
-    at_work = [run for run, at in written.items() if at is not None and now - at < DEAD_SECONDS]
-    return {run: set(json.loads(warehouse.files.read(f"{folder}/{run}") or b"[]")) for run in at_work}
+    modified_by_run = {run: warehouse.files.modified(f"{folder}/{run}") for run in runs}
+    active_runs = [
+        run for run, modified in modified_by_run.items() if modified is not None and now - modified < DEAD_SECONDS
+    ]
+    return {run: set(json.loads(warehouse.files.read(f"{folder}/{run}") or b"[]")) for run in active_runs}

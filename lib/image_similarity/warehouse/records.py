@@ -1,4 +1,4 @@
-"""Runs as typed records: what one run read, wrote, used and counted."""
+"""Runs as typed records: what each run read, wrote, used and counted."""
 
 import io
 import json
@@ -19,14 +19,14 @@ _JSON = ("inputs", "outputs", "settings", "counts", "versions", "stages")
 
 
 def new_run_id() -> str:
-    """``r<UTC time>-<microseconds, chance>``: sorts by time, never repeats, and nothing takes it for a number."""
+    """``r<UTC time>-<microseconds, random digits>``: sorts by time, never repeats, and cannot be read as a number."""
     now = datetime.now(timezone.utc)
     return f"r{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{secrets.randbelow(16**3):03x}"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row of ``runs``, with its JSON read. What an old version did not write yet is empty."""
+    """A row of ``runs``, with its JSON parsed. Columns that older versions did not write are empty."""
 
     run_id: str
     label: str | None
@@ -34,27 +34,27 @@ class Record:
     slot: str
     status: str
     inputs: Mapping[str, list[str]]
-    """table -> runs that were read."""
+    """table -> runs that this run read."""
     outputs: Mapping[str, Mapping[str, list[str]]]
-    """``replaced`` and ``appended``, each table -> slots."""
+    """``replaced`` and ``appended``: each is table -> slots."""
     settings: Mapping[str, Any]
-    """The settings that were used, and what they resolved to."""
+    """The settings of the run, and the values that they resolved to."""
     counts: Mapping[str, Any]
     versions: Mapping[str, str]
     seconds: float
     stages: Mapping[str, float]
-    """step -> seconds, in the order of the work."""
+    """step -> seconds, in the order of the steps."""
     recall: float | None
     started_at: datetime
     finished_at: datetime
 
     @property
     def replaced(self) -> Mapping[str, list[str]]:
-        """table -> slots whose run this became."""
+        """table -> slots whose current run this run became."""
         return self.outputs.get("replaced", {})
 
     def as_parquet(self) -> bytes:
-        """A Parquet file with this one row, in the schema of ``runs``."""
+        """A Parquet file with this row, in the schema of ``runs``."""
         row: dict[str, Any] = {name: getattr(self, name) for name in SCHEMAS[RUNS].names}
         for name in _JSON:
             row[name] = json.dumps(row[name], sort_keys=name != "stages")
@@ -64,5 +64,5 @@ class Record:
 
 
 def from_row(row: Mapping[str, Any]) -> Record:
-    """The record in a row of ``runs``."""
+    """The record of a row of ``runs``."""
     return Record(**{**row, **{name: json.loads(row[name] or "{}") for name in _JSON}})

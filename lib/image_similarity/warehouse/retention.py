@@ -1,8 +1,8 @@
-"""What a warehouse need not keep: runs that newer ones have replaced, and what runs that died have left.
+"""Retention: removes runs that newer ones have replaced, and the leftovers of dead runs.
 
-Nothing that is published goes, nothing that a published run was made of (``runs.inputs``), and nothing of a run that is
-at work (see `image_similarity.warehouse.leases`). Vectors stay: a later run, or an earlier one that is restored, may
-need them."""
+Never removed: current runs, their inputs (``runs.inputs``), the vector store, and anything that an active run writes or
+may read (see `image_similarity.warehouse.leases`). The vectors stay because a later run, or an earlier one that is
+restored, may need them."""
 
 import re
 from collections import defaultdict
@@ -16,64 +16,63 @@ from image_similarity.warehouse.snapshot import Pointer
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import SCRATCH, STATE
 
-SAVED = "embed_images"
-"""Below ``_state``: vectors of runs that did not come to their end, which the next run takes over."""
+CHECKPOINTS = "embed_images"
+"""The folder below ``_state`` that holds the checkpoints of unpublished runs, from which the next run resumes."""
 
 UNDONE = "undone"
-"""In the settings of a run that restored others: the runs whose place they took."""
+"""A key in the settings of a run that restored others: the newer runs that it replaced."""
 
-_COMPLETE = "_SUCCESS"  # which Spark writes when all parts are there
+_COMPLETE = "_SUCCESS"  # Spark writes it when all files of a table are written
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{8}\.tmp")
 
 
 def superseded(history: Sequence[Record], keep: int) -> list[str]:
-    """Of each job and slot all that is older than the ``keep`` newest runs that wrote tables; current ones may be among
-    them.
+    """The runs of each job and slot that are older than its ``keep`` newest runs that wrote tables.
 
-    Runs that were undone do not count as ones that are kept.
+    Current runs may be among them. Undone runs do not count as kept ones.
     """
-    gone = undone(history)
+    undone_runs = undone(history)
     by_slot: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in history:
         if record.replaced:
             by_slot[record.job, record.slot].append(record.run_id)
     old = []
     for runs in by_slot.values():
-        kept = [run for run in runs if run not in gone][-keep:]
+        kept = [run for run in runs if run not in undone_runs][-keep:]
         old += [run for run in runs if kept and run < kept[0]]
     return old
 
 
 def newer(history: Sequence[Record], than: Sequence[Record]) -> list[str]:
-    """Runs of the same jobs and slots that came later, and all that was made of them: audits and galleries, too."""
-    ends = {(record.job, record.slot): record.run_id for record in than}
+    """Later runs of the same jobs and slots, and every run that used one of them: audits and galleries, too."""
+    latest = {(record.job, record.slot): record.run_id for record in than}
     later: dict[str, None] = {}
     for record in history:
         slot = record.job, record.slot
-        made_of = {run for runs in record.inputs.values() for run in runs}
-        if (slot in ends and record.run_id > ends[slot]) or made_of & later.keys():
+        inputs = {run for runs in record.inputs.values() for run in runs}
+        if (slot in latest and record.run_id > latest[slot]) or inputs & later.keys():
             later[record.run_id] = None
     return list(later)
 
 
 def undone(history: Sequence[Record]) -> set[str]:
-    """Runs in whose place an earlier one was restored, and that were not restored since."""
-    gone: set[str] = set()
+    """Runs that a restored run replaced, and that have not been restored since."""
+    undone_runs: set[str] = set()
     for record in history:
         if UNDONE in record.settings:
-            gone |= set(record.settings[UNDONE])
-            gone -= set(record.inputs.get(RUNS, []))
-    return gone
+            undone_runs |= set(record.settings[UNDONE])
+            undone_runs -= set(record.inputs.get(RUNS, []))
+    return undone_runs
 
 
-def is_there(warehouse: Warehouse, record: Record) -> bool:
-    """Whether the tables of a run have not been removed, nor begun to be."""
-    folders = [f"{table}/run_id={run}" for table, slots in made_current(record).items() for run in slots.values()]
+def is_complete(warehouse: Warehouse, record: Record) -> bool:
+    """Whether all tables of the run of ``record`` exist, and no removal of them has begun."""
+    folders = [f"{table}/run_id={run}" for table, slots in published_slots(record).items() for run in slots.values()]
     return all(_COMPLETE in warehouse.files.entries(f"{warehouse.uri}/{folder}") for folder in folders)
 
 
-def made_current(record: Record) -> dict[str, dict[str, str]]:
-    """table -> slot -> run, as it was when this run was published, its own and the components that it used."""
+def published_slots(record: Record) -> dict[str, dict[str, str]]:
+    """table -> slot -> run, as of this run's publication: its own tables, and the components that it used."""
     slots = {table: dict.fromkeys(slots, record.run_id) for table, slots in record.replaced.items()}
     for run in record.inputs.get(PROJECTIONS, [])[:1]:
         slots.setdefault(PROJECTIONS, {record.slot: run})
@@ -86,68 +85,67 @@ def is_current(pointer: Pointer, record: Record) -> bool:
 
 
 def is_stale(pointer: Pointer, record: Record, history: Sequence[Record]) -> bool:
-    """Whether a run was made of runs of which one is not current any more. Its own slot's run before does not count."""
-    others = {one.run_id for one in history if (one.job, one.slot) != (record.job, record.slot)}
-    used = [(table, run) for table, runs in record.inputs.items() for run in runs]
-    return any(run in others and run not in pointer.runs(table) for table, run in used)
+    """Whether one of the run's inputs is not current any more. The previous run of its own slot does not count."""
+    others = {other.run_id for other in history if (other.job, other.slot) != (record.job, record.slot)}
+    inputs = [(table, run) for table, runs in record.inputs.items() for run in runs]
+    return any(run in others and run not in pointer.runs(table) for table, run in inputs)
 
 
-def removable(warehouse: Warehouse, keep: int | None, saved_too: bool = False) -> list[str]:
-    """What can go: folders and files, each once.
+def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool = False) -> list[str]:
+    """The folders and files that can be removed, each once.
 
-    ``keep``: how many runs of each slot stay, the current one included (None: all). ``saved_too``: also the vectors of
-    runs that did not come to their end."""
-    # In this order: what is seen now and is nobody's afterwards, neither at work nor published, will never be
-    # anybody's.
-    found = _Found.of(warehouse)
-    at_work = leases.alive(warehouse)
+    ``keep``: how many runs of each slot stay, including the current one (None: all). ``discard_checkpoints``: also
+    remove the checkpoints of unpublished runs."""
+    # Order matters: list files, then active runs, then the pointer. A folder owned by neither stays unowned.
+    contents = _Contents.from_warehouse(warehouse)
+    active = leases.active(warehouse)
     snapshot = warehouse.snapshot()
     pointer = snapshot.pointer
     history = list(snapshot.runs.values())
     needed = _needed(pointer, history)
-    old = set(superseded(history, keep)).difference(*at_work.values()) if keep else set()
-    alive = at_work.keys() | set(pointer.runs(RUNS))
-    paths = [f"{table}/run_id={run}" for table, run in found.tables if run not in alive]
-    for table, run in found.tables:
+    old = set(superseded(history, keep)).difference(*active.values()) if keep else set()
+    owned = active.keys() | set(pointer.runs(RUNS))
+    paths = [f"{table}/run_id={run}" for table, run in contents.tables if run not in owned]
+    for table, run in contents.tables:
         if run in old and table not in (VECTORS, RUNS) and (table, run) not in needed:
             paths.append(f"{table}/run_id={run}")
-    for slot, run in found.states:
-        is_kept = slot.startswith(f"{SAVED}/") and (at_work or not saved_too)  # one at work may be taking it over
+    for slot, run in contents.states:
+        # An active run may be resuming from checkpoints.
+        is_kept = slot.startswith(f"{CHECKPOINTS}/") and (active or not discard_checkpoints)
         is_old = run in old and ("neighbours", run) not in needed
-        if run not in at_work and (is_old or (run not in alive and not is_kept)):
+        if run not in active and (is_old or (run not in owned and not is_kept)):
             paths.append(f"{STATE}/{slot}/{run}")
-    paths += [path for path, run in found.passing if run not in at_work]
-    if not at_work:
-        paths += found.temporary
+    paths += [path for path, run in contents.scratch_and_leases if run not in active]
+    if not active:
+        paths += contents.temporary
     return [f"{warehouse.uri}/{path}" for path in paths]
 
 
 def remove(warehouse: Warehouse, paths: Sequence[str]) -> dict[str, int]:
-    """Remove them, but for runs that are wanted again meanwhile; what was removed, and the bytes that it had."""
+    """Removes ``paths``, except runs that became current or are read meanwhile. Returns path -> removed bytes."""
     removed: dict[str, int] = {}
     for path in paths:
         try:
             size = warehouse.files.size(path)
-            if "/run_id=" in path and not _taken_apart(warehouse, path):
+            if "/run_id=" in path and not _begin_removal(warehouse, path):
                 continue
             warehouse.files.delete(path)
             removed[path] = size
         except FileNotFoundError:
-            pass  # another one is cleaning, too
+            pass  # another job is cleaning, too
     return removed
 
 
-def _taken_apart(warehouse: Warehouse, folder: str) -> bool:
-    """Whether the folder of a run is no table any more: what is left of it if removing is cut off must not look like
-    one.
+def _begin_removal(warehouse: Warehouse, folder: str) -> bool:
+    """Marks the folder of a run as incomplete, so that an interrupted removal leaves nothing that looks like a table.
 
-    Who makes an earlier run current says so (`leases.held`) and then looks whether it is whole; here it is the other
-    way round. So of two that do this at the same moment at least one sees the other, and gives way."""
+    Returns whether the removal may go on. Restore takes its lease, then checks the marker; cleaning removes the marker,
+    then checks leases; at least one of them backs off."""
     marker, (of_table, _, run) = f"{folder}/{_COMPLETE}", folder.rpartition("/run_id=")
     was_complete = _COMPLETE in warehouse.files.entries(folder)
     warehouse.files.delete(marker)
     is_current = run in warehouse.current().runs(of_table.rpartition("/")[2])
-    if not is_current and not any(run in read for read in leases.alive(warehouse).values()):
+    if not is_current and not any(run in read for read in leases.active(warehouse).values()):
         return True
     if was_complete:
         warehouse.files.write(marker, b"")
@@ -155,24 +153,24 @@ def _taken_apart(warehouse: Warehouse, folder: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What lies in a warehouse, whosoever it is."""
+class _Contents:
+    """Everything in a warehouse, whoever owns it."""
 
     tables: list[tuple[str, str]]
-    """Table and run."""
+    """Tables and their runs."""
     states: list[tuple[str, str]]
-    """Slot and run, see `Warehouse.state`."""
-    passing: list[tuple[str, str]]
-    """Path and run of scratch folders and leases."""
+    """Slots and runs, see `Warehouse.state`."""
+    scratch_and_leases: list[tuple[str, str]]
+    """Paths of scratch folders and leases, and their runs."""
     temporary: list[str]
-    """Files that were about to take another's place."""
+    """Files that were written to replace another one, and did not."""
 
     @classmethod
-    def of(cls, warehouse: Warehouse) -> "_Found":
+    def from_warehouse(cls, warehouse: Warehouse) -> "_Contents":
         def names(*folder: str) -> list[str]:
             try:
                 return sorted(warehouse.files.entries("/".join([warehouse.uri, *folder])))
-            except NotADirectoryError:  # somebody's file
+            except NotADirectoryError:  # a file that is not the warehouse's
                 return []
 
         runs = [(table, name) for table in SCHEMAS for name in names(table) if name.startswith("run_id=")]
@@ -180,15 +178,17 @@ class _Found:
         return cls(
             tables=[(table, name.removeprefix("run_id=")) for table, name in runs],
             states=[(slot, run) for slot in slots for run in names(STATE, slot)],
-            passing=[(f"{folder}/{run}", run) for folder in (SCRATCH, leases.FOLDER) for run in names(folder)],
+            scratch_and_leases=[
+                (f"{folder}/{run}", run) for folder in (SCRATCH, leases.FOLDER) for run in names(folder)
+            ],
             temporary=[name for name in names() if _TEMPORARY.fullmatch(name)],
         )
 
 
 def _needed(pointer: Pointer, history: Sequence[Record]) -> set[tuple[str, str]]:
-    """Table and run: what is published, and what that was made of."""
+    """Table and run of everything published, and of the inputs of current runs."""
     published = {(table, run) for table in pointer.tables for run in pointer.runs(table)}
     current = {run for table, run in published if table not in (VECTORS, RUNS)}
-    made_of = [record.inputs.items() for record in history if record.run_id in current]
+    used = [record.inputs.items() for record in history if record.run_id in current]
     components = {(PROJECTIONS, run) for record in history for run in record.inputs.get(PROJECTIONS, [])}
-    return published | components | {(table, run) for inputs in made_of for table, runs in inputs for run in runs}
+    return published | components | {(table, run) for inputs in used for table, runs in inputs for run in runs}

@@ -1,8 +1,8 @@
-"""The schemas of all tables, as Arrow's.
+"""The schemas of all tables, as Arrow schemas.
 
-A table is Parquet below ``<warehouse>/<table>/run_id=<run>/``; which runs are current is told by ``_current.json`` (see
-`image_similarity.warehouse.snapshot`). A *slot* divides a table into parts that are published apart: a fingerprint, or
-``<fingerprint>/<metric>``, a metric alone, a catalogue, or the empty string.
+A table is Parquet below ``<warehouse>/<table>/run_id=<run>/``. ``_current.json`` says which runs are current (see
+`image_similarity.warehouse.snapshot`). A *slot* is a part of a table that is published separately: a fingerprint,
+``<fingerprint>/<metric>``, a metric alone, a catalogue, or the empty string for the whole table.
 """
 
 from collections.abc import Mapping
@@ -111,7 +111,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 
 
 VECTORS, PROJECTIONS, RUNS = "vectors", "projections", "runs"
-"""Tables that are added to, run by run, and that retention leaves alone."""
+"""Tables to which runs are appended. Retention never removes their published runs."""
 
 SIMILAR, DISSIMILAR = "similar", "dissimilar"
 """The values of ``neighbours.relation``."""

@@ -1,7 +1,7 @@
-"""What a warehouse publishes, read without Spark: the pointer, the runs as records, and the tables as Arrow datasets.
+"""One published state of a warehouse, read without Spark: the pointer, runs as records, and tables as Arrow datasets.
 
-``_current.json`` names the current runs of every table, slot by slot. A `Snapshot` is one such state: it keeps showing
-the same tables while other jobs publish, until retention removes their files."""
+``_current.json``, the pointer, names the current runs of every table, slot by slot. A `Snapshot` is one such state. It
+keeps showing the same tables while other jobs publish, until retention removes their files."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -28,20 +28,20 @@ Slots = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Pointer:
-    """What is current: ``tables[table][slot]`` is the list of runs that make up that slot."""
+    """The current runs: ``tables[table][slot]`` lists the runs that make up that slot."""
 
     version: int = 0
     tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def runs(self, table: str, slot: str | None = None) -> list[str]:
-        """The current runs of one slot, or of all slots; an empty list where nothing is published."""
+        """The current runs of one slot, or of all slots. Empty if nothing is published."""
         slots = self.tables.get(table, {})
         if slot is not None:
             return list(slots.get(slot, []))
         return [run for runs in slots.values() for run in runs]
 
     def changed(self, replace: Slots, append: Slots) -> "Pointer":
-        """The next pointer: ``replace`` puts a run in a slot's place, ``append`` adds one to a slot."""
+        """The next pointer. ``replace`` gives slots their only run, ``append`` adds runs to slots."""
         tables = {table: {slot: list(runs) for slot, runs in slots.items()} for table, slots in self.tables.items()}
         for table, slots in replace.items():
             for slot, run in slots.items():
@@ -52,16 +52,17 @@ class Pointer:
         return Pointer(self.version + 1, tables)
 
     def holds(self, slots: Slots) -> bool:
-        """Whether each of the runs is in its slot."""
-        return all(run in self.runs(table, slot) for table, named in slots.items() for slot, run in named.items())
+        """Whether each run is current in its slot."""
+        return all(run in self.runs(table, slot) for table, runs in slots.items() for slot, run in runs.items())
 
     def as_json(self) -> bytes:
         return json.dumps({"version": self.version, "tables": self.tables}, indent=1, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, content: bytes | None, source: str) -> "Pointer":
-        """The pointer in ``content`` (None: nothing was ever published). ``JobFailed`` if it is damaged; ``source``:
-        its path."""
+        """The pointer in ``content`` (None: nothing was ever published). ``source``: its path, for the message.
+
+        Raises ``JobFailed`` if it is damaged."""
         if content is None:
             return cls()
         try:
@@ -80,57 +81,61 @@ class Snapshot:
     files: Files
 
     def run_ids(self, table: str, slot: str | None = None) -> list[str]:
-        """The current runs of one slot of ``table``, or of all its slots; an empty list where nothing is published."""
+        """The current runs of one slot of ``table``, or of all its slots. Empty if nothing is published."""
         return self.pointer.runs(table, slot)
 
     def slots(self, table: str) -> dict[str, list[str]]:
-        """slot -> its current runs; empty where nothing of ``table`` is published."""
+        """slot -> its current runs. Empty if nothing of ``table`` is published."""
         return self.pointer.tables.get(table, {})
 
     @cached_property
     def runs(self) -> dict[str, Record]:
-        """Every published run by its id, the oldest first. Read once."""
+        """Every published run by its id, oldest first. Read once."""
         records = map(from_row, self.dataset(RUNS).to_table().to_pylist())
         return {record.run_id: record for record in sorted(records, key=lambda record: record.run_id)}
 
     def dataset(self, table: str, slot: str | None = None) -> ds.Dataset:
-        """``table``, or one slot of it, in the table's schema; columns that old files lack are null. No rows where
-        nothing is published. On Hadoop's file systems the files are read into memory at once. Raises ``OSError`` if a
-        file is gone."""
+        """``table``, or one slot of it, in the table's schema. No rows if nothing is published.
+
+        Columns that old files lack are null. From Hadoop's file systems the files are read into memory at once. Raises
+        ``OSError`` if a file is gone."""
         folders = [f"{self.uri}/{table}/run_id={run}" for run in self.run_ids(table, slot)]
-        parts = [
-            f"{folder}/{name}" for folder in folders for name in sorted(self.files.entries(folder)) if _is_part(name)
+        files = [
+            f"{folder}/{name}"
+            for folder in folders
+            for name in sorted(self.files.entries(folder))
+            if _is_data_file(name)
         ]
         if uris.is_local(self.uri) or uris.scheme_of(self.uri) in OBJECT_STORES:
-            return _mapped(parts, SCHEMAS[table])
-        return _in_memory((self.files.read(part) or b"" for part in parts), SCHEMAS[table])
+            return _mapped(files, SCHEMAS[table])
+        return _in_memory((self.files.read(file) or b"" for file in files), SCHEMAS[table])
 
     def table(self, table: str, slot: str | None = None, columns: list[str] | None = None) -> pa.Table:
-        """The same as a table in memory; ``columns``: only these."""
+        """The same rows as a table in memory. ``columns``: only these."""
         return self.dataset(table, slot).to_table(columns=columns)
 
 
 def open_snapshot(uri: str, files: Files | None = None) -> Snapshot:
-    """The warehouse at ``uri`` as it is now, which may have nothing published yet.
+    """The warehouse at ``uri`` as it is now. Nothing need be published in it yet.
 
-    ``files``: how it is reached, where that takes a Spark session. Raises ``JobFailed`` if the pointer is damaged,
-    ``WrongInput`` for a file system that needs a session, ``OSError`` if the warehouse cannot be read."""
+    ``files``: how the warehouse is reached, if that takes a Spark session. Raises ``JobFailed`` if the pointer is
+    damaged, ``WrongInput`` for a file system that needs a session, and ``OSError`` if the warehouse cannot be read."""
     absolute = uris.absolute(uri) if uris.is_local(uri) else uri.rstrip("/")
     files = files or files_of(absolute)
     path = f"{absolute}/{POINTER}"
     return Snapshot(absolute, Pointer.from_json(files.read(path), path), files)
 
 
-def _is_part(name: str) -> bool:
+def _is_data_file(name: str) -> bool:
     return name.endswith(".parquet") and not name.startswith(("_", "."))
 
 
-def _mapped(parts: list[str], schema: pa.Schema) -> ds.Dataset:
-    if not parts:
+def _mapped(files: list[str], schema: pa.Schema) -> ds.Dataset:
+    if not files:
         return ds.dataset(schema.empty_table())
-    filesystem, _ = blobs.filesystem_of(parts[0])
+    filesystem, _ = blobs.filesystem_of(files[0])
     return ds.dataset(
-        [blobs.filesystem_of(part)[1] for part in parts], schema=schema, format="parquet", filesystem=filesystem
+        [blobs.filesystem_of(file)[1] for file in files], schema=schema, format="parquet", filesystem=filesystem
     )
 
 

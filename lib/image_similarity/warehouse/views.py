@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from image_similarity.warehouse.schemas import SCHEMAS
 
-_GROWN = ("runs",)
-"""Tables that got columns after the first version: what was written before lacks them, and they are null there."""
+_EXTENDED = ("runs",)
+"""Tables that gained columns after their first version. The columns are null where older files lack them."""
 
 _SQL_TYPES = {
     pa.string(): "VARCHAR",
@@ -36,10 +36,10 @@ ORDER BY content_sha256, image_id;
 
 
 def views_sql(files_of: Mapping[str, Iterable[str]], to_reader: Callable[[str], str] = str) -> str:
-    """DuckDB statements that make one view of each table as it is published now.
+    """DuckDB statements that define one view of each table as it is published now.
 
-    ``files_of``: table -> folders of its current runs (a table without runs becomes an empty view); ``to_reader`` turns
-    such a folder into what DuckDB opens."""
+    ``files_of``: table -> folders of its current runs; a table without runs becomes an empty view. ``to_reader``: turns
+    such a folder into a path that DuckDB can open."""
     selects = {table: _select(table, [to_reader(folder) for folder in files_of.get(table, [])]) for table in SCHEMAS}
     snapshot = selects.pop("embeddings")
     views = [f"CREATE OR REPLACE VIEW {table} AS\n{select};\n" for table, select in selects.items()]
@@ -50,18 +50,18 @@ def views_sql(files_of: Mapping[str, Iterable[str]], to_reader: Callable[[str], 
 def _select(table: str, folders: list[str]) -> str:
     columns = list(SCHEMAS[table])
     if not folders:
-        nothing = ", ".join(f"NULL::{_SQL_TYPES[column.type]} AS {column.name}" for column in columns)
-        return f"SELECT {nothing} WHERE false"
+        nulls = ", ".join(f"NULL::{_SQL_TYPES[column.type]} AS {column.name}" for column in columns)
+        return f"SELECT {nulls} WHERE false"
     names = ", ".join(column.name for column in columns)
     files = ", ".join(_sql_string(f"{_escape_glob(folder)}/*.parquet") for folder in folders)
-    if table in _GROWN:
-        nothing = _select(table, [])
-        return f"SELECT {names}\nFROM ({nothing} UNION ALL BY NAME\nFROM read_parquet([{files}], union_by_name = true))"
+    if table in _EXTENDED:
+        nulls = _select(table, [])
+        return f"SELECT {names}\nFROM ({nulls} UNION ALL BY NAME\nFROM read_parquet([{files}], union_by_name = true))"
     return f"SELECT {names}\nFROM read_parquet([{files}], hive_partitioning = false)"
 
 
 def _escape_glob(path: str) -> str:
-    """``path`` for DuckDB, which takes every path for a pattern."""
+    """``path`` with its special characters escaped, because DuckDB takes every path for a pattern."""
     return "".join(f"[{character}]" if character in "*?[" else character for character in path)
 
 

@@ -1,15 +1,15 @@
-"""The warehouse: write a run, publish it, read what is current.
+"""The warehouse: writes runs, publishes them, and reads the current ones.
 
-``<warehouse>/<table>/run_id=<run>/part-*.parquet`` holds what runs wrote; ``<warehouse>/_current.json`` says which of
-them are current, slot by slot, and is the only thing that ever changes. A job writes its tables to folders of its own,
-then replaces the pointer once, by compare-and-swap: readers see one whole state or the other, and a job that dies
-leaves the old one. Beside the tables are ``_scratch``, what a run needs while it lasts, and ``_state``, what it leaves
-to the next one of its slot.
+``<warehouse>/<table>/run_id=<run>/part-*.parquet`` holds what runs wrote. ``<warehouse>/_current.json``, the pointer,
+says which runs are current, slot by slot. It is the only file of published state that ever changes. A job writes its
+tables to folders of its own, and then replaces the pointer once, by compare-and-swap. So readers see one whole state or
+the other, and a job that dies leaves the old one. Beside the tables are ``_scratch``, which lasts as long as a run, and
+``_state``, which a run leaves to the next run of its slot.
 
-Tables go through the JVM's file systems, so with Spark's own credentials. The pointer does, too, but on object stores,
-which the driver asks itself, with the credentials of its environment (see `image_similarity.storage.object_store`).
-Images, and the files of ``_scratch`` and ``_state`` that are read by path, are read by Python through pyarrow, with
-those of the environment as well."""
+Tables go through the JVM's file systems, so with Spark's own credentials. So does the pointer, except on object stores:
+there the driver accesses it directly, with the credentials of its environment (see
+`image_similarity.storage.object_store`). Images, and files of ``_scratch`` and ``_state`` that are read by path, are
+read by Python through pyarrow, also with the credentials of the environment."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -32,9 +32,9 @@ VIEWS = "views.sql"
 
 
 class Warehouse:
-    """One warehouse, through one Spark session.
+    """One warehouse, accessed through one Spark session.
 
-    ``uri``: a local path, or ``s3a://``, ``hdfs://``, ``gs://``. Nothing is created before something is written.
+    ``uri``: a local path, or ``s3a://``, ``hdfs://``, ``gs://``. Nothing is created before the first write.
     """
 
     def __init__(self, spark: SparkSession, uri: str):
@@ -47,15 +47,15 @@ class Warehouse:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """What is published now; nothing where nothing ever was."""
+        """The published state as it is now. It is empty if nothing was ever published."""
         return open_snapshot(self.uri, self.files)
 
     def current(self) -> Pointer:
-        """The pointer as it is now; version 0 without tables where nothing was ever published."""
+        """The pointer as it is now; version 0 without tables if nothing was ever published."""
         return self.snapshot().pointer
 
     def folder(self, table: str, run: str) -> str:
-        """Where run ``run`` of ``table`` is, for Spark's readers and writers."""
+        """The folder of run ``run`` of ``table``, for Spark's readers and writers."""
         return f"{self._root}/{table}/run_id={run}"
 
     def read(self, table: str, runs: list[str]) -> DataFrame:
@@ -67,25 +67,25 @@ class Warehouse:
         return parquet.read_folders(self._spark, folders, schema)
 
     def read_parquet(self, location: str) -> DataFrame:
-        """Somebody else's Parquet: an absolute local path, or a URI."""
+        """Parquet that is not the warehouse's: an absolute local path, or a URI."""
         return self._spark.read.parquet(parquet.escape_glob(uris.for_spark(location)))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def write(self, table: str, run: str, rows: DataFrame) -> None:
-        """Write ``rows`` as run ``run`` of ``table``. The folder must not exist; the columns must be the table's."""
+        """Writes ``rows`` as run ``run`` of ``table``. The folder must not exist; the columns must be the table's."""
         columns = SCHEMAS[table].names
         if rows.columns != columns:
             raise ValueError(f"{table} has the columns {columns}, not {rows.columns}")
         parquet.write_folder(self.folder(table, run), rows)
 
     def write_record(self, record: Record) -> None:
-        """Write the row of ``runs`` that is ``record``: one small file, without a Spark job."""
+        """Writes ``record`` as a row of ``runs``: one small file, without a Spark job."""
         self.files.write(f"{self.uri}/{RUNS}/run_id={record.run_id}/part-00000.parquet", record.as_parquet())
 
     @contextmanager
     def scratch(self, run: str) -> Iterator[Workspace]:
-        """A folder for a stage's intermediate files; removed afterwards, also when the stage fails."""
+        """A folder for a stage's intermediate files. It is removed afterwards, even if the stage fails."""
         try:
             yield self._workspace(f"{self._root}/{SCRATCH}/{run}")
         finally:
@@ -93,8 +93,7 @@ class Warehouse:
 
     @contextmanager
     def state(self, slot: str, run: str) -> Iterator[Workspace]:
-        """A folder for what a run leaves to the next one of its slot; removed if the run fails, unless it was
-        published."""
+        """A folder that a run leaves to the next run of its slot. Removed if the run fails without being published."""
         try:
             yield self.state_of(slot, run)
         except BaseException:
@@ -103,24 +102,23 @@ class Warehouse:
             raise
 
     def state_of(self, slot: str, run: str) -> Workspace:
-        """What `state` of a finished run holds, or nothing."""
+        """The `state` of a finished run; empty if it left none."""
         return self._workspace(f"{self._root}/{STATE}/{slot}/{run}")
 
     def states(self, slot: str) -> list[str]:
-        """The runs that left something for ``slot``."""
+        """The runs that left a state for ``slot``."""
         return sorted(self.files.entries(f"{self.uri}/{STATE}/{slot}"))
 
-    def forget_state(self, slot: str, before: str | None = None, but: Collection[str] = ()) -> None:
-        """Remove what runs older than ``before`` left (None: all), and what runs that were killed did; not that of
-        ``but``."""
+    def forget_state(self, slot: str, before: str | None = None, keep: Collection[str] = ()) -> None:
+        """Removes the states of runs older than ``before`` (None: all runs), except the runs ``keep``."""
         for run in self.states(slot):
-            if (before is None or run < before) and run not in but:  # names of runs begin with their time
+            if (before is None or run < before) and run not in keep:  # run ids begin with their time
                 self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
 
-    def discard(self, run: str, but: Collection[str] = ()) -> None:
-        """Remove the tables of a run that will not be published, except those named in ``but``."""
+    def discard(self, run: str, keep: Collection[str] = ()) -> None:
+        """Removes the tables of a run that will not be published, except the tables ``keep``."""
         for table in SCHEMAS:
-            if table not in but:
+            if table not in keep:
                 self.files.delete(f"{self.uri}/{table}/run_id={run}")
 
     def _workspace(self, folder: str) -> Workspace:
@@ -129,18 +127,18 @@ class Warehouse:
     # -- publishing ----------------------------------------------------------------------------------------------------
 
     def publish(self, base: Pointer, replace: Slots, append: Slots) -> Pointer:
-        """Make runs current: one replacement of the pointer, all or nothing.
+        """Makes runs current by one replacement of the pointer, all or nothing.
 
-        ``base`` is the pointer that the job began with. If another job has meanwhile published one of the slots in
-        ``replace``, nothing changes and ``JobFailed`` says which. The same holds for ``append`` (two jobs may have
-        added the same vectors), but for ``runs``, to which all jobs add."""
+        ``base`` is the pointer that the job began with. If another job has published one of the slots in ``replace``
+        since then, nothing changes, and ``JobFailed`` says which slot. The same holds for ``append``, because two jobs
+        may have added the same vectors; but not for ``runs``, to which all jobs append."""
         path = f"{self.uri}/{POINTER}"
         exclusive = [*replace.items(), *((table, slots) for table, slots in append.items() if table != RUNS)]
 
         def change(content: bytes | None) -> bytes:
             now = Pointer.from_json(content, path)
             if content is not None and now.holds(replace) and now.holds(append):
-                return content  # it went in before, though the store's answer was lost
+                return content  # the first attempt succeeded, though the store's answer was lost
             for table, slots in exclusive:
                 for slot in slots:
                     _check_same(base, now, table, slot)
@@ -149,12 +147,12 @@ class Warehouse:
         self.files.update(path, change)
         try:
             return self._write_views()
-        except OSError as error:  # the runs are published all the same
+        except OSError as error:  # the runs are published nevertheless
             note(f"{self.uri}/{VIEWS} is not up to date: {error}; the next publication writes it")
             return self.current()
 
     def _write_views(self) -> Pointer:
-        """Write the views of what is current; again, if it changed meanwhile: the last to look writes the newest."""
+        """Writes the views of the current tables, and again if these changed meanwhile. So the last writer is right."""
         pointer = self.current()
         while True:
             self.files.write(f"{self.uri}/{VIEWS}", self._views(pointer).encode())

@@ -1,5 +1,4 @@
-"""Private files of runs: ``_scratch``, what a run needs while it lasts, and ``_state``, what it leaves to the next
-one."""
+"""Private files of runs: ``_scratch`` lasts as long as its run, ``_state`` is left to the next run of the slot."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ STATE = "_state"
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder where a stage may put files that are no tables, and that no other run sees."""
+    """A folder for a stage's files that are no tables. No other run uses it."""
 
     _spark: SparkSession
     _files: Files
@@ -27,16 +26,16 @@ class Workspace:
     """The folder, for Spark's readers and writers."""
 
     def write(self, name: str, rows: DataFrame) -> DataFrame:
-        """Materialise ``rows`` as Parquet and read them back: computed once, however often they are used."""
+        """Materialises ``rows`` as Parquet and reads them back, so they are computed only once."""
         parquet.write_folder(self.folder(name), rows)
         return self.read(name, rows.schema)
 
     def read(self, name: str, schema: Any) -> DataFrame:
-        """What was written as ``name``."""
+        """The rows that were written as ``name``."""
         return parquet.read_folders(self._spark, [self.folder(name)], schema)
 
     def remove(self, name: str) -> None:
-        """Remove what was written as ``name``."""
+        """Removes the folder ``name``."""
         self._files.delete(self.location(name))
 
     def folder(self, name: str) -> str:
@@ -44,12 +43,11 @@ class Workspace:
         return f"{self._root}/{name}"
 
     def location(self, name: str) -> str:
-        """The folder or file ``name`` for workers that read and write files themselves, as programs outside Hadoop name
-        it."""
+        """The folder or file ``name``, as programs outside Hadoop name it: for workers that access files themselves."""
         return uris.for_readers(self.folder(name))
 
     def parts(self, name: str, columns: list[str]) -> Iterator[pa.Table]:
-        """What was written as ``name``, one partition after the other, read by this process without a Spark job."""
+        """The Parquet files of ``name`` as tables, one after the other, read by this process without a Spark job."""
         files = sorted(file.uri for file in blobs.list_files(self.location(name)) if file.path.endswith(".parquet"))
         for file in files:
             yield pq.read_table(blobs.open_input_file(file), columns=columns)

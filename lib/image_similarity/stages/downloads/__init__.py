@@ -1,1 +1,1 @@
-"""A catalogue of addresses -> files in storage, and a list of them that `build_manifest` takes."""
+"""Downloads: a catalogue of addresses -> files in storage, and a list of them that `build_manifest` takes."""

@@ -1,8 +1,8 @@
-"""Catalogues: which addresses to fetch, under which names, and what is told about them.
+"""Catalogues: the addresses to fetch, the names of their files, and the attributes of the images.
 
-A catalogue is a CSV, JSON, JSON-lines or Parquet file with a column of addresses; or the open-access data of the
-Cleveland Museum of Art (https://github.com/ClevelandMuseumArt/openaccess) as it is, of which the works in the public
-domain (CC0) are taken. It is read by the driver, record by record."""
+A catalogue is a CSV, JSON, JSON-lines or Parquet file with a column of addresses. The open-access data of the Cleveland
+Museum of Art (https://github.com/ClevelandMuseumArt/openaccess) is read as it is; only works in the public domain (CC0)
+are taken from it. The driver reads a catalogue record by record."""
 
 import csv
 import hashlib
@@ -45,7 +45,7 @@ class Entry:
     image_id: str
     address: str
     name: str
-    """Of its file, without the ending; no other entry has it."""
+    """The name of its file, without extension. Unique within the catalogue."""
     attributes: dict[str, str]
 
 
@@ -53,10 +53,10 @@ class Entry:
 class Catalogue:
     entries: list[Entry]
     left_out: dict[str, int]
-    """Records that were not taken, by the reason."""
+    """reason -> records that were left out."""
 
     def table(self) -> pa.Table:
-        """The entries, in `SCHEMA`."""
+        """The entries as a table in `SCHEMA`."""
         columns = zip(
             *((entry.image_id, entry.address, entry.name, list(entry.attributes.items())) for entry in self.entries)
         )
@@ -66,11 +66,10 @@ class Catalogue:
 def read(
     location: str, address_columns: tuple[str, ...], size: Size | None = None, sample: int | None = None, seed: int = 0
 ) -> Catalogue:
-    """The catalogue at ``location``; with ``sample`` that many of its entries, chosen by a hash of image_id and
-    ``seed``.
+    """The catalogue at ``location``; with ``sample`` only that many entries, by a hash of image_id and ``seed``.
 
-    ``size``: of the museum's three (None: ``web``). Raises ``WrongInput`` for what cannot be read, has no addresses, or
-    has an image_id twice."""
+    ``size``: one of the museum's three sizes (None: ``web``). Raises ``WrongInput`` if the catalogue cannot be read,
+    has no addresses, or has an image_id twice."""
     left_out: Counter[str] = Counter()
     try:
         records = _records(location)
@@ -95,16 +94,16 @@ def read(
 
 
 def slot_of(location: str) -> str:
-    """The catalogue's name in the warehouse: that of its file, in small letters, digits and ``-``."""
+    """The catalogue's name in the warehouse: its file's name, in lower case, with only letters, digits and ``-``."""
     stem = os.path.splitext(location.rstrip("/").rpartition("/")[2])[0]
     return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "catalogue"
 
 
 def file_name(image_id: str) -> str:
-    """A name for the file of ``image_id``: the same in every run, and no other's.
+    """A name for the file of ``image_id``: unique, and the same in every run.
 
-    An id of small letters, digits and ``. _ -`` is its own name; of any other the last part is kept as far as it is
-    safe, and a hash makes it unique, also where file systems take A for a."""
+    An id of lower-case letters, digits and ``. _ -`` is its own name. Any other name is made of the safe characters of
+    the id's last path segment and a hash. The hash makes it unique, also on file systems that ignore case."""
     if _PLAIN_NAME.fullmatch(image_id):
         return image_id
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", image_id.rstrip("/").rpartition("/")[2])[:60].strip("._-")
@@ -114,13 +113,13 @@ def file_name(image_id: str) -> str:
 def _taken(
     records: Iterable[Record], entry_of: Callable[[Record], Entry | str], left_out: Counter[str]
 ) -> Iterator[Entry]:
-    """What ``entry_of`` makes of records; where it gives a reason instead, that is counted."""
+    """The entries that ``entry_of`` makes of ``records``. Where it returns a reason instead, that is counted."""
     for record in records:
-        made = entry_of(record)
-        if isinstance(made, str):
-            left_out[made] += 1
+        entry = entry_of(record)
+        if isinstance(entry, str):
+            left_out[entry] += 1
         else:
-            yield made
+            yield entry
 
 
 def _check(entries: list[Entry], left_out: Counter[str], location: str) -> None:
@@ -143,9 +142,9 @@ def _taken_of_list(
     columns = list(dict.fromkeys(name for record in records for name in record))
     address_column = next((name for name in address_columns if name in columns), None)
     if address_column is None:
-        wanted = " or ".join(map(repr, address_columns))
+        names = " or ".join(map(repr, address_columns))
         raise WrongInput(
-            f"--catalogue {location}: no column {wanted}; its columns are: {', '.join(columns)} "
+            f"--catalogue {location}: no column {names}; its columns are: {', '.join(columns)} "
             "(downloads.address_columns names it)"
         )
     id_column = "image_id" if "image_id" in columns else address_column
@@ -158,8 +157,8 @@ def _listed(record: Record, address_column: str, id_column: str) -> Entry | str:
         return "without an address"
     if image_id is None:
         return "without an image_id"
-    others = ((name, _text(value)) for name, value in record.items() if name not in (address_column, "image_id"))
-    attributes = {name: value for name, value in others if name and value is not None}
+    pairs = ((name, _text(value)) for name, value in record.items() if name not in (address_column, "image_id"))
+    attributes = {name: value for name, value in pairs if name and value is not None}
     return Entry(image_id, address, file_name(image_id), attributes)
 
 
@@ -173,11 +172,12 @@ def _is_museum(record: Record) -> bool:
 
 
 def _work(record: Record, size: Size) -> Entry | str:
-    """A work of the museum's ``data.csv`` or ``data.json``. The name of its file tells the size, for each has its own
-    address."""
+    """A work of the museum's ``data.csv`` or ``data.json``.
+
+    The name of its file contains the size, because each size has its own address."""
     images = record.get("images")
-    described = images.get(size) if isinstance(images, dict) else None
-    address = _text(described.get("url") if isinstance(described, dict) else record.get(f"image_{size}"))
+    image = images.get(size) if isinstance(images, dict) else None
+    address = _text(image.get("url") if isinstance(image, dict) else record.get(f"image_{size}"))
     if address is None:
         return f"without an image ({size})"
     if _text(record.get("share_license_status")) != "CC0":
@@ -194,21 +194,21 @@ def _work(record: Record, size: Size) -> Entry | str:
 def _creators(creators: Any) -> str | None:
     if not isinstance(creators, list):
         return _text(creators)
-    described = [_text(creator.get("description")) for creator in creators if isinstance(creator, dict)]
-    return "; ".join(text for text in described if text) or None
+    descriptions = [_text(creator.get("description")) for creator in creators if isinstance(creator, dict)]
+    return "; ".join(text for text in descriptions if text) or None
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
 def _text(value: Any) -> str | None:
-    """A cell as text; None for nothing. Lists of words are joined, other lists and records become JSON."""
+    """A cell as text; None for an empty one. Lists of words are joined, other lists and records become JSON."""
     if value is None or value == "" or value == [] or value == {}:
         return None
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ", ".join(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text.encode("utf-8", "replace").decode().strip() or None  # JSON can write halves of characters
+    return text.encode("utf-8", "replace").decode().strip() or None  # JSON may contain unpaired surrogates
 
 
 def _records(location: str) -> Iterator[Record]:
@@ -229,8 +229,9 @@ def _content(location: str) -> str:
 
 
 def _json_records(text: str) -> Iterator[Record]:
-    """The records of a JSON list, of JSON lines, or of the list ``data`` of one object; decoded one by one.
-    ``ValueError``."""
+    """The records of a JSON list, of JSON lines, or of the list ``data`` of one object, decoded one by one.
+
+    Raises ``ValueError`` for anything else."""
     values = _json_values(text)
     first = next(values, None)
     if isinstance(first, dict) and isinstance(first.get("data"), list):
@@ -243,14 +244,14 @@ def _json_records(text: str) -> Iterator[Record]:
 
 def _json_values(text: str) -> Iterator[Any]:
     decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
-    place = between.match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
-    is_list = text.startswith("[", place)
-    place += is_list
+    position = between.match(text).end()  # type: ignore[union-attr]  # the pattern also matches the empty string
+    is_list = text.startswith("[", position)
+    position += is_list
     while True:
-        place = between.match(text, place).end()  # type: ignore[union-attr]
-        if place == len(text) and is_list:
+        position = between.match(text, position).end()  # type: ignore[union-attr]
+        if position == len(text) and is_list:
             raise ValueError("the list has no end")
-        if place == len(text) or (is_list and text[place] == "]"):
+        if position == len(text) or (is_list and text[position] == "]"):
             return
-        value, place = decoder.raw_decode(text, place)
+        value, position = decoder.raw_decode(text, position)
         yield value

@@ -1,9 +1,9 @@
-"""A catalogue of addresses -> files in storage, each fetched once, and what became of each address.
+"""A catalogue of addresses -> files in storage, each fetched once, and the outcome of each address.
 
-All addresses of a host belong to one Spark task, which has ``http.connections_per_host`` threads: a host is never asked
-by more at a time, however many tasks there are. Hosts are asked in parallel, as many at a time as there are cores. A
-file appears in the folder only when it is complete, and the folder is what a run begins with: what an earlier one
-fetched, also one that was killed, is not fetched again."""
+All addresses of a host belong to one Spark task, which has ``http.connections_per_host`` threads. So no host gets more
+requests at a time, however many tasks there are. As many hosts are asked in parallel as there are cores. A file appears
+in the folder only when it is complete. A run begins with the files in the folder, so it does not fetch again what an
+earlier run fetched, even if that run was killed."""
 
 import hashlib
 import io
@@ -43,16 +43,16 @@ FAILURE_REASONS = {
 """Every ``reason`` that this stage writes into ``failures``."""
 
 TRANSIENT_REASONS = ("timeout", "rate_limited", "server_error", "incomplete", "io_error")
-"""What the next run tries again without being told to."""
+"""Transient failures: the next run retries them without being asked to. All others are permanent."""
 
 FETCHED, UNCHANGED, PRESENT = "fetched", "unchanged", "present"
 
 FETCH, RECHECK, KEEP, SKIP = "fetch", "recheck", "keep", "skip"
-"""What is done with an address: fetch it, ask whether its file is still the same, leave its file, leave it failed."""
+"""The action for an address: fetch it, ask whether its file has changed, leave its file, or leave it failed."""
 
 LIST_NAME = "images.parquet"
 
-ENDINGS = {
+FILE_TYPES = {
     "JPEG": ("jpg", "image/jpeg"),
     "PNG": ("png", "image/png"),
     "WEBP": ("webp", "image/webp"),
@@ -66,7 +66,7 @@ ENDINGS = {
     "ICO": ("ico", "image/x-icon"),
     "MPO": ("jpg", "image/jpeg"),
 }
-"""Of files by Pillow's name of their format: the ending of their name, and the type that stores are told."""
+"""Pillow's name of a format -> the extension of its files, and the content type that stores are given."""
 
 _VERSION = ("content_sha256", "etag", "last_modified")
 _SECONDS_BETWEEN_TALLIES = 2.0
@@ -80,61 +80,60 @@ _RESULT_NAMES = [column.split()[0] for column in _RESULT.split(", ")]
 @dataclass(frozen=True)
 class Inputs:
     catalogue: DataFrame
-    """image_id, address, name, attributes, as `catalogue.SCHEMA` has them."""
+    """image_id, address, name, attributes, with the types of `catalogue.SCHEMA`."""
     previous: DataFrame
-    """Rows of ``downloads`` of this catalogue as published; may be empty."""
+    """The published rows of ``downloads`` of this catalogue; may be empty."""
     failures: DataFrame
-    """Its rows of ``failures``; may be empty."""
+    """The published rows of ``failures`` of this catalogue; may be empty."""
 
 
 @dataclass(frozen=True)
 class Options:
     folder: str
-    """Absolute; where the files are."""
+    """The folder of the files: an absolute path, or a URI."""
     recheck: bool
     retried: tuple[str, ...]
-    """Reasons of failures of earlier runs to try again."""
+    """The reasons of permanent failures that are retried."""
     http: HttpSettings
     max_bytes: int
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Frames in the schemas of the tables, and what is counted."""
+    """Frames in the schemas of the tables, and counts."""
 
     downloads: DataFrame
     failures: DataFrame
     outcomes: dict[str, int]
     fetched_bytes: int
     not_rechecked: dict[str, int]
-    """Files that stay because their server could not be asked, by the reason."""
+    """reason -> files that were kept because their server could not be asked."""
 
 
 def plan(spark: SparkSession, inputs: Inputs, options: Options) -> DataFrame:
-    """The catalogue with what is known of each address (``file``, ``size_bytes``, ``known_*``) and what to do with it:
-    ``action``.
+    """The catalogue with everything known of each address (``file``, ``size_bytes``, ``known_*``) and its ``action``.
 
-    Without a file an address is fetched, unless it failed before for a reason that lasts. A file is left alone; with
-    ``recheck`` its server is asked whether it changed. A file whose image has another address since the last run is
-    fetched anew."""
-    before = inputs.previous.select(
+    An address without a file is fetched, unless its failure is permanent. An address with a file is left alone; with
+    ``recheck`` its server is asked whether the file has changed. If the address of an image has changed since the last
+    run, its file is fetched again."""
+    previous = inputs.previous.select(
         "image_id", F.col("address").alias("known_address"), *(F.col(name).alias(f"known_{name}") for name in _VERSION)
     )
     failed = inputs.failures.select("image_id", F.col("uri").alias("address"), "reason", "detail")
     joined = inputs.catalogue.join(_present(spark, options.folder), "name", "left")
-    joined = joined.join(before, "image_id", "left").join(failed, ["image_id", "address"], "left")
+    joined = joined.join(previous, "image_id", "left").join(failed, ["image_id", "address"], "left")
     retried = F.col("reason").isin(list(options.retried))
-    lasting = F.col("reason").isNotNull() & ~F.col("reason").isin(list(TRANSIENT_REASONS))
+    permanent = F.col("reason").isNotNull() & ~F.col("reason").isin(list(TRANSIENT_REASONS))
     same_address = F.coalesce(F.col("known_address") == F.col("address"), F.lit(True))
     action = (
-        F.when(lasting & ~retried, SKIP)
+        F.when(permanent & ~retried, SKIP)
         .when(F.col("file").isNull() | ~same_address, FETCH)
-        .when(lasting | F.lit(options.recheck), RECHECK)
+        .when(permanent | F.lit(options.recheck), RECHECK)
         .otherwise(KEEP)
     )
-    # Of a file that was lost no version may be named, or the server would say that nothing changed.
-    holds = same_address & F.col("file").isNotNull()
-    known = [F.when(holds, F.col(f"known_{name}")).alias(f"known_{name}") for name in _VERSION]
+    # If the file is lost, the request must name no version: the server would answer that nothing has changed.
+    is_current = same_address & F.col("file").isNotNull()
+    known = [F.when(is_current, F.col(f"known_{name}")).alias(f"known_{name}") for name in _VERSION]
     return joined.select(
         *inputs.catalogue.columns, "file", "size_bytes", *known, "reason", "detail", action.alias("action")
     )
@@ -148,38 +147,37 @@ def _present(spark: SparkSession, folder: str) -> DataFrame:
 
 
 def _pictures(folder: str) -> dict[str, FileStatus]:
-    """The pictures in ``folder`` by their name without the ending; none where there is no such folder."""
+    """The pictures in ``folder`` by their names without extension. Empty if there is no such folder."""
     if not blobs.exists(folder):
         return {}
-    endings = {ending for ending, _ in ENDINGS.values()}
+    extensions = {extension for extension, _ in FILE_TYPES.values()}
     split = ((os.path.splitext(file.path), file) for file in blobs.list_files(folder))
-    return {name: file for (name, ending), file in split if ending[1:] in endings}
+    return {name: file for (name, extension), file in split if extension[1:] in extensions}
 
 
 def run(spark: SparkSession, planned: DataFrame, options: Options, scratch: Workspace) -> Outputs:
-    """Do what is ``planned``. Fetching runs once, into ``scratch``; the tables are split from there.
+    """Carries out the plan ``planned``. Fetching runs once, into ``scratch``; the tables are split from the results.
 
-    Raises ``JobFailed`` unless every address was fetched, is there, or failed, once.
+    Raises ``JobFailed`` unless every address has exactly one outcome: a file or a failure.
     """
     planned = scratch.write("planned", planned)
-    wanted = planned.where(F.col("action").isin(FETCH, RECHECK))
-    hosts = wanted.select(F.regexp_extract("address", "//([^/]*)", 1)).distinct().count()
+    pending = planned.where(F.col("action").isin(FETCH, RECHECK))
+    hosts = pending.select(F.regexp_extract("address", "//([^/]*)", 1)).distinct().count()
     tasks = max(1, min(hosts, 8 * spark.sparkContext.defaultParallelism))
-    count = wanted.count()
+    count = pending.count()
     tally = scratch.location("tally")
     fetched = (
-        by_host(wanted, "address", tasks).withColumn("result", _fetch(options, tally)).select("image_id", "result.*")
+        by_host(pending, "address", tasks).withColumn("result", _fetch(options, tally)).select("image_id", "result.*")
     )
-    with progress(spark, "download", count, "files", tasks, share=partial(_share_told, tally, count)):
+    with progress(spark, "download", count, "files", tasks, share=partial(_tallied_share, tally, count)):
         fetched = scratch.write("results", fetched)
     return _split(_outcomes(planned, fetched), planned.count())
 
 
 def _outcomes(planned: DataFrame, fetched: DataFrame) -> DataFrame:
-    """image_id, address, attributes and the columns of `_RESULT` for every address; those that failed have no
-    outcome."""
+    """image_id, address, attributes and the columns of `_RESULT` for every address. Failures have a null outcome."""
     results = fetched.select("image_id", F.struct(*_RESULT_NAMES).alias("result"))
-    kept = F.struct(
+    unfetched = F.struct(
         F.when(F.col("action") == KEEP, PRESENT).alias("outcome"),
         F.col("file").alias("uri"),
         "size_bytes",
@@ -187,12 +185,12 @@ def _outcomes(planned: DataFrame, fetched: DataFrame) -> DataFrame:
         F.when(F.col("action") == SKIP, F.col("reason")).alias("reason"),
         F.when(F.col("action") == SKIP, F.col("detail")).alias("detail"),
     )
-    joined = planned.join(results, "image_id", "left").withColumn("told", F.coalesce("result", kept))
-    # An answer without content tells neither.
-    size = F.coalesce("told.size_bytes", "size_bytes").alias("size_bytes")
-    sha256 = F.coalesce("told.content_sha256", "known_content_sha256").alias("content_sha256")
-    others = [f"told.{name}" for name in _RESULT_NAMES if name not in ("size_bytes", "content_sha256")]
-    return joined.select("image_id", "address", "attributes", size, sha256, *others)
+    joined = planned.join(results, "image_id", "left").withColumn("outcome_row", F.coalesce("result", unfetched))
+    # An answer without content (unchanged) has neither size nor sha256: the known ones hold.
+    size = F.coalesce("outcome_row.size_bytes", "size_bytes").alias("size_bytes")
+    sha256 = F.coalesce("outcome_row.content_sha256", "known_content_sha256").alias("content_sha256")
+    details = [f"outcome_row.{name}" for name in _RESULT_NAMES if name not in ("size_bytes", "content_sha256")]
+    return joined.select("image_id", "address", "attributes", size, sha256, *details)
 
 
 def _split(outcomes: DataFrame, addresses: int) -> Outputs:
@@ -204,10 +202,10 @@ def _split(outcomes: DataFrame, addresses: int) -> Outputs:
         .agg(F.count("*").alias("files"), F.sum("size_bytes").alias("bytes"))
         .collect()
     )
-    told, failed = sum(row.files for row in counted), failures.where(F.col("reason").isNotNull()).count()
-    if told + failed != addresses:
+    files, failed = sum(row.files for row in counted), failures.where(F.col("reason").isNotNull()).count()
+    if files + failed != addresses:
         raise JobFailed(
-            f"{addresses:,} addresses, {told:,} files, {failed:,} failures: nothing was published; run it again"
+            f"{addresses:,} addresses, {files:,} files, {failed:,} failures: nothing was published; run it again"
         )
     return Outputs(
         downloads=downloads.select(*SCHEMAS["downloads"].names),
@@ -221,10 +219,10 @@ def _split(outcomes: DataFrame, addresses: int) -> Outputs:
 
 
 def list_of(downloads: pa.Table) -> bytes:
-    """The list for `build_manifest` of rows of ``downloads``, as a Parquet file that lies beside the images.
+    """The list for `build_manifest` of rows of ``downloads``: a Parquet file to be stored beside the images.
 
-    Columns: image_id, uri (the file's name), address, and every attribute; one that is called like another column, but
-    for small and capital letters, which Spark takes for the same, gets a ``_`` at its end."""
+    Its columns are image_id, uri (the file's name), address, and every attribute. Spark does not distinguish upper and
+    lower case, so an attribute whose name equals another column's but for case gets a ``_`` at its end."""
     rows = downloads.sort_by("image_id").to_pylist()
     columns: dict[str, list[Any]] = {
         "image_id": [row["image_id"] for row in rows],
@@ -232,25 +230,25 @@ def list_of(downloads: pa.Table) -> bytes:
         "address": [row["address"] for row in rows],
     }
     attributes = [dict(row["attributes"] or ()) for row in rows]
-    taken = set(columns)
-    for name in dict.fromkeys(name for told in attributes for name in told):
+    lowered = set(columns)
+    for name in dict.fromkeys(name for own in attributes for name in own):
         column = name
-        while column.lower() in taken:
+        while column.lower() in lowered:
             column += "_"
-        taken.add(column.lower())
-        columns[column] = [told.get(name) for told in attributes]
+        lowered.add(column.lower())
+        columns[column] = [own.get(name) for own in attributes]
     content = io.BytesIO()
     pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), content)
     return content.getvalue()
 
 
-def _share_told(tally: str, units: int) -> float:
-    """The share of ``units`` that is done, by what tasks have written below ``tally`` so far."""
+def _tallied_share(tally: str, units: int) -> float:
+    """The finished share of ``units``, from the files that tasks have written below ``tally`` so far."""
     try:
-        told = [int(blobs.read(file.uri)) for file in blobs.list_files(tally) if not file.path.endswith(".tmp")]
+        counts = [int(blobs.read(file.uri)) for file in blobs.list_files(tally) if not file.path.endswith(".tmp")]
     except (OSError, ValueError):  # no task has begun
         return 0.0
-    return min(1.0, sum(told) / max(1, units))
+    return min(1.0, sum(counts) / max(1, units))
 
 
 # -- in the workers ----------------------------------------------------------------------------------------------------
@@ -263,7 +261,7 @@ def _fetch(options: Options, tally: str) -> Column:
     def results(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
         context = TaskContext.get()
         assert context is not None
-        # A task that is tried again finds in the folder what the first attempt fetched.
+        # A retried task starts with the files that its first attempt fetched.
         fetcher = _Fetcher(options, _pictures(options.folder) if context.attemptNumber() else {})
         done = _Tally(f"{tally}/{context.partitionId()}")
         with decoding.quiet_decoders(), ThreadPoolExecutor(options.http.connections_per_host, "download") as pool:
@@ -271,7 +269,7 @@ def _fetch(options: Options, tally: str) -> Column:
                 rows = list(pool.map(lambda row: done.counted(fetcher.result(*row)), zip(*batch)))
                 yield pd.DataFrame(rows, columns=_RESULT_NAMES).astype({"size_bytes": "Int64"})
 
-    # Without this the optimiser may fetch everything once for every column that is made from the answer.
+    # Without this the optimiser may fetch everything again for every column that is computed from the result.
     column: Column = results.asNondeterministic()(
         "address", "name", "action", "file", "known_etag", "known_last_modified"
     )
@@ -279,80 +277,79 @@ def _fetch(options: Options, tally: str) -> Column:
 
 
 class _Tally:
-    """Tells the driver, by a file, about how much is done: a task of one host may run for hours."""
+    """Reports progress to the driver through a file, every few seconds: the task of one host may run for hours."""
 
     def __init__(self, uri: str):
-        self._uri, self._done, self._told = uri, 0, time.monotonic()
+        self._uri, self._done, self._written = uri, 0, time.monotonic()
 
     def counted(self, result: dict[str, Any]) -> dict[str, Any]:
         self._done += 1
-        if time.monotonic() - self._told >= _SECONDS_BETWEEN_TALLIES:
-            self._told = time.monotonic()
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN_TALLIES:
+            self._written = time.monotonic()
             blobs.write(self._uri, str(self._done).encode(), "text/plain")
         return result
 
 
 class _Fetcher:
-    """Addresses -> files and rows of `_RESULT`; used by several threads."""
+    """Addresses -> files and rows of `_RESULT`. Several threads use it."""
 
-    def __init__(self, options: Options, there: dict[str, FileStatus]):
-        self._options, self._there = options, there
-        decoding.prepare_process(
-            sys.maxsize
-        )  # only the beginnings of pictures are looked at, however large they claim to be
+    def __init__(self, options: Options, present: dict[str, FileStatus]):
+        self._options, self._present = options, present
+        # Only the first bytes of pictures are read here, so their claimed size does not matter.
+        decoding.prepare_process(sys.maxsize)
         Image.init()  # all formats must be registered before some can be named
 
     def result(
         self, address: str, name: str, action: str, file: str | None, etag: str | None, last_modified: str | None
     ) -> dict[str, Any]:
-        if file is None and name in self._there:
-            file = self._there[name].uri
+        if file is None and name in self._present:
+            file = self._present[name].uri
             return _row(outcome=FETCHED, uri=file, **_facts(blobs.read(file)))
         try:
             answer = http_client.get(address, self._options.max_bytes, self._options.http, etag, last_modified)
             if answer.content is None:
-                kept = answer.etag or etag, answer.last_modified or last_modified
-                return _row(outcome=UNCHANGED, uri=file, etag=kept[0], last_modified=kept[1])
-            ending, content_type = _kind_of(answer.content)
+                version = answer.etag or etag, answer.last_modified or last_modified
+                return _row(outcome=UNCHANGED, uri=file, etag=version[0], last_modified=version[1])
+            extension, content_type = _file_type(answer.content)
         except Unreadable as error:
             return self._refused(error, action, file, etag, last_modified)
-        told = {**_facts(answer.content), "etag": answer.etag, "last_modified": answer.last_modified}
+        facts = {**_facts(answer.content), "etag": answer.etag, "last_modified": answer.last_modified}
         if action == RECHECK and file is not None and blobs.read(file) == answer.content:
-            return _row(outcome=UNCHANGED, uri=file, **told)
-        uri = uris.join(self._options.folder, f"{name}.{ending}")
+            return _row(outcome=UNCHANGED, uri=file, **facts)
+        uri = uris.join(self._options.folder, f"{name}.{extension}")
         blobs.write(uri, answer.content, content_type)
         if file is not None and file != uri:
             blobs.delete(file)
-        return _row(outcome=FETCHED, uri=uri, **told)
+        return _row(outcome=FETCHED, uri=uri, **facts)
 
     def _refused(
         self, error: Unreadable, action: str, file: str | None, etag: str | None, last_modified: str | None
     ) -> dict[str, Any]:
-        why = {"reason": error.reason, "detail": error.detail}
-        if action == RECHECK and error.reason in TRANSIENT_REASONS:  # nothing says that the file is not right any more
-            return _row(outcome=PRESENT, uri=file, etag=etag, last_modified=last_modified, **why)
+        failure = {"reason": error.reason, "detail": error.detail}
+        if action == RECHECK and error.reason in TRANSIENT_REASONS:  # the file may well be unchanged
+            return _row(outcome=PRESENT, uri=file, etag=etag, last_modified=last_modified, **failure)
         if action == FETCH and file is not None:
-            blobs.delete(file)  # from another address: the next run must not take it for this one's
-        return _row(**why)
+            blobs.delete(file)  # it belongs to another address: the next run must not take it for this one's
+        return _row(**failure)
 
 
-def _row(**told: Any) -> dict[str, Any]:
-    return {**dict.fromkeys(_RESULT_NAMES), **told}
+def _row(**values: Any) -> dict[str, Any]:
+    return {**dict.fromkeys(_RESULT_NAMES), **values}
 
 
 def _facts(content: bytes) -> dict[str, Any]:
     return {"size_bytes": len(content), "content_sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _kind_of(content: bytes) -> tuple[str, str]:
-    """The entry of `ENDINGS` for ``content``, by its beginning; `Unreadable` where no known format begins so.
+def _file_type(content: bytes) -> tuple[str, str]:
+    """The entry of `FILE_TYPES` for ``content``, by its first bytes. Raises `Unreadable` if no known format fits.
 
-    Nothing is decoded, and nothing is believed of what its server says it is.
+    Nothing is decoded, and the server's content type is ignored.
     """
     if not content:
         raise Unreadable("empty", "0 bytes")
     try:
         with Image.open(io.BytesIO(content), formats=decoding.FORMATS) as image:
-            return ENDINGS[str(image.format)]
-    except Exception:  # Pillow raises nearly anything
+            return FILE_TYPES[str(image.format)]
+    except Exception:  # Pillow raises errors of nearly any class
         raise Unreadable("not_an_image", f"it begins with {content[:40]!r}") from None

@@ -1,7 +1,8 @@
-"""manifest -> embeddings and failures: what each image looks like to one or several fingerprints.
+"""manifest -> embeddings and failures: the vectors of each image by one or several fingerprints.
 
-- ``stage``    what need not be done again, the one pass over the rest, and the tables from it
-- ``workers``  what a task does with its images: fetch, decode once, put through each fingerprint
-- ``saved``    the files in which tasks save vectors, from which a run that follows a killed one goes on
-- ``projected``  fingerprints that are made of another's vectors
+- ``prepare``      what the driver prepares for workers; ``weights``: where a network's weights come from
+- ``stage``        skips images that are known, embeds the others in one pass, and makes the tables
+- ``workers``      a task's work: fetches and decodes each image once, and computes each fingerprint
+- ``checkpoints``  files in which tasks save vectors, from which the next run resumes
+- ``projected``    fingerprints that are computed from the vectors of another one
 """

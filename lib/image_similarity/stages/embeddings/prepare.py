@@ -1,4 +1,4 @@
-"""What settings declare as fingerprints, made ready on the driver: weights found, checked, and saved for workers."""
+"""Prepares declared fingerprints on the driver: resolves and checks their weights, and saves files for the workers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,20 +22,19 @@ from image_similarity.settings import (
 
 @dataclass(frozen=True)
 class PreparedFingerprint:
-    """A fingerprint that images can be put through."""
+    """A fingerprint that is ready to embed images."""
 
-    description: FingerprintSpec
+    spec: FingerprintSpec
     file: Path | None = None
-    """What its workers need, in the folder that was given."""
+    """The file that workers load it from; None if they need none."""
     used: Mapping[str, Any] = field(default_factory=dict)
-    """For the record: where weights came from, and whether they are trained."""
+    """Recorded in ``runs.settings``: the source of the weights, and whether they are trained."""
     notes: tuple[str, ...] = ()
-    """What a person should know, one line each."""
+    """Notes for people, one line each."""
 
 
 def with_bases(settings: Settings, names: list[str]) -> list[str]:
-    """``names`` without repetition, each behind the fingerprint that it is made of. ``WrongInput`` if one is not
-    declared."""
+    """``names`` without repetition, each after its base fingerprint. Raises ``WrongInput`` if one is not declared."""
     ordered: list[str] = []
     for name in names:
         declared = settings.fingerprint(name)
@@ -46,9 +45,9 @@ def with_bases(settings: Settings, names: list[str]) -> list[str]:
 
 
 def check(name: str, declared: FingerprintSettings) -> None:
-    """``WrongInput`` if the network or the layer does not exist: what can be told without weights, at once."""
+    """Raises ``WrongInput`` if the network or the layer does not exist. Needs no weights, so it fails early."""
     if isinstance(declared, NetworkSettings):
-        from image_similarity.fingerprints import networks  # torch takes seconds
+        from image_similarity.fingerprints import networks  # importing torch takes seconds
 
         with _faults_as_wrong_input():
             networks.check_network(declared.network)
@@ -56,7 +55,7 @@ def check(name: str, declared: FingerprintSettings) -> None:
 
 
 def described(declared: FingerprintSettings) -> str:
-    """In a few words, for plans."""
+    """A short description for plans."""
     if isinstance(declared, PcaSettings):
         return f"{declared.dimensions} principal components of {declared.base}"
     if isinstance(declared, NetworkSettings):
@@ -67,9 +66,9 @@ def described(declared: FingerprintSettings) -> str:
 
 
 def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSettings) -> PreparedFingerprint:
-    """Make fingerprint ``name`` ready; files for workers go into ``folder``.
+    """Prepares the fingerprint ``name``. Files for workers go into ``folder``.
 
-    Raises ``WrongInput`` for weights that do not fit and ``JobFailed`` for those that cannot be had.
+    Raises ``WrongInput`` for weights that do not fit, and ``JobFailed`` for weights that are not available.
     """
     if isinstance(declared, NetworkSettings):
         with _faults_as_wrong_input():
@@ -86,10 +85,10 @@ def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSe
     if isinstance(declared, HogSettings):
         from image_similarity.fingerprints import hog
 
-        described = hog.described(
+        spec = hog.described(
             declared.size, declared.orientations, declared.cell, declared.block, declared.decoding == "scaled"
         )
-        return PreparedFingerprint(described)
+        return PreparedFingerprint(spec)
     raise WrongInput(f"fingerprint {name} is made of vectors, not of images")
 
 
@@ -102,7 +101,7 @@ def _faults_as_wrong_input() -> Iterator[None]:
 
 
 def cache() -> Path:
-    """torchvision's own: what it has downloaded is found."""
+    """torchvision's own cache, so that weights it has already downloaded are used."""
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
@@ -112,20 +111,22 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Prepa
     from image_similarity.fingerprints import networks
     from image_similarity.stages.embeddings import weights
 
-    found = weights.resolve(declared.network, declared.weights, declared.weights_sha256, declared.seed, cache(), http)
+    resolved = weights.resolve(
+        declared.network, declared.weights, declared.weights_sha256, declared.seed, cache(), http
+    )
     prepared = networks.prepare(
         declared.network,
         declared.layer,
-        found.state,
+        resolved.state,
         pooling=declared.pooling,
         preprocessing=declared.preprocessing,
         precision=declared.precision,
-        source=found.source,
+        source=resolved.source,
         scaled=declared.decoding == "scaled",
     )
     prepared.save(file)
     return PreparedFingerprint(
-        prepared.network, file, {"weights": found.source, "trained": found.trained}, _notes(found)
+        prepared.network, file, {"weights": resolved.source, "trained": resolved.trained}, _notes(resolved)
     )
 
 
@@ -135,24 +136,26 @@ def _program(declared: ExportedSettings, http: HttpSettings) -> PreparedFingerpr
     from image_similarity.imaging.framing import Framing
     from image_similarity.stages.embeddings import weights
 
-    found = weights.resolve_program(declared.weights, declared.weights_sha256, cache(), http)
+    resolved = weights.resolve_program(declared.weights, declared.weights_sha256, cache(), http)
     size = declared.input_size
     framing = Framing(declared.resize or size, size, declared.interpolation, scaled=declared.decoding == "scaled")
     normalisation = CAFFE if declared.preprocessing == "caffe" else Normalisation(declared.mean, declared.std)
-    program = exported.prepare(found.path, framing, normalisation, declared.pooling, declared.precision, found.source)
-    return PreparedFingerprint(program, found.path, {"weights": found.source, "trained": True}, _notes(found))
+    program = exported.prepare(
+        resolved.path, framing, normalisation, declared.pooling, declared.precision, resolved.source
+    )
+    return PreparedFingerprint(program, resolved.path, {"weights": resolved.source, "trained": True}, _notes(resolved))
 
 
-def _notes(found: Any) -> tuple[str, ...]:
-    passed_over = tuple(f"note: {line}; going on with {found.source}" for line in found.passed_over)
-    return (*passed_over, f"weights: {found.source}")
+def _notes(resolved: Any) -> tuple[str, ...]:
+    passed_over = tuple(f"note: {line}; going on with {resolved.source}" for line in resolved.passed_over)
+    return (*passed_over, f"weights: {resolved.source}")
 
 
-def record(name: str, declared: FingerprintSettings, ready: PreparedFingerprint) -> dict[str, Any]:
-    """For ``runs.settings``."""
+def record(name: str, declared: FingerprintSettings, prepared: PreparedFingerprint) -> dict[str, Any]:
+    """The record of a fingerprint for ``runs.settings``."""
     return {
         "fingerprint": {name: declared.model_dump()},
-        "description": asdict(ready.description),
-        "fingerprint_key": ready.description.key,
-        **ready.used,
+        "description": asdict(prepared.spec),
+        "fingerprint_key": prepared.spec.key,
+        **prepared.used,
     }

@@ -1,7 +1,7 @@
-"""Fingerprints that are made of another's vectors: no image is read.
+"""Projected fingerprints: computed from the vectors of a base fingerprint. No image is read.
 
-A projection is fitted once, on a sample, and kept in the table ``projections``; what comes later is projected onto the
-same components, so that old and new vectors can be compared."""
+A projection is fitted once, on a sample, and stored in the table ``projections``. Later vectors are projected onto the
+same components, so old and new vectors can be compared."""
 
 import hashlib
 import json
@@ -20,56 +20,57 @@ from image_similarity.errors import WrongInput
 from image_similarity.fingerprints import pca
 from image_similarity.fingerprints.pca import Projection
 from image_similarity.settings import PcaSettings
-from image_similarity.stages.embeddings.saved import as_lists
+from image_similarity.stages.embeddings.checkpoints import as_lists
 from image_similarity.warehouse.parquet import spark_schema
 from image_similarity.warehouse.schemas import SCHEMAS
 
 Batches = Iterator[pa.RecordBatch]
 
 MEAN = -1
-"""The ``component`` under which the mean is kept, which is subtracted first."""
+"""The ``component`` of the row that holds the mean. The mean is subtracted before projecting."""
 
 _VECTORS = "content_sha256 string, fingerprint_key string, width int, height int, embedding array<float>"
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A projection, and the key of the vectors that it is for."""
+    """A projection, and the key of the vectors that it was fitted to."""
 
     base_key: str
     projection: Projection
 
     @property
     def key(self) -> str:
-        """Of the projected vectors."""
+        """The key of the projected vectors: 16 hexadecimal digits."""
         values = {"kind": "projection", "base": self.base_key, "projection": self.projection.sha256}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def explained(self) -> float:
-        """Share of the variance that is kept."""
+        """The share of the variance that the components explain."""
         return float(self.projection.explained_variance.sum())
 
 
 def published(rows: DataFrame, base_key: str, declared: PcaSettings) -> Fitted | None:
-    """What ``rows`` of ``projections`` hold, if it was fitted as ``declared`` and to vectors of ``base_key``."""
-    found = sorted(rows.collect(), key=lambda row: int(row.component))
-    if len(found) != declared.dimensions + 1:
+    """The projection in ``rows`` of ``projections``; None unless it was fitted as ``declared`` and to ``base_key``."""
+    ordered = sorted(rows.collect(), key=lambda row: int(row.component))
+    if len(ordered) != declared.dimensions + 1:
         return None
-    if any((row.base_key, row["sample"], row.seed) != (base_key, declared.sample, declared.seed) for row in found):
+    if any((row.base_key, row["sample"], row.seed) != (base_key, declared.sample, declared.seed) for row in ordered):
         return None
-    weights = np.array([row.weights for row in found], dtype=np.float32)
-    shares = np.array([row.explained_variance for row in found[1:]], dtype=np.float64)
+    weights = np.array([row.weights for row in ordered], dtype=np.float32)
+    shares = np.array([row.explained_variance for row in ordered[1:]], dtype=np.float64)
     return Fitted(base_key, Projection(weights[0], weights[1:], shares))
 
 
 def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fitted:
-    """Fit the projection ``name`` to a sample of ``base`` (rows of ``vectors``), chosen by a hash of content and
-    seed."""
-    chosen = base.select("content_sha256").orderBy(F.xxhash64(F.lit(declared.seed), "content_sha256"), "content_sha256")
-    chosen = chosen.limit(declared.sample)
-    table = base.join(F.broadcast(chosen), "content_sha256").select("content_sha256", "embedding").toArrow()
-    vectors = _matrix(table.sort_by("content_sha256")["embedding"])  # an order of their own: sums depend on it
+    """Fits the projection ``name`` to a sample of ``base`` (rows of ``vectors``), chosen by a hash of content and seed.
+
+    Raises ``WrongInput`` if ``declared.dimensions`` exceeds the number of vectors or their length."""
+    sample = base.select("content_sha256").orderBy(F.xxhash64(F.lit(declared.seed), "content_sha256"), "content_sha256")
+    sample = sample.limit(declared.sample)
+    table = base.join(F.broadcast(sample), "content_sha256").select("content_sha256", "embedding").toArrow()
+    vectors = _matrix(table.sort_by("content_sha256")["embedding"])  # a fixed order: floating-point sums depend on it
     try:
         return Fitted(base_key, pca.fit(vectors, declared.dimensions, declared.seed))
     except ValueError:
@@ -82,7 +83,7 @@ def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fit
 
 
 def rows_of(spark: SparkSession, name: str, fitted: Fitted, declared: PcaSettings) -> DataFrame:
-    """``fitted`` as rows of ``projections``."""
+    """``fitted`` as rows of ``projections``: the mean, then the components."""
     common = (name, fitted.key, fitted.base_key, declared.sample, declared.seed)
     rows: list[tuple[Any, ...]] = [(*common, MEAN, None, fitted.projection.mean.tolist())]
     for component, weights in enumerate(fitted.projection.components):
@@ -91,14 +92,14 @@ def rows_of(spark: SparkSession, name: str, fitted: Fitted, declared: PcaSetting
 
 
 def renamed(rows: DataFrame, name: str, key: str | None = None) -> DataFrame:
-    """Rows of the base's ``embeddings`` or ``failures`` as those of fingerprint ``name``: they are the same images."""
+    """Rows of the base's ``embeddings`` or ``failures``, renamed to fingerprint ``name`` of the same images."""
     columns = rows.columns
     own = rows.withColumn("fingerprint", F.lit(name))
     return (own.withColumn("fingerprint_key", F.lit(key)) if key else own).select(*columns)
 
 
 def project(spark: SparkSession, base: DataFrame, fitted: Fitted) -> DataFrame:
-    """Rows of ``vectors`` of the projected fingerprint, from those of its base."""
+    """Rows of ``vectors`` of the projected fingerprint, from ``base``, the rows of ``vectors`` of its base."""
     shared = spark.sparkContext.broadcast(fitted.projection)
     return base.select(*SCHEMAS["vectors"].names).mapInArrow(_projecting(shared, fitted.key), _VECTORS)
 
@@ -125,7 +126,7 @@ def _batch(base: pa.RecordBatch, key: str, vectors: NDArray[np.float32]) -> pa.R
 
 
 def _matrix(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float32]:
-    """A column of lists of one length as (n, d); (0, 0) without rows."""
+    """A column of lists of equal length as a float32 array (n, d); (0, 0) without rows."""
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     values: NDArray[np.float32] = whole.flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(whole), -1) if len(whole) else np.zeros((0, 0), np.float32)

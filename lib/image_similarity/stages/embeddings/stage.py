@@ -1,8 +1,8 @@
 """manifest -> embeddings, vectors and failures of one or several fingerprints, in one pass over the images.
 
-Vectors are known by the sha256 of the file they come from. An image whose uri and version are those of the last run is
-not even read; one whose content is known is read but not decoded; the rest is decoded once and goes through every
-fingerprint that lacks it."""
+A vector is identified by the sha256 of its file's content. An image with the uri and version of the last run is not
+read. An image whose content is known is read, but not decoded. All others are decoded once and embedded by every
+fingerprint that lacks their vector."""
 
 import functools
 import time
@@ -22,7 +22,7 @@ from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings import workers
-from image_similarity.stages.embeddings.saved import Count
+from image_similarity.stages.embeddings.checkpoints import CheckpointCount
 from image_similarity.stages.embeddings.workers import NON_FINITE, Contents, Work
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS
@@ -36,41 +36,41 @@ FAILURE_REASONS = {
 """Every ``reason`` that this stage writes into ``failures``."""
 
 PERMANENT_REASONS = (*decoding.UNREADABLE_REASONS, NON_FINITE, "too_many_bytes")
-"""Reasons that lie in the file: while it is the same, trying again is asked for. The others may pass: they are always
-tried."""
+"""Permanent failures: retried only on request while the file is unchanged. All other failures are transient and always
+retried."""
 
 LEAST_IMAGES_PER_TASK = 32
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """One of the fingerprints that images are put through, and what is there of it."""
+    """One of the fingerprints to embed images with, and what is stored of it."""
 
     name: str
-    description: FingerprintSpec
+    spec: FingerprintSpec
     file: str | None
-    """What the driver shipped for it."""
+    """The file that the driver shipped for it."""
     published: DataFrame
     """Rows of ``embeddings`` of this fingerprint, of any key; may be empty."""
     failures: DataFrame
-    """Rows of ``failures`` published with them."""
+    """Rows of ``failures`` that were published with `published`."""
     failures_hold: bool
-    """Whether these were made with the same key."""
+    """Whether `failures` were recorded with the same key."""
     vectors: DataFrame
     """Rows of ``vectors`` of this key as published."""
-    saved: DataFrame
-    """What runs before saved and did not publish, as `saved.SCHEMA`."""
+    checkpoints: DataFrame
+    """Unpublished checkpoints of this run and earlier ones, with the columns of `checkpoints.SCHEMA`."""
     folder: str
-    """Where this run saves vectors, as programs outside Hadoop name it."""
+    """Where this run's tasks write checkpoints, as programs outside Hadoop name it."""
 
     @property
     def key(self) -> str:
-        return self.description.key
+        return self.spec.key
 
 
 @dataclass(frozen=True)
 class Retry:
-    """Which failures of before are tried again though their files are the same."""
+    """Which permanent failures of earlier runs are retried although their files are unchanged."""
 
     all: bool = False
     reasons: Collection[str] = ()
@@ -78,18 +78,18 @@ class Retry:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of one fingerprint: frames in the schemas of the tables."""
+    """The results for one fingerprint. The frames have the tables' schemas."""
 
     embeddings: DataFrame
     failures: DataFrame
     images: int
     reused: int
-    """Images that were not read, since they are as they were."""
+    """Images that were not read, because they are unchanged."""
     resumed: int
-    """Of these, images that an earlier run had embedded and not published."""
+    """The images among them that resumed from the checkpoints of an unpublished run."""
     read: int
     embedded_on: dict[str, int]
-    """Images that went through it, by the device that it computed on."""
+    """device -> images that were embedded on it."""
 
 
 def run(
@@ -101,36 +101,44 @@ def run(
     retry: Retry,
     scratch: Workspace,
 ) -> list[Outputs]:
-    """Read what is not known yet, once, and embed it. New vectors are in the fingerprints' folders, see
-    `new_vectors`."""
-    matched = scratch.write("matched", _matched(manifest, [_known(one, settings, retry) for one in fingerprints]))
+    """Reads the images that are not known yet, once each, and embeds them.
+
+    The new vectors are in the fingerprints' checkpoint folders, see `new_vectors`."""
+    matched = scratch.write(
+        "matched", _matched(manifest, [_known(fingerprint, settings, retry) for fingerprint in fingerprints])
+    )
     tally = _tally(matched, len(fingerprints))
     results = spark.createDataFrame([], _RESULTS)
     if tally.unread:
-        results = _results(spark, matched.where("wanted > 0"), tally.unread, fingerprints, settings, http, scratch)
-    return [_split(number, one, matched, results, tally) for number, one in enumerate(fingerprints)]
+        results = _results(spark, matched.where("needed_by > 0"), tally.unread, fingerprints, settings, http, scratch)
+    return [_split(number, fingerprint, matched, results, tally) for number, fingerprint in enumerate(fingerprints)]
 
 
-# -- what is known -----------------------------------------------------------------------------------------------------
+# -- known images ------------------------------------------------------------------------------------------------------
 
-_PUBLISHED, _SAVED, _FAILED = 0, 1, 2
-"""Where it is known from what an image is, the best first."""
+_PUBLISHED, _CHECKPOINT, _FAILED = 0, 1, 2
+"""Why an image is known. The lowest value wins."""
 
 
-def _known(one: Fingerprint, settings: EmbeddingsSettings, retry: Retry) -> DataFrame:
-    """What need not be found out again: image_id, source_version, and ``known`` (see `_PUBLISHED`, content, reason,
-    detail)."""
+def _known(fingerprint: Fingerprint, settings: EmbeddingsSettings, retry: Retry) -> DataFrame:
+    """The images that need not be read: image_id, source_version, and ``known`` (kind, content_sha256, reason, detail).
+
+    ``kind`` is one of `_PUBLISHED`, `_CHECKPOINT` and `_FAILED`."""
     nothing = F.lit(None).cast("string")
-    of_key = one.published.where(F.col("fingerprint_key") == one.key)
+    of_key = fingerprint.published.where(F.col("fingerprint_key") == fingerprint.key)
     sources = [
         of_key.select(
             "image_id", "source_version", F.lit(_PUBLISHED).alias("kind"), "content_sha256", *_none("reason", "detail")
         ),
-        one.saved.select("image_id", "source_version", F.lit(_SAVED), "content_sha256", nothing, nothing),
+        fingerprint.checkpoints.select(
+            "image_id", "source_version", F.lit(_CHECKPOINT), "content_sha256", nothing, nothing
+        ),
     ]
-    # Failures of another key say nothing about this one.
-    if one.failures_hold and not retry.all:
-        failed = one.failures.where(F.col("reason").isin(*PERMANENT_REASONS) & ~F.col("reason").isin(*retry.reasons))
+    # Failures recorded with another key say nothing about this one.
+    if fingerprint.failures_hold and not retry.all:
+        failed = fingerprint.failures.where(
+            F.col("reason").isin(*PERMANENT_REASONS) & ~F.col("reason").isin(*retry.reasons)
+        )
         sources.append(failed.select("image_id", "source_version", F.lit(_FAILED), nothing, "reason", "detail"))
     known = functools.reduce(DataFrame.unionAll, sources).where("source_version IS NOT NULL")
     if settings.recheck == "always":
@@ -144,38 +152,39 @@ def _none(*names: str) -> list[Column]:
 
 
 def _matched(manifest: DataFrame, known: Sequence[DataFrame]) -> DataFrame:
-    """Each image with what each fingerprint knows of it (``known_<i>``), and ``wanted``: bit i if that is nothing for
-    i."""
-    rows, wanted = manifest.drop("attributes", "modified_at"), F.lit(0).cast("long")
-    for number, one in enumerate(known):
-        rows = rows.join(one.withColumnRenamed("known", f"known_{number}"), ["image_id", "source_version"], "left")
-        wanted = wanted + F.when(F.col(f"known_{number}").isNull(), F.lit(1 << number)).otherwise(F.lit(0))
-    return rows.withColumn("wanted", wanted)
+    """Each image with what is known of it by fingerprint i (``known_<i>``) and the bit mask ``needed_by``.
+
+    Bit i of ``needed_by`` is set if fingerprint i knows nothing of the image."""
+    rows, needed_by = manifest.drop("attributes", "modified_at"), F.lit(0).cast("long")
+    for number, images in enumerate(known):
+        rows = rows.join(images.withColumnRenamed("known", f"known_{number}"), ["image_id", "source_version"], "left")
+        needed_by = needed_by + F.when(F.col(f"known_{number}").isNull(), F.lit(1 << number)).otherwise(F.lit(0))
+    return rows.withColumn("needed_by", needed_by)
 
 
 @dataclass(frozen=True)
 class _Tally:
     images: int
     unread: int
-    wanted: tuple[int, ...]
-    """By fingerprint: images that are read for it."""
+    read: tuple[int, ...]
+    """By fingerprint: the images that are read for it."""
     resumed: tuple[int, ...]
 
 
 def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
-    counted = [F.count("*"), F.count_if(F.col("wanted") > 0)]
+    counts = [F.count("*"), F.count_if(F.col("needed_by") > 0)]
     for number in range(fingerprints):
         known = F.col(f"known_{number}")
-        counted += [F.count_if(known.isNull()), F.count_if(known["kind"] == _SAVED)]
-    images, unread, *each = matched.agg(*[column.alias(f"_{place}") for place, column in enumerate(counted)]).collect()[
+        counts += [F.count_if(known.isNull()), F.count_if(known["kind"] == _CHECKPOINT)]
+    images, unread, *each = matched.agg(*[column.alias(f"_{place}") for place, column in enumerate(counts)]).collect()[
         0
     ]
     return _Tally(images, unread, tuple(each[::2]), tuple(each[1::2]))
 
 
-def _known_contents(spark: SparkSession, one: Fingerprint) -> "Broadcast[Contents] | None":
-    """The contents whose vectors are there, for all workers."""
-    contents = one.vectors.select("content_sha256").unionAll(one.saved.select("content_sha256"))
+def _known_contents(spark: SparkSession, fingerprint: Fingerprint) -> "Broadcast[Contents] | None":
+    """The contents whose vectors exist, for all workers; None if there are none."""
+    contents = fingerprint.vectors.select("content_sha256").unionAll(fingerprint.checkpoints.select("content_sha256"))
     numbers = contents.select(F.conv(F.substring("content_sha256", 1, 15), 16, 10).cast("long").alias("content"))
     known = np.unique(numbers.toArrow()["content"].to_numpy())
     return spark.sparkContext.broadcast(known) if len(known) else None
@@ -183,7 +192,7 @@ def _known_contents(spark: SparkSession, one: Fingerprint) -> "Broadcast[Content
 
 # -- the pass over the images ------------------------------------------------------------------------------------------
 
-_RESULTS = f"image_id string, uri string, source_version string, wanted long, {workers.RESULT}"
+_RESULTS = f"image_id string, uri string, source_version string, needed_by long, {workers.RESULT}"
 
 
 def _results(
@@ -195,88 +204,100 @@ def _results(
     http: HttpSettings,
     scratch: Workspace,
 ) -> DataFrame:
-    """What became of the unread images, as `_RESULTS`; written once."""
+    """The outcome of each unread image, with the columns of `_RESULTS`; computed once."""
     available = devices.for_tasks(spark, settings)
     tasks = task_count(spark, count, LEAST_IMAGES_PER_TASK, settings.images_per_task)
-    most = available.most_tasks() if any(one.description.uses_torch for one in fingerprints) else None
+    most = available.most_tasks() if any(fingerprint.spec.uses_torch for fingerprint in fingerprints) else None
     if most is not None:
         tasks = min(tasks, most)
-    # In order of size, copies of a file come to the same task (but for a border between two), which embeds them once.
-    # The largest come first, so that none is late.
+    # Ordered by size, copies of a file fall into the same task, which embeds them once (except where a partition ends
+    # between two copies). The largest files come first, so that none of them finishes late.
     ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id")
-    ordered = ordered.select("image_id", "uri", "source_version", "wanted")
-    work = [Work(one.description, one.file, one.folder, _known_contents(spark, one)) for one in fingerprints]
+    ordered = ordered.select("image_id", "uri", "source_version", "needed_by")
+    work = [
+        Work(fingerprint.spec, fingerprint.file, fingerprint.folder, _known_contents(spark, fingerprint))
+        for fingerprint in fingerprints
+    ]
     results = ordered.withColumn("result", workers.embed(work, available, settings, http, time.time()))
-    # The end of so few tasks tells nothing of how far they are: what they have saved does.
-    share = _share_saved(fingerprints, count) if most is not None else None
-    with progress(spark, f"embed {', '.join(one.name for one in fingerprints)}", count, "images", tasks, share=share):
+    # With so few tasks, finished tasks are no measure of progress: the checkpoints are.
+    share = _checkpointed_share(fingerprints, count) if most is not None else None
+    with progress(
+        spark,
+        f"embed {', '.join(fingerprint.name for fingerprint in fingerprints)}",
+        count,
+        "images",
+        tasks,
+        share=share,
+    ):
         written = scratch.write("results", results)
-    return written.select("image_id", "uri", "source_version", "wanted", "result.*")
+    return written.select("image_id", "uri", "source_version", "needed_by", "result.*")
 
 
-def _share_saved(fingerprints: Sequence[Fingerprint], count: int) -> Callable[[], float]:
-    """What tells the share of ``count`` images whose vectors are saved."""
-    saved = [Count(one.folder) for one in fingerprints]
-    return lambda: min(1.0, max(of_one() for of_one in saved) / count)
+def _checkpointed_share(fingerprints: Sequence[Fingerprint], count: int) -> Callable[[], float]:
+    """A function that returns the share of ``count`` images whose vectors are in checkpoints."""
+    counters = [CheckpointCount(fingerprint.folder) for fingerprint in fingerprints]
+    return lambda: min(1.0, max(counter() for counter in counters) / count)
 
 
 # -- the tables --------------------------------------------------------------------------------------------------------
 
 
-def _split(number: int, one: Fingerprint, matched: DataFrame, results: DataFrame, tally: _Tally) -> Outputs:
-    """What became of the images for fingerprint ``number``."""
-    why_not = F.element_at("refused", number + 1)
-    told = results.where(F.col("wanted").bitwiseAND(F.lit(1 << number)) != 0)
-    told = told.withColumn("detail", F.coalesce("detail", why_not))
-    told = told.withColumn("reason", F.coalesce("reason", F.when(why_not.isNotNull(), F.lit(NON_FINITE))))
+def _split(number: int, fingerprint: Fingerprint, matched: DataFrame, results: DataFrame, tally: _Tally) -> Outputs:
+    """The outcome of all images for fingerprint ``number``."""
+    refusal = F.element_at("refused", number + 1)
+    fresh = results.where(F.col("needed_by").bitwiseAND(F.lit(1 << number)) != 0)
+    fresh = fresh.withColumn("detail", F.coalesce("detail", refusal))
+    fresh = fresh.withColumn("reason", F.coalesce("reason", F.when(refusal.isNotNull(), F.lit(NON_FINITE))))
     known = matched.select("image_id", "uri", "source_version", f"known_{number}.*").where("kind IS NOT NULL")
-    both = known.drop("kind").unionByName(
-        told.select("image_id", "uri", "source_version", "content_sha256", "reason", "detail")
+    outcomes = known.drop("kind").unionByName(
+        fresh.select("image_id", "uri", "source_version", "content_sha256", "reason", "detail")
     )
-    named = both.withColumn("fingerprint", F.lit(one.name)).withColumn("fingerprint_key", F.lit(one.key))
+    rows = outcomes.withColumn("fingerprint", F.lit(fingerprint.name)).withColumn(
+        "fingerprint_key", F.lit(fingerprint.key)
+    )
     return Outputs(
-        embeddings=named.where("reason IS NULL").select(*SCHEMAS["embeddings"].names),
-        failures=named.where("reason IS NOT NULL").select(*SCHEMAS["failures"].names),
+        embeddings=rows.where("reason IS NULL").select(*SCHEMAS["embeddings"].names),
+        failures=rows.where("reason IS NOT NULL").select(*SCHEMAS["failures"].names),
         images=tally.images,
-        reused=tally.images - tally.wanted[number],
+        reused=tally.images - tally.read[number],
         resumed=tally.resumed[number],
-        read=tally.wanted[number],
-        embedded_on=_by_device(number, results) if tally.wanted[number] else {},
+        read=tally.read[number],
+        embedded_on=_by_device(number, results) if tally.read[number] else {},
     )
 
 
 def _by_device(number: int, results: DataFrame) -> dict[str, int]:
-    """How many images went through fingerprint ``number``, by device."""
+    """device -> images that fingerprint ``number`` embedded on it."""
     on = results.select(F.element_at("embedded_on", number + 1).alias("device")).where("device IS NOT NULL")
     return {row.device: row["count"] for row in on.groupBy("device").count().orderBy("device").collect()}
 
 
-def new_vectors(saved: DataFrame, published: DataFrame) -> DataFrame:
-    """Rows for ``vectors``: what this run and those before saved, each content once, without what is published."""
+def new_vectors(checkpoints: DataFrame, published: DataFrame) -> DataFrame:
+    """Rows for ``vectors``: each content in the checkpoints once, without those that are ``published``."""
     contents = published.select("content_sha256")
-    new = saved.select(*SCHEMAS["vectors"].names)
+    new = checkpoints.select(*SCHEMAS["vectors"].names)
     if contents.take(1):
-        # By whole contents Spark would sort the vectors; there are few to be left out, if any.
-        both = new.select("content_sha256").join(contents, "content_sha256", "left_semi")
-        new = new.join(F.broadcast(both), "content_sha256", "left_anti") if both.take(1) else new
+        # An anti join by content would make Spark sort the vectors. Few rows, if any, have to be left out.
+        stored = new.select("content_sha256").join(contents, "content_sha256", "left_semi")
+        new = new.join(F.broadcast(stored), "content_sha256", "left_anti") if stored.take(1) else new
     counted = new.agg(F.count("*").alias("all"), F.count_distinct("content_sha256").alias("contents")).collect()[0]
     return new if counted["all"] == counted["contents"] else new.dropDuplicates(["content_sha256"])
 
 
 def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vectors: DataFrame) -> None:
-    """Raise ``JobFailed`` unless every image of the manifest is embedded or failed, once, and every embedding has its
+    """Raises ``JobFailed`` unless every image of the manifest is embedded or failed, once, and every embedding has a
     vector."""
     outcomes = embeddings.select("image_id").unionAll(failures.select("image_id")).groupBy("image_id").count()
     listed = manifest.select("image_id", F.lit(1).alias("listed"))
-    both = outcomes.join(listed, "image_id", "full")
-    once, missing, others = both.agg(
+    joined = outcomes.join(listed, "image_id", "full")
+    once, missing, unexpected = joined.agg(
         F.count_if((F.col("listed") == 1) & (F.col("count") == 1)),
         F.count_if(F.col("count").isNull()),
         F.count_if(F.col("listed").isNull() | (F.col("count") > 1)),
     ).collect()[0]
-    if missing or others:
+    if missing or unexpected:
         raise JobFailed(
-            f"{once:,} images of the manifest are embedded or failed, but {missing:,} are neither, and {others:,} "
+            f"{once:,} images of the manifest are embedded or failed, but {missing:,} are neither, and {unexpected:,} "
             "are so twice or "
             "are not in it: nothing was published"
         )

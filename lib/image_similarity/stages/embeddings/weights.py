@@ -1,4 +1,4 @@
-"""Where a network's parameters come from: torchvision's server, a path or URI, or a seed."""
+"""Resolves the weights of a network: torchvision's server, a path or URI, or a seed."""
 
 import hashlib
 import socket
@@ -23,19 +23,19 @@ _SECONDS_FOR_A_FILE = 3600
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict and where it is from."""
+    """A state dict, and where it comes from."""
 
     state: State
     source: str
     """For people: ``IMAGENET1K_V1``, a path or URI, or ``untrained (seed 0)``."""
     trained: bool
     passed_over: tuple[str, ...] = ()
-    """Why the weights listed before could not be had, one line each."""
+    """Why each of the weights listed before it was not available, one line each."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A local file of weights, and where it is from."""
+    """A local file of weights, and where it comes from."""
 
     path: Path
     source: str
@@ -45,26 +45,26 @@ class File:
 def resolve(
     network: str, names: Sequence[str], sha256: str | None, seed: int, cache: Path, http: HttpSettings = HttpSettings()
 ) -> Weights:
-    """The first of ``names`` that can be had: a torchvision name, ``untrained``, or a path or URI of a state dict.
+    """The first of ``names`` that is available: a torchvision name, ``untrained``, or a path or URI of a state dict.
 
-    Files are downloaded to ``cache`` once and checked: torchvision's by torch.hub, others as ``http`` says. Only what
-    cannot be reached is passed over; a file that is there and wrong raises ``WrongInput``, and if nothing can be had
-    ``JobFailed`` tells why, for each."""
+    Files are downloaded to ``cache`` once, and checked. torchvision's own are downloaded by torch.hub, others by our
+    client as ``http`` says. Only unreachable weights are passed over. A file that exists and is wrong raises
+    ``WrongInput``. If none of ``names`` is available, ``JobFailed`` says why, for each of them."""
     check_network(network)
-    found = _first_of(network, names, sha256, cache, http)
-    if found.source == UNTRAINED:
+    file = _first_of(network, names, sha256, cache, http)
+    if file.source == UNTRAINED:
         source = f"untrained (seed {seed})"
-        return Weights(untrained_state(network, seed), source, trained=False, passed_over=found.passed_over)
-    return Weights(_load(found.path, found.source), found.source, trained=True, passed_over=found.passed_over)
+        return Weights(untrained_state(network, seed), source, trained=False, passed_over=file.passed_over)
+    return Weights(_load(file.path, file.source), file.source, trained=True, passed_over=file.passed_over)
 
 
 def resolve_program(names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings = HttpSettings()) -> File:
-    """The first of ``names`` that can be had: a path or URI of a ``torch.export`` program. Raises as `resolve` does."""
+    """The first available file of ``names``, paths or URIs of ``torch.export`` programs. Raises as `resolve` does."""
     return _first_of(None, names, sha256, cache, http)
 
 
 def _first_of(network: str | None, names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings) -> File:
-    """The first of ``names`` that can be had; for `UNTRAINED` a file of that source."""
+    """The first of ``names`` that is available. For `UNTRAINED` the returned file has that source and an empty path."""
     passed_over: list[str] = []
     for name in names:
         if network is not None and name == UNTRAINED:
@@ -89,13 +89,14 @@ def _reason(error: Exception) -> str:
 
 
 def _weights_file(network: str | None, name: str, sha256: str | None, cache: Path, http: HttpSettings) -> Path:
-    """The local file of weights ``name``. ``OSError`` if it cannot be reached, ``WrongInput`` if it is not what it
-    should be."""
-    named = get_model_weights(network).__members__ if network else {}
-    if name in named:
-        url = named[name].url
+    """The local file of weights ``name``.
+
+    Raises ``OSError`` or ``Unreadable`` if it is not reachable, and ``WrongInput`` if it is not the expected file."""
+    members = get_model_weights(network).__members__ if network else {}
+    if name in members:
+        url = members[name].url
         file = cache / url.rpartition("/")[2]
-        # torchvision writes the digest's beginning in the name
+        # The names of torchvision's files end with the beginning of their sha256.
         return _checked(
             _downloaded(file, partial(_by_torch_hub, url)),
             name,
@@ -107,7 +108,7 @@ def _weights_file(network: str | None, name: str, sha256: str | None, cache: Pat
         return _checked(_downloaded(file, partial(_by_our_client, name, http=http)), name, sha256, downloaded=True)
     if network and "/" not in name and "." not in name:
         raise WrongInput(
-            f"{network} has no weights {name!r}; torchvision's are: {', '.join(named)}; or give a path or URI"
+            f"{network} has no weights {name!r}; torchvision's are: {', '.join(members)}; or give a path or URI"
         )
     file = Path(uris.absolute(name))
     if not file.exists():
@@ -123,27 +124,27 @@ def _downloaded(file: Path, download: Callable[[Path], None]) -> Path:
 
 
 def _by_torch_hub(url: str, file: Path) -> None:
-    """As torchvision itself downloads its weights, so with the proxies of the environment."""
-    before = socket.getdefaulttimeout()
+    """Downloads as torchvision itself does, so with the proxies of the environment."""
+    previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_SECONDS_WITHOUT_AN_ANSWER)  # torch.hub would wait for ever
     try:
         torch.hub.download_url_to_file(url, str(file), progress=sys.stderr.isatty())
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(previous)
 
 
 def _by_our_client(address: str, file: Path, http: HttpSettings) -> None:
-    """An address that the settings name may be in the operator's own network, and its file is large."""
+    """Downloads an address that the settings name. It may be in the operator's own network, and its file is large."""
     if uris.scheme_of(address) not in http_client.SCHEMES:
         blobs.download(address, file)
         return
-    patient = max(http.total_seconds, _SECONDS_FOR_A_FILE)
-    options = http.model_copy(update={"private_addresses": True, "total_seconds": patient})
+    seconds = max(http.total_seconds, _SECONDS_FOR_A_FILE)
+    options = http.model_copy(update={"private_addresses": True, "total_seconds": seconds})
     http_client.download(address, file, options)
 
 
 def _checked(file: Path, name: str, expected: str | None, downloaded: bool) -> Path:
-    """``file``, if its sha256 begins with ``expected``."""
+    """``file``, if its sha256 begins with ``expected``. Raises ``WrongInput`` if not."""
     if expected and not (digest := _sha256(file)).startswith(expected):
         if downloaded:
             file.unlink()  # the next run fetches it again
@@ -159,10 +160,10 @@ def _sha256(file: Path) -> str:
 
 
 def _load(file: Path, name: str) -> State:
-    """A state dict from ``file``; nothing in it is executed."""
+    """A state dict from ``file``. Nothing in the file is executed. Raises ``WrongInput`` if it is no state dict."""
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and tar raise as they please on what is not theirs
+    except Exception as error:  # on foreign files pickle, zip and tar raise errors of any class
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WrongInput(
             f"weights {name}: {file} is no state dict that torch.load(weights_only=True) takes: {first}"

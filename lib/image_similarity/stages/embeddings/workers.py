@@ -1,4 +1,4 @@
-"""What a task does with its images: fetch and decode each once, while fingerprints work on those before."""
+"""A task's work: threads fetch and decode each image once, ahead of the fingerprints that embed it."""
 
 import hashlib
 import os
@@ -27,32 +27,32 @@ from image_similarity.runtime import devices
 from image_similarity.runtime.devices import CPU, Devices
 from image_similarity.runtime.tasks import shipped
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
-from image_similarity.stages.embeddings.saved import Made, Saver
+from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
 from image_similarity.storage import fetch
 
 RESULT = "content_sha256 string, reason string, detail string, embedded_on array<string>, refused array<string>"
-"""Of an image: what it is, why it is unreadable, and for each fingerprint the device that made a vector of it, or why
-there is none."""
+"""The outcome of an image: its content, why it is unreadable, and by fingerprint the device that embedded it or why its
+vector was refused."""
 
 NON_FINITE = "non_finite"
 
 _FIRST_BATCH = 16
 
 Contents = NDArray[np.int64]
-"""Sorted numbers of contents, 60 bits of their sha256: 8 bytes each."""
+"""Contents as sorted numbers: the first 60 bits of their sha256, 8 bytes each."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One fingerprint as tasks get it: small values, for everything but known contents travels apart."""
+    """One fingerprint, as it is sent to tasks. All values are small; the known contents are broadcast."""
 
-    description: FingerprintSpec
+    spec: FingerprintSpec
     file: str | None
-    """What the driver shipped for it."""
+    """The file that the driver shipped for it."""
     folder: str
-    """Where its vectors are saved."""
+    """Where its checkpoints are written."""
     known: "Broadcast[Contents] | None"
-    """Contents whose vectors need not be made."""
+    """Contents whose vectors exist already."""
 
 
 def number_of(content_sha256: str) -> int:
@@ -62,14 +62,14 @@ def number_of(content_sha256: str) -> int:
 def embed(
     work: Sequence[Work], available: Devices, settings: EmbeddingsSettings, http: HttpSettings, started: float
 ) -> Column:
-    """A column of `RESULT` from image_id, uri, source_version and wanted (bit i: fingerprint i wants the image).
+    """A column of `RESULT` from image_id, uri, source_version and needed_by (bit i: fingerprint i needs the image).
 
-    An Iterator pandas UDF that loads networks once per worker. It returns what became of each image; the vectors go
-    into files (see `saved`) that the worker writes. Measured for 20,000 vectors of 4,096 values on two cores, from
-    workers to Parquet: as arrays through a pandas UDF 5.2 s, Arrow-backed 5.6 s (Spark takes them apart again), packed
-    as binary 1.4 s (which then is no array), by mapInArrow 2.6 s, and written by the worker 1.1 s. The table that Spark
-    makes of it at the end takes 3.3 s more, as it would in each of these ways: 0.3 % of what VGG16 takes for as many
-    pictures."""
+    An Iterator pandas UDF that loads networks once per worker. It returns the outcome of each image. The worker itself
+    writes the vectors to files, see `checkpoints`. Measured from workers to Parquet, for 20,000 vectors of 4,096 values
+    on two cores: arrays through a pandas UDF 5.2 s, the same Arrow-backed 5.6 s (Spark converts them again), packed as
+    binary 1.4 s (but then the column is no array), by mapInArrow 2.6 s, written by the worker 1.1 s. The table that
+    Spark finally makes of the files takes 3.3 s more, as it would in each of these ways. That is 0.3 % of VGG16's time
+    for as many images."""
     work = list(work)
 
     @pandas_udf(RESULT)  # type: ignore[call-overload]
@@ -78,35 +78,35 @@ def embed(
             embedder = Embedder(_load(work, available, settings, started), settings, http, _isolated(settings))
             yield from embedder.results(_Row(*row) for batch in batches for row in zip(*batch))
 
-    # Without this the optimiser may run the network once for every table that is made from its answer.
-    column: Column = results.asNondeterministic()("image_id", "uri", "source_version", "wanted")
+    # Without this the optimiser may run the network again for every table that is computed from its results.
+    column: Column = results.asNondeterministic()("image_id", "uri", "source_version", "needed_by")
     return column
 
 
 def _isolated(settings: EmbeddingsSettings) -> IsolatedDecoder | None:
-    """A decoder in a process of its own where a task is tried again: a file may have brought the first worker down."""
+    """A decoder in a process of its own, for retried tasks only: a file may have killed the first worker."""
     context = TaskContext.get()
     if context is None or context.attemptNumber() == 0:
         return None
     return IsolatedDecoder(settings.max_pixels, settings.decode_bytes, settings.decode_seconds)
 
 
-_kernels: dict[tuple[str, str | None, str], Fingerprint] = {}
+_fingerprints: dict[tuple[str, str | None, str], Fingerprint] = {}
 
 
 @dataclass
 class Loaded:
-    """A fingerprint in a task: itself, what it need not do, and where its vectors go."""
+    """A fingerprint in a task, with its known contents and its checkpoints."""
 
-    kernel: Fingerprint
+    fingerprint: Fingerprint
     known: Contents | None
-    saver: Saver
+    writer: CheckpointWriter
     done: set[str] = field(default_factory=set)
-    """Contents that this task has made vectors of, or found saved."""
+    """Contents that this task has embedded, or that an earlier attempt of it has checkpointed."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Contents that it cannot make a vector of, and why."""
+    """Contents whose vectors are not finite, and the detail of the failure."""
     device: str = CPU
-    """What it computes on, as `devices.name_of` tells."""
+    """The device that it computes on, as named by `devices.name_of`."""
 
     def knows(self, content_sha256: str) -> bool:
         if content_sha256 in self.done:
@@ -119,35 +119,39 @@ class Loaded:
 
 
 def _load(work: Sequence[Work], available: Devices, settings: EmbeddingsSettings, started: float) -> list[Loaded]:
-    device = available.of_task() if any(one.description.uses_torch for one in work) else CPU
-    on = [device if one.description.uses_torch else CPU for one in work]
-    kernels = _kernels_for(list(zip(work, on)))
-    return [_loaded(one, kernel, where, settings, started) for one, kernel, where in zip(work, kernels, on)]
+    device = available.of_task() if any(item.spec.uses_torch for item in work) else CPU
+    used_devices = [device if item.spec.uses_torch else CPU for item in work]
+    fingerprints = _fingerprints_for(list(zip(work, used_devices)))
+    return [
+        _loaded(item, fingerprint, used_device, settings, started)
+        for item, fingerprint, used_device in zip(work, fingerprints, used_devices)
+    ]
 
 
-def _kernels_for(wanted: Sequence[tuple[Work, str]]) -> list[Fingerprint]:
-    """Workers are reused, and so are the fingerprints that they have loaded; those of another job or device make room
-    first."""
-    names = [(one.description.key, one.file, device) for one, device in wanted]
-    others = _kernels.keys() - names
-    for other in others:
-        del _kernels[other]
-    if others:
+def _fingerprints_for(pairs: Sequence[tuple[Work, str]]) -> list[Fingerprint]:
+    """The loaded fingerprints of ``pairs`` of work and device, in that order.
+
+    Workers are reused, and so are their loaded fingerprints. Those of another job or device are released first."""
+    names = [(item.spec.key, item.file, device) for item, device in pairs]
+    unused = _fingerprints.keys() - names
+    for name in unused:
+        del _fingerprints[name]
+    if unused:
         devices.release()
-    for name, (one, device) in zip(names, wanted):
-        if name not in _kernels:
-            file = shipped(one.file) if one.file is not None else None
-            _kernels[name] = one.description.load(file, device)
-    return [_kernels[name] for name in names]
+    for name, (item, device) in zip(names, pairs):
+        if name not in _fingerprints:
+            file = shipped(item.file) if item.file is not None else None
+            _fingerprints[name] = item.spec.load(file, device)
+    return [_fingerprints[name] for name in names]
 
 
-def _loaded(work: Work, kernel: Fingerprint, device: str, settings: EmbeddingsSettings, started: float) -> Loaded:
+def _loaded(work: Work, fingerprint: Fingerprint, device: str, settings: EmbeddingsSettings, started: float) -> Loaded:
     context = TaskContext.get()
     partition, attempt = (context.partitionId(), context.taskAttemptId()) if context is not None else (0, 0)
-    saver = Saver(work.folder, work.description.key, partition, attempt, started, settings.save_seconds)
-    saved_before = set(saver.before()) if context is not None and context.attemptNumber() else set()
+    writer = CheckpointWriter(work.folder, work.spec.key, partition, attempt, started, settings.save_seconds)
+    checkpointed = set(writer.earlier_contents()) if context is not None and context.attemptNumber() else set()
     known = work.known.value if work.known is not None else None
-    return Loaded(kernel, known, saver, saved_before, device=devices.name_of(device))
+    return Loaded(fingerprint, known, writer, checkpointed, device=devices.name_of(device))
 
 
 @dataclass(frozen=True)
@@ -155,27 +159,27 @@ class _Row:
     image_id: str
     uri: str
     source_version: str | None
-    wanted: int
+    needed_by: int
 
 
 @dataclass
 class _Image:
-    """One image on its way."""
+    """One image on its way through the task."""
 
     row: _Row
     content_sha256: str | None = None
     width: int = 0
     height: int = 0
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    """Of the fingerprints that have to make a vector, by their number."""
+    """By the number of the fingerprint: the framed pixels, for those that still have to embed the image."""
     embedded_on: dict[int, str] = field(default_factory=dict)
-    """By the fingerprints that have made one."""
+    """By the number of the fingerprint: the device that embedded the image."""
     reason: str | None = None
     detail: str | None = None
 
 
 class Embedder:
-    """Rows -> frames of `RESULT`, in order. Threads fetch and decode what comes next while fingerprints work."""
+    """Rows -> frames of `RESULT`, in order. Threads fetch and decode ahead of the fingerprints."""
 
     def __init__(
         self,
@@ -185,7 +189,7 @@ class Embedder:
         isolated: IsolatedDecoder | None = None,
     ):
         self._loaded, self._settings, self._http, self._isolated = list(loaded), settings, http, isolated
-        self._batch_size = max(one.kernel.batch for one in loaded)
+        self._batch_size = max(item.fingerprint.batch for item in loaded)
         self._decoders = threading.Semaphore(settings.decode_threads)
         self._decoding_since: dict[int, float] = {}
         decoding.prepare_process(settings.max_pixels)
@@ -193,7 +197,8 @@ class Embedder:
     def results(self, rows: Iterator[_Row]) -> Iterator[pd.DataFrame]:
         batch: list[_Image] = []
         to_embed = 0
-        full = min(self._batch_size, max(_FIRST_BATCH, self._batch_size // 4))  # for the first ones all must wait
+        # The first batches are smaller, because everything waits for them.
+        full = min(self._batch_size, max(_FIRST_BATCH, self._batch_size // 4))
         for image in self._read_ahead(rows):
             batch.append(image)
             to_embed += bool(image.pixels)
@@ -202,15 +207,15 @@ class Embedder:
                 batch, to_embed, full = [], 0, min(2 * full, self._batch_size)
         if batch:
             yield self._finished(batch)
-        for one in self._loaded:
-            one.saver.save()
+        for loaded in self._loaded:
+            loaded.writer.write()
         if self._isolated is not None:
             self._isolated.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _read_ahead(self, rows: Iterator[_Row]) -> Iterator[_Image]:
-        """Read images, in order; at most two batches are waiting, and as many more as are being fetched."""
+        """Images in the order of ``rows``. At most two batches wait, besides the images that are being fetched."""
         waiting: deque[Future[_Image]] = deque()
         ahead = 2 * self._batch_size + self._settings.fetch_threads
         with ThreadPoolExecutor(self._settings.fetch_threads, "fetch") as pool:
@@ -222,8 +227,10 @@ class Embedder:
                 yield self._awaited(waiting.popleft())
 
     def _awaited(self, future: "Future[_Image]") -> _Image:
-        """A thread that hangs in a decoder cannot be stopped: this process is, and the task is tried again with
-        care."""
+        """The image of ``future``.
+
+        A hung decoder thread cannot be interrupted. So the worker kills itself, and the retry decodes in a child
+        process."""
         while True:
             try:
                 return future.result(timeout=1)
@@ -239,8 +246,8 @@ class Embedder:
         try:
             content = fetch.fetch(row.uri, self._settings.max_bytes, self._http)
             image.content_sha256 = hashlib.sha256(content).hexdigest()
-            wanted = [number for number in range(len(self._loaded)) if row.wanted >> number & 1]
-            needed = [number for number in wanted if not self._loaded[number].knows(image.content_sha256)]
+            numbers = [number for number in range(len(self._loaded)) if row.needed_by >> number & 1]
+            needed = [number for number in numbers if not self._loaded[number].knows(image.content_sha256)]
             if needed:
                 self._decode(image, content, needed)
         except Unreadable as error:
@@ -248,10 +255,10 @@ class Embedder:
         return image
 
     def _decode(self, image: _Image, content: bytes, needed: list[int]) -> None:
-        """Decode ``content`` once for all fingerprints that want it of the same size, and cut out what each takes."""
+        """Decodes ``content`` once for all fingerprints that need it at the same size, and frames it for each."""
 
         def side(number: int) -> int:
-            return self._loaded[number].kernel.framing.decode_side or 0
+            return self._loaded[number].fingerprint.framing.decode_side or 0
 
         with self._decoders:
             for at_least, numbers in groupby(sorted(needed, key=side), key=side):
@@ -259,7 +266,7 @@ class Embedder:
                 image.width, image.height = picture.width, picture.height
                 squares: dict[object, NDArray[np.uint8]] = {}
                 for number in numbers:
-                    framing = self._loaded[number].kernel.framing
+                    framing = self._loaded[number].fingerprint.framing
                     if framing not in squares:
                         squares[framing] = framing.fit(picture.pixels)
                     image.pixels[number] = squares[framing]
@@ -277,37 +284,39 @@ class Embedder:
     # -- embedding -----------------------------------------------------------------------------------------------------
 
     def _finished(self, batch: list[_Image]) -> pd.DataFrame:
-        """Put the pictures of ``batch`` through each fingerprint; one row of `RESULT` for every image."""
-        for number, one in enumerate(self._loaded):
-            self._embed(number, one, [image for image in batch if number in image.pixels])
+        """Embeds the images of ``batch`` by each fingerprint. One row of `RESULT` for every image."""
+        for number, loaded in enumerate(self._loaded):
+            self._embed(number, loaded, [image for image in batch if number in image.pixels])
         for image in batch:
             image.pixels.clear()
         return self._frame(batch)
 
-    def _embed(self, number: int, one: Loaded, batch: list[_Image]) -> None:
-        first_of = {image.content_sha256: image for image in reversed(batch) if image.content_sha256 not in one.done}
-        waiting = [image for image in batch if first_of.get(image.content_sha256) is image]  # copies are embedded once
+    def _embed(self, number: int, loaded: Loaded, batch: list[_Image]) -> None:
+        first_of = {image.content_sha256: image for image in reversed(batch) if image.content_sha256 not in loaded.done}
+        waiting = [image for image in batch if first_of.get(image.content_sha256) is image]  # each content once
         if not waiting:
             return
-        vectors = one.kernel(np.stack([image.pixels[number] for image in waiting]))
+        vectors = loaded.fingerprint(np.stack([image.pixels[number] for image in waiting]))
         finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
         for image, vector, is_finite in zip(waiting, vectors, finite):
             content = str(image.content_sha256)
             if is_finite:
-                image.embedded_on[number] = one.device
-                one.done.add(content)
+                image.embedded_on[number] = loaded.device
+                loaded.done.add(content)
             else:
-                one.refused[content] = f"{int((~np.isfinite(vector)).sum())} of {len(vector)} values"
-        made = [
-            Made(str(image.content_sha256), image.width, image.height, image.row.image_id, image.row.source_version)
+                loaded.refused[content] = f"{int((~np.isfinite(vector)).sum())} of {len(vector)} values"
+        sources = [
+            VectorSource(
+                str(image.content_sha256), image.width, image.height, image.row.image_id, image.row.source_version
+            )
             for image, is_finite in zip(waiting, finite)
             if is_finite
         ]
-        one.saver.add(made, vectors[finite])
+        loaded.writer.add(sources, vectors[finite])
 
     def _frame(self, batch: list[_Image]) -> pd.DataFrame:
         numbers = range(len(self._loaded))
-        refused = [[one.refused.get(image.content_sha256 or "") for one in self._loaded] for image in batch]
+        refused = [[loaded.refused.get(image.content_sha256 or "") for loaded in self._loaded] for image in batch]
         return pd.DataFrame(
             {
                 "content_sha256": [image.content_sha256 for image in batch],

@@ -2,8 +2,8 @@
 
     <gallery>/index.html                       the front page; replaced last
     <gallery>/gallery.json                     which renderings are here
-    <gallery>/pictures/ab/<picture>-*.webp     small files of pictures, by content; kept from one rendering to the next
+    <gallery>/pictures/ab/<picture>-*.webp     small files of pictures, by content; shared by renderings
     <gallery>/<rendering>/                     all other pages of one rendering, and what they need
 
-`render.run` makes a rendering, in which nobody looks yet; `Site.publish` (`image_similarity.pages.site`) puts its front
-page in the place of the old one."""
+`render.run` makes a rendering that no visitor sees yet. `Site.publish` (`image_similarity.pages.site`) then replaces
+the front page."""

@@ -1,5 +1,4 @@
-"""Who is shown: every image of the collection as a card, which is all that a page about another one needs to know of
-it."""
+"""Cards: every image of the collection with all that a page about another image shows of it."""
 
 import hashlib
 import posixpath
@@ -20,7 +19,7 @@ from image_similarity.stages.gallery import pictures
 from image_similarity.warehouse.workspace import Workspace
 
 CARD = ["page", "title", "subtitle", "alt", "picture", "width", "height"]
-"""What is shown of an image wherever it appears; ``width`` is null where there is no picture."""
+"""The columns that are shown of an image wherever it appears. ``width`` is null where there is no picture."""
 
 _DESCRIBED = pa.schema(
     [
@@ -42,10 +41,9 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -> DataFrame:
-    """image_id, uri, content_sha256, source_version, attributes -> `_COLUMNS`: what is said of each image;
-    materialised.
+    """image_id, uri, content_sha256, source_version, attributes -> `_COLUMNS`, the texts of each image; materialised.
 
-    ``ordinal`` is its place in the byte order of all ids, from 0.
+    ``ordinal`` is the image's position in the byte order of all ids, from 0.
     """
     picture = pictures.name_of(F.col("content_sha256"), F.col("uri"), F.col("source_version"))
     named = images.select("image_id", "uri", "content_sha256", picture.alias("picture"), "attributes")
@@ -61,35 +59,37 @@ def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -
     return scratch.write("described", in_order.mapInArrow(described, _COLUMNS))
 
 
-def with_pictures(described: DataFrame, made: DataFrame, scratch: Workspace) -> DataFrame:
-    """``described`` with width, height and, where there is no picture, the reason; materialised."""
-    return scratch.write("cards", described.join(made.drop("made"), "picture", "left"))
+def with_pictures(described: DataFrame, inventory: DataFrame, scratch: Workspace) -> DataFrame:
+    """``described`` with width, height and, for images without a picture, the reason; materialised.
+
+    ``inventory``: as `pictures.make` returns it."""
+    return scratch.write("cards", described.join(inventory.drop("made"), "picture", "left"))
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------
 
 
 def page_name(image_id: str) -> str:
-    """The name of an image's page, whatever characters its id has: 24 hexadecimal digits of its hash."""
+    """The name of an image's page: 24 hexadecimal digits of its id's hash, whatever characters the id has."""
     return hashlib.sha256(image_id.encode()).hexdigest()[:24]
 
 
 def _texts(image_id: str, attributes: dict[str, str], settings: GallerySettings) -> dict[str, Any]:
-    """What is said of one image: title, line below it, alternative text, words to find it by."""
-    told = captions.of_image(image_id, attributes, settings.title_attributes, settings.subtitle_attributes)
+    """The texts of one image: title, subtitle, alternative text, and search terms."""
+    caption = captions.of_image(image_id, attributes, settings.title_attributes, settings.subtitle_attributes)
     values = [clean(value) for value in attributes.values()]
-    words = [told.title, posixpath.splitext(image_id)[0], *(value for value in values if not is_address(value))]
+    words = [caption.title, posixpath.splitext(image_id)[0], *(value for value in values if not is_address(value))]
     return {
         "page": page_name(image_id),
-        "title": told.title,
-        "subtitle": told.subtitle,
-        "alt": told.alt,
+        "title": caption.title,
+        "subtitle": caption.subtitle,
+        "alt": caption.alt,
         "terms": sorted({term for text in words for term in terms(text[:LONGEST_TEXT])}),
     }
 
 
 def terms(text: str) -> list[str]:
-    """The words of ``text``, in small letters and without accents, as gallery.js makes them of a query."""
+    """The words of ``text`` in lower case and without accents; gallery.js treats a query in the same way."""
     plain = "".join(
         character for character in unicodedata.normalize("NFKD", text) if unicodedata.category(character)[0] != "M"
     )

@@ -1,4 +1,4 @@
-"""The page of each image: the picture, what is known of it, and its neighbours, each leading on."""
+"""The page of each image: the picture, its attributes, and its neighbours, with links to their pages."""
 
 from collections import Counter
 from typing import Any
@@ -13,32 +13,35 @@ OWN = ["image_id", "uri", "ordinal", "attributes", "reason", "detail", *CARD]
 
 
 def rows(cards: DataFrame, neighbours: DataFrame, tasks: int) -> DataFrame:
-    """One row for each image: path, what `OWN` says, previous, next (pages), items (its neighbours of all slots).
+    """One row for each image: path, the columns of `OWN`, previous, next (pages), items (its neighbours of all tabs).
 
-    ``neighbours``: slot (its number), image_id, relation, rank, neighbour_id, distance.
+    ``neighbours``: tab (its number), image_id, relation, rank, neighbour_id, distance.
     """
-    theirs = cards.select(F.col("image_id").alias("neighbour_id"), F.struct(*CARD).alias("card"))
-    edges = neighbours.join(theirs, "neighbour_id").repartition(tasks, "image_id")
-    edge = F.struct("slot", "relation", "rank", "distance", "card")
+    neighbour_cards = cards.select(F.col("image_id").alias("neighbour_id"), F.struct(*CARD).alias("card"))
+    edges = neighbours.join(neighbour_cards, "neighbour_id").repartition(tasks, "image_id")
+    edge = F.struct("tab", "relation", "rank", "distance", "card")
     lists = edges.groupBy("image_id").agg(F.sort_array(F.collect_list(edge)).alias("items"))
-    before = cards.select((F.col("ordinal") + 1).alias("ordinal"), F.col("page").alias("previous"))
-    after = cards.select((F.col("ordinal") - 1).alias("ordinal"), F.col("page").alias("next"))
+    previous = cards.select((F.col("ordinal") + 1).alias("ordinal"), F.col("page").alias("previous"))
+    following = cards.select((F.col("ordinal") - 1).alias("ordinal"), F.col("page").alias("next"))
     own = (
-        cards.select(*OWN).join(before, "ordinal", "left").join(after, "ordinal", "left").repartition(tasks, "image_id")
+        cards.select(*OWN)
+        .join(previous, "ordinal", "left")
+        .join(following, "ordinal", "left")
+        .repartition(tasks, "image_id")
     )
     path = F.concat(F.lit("images/"), F.substring("page", 1, 2), F.lit("/"), "page", F.lit(".html"))
     return own.join(lists, "image_id", "left").withColumn("path", path)
 
 
 def context(row: dict[str, Any]) -> dict[str, Any]:
-    """What the template sees of a row of `rows`: its neighbours by relation and slot."""
-    found_by = Counter((item["relation"], item["card"]["page"]) for item in row["items"] or ())
+    """The template's variables for a row of `rows`: its neighbours by relation and tab."""
+    tab_counts = Counter((item["relation"], item["card"]["page"]) for item in row["items"] or ())
     neighbours: dict[str, dict[int, list[dict[str, Any]]]] = {SIMILAR: {}, DISSIMILAR: {}}
     for item in row["items"] or ():
         shown = {**item["card"], "distance": item["distance"], "rank": item["rank"]}
-        shown["found_by"] = found_by[item["relation"], shown["page"]]
+        shown["tab_count"] = tab_counts[item["relation"], shown["page"]]
         shown["same_file"] = shown["picture"] == row["picture"]
-        neighbours[item["relation"]].setdefault(item["slot"], []).append(shown)
+        neighbours[item["relation"]].setdefault(item["tab"], []).append(shown)
     return {
         **row,
         "attributes": row["attributes"] or [],

@@ -1,4 +1,4 @@
-"""Pages: templates, and the Spark tasks that fill and write them."""
+"""Pages: the templates, and the Spark tasks that fill and write them."""
 
 import json
 import math
@@ -21,13 +21,12 @@ WRITTEN = "path string, bytes long, items long"
 WRITTEN_SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("items", pa.int64())])
 
 RATIO_STEP, RATIO_STEPS = 1.06, 24
-"""Proportions of pictures are told to the style sheet as one of 49 classes, for the pages' policy allows no styles
-within them."""
+"""The style sheet has 49 classes for aspect ratios of pictures, because the pages' policy allows no inline styles."""
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One table of neighbours, as the switch between them calls it."""
+class Tab:
+    """One table of neighbours, as a tab of the image pages. ``label``: its name for people."""
 
     label: str
     fingerprint: str
@@ -36,21 +35,21 @@ class Slot:
 
 @dataclass(frozen=True)
 class Book:
-    """What all pages of a rendering share; small, for every worker has it."""
+    """The facts that all pages of a rendering share. It is small, because every worker gets it."""
 
     gallery: str
-    """Where the gallery is: a local path or a URI."""
+    """The folder of the gallery: a local path or a URI."""
     rendering: str
     title: str
     images: int
-    slots: tuple[Slot, ...]
+    tabs: tuple[Tab, ...]
     untrained: tuple[str, ...]
-    """Fingerprints made with untrained weights: every page says so."""
+    """Fingerprints with untrained weights: every page warns of them."""
     per_shard: int
-    groupings: tuple[tuple[str, str], ...] = ()
-    """Attributes that images are grouped by, and the paths of their pages."""
+    facets: tuple[tuple[str, str], ...] = ()
+    """The facets of the collection: attribute, and the path of its page."""
     duplicates: int = 0
-    """Groups of images with the same bytes."""
+    """The number of sets of images with the same bytes."""
     failures: int = 0
 
 
@@ -58,25 +57,24 @@ Context = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def write(rows: DataFrame, template: str, book: Book, context: Context = dict) -> DataFrame:
-    """Fill ``template`` with each of ``rows``, which have the columns ``path`` (below the rendering) and ``items`` (a
-    list).
+    """Fills ``template`` with each of ``rows``: columns ``path`` (below the rendering), ``items`` (a list), and others.
 
-    ``context`` makes what the template sees of a row. Returns `WRITTEN`: nothing is written before an action asks for
-    it."""
+    ``context`` returns the template's variables for a row. Returns `WRITTEN`: the pages are written when an action runs
+    on it."""
 
     def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            told = []
+            files = []
             for row in batch.to_pylist():
                 page = render(template, book, row["path"], context(row))
-                told.append(put(book, row["path"], page, len(row["items"] or ())))
-            yield pa.RecordBatch.from_pylist(told, schema=WRITTEN_SCHEMA)
+                files.append(put(book, row["path"], page, len(row["items"] or ())))
+            yield pa.RecordBatch.from_pylist(files, schema=WRITTEN_SCHEMA)
 
     return rows.mapInArrow(written, WRITTEN)
 
 
 def render(template: str, book: Book, path: str, context: dict[str, Any]) -> str:
-    """The page at ``path`` below the rendering; ``path`` may begin with ``../`` for the front page."""
+    """The page at ``path`` below the rendering. The ``path`` of the front page begins with ``../``."""
     if path.startswith("../"):
         up, root = f"{book.rendering}/", ""
     else:
@@ -86,25 +84,25 @@ def render(template: str, book: Book, path: str, context: dict[str, Any]) -> str
 
 
 def put(book: Book, path: str, text: str, items: int) -> dict[str, Any]:
-    """Write a file of the rendering; a row of `WRITTEN`."""
+    """Writes a file of the rendering, and returns a row of `WRITTEN`."""
     content = text.encode()
     blobs.write(f"{book.gallery}/{book.rendering}/{path}", content, _content_type(path))
     return {"path": path, "bytes": len(content), "items": items}
 
 
 def _content_type(path: str) -> str:
-    kinds = {
+    types = {
         "html": "text/html; charset=utf-8",
         "js": "text/javascript; charset=utf-8",
         "css": "text/css; charset=utf-8",
         "svg": "image/svg+xml",
     }
-    return kinds[path.rpartition(".")[2]]
+    return types[path.rpartition(".")[2]]
 
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    """Once per process. Templates come through importlib, which also reads them from a zip."""
+    """Made once per process. Templates are read through importlib, which can also read them from a zip."""
     folder = files(__package__).joinpath("templates")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
@@ -130,7 +128,7 @@ def _environment() -> jinja2.Environment:
 
 
 def ratio_class(width: int, height: int) -> int:
-    """The nearest of the known proportions, as the number of steps from a square."""
+    """The class of the nearest aspect ratio: steps of `RATIO_STEP` from a square, negative for upright pictures."""
     steps = math.floor(math.log(width / height) / math.log(RATIO_STEP) + 0.5)
     return max(-RATIO_STEPS, min(RATIO_STEPS, steps))
 
@@ -140,7 +138,7 @@ def image_path(page: str) -> str:
 
 
 def _distance(value: float) -> str:
-    """Four places behind the point: more than the eye can tell."""
+    """Four decimal places, which is finer than the eye can tell."""
     return f"{value:,.4f}"
 
 

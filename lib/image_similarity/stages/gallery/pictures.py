@@ -1,4 +1,4 @@
-"""Small files of the pictures, made by Spark tasks once for each content and kept from one rendering to the next."""
+"""Small files of the pictures. Spark tasks make them once for each content, and later renderings use them again."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ Batches = Iterator[pa.RecordBatch]
 
 FOLDER = "pictures"
 INVENTORY = "_pictures"
-"""Below a rendering: what is known of its pictures, so that the next one need not open them."""
+"""A folder below each rendering. It records the pictures, so that the next rendering need not open them."""
 
 _SCHEMA = pa.schema(
     [
@@ -41,35 +41,35 @@ _LEAST_PER_TASK, _MOST_PER_TASK = 16, 512
 
 
 def name_of(content_sha256: Column, uri: Column, source_version: Column) -> Column:
-    """The name of an image's picture: by its content, or, where that is not known, by its place and version."""
-    known = F.coalesce(content_sha256, F.concat_ws("\n", uri, source_version))
-    return F.substring(F.sha2(F.concat_ws("\n", F.lit(thumbnails.RECIPE), known), 256), 1, 32)
+    """The name of an image's picture: a hash of its content, or of its uri and version if the content is unknown."""
+    identity = F.coalesce(content_sha256, F.concat_ws("\n", uri, source_version))
+    return F.substring(F.sha2(F.concat_ws("\n", F.lit(thumbnails.RECIPE), identity), 256), 1, 32)
 
 
 def path(picture: str, size: str) -> str:
-    """The file of ``picture`` below the gallery; ``size``: small or large."""
+    """The path of the file of ``picture`` below the gallery; ``size``: small or large."""
     return f"{FOLDER}/{picture[:2]}/{picture}-{size}.webp"
 
 
 def make(
-    spark: SparkSession, wanted: DataFrame, site: Site, rendering: str, settings: Settings, warehouse: Warehouse
+    spark: SparkSession, pictures: DataFrame, site: Site, rendering: str, settings: Settings, warehouse: Warehouse
 ) -> DataFrame:
-    """Make the files of ``wanted`` (picture, uri, content_sha256) that are not there yet.
+    """Makes the files of ``pictures`` (picture, uri, content_sha256) that do not exist yet.
 
-    Returns picture, width, height (pixels of the larger file), reason, detail (why there is none: what `fetch.fetch`
-    and `decoding.decode` say, or ``changed``), made (in this run), which stay in the rendering's folder as its
-    inventory."""
-    before = (
+    Returns the inventory, which stays in the rendering's folder: picture; width, height (pixels of the larger file);
+    reason, detail (why there is none: as from `fetch.fetch` and `decoding.decode`, or ``changed``); made (by this
+    run)."""
+    previous = (
         inventory(spark, site, site.renderings[:1], warehouse)
         .where("reason is null")
         .select("picture", "width", "height")
     )
-    # Copies of a file make one picture: if one of them is gone, another may serve.
+    # Copies of a file share one picture. If one of them is gone, another one may be readable.
     uris = F.slice(F.sort_array(F.collect_set("uri")), 1, _COPIES_TRIED)
-    distinct = wanted.groupBy("picture").agg(uris.alias("uris"), F.first("content_sha256").alias("content_sha256"))
+    distinct = pictures.groupBy("picture").agg(uris.alias("uris"), F.first("content_sha256").alias("content_sha256"))
     count = distinct.count()
     tasks = task_count(spark, count, _LEAST_PER_TASK, _MOST_PER_TASK)
-    rows = distinct.join(before, "picture", "left").repartition(tasks)
+    rows = distinct.join(previous, "picture", "left").repartition(tasks)
     folder = _inventory_folder(site, rendering)
     with progress(spark, "pictures", count, "pictures", tasks):
         parquet.write_folder(folder, rows.mapInArrow(_maker(site.uri, settings), _COLUMNS))
@@ -77,10 +77,10 @@ def make(
 
 
 def inventory(spark: SparkSession, site: Site, renderings: list[str], warehouse: Warehouse) -> DataFrame:
-    """The rows that `make` returned for ``renderings``; none where there are none."""
+    """The rows that `make` returned for ``renderings``; no rows for those without an inventory."""
     folders = [_inventory_folder(site, rendering) for rendering in renderings]
-    there = [folder for folder in folders if site.files.entries(folder.removeprefix("file://"))]
-    return warehouse.read_folders(there, _COLUMNS)
+    existing = [folder for folder in folders if site.files.entries(folder.removeprefix("file://"))]
+    return warehouse.read_folders(existing, _COLUMNS)
 
 
 def _inventory_folder(site: Site, rendering: str) -> str:
@@ -88,7 +88,7 @@ def _inventory_folder(site: Site, rendering: str) -> str:
 
 
 def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: Warehouse) -> int:
-    """Remove the files of pictures that no rendering in ``kept`` shows; how many."""
+    """Removes the files of pictures that no rendering in ``kept`` shows, and returns their number."""
     shown = inventory(spark, site, kept, warehouse).select("picture").distinct()
     grouped = shown.groupBy(F.substring("picture", 1, 2).alias("shelf")).agg(
         F.collect_list("picture").alias("pictures")
@@ -103,47 +103,48 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
 
 
 def _maker(gallery: str, settings: Settings) -> Callable[[Batches], Batches]:
-    def made(batches: Batches) -> Batches:
+    def make_all(batches: Batches) -> Batches:
         decoding.prepare_process(settings.embeddings.max_pixels)
         with decoding.quiet_decoders(), ThreadPoolExecutor(settings.embeddings.decode_threads, "pictures") as pool:
             for batch in batches:
                 rows = list(pool.map(lambda row: _make_one(row, gallery, settings), batch.to_pylist()))
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
 
-    return made
+    return make_all
 
 
 def _make_one(row: dict[str, Any], gallery: str, settings: Settings) -> dict[str, Any]:
-    """One row of the inventory. A picture whose files are there is not made again."""
+    """One row of the inventory. A picture whose files exist is not made again."""
     picture = row["picture"]
     if size := _known_size(gallery, picture, (row["width"], row["height"])):
         return {"picture": picture, "width": size[0], "height": size[1], "made": False}
-    refused = Unreadable("not_found", "the manifest does not say where it is")
+    failure = Unreadable("not_found", "the manifest does not say where it is")
     for uri in row["uris"]:
         try:
             content = fetch.fetch(uri, settings.embeddings.max_bytes, settings.http)
             if row["content_sha256"] not in (None, hashlib.sha256(content).hexdigest()):
                 raise Unreadable("changed", "since it was embedded: run embed_images again")
-            made = thumbnails.thumbnails(content, settings.embeddings.max_pixels)
+            thumbnail = thumbnails.thumbnails(content, settings.embeddings.max_pixels)
         except Unreadable as error:
-            refused = error
+            failure = error
             continue
-        if made.large is not None:
-            blobs.write(f"{gallery}/{path(picture, 'large')}", made.large, "image/webp")
-        blobs.write(f"{gallery}/{path(picture, 'small')}", made.small, "image/webp")
-        return {"picture": picture, "width": made.width, "height": made.height, "made": True}
-    return {"picture": picture, "reason": refused.reason, "detail": refused.detail, "made": False}
+        if thumbnail.large is not None:
+            blobs.write(f"{gallery}/{path(picture, 'large')}", thumbnail.large, "image/webp")
+        blobs.write(f"{gallery}/{path(picture, 'small')}", thumbnail.small, "image/webp")
+        return {"picture": picture, "width": thumbnail.width, "height": thumbnail.height, "made": True}
+    return {"picture": picture, "reason": failure.reason, "detail": failure.detail, "made": False}
 
 
-def _known_size(gallery: str, picture: str, told: tuple[int | None, int | None]) -> tuple[int, int] | None:
-    """Width and height of the files of ``picture``; None if they are not there. ``told``: what the last inventory
-    says."""
+def _known_size(gallery: str, picture: str, recorded: tuple[int | None, int | None]) -> tuple[int, int] | None:
+    """Width and height of the existing files of ``picture`` in pixels; None if they do not exist.
+
+    ``recorded``: width and height in the last inventory."""
     small, large = (f"{gallery}/{path(picture, size)}" for size in ("small", "large"))
-    width, height = told
+    width, height = recorded
     if width is not None and height is not None:
-        wanted = [small, large] if thumbnails.has_large(width, height) else [small]
-        return (width, height) if all((status := blobs.status(file)) and status.size_bytes for file in wanted) else None
-    # Not in the inventory, but perhaps made by a job that died afterwards. The small file is written last.
+        files = [small, large] if thumbnails.has_large(width, height) else [small]
+        return (width, height) if all((status := blobs.status(file)) and status.size_bytes for file in files) else None
+    # Not in the inventory, but perhaps made by a job that died before it wrote one. The small file is written last.
     try:
         if blobs.status(small) is None:
             return None
@@ -165,8 +166,9 @@ def _sweeper(gallery: str) -> Callable[[Batches], Batches]:
 
 
 def _sweep(shelf: str, used: set[str]) -> int:
-    """Delete the files in the folder ``shelf`` whose picture is not ``used``, and half-written ones; how many
-    pictures."""
+    """Deletes the files in the folder ``shelf`` whose picture is not in ``used``, and half-written ones.
+
+    Returns the number of unused pictures."""
     if not blobs.exists(shelf):
         return 0
     files = [(file.path.partition("-")[0], file) for file in blobs.list_files(shelf)]

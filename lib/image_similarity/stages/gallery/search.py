@@ -1,7 +1,7 @@
-"""What the browser loads when it searches or shuffles: shards of cards, and of words with the images they belong to.
+"""Data for search and shuffling in the browser: shards of cards, and shards of words with the images they belong to.
 
-They are classic scripts, since pages opened from the file system may load nothing else. A shard is small, and only
-those are loaded that a query needs, whatever the size of the collection."""
+They are classic scripts, because pages opened from the file system may load nothing else. Shards are small, and a query
+loads only those that it needs, whatever the size of the collection."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,23 +16,23 @@ from image_similarity.warehouse.workspace import Workspace
 
 CARDS_PER_SHARD = 200
 POSTINGS_KEPT = 5000
-"""Images told of one word, at most; a word of more images is too common to narrow a search down."""
+"""The most images that are listed for one word. A word of more images is too common to narrow a search down."""
 SHARD_BYTES = 100_000
 _BYTES_PER_POSTING = 3
 
 
 def write_cards(cards: DataFrame, book: Book) -> DataFrame:
-    """``data/<n>.js``: cards in the order of their ordinals, ``book.per_shard`` in each."""
+    """Writes ``data/<n>.js``: cards in the order of their ordinals, ``book.per_shard`` in each."""
     entry = F.struct("ordinal", "page", "picture", "width", "height", "title", "subtitle", "alt")
     shards = cards.groupBy(F.expr(f"ordinal div {book.per_shard}").alias("shard"))
     rows = shards.agg(F.sort_array(F.collect_list(entry)).alias("items"))
 
     def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            told = []
+            files = []
             for row in batch.to_pylist():
                 entries = [_entry(card) for card in row["items"]]
-                told.append(
+                files.append(
                     put(
                         book,
                         f"data/{row['shard']}.js",
@@ -40,16 +40,16 @@ def write_cards(cards: DataFrame, book: Book) -> DataFrame:
                         len(entries),
                     )
                 )
-            yield pa.RecordBatch.from_pylist(told, schema=WRITTEN_SCHEMA)
+            yield pa.RecordBatch.from_pylist(files, schema=WRITTEN_SCHEMA)
 
     return rows.mapInArrow(written, WRITTEN)
 
 
 def _entry(card: dict[str, object]) -> list[object]:
-    drawn = card["width"] is not None
+    has_picture = card["width"] is not None
     return [
         card["page"],
-        card["picture"] if drawn else 0,
+        card["picture"] if has_picture else 0,
         card["width"],
         card["height"],
         card["title"],
@@ -59,75 +59,77 @@ def _entry(card: dict[str, object]) -> list[object]:
 
 
 def write_terms(cards: DataFrame, book: Book, scratch: Workspace) -> tuple[DataFrame, list[str]]:
-    """``search/<prefix in hexadecimal>.js``: words that begin alike, each with its images. And the prefixes."""
+    """Writes ``search/<prefix in hexadecimal>.js``: words with a common prefix, each with its images.
+
+    Returns the written files and the prefixes."""
     postings = cards.select(F.explode("terms").alias("term"), F.col("ordinal").cast("int"))
-    first = (
-        F.row_number().over(Window.partitionBy("term").orderBy("ordinal")) <= POSTINGS_KEPT
-    )  # not all, where there are millions
-    kept = postings.withColumn("is_first", first).where("is_first").groupBy("term")
-    lists = kept.agg(F.sort_array(F.collect_list("ordinal")).alias("ordinals"))
+    # A frequent word may belong to millions of images: only the first ones are listed.
+    first = F.row_number().over(Window.partitionBy("term").orderBy("ordinal")) <= POSTINGS_KEPT
+    listed = postings.withColumn("is_first", first).where("is_first").groupBy("term")
+    lists = listed.agg(F.sort_array(F.collect_list("ordinal")).alias("ordinals"))
     counts = postings.groupBy("term").agg(F.count("*").alias("images"))
     terms = scratch.write("terms", counts.join(lists, "term").select("term", "images", "ordinals"))
     prefixes = _prefixes(terms)
-    named = terms.mapInArrow(_with_prefix(prefixes), "term string, images long, ordinals array<int>, prefix string")
-    rows = named.groupBy("prefix").agg(
+    prefixed = terms.mapInArrow(_with_prefix(prefixes), "term string, images long, ordinals array<int>, prefix string")
+    rows = prefixed.groupBy("prefix").agg(
         F.sort_array(F.collect_list(F.struct("term", "images", "ordinals"))).alias("items")
     )
 
     def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            told = []
+            files = []
             for row in batch.to_pylist():
                 words = {item["term"]: [item["images"], *_gaps(item["ordinals"])] for item in row["items"]}
                 script = f"gallery.terms({json.dumps(row['prefix'])},{_compact(words)})"
-                told.append(put(book, f"search/{row['prefix'].encode().hex()}.js", script, len(words)))
-            yield pa.RecordBatch.from_pylist(told, schema=WRITTEN_SCHEMA)
+                files.append(put(book, f"search/{row['prefix'].encode().hex()}.js", script, len(words)))
+            yield pa.RecordBatch.from_pylist(files, schema=WRITTEN_SCHEMA)
 
     return rows.mapInArrow(written, WRITTEN), prefixes
 
 
 def _prefixes(terms: DataFrame) -> list[str]:
-    """The beginnings that divide ``terms`` into shards of about `SHARD_BYTES`: long ones where many words begin
-    alike."""
+    """The prefixes that divide ``terms`` into shards of about `SHARD_BYTES`. Common beginnings get longer prefixes."""
     done: set[str] = set()
-    sized = terms.select("term", (F.octet_length("term") + F.size("ordinals") * _BYTES_PER_POSTING + 6).alias("bytes"))
+    remaining = terms.select(
+        "term", (F.octet_length("term") + F.size("ordinals") * _BYTES_PER_POSTING + 6).alias("bytes")
+    )
     for length in range(1, LONGEST_TERM + 1):
         beginning = F.substring("term", 1, length)
-        told = (
-            sized.groupBy(beginning.alias("prefix"))
+        sizes = (
+            remaining.groupBy(beginning.alias("prefix"))
             .agg(F.sum("bytes").alias("bytes"), F.count("*").alias("terms"))
             .collect()
         )
-        large = [row.prefix for row in told if row.bytes > SHARD_BYTES and row.terms > 1]
-        done.update(row.prefix for row in told)
+        large = [row.prefix for row in sizes if row.bytes > SHARD_BYTES and row.terms > 1]
+        done.update(row.prefix for row in sizes)
         if not large:
             break
-        # A large one keeps the word that ends there, if there is one; the others are told apart by one letter more.
+        # A large prefix keeps the word that equals it, if there is one. Its other words are divided by one letter more.
         done.difference_update(large)
-        done.update(row.term for row in sized.where(F.col("term").isin(large)).select("term").collect())
-        sized = sized.where(beginning.isin(large) & ~F.col("term").isin(large))
+        done.update(row.term for row in remaining.where(F.col("term").isin(large)).select("term").collect())
+        remaining = remaining.where(beginning.isin(large) & ~F.col("term").isin(large))
     return sorted(done)
 
 
 def _with_prefix(prefixes: list[str]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function that adds to each word the longest of ``prefixes`` that it begins with."""
-    known = frozenset(prefixes)
+    all_prefixes = frozenset(prefixes)
 
     def prefix_of(term: str) -> str:
-        return next(term[:length] for length in range(len(term), 0, -1) if term[:length] in known)
+        return next(term[:length] for length in range(len(term), 0, -1) if term[:length] in all_prefixes)
 
-    def added(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             yield batch.append_column(
                 "prefix", pa.array([prefix_of(term) for term in batch.column("term").to_pylist()], pa.string())
             )
 
-    return added
+    return add
 
 
 def _gaps(ordinals: list[int]) -> list[int]:
-    """The first, then each one's distance from the one before: fewer digits."""
-    return [after - before for before, after in zip([0, *ordinals], ordinals)]
+    """The first ordinal, and then the differences between neighbours, which have fewer digits."""
+    return [ordinal - previous for previous, ordinal in zip([0, *ordinals], ordinals)]
 
 
 def _compact(value: object) -> str:

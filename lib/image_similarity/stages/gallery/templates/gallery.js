@@ -1,5 +1,5 @@
 "use strict";
-/* What pages cannot do alone: shuffle, search, and remember the switch. All data comes from the rendering's own folder, as
+/* Shuffles, searches, and remembers the switch between fingerprints. All data comes from the rendering's own folder, in
    scripts that call window.gallery, because pages opened from the file system may load nothing else. */
 (() => {
   const here = new URL(".", document.currentScript.src);
@@ -9,7 +9,7 @@
   const SMALL = {{ small }}, STEP = {{ ratio_step }}, STEPS = {{ ratio_steps }};
   const PAGE = 60, MOST_SHARDS = 12;
 
-  /* -- shards: each is loaded once -- */
+  /* -- shards; each is loaded once -- */
   const loaded = new Map(), waiting = new Map();
   const arrived = (key, value) => { loaded.set(key, value); waiting.get(key)?.(value); };
   let prefixes = [];
@@ -39,11 +39,11 @@
     return cards[ordinal % shardSize];
   }
 
-  /* -- cards, as parts.html makes them; text only ever becomes text -- */
+  /* -- cards, as in parts.html; text is never parsed as HTML -- */
   function element(name, properties, ...children) {
-    const made = Object.assign(document.createElement(name), properties);
-    made.append(...children);
-    return made;
+    const node = Object.assign(document.createElement(name), properties);
+    node.append(...children);
+    return node;
   }
   function shown([page, picture, width, height, title, subtitle, alt]) {
     const link = element("a", { href: new URL(`images/${page.slice(0, 2)}/${page}.html`, here).href });
@@ -67,17 +67,17 @@
   const shuffle = document.getElementById("shuffle");
   if (shuffle) {
     const rows = document.querySelector("#selection .rows");
-    const wanted = Math.min(rows.children.length, count);
+    const size = Math.min(rows.children.length, count);
     const status = document.getElementById("shuffled");
     shuffle.hidden = false;
     const draw = async () => {
-      // A few shards, chosen at random, hold enough: a large collection is not loaded to show forty of it.
+      // A few random shards hold enough images, so a large collection is not loaded as a whole.
       const shards = Math.ceil(count / shardSize), chosen = new Set();
       while (chosen.size < Math.min(4, shards)) chosen.add(Math.floor(Math.random() * shards));
       const ordinals = [...chosen].flatMap((shard) =>
-        Array.from({ length: Math.min(shardSize, count - shard * shardSize) }, (_, place) => shard * shardSize + place));
+        Array.from({ length: Math.min(shardSize, count - shard * shardSize) }, (_, position) => shard * shardSize + position));
       const drawn = [];
-      while (drawn.length < wanted && ordinals.length) {
+      while (drawn.length < size && ordinals.length) {
         const [ordinal] = ordinals.splice(Math.floor(Math.random() * ordinals.length), 1);
         const card = await cardAt(ordinal);
         if (card[1]) drawn.push(card);
@@ -94,11 +94,11 @@
     return text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().match(/[\p{L}\p{N}]+/gu)?.map((word) => [...word].slice(0, 40).join("")) ?? [];
   }
   async function imagesOf(word) {
-    /* The images with a word that begins so; `more` where not all of them are told, because the word is too common. */
-    const fitting = prefixes.filter((prefix) => prefix.startsWith(word) || word.startsWith(prefix));
+    /* The images with a word that begins with `word`. `more`: the list is incomplete, because the word is too common. */
+    const matching = prefixes.filter((prefix) => prefix.startsWith(word) || word.startsWith(prefix));
     const ordinals = new Set();
-    let more = fitting.length > MOST_SHARDS;
-    for (const prefix of fitting.slice(0, MOST_SHARDS)) {
+    let more = matching.length > MOST_SHARDS;
+    for (const prefix of matching.slice(0, MOST_SHARDS)) {
       const terms = await load(`search/${hex(prefix)}`);
       for (const [term, [images, ...gaps]] of Object.entries(terms)) {
         if (!term.startsWith(word)) continue;
@@ -109,22 +109,22 @@
     }
     return { word, ordinals, more };
   }
-  function intersection(found) {
-    /* A word too common to be told whole cannot rule an image out; it is left out unless all words are such. */
-    const told = found.filter(({ more }) => !more);
-    const used = told.length ? told : found.slice(0, 1);
+  function intersection(matches) {
+    /* The list of a word that is too common is incomplete and rules no image out. Such words are ignored, unless all are. */
+    const complete = matches.filter(({ more }) => !more);
+    const used = complete.length ? complete : matches.slice(0, 1);
     const [first, ...others] = used.sort((a, b) => a.ordinals.size - b.ordinals.size);
     return {
       ordinals: [...first.ordinals].filter((ordinal) => others.every((other) => other.ordinals.has(ordinal))).sort((a, b) => a - b),
-      ignored: found.filter((one) => !used.includes(one)).map(({ word }) => word),
+      ignored: matches.filter((match) => !used.includes(match)).map(({ word }) => word),
       partial: used.some(({ more }) => more),
     };
   }
   async function search(query) {
     const status = document.getElementById("found"), more = document.getElementById("more");
-    const wanted = words(query);
-    if (!wanted.length) return;
-    const { ordinals, ignored, partial } = intersection(await Promise.all(wanted.map(imagesOf)));
+    const terms = words(query);
+    if (!terms.length) return;
+    const { ordinals, ignored, partial } = intersection(await Promise.all(terms.map(imagesOf)));
     const number = ordinals.length.toLocaleString("en");
     status.textContent = ordinals.length ? `${partial ? "The first " : ""}${number} image${ordinals.length === 1 ? "" : "s"} for “${query}”` : `Nothing found for “${query}”`;
     if (ignored.length) status.textContent += `; too common to count: ${ignored.join(", ")}`;
@@ -149,16 +149,16 @@
     }));
   }
 
-  /* -- the switch between fingerprints stays where it was put -- */
+  /* -- the switch between fingerprints keeps its position -- */
   const KEY = "image-similarity-slot";
   const switches = document.querySelectorAll(".switch input");
   try {
-    const kept = sessionStorage.getItem(KEY);
+    const stored = sessionStorage.getItem(KEY);
     for (const input of switches) {
-      if (input.value === kept) input.checked = true;
+      if (input.value === stored) input.checked = true;
       input.addEventListener("change", () => sessionStorage.setItem(KEY, input.value));
     }
-  } catch { /* a browser that keeps nothing */ }
+  } catch { /* the browser has no session storage */ }
 
   /* -- arrow keys turn pages -- */
   document.addEventListener("keydown", (event) => {

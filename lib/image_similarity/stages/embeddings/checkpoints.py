@@ -1,0 +1,130 @@
+"""Checkpoints: the Parquet files in which tasks save vectors, in a run's folder below ``_state``, while they work.
+
+A file appears only when it is complete. Its content stays valid whatever happens to the run: each row is the vector of
+a content. So the next run resumes from the checkpoints of a killed run, and a retried task from those of its first
+attempt."""
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from image_similarity.storage import blobs, uris
+from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
+
+SCHEMA = pa.schema([*SCHEMAS[VECTORS], ("image_id", pa.string()), ("source_version", pa.string())])
+"""The columns of a checkpoint file: a vector, and the image that it was computed from."""
+
+FOLDER = "saved"
+"""The folder of checkpoint files within a run's state. The name is on disk and stays."""
+
+BYTES_PER_FILE = 64 * 2**20
+SHARE_AT_RISK = 0.05
+"""A task writes a checkpoint after working for this share of the job's run time so far."""
+
+_TYPE = "application/vnd.apache.parquet"
+
+
+@dataclass(frozen=True)
+class VectorSource:
+    """Everything known of a vector, except its values."""
+
+    content_sha256: str
+    width: int
+    height: int
+    image_id: str
+    source_version: str | None
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one task for one fingerprint.
+
+    ``folder``: the folder of the files, as programs outside Hadoop name it. ``key``: the fingerprint key of the
+    vectors. ``partition``, ``attempt``: the task's numbers, for the file names. ``started``: when the job began, in
+    seconds since 1970. ``least_seconds``: the least time between two files."""
+
+    def __init__(self, folder: str, key: str, partition: int, attempt: int, started: float, least_seconds: float):
+        self._folder, self._key, self._partition, self._attempt = folder, key, partition, attempt
+        self._started, self._least_seconds = started, least_seconds
+        self._sources: list[VectorSource] = []
+        self._vectors: list[NDArray[np.float32]] = []
+        self._files = 0
+        self._last = time.monotonic()
+
+    def add(self, sources: Sequence[VectorSource], vectors: NDArray[np.float32]) -> None:
+        """Buffers (n, d) vectors of n contents, and writes a checkpoint if one is due."""
+        if not sources:
+            return
+        self._sources += sources
+        self._vectors.append(vectors)
+        seconds_due = max(self._least_seconds, SHARE_AT_RISK * (time.time() - self._started))
+        is_large = len(self._sources) * vectors.shape[1] * vectors.itemsize >= BYTES_PER_FILE
+        if is_large or time.monotonic() - self._last >= seconds_due:
+            self.write()
+
+    def write(self) -> None:
+        """Writes the buffered vectors to a new file, if there are any."""
+        if self._sources:
+            name = f"part-{self._partition:05d}-{self._attempt}-{self._files:05d}.parquet"
+            content = _parquet(self._key, self._sources, np.concatenate(self._vectors))
+            blobs.write(uris.join(self._folder, name), content, _TYPE)
+            self._files += 1
+        self._sources, self._vectors, self._last = [], [], time.monotonic()
+
+    def earlier_contents(self) -> list[str]:
+        """The contents in the checkpoints of earlier attempts of the same task."""
+        prefix = f"part-{self._partition:05d}-"
+        try:
+            files = [file.uri for file in blobs.list_files(self._folder) if file.path.startswith(prefix)]
+        except FileNotFoundError:  # no checkpoint was written yet
+            return []
+        checkpoints = [pq.read_table(blobs.open_input_file(file), columns=["content_sha256"]) for file in files]
+        return [content for table in checkpoints for content in table["content_sha256"].to_pylist()]
+
+
+class CheckpointCount:
+    """Counts the vectors in the checkpoints in ``folder`` so far. The metadata of each file is read once."""
+
+    def __init__(self, folder: str):
+        self._folder, self._rows = folder, dict[str, int]()
+
+    def __call__(self) -> int:
+        try:
+            files = [file.uri for file in blobs.list_files(self._folder)]
+        except FileNotFoundError:  # no checkpoint was written yet
+            return 0
+        for file in files:
+            if file not in self._rows:
+                self._rows[file] = pq.read_metadata(blobs.open_input_file(file)).num_rows
+        return sum(self._rows.values())
+
+
+def _parquet(key: str, sources: Sequence[VectorSource], vectors: NDArray[np.float32]) -> bytes:
+    """A file in `SCHEMA`. No value of a vector becomes a Python object."""
+    columns = {
+        "content_sha256": pa.array([source.content_sha256 for source in sources]),
+        "fingerprint_key": pa.array([key] * len(sources)),
+        "width": pa.array([source.width for source in sources], pa.int32()),
+        "height": pa.array([source.height for source in sources], pa.int32()),
+        "embedding": as_lists(vectors),
+        "image_id": pa.array([source.image_id for source in sources]),
+        "source_version": pa.array([source.source_version for source in sources], pa.string()),
+    }
+    out = io.BytesIO()
+    # Dense floats: a dictionary makes them larger and slower to read.
+    pq.write_table(
+        pa.table(columns), out, compression="zstd", use_dictionary=["fingerprint_key"], write_statistics=False
+    )
+    return out.getvalue()
+
+
+def as_lists(vectors: NDArray[np.float32]) -> pa.ListArray:
+    """(n, d) float32 as n lists, without copying."""
+    rows, dimensions = vectors.shape
+    offsets = pa.array(np.arange(0, (rows + 1) * dimensions, dimensions, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)))
