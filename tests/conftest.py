@@ -22,23 +22,16 @@ import hostile  # noqa: E402
 
 # The cluster's and the children's workers must find the library where pytest found it.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-# Tests start many short-lived JVMs, which end before the second compiler would pay. Alone, the first has so little room
-# for code that it is full after a minute, and everything after that would be interpreted.
-os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m")
 
 
 @pytest.fixture(scope="session")
 def spark() -> "Iterator[SparkSession]":
     from pyspark.sql import SparkSession
 
-    from image_similarity import conf
-    from image_similarity.runtime.session import read_properties
+    from image_similarity.runtime.session import local_settings
 
-    folder = conf.folder()
-    assert folder is not None
-    os.environ["SPARK_CONF_DIR"] = str(folder)
     builder = SparkSession.builder.appName("tests")
-    for key, value in read_properties(folder / "spark" / "local.conf").items():
+    for key, value in local_settings().items():
         builder = builder.config(key, value)
     # Two tasks at once, whatever the machine; few partitions, for the tables of tests are tiny.
     session = builder.config("spark.master", "local[2]").config("spark.sql.shuffle.partitions", "4").getOrCreate()

@@ -74,7 +74,7 @@ def test_nothing_is_written_outside_the_gallery(gallery: Rendered) -> None:
 
 
 def test_pages_are_valid_html(gallery: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("JAVA_TOOL_OPTIONS")  # Java says that it has seen them, which counts as a fault
+    monkeypatch.delenv("JAVA_TOOL_OPTIONS", raising=False)  # Java says that it has seen them, which counts as a fault
     pages = [str(path) for path in gallery.folder.rglob("*.html")]
     assert Validator(errors_only=True).validate(pages) == 0
     broken = tmp_path / "broken.html"

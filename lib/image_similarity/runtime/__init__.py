@@ -1,6 +1,7 @@
 """Spark, as jobs and stages use it.
 
-- ``java``      which Java Spark runs on; ``class_archive``: its classes, loaded in advance; ``rehearsal``: what makes that
+- ``java``      which Java Spark runs on
+- ``class_archive``  Spark's classes, prepared for a fast start; ``rehearsal``: the session that prepares them
 - ``session``   how it starts, and what its errors mean
 - ``tasks``     how work is cut into tasks, and how files reach them
 - ``progress``  what is reported while Spark works

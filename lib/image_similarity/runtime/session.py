@@ -2,8 +2,6 @@
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -16,8 +14,7 @@ from pyspark.sql import SparkSession
 
 from image_similarity import conf
 from image_similarity.errors import JobFailed
-
-JAVA_VERSION = 17
+from image_similarity.runtime import class_archive, java
 
 _CANCEL_SECONDS = 10
 
@@ -39,37 +36,31 @@ def open_session(name: str) -> SparkSession:
     or Spark cannot start.
     """
     builder = SparkSession.builder.appName(name)
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
-    if not submitted:
-        check_java()
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        if (folder := conf.folder()) is not None:
-            os.environ.setdefault("SPARK_CONF_DIR", str(folder))
-            for key, value in read_properties(folder / "spark" / "local.conf").items():
-                builder = builder.config(key, value)
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # spark-submit sets it
+        for key, value in local_settings().items():
+            builder = builder.config(key, value)
     try:
         return builder.getOrCreate()
-    except (
-        SPARK_ERRORS
-    ) as error:  # a master that does not answer, too little memory, an address that is not this machine's
+    except SPARK_ERRORS as error:  # no answer from the master, too little memory, an address of another machine
         raise JobFailed(f"Spark could not start: {cause_of(error)} (what Spark printed above may tell more)") from error
 
 
-def check_java() -> None:
-    """Raise ``JobFailed`` unless a Java that Spark can use is found (JAVA_HOME, else PATH)."""
-    home = os.environ.get("JAVA_HOME")
-    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
-    advice = (
-        f"Spark needs Java {JAVA_VERSION} or newer: install it (Debian, Ubuntu: apt-get install default-jre-headless; "
-    )
-    advice += "macOS: brew install openjdk) or set JAVA_HOME"
-    try:
-        told = subprocess.run([java or "java", "-version"], capture_output=True, text=True, check=True).stderr
-    except (OSError, subprocess.CalledProcessError):
-        raise JobFailed(f"no working java found. {advice}") from None
-    match = re.search(r'version "(\d+)', told)
-    if match is None or int(match.group(1)) < JAVA_VERSION:
-        raise JobFailed(f"java is {told.splitlines()[0] if told else 'of an unknown version'}. {advice}")
+def local_settings() -> dict[str, str]:
+    """Spark's settings for a session that this process starts itself, on one machine.
+
+    Sets JAVA_HOME, PYSPARK_PYTHON and SPARK_CONF_DIR for this process and its children where they are not set. Raises
+    ``JobFailed`` where Java is missing.
+    """
+    used = java.use()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    folder = conf.folder()
+    if folder is None:
+        return {}
+    os.environ.setdefault("SPARK_CONF_DIR", str(folder))
+    settings = read_properties(folder / "spark" / "local.conf")
+    defaults = Path(os.environ["SPARK_CONF_DIR"], "spark-defaults.conf")
+    theirs = read_properties(defaults) if defaults.exists() else {}
+    return {**settings, class_archive.DEFAULT_OPTIONS: class_archive.driver_options(used, {**theirs, **settings})}
 
 
 def read_properties(file: Path) -> dict[str, str]:
