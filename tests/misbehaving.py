@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -146,8 +147,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def compressed(self, content: bytes) -> None:
-        self.send(200, gzip.compress(content), {"Content-Encoding": "gzip"})
+        self.send(200, _gzipped(content), {"Content-Encoding": "gzip"})
 
+
+@cache
+def _gzipped(content: bytes) -> bytes:
+    """Once: while 50 MB are compressed, a client waits longer than it may."""
+    return gzip.compress(content)
+
+
+BOMB = b"0" * 50_000_000
+_gzipped(BOMB)
 
 Behaviour = Callable[[_Handler, int], None]
 """What to do with a handler, given how often this path was asked for, this time included."""
@@ -184,7 +194,7 @@ PATHS: dict[str, Behaviour] = {
     "/endless": lambda handler, _: handler.for_ever(picture() * 1000, 0),
     "/trickle": lambda handler, _: handler.for_ever(b".", 0.05),
     "/compressed.png": lambda handler, _: handler.compressed(picture()),
-    "/bomb": lambda handler, _: handler.compressed(b"0" * 50_000_000),
+    "/bomb": lambda handler, _: handler.compressed(BOMB),
     "/moved": lambda handler, _: handler.send(301, HTML, {"Location": "/good.png"}),
     "/loop": lambda handler, _: handler.send(302, headers={"Location": "/loop-back"}),
     "/loop-back": lambda handler, _: handler.send(302, headers={"Location": "/loop"}),
