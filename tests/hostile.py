@@ -74,7 +74,8 @@ class Collection:
 
 def make(folder: Path) -> Collection:
     """Pictures of three families under `NAMES`, a list with attributes, copies of one file, and three that cannot be
-    read."""
+    read.
+    """
     images = folder / "pictures"
     images.mkdir(parents=True)
     rng = np.random.default_rng(0)

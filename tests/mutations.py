@@ -7,7 +7,8 @@ import numpy as np
 
 def mutations(originals: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
     """``count`` damaged files: of every five one is cut off, and four have 1 to 64 bits flipped, at their beginning or
-    anywhere."""
+    anywhere.
+    """
     random = np.random.default_rng(seed)
     for number in range(count):
         content = np.frombuffer(originals[number % len(originals)], np.uint8).copy()

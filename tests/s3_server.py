@@ -26,7 +26,8 @@ def main() -> None:
 @contextmanager
 def serving(bucket: str) -> Iterator[str]:
     """A server with an empty ``bucket``; its ``s3://`` URI. The environment names the server, as that of workers
-    would."""
+    would.
+    """
     process = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     address = f"http://127.0.0.1:{int(process.stdout.readline())}"

@@ -1,5 +1,6 @@
 """A real standalone Spark cluster on loopback: a master and workers, started and stopped here, and jobs submitted to
-it."""
+it.
+"""
 
 import os
 import re
@@ -56,7 +57,8 @@ class Cluster:
         one stream.
 
         ``python``: that of driver and workers; ``conf``: wins over ``conf/spark/<properties>.conf``; ``flags``: for
-        spark-submit; ``folder``: where it is called."""
+        spark-submit; ``folder``: where it is called.
+        """
         command = [str(SPARK / "bin" / "spark-submit"), "--master", self.master]
         command += ["--py-files", str(dist / "image_similarity.zip")]
         command += ["--properties-file", str(dist / "conf" / "spark" / f"{properties}.conf")]
@@ -93,7 +95,8 @@ def cluster(
     folder: Path, workers: int = 3, cores: int = 1, memory: str = "2g", worker_options: Sequence[str] = ()
 ) -> Iterator[Cluster]:
     """A master and ``workers`` of ``cores`` each; ``worker_options``: settings of the workers, as
-    ``-Dspark.worker...``."""
+    ``-Dspark.worker...``.
+    """
     processes: "list[subprocess.Popen[bytes]]" = []
     try:
         master, address = _started(

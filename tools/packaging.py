@@ -7,7 +7,8 @@
     dist/environment.tar.gz         with --environment: Python with all dependencies, for --archives
 
 The environment is a whole Python, not a virtual environment: those link to the Python that made them, which other
-machines do not have. It runs on machines with the same processor architecture and a C library that is not older."""
+machines do not have. It runs on machines with the same processor architecture and a C library that is not older.
+"""
 
 import argparse
 import importlib.metadata
@@ -30,7 +31,8 @@ _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of files in the zip, so that the same sou
 
 def package(into: Path) -> None:
     """Write all but the environment to ``into``, in place of what was written there before; anything else there
-    stays."""
+    stays.
+    """
     into.mkdir(parents=True, exist_ok=True)
     for name in ("jobs", "conf"):
         shutil.rmtree(into / name, ignore_errors=True)
@@ -74,7 +76,8 @@ def pack_environment(file: Path) -> None:
 
 def _copy_python(tree: Path) -> Path:
     """Copy the Python that made this environment, its library included, to ``tree``; ``bin/python`` starts it, wherever
-    it is."""
+    it is.
+    """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = Path(sysconfig.get_path("stdlib"))
     unneeded = shutil.ignore_patterns(*_UNNEEDED)

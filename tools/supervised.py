@@ -2,7 +2,8 @@
 
 Tests start JVMs, workers and jobs in sessions of their own. When this process is ended by SIGTERM, SIGINT or SIGHUP, or
 when the command ends, everything that the command has started is ended, too: with SIGTERM first, and with SIGKILL where
-that does not help. The exit code is the command's, or 128 and the signal's number."""
+that does not help. The exit code is the command's, or 128 and the signal's number.
+"""
 
 import ctypes
 import signal

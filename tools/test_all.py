@@ -2,7 +2,8 @@
 test-all``).
 
 Tests on clusters and in Airflow mostly wait for machines to start, so they have a lane of their own beside the others.
-What a step prints is shown when it ends. The exit code is 0 if every step's is."""
+What a step prints is shown when it ends. The exit code is 0 if every step's is.
+"""
 
 import subprocess
 import sys

@@ -4,7 +4,8 @@
 
 Each task submits one job with Airflow's run id as ``--run-id``, so that a task that is tried again repeats nothing that
 it has published. What it publishes is an Asset, ``image_similarity/<collection>/<table>``. This file imports Airflow
-and nothing of the library: Airflow parses it again and again."""
+and nothing of the library: Airflow parses it again and again.
+"""
 
 import os
 import re

@@ -1,7 +1,8 @@
 """The errors that people are meant to read: one line that says what, where, and what to do.
 
 Each class of `JobFailed` has an exit code of the jobs. `Unreadable` is about one image and becomes a row of
-``failures``. Any other exception is a defect of this project, and keeps its traceback."""
+``failures``. Any other exception is a defect of this project, and keeps its traceback.
+"""
 
 from typing import Any
 

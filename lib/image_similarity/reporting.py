@@ -2,7 +2,8 @@
 
 One `Reporter` serves one application. ``command_line.main`` makes it, and everything below finds it by `current`.
 Without one (in a notebook, in a test of a stage) text goes to stdout and stderr. Nothing here depends on Spark, and
-Python's root logger stays unchanged."""
+Python's root logger stays unchanged.
+"""
 
 import json
 import sys
@@ -38,7 +39,8 @@ class Reporter:
     """Writes messages, and measures the durations of steps.
 
     Text: results go to stdout, progress and errors to stderr. JSON: everything goes to stdout, one line for each event.
-    A line is written at once, so lines of several threads do not mix, and Spark prints on stderr only."""
+    A line is written at once, so lines of several threads do not mix, and Spark prints on stderr only.
+    """
 
     format: str = TEXT
     every: float = DEFAULT_EVERY
@@ -148,7 +150,8 @@ def say(*lines: str, event: str = "summary", detail: bool = False, **fields: Any
     """Writes one paragraph: the first line as it is, the others indented.
 
     ``event`` and ``fields`` are for machines: the kind of message, and its values. ``detail``: people see it only with
-    ``--verbose``."""
+    ``--verbose``.
+    """
     current().tell(event, "\n  ".join(lines), detail, **fields)
 
 

@@ -1,7 +1,8 @@
 """Python imports this by itself when its folder is on PYTHONPATH: Pillow, with decoders that bring their process down.
 
 A file that begins with ABORT ends the process as a broken C library would, one with HANG never returns, one with EAT
-takes all memory that there is."""
+takes all memory that there is.
+"""
 
 import os
 import time

@@ -1,5 +1,6 @@
 """Run by Airflow's Python: print, as one line of JSON, what its parser makes of the DAG folder with each settings file
-named."""
+named.
+"""
 
 import json
 import os

@@ -1,5 +1,6 @@
 """Whole runs of a DAG, submitted to a real standalone cluster: the first day, whose tasks fail at first, and the
-second."""
+second.
+"""
 
 import json
 import re

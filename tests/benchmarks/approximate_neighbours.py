@@ -11,7 +11,8 @@ for --lsh-rows, and stopped after --lsh-seconds). Not counted: the session, a fi
 compiles. Only similar neighbours are asked for.
 
 Vectors are made (`made`): subjects, each a subspace of its own, with groups whose members mingle, and noise. recall@10
-is measured for 1,000 rows against all others, ties counted as found. Prints Markdown; ``--plot FILE.svg`` draws it."""
+is measured for 1,000 rows against all others, ties counted as found. Prints Markdown; ``--plot FILE.svg`` draws it.
+"""
 
 import argparse
 import json
@@ -185,7 +186,8 @@ def peer(name: str, source: Path, folder: Path, truth: Truth) -> Run:
 
 def lsh(session: Any, source: Path, limit: float, truth: Truth) -> Run:
     """Buckets so narrow that a vector shares one with some hundreds; pairs at a distance that most true neighbours
-    have."""
+    have.
+    """
     from pyspark.ml.feature import BucketedRandomProjectionLSH, Normalizer
     from pyspark.ml.functions import array_to_vector
     from pyspark.sql import Window

@@ -8,7 +8,8 @@ inference, saving, counting, and writing the table. Excluded is what happens onc
 start of the workers and their import of torch, drawing untrained weights. They are paid by a first round over 16
 images, whose seconds are printed. The bare loop reads, decodes, resizes and infers in one process with as many threads
 as there are cores, in the memory layout that convolutions like best. In bfloat16, too: with the speed, and how many of
-the ten nearest neighbours are the same."""
+the ten nearest neighbours are the same.
+"""
 
 import argparse
 import csv

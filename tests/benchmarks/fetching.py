@@ -5,7 +5,8 @@
 ``FOLDER``: pictures. The network is SqueezeNet 1.1, about the lightest there is: fetching has little to hide behind.
 The servers are processes of their own on this machine, and what processor time they take is told, since the network
 could have used it: moto takes 6 ms for each picture, more than half of what everything else does. ``--light`` puts a
-server in its place that takes little."""
+server in its place that takes little.
+"""
 
 import argparse
 import os
@@ -104,7 +105,8 @@ def _upload(files: list[Path], names: list[str]) -> None:
 
 def _embedding(session: SparkSession, folder: Path, weights: str) -> Callable[[str], float]:
     """A function that embeds what a list names, into a warehouse of its own, and tells the seconds of the pass over the
-    images."""
+    images.
+    """
     preprocessing = "torchvision" if weights == "untrained" else "caffe"
     declared = f'{{network="squeezenet1_1",weights="{weights}",layer="features",pooling="average",'
     declared += f'preprocessing="{preprocessing}"}}'

@@ -12,7 +12,8 @@ make them.
 
 Prints Markdown, and draws ``--plot FILE.svg``. ``half product`` is the time that the multiplications of half of the
 pairs take alone, at the rate measured here; the exponent is that of a line through the times in logarithms: 2 is
-quadratic."""
+quadratic.
+"""
 
 import argparse
 import json

@@ -10,7 +10,8 @@ import numpy as np
 
 class Peak:
     """The most memory that any Python worker of Spark has held, in bytes, while this context lasts; pages of files
-    included."""
+    included.
+    """
 
     def __enter__(self) -> "Peak":
         self.bytes = 0

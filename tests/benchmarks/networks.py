@@ -4,7 +4,8 @@
 
 Each runs in a process of its own, with one thread, on pixels that are decoded already. Memory is what the process holds
 at most, torch included (some 0.35 GB of it); parameters in float32 are mapped from a file and shared by the workers of
-a machine."""
+a machine.
+"""
 
 import argparse
 import json

@@ -5,7 +5,8 @@
 Pictures are drawn samples, cropped and brightened at random, each another file. Ours is the whole job: reading the
 tables, the two files of each picture, pages, search data, publication, tidying up; the session and the start of the
 workers are not counted. The bare loop makes the two files of each picture and no pages, in as many processes as there
-are cores."""
+are cores.
+"""
 
 import argparse
 import multiprocessing

@@ -4,7 +4,8 @@
 
 embed_images puts drawn pictures through VGG16 (untrained); find_neighbours compares all pairs of made vectors. Measured
 is what the job itself tells in ``runs.seconds``: everything but the start of Spark. Prints Markdown. On a machine with
-two cores the driver, the master and the workers' own processes share them with the executors."""
+two cores the driver, the master and the workers' own processes share them with the executors.
+"""
 
 import argparse
 import json

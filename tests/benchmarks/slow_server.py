@@ -2,7 +2,8 @@
 FOLDER DELAY``
 
 Prints its port, then serves until it is killed; connections stay open between requests. Reading clients of S3 take it
-for a store whose only bucket is the first part of the path: they ask for the size by HEAD, then for ranges."""
+for a store whose only bucket is the first part of the path: they ask for the size by HEAD, then for ranges.
+"""
 
 import asyncio
 import functools

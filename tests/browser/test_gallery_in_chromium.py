@@ -1,5 +1,6 @@
 """The gallery as a person sees it: in Chromium, from disk and from a static server. Skipped where there is no
-Chromium."""
+Chromium.
+"""
 
 import functools
 import http.server

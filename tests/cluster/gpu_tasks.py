@@ -4,7 +4,8 @@
 
 Asks what embed_images asks (`image_similarity.runtime.devices`), in workers where torch pretends to see GPUS devices. A
 task goes on only when all have begun, so they are at work together. FOLDER/told.json tells what each got, and in which
-executor."""
+executor.
+"""
 
 import json
 import os

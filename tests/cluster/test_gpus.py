@@ -59,7 +59,8 @@ Submit = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def submit(cluster: Cluster, dist: Path, bare_python: Path) -> Submit:
     """``submit(job, *arguments, cores=, gpus=, of_task=)``: with cluster-gpu.conf, but for what belongs to this
-    cluster."""
+    cluster.
+    """
 
     def submitted(
         job: str, *arguments: object, cores: int, gpus: int, of_task: float = 1, **environment: str

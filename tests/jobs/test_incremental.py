@@ -41,7 +41,8 @@ def published(spark: SparkSession, warehouse: Path, file: str, *options: str) ->
 
 def changed(vectors: Vectors, rng: np.random.Generator) -> Vectors:
     """Some are gone, some have another vector, some are new, before, between and after the others; one is renamed, one
-    copied."""
+    copied.
+    """
     names = sorted(vectors)
     after = {name: vectors[name] for name in names if int(name[1:]) % 50 != 7}
     for name in list(after)[::40]:
@@ -123,7 +124,8 @@ def test_in_pieces_and_in_another_precision(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lists of a block that are too long for memory are merged in pieces; scores of less precision are proven all the
-    same."""
+    same.
+    """
     monkeypatch.setattr(exact, "merged_at_once", lambda *of: 37)
     vectors = {f"m{i:04d}": vector for i, vector in enumerate(oracle.planted(300, 16, seed=7))}
     published(spark, tmp_path / "w", written(tmp_path, vectors))

@@ -1,5 +1,6 @@
 """pynndescent in this process: what is asked of it, and what comes back. In Spark it is tested by ``make
-test-long``."""
+test-long``.
+"""
 
 import numpy as np
 import pytest

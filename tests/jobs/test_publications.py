@@ -1,5 +1,6 @@
 """A reader that polls through DuckDB while a table is published again and again: it never fails, and never sees a
-mix."""
+mix.
+"""
 
 import json
 import subprocess

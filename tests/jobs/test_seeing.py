@@ -1,5 +1,6 @@
 """What an operator sees of a job: events for machines, steps and outputs in ``runs``, names in Spark's history, ends by
-signals."""
+signals.
+"""
 
 import json
 import os

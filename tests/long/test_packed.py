@@ -1,5 +1,6 @@
 """The same with the packed environment: Python of driver and executors, with all dependencies, comes from the
-archive."""
+archive.
+"""
 
 import shutil
 import subprocess

@@ -153,7 +153,8 @@ def test_no_usable_vector_at_all(spark: SparkSession, tmp_path: Path) -> None:
 @pytest.mark.parametrize("drop_duplicates", [False, True])
 def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_path: Path, drop_duplicates: bool) -> None:
     """30 vectors for 50 files for 80 images; the definition is asked about images. Vectors of no image are passed
-    over."""
+    over.
+    """
     rng = np.random.default_rng(12)
     vectors = oracle.planted(30, 8, seed=12)[rng.integers(0, 30, 50)]
     content = rng.permutation(np.concatenate([np.arange(50), rng.integers(0, 50, 30)]))
@@ -186,7 +187,8 @@ def test_where_low_precision_proves_little_float32_follows(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """As on a processor that multiplies bfloat16 faster, with vectors whose neighbours are hardly nearer than
-    others."""
+    others.
+    """
     make = planning.make
 
     def in_bfloat16(*given: Any) -> planning.Plan:

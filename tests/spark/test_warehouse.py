@@ -101,7 +101,8 @@ def test_many_publishers_at_once_lose_nothing(spark: SparkSession, tmp_path: Pat
 
 def test_publishing_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None:
     """The code for HDFS and object stores, on the JVM's view of a local folder, whose create is not atomic: so no
-    race."""
+    race.
+    """
     warehouse = Warehouse(spark, str(tmp_path))
     warehouse.files, warehouse.uri = HadoopFiles(spark), f"file://{tmp_path}"
     for turn in range(3):

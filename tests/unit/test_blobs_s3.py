@@ -1,5 +1,6 @@
 """Images in an object store: an S3-compatible server on loopback, through pyarrow's file system, as workers read
-them."""
+them.
+"""
 
 from collections.abc import Iterator
 

@@ -36,7 +36,8 @@ def test_every_small_number_of_rows(n: int) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_last_bits_do_not_depend_on_the_blocks(metric: str) -> None:
     """Distances of the same pairs from differently cut products, of vectors made so that many are close to a rounding's
-    edge."""
+    edge.
+    """
     rng = np.random.default_rng(1)
     base = rng.standard_normal(257)
     chosen = METRICS[metric]

@@ -130,7 +130,8 @@ def _flags(job: str) -> set[str]:
 
 def _commands(job: str) -> list[str]:
     """What the pages write behind the job's name in commands: to the end of the line, or of the code, and continued
-    lines."""
+    lines.
+    """
     joined = re.sub(r"\\\n\s*", " ", ALL)
     joined = re.sub(r"\n {40,}", " ", joined)  # as the list of all jobs continues
     return re.findall(rf"(?<!benchmarks/)\b{job}\.py ([^\n`]*)", joined)

@@ -151,7 +151,8 @@ def test_weights_bring_their_own_preparation(network: str, source: str, framing:
 @pytest.mark.parametrize("network", list_models(module=torchvision.models))
 def test_every_network_can_be_taken_apart(network: str) -> None:
     """Its layers are told, and its preparation; nothing is computed (RegNets of billions of parameters are left
-    out)."""
+    out).
+    """
     if network.startswith(("regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_16gf", "regnet_x_16gf")):
         pytest.skip("takes seconds and gigabytes")
     preset = networks._preset(network, "")

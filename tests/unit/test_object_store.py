@@ -1,5 +1,6 @@
 """Publication on an object store, by conditional puts, on an S3-compatible server. (Tables are written by Spark's
-connector.)"""
+connector.)
+"""
 
 import os
 import subprocess

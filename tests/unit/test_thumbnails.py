@@ -1,5 +1,6 @@
 """The small files of a picture: upright, small, in the colours of screens, and without anything else of the
-original."""
+original.
+"""
 
 import io
 

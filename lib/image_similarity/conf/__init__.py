@@ -1,5 +1,6 @@
 """Defaults for one machine, as files that travel with the library: ``local.toml`` (settings), ``spark/local.conf`` and
-``log4j2.properties`` (what Spark is told, and what it prints)."""
+``log4j2.properties`` (what Spark is told, and what it prints).
+"""
 
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -13,6 +14,7 @@ def local_toml() -> Traversable:
 
 def folder() -> Path | None:
     """The folder of these files; None where the library is in a zip, as with spark-submit, which brings files of its
-    own."""
+    own.
+    """
     here = Path(__file__).resolve().parent
     return here if here.is_dir() else None

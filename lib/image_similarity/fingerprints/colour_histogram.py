@@ -22,7 +22,8 @@ class ColourHistogram(FingerprintSpec):
     """The square roots of the shares in a joint histogram of three channels.
 
     The cosine similarity of the roots is the Bhattacharyya coefficient of the two distributions (Bhattacharyya 1943).
-    It tells pictures apart better than the cosine similarity of the shares, which the largest patch decides."""
+    It tells pictures apart better than the cosine similarity of the shares, which the largest patch decides.
+    """
 
     space: str
     """``hsv`` or ``lab``."""

@@ -60,7 +60,8 @@ def prepare(
     """The spec of the program in ``file``. The program is run on grey pictures, and must return finite numbers.
 
     Raises ``FingerprintError`` if the program cannot be loaded, takes other pictures, fails, or cannot be pooled. If
-    the program has several outputs, the first one is used. ``source`` names the program in messages."""
+    the program has several outputs, the first one is used. ``source`` names the program in messages.
+    """
     try:
         program = _load(str(file))
     except Exception:  # zip, json and torch raise many kinds of errors about other files

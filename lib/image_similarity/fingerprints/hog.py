@@ -52,7 +52,8 @@ class Gradients:
 
 def described(side: int, orientations: int, cell: int, block: int, scaled: bool) -> OrientedGradients:
     """The spec of histograms of oriented gradients. ``side``: of the square that the whole picture is resized to, in
-    pixels. ``ValueError`` if no block fits into it."""
+    pixels. ``ValueError`` if no block fits into it.
+    """
     if side < cell * block:
         raise ValueError(
             f"a block of {block} x {block} cells of {cell} pixels does not fit into a picture of {side} pixels"

@@ -47,7 +47,8 @@ CAFFE = Normalisation(CAFFE_MEAN_BGR, (1.0, 1.0, 1.0), bgr=True, scale=1.0)
 class Pooling:
     """The reduction of an output with spatial axes to one vector for each picture.
 
-    The names of the fields are part of `FingerprintSpec.key`."""
+    The names of the fields are part of `FingerprintSpec.key`.
+    """
 
     how: str
     """``none`` (all values, one after the other), ``average`` or ``max``."""
@@ -65,7 +66,8 @@ class Inference:
     """(n, side, side, 3) uint8 -> (n, d) float32 by ``module``, which must be in evaluation mode.
 
     ``fixed``: the only batch size that the module takes, None if it takes any. The batch size on a GPU is found by
-    trial. If memory runs out, the batch size is halved, and the work goes on."""
+    trial. If memory runs out, the batch size is halved, and the work goes on.
+    """
 
     def __init__(
         self,
@@ -171,7 +173,8 @@ class Inference:
 def tensor_of(output: Any) -> torch.Tensor:
     """The tensor in ``output``: ``output`` itself, or the first value of a list, tuple or mapping, however nested.
 
-    ``TypeError`` if there is none."""
+    ``TypeError`` if there is none.
+    """
     while isinstance(output, (list, tuple, Mapping)) and len(output):
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
     if not isinstance(output, torch.Tensor):

@@ -2,7 +2,8 @@
 
 The driver calls `prepare` once. Workers build the fingerprint from the small `Network` and the file of parameters. The
 file is memory-mapped, so the workers of one machine share its pages. If the parameters are cast to a precision other
-than float32, each worker has its own copy."""
+than float32, each worker has its own copy.
+"""
 
 import difflib
 import hashlib
@@ -119,7 +120,8 @@ def prepare(
 
     ``state`` may lack parameters after the layer. ``FingerprintError`` if it lacks others or has them in other shapes
     (the message names them), if the layer is unknown, or if the layer has no values for each picture. ``source`` names
-    the weights in messages, and selects the preset of torchvision's weights."""
+    the weights in messages, and selects the preset of torchvision's weights.
+    """
     node = resolve_layer(network, layer)
     preset = _preset(network, source)
     parameters = _fitting_state(network, node, preset.crop_size[0], state, source)
@@ -157,7 +159,8 @@ def spatial_axes(network: str, node: str, side: int) -> tuple[int, ...]:
 def _output_shape(network: str, node: str, side: int) -> tuple[int, ...]:
     """Shape of the output for `_PICTURES` pictures, found on torch's meta device without memory or work.
 
-    () for a node whose output is no tensor."""
+    () for a node whose output is no tensor.
+    """
     with torch.inference_mode():
         output = _extractor(network, node, side)(torch.empty(_PICTURES, 3, side, side, device="meta"))[OUTPUT]
     return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
@@ -166,7 +169,8 @@ def _output_shape(network: str, node: str, side: int) -> tuple[int, ...]:
 def resolve_layer(network: str, layer: str) -> str:
     """The node of ``layer``, which is a node, an alias, or a module and stands for its last node.
 
-    ``FingerprintError``, with similar names, if there is none."""
+    ``FingerprintError``, with similar names, if there is none.
+    """
     aliases = next((names for family, names in LAYER_ALIASES.items() if network.startswith(family)), {})
     layer = aliases.get(layer, layer)
     nodes = layers(network)
@@ -189,7 +193,8 @@ def layers(network: str) -> list[str]:
 
 def _fitting_state(network: str, node: str, side: int, state: State, source: str) -> State:
     """The parameters up to ``node``, contiguous and in the network's order. ``FingerprintError`` if ``state`` does not
-    fit."""
+    fit.
+    """
     needed = _extractor(network, node, side).state_dict()
     missing = [name for name in needed if name not in state]
     if missing:
@@ -224,7 +229,8 @@ def state_sha256(state: State) -> str:
 def _preset(network: str, source: str) -> Any:
     """Size, crop, interpolation and normalisation that torchvision declares for the weights ``source``.
 
-    For weights that are not torchvision's, those of its default weights."""
+    For weights that are not torchvision's, those of its default weights.
+    """
     declared = get_model_weights(network)
     transform = declared.__members__.get(source, declared.DEFAULT).transforms
     return transform() if isinstance(transform, partial) else transform

@@ -37,7 +37,8 @@ class FingerprintSpec(ABC):
     """Everything besides the image that determines a vector. It is small, since it is sent to workers and recorded with
     a run.
 
-    Names of classes and fields are part of `key`: a renamed one makes all stored vectors obsolete."""
+    Names of classes and fields are part of `key`: a renamed one makes all stored vectors obsolete.
+    """
 
     uses_torch: ClassVar[bool] = False
     """Whether the fingerprint runs on a device of torch's."""
@@ -53,4 +54,5 @@ class FingerprintSpec(ABC):
     @abstractmethod
     def load(self, file: str | None, device: str) -> Fingerprint:
         """Build the fingerprint. ``file``: path of the file that the driver saved for it, None if it needs none;
-        ``device``: torch's name of the device."""
+        ``device``: torch's name of the device.
+        """

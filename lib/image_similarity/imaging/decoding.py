@@ -1,7 +1,8 @@
 """bytes -> RGB uint8, or `Unreadable` with a reason.
 
 Files are untrusted. The size is checked before anything is decoded, only formats on a list are tried, and damaged files
-are refused instead of repaired."""
+are refused instead of repaired.
+"""
 
 import io
 import os
@@ -62,7 +63,8 @@ def decode(content: bytes, max_pixels: int, at_least: int | None = None) -> Pict
     """The first frame of ``content`` as RGB uint8, upright by its EXIF orientation.
 
     Transparent pixels are put on white. Grey values of more than 8 bits and floating-point values are rescaled, not
-    clipped. ``at_least``: see `open_upright`. Raises `Unreadable`."""
+    clipped. ``at_least``: see `open_upright`. Raises `Unreadable`.
+    """
     with as_unreadable():
         image = open_upright(content, max_pixels, at_least)
         return Picture(np.asarray(to_rgb(image)), *image.info[WHOLE_SIZE])
@@ -73,7 +75,8 @@ def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -
 
     With ``at_least`` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep
     that many pixels. This is much faster, and serves pictures that are shrunk afterwards. ``info[WHOLE_SIZE]`` is the
-    width and height of the whole picture, upright."""
+    width and height of the whole picture, upright.
+    """
     if not content:
         raise Unreadable("empty", "0 bytes")
     Image.init()  # registers all formats, so that `formats` may name them; a second call does nothing
@@ -129,7 +132,8 @@ def _rescaled_grey(image: Image.Image) -> Image.Image:
 
     16-bit values are divided by 257. Images of 32 bits or floating point do not declare their range. The smallest usual
     range that holds all values is assumed: 0 to 1 (floating point only), 0 to 255, or 0 to 65,535. If none does, the
-    range is that of the values."""
+    range is that of the values.
+    """
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
         raise Unreadable("corrupt", "pixel values that are not finite")

@@ -37,14 +37,16 @@ class Framing:
 
         It is twice ``resize``, since the decoder reduces pictures more coarsely than resizing does. (With half of it,
         the vectors of an average-pooled SqueezeNet moved ten times as far.) It is the same for all usual sizes, so that
-        fingerprints share one decoding."""
+        fingerprints share one decoding.
+        """
         return max(LEAST_SIDE, 2 * self.resize) if self.scaled else None
 
     def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The square of one RGB picture: (height, width, 3) uint8 -> (crop, crop, 3) uint8.
 
         The result is that of torchvision's ``resize`` and ``center_crop`` on a PIL image. Only pictures that are more
-        than eight times as long as wide differ: their middle is cut out first."""
+        than eight times as long as wide differ: their middle is cut out first.
+        """
         resample = INTERPOLATIONS[self.interpolation]
         if self.squash:
             return np.asarray(Image.fromarray(pixels).resize((self.crop, self.crop), resample))
@@ -61,7 +63,8 @@ def _without_far_ends(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The middle of a very long or very high picture.
 
     The square is cut from the middle. A picture of 1 x 1,000,000 pixels would be gigantic after its short side was
-    resized to 256."""
+    resized to 256.
+    """
     height, width = pixels.shape[:2]
     limit = _LONGEST * min(height, width)
     top, left = max(0, (height - limit) // 2), max(0, (width - limit) // 2)

@@ -1,7 +1,8 @@
 """Decoding in a child process, for files that may crash or hang a decoder.
 
 The child receives files and decodes them. Its memory is limited, and it is killed when one file takes too long. Its
-answers are read as numbers and JSON, never as pickled objects. The same child decodes all files until one ends it."""
+answers are read as numbers and JSON, never as pickled objects. The same child decodes all files until one ends it.
+"""
 
 import json
 import os
@@ -67,7 +68,8 @@ class IsolatedDecoder:
 
 def _request(child: "subprocess.Popen[bytes]", content: bytes, at_least: int | None) -> Picture | tuple[str, str]:
     """The child's answer: a picture, or reason and detail of `Unreadable`. ``OSError`` or ``EOFError`` if there is
-    none."""
+    none.
+    """
     assert child.stdin is not None and child.stdout is not None
     child.stdin.write(_REQUEST.pack(len(content), at_least or 0))
     child.stdin.write(content)

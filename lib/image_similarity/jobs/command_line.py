@@ -1,5 +1,6 @@
 """What all jobs' command lines share: arguments, and ``main``, which runs a job and turns what happened into an exit
-code."""
+code.
+"""
 
 import argparse
 import importlib
@@ -46,11 +47,11 @@ def at_least(least: int) -> Callable[[str], int]:
 
 def _parser(job: Any, name: str) -> argparse.ArgumentParser:
     """A parser with the arguments of ``job`` and those that every job takes."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"{name}.py", description=job.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    job.add_arguments(made)
-    common = made.add_argument_group("every job")
+    job.add_arguments(parser)
+    common = parser.add_argument_group("every job")
     common.add_argument(
         "--config", type=Path, metavar="FILE.toml", help="settings (default: those of one machine, conf/local.toml)"
     )
@@ -90,7 +91,7 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
         default=reporting.TEXT,
         help="for people, or one JSON object a line on stdout",
     )
-    return made
+    return parser
 
 
 def _seconds(text: str) -> float:
@@ -108,7 +109,8 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
     """Parse, load settings, start Spark, run ``job``, and turn what happened into an exit code.
 
     ``job``: a module of `image_similarity.jobs`, with ``add_arguments(parser)`` and ``run(application)``. ``session``:
-    one that is there already; it is left running."""
+    one that is there already; it is left running.
+    """
     name = job.__name__.rpartition(".")[2]
     arguments = _parser(job, name).parse_args(argv)
     reporter = Reporter(arguments.log_format, arguments.log_every, arguments.verbose, arguments.run_id, {"job": name})

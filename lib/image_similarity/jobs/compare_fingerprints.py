@@ -1,5 +1,6 @@
 """neighbours -> comparisons: how far fingerprints agree, how well each finds images with the same label, and a
-report."""
+report.
+"""
 
 import argparse
 from collections.abc import Iterator, Mapping
@@ -133,7 +134,8 @@ def _comparison(job: Job, used: Settings) -> Comparison:
 def _lengths(job: Job, used: Settings) -> dict[str, int]:
     """The length of the lists of each fingerprint that is compared.
 
-    Raises ``WrongInput`` if there is none, or if a requested fingerprint has no similar neighbours."""
+    Raises ``WrongInput`` if there is none, or if a requested fingerprint has no similar neighbours.
+    """
     published = job.base_snapshot.slots("neighbours")
     lengths = {}
     for slot in sorted(published, key=lambda slot: slot.split("/")):
@@ -166,7 +168,8 @@ def _k(job: Job, lengths: dict[str, int]) -> int:
 def _label(job: Job) -> str | None:
     """The attribute that is the label; None if none is requested and no image has the default one.
 
-    Raises ``WrongInput`` if no image has the requested attribute."""
+    Raises ``WrongInput`` if no image has the requested attribute.
+    """
     requested = job.arguments.label
     if requested is None and not job.base_snapshot.run_ids("manifest", ""):
         return None

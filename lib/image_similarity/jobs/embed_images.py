@@ -75,7 +75,8 @@ def run(application: Application) -> None:
 
 def check(application: Application) -> None:
     """Raises for faults that are known before any work: fingerprints, networks, layers and reasons that do not exist,
-    and a GPU that no task can have."""
+    and a GPU that no task can have.
+    """
     declared = {name: application.settings.fingerprint(name) for name in _names(application)}
     for name, fingerprint in declared.items():
         prepare.check(name, fingerprint)

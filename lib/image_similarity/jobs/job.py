@@ -1,6 +1,7 @@
 """One Spark application, and the runs of jobs in it.
 
-A run begins with the current pointer. It ends with one publication and its record."""
+A run begins with the current pointer. It ends with one publication and its record.
+"""
 
 import argparse
 import importlib.metadata
@@ -190,7 +191,8 @@ class Job:
     def check_failures(self, failures: Failures, unit: str, count: int, section: str, note: str = "") -> None:
         """Raises ``TooManyFailures`` if more of ``count`` items failed than the settings' ``section`` allows.
 
-        ``unit``: what the items are, for the message. ``note``: added to it."""
+        ``unit``: what the items are, for the message. ``note``: added to it.
+        """
         allowed = getattr(self.settings, section).max_failed_fraction
         if failures.total <= allowed * count:
             return
@@ -218,7 +220,8 @@ class Job:
 
         ``inputs``: table -> runs read. ``counts``: what was counted. ``used``: the settings, and what they resolved to.
         ``recall``: of approximate neighbours. ``status``: another value than `PUBLISHED` if the run does not count as
-        done under its label."""
+        done under its label.
+        """
         seconds, stages = self.seconds, reporting.current().seconds_by_step(self._began)
         outputs = _outputs(replace, append or {})
         record = Record(
@@ -261,7 +264,8 @@ class Job:
     def _check_present(self, *published: Slots) -> None:
         """Raises ``JobFailed`` if a table is gone.
 
-        Cleaning took this run for dead (its machine slept, say), or removed a run that it needs."""
+        Cleaning took this run for dead (its machine slept, say), or removed a run that it needs.
+        """
         folders = {(table, run) for slots in published for table, runs in slots.items() for run in runs.values()}
         for table, run in folders:
             if not self.warehouse.files.entries(f"{self.warehouse.uri}/{table}/run_id={run}"):

@@ -24,7 +24,8 @@ class Rate:
     """The measured speed of one precision.
 
     ``screen``: its name; ``product``: multiplications and additions per second of its bare product; ``pairs``: pairs
-    per second on one core, selection included."""
+    per second on one core, selection included.
+    """
 
     screen: str
     product: float
@@ -43,7 +44,8 @@ def multiplies_bfloat16() -> bool:
 def rate(rows: int, dimensions: int, metric: str, similar: int, dissimilar: int, screen: str) -> Rate:
     """Compare ``rows`` random vectors, at most as many as take some tenths of a second, in the precision ``screen``.
 
-    With ``screen`` = "auto" the fastest precision is chosen."""
+    With ``screen`` = "auto" the fastest precision is chosen.
+    """
     rows = min(rows, _SAMPLE_ROWS, max(64, int(np.sqrt(_SAMPLE_FLOP / (2 * dimensions)))))
     dimensions = max(dimensions, 2)  # single values have no correlation
     values = np.random.default_rng(0).standard_normal((rows, dimensions)).astype(np.float32)

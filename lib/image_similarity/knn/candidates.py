@@ -6,7 +6,8 @@
 
 Neighbours are ordered by distance, then by index. A *key* is a 64-bit integer: the bits of a distance, above the index.
 The integer order of keys is this total order, so lists are plain arrays. Lists of scores are stored the same way: bits
-that order scores, above the position."""
+that order scores, above the position.
+"""
 
 from dataclasses import dataclass
 
@@ -122,7 +123,8 @@ class Pool:
     def compare(self, a: Indices, b: Indices) -> None:
         """Compare all pairs of the rows ``a`` with the rows ``b`` of this pool, and update the lists of both.
 
-        ``a`` and ``b`` are the same array or have no row in common."""
+        ``a`` and ``b`` are the same array or have no row in common.
+        """
         product = self._low[a] @ self._low[b].T
         best = self.similar
         _offer_some(product, self._half, self.positions, a, b, a is b, best.scores, best.positions, best.cut)
@@ -132,7 +134,8 @@ class Pool:
 def _offer_some(product, half, positions, a, b, diagonal, scores, neighbours, cut):  # type: ignore[no-untyped-def]
     """The same as `_offer`, for rows ``a`` and columns ``b`` of one pool and for one relation.
 
-    ``scores``, ``neighbours``, ``cut``: scores, positions and cut of its `Best`."""
+    ``scores``, ``neighbours``, ``cut``: scores, positions and cut of its `Best`.
+    """
     columns = len(b)
     cut_b, half_b = cut[b], half[b]
     for i in range(len(a)):
@@ -168,7 +171,8 @@ class Strip:
     def offer(self, other: "Strip", screen: Screen, buffer: Values, dimensions: int) -> None:
         """Compare with ``other``, and update the lists of both. ``other`` may be this strip itself.
 
-        ``buffer``: float32 memory for the product."""
+        ``buffer``: float32 memory for the product.
+        """
         product = screen.product(self.copies.low, other.copies.low, buffer)
         for strip, partner in ((self, other), (other, self)):
             np.maximum(strip.error, scoring.bounds(strip.copies, partner.copies, screen, dimensions), out=strip.error)
@@ -226,7 +230,8 @@ class Lists:
         """The same lists with ``numbers[old]`` in place of each neighbour ``old``.
 
         A neighbour whose number is negative or missing is removed. Among equal distances, neighbours outside the list
-        may have smaller numbers now, so the lower bound becomes the least key of its distance."""
+        may have smaller numbers now, so the lower bound becomes the least key of its distance.
+        """
         old = self.keys & _LOW
         numbered = np.where(old < len(numbers), numbers[np.minimum(old, len(numbers) - 1)], -1)
         there = (self.keys != NONE) & (numbered >= 0)
@@ -236,7 +241,8 @@ class Lists:
     def certain(self, k: int, others: int) -> NDArray[np.bool_]:
         """(n,) bool: whether the first min(``k``, ``others``) keys of a row are proven to be the best.
 
-        ``others``: number of vectors that can be neighbours of the row."""
+        ``others``: number of vectors that can be neighbours of the row.
+        """
         needed = min(k, others)
         if needed == 0:
             return np.ones(len(self.keys), dtype=np.bool_)

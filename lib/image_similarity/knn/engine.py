@@ -16,7 +16,8 @@ from image_similarity.knn.scoring import Screen, candidate_count
 @dataclass(frozen=True)
 class Ranked:
     """Neighbours in long form, arrays of one length: row (int64), rank (int32, from 1), neighbour (int64), distance
-    (float32)."""
+    (float32).
+    """
 
     row: Indices
     rank: NDArray[np.int32]
@@ -50,7 +51,8 @@ def neighbours(
     """Similar and dissimilar neighbours among ``vectors`` (n, d) float32.
 
     ``metric``: a name in `distances.METRICS`; all ``vectors`` must be usable for it. ``similar``, ``dissimilar``: the
-    most neighbours of each row. ``block_rows``: vectors in a block."""
+    most neighbours of each row. ``block_rows``: vectors in a block.
+    """
     chosen = distances.METRICS[metric]
     results: list[list[Ranked]] = [[], []]
     blocks = [
@@ -103,7 +105,8 @@ def _certain_keys(
 ) -> tuple[Keys, Keys]:
     """The first ``counts`` keys of both relations. Rows whose lists are not certain get theirs by brute force.
 
-    ``others``: number of vectors that can be neighbours of a row."""
+    ``others``: number of vectors that can be neighbours of a row.
+    """
     uncertain = np.nonzero(~(lists[0].certain(counts[0], others) & lists[1].certain(counts[1], others)))[0]
     keys = [lists_of.keys[:, :k].copy() for lists_of, k in zip(lists, counts)]
     if len(uncertain):

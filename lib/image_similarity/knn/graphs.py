@@ -1,7 +1,8 @@
 """Lists of neighbours as a graph: they are merged, and improved by the neighbours of neighbours.
 
 A neighbour of a neighbour is likely to be a neighbour (Dong, Moses, Li: Efficient k-nearest neighbor graph construction
-for generic similarity measures, WWW 2011). Lists are rows of keys (see `candidates`), sorted, padded with `NONE`."""
+for generic similarity measures, WWW 2011). Lists are rows of keys (see `candidates`), sorted, padded with `NONE`.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ def merged(
     entries are new.
 
     A list has each neighbour once: of two keys with the same index the lesser stays. ``fresh``: (n, k) bool, entries of
-    ``keys`` that still count as new. The arguments are not changed."""
+    ``keys`` that still count as new. The arguments are not changed.
+    """
     keys, fresh = keys.copy(), np.zeros(keys.shape, dtype=np.bool_) if fresh is None else fresh.copy()
     if keys.shape[1]:
         _merge(keys, fresh, row, offered)
@@ -77,7 +79,8 @@ def second_neighbours(
     - ``home``: (all,), the home partition of every vector.
 
     A pair counts as compared if either vector probed the other's home partition. A pair with one home partition counts
-    as compared only if both are rows and ``all_compared`` holds."""
+    as compared only if both are rows and ``all_compared`` holds.
+    """
     reach = neighbours.shape[1]
     at_once = max(1, _PAIRS_AT_ONCE // max(reach, 1) ** 2)
     rows, others = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
@@ -108,7 +111,8 @@ def _second(neighbours, fresh, first, begin, end, near, second, second_fresh, pr
     """One chunk of `second_neighbours`: writes the candidates of each row into ``buffer`` (n, k * k), and returns their
     numbers (n,).
 
-    All vectors at positions from ``begin`` to before ``end`` were compared with one another."""
+    All vectors at positions from ``begin`` to before ``end`` were compared with one another.
+    """
     n, v = probed.shape
     reach = neighbours.shape[1]
     count = np.zeros(n, dtype=np.int64)

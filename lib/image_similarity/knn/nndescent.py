@@ -38,7 +38,8 @@ class Descent:
     def residents(self) -> tuple[NDArray[np.int32], Values]:
         """Neighbours of the index's own rows, as row numbers (n, k + 1) int32, and their scores (n, k + 1).
 
-        -1 stands for the row itself and for a missing neighbour."""
+        -1 stands for the row itself and for a missing neighbour.
+        """
         neighbours, distance = self._index.neighbor_graph
         neighbours = np.where(neighbours == np.arange(len(neighbours))[:, None], -1, neighbours)
         return neighbours.astype(np.int32), self._scores(distance)

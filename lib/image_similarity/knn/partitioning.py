@@ -1,7 +1,8 @@
 """Partitions of a collection whose vectors are near one another: k-means on a sample, spherical for angular metrics.
 
 Vectors are the copies that scores are computed from (`scoring.copies`). For angular metrics their length is 1, so the
-nearest by euclidean distance is the nearest by angle."""
+nearest by euclidean distance is the nearest by angle.
+"""
 
 import warnings
 
@@ -27,7 +28,8 @@ def centres(sample: Values, partitions: int, angular: bool, seed: int) -> Values
 
     A partition with more than twice its share of the sample is cut again. One with less than an eighth of its share is
     dropped, and its vectors fall to neighbouring partitions. There are at most n centroids; one partition has the mean.
-    The result is the same for the same sample in the same order."""
+    The result is the same for the same sample in the same order.
+    """
     partitions = max(1, min(partitions, len(sample)))
     share = len(sample) / partitions
     with threadpool_limits(1):  # with one thread, sums are added in one order
@@ -62,7 +64,8 @@ def _in_two_steps(sample: Values, partitions: int, seed: int) -> tuple[Values, N
     """Centroids, and the nearest of them for each vector of the sample.
 
     Many partitions are found in two steps: k-means cuts the sample into groups, then each group into partitions. This
-    takes far less time than one step."""
+    takes far less time than one step.
+    """
     if partitions <= _PARTITIONS_AT_ONCE:
         return _k_means(sample, partitions, seed)
     _, group = _k_means(sample, round(np.sqrt(partitions)), seed)
@@ -92,7 +95,8 @@ def nearest(rows: Values, centroids: Values, count: int) -> NDArray[np.int32]:
     """(n, min(``count``, m)) int32: for each row the partitions with the nearest of m centroids, nearest first.
 
     Among equally near partitions the lower number comes first. Of those that are as near as the last one, any may be
-    missing."""
+    missing.
+    """
     count = min(count, len(centroids))
     half = (np.einsum("ij,ij->i", centroids, centroids) / 2).astype(np.float32)
     result = np.empty((len(rows), count), dtype=np.int32)

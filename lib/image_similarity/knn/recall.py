@@ -34,7 +34,8 @@ def of_each(listed: Reals, true: Reals) -> Reals:
 
     ``true``: (n, k) distances of the true neighbours, nan where there are fewer than k. ``listed``: (n, any) distances
     of the listed neighbours, nan for missing ones. A listed neighbour is a hit if it is no farther than the farthest
-    true neighbour. The share is 1 for a query without true neighbours."""
+    true neighbour. The share is 1 for a query without true neighbours.
+    """
     true_count = (~np.isnan(true)).sum(axis=1)
     if true.shape[1] == 0:
         return np.ones(len(true))
@@ -49,7 +50,8 @@ def estimated(shares: Reals, seed: int, everyone: int) -> Recall:
     percentiles).
 
     ``everyone``: the number of all vectors. If fewer were queries, n hits do not prove that there are no misses: with
-    95 % confidence at most 3 in n are misses (the rule of three). Without queries the recall is 1."""
+    95 % confidence at most 3 in n are misses (the rule of three). Without queries the recall is 1.
+    """
     if len(shares) == 0:
         return Recall(1.0, 1.0, 1.0, 0)
     rng = np.random.default_rng(seed)

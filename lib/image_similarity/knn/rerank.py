@@ -3,7 +3,8 @@
 `Reranker` computes the exact distances of the candidates (`distances`), and a *lower bound*: no dropped neighbour is
 nearer. If the k-th exact distance is below the lower bound, the k nearest candidates are the k nearest neighbours. Then
 the result does not depend on the order and size of blocks, or on the precision of the scores. All other rows are
-compared by brute force (`brute_force`)."""
+compared by brute force (`brute_force`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ def lower_bound_of(
     """(n,): a lower bound on the keys of neighbours that are not in the lists of scores ``best`` (n, k).
 
     Each list has every neighbour whose score beats the worst score in the list. ``error``: (n,) the largest error of a
-    score. The bound is `NONE` if a list is not full, since it dropped nothing, and if k is 0."""
+    score. The bound is `NONE` if a list is not full, since it dropped nothing, and if k is 0.
+    """
     if best.shape[1] == 0:
         return np.full(len(best), NONE)
     worst = scores_of(best.max(axis=1))
@@ -68,7 +70,8 @@ def brute_force(
 @dataclass(frozen=True)
 class Part:
     """A set of vectors with their positions and indices, (n,) each: lists of scores name a vector by its position, and
-    ties between distances are broken by index."""
+    ties between distances are broken by index.
+    """
 
     vectors: Vectors
     positions: NDArray[np.int32]
@@ -151,7 +154,8 @@ class Reranker:
 class _Candidates:
     """The pairs (row, candidate) of one relation, ordered by the candidate's position.
 
-    ``last``: (n,) keys; a candidate whose key must be greater is left out."""
+    ``last``: (n,) keys; a candidate whose key must be greater is left out.
+    """
 
     def __init__(self, best: Keys, metric: Metric, scored: Scored, farthest: bool, last: Keys | None):
         bound_arguments = metric, scored.screen, scored.common_scale, farthest

@@ -8,7 +8,8 @@ of copies is at most
     |u - v| |v'| + |u| |u' - v'| + g |v| |v'|
 
 (Cauchy and Schwarz, twice). The last term is the error of adding d float32 products in any order, g = d 2**-24. All
-lengths are measured for each vector, so the bound holds for these very vectors."""
+lengths are measured for each vector, so the bound holds for these very vectors.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ SCREENS = {screen.name: screen for screen in (BFLOAT16, FLOAT32)}
 
 def candidate_count(k: int, screen: Screen) -> int:
     """Candidates that a list of k neighbours keeps. The additional ones are for neighbours that scores cannot tell
-    apart, and for deletions."""
+    apart, and for deletions.
+    """
     return k + int(k * screen.spare) + 8 if k else 0
 
 
@@ -121,7 +123,8 @@ def _scaled(values, shift, scale, rows, error, length):  # type: ignore[no-untyp
 def scale_of(largest: float, dimensions: int, metric: Metric) -> float:
     """The power of two that scales every vector to a length of 1 or less. No value of a vector exceeds ``largest``.
 
-    1 for angular metrics, and if ``largest`` is 0."""
+    1 for angular metrics, and if ``largest`` is 0.
+    """
     if metric.angular or largest == 0:
         return 1.0
     return float(2.0 ** -np.ceil(np.log2(largest) + np.log2(dimensions) / 2 + 1e-9))
@@ -148,7 +151,8 @@ def score_at(metric: Metric, distance: Reals, common_scale: float) -> Values:
 
 def nearest_possible(metric: Metric, scores: Reals, common_scale: float) -> Bits:
     """The least possible distance of a pair whose score is at most ``scores``. A score of +inf gives distance 0, -inf
-    the largest distance."""
+    the largest distance.
+    """
     if metric.angular:
         distance = np.clip(np.rint((1.0 - scores) * GRID - 1e-6), 0.0, 2.0 * GRID) / GRID
     else:

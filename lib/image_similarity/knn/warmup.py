@@ -1,5 +1,6 @@
 """Compiles numba's functions before the work is timed: once in each process, and at once if they are in the cache on
-disk."""
+disk.
+"""
 
 from functools import lru_cache
 

@@ -3,7 +3,8 @@
 There are two kinds of site, ``gallery`` and ``report``, named like the argument that gives their folder. A file
 ``<kind>.json`` marks the folder. Each rendering is a folder of its own. Its front page replaces ``index.html`` at the
 very end, so visitors see either the old rendering or the new one. The previous rendering stays for its readers; older
-ones are removed."""
+ones are removed.
+"""
 
 import json
 import os
@@ -47,7 +48,8 @@ class Site:
     def check_place(self, images: str, warehouse: str) -> None:
         """Raises ``WrongInput`` if the site and the ``warehouse`` contain one another, or if it lies in ``images``.
 
-        ``images``: as build_manifest takes them. Its next run would find the pages' pictures there."""
+        ``images``: as build_manifest takes them. Its next run would find the pages' pictures there.
+        """
         is_glob = re.search(r"[*?\[]", images) and not (uris.is_local(images) and blobs.exists(images))
         root = re.split(r"[*?\[]", images)[0].rpartition("/")[0] if is_glob else images
         if root and _is_within(self.uri, root):
@@ -75,7 +77,8 @@ class Site:
         """Publishes ``rendering``, and returns the renderings to keep.
 
         Call it while `locked`. Raises ``JobFailed`` if another rendering was published since the job began. If it fails
-        half-way, the front page is the old one or the new one, and both have their pages."""
+        half-way, the front page is the old one or the new one, and both have their pages.
+        """
         if _read_marker(self.files, self.uri, self.kind) != self.renderings:
             self.files.delete(self.folder(rendering))
             raise JobFailed(f"another job rendered {self.uri} while this one ran; its pages stay: run this one again")

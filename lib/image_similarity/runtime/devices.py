@@ -11,7 +11,8 @@
   than ``embeddings.tasks_per_gpu``, because the number of tasks is limited (`Devices.most_tasks`). A lock between tasks
   would not be enough: each worker process that has ever used a GPU keeps some of its memory.
 - **A GPU that was assigned or requested and is unusable is an error**, unless ``embeddings.device_fallback`` is
-  ``cpu``."""
+  ``cpu``.
+"""
 
 import gc
 import os
@@ -84,7 +85,8 @@ def for_tasks(spark: SparkSession, settings: EmbeddingsSettings) -> Devices:
 
 def check(spark: SparkSession, settings: EmbeddingsSettings) -> None:
     """On the driver, before any work: raises ``JobFailed`` or ``WrongInput`` if ``cuda`` is set and no task can have a
-    GPU."""
+    GPU.
+    """
     if settings.device != "cuda" or settings.device_fallback == CPU:
         return
     if is_local_mode(spark):

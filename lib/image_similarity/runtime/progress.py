@@ -20,7 +20,8 @@ def progress(
 
     On a terminal one line is updated; elsewhere a line is written at intervals (``--log-every``). The share is that of
     finished tasks in the stage of ``tasks`` tasks; Spark's preparations do not count. ``share``: a function that
-    returns the share instead, for tasks that are few and long."""
+    returns the share instead, for tasks that are few and long.
+    """
     group = f"{what}-{time.monotonic_ns()}"
     reporter = reporting.current()
     report = reporting.Progress(reporter, what, units, unit)
@@ -86,7 +87,8 @@ def _set_properties(spark: SparkSession, properties: Mapping[str, str | None]) -
 def _share_done(spark: SparkSession, group: str, tasks: int) -> float:
     """The share of finished tasks in the stage that does the work; 0 before it starts.
 
-    That is the last stage of ``group`` with ``tasks`` tasks."""
+    That is the last stage of ``group`` with ``tasks`` tasks.
+    """
     tracker = spark.sparkContext.statusTracker()
     jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
     stages = [tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds]

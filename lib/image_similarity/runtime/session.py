@@ -75,7 +75,8 @@ def interrupt(spark: SparkSession) -> None:
     removed next.
 
     The main thread may be waiting for an answer of Spark at this moment, and must not ask for another on the same
-    connection: another thread does so, and the main thread gets a new connection for what it does next."""
+    connection: another thread does so, and the main thread gets a new connection for what it does next.
+    """
     canceller = threading.Thread(target=_cancel, args=(spark,), name="cancel", daemon=True)
     canceller.start()
     canceller.join(_CANCEL_SECONDS + 5)
@@ -94,7 +95,8 @@ def _cancel(spark: SparkSession) -> None:
 
 def _running_tasks(spark: SparkSession) -> int:
     """Asked of the scheduler: what `statusTracker` says lags behind, and a task that is cancelled goes on for up to
-    seconds."""
+    seconds.
+    """
     counts = spark.sparkContext._jsc.sc().taskScheduler().runningTasksByExecutors().valuesIterator()
     running = 0
     while counts.hasNext():

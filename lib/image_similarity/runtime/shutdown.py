@@ -22,7 +22,8 @@ from image_similarity.runtime.session import interrupt
 def interruptible(session: SparkSession) -> Iterator[None]:
     """Makes SIGTERM and Ctrl-C raise `Terminated` and `Interrupted`, so that the job can clean up.
 
-    Airflow, YARN and Kubernetes end a task by SIGTERM. A second signal is ignored."""
+    Airflow, YARN and Kubernetes end a task by SIGTERM. A second signal is ignored.
+    """
     if threading.current_thread() is not threading.main_thread():  # other threads cannot set handlers
         yield
         return

@@ -18,7 +18,8 @@ def task_count(spark: SparkSession, units: int, least: int, most: int) -> int:
     """The number of tasks for ``units`` of work, with ``least`` to ``most`` units in each if possible.
 
     There are enough tasks to show progress and to finish together, and few enough that starting them costs little. The
-    number is a multiple of the cores."""
+    number is a multiple of the cores.
+    """
     cores = spark.sparkContext.defaultParallelism
     tasks = max(units / most, min(units / least, 4 * cores))
     return max(1, -(-round(tasks) // cores) * cores)

@@ -1,7 +1,8 @@
 """Every setting: its name, type, default and purpose.
 
 Settings come from a TOML file and from ``--set section.key=value``, which wins. They are validated into frozen objects
-before any work begins. All faults are reported at once, each with the key's path and the expected value."""
+before any work begins. All faults are reported at once, each with the key's path and the expected value.
+"""
 
 from image_similarity.settings.fingerprints import (
     DEFAULT_FINGERPRINT,

@@ -1,5 +1,6 @@
 """Settings that were renamed. The old name is still read, from a file, from ``--set`` and from the record of an old
-run."""
+run.
+"""
 
 from collections.abc import Mapping
 from typing import Any

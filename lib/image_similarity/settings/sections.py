@@ -204,7 +204,8 @@ class HttpSettings(Section):
 
 class DownloadsSettings(Section):
     """``[downloads]``: fetching a catalogue of addresses into storage. Files larger than ``embeddings.max_bytes`` are
-    refused."""
+    refused.
+    """
 
     address_columns: Strings = ("image_url", "url", "uri", "address")
     """The column of a catalogue with the address of each image: the first of these that the catalogue has. All other

@@ -2,7 +2,8 @@
 
 A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded. Keys of object stores
 are literal. ``s3a`` is ``s3``. pyarrow's file systems serve all schemes except HTTP, with their own credentials
-(environment, profile or instance role)."""
+(environment, profile or instance role).
+"""
 
 import os
 import secrets
@@ -38,7 +39,8 @@ class FileStatus:
 @lru_cache(maxsize=None)
 def _remote_filesystem(scheme: str, authority: str) -> Any:
     """The file system of a store: one for each store and process. Spark's workers fork before any read, so no file
-    system is used across a fork."""
+    system is used across a fork.
+    """
     if scheme == "s3":
         return pafs.S3FileSystem(
             endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
@@ -67,7 +69,8 @@ def read(uri: str, max_bytes: int | None = None) -> bytes:
     """The whole content of the file at ``uri``.
 
     At most ``max_bytes`` + 1 bytes are read, so that the caller can see that a file is too long. Raises ``OSError``
-    (``FileNotFoundError``, ``PermissionError``, ...), or ``ValueError`` if no file system serves the scheme."""
+    (``FileNotFoundError``, ``PermissionError``, ...), or ``ValueError`` if no file system serves the scheme.
+    """
     limit = -1 if max_bytes is None else max_bytes + 1
     if is_local(uri):
         with open(local_path(uri), "rb") as file:
@@ -82,7 +85,8 @@ def write(uri: str, content: bytes, content_type: str) -> None:
     content, never a part.
 
     Object stores keep ``content_type``, since browsers may open their files. Raises ``OSError``, or ``ValueError`` if
-    no file system serves the scheme."""
+    no file system serves the scheme.
+    """
     if is_local(uri):
         path = local_path(uri)
         partial = f"{path}.{secrets.token_hex(4)}.tmp"

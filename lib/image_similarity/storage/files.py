@@ -1,7 +1,8 @@
 """The few file operations that publishing needs: read, replace, delete, and one writer at a time.
 
 `Files` is the interface. `filesystems.files_of` selects the implementation for a URI: `local`, `object_store` or
-`hadoop`. Operations that fail raise ``OSError``."""
+`hadoop`. Operations that fail raise ``OSError``.
+"""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -21,7 +22,8 @@ class Files(Protocol):
     def entries(self, path: str) -> list[str]:
         """The names of the files and folders in the folder ``path``; none if there is no such folder.
 
-        ``NotADirectoryError`` if ``path`` is a file."""
+        ``NotADirectoryError`` if ``path`` is a file.
+        """
 
     def write(self, path: str, content: bytes) -> None:
         """Replace ``path``, and create its folders. Readers see the old or the new content, never a part."""
@@ -39,7 +41,8 @@ class Files(Protocol):
         """Replace the content of ``path`` by ``change(content)``, and lose no other writer's update.
 
         ``change`` receives None if there is no file. It may be called several times; the last call receives the content
-        that is replaced. An exception of ``change`` ends the update."""
+        that is replaced. An exception of ``change`` ends the update.
+        """
 
     def locked(self, path: str) -> Any:
         """A context that only one publisher at a time can enter. ``path`` is the file of the lock."""

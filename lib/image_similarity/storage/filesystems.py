@@ -1,5 +1,6 @@
 """Selects the file operations for a URI: `local` for this machine's disks, `object_store` for S3 and Google's store,
-`hadoop` for all others."""
+`hadoop` for all others.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ def files_of(uri: str, spark: "SparkSession | None" = None) -> Files:
     """The file operations of the store of ``uri``, which is a result of `uris.absolute` or `uris.for_spark`.
 
     Local paths and object stores need no session. All other file systems are Hadoop's, and are reached through the JVM
-    of ``spark``. Raises ``WrongInput`` if these have no session."""
+    of ``spark``. Raises ``WrongInput`` if these have no session.
+    """
     if uris.is_local(uri):
         return LocalFiles()
     if uris.scheme_of(uri) in OBJECT_STORES:

@@ -2,7 +2,8 @@
 
 Others write the lists of addresses, and servers may answer anything. So bytes, seconds, redirects and attempts are
 limited. Pauses that servers ask for are kept. Unless ``http.private_addresses`` is set, no connection is made to an
-address that is not on the public internet. Proxies of the environment are not used."""
+address that is not on the public internet. Proxies of the environment are not used.
+"""
 
 import ipaddress
 import itertools
@@ -49,7 +50,8 @@ T = TypeVar("T")
 
 class HttpOptions(Hashable, Protocol):
     """The options of requests. ``[http]`` of the settings documents them. They are hashable, since each set of options
-    has its own connections."""
+    has its own connections.
+    """
 
     @property
     def user_agent(self) -> str: ...
@@ -260,7 +262,8 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
 
 def _body(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
     """The body, decompressed. It is read in chunks as they arrive, so that the deadline ends a body that trickles for
-    ever. `Unreadable` for more than ``max_bytes`` bytes, or after ``deadline``."""
+    ever. `Unreadable` for more than ``max_bytes`` bytes, or after ``deadline``.
+    """
     announced = _announced(response)
     if announced is not None and announced > max_bytes:
         raise Unreadable("too_many_bytes", f"{announced:,} bytes, {max_bytes:,} are allowed")
@@ -297,7 +300,8 @@ def _seconds_left(deadline: float) -> float:
 @lru_cache(maxsize=8)
 def _manager(process: int, options: HttpOptions) -> urllib3.PoolManager:
     """The connections of this process. ``process`` is part of the cache's key, since a forked child must not share its
-    parent's sockets."""
+    parent's sockets.
+    """
     manager = urllib3.PoolManager(
         num_pools=_HOSTS_KEPT,
         maxsize=options.connections_per_host,

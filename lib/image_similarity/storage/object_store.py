@@ -3,7 +3,8 @@
 Object stores guarantee that an object appears whole or not at all. A *conditional put* replaces an object only if it is
 unchanged since it was read (S3: If-Match and If-None-Match; Google's store: generation). So an update needs no lock: it
 reads, changes, puts if unchanged, and repeats this otherwise. obstore accesses the store with the credentials of the
-driver's environment. It does not know the credentials of Hadoop's connector, through which Spark writes tables."""
+driver's environment. It does not know the credentials of Hadoop's connector, through which Spark writes tables.
+"""
 
 import os
 import random
@@ -110,7 +111,8 @@ class ObjectFiles:
 
     def _put_if(self, path: str, content: bytes, version: Any) -> Any:
         """Write ``content`` if the object is still ``version`` (None: there is none). The new version, or None if the
-        object was changed."""
+        object was changed.
+        """
         with _errors_as_oserror(path):
             try:
                 result = self._store.put(self._key(path), content, mode=version or "create")

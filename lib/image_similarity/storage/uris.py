@@ -1,7 +1,8 @@
 """URIs: schemes, local paths, joining and splitting.
 
 A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded. Keys of object stores
-are literal. ``s3a`` is ``s3``."""
+are literal. ``s3a`` is ``s3``.
+"""
 
 import os
 import re

@@ -1,7 +1,8 @@
 """Leases: each active run keeps a small file below ``_running``, and writes it again every minute.
 
 A lease tells the unpublished output of live runs from the leftovers of dead ones. It also names the runs that its run
-may read. Ages are measured by the store's own clock, so machines whose clocks differ agree on them."""
+may read. Ages are measured by the store's own clock, so machines whose clocks differ agree on them.
+"""
 
 import errno
 import json

@@ -2,7 +2,8 @@
 
 Never removed: current runs, their inputs (``runs.inputs``), the vector store, and anything that an active run writes or
 may read (see `image_similarity.warehouse.leases`). The vectors stay because a later run, or an earlier one that is
-restored, may need them."""
+restored, may need them.
+"""
 
 import re
 from collections import defaultdict
@@ -95,7 +96,8 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
     """The folders and files that can be removed, each once.
 
     ``keep``: how many runs of each slot stay, including the current one (None: all). ``discard_checkpoints``: also
-    remove the checkpoints of unpublished runs."""
+    remove the checkpoints of unpublished runs.
+    """
     # Order matters: list files, then active runs, then the pointer. A folder owned by neither stays unowned.
     contents = _Contents.from_warehouse(warehouse)
     active = leases.active(warehouse)
@@ -140,7 +142,8 @@ def _begin_removal(warehouse: Warehouse, folder: str) -> bool:
     """Marks the folder of a run as incomplete, so that an interrupted removal leaves nothing that looks like a table.
 
     Returns whether the removal may go on. Restore takes its lease, then checks the marker; cleaning removes the marker,
-    then checks leases; at least one of them backs off."""
+    then checks leases; at least one of them backs off.
+    """
     marker, (of_table, _, run) = f"{folder}/{_COMPLETE}", folder.rpartition("/run_id=")
     was_complete = _COMPLETE in warehouse.files.entries(folder)
     warehouse.files.delete(marker)

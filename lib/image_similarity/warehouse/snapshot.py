@@ -1,7 +1,8 @@
 """One published state of a warehouse, read without Spark: the pointer, runs as records, and tables as Arrow datasets.
 
 ``_current.json``, the pointer, names the current runs of every table, slot by slot. A `Snapshot` is one such state. It
-keeps showing the same tables while other jobs publish, until retention removes their files."""
+keeps showing the same tables while other jobs publish, until retention removes their files.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -62,7 +63,8 @@ class Pointer:
     def from_json(cls, content: bytes | None, source: str) -> "Pointer":
         """The pointer in ``content`` (None: nothing was ever published). ``source``: its path, for the message.
 
-        Raises ``JobFailed`` if it is damaged."""
+        Raises ``JobFailed`` if it is damaged.
+        """
         if content is None:
             return cls()
         try:
@@ -98,7 +100,8 @@ class Snapshot:
         """``table``, or one slot of it, in the table's schema. No rows if nothing is published.
 
         Columns that old files lack are null. From Hadoop's file systems the files are read into memory at once. Raises
-        ``OSError`` if a file is gone."""
+        ``OSError`` if a file is gone.
+        """
         folders = [f"{self.uri}/{table}/run_id={run}" for run in self.run_ids(table, slot)]
         files = [
             f"{folder}/{name}"
@@ -119,7 +122,8 @@ def open_snapshot(uri: str, files: Files | None = None) -> Snapshot:
     """The warehouse at ``uri`` as it is now. Nothing need be published in it yet.
 
     ``files``: how the warehouse is reached, if that takes a Spark session. Raises ``JobFailed`` if the pointer is
-    damaged, ``WrongInput`` for a file system that needs a session, and ``OSError`` if the warehouse cannot be read."""
+    damaged, ``WrongInput`` for a file system that needs a session, and ``OSError`` if the warehouse cannot be read.
+    """
     absolute = uris.absolute(uri) if uris.is_local(uri) else uri.rstrip("/")
     files = files or files_of(absolute)
     path = f"{absolute}/{POINTER}"

@@ -39,7 +39,8 @@ def views_sql(files_of: Mapping[str, Iterable[str]], to_reader: Callable[[str], 
     """DuckDB statements that define one view of each table as it is published now.
 
     ``files_of``: table -> folders of its current runs; a table without runs becomes an empty view. ``to_reader``: turns
-    such a folder into a path that DuckDB can open."""
+    such a folder into a path that DuckDB can open.
+    """
     selects = {table: _select(table, [to_reader(folder) for folder in files_of.get(table, [])]) for table in SCHEMAS}
     snapshot = selects.pop("embeddings")
     views = [f"CREATE OR REPLACE VIEW {table} AS\n{select};\n" for table, select in selects.items()]

@@ -9,7 +9,8 @@ the other, and a job that dies leaves the old one. Beside the tables are ``_scra
 Tables go through the JVM's file systems, so with Spark's own credentials. So does the pointer, except on object stores:
 there the driver accesses it directly, with the credentials of its environment (see
 `image_similarity.storage.object_store`). Images, and files of ``_scratch`` and ``_state`` that are read by path, are
-read by Python through pyarrow, also with the credentials of the environment."""
+read by Python through pyarrow, also with the credentials of the environment.
+"""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -131,7 +132,8 @@ class Warehouse:
 
         ``base`` is the pointer that the job began with. If another job has published one of the slots in ``replace``
         since then, nothing changes, and ``JobFailed`` says which slot. The same holds for ``append``, because two jobs
-        may have added the same vectors; but not for ``runs``, to which all jobs append."""
+        may have added the same vectors; but not for ``runs``, to which all jobs append.
+        """
         path = f"{self.uri}/{POINTER}"
         exclusive = [*replace.items(), *((table, slots) for table, slots in append.items() if table != RUNS)]
 

@@ -6,4 +6,5 @@
 
 `measures` computes with Spark. It brings no lists of neighbours to the driver, except those of the few images that are
 shown. `cards` makes the pictures of these images in the workers. `plot` and `report` draw and write the results, which
-are small."""
+are small.
+"""

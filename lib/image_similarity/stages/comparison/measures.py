@@ -8,7 +8,8 @@ level: the expected mean of lists drawn at random from the same images.
 
 Files with the same bytes are separate images. Every fingerprint finds a copy, and a copy has the label of its original,
 so copies raise all measures. (``neighbours.drop_duplicates`` leaves copies out of lists; the chance levels do not take
-this into account.)"""
+this into account.)
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -71,7 +72,8 @@ class Lists:
     def collect(cls, neighbours: DataFrame, fingerprints: tuple[str, ...], scratch: Workspace) -> "Lists":
         """From rows image_id, fingerprint, rank, neighbour_id; takes one shuffle and is materialised.
 
-        Raises ``JobFailed`` if there is no image for which all fingerprints have a list."""
+        Raises ``JobFailed`` if there is no image for which all fingerprints have a list.
+        """
         entry = F.struct("rank", "neighbour_id")
         ranked_lists = [
             F.sort_array(F.collect_list(F.when(F.col("fingerprint") == name, entry))) for name in fingerprints
@@ -97,7 +99,8 @@ class Lists:
 
     def images(self, *fingerprints: str) -> int:
         """The number of images for which all of ``fingerprints`` have a list; without arguments, the number of images
-        for which any fingerprint has one."""
+        for which any fingerprint has one.
+        """
         places = [self.fingerprints.index(name) for name in fingerprints]
         return sum(count for has, count in self.sizes.items() if all(has[place] for place in places))
 
@@ -114,7 +117,8 @@ def overlap(first: Column, second: Column) -> Column:
     the length of the longer one.
 
     1 for the same images in any order, 0 for none in common. (Webber, Moffat, Zobel: A similarity measure for
-    indefinite rankings, 2010, section 2, call it the overlap at depth k.)"""
+    indefinite rankings, 2010, section 2, call it the overlap at depth k.)
+    """
     return F.size(F.array_intersect(first, second)) / F.greatest(F.size(first), F.size(second))
 
 
@@ -183,7 +187,8 @@ def by_label(
       8.4; the average precision of a whole ranking is cut off at k here.)
 
     An image without a label is neither a query nor a hit. An image is no query, either, if no other compared image has
-    its label. Others with the label are counted among all images for which the fingerprint has a list."""
+    its label. Others with the label are counted among all images for which the fingerprint has a list.
+    """
     labelled = lists.compared.select("image_id").join(labels, "image_id")
     shared = labelled.groupBy("label").count().where("count > 1").select("label")
     queries = scratch.write("asked", labelled.join(shared, "label").select("image_id", "label"))
@@ -231,7 +236,8 @@ def _relevant(neighbours: DataFrame, labels: DataFrame) -> DataFrame:
 
 def _collections(lists: Lists, comparison: Comparison) -> DataFrame:
     """fingerprint, others (images that an image is compared with), k (length of lists), harmonic (1 + 1/2 + ... +
-    1/k)."""
+    1/k).
+    """
     rows = []
     for name in comparison.fingerprints:
         length = lists.length(name, comparison.k)
@@ -241,7 +247,8 @@ def _collections(lists: Lists, comparison: Comparison) -> DataFrame:
 
 def _scored(hits: DataFrame, relevant: DataFrame, collections: DataFrame) -> DataFrame:
     """One row for each query: fingerprint, precision, best_precision (of an ideal ranking), average (precision), and
-    the chance levels of precision and average precision."""
+    the chance levels of precision and average precision.
+    """
     rows = hits.join(relevant, ["fingerprint", "label"]).join(F.broadcast(collections), "fingerprint")
     precision_at_hits = F.transform("hits", lambda rank, place: (place + 1) / rank)
     sum_of_shares = F.aggregate(precision_at_hits, F.lit(0.0), lambda sum_so_far, share: sum_so_far + share)
@@ -261,7 +268,8 @@ def _chance_average_precision() -> Column:
     Rank i is a hit with probability R / N. Given that, each of the i - 1 ranks before it is a hit with probability (R -
     1) / (N - 1). The sum over ranks is R / N (H + (k - H) (R - 1) / (N - 1)) / min(k, R), where H = 1 + 1/2 + ... +
     1/k. (Bestgen: Exact expected average precision of the random baseline for system evaluation, 2015; here cut off at
-    k.)"""
+    k.)
+    """
     relevant, others, k, harmonic = (F.col(name) for name in ("relevant", "others", "k", "harmonic"))
     another = (relevant - 1) / F.greatest(others - 1, F.lit(1))  # with one other image there is only rank 1
     return relevant / others * (harmonic + (k - harmonic) * another) / F.least(k, relevant)

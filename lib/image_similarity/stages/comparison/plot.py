@@ -28,7 +28,8 @@ def check_installed() -> None:
 
 def draw(comparison: Comparison, measured: Sequence[Measured]) -> bytes:
     """An SVG file with the heat map if there are pairs, and the bars if there are labels. Equal measures give equal
-    bytes."""
+    bytes.
+    """
     import matplotlib  # takes a second, and is not installed everywhere
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -74,7 +74,8 @@ class Report:
 
 def write(report: Report, plot: bytes, folder: str) -> str:
     """Write the files that the page refers to into the rendering's ``folder``. Returns the page, which belongs beside
-    that folder."""
+    that folder.
+    """
     blobs.write(f"{folder}/plot.svg", plot, "image/svg+xml")
     style = files(__package__).joinpath("templates", "report.css").read_bytes()
     blobs.write(f"{folder}/report.css", style, "text/css; charset=utf-8")

@@ -2,7 +2,8 @@
 
 A catalogue is a CSV, JSON, JSON-lines or Parquet file with a column of addresses. The open-access data of the Cleveland
 Museum of Art (https://github.com/ClevelandMuseumArt/openaccess) is read as it is; only works in the public domain (CC0)
-are taken from it. The driver reads a catalogue record by record."""
+are taken from it. The driver reads a catalogue record by record.
+"""
 
 import csv
 import hashlib
@@ -69,7 +70,8 @@ def read(
     """The catalogue at ``location``; with ``sample`` only that many entries, by a hash of image_id and ``seed``.
 
     ``size``: one of the museum's three sizes (None: ``web``). Raises ``WrongInput`` if the catalogue cannot be read,
-    has no addresses, or has an image_id twice."""
+    has no addresses, or has an image_id twice.
+    """
     left_out: Counter[str] = Counter()
     try:
         records = _records(location)
@@ -103,7 +105,8 @@ def file_name(image_id: str) -> str:
     """A name for the file of ``image_id``: unique, and the same in every run.
 
     An id of lower-case letters, digits and ``. _ -`` is its own name. Any other name is made of the safe characters of
-    the id's last path segment and a hash. The hash makes it unique, also on file systems that ignore case."""
+    the id's last path segment and a hash. The hash makes it unique, also on file systems that ignore case.
+    """
     if _PLAIN_NAME.fullmatch(image_id):
         return image_id
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", image_id.rstrip("/").rpartition("/")[2])[:60].strip("._-")
@@ -174,7 +177,8 @@ def _is_museum(record: Record) -> bool:
 def _work(record: Record, size: Size) -> Entry | str:
     """A work of the museum's ``data.csv`` or ``data.json``.
 
-    The name of its file contains the size, because each size has its own address."""
+    The name of its file contains the size, because each size has its own address.
+    """
     images = record.get("images")
     image = images.get(size) if isinstance(images, dict) else None
     address = _text(image.get("url") if isinstance(image, dict) else record.get(f"image_{size}"))
@@ -231,7 +235,8 @@ def _content(location: str) -> str:
 def _json_records(text: str) -> Iterator[Record]:
     """The records of a JSON list, of JSON lines, or of the list ``data`` of one object, decoded one by one.
 
-    Raises ``ValueError`` for anything else."""
+    Raises ``ValueError`` for anything else.
+    """
     values = _json_values(text)
     first = next(values, None)
     if isinstance(first, dict) and isinstance(first.get("data"), list):

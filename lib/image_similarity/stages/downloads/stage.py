@@ -3,7 +3,8 @@
 All addresses of a host belong to one Spark task, which has ``http.connections_per_host`` threads. So no host gets more
 requests at a time, however many tasks there are. As many hosts are asked in parallel as there are cores. A file appears
 in the folder only when it is complete. A run begins with the files in the folder, so it does not fetch again what an
-earlier run fetched, even if that run was killed."""
+earlier run fetched, even if that run was killed.
+"""
 
 import hashlib
 import io
@@ -115,7 +116,8 @@ def plan(spark: SparkSession, inputs: Inputs, options: Options) -> DataFrame:
 
     An address without a file is fetched, unless its failure is permanent. An address with a file is left alone; with
     ``recheck`` its server is asked whether the file has changed. If the address of an image has changed since the last
-    run, its file is fetched again."""
+    run, its file is fetched again.
+    """
     previous = inputs.previous.select(
         "image_id", F.col("address").alias("known_address"), *(F.col(name).alias(f"known_{name}") for name in _VERSION)
     )
@@ -222,7 +224,8 @@ def list_of(downloads: pa.Table) -> bytes:
     """The list for `build_manifest` of rows of ``downloads``: a Parquet file to be stored beside the images.
 
     Its columns are image_id, uri (the file's name), address, and every attribute. Spark does not distinguish upper and
-    lower case, so an attribute whose name equals another column's but for case gets a ``_`` at its end."""
+    lower case, so an attribute whose name equals another column's but for case gets a ``_`` at its end.
+    """
     rows = downloads.sort_by("image_id").to_pylist()
     columns: dict[str, list[Any]] = {
         "image_id": [row["image_id"] for row in rows],

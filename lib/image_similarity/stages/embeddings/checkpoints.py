@@ -2,7 +2,8 @@
 
 A file appears only when it is complete. Its content stays valid whatever happens to the run: each row is the vector of
 a content. So the next run resumes from the checkpoints of a killed run, and a retried task from those of its first
-attempt."""
+attempt.
+"""
 
 import io
 import time
@@ -46,7 +47,8 @@ class CheckpointWriter:
 
     ``folder``: the folder of the files, as programs outside Hadoop name it. ``key``: the fingerprint key of the
     vectors. ``partition``, ``attempt``: the task's numbers, for the file names. ``started``: when the job began, in
-    seconds since 1970. ``least_seconds``: the least time between two files."""
+    seconds since 1970. ``least_seconds``: the least time between two files.
+    """
 
     def __init__(self, folder: str, key: str, partition: int, attempt: int, started: float, least_seconds: float):
         self._folder, self._key, self._partition, self._attempt = folder, key, partition, attempt

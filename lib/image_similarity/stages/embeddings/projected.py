@@ -1,7 +1,8 @@
 """Projected fingerprints: computed from the vectors of a base fingerprint. No image is read.
 
 A projection is fitted once, on a sample, and stored in the table ``projections``. Later vectors are projected onto the
-same components, so old and new vectors can be compared."""
+same components, so old and new vectors can be compared.
+"""
 
 import hashlib
 import json
@@ -66,7 +67,8 @@ def published(rows: DataFrame, base_key: str, declared: PcaSettings) -> Fitted |
 def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fitted:
     """Fits the projection ``name`` to a sample of ``base`` (rows of ``vectors``), chosen by a hash of content and seed.
 
-    Raises ``WrongInput`` if ``declared.dimensions`` exceeds the number of vectors or their length."""
+    Raises ``WrongInput`` if ``declared.dimensions`` exceeds the number of vectors or their length.
+    """
     sample = base.select("content_sha256").orderBy(F.xxhash64(F.lit(declared.seed), "content_sha256"), "content_sha256")
     sample = sample.limit(declared.sample)
     table = base.join(F.broadcast(sample), "content_sha256").select("content_sha256", "embedding").toArrow()

@@ -2,7 +2,8 @@
 
 A vector is identified by the sha256 of its file's content. An image with the uri and version of the last run is not
 read. An image whose content is known is read, but not decoded. All others are decoded once and embedded by every
-fingerprint that lacks their vector."""
+fingerprint that lacks their vector.
+"""
 
 import functools
 import time
@@ -103,7 +104,8 @@ def run(
 ) -> list[Outputs]:
     """Reads the images that are not known yet, once each, and embeds them.
 
-    The new vectors are in the fingerprints' checkpoint folders, see `new_vectors`."""
+    The new vectors are in the fingerprints' checkpoint folders, see `new_vectors`.
+    """
     matched = scratch.write(
         "matched", _matched(manifest, [_known(fingerprint, settings, retry) for fingerprint in fingerprints])
     )
@@ -123,7 +125,8 @@ _PUBLISHED, _CHECKPOINT, _FAILED = 0, 1, 2
 def _known(fingerprint: Fingerprint, settings: EmbeddingsSettings, retry: Retry) -> DataFrame:
     """The images that need not be read: image_id, source_version, and ``known`` (kind, content_sha256, reason, detail).
 
-    ``kind`` is one of `_PUBLISHED`, `_CHECKPOINT` and `_FAILED`."""
+    ``kind`` is one of `_PUBLISHED`, `_CHECKPOINT` and `_FAILED`.
+    """
     nothing = F.lit(None).cast("string")
     of_key = fingerprint.published.where(F.col("fingerprint_key") == fingerprint.key)
     sources = [
@@ -154,7 +157,8 @@ def _none(*names: str) -> list[Column]:
 def _matched(manifest: DataFrame, known: Sequence[DataFrame]) -> DataFrame:
     """Each image with what is known of it by fingerprint i (``known_<i>``) and the bit mask ``needed_by``.
 
-    Bit i of ``needed_by`` is set if fingerprint i knows nothing of the image."""
+    Bit i of ``needed_by`` is set if fingerprint i knows nothing of the image.
+    """
     rows, needed_by = manifest.drop("attributes", "modified_at"), F.lit(0).cast("long")
     for number, images in enumerate(known):
         rows = rows.join(images.withColumnRenamed("known", f"known_{number}"), ["image_id", "source_version"], "left")
@@ -286,7 +290,8 @@ def new_vectors(checkpoints: DataFrame, published: DataFrame) -> DataFrame:
 
 def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vectors: DataFrame) -> None:
     """Raises ``JobFailed`` unless every image of the manifest is embedded or failed, once, and every embedding has a
-    vector."""
+    vector.
+    """
     outcomes = embeddings.select("image_id").unionAll(failures.select("image_id")).groupBy("image_id").count()
     listed = manifest.select("image_id", F.lit(1).alias("listed"))
     joined = outcomes.join(listed, "image_id", "full")

@@ -49,7 +49,8 @@ def resolve(
 
     Files are downloaded to ``cache`` once, and checked. torchvision's own are downloaded by torch.hub, others by our
     client as ``http`` says. Only unreachable weights are passed over. A file that exists and is wrong raises
-    ``WrongInput``. If none of ``names`` is available, ``JobFailed`` says why, for each of them."""
+    ``WrongInput``. If none of ``names`` is available, ``JobFailed`` says why, for each of them.
+    """
     check_network(network)
     file = _first_of(network, names, sha256, cache, http)
     if file.source == UNTRAINED:
@@ -91,7 +92,8 @@ def _reason(error: Exception) -> str:
 def _weights_file(network: str | None, name: str, sha256: str | None, cache: Path, http: HttpSettings) -> Path:
     """The local file of weights ``name``.
 
-    Raises ``OSError`` or ``Unreadable`` if it is not reachable, and ``WrongInput`` if it is not the expected file."""
+    Raises ``OSError`` or ``Unreadable`` if it is not reachable, and ``WrongInput`` if it is not the expected file.
+    """
     members = get_model_weights(network).__members__ if network else {}
     if name in members:
         url = members[name].url

@@ -69,7 +69,8 @@ def embed(
     on two cores: arrays through a pandas UDF 5.2 s, the same Arrow-backed 5.6 s (Spark converts them again), packed as
     binary 1.4 s (but then the column is no array), by mapInArrow 2.6 s, written by the worker 1.1 s. The table that
     Spark finally makes of the files takes 3.3 s more, as it would in each of these ways. That is 0.3 % of VGG16's time
-    for as many images."""
+    for as many images.
+    """
     work = list(work)
 
     @pandas_udf(RESULT)  # type: ignore[call-overload]
@@ -131,7 +132,8 @@ def _load(work: Sequence[Work], available: Devices, settings: EmbeddingsSettings
 def _fingerprints_for(pairs: Sequence[tuple[Work, str]]) -> list[Fingerprint]:
     """The loaded fingerprints of ``pairs`` of work and device, in that order.
 
-    Workers are reused, and so are their loaded fingerprints. Those of another job or device are released first."""
+    Workers are reused, and so are their loaded fingerprints. Those of another job or device are released first.
+    """
     names = [(item.spec.key, item.file, device) for item, device in pairs]
     unused = _fingerprints.keys() - names
     for name in unused:
@@ -230,7 +232,8 @@ class Embedder:
         """The image of ``future``.
 
         A hung decoder thread cannot be interrupted. So the worker kills itself, and the retry decodes in a child
-        process."""
+        process.
+        """
         while True:
             try:
                 return future.result(timeout=1)

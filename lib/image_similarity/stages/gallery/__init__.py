@@ -6,4 +6,5 @@
     <gallery>/<rendering>/                     all other pages of one rendering, and what they need
 
 `render.run` makes a rendering that no visitor sees yet. `Site.publish` (`image_similarity.pages.site`) then replaces
-the front page."""
+the front page.
+"""

@@ -62,7 +62,8 @@ def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -
 def with_pictures(described: DataFrame, inventory: DataFrame, scratch: Workspace) -> DataFrame:
     """``described`` with width, height and, for images without a picture, the reason; materialised.
 
-    ``inventory``: as `pictures.make` returns it."""
+    ``inventory``: as `pictures.make` returns it.
+    """
     return scratch.write("cards", described.join(inventory.drop("made"), "picture", "left"))
 
 

@@ -65,7 +65,8 @@ class Facet:
 def check_group_by(images: DataFrame, settings: GallerySettings) -> None:
     """Raises ``WrongInput`` if the settings name a facet that no image has as an attribute, or one of too many values.
 
-    ``images``: with a column ``attributes``."""
+    ``images``: with a column ``attributes``.
+    """
     if settings.group_by:
         names = {
             row["name"] for row in images.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().collect()
@@ -91,7 +92,8 @@ def check_group_by(images: DataFrame, settings: GallerySettings) -> None:
 def facets(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[list[Facet], DataFrame]:
     """The facets of the collection, and their members: attribute, value, ordinal, and the card.
 
-    Facets are the attributes that the settings name; without any, those that divide the images well, or the folders."""
+    Facets are the attributes that the settings name; without any, those that divide the images well, or the folders.
+    """
     rows = cards.select(F.explode("attributes").alias("attribute", "value"), "ordinal", *CARD)
     values = F.count_distinct("value").alias("values")
     statistics = (
@@ -160,7 +162,8 @@ def _paged(
     """``rows`` with the size of their group (``images``) and the number of their page in it, from 1.
 
     ``sizes``: the values of the columns ``group``, and the number of rows that have them. Pages are numbered by the
-    position in the order of all rows, because a single group may contain most of them."""
+    position in the order of all rows, because a single group may contain most of them.
+    """
     spark, position = rows.sparkSession, f"place_{'_'.join(group)}"
     starts, start = [], 0
     for *values, images in sorted(sizes, key=lambda size: [value.encode() for value in size[:-1]]):

@@ -60,7 +60,8 @@ def write(rows: DataFrame, template: str, book: Book, context: Context = dict) -
     """Fills ``template`` with each of ``rows``: columns ``path`` (below the rendering), ``items`` (a list), and others.
 
     ``context`` returns the template's variables for a row. Returns `WRITTEN`: the pages are written when an action runs
-    on it."""
+    on it.
+    """
 
     def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

@@ -58,7 +58,8 @@ def make(
 
     Returns the inventory, which stays in the rendering's folder: picture; width, height (pixels of the larger file);
     reason, detail (why there is none: as from `fetch.fetch` and `decoding.decode`, or ``changed``); made (by this
-    run)."""
+    run).
+    """
     previous = (
         inventory(spark, site, site.renderings[:1], warehouse)
         .where("reason is null")
@@ -138,7 +139,8 @@ def _make_one(row: dict[str, Any], gallery: str, settings: Settings) -> dict[str
 def _known_size(gallery: str, picture: str, recorded: tuple[int | None, int | None]) -> tuple[int, int] | None:
     """Width and height of the existing files of ``picture`` in pixels; None if they do not exist.
 
-    ``recorded``: width and height in the last inventory."""
+    ``recorded``: width and height in the last inventory.
+    """
     small, large = (f"{gallery}/{path(picture, size)}" for size in ("small", "large"))
     width, height = recorded
     if width is not None and height is not None:
@@ -168,7 +170,8 @@ def _sweeper(gallery: str) -> Callable[[Batches], Batches]:
 def _sweep(shelf: str, used: set[str]) -> int:
     """Deletes the files in the folder ``shelf`` whose picture is not in ``used``, and half-written ones.
 
-    Returns the number of unused pictures."""
+    Returns the number of unused pictures.
+    """
     if not blobs.exists(shelf):
         return 0
     files = [(file.path.partition("-")[0], file) for file in blobs.list_files(shelf)]

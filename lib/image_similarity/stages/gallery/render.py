@@ -204,7 +204,8 @@ class _Rendering:
     def _front(self, facets: list[listings.Facet]) -> dict[str, Any]:
         """The variables of the front page: a selection of images, some of them with their neighbours.
 
-        The selection is the same for the same collection and seed."""
+        The selection is the same for the same collection and seed.
+        """
         gallery = self.settings.gallery
         drawn = self.cards.where("width is not null").orderBy(F.xxhash64(F.lit(gallery.seed), "image_id"), "image_id")
         limit = gallery.selection + ROWS_OF_EXAMPLES

@@ -1,7 +1,8 @@
 """Data for search and shuffling in the browser: shards of cards, and shards of words with the images they belong to.
 
 They are classic scripts, because pages opened from the file system may load nothing else. Shards are small, and a query
-loads only those that it needs, whatever the size of the collection."""
+loads only those that it needs, whatever the size of the collection.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -61,7 +62,8 @@ def _entry(card: dict[str, object]) -> list[object]:
 def write_terms(cards: DataFrame, book: Book, scratch: Workspace) -> tuple[DataFrame, list[str]]:
     """Writes ``search/<prefix in hexadecimal>.js``: words with a common prefix, each with its images.
 
-    Returns the written files and the prefixes."""
+    Returns the written files and the prefixes.
+    """
     postings = cards.select(F.explode("terms").alias("term"), F.col("ordinal").cast("int"))
     # A frequent word may belong to millions of images: only the first ones are listed.
     first = F.row_number().over(Window.partitionBy("term").orderBy("ordinal")) <= POSTINGS_KEPT

@@ -5,4 +5,5 @@
 - ``exact``        compares all pairs of blocks; with ``previous``, only those with vectors that are new
 - ``approximate``  compares the likely pairs, by the partitions of ``layout``, and keeps lists as a ``graph``
 - ``audit``        measures the recall of lists
-- ``table``        turns numbers into ids of images"""
+- ``table``        turns numbers into ids of images
+"""

@@ -11,7 +11,8 @@
 
 The lists depend on the vectors, the settings and the seed, not on the order of the data, tasks or executors. There is
 one exception: ties up to the rounding of float32 products (two centres, two scores) may be broken differently on
-another processor, or if the order of the data is another."""
+another processor, or if the order of the data is another.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -81,7 +82,8 @@ def run(
 ) -> ApproximateResult:
     """Similar neighbours of all packed vectors; ``common_scale``: see `scoring.scale_of`.
 
-    The caller decides what to do with a result that is not good enough."""
+    The caller decides what to do with a result that is not good enough.
+    """
     nlist = nlist_for(packed.vectors, packed.dimensions, settings, approximate)
     nprobe = nprobe_for(packed.vectors, nlist, approximate)
     max_nprobe = nprobe * 2**approximate.probe_doublings
@@ -125,7 +127,8 @@ def run(
 
 def _compile(spark: SparkSession, layout: Layout, approximate: ApproximateSettings) -> None:
     """Compile numba's functions in every worker before the work, so that the first blocks take no longer than
-    others."""
+    others.
+    """
     descent = any(map(layout.uses_nndescent, range(len(layout))))
     workers = cores_of(spark)
 
@@ -141,7 +144,8 @@ def _compile(spark: SparkSession, layout: Layout, approximate: ApproximateSettin
 def _across_borders(graph: Graph, audit: Audit) -> float | None:
     """`ApproximateResult.across_borders`, measured on the audited vectors.
 
-    A true neighbour that is not in the list counts as found if the list is complete: others in it are as near."""
+    A true neighbour that is not in the list counts as found if the list is complete: others in it are as near.
+    """
     position_of, home = graph.layout.array("positions"), graph.layout.array("probes")[:, 0]
     positions = position_of[audit.vectors]
     lists = audit.nearest, graph.lists(positions)[0]
@@ -161,7 +165,8 @@ def _within_blocks(
     spark: SparkSession, graph: Graph, settings: NeighboursSettings, approximate: ApproximateSettings
 ) -> Graph:
     """Compare the residents of each block with one another. These lists are a good start: few later pairs are nearer
-    than their last entries."""
+    than their last entries.
+    """
     layout = graph.layout
 
     def compare(block: int) -> Iterator[pa.RecordBatch]:
@@ -199,7 +204,8 @@ def _probe(
     approximate: ApproximateSettings,
 ) -> Graph:
     """Compare all vectors with the residents of the partitions that they probe: of each vector's nearest partitions,
-    those from number ``probed`` to before ``nprobe``."""
+    those from number ``probed`` to before ``nprobe``.
+    """
     layout = graph.layout
     starts = _probers(layout, probed, nprobe)
     at_once = max(1, settings.task_bytes // 8 // (4 * layout.blocks.dimensions + _LIST_BYTES * graph.list_length))
@@ -225,7 +231,8 @@ def _probe(
 def _probers(layout: Layout, probed: int, nprobe: int) -> list[int]:
     """Write the positions of the vectors that probe each partition from another block.
 
-    Returns the index of the first prober of each partition, and the end of the last."""
+    Returns the index of the first prober of each partition, and the end of the last.
+    """
     probes = layout.array("probes")[:, probed:nprobe]
     partition, position = probes.ravel(), np.repeat(np.arange(len(probes), dtype=np.int32), probes.shape[1])
     block_of = np.repeat(np.arange(len(layout)), np.diff(layout.block_partitions))
@@ -242,7 +249,8 @@ def _probed_pairs(
 ) -> Iterator[pa.RecordBatch]:
     """Rows of `_OFFERS` from all pairs of the residents of ``block`` with the vectors that probe their partition.
 
-    ``probers``: positions, by partition. ``at_once``: the number of probers in memory."""
+    ``probers``: positions, by partition. ``at_once``: the number of probers in memory.
+    """
     layout = graph.layout
     residents, last = layout.blocks.part(block), graph.last(block)
     all_probers = np.unique(np.concatenate(list(probers.values())))
@@ -275,7 +283,8 @@ def _probed_by_nndescent(
     graph: Graph, block: int, probers: dict[int, NDArray[np.int32]], at_once: int, approximate: ApproximateSettings
 ) -> Iterator[pa.RecordBatch]:
     """The same as `_probed_pairs` for the single large partition of ``block``, by pynndescent, which does not compare
-    all pairs."""
+    all pairs.
+    """
     layout = graph.layout
     residents = layout.blocks.part(block)
     index = _nndescent(layout, layout.copies(residents), graph.list_length, approximate)
@@ -346,7 +355,8 @@ def _saved(
 
 def _next_graph(graph: Graph, changes: DataFrame) -> tuple[Graph, int]:
     """Run the step whose rows of `_CHANGED` are ``changes``. Returns the next graph, and the number of fresh entries
-    among the first k of each list."""
+    among the first k of each list.
+    """
     rows = changes.toArrow()
     assert rows.num_rows == len(graph.layout), "every block takes part"
     return replace(graph.following, incomplete=sum(rows.column("incomplete").to_pylist())), sum(
@@ -381,7 +391,8 @@ def _merge(
     Returns the next graph, and the number of fresh entries among the first k of each list.
 
     ``are_scores``: the offered keys hold scores and positions; else, exact distances and numbers. ``add_to_fresh``:
-    entries that are fresh remain fresh, since they were not exchanged between neighbours yet."""
+    entries that are fresh remain fresh, since they were not exchanged between neighbours yet.
+    """
     layout = graph.layout
 
     def merged(offers: pa.Table) -> pa.Table:
@@ -401,7 +412,8 @@ def _merge(
 
 def _flat(offers: pa.Table, first: int) -> tuple[NDArray[np.int64], Keys]:
     """Rows of `_OFFERS` as pairs: the row of the resident in its block, which begins at position ``first``, and a
-    key."""
+    key.
+    """
     positions, keys = (
         np.frombuffer(b"".join(offers.column(name).to_pylist()), dtype)
         for name, dtype in (("position", np.int32), ("key", np.int64))
@@ -426,7 +438,8 @@ def _exact(
     layout: Layout, block: int, row: NDArray[np.int64], position: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Keys]:
     """Exact keys of the pairs of a resident of ``block`` (``row``) and the vector at any ``position``. Returns the rows
-    in another order, and their keys, which hold numbers."""
+    in another order, and their keys, which hold numbers.
+    """
     residents = layout.blocks.part(block)
     order = np.argsort(position, kind="stable")
     row, position = row[order], position[order]
@@ -445,7 +458,8 @@ def _exchange(
     spark: SparkSession, graph: Graph, nprobe: int, round_number: int, settings: NeighboursSettings
 ) -> tuple[Graph, float]:
     """Compare neighbours of neighbours. Returns the next graph, and the share of the lists' first k entries that
-    changed."""
+    changed.
+    """
     layout = graph.layout
     tasks, offers = _for_blocks(spark, np.array(layout.blocks.new), partial(_proposals, graph, nprobe), _OFFERS)
     with progress(spark, f"exchange neighbours, round {round_number}", layout.size, "vectors", tasks):
@@ -455,7 +469,8 @@ def _exchange(
 
 def _filled_by_brute_force(spark: SparkSession, graph: Graph, settings: NeighboursSettings) -> Graph:
     """Compare vectors whose lists are incomplete with all vectors by brute force. Lists are incomplete where the probed
-    partitions are very small."""
+    partitions are very small.
+    """
     layout, required = graph.layout, min(settings.similar, graph.layout.size - 1)
     metric = METRICS[layout.metric]
     at_once = max(1, min(settings.block_rows, settings.task_bytes // 16 // (8 * layout.blocks.dimensions)))
@@ -475,7 +490,8 @@ def _filled_by_brute_force(spark: SparkSession, graph: Graph, settings: Neighbou
 
 def _proposals(graph: Graph, nprobe: int, block: int) -> Iterator[pa.RecordBatch]:
     """Rows of `_OFFERS` from the neighbours of neighbours of residents of ``block``: offers to the residents, and the
-    same pairs offered to the other vectors."""
+    same pairs offered to the other vectors.
+    """
     layout = graph.layout
     position_of, probes = layout.array("positions"), layout.array("probes")[:, :nprobe]
     keys, fresh = graph.load(block)

@@ -110,7 +110,8 @@ class Audit:
 
     def recall(self, distances: Reals) -> Recall:
         """Recall of lists of the images; ``distances`` (n, any) are those of their neighbours, nan where a list has no
-        entry."""
+        entry.
+        """
         return recall.estimated(
             recall.of_each(distances, candidates.distances_of(self.true)), self._seed, self._collection_size
         )
@@ -221,7 +222,8 @@ class _Query:
 
     def settled(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """One row of `_KEYS`: exact distances for the best candidates of all tasks, and brute force for the vectors
-        whose lists these do not prove."""
+        whose lists these do not prove.
+        """
         table, part = pa.Table.from_batches(batches, _SCORES), self.vectors()
         scores = np.concatenate(
             [candidates.keys_from_bytes(content.as_py(), len(part)) for content in table.column("similar")], axis=1

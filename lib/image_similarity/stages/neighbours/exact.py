@@ -3,7 +3,8 @@
 Each pair of strips (i <= j) is a task. One matrix product serves both strips, and similar and dissimilar neighbours at
 once. Tasks keep running lists of scores, and pass on only these (`_LISTS`: 8 bytes for each candidate). The lists of
 the same rows are then merged, and their candidates get exact distances. Rows whose lists this does not prove are
-compared by brute force. ``neighbours.task_bytes`` sets the memory of a task, whatever the size of the collection."""
+compared by brute force. ``neighbours.task_bytes`` sets the memory of a task, whatever the size of the collection.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,7 +102,8 @@ def run(
     brute force.
 
     ``common_scale``: see `scoring.scale_of`. ``previous_run``: the state of a run with the same metric; with it, no two
-    vectors are compared that are both not new."""
+    vectors are compared that are both not new.
+    """
     previous_lists = None
     if previous_run is not None and len(packed.kept.vector):
         piece_rows = merged_at_once(packed.vectors, packed.dimensions, plan, settings)
@@ -126,7 +128,8 @@ def run(
 
 def _screens(packed: Packed, settings: NeighboursSettings, plan: Plan) -> list[str]:
     """The precisions of scores, fastest first. The next one is used only where the one before leaves too many vectors
-    unproven."""
+    unproven.
+    """
     if settings.screen != AUTO:
         return [plan.rate.screen]
     try:
@@ -158,7 +161,8 @@ def _compare(
     spark: SparkSession, work: Work, packed: Packed, settings: NeighboursSettings, scratch: Workspace
 ) -> DataFrame:
     """The lists of scores of each block from each tile: rows of `_LISTS`. No tile pairs vectors that are both not
-    new."""
+    new.
+    """
     new_rows, old_rows, cores = sum(work.blocks.new), sum(work.blocks.old), cores_of(spark)
     tiles = tiled(new_rows, packed.dimensions, cores, work.screen, work.strip_rows, settings)
     new_sides = _cut(work.blocks.new, tiles.strips, True)
@@ -183,7 +187,8 @@ def _compare(
 
 def _cut(counts: list[int], strips: int, new: bool) -> "list[_Side]":
     """The blocks as at most ``strips`` sides with about equal numbers of vectors; ``counts``: for each block, its
-    number of vectors that are new, or of those that are not."""
+    number of vectors that are new, or of those that are not.
+    """
     ends = np.cumsum([0, *counts])
     cuts = np.searchsorted(ends, [ends[-1] * i / strips for i in range(1, strips)])
     sides = np.split(np.arange(len(counts)), cuts)
@@ -199,7 +204,8 @@ class _Side:
 
     def strips(self, work: Work) -> list[tuple[Strip, list[tuple[int, int]]]]:
         """Strips, each with its blocks and their numbers of vectors. Blocks with few vectors on this side share a
-        strip."""
+        strip.
+        """
         strips: list[tuple[Strip, list[tuple[int, int]]]] = []
         parts: list[Part] = []
         origin: list[tuple[int, int]] = []
@@ -216,7 +222,8 @@ class _Side:
 
 def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
     """Compare all vectors of side ``a`` with all vectors of side ``b``, which may be the same side: rows of
-    `_LISTS`."""
+    `_LISTS`.
+    """
     screen, is_diagonal = SCREENS[work.screen], a.new == b.new and bool(a.blocks[0] == b.blocks[0])
     rows = a.strips(work)
     columns = rows if is_diagonal else b.strips(work)

@@ -17,7 +17,8 @@ from image_similarity.storage import uris
 @dataclass(frozen=True)
 class Graph:
     """The lists of all vectors after ``step`` steps: for each block keys (n, k), and flags (n, k) of fresh entries. An
-    entry is fresh until it has been exchanged with the neighbours."""
+    entry is fresh until it has been exchanged with the neighbours.
+    """
 
     layout: Layout
     list_length: int
@@ -65,7 +66,8 @@ class Graph:
 
     def _by_block(self, positions: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.bool_], Indices]]:
         """For each block with any of ``positions``: the block, a mask (n,) of the positions in it, and their rows in
-        the block."""
+        the block.
+        """
         blocks = self.layout.block_of(positions)
         for block in np.unique(blocks).tolist():
             in_block = blocks == block
@@ -74,7 +76,8 @@ class Graph:
 
 def layout_positions(keys: Keys, position_of: NDArray[np.int32]) -> NDArray[np.int32]:
     """The positions (n, k) of the vectors in ``keys`` (n, k), -1 for `NONE`; ``position_of`` holds the position of each
-    number."""
+    number.
+    """
     positions: NDArray[np.int32] = np.where(
         keys == NONE, np.int32(-1), position_of[np.where(keys == NONE, 0, candidates.positions_of(keys))]
     )

@@ -3,7 +3,8 @@
 Each vector has a home partition, the one with the nearest centre, and probes further partitions. The *position* of a
 vector in the layout is its rank in the order of home partitions, and of numbers within a partition. Positions depend
 only on the vectors, not on the order in which they come. Neighbouring partitions share a block. `Blocks` of the layout
-use these positions."""
+use these positions.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ class Layout:
 
     def array(self, name: str) -> Any:
         """One of the files: ``places`` (n,), the `PLACE` in ``packed`` by position; ``probes`` (n, max_nprobe) int32,
-        the partitions to probe by position; ``positions`` int32, by number, -1 for numbers that are not compared."""
+        the partitions to probe by position; ``positions`` int32, by number, -1 for numbers that are not compared.
+        """
         return load(uris.join(self.folder, f"{name}.npy"))
 
     def gather(self, positions: NDArray[Any]) -> Part:
@@ -123,7 +125,8 @@ def lay_out(
 ) -> Layout:
     """Train about ``nlist`` centres, store up to ``max_nprobe`` partitions for each vector, and write the blocks.
 
-    A block holds about ``block_rows`` vectors, or one partition."""
+    A block holds about ``block_rows`` vectors, or one partition.
+    """
     seed, nndescent_rows = approximate.seed, max(approximate.nndescent_rows, LEAST_ROWS)
     blocks = packed.blocks
     bare = Layout(
@@ -184,7 +187,8 @@ def _bundled(sizes: NDArray[np.int64], rows: int, alone_rows: int) -> list[int]:
 
 def _sample(packed: Packed, size: int, seed: int) -> NDArray[Any]:
     """`PLACE` of ``size`` vectors, or of all, chosen by a hash of their values and ``seed``, in the order of that
-    hash."""
+    hash.
+    """
     compared = packed.numbers.compared
     return places_of(packed.blocks, compared[sampled(packed.numbers.digest[compared], size, seed)])
 

@@ -3,7 +3,8 @@
 The number of an image is the position of its id in the byte order of all usable ids, so comparing numbers compares ids.
 Images with equal vectors share one vector: it is compared once, under the number of the first of them. Spark sorts the
 ids. The driver holds the numbers as arrays, which take some 300 bytes per image while they are built. Workers map two
-kinds of files: the ids (`Images`), and for each block of vectors the rows that are compared (`alive_file`)."""
+kinds of files: the ids (`Images`), and for each block of vectors the rows that are compared (`alive_file`).
+"""
 
 import io
 import mmap
@@ -70,13 +71,15 @@ class Numbers:
 
     def entries(self, drop_duplicates: bool) -> int:
         """The number of images that can be neighbours; with ``drop_duplicates``, files with the same bytes count
-        once."""
+        once.
+        """
         return len(np.unique(self.content)) if drop_duplicates else len(self)
 
     def kept(self, previous: NDArray[Any]) -> tuple[Indices, Indices]:
         """The present and the previous numbers (n,) of vectors that are also in ``previous`` (`KNOWN`).
 
-        Both are empty if no more than half of the present vectors are known: reuse would not pay."""
+        Both are empty if no more than half of the present vectors are known: reuse would not pay.
+        """
         known = self.known
         _, now, then = np.intersect1d(known["digest"], previous["digest"], assume_unique=True, return_indices=True)
         worth_it = len(now) > len(known) * _WORTH_KEEPING
@@ -132,7 +135,8 @@ def _first_of_equals(values: NDArray[Any]) -> Indices:
 @dataclass(frozen=True)
 class Members:
     """Images by the number of their vector: the images of vector ``v`` are ``order[start[v]:start[v + 1]]``,
-    ascending."""
+    ascending.
+    """
 
     order: Indices
     start: Indices
@@ -145,7 +149,8 @@ class Members:
 
     def of_vectors(self, vector: Indices, most: int = MAX_INDEX) -> tuple[Indices, Indices]:
         """The images of each vector, at most the first ``most``, and for each image the index of its vector in
-        ``vector``."""
+        ``vector``.
+        """
         first, count = self.start[vector], np.minimum(self.start[vector + 1] - self.start[vector], most)
         row = np.repeat(np.arange(len(vector)), count)
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
@@ -249,7 +254,8 @@ def load(file: str) -> Any:
 @lru_cache(maxsize=4096)
 def _parse_header(header: bytes) -> tuple[tuple[int, ...], Any]:
     """Shape and dtype. Cached: tasks open many files with few different headers, and parsing a header takes longer than
-    mapping the file."""
+    mapping the file.
+    """
     stream = io.BytesIO(header)
     np.lib.format.read_magic(stream)
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)

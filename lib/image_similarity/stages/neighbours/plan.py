@@ -117,7 +117,8 @@ def clock(seconds: float) -> str:
 
 def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
     """The number of vectors in a block: the setting, or fewer if the collection is small or if few vectors fit into
-    memory."""
+    memory.
+    """
     rows_in_memory = (settings.task_bytes - _PROCESS_BYTES) // (8 * _VECTORS_IN_MEMORY * max(dimensions, 1))
     return max(1, min(settings.block_rows, max(256, -(-rows // _BLOCKS_WANTED)), rows_in_memory))
 
@@ -127,7 +128,8 @@ def make(
 ) -> Plan:
     """The plan for ``rows`` vectors of ``vectors`` (content, embedding). Measures on a worker how fast it compares.
 
-    Raises ``JobFailed`` where ``neighbours.task_bytes`` cannot hold two blocks."""
+    Raises ``JobFailed`` where ``neighbours.task_bytes`` cannot hold two blocks.
+    """
     sizes = vectors.select(F.size("embedding").alias("length")).where("length > 0").take(_SAMPLE)
     lengths = [row["length"] for row in sizes]
     cores = cores_of(spark)
@@ -206,7 +208,8 @@ def nlist_for(vectors: int, dimensions: int, settings: NeighboursSettings, appro
 
 def sample_for(dimensions: int, nlist: int, settings: NeighboursSettings) -> int:
     """The number of vectors that ``nlist`` centres are trained on: `partitioning.SAMPLE_OF_EACH` for each centre, or as
-    many as fit into memory, since k-means holds several copies."""
+    many as fit into memory, since k-means holds several copies.
+    """
     return min(nlist * partitioning.SAMPLE_OF_EACH, max(nlist, _max_sample(dimensions, settings)))
 
 
@@ -216,7 +219,8 @@ def _max_sample(dimensions: int, settings: NeighboursSettings) -> int:
 
 def block_rows_for(vectors: int, dimensions: int, settings: NeighboursSettings) -> int:
     """About how many vectors a block of partitions holds. Does not depend on the number of cores, since the blocks
-    decide which pairs are compared."""
+    decide which pairs are compared.
+    """
     rows_in_memory = settings.task_bytes // 16 // (4 * dimensions)
     return max(1, min(_PARTITION_BLOCK_ROWS, rows_in_memory, -(-vectors // _BLOCKS_WANTED)))
 
@@ -249,7 +253,8 @@ def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, setti
     strip's lists cross the network once for each tile.
 
     ``block``: the number of vectors in a block. Raises ``JobFailed`` where ``settings.task_bytes`` is too little for
-    two blocks."""
+    two blocks.
+    """
     buffer_bytes = 2 * block**2 * 4 + 3 * block * dimensions * 4
     row_bytes = dimensions * SCREENS[screen].bytes_per_value + 8 * _candidates_per_row(settings, screen) + 64
     free = settings.task_bytes - _PROCESS_BYTES - buffer_bytes
@@ -272,7 +277,8 @@ def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, setti
 
 def merged_at_once(rows: int, dimensions: int, plan: Plan, settings: NeighboursSettings) -> int:
     """The number of a block's vectors whose lists are merged together. Each has a list from as many tiles as there are
-    strips."""
+    strips.
+    """
     strips = tiled(rows, dimensions, plan.cores, plan.rate.screen, plan.block_rows, settings).strips
     # The lists arrive as bytes, are concatenated, and are partitioned: this takes three times their size, which is less
     # than half of the memory.
@@ -300,7 +306,8 @@ def _candidates_per_row(settings: NeighboursSettings, screen: str) -> int:
 def check(plan: Plan, warehouse: Warehouse, local: bool) -> None:
     """Raise ``JobFailed`` where this machine lacks the memory or disk. Other machines cannot be checked from here.
 
-    The memory is checked only if ``local``, the disk only if the warehouse is on this machine."""
+    The memory is checked only if ``local``, the disk only if the warehouse is on this machine.
+    """
     if warehouse.local_root is not None:
         folder = warehouse.local_root
         while not os.path.exists(folder):

@@ -51,7 +51,8 @@ class PreviousRun:
     @classmethod
     def read(cls, state: Workspace) -> "PreviousRun | None":
         """The state of a run; None if it is incomplete, that is, if not every vector has its lists in one of the
-        folders."""
+        folders.
+        """
         if not all(blobs.exists(state.location(name)) for name in (_KNOWN_FILE, SETTLED)):
             return None
         known = load(state.location(_KNOWN_FILE))

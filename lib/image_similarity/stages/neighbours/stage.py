@@ -56,7 +56,8 @@ def run(
     ``approximate`` matters only where ``plan.method`` is approximate. ``state`` receives what the next run may need.
     ``previous_run``: the state of a run with the same metric; exact search then compares no two vectors that are both
     not new. Raises ``JobFailed`` where images and stored vectors do not match, or where recall is too low and
-    ``approximate.fallback`` is fail."""
+    ``approximate.fallback`` is fail.
+    """
     with step(spark, "pack vectors"):
         packed = pack(source, settings, plan.block_rows, previous_run.known if previous_run else NOTHING_KNOWN, scratch)
     if packed.usable + packed.unusable != plan.rows:

@@ -37,7 +37,8 @@ class Naming:
 
     def named(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """`ROWS` for every image of the vectors in ``batches`` (lists as `exact` and `approximate` leave them), in
-        order."""
+        order.
+        """
         images = Images.load(self.folder)
         for batch in batches:
             for lists in batch.to_pylist():

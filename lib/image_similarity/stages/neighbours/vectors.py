@@ -1,7 +1,8 @@
 """Vectors are checked and written as blocks, which workers read by path.
 
 Vectors are large, so they are read once, in the order in which they come. Only their keys are sorted and joined (see
-`numbers`)."""
+`numbers`).
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -86,7 +87,8 @@ class Blocks:
 
     def whole(self, block: int) -> Part:
         """All vectors of ``block``, without a copy. Rows that are not compared have no valid number, shift or scale:
-        callers must not look them up."""
+        callers must not look them up.
+        """
         alive = load(alive_file(self.folder, self.files[block]))
         values = load(uris.join(self.folder, self.files[block]))
         numbers = np.zeros(len(values), dtype=ALIVE)
@@ -164,7 +166,8 @@ def pack(
     """Check the vectors of ``source`` and write the usable ones as blocks.
 
     A vector is usable only if it has the most frequent length. Vectors of no image are ignored. ``previous``: the
-    vectors of the previous run, as `numbers.KNOWN`. Raises ``WrongInput`` for more vectors than can be numbered."""
+    vectors of the previous run, as `numbers.KNOWN`. Raises ``WrongInput`` for more vectors than can be numbered.
+    """
     folder, images = scratch.location("blocks"), source.images
     packed = scratch.write(
         "packed",
@@ -343,7 +346,8 @@ def _packed_rows(contents: pa.Array, **columns: Any) -> pa.RecordBatch:
 def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], Values]]:
     """For each length in ``lists`` (list<float>): the row indices, and their values (n, length) float32.
 
-    A null list has length 0; a null value is nan."""
+    A null list has length 0; a null value is nan.
+    """
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     for length in np.unique(lengths):
         rows = np.nonzero(lengths == length)[0]
