@@ -29,7 +29,8 @@ def install(home: Path, version: str | None, release: bool = False) -> Path:
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No Java anywhere; a Python environment of its own."""
-    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("JAVA_HOME", "")  # so that what `java.use` sets is taken back
+    monkeypatch.delenv("JAVA_HOME")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/nowhere")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
