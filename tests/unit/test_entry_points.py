@@ -1,10 +1,13 @@
 """Every job can be started in two ways, by its script and by its module, and both say the same."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from image_similarity.jobs import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ("__init__", "command_line", "job")
@@ -38,3 +41,17 @@ def test_importing_a_job_starts_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir()) and done.stdout == ""
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_settings_may_be_left_alone(job: str) -> None:
+    """Flags that abbreviate --set share its default, whichever of them is given."""
+    module = importlib.import_module(f"image_similarity.jobs.{job}")
+    needed = {
+        "build_manifest": ["--images", "i"],
+        "run_pipeline": ["--images", "i"],
+        "render_gallery": ["--gallery", "g"],
+    }
+    needed |= {"compare_fingerprints": ["--report", "r"], "download_images": ["--catalogue", "c", "--images", "i"]}
+    parsed = command_line._parser(module, job).parse_args(["--warehouse", "w", *needed.get(job, [])])
+    assert parsed.overrides == []

@@ -50,7 +50,6 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"{name}.py", description=job.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    job.add_arguments(parser)
     common = parser.add_argument_group("every job")
     common.add_argument(
         "--config", type=Path, metavar="FILE.toml", help="settings (default: those of one machine, conf/local.toml)"
@@ -91,6 +90,7 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
         default=reporting.TEXT,
         help="for people, or one JSON object a line on stdout",
     )
+    job.add_arguments(parser)  # after --set, whose default its abbreviations share
     return parser
 
 
