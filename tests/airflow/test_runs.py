@@ -115,7 +115,8 @@ def place(cluster: Cluster, airflow: Airflow, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("place")
     (folder / "pictures").mkdir()
     python = standalone.python_without_library(tmp_path_factory.mktemp("machine") / "venv")
-    conf = "\n".join(f'"{key}" = "{value}"' for key, value in standalone.SMALL.items())
+    settings = {**standalone.SMALL, **standalone.started_fast(airflow.dist)}
+    conf = "\n".join(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in settings.items())
     (folder / "airflow.toml").write_text(SETTINGS.format(folder=folder, python=json.dumps(str(python)), conf=conf))
     submit = airflow.home / "bin" / "spark-submit"
     submit.write_text(SUBMIT.format(folder=folder, real=standalone.SPARK / "bin" / "spark-submit"))
