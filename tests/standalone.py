@@ -33,7 +33,8 @@ SMALL = {
 
 
 def fast_start(*folders: Path) -> str:
-    """Options for the JVMs of tests, which are many and end soon. ``folders``: on the class path, beside Spark's jars."""
+    """Options for the JVMs of tests, which are many and end soon. ``folders``: on the class path, beside Spark's
+    jars."""
     return class_archive.quoted(class_archive.options(java.use(), *folders))
 
 
