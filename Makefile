@@ -76,7 +76,7 @@ bench: ready
 clean:
 	rm -rf $(VENV) $(AIRFLOW) demo build dist .mypy_cache .pytest_cache .ruff_cache
 
-# At each call, for Java or pyspark may have changed: a tenth of a second if they have not.
+# At each call, for Java or pyspark may have changed: part of a second if they have not.
 ready: $(VENV)/.installed
 	$(PREPARE_JAVA)
 

@@ -4,6 +4,7 @@ Tests in `tests/unit` start nothing of this but the data's folder: Spark is impo
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,9 +29,12 @@ os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 def spark() -> "Iterator[SparkSession]":
     from pyspark.sql import SparkSession
 
+    from image_similarity.runtime import java
     from image_similarity.runtime.session import local_settings
 
     builder = SparkSession.builder.appName("tests")
+    if shutil.which("java") is None:  # the validator of pages looks for one there
+        os.environ["PATH"] = f"{java.use().home / 'bin'}{os.pathsep}{os.environ['PATH']}"
     for key, value in local_settings().items():
         builder = builder.config(key, value)
     # Two tasks at once, whatever the machine; few partitions, for the tables of tests are tiny.

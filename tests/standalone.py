@@ -34,7 +34,8 @@ SMALL = {
 
 def fast_start(*folders: Path) -> str:
     """Options for the JVMs of tests, which are many and end soon. ``folders``: on the class path, beside Spark's
-    jars."""
+    jars.
+    """
     return class_archive.quoted(class_archive.options(java.use(), *folders))
 
 

@@ -60,6 +60,8 @@ def local_settings() -> dict[str, str]:
     settings = read_properties(folder / "spark" / "local.conf")
     defaults = Path(os.environ["SPARK_CONF_DIR"], "spark-defaults.conf")
     theirs = read_properties(defaults) if defaults.exists() else {}
+    if not settings.get("spark.master", "").startswith("local"):
+        return settings
     return {**settings, class_archive.DEFAULT_OPTIONS: class_archive.driver_options(used, {**theirs, **settings})}
 
 
