@@ -42,7 +42,8 @@ def submit(cluster: Cluster, dist: Path, bare_python: Path) -> Submit:
     """``submit(job, *arguments)``: a job from ``dist`` on the cluster, to its end; it must succeed."""
 
     def submitted(job: str, *arguments: object) -> "CompletedProcess[str]":
-        done = cluster.submit(dist, job, *map(str, arguments), python=bare_python)
+        # Two executors are as good as three for what is tried here, and sooner there.
+        done = cluster.submit(dist, job, *map(str, arguments), python=bare_python, conf={"spark.cores.max": "2"})
         assert done.returncode == 0, done.stdout
         return done
 

@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 
 PYTEST = [sys.executable, "-m", "pytest"]
+BY_TWO = ["-n", "2", "--dist", "loadfile"]
 LANES = (
-    (["tests/unit", "tests/spark", "tests/jobs", "tests/browser"],),
+    (["tests/unit", "tests/spark", "tests/jobs", "tests/browser", *BY_TWO],),
     (["tests/cluster"], ["tests/airflow"]),
 )
 
@@ -31,7 +32,9 @@ def main() -> int:
 def _run(steps: Sequence[Sequence[str]], codes: list[int]) -> None:
     for step in steps:
         began = time.monotonic()
-        done = subprocess.run([*PYTEST, *step], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            [*PYTEST, "-q", "--durations=15", *step], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         codes.append(done.returncode)
         print(
             f"== {' '.join(step)}: exit code {done.returncode} after {time.monotonic() - began:.0f} s\n{done.stdout}",
