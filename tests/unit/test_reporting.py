@@ -129,6 +129,14 @@ def test_what_ended_a_job_is_told_whatever_failed_after_it() -> None:
     assert shutdown._end_from_outside(failing_after(ValueError())) is None
     gone = failing_after(Py4JNetworkError("Answer from Java side is empty"))
     assert "Spark's own process has ended" in shutdown._root_cause(gone)
+    assert "Spark's own process has ended" in shutdown._root_cause(Unasked())
+
+
+class Unasked(Exception):
+    """Its message is in a JVM, as that of py4j's errors, and the JVM is gone."""
+
+    def __str__(self) -> str:
+        raise ConnectionRefusedError
 
 
 @pytest.mark.parametrize(

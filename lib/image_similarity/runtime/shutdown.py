@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from py4j.protocol import Py4JNetworkError
+from py4j.protocol import Py4JError, Py4JNetworkError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from image_similarity import reporting
 from image_similarity.errors import Interrupted, JobFailed, Terminated
 from image_similarity.runtime.session import interrupt
+
+
+_SPARK_HAS_ENDED = "Spark's own process has ended: it was killed, or had too little memory (spark.driver.memory)"
 
 
 @contextmanager
@@ -98,8 +101,11 @@ def _tell_error(name: str, message: str, exit_code: int, traceback_text: str | N
 def _root_cause(error: Exception) -> str:
     """The most informative line of an error that came through Spark: the worker's exception, if there is one."""
     if any(isinstance(cause, Py4JNetworkError) for cause in _chain(error)):
-        return "Spark's own process has ended: it was killed, or had too little memory (spark.driver.memory)"
-    text = str(error)
+        return _SPARK_HAS_ENDED
+    try:
+        text = str(error)
+    except (Py4JError, OSError):  # the message is in a JVM that is gone
+        return _SPARK_HAS_ENDED
     if os.strerror(errno.ENOSPC) in text:  # from Python or the JVM, here or in a worker
         return (
             "no space is left on the disk of the warehouse, or on one of Spark's own: nothing of this job was "
