@@ -17,7 +17,6 @@ from image_similarity import reporting
 from image_similarity.errors import Interrupted, JobFailed, Terminated
 from image_similarity.runtime.session import interrupt
 
-
 _SPARK_HAS_ENDED = "Spark's own process has ended: it was killed, or had too little memory (spark.driver.memory)"
 
 
