@@ -94,7 +94,13 @@ def test_a_pipeline_as_machines_see_it(
     published = of_kind("published", told)
     assert [event["job"] for event in published] == JOBS
     check_records(warehouse, published)
-    sql = (ROOT / "README.md").read_text(encoding="utf-8").partition("```sql\n")[2].partition("```")[0].rstrip(";\n")
+    sql = (
+        (ROOT / "docs" / "tables.md")
+        .read_text(encoding="utf-8")
+        .partition("```sql\n")[2]
+        .partition("```")[0]
+        .rstrip(";\n")
+    )
     longest = ask(warehouse, sql)
     assert len(longest) == 10 and longest[0][3] == max(max(event["stages"].values()) for event in published)
     check_failures(images, [event for event in told if event.get("failures")])

@@ -22,7 +22,7 @@ PYTHON = "./environment/bin/python"
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder to submit from: as the README says, with the environment unpacked for the driver."""
+    """The folder to submit from: as docs/cluster.md says, with the environment unpacked for the driver."""
     folder = tmp_path_factory.mktemp("packed")
     packaging.main(["--into", str(folder), "--environment"])
     (folder / "environment").mkdir()
