@@ -2,7 +2,8 @@
 
 Two things run at a time, whatever they are: more would make two cores slower, and tests that wait for something fail.
 First, tests without jobs, by two processes. Then whole jobs and pages, beside tests on clusters and in Airflow. What a
-step prints is shown when it ends. The exit code is 0 if every step's is."""
+step prints is shown when it ends. The exit code is 0 if every step's is.
+"""
 
 import subprocess
 import sys
