@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-PYTEST = [sys.executable, "-m", "pytest", "-q", "--durations=10"]
+PYTEST = [sys.executable, "-m", "pytest", "--durations=10"]
 Steps = Sequence[Sequence[str]]
 PHASES: Sequence[Sequence[Steps]] = (
     ([["tests/unit", "tests/spark", "-n", "2", "--dist", "loadfile"]],),
