@@ -12,7 +12,7 @@ import oracle
 from approximating import Values, check, published, run, written
 from image_similarity.jobs import audit_neighbours
 from image_similarity.jobs.command_line import main
-from image_similarity.stages.neighbours import approximate, audit, layout
+from image_similarity.stages.neighbours import approximate, audit, layout, offers
 
 
 @pytest.mark.parametrize("metric", ["cosine", "correlation", "euclidean"])
@@ -32,7 +32,7 @@ def test_the_table_does_not_depend_on_the_order_of_the_data_or_the_number_of_cor
     found = []
     for seed, row_group in ((0, 1500), (1, 100)):
         file = written(tmp_path, vectors, np.random.default_rng(seed).permutation(1500), row_group)
-        for module in (approximate, audit, layout):
+        for module in (approximate, audit, layout, offers):
             monkeypatch.setattr(module, "cores_of", lambda _, cores=1 + 6 * seed: cores)
         assert run(spark, tmp_path / f"w{seed}", file, "--set", f"neighbours.block_rows={64 + 300 * seed}") == 0
         found.append(published(spark, tmp_path / f"w{seed}")[0])

@@ -3,7 +3,8 @@
 - ``sources``, ``numbers``, ``vectors``  read the vectors, number those that the metric can use, pack them into blocks
 - ``plan``         estimates of time and memory, and the choice of the method
 - ``exact``        compares all pairs of blocks; with ``previous``, only those with vectors that are new
-- ``approximate``  compares the likely pairs, by the partitions of ``layout``, and keeps lists as a ``graph``
+- ``approximate``  compares the likely pairs. ``probing`` finds those that the partitions of ``layout`` suggest, and
+  ``exchange`` those that the lists suggest. Both are ``offers`` to the lists, which are kept as a ``graph``.
 - ``audit``        measures the recall of lists
 - ``table``        turns numbers into ids of images
 """
