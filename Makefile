@@ -46,7 +46,7 @@ test-all: ready $(AIRFLOW)/.installed
 
 # Before a release; what takes minutes each. The packed environment is installed from the network and needs 25 GB of disk meanwhile.
 test-long: ready
-	@$(SUPERVISED) -m pytest tests/long
+	@$(SUPERVISED) -m pytest tests/long --timeout=0
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check

@@ -46,6 +46,7 @@ def test_the_same_pictures_and_the_same_refusals(isolated: IsolatedDecoder) -> N
         assert caught.value.reason == reason
 
 
+@pytest.mark.timeout(90)
 def test_a_file_that_kills_its_process_is_one_failure(
     isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
