@@ -16,3 +16,8 @@ Where things are, from the top to the bottom; nothing imports upwards::
 """
 
 __version__ = "0.1.0"
+
+from image_similarity.runtime import garbage
+
+if garbage.is_spark_worker():
+    garbage.freeze_modules()

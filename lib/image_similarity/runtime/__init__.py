@@ -5,6 +5,7 @@
 - ``session``   how it starts, and what its errors mean
 - ``tasks``     how work is cut into tasks, and how files reach them
 - ``progress``  what is reported while Spark works
+- ``garbage``   what workers need not look at again after each task
 - ``devices``   which GPU is a task's
 - ``shutdown``  signals, one-line errors, exit codes
 """

@@ -1,0 +1,40 @@
+"""Modules are looked at once by the collections of a worker, and are not a worker's elsewhere."""
+
+import subprocess
+import sys
+
+import pytest
+
+FREEZING = """
+import gc, sys
+import image_similarity
+from image_similarity.runtime import garbage
+assert not garbage.is_spark_worker() and garbage._after_collection not in gc.callbacks
+garbage.freeze_modules()
+garbage.freeze_modules()
+gc.collect()
+first = gc.get_freeze_count()
+kept = [[] for _ in range(1000)]
+gc.collect()
+assert gc.get_freeze_count() == first, "no module came: what is alive now may be garbage later"
+import colorsys
+gc.collect()
+print(first, gc.get_freeze_count(), sum(len(gc.get_objects(generation)) for generation in range(3)))
+"""
+
+
+def test_what_collections_left_is_frozen_when_modules_came() -> None:
+    done = subprocess.run([sys.executable, "-c", FREEZING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second, tracked = map(int, done.stdout.split())
+    assert first > 1000 and second > first + 1000 and tracked < 100
+
+
+@pytest.mark.parametrize("name", ["pyspark.daemon", "pyspark.worker", "json"])
+def test_only_workers_of_spark_do_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.machinery import ModuleSpec
+
+    from image_similarity.runtime import garbage
+
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec(name, None))
+    assert garbage.is_spark_worker() == (name == "pyspark.daemon")
