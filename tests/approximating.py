@@ -29,7 +29,7 @@ def written(folder: Path, vectors: Values, order: NDArray[np.int64] | None = Non
 
 
 def run(spark: SparkSession, warehouse: Path, file: str, *options: str) -> int:
-    asked = ["-k", "5", "--dissimilar", "0", "--method", "approximate", "--set", "approximate.partition_rows=200"]
+    asked = ["-k", "5", "--dissimilar", "0", "--method", "approximate", "--set", "approximate.partition_rows=80"]
     asked += ["--set", "approximate.nprobe=3", "--set", "approximate.fallback=fail"]
     return main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark)
 

@@ -17,7 +17,7 @@ from image_similarity.stages.neighbours import approximate, audit, layout, offer
 
 @pytest.mark.parametrize("metric", ["cosine", "correlation", "euclidean"])
 def test_nearly_all_true_neighbours_are_found(spark: SparkSession, tmp_path: Path, metric: str, capsys: Any) -> None:
-    vectors = oracle.planted(2000, 16, seed=21)
+    vectors = oracle.planted(800, 16, seed=21)
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), "--metric", metric) == 0
     rows, record = published(spark, tmp_path / "w")
     recall = check(rows, vectors, metric, 5)
@@ -28,10 +28,10 @@ def test_nearly_all_true_neighbours_are_found(spark: SparkSession, tmp_path: Pat
 def test_the_table_does_not_depend_on_the_order_of_the_data_or_the_number_of_cores(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vectors = oracle.planted(1500, 16, seed=22)
+    vectors = oracle.planted(800, 16, seed=22)
     found = []
-    for seed, row_group in ((0, 1500), (1, 100)):
-        file = written(tmp_path, vectors, np.random.default_rng(seed).permutation(1500), row_group)
+    for seed, row_group in ((0, 800), (1, 100)):
+        file = written(tmp_path, vectors, np.random.default_rng(seed).permutation(800), row_group)
         for module in (approximate, audit, layout, offers):
             monkeypatch.setattr(module, "cores_of", lambda _, cores=1 + 6 * seed: cores)
         assert run(spark, tmp_path / f"w{seed}", file, "--set", f"neighbours.block_rows={64 + 300 * seed}") == 0
@@ -72,7 +72,7 @@ POISON = [f"--set=approximate.{setting}" for setting in ("nprobe=1", "probe_doub
 
 
 def test_lists_that_are_not_good_enough_are_refused(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
-    file = written(tmp_path, oracle.planted(2000, 16, seed=24))
+    file = written(tmp_path, oracle.planted(600, 16, seed=24))
     assert run(spark, tmp_path / "w", file, *POISON, "--set=approximate.fallback=fail") == 1
     error = capsys.readouterr().err
     assert "find_neighbours: error: recall is 0." in error and "recall_target is 0.99" in error
@@ -82,7 +82,7 @@ def test_lists_that_are_not_good_enough_are_refused(spark: SparkSession, tmp_pat
 def test_lists_that_are_not_good_enough_give_way_to_exact_ones(
     spark: SparkSession, tmp_path: Path, capsys: Any
 ) -> None:
-    vectors = oracle.planted(1000, 16, seed=25)
+    vectors = oracle.planted(600, 16, seed=25)
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *POISON, "--set=approximate.fallback=exact") == 0
     rows, record = published(spark, tmp_path / "w")
     assert check(rows, vectors, "cosine", 5) == 1 and {row[5] for row in rows} == {"exact"} and record["recall"] is None
@@ -90,7 +90,7 @@ def test_lists_that_are_not_good_enough_give_way_to_exact_ones(
 
 
 def test_dissimilar_ones_are_exact_beside_approximate_similar_ones(spark: SparkSession, tmp_path: Path) -> None:
-    vectors = oracle.planted(800, 16, seed=26)
+    vectors = oracle.planted(500, 16, seed=26)
     file = written(tmp_path, vectors)
     assert run(spark, tmp_path / "w", file, "--dissimilar", "3") == 0
     rows, _ = published(spark, tmp_path / "w")
@@ -136,7 +136,7 @@ def test_many_neighbours(spark: SparkSession, tmp_path: Path) -> None:
 
 
 def test_what_was_found_across_borders_is_told(spark: SparkSession, tmp_path: Path) -> None:
-    file = written(tmp_path, oracle.planted(1000, 16, seed=33))
+    file = written(tmp_path, oracle.planted(600, 16, seed=33))
     for folder, options in (
         ("all", []),
         ("none", ["--set=approximate.nlist=2", "--set=approximate.recall_target=0.01", *POISON]),
@@ -161,7 +161,7 @@ def audited(spark: SparkSession, warehouse: Path) -> int:
 
 def test_an_audit_finds_what_the_definition_finds(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
     """A table that was published because little was asked of it; images share vectors."""
-    vectors = oracle.planted(1000, 16, seed=28)
+    vectors = oracle.planted(600, 16, seed=28)
     vectors[100:130] = vectors[200:230]
     file = written(tmp_path, vectors)
     assert run(spark, tmp_path / "w", file, *POISON, "--set=approximate.recall_target=0.1") == 0

@@ -244,7 +244,7 @@ def test_a_file_that_kills_its_worker_costs_one_row(run: Any, folder: Path, tmp_
     path = os.pathsep.join([str(ROOT / "tests" / "aborting"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
     again = ["--warehouse", str(tmp_path / "w"), *tiny, "--set", "embeddings.max_failed_fraction=0.5"]
-    again += ["--set", "embeddings.decode_seconds=5"]
+    again += ["--set", "embeddings.decode_seconds=2"]
     assert run(build_manifest, *again, "--images", folder) == 0
     command = [sys.executable, str(ROOT / "jobs" / "embed_images.py"), *again]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

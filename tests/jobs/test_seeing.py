@@ -209,11 +209,11 @@ def test_runs_of_before_lack_columns(run: Run, spark: SparkSession, tmp_path: Pa
 
 def test_sigterm_ends_a_job_cleanly(tmp_path: Path) -> None:
     """A real process, whose event log is looked at, too: it is what the history server shows."""
-    images, warehouse, log = draw(tmp_path / "images", 150), tmp_path / "w", tmp_path / "events"
+    images, warehouse, log = draw(tmp_path / "images", 600), tmp_path / "w", tmp_path / "events"
     log.mkdir()
     logged = {"enabled": "true", "dir": log.as_uri(), "compress": "false"}
     settings = " ".join(f"--conf spark.eventLog.{key}={value}" for key, value in logged.items()) + " pyspark-shell"
-    slow = 'fingerprints.slow={network="resnet152",weights="untrained",layer="avgpool"}'
+    slow = 'fingerprints.slow={network="resnet18",weights="untrained",layer="avgpool"}'
     command = [
         sys.executable,
         str(ROOT / "jobs" / "run_pipeline.py"),

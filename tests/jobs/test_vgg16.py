@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from image_similarity.jobs import build_manifest, embed_images
 from vgg import VGG, expected, largest_distance, pictures
 
@@ -15,11 +13,9 @@ __all__ = ["expected", "pictures"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("images_per_task", [256, 2])
-def test_shared_session(
-    run: Any, pictures: Path, expected: dict[str, Any], tmp_path: Path, images_per_task: int
-) -> None:
-    arguments = ["--warehouse", tmp_path, *VGG, "--set", f"embeddings.images_per_task={images_per_task}"]
+def test_shared_session(run: Any, pictures: Path, expected: dict[str, Any], tmp_path: Path) -> None:
+    """In several tasks; `tests/long` has it in one."""
+    arguments = ["--warehouse", tmp_path, *VGG, "--set", "embeddings.images_per_task=4"]
     assert run(build_manifest, "--images", pictures, *arguments) == 0
     assert run(embed_images, *arguments) == 0
     assert largest_distance(tmp_path, expected) < 1e-5

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ def _output_shape(network: str, node: str, side: int) -> tuple[int, ...]:
     () for a node whose output is no tensor.
     """
     with torch.inference_mode():
-        output = _extractor(network, node, side)(torch.empty(_PICTURES, 3, side, side, device="meta"))[OUTPUT]
+        output = _known_extractor(network, node, side)(torch.empty(_PICTURES, 3, side, side, device="meta"))[OUTPUT]
     return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
 
 
@@ -195,7 +195,7 @@ def _fitting_state(network: str, node: str, side: int, state: State, source: str
     """The parameters up to ``node``, contiguous and in the network's order. ``FingerprintError`` if ``state`` does not
     fit.
     """
-    needed = _extractor(network, node, side).state_dict()
+    needed = _known_extractor(network, node, side).state_dict()
     missing = [name for name in needed if name not in state]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -215,6 +215,12 @@ def _extractor(network: str, node: str, side: int) -> nn.Module:
     with torch.device("meta"):
         extractor: nn.Module = create_feature_extractor(model, {node: OUTPUT}, suppress_diff_warning=True).eval()
         return extractor
+
+
+@lru_cache(maxsize=4)
+def _known_extractor(network: str, node: str, side: int) -> nn.Module:
+    """`_extractor`, to look at: tracing a network takes seconds, and `prepare` asks for the same one repeatedly."""
+    return _extractor(network, node, side)
 
 
 def state_sha256(state: State) -> str:

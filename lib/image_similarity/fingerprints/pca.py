@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ def fit(vectors: NDArray[np.float32], dimensions: int, seed: int) -> Projection:
 
     ``ValueError`` if n or d is less than ``dimensions``.
     """
+    from sklearn.decomposition import PCA  # here, since importing it takes a second, and few jobs fit anything
+
     if dimensions > min(vectors.shape):
         raise ValueError(f"{dimensions} components need as many vectors of as many values: there are {vectors.shape}")
     fitted = PCA(dimensions, random_state=seed).fit(vectors.astype(np.float64))

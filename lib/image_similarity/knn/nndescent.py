@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numba import config
 from numpy.typing import NDArray
-from pynndescent import NNDescent
 from threadpoolctl import threadpool_limits
 
 from image_similarity.knn.distances import Values
@@ -26,6 +25,8 @@ class Descent:
     """
 
     def __init__(self, rows: Values, k: int, angular: bool, seed: int, threads: int):
+        from pynndescent import NNDescent  # here, since importing it takes a second, and few workers use it
+
         available = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         if threads > available:
             raise ValueError(

@@ -8,8 +8,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from image_similarity.knn.distances import Values
@@ -78,6 +76,10 @@ def _in_two_steps(sample: Values, partitions: int, seed: int) -> tuple[Values, N
 
 def _k_means(sample: Values, partitions: int, seed: int) -> tuple[Values, NDArray[np.int32]]:
     partitions = min(partitions, len(sample))
+    # Here, since importing scikit-learn takes a second, and most jobs and workers never come here.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # there may be fewer different vectors than partitions
         model = KMeans(
