@@ -8,7 +8,6 @@ from pyspark.sql import SparkSession
 
 from crawler import crawl
 from image_similarity.jobs import (
-    audit_neighbours,
     run_pipeline,
 )
 from image_similarity.jobs.command_line import main
@@ -24,12 +23,10 @@ def test_the_same_tables_as_one_machine(
     submit: Any, spark: SparkSession, pictures: Path, tiny: list[str], tmp_path: Path
 ) -> None:
     common = ["--set", "embeddings.max_failed_fraction=0.1", "--set", "neighbours.block_rows=8", *tiny]
-    common += ["--set", "approximate.audit_queries=41"]
     assert (
         main(run_pipeline, ["--images", str(pictures), "--warehouse", str(tmp_path / "local"), *common], session=spark)
         == 0
     )
-    assert main(audit_neighbours, ["--warehouse", str(tmp_path / "local"), *common], session=spark) == 0
     here = tables(spark, tmp_path / "local")
     assert {name: len(rows) for name, rows in here.items() if rows} == {
         "manifest": 42,
@@ -41,7 +38,6 @@ def test_the_same_tables_as_one_machine(
     submit(
         "run_pipeline", "--images", pictures, "--warehouse", tmp_path / "w", "--gallery", tmp_path / "gallery", *common
     )
-    submit("audit_neighbours", "--warehouse", tmp_path / "w", *common)
     assert tables(spark, tmp_path / "w") == here
     found = crawl(tmp_path / "gallery")
     assert found.dead == [] and sum(path.parent.parent.name == "images" for path in found.pages) == 41

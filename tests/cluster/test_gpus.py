@@ -58,15 +58,22 @@ Submit = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def submit(cluster: Cluster, dist: Path, bare_python: Path) -> Submit:
-    """``submit(job, *arguments, cores=, gpus=, of_task=)``: with cluster-gpu.conf, but for what belongs to this
-    cluster.
+    """``submit(job, *arguments, cores=, gpus=, of_task=, executors=)``: with cluster-gpu.conf, but for what belongs to
+    this cluster.
     """
 
     def submitted(
-        job: str, *arguments: object, cores: int, gpus: int, of_task: float = 1, **environment: str
+        job: str,
+        *arguments: object,
+        cores: int,
+        gpus: int,
+        of_task: float = 1,
+        executors: int = WORKERS,
+        **environment: str,
     ) -> "subprocess.CompletedProcess[str]":
         conf = {
             "spark.executor.cores": str(cores),
+            "spark.cores.max": str(executors * cores),
             "spark.task.cpus": "1",
             "spark.executor.resource.gpu.amount": str(gpus),
             "spark.task.resource.gpu.amount": str(of_task),
@@ -112,14 +119,14 @@ def test_a_gpu_that_torch_cannot_use_ends_the_job_unless_settings_allow_it(
     assert main(build_manifest, ["--images", str(pictures), *common], session=spark) == 0
     before = published(tmp_path / "w")
 
-    failed = submit("embed_images", *common, cores=2, gpus=2)
+    failed = submit("embed_images", *common, cores=1, gpus=1, executors=1)
     assert failed.returncode == 1
     [line] = [line for line in failed.stdout.splitlines() if line.startswith("embed_images: error: ")]
     assert "which Spark gave a task, cannot be used: torch" in line and "--set embeddings.device_fallback=cpu" in line
     assert "Traceback" not in failed.stdout
     assert published(tmp_path / "w") == before and "embeddings" not in before
 
-    done = submit("embed_images", *common, "--set", "embeddings.device_fallback=cpu", cores=2, gpus=2)
+    done = submit("embed_images", *common, "--set", "embeddings.device_fallback=cpu", cores=1, gpus=1, executors=1)
     assert done.returncode == 0, done.stdout
     assert "computed on: cpu (4" in done.stdout
     [(counts,)] = ask(tmp_path / "w", "SELECT counts FROM runs WHERE job = 'embed_images'")
