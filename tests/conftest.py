@@ -37,6 +37,8 @@ def spark() -> "Iterator[SparkSession]":
         os.environ["PATH"] = f"{java.use().home / 'bin'}{os.pathsep}{os.environ['PATH']}"
     for key, value in local_settings().items():
         builder = builder.config(key, value)
+    # Of Java's collectors this one takes the least time in a session that lasts for minutes.
+    builder = builder.config("spark.driver.extraJavaOptions", "-XX:+UseParallelGC")
     # Two tasks at once, whatever the machine; few partitions, for the tables of tests are tiny.
     session = builder.config("spark.master", "local[2]").config("spark.sql.shuffle.partitions", "4").getOrCreate()
     yield session

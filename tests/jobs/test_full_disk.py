@@ -11,7 +11,7 @@ import pytest
 from image_similarity.jobs import build_manifest, clean_warehouse, embed_images, find_neighbours, run_pipeline
 from processes import COMMON, ask, draw, finish
 
-MEGABYTES = 24
+MEGABYTES = 12
 WIDE = '{network="squeezenet1_1",weights="untrained",layer="features"}'
 """86,528 values: 340 kB an image."""
 
@@ -46,7 +46,7 @@ def test_a_disk_that_fills_while_images_are_embedded(disk: Path, tmp_path: Path,
 
     draw(images, range(30))
     ends(run_pipeline, "--images", images)
-    draw(images, range(200))
+    draw(images, range(90))
     ends(build_manifest, "--images", images)
     before, pointer = used(disk), (warehouse / "_current.json").read_bytes()
     told = finish("embed_images", warehouse, *wide, code=1)  # all that a process says, Spark and its workers included
@@ -65,4 +65,4 @@ def test_a_disk_that_fills_while_images_are_embedded(disk: Path, tmp_path: Path,
     assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
     (disk / "filler").unlink()
     ends(find_neighbours)
-    assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(200 * 24,)]
+    assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(90 * 24,)]

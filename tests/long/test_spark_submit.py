@@ -20,7 +20,6 @@ def test_spark_submit_with_one_core(pictures: Path, expected: dict[str, Any], tm
     submit = [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", "local[1]"]
     submit += ["--properties-file", str(ROOT / "conf" / "spark" / "local.conf"), str(ROOT / "jobs" / "run_pipeline.py")]
     arguments = ["--images", str(pictures), "--warehouse", str(tmp_path / "w"), "-k", "2", "--dissimilar", "0", *VGG]
-    arguments += ["--set", "embeddings.images_per_task=2"]
     environment = {**os.environ, "PYSPARK_PYTHON": sys.executable}
     done = subprocess.run(submit + arguments, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -25,13 +25,13 @@ class Descent:
     """
 
     def __init__(self, rows: Values, k: int, angular: bool, seed: int, threads: int):
-        from pynndescent import NNDescent  # here, since importing it takes a second, and few workers use it
-
         available = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         if threads > available:
             raise ValueError(
                 f"approximate.threads is {threads}, but numba has {available} here: set it to {available} or less"
             )
+        from pynndescent import NNDescent  # here, since importing it takes a second, and few workers use it
+
         self._angular, self._k = angular, k
         # The lists of pynndescent begin with the row itself, hence k + 1.
         self._index: Any = NNDescent(rows, metric="euclidean", n_neighbors=k + 1, random_state=seed, n_jobs=threads)
