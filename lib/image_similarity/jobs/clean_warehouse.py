@@ -6,7 +6,8 @@ from image_similarity.errors import WrongInput
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application
 from image_similarity.reporting import note, say
-from image_similarity.warehouse import leases, retention
+from image_similarity.warehouse import leases, recovery, retention
+from image_similarity.warehouse.snapshot import HOW_TO_REBUILD, POINTER
 from image_similarity.warehouse.warehouse import Warehouse
 
 PATHS_SHOWN = 10
@@ -34,8 +35,14 @@ def run(application: Application) -> None:
         return
     removed = retention.remove(warehouse, paths)
     active = leases.active(warehouse)
+    unknown = recovery.unknown_runs(warehouse.files, warehouse.uri, warehouse.current(), list(active))
     total = f"{len(removed):,} folders and files, {sum(removed.values()) / 2**20:,.1f} MiB"
     say(f"clean_warehouse: removed {total}, from {warehouse.uri}", *_shown(warehouse, list(removed)))
+    if unknown:
+        note(
+            f"{len(unknown):,} runs are recorded that {POINTER} does not know, as if an older one had been put back: "
+            f"what they wrote stays; {HOW_TO_REBUILD}"
+        )
     if active:
         minutes = leases.DEAD_SECONDS / 60
         note(

@@ -7,8 +7,10 @@ from image_similarity.errors import WrongInput
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application, Job
 from image_similarity.reporting import aligned, note, say
-from image_similarity.warehouse import retention
+from image_similarity.warehouse import recovery, retention
 from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.schemas import RUNS
+from image_similarity.warehouse.snapshot import POINTER
 
 RUNS_LISTED = 5
 
@@ -17,9 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", metavar="RUN", help="a run, or the label (--run-id) of several; without it runs are listed"
     )
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help=f"write {POINTER} anew from the runs that are recorded: where it is lost, damaged or an older one",
+    )
 
 
 def run(application: Application) -> None:
+    if application.arguments.rebuild:
+        return _rebuild(application)
     job = application.job("restore_runs", application.arguments.to or "")
     records = [record for record in job.base_snapshot.runs.values() if record.job != job.name]
     history = [record for record in records if record.replaced]
@@ -55,6 +64,21 @@ def run(application: Application) -> None:
                 f"{_described(record)} was made of other runs than are current: restore an older one, or run the "
                 "job again"
             )
+
+
+def _rebuild(application: Application) -> None:
+    if application.arguments.to:
+        raise WrongInput("--rebuild makes the newest runs current, so it takes no --to: rebuild first, then restore")
+    warehouse = application.warehouse
+    pointer = recovery.rebuilt(warehouse)
+    slots = [
+        (table, slot) for table in sorted(pointer.tables) if table != RUNS for slot in sorted(pointer.tables[table])
+    ]
+    rows = [(table, slot, ", ".join(pointer.runs(table, slot))) for table, slot in slots]
+    made = "would make" if application.arguments.dry_run else "made"
+    if not application.arguments.dry_run:
+        recovery.write(warehouse, pointer)
+    say(f"restore_runs: {made} {POINTER} anew from {len(pointer.runs(RUNS)):,} runs; current are", aligned(rows))
 
 
 def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:

@@ -5,4 +5,5 @@
 - ``warehouse``  writes tables and publishes them; ``parquet``: how Spark reads and writes them
 - ``workspace``  private files of runs
 - ``retention``  which runs can be removed, and which can be restored; ``leases``: which runs are active
+- ``recovery``   a new pointer from the records of runs, where it is lost
 """

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 
 from image_similarity.errors import WrongInput
 from image_similarity.warehouse.schemas import RUNS, VECTORS
-from image_similarity.warehouse.snapshot import Pointer
+from image_similarity.warehouse.snapshot import RUNNING, Pointer
 from image_similarity.warehouse.warehouse import Warehouse
 
-FOLDER = "_running"
+FOLDER = RUNNING
 RENEWED_SECONDS = 60.0
 DEAD_SECONDS = 15 * 60.0
 """A run whose lease is older than this is dead, or its machine is."""

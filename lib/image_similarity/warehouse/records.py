@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import pyarrow.parquet as pq
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 
 PUBLISHED = "published"
+
+RUN_ID = re.compile(r"r\d{8}T\d{6}-[0-9a-f]{8}")
+"""What `new_run_id` makes."""
 
 _JSON = ("inputs", "outputs", "settings", "counts", "versions", "stages")
 

@@ -10,10 +10,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from image_similarity.errors import WrongInput
 from image_similarity.warehouse import leases
-from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.records import RUN_ID, Record
 from image_similarity.warehouse.schemas import PROJECTIONS, RUNS, SCHEMAS, VECTORS
-from image_similarity.warehouse.snapshot import Pointer
+from image_similarity.warehouse.snapshot import POINTER, Pointer
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import SCRATCH, STATE
 
@@ -68,8 +69,13 @@ def undone(history: Sequence[Record]) -> set[str]:
 
 def is_complete(warehouse: Warehouse, record: Record) -> bool:
     """Whether all tables of the run of ``record`` exist, and no removal of them has begun."""
-    folders = [f"{table}/run_id={run}" for table, slots in published_slots(record).items() for run in slots.values()]
-    return all(_COMPLETE in warehouse.files.entries(f"{warehouse.uri}/{folder}") for folder in folders)
+    tables = [(table, run) for table, slots in published_slots(record).items() for run in slots.values()]
+    return all(is_whole(warehouse, table, run) for table, run in tables)
+
+
+def is_whole(warehouse: Warehouse, table: str, run: str) -> bool:
+    """Whether ``run`` of ``table`` exists, and no removal of it has begun."""
+    return _COMPLETE in warehouse.files.entries(f"{warehouse.uri}/{table}/run_id={run}")
 
 
 def published_slots(record: Record) -> dict[str, dict[str, str]]:
@@ -93,20 +99,23 @@ def is_stale(pointer: Pointer, record: Record, history: Sequence[Record]) -> boo
 
 
 def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool = False) -> list[str]:
-    """The folders and files that can be removed, each once.
+    """The folders and files that can be removed, each once. All of them are named after a run.
 
     ``keep``: how many runs of each slot stay, including the current one (None: all). ``discard_checkpoints``: also
-    remove the checkpoints of unpublished runs.
+    remove the checkpoints of unpublished runs. Raises ``WrongInput`` where no warehouse is, and ``JobFailed`` where its
+    pointer is gone or damaged.
     """
     # Order matters: list files, then active runs, then the pointer. A folder owned by neither stays unowned.
     contents = _Contents.from_warehouse(warehouse)
     active = leases.active(warehouse)
     snapshot = warehouse.snapshot()
+    _check_is_warehouse(warehouse, snapshot.pointer)
     pointer = snapshot.pointer
     history = list(snapshot.runs.values())
     needed = _needed(pointer, history)
     old = set(superseded(history, keep)).difference(*active.values()) if keep else set()
-    owned = active.keys() | set(pointer.runs(RUNS))
+    # A run with a record was published, whatever the pointer says: an older pointer may have been put back.
+    owned = active.keys() | set(pointer.runs(RUNS)) | {run for table, run in contents.tables if table == RUNS}
     paths = [f"{table}/run_id={run}" for table, run in contents.tables if run not in owned]
     for table, run in contents.tables:
         if run in old and table not in (VECTORS, RUNS) and (table, run) not in needed:
@@ -121,6 +130,12 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
     if not active:
         paths += contents.temporary
     return [f"{warehouse.uri}/{path}" for path in paths]
+
+
+def _check_is_warehouse(warehouse: Warehouse, pointer: Pointer) -> None:
+    """A warehouse has a pointer or, before its first publication, the folder of leases."""
+    if not pointer.version and leases.FOLDER not in warehouse.files.entries(warehouse.uri):
+        raise WrongInput(f"{warehouse.uri} is no warehouse: it has neither {POINTER} nor {leases.FOLDER}")
 
 
 def remove(warehouse: Warehouse, paths: Sequence[str]) -> dict[str, int]:
@@ -176,13 +191,17 @@ class _Contents:
             except NotADirectoryError:  # a file that is not the warehouse's
                 return []
 
-        runs = [(table, name) for table in SCHEMAS for name in names(table) if name.startswith("run_id=")]
+        def runs_in(*folder: str) -> list[str]:
+            """Whatever else lies there is somebody else's."""
+            found = [name.removeprefix("run_id=") for name in names(*folder)]
+            return [run for run in found if RUN_ID.fullmatch(run)]
+
         slots = [f"{owner}/{slot}" for owner in names(STATE) for slot in names(STATE, owner)]
         return cls(
-            tables=[(table, name.removeprefix("run_id=")) for table, name in runs],
-            states=[(slot, run) for slot in slots for run in names(STATE, slot)],
+            tables=[(table, run) for table in SCHEMAS for run in runs_in(table)],
+            states=[(slot, run) for slot in slots for run in runs_in(STATE, slot)],
             scratch_and_leases=[
-                (f"{folder}/{run}", run) for folder in (SCRATCH, leases.FOLDER) for run in names(folder)
+                (f"{folder}/{run}", run) for folder in (SCRATCH, leases.FOLDER) for run in runs_in(folder)
             ],
             temporary=[name for name in names() if _TEMPORARY.fullmatch(name)],
         )

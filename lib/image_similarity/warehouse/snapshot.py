@@ -22,6 +22,10 @@ from image_similarity.warehouse.records import Record, from_row
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 
 POINTER = "_current.json"
+RUNNING = "_running"
+"""The folder of leases, see `image_similarity.warehouse.leases`."""
+
+HOW_TO_REBUILD = "restore_runs.py --rebuild makes it anew from the runs that are recorded here"
 
 Slots = Mapping[str, Mapping[str, str]]
 """table -> slot -> run"""
@@ -71,7 +75,7 @@ class Pointer:
             values = json.loads(content)
             return cls(int(values["version"]), values["tables"])
         except (ValueError, KeyError, TypeError) as error:
-            raise JobFailed(f"{source} is damaged ({error}): restore it, or use another warehouse") from None
+            raise JobFailed(f"{source} is damaged ({error}): put back a copy, or {HOW_TO_REBUILD}") from None
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,30 @@ def open_snapshot(uri: str, files: Files | None = None) -> Snapshot:
     """The warehouse at ``uri`` as it is now. Nothing need be published in it yet.
 
     ``files``: how the warehouse is reached, if that takes a Spark session. Raises ``JobFailed`` if the pointer is
-    damaged, ``WrongInput`` for a file system that needs a session, and ``OSError`` if the warehouse cannot be read.
+    damaged, or gone although runs were published; ``WrongInput`` for a file system that needs a session; ``OSError`` if
+    the warehouse cannot be read.
     """
     absolute = uris.absolute(uri) if uris.is_local(uri) else uri.rstrip("/")
     files = files or files_of(absolute)
     path = f"{absolute}/{POINTER}"
-    return Snapshot(absolute, Pointer.from_json(files.read(path), path), files)
+    content = files.read(path)
+    if content is None and _was_published(files, absolute):
+        content = files.read(path)  # again: the first run may just have been published
+        if content is None:
+            raise JobFailed(f"{path} is gone, though runs were published here: put back a copy, or {HOW_TO_REBUILD}")
+    return Snapshot(absolute, Pointer.from_json(content, path), files)
+
+
+def recorded_runs(files: Files, uri: str) -> list[str]:
+    """The runs that have a record in the warehouse at ``uri``, whatever its pointer says, oldest first."""
+    names = files.entries(f"{uri}/{RUNS}")
+    return sorted(name.removeprefix("run_id=") for name in names if name.startswith("run_id="))
+
+
+def _was_published(files: Files, uri: str) -> bool:
+    """Whether a run was published. A run's record is written just before the pointer, while its lease is held."""
+    recorded = recorded_runs(files, uri)
+    return bool(set(recorded) - set(files.entries(f"{uri}/{RUNNING}"))) if recorded else False
 
 
 def _is_data_file(name: str) -> bool:

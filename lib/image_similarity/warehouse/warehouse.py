@@ -25,7 +25,7 @@ from image_similarity.storage.filesystems import files_of
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
-from image_similarity.warehouse.snapshot import POINTER, Pointer, Slots, Snapshot, open_snapshot
+from image_similarity.warehouse.snapshot import HOW_TO_REBUILD, POINTER, Pointer, Slots, Snapshot, open_snapshot
 from image_similarity.warehouse.views import views_sql
 from image_similarity.warehouse.workspace import SCRATCH, STATE, Workspace
 
@@ -139,6 +139,11 @@ class Warehouse:
 
         def change(content: bytes | None) -> bytes:
             now = Pointer.from_json(content, path)
+            if now.version < base.version:
+                state = (
+                    "gone" if content is None else f"older than when this run began ({now.version}, not {base.version})"
+                )
+                raise JobFailed(f"{path} is {state}: nothing was published; put back a copy, or {HOW_TO_REBUILD}")
             if content is not None and now.holds(replace) and now.holds(append):
                 return content  # the first attempt succeeded, though the store's answer was lost
             for table, slots in exclusive:
@@ -148,12 +153,12 @@ class Warehouse:
 
         self.files.update(path, change)
         try:
-            return self._write_views()
+            return self.write_views()
         except OSError as error:  # the runs are published nevertheless
             note(f"{self.uri}/{VIEWS} is not up to date: {error}; the next publication writes it")
             return self.current()
 
-    def _write_views(self) -> Pointer:
+    def write_views(self) -> Pointer:
         """Writes the views of the current tables, and again if these changed meanwhile. So the last writer is right."""
         pointer = self.current()
         while True:
