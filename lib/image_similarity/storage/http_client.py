@@ -44,6 +44,10 @@ _PERMANENT = {401: "forbidden", 403: "forbidden", 451: "forbidden", 404: "not_fo
 _TRANSIENT = {408: "timeout", 429: "rate_limited"}
 _MANAGER_LOCK = threading.Lock()
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_INSIDE_CLOUDS = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
+"""Global by their registration, and yet metadata services: of Azure, and of Oracle (192.0.0.192) among addresses that
+are reserved for protocols.
+"""
 
 T = TypeVar("T")
 
@@ -324,6 +328,8 @@ def is_public(address: str) -> bool:
             return is_public(str(wrapped))
         if ip.is_site_local:
             return False
+    elif any(ip in network for network in _INSIDE_CLOUDS):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
