@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from image_similarity import conf
 from image_similarity.errors import JobFailed
-from image_similarity.runtime import class_archive, java
+from image_similarity.runtime import class_archive, java, surroundings
 
 _CANCEL_SECONDS = 10
 
@@ -49,10 +48,10 @@ def local_settings() -> dict[str, str]:
     """Spark's settings for a session that this process starts itself, on one machine.
 
     Sets JAVA_HOME, PYSPARK_PYTHON and SPARK_CONF_DIR for this process and its children where they are not set. Raises
-    ``JobFailed`` where Java is missing.
+    ``JobFailed`` where Java is missing, or where one of them points to what cannot serve.
     """
     used = java.use()
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    surroundings.prepare()
     folder = conf.folder()
     if folder is None:
         return {}
