@@ -24,11 +24,10 @@ def test_shipped_files_are_valid(name: str) -> None:
     assert isinstance(declared, settings.NetworkSettings) and ("untrained" in declared.weights) == (name == "local")
 
 
-def test_overrides_win_in_order_and_are_read_as_toml_or_text(tmp_path: Path) -> None:
+def test_overrides_win_and_are_read_as_toml_or_text(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[neighbours]\nsimilar = 3\nmetric = "euclidean"\n')
     overrides = [
-        "neighbours.similar=4",
         "neighbours.similar=5",
         "neighbours.metric=correlation",
         'manifest.extensions=["PNG", ".JPG"]',
@@ -117,7 +116,22 @@ def test_old_names_are_read(tmp_path: Path) -> None:
     later = settings.load(file, ["neighbours.drop_duplicates=false", "approximate.visits=3", "approximate.nlist=2"])
     assert later.neighbours.drop_duplicates is False, "the later layer wins, whatever name it uses"
     assert (later.approximate.nprobe, later.approximate.nlist) == (3, 2)
-    assert settings.load(None, ["neighbours.copies=one", "neighbours.copies=all"]).neighbours.drop_duplicates is False
+    assert settings.load(None, ["neighbours.copies=all"]).neighbours.drop_duplicates is False
+
+
+def test_faults_are_told_where_they_were_made(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[neighbours]\nsimilar = -1\n")
+    with pytest.raises(WrongInput) as raised:
+        settings.load(file, ["neighbours.dissimilar=five", "fingerprints.x={kind=3}"])
+    lines = [line.strip() for line in str(raised.value).splitlines()]
+    of_file = lines[lines.index(f"wrong settings in {file}:") + 1]
+    given = lines.index("wrong settings on the command line:")
+    assert of_file.startswith("neighbours.similar: ") and len(lines) == 5
+    assert {line.partition(":")[0] for line in lines[given + 1 : given + 3]} == {
+        "neighbours.dissimilar",
+        "fingerprints.x.kind",
+    }
 
 
 def test_one_key_under_both_names_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources.abc import Traversable
 from typing import Any
 
@@ -17,19 +17,35 @@ from image_similarity.settings.sections import Settings
 def load(file: Traversable | None, overrides: Iterable[str] = ()) -> Settings:
     """The settings of ``file`` (TOML; None for defaults) with ``overrides`` (``section.key=value``) applied in order.
 
-    Raises ``WrongInput`` that lists every fault.
+    Raises ``WrongInput`` that lists every fault, and where two overrides give one key different values.
     """
     values: dict[str, Any] = {"fingerprints": {DEFAULT_FINGERPRINT: {"network": "vgg16", "layer": "fc2"}}}
     if file is not None:
         _merge(values, _renamed(_read_toml(file), str(file)))
+    given: dict[tuple[str, ...], Any] = {}
     for override in overrides:
-        _merge(values, _renamed(_parse_override(override), f"--set {override}"))
+        new = _renamed(_parse_override(override), f"--set {override}")
+        for path, value in _leaves(new):
+            if given.setdefault(path, value) != value:
+                raise WrongInput(
+                    f"{'.'.join(path)} is given twice, as {given[path]!r} and as {value!r}: once is enough"
+                )
+        _merge(values, new)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        faults = [_describe(fault) for fault in error.errors()]
-        source = f" in {file}" if file is not None else ""
-        raise WrongInput("\n  ".join([f"wrong settings{source}:", *faults])) from None
+        raise WrongInput("\n  ".join(_listed(error, file, given))) from None
+
+
+def _listed(error: ValidationError, file: Traversable | None, given: Mapping[tuple[str, ...], Any]) -> list[str]:
+    """The faults as lines, those of the command line apart from those of ``file``."""
+    lines: dict[str, list[str]] = {}
+    for fault in error.errors():
+        path = _path(fault)
+        is_given = any(key[: len(path)] == path or path[: len(key)] == key for key in given)
+        source = " on the command line" if is_given or file is None else f" in {file}"
+        lines.setdefault(f"wrong settings{source}:", []).append(_describe(fault))
+    return [line for heading, faults in lines.items() for line in (heading, *faults)]
 
 
 def _renamed(values: dict[str, Any], source: str) -> dict[str, Any]:
@@ -74,10 +90,24 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
             into[key] = value
 
 
+def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path and the value of all that is no table."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _path(fault: Any) -> tuple[str, ...]:
+    """The path of the key that is at fault."""
+    return tuple(str(part) for position, part in enumerate(fault["loc"]) if not _is_a_tag(fault["loc"], position))
+
+
 def _describe(fault: Any) -> str:
     """One fault as a line: the key's path, the fault, and the expected value."""
-    loc = tuple(part for position, part in enumerate(fault["loc"]) if not _is_a_tag(fault["loc"], position))
-    path = ".".join(str(part) for part in loc)
+    loc = _path(fault)
+    path = ".".join(loc)
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), _known_keys(fault["loc"][:-1]), n=1)
         return f"{path}: no such setting" + (f"; did you mean {near[0]!r}?" if near else "")
