@@ -28,10 +28,22 @@ def written(folder: Path, vectors: Values, order: NDArray[np.int64] | None = Non
     return str(file)
 
 
+DEFAULTS = {
+    "neighbours.similar": 5,
+    "neighbours.dissimilar": 0,
+    "neighbours.method": "approximate",
+    "approximate.partition_rows": 80,
+    "approximate.nprobe": 3,
+    "approximate.fallback": "fail",
+}
+
+
 def run(spark: SparkSession, warehouse: Path, file: str, *options: str) -> int:
-    asked = ["-k", "5", "--dissimilar", "0", "--method", "approximate", "--set", "approximate.partition_rows=80"]
-    asked += ["--set", "approximate.nprobe=3", "--set", "approximate.fallback=fail"]
-    return main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark)
+    """find_neighbours of ``file`` with `DEFAULTS`, but for what ``options`` say: flags, or --set KEY=VALUE."""
+    flags = {"-k": "neighbours.similar", "--dissimilar": "neighbours.dissimilar", "--method": "neighbours.method"}
+    given = " ".join(flags.get(option, option) for option in options)
+    defaults = [f"--set={key}={value}" for key, value in DEFAULTS.items() if key not in given]
+    return main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *defaults, *options], spark)
 
 
 def published(spark: SparkSession, warehouse: Path) -> tuple[list[Row], Any]:

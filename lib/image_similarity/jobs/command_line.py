@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from image_similarity import conf, reporting, settings
 from image_similarity.jobs.job import Application, Finished, PlanOnly
 from image_similarity.reporting import Reporter
-from image_similarity.runtime import progress, shutdown
+from image_similarity.runtime import progress, shutdown, surroundings
 from image_similarity.runtime.session import open_session
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -45,11 +45,40 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
+class _Once:
+    """An action of a parser for a flag that may be given once: of two values, either would be wrong for somebody."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *value: Any) -> None:
+        given: set[str] = namespace.__dict__.setdefault(_GIVEN, set())
+        if self.dest in given:  # type: ignore[attr-defined]
+            parser.error(f"{value[-1]} is given more than once")
+        if value[:-1] == ("",):
+            parser.error(f"{value[-1]} is empty: a variable that is not set?")
+        given.add(self.dest)  # type: ignore[attr-defined]
+        super().__call__(parser, namespace, *value)  # type: ignore[misc]
+
+
+class _Store(_Once, argparse._StoreAction):
+    pass
+
+
+class _StoreTrue(_Once, argparse._StoreTrueAction):
+    pass
+
+
+_GIVEN = "_given"
+
+
 def _parser(job: Any, name: str) -> argparse.ArgumentParser:
-    """A parser with the arguments of ``job`` and those that every job takes."""
+    """A parser with the arguments of ``job`` and those that every job takes.
+
+    A flag that is given twice is an error, unless it is said to be repeatable.
+    """
     parser = argparse.ArgumentParser(
         prog=f"{name}.py", description=job.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    for action, once in ((None, _Store), ("store", _Store), ("store_true", _StoreTrue)):
+        parser.register("action", action, once)
     common = parser.add_argument_group("every job")
     common.add_argument(
         "--config", type=Path, metavar="FILE.toml", help="settings (default: those of one machine, conf/local.toml)"
@@ -119,6 +148,7 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
         try:
             loaded = settings.load(arguments.config or conf.local_toml(), arguments.overrides)
             with _session(name, session) as used, shutdown.interruptible(used):
+                surroundings.check_names(used, [arguments.warehouse])
                 warehouse = Warehouse(used, arguments.warehouse)
                 with Application(arguments, loaded, used, warehouse, finished) as application:
                     job.run(application)

@@ -14,7 +14,7 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application, Failures, Job, work_on
 from image_similarity.reporting import note
-from image_similarity.runtime import devices
+from image_similarity.runtime import devices, progress
 from image_similarity.runtime.tasks import ship
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
 from image_similarity.stages.embeddings import checkpoints, prepare, projected, stage
@@ -28,6 +28,11 @@ EVERY_REASON = "every"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_switches(parser)
+    add_fingerprints(parser)
+
+
+def add_fingerprints(parser: argparse.ArgumentParser) -> None:
+    """The fingerprints, which run_pipeline takes as well."""
     parser.add_argument(
         "--fingerprint",
         action="append",
@@ -88,8 +93,23 @@ def check(application: Application) -> None:
             raise WrongInput(f"--retry-failed {reason}: no image fails for that reason; reasons are: {known}")
 
 
+def prepare_fingerprints(application: Application) -> None:
+    """Prepare all that `run` will need, so that wrong weights end an application before anything is published."""
+    with progress.step(application.session, "prepare fingerprints"):
+        for name in _names(application):
+            if not isinstance(application.settings.fingerprint(name), PcaSettings):
+                _prepared(application, name)
+
+
+def _prepared(application: Application, name: str) -> PreparedFingerprint:
+    if name not in application.prepared:
+        declared, http = application.settings.fingerprint(name), application.settings.http
+        application.prepared[name] = prepare.prepare(name, declared, _folder_for_workers(), http)
+    return application.prepared[name]
+
+
 def _names(application: Application) -> list[str]:
-    names = getattr(application.arguments, "fingerprints", None) or [application.settings.neighbours.fingerprint]
+    names = application.arguments.fingerprints or [application.settings.neighbours.fingerprint]
     return prepare.with_bases(application.settings, names)
 
 
@@ -162,7 +182,7 @@ def _check_distinct(embeddings: list[_Embedding]) -> None:
 
 
 def _embedding(job: Job) -> _Embedding:
-    prepared = prepare.prepare(job.slot, _declared(job), _folder_for_workers(), job.settings.http)
+    prepared = _prepared(job.application, job.slot)
     for line in prepared.notes:
         job.say(f"{job.slot}: {line}", event="note")
     key = prepared.spec.key

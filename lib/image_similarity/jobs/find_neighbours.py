@@ -25,7 +25,6 @@ RELATIONS = (SIMILAR, DISSIMILAR)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that run_pipeline also takes."""
-    parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint", is_text=True))
     parser.add_argument("--method", metavar="exact|approximate|auto", **setting("neighbours.method", is_text=True))
     parser.add_argument(
         "--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True)
@@ -37,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint", is_text=True))
     add_options(parser)
     parser.add_argument(
         "--embeddings",
@@ -45,9 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(application: Application) -> None:
+def run(application: Application, fingerprint: str | None = None) -> None:
+    """``fingerprint``: another one than the settings name."""
     own_embeddings = getattr(application.arguments, "embeddings", None)
     settings, approximate = application.settings.neighbours, application.settings.approximate
+    if fingerprint is not None:
+        settings = settings.model_copy(update={"fingerprint": fingerprint})
     if own_embeddings and not any(
         override.startswith("neighbours.fingerprint=") for override in application.arguments.overrides
     ):
@@ -69,7 +72,8 @@ def run(application: Application) -> None:
     job.plan(
         f"{plan.method} neighbours of {settings.fingerprint} ({inputs['embeddings'][0]}) by {settings.metric} distance",
         *plan.lines,
-        f"keep {settings.similar} similar and {settings.dissimilar} dissimilar neighbours of each image",
+        f"keep {settings.similar} similar and {settings.dissimilar} dissimilar neighbours of each image"
+        + _all_others(settings, source.count),
         f"write neighbours to {job.warehouse.uri}",
     )
     planning.check(plan, job.warehouse, is_local_mode(job.session))
@@ -104,6 +108,12 @@ def run(application: Application) -> None:
         + (f"; {failures.total:,} failed" if failures.counts else "")
     )
     job.say(message, *failures.lines, failures=failures.fields)
+
+
+def _all_others(settings: NeighboursSettings, images: int) -> str:
+    """A remark on lists that cannot be as long as was asked for."""
+    others = max(images - 1, 0)
+    return f" (there are {others:,} others)" if max(settings.similar, settings.dissimilar) > others else ""
 
 
 def _about_recall(result: ApproximateResult | None) -> str:

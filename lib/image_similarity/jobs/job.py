@@ -23,12 +23,14 @@ from image_similarity.reporting import note, printable, say
 from image_similarity.runtime import progress
 from image_similarity.runtime.session import SPARK_ERRORS
 from image_similarity.settings import Settings
+from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.storage import uris
 from image_similarity.warehouse import leases, retention
 from image_similarity.warehouse.records import PUBLISHED, Record, new_run_id
 from image_similarity.warehouse.schemas import RUNS
 from image_similarity.warehouse.snapshot import Slots
 from image_similarity.warehouse.warehouse import Warehouse
+from image_similarity.warehouse.workspace import SCRATCH, STATE
 
 
 class PlanOnly(Exception):
@@ -40,6 +42,7 @@ class Finished:
     """A run that was published."""
 
     name: str
+    slot: str
     seconds: float
     counts: Mapping[str, Any]
     used: Mapping[str, Any]
@@ -78,6 +81,8 @@ class Application:
     warehouse: Warehouse
     finished: "list[Finished]" = field(default_factory=list)
     """The runs that this application has published so far."""
+    prepared: "dict[str, PreparedFingerprint]" = field(default_factory=dict)
+    """The fingerprints that this application has prepared so far, by their names."""
     _jobs: "list[Job]" = field(default_factory=list)
     _is_active: bool = False
     _leases: ExitStack = field(default_factory=ExitStack)
@@ -104,6 +109,16 @@ class Application:
         with self._leases:
             if error is not None and self._is_active:
                 self._discard(["failures"] if isinstance(error, TooManyFailures) else [])
+        if error is not None and self._is_active:
+            self._remove_empty_folders()
+
+    def _remove_empty_folders(self) -> None:
+        """Nothing was written where nothing was, after an error."""
+        try:
+            for folder in (leases.FOLDER, SCRATCH, STATE, ""):
+                self.warehouse.files.delete_empty(f"{self.warehouse.uri}/{folder}".rstrip("/"))
+        except OSError:
+            pass  # the job's own error is reported instead
 
     def _discard(self, keep: list[str]) -> None:
         try:
@@ -246,7 +261,7 @@ class Job:
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended["runs"] = {"": self.run_id}
         self.warehouse.publish(self.base_snapshot.pointer, replace, appended)
-        self.application.finished.append(Finished(self.name, seconds, counts, used))
+        self.application.finished.append(Finished(self.name, self.slot, seconds, counts, used))
         message = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
         self.say(
             f"{message}: {reporting.longest(stages)}" if stages else message,

@@ -2,7 +2,7 @@
 
 import argparse
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timezone
 from functools import reduce
 from typing import Any
@@ -18,18 +18,17 @@ from image_similarity.pages.captions import clean
 from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note, say
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
-from image_similarity.stages.gallery import pictures
+from image_similarity.stages.gallery import pictures, staleness
 from image_similarity.stages.gallery import render as stage
 from image_similarity.stages.gallery.pages import Tab
 from image_similarity.stages.gallery.render import About, Inputs
 from image_similarity.stages.neighbours import vectors
 from image_similarity.storage import uris
 from image_similarity.storage.fetch import FETCH_REASONS
+from image_similarity.warehouse import retention
 from image_similarity.warehouse.records import Record
 
 DEFAULT_METRIC = "cosine"
-IMAGES_ARE_NEWER = "The images were listed anew after these fingerprints were made: run embed_images again."
-FINGERPRINTS_ARE_NEWER = "The fingerprints were made anew after these neighbours were found: run find_neighbours again."
 
 Records = Mapping[str, Record]
 """run_id -> record."""
@@ -53,15 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(application: Application) -> None:
-    render(application)
+    render(application, application.arguments.fingerprints or [])
     say(f"gallery: {index_of(application)}")
 
 
-def render(application: Application) -> None:
+def render(application: Application, fingerprints: Sequence[str] = ()) -> None:
+    """Render the gallery of ``fingerprints`` (none: all that have neighbours)."""
     job = application.job("render_gallery", _site(application).uri)
     if job.already_published():
         return
-    slots = _slots(job, getattr(application.arguments, "fingerprints", None) or [])
+    slots = _slots(job, fingerprints)
     with job.step("plan"):
         inputs, runs = _inputs(job, list(slots))
         records = job.base_snapshot.runs
@@ -84,6 +84,9 @@ def render(application: Application) -> None:
         job.publish(replace={}, inputs=runs, counts=outputs.counts, used=used)
         _tidy_up(job, site, kept)
     _summarise(job, outputs.counts)
+    for run in about.runs:
+        for line in run["notes"]:
+            note(line)
 
 
 def _tidy_up(job: Job, site: Site, kept: list[str]) -> None:
@@ -108,7 +111,7 @@ def _site(application: Application) -> Site:
     return open_site(application.session, "gallery", application.arguments.gallery)
 
 
-def _slots(job: Job, fingerprints: list[str]) -> dict[str, str]:
+def _slots(job: Job, fingerprints: Sequence[str]) -> dict[str, str]:
     """The slots of ``neighbours`` to show, each with its label. The settings' fingerprint and metric come first."""
     published = job.base_snapshot.slots("neighbours")
     if not published:
@@ -181,29 +184,60 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
     def section(title: str, runs: list[str], *notes: str) -> list[dict[str, Any]]:
         return [_section(title, records[run], notes) for run in runs[:1] if run in records]
 
-    def differ(runs: list[str], table: str, now: list[str]) -> bool:
-        """Whether one of ``runs`` read other runs of ``table`` than ``now``, those that are published."""
-        return bool(now) and any(records[run].inputs.get(table) != now for run in runs if run in records)
-
-    runs, untrained = section("The images", job.base_snapshot.run_ids("manifest", "")), []
+    snapshot = job.base_snapshot
+    runs, untrained = section("The images", snapshot.run_ids("manifest", "")), []
     for name in dict.fromkeys(slot.partition("/")[0] for slot in slots):
-        published = job.base_snapshot.run_ids("embeddings", name)
-        notes = [IMAGES_ARE_NEWER] if differ(published, "manifest", job.base_snapshot.run_ids("manifest", "")) else []
-        runs += section(f"Fingerprint {name}", published, *notes)
+        published = snapshot.run_ids("embeddings", name)
+        runs += section(f"Fingerprint {name}", published, *_stale_embeddings(job, name, records))
         untrained += [name for run in published if run in records and records[run].settings.get("trained") is False]
     for slot, label in slots.items():
-        published = job.base_snapshot.run_ids("neighbours", slot)
-        notes = (
-            [FINGERPRINTS_ARE_NEWER]
-            if differ(published, "embeddings", job.base_snapshot.run_ids("embeddings", slot.partition("/")[0]))
-            else []
-        )
-        runs += section(f"Neighbours by {label}", published, *notes)
+        published = snapshot.run_ids("neighbours", slot)
+        runs += section(f"Neighbours by {label}", published, *_stale_neighbours(job, slot, records))
     tabs = tuple(Tab(label, *slot.split("/")) for slot, label in slots.items())
     title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
     return About(
         title, tabs, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs
     )
+
+
+def _stale_embeddings(job: Job, name: str, records: Records) -> list[str]:
+    """A line where images of the manifest are others than those that were embedded as ``name``; else none."""
+    snapshot, warehouse = job.base_snapshot, job.warehouse
+    published, manifest = snapshot.run_ids("embeddings", name), snapshot.run_ids("manifest", "")
+    if not published or _were_read(published, "manifest", manifest, records):
+        return []
+    seen = warehouse.read("failures", snapshot.run_ids("failures", name)).select("image_id", "source_version")
+    seen = seen.unionByName(warehouse.read("embeddings", published).select("image_id", "source_version"))
+    changed = staleness.changed_images(seen, warehouse.read("manifest", manifest), ("source_version",))
+    return _stale_line(
+        changed, f"images are new, gone or changed since they were embedded as {name}", "embed_images", name
+    )
+
+
+def _stale_neighbours(job: Job, slot: str, records: Records) -> list[str]:
+    """A line where the vectors that are published are others than those of the neighbours of ``slot``; else none."""
+    (name, _, metric), snapshot = slot.partition("/"), job.base_snapshot
+    published, embeddings = snapshot.run_ids("neighbours", slot), snapshot.run_ids("embeddings", name)
+    if not embeddings or _were_read(published, "embeddings", embeddings, records):
+        return []
+    read = [run for of in published if of in records for run in records[of].inputs.get("embeddings", [])]
+    if not all(retention.is_whole(job.warehouse, "embeddings", run) for run in read):
+        return [
+            f"{name} was embedded again since these neighbours were found: run find_neighbours --fingerprint {name}"
+        ]
+    before, now = job.warehouse.read("embeddings", read), job.warehouse.read("embeddings", embeddings)
+    changed = staleness.changed_images(before, now, ("fingerprint_key", "content_sha256"))
+    what = f"images have other vectors, or are new or gone, since the neighbours by {slot} were found"
+    return _stale_line(changed, what, "find_neighbours", f"{name} --metric {metric}")
+
+
+def _were_read(runs: list[str], table: str, now: list[str], records: Records) -> bool:
+    """Whether all of ``runs`` read just those runs of ``table`` that are published ``now``, or none are."""
+    return not now or all(records[run].inputs.get(table) == now for run in runs if run in records)
+
+
+def _stale_line(images: int, what: str, job: str, fingerprint: str) -> list[str]:
+    return [f"{images:,} {what}: run {job} --fingerprint {fingerprint}"] if images else []
 
 
 def _collection(images: str) -> str:
@@ -266,10 +300,11 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
     )
     if counts["pictures_absent"]:
         note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
-    if counts["neighbours_gone"]:
+    for slot, gone in counts["neighbours_gone"].items():
+        fingerprint, _, metric = slot.partition("/")
         note(
-            f"{counts['neighbours_gone']:,} neighbours are no longer in the manifest and are not shown: run "
-            "find_neighbours"
+            f"{gone:,} neighbours by {slot} are not shown, because an image is no longer in the manifest: "
+            f"run find_neighbours --fingerprint {fingerprint} --metric {metric}"
         )
 
 

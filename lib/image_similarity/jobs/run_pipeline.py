@@ -16,7 +16,7 @@ from image_similarity.jobs.job import Application, work_on
 from image_similarity.reporting import aligned, printable, say
 from image_similarity.runtime import progress
 from image_similarity.storage import uris
-from image_similarity.warehouse.schemas import SIMILAR
+from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 EXAMPLES = 6
 NEIGHBOURS_SHOWN = 3
@@ -26,13 +26,15 @@ LABEL = "label"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     build_manifest.add_arguments(parser)
+    embed_images.add_fingerprints(parser)
     find_neighbours.add_options(parser)
     embed_images.add_switches(parser)
     render_gallery.add_gallery(parser, required=False)
 
 
 def run(application: Application) -> None:
-    name = application.settings.neighbours.fingerprint
+    names = list(dict.fromkeys(application.arguments.fingerprints or [application.settings.neighbours.fingerprint]))
+    _prefer(application, names[0])
     embed_images.check(application)  # before the manifest is published
     gallery = None
     if application.arguments.gallery:
@@ -40,7 +42,7 @@ def run(application: Application) -> None:
     if application.arguments.dry_run:
         steps = [
             "list the images",
-            f"embed them as {name}",
+            f"embed them as {', '.join(names)}",
             "compare all pairs",
             *([f"render the gallery {gallery.uri}"] if gallery else []),
             f"write all tables to {application.warehouse.uri}",
@@ -48,37 +50,48 @@ def run(application: Application) -> None:
         say(f"run_pipeline on {application.arguments.images}:", *steps, event="plan")
         return
     began = time.monotonic()
+    embed_images.prepare_fingerprints(application)
     build_manifest.run(application)
     if gallery:
         gallery.begin()  # fails before hours of work if the folder cannot be written
     embed_images.run(application)
-    find_neighbours.run(application)
+    for name in names:
+        find_neighbours.run(application, name)
     if gallery:
         render_gallery.render(application)
-    _summarise(application, time.monotonic() - began)
+    _summarise(application, names, time.monotonic() - began)
 
 
-def _summarise(application: Application, seconds: float) -> None:
-    counts = {finished.name: finished.counts for finished in application.finished}
-    failures = sum((Counter(counted.get("failures", {})) for counted in counts.values()), Counter[str]())
+def _prefer(application: Application, fingerprint: str) -> None:
+    """Take ``fingerprint`` for the one of the settings: the gallery shows it first."""
+    neighbours = application.settings.neighbours.model_copy(update={"fingerprint": fingerprint})
+    application.settings = application.settings.model_copy(update={"neighbours": neighbours})
+
+
+def _summarise(application: Application, names: list[str], seconds: float) -> None:
+    finished, neighbours = application.finished, application.settings.neighbours
+    failures: Counter[str] = sum((Counter(run.counts.get("failures", {})) for run in finished), Counter())
     work_on(application.session, "run_pipeline")
-    rows = [(finished.name, f"{finished.seconds:.1f} s") for finished in application.finished]
-    failed = ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
+    by_job: Counter[str] = Counter()
+    for run in finished:
+        by_job[run.name] += round(run.seconds, 3)  # type: ignore[assignment]
     say("")
-    by_job = {finished.name: round(finished.seconds, 3) for finished in application.finished}
-    say(f"run_pipeline: done in {seconds:.1f} s", seconds=round(seconds, 3), jobs=by_job)
-    if "build_manifest" in counts:
-        rows.append(("images", f"{counts['build_manifest']['images']:,}"))
+    say(f"run_pipeline: done in {seconds:.1f} s", seconds=round(seconds, 3), jobs=dict(by_job))
+    rows = [(name, f"{spent:.1f} s") for name, spent in by_job.items()]
+    rows += [("images", f"{run.counts['images']:,}") for run in finished if run.name == "build_manifest"]
     if rows:  # empty if everything was published under this label before
+        failed = ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
         say(aligned([*rows, ("failed", failed)]))
-    for finished in application.finished:
-        if finished.used.get("trained") is False:
-            warning = f"{finished.used['weights']}: the network has seen no picture, so its idea of similarity is crude"
+    for run in finished:
+        if run.used.get("trained") is False:
+            warning = f"{run.used['weights']}: the network has seen no picture, so its idea of similarity is crude"
             say(f"  weights: {warning}", event="note")
-    neighbours = application.settings.neighbours
-    _show_examples(application, f"{neighbours.fingerprint}/{neighbours.metric}")
+    slots = [f"{name}/{neighbours.metric}" for name in names]
+    if neighbours.similar:
+        for slot in slots:
+            _show_examples(application, slot)
     if application.warehouse.local_root:
-        say(f"query: {_example_query(application.warehouse.uri)}")
+        say(f"query: {_example_query(application.warehouse.uri, slots[0], not neighbours.similar)}")
     say(f"warehouse: {application.warehouse.uri}")
     if application.arguments.gallery:
         say(f"gallery: {render_gallery.index_of(application)}")
@@ -115,12 +128,18 @@ def _name(image_id: str, label: str | None) -> str:
     return f"{printable(image_id)} ({label})" if label else printable(image_id)
 
 
-def _example_query(warehouse: str) -> str:
-    """A shell command that shows the closest pairs by DuckDB."""
+def _example_query(warehouse: str, slot: str, is_farthest: bool) -> str:
+    """A shell command that shows the closest pairs of ``slot`` by DuckDB, each once; or the farthest ones."""
+    fingerprint, _, metric = slot.partition("/")
+    query = (
+        "SELECT DISTINCT least(image_id, neighbour_id) AS image_id, greatest(image_id, neighbour_id) AS neighbour_id, "
+        f"distance FROM neighbours WHERE relation = '{DISSIMILAR if is_farthest else SIMILAR}' AND rank = 1 "
+        f"AND fingerprint = '{fingerprint}' AND metric = '{metric}' "
+        f"ORDER BY distance{' DESC' if is_farthest else ''}, image_id LIMIT 10"
+    )
     program = (
         f"import duckdb; db = duckdb.connect(); db.execute(open({_quoted(warehouse + '/views.sql')}).read()); "
-        'db.sql("SELECT image_id, neighbour_id, distance FROM neighbours '
-        'WHERE rank = 1 ORDER BY distance, image_id LIMIT 10").show()'
+        f'db.sql("{query}").show()'
     )
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
 

@@ -31,6 +31,9 @@ class Files(Protocol):
     def delete(self, path: str) -> None:
         """Remove the file ``path``, or the folder with everything in it, if there is one."""
 
+    def delete_empty(self, path: str) -> None:
+        """Remove the folder ``path`` if there is nothing in it."""
+
     def size(self, path: str) -> int:
         """Bytes of a file, or of all files below a folder; 0 if there is none."""
 

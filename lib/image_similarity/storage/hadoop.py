@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -66,6 +66,12 @@ class HadoopFiles(UpdatesUnderLock):
         with _java_errors_as_oserror():
             filesystem, jpath = self._open(path)
             filesystem.delete(jpath, True)
+
+    def delete_empty(self, path: str) -> None:
+        with suppress(OSError), _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            if filesystem.exists(jpath):
+                filesystem.delete(jpath, False)  # fails where something is in it
 
     @contextmanager
     def locked(self, path: str) -> Iterator[None]:

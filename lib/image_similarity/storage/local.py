@@ -5,8 +5,9 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from image_similarity.storage.files import UpdatesUnderLock
 
@@ -27,10 +28,9 @@ class LocalFiles(UpdatesUnderLock):
             return []
 
     def write(self, path: str, content: bytes) -> None:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{secrets.token_hex(4)}.tmp"
         try:
-            with open(temporary, "wb") as file:
+            with _created(temporary) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -44,6 +44,10 @@ class LocalFiles(UpdatesUnderLock):
             shutil.rmtree(path)
         else:
             Path(path).unlink(missing_ok=True)
+
+    def delete_empty(self, path: str) -> None:
+        with suppress(OSError):  # it is not empty, or another job has removed it
+            os.rmdir(path)
 
     def size(self, path: str) -> int:
         if os.path.isfile(path):
@@ -62,3 +66,12 @@ class LocalFiles(UpdatesUnderLock):
         with open(path, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when the process dies
             yield
+
+
+def _created(path: str) -> IO[bytes]:
+    """A new file, with its folders. Another job may remove an empty folder at the same moment, see `delete_empty`."""
+    for _ in range(5):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with suppress(FileNotFoundError):
+            return open(path, "wb")
+    return open(path, "wb")

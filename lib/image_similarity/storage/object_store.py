@@ -55,6 +55,9 @@ class ObjectFiles:
             if self._exists(path):
                 self._store.delete(self._key(path))
 
+    def delete_empty(self, path: str) -> None:
+        pass  # a store has no folders
+
     def size(self, path: str) -> int:
         with _errors_as_oserror(path):
             if self._exists(path):

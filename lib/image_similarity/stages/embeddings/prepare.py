@@ -147,7 +147,8 @@ def _program(declared: ExportedSettings, http: HttpSettings) -> PreparedFingerpr
 
 
 def _notes(resolved: Any) -> tuple[str, ...]:
-    passed_over = tuple(f"note: {line}; going on with {resolved.source}" for line in resolved.passed_over)
+    remedy = "a file that you have can be named as its weights"
+    passed_over = tuple(f"note: {line}; going on with {resolved.source}; {remedy}" for line in resolved.passed_over)
     return (*passed_over, f"weights: {resolved.source}")
 
 

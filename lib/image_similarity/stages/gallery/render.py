@@ -13,6 +13,7 @@ from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import Settings
 from image_similarity.stages.gallery import cards, images, listings, pages, pictures, search
 from image_similarity.stages.gallery.pages import Book, Tab
+from image_similarity.stages.gallery.staleness import gone_neighbours
 from image_similarity.warehouse.schemas import SIMILAR
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import Workspace
@@ -126,11 +127,19 @@ class _Rendering:
             "pictures": pictures_counted["all"],
             "pictures_made": pictures_counted["made"],
             "pictures_absent": pictures_counted["absent"],
-            "neighbours_gone": self.inputs.neighbours.count() - image_pages["items"],
+            "neighbours_gone": self._gone(image_pages["items"]),
             "pages": sum(row["files"] for row in written),
             "bytes": sum(row["bytes"] for row in written),
         }
         return Outputs(pages.render("index.html", self.book, "../index.html", self._front(facets)), counts)
+
+    def _gone(self, shown: int) -> dict[str, int]:
+        """Slot -> the number of its rows that are not shown, because an image is not in the manifest any more."""
+        if self.inputs.neighbours.count() == shown:
+            return {}
+        gone = gone_neighbours(self.inputs.neighbours, self.cards)
+        tabs = enumerate(self.about.tabs)
+        return {f"{tab.fingerprint}/{tab.metric}": gone[number] for number, tab in tabs if number in gone}
 
     # -- by Spark tasks --
 
