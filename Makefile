@@ -10,6 +10,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 AIRFLOW := .venv-airflow
 IMAGES ?=
+ifdef images
+  $(error write IMAGES=$(images): make tells capitals from small letters)
+endif
 ENVIRONMENT ?=
 ARGS   ?=
 PIP    := -m pip install --quiet --disable-pip-version-check
