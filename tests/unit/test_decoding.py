@@ -1,11 +1,13 @@
 """Decoding: every mode upright and on white, and damaged files refused for the right reason."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from image_similarity.errors import Unreadable
 from image_similarity.imaging import decoding
@@ -141,3 +143,80 @@ def test_real_modes_show_one_scene(data: Path, mode: str) -> None:
         for name in ("RGB.jpg", mode)
     )
     assert np.corrcoef(reference.ravel(), other.ravel())[0, 1] > 0.8
+
+
+# -- metadata: what pixels do not need makes no picture unreadable -----------------------------------------------------
+
+ASYMMETRIC = np.random.default_rng(5).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+
+
+def chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
+    crc = zlib.crc32(kind + content) if checksum is None else checksum
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def png_with(*chunks: bytes) -> bytes:
+    """A PNG with ``chunks`` behind its header."""
+    plain = encoded(Image.fromarray(ASYMMETRIC), "PNG")
+    return plain[:33] + b"".join(chunks) + plain[33:]
+
+
+EXIF_TURNED = Image.Exif()
+EXIF_TURNED[ExifTags.Base.Orientation] = 6
+
+METADATA = {
+    "a wrong checksum of a comment": [chunk(b"tEXt", b"Title\0sunset", 1)],
+    "a comment of two megabytes": [chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2_000_000)))],
+    "a comment that is no zlib stream": [chunk(b"zTXt", b"Comment\0\0none")],
+    "a profile of two megabytes": [chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2_000_000)))],
+    "EXIF that is none": [chunk(b"eXIf", b"\xff" * 40)],
+    "EXIF with a wrong checksum": [chunk(b"eXIf", EXIF_TURNED.tobytes()[6:], 1)],
+    "an unknown chunk": [chunk(b"abCd", b"x" * 9)],
+    "two faults": [chunk(b"tEXt", b"Title\0sunset", 1), chunk(b"eXIf", b"II")],
+}
+
+
+@pytest.mark.parametrize("case", METADATA)
+def test_a_png_is_whole_whatever_its_metadata_are(case: str) -> None:
+    np.testing.assert_array_equal(decoding.decode(png_with(*METADATA[case]), LIMIT).pixels, ASYMMETRIC)
+
+
+def test_its_orientation_is_known_beside_a_damaged_comment() -> None:
+    turned = decoding.decode(png_with(chunk(b"eXIf", EXIF_TURNED.tobytes()[6:]), chunk(b"tEXt", b"T\0s", 1)), LIMIT)
+    np.testing.assert_array_equal(turned.pixels, np.rot90(ASYMMETRIC, -1))
+    assert (turned.width, turned.height) == (12, 20)
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT"])
+def test_what_pixels_need_must_be_whole(kind: bytes) -> None:
+    content = bytearray(png_with(chunk(b"tEXt", b"Title\0sunset", 1)))
+    place = content.rindex(kind)
+    length = struct.unpack(">I", content[place - 4 : place])[0]
+    content[place + 4 + length] ^= 1  # of its checksum
+    assert reason_of(bytes(content)) == ("not_an_image" if kind == b"IHDR" else "corrupt")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("tag", [ExifTags.Base.XResolution, ExifTags.Base.DateTime, ExifTags.Base.ExifVersion, 0xC4A5])
+def test_odd_tags_beside_an_orientation(orientation: int, tag: int) -> None:
+    content = encoded(Image.fromarray(ASYMMETRIC), "JPEG", exif=odd_exif(orientation, int(tag)))
+    plain = pixels_of(encoded(Image.fromarray(ASYMMETRIC), "JPEG"))
+    np.testing.assert_array_equal(pixels_of(content), plain if orientation == 1 else np.rot90(plain, -1))
+
+
+def odd_exif(orientation: int, tag: int) -> bytes:
+    """EXIF with an orientation, and a ``tag`` of another type than it has, a signed fraction that lies beyond the end.
+
+    Written by hand, since Pillow refuses to.
+    """
+    entries = [(ExifTags.Base.Orientation.value, 3, struct.pack("<HH", orientation, 0)), (tag, 10, b"\xff" * 4)]
+    body = b"".join(struct.pack("<HHI", tag, kind, 1) + value for tag, kind, value in sorted(entries))
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
+def test_damage_that_libjpeg_reads_over_is_not_noticed() -> None:
+    """A JPEG has no checksums. This is what happens, and the documentation says so."""
+    content = bytearray(encoded(Image.fromarray(np.kron(ASYMMETRIC, np.ones((20, 20, 1), dtype=np.uint8))), "JPEG"))
+    middle = len(content) // 2
+    content[middle:-2] = bytes(len(content) - 2 - middle)
+    assert decoding.decode(bytes(content), LIMIT).pixels.shape == (240, 400, 3)

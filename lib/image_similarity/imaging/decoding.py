@@ -1,7 +1,8 @@
 """bytes -> RGB uint8, or `Unreadable` with a reason.
 
-Files are untrusted. The size is checked before anything is decoded, only formats on a list are tried, and damaged files
-are refused instead of repaired.
+Files are untrusted. The size is checked before anything is decoded, only formats on a list are tried, and damaged
+pixels are refused instead of repaired. What pixels do not need (comments, profiles, EXIF but for the orientation) makes
+no picture unreadable. A JPEG has no checksums: damage inside its data that libjpeg reads over is not noticed.
 """
 
 import io
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from image_similarity.errors import Unreadable
+from image_similarity.imaging import png
 
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
@@ -36,6 +38,18 @@ UNREADABLE_REASONS = {
 
 WHOLE_SIZE = "image_similarity_whole_size"
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_ORIENTATION_IN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Keys of ``Image.info`` that may hold an orientation, which is wrong once a picture is upright."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of an EXIF orientation upright."""
 _WHITE = (255, 255, 255, 255)
 _PLAIN_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "HSV")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -81,21 +95,48 @@ def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -
         raise Unreadable("empty", "0 bytes")
     Image.init()  # registers all formats, so that `formats` may name them; a second call does nothing
     with as_unreadable():
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_size(image, max_pixels)
-            if image.format == "PNG":
-                image.verify()  # reads all checksums; afterwards the image must be opened again
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        try:
+            return _opened(content, max_pixels, at_least)
+        except (Unreadable, MemoryError, Image.DecompressionBombError):
+            raise
+        except Exception:  # of a comment or a profile, perhaps, without which the picture is whole
+            bare = png.without_metadata(content)
+            if bare is None:
+                raise
+            return _opened(bare, max_pixels, at_least)
+
+
+def _opened(content: bytes, max_pixels: int, at_least: int | None) -> Image.Image:
+    """See `open_upright`. Raises whatever Pillow raises."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        _check_size(image, max_pixels)
+        if image.format == "PNG":
+            image.verify()  # reads all checksums; afterwards the image must be opened again
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        width, height = image.size
+        reduced = at_least is not None and image.draft(None, (at_least, at_least)) is not None
+        image.load()
+        _check_size(image, max_pixels)  # the true size of some formats is known only after decoding
+        if not reduced:
             width, height = image.size
-            reduced = at_least is not None and image.draft(None, (at_least, at_least)) is not None
-            image.load()
-            _check_size(image, max_pixels)  # the true size of some formats is known only after decoding
-            if not reduced:
-                width, height = image.size
-            is_turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-            upright = ImageOps.exif_transpose(image)
-            upright.info[WHOLE_SIZE] = (height, width) if is_turned else (width, height)
-            return upright
+        orientation = _orientation(image)
+        method = _UPRIGHT.get(orientation)
+        upright = image.copy() if method is None else image.transpose(method)
+        upright.info = {name: value for name, value in image.info.items() if name not in _ORIENTATION_IN}
+        upright.info |= {WHOLE_SIZE: (height, width) if orientation in _TURNED else (width, height)}
+        return upright
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where EXIF is missing or cannot be read.
+
+    Pillow's own `exif_transpose` also writes the EXIF anew, which fails for values that EXIF does not allow.
+    """
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF raises nearly anything, and no pixel depends on it
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
