@@ -205,13 +205,13 @@ def test_odd_tags_beside_an_orientation(orientation: int, tag: int) -> None:
 
 
 def odd_exif(orientation: int, tag: int) -> bytes:
-    """EXIF with an orientation, and a ``tag`` of another type than it has, a signed fraction that lies beyond the end.
-
-    Written by hand, since Pillow refuses to.
-    """
-    entries = [(ExifTags.Base.Orientation.value, 3, struct.pack("<HH", orientation, 0)), (tag, 10, b"\xff" * 4)]
+    """EXIF with an orientation, and a ``tag`` that is a negative fraction. Written by hand: Pillow refuses to."""
+    behind = 8 + 2 + 2 * 12 + 4  # the header, the number of entries, the entries, the address of what follows
+    entries = [(ExifTags.Base.Orientation.value, 3, struct.pack("<HH", orientation, 0))]
+    entries += [(tag, 10, struct.pack("<I", behind))]
     body = b"".join(struct.pack("<HHI", tag, kind, 1) + value for tag, kind, value in sorted(entries))
-    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4)
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4) + struct.pack("<ii", -72, 1)
+    return b"Exif\0\0" + tiff
 
 
 def test_damage_that_libjpeg_reads_over_is_not_noticed() -> None:
