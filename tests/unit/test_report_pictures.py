@@ -4,16 +4,18 @@ from pathlib import Path
 
 import misbehaving
 from image_similarity import settings
+from image_similarity.imaging import sandbox
 from image_similarity.stages.comparison import cards
 
 
 def test_the_settings_decide_how_pictures_are_fetched(tmp_path: Path) -> None:
     with misbehaving.serving() as server:
         address = f"{server.address}/good.png"
-        refused = cards._picture("a", address, settings.load(None), str(tmp_path))
+        shrink = sandbox.thumbnailer(False, 10**6, 2**31, 9)
+        refused = cards._picture("a", address, settings.load(None), str(tmp_path), shrink)
         assert refused == {"reason": "private_address"} and server.gets("/good.png") == 0
         allowed = settings.load(None, ["http.private_addresses=true"])
-        card = cards._picture("a", address, allowed, str(tmp_path))
+        card = cards._picture("a", address, allowed, str(tmp_path), shrink)
     assert (
         "reason" not in card and (tmp_path / card["picture"]).is_file() and (card["width"], card["height"]) == (32, 24)
     )

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import decoding
+from image_similarity.imaging import decoding, sandbox
 from image_similarity.imaging.sandbox import IsolatedDecoder
 
 LIMIT = 50_000_000
@@ -46,6 +46,29 @@ def test_the_same_pictures_and_the_same_refusals(isolated: IsolatedDecoder) -> N
         assert caught.value.reason == reason
 
 
+def test_the_same_thumbnails() -> None:
+    here, there = (sandbox.thumbnailer(isolated, LIMIT, 2 * 2**30, 20) for isolated in (False, True))
+    noise = np.random.default_rng(0).integers(0, 256, (1100, 1300, 3), dtype=np.uint8)
+    for content in (encoded(Image.fromarray(noise), "JPEG"), encoded(Image.fromarray(noise[:90, :50]), "PNG")):
+        assert there(content) == here(content)
+    with pytest.raises(Unreadable) as caught:
+        there(b"text")
+    assert caught.value.reason == "not_an_image"
+
+
+def test_a_decoder_that_is_taken_over_finds_no_secrets(
+    isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up-secret")
+    isolated.decode(encoded(Image.new("RGB", (4, 4)), "PNG"))
+    assert isolated._child is not None
+    environment = Path(f"/proc/{isolated._child.pid}/environ")
+    if not environment.exists():
+        pytest.skip("this system does not show the environment of a process")
+    names = {entry.partition(b"=")[0] for entry in environment.read_bytes().split(b"\0") if entry}
+    assert names <= {b"PYTHONPATH", b"PYTHONSAFEPATH", b"LD_LIBRARY_PATH"}
+
+
 @pytest.mark.timeout(90)
 def test_a_file_that_kills_its_process_is_one_failure(
     isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +80,9 @@ def test_a_file_that_kills_its_process_is_one_failure(
         with pytest.raises(Unreadable) as caught:
             isolated.decode(content)
         assert caught.value.reason in ("decoder_crashed", "corrupt") and told in caught.value.detail
+        with pytest.raises(Unreadable) as caught:
+            isolated.thumbnails(content)
+        assert caught.value.reason in ("decoder_crashed", "corrupt")
         assert isolated.decode(good).pixels.shape == (4, 4, 3), "the next one is decoded by a new child"
     hasty = IsolatedDecoder(LIMIT, 2 * 2**30, seconds=3)
     with pytest.raises(Unreadable) as caught:

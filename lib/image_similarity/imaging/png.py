@@ -37,4 +37,4 @@ def without_metadata(content: bytes) -> bytes | None:
 
 def _is_whole(chunk: bytes) -> bool:
     """Whether the checksum at the end of ``chunk`` (type, data, checksum) is that of the rest."""
-    return zlib.crc32(chunk[:-4]) == struct.unpack(">I", chunk[-4:])[0]
+    return zlib.crc32(chunk[:-4]).to_bytes(4, "big") == chunk[-4:]

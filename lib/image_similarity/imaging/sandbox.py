@@ -10,19 +10,28 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import decoding
+from image_similarity.imaging import decoding, thumbnails
 from image_similarity.imaging.decoding import Picture
+from image_similarity.imaging.thumbnails import Thumbnails
 
-_REQUEST = struct.Struct(">QQ")  # bytes of the file, and `at_least` (0: None)
+_REQUEST = struct.Struct(">BQQ")  # what is asked for, bytes of the file, and `at_least` (0: None)
+_PIXELS, _THUMBNAILS = 0, 1
+_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+"""What Python may need to start. The child gets no other variables: a decoder that is taken over finds no secrets."""
+
+Shrink = Callable[[bytes], Thumbnails]
+Answer = Picture | Thumbnails | tuple[str, str]
 
 
 class IsolatedDecoder:
-    """`decoding.decode` in a child process. It decodes one file at a time, and can be called from any thread.
+    """Decoding in a child process. It decodes one file at a time, and can be called from any thread.
 
     ``memory_bytes``: largest address space of the child; ``seconds``: longest time for one file.
     """
@@ -35,20 +44,31 @@ class IsolatedDecoder:
 
     def decode(self, content: bytes, at_least: int | None = None) -> Picture:
         """As `decoding.decode`; `Unreadable` with ``decoder_crashed`` if the child died or took too long."""
+        answer = self._ask(_PIXELS, content, at_least)
+        assert isinstance(answer, Picture)
+        return answer
+
+    def thumbnails(self, content: bytes) -> Thumbnails:
+        """As `thumbnails.thumbnails`; `Unreadable` with ``decoder_crashed`` if the child died or took too long."""
+        answer = self._ask(_THUMBNAILS, content, None)
+        assert isinstance(answer, Thumbnails)
+        return answer
+
+    def _ask(self, what: int, content: bytes, at_least: int | None) -> Picture | Thumbnails:
         with self._lock:
             child = self._running_child()
             stop = threading.Timer(self._seconds, child.kill)
             stop.start()
             try:
-                answer = _request(child, content, at_least)
+                answer = _request(child, what, content, at_least)
             except (OSError, EOFError):
                 child.kill()
                 raise Unreadable("decoder_crashed", _exit_detail(child.wait())) from None
             finally:
                 stop.cancel()
-        if isinstance(answer, Picture):
-            return answer
-        raise Unreadable(*answer)
+        if isinstance(answer, tuple):
+            raise Unreadable(*answer)
+        return answer
 
     def close(self) -> None:
         with self._lock:
@@ -58,7 +78,8 @@ class IsolatedDecoder:
 
     def _running_child(self) -> "subprocess.Popen[bytes]":
         if self._child is None or self._child.poll() is not None:
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
             command = [sys.executable, "-m", "image_similarity.imaging.sandbox", *self._arguments]
             self._child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
@@ -66,12 +87,17 @@ class IsolatedDecoder:
         return self._child
 
 
-def _request(child: "subprocess.Popen[bytes]", content: bytes, at_least: int | None) -> Picture | tuple[str, str]:
-    """The child's answer: a picture, or reason and detail of `Unreadable`. ``OSError`` or ``EOFError`` if there is
-    none.
-    """
+def thumbnailer(isolated: bool, max_pixels: int, memory_bytes: int, seconds: float) -> Shrink:
+    """`thumbnails.thumbnails`, in this process or, if ``isolated``, in a child; see `IsolatedDecoder`."""
+    if isolated:
+        return IsolatedDecoder(max_pixels, memory_bytes, seconds).thumbnails
+    return partial(thumbnails.thumbnails, max_pixels=max_pixels)
+
+
+def _request(child: "subprocess.Popen[bytes]", what: int, content: bytes, at_least: int | None) -> Answer:
+    """The child's answer, or reason and detail of `Unreadable`. ``OSError`` or ``EOFError`` if there is none."""
     assert child.stdin is not None and child.stdout is not None
-    child.stdin.write(_REQUEST.pack(len(content), at_least or 0))
+    child.stdin.write(_REQUEST.pack(what, len(content), at_least or 0))
     child.stdin.write(content)
     child.stdin.flush()
     header = json.loads(child.stdout.readline() or "null")
@@ -79,8 +105,10 @@ def _request(child: "subprocess.Popen[bytes]", content: bytes, at_least: int | N
         raise EOFError
     if "reason" in header:
         return header["reason"], header["detail"]
-    rows, columns = header["shape"]
-    pixels = np.frombuffer(_exactly(child.stdout, rows * columns * 3), np.uint8).reshape(rows, columns, 3)
+    parts = [_exactly(child.stdout, length) for length in header["parts"]]
+    if what == _THUMBNAILS:
+        return Thumbnails(header["width"], header["height"], parts[0], parts[1] if len(parts) > 1 else None)
+    pixels = np.frombuffer(parts[0], np.uint8).reshape(*header["shape"], 3)
     return Picture(pixels, header["width"], header["height"])
 
 
@@ -105,18 +133,26 @@ def main(max_pixels: int, memory_bytes: int) -> None:
     decoding.prepare_process(max_pixels)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while header := requests.read(_REQUEST.size):
-        length, at_least = _REQUEST.unpack(header)
+        what, length, at_least = _REQUEST.unpack(header)
         try:
-            picture = decoding.decode(_exactly(requests, length), max_pixels, at_least or None)
+            told, parts = _answer(what, _exactly(requests, length), max_pixels, at_least or None)
         except Unreadable as error:
-            answers.write(json.dumps({"reason": error.reason, "detail": error.detail}).encode() + b"\n")
-        else:
-            shape = picture.pixels.shape[:2]
-            answers.write(
-                json.dumps({"shape": shape, "width": picture.width, "height": picture.height}).encode() + b"\n"
-            )
-            answers.write(picture.pixels.tobytes())
+            told, parts = {"reason": error.reason, "detail": error.detail}, []
+        answers.write(json.dumps({**told, "parts": [len(part) for part in parts]}).encode() + b"\n")
+        for part in parts:
+            answers.write(part)
         answers.flush()
+
+
+def _answer(what: int, content: bytes, max_pixels: int, at_least: int | None) -> tuple[dict[str, Any], list[bytes]]:
+    """The header of an answer, and the bytes that follow it."""
+    if what == _THUMBNAILS:
+        made = thumbnails.thumbnails(content, max_pixels)
+        parts = [made.small] if made.large is None else [made.small, made.large]
+        return {"width": made.width, "height": made.height}, parts
+    picture = decoding.decode(content, max_pixels, at_least)
+    told = {"shape": picture.pixels.shape[:2], "width": picture.width, "height": picture.height}
+    return told, [picture.pixels.tobytes()]
 
 
 def _limit_memory(memory_bytes: int) -> None:

@@ -4,7 +4,7 @@ import itertools
 import os
 from pathlib import Path
 
-from pyspark import SparkFiles
+from pyspark import SparkFiles, TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -65,3 +65,9 @@ def ship(spark: SparkSession, file: Path) -> str:
 def shipped(name: str) -> str:
     """In a worker: the path of the file that `ship` returned ``name`` for."""
     return name if os.path.exists(name) else SparkFiles.get(os.path.basename(name))
+
+
+def is_retry() -> bool:
+    """In a worker: whether this task was tried before. Its worker may have died of a hostile file."""
+    context = TaskContext.get()
+    return context is not None and context.attemptNumber() > 0

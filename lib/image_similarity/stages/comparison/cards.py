@@ -11,10 +11,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import decoding, thumbnails
+from image_similarity.imaging import decoding, sandbox, thumbnails
+from image_similarity.imaging.sandbox import Shrink
 from image_similarity.pages import captions
 from image_similarity.runtime.progress import progress
-from image_similarity.runtime.tasks import task_count
+from image_similarity.runtime.tasks import is_retry, task_count
 from image_similarity.settings import Settings
 from image_similarity.storage import blobs, fetch
 
@@ -82,16 +83,23 @@ def make(
 
 def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[Batches], Batches]:
     def render(batches: Batches) -> Batches:
-        decoding.prepare_process(settings.embeddings.max_pixels)
-        with decoding.quiet_decoders(), ThreadPoolExecutor(settings.embeddings.decode_threads, "pictures") as pool:
+        embeddings = settings.embeddings
+        decoding.prepare_process(embeddings.max_pixels)
+        limits = embeddings.max_pixels, embeddings.decode_bytes, embeddings.decode_seconds
+        shrink = sandbox.thumbnailer(is_retry(), *limits)  # a file may have killed the worker before
+        with decoding.quiet_decoders(), ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool:
             for batch in batches:
-                rows = list(pool.map(lambda row: _make_one(row, attribute, settings, folder), batch.to_pylist()))
+                rows = list(
+                    pool.map(lambda row: _make_one(row, attribute, settings, folder, shrink), batch.to_pylist())
+                )
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
 
     return render
 
 
-def _make_one(row: dict[str, Any], attribute: str | None, settings: Settings, folder: str) -> dict[str, Any]:
+def _make_one(
+    row: dict[str, Any], attribute: str | None, settings: Settings, folder: str, shrink: Shrink
+) -> dict[str, Any]:
     attributes = dict(row["attributes"] or ())
     label = attributes.get(attribute, "") if attribute is not None else ""
     caption = captions.of_image(
@@ -105,7 +113,7 @@ def _make_one(row: dict[str, Any], attribute: str | None, settings: Settings, fo
         "label": label if label.strip(" ") else None,
         "link": captions.link(row["uri"] or ""),
     }
-    return {**card, **_picture(row["image_id"], row["uri"], settings, folder)}
+    return {**card, **_picture(row["image_id"], row["uri"], settings, folder, shrink)}
 
 
 def _name(image_id: str) -> str:
@@ -113,12 +121,12 @@ def _name(image_id: str) -> str:
     return hashlib.sha256(image_id.encode()).hexdigest()[:24]
 
 
-def _picture(image_id: str, uri: str | None, settings: Settings, folder: str) -> dict[str, Any]:
+def _picture(image_id: str, uri: str | None, settings: Settings, folder: str, shrink: Shrink) -> dict[str, Any]:
     try:
         if uri is None:
             raise Unreadable("not_found", "the manifest does not say where it is")
         content = fetch.fetch(uri, settings.embeddings.max_bytes, settings.http)
-        thumbnail = thumbnails.thumbnails(content, settings.embeddings.max_pixels).small
+        thumbnail = shrink(content).small
     except Unreadable as error:
         return {"reason": error.reason}
     path = f"{FOLDER}/{_name(image_id)}.webp"

@@ -25,7 +25,7 @@ from image_similarity.imaging.decoding import Picture
 from image_similarity.imaging.sandbox import IsolatedDecoder
 from image_similarity.runtime import devices
 from image_similarity.runtime.devices import CPU, Devices
-from image_similarity.runtime.tasks import shipped
+from image_similarity.runtime.tasks import is_retry, shipped
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
 from image_similarity.storage import fetch
@@ -86,8 +86,7 @@ def embed(
 
 def _isolated(settings: EmbeddingsSettings) -> IsolatedDecoder | None:
     """A decoder in a process of its own, for retried tasks only: a file may have killed the first worker."""
-    context = TaskContext.get()
-    if context is None or context.attemptNumber() == 0:
+    if not is_retry():
         return None
     return IsolatedDecoder(settings.max_pixels, settings.decode_bytes, settings.decode_seconds)
 

@@ -10,10 +10,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import decoding, thumbnails
+from image_similarity.imaging import decoding, sandbox, thumbnails
+from image_similarity.imaging.sandbox import Shrink
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
-from image_similarity.runtime.tasks import task_count
+from image_similarity.runtime.tasks import is_retry, task_count
 from image_similarity.settings import Settings
 from image_similarity.storage import blobs, fetch, uris
 from image_similarity.warehouse import parquet
@@ -105,16 +106,19 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
 
 def _maker(gallery: str, settings: Settings) -> Callable[[Batches], Batches]:
     def make_all(batches: Batches) -> Batches:
-        decoding.prepare_process(settings.embeddings.max_pixels)
-        with decoding.quiet_decoders(), ThreadPoolExecutor(settings.embeddings.decode_threads, "pictures") as pool:
+        embeddings = settings.embeddings
+        decoding.prepare_process(embeddings.max_pixels)
+        limits = embeddings.max_pixels, embeddings.decode_bytes, embeddings.decode_seconds
+        shrink = sandbox.thumbnailer(is_retry(), *limits)  # a file may have killed the worker before
+        with decoding.quiet_decoders(), ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool:
             for batch in batches:
-                rows = list(pool.map(lambda row: _make_one(row, gallery, settings), batch.to_pylist()))
+                rows = list(pool.map(lambda row: _make_one(row, gallery, settings, shrink), batch.to_pylist()))
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
 
     return make_all
 
 
-def _make_one(row: dict[str, Any], gallery: str, settings: Settings) -> dict[str, Any]:
+def _make_one(row: dict[str, Any], gallery: str, settings: Settings, shrink: Shrink) -> dict[str, Any]:
     """One row of the inventory. A picture whose files exist is not made again."""
     picture = row["picture"]
     if size := _known_size(gallery, picture, (row["width"], row["height"])):
@@ -125,7 +129,7 @@ def _make_one(row: dict[str, Any], gallery: str, settings: Settings) -> dict[str
             content = fetch.fetch(uri, settings.embeddings.max_bytes, settings.http)
             if row["content_sha256"] not in (None, hashlib.sha256(content).hexdigest()):
                 raise Unreadable("changed", "since it was embedded: run embed_images again")
-            thumbnail = thumbnails.thumbnails(content, settings.embeddings.max_pixels)
+            thumbnail = shrink(content)
         except Unreadable as error:
             failure = error
             continue
