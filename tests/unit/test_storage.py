@@ -1,10 +1,13 @@
 """Locations: what they mean, and what is found there."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from image_similarity.stages import manifest
 from image_similarity.storage import blobs, uris
+from image_similarity.storage.local import LocalFiles
 
 
 @pytest.mark.parametrize(
@@ -82,3 +85,62 @@ def test_a_download_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         blobs.download(str(tmp_path / "missing"), tmp_path / "other")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "target"]
+
+
+def names(root: Path) -> list[str]:
+    return sorted(file.path for file in blobs.list_files(str(root)))
+
+
+def test_a_linked_folder_is_listed_once_under_its_own_name(tmp_path: Path) -> None:
+    for folder in ("a", "m/inner", "z"):
+        (tmp_path / "root" / folder).mkdir(parents=True)
+        (tmp_path / "root" / folder / "p.jpg").touch()
+    (tmp_path / "root" / "a" / "to-z").symlink_to(tmp_path / "root" / "z")
+    (tmp_path / "root" / "a" / "back").symlink_to(tmp_path / "root")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "q.jpg").touch()
+    for link in ("second", "first"):
+        (tmp_path / "root" / link).symlink_to(tmp_path / "elsewhere")
+    assert names(tmp_path / "root") == ["a/p.jpg", "first/q.jpg", "m/inner/p.jpg", "z/p.jpg"]
+
+
+def test_a_glob_takes_what_the_folder_has(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("p.jpg", "q.jpg", ".hidden.jpg"):
+        (tmp_path / "a" / name).touch()
+    (tmp_path / "a" / "back").symlink_to(tmp_path / "a")
+    found = sorted(file.path for file in manifest._glob(f"{tmp_path}/**/*.jpg"))
+    assert found == names(tmp_path) == ["a/.hidden.jpg", "a/p.jpg", "a/q.jpg"]
+    assert sorted(file.path for file in manifest._glob(f"{tmp_path}/a/[pq].jpg")) == ["p.jpg", "q.jpg"]
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", Path("/dev/zero")):
+        with pytest.raises(OSError, match="no regular file"):
+            blobs.read(str(path), 10)
+    with pytest.raises(IsADirectoryError):
+        blobs.read(str(tmp_path))
+
+
+@pytest.mark.parametrize("seconds", [2**34, -(2**34)])
+def test_a_time_that_64_bits_do_not_hold_is_unknown(tmp_path: Path, seconds: int) -> None:
+    file = tmp_path / "future.jpg"
+    file.touch()
+    try:
+        os.utime(file, (seconds, seconds))
+    except OSError:
+        pytest.skip("this file system has no such times")
+    known = blobs.status(str(file))
+    assert known is not None and known.size_bytes == 0
+    assert known.modified_ns is None or file.stat().st_mtime_ns == known.modified_ns
+    assert [listed.modified_ns for listed in blobs.list_files(str(tmp_path))] == [known.modified_ns]
+
+
+def test_a_link_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").touch()
+    (tmp_path / "run_id=r").symlink_to(tmp_path / "mine")
+    LocalFiles().delete(str(tmp_path / "run_id=r"))
+    assert not (tmp_path / "run_id=r").exists() and (tmp_path / "mine" / "letter").exists()

@@ -10,7 +10,7 @@ import pyspark
 import pytest
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.runtime import surroundings
+from image_similarity.runtime import session, surroundings
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +65,16 @@ def test_a_module_in_the_working_directory_is_not_imported(tmp_path: Path) -> No
     surroundings.prepare()
     done = subprocess.run([sys.executable, "-m", "tempfile"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o002])
+def test_tables_are_as_private_as_all_that_a_process_writes(umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        settings = session.local_settings()
+    finally:
+        assert os.umask(before) == umask
+    assert settings["spark.hadoop.fs.permissions.umask-mode"] == f"{umask:03o}"
 
 
 class _Session:

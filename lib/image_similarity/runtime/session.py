@@ -16,6 +16,8 @@ from image_similarity.errors import JobFailed
 from image_similarity.runtime import class_archive, java, surroundings
 
 _CANCEL_SECONDS = 10
+_UMASK = "spark.hadoop.fs.permissions.umask-mode"
+"""Hadoop's own is 022, whatever that of the process is."""
 
 SPARK_ERRORS = (PySparkException, Py4JJavaError)
 """What a call of Spark raises, depending on where in the JVM it failed."""
@@ -56,7 +58,7 @@ def local_settings() -> dict[str, str]:
     if folder is None:
         return {}
     os.environ.setdefault("SPARK_CONF_DIR", str(folder))
-    settings = read_properties(folder / "spark" / "local.conf")
+    settings = {_UMASK: f"{surroundings.umask():03o}", **read_properties(folder / "spark" / "local.conf")}
     defaults = Path(os.environ["SPARK_CONF_DIR"], "spark-defaults.conf")
     theirs = read_properties(defaults) if defaults.exists() else {}
     if not settings.get("spark.master", "").startswith("local"):

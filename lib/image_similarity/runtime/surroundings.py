@@ -40,6 +40,13 @@ def check_names(session: Any, names: Iterable[str]) -> None:
             ) from None
 
 
+def umask() -> int:
+    """The umask of this process, which decides who may read what it writes."""
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
 def _check_spark_home() -> None:
     home = os.environ.get("SPARK_HOME")
     if home and not list(Path(home, "jars").glob(f"spark-core_*-{pyspark.__version__}.jar")):

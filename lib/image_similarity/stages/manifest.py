@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -155,14 +155,14 @@ def _is_text(name: str) -> bool:
 def _glob(pattern: str) -> Iterator[FileStatus]:
     """The files that match ``pattern``, with paths relative to its last literal folder. ``**`` crosses folders."""
     root = _GLOB.split(pattern, maxsplit=1)[0].rpartition("/")[0]
-    if uris.is_local(pattern):
-        for path in glob.iglob(pattern, recursive=True):
-            if os.path.isfile(path):
-                info = os.stat(path)
-                yield FileStatus(path, path.removeprefix(root).lstrip("/"), info.st_size, info.st_mtime_ns)
+    if uris.is_local(pattern) and "**" not in pattern:  # without a look at what lies deeper
+        for path in glob.iglob(pattern):
+            file = blobs.status(path)
+            if file is not None and not os.path.isdir(path):
+                yield replace(file, path=path.removeprefix(root).lstrip("/"))
         return
     matches = re.compile(_glob_expression(pattern.removeprefix(root).lstrip("/")))
-    yield from (file for file in blobs.list_files(root) if matches.fullmatch(file.path))
+    yield from (file for file in blobs.list_files(root or "/") if matches.fullmatch(file.path))
 
 
 def _glob_expression(pattern: str) -> str:

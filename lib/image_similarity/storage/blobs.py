@@ -7,6 +7,7 @@ are literal. ``s3a`` is ``s3``. pyarrow's file systems serve all schemes except 
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class FileStatus:
     """Path below the listed root, with ``/`` between its parts."""
     size_bytes: int | None
     modified_ns: int | None
-    """Nanoseconds since 1970, UTC."""
+    """Nanoseconds since 1970, UTC; None if it is unknown, or after 2262, which 64 bits do not hold."""
 
 
 @lru_cache(maxsize=None)
@@ -73,11 +74,21 @@ def read(uri: str, max_bytes: int | None = None) -> bytes:
     """
     limit = -1 if max_bytes is None else max_bytes + 1
     if is_local(uri):
-        with open(local_path(uri), "rb") as file:
+        with open(local_path(uri), "rb", opener=_open_regular) as file:
             return file.read(limit)
     filesystem, path = filesystem_of(uri)
     with filesystem.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read(None if max_bytes is None else limit))
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """An ``opener`` that takes regular files and folders only. To open a named pipe waits until somebody writes."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # Python has the right error for folders
+        return descriptor
+    os.close(descriptor)
+    raise OSError(f"no regular file, but a pipe, a socket or a device: {path}")
 
 
 def write(uri: str, content: bytes, content_type: str) -> None:
@@ -176,7 +187,7 @@ def status(uri: str) -> FileStatus | None:
     try:
         if is_local(uri):
             info = os.stat(local_path(uri))
-            return FileStatus(uri, uri, info.st_size, info.st_mtime_ns)
+            return FileStatus(uri, uri, info.st_size, _nanoseconds(info))
         filesystem, path = filesystem_of(uri)
         remote = filesystem.get_file_info(path)
         return FileStatus(uri, uri, remote.size, remote.mtime_ns) if remote.type == pafs.FileType.File else None
@@ -185,29 +196,33 @@ def status(uri: str) -> FileStatus | None:
 
 
 def list_files(root: str) -> Iterator[FileStatus]:
-    """Every file below the folder ``root``, in no particular order. Links to folders are followed once.
+    """Every file below the folder ``root``, each once.
 
-    Files in hidden folders (with a leading dot) are left out. Raises ``OSError`` if a folder cannot be read.
+    A folder that several links lead to is listed once: under its own name if that is below ``root``, else under the
+    link that comes first by name. Files in hidden folders (with a leading dot) are left out. Raises ``OSError`` if a
+    folder cannot be read.
     """
     return _list_local(local_path(root)) if is_local(root) else _list_remote(root)
 
 
 def _list_local(root: str) -> Iterator[FileStatus]:
     seen: set[tuple[int, int]] = set()
-    folders = [(root, "")]
-    while folders:
-        folder, below = folders.pop()
+    folders, links = [(root, "")], list[tuple[str, str]]()
+    while folders or links:
+        # What a link leads to may be met under its own name, later: links wait until all folders are done.
+        folder, below = folders.pop() if folders else links.pop(0)
         info = os.stat(folder)
         if (info.st_dev, info.st_ino) in seen:
             continue
         seen.add((info.st_dev, info.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if _is_folder(entry):
-                    if not entry.name.startswith("."):
-                        folders.append((entry.path, f"{below}{entry.name}/"))
-                else:
-                    yield _entry_status(entry, below)
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+        for entry in entries:
+            if not _is_folder(entry):
+                yield _entry_status(entry, below)
+            elif not entry.name.startswith("."):
+                (links if entry.is_symlink() else folders).append((entry.path, f"{below}{entry.name}/"))
+        links.sort(key=lambda link: link[1])
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -223,7 +238,11 @@ def _entry_status(entry: "os.DirEntry[str]", below: str) -> FileStatus:
         info = entry.stat()
     except OSError:  # a link to nothing; the job that reads the image will report it
         return FileStatus(entry.path, path, None, None)
-    return FileStatus(entry.path, path, info.st_size, info.st_mtime_ns)
+    return FileStatus(entry.path, path, info.st_size, _nanoseconds(info))
+
+
+def _nanoseconds(info: os.stat_result) -> int | None:
+    return info.st_mtime_ns if -(2**63) <= info.st_mtime_ns < 2**63 else None
 
 
 def _list_remote(root: str) -> Iterator[FileStatus]:

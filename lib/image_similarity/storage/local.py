@@ -40,7 +40,7 @@ class LocalFiles(UpdatesUnderLock):
             raise
 
     def delete(self, path: str) -> None:
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:
             Path(path).unlink(missing_ok=True)
