@@ -18,7 +18,8 @@ from image_similarity.imaging import decoding
 from image_similarity.imaging.framing import Framing
 from image_similarity.settings import EmbeddingsSettings
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter
-from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row, number_of
+from image_similarity.stages.embeddings.known import KnownContents, number_of
+from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row
 from image_similarity.storage import fetch
 
 
@@ -91,7 +92,7 @@ def test_copies_go_through_the_network_once(embed: Embed, files: list[Path]) -> 
 def test_known_contents_are_not_decoded(embed: Embed, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     network = Brightness()
     digests = embed(files, network)[0]["content_sha256"]
-    known = np.unique([number_of(digest) for digest in digests])
+    known = KnownContents("key", np.unique([number_of("key", digest) for digest in digests]))
     network.batches.clear()
     monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("decoded"))
     assert embed(files, network, known=known)[0]["embedded_on"].tolist() == [[None]] * 7 and network.batches == []
@@ -221,3 +222,11 @@ def test_a_process_with_a_decoder_that_hangs_ends_itself(
     monkeypatch.setattr(os, "kill", lambda *_: ended.set())
     results, _ = embed(files[:2], Brightness(), decode_seconds=0.5)
     assert ended.is_set() and len(results) == 2
+
+
+def test_contents_that_agree_in_60_bits_are_two() -> None:
+    """Two pictures with such digests were found within a minute."""
+    first, second = (f"{'0123456789abcde'}{digit * 49}" for digit in "01")
+    known = KnownContents("drawn by this run", np.array([number_of("drawn by this run", first)]))
+    assert first in known and second not in known
+    assert first not in KnownContents("of another run", known.numbers), "a number says nothing to another run"

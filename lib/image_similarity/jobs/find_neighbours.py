@@ -19,7 +19,7 @@ from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 EXTERNAL = "external"
 LISTS = "lists"
-LISTS_VERSION = 3
+LISTS_VERSION = 4
 RELATIONS = (SIMILAR, DISSIMILAR)
 
 
@@ -170,7 +170,11 @@ def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[
     stored = record.settings.get(LISTS, {}) if record is not None else {}
     # The previous lists must be at least as long as the present ones. The metric is the same: it is part of the slot.
     needed = {SIMILAR: 0 if method == APPROXIMATE else settings.similar, DISSIMILAR: settings.dissimilar}
-    if stored.get("version") != LISTS_VERSION or any(stored[relation] < needed[relation] for relation in RELATIONS):
+    if stored.get("version", LISTS_VERSION) != LISTS_VERSION:
+        message = f"the lists of run {runs[0]} were made by another version: comparing all pairs once"
+        job.say(f"find_neighbours {job.slot}: {message}", event="note")
+        return None
+    if not stored or any(stored[relation] < needed[relation] for relation in RELATIONS):
         return None
     if not any(needed.values()):
         return None

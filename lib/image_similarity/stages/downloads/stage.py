@@ -149,12 +149,15 @@ def _present(spark: SparkSession, folder: str) -> DataFrame:
 
 
 def _pictures(folder: str) -> dict[str, FileStatus]:
-    """The pictures in ``folder`` by their names without extension. Empty if there is no such folder."""
+    """The pictures in ``folder`` by their names without extension. Empty if there is no such folder.
+
+    An empty file is no picture: a disk was full when it was written, say.
+    """
     if not blobs.exists(folder):
         return {}
     extensions = {extension for extension, _ in FILE_TYPES.values()}
     split = ((os.path.splitext(file.path), file) for file in blobs.list_files(folder))
-    return {name: file for (name, extension), file in split if extension[1:] in extensions}
+    return {name: file for (name, extension), file in split if extension[1:] in extensions and file.size_bytes}
 
 
 def run(spark: SparkSession, planned: DataFrame, options: Options, scratch: Workspace) -> Outputs:

@@ -6,6 +6,7 @@ fingerprint that lacks their vector.
 """
 
 import functools
+import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings import workers
 from image_similarity.stages.embeddings.checkpoints import CheckpointCount
-from image_similarity.stages.embeddings.workers import NON_FINITE, Contents, Work
+from image_similarity.stages.embeddings.known import KnownContents, number_column
+from image_similarity.stages.embeddings.workers import NON_FINITE, Work
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.workspace import Workspace
@@ -186,12 +188,13 @@ def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
     return _Tally(images, unread, tuple(each[::2]), tuple(each[1::2]))
 
 
-def _known_contents(spark: SparkSession, fingerprint: Fingerprint) -> "Broadcast[Contents] | None":
+def _known_contents(spark: SparkSession, fingerprint: Fingerprint) -> "Broadcast[KnownContents] | None":
     """The contents whose vectors exist, for all workers; None if there are none."""
     contents = fingerprint.vectors.select("content_sha256").unionAll(fingerprint.checkpoints.select("content_sha256"))
-    numbers = contents.select(F.conv(F.substring("content_sha256", 1, 15), 16, 10).cast("long").alias("content"))
-    known = np.unique(numbers.toArrow()["content"].to_numpy())
-    return spark.sparkContext.broadcast(known) if len(known) else None
+    key = secrets.token_hex(16)
+    numbers = contents.select(number_column(key, "content_sha256").alias("number")).toArrow()["number"]
+    known = KnownContents(key, np.unique(numbers.to_numpy()))
+    return spark.sparkContext.broadcast(known) if len(known.numbers) else None
 
 
 # -- the pass over the images ------------------------------------------------------------------------------------------

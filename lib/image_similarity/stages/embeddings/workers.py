@@ -28,6 +28,7 @@ from image_similarity.runtime.devices import CPU, Devices
 from image_similarity.runtime.tasks import is_retry, shipped
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
+from image_similarity.stages.embeddings.known import KnownContents
 from image_similarity.storage import fetch
 
 RESULT = "content_sha256 string, reason string, detail string, embedded_on array<string>, refused array<string>"
@@ -37,9 +38,6 @@ vector was refused."""
 NON_FINITE = "non_finite"
 
 _FIRST_BATCH = 16
-
-Contents = NDArray[np.int64]
-"""Contents as sorted numbers: the first 60 bits of their sha256, 8 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,8 @@ class Work:
     """The file that the driver shipped for it."""
     folder: str
     """Where its checkpoints are written."""
-    known: "Broadcast[Contents] | None"
+    known: "Broadcast[KnownContents] | None"
     """Contents whose vectors exist already."""
-
-
-def number_of(content_sha256: str) -> int:
-    return int(content_sha256[:15], 16)
 
 
 def embed(
@@ -99,7 +93,7 @@ class Loaded:
     """A fingerprint in a task, with its known contents and its checkpoints."""
 
     fingerprint: Fingerprint
-    known: Contents | None
+    known: KnownContents | None
     writer: CheckpointWriter
     done: set[str] = field(default_factory=set)
     """Contents that this task has embedded, or that an earlier attempt of it has checkpointed."""
@@ -109,13 +103,7 @@ class Loaded:
     """The device that it computes on, as named by `devices.name_of`."""
 
     def knows(self, content_sha256: str) -> bool:
-        if content_sha256 in self.done:
-            return True
-        if self.known is None:
-            return False
-        number = number_of(content_sha256)
-        place = int(np.searchsorted(self.known, number))
-        return place < len(self.known) and int(self.known[place]) == number
+        return content_sha256 in self.done or (self.known is not None and content_sha256 in self.known)
 
 
 def _load(work: Sequence[Work], available: Devices, settings: EmbeddingsSettings, started: float) -> list[Loaded]:

@@ -29,7 +29,7 @@ ALIVE = np.dtype(
 )
 """One entry for each compared vector of a block: its row in the block, its number, whether it is new since the previous
 run, and the shift and scale that distances need (see `distances.measured`)."""
-DIGEST_BYTES = 20
+DIGEST_BYTES = 32
 KNOWN = np.dtype([("digest", f"S{DIGEST_BYTES}"), ("vector", np.int64)])
 """One entry for each distinct vector: its digest and number, stored for the next run."""
 NOTHING_KNOWN = np.empty(0, dtype=KNOWN)

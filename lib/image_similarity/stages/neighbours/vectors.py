@@ -318,7 +318,7 @@ class _Writer:
             contents,
             length=values.shape[1],
             # Adding 0 turns -0.0 into 0.0, so that equal vectors have equal bytes.
-            digest=[hashlib.sha1(row, usedforsecurity=False).digest() for row in values + np.float32(0)],
+            digest=[hashlib.sha256(row).digest() for row in values + np.float32(0)],
             file=name,
             row=np.arange(len(values), dtype=np.int32),
             shift=vectors.shift,
