@@ -34,7 +34,7 @@ def test_what_is_repeatable() -> None:
     "arguments",
     [
         ["-k", "3", "-k", "4"],
-        ["-k", "3", "--set", "neighbours.similar=4"],
+        ["--set", "neighbours.similar=3", "--set", "neighbours.similar=4"],
         ["--fingerprint", "a", "--fingerprint", "b"],
         ["--set", "approximate.partitions=3", "--set", "approximate.nlist=4"],  # one key, under its older name, too
     ],
@@ -42,10 +42,17 @@ def test_what_is_repeatable() -> None:
 def test_settings(arguments: list[str]) -> None:
     parsed = _parser(find_neighbours, "find_neighbours").parse_args(["--warehouse", "w", *arguments])
     with pytest.raises(WrongInput, match="is given twice, as"):
-        settings.load(None, parsed.overrides)
+        settings.load(None, parsed.overrides, parsed.settings_by_flag)
 
 
 def test_the_same_value_twice_and_a_key_of_a_table_are_no_fault() -> None:
     declared = 'fingerprints.a={network="resnet18",layer="avgpool"}'
     loaded = settings.load(None, ["neighbours.similar=3", "neighbours.similar=3", declared, "fingerprints.a.seed=1"])
     assert loaded.neighbours.similar == 3
+
+
+def test_a_flag_of_its_own_wins_over_set_wherever_it_stands() -> None:
+    for arguments in (["-k", "3", "--set", "neighbours.similar=4"], ["--set", "neighbours.similar=4", "-k", "3"]):
+        parsed = _parser(find_neighbours, "find_neighbours").parse_args(["--warehouse", "w", *arguments])
+        loaded = settings.load(None, parsed.overrides, parsed.settings_by_flag)
+        assert loaded.neighbours.similar == 3

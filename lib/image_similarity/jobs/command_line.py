@@ -21,14 +21,17 @@ from image_similarity.runtime import progress, shutdown, surroundings
 from image_similarity.runtime.session import open_session
 from image_similarity.warehouse.warehouse import Warehouse
 
+FLAGS = "settings_by_flag"
+"""Where parsed arguments have the settings that flags of their own set."""
+
 
 def setting(key: str, is_text: bool = False) -> dict[str, Any]:
     """Keyword arguments for ``add_argument`` that make a flag an abbreviation of ``--set key=value``.
 
-    ``is_text``: the value is a string, whatever it looks like.
+    The flag wins over ``--set``. ``is_text``: the value is a string, whatever it looks like.
     """
     return {
-        "dest": "overrides",
+        "dest": FLAGS,
         "action": "append",
         "type": lambda value: f"{key}={json.dumps(value) if is_text else value}",
     }
@@ -89,8 +92,9 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="one setting, repeatable; wins over the file",
+        help="one setting, repeatable; wins over the file, and a flag of its own wins over it",
     )
+    parser.set_defaults(**{FLAGS: []})
     common.add_argument("--warehouse", required=True, metavar="URI", help="the folder of all tables")
     common.add_argument(
         "--run-id", metavar="LABEL", help="kept in runs; what this label has published is not done again"
@@ -119,7 +123,7 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
         default=reporting.TEXT,
         help="for people, or one JSON object a line on stdout",
     )
-    job.add_arguments(parser)  # after --set, whose default its abbreviations share
+    job.add_arguments(parser)
     return parser
 
 
@@ -146,7 +150,9 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
     finished: list[Finished] = []
     with reporting.reporting_to(reporter):
         try:
-            loaded = settings.load(arguments.config or conf.local_toml(), arguments.overrides)
+            loaded = settings.load(
+                arguments.config or conf.local_toml(), arguments.overrides, arguments.settings_by_flag
+            )
             with _session(name, session) as used, shutdown.interruptible(used):
                 surroundings.check_names(used, [arguments.warehouse])
                 warehouse = Warehouse(used, arguments.warehouse)

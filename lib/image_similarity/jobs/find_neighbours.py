@@ -51,9 +51,8 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     settings, approximate = application.settings.neighbours, application.settings.approximate
     if fingerprint is not None:
         settings = settings.model_copy(update={"fingerprint": fingerprint})
-    if own_embeddings and not any(
-        override.startswith("neighbours.fingerprint=") for override in application.arguments.overrides
-    ):
+    given = [*application.arguments.overrides, *application.arguments.settings_by_flag]
+    if own_embeddings and not any(override.startswith("neighbours.fingerprint=") for override in given):
         settings = settings.model_copy(update={"fingerprint": EXTERNAL})
     if own_embeddings and settings.fingerprint in application.settings.fingerprints:
         raise WrongInput(

@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
 from typing import Any
 
@@ -14,27 +14,35 @@ from image_similarity.settings.fingerprints import DEFAULT_FINGERPRINT, keys_of
 from image_similarity.settings.sections import Settings
 
 
-def load(file: Traversable | None, overrides: Iterable[str] = ()) -> Settings:
-    """The settings of ``file`` (TOML; None for defaults) with ``overrides`` (``section.key=value``) applied in order.
+def load(file: Traversable | None, overrides: Iterable[str] = (), flags: Iterable[str] = ()) -> Settings:
+    """The settings of ``file`` (TOML; None for defaults) with ``overrides`` (``section.key=value``), then ``flags``.
 
-    Raises ``WrongInput`` that lists every fault, and where two overrides give one key different values.
+    ``flags`` have the form of ``overrides``: they are what flags of their own abbreviate. Raises ``WrongInput`` that
+    lists every fault, and where two of the overrides, or two of the flags, give one key different values.
     """
     values: dict[str, Any] = {"fingerprints": {DEFAULT_FINGERPRINT: {"network": "vgg16", "layer": "fc2"}}}
     if file is not None:
         _merge(values, _renamed(_read_toml(file), str(file)))
     given: dict[tuple[str, ...], Any] = {}
-    for override in overrides:
-        new = _renamed(_parse_override(override), f"--set {override}")
-        for path, value in _leaves(new):
-            if given.setdefault(path, value) != value:
-                raise WrongInput(
-                    f"{'.'.join(path)} is given twice, as {given[path]!r} and as {value!r}: once is enough"
-                )
-        _merge(values, new)
+    for layer in (overrides, flags):
+        given |= _apply(layer, values)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise WrongInput("\n  ".join(_listed(error, file, given))) from None
+
+
+def _apply(overrides: Iterable[str], values: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Merge ``overrides`` into ``values``. The path and value of each. Raises ``WrongInput`` where two contradict."""
+    given: dict[tuple[str, ...], Any] = {}
+    for override in overrides:
+        new = _renamed(_parse_override(override), f"--set {override}")
+        path, value = _only(new, override.partition("=")[0].count(".") + 1)
+        if given.setdefault(path, value) != value:
+            values_given = f"as {given[path]!r} and as {value!r}"
+            raise WrongInput(f"{'.'.join(path)} is given twice, {values_given}: once is enough")
+        _merge(values, new)
+    return given
 
 
 def _listed(error: ValidationError, file: Traversable | None, given: Mapping[tuple[str, ...], Any]) -> list[str]:
@@ -90,13 +98,14 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The path and the value of all that is no table."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
+def _only(values: Mapping[str, Any], depth: int) -> tuple[tuple[str, ...], Any]:
+    """The path of the only key in nested tables, ``depth`` keys long, and its value."""
+    path: tuple[str, ...] = ()
+    value: Any = values
+    for _ in range(depth):
+        ((key, value),) = value.items()
+        path = (*path, key)
+    return path, value
 
 
 def _path(fault: Any) -> tuple[str, ...]:
