@@ -189,14 +189,14 @@ def test_verbose_tells_of_steps_and_others_do_not(run: Run, tmp_path: Path, caps
 def test_runs_of_before_lack_columns(run: Run, spark: SparkSession, tmp_path: Path) -> None:
     """Their records stay readable, alone and beside new ones."""
     warehouse = Warehouse(spark, str(tmp_path / "w"))
-    old = new_run_id()
+    old, nothing = new_run_id(), warehouse.current()
     columns = [name for name in SCHEMAS["runs"].names if name not in ("stages", "outputs")]
     record = {name: ["{}" if name in ("inputs", "settings") else None] for name in columns}
     schema = pa.schema([SCHEMAS["runs"].field(name) for name in record])
     content = pa.BufferOutputStream()
     pq.write_table(pa.table({**record, "run_id": [old]}, schema=schema), content)
     warehouse.files.write(f"{warehouse.uri}/runs/run_id={old}/part-00000.parquet", content.getvalue().to_pybytes())
-    warehouse.publish(warehouse.current(), {}, {"runs": {"": old}})
+    warehouse.publish(nothing, {}, {"runs": {"": old}})
     asked = "SELECT run_id, stages, outputs IS NULL FROM runs ORDER BY started_at NULLS FIRST"
     assert ask(tmp_path / "w", asked) == [(old, None, True)]
     image = draw(tmp_path / "images", 1)
@@ -243,7 +243,7 @@ def test_sigterm_ends_a_job_cleanly(tmp_path: Path) -> None:
         told[-1]["message"] == "run_pipeline: ended by SIGTERM before it was done; published until then: build_manifest"
     )
     assert (told[-1]["event"], told[-1]["exit_code"]) == ("error", 143)
-    assert not list((warehouse / "_scratch").iterdir())
+    assert not list(warehouse.glob("_scratch/*"))
     tables = json.loads((warehouse / "_current.json").read_text())["tables"]
     assert set(tables) == {"manifest", "runs"}
     check_event_log(log)

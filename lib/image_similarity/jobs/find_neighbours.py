@@ -15,6 +15,7 @@ from image_similarity.stages.neighbours.approximate import ApproximateResult
 from image_similarity.stages.neighbours.plan import APPROXIMATE
 from image_similarity.stages.neighbours.previous import PreviousRun
 from image_similarity.stages.neighbours.sources import Source
+from image_similarity.warehouse import leases
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 EXTERNAL = "external"
@@ -96,8 +97,9 @@ def run(application: Application, fingerprint: str | None = None) -> None:
             if outputs.approximate and outputs.approximate.good_enough
             else None,
         )
-    # The lists of the previous run stay, since another job may be reading them.
-    job.warehouse.forget_state(job.slot, min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id]))
+    # The lists of the previous run stay, since another job may be reading them; those of active runs are being written.
+    oldest = min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id])
+    job.warehouse.forget_state(job.slot, oldest, keep=leases.active(job.warehouse).keys())
     message = (
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of "
         f"{counts['dimensions']:,} values "
