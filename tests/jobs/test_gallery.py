@@ -134,7 +134,7 @@ def test_untrained_weights_are_marked_on_every_page(crawled: Crawl) -> None:
 
 def test_duplicates_are_those_of_the_same_bytes(gallery: Rendered, crawled: Crawl) -> None:
     page = (rendering(gallery.folder) / "duplicates" / "1.html").read_text(encoding="utf-8")
-    shown = [set(re.findall(r"/(\w{24})\.html\"><bdi>", part)) for part in page.split('<section class="copies"')[1:]]
+    shown = [set(re.findall(r"/(\w{32})\.html\"><bdi>", part)) for part in page.split('<section class="copies"')[1:]]
     assert shown == [{page_name(image_id) for image_id in copies} for copies in gallery.collection.copies]
 
 
@@ -147,7 +147,7 @@ def test_groups_are_those_of_the_attribute(gallery: Rendered, crawled: Crawl) ->
         name
         for page in pages
         for _, _, value in page.references
-        for name in re.findall(r"images/../(\w{24})\.html", value)
+        for name in re.findall(r"images/../(\w{32})\.html", value)
     ]
     assert sorted(shown) == sorted(path.stem for path in folder.glob("images/*/*.html"))
     assert sum("page 2 of 2" in page.text for page in pages) == 3, "five to a page, six or seven in each"

@@ -47,7 +47,7 @@ def test_alternative_texts_are_words_for_people() -> None:
 def test_no_text_has_what_pages_may_not_have(title: str) -> None:
     told = texts(title, title=title)
     assert not re.search("[\x00-\x1f\x7f-\x9f\ufffe\uffff]", f"{told['title']}{told['alt']}")
-    assert re.fullmatch("[0-9a-f]{24}", told["page"])
+    assert re.fullmatch("[0-9a-f]{32}", told["page"])
 
 
 def test_only_addresses_of_the_web_are_linked() -> None:

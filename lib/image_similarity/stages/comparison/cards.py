@@ -118,7 +118,7 @@ def _make_one(
 
 def _name(image_id: str) -> str:
     """A file name for the picture of ``image_id``, whatever characters the id has."""
-    return hashlib.sha256(image_id.encode()).hexdigest()[:24]
+    return hashlib.sha256(image_id.encode()).hexdigest()[:32]
 
 
 def _picture(image_id: str, uri: str | None, settings: Settings, folder: str, shrink: Shrink) -> dict[str, Any]:

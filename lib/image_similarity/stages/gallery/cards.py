@@ -71,8 +71,8 @@ def with_pictures(described: DataFrame, inventory: DataFrame, scratch: Workspace
 
 
 def page_name(image_id: str) -> str:
-    """The name of an image's page: 24 hexadecimal digits of its id's hash, whatever characters the id has."""
-    return hashlib.sha256(image_id.encode()).hexdigest()[:24]
+    """The name of an image's page: 32 hexadecimal digits of its id's hash, whatever characters the id has."""
+    return hashlib.sha256(image_id.encode()).hexdigest()[:32]
 
 
 def _texts(image_id: str, attributes: dict[str, str], settings: GallerySettings) -> dict[str, Any]:

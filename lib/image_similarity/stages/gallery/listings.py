@@ -139,7 +139,7 @@ def _by_folder(cards: DataFrame) -> DataFrame:
 
 
 def _value_name(attribute: str, value: str) -> str:
-    return hashlib.sha256(f"{attribute}\n{value}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{attribute}\n{value}".encode()).hexdigest()[:32]
 
 
 def facet_pages(members: DataFrame, facets: list[Facet], per_page: int, scratch: Workspace) -> DataFrame:
