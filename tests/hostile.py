@@ -48,7 +48,7 @@ TITLES = [
     "\ufffe\ud83c\udfa8".encode("utf-16", "surrogatepass").decode("utf-16"),
 ]
 LINKS = [
-    "https://example.org/works/1?a=b&c=d",
+    "https://example.org/works/1&c=d",
     "javascript:window.hacked=1",
     "data:text/html,<script>window.hacked=1</script>",
     'https://example.org/"onclick="window.hacked=1',
@@ -56,6 +56,7 @@ LINKS = [
     "file:///etc/passwd",
     " https://example.org/with space",
     "//example.org/no-scheme",
+    "https://example.org/works/1?signature=secret",
 ]
 IDS = {0: "../../../etc/passwd", 1: "..\\..\\windows", 2: "/absolute/path.png", 3: "CON", 4: "index.html"}
 DEPARTMENTS = ['<i>Prints & "Drawings"</i>', "../../Photography", "Textiles"]

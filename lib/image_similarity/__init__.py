@@ -12,7 +12,7 @@ Where things are, from the top to the bottom; nothing imports upwards::
     pages                     what the gallery and reports share
     imaging  fingerprints  knn    no Spark, no settings: arrays in, arrays out
     runtime  warehouse  storage  settings
-    reporting  errors         what people and machines are told
+    reporting  redaction  errors    what people and machines are told
 """
 
 __version__ = "0.1.0"

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from image_similarity.redaction import redacted, redacted_values
+
 DEFAULT_EVERY = 10.0
 """Seconds between two lines of progress, by default."""
 
@@ -66,13 +68,15 @@ class Reporter:
         """Writes ``message``. ``fields`` are for machines only. ``detail``: people see it only with ``--verbose``."""
         if self.format == JSON:
             if message.strip():
-                self._write(sys.stdout, f"{json.dumps(self._record(event, message, fields), default=str)}\n")
+                self._write(
+                    sys.stdout, f"{json.dumps(redacted_values(self._record(event, message, fields)), default=str)}\n"
+                )
         elif self.verbose or not detail:
-            self._write(sys.stderr if event in _ON_STDERR else sys.stdout, f"{message}\n")
+            self._write(sys.stderr if event in _ON_STDERR else sys.stdout, f"{redacted(message)}\n")
 
     def show(self, line: str) -> None:
         """Replaces the last line of the terminal by ``line``."""
-        self._write(sys.stderr, f"\r\x1b[K{line}")
+        self._write(sys.stderr, f"\r\x1b[K{redacted(line)}")
 
     def show_no_more(self) -> None:
         """Ends the line that `show` wrote."""

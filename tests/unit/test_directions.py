@@ -14,17 +14,18 @@ MODULES = sorted(LIB.rglob("*.py"))
 BELOW = {
     "errors": set(),
     "conf": set(),
-    "reporting": set(),
+    "redaction": set(),
+    "reporting": {"redaction"},
     "storage": {"errors"},
     "settings": {"errors"},
-    "warehouse": {"errors", "reporting", "storage"},
+    "warehouse": {"errors", "redaction", "reporting", "storage"},
     "runtime": {"errors", "reporting", "conf", "storage", "settings", "warehouse"},
     "imaging": {"errors"},
     "fingerprints": {"errors", "imaging"},
     "knn": {"errors"},
-    "pages": {"errors", "storage", "imaging"},
+    "pages": {"errors", "redaction", "storage", "imaging"},
     "stages": {
-        *("errors", "reporting", "storage", "settings", "warehouse", "runtime"),
+        *("errors", "redaction", "reporting", "storage", "settings", "warehouse", "runtime"),
         *("imaging", "fingerprints", "knn", "pages"),
     },
 }

@@ -113,3 +113,10 @@ def test_a_record_is_a_row_of_runs() -> None:
     [row] = table.to_pylist()
     assert row["run_id"] == run and row["label"] == "night" and json.loads(row["counts"]) == {"rows": 2}
     assert row["finished_at"] == NOW
+
+
+def test_a_record_has_no_secrets_of_addresses() -> None:
+    address = "https://museum.example/list.csv?signature=made-up-secret"
+    row = record("r1", settings={"images": address}, inputs={"embeddings": [address]}).as_parquet()
+    [told] = pq.read_table(pa.BufferReader(row)).to_pylist()
+    assert "secret" not in str(told) and "list.csv?..." in told["settings"] and "list.csv?..." in told["inputs"]

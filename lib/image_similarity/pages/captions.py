@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from image_similarity.redaction import redacted
+
 LONGEST_TEXT = 300
 _MOST_ALT_TEXTS, _LONGEST_ALT_TEXT = 3, 60
 # HTML allows no control characters and no non-characters, not even as character references.
@@ -36,13 +38,17 @@ def of_image(
 
 
 def clean(text: str) -> str:
-    """``text`` on one line, without characters that HTML does not allow."""
-    return _NOT_FOR_PAGES.sub("\ufffd", " ".join(text.split()))
+    """``text`` on one line, without characters that HTML does not allow, and without secrets of addresses."""
+    return redacted(_NOT_FOR_PAGES.sub("\ufffd", " ".join(text.split())))
 
 
 def link(value: str) -> str | None:
-    """``value`` if it is an http(s) address without spaces, which a page may link to; None otherwise."""
-    return value if re.match(r"https?://[^\s<>\"']+\Z", value, re.IGNORECASE) else None
+    """``value`` if it is an http(s) address without spaces, which a page may link to; None otherwise.
+
+    None also for an address with a password or a query: that may be a signature, and without it leads elsewhere.
+    """
+    is_address = re.match(r"https?://[^\s<>\"']+\Z", value, re.IGNORECASE)
+    return value if is_address and redacted(value) == value else None
 
 
 def _first(attributes: Mapping[str, str], names: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from image_similarity.redaction import redacted_values
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 
 PUBLISHED = "published"
@@ -58,10 +59,10 @@ class Record:
         return self.outputs.get("replaced", {})
 
     def as_parquet(self) -> bytes:
-        """A Parquet file with this row, in the schema of ``runs``."""
+        """A Parquet file with this row, in the schema of ``runs``; without passwords and queries of addresses."""
         row: dict[str, Any] = {name: getattr(self, name) for name in SCHEMAS[RUNS].names}
         for name in _JSON:
-            row[name] = json.dumps(row[name], sort_keys=name != "stages")
+            row[name] = json.dumps(redacted_values(row[name]), sort_keys=name != "stages")
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pylist([row], schema=SCHEMAS[RUNS]), content)
         return content.getvalue()

@@ -19,6 +19,7 @@ from image_similarity.storage import blobs, http_client, uris
 
 _SECONDS_WITHOUT_AN_ANSWER = 20
 _SECONDS_FOR_A_FILE = 3600
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def _weights_file(network: str | None, name: str, sha256: str | None, cache: Pat
             downloaded=True,
         )
     if not uris.is_local(name):
-        file = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{name.rpartition('/')[2]}"
+        file_name = name.partition("?")[0].rpartition("/")[2][-_LONGEST_NAME:]  # a signature may be long, and is secret
+        file = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{file_name}"
         return _checked(_downloaded(file, partial(_by_our_client, name, http=http)), name, sha256, downloaded=True)
     if network and "/" not in name and "." not in name:
         raise WrongInput(

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame
 
 from image_similarity.imaging import thumbnails
 from image_similarity.pages import captions
+from image_similarity.redaction import redacted_values
 from image_similarity.stages.gallery import pictures
 from image_similarity.storage import blobs
 
@@ -144,4 +145,4 @@ def _distance(value: float) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
+    return json.dumps(redacted_values(value), indent=2, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,26 @@
+"""Addresses without what gives access: passwords and queries, which may be signatures.
+
+Everything that leaves the process as text goes through `redacted`: messages, records of runs, pages.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_USER = re.compile(r"""(\b[a-z][a-z0-9+.-]*://)[^\s/?\#"'<>]*@""", re.IGNORECASE)
+_QUERY = re.compile(r"""(\bhttps?://[^\s?\#"'<>]*\?)[^\s\#"'<>]+""", re.IGNORECASE)
+"""Of the web alone: elsewhere a question mark is part of a name."""
+
+
+def redacted(text: str) -> str:
+    """``text`` with ``...`` in the place of users with their passwords, and of queries, in all addresses in it."""
+    return _QUERY.sub(r"\1...", _USER.sub(r"\1...@", text)) if "://" in text else text
+
+
+def redacted_values(value: Any) -> Any:
+    """``value`` with `redacted` for every text in it, in mappings, lists and tuples, too."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {redacted_values(key): redacted_values(item) for key, item in value.items()}
+    return [redacted_values(item) for item in value] if isinstance(value, (list, tuple)) else value
