@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,3 +145,22 @@ def test_a_link_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "run_id=r").symlink_to(tmp_path / "mine")
     LocalFiles().delete(str(tmp_path / "run_id=r"))
     assert not (tmp_path / "run_id=r").exists() and (tmp_path / "mine" / "letter").exists()
+
+
+def test_files_and_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+
+    def noted(file: Any) -> None:
+        path = file if isinstance(file, int) else file.fileno()
+        synced.append(os.readlink(f"/proc/self/fd/{path}"))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    files, folder = LocalFiles(), tmp_path / "manifest" / "run_id=r"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("part.parquet", "deeper/x"):
+        (folder / name).write_bytes(b"1")
+    files.sync(str(folder))
+    names = ("part.parquet", "deeper/x", "deeper", ".", "..")
+    assert {os.path.normpath(folder / name) for name in names} == set(synced)
+    files.write(str(tmp_path / "_current.json"), b"{}")
+    assert synced[-1] == str(tmp_path), "the new name of the pointer"

@@ -256,7 +256,7 @@ class Job:
             started_at=self.started,
             finished_at=datetime.now(timezone.utc),
         )
-        self._check_present(replace, append or {})
+        self._check_whole(replace, append or {})
         self.warehouse.write_record(record)
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended["runs"] = {"": self.run_id}
@@ -276,17 +276,18 @@ class Job:
         if self.arguments.keep_runs:
             self._clean(self.arguments.keep_runs)
 
-    def _check_present(self, *published: Slots) -> None:
-        """Raises ``JobFailed`` if a table is gone.
+    def _check_whole(self, *published: Slots) -> None:
+        """Raises ``JobFailed`` if a table is gone or not whole; returns when all are safe on the disk.
 
         Cleaning took this run for dead (its machine slept, say), or removed a run that it needs.
         """
         folders = {(table, run) for slots in published for table, runs in slots.items() for run in runs.values()}
         for table, run in folders:
-            if not self.warehouse.files.entries(f"{self.warehouse.uri}/{table}/run_id={run}"):
+            if not retention.is_whole(self.warehouse, table, run):
                 raise JobFailed(
                     f"what {run} wrote to {table} was removed meanwhile; nothing was published: run it again"
                 )
+            self.warehouse.files.sync(f"{self.warehouse.uri}/{table}/run_id={run}")
 
     def _clean(self, keep: int) -> None:
         try:

@@ -28,6 +28,9 @@ class Files(Protocol):
     def write(self, path: str, content: bytes) -> None:
         """Replace ``path``, and create its folders. Readers see the old or the new content, never a part."""
 
+    def sync(self, path: str) -> None:
+        """Return when all files below the folder ``path`` would survive a loss of power."""
+
     def delete(self, path: str) -> None:
         """Remove the file ``path``, or the folder with everything in it, if there is one."""
 

@@ -62,6 +62,9 @@ class HadoopFiles(UpdatesUnderLock):
         context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(target.toUri(), self._configuration)
         context.rename(source, target, options)
 
+    def sync(self, path: str) -> None:
+        pass  # HDFS keeps what was closed on several machines
+
     def delete(self, path: str) -> None:
         with _java_errors_as_oserror():
             filesystem, jpath = self._open(path)

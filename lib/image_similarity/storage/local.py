@@ -1,5 +1,6 @@
 """The operations of `image_similarity.storage.files` on a local disk."""
 
+import errno
 import fcntl
 import os
 import secrets
@@ -35,9 +36,17 @@ class LocalFiles(UpdatesUnderLock):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            _sync(os.path.dirname(path))
         except BaseException:
             Path(temporary).unlink(missing_ok=True)  # frees space if the disk is full
             raise
+
+    def sync(self, path: str) -> None:
+        for folder, _, names in os.walk(path):
+            for name in names:
+                _sync(os.path.join(folder, name))
+            _sync(folder)
+        _sync(os.path.dirname(path))
 
     def delete(self, path: str) -> None:
         if os.path.isdir(path) and not os.path.islink(path):
@@ -75,3 +84,15 @@ def _created(path: str) -> IO[bytes]:
         with suppress(FileNotFoundError):
             return open(path, "wb")
     return open(path, "wb")
+
+
+def _sync(path: str) -> None:
+    """Write what the system still holds of a file, or of the names in a folder. Not all file systems do so."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of folders, on network drives
+            raise
+    finally:
+        os.close(descriptor)
