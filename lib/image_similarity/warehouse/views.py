@@ -55,9 +55,10 @@ def _select(table: str, folders: list[str]) -> str:
         return f"SELECT {nulls} WHERE false"
     names = ", ".join(column.name for column in columns)
     files = ", ".join(_sql_string(f"{_escape_glob(folder)}/*.parquet") for folder in folders)
+    # Folders above the warehouse, such as label=cat, are no columns.
     if table in _EXTENDED:
-        nulls = _select(table, [])
-        return f"SELECT {names}\nFROM ({nulls} UNION ALL BY NAME\nFROM read_parquet([{files}], union_by_name = true))"
+        nulls, options = _select(table, []), "union_by_name = true, hive_partitioning = false"
+        return f"SELECT {names}\nFROM ({nulls} UNION ALL BY NAME\nFROM read_parquet([{files}], {options}))"
     return f"SELECT {names}\nFROM read_parquet([{files}], hive_partitioning = false)"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.reporting import note
 from image_similarity.storage import uris
 from image_similarity.storage.filesystems import files_of
@@ -35,13 +35,16 @@ VIEWS = "views.sql"
 class Warehouse:
     """One warehouse, accessed through one Spark session.
 
-    ``uri``: a local path, or ``s3a://``, ``hdfs://``, ``gs://``. Nothing is created before the first write.
+    ``uri``: a local path, or ``s3a://``, ``hdfs://``, ``gs://``. Nothing is created before the first write. Raises
+    ``WrongInput`` for a name that DuckDB could not open.
     """
 
     def __init__(self, spark: SparkSession, uri: str):
         self._spark = spark
         self.local_root = uris.absolute(uri) if uris.is_local(uri) else None
         self.uri = self.local_root or uris.for_spark(uri.rstrip("/"))
+        if "\\" in self.uri:
+            raise WrongInput(f"the warehouse {self.uri}: DuckDB takes a backslash for a slash; choose another name")
         self._root = uris.for_spark(self.uri)
         self.files = files_of(self.uri, spark)
 
