@@ -158,3 +158,11 @@ def test_only_what_runs_left_is_removed_and_only_from_warehouses(
     assert run(clean_warehouse, "--warehouse", warehouse, "--discard-checkpoints") == 0
     assert (warehouse / "_scratch" / "my work" / "letter.txt").exists()
     assert (warehouse / "neighbours" / "run_id=by hand" / "letter.txt").exists()
+
+
+def test_cleaning_a_copy_makes_its_views_show_the_copy(run: Any, made: Path, warehouse: Path) -> None:
+    assert str(made) in (warehouse / "views.sql").read_text()
+    assert run(clean_warehouse, "--warehouse", warehouse) == 0
+    views = (warehouse / "views.sql").read_text()
+    assert str(made) not in views and str(warehouse) in views
+    assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(6,)]

@@ -34,6 +34,8 @@ def run(application: Application) -> None:
         )
         return
     removed = retention.remove(warehouse, paths)
+    if warehouse.current().version:
+        warehouse.write_views()  # which name the old place in a warehouse that was moved or copied
     active = leases.active(warehouse)
     unknown = recovery.unknown_runs(warehouse.files, warehouse.uri, warehouse.current(), list(active))
     total = f"{len(removed):,} folders and files, {sum(removed.values()) / 2**20:,.1f} MiB"
