@@ -18,13 +18,14 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
-from pyspark.sql.types import ArrayType, MapType, StructType
+from pyspark.sql.types import ArrayType, BinaryType, DataType, MapType, StructType
 
 from image_similarity.errors import WrongInput
+from image_similarity.reporting import note, printable
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.runtime.tasks import by_host
 from image_similarity.settings import HttpSettings, ManifestSettings
-from image_similarity.storage import blobs, http_client, uris
+from image_similarity.storage import blobs, foreign, http_client, uris
 from image_similarity.storage.blobs import FileStatus
 from image_similarity.warehouse.schemas import SCHEMAS
 
@@ -191,7 +192,12 @@ def _read_list(spark: SparkSession, location: str, uri_columns: tuple[str, ...])
         listed = listed.drop("uri").withColumnRenamed(uri_column, "uri")
     if "image_id" not in listed.columns:
         listed = listed.withColumn("image_id", F.col("uri"))
-    attributes = [name for name in listed.columns if name not in ("image_id", "uri")]
+    binary = [name for name in listed.columns if _holds_bytes(listed.schema[name].dataType)]
+    if unreadable := [name for name in ("image_id", "uri") if name in binary]:
+        raise WrongInput(f"--images {location}: {' and '.join(unreadable)} must be text, and the list has bytes there")
+    if binary:
+        note(f"{location}: left out are columns of bytes: {', '.join(map(printable, binary))}")
+    attributes = [name for name in listed.columns if name not in ("image_id", "uri", *binary)]
     ids = listed.select(F.col("image_id").cast("string"), F.col("uri").cast("string"), _attributes(listed, attributes))
     _check_list(ids, location)
     return ids
@@ -205,7 +211,24 @@ def _reader(spark: SparkSession, location: str) -> DataFrame:
     if kind == "json":
         is_array = blobs.read(location, max_bytes=1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
         return spark.read.json(path, multiLine=is_array, primitivesAsString=True, mode="FAILFAST")
-    return spark.read.parquet(path)
+    try:
+        return spark.read.parquet(path)
+    except SPARK_ERRORS as error:  # of one column, perhaps, whose type Spark does not know
+        try:
+            return spark.createDataFrame(foreign.read(location))
+        except (OSError, ValueError, *SPARK_ERRORS):
+            raise error from None
+
+
+def _holds_bytes(kind: DataType) -> bool:
+    """Whether values of this type are bytes, or have bytes in them: they are no text, and no attribute."""
+    if isinstance(kind, ArrayType):
+        return _holds_bytes(kind.elementType)
+    if isinstance(kind, MapType):
+        return _holds_bytes(kind.keyType) or _holds_bytes(kind.valueType)
+    if isinstance(kind, StructType):
+        return any(_holds_bytes(part.dataType) for part in kind.fields)
+    return isinstance(kind, BinaryType)
 
 
 def _attributes(listed: DataFrame, names: list[str]) -> Column:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity.errors import JobFailed, WrongInput
@@ -73,6 +74,10 @@ class Warehouse:
     def read_parquet(self, location: str) -> DataFrame:
         """Parquet that is not the warehouse's: an absolute local path, or a URI."""
         return self._spark.read.parquet(parquet.escape_glob(uris.for_spark(location)))
+
+    def from_arrow(self, table: pa.Table) -> DataFrame:
+        """``table`` as a frame."""
+        return self._spark.createDataFrame(table)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pyspark.sql.types import ArrayType, NumericType, StringType
 
 from image_similarity.errors import WrongInput
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
-from image_similarity.storage import blobs, uris
+from image_similarity.storage import blobs, foreign, uris
 from image_similarity.warehouse.warehouse import Warehouse
 
 _FEW_ENOUGH_TO_SEND = 5_000_000
@@ -50,10 +50,7 @@ def from_parquet(warehouse: Warehouse, uri: str) -> Source:
     location = uris.absolute(uri)
     if uris.is_local(location) and not blobs.exists(location):
         raise WrongInput(f"--embeddings {uri}: no such file or folder")
-    try:
-        table = warehouse.read_parquet(location)
-    except SPARK_ERRORS as error:
-        raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
+    table = _read(warehouse, location, uri)
     missing = [name for name in ("image_id", "embedding") if name not in table.columns]
     if missing:
         raise WrongInput(
@@ -69,6 +66,16 @@ def from_parquet(warehouse: Warehouse, uri: str) -> Source:
         )
     vectors = table.select(F.col("image_id").cast("string").alias("content"), F.col("embedding").cast("array<float>"))
     return Source(None, vectors, _checked(vectors.select(F.col("content").alias("image_id")), uri))
+
+
+def _read(warehouse: Warehouse, location: str, uri: str) -> DataFrame:
+    try:
+        return warehouse.read_parquet(location)
+    except SPARK_ERRORS as error:  # of one column, perhaps, whose type Spark does not know
+        try:
+            return warehouse.from_arrow(foreign.read(location))
+        except (OSError, ValueError, *SPARK_ERRORS):
+            raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
 
 
 def _checked(ids: DataFrame, uri: str) -> int:
