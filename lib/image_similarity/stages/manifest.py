@@ -3,6 +3,7 @@
 The images are a folder, a glob, or a CSV, JSON or Parquet file with a ``uri`` column.
 """
 
+import codecs
 import glob
 import os
 import re
@@ -32,6 +33,7 @@ from image_similarity.warehouse.schemas import SCHEMAS
 LIST_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 ROWS_PER_STATUS_TASK = 10_000
 STATUS_THREADS = 16
+_PIECE_BYTES = 1 << 20
 
 _GLOB = re.compile(r"[*?\[]")
 _FILES = pa.schema(
@@ -190,8 +192,15 @@ def _read_list(spark: SparkSession, location: str, uri_columns: tuple[str, ...])
         )
     if uri_column != "uri":
         listed = listed.drop("uri").withColumnRenamed(uri_column, "uri")
+    _check_names(listed.columns, location)
     if "image_id" not in listed.columns:
         listed = listed.withColumn("image_id", F.col("uri"))
+    for name in ("image_id", "uri"):
+        if isinstance(listed.schema[name].dataType, (ArrayType, MapType, StructType)):
+            raise WrongInput(
+                f"--images {location}: {name} must be text, and holds lists or records; JSON needs one object for each "
+                "image (pandas: orient='records')"
+            )
     binary = [name for name in listed.columns if _holds_bytes(listed.schema[name].dataType)]
     if unreadable := [name for name in ("image_id", "uri") if name in binary]:
         raise WrongInput(f"--images {location}: {' and '.join(unreadable)} must be text, and the list has bytes there")
@@ -207,7 +216,11 @@ def _reader(spark: SparkSession, location: str) -> DataFrame:
     kind = LIST_FORMATS[os.path.splitext(location.rstrip("/"))[1].lower()]
     path = re.sub(r"([*?\[\]{}\\])", r"\\\1", uris.for_spark(location))  # readers take patterns, and this is a literal
     if kind == "csv":
-        return spark.read.csv(path, header=True, multiLine=True, escape='"', mode="FAILFAST")
+        _check_utf8(location)
+        read = spark.read.csv(path, header=True, multiLine=True, lineSep="\n", escape='"', mode="FAILFAST")
+        # Left to itself, Spark takes the end of the first line for that of all. So lines that end with CR LF keep a CR.
+        plain = [F.regexp_replace(F.col(f"`{name.replace('`', '``')}`"), r"\r$", "") for name in read.columns]
+        return read.select(*(column.alias(name.rstrip("\r")) for column, name in zip(plain, read.columns)))
     if kind == "json":
         is_array = blobs.read(location, max_bytes=1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
         return spark.read.json(path, multiLine=is_array, primitivesAsString=True, mode="FAILFAST")
@@ -218,6 +231,32 @@ def _reader(spark: SparkSession, location: str) -> DataFrame:
             return spark.createDataFrame(foreign.read(location))
         except (OSError, ValueError, *SPARK_ERRORS):
             raise error from None
+
+
+def _check_utf8(location: str) -> None:
+    """Raise ``WrongInput`` for a text file in another encoding: Spark would put replacement characters into names."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    filesystem, file = blobs.filesystem_of(location)
+    with filesystem.open_input_stream(file, compression=None) as stream:
+        try:
+            while piece := stream.read(_PIECE_BYTES):
+                decoder.decode(piece)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            bad = error.object[error.start : error.start + 1].hex()
+            raise WrongInput(
+                f"--images {location}: not UTF-8 (the byte 0x{bad}): save it as UTF-8 (iconv -f latin1 -t utf-8)"
+            ) from None
+
+
+def _check_names(names: list[str], location: str) -> None:
+    """Raise ``WrongInput`` for a column that would be taken for another one but for its capitals."""
+    for expected in ("image_id", "uri"):
+        alike = [name for name in names if name != expected and name.strip().lower() == expected]
+        if alike:
+            raise WrongInput(
+                f"--images {location}: is the column {alike[0]!r} meant for {expected}? Write it {expected}"
+            )
 
 
 def _holds_bytes(kind: DataType) -> bool:

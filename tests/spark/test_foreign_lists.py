@@ -1,4 +1,4 @@
-"""One column of a type that Spark does not know, or that is no text, does not cost a whole table."""
+"""Lists and vectors of others: a column that Spark does not know costs nothing else, and what is no text is refused."""
 
 import datetime
 import decimal
@@ -61,3 +61,27 @@ def test_bytes_are_no_attribute_and_no_id(run: Any, tmp_path: Path, capsys: Any)
         assert run(build_manifest, "--images", own, "--warehouse", tmp_path / "none") == 2
         assert "must be text, and the list has bytes there" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+LISTS = {
+    "latin1.csv": ("uri,title\na.jpg,Gemälde\n".encode("latin1"), "not UTF-8 (the byte 0xe4)"),
+    "utf16.csv": ("uri,title\na.jpg,Gemälde\n".encode("utf-16"), "not UTF-8"),
+    "pandas.json": (b'{"uri":{"0":"a.jpg","1":"b.jpg"},"title":{"0":"x","1":"y"}}', "one object for each image"),
+    "capitals.csv": (b"uri,Image_ID\na.jpg,1\n", "is the column 'Image_ID' meant for image_id?"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_what_is_not_what_it_seems_is_refused(name: str, run: Any, tmp_path: Path, capsys: Any) -> None:
+    content, message = LISTS[name]
+    (tmp_path / name).write_bytes(content)
+    assert run(build_manifest, "--images", tmp_path / name, "--warehouse", tmp_path / "w") == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "w").exists()
+
+
+def test_lines_may_end_in_either_way(run: Any, tmp_path: Path) -> None:
+    for number, content in enumerate((b"uri,title\na.jpg,A\r\nb.jpg,B\n", b"title,uri\r\nA,a.jpg\nB,b.jpg\r\n")):
+        (tmp_path / "list.csv").write_bytes(content)
+        assert run(build_manifest, "--images", tmp_path / "list.csv", "--warehouse", tmp_path / f"w{number}") == 0
+        rows = ask(tmp_path / f"w{number}", "SELECT image_id, attributes['title'] FROM manifest ORDER BY 1")
+        assert rows == [("a.jpg", "A"), ("b.jpg", "B")]
