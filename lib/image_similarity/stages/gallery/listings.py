@@ -52,7 +52,7 @@ class FacetValue:
     value: str
     images: int
     name: str
-    """The name of its pages: 16 hexadecimal digits."""
+    """The name of its pages: 32 hexadecimal digits."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def facet_pages(members: DataFrame, facets: list[Facet], per_page: int, scratch:
     pages = placed.groupBy("attribute", "value", "images", "number").agg(_in_order("ordinal", _card()).alias("items"))
     folders = F.create_map(*[F.lit(text) for facet in facets for text in (facet.attribute, facet.name)])
     # The same name as `_value_name` gives: links to the pages use that one.
-    name = F.substring(F.sha2(F.concat_ws("\n", "attribute", "value"), 256), 1, 16)
+    name = F.substring(F.sha2(F.concat_ws("\n", "attribute", "value"), 256), 1, 32)
     path = F.concat(
         F.lit("groups/"), folders[F.col("attribute")], F.lit("/"), F.concat_ws("-", name, "number"), F.lit(".html")
     )
