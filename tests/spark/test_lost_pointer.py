@@ -30,7 +30,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")
-        if file.is_file() and file.name != POINTER
+        if file.is_file() and file.name not in (POINTER, "views.sql")
     }
 
 
