@@ -1,4 +1,4 @@
-"""An Airflow of its own, in the environment that ``make airflow-test`` makes, with the DAG file of a ``dist``."""
+"""An Airflow of its own, in the environment that ``make test-all`` makes, with the DAG file of a ``dist``."""
 
 import json
 import os

@@ -22,7 +22,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def airflow(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Airflow:
     """An Airflow with a database. ``spark-submit`` is what the folder ``bin`` of its home has, if anything."""
     if not scheduling.BIN.is_dir():
-        pytest.fail(f"no Airflow in {scheduling.BIN}: make airflow-test installs it")
+        pytest.fail(f"no Airflow in {scheduling.BIN}: make test-all installs it")
     home = tmp_path_factory.mktemp("airflow")
     (home / "bin").mkdir()
     path = f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"

@@ -98,3 +98,9 @@ def test_what_fails_before_any_image_was_listed_has_written_nothing(
 ) -> None:
     assert run(run_pipeline, *common, *arguments) == code
     assert message in capsys.readouterr().err and not (tmp_path / "w").exists()
+
+
+def test_a_folder_that_was_there_stays(run: Any, tmp_path: Path, common: Any) -> None:
+    (tmp_path / "w").mkdir()
+    assert run(run_pipeline, *common, "--fingerprint", "edges", "--set", 'manifest.extensions=[".none"]') == 2
+    assert list((tmp_path / "w").iterdir()) == []

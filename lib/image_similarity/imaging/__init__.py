@@ -1,8 +1,8 @@
 """From the bytes of a file to pixels. No Spark, no settings.
 
 - ``decoding``    bytes -> (height, width, 3) uint8, upright, or the reason for a failure
-- ``png``         PNG files without what pixels do not need
 - ``sandbox``     the same in a child process, for files that may crash or hang a decoder
+- ``png``         PNG files without what pixels do not need
 - ``framing``     a decoded picture -> the square of pixels that a fingerprint takes
 - ``thumbnails``  bytes -> the small files that pages show
 """

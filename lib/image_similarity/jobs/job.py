@@ -5,6 +5,7 @@ A run begins with the current pointer. It ends with one publication and its reco
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import re
 import time
@@ -85,6 +86,8 @@ class Application:
     """The fingerprints that this application has prepared so far, by their names."""
     _jobs: "list[Job]" = field(default_factory=list)
     _is_active: bool = False
+    _made_warehouse: bool = False
+    """Whether the folder of a local warehouse was not there before."""
     _leases: ExitStack = field(default_factory=ExitStack)
 
     def job(self, name: str, slot: str = "") -> "Job":
@@ -98,6 +101,7 @@ class Application:
         """Takes the leases of this application's runs: from now on, until the end, cleaning spares what they write."""
         if not self._is_active:
             self._is_active = True
+            self._made_warehouse = bool(self.warehouse.local_root) and not os.path.exists(self.warehouse.uri)
             for job in self._jobs:
                 self._leases.enter_context(job.lease())
 
@@ -113,10 +117,12 @@ class Application:
             self._remove_empty_folders()
 
     def _remove_empty_folders(self) -> None:
-        """Nothing was written where nothing was, after an error."""
+        """After an error nothing is left where nothing was. A folder that somebody made for the warehouse stays."""
         try:
-            for folder in (leases.FOLDER, SCRATCH, STATE, ""):
-                self.warehouse.files.delete_empty(f"{self.warehouse.uri}/{folder}".rstrip("/"))
+            for folder in (leases.FOLDER, SCRATCH, STATE):
+                self.warehouse.files.delete_empty(f"{self.warehouse.uri}/{folder}")
+            if self._made_warehouse:
+                self.warehouse.files.delete_empty(self.warehouse.uri)
         except OSError:
             pass  # the job's own error is reported instead
 
