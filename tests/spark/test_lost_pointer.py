@@ -154,7 +154,7 @@ def test_only_what_runs_left_is_removed_and_only_from_warehouses(
         folder.mkdir(parents=True)
         (folder / "letter.txt").write_text("dear")
     assert run(clean_warehouse, "--warehouse", tmp_path / "mine", "--discard-checkpoints") == 2
-    assert "is no warehouse" in capsys.readouterr().err and (mine / "letter.txt").exists()
+    assert "there is no warehouse at" in capsys.readouterr().err and (mine / "letter.txt").exists()
     assert run(clean_warehouse, "--warehouse", warehouse, "--discard-checkpoints") == 0
     assert (warehouse / "_scratch" / "my work" / "letter.txt").exists()
     assert (warehouse / "neighbours" / "run_id=by hand" / "letter.txt").exists()

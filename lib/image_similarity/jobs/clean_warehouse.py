@@ -2,7 +2,6 @@
 
 import argparse
 
-from image_similarity.errors import WrongInput
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application
 from image_similarity.reporting import note, say
@@ -24,8 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(application: Application) -> None:
     arguments, warehouse = application.arguments, application.warehouse
-    if not warehouse.files.entries(warehouse.uri):
-        raise WrongInput(f"there is no warehouse at {warehouse.uri}: check --warehouse")
     paths = retention.removable(warehouse, arguments.keep_runs, arguments.discard_checkpoints)
     if arguments.dry_run:
         say(
@@ -37,7 +34,7 @@ def run(application: Application) -> None:
     if warehouse.current().version:
         warehouse.write_views()  # which name the old place in a warehouse that was moved or copied
     active = leases.active(warehouse)
-    unknown = recovery.unknown_runs(warehouse.files, warehouse.uri, warehouse.current(), list(active))
+    unknown = recovery.unknown_runs(warehouse, active)
     total = f"{len(removed):,} folders and files, {sum(removed.values()) / 2**20:,.1f} MiB"
     say(f"clean_warehouse: removed {total}, from {warehouse.uri}", *_shown(warehouse, list(removed)))
     if unknown:

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from image_similarity import conf, reporting, settings
 from image_similarity.jobs.job import Application, Finished, PlanOnly
 from image_similarity.reporting import Reporter
-from image_similarity.runtime import progress, shutdown, surroundings
+from image_similarity.runtime import environment, progress, shutdown
 from image_similarity.runtime.session import open_session
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -48,6 +48,10 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
+_GIVEN = "_given"
+"""Where arguments keep, while they are parsed, what was given already."""
+
+
 class _Once:
     """An action of a parser for a flag that may be given once: of two values, either would be wrong for somebody."""
 
@@ -67,9 +71,6 @@ class _Store(_Once, argparse._StoreAction):
 
 class _StoreTrue(_Once, argparse._StoreTrueAction):
     pass
-
-
-_GIVEN = "_given"
 
 
 def _parser(job: Any, name: str) -> argparse.ArgumentParser:
@@ -154,7 +155,7 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
                 arguments.config or conf.local_toml(), arguments.overrides, arguments.settings_by_flag
             )
             with _session(name, session) as used, shutdown.interruptible(used):
-                surroundings.check_names(used, [arguments.warehouse])
+                environment.check_names(used, [arguments.warehouse])
                 warehouse = Warehouse(used, arguments.warehouse)
                 with Application(arguments, loaded, used, warehouse, finished) as application:
                     job.run(application)

@@ -13,7 +13,6 @@ from pyspark.sql import DataFrame
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application, Failures, Job, work_on
-from image_similarity.reporting import note
 from image_similarity.runtime import devices, progress
 from image_similarity.runtime.tasks import ship
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
@@ -21,7 +20,7 @@ from image_similarity.stages.embeddings import checkpoints, prepare, projected, 
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.stages.embeddings.projected import Fitted
 from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
-from image_similarity.warehouse import leases, retention
+from image_similarity.warehouse import retention
 
 EVERY_REASON = "every"
 
@@ -289,10 +288,7 @@ def _publish(embedding: _Embedding, counts: dict[str, Any]) -> None:
         counts=counts,
         used={**used, "embeddings": job.settings.embeddings.model_dump()},
     )
-    try:  # all checkpoints are in the vector store now
-        job.warehouse.forget_state(embedding.state, keep=leases.active(job.warehouse).keys() - {job.run_id})
-    except OSError as error:  # the run is published and has not failed
-        note(f"checkpoints could not be removed: {error}; the next run removes them")
+    job.forget_state(embedding.state)  # all checkpoints are in the vector store now
 
 
 def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:

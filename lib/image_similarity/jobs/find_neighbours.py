@@ -15,7 +15,6 @@ from image_similarity.stages.neighbours.approximate import ApproximateResult
 from image_similarity.stages.neighbours.plan import APPROXIMATE
 from image_similarity.stages.neighbours.previous import PreviousRun
 from image_similarity.stages.neighbours.sources import Source
-from image_similarity.warehouse import leases
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 EXTERNAL = "external"
@@ -49,16 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(application: Application, fingerprint: str | None = None) -> None:
     """``fingerprint``: another one than the settings name."""
     own_embeddings = getattr(application.arguments, "embeddings", None)
-    settings, approximate = application.settings.neighbours, application.settings.approximate
-    if fingerprint is not None:
-        settings = settings.model_copy(update={"fingerprint": fingerprint})
-    given = [*application.arguments.overrides, *application.arguments.settings_by_flag]
-    if own_embeddings and not any(override.startswith("neighbours.fingerprint=") for override in given):
-        settings = settings.model_copy(update={"fingerprint": EXTERNAL})
-    if own_embeddings and settings.fingerprint in application.settings.fingerprints:
-        raise WrongInput(
-            f"--embeddings with --fingerprint {settings.fingerprint}, which is made here: choose another name"
-        )
+    settings, approximate = _settings(application, own_embeddings, fingerprint), application.settings.approximate
     job = application.job("find_neighbours", f"{settings.fingerprint}/{settings.metric}")
     if job.already_published():
         return
@@ -97,14 +87,34 @@ def run(application: Application, fingerprint: str | None = None) -> None:
             if outputs.approximate and outputs.approximate.good_enough
             else None,
         )
-    # The lists of the previous run stay, since another job may be reading them; those of active runs are being written.
-    oldest = min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id])
-    job.warehouse.forget_state(job.slot, oldest, keep=leases.active(job.warehouse).keys())
+    # The lists of the previous run stay, since another job may be reading them.
+    job.forget_state(job.slot, min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id]))
+    _summarise(job, counts, failures, outputs.approximate)
+
+
+def _settings(application: Application, own_embeddings: str | None, fingerprint: str | None) -> NeighboursSettings:
+    """The settings with the fingerprint that is compared. ``WrongInput`` for vectors of one's own under a name of ours.
+
+    ``fingerprint``: wins over all. ``own_embeddings``: named `EXTERNAL` unless the command line says otherwise.
+    """
+    settings = application.settings.neighbours
+    given = [*application.arguments.overrides, *application.arguments.settings_by_flag]
+    if own_embeddings and not any(override.startswith("neighbours.fingerprint=") for override in given):
+        fingerprint = EXTERNAL
+    if fingerprint is not None:
+        settings = settings.model_copy(update={"fingerprint": fingerprint})
+    if own_embeddings and settings.fingerprint in application.settings.fingerprints:
+        raise WrongInput(
+            f"--embeddings with --fingerprint {settings.fingerprint}, which is made here: choose another name"
+        )
+    return settings
+
+
+def _summarise(job: Job, counts: dict[str, Any], failures: Failures, approximate: ApproximateResult | None) -> None:
     message = (
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of "
-        f"{counts['dimensions']:,} values "
-        f"in {job.seconds:.1f} s"
-        + _about_recall(outputs.approximate)
+        f"{counts['dimensions']:,} values in {job.seconds:.1f} s"
+        + _about_recall(approximate)
         + (f"; {counts['brute_force']:,} compared in full" if counts["brute_force"] else "")
         + (f"; {failures.total:,} failed" if failures.counts else "")
     )
@@ -171,11 +181,13 @@ def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[
     stored = record.settings.get(LISTS, {}) if record is not None else {}
     # The previous lists must be at least as long as the present ones. The metric is the same: it is part of the slot.
     needed = {SIMILAR: 0 if method == APPROXIMATE else settings.similar, DISSIMILAR: settings.dissimilar}
-    if stored.get("version", LISTS_VERSION) != LISTS_VERSION:
+    if not stored:
+        return None
+    if stored.get("version") != LISTS_VERSION:
         message = f"the lists of run {runs[0]} were made by another version: comparing all pairs once"
         job.say(f"find_neighbours {job.slot}: {message}", event="note")
         return None
-    if not stored or any(stored[relation] < needed[relation] for relation in RELATIONS):
+    if any(stored[relation] < needed[relation] for relation in RELATIONS):
         return None
     if not any(needed.values()):
         return None

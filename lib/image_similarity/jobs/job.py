@@ -295,6 +295,17 @@ class Job:
                 )
             self.warehouse.files.sync(f"{self.warehouse.uri}/{table}/run_id={run}")
 
+    def forget_state(self, slot: str, before: str | None = None) -> None:
+        """Removes what runs left in the state ``slot``, see `Warehouse.forget_state`; what other runs write now stays.
+
+        Called after publishing: the run has not failed, so that an error is only noted.
+        """
+        try:
+            others = leases.active(self.warehouse).keys() - {self.run_id}
+            self.warehouse.forget_state(slot, before, keep=others)
+        except OSError as error:
+            note(f"what earlier runs left could not be removed: {error}; the next run removes it")
+
     def _clean(self, keep: int) -> None:
         try:
             retention.remove(self.warehouse, retention.removable(self.warehouse, keep))

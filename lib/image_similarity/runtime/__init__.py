@@ -3,7 +3,7 @@
 - ``java``      which Java Spark runs on
 - ``class_archive``  Spark's classes, prepared for a fast start; ``rehearsal``: the session that prepares them
 - ``session``   how it starts, and what its errors mean
-- ``surroundings``  variables of the environment, checked or set right
+- ``environment``  variables of the environment, checked or set right
 - ``tasks``     how work is cut into tasks, and how files reach them
 - ``progress``  what is reported while Spark works
 - ``garbage``   what workers need not look at again after each task

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from image_similarity import conf
 from image_similarity.errors import JobFailed
-from image_similarity.runtime import class_archive, java, surroundings
+from image_similarity.runtime import class_archive, environment, java
 
 _CANCEL_SECONDS = 10
 _UMASK = "spark.hadoop.fs.permissions.umask-mode"
@@ -53,12 +53,12 @@ def local_settings() -> dict[str, str]:
     ``JobFailed`` where Java is missing, or where one of them points to what cannot serve.
     """
     used = java.use()
-    surroundings.prepare()
+    environment.prepare()
     folder = conf.folder()
     if folder is None:
         return {}
     os.environ.setdefault("SPARK_CONF_DIR", str(folder))
-    settings = {_UMASK: f"{surroundings.umask():03o}", **read_properties(folder / "spark" / "local.conf")}
+    settings = {_UMASK: f"{environment.umask():03o}", **read_properties(folder / "spark" / "local.conf")}
     defaults = Path(os.environ["SPARK_CONF_DIR"], "spark-defaults.conf")
     theirs = read_properties(defaults) if defaults.exists() else {}
     if not settings.get("spark.master", "").startswith("local"):

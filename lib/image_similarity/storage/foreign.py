@@ -1,7 +1,5 @@
 """Parquet that users bring, in types that Spark knows. pyarrow reads all of Parquet's types, and Spark some."""
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -27,7 +25,7 @@ def _known_to_spark(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
         if kind.extension_name == "arrow.uuid":
-            return pa.chunked_array([pa.array([_text(value) for value in column.to_pylist()], pa.string())])
+            return _as_text(column)
         return _known_to_spark(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
     if pa.types.is_timestamp(kind):
         return column.cast(pa.timestamp("us", tz=kind.tz), safe=False)
@@ -36,11 +34,13 @@ def _known_to_spark(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_time(kind):
         return column.cast(pa.string())
     if pa.types.is_duration(kind):
-        return pa.chunked_array([pa.array([_text(value) for value in column.to_pylist()], pa.string())])
+        return _as_text(column)
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_float16(kind.value_type):
         return column.cast(pa.list_(pa.float32()))
     return pc.cast(column, kind.value_type) if pa.types.is_dictionary(kind) else column
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """As Python writes the values; pyarrow has no cast for these types."""
+    texts = [None if value is None else str(value) for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, pa.string())])

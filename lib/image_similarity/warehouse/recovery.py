@@ -4,10 +4,9 @@ Nothing of the pointer is needed: every run that was published has its record in
 current.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from image_similarity.errors import JobFailed
-from image_similarity.storage.files import Files
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import RUNS
@@ -45,9 +44,9 @@ def write(warehouse: Warehouse, pointer: Pointer) -> None:
     warehouse.write_views()
 
 
-def unknown_runs(files: Files, uri: str, pointer: Pointer, active: Sequence[str] = ()) -> list[str]:
-    """Runs that are recorded, and that ``pointer`` does not know: it may be an older one that was put back."""
-    return sorted(set(recorded_runs(files, uri)) - set(pointer.runs(RUNS)) - set(active))
+def unknown_runs(warehouse: Warehouse, active: Collection[str]) -> list[str]:
+    """Runs that are recorded, not ``active``, and that the pointer does not know: it may be an older one."""
+    return sorted(set(recorded_runs(warehouse.files, warehouse.uri)).difference(warehouse.current().runs(RUNS), active))
 
 
 def _replaced(warehouse: Warehouse, record: Record, records: Mapping[str, Record]) -> dict[str, dict[str, str]]:

@@ -135,7 +135,9 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
 def _check_is_warehouse(warehouse: Warehouse, pointer: Pointer) -> None:
     """A warehouse has a pointer or, before its first publication, the folder of leases."""
     if not pointer.version and leases.FOLDER not in warehouse.files.entries(warehouse.uri):
-        raise WrongInput(f"{warehouse.uri} is no warehouse: it has neither {POINTER} nor {leases.FOLDER}")
+        raise WrongInput(
+            f"there is no warehouse at {warehouse.uri} (neither {POINTER} nor {leases.FOLDER}): check --warehouse"
+        )
 
 
 def remove(warehouse: Warehouse, paths: Sequence[str]) -> dict[str, int]:

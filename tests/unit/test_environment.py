@@ -10,11 +10,11 @@ import pyspark
 import pytest
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.runtime import session, surroundings
+from image_similarity.runtime import environment, session
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SPARK_HOME", "PYSPARK_PYTHON", "PYTHONSAFEPATH", "LC_ALL"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
@@ -22,7 +22,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_said_where_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARK_HOME", str(Path(pyspark.__file__).parent))
-    surroundings.prepare()
+    environment.prepare()
     assert os.environ["PYSPARK_PYTHON"] == sys.executable and "LC_ALL" not in os.environ
 
 
@@ -31,7 +31,7 @@ def test_another_spark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "jars" / "spark-core_2.12-3.5.1.jar").touch()
     monkeypatch.setenv("SPARK_HOME", str(tmp_path))
     with pytest.raises(JobFailed, match=f"SPARK_HOME is {tmp_path}, where no Spark {pyspark.__version__} is"):
-        surroundings.prepare()
+        environment.prepare()
 
 
 @pytest.mark.parametrize(
@@ -49,20 +49,20 @@ def test_another_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script:
         python.chmod(stat.S_IRWXU)
     monkeypatch.setenv("PYSPARK_PYTHON", str(python))
     with pytest.raises(JobFailed, match=f"PYSPARK_PYTHON is {python}") as raised:
-        surroundings.prepare()
+        environment.prepare()
     assert fault in str(raised.value) and f"set it to {sys.executable}" in str(raised.value)
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
 def test_a_locale_of_ascii(monkeypatch: pytest.MonkeyPatch, locale: str) -> None:
     monkeypatch.setenv("LC_ALL", locale)
-    surroundings.prepare()
+    environment.prepare()
     assert os.environ["LC_ALL"] == "C.UTF-8"
 
 
 def test_a_module_in_the_working_directory_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "random.py").write_text("raise SystemExit('mine')")
-    surroundings.prepare()
+    environment.prepare()
     done = subprocess.run([sys.executable, "-m", "tempfile"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -91,6 +91,6 @@ class _Session:
 
 
 def test_names_that_java_cannot_write() -> None:
-    surroundings.check_names(_Session(), ["/warehouse"])
+    environment.check_names(_Session(), ["/warehouse"])
     with pytest.raises(WrongInput, match="wärehouse: Java cannot write this name .* set LC_ALL=C.UTF-8"):
-        surroundings.check_names(_Session(), ["/wärehouse"])
+        environment.check_names(_Session(), ["/wärehouse"])
