@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from image_similarity.jobs import run_pipeline
+from image_similarity.stages.embeddings import prepare
 from image_similarity.warehouse.snapshot import open_snapshot
 from processes import ask, draw
 
@@ -104,3 +105,11 @@ def test_a_folder_that_was_there_stays(run: Any, tmp_path: Path, common: Any) ->
     (tmp_path / "w").mkdir()
     assert run(run_pipeline, *common, "--fingerprint", "edges", "--set", 'manifest.extensions=[".none"]') == 2
     assert list((tmp_path / "w").iterdir()) == []
+
+
+def test_a_folder_that_does_not_exist_is_told_before_weights_are_loaded(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(prepare, "prepare", lambda *_: pytest.fail("loaded"))
+    assert run(run_pipeline, "--images", tmp_path / "typo", "--warehouse", tmp_path / "w") == 2
+    assert "typo: no such folder or file" in capsys.readouterr().err and not (tmp_path / "w").exists()

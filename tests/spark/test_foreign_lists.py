@@ -1,5 +1,6 @@
 """Lists and vectors of others: a column that Spark does not know costs nothing else, and what is no text is refused."""
 
+import csv
 import datetime
 import decimal
 from pathlib import Path
@@ -79,9 +80,32 @@ def test_what_is_not_what_it_seems_is_refused(name: str, run: Any, tmp_path: Pat
     assert message in capsys.readouterr().err and not (tmp_path / "w").exists()
 
 
-def test_lines_may_end_in_either_way(run: Any, tmp_path: Path) -> None:
-    for number, content in enumerate((b"uri,title\na.jpg,A\r\nb.jpg,B\n", b"title,uri\r\nA,a.jpg\nB,b.jpg\r\n")):
-        (tmp_path / "list.csv").write_bytes(content)
-        assert run(build_manifest, "--images", tmp_path / "list.csv", "--warehouse", tmp_path / f"w{number}") == 0
-        rows = ask(tmp_path / f"w{number}", "SELECT image_id, attributes['title'] FROM manifest ORDER BY 1")
-        assert rows == [("a.jpg", "A"), ("b.jpg", "B")]
+ENDS = {
+    "mixed, LF first": b"uri,title\na.jpg,A\r\nb.jpg,B\nc.jpg,\r\n",
+    "mixed, CR LF first": b"title,uri\r\nA,a.jpg\nB,b.jpg\r\n,c.jpg\r\n",
+    "CR LF": b'uri,title\r\na.jpg,"A"\r\nb.jpg,B\r\nc.jpg,\r\n',
+    "LF": b'uri,title\na.jpg,"A"\nb.jpg,B\nc.jpg,\n',
+}
+
+
+@pytest.mark.parametrize("ends", ENDS)
+def test_lines_may_end_in_either_way(ends: str, run: Any, tmp_path: Path) -> None:
+    """An empty cell at the end of a line is no attribute, however the line ends."""
+    (tmp_path / "list.csv").write_bytes(ENDS[ends])
+    assert run(build_manifest, "--images", tmp_path / "list.csv", "--warehouse", tmp_path / "w") == 0
+    rows = ask(tmp_path / "w", "SELECT image_id, map_entries(attributes) FROM manifest ORDER BY 1")
+    assert [(name, [tuple(entry.values()) for entry in entries]) for name, entries in rows] == [
+        ("a.jpg", [("title", "A")]),
+        ("b.jpg", [("title", "B")]),
+        ("c.jpg", []),
+    ]
+
+
+def test_what_is_in_quotes_stays_as_it_is(run: Any, tmp_path: Path) -> None:
+    titles = ['Vase, "blue"', "two\nlines", "two\r\nlines", '"', "plain"]
+    with open(tmp_path / "list.csv", "w", newline="", encoding="utf-8") as out:
+        csv.writer(out).writerows([("uri", "title"), *((f"{n}.jpg", title) for n, title in enumerate(titles))])
+    assert run(build_manifest, "--images", tmp_path / "list.csv", "--warehouse", tmp_path / "w") == 0
+    assert [
+        row[0] for row in ask(tmp_path / "w", "SELECT attributes['title'] FROM manifest ORDER BY image_id")
+    ] == titles

@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
 
 
+def check(application: Application) -> None:
+    """Raises ``WrongInput`` if there are no images where the arguments say, as far as that is seen at once."""
+    manifest.kind_of(uris.absolute(application.arguments.images))
+
+
 def run(application: Application) -> None:
     job = application.job("build_manifest")
     if job.already_published():

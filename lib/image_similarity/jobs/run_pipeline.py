@@ -49,6 +49,7 @@ def run(application: Application) -> None:
         ]
         say(f"run_pipeline on {application.arguments.images}:", *steps, event="plan")
         return
+    build_manifest.check(application)  # before weights are loaded, or downloaded
     began = time.monotonic()
     embed_images.prepare_fingerprints(application)
     build_manifest.run(application)

@@ -64,7 +64,7 @@ def run(
     ``WrongInput`` if ``images`` does not exist, has no image in it, or is a list that cannot be used.
     """
     location = uris.absolute(images)
-    kind = _kind_of(location)
+    kind = kind_of(location)
     if kind == "list":
         rows, skipped = _read_list(spark, location, settings.uri_column), Counter[str]()
     else:
@@ -91,8 +91,11 @@ def _columns() -> list[Column]:
     return [computed.get(name, F.col(name)).alias(name) for name in SCHEMAS["manifest"].names]
 
 
-def _kind_of(location: str) -> str:
-    """``folder``, ``list`` or ``glob``. A path that exists is never taken for a glob."""
+def kind_of(location: str) -> str:
+    """``folder``, ``list`` or ``glob``. A path that exists is never taken for a glob.
+
+    Raises ``WrongInput`` if there is nothing at ``location``, or a file of an unknown type.
+    """
     suffix = os.path.splitext(location.rstrip("/"))[1].lower()
     try:
         if blobs.exists(location):
@@ -217,10 +220,11 @@ def _reader(spark: SparkSession, location: str) -> DataFrame:
     path = re.sub(r"([*?\[\]{}\\])", r"\\\1", uris.for_spark(location))  # readers take patterns, and this is a literal
     if kind == "csv":
         _check_utf8(location)
-        read = spark.read.csv(path, header=True, multiLine=True, lineSep="\n", escape='"', mode="FAILFAST")
         # Left to itself, Spark takes the end of the first line for that of all. So lines that end with CR LF keep a CR.
-        plain = [F.regexp_replace(F.col(f"`{name.replace('`', '``')}`"), r"\r$", "") for name in read.columns]
-        return read.select(*(column.alias(name.rstrip("\r")) for column, name in zip(plain, read.columns)))
+        read = spark.read.csv(path, header=True, multiLine=True, lineSep="\n", escape='"', mode="FAILFAST")
+        cells = [F.col(f"`{name.replace('`', '``')}`") for name in read.columns]
+        plain = [F.when(cell != "\r", F.regexp_replace(cell, r"\r$", "")) for cell in cells]  # an empty cell is null
+        return read.select(*(cell.alias(name.rstrip("\r")) for cell, name in zip(plain, read.columns)))
     if kind == "json":
         is_array = blobs.read(location, max_bytes=1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
         return spark.read.json(path, multiLine=is_array, primitivesAsString=True, mode="FAILFAST")
