@@ -185,6 +185,31 @@ def test_an_audit_of_exact_neighbours_finds_nothing_wrong(spark: SparkSession, t
         assert published(spark, tmp_path / drop_duplicates)[1]["recall"] == 1
 
 
+def test_an_audit_of_vectors_that_were_replaced_is_refused(
+    spark: SparkSession, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the table was made of is no longer there, so nothing can be said about the table."""
+    vectors = oracle.planted(400, 16, seed=35)
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, vectors)
+    assert run(spark, tmp_path / "w", "1000.parquet", "--method", "exact") == 0
+    monkeypatch.chdir("/")  # the file is known by its whole path
+    assert audited(spark, tmp_path / "w") == 0
+    vectors[7] *= -1
+    written(tmp_path, vectors)
+    assert run_audit_again(spark, tmp_path / "w") == 2
+    assert "no longer those that the audited run compared" in capsys.readouterr().err
+    vectors[7] *= -1
+    written(tmp_path, vectors, order=np.arange(400)[::-1])  # the same vectors in other rows are the same
+    assert run_audit_again(spark, tmp_path / "w") == 0
+
+
+def run_audit_again(spark: SparkSession, warehouse: Path) -> int:
+    """An audit without a label, so that it takes place."""
+    arguments = ["--warehouse", str(warehouse), "--fingerprint", "external", "--sample", "300"]
+    return main(audit_neighbours, arguments, spark)
+
+
 def test_nothing_to_audit(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
     assert audited(spark, tmp_path / "w") == 2
     assert "run find_neighbours first" in capsys.readouterr().err

@@ -1,9 +1,11 @@
 """Where weights come from, and what is refused: real files, a real server on loopback."""
 
 import hashlib
+import os
 import pickle
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,9 +14,11 @@ import pytest
 import torch
 
 from image_similarity import __version__
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.fingerprints import networks
 from image_similarity.stages.embeddings import weights
+from image_similarity.storage import http_client
+from image_similarity.storage.http_client import Status
 
 NETWORK = "squeezenet1_1"
 
@@ -34,6 +38,12 @@ agents: list[str] = []
 @pytest.fixture
 def server(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Its address, and the paths that were asked of it."""
+    with serving(folder) as served:
+        yield served
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
     agents.clear()
 
@@ -64,6 +74,41 @@ def test_a_server_is_asked_once(server: tuple[str, list[str]], folder: Path, tmp
         found = weights.resolve(NETWORK, [f"{address}/good.pth"], digest(folder), 0, tmp_path / "cache")
         assert found.trained
     assert asked == ["/good.pth"] and agents == [f"image-similarity/{__version__}"]
+
+
+def test_a_file_that_was_replaced_at_its_address_is_noticed(tmp_path: Path) -> None:
+    """Unpinned: the copy is taken while the file at the address is the same, and the file is fetched again after."""
+    served = tmp_path / "served"
+    served.mkdir()
+    with serving(served) as (address, asked):
+        names, cache = [f"{address}/w.pth", "untrained"], tmp_path / "cache"
+        torch.save(networks.untrained_state(NETWORK, 1), served / "w.pth")
+        first = weights.resolve(NETWORK, names, None, 0, cache)
+        again = weights.resolve(NETWORK, names, None, 0, cache)
+        assert first.notes == again.notes == () and asked == ["/w.pth"] * 3  # HEAD and GET, then HEAD
+        torch.save(networks.untrained_state(NETWORK, 2), served / "w.pth")
+        os.utime(served / "w.pth", (2e9, 2e9))
+        replaced = weights.resolve(NETWORK, names, None, 0, cache)
+        assert "not those of the last run" in replaced.notes[0]
+        assert networks.state_sha256(replaced.state) == networks.state_sha256(networks.untrained_state(NETWORK, 2))
+        assert weights.resolve(NETWORK, names, None, 0, cache).notes == ()
+    silent = weights.resolve(NETWORK, names, None, 0, cache)
+    assert "whether they have changed could not be asked; the copy of 20" in silent.notes[0] and silent.trained
+
+
+def test_a_new_file_that_cannot_be_fetched_leaves_the_copy(
+    server: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, cache = [f"{server[0]}/good.pth"], tmp_path / "cache"
+    weights.resolve(NETWORK, names, None, 0, cache)
+    monkeypatch.setattr(http_client, "status", lambda address, options: Status(1, "new", None))
+
+    def broken(address: str, file: Path, options: object) -> None:
+        raise Unreadable("incomplete", "the connection broke")
+
+    monkeypatch.setattr(http_client, "download", broken)
+    found = weights.resolve(NETWORK, names, None, 0, cache)
+    assert found.trained and "they have changed, but cannot be fetched" in found.notes[0]
 
 
 def test_proxies_of_the_environment_are_not_used(

@@ -5,7 +5,9 @@ import argparse
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line
 from image_similarity.jobs.command_line import setting
+from image_similarity.jobs.find_neighbours import COMPARED
 from image_similarity.jobs.job import Application, Job
+from image_similarity.reporting import note
 from image_similarity.settings import NeighboursSettings, renamed
 from image_similarity.stages.neighbours import audit, sources
 from image_similarity.stages.neighbours.sources import Source
@@ -31,6 +33,7 @@ def run(application: Application) -> None:
         return
     with job.step("plan"):
         audited, source, settings = _audited(job)
+        compared = job.base_snapshot.runs[audited].settings.get(COMPARED)
     audit.check(source.count, approximate)
     job.plan(
         f"compare up to {approximate.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) "
@@ -39,10 +42,11 @@ def run(application: Application) -> None:
         f"{approximate.recall_target - approximate.recall_slack:.4g} or above",
         f"write the result to runs in {job.warehouse.uri}",
     )
+    if compared is None:
+        note(f"run {audited} does not record which vectors it compared: they are taken to be the same today")
     with job.warehouse.scratch(job.run_id) as scratch, job.step("compare with the table"):
-        recall = audit.run(
-            job.session, source, job.warehouse.read("neighbours", [audited]), settings, approximate, scratch
-        )
+        table = job.warehouse.read("neighbours", [audited])
+        recall = audit.run(job.session, source, table, settings, approximate, scratch, compared)
     is_good = recall.reaches(approximate.recall_target, approximate.recall_slack)
     job.publish(
         replace={},

@@ -54,6 +54,7 @@ def run(application: Application) -> None:
         catalogue = _read(job)
         inputs = _inputs(job, catalogue)
         planned = stage.plan(job.session, inputs, options)
+        _check_owner(job, planned, options)
         lines = _plan_lines(job, catalogue, planned, options)
     job.plan(*lines)
     _check_writable(options.folder)
@@ -108,6 +109,17 @@ def _inputs(job: Job, catalogue: Catalogue) -> Inputs:
         previous=job.warehouse.read("downloads", job.base_snapshot.run_ids("downloads", job.slot)),
         failures=job.warehouse.read("failures", job.base_snapshot.run_ids("failures", _failures_slot(job.slot))),
     )
+
+
+def _check_owner(job: Job, planned: DataFrame, options: Options) -> None:
+    """Raises ``WrongInput`` if a file in the folder is another catalogue's: it would be taken for an image of this."""
+    runs = [run for slot, runs in job.base_snapshot.slots("downloads").items() if slot != job.slot for run in runs]
+    foreign = stage.foreign_file(planned, job.warehouse.read("downloads", runs)) if runs else None
+    if foreign is not None:
+        raise WrongInput(
+            f"--images {options.folder}: {foreign.file} is the file of {foreign.other_address}, of another catalogue: "
+            "give each catalogue a folder of its own"
+        )
 
 
 def _failures_slot(slot: str) -> str:

@@ -15,9 +15,12 @@ from image_similarity.stages.neighbours.approximate import ApproximateResult
 from image_similarity.stages.neighbours.plan import APPROXIMATE
 from image_similarity.stages.neighbours.previous import PreviousRun
 from image_similarity.stages.neighbours.sources import Source
+from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 EXTERNAL = "external"
+COMPARED = "compared_sha256"
+"""In ``runs.settings``: what is known of the ids and vectors that were compared, see `Numbers.sha256`."""
 LISTS = "lists"
 LISTS_VERSION = 4
 RELATIONS = (SIMILAR, DISSIMILAR)
@@ -139,7 +142,7 @@ def _about_recall(result: ApproximateResult | None) -> str:
 def _used(settings: NeighboursSettings, approximate: ApproximateSettings, outputs: stage.Outputs) -> dict[str, Any]:
     """The value of ``runs.settings``: the settings, and the lengths of the exact lists that the next run may use."""
     list_lengths = {relation: getattr(settings, relation) for relation in RELATIONS}
-    used: dict[str, Any] = {"neighbours": settings.model_dump()}
+    used: dict[str, Any] = {"neighbours": settings.model_dump(), COMPARED: outputs.packed.numbers.sha256}
     if outputs.approximate is not None:
         used["approximate"] = approximate.model_dump()
         list_lengths[SIMILAR] = 0 if outputs.approximate.good_enough else list_lengths[SIMILAR]
@@ -148,7 +151,7 @@ def _used(settings: NeighboursSettings, approximate: ApproximateSettings, output
 
 def _from_parquet(job: Job, embeddings: str) -> tuple[Source, dict[str, list[str]]]:
     """The user's own embeddings, and the inputs to record."""
-    return sources.from_parquet(job.warehouse, embeddings), {"embeddings": [embeddings]}
+    return sources.from_parquet(job.warehouse, embeddings), {"embeddings": [uris.absolute(embeddings)]}
 
 
 def _from_published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]]:

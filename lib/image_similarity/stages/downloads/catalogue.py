@@ -37,7 +37,8 @@ SCHEMA = pa.schema(
 )
 
 _LONGEST_CELL = 1 << 27
-_PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{32}$)[a-z0-9][a-z0-9._-]{0,79}")
+"""A name that ends like one with a hash could be that of another id."""
 _WORK_FACTS = ("title", "department", "type", "culture", "technique", "creation_date", "url")
 
 
@@ -110,7 +111,7 @@ def file_name(image_id: str) -> str:
     if _PLAIN_NAME.fullmatch(image_id):
         return image_id
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", image_id.rstrip("/").rpartition("/")[2])[:60].strip("._-")
-    return f"{readable or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:12]}"
+    return f"{readable or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:32]}"
 
 
 def _taken(

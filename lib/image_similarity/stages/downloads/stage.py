@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 from pyspark import TaskContext
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
@@ -116,14 +116,19 @@ def plan(spark: SparkSession, inputs: Inputs, options: Options) -> DataFrame:
 
     An address without a file is fetched, unless its failure is permanent. An address with a file is left alone; with
     ``recheck`` its server is asked whether the file has changed. If the address of an image has changed since the last
-    run, its file is fetched again.
+    run, its file is fetched again. A file that a run published for one image is that image's, whatever its name: names
+    had shorter hashes once.
     """
+    of_file = F.count("*").over(Window.partitionBy("uri"))
     previous = inputs.previous.select(
-        "image_id", F.col("address").alias("known_address"), *(F.col(name).alias(f"known_{name}") for name in _VERSION)
+        "image_id",
+        F.col("address").alias("known_address"),
+        F.when(of_file == 1, F.col("uri")).alias("known_file"),
+        *(F.col(name).alias(f"known_{name}") for name in _VERSION),
     )
     failed = inputs.failures.select("image_id", F.col("uri").alias("address"), "reason", "detail")
-    joined = inputs.catalogue.join(_present(spark, options.folder), "name", "left")
-    joined = joined.join(previous, "image_id", "left").join(failed, ["image_id", "address"], "left")
+    joined = inputs.catalogue.join(previous, "image_id", "left").join(failed, ["image_id", "address"], "left")
+    joined = _with_files(joined, _present(spark, options.folder))
     retried = F.col("reason").isin(list(options.retried))
     permanent = F.col("reason").isNotNull() & ~F.col("reason").isin(list(TRANSIENT_REASONS))
     same_address = F.coalesce(F.col("known_address") == F.col("address"), F.lit(True))
@@ -139,6 +144,30 @@ def plan(spark: SparkSession, inputs: Inputs, options: Options) -> DataFrame:
     return joined.select(
         *inputs.catalogue.columns, "file", "size_bytes", *known, "reason", "detail", action.alias("action")
     )
+
+
+def _with_files(planned: DataFrame, present: DataFrame) -> DataFrame:
+    """``planned`` with file and size_bytes: the known file if it is there, else the one with the image's name."""
+    known = present.select(F.col("file").alias("known_file"), F.col("size_bytes").alias("known_size"))
+    joined = planned.join(present, "name", "left").join(known, "known_file", "left")
+    is_known = F.col("known_size").isNotNull()
+    return joined.withColumns(
+        {
+            "file": F.when(is_known, F.col("known_file")).otherwise(F.col("file")),
+            "size_bytes": F.coalesce("known_size", "size_bytes"),
+        }
+    )
+
+
+def foreign_file(planned: DataFrame, others: DataFrame) -> Row | None:
+    """A file that ``planned`` takes for an image's, and that is another catalogue's: ``file`` and ``address``.
+
+    ``others``: the published rows of ``downloads`` of other catalogues. A catalogue that was renamed has the same
+    addresses.
+    """
+    claimed = others.select(F.col("uri").alias("file"), F.col("address").alias("other_address"))
+    found = planned.where(F.col("file").isNotNull()).join(claimed, "file")
+    return found.where(F.col("address") != F.col("other_address")).select("file", "other_address").first()
 
 
 def _present(spark: SparkSession, folder: str) -> DataFrame:

@@ -149,7 +149,7 @@ def _program(declared: ExportedSettings, http: HttpSettings) -> PreparedFingerpr
 def _notes(resolved: Any) -> tuple[str, ...]:
     remedy = "a file that you have can be named as its weights"
     passed_over = tuple(f"note: {line}; going on with {resolved.source}; {remedy}" for line in resolved.passed_over)
-    return (*passed_over, f"weights: {resolved.source}")
+    return (*passed_over, *(f"note: {line}" for line in resolved.notes), f"weights: {resolved.source}")
 
 
 def record(name: str, declared: FingerprintSettings, prepared: PreparedFingerprint) -> dict[str, Any]:

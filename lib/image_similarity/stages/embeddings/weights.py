@@ -4,9 +4,8 @@ import hashlib
 import socket
 import sys
 import urllib.error
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,11 +14,10 @@ from torchvision.models import get_model_weights
 from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.fingerprints.networks import State, check_network, untrained_state
 from image_similarity.settings import UNTRAINED, HttpSettings
-from image_similarity.storage import blobs, http_client, uris
+from image_similarity.stages.embeddings import weights_cache
+from image_similarity.storage import uris
 
 _SECONDS_WITHOUT_AN_ANSWER = 20
-_SECONDS_FOR_A_FILE = 3600
-_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,8 @@ class Weights:
     trained: bool
     passed_over: tuple[str, ...] = ()
     """Why each of the weights listed before it was not available, one line each."""
+    notes: tuple[str, ...] = ()
+    """What people should know of the file, one line each."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class File:
     path: Path
     source: str
     passed_over: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def resolve(
@@ -48,16 +49,18 @@ def resolve(
 ) -> Weights:
     """The first of ``names`` that is available: a torchvision name, ``untrained``, or a path or URI of a state dict.
 
-    Files are downloaded to ``cache`` once, and checked. torchvision's own are downloaded by torch.hub, others by our
-    client as ``http`` says. Only unreachable weights are passed over. A file that exists and is wrong raises
-    ``WrongInput``. If none of ``names`` is available, ``JobFailed`` says why, for each of them.
+    Files are downloaded to ``cache``, and checked. torchvision's own are downloaded by torch.hub, others by our client
+    as ``http`` says, and again when the file at the address has changed (see `weights_cache`). Only unreachable weights
+    are passed over. A file that exists and is wrong raises ``WrongInput``. If none of ``names`` is available,
+    ``JobFailed`` says why, for each of them.
     """
     check_network(network)
     file = _first_of(network, names, sha256, cache, http)
     if file.source == UNTRAINED:
         source = f"untrained (seed {seed})"
         return Weights(untrained_state(network, seed), source, trained=False, passed_over=file.passed_over)
-    return Weights(_load(file.path, file.source), file.source, trained=True, passed_over=file.passed_over)
+    state = _load(file.path, file.source)
+    return Weights(state, file.source, trained=True, passed_over=file.passed_over, notes=file.notes)
 
 
 def resolve_program(names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings = HttpSettings()) -> File:
@@ -72,13 +75,13 @@ def _first_of(network: str | None, names: Sequence[str], sha256: str | None, cac
         if network is not None and name == UNTRAINED:
             return File(Path(), UNTRAINED, tuple(passed_over))
         try:
-            file = _weights_file(network, name, sha256, cache, http)
+            file, notes = _weights_file(network, name, sha256, cache, http)
         except ValueError as error:
             raise WrongInput(f"weights {name}: {error}") from None
         except (OSError, Unreadable) as error:
             passed_over.append(f"weights {name} of {network or 'the program'} cannot be reached: {_reason(error)}")
             continue
-        return File(file, name, tuple(passed_over))
+        return File(file, name, tuple(passed_over), notes)
     advice = "Give a path or URI that can be read" + (", or end the list with 'untrained'" if network else "")
     raise JobFailed("; ".join(passed_over) + f". {advice}")
 
@@ -90,8 +93,10 @@ def _reason(error: Exception) -> str:
     return str(error.reason if is_plain else error)  # type: ignore[attr-defined]
 
 
-def _weights_file(network: str | None, name: str, sha256: str | None, cache: Path, http: HttpSettings) -> Path:
-    """The local file of weights ``name``.
+def _weights_file(
+    network: str | None, name: str, sha256: str | None, cache: Path, http: HttpSettings
+) -> tuple[Path, tuple[str, ...]]:
+    """The local file of weights ``name``, and notes on it.
 
     Raises ``OSError`` or ``Unreadable`` if it is not reachable, and ``WrongInput`` if it is not the expected file.
     """
@@ -99,17 +104,14 @@ def _weights_file(network: str | None, name: str, sha256: str | None, cache: Pat
     if name in members:
         url = members[name].url
         file = cache / url.rpartition("/")[2]
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _by_torch_hub(url, file)
         # The names of torchvision's files end with the beginning of their sha256.
-        return _checked(
-            _downloaded(file, partial(_by_torch_hub, url)),
-            name,
-            sha256 or file.stem.rpartition("-")[2],
-            downloaded=True,
-        )
+        return _checked(file, name, sha256 or file.stem.rpartition("-")[2], downloaded=True), ()
     if not uris.is_local(name):
-        file_name = name.partition("?")[0].rpartition("/")[2][-_LONGEST_NAME:]  # a signature may be long, and is secret
-        file = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{file_name}"
-        return _checked(_downloaded(file, partial(_by_our_client, name, http=http)), name, sha256, downloaded=True)
+        file, notes = weights_cache.copy_of(name, cache, http, pinned=sha256 is not None)
+        return _checked(file, name, sha256, downloaded=True), notes
     if network and "/" not in name and "." not in name:
         raise WrongInput(
             f"{network} has no weights {name!r}; torchvision's are: {', '.join(members)}; or give a path or URI"
@@ -117,14 +119,7 @@ def _weights_file(network: str | None, name: str, sha256: str | None, cache: Pat
     file = Path(uris.absolute(name))
     if not file.exists():
         raise FileNotFoundError(f"no such file: {file}")
-    return _checked(file, name, sha256, downloaded=False)
-
-
-def _downloaded(file: Path, download: Callable[[Path], None]) -> Path:
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        download(file)
-    return file
+    return _checked(file, name, sha256, downloaded=False), ()
 
 
 def _by_torch_hub(url: str, file: Path) -> None:
@@ -137,21 +132,11 @@ def _by_torch_hub(url: str, file: Path) -> None:
         socket.setdefaulttimeout(previous)
 
 
-def _by_our_client(address: str, file: Path, http: HttpSettings) -> None:
-    """Downloads an address that the settings name. It may be in the operator's own network, and its file is large."""
-    if uris.scheme_of(address) not in http_client.SCHEMES:
-        blobs.download(address, file)
-        return
-    seconds = max(http.total_seconds, _SECONDS_FOR_A_FILE)
-    options = http.model_copy(update={"private_addresses": True, "total_seconds": seconds})
-    http_client.download(address, file, options)
-
-
 def _checked(file: Path, name: str, expected: str | None, downloaded: bool) -> Path:
     """``file``, if its sha256 begins with ``expected``. Raises ``WrongInput`` if not."""
     if expected and not (digest := _sha256(file)).startswith(expected):
         if downloaded:
-            file.unlink()  # the next run fetches it again
+            weights_cache.forget(file)
         raise WrongInput(
             f"weights {name}: the sha256 of {file} is {digest}, not {expected}: it is damaged or another file"
         )

@@ -39,9 +39,19 @@ def run(
     settings: NeighboursSettings,
     approximate: ApproximateSettings,
     scratch: Workspace,
+    compared: str | None,
 ) -> Recall:
-    """Recall of the similar neighbours in ``table``, which a run wrote from ``source`` with ``settings``."""
+    """Recall of the similar neighbours in ``table``, which a run wrote from ``source`` with ``settings``.
+
+    ``compared``: `Numbers.sha256` of the vectors that the run compared; None if its record does not say. Raises
+    ``WrongInput`` if ``source`` now holds other vectors: the recall would be that of another table.
+    """
     packed = pack(source, settings, settings.block_rows, NOTHING_KNOWN, scratch)
+    if compared not in (None, packed.numbers.sha256):
+        raise WrongInput(
+            "the vectors are no longer those that the audited run compared: they were changed or replaced since then; "
+            "run find_neighbours again"
+        )
     common_scale = scoring.scale_of(packed.largest, packed.dimensions, METRICS[settings.metric])
     audit = Audit.begin(spark, packed, common_scale, settings, approximate)
     return audit.recall(_listed_distances(spark, table, audit.ids, settings.similar))

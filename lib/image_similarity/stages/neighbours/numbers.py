@@ -6,6 +6,7 @@ ids. The driver holds the numbers as arrays, which take some 300 bytes per image
 kinds of files: the ids (`Images`), and for each block of vectors the rows that are compared (`alive_file`).
 """
 
+import hashlib
 import io
 import mmap
 from collections.abc import Iterable
@@ -52,6 +53,8 @@ class Numbers:
     """The first image whose file has the same bytes; where contents are not known, the first with an equal vector."""
     vector: Indices
     """The first image with an equal vector."""
+    sha256: str
+    """Of all ids and digests: what a run compared is known by it."""
 
     def __len__(self) -> int:
         return len(self.vector)
@@ -105,9 +108,20 @@ def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool, fol
     content = _first_of_equals(_codes(ids.column("content"))) if by_content else vector
     file = pc.index_in(ids.column("file"), value_set=pa.array(files, pa.string()))
     row, shift, scale = (ids.column(name).to_numpy() for name in ("row", "shift", "scale"))
-    numbers = Numbers(digest, file.to_numpy(), row, shift, scale, content, vector)
-    _save_images(ids.column("image_id"), numbers, folder)
+    names = pa.concat_arrays([pa.array([], pa.large_string()), *ids.column("image_id").cast(pa.large_string()).chunks])
+    numbers = Numbers(digest, file.to_numpy(), row, shift, scale, content, vector, _sha256(names, digest))
+    _save_images(names, numbers, folder)
     return numbers
+
+
+def _sha256(names: pa.LargeStringArray, digest: NDArray[np.bytes_]) -> str:
+    total = hashlib.sha256(np.ascontiguousarray(digest).data)
+    # The lengths tell where one name ends and the next begins.
+    total.update(pc.binary_length(names).to_numpy().data)
+    ends = np.frombuffer(names.buffers()[1], np.int64)[names.offset : names.offset + len(names) + 1]
+    if len(names):
+        total.update(names.buffers()[2][int(ends[0]) : int(ends[-1])])
+    return total.hexdigest()
 
 
 def _codes(texts: pa.ChunkedArray) -> NDArray[np.int32]:
@@ -191,10 +205,8 @@ class Images:
 _SHARING = ("order", "start", "order-once", "start-once", "content")
 
 
-def _save_images(ids: pa.ChunkedArray, numbers: Numbers, folder: str) -> None:
-    batch = pa.record_batch(
-        {"image_id": pa.concat_arrays([pa.array([], pa.large_string()), *ids.cast(pa.large_string()).chunks])}
-    )
+def _save_images(names: pa.LargeStringArray, numbers: Numbers, folder: str) -> None:
+    batch = pa.record_batch({"image_id": names})
     content = pa.BufferOutputStream()
     with pa.ipc.new_file(content, batch.schema) as writer:
         writer.write_batch(batch)
