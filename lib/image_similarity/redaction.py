@@ -8,13 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 _USER = re.compile(r"""(\b[a-z][a-z0-9+.-]*://)[^\s/?\#"'<>]*@""", re.IGNORECASE)
+_NO_PORT = re.compile(
+    r"""(\b[a-z][a-z0-9+.-]*://[^\s/?\#"'<>:@[\]]*:)(?!\d*(?:[\s/?\#"'<>,;.)\]]|$))[^\s"'<>]*""", re.IGNORECASE
+)
+"""A password with a slash in it, say, so that its @ is not found in the place of the host."""
 _QUERY = re.compile(r"""(\bhttps?://[^\s?\#"'<>]*\?)[^\s\#"'<>]+""", re.IGNORECASE)
 """Of the web alone: elsewhere a question mark is part of a name."""
 
 
 def redacted(text: str) -> str:
     """``text`` with ``...`` in the place of users with their passwords, and of queries, in all addresses in it."""
-    return _QUERY.sub(r"\1...", _USER.sub(r"\1...@", text)) if "://" in text else text
+    if "://" not in text:
+        return text
+    return _QUERY.sub(r"\1...", _NO_PORT.sub(r"\1...", _USER.sub(r"\1...@", text)))
 
 
 def redacted_values(value: Any) -> Any:

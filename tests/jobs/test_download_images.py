@@ -186,17 +186,20 @@ def test_files_of_before_stay_whatever_their_names(
     run: Run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names had shorter hashes once. A file that two images shared then, by an accident or on purpose, is nobody's."""
-    place = Place(run, server, tmp_path, ["/good.png", "/good.jpg", "/versioned.png"])
+    server.files |= {"/one.png": misbehaving.picture(5), "/two.png": misbehaving.picture(6)}
+    place = Place(run, server, tmp_path, ["/one.png", "/two.png", "/good.jpg"])
     with monkeypatch.context() as patch:
-        patch.setattr(catalogue, "file_name", lambda image_id: "both" if "good" in image_id else "older-0123456789ab")
+        patch.setattr(catalogue, "file_name", lambda image_id: "both" if "png" in image_id else "older-0123456789ab")
         assert place.job() == 0
-    assert sorted(place.files())[-1] == "older-0123456789ab.png"
+    assert sorted(place.files()) == ["both.png", "older-0123456789ab.jpg"]
     assert place.job() == 0
-    assert asked(server) == {"/good.png": 1, "/good.jpg": 1}
+    assert asked(server) == {"/one.png": 1, "/two.png": 1}
     files = {row[0]: Path(row[1]) for row in ask(place.warehouse, "SELECT image_id, uri FROM downloads")}
-    assert files["versioned.png"].name == "older-0123456789ab.png"
-    assert files["good.jpg"].read_bytes() == misbehaving.picture(3, "JPEG")
-    assert files["good.png"].read_bytes() == misbehaving.picture()
+    assert files["good.jpg"].name == "older-0123456789ab.jpg"
+    assert [files[f"{name}.png"].read_bytes() for name in ("one", "two")] == [
+        server.files["/one.png"],
+        server.files["/two.png"],
+    ]
     assert place.job() == 0 and asked(server) == {}
 
 

@@ -69,6 +69,23 @@ def test_several_fingerprints_in_one_job(run: Run, folder: Path, tmp_path: Path,
     assert not list((w / "_state" / "embed_images").glob("*/*")), "nothing is left of what is in the store"
 
 
+def test_a_damaged_checkpoint_costs_its_images_only(run: Run, folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """A machine lost its power while it wrote: no later run must fail of what is left of the file."""
+    w = tmp_path / "w"
+    again = ["--warehouse", w, *CLASSICAL, "--fingerprint", "colours", "--set", "embeddings.max_failed_fraction=0.5"]
+    pipeline = ["--warehouse", w, "--images", folder]
+    assert run(build_manifest, *pipeline) == 0 and run(embed_images, *again) == 0
+    (key,) = ask(w, "SELECT DISTINCT fingerprint_key FROM embeddings")[0]
+    left = w / "_state" / "embed_images" / key / "r20261120T000000-00000abc" / "saved"
+    left.mkdir(parents=True)
+    (left / "part-00000-1-00000.parquet").write_bytes(b"PAR1" + bytes(500))
+    (left / "part-00000-1-00001.parquet").touch()
+    draw(folder / "new.png", 99)
+    assert run(build_manifest, *pipeline) == 0 and run(embed_images, *again) == 0
+    assert "2 damaged checkpoints, as" in capsys.readouterr().out
+    assert ask(w, "SELECT count(*), count(embedding) FROM embeddings") == [(13, 13)] and not left.exists()
+
+
 def test_no_more_tasks_than_gpus_may_have(
     run: Run, folder: Path, tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

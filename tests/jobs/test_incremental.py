@@ -135,12 +135,23 @@ def test_in_pieces_and_in_another_precision(
     assert found == published(spark, tmp_path / "full", file)[0]
 
 
-@pytest.mark.parametrize("lost", ["vectors.npy", "lists", "lists/part-*"])
-def test_what_the_run_before_left_is_damaged(spark: SparkSession, tmp_path: Path, capsys: Any, lost: str) -> None:
+@pytest.mark.parametrize(
+    ("lost", "left"),
+    [("vectors.npy", 0), ("vectors.npy", 0.5), ("lists", None), ("lists/part-*", None), ("lists/part-*", 0.5)],
+)
+def test_what_the_run_before_left_is_damaged(
+    spark: SparkSession, tmp_path: Path, capsys: Any, lost: str, left: float | None
+) -> None:
+    """``left``: the share of a file that is left of it; None if the file is gone."""
     file = written(tmp_path, {f"{i:03d}": vector for i, vector in enumerate(oracle.planted(100, 8, seed=6))})
     first, _ = published(spark, tmp_path / "w", file)
     gone, *_ = (tmp_path / "w" / "_state").glob(f"external/cosine/*/{lost}")
-    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    if left is not None:
+        gone.write_bytes(gone.read_bytes()[: int(left * gone.stat().st_size)])
+    else:
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     again, counts = published(spark, tmp_path / "w", file)
     assert again == first and counts["kept"] == 0
-    assert "are gone from the warehouse: comparing all pairs" in capsys.readouterr().out
+    assert "are gone from the warehouse or damaged: comparing all pairs" in capsys.readouterr().out
+    _, counts = published(spark, tmp_path / "w", file)
+    assert counts["kept"] == counts["vectors"], "the next run has whole ones again"

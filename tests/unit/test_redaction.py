@@ -13,6 +13,7 @@ ADDRESSES = {
     f"https://museum.example/a.jpg?X-Amz-Signature={SECRET}&x=1": "https://museum.example/a.jpg?...",
     f"http://user:{SECRET}@museum.example/a b.jpg": "http://...@museum.example/a b.jpg",
     f"HTTPS://{SECRET}@museum.example:8080/ä.jpg?q={SECRET}#top": "HTTPS://...@museum.example:8080/ä.jpg?...#top",
+    f"http://user:{SECRET}/+@museum.example/a.jpg": "http://user:...",
     f"hdfs://user:{SECRET}@host/what?.jpg": "hdfs://...@host/what?.jpg",
 }
 
@@ -26,7 +27,18 @@ def test_addresses(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "plain?text", "/a/what?.jpg", "s3://bucket/key?#1.jpg", "https://host/a.jpg", "a@b"]
+    "text",
+    [
+        "",
+        "plain?text",
+        "/a/what?.jpg",
+        "s3://bucket/key?#1.jpg",
+        "https://host/a.jpg",
+        "a@b",
+        "http://host:80/a.jpg",
+        "http://host:80, http://host: no answer (http://[::1]:80)",
+        "hdfs://name:8020/@a/b",
+    ],
 )
 def test_everything_else_stays(text: str) -> None:
     assert redacted(text) == text

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from image_similarity.errors import WrongInput
 from image_similarity.stages import manifest
 from image_similarity.storage import blobs, uris
+from image_similarity.storage.filesystems import files_of
 from image_similarity.storage.local import LocalFiles
 
 
@@ -57,6 +59,14 @@ def test_read_stops_one_byte_after_the_limit(tmp_path: Path) -> None:
 def test_unknown_schemes_are_refused() -> None:
     with pytest.raises(ValueError, match="ftp://"):
         blobs.read("ftp://host/file")
+
+
+def test_passwords_in_addresses_of_stores_are_refused_and_not_told() -> None:
+    with pytest.raises(ValueError, match="takes no user and password") as of_bytes:
+        blobs.read("s3a://key:made-up@bucket/file")
+    with pytest.raises(WrongInput, match="takes no user and password") as of_files:
+        files_of("gs://key:made-up@bucket/w")
+    assert "made-up" not in f"{of_bytes.value}{of_files.value}"
 
 
 def test_listing_follows_links_once_and_skips_hidden_folders(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_file_that_was_replaced_at_its_address_is_noticed(tmp_path: Path) -> N
         torch.save(networks.untrained_state(NETWORK, 2), served / "w.pth")
         os.utime(served / "w.pth", (2e9, 2e9))
         replaced = weights.resolve(NETWORK, names, None, 0, cache)
-        assert "not those of the last run" in replaced.notes[0]
+        assert "they have changed since they were fetched" in replaced.notes[0]
         assert networks.state_sha256(replaced.state) == networks.state_sha256(networks.untrained_state(NETWORK, 2))
         assert weights.resolve(NETWORK, names, None, 0, cache).notes == ()
     silent = weights.resolve(NETWORK, names, None, 0, cache)

@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application, Failures, Job, work_on
+from image_similarity.reporting import note
 from image_similarity.runtime import devices, progress
 from image_similarity.runtime.tasks import ship
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
@@ -20,6 +21,7 @@ from image_similarity.stages.embeddings import checkpoints, prepare, projected, 
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.stages.embeddings.projected import Fitted
 from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
+from image_similarity.storage import uris
 from image_similarity.warehouse import retention
 
 EVERY_REASON = "every"
@@ -215,11 +217,18 @@ def _folder_for_workers() -> Path:
 
 
 def _checkpoints(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
-    """The checkpoints for ``key`` of this run and of earlier runs that were not published."""
+    """The checkpoints for ``key`` of this run and of earlier runs that were not published.
+
+    A damaged file is passed over, with a note: its images are embedded again.
+    """
     runs = [run for run in job.warehouse.states(_state(key)) if run == job.run_id or not this_run_only]
-    return job.warehouse.read_folders(
-        [job.warehouse.state_of(_state(key), run).folder(checkpoints.FOLDER) for run in runs], checkpoints.SCHEMA
-    )
+    readable: list[str] = []
+    for state in (job.warehouse.state_of(_state(key), run) for run in runs):
+        whole, damaged = checkpoints.files(state.location(checkpoints.FOLDER))
+        if damaged:
+            note(f"{len(damaged):,} damaged checkpoints, as {damaged[0]}: their images are embedded again")
+        readable += map(uris.for_spark, whole) if damaged else [state.folder(checkpoints.FOLDER)]
+    return job.warehouse.read_folders(readable, checkpoints.SCHEMA)
 
 
 def _state(key: str) -> str:

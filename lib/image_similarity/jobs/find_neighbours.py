@@ -81,6 +81,7 @@ def run(application: Application, fingerprint: str | None = None) -> None:
             counts, failures = _write(job, outputs)
         if previous and counts["kept"]:
             inputs["neighbours"] = [previous[1]]
+        job.warehouse.sync_state(job.slot, job.run_id)
         job.publish(
             replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
             inputs=inputs,
@@ -196,7 +197,7 @@ def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[
         return None
     previous = PreviousRun.read(job.warehouse.state_of(job.slot, runs[0]))
     if previous is None:
-        message = f"the lists of run {runs[0]} are gone from the warehouse: comparing all pairs"
+        message = f"the lists of run {runs[0]} are gone from the warehouse or damaged: comparing all pairs"
         job.say(f"find_neighbours {job.slot}: {message}", event="note")
     return (previous, runs[0]) if previous else None
 

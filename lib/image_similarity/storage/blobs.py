@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import pyarrow.fs as pafs
 
+from image_similarity.storage import uris
 from image_similarity.storage.uris import is_local, join, local_path, parent, scheme_of
 
 HTTP_TIMEOUT_SECONDS = 20
@@ -58,9 +59,10 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
     scheme = scheme_of(uri)
     if scheme == "file":
         return pafs.LocalFileSystem(), local_path(uri)
-    authority, _, key = uri.partition("://")[2].partition("/")
     if scheme in ("s3", "gs"):
-        return _remote_filesystem(scheme, ""), f"{authority}/{key}"
+        bucket, key = uris.bucket_and_key(uri)
+        return _remote_filesystem(scheme, ""), f"{bucket}/{key}"
+    authority, _, key = uri.partition("://")[2].partition("/")
     if scheme in ("hdfs", "viewfs"):
         return _remote_filesystem(scheme, authority), f"/{key}"
     raise ValueError(f"no file system for {scheme}://")

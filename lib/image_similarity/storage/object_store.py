@@ -18,16 +18,20 @@ from typing import Any
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
+from image_similarity.errors import WrongInput
 from image_similarity.storage import blobs, uris
 from image_similarity.storage.files import LOCK_SECONDS
 
 
 class ObjectFiles:
-    """Paths are URIs in one bucket."""
+    """Paths are URIs in one bucket. ``WrongInput`` if that of ``uri`` cannot be one."""
 
     def __init__(self, uri: str):
         self._scheme = uris.scheme_of(uri)
-        self._bucket = uri.partition("://")[2].partition("/")[0]
+        try:
+            self._bucket, _ = uris.bucket_and_key(uri)
+        except ValueError as error:
+            raise WrongInput(str(error)) from None
         self._store = _store(self._scheme, self._bucket)
 
     def read(self, path: str) -> bytes | None:

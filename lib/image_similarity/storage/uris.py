@@ -63,3 +63,14 @@ def join(base: str, *parts: str) -> str:
 
 def parent(uri: str) -> str:
     return uri.rpartition("/")[0]
+
+
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    """Of an address in an object store. ``ValueError`` for one with a user and password, which no store takes: messages
+    of its client would show them.
+    """
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    if "@" in bucket:
+        scheme = scheme_of(uri)
+        raise ValueError(f"a {scheme}:// address takes no user and password: give them by the environment or a profile")
+    return bucket, key

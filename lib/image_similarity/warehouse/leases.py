@@ -89,4 +89,13 @@ def active(warehouse: Warehouse) -> dict[str, set[str]]:
     active_runs = [
         run for run, modified in modified_by_run.items() if modified is not None and now - modified < DEAD_SECONDS
     ]
-    return {run: set(json.loads(warehouse.files.read(f"{folder}/{run}") or b"[]")) for run in active_runs}
+    return {run: _read_by(warehouse, f"{folder}/{run}") for run in active_runs}
+
+
+def _read_by(warehouse: Warehouse, lease: str) -> set[str]:
+    """The runs that ``lease`` names; none if its run has just ended. ``OSError`` if it is damaged: they are unknown."""
+    content = warehouse.files.read(lease)
+    try:
+        return set(json.loads(content)) if content is not None else set()
+    except (ValueError, TypeError):
+        raise OSError(f"{lease} is damaged, so what its run may read is unknown: remove it if no job runs") from None

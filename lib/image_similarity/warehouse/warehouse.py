@@ -114,6 +114,10 @@ class Warehouse:
         """The `state` of a finished run; empty if it left none."""
         return self._workspace(f"{self._root}/{STATE}/{slot}/{run}")
 
+    def sync_state(self, slot: str, run: str) -> None:
+        """Returns when the state of ``run`` would survive a loss of power. Called before the run is published."""
+        self.files.sync(f"{self.uri}/{STATE}/{slot}/{run}")
+
     def states(self, slot: str) -> list[str]:
         """The runs that left a state for ``slot``."""
         return sorted(self.files.entries(f"{self.uri}/{STATE}/{slot}"))

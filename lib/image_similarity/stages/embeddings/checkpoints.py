@@ -8,6 +8,7 @@ attempt.
 import io
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ BYTES_PER_FILE = 64 * 2**20
 SHARE_AT_RISK = 0.05
 """A task writes a checkpoint after working for this share of the job's run time so far."""
 
+_FILES_AT_ONCE = 16
 _TYPE = "application/vnd.apache.parquet"
 
 
@@ -87,6 +89,25 @@ class CheckpointWriter:
             return []
         checkpoints = [pq.read_table(blobs.open_input_file(file), columns=["content_sha256"]) for file in files]
         return [content for table in checkpoints for content in table["content_sha256"].to_pylist()]
+
+
+def files(folder: str) -> tuple[list[str], list[str]]:
+    """The checkpoint files in ``folder`` that can be read, and those that cannot: a machine lost its power, say."""
+    try:
+        listed = sorted(file.uri for file in blobs.list_files(folder) if file.path.endswith(".parquet"))
+    except FileNotFoundError:  # no checkpoint was written yet
+        return [], []
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        is_whole = dict(zip(listed, pool.map(_is_whole, listed)))
+    return [file for file in listed if is_whole[file]], [file for file in listed if not is_whole[file]]
+
+
+def _is_whole(file: str) -> bool:
+    try:
+        pq.read_metadata(blobs.open_input_file(file))
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 class CheckpointCount:

@@ -43,7 +43,7 @@ def copy_of(address: str, cache: Path, http: HttpSettings, pinned: bool) -> tupl
         _fetch(address, file, options, now)
     except (OSError, Unreadable) as error:
         return file, (f"weights {address}: they have changed, but cannot be fetched ({error}); {about}",)
-    return file, (f"weights {address}: they are not those of the last run, so all images are embedded again",)
+    return file, (f"weights {address}: they have changed since they were fetched, and were fetched again",)
 
 
 def forget(file: Path) -> None:

@@ -252,7 +252,10 @@ def save_alive(
 
 
 def load(file: str) -> Any:
-    """The array in ``file``. A file on a local disk is mapped, and read only where it is used."""
+    """The array in ``file``. A file on a local disk is mapped, and read only where it is used.
+
+    Raises ``OSError`` or ``ValueError`` if there is no such file, or if it is cut short.
+    """
     if not uris.is_local(file):
         return np.load(io.BytesIO(blobs.read(file)))
     with open(uris.local_path(file), "rb") as stream:

@@ -50,16 +50,21 @@ class PreviousRun:
 
     @classmethod
     def read(cls, state: Workspace) -> "PreviousRun | None":
-        """The state of a run; None if it is incomplete, that is, if not every vector has its lists in one of the
-        folders.
+        """The state of a run; None if it is incomplete or damaged, that is, if a file cannot be read, or if not every
+        vector has its lists in one of the folders.
         """
         if not all(blobs.exists(state.location(name)) for name in (_KNOWN_FILE, SETTLED)):
             return None
-        known = load(state.location(_KNOWN_FILE))
         names = [name for name in (SETTLED, SETTLED_BY_BRUTE_FORCE) if blobs.exists(state.location(name))]
-        lengths = [
-            pc.sum(pc.binary_length(part.column("index"))) for name in names for part in state.parts(name, ["index"])
-        ]
+        try:
+            known = load(state.location(_KNOWN_FILE))
+            lengths = [
+                pc.sum(pc.binary_length(part.column("index")))
+                for name in names
+                for part in state.parts(name, ["index"])
+            ]
+        except (OSError, ValueError):
+            return None
         if sum(length.as_py() or 0 for length in lengths) != known["vector"].nbytes:
             return None
         lists = [state.read(name, from_arrow_schema(pa.schema(LISTS))) for name in names]
