@@ -235,8 +235,8 @@ def _failures_as_unreadable() -> Iterator[None]:
         raise _TransientFailure("io_error", str(error)) from None
     except HttpTimeout as error:
         raise _TransientFailure("timeout", str(error)) from None
-    except ValueError as error:  # not a valid address
-        raise Unreadable("unsupported_scheme", str(error)) from None
+    except ValueError:  # its text has the address in a form that hides no password
+        raise Unreadable("unsupported_scheme", "not a valid address") from None
     except ProtocolError as error:  # reset, closed too early, or no HTTP
         raise _TransientFailure("incomplete", str(error)) from None
     except HTTPError as error:  # an invalid certificate, ...
