@@ -69,6 +69,21 @@ def test_the_query_shows_each_pair_once(run: Any, tmp_path: Path, common: Any, c
     assert sum("copy.jpg" in row and "0.jpg" in row for row in rows) == 1 and len(rows) == len(set(rows)) >= 3
 
 
+def test_the_summary_names_titles_and_tells_copies(run: Any, tmp_path: Path, common: Any, capsys: Any) -> None:
+    (tmp_path / "images" / "copy.jpg").write_bytes((tmp_path / "images" / "0.jpg").read_bytes())
+    rows = [f"{name}.jpg,{f'Work {name} of 5' if name != 3 else ''},x" for name in [*range(IMAGES), "copy"]]
+    listed = tmp_path / "images" / "list.csv"
+    listed.write_text("\n".join(["uri,Title,label", *rows]))
+    common[1] = listed
+    gallery = tmp_path / "a gallery"
+    assert run(run_pipeline, *common, "--fingerprint", "edges", "--gallery", gallery) == 0
+    told = capsys.readouterr().out
+    assert "copies           1 with the same bytes as another image" in told
+    shown_names = told[told.index("nearest others") : told.index("query: ")]
+    assert "Work 0 of 5 (0.jpg)" in shown_names and "3.jpg (x)" in shown_names
+    assert f"open it: {gallery.as_uri()}/index.html" in told and "%20" in told
+
+
 def test_without_similar_ones_it_shows_the_farthest(run: Any, tmp_path: Path, common: Any, capsys: Any) -> None:
     assert run(run_pipeline, *common, "--fingerprint", "edges", "-k", "0") == 0
     out = capsys.readouterr().out

@@ -3,9 +3,11 @@
 import argparse
 import shlex
 import sys
+import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -13,6 +15,7 @@ from pyspark.sql import functions as F
 
 from image_similarity.jobs import build_manifest, command_line, embed_images, find_neighbours, render_gallery
 from image_similarity.jobs.job import Application, work_on
+from image_similarity.pages import captions
 from image_similarity.reporting import aligned, printable, say
 from image_similarity.runtime import progress
 from image_similarity.storage import uris
@@ -20,8 +23,9 @@ from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 EXAMPLES = 6
 NEIGHBOURS_SHOWN = 3
+LONGEST_TITLE = 50
 LABEL = "label"
-"""The attribute that is shown behind an image's name in the examples, if the manifest has it."""
+"""The attribute that is shown behind an image's name in the examples, if the manifest has it and no title."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,18 +75,15 @@ def _prefer(application: Application, fingerprint: str) -> None:
 
 def _summarise(application: Application, names: list[str], seconds: float) -> None:
     finished, neighbours = application.finished, application.settings.neighbours
-    failures: Counter[str] = sum((Counter(run.counts.get("failures", {})) for run in finished), Counter())
     work_on(application.session, "run_pipeline")
     by_job: Counter[str] = Counter()
     for run in finished:
         by_job[run.name] += round(run.seconds, 3)  # type: ignore[assignment]
     say("")
     say(f"run_pipeline: done in {seconds:.1f} s", seconds=round(seconds, 3), jobs=dict(by_job))
-    rows = [(name, f"{spent:.1f} s") for name, spent in by_job.items()]
-    rows += [("images", f"{run.counts['images']:,}") for run in finished if run.name == "build_manifest"]
-    if rows:  # empty if everything was published under this label before
-        failed = ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
-        say(aligned([*rows, ("failed", failed)]))
+    if finished:  # empty if everything was published under this label before
+        rows = [(name, f"{spent:.1f} s") for name, spent in by_job.items()]
+        say(aligned([*rows, *_totals(application, names[0])]))
     for run in finished:
         if run.used.get("trained") is False:
             warning = f"{run.used['weights']}: the network has seen no picture, so its idea of similarity is crude"
@@ -95,38 +96,64 @@ def _summarise(application: Application, names: list[str], seconds: float) -> No
         say(f"query: {_example_query(application.warehouse.uri, slots[0], not neighbours.similar)}")
     say(f"warehouse: {application.warehouse.uri}")
     if application.arguments.gallery:
-        say(f"gallery: {render_gallery.index_of(application)}")
+        index = render_gallery.index_of(application)
+        say(f"gallery: {index}")
+        if uris.is_local(index):
+            say(f"open it: {Path(uris.local_path(index)).as_uri()}")
+
+
+def _totals(application: Application, fingerprint: str) -> Iterator[tuple[str, str]]:
+    finished = application.finished
+    yield from (("images", f"{run.counts['images']:,}") for run in finished if run.name == "build_manifest")
+    failures: Counter[str] = sum((Counter(run.counts.get("failures", {})) for run in finished), Counter())
+    yield "failed", ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
+    if copies := _copies(application, fingerprint):
+        yield "copies", f"{copies:,} with the same bytes as another image: the view exact_duplicates lists them"
+
+
+def _copies(application: Application, fingerprint: str) -> int:
+    """The number of images that have the same bytes as another one, which counts as the original."""
+    runs = application.warehouse.current().runs("embeddings", fingerprint)
+    contents = application.warehouse.read("embeddings", runs).select("content_sha256")
+    with progress.described(application.session, "count copies"):
+        images, distinct = contents.agg(F.count("*"), F.count_distinct("content_sha256")).collect()[0]
+    return int(images - distinct)
 
 
 def _show_examples(application: Application, slot: str) -> None:
     """Shows a few images, chosen by a hash of their id, each with its nearest neighbours."""
     pointer, warehouse = application.warehouse.current(), application.warehouse
     manifest = warehouse.read("manifest", pointer.runs("manifest", ""))
-    labels = manifest.select("image_id", F.element_at("attributes", LABEL).alias("label"))
+    attributes = manifest.select("image_id", "attributes")
     nearest = warehouse.read("neighbours", pointer.runs("neighbours", slot)).where(F.col("relation") == SIMILAR)
     nearest = nearest.where(F.col("rank") <= NEIGHBOURS_SHOWN)
     examples = nearest.where("rank = 1").orderBy(F.xxhash64("image_id")).limit(EXAMPLES).select("image_id")
-    listed = _with_labels(nearest.join(F.broadcast(examples), "image_id"), labels).orderBy("image_id", "rank")
+    shown = _with_attributes(nearest.join(F.broadcast(examples), "image_id"), attributes).orderBy("image_id", "rank")
     with progress.described(application.session, "show examples"):
-        rows = listed.collect()
+        rows = shown.collect()
     if rows:
         say(f"some images and their nearest others ({slot} distances):")
-        say(aligned(_example_rows(rows)))
+        say(aligned(_example_rows(rows, application.settings.gallery.title_attributes)))
 
 
-def _with_labels(rows: DataFrame, labels: DataFrame) -> DataFrame:
-    neighbour_labels = labels.select(F.col("image_id").alias("neighbour_id"), F.col("label").alias("neighbour_label"))
-    return rows.join(labels, "image_id").join(neighbour_labels, "neighbour_id")
+def _with_attributes(rows: DataFrame, attributes: DataFrame) -> DataFrame:
+    of_neighbours = attributes.toDF("neighbour_id", "neighbour_attributes")
+    return rows.join(attributes, "image_id").join(of_neighbours, "neighbour_id")
 
 
-def _example_rows(neighbours: list[Any]) -> Iterator[tuple[str, ...]]:
+def _example_rows(neighbours: list[Any], titles: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     for row in neighbours:
-        image = _name(row.image_id, row.label) if row["rank"] == 1 else ""
-        yield image, f"{row.distance:.4f}", _name(row.neighbour_id, row.neighbour_label)
+        image = _name(row.image_id, row.attributes, titles) if row["rank"] == 1 else ""
+        yield image, f"{row.distance:.4f}", _name(row.neighbour_id, row.neighbour_attributes, titles)
 
 
-def _name(image_id: str, label: str | None) -> str:
-    return f"{printable(image_id)} ({label})" if label else printable(image_id)
+def _name(image_id: str, attributes: Mapping[str, str] | None, titles: tuple[str, ...]) -> str:
+    """An image by its title and id, or by its id and label."""
+    name, known = printable(image_id), attributes or {}
+    if title := captions.first_of(known, titles):
+        return f"{printable(textwrap.shorten(title, LONGEST_TITLE, placeholder='...'))} ({name})"
+    label = captions.first_of(known, (LABEL,))
+    return f"{name} ({printable(label)})" if label else name
 
 
 def _example_query(warehouse: str, slot: str, is_farthest: bool) -> str:

@@ -32,8 +32,8 @@ def of_image(
 ) -> Caption:
     """Title, subtitle and alternative text. Without any of ``title_attributes`` the title is the file's name."""
     shown = {name: clean(value) for name, value in attributes.items()}
-    title = (_first(shown, title_attributes) or clean(_stem(image_id)) or clean(image_id))[:LONGEST_TEXT]
-    subtitle = _first(shown, subtitle_attributes)
+    title = (first_of(shown, title_attributes) or clean(_stem(image_id)) or clean(image_id))[:LONGEST_TEXT]
+    subtitle = first_of(shown, subtitle_attributes)
     return Caption(title, subtitle[:LONGEST_TEXT] if subtitle != title else "", _alt(title, subtitle, shown))
 
 
@@ -51,7 +51,7 @@ def link(value: str) -> str | None:
     return value if is_address and redacted(value) == value else None
 
 
-def _first(attributes: Mapping[str, str], names: tuple[str, ...]) -> str:
+def first_of(attributes: Mapping[str, str], names: tuple[str, ...]) -> str:
     """The first non-empty one of the attributes ``names``, whatever their case; empty if there is none."""
     by_name = {name.lower(): value for name, value in attributes.items()}
     return next((by_name[name.lower()] for name in names if by_name.get(name.lower())), "")
