@@ -1,5 +1,6 @@
 """How work is cut, and what is told before it begins."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,10 @@ def test_disk_and_memory_that_do_not_suffice_are_told_before_work_begins(
     with pytest.raises(JobFailed, match="needs about 2.00 GiB of memory .2 tasks at once., but 1.00 GiB are available"):
         plan.check(big(2**30, 0), place, local=True)
     plan.check(big(2**30, 0), place, local=False)
+
+
+def test_of_work_of_seconds_little_is_told() -> None:
+    short = big(2**20, 2**20)
+    assert short.lines == ["1,000 vectors of 8 values, 499,500 pairs: seconds"]
+    long = dataclasses.replace(short, seconds=300.0, tiles=Tiles(1, 1000, 2**30))
+    assert len(long.lines) == 2 and "1 task on 2 cores" in long.lines[1] and long.lines[1].endswith("about 5 min")

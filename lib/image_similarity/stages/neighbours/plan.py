@@ -46,6 +46,8 @@ _MIN_NPROBE = 5
 _MIN_SAMPLE_PER_PARTITION = 4
 """Vectors of the sample for each partition."""
 _PARTITION_BLOCK_ROWS = 4096
+_WORTH_PLANNING = 10.0
+"""Seconds. Of shorter work nobody wants to know how it is cut."""
 TASKS_PER_CORE = 4
 """Tasks for each core where work can be cut into many pieces. Starting a task takes a tenth of a second, so few are
 better; this many are enough for an even distribution."""
@@ -92,16 +94,18 @@ class Plan:
     @property
     def lines(self) -> list[str]:
         pairs = self.rows * (self.rows - 1) // 2
-        operations = 2 * pairs * self.dimensions
+        operations, tasks = 2 * pairs * self.dimensions, len(self.tiles.pairs)
         if self.method == APPROXIMATE and not self.all_pairs:
             return [
                 f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk_bytes / 2**30:.2f} GiB of disk",
                 *self.notes,
             ]
+        if self.seconds < _WORTH_PLANNING:
+            return [f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: seconds", *self.notes]
         return [
             f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: "
             f"{operations / 1e12:,.2f} Tflop in {self.rate.screen} at {self.rate.product / 1e9:,.0f} Gflop/s a core",
-            f"{len(self.tiles.pairs):,} tasks on {self.cores:,} cores, each {self.tiles.rows:,} x "
+            f"{tasks:,} task{'s' if tasks > 1 else ''} on {self.cores:,} cores, each {self.tiles.rows:,} x "
             f"{self.tiles.rows:,} vectors in "
             f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk_bytes / 2**30:.2f} GiB of disk; "
             f"about {clock(self.seconds)}",
