@@ -16,7 +16,8 @@ from image_similarity.jobs import build_manifest, download_images, find_neighbou
 from image_similarity.settings import ManifestSettings
 from image_similarity.stages import manifest
 from image_similarity.stages.downloads import catalogue
-from image_similarity.stages.neighbours import sources
+from image_similarity.stages.neighbours import own_vectors, sources
+from image_similarity.storage import blobs, uris
 from image_similarity.warehouse.warehouse import Warehouse
 from processes import ask
 
@@ -242,3 +243,35 @@ def test_addresses_as_spark_writes_them(spark: SparkSession, tmp_path: Path) -> 
     with Warehouse(spark, str(tmp_path / "w")).scratch("r1") as scratch:
         built = manifest.run(spark, f"file:{tmp_path}/list.csv", ManifestSettings(), scratch)
         assert [(row.uri, row.size_bytes) for row in built.rows.collect()] == [(f"{tmp_path}/a b.jpg", 1)]
+
+
+@pytest.mark.parametrize("name", ["own.parquet", "own.parquet/part=007/x.parquet"])
+def test_types_are_seen_where_pyarrow_cannot_open_files(
+    name: str, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On HDFS without its libraries, say: Spark reads two columns, whatever the others are."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+
+    def write(**columns: Any) -> None:
+        with open(tmp_path / name, "wb") as out:
+            pq.write_table(pa.table({"image_id": ["x", "y"], "embedding": vectors(), **columns}), out)
+
+    def refuse(*_: Any) -> Any:
+        raise OSError("no libraries")
+
+    monkeypatch.setattr(blobs, "is_folder", refuse)
+    monkeypatch.setattr(uris, "is_local", lambda uri: False)
+    location = f"file://{tmp_path}/own.parquet"
+    write(odd=COLUMNS["nanoseconds"][0], half=COLUMNS["float16"][0])
+    own = own_vectors.read(spark, location)
+    assert sorted(map(tuple, own.vectors.collect())) == [("x", [1.0, 0.5]), ("y", [1.0, 0.5])]
+    assert sorted(row.image_id for row in own.ids.collect()) == ["x", "y"]
+    for columns, message in (
+        ({"image_id": [b"x", b"y"]}, "image_id is binary"),
+        ({"embedding": vectors(pa.list_(pa.float16()))}, "pyarrow cannot open it here"),
+    ):
+        write(**columns)
+        with pytest.raises(ValueError, match=message):
+            own_vectors.read(spark, location)
+    with pytest.raises(ValueError, match="none.parquet"):
+        own_vectors.read(spark, f"file://{tmp_path}/none.parquet")

@@ -4,19 +4,20 @@ Spark reads them where it can. Files that it takes for hidden or whose names it 
 know (half floats, UUIDs), are read by pyarrow in Spark's workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import ArrayType, DataType, NumericType, StringType
 
 from image_similarity.reporting import note
 from image_similarity.storage import blobs, tables, uris
+from image_similarity.storage.hadoop import HadoopFiles
 from image_similarity.storage.tables import Part, parquet_files
 from image_similarity.warehouse.parquet import escape_glob
 
@@ -45,22 +46,20 @@ def read(spark: SparkSession, location: str) -> OwnVectors:
 
     Raises ``ValueError``, in one line, if it cannot be read, lacks a column, or has a column of another type.
     """
-    try:
-        parts, passed_over = tables.parts_of(location)
-        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-            files = list(pool.map(_opened, parts))
-    except ValueError:
-        if uris.is_local(location):
-            raise
-        return _read_by_spark_alone(spark, location)
+    files, passed_over, by_pyarrow = _files(spark, location)
     for file in files:
         with file.part.named_in_errors():
             file.check()
     if passed_over:
         note(f"{location}: passed over are files whose names begin with _: {', '.join(passed_over)}")
     schemas = {file.spark_schema for file in files}
-    names = [location.rstrip("/").partition("://")[2] or location, *(part.path for part in parts)]
+    names = [location.rstrip("/").partition("://")[2] or location, *(file.part.path for file in files)]
     schema = schemas.pop() if len(schemas) == 1 and all(map(_is_name_for_spark, names)) else None
+    if schema is None and not by_pyarrow:
+        raise ValueError(
+            "pyarrow cannot open it here, and Spark cannot read it: image_id must be text or integers, embedding a list of "
+            "float or double, and file names without colons"
+        )
     if schema is None:
         return OwnVectors(_by_workers(spark, files, (ID,)), _by_workers(spark, files, (ID, VECTOR)))
     # All files below the folder as they are: names of folders are no columns here.
@@ -78,25 +77,6 @@ def _converted(table: DataFrame) -> OwnVectors:
     return OwnVectors(vectors.select(ID), vectors)
 
 
-def _read_by_spark_alone(spark: SparkSession, location: str) -> OwnVectors:
-    """For stores that pyarrow cannot open here: Spark alone may have the credentials, or the libraries of HDFS.
-
-    It must know the types of all columns then.
-    """
-    table = spark.read.parquet(escape_glob(uris.for_spark(location)))
-    _check_names(table.columns)
-    types = {name: table.schema[name].dataType for name in (ID, VECTOR)}
-    _check_types(
-        *(types[ID].simpleString(), isinstance(types[ID], (StringType, NumericType))),
-        *(types[VECTOR].simpleString(), _is_array_of_numbers(types[VECTOR])),
-    )
-    return _converted(table)
-
-
-def _is_array_of_numbers(kind: DataType) -> bool:
-    return isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)
-
-
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -108,10 +88,17 @@ class _File:
 
     def check(self) -> None:
         """Raise ``ValueError`` if a column is missing, or has a type that cannot serve."""
-        _check_names([*self.schema.names, *(name for name in self.part.partition if name == ID)])
+        columns = [*self.schema.names, *(name for name in self.part.partition if name == ID)]
+        missing = [name for name in (ID, VECTOR) if name not in columns]
+        for name in missing:
+            tables.check_spelling(name, columns)
+        if missing:
+            raise ValueError(f"no column {' and no '.join(missing)}; its columns are: {', '.join(columns)}")
         vector, image_id = self._type(VECTOR), self._type(ID)
-        is_text = not (parquet_files.holds_bytes(image_id) or pa.types.is_nested(image_id))
-        _check_types(str(image_id), is_text, str(vector), _is_list(vector) and _is_number(vector.value_type))
+        if not (_is_list(vector) and _is_number(vector.value_type)):
+            raise ValueError(f"{VECTOR} is {vector}, not an array of numbers")
+        if parquet_files.holds_bytes(image_id) or pa.types.is_nested(image_id):
+            raise ValueError(f"{ID} is {image_id}, not text or a number")
 
     @property
     def spark_schema(self) -> str | None:
@@ -130,25 +117,34 @@ class _File:
         return kind if isinstance(kind, pa.UuidType) else parquet_files.plain_type(kind)
 
 
-def _opened(part: Part) -> _File:
-    with part.named_in_errors(), blobs.open_input_file(part.uri) as file:
-        opened = pq.ParquetFile(file)
-        return _File(part, opened.schema_arrow, opened.num_row_groups)
+def _files(spark: SparkSession, location: str) -> tuple[list[_File], list[str], bool]:
+    """The files of a table, the paths of those passed over, and whether pyarrow can open them.
+
+    If it cannot, only their ends are read, where the types are, through Spark: it alone may have the credentials of a
+    store, or the libraries of HDFS.
+    """
+    try:
+        parts, passed_over = tables.parts_of(location)
+        return _opened(parts, blobs.open_input_file), passed_over, True
+    except ValueError:
+        if uris.is_local(location):
+            raise
+    hadoop = HadoopFiles(spark)
+    try:
+        parts, passed_over = tables.parts_among(hadoop.files_below(uris.for_spark(location)))
+    except OSError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return _opened(parts, hadoop.open_input_file), passed_over, False
 
 
-def _check_names(columns: list[str]) -> None:
-    missing = [name for name in (ID, VECTOR) if name not in columns]
-    for name in missing:
-        tables.check_spelling(name, columns)
-    if missing:
-        raise ValueError(f"no column {' and no '.join(missing)}; its columns are: {', '.join(columns)}")
+def _opened(parts: list[Part], open_file: Callable[[str], Any]) -> list[_File]:
+    def opened(part: Part) -> _File:
+        with part.named_in_errors(), open_file(part.uri) as file:
+            parquet = pq.ParquetFile(file)
+            return _File(part, parquet.schema_arrow, parquet.num_row_groups)
 
-
-def _check_types(image_id: str, is_text: bool, vector: str, has_numbers: bool) -> None:
-    if not has_numbers:
-        raise ValueError(f"{VECTOR} is {vector}, not an array of numbers")
-    if not is_text:
-        raise ValueError(f"{ID} is {image_id}, not text or a number")
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        return list(pool.map(opened, parts))
 
 
 def _is_list(kind: pa.DataType) -> bool:

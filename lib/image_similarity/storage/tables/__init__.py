@@ -14,7 +14,7 @@ Every job reads such tables by this package, so that all have the same rules:
 Text files must be UTF-8; a byte order mark is allowed.
 """
 
-from image_similarity.storage.tables.folders import FORMATS, Part, kind_of, open_table, parts_of
+from image_similarity.storage.tables.folders import FORMATS, Part, kind_of, open_table, parts_among, parts_of
 from image_similarity.storage.tables.table import Table, check_spelling
 
-__all__ = ["FORMATS", "Part", "Table", "check_spelling", "kind_of", "open_table", "parts_of"]
+__all__ = ["FORMATS", "Part", "Table", "check_spelling", "kind_of", "open_table", "parts_among", "parts_of"]

@@ -2,7 +2,7 @@
 
 import os
 import urllib.parse
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -81,7 +81,12 @@ def parts_of(location: str) -> tuple[list[Part], list[str]]:
     with whole.named_in_errors():
         if not blobs.is_folder(location):
             return [whole], []
-        files = sorted((file.path, file.uri) for file in blobs.list_files(location))
+        return parts_among([(file.path, file.uri) for file in blobs.list_files(location)])
+
+
+def parts_among(files: Iterable[tuple[str, str]]) -> tuple[list[Part], list[str]]:
+    """As `parts_of`, for the files of a folder: path below it, and URI."""
+    files = sorted(files)
     parts = [Part(uri, path, _partition(path)) for path, uri in files if not _is_hidden(path)]
     if not parts:
         raise ValueError("the folder has no files (those whose names begin with _ or . are passed over)")
