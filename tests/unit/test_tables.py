@@ -292,3 +292,9 @@ def test_only_the_columns_asked_for_are_read(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(parquet_files, "as_text", as_text)
     assert rows_of(tmp_path / "a.parquet", "title", "uri") == [{"title": "t", "uri": "a"}]
     assert sorted(texts) == ["a", "t"]
+
+
+@pytest.mark.parametrize("content", [b",uri\n0,a\n", b"uri, ,title\na,x,t\n"])
+def test_columns_without_a_name_are_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    assert tables.open_table(str(tmp_path / "a.csv")).notes == ["left out are columns without a name"]

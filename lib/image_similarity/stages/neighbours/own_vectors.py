@@ -57,8 +57,8 @@ def read(spark: SparkSession, location: str) -> OwnVectors:
     schema = schemas.pop() if len(schemas) == 1 and all(map(_is_name_for_spark, names)) else None
     if schema is None and not by_pyarrow:
         raise ValueError(
-            "pyarrow cannot open it here, and Spark cannot read it: image_id must be text or integers, embedding a list of "
-            "float or double, and file names without colons"
+            "pyarrow cannot open it here, and Spark cannot read it: image_id must be text or integers, embedding a "
+            "list of float or double, and file names without colons"
         )
     if schema is None:
         return OwnVectors(_by_workers(spark, files, (ID,)), _by_workers(spark, files, (ID, VECTOR)))
