@@ -15,7 +15,7 @@ import pytest
 
 from image_similarity.storage import tables
 from image_similarity.storage.tables import json_files, parquet_files
-from image_similarity.storage.tables.table import BATCH_ROWS
+from image_similarity.storage.tables.table import batch_rows
 
 Rows = list[dict[str, str]]
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_read_is_told_in_one_line(case: str, tmp_path: Path) -> N
 
 
 def test_a_column_twice_is_seen_over_all_rows(tmp_path: Path) -> None:
-    rows = [f"{number},1," for number in range(BATCH_ROWS)] + ["last,,2"]
+    rows = [f"{number},1," for number in range(batch_rows(3))] + ["last,,2"]
     (tmp_path / "a.csv").write_text("\n".join(["uri,x,x", *rows]))
     with pytest.raises(ValueError, match="the column 'x' stands 2 times"):
         rows_of(tmp_path / "a.csv")
@@ -298,3 +298,12 @@ def test_only_the_columns_asked_for_are_read(tmp_path: Path, monkeypatch: pytest
 def test_columns_without_a_name_are_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(content)
     assert tables.open_table(str(tmp_path / "a.csv")).notes == ["left out are columns without a name"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_tables_with_many_columns_are_read_in_small_batches(kind: str, tmp_path: Path) -> None:
+    assert batch_rows(1) == batch_rows(6) and batch_rows(0) > 1 and batch_rows(10**7) == 1
+    names, rows = [f"c{number}" for number in range(2**14)], 80
+    write(tmp_path / f"a.{kind}", [dict.fromkeys(names, "x")] * rows)
+    batches = [len(batch) for batch in tables.open_table(str(tmp_path / f"a.{kind}")).batches()]
+    assert sum(batches) == rows and max(batches) == batch_rows(len(names)) == 64

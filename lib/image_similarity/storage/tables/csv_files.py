@@ -8,7 +8,7 @@ from itertools import islice
 import pyarrow as pa
 
 from image_similarity.storage.tables import text
-from image_similarity.storage.tables.table import BATCH_ROWS, Header, Table
+from image_similarity.storage.tables.table import Header, Table, batch_rows
 
 _LONGEST_CELL = 1 << 27
 
@@ -32,9 +32,9 @@ def _names(row: list[str]) -> list[str]:
 
 
 def _batches(uri: str, own: list[str], names: Collection[str]) -> Iterator[pa.RecordBatch]:
-    header, rows = Header(own), _rows(uri)
+    header, rows, at_once = Header(own), _rows(uri), batch_rows(len(own))
     next(rows, None)
-    while batch := [_fitted(row, len(own), line) for line, row in islice(rows, BATCH_ROWS)]:
+    while batch := [_fitted(row, len(own), line) for line, row in islice(rows, at_once)]:
         columns = list(zip(*batch))
         yield header.batch(partial(_column, columns), names)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from image_similarity.storage.tables import text
-from image_similarity.storage.tables.table import BATCH_ROWS, Header, Table
+from image_similarity.storage.tables.table import Header, Table, batch_rows
 
 _PIECE = 1 << 20
 _BETWEEN = re.compile(r"[\s,]*")
@@ -38,7 +38,7 @@ def open_file(uri: str) -> Table:
 def _batches(uri: str, own: list[str], names: Collection[str]) -> Iterator[pa.RecordBatch]:
     wanted = [name for name in own if name in names]
     records = _records(uri)
-    while batch := list(islice(records, BATCH_ROWS)):
+    while batch := list(islice(records, batch_rows(len(wanted)))):
         columns = [text.cells([_cell(record.get(name)) for record in batch]) for name in wanted]
         yield pa.RecordBatch.from_arrays(columns, names=wanted)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from image_similarity.storage import blobs
 from image_similarity.storage.tables import text
 from image_similarity.storage.tables.json_files import compact
-from image_similarity.storage.tables.table import BATCH_ROWS, Header, Table
+from image_similarity.storage.tables.table import Header, Table, batch_rows
 
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
 
@@ -34,7 +34,7 @@ def _batches(uri: str, own: list[str], names: Collection[str]) -> Iterator[pa.Re
     wanted = [name for name in own if name in names]
     with blobs.open_input_file(uri) as file:
         header: Header | None = None
-        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=wanted):
+        for batch in pq.ParquetFile(file).iter_batches(batch_rows(len(wanted)), columns=wanted):
             header = header or Header(batch.schema.names)
             yield header.batch(partial(_column, batch), wanted)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-BATCH_ROWS = 16_384
+_BATCH_ROWS = 16_384
+_BATCH_CELLS = 1 << 20
 
 Batches = Callable[[Collection[str]], Iterator[pa.RecordBatch]]
 """Names of columns -> rows with those of the columns that are there, as strings."""
@@ -50,6 +51,11 @@ class Table:
                 return name
             check_spelling(name, [*self.names, *self.binary])
         return None
+
+
+def batch_rows(columns: int) -> int:
+    """The rows of a batch with so many columns: many rows are fast, and few cells are little memory."""
+    return max(1, min(_BATCH_ROWS, _BATCH_CELLS // max(1, columns)))
 
 
 def check_spelling(name: str, columns: Iterable[str]) -> None:
