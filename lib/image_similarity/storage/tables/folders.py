@@ -107,7 +107,7 @@ def _partition(path: str) -> dict[str, str | None]:
 def _joined(opened: Sequence[tuple[Part, Table]], names: Collection[str]) -> Iterator[pa.RecordBatch]:
     schema = pa.schema([(name, pa.string()) for name in names])
     for part, table in opened:
-        batches = table.batches(names)
+        batches = table.batches(frozenset(names))  # of thousands, perhaps
         while True:
             with part.named_in_errors():
                 batch = next(batches, None)
