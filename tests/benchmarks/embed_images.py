@@ -126,9 +126,10 @@ def main() -> int:
         listed, files = _files(arguments, folder)
         session = open_session("bench")
         state = networks.untrained_state(arguments.network, SEED)
-        whole = manifest.run(session, str(listed), ManifestSettings()).rows
         warehouse = Warehouse(session, str(folder / "w"))
-        warehouse.write("manifest", "r0", whole.where(whole.uri.isin([str(file) for file in files])))
+        with warehouse.scratch("r0") as scratch:
+            whole = manifest.run(session, str(listed), ManifestSettings(), scratch).rows
+            warehouse.write("manifest", "r0", whole.where(whole.uri.isin([str(file) for file in files])))
         images = warehouse.read("manifest", ["r0"])
         candidates: dict[str, Callable[[], float]] = {}
         ours, first = {}, {}

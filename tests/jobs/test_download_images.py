@@ -422,10 +422,11 @@ def test_lists_of_all_kinds_say_the_same(tmp_path: Path) -> None:
         ",u,,,",
     ]
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
-    for name in ("a.json", "a.jsonl", "a.parquet", "a.csv"):
+    nested = '["a","b"]'
+    for name, tags in {"a.json": nested, "a.jsonl": nested, "a.parquet": nested, "a.csv": "a, b"}.items():
         made = catalogue.read(str(tmp_path / name), ("image_url", "url"))
         assert [(entry.image_id, entry.address, entry.attributes) for entry in made.entries] == [
-            ("One", "http://h/1.jpg", {"year": "1915", "tags": "a, b"}),
+            ("One", "http://h/1.jpg", {"year": "1915", "tags": tags}),
             ("two", "http://h/2.jpg", {}),
         ], name
         assert made.left_out == {"without an address": 1, "without an image_id": 1}

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from image_similarity.errors import WrongInput
 from image_similarity.settings import HttpSettings, ManifestSettings
 from image_similarity.stages import manifest
 from image_similarity.storage import blobs
+from image_similarity.warehouse.warehouse import Warehouse
+
+Built = Callable[..., manifest.Manifest]
+Made = Callable[..., list[Any]]
 
 NAMES = [
     "plain.jpg",
@@ -40,12 +45,22 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def made(spark: SparkSession, images: Path | str, **options: Any) -> list[Any]:
-    return manifest.run(spark, str(images), ManifestSettings(), **options).rows.orderBy("image_id").collect()
+@pytest.fixture
+def run_on(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """`manifest.run`, whose frames can be read until the end of the test."""
+    with Warehouse(spark, str(tmp_path_factory.mktemp("warehouse"))).scratch("r1") as scratch:
+        yield lambda images, settings=ManifestSettings(), **options: manifest.run(
+            spark, str(images), settings, scratch, **options
+        )
 
 
-def test_a_folder_with_everything_in_it(spark: SparkSession, folder: Path) -> None:
-    built = manifest.run(spark, str(folder), ManifestSettings())
+@pytest.fixture
+def made(run_on: Built) -> Made:
+    return lambda images, **options: run_on(images, **options).rows.orderBy("image_id").collect()
+
+
+def test_a_folder_with_everything_in_it(run_on: Built, folder: Path) -> None:
+    built = run_on(folder)
     rows = {row.image_id: row for row in built.rows.collect()}
     assert set(rows) == set(NAMES) | {f"deep/er/{name}" for name in NAMES}
     for image_id, row in rows.items():
@@ -55,23 +70,23 @@ def test_a_folder_with_everything_in_it(spark: SparkSession, folder: Path) -> No
     assert built.skipped == {".txt": 1, "without extension": 1, "hidden": 1}
 
 
-def test_extensions_are_a_setting(spark: SparkSession, folder: Path) -> None:
-    everything = manifest.run(spark, str(folder), ManifestSettings(extensions=("*",)))
+def test_extensions_are_a_setting(run_on: Built, folder: Path) -> None:
+    everything = run_on(folder, ManifestSettings(extensions=("*",)))
     assert everything.rows.count() == 2 * len(NAMES) + 2 and everything.skipped == {"hidden": 1}
-    assert manifest.run(spark, str(folder), ManifestSettings(extensions=("gif",))).rows.count() == 2
+    assert run_on(folder, ManifestSettings(extensions=("gif",))).rows.count() == 2
 
 
-def test_globs(spark: SparkSession, folder: Path) -> None:
-    assert {row.image_id for row in made(spark, folder / "*.png")} == {"100%25.png", "a#b?.png"}
+def test_globs(made: Made, folder: Path) -> None:
+    assert {row.image_id for row in made(folder / "*.png")} == {"100%25.png", "a#b?.png"}
     for pattern in ("**/*.gif", "**/**/*.gif"):
-        assert [row.image_id for row in made(spark, folder / pattern)] == ["a,b;c.gif", "deep/er/a,b;c.gif"]
+        assert [row.image_id for row in made(folder / pattern)] == ["a,b;c.gif", "deep/er/a,b;c.gif"]
 
 
-def test_what_exists_is_no_glob(spark: SparkSession, tmp_path: Path) -> None:
+def test_what_exists_is_no_glob(made: Made, tmp_path: Path) -> None:
     odd = tmp_path / "holiday [2024]*"
     odd.mkdir()
     (odd / "a.jpg").touch()
-    assert [row.image_id for row in made(spark, odd)] == ["a.jpg"]
+    assert [row.image_id for row in made(odd)] == ["a.jpg"]
 
 
 def test_remote_globs_are_matched_like_local_ones() -> None:
@@ -82,7 +97,7 @@ def test_remote_globs_are_matched_like_local_ones() -> None:
     assert not expression.fullmatch("a/xz.jpg") and not expression.fullmatch("a/b/yzz.jpg")
 
 
-def test_a_csv_of_names_relative_to_it(spark: SparkSession, folder: Path) -> None:
+def test_a_csv_of_names_relative_to_it(made: Made, folder: Path) -> None:
     lines = [
         "\ufeffuri,title,price",
         '"it\'s ""quoted"".jpg","A, b",3.50',
@@ -90,7 +105,7 @@ def test_a_csv_of_names_relative_to_it(spark: SparkSession, folder: Path) -> Non
         '"deep/er/plain.jpg","line\nbreak",1',
     ]
     (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    rows = {row.image_id: row for row in made(spark, folder / "list.csv")}
+    rows = {row.image_id: row for row in made(folder / "list.csv")}
     assert set(rows) == {'it\'s "quoted".jpg', "new\nline.jpg", "deep/er/plain.jpg"}
     assert rows['it\'s "quoted".jpg'].attributes == {"title": "A, b", "price": "3.50"}
     assert rows["new\nline.jpg"].attributes == {} and rows["new\nline.jpg"].uri == str(folder / "new\nline.jpg")
@@ -98,7 +113,7 @@ def test_a_csv_of_names_relative_to_it(spark: SparkSession, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
-def test_json_with_ids_numbers_lists_and_absent_files(spark: SparkSession, folder: Path, kind: str) -> None:
+def test_json_with_ids_numbers_lists_and_absent_files(made: Made, folder: Path, kind: str) -> None:
     records = [
         {"uri": "plain.jpg", "image_id": "one", "year": 1915.79, "tags": ["a", "b"], "none": None},
         {"uri": "gone.jpg", "image_id": "two"},
@@ -107,22 +122,20 @@ def test_json_with_ids_numbers_lists_and_absent_files(spark: SparkSession, folde
     ]
     text = json.dumps(records, indent=1) if kind == "json" else "\n".join(map(json.dumps, records))
     (folder / f"list.{kind}").write_text(text)
-    rows = {row.image_id: row for row in made(spark, folder / f"list.{kind}")}
+    rows = {row.image_id: row for row in made(folder / f"list.{kind}")}
     assert rows["one"].attributes == {"year": "1915.79", "tags": '["a","b"]'}
     assert rows["two"].size_bytes is None and rows["two"].source_version is None
     assert rows["three"].uri == str(folder / "100%25.png") and rows["three"].size_bytes == 1
     assert rows["four"].uri == "https://localhost/a%20b.jpg"
 
 
-def test_servers_are_asked_for_versions(spark: SparkSession, tmp_path: Path) -> None:
+def test_servers_are_asked_for_versions(run_on: Built, tmp_path: Path) -> None:
     paths = ["versioned.png", "dated.png", "good.png", "404"]
     with misbehaving.serving() as server:
         (tmp_path / "list.csv").write_text(
             "uri,image_id\n" + "".join(f"{server.address}/{path},{path}\n" for path in paths)
         )
-        listed = manifest.run(
-            spark, str(tmp_path / "list.csv"), ManifestSettings(), http=HttpSettings(private_addresses=True)
-        )
+        listed = run_on(tmp_path / "list.csv", http=HttpSettings(private_addresses=True))
         first, again = ({row.image_id: row for row in listed.rows.collect()} for _ in range(2))
         assert server.asked == {("HEAD", f"/{path}"): 2 for path in paths}, "nothing is fetched"
         assert first == again and all(row.uri == f"{server.address}/{image_id}" for image_id, row in first.items())
@@ -134,35 +147,35 @@ def test_servers_are_asked_for_versions(spark: SparkSession, tmp_path: Path) -> 
     assert first["404"].source_version is None and first["404"].size_bytes is None
 
 
-def test_parquet_and_another_uri_column(spark: SparkSession, folder: Path) -> None:
+def test_parquet_and_another_uri_column(run_on: Built, folder: Path) -> None:
     pq.write_table(
         pa.table({"file": ["plain.jpg"], "image_id": [17], "size": pa.array([3], pa.int16())}), folder / "list.parquet"
     )
-    built = manifest.run(spark, str(folder / "list.parquet"), ManifestSettings(uri_column=("file",))).rows.collect()
+    built = run_on(folder / "list.parquet", ManifestSettings(uri_column=("file",))).rows.collect()
     assert [(row.image_id, row.uri, row.attributes) for row in built] == [
         ("17", str(folder / "plain.jpg"), {"size": "3"})
     ]
 
 
-def test_what_is_no_uri_stays_as_written(spark: SparkSession, tmp_path: Path) -> None:
+def test_what_is_no_uri_stays_as_written(made: Made, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("uri\nfile://[x/a.jpg\n")
-    assert [(row.uri, row.size_bytes) for row in made(spark, tmp_path / "list.csv")] == [("file://[x/a.jpg", None)]
+    assert [(row.uri, row.size_bytes) for row in made(tmp_path / "list.csv")] == [("file://[x/a.jpg", None)]
 
 
-def test_samples_depend_on_ids_and_seed_alone(spark: SparkSession, folder: Path) -> None:
-    chosen = [row.image_id for row in made(spark, folder, sample=5, seed=1)]
-    assert len(chosen) == 5 and chosen == [row.image_id for row in made(spark, folder, sample=5, seed=1)]
-    assert chosen != [row.image_id for row in made(spark, folder, sample=5, seed=2)]
-    assert set(chosen) < {row.image_id for row in made(spark, folder, sample=6, seed=1)}
+def test_samples_depend_on_ids_and_seed_alone(made: Made, folder: Path) -> None:
+    chosen = [row.image_id for row in made(folder, sample=5, seed=1)]
+    assert len(chosen) == 5 and chosen == [row.image_id for row in made(folder, sample=5, seed=1)]
+    assert chosen != [row.image_id for row in made(folder, sample=5, seed=2)]
+    assert set(chosen) < {row.image_id for row in made(folder, sample=6, seed=1)}
 
 
-def test_the_version_changes_with_content_and_place(spark: SparkSession, folder: Path) -> None:
-    before = {row.image_id: row.source_version for row in made(spark, folder)}
+def test_the_version_changes_with_content_and_place(made: Made, folder: Path) -> None:
+    before = {row.image_id: row.source_version for row in made(folder)}
     (folder / "plain.jpg").write_bytes(b"other")
-    after = {row.image_id: row.source_version for row in made(spark, folder)}
+    after = {row.image_id: row.source_version for row in made(folder)}
     assert {image_id for image_id in before if before[image_id] != after[image_id]} == {"plain.jpg"}
     folder.rename(folder.with_name("moved"))
-    moved = {row.image_id: row.source_version for row in made(spark, folder.with_name("moved"))}
+    moved = {row.image_id: row.source_version for row in made(folder.with_name("moved"))}
     assert not set(moved.values()) & set(after.values())
 
 
@@ -178,33 +191,33 @@ BAD_LISTS = {
 
 
 @pytest.mark.parametrize("case", BAD_LISTS)
-def test_lists_that_cannot_serve(spark: SparkSession, tmp_path: Path, case: str) -> None:
+def test_lists_that_cannot_serve(made: Made, tmp_path: Path, case: str) -> None:
     name, content, message = BAD_LISTS[case]
     (tmp_path / name).write_text(content)
     with pytest.raises(WrongInput, match=message) as caught:
-        made(spark, tmp_path / name)
+        made(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
-def test_folders_that_cannot_serve(spark: SparkSession, tmp_path: Path) -> None:
+def test_folders_that_cannot_serve(made: Made, tmp_path: Path) -> None:
     with pytest.raises(WrongInput, match="no such folder or file"):
-        made(spark, tmp_path / "none")
+        made(tmp_path / "none")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(WrongInput, match=r"no image found; skipped: 1 \.txt\. Extensions taken: jpg"):
-        made(spark, tmp_path)
+        made(tmp_path)
     with pytest.raises(WrongInput, match="no image found"):
-        made(spark, tmp_path / "*.jpg")
+        made(tmp_path / "*.jpg")
 
 
-def test_names_that_are_not_utf8_are_counted(spark: SparkSession, tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_counted(run_on: Built, tmp_path: Path) -> None:
     (tmp_path / "good.jpg").touch()
     with open(bytes(tmp_path) + b"/b\xe4d.jpg", "wb"):
         pass
-    built = manifest.run(spark, str(tmp_path), ManifestSettings())
+    built = run_on(tmp_path)
     assert built.rows.count() == 1 and built.skipped == {"with a name that is not UTF-8": 1}
 
 
-def test_listing_opens_no_image(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_opens_no_image(run_on: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a hundred thousand files that would take hours where they are far away."""
     (tmp_path / "good.jpg").touch()
     opened: list[str] = []
@@ -216,7 +229,7 @@ def test_listing_opens_no_image(spark: SparkSession, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(builtins, "open", open_file)
     monkeypatch.setattr(blobs, "open_input_file", open_file)
-    assert manifest.run(spark, str(tmp_path), ManifestSettings()).rows.count() == 1
+    assert run_on(tmp_path).rows.count() == 1
     assert [file for file in opened if file.endswith(".jpg")] == []
     blobs.read(str(tmp_path / "good.jpg"), 1)
     assert [file for file in opened if file.endswith(".jpg")], "which would be noticed"

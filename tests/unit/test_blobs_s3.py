@@ -4,12 +4,14 @@ them.
 
 from collections.abc import Iterator
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import s3_server
 from image_similarity.errors import Unreadable
 from image_similarity.settings import HttpSettings
-from image_similarity.storage import blobs, fetch, uris
+from image_similarity.storage import blobs, fetch, tables, uris
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,17 @@ def test_what_is_written_is_listed_and_read(bucket: str) -> None:
     assert fetch.fetch("s3a://pictures/c.jpg", 1000, HttpSettings()) == b"c.jpg"
     blobs.delete(uris.join(bucket, "c.jpg"))
     assert not blobs.exists(uris.join(bucket, "c.jpg")) and blobs.status(uris.join(bucket, "c.jpg")) is None
+
+
+def test_lists_are_read(bucket: str) -> None:
+    blobs.write(f"{bucket}/_a:b.csv", "\ufeffuri,title\r\na,é\r\n".encode(), "text/csv")
+    blobs.write(f"{bucket}/b.jsonl/part=007/x.jsonl", b'{"uri": "a"}', "application/json")
+    with blobs.create(f"{bucket}/c.parquet") as stream:
+        pq.write_table(pa.table({"uri": ["a"]}), stream)
+    rows = {"_a:b.csv": {"uri": "a", "title": "é"}, "b.jsonl": {"uri": "a", "part": "007"}, "c.parquet": {"uri": "a"}}
+    for name, row in rows.items():
+        table = tables.open_table(f"{bucket}/{name}")
+        assert [row for batch in table.batches() for row in batch.to_pylist()] == [row], name
 
 
 def test_what_cannot_be_had_is_told(bucket: str) -> None:

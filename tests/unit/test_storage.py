@@ -19,6 +19,9 @@ from image_similarity.storage.local import LocalFiles
         ("/a/100%25 #1.jpg", "/a/100%25 #1.jpg"),
         ("file:///a/100%25%20%231.jpg", "/a/100% #1.jpg"),
         ("file:///a/what?.jpg", "/a/what?.jpg"),
+        ("file:/a/100%25%20%231.jpg", "/a/100% #1.jpg"),
+        ("FILE:/a/b.jpg", "/a/b.jpg"),
+        ("file:a.jpg", "file:a.jpg"),
     ],
 )
 def test_bare_paths_are_literal_and_file_uris_encoded(uri: str, path: str) -> None:
@@ -28,6 +31,7 @@ def test_bare_paths_are_literal_and_file_uris_encoded(uri: str, path: str) -> No
 def test_relative_paths_belong_to_the_list() -> None:
     assert uris.absolute("b/c.jpg", "/lists") == "/lists/b/c.jpg"
     assert uris.absolute("../c.jpg", "/lists/a") == "/lists/c.jpg"
+    assert uris.absolute("file:/c%20d.jpg", "/lists/a") == "/c d.jpg"
     assert uris.absolute("c.jpg", "s3://bucket/lists") == "s3://bucket/lists/c.jpg"
     assert uris.absolute("/c.jpg", "s3://bucket/lists") == "/c.jpg"
     assert uris.absolute("http://host/c%20d.jpg", "/lists") == "http://host/c%20d.jpg"

@@ -87,7 +87,7 @@ def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
         raise WrongInput(f"run {runs[0]} of neighbours {job.slot} has no similar neighbours")
     if "vectors" in inputs:
         return runs[0], sources.from_runs(job.warehouse, inputs), settings
-    return runs[0], sources.from_parquet(job.warehouse, inputs["embeddings"][0]), settings
+    return runs[0], sources.from_parquet(job.session, inputs["embeddings"][0]), settings
 
 
 if __name__ == "__main__":

@@ -33,19 +33,22 @@ def run(application: Application) -> None:
     arguments = job.arguments
     sample = f"a sample of {arguments.sample:,} (seed {arguments.seed}) of " if arguments.sample else ""
     job.plan(f"list {sample}{arguments.images}", f"write manifest to {job.warehouse.uri}")
-    with job.step("list images"):
-        listed = manifest.run(
-            job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed, job.settings.http
-        )
-    with job.step("write tables"):
-        job.warehouse.write("manifest", job.run_id, listed.rows)
-        images = job.warehouse.read("manifest", [job.run_id]).count()
+    settings = job.settings
+    with job.warehouse.scratch(job.run_id) as scratch:
+        with job.step("list images"):
+            listed = manifest.run(
+                *(job.session, arguments.images, settings.manifest, scratch),
+                *(arguments.sample, arguments.seed, settings.http),
+            )
+        with job.step("write tables"):
+            job.warehouse.write("manifest", job.run_id, listed.rows)
+            images = job.warehouse.read("manifest", [job.run_id]).count()
     used = {"images": uris.absolute(arguments.images), "sample": arguments.sample, "seed": arguments.seed}
     job.publish(
         replace={"manifest": {"": job.run_id}},
         inputs={},
         counts={"images": images, "skipped": listed.skipped},
-        used={**used, "manifest": job.settings.manifest.model_dump()},
+        used={**used, "manifest": settings.manifest.model_dump()},
     )
     skipped = f"; skipped: {manifest.describe_skipped(listed.skipped)}" if listed.skipped else ""
     job.say(f"build_manifest: {images:,} images in {job.seconds:.1f} s{skipped}")

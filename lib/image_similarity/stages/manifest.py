@@ -3,7 +3,6 @@
 The images are a folder, a glob, or a CSV, JSON or Parquet file with a ``uri`` column.
 """
 
-import codecs
 import glob
 import os
 import re
@@ -14,31 +13,33 @@ from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
-from pyspark.sql.types import ArrayType, BinaryType, DataType, MapType, StructType
 
 from image_similarity.errors import WrongInput
-from image_similarity.reporting import note, printable
-from image_similarity.runtime.session import SPARK_ERRORS, cause_of
+from image_similarity.reporting import note
 from image_similarity.runtime.tasks import by_host
 from image_similarity.settings import HttpSettings, ManifestSettings
-from image_similarity.storage import blobs, foreign, http_client, uris
+from image_similarity.storage import blobs, http_client, tables, uris
 from image_similarity.storage.blobs import FileStatus
+from image_similarity.storage.tables import Table
 from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.workspace import Workspace
 
-LIST_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 ROWS_PER_STATUS_TASK = 10_000
 STATUS_THREADS = 16
-_PIECE_BYTES = 1 << 20
 
 _GLOB = re.compile(r"[*?\[]")
 _FILES = pa.schema(
     [("image_id", pa.string()), ("uri", pa.string()), ("size_bytes", pa.int64()), ("modified_ns", pa.int64())]
 )
+_ATTRIBUTES = pa.map_(pa.string(), pa.string())
+_LISTED = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("attributes", _ATTRIBUTES)])
 _STATUS = "uri string, size_bytes long, modified_ns long, etag string"
 
 
@@ -54,19 +55,21 @@ def run(
     spark: SparkSession,
     images: str,
     settings: ManifestSettings,
+    scratch: Workspace,
     sample: int | None = None,
     seed: int = 0,
     http: HttpSettings = HttpSettings(),
 ) -> Manifest:
     """The manifest of ``images``; with ``sample`` only that many of them, chosen by a hash of image_id and ``seed``.
 
-    For http(s) addresses in a list, their servers are asked for size and version, as ``http`` says. Raises
-    ``WrongInput`` if ``images`` does not exist, has no image in it, or is a list that cannot be used.
+    The rows of a list are in ``scratch`` until they are written. For http(s) addresses in a list, their servers are
+    asked for size and version, as ``http`` says. Raises ``WrongInput`` if ``images`` does not exist, has no image in
+    it, or is a list that cannot be used.
     """
     location = uris.absolute(images)
     kind = kind_of(location)
     if kind == "list":
-        rows, skipped = _read_list(spark, location, settings.uri_column), Counter[str]()
+        rows, skipped = _read_list(location, settings.uri_column, scratch), Counter[str]()
     else:
         files, skipped = _find(location, settings, is_glob=kind == "glob")
         rows = spark.createDataFrame(files).withColumn("etag", F.lit(None).cast("string"))
@@ -96,14 +99,13 @@ def kind_of(location: str) -> str:
 
     Raises ``WrongInput`` if there is nothing at ``location``, or a file of an unknown type.
     """
-    suffix = os.path.splitext(location.rstrip("/"))[1].lower()
     try:
         if blobs.exists(location):
-            if suffix in LIST_FORMATS:
+            if tables.kind_of(location):
                 return "list"
             if blobs.is_folder(location):
                 return "folder"
-            formats = ", ".join(LIST_FORMATS)
+            formats = ", ".join(tables.FORMATS)
             raise WrongInput(
                 f"--images {location}: a file of unknown type; give a folder, a glob, or a list ({formats})"
             )
@@ -180,127 +182,76 @@ def _glob_expression(pattern: str) -> str:
     )
 
 
-def _read_list(spark: SparkSession, location: str, uri_columns: tuple[str, ...]) -> DataFrame:
-    """image_id, uri (as written) and attributes of the rows of a CSV, JSON or Parquet file."""
+def _read_list(location: str, uri_columns: tuple[str, ...], scratch: Workspace) -> DataFrame:
+    """image_id, uri (as written) and attributes of the rows of a list, from a copy in ``scratch``.
+
+    The driver reads the list once. Raises ``WrongInput`` for a list that cannot be read, has no rows, has rows without
+    uri or image_id, or repeats an image_id.
+    """
     try:
-        listed = _reader(spark, location)
-        listed = listed.toDF(*[name.lstrip("\ufeff") for name in listed.columns])  # some spreadsheets write a BOM
-    except SPARK_ERRORS as error:
-        raise WrongInput(f"--images {location}: cannot be read: {cause_of(error)}") from None
-    uri_column = next((name for name in uri_columns if name in listed.columns), "")
-    if not uri_column:
-        names, columns = " or ".join(map(repr, uri_columns)), ", ".join(listed.columns)
+        table = tables.open_table(location)
+    except ValueError as error:
+        raise WrongInput(f"--images {location}: cannot be read: {error}") from None
+    try:
+        uri_column, id_column = table.column(*uri_columns), table.column("image_id")
+    except ValueError as error:
+        raise WrongInput(f"--images {location}: {error}") from None
+    if uri_column is None:
+        names, columns = " or ".join(map(repr, uri_columns)), ", ".join([*table.names, *table.binary])
         raise WrongInput(
             f"--images {location}: no column {names}; its columns are: {columns} (manifest.uri_column names it)"
         )
-    if uri_column != "uri":
-        listed = listed.drop("uri").withColumnRenamed(uri_column, "uri")
-    _check_names(listed.columns, location)
-    if "image_id" not in listed.columns:
-        listed = listed.withColumn("image_id", F.col("uri"))
-    for name in ("image_id", "uri"):
-        if isinstance(listed.schema[name].dataType, (ArrayType, MapType, StructType)):
-            raise WrongInput(
-                f"--images {location}: {name} must be text, and holds lists or records; JSON needs one object for each "
-                "image (pandas: orient='records')"
-            )
-    binary = [name for name in listed.columns if _holds_bytes(listed.schema[name].dataType)]
-    if unreadable := [name for name in ("image_id", "uri") if name in binary]:
-        raise WrongInput(f"--images {location}: {' and '.join(unreadable)} must be text, and the list has bytes there")
-    if binary:
-        note(f"{location}: left out are columns of bytes: {', '.join(map(printable, binary))}")
-    attributes = [name for name in listed.columns if name not in ("image_id", "uri", *binary)]
-    ids = listed.select(F.col("image_id").cast("string"), F.col("uri").cast("string"), _attributes(listed, attributes))
-    _check_list(ids, location)
-    return ids
-
-
-def _reader(spark: SparkSession, location: str) -> DataFrame:
-    kind = LIST_FORMATS[os.path.splitext(location.rstrip("/"))[1].lower()]
-    path = re.sub(r"([*?\[\]{}\\])", r"\\\1", uris.for_spark(location))  # readers take patterns, and this is a literal
-    if kind == "csv":
-        _check_utf8(location)
-        # Left to itself, Spark takes the end of the first line for that of all. So lines that end with CR LF keep a CR.
-        read = spark.read.csv(path, header=True, multiLine=True, lineSep="\n", escape='"', mode="FAILFAST")
-        cells = [F.col(f"`{name.replace('`', '``')}`") for name in read.columns]
-        plain = [F.when(cell != "\r", F.regexp_replace(cell, r"\r$", "")) for cell in cells]  # an empty cell is null
-        return read.select(*(cell.alias(name.rstrip("\r")) for cell, name in zip(plain, read.columns)))
-    if kind == "json":
-        is_array = blobs.read(location, max_bytes=1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
-        return spark.read.json(path, multiLine=is_array, primitivesAsString=True, mode="FAILFAST")
+    for line in table.notes:
+        note(f"{location}: {line}")
+    listed = _Listed(table, id_column or uri_column, uri_column)
     try:
-        return spark.read.parquet(path)
-    except SPARK_ERRORS as error:  # of one column, perhaps, whose type Spark does not know
-        try:
-            return spark.createDataFrame(foreign.read(location))
-        except (OSError, ValueError, *SPARK_ERRORS):
-            raise error from None
+        rows = scratch.store("list", _LISTED, listed.batches())
+    except ValueError as error:
+        raise WrongInput(f"--images {location}: cannot be read: {error}") from None
+    _check_list(listed, rows, location)
+    return rows
 
 
-def _check_utf8(location: str) -> None:
-    """Raise ``WrongInput`` for a text file in another encoding: Spark would put replacement characters into names."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    filesystem, file = blobs.filesystem_of(location)
-    with filesystem.open_input_stream(file, compression=None) as stream:
-        try:
-            while piece := stream.read(_PIECE_BYTES):
-                decoder.decode(piece)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            bad = error.object[error.start : error.start + 1].hex()
-            raise WrongInput(
-                f"--images {location}: not UTF-8 (the byte 0x{bad}): save it as UTF-8 (iconv -f latin1 -t utf-8)"
-            ) from None
+class _Listed:
+    """The rows of a list in the schema `_LISTED`, counted on their way."""
+
+    def __init__(self, table: Table, id_column: str, uri_column: str):
+        self._table, self._id_column, self._uri_column = table, id_column, uri_column
+        self._attributes = [name for name in table.names if name not in ("image_id", "uri", uri_column)]
+        self.rows = 0
+        self.incomplete = 0
+        """Rows without uri or without image_id."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._table.batches():
+            ids, written = batch[self._id_column], batch[self._uri_column]
+            attributes = _attributes({name: batch[name] for name in self._attributes}, len(batch))
+            self.rows += len(batch)
+            self.incomplete += pc.or_(ids.is_null(), written.is_null()).true_count
+            yield pa.RecordBatch.from_arrays([ids, written, attributes], schema=_LISTED)
 
 
-def _check_names(names: list[str], location: str) -> None:
-    """Raise ``WrongInput`` for a column that would be taken for another one but for its capitals."""
-    for expected in ("image_id", "uri"):
-        alike = [name for name in names if name != expected and name.strip().lower() == expected]
-        if alike:
-            raise WrongInput(
-                f"--images {location}: is the column {alike[0]!r} meant for {expected}? Write it {expected}"
-            )
+def _attributes(columns: dict[str, pa.Array], rows: int) -> pa.Array:
+    """``columns`` of strings as one map for each row, in their order; nulls are left out."""
+    if not columns:
+        return pa.MapArray.from_arrays(np.zeros(rows + 1, np.int32), pa.nulls(0, pa.string()), pa.nulls(0, pa.string()))
+    by_row = np.arange(rows * len(columns)).reshape(len(columns), rows).T.ravel()
+    cells = pa.concat_arrays(list(columns.values())).take(pa.array(by_row))
+    names = pa.array(list(columns), pa.string()).take(pa.array(np.tile(np.arange(len(columns)), rows)))
+    is_set = cells.is_valid()
+    counts = is_set.to_numpy(zero_copy_only=False).reshape(rows, len(columns)).sum(axis=1)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pa.MapArray.from_arrays(offsets, names.filter(is_set), cells.filter(is_set))
 
 
-def _holds_bytes(kind: DataType) -> bool:
-    """Whether values of this type are bytes, or have bytes in them: they are no text, and no attribute."""
-    if isinstance(kind, ArrayType):
-        return _holds_bytes(kind.elementType)
-    if isinstance(kind, MapType):
-        return _holds_bytes(kind.keyType) or _holds_bytes(kind.valueType)
-    if isinstance(kind, StructType):
-        return any(_holds_bytes(part.dataType) for part in kind.fields)
-    return isinstance(kind, BinaryType)
-
-
-def _attributes(listed: DataFrame, names: list[str]) -> Column:
-    """The columns ``names`` as a map of strings. Lists and records become JSON; nulls are left out."""
-    if not names:
-        return F.create_map().cast("map<string,string>").alias("attributes")
-    quoted = {name: F.col("`" + name.replace("`", "``") + "`") for name in names}
-    nested = {name for name in names if isinstance(listed.schema[name].dataType, (ArrayType, MapType, StructType))}
-    values = [F.to_json(quoted[name]) if name in nested else quoted[name].cast("string") for name in names]
-    pairs = F.map_from_arrays(F.array(*[F.lit(name) for name in names]), F.array(*values))
-    return F.map_filter(pairs, lambda _, value: value.isNotNull()).alias("attributes")
-
-
-def _check_list(ids: DataFrame, location: str) -> None:
-    """Raises ``WrongInput`` for a list without rows, with empty cells, or with repeated ids."""
-    try:
-        empty = F.count_if(
-            F.col("uri").isNull() | (F.col("uri") == "") | F.col("image_id").isNull() | (F.col("image_id") == "")
-        )
-        counted = ids.agg(F.count("*").alias("rows"), empty.alias("empty")).collect()[0]
-        twice = ids.groupBy("image_id").count().where("count > 1").orderBy("image_id").limit(5).collect()
-    except SPARK_ERRORS as error:
-        raise WrongInput(f"--images {location}: cannot be read: {cause_of(error)}") from None
-    if counted["rows"] == 0:
+def _check_list(listed: _Listed, rows: DataFrame, location: str) -> None:
+    if not listed.rows:
         raise WrongInput(f"--images {location}: the list has no rows")
-    if counted["empty"]:
+    if listed.incomplete:
         raise WrongInput(
-            f"--images {location}: {counted['empty']:,} rows have no uri or no image_id; every row needs both"
+            f"--images {location}: {listed.incomplete:,} rows have no uri or no image_id; every row needs both"
         )
+    twice = rows.groupBy("image_id").count().where("count > 1").orderBy("image_id").limit(5).collect()
     if twice:
         names = ", ".join(repr(row.image_id) for row in twice)
         raise WrongInput(f"--images {location}: image_id must be unique, but these stand more than once: {names}")

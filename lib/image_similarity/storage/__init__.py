@@ -5,6 +5,6 @@
 - ``files``         the operations that publishing needs; ``local``, ``object_store``, ``hadoop`` implement them
 - ``filesystems``   selects the implementation for a URI
 - ``http_client``   files at http(s) addresses, with retries and limits
-- ``foreign``       Parquet that users bring, in types that Spark knows
+- ``tables``        CSV, JSON and Parquet that users bring, by one set of rules
 - ``fetch``         the bytes of one image, or the reason of a failure
 """

@@ -146,6 +146,25 @@ def open_input_file(uri: str) -> Any:
     return filesystem.open_input_file(path)
 
 
+def open_stream(uri: str) -> Any:
+    """The bytes of the file at ``uri`` from its beginning to its end, as a binary file.
+
+    Raises ``OSError``, or ``ValueError`` if no file system serves the scheme.
+    """
+    if is_local(uri):
+        return open(local_path(uri), "rb", opener=_open_regular)
+    filesystem, path = filesystem_of(uri)
+    return filesystem.open_input_stream(path, compression=None)
+
+
+def create(uri: str) -> Any:
+    """A pyarrow stream into the file at ``uri``, whose folders are created. Readers may see a part of the file."""
+    filesystem, path = filesystem_of(uri)
+    if scheme_of(uri) not in ("s3", "gs"):
+        filesystem.create_dir(parent(path), recursive=True)
+    return filesystem.open_output_stream(path, compression=None)
+
+
 def download(uri: str, target: Path) -> None:
     """Copy the file at ``uri`` to ``target``, which appears only when it is complete. `http_client.download` serves
     HTTP.

@@ -1,5 +1,6 @@
 """The operations of `image_similarity.storage.files` on Hadoop's file systems, through the JVM of a Spark session."""
 
+import io
 import secrets
 import time
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from image_similarity.storage.files import LOCK_SECONDS, UpdatesUnderLock
+
+_READ_AHEAD = 1 << 16
 
 
 class HadoopFiles(UpdatesUnderLock):
@@ -42,6 +45,27 @@ class HadoopFiles(UpdatesUnderLock):
             if filesystem.getFileStatus(jpath).isFile():
                 raise NotADirectoryError(path)
             return [str(status.getPath().getName()) for status in filesystem.listStatus(jpath)]
+
+    def files_below(self, path: str) -> list[tuple[str, str]]:
+        """Path below ``path``, and URI, of every file below the folder; ``("", path)`` if it is a file."""
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            status = filesystem.getFileStatus(jpath)
+            if status.isFile():
+                return [("", path)]
+            root, found = status.getPath().toString().rstrip("/") + "/", []
+            listed = filesystem.listFiles(jpath, True)
+            while listed.hasNext():
+                uri = str(listed.next().getPath().toString())
+                found.append((uri.removeprefix(root), uri))
+            return found
+
+    def open_input_file(self, path: str) -> io.BufferedReader:
+        """The file at ``path``, to be read in any order. Slow: every read goes through the JVM's gateway."""
+        with _java_errors_as_oserror():
+            filesystem, jpath = self._open(path)
+            length = int(filesystem.getFileStatus(jpath).getLen())
+            return io.BufferedReader(_JavaFile(filesystem.open(jpath), length), _READ_AHEAD)
 
     def write(self, path: str, content: bytes) -> None:
         with _java_errors_as_oserror():
@@ -114,6 +138,40 @@ class HadoopFiles(UpdatesUnderLock):
             if "FileNotFound" in error.java_exception.getClass().getName():
                 return None
             raise OSError(str(error.java_exception).splitlines()[0]) from error
+
+
+class _JavaFile(io.RawIOBase):
+    """A stream of Hadoop as a file of Python."""
+
+    def __init__(self, stream: Any, length: int):
+        self._stream, self._length, self._position = stream, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        with _java_errors_as_oserror():
+            self._stream.seek(self._position)
+            content = bytes(self._stream.readNBytes(min(len(buffer), self._length - self._position)))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
 
 
 @contextmanager

@@ -1,20 +1,20 @@
 """URIs: schemes, local paths, joining and splitting.
 
 A location without a scheme is a literal path. ``file://`` and ``http(s)://`` are percent-encoded. Keys of object stores
-are literal. ``s3a`` is ``s3``.
+are literal. ``s3a`` is ``s3``. ``file:/`` is ``file:///``: so Java and Spark write paths.
 """
 
 import os
 import re
 import urllib.parse
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://|^([Ff][Ii][Ll][Ee]):/")
 
 
 def scheme_of(uri: str) -> str:
     """The scheme in small letters: ``file`` if there is none, ``s3`` for ``s3a`` and ``s3n``, ``gs`` for ``gcs``."""
     match = _SCHEME.match(uri)
-    scheme = match.group(1).lower() if match else "file"
+    scheme = (match.group(1) or match.group(2)).lower() if match else "file"
     return {"s3a": "s3", "s3n": "s3", "gcs": "gs"}.get(scheme, scheme)
 
 

@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity.errors import JobFailed, WrongInput
@@ -70,14 +69,6 @@ class Warehouse:
     def read_folders(self, folders: list[str], schema: Any) -> DataFrame:
         """Parquet folders as one frame, in ``schema`` (Spark's or Arrow's); no rows for no folders."""
         return parquet.read_folders(self._spark, folders, schema)
-
-    def read_parquet(self, location: str) -> DataFrame:
-        """Parquet that is not the warehouse's: an absolute local path, or a URI."""
-        return self._spark.read.parquet(parquet.escape_glob(uris.for_spark(location)))
-
-    def from_arrow(self, table: pa.Table) -> DataFrame:
-        """``table`` as a frame."""
-        return self._spark.createDataFrame(table)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Private files of runs: ``_scratch`` lasts as long as its run, ``_state`` is left to the next run of the slot."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,14 @@ class Workspace:
         """Materialises ``rows`` as Parquet and reads them back, so they are computed only once."""
         parquet.write_folder(self.folder(name), rows)
         return self.read(name, rows.schema)
+
+    def store(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> DataFrame:
+        """Writes ``batches`` as Parquet, by this process and one at a time, and reads them back as a frame."""
+        with blobs.create(f"{self.location(name)}/part-00000.parquet") as stream:
+            with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+        return self.read(name, schema)
 
     def read(self, name: str, schema: Any) -> DataFrame:
         """The rows that were written as ``name``."""

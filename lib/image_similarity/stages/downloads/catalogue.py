@@ -5,26 +5,24 @@ Museum of Art (https://github.com/ClevelandMuseumArt/openaccess) is read as it i
 are taken from it. The driver reads a catalogue record by record.
 """
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from image_similarity.errors import WrongInput
-from image_similarity.storage import blobs
+from image_similarity.reporting import note
+from image_similarity.storage import tables
+from image_similarity.storage.tables import Table
 
 Size = Literal["web", "print", "full"]
-Record = dict[str, Any]
+Record = dict[str, str | None]
 
 SIZES: tuple[Size, ...] = ("web", "print", "full")
 SCHEMA = pa.schema(
@@ -36,10 +34,13 @@ SCHEMA = pa.schema(
     ]
 )
 
-_LONGEST_CELL = 1 << 27
 _PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{32}$)[a-z0-9][a-z0-9._-]{0,79}")
 """A name that ends like one with a hash could be that of another id."""
 _WORK_FACTS = ("title", "department", "type", "culture", "technique", "creation_date", "url")
+_WORK_COLUMNS = (
+    *("accession_number", "share_license_status", "images", "creators", *_WORK_FACTS),
+    *(f"image_{size}" for size in SIZES),
+)
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,17 @@ def read(
     """
     left_out: Counter[str] = Counter()
     try:
-        records = _records(location)
-        first = next(records, None)
-        if first is None:
-            raise WrongInput(f"--catalogue {location}: it has no records")
-        records = chain([first], records)
-        if _is_museum(first):
-            entries = list(_taken(records, lambda record: _work(record, size or "web"), left_out))
-        elif size is not None:
-            raise WrongInput(f"--catalogue {location}: --size is of the museum's catalogue, and this is none")
-        else:
-            entries = list(_taken_of_list(list(records), address_columns, location, left_out))
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        raise WrongInput(f"--catalogue {location}: cannot be read: {' '.join(str(error).split())}") from None
+        table = tables.open_table(location)
+    except ValueError as error:
+        raise WrongInput(f"--catalogue {location}: cannot be read: {error}") from None
+    entry_of = _entry_of(table, address_columns, location, size)
+    columns = [name for name in table.names if not _is_museum(table) or name in _WORK_COLUMNS]
+    try:
+        entries = list(_taken(_records(table, columns), entry_of, left_out))
+    except ValueError as error:
+        raise WrongInput(f"--catalogue {location}: cannot be read: {error}") from None
+    for line in table.notes:
+        note(f"{location}: {line}")
     _check(entries, left_out, location)
     if sample is not None:
         entries = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed}\n{entry.image_id}".encode()).digest())[
@@ -114,6 +113,31 @@ def file_name(image_id: str) -> str:
     return f"{readable or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:32]}"
 
 
+def _records(table: Table, columns: list[str]) -> Iterator[Record]:
+    return (record for batch in table.batches(columns) for record in batch.to_pylist())
+
+
+def _entry_of(
+    table: Table, address_columns: tuple[str, ...], location: str, size: Size | None
+) -> Callable[[Record], Entry | str]:
+    """What makes an entry of a record, or tells the reason why it is left out. ``WrongInput`` if nothing can."""
+    if _is_museum(table):
+        return lambda record: _work(record, size or "web")
+    if size is not None:
+        raise WrongInput(f"--catalogue {location}: --size is of the museum's catalogue, and this is none")
+    try:
+        address_column, id_column = table.column(*address_columns), table.column("image_id")
+    except ValueError as error:
+        raise WrongInput(f"--catalogue {location}: {error}") from None
+    if address_column is None:
+        names, columns = " or ".join(map(repr, address_columns)), ", ".join([*table.names, *table.binary])
+        raise WrongInput(
+            f"--catalogue {location}: no column {names}; its columns are: {columns} "
+            "(downloads.address_columns names it)"
+        )
+    return lambda record: _listed(record, address_column, id_column or address_column)
+
+
 def _taken(
     records: Iterable[Record], entry_of: Callable[[Record], Entry | str], left_out: Counter[str]
 ) -> Iterator[Entry]:
@@ -127,6 +151,8 @@ def _taken(
 
 
 def _check(entries: list[Entry], left_out: Counter[str], location: str) -> None:
+    if not entries and not left_out:
+        raise WrongInput(f"--catalogue {location}: it has no records")
     if not entries:
         raise WrongInput(f"--catalogue {location}: no record was taken; left out: {dict(left_out)}")
     counts = Counter(entry.image_id for entry in entries)
@@ -140,39 +166,24 @@ def _check(entries: list[Entry], left_out: Counter[str], location: str) -> None:
 # -- any list ----------------------------------------------------------------------------------------------------------
 
 
-def _taken_of_list(
-    records: list[Record], address_columns: tuple[str, ...], location: str, left_out: Counter[str]
-) -> Iterator[Entry]:
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    address_column = next((name for name in address_columns if name in columns), None)
-    if address_column is None:
-        names = " or ".join(map(repr, address_columns))
-        raise WrongInput(
-            f"--catalogue {location}: no column {names}; its columns are: {', '.join(columns)} "
-            "(downloads.address_columns names it)"
-        )
-    id_column = "image_id" if "image_id" in columns else address_column
-    return _taken(records, lambda record: _listed(record, address_column, id_column), left_out)
-
-
 def _listed(record: Record, address_column: str, id_column: str) -> Entry | str:
-    address, image_id = _text(record.get(address_column)), _text(record.get(id_column))
-    if address is None:
+    address, image_id = (record[address_column] or "").strip(), record[id_column]
+    if not address:
         return "without an address"
     if image_id is None:
         return "without an image_id"
-    pairs = ((name, _text(value)) for name, value in record.items() if name not in (address_column, "image_id"))
-    attributes = {name: value for name, value in pairs if name and value is not None}
+    attributes = {
+        name: value for name, value in record.items() if name not in (address_column, "image_id") and value is not None
+    }
     return Entry(image_id, address, file_name(image_id), attributes)
 
 
 # -- the museum's ------------------------------------------------------------------------------------------------------
 
 
-def _is_museum(record: Record) -> bool:
-    return "share_license_status" in record and not record.keys().isdisjoint(
-        ("images", "image_web", "accession_number")
-    )
+def _is_museum(table: Table) -> bool:
+    names = set(table.names)
+    return "share_license_status" in names and not names.isdisjoint(("images", "image_web", "accession_number"))
 
 
 def _work(record: Record, size: Size) -> Entry | str:
@@ -180,17 +191,17 @@ def _work(record: Record, size: Size) -> Entry | str:
 
     The name of its file contains the size, because each size has its own address.
     """
-    images = record.get("images")
+    images = _values(record.get("images"))
     image = images.get(size) if isinstance(images, dict) else None
-    address = _text(image.get("url") if isinstance(image, dict) else record.get(f"image_{size}"))
-    if address is None:
+    address = image.get("url") if isinstance(image, dict) else record.get(f"image_{size}")
+    if not address:
         return f"without an image ({size})"
-    if _text(record.get("share_license_status")) != "CC0":
+    if record.get("share_license_status") != "CC0":
         return "not CC0"
     file = os.path.splitext(address.rpartition("/")[2])[0]
-    image_id = _text(record.get("accession_number")) or file.removesuffix(f"_{size}")
-    facts = {name: _text(record.get(name)) for name in _WORK_FACTS}
-    facts["creator"] = _creators(record.get("creators"))
+    image_id = record.get("accession_number") or file.removesuffix(f"_{size}")
+    facts = {name: _joined(_values(record.get(name))) for name in _WORK_FACTS}
+    facts["creator"] = _creators(_values(record.get("creators")))
     return Entry(
         image_id, address, file_name(f"{image_id}_{size}"), {name: text for name, text in facts.items() if text}
     )
@@ -198,66 +209,22 @@ def _work(record: Record, size: Size) -> Entry | str:
 
 def _creators(creators: Any) -> str | None:
     if not isinstance(creators, list):
-        return _text(creators)
-    descriptions = [_text(creator.get("description")) for creator in creators if isinstance(creator, dict)]
-    return "; ".join(text for text in descriptions if text) or None
+        return _joined(creators)
+    descriptions = [creator.get("description") for creator in creators if isinstance(creator, dict)]
+    return "; ".join(text.strip() for text in descriptions if text) or None
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+def _joined(values: Any) -> str | None:
+    """A fact of a work as text. The museum's JSON has lists of words where its CSV has words."""
+    if isinstance(values, list) and all(isinstance(item, str) for item in values):
+        values = ", ".join(values)
+    text = values if isinstance(values, str) or values is None else json.dumps(values, ensure_ascii=False)
+    return text and text.strip()
 
 
-def _text(value: Any) -> str | None:
-    """A cell as text; None for an empty one. Lists of words are joined, other lists and records become JSON."""
-    if value is None or value == "" or value == [] or value == {}:
-        return None
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        value = ", ".join(value)
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text.encode("utf-8", "replace").decode().strip() or None  # JSON may contain unpaired surrogates
-
-
-def _records(location: str) -> Iterator[Record]:
-    suffix = os.path.splitext(location)[1].lower()
-    if suffix == ".csv":
-        csv.field_size_limit(_LONGEST_CELL)
-        return iter(csv.DictReader(io.StringIO(_content(location), newline="")))
-    if suffix in (".json", ".jsonl", ".ndjson"):
-        return _json_records(_content(location))
-    if suffix == ".parquet":
-        batches = pq.ParquetFile(blobs.open_input_file(location)).iter_batches()
-        return (record for batch in batches for record in batch.to_pylist())
-    raise WrongInput(f"--catalogue {location}: a file of unknown type; give a .csv, .json, .jsonl or .parquet")
-
-
-def _content(location: str) -> str:
-    return blobs.read(location).decode("utf-8-sig")
-
-
-def _json_records(text: str) -> Iterator[Record]:
-    """The records of a JSON list, of JSON lines, or of the list ``data`` of one object, decoded one by one.
-
-    Raises ``ValueError`` for anything else.
-    """
-    values = _json_values(text)
-    first = next(values, None)
-    if isinstance(first, dict) and isinstance(first.get("data"), list):
-        values, first = iter(first["data"]), None
-    for value in values if first is None else chain([first], values):
-        if not isinstance(value, dict):
-            raise ValueError(f"{str(value)[:50]!r} is no record")
-        yield value
-
-
-def _json_values(text: str) -> Iterator[Any]:
-    decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
-    position = between.match(text).end()  # type: ignore[union-attr]  # the pattern also matches the empty string
-    is_list = text.startswith("[", position)
-    position += is_list
-    while True:
-        position = between.match(text, position).end()  # type: ignore[union-attr]
-        if position == len(text) and is_list:
-            raise ValueError("the list has no end")
-        if position == len(text) or (is_list and text[position] == "]"):
-            return
-        value, position = decoder.raw_decode(text, position)
-        yield value
+def _values(cell: str | None) -> Any:
+    """A cell that holds JSON, as lists and records; any other as it is."""
+    try:
+        return json.loads(cell) if cell is not None and cell[:1] in ("{", "[") else cell
+    except ValueError:
+        return cell

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, NumericType, StringType
 
 from image_similarity.errors import WrongInput
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
-from image_similarity.storage import blobs, foreign, uris
+from image_similarity.stages.neighbours import own_vectors
+from image_similarity.storage import blobs, uris
 from image_similarity.warehouse.warehouse import Warehouse
 
 _FEW_ENOUGH_TO_SEND = 5_000_000
@@ -41,7 +41,7 @@ def from_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:
     return Source(images, stored.join(hashes, F.xxhash64(stored["content"]) == hashes["hash"], "left_semi"), count)
 
 
-def from_parquet(warehouse: Warehouse, uri: str) -> Source:
+def from_parquet(spark: SparkSession, uri: str) -> Source:
     """The images and vectors of the user's own Parquet, with columns image_id and embedding.
 
     Raises ``WrongInput`` if the Parquet cannot be read, lacks a column, has a column of another type, or repeats or
@@ -50,32 +50,13 @@ def from_parquet(warehouse: Warehouse, uri: str) -> Source:
     location = uris.absolute(uri)
     if uris.is_local(location) and not blobs.exists(location):
         raise WrongInput(f"--embeddings {uri}: no such file or folder")
-    table = _read(warehouse, location, uri)
-    missing = [name for name in ("image_id", "embedding") if name not in table.columns]
-    if missing:
-        raise WrongInput(
-            f"--embeddings {uri}: no column {' and no '.join(missing)}; its columns are: {', '.join(table.columns)}"
-        )
-    kind = table.schema["embedding"].dataType
-    if not (isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)):
-        raise WrongInput(f"--embeddings {uri}: embedding is {kind.simpleString()}, not an array of numbers")
-    if not isinstance(table.schema["image_id"].dataType, (StringType, NumericType)):
-        raise WrongInput(
-            f"--embeddings {uri}: image_id is {table.schema['image_id'].dataType.simpleString()}, not a string or "
-            "number"
-        )
-    vectors = table.select(F.col("image_id").cast("string").alias("content"), F.col("embedding").cast("array<float>"))
-    return Source(None, vectors, _checked(vectors.select(F.col("content").alias("image_id")), uri))
-
-
-def _read(warehouse: Warehouse, location: str, uri: str) -> DataFrame:
     try:
-        return warehouse.read_parquet(location)
-    except SPARK_ERRORS as error:  # of one column, perhaps, whose type Spark does not know
-        try:
-            return warehouse.from_arrow(foreign.read(location))
-        except (OSError, ValueError, *SPARK_ERRORS):
-            raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
+        own = own_vectors.read(spark, location)
+    except ValueError as error:
+        raise WrongInput(f"--embeddings {uri}: {error}") from None
+    except SPARK_ERRORS as error:
+        raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
+    return Source(None, own.vectors.withColumnRenamed(own_vectors.ID, "content"), _checked(own.ids, uri))
 
 
 def _checked(ids: DataFrame, uri: str) -> int:

@@ -1,0 +1,196 @@
+"""The user's own vectors: Parquet with the columns image_id and embedding. No other column is read.
+
+Spark reads them where it can. Files that it takes for hidden or whose names it refuses, and types that it does not
+know (half floats, UUIDs), are read by pyarrow in Spark's workers.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from image_similarity.reporting import note
+from image_similarity.storage import blobs, tables, uris
+from image_similarity.storage.hadoop import HadoopFiles
+from image_similarity.storage.tables import Part, parquet_files
+from image_similarity.warehouse.parquet import escape_glob
+
+ID, VECTOR = "image_id", "embedding"
+
+_FOOTER_THREADS = 16
+_BATCH_ROWS = 1024
+_MOST_TASKS = 4096
+_TYPES = {ID: pa.string(), VECTOR: pa.list_(pa.float32())}
+_INTEGERS = {pa.int8(): "tinyint", pa.int16(): "smallint", pa.int32(): "int", pa.int64(): "bigint"}
+_IDS = {**_INTEGERS, pa.string(): "string", pa.large_string(): "string"}
+_NUMBERS = {**_INTEGERS, pa.float32(): "float", pa.float64(): "double"}
+"""Types that pyarrow and Spark both know, with Spark's names."""
+
+
+@dataclass(frozen=True)
+class OwnVectors:
+    ids: DataFrame
+    """image_id (string) of every row."""
+    vectors: DataFrame
+    """image_id (string), embedding (array<float>)."""
+
+
+def read(spark: SparkSession, location: str) -> OwnVectors:
+    """The vectors of a Parquet file or folder.
+
+    Raises ``ValueError``, in one line, if it cannot be read, lacks a column, or has a column of another type.
+    """
+    files, passed_over, by_pyarrow = _files(spark, location)
+    for file in files:
+        with file.part.named_in_errors():
+            file.check()
+    if passed_over:
+        note(f"{location}: passed over are files whose names begin with _: {', '.join(passed_over)}")
+    schemas = {file.spark_schema for file in files}
+    names = [location.rstrip("/").partition("://")[2] or location, *(file.part.path for file in files)]
+    schema = schemas.pop() if len(schemas) == 1 and all(map(_is_name_for_spark, names)) else None
+    if schema is None and not by_pyarrow:
+        raise ValueError(
+            "pyarrow cannot open it here, and Spark cannot read it: image_id must be text or integers, embedding a "
+            "list of float or double, and file names without colons"
+        )
+    if schema is None:
+        return OwnVectors(_by_workers(spark, files, (ID,)), _by_workers(spark, files, (ID, VECTOR)))
+    # All files below the folder as they are: names of folders are no columns here.
+    reader = spark.read.schema(schema).option("recursiveFileLookup", True)
+    return _converted(reader.parquet(escape_glob(uris.for_spark(location))))
+
+
+def _is_name_for_spark(path: str) -> bool:
+    """Whether Spark's readers open a file of this name: some they take for hidden, and Hadoop refuses colons."""
+    return ":" not in path and not path.rpartition("/")[2].startswith(("_", "."))
+
+
+def _converted(table: DataFrame) -> OwnVectors:
+    vectors = table.select(F.col(ID).cast("string"), F.col(VECTOR).cast("array<float>"))
+    return OwnVectors(vectors.select(ID), vectors)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _File:
+    part: Part
+    schema: pa.Schema
+    row_groups: int
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if a column is missing, or has a type that cannot serve."""
+        columns = [*self.schema.names, *(name for name in self.part.partition if name == ID)]
+        missing = [name for name in (ID, VECTOR) if name not in columns]
+        for name in missing:
+            tables.check_spelling(name, columns)
+        if missing:
+            raise ValueError(f"no column {' and no '.join(missing)}; its columns are: {', '.join(columns)}")
+        vector, image_id = self._type(VECTOR), self._type(ID)
+        if not (_is_list(vector) and _is_number(vector.value_type)):
+            raise ValueError(f"{VECTOR} is {vector}, not an array of numbers")
+        if parquet_files.holds_bytes(image_id) or pa.types.is_nested(image_id):
+            raise ValueError(f"{ID} is {image_id}, not text or a number")
+
+    @property
+    def spark_schema(self) -> str | None:
+        """The two columns for Spark's reader; None if it cannot read them as they are."""
+        image_id, number = _IDS.get(self._type(ID)), _NUMBERS.get(self._type(VECTOR).value_type)
+        # Spark would take the folder image_id=007 for 7, and does not know capitals from small letters.
+        small = [name.lower() for name in self.schema.names]
+        if not image_id or not number or ID in self.part.partition or small.count(ID) + small.count(VECTOR) > 2:
+            return None
+        return f"{ID} {image_id}, {VECTOR} array<{number}>"
+
+    def _type(self, name: str) -> pa.DataType:
+        if name in self.part.partition:
+            return pa.string()
+        kind = self.schema.field(name).type
+        return kind if isinstance(kind, pa.UuidType) else parquet_files.plain_type(kind)
+
+
+def _files(spark: SparkSession, location: str) -> tuple[list[_File], list[str], bool]:
+    """The files of a table, the paths of those passed over, and whether pyarrow can open them.
+
+    If it cannot, only their ends are read, where the types are, through Spark: it alone may have the credentials of a
+    store, or the libraries of HDFS.
+    """
+    try:
+        parts, passed_over = tables.parts_of(location)
+        return _opened(parts, blobs.open_input_file), passed_over, True
+    except ValueError:
+        if uris.is_local(location):
+            raise
+    hadoop = HadoopFiles(spark)
+    try:
+        parts, passed_over = tables.parts_among(hadoop.files_below(uris.for_spark(location)))
+    except OSError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return _opened(parts, hadoop.open_input_file), passed_over, False
+
+
+def _opened(parts: list[Part], open_file: Callable[[str], Any]) -> list[_File]:
+    def opened(part: Part) -> _File:
+        with part.named_in_errors(), open_file(part.uri) as file:
+            parquet = pq.ParquetFile(file)
+            return _File(part, parquet.schema_arrow, parquet.num_row_groups)
+
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        return list(pool.map(opened, parts))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+# -- in the workers ----------------------------------------------------------------------------------------------------
+
+
+def _by_workers(spark: SparkSession, files: list[_File], columns: tuple[str, ...]) -> DataFrame:
+    """The columns ``columns`` of ``files``: tasks read some row groups each."""
+    groups = [(file.part, number) for file in files for number in range(file.row_groups)]
+    schema = pa.schema([(name, _TYPES[name]) for name in columns])
+
+    def rows(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in numbers:
+            for number in batch.column(0).to_pylist():
+                part, group = groups[number]
+                yield from _read_group(part, group, schema)
+
+    tasks = max(1, min(len(groups), _MOST_TASKS))
+    return spark.range(0, len(groups), 1, tasks).mapInArrow(rows, from_arrow_schema(schema))
+
+
+def _read_group(part: Part, group: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    inside = [name for name in schema.names if name not in part.partition]
+    with blobs.open_input_file(part.uri) as file:
+        opened = pq.ParquetFile(file)
+        for batch in opened.iter_batches(_BATCH_ROWS, row_groups=[group], columns=inside or [VECTOR]):
+            columns = [
+                _as_floats(batch[VECTOR]) if name == VECTOR else _ids(batch, part.partition) for name in schema.names
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _ids(batch: pa.RecordBatch, partition: dict[str, str | None]) -> pa.Array:
+    if ID in partition:
+        return pa.repeat(pa.scalar(partition[ID], pa.string()), len(batch))
+    return parquet_files.as_text(batch[ID])
+
+
+def _as_floats(column: pa.Array) -> pa.Array:
+    while isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    return column.cast(_TYPES[VECTOR], safe=False)
