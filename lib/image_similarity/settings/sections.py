@@ -176,13 +176,15 @@ class HttpSettings(Section):
     one worker only."""
 
     connect_seconds: Annotated[float, Field(gt=0)] = 10
-    """Longest wait for a connection."""
+    """Longest wait for a connection: for the resolution of the name, for each address of the host, and for the TLS
+    handshake."""
 
     read_seconds: Annotated[float, Field(gt=0)] = 20
     """Longest wait for an answer, and for the next bytes of an answer."""
 
     total_seconds: Annotated[float, Field(gt=0)] = 300
-    """Longest time for one file, with its redirects, further attempts and pauses."""
+    """Longest time for one file, with its redirects, further attempts, pauses, and the wait for one of
+    ``connections_per_host``. It ends every wait, however slowly a server sends."""
 
     retries: Annotated[int, Field(ge=0, le=20)] = 3
     """Further attempts after a transient failure: no connection or a broken one, status 429, 408 or 5xx."""

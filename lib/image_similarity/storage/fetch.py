@@ -2,7 +2,7 @@
 
 from image_similarity.errors import Unreadable
 from image_similarity.storage import blobs, http_client, uris
-from image_similarity.storage.http_client import HttpOptions
+from image_similarity.storage.http_connections import HttpOptions
 
 FETCH_REASONS = {
     "not_found": "there is no such file",
