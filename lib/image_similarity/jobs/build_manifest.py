@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(application: Application) -> None:
     """Raises ``WrongInput`` if there are no images where the arguments say, as far as that is seen at once."""
-    manifest.kind_of(uris.absolute(application.arguments.images))
+    manifest.kind_of(uris.absolute(application.arguments.images), application.settings.embeddings.read_seconds)
 
 
 def run(application: Application) -> None:
@@ -35,7 +35,13 @@ def run(application: Application) -> None:
     job.plan(f"list {sample}{arguments.images}", f"write manifest to {job.warehouse.uri}")
     with job.step("list images"):
         listed = manifest.run(
-            job.session, arguments.images, job.settings.manifest, arguments.sample, arguments.seed, job.settings.http
+            job.session,
+            arguments.images,
+            job.settings.manifest,
+            arguments.sample,
+            arguments.seed,
+            job.settings.http,
+            job.settings.embeddings.read_seconds,
         )
     with job.step("write tables"):
         job.warehouse.write("manifest", job.run_id, listed.rows)

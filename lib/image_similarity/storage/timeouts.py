@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_MOST_ABANDONED = 32
+
 
 def within(seconds: float, call: Callable[..., T], *arguments: Any) -> T:
     """``call(*arguments)``, run in a helper thread: its result, or what it raises.
@@ -19,35 +21,50 @@ def within(seconds: float, call: Callable[..., T], *arguments: Any) -> T:
     Raises ``TimeoutError`` after ``seconds``. The call then goes on in its thread, and its result is dropped. The
     thread is a daemon: neither the end of a task nor that of the process waits for it.
     """
+    return _result(_helpers(os.getpid()).submit(call, arguments), seconds)
+
+
+def one_of_many(seconds: float, call: Callable[..., T], *arguments: Any) -> T:
+    """As `within`, for calls of which there may be as many as there are images.
+
+    While 32 such calls of this process are abandoned and have not come back, others raise ``TimeoutError`` at once: a
+    drive or store is gone, each further call would wait in vain, and leave a thread behind.
+    """
     helpers = _helpers(os.getpid())
+    if len(helpers.abandoned) >= _MOST_ABANDONED:
+        raise TimeoutError(f"not tried: {len(helpers.abandoned)} earlier reads still have no answer")
     future = helpers.submit(call, arguments)
     try:
-        return future.result(seconds)
-    except TimeoutError:
-        if future.done():  # the error is the call's own, or the call ended at this very moment
-            return future.result()
-        helpers.abandon(future)
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
+        return _result(future, seconds)
+    finally:
+        if not future.done():
+            helpers.abandoned.add(future)
+            future.add_done_callback(helpers.abandoned.discard)
 
 
 def collected(seconds: float, items: Iterable[T]) -> list[T]:
     """All ``items``, as a list. Raises ``TimeoutError`` if none comes for ``seconds`` (at the latest after twice that
     time). They are iterated over in a helper thread.
     """
-    helpers, collection = _helpers(os.getpid()), list[T]()
-    future = helpers.submit(_extend, (collection, items))
+    collection = list[T]()
+    future = _helpers(os.getpid()).submit(_extend, (collection, items))
     while True:
         before = len(collection)
         try:
-            future.result(seconds)
+            _result(future, seconds)
             return collection
         except TimeoutError:
-            if future.done():
-                future.result()
-                return collection
             if len(collection) == before:
-                helpers.abandon(future)
-                raise TimeoutError(f"no answer within {seconds:g} s") from None
+                raise
+
+
+def _result(future: "Future[T]", seconds: float) -> T:
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if future.done():  # the error is the call's own, or the call ended at this very moment
+            return future.result()
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
 
 
 def _extend(collection: list[T], items: Iterable[T]) -> None:
@@ -55,16 +72,12 @@ def _extend(collection: list[T], items: Iterable[T]) -> None:
         collection.append(item)
 
 
-def abandoned() -> int:
-    """The calls of this process that were abandoned and have not come back since."""
-    return len(_helpers(os.getpid()).abandoned)
-
-
 class _Helpers:
     """Helper threads of one process. Idle ones are used again, since starting a thread takes longer than most reads."""
 
     def __init__(self) -> None:
         self.abandoned: set[Future[Any]] = set()
+        """Calls of `one_of_many` that have not come back."""
         self._idle: list[_Helper] = []
 
     def submit(self, call: Callable[..., T], arguments: tuple[Any, ...]) -> "Future[T]":
@@ -76,10 +89,6 @@ class _Helpers:
             helper.start()
         helper.calls.put((future, call, arguments))
         return future
-
-    def abandon(self, future: "Future[Any]") -> None:
-        self.abandoned.add(future)
-        future.add_done_callback(self.abandoned.discard)
 
 
 class _Helper(threading.Thread):

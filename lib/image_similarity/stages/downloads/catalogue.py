@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from image_similarity.errors import WrongInput
-from image_similarity.storage import blobs
+from image_similarity.settings import EmbeddingsSettings
+from image_similarity.storage import blobs, timeouts
 
 Size = Literal["web", "print", "full"]
 Record = dict[str, Any]
@@ -65,16 +66,21 @@ class Catalogue:
 
 
 def read(
-    location: str, address_columns: tuple[str, ...], size: Size | None = None, sample: int | None = None, seed: int = 0
+    location: str,
+    address_columns: tuple[str, ...],
+    size: Size | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    read_seconds: float = EmbeddingsSettings().read_seconds,
 ) -> Catalogue:
     """The catalogue at ``location``; with ``sample`` only that many entries, by a hash of image_id and ``seed``.
 
-    ``size``: one of the museum's three sizes (None: ``web``). Raises ``WrongInput`` if the catalogue cannot be read,
-    has no addresses, or has an image_id twice.
+    ``size``: one of the museum's three sizes (None: ``web``). Raises ``WrongInput`` if the catalogue cannot be read
+    (also if no answer comes for ``read_seconds``), has no addresses, or has an image_id twice.
     """
     left_out: Counter[str] = Counter()
     try:
-        records = _records(location)
+        records = _records(location, read_seconds)
         first = next(records, None)
         if first is None:
             raise WrongInput(f"--catalogue {location}: it has no records")
@@ -215,21 +221,25 @@ def _text(value: Any) -> str | None:
     return text.encode("utf-8", "replace").decode().strip() or None  # JSON may contain unpaired surrogates
 
 
-def _records(location: str) -> Iterator[Record]:
+def _records(location: str, read_seconds: float) -> Iterator[Record]:
     suffix = os.path.splitext(location)[1].lower()
     if suffix == ".csv":
         csv.field_size_limit(_LONGEST_CELL)
-        return iter(csv.DictReader(io.StringIO(_content(location), newline="")))
+        return iter(csv.DictReader(io.StringIO(_content(location, read_seconds), newline="")))
     if suffix in (".json", ".jsonl", ".ndjson"):
-        return _json_records(_content(location))
+        return _json_records(_content(location, read_seconds))
     if suffix == ".parquet":
-        batches = pq.ParquetFile(blobs.open_input_file(location)).iter_batches()
-        return (record for batch in batches for record in batch.to_pylist())
+        return iter(timeouts.collected(read_seconds, _parquet_records(location)))
     raise WrongInput(f"--catalogue {location}: a file of unknown type; give a .csv, .json, .jsonl or .parquet")
 
 
-def _content(location: str) -> str:
-    return blobs.read(location).decode("utf-8-sig")
+def _content(location: str, read_seconds: float) -> str:
+    return timeouts.within(read_seconds, blobs.read, location).decode("utf-8-sig")
+
+
+def _parquet_records(location: str) -> Iterator[Record]:
+    for batch in pq.ParquetFile(blobs.open_input_file(location)).iter_batches():
+        yield from batch.to_pylist()
 
 
 def _json_records(text: str) -> Iterator[Record]:

@@ -1,8 +1,10 @@
 """Resolves the weights of a network: torchvision's server, a path or URI, or a seed."""
 
 import hashlib
+import os
 import socket
 import sys
+import tempfile
 import urllib.error
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from torchvision.models import get_model_weights
 from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.fingerprints.networks import State, check_network, untrained_state
 from image_similarity.settings import UNTRAINED, HttpSettings
-from image_similarity.storage import blobs, http_client, uris
+from image_similarity.storage import blobs, http_client, timeouts, uris
 
 _SECONDS_WITHOUT_AN_ANSWER = 20
 _SECONDS_FOR_A_FILE = 3600
@@ -96,12 +98,13 @@ def _weights_file(network: str | None, name: str, sha256: str | None, cache: Pat
     Raises ``OSError`` or ``Unreadable`` if it is not reachable, and ``WrongInput`` if it is not the expected file.
     """
     members = get_model_weights(network).__members__ if network else {}
+    seconds = max(http.total_seconds, _SECONDS_FOR_A_FILE)
     if name in members:
         url = members[name].url
         file = cache / url.rpartition("/")[2]
         # The names of torchvision's files end with the beginning of their sha256.
         return _checked(
-            _downloaded(file, partial(_by_torch_hub, url)),
+            _downloaded(file, partial(_by_torch_hub, url), seconds),
             name,
             sha256 or file.stem.rpartition("-")[2],
             downloaded=True,
@@ -109,21 +112,28 @@ def _weights_file(network: str | None, name: str, sha256: str | None, cache: Pat
     if not uris.is_local(name):
         file_name = name.partition("?")[0].rpartition("/")[2][-_LONGEST_NAME:]  # a signature may be long, and is secret
         file = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{file_name}"
-        return _checked(_downloaded(file, partial(_by_our_client, name, http=http)), name, sha256, downloaded=True)
+        options = http.model_copy(update={"private_addresses": True, "total_seconds": seconds})
+        downloaded = _downloaded(file, partial(_by_our_client, name, options=options), seconds)
+        return _checked(downloaded, name, sha256, downloaded=True)
     if network and "/" not in name and "." not in name:
         raise WrongInput(
             f"{network} has no weights {name!r}; torchvision's are: {', '.join(members)}; or give a path or URI"
         )
     file = Path(uris.absolute(name))
-    if not file.exists():
+    if not timeouts.within(seconds, file.exists):
         raise FileNotFoundError(f"no such file: {file}")
     return _checked(file, name, sha256, downloaded=False)
 
 
-def _downloaded(file: Path, download: Callable[[Path], None]) -> Path:
+def _downloaded(file: Path, download: Callable[[Path], None], seconds: float) -> Path:
+    """``file``, downloaded if it does not exist yet. Raises ``TimeoutError`` if that takes longer than ``seconds``."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        download(file)
+        # An abandoned download, or one at the end of a process, leaves nothing behind.
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix="download-", ignore_cleanup_errors=True) as folder:
+            downloaded = Path(folder) / file.name
+            timeouts.within(seconds, download, downloaded)
+            os.replace(downloaded, file)
     return file
 
 
@@ -137,19 +147,17 @@ def _by_torch_hub(url: str, file: Path) -> None:
         socket.setdefaulttimeout(previous)
 
 
-def _by_our_client(address: str, file: Path, http: HttpSettings) -> None:
-    """Downloads an address that the settings name. It may be in the operator's own network, and its file is large."""
+def _by_our_client(address: str, file: Path, options: HttpSettings) -> None:
+    """Downloads an address that the settings name. It may be in the operator's own network."""
     if uris.scheme_of(address) not in http_client.SCHEMES:
         blobs.download(address, file)
         return
-    seconds = max(http.total_seconds, _SECONDS_FOR_A_FILE)
-    options = http.model_copy(update={"private_addresses": True, "total_seconds": seconds})
     http_client.download(address, file, options)
 
 
 def _checked(file: Path, name: str, expected: str | None, downloaded: bool) -> Path:
     """``file``, if its sha256 begins with ``expected``. Raises ``WrongInput`` if not."""
-    if expected and not (digest := _sha256(file)).startswith(expected):
+    if expected and not (digest := timeouts.within(_SECONDS_FOR_A_FILE, _sha256, file)).startswith(expected):
         if downloaded:
             file.unlink()  # the next run fetches it again
         raise WrongInput(
