@@ -6,6 +6,7 @@
 import gzip
 import io
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -37,15 +38,19 @@ class Misbehaving(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.server_port}"
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.files: dict[str, bytes] = {}
         """Further paths, served as they are."""
         self.asked: Counter[tuple[str, str]] = Counter()
         self.times: dict[str, list[float]] = {}
         self.headers: dict[str, dict[str, str]] = {}
         """Of the last request for each path."""
+        self.clients: set[tuple[str, int]] = set()
+        """The ends of all connections."""
         self.pause = 0.0
         """Before every answer."""
         self.is_down = False
@@ -62,8 +67,8 @@ class Misbehaving(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[Misbehaving]:
-    server = Misbehaving()
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Misbehaving]:
+    server = Misbehaving(tls)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield server
@@ -87,6 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.asked[self.command, self.path] += 1
+            server.clients.add(self.client_address)
             server.times.setdefault(self.path, []).append(time.monotonic())
             server.headers[self.path] = dict(self.headers)
             server.at_once += 1
@@ -136,6 +142,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         self.close_connection = True
+
+    def trickle(self, beginning: bytes, more: bytes) -> None:
+        """An answer that never ends. Its bytes come more often than clients give up waiting for some."""
+        self.wfile.write(beginning)
+        while not self.server.stopping.wait(0.05):
+            self.wfile.write(more)
+        self.close_connection = True
+
+    def slow_hop(self) -> None:
+        self.server.stopping.wait(0.2)
+        self.send(307, headers={"Location": f"/slow-hop-{int(self.path.removeprefix('/slow-hop-')) + 1}"})
 
     def for_ever(self, chunk: bytes, pause: float) -> None:
         """A body of unknown length that does not end by itself."""
@@ -191,6 +208,7 @@ PATHS: dict[str, Behaviour] = {
     "/short-once": lambda handler, number: handler.hang_up(reset=False) if number == 1 else handler.good(),
     "/page.jpg": lambda handler, _: handler.send(200, HTML, {"Content-Type": "image/jpeg"}),
     "/empty": lambda handler, _: handler.send(200),
+    "/vast": lambda handler, _: handler.send(200, b"a", {"Content-Length": "1" + 30 * "0"}),
     "/endless": lambda handler, _: handler.for_ever(picture() * 1000, 0),
     "/trickle": lambda handler, _: handler.for_ever(b".", 0.05),
     "/compressed.png": lambda handler, _: handler.compressed(picture()),
@@ -203,5 +221,31 @@ PATHS: dict[str, Behaviour] = {
     "/to-name": lambda handler, _: handler.send(302, headers={"Location": "http://inside.example/secret.png"}),
     "/to-file": lambda handler, _: handler.send(302, headers={"Location": "file:///etc/passwd"}),
 }
+_HEAD = b"HTTP/1.1 200 OK\r\n"
+_CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+_GZIP = _HEAD + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n"
+TRICKLING = {
+    "/slow-status": (b"HTTP/1.1 200 ", b"O"),
+    "/slow-header": (_HEAD + b"X-Header: ", b"a"),
+    "/slow-headers": (_HEAD, b"X-Header: a\r\n"),
+    "/slow-continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "/slow-length": (_HEAD + b"Content-Length: 5000\r\n\r\n", b"a"),
+    "/slow-end": (_HEAD + b"Connection: close\r\n\r\n", b"a"),
+    "/slow-chunks": (_CHUNKED, b"1\r\na\r\n"),
+    "/slow-chunk-size": (_CHUNKED + b"5;", b"a"),
+    "/slow-trailer": (_CHUNKED + b"1\r\na\r\n0\r\nX-Trailer: ", b"a"),
+    "/slow-trailers": (_CHUNKED + b"1\r\na\r\n0\r\n", b"X-Trailer: a\r\n"),
+    "/slow-gzip-header": (_GZIP + b"\x1f\x8b\x08\x08" + bytes(6), b"a"),  # the name of the file has no end
+    "/slow-gzip-blocks": (_GZIP + b"\x1f\x8b\x08\x00" + bytes(6), b"\x00\x00\x00\xff\xff"),  # each of no bytes
+}
+"""How the answer begins, and what comes again and again."""
+
+
+def _trickling(beginning: bytes, more: bytes) -> Behaviour:
+    return lambda handler, _: handler.trickle(beginning, more)
+
+
+PATHS |= {path: _trickling(*parts) for path, parts in TRICKLING.items()}
+PATHS |= {f"/slow-hop-{number}": lambda handler, _: handler.slow_hop() for number in range(30)}
 PATHS["/to-nowhere"] = lambda handler, _: handler.send(302, headers={"Location": "http://[nowhere/"})
 PATHS |= {f"/hop-{number}": lambda handler, _: handler.hop() for number in range(30)}

@@ -132,7 +132,7 @@ def ids(spark: SparkSession, location: str, folder: Path) -> dict[str, list[str]
         found["build_manifest"] = manifest.run(spark, location, ManifestSettings(), scratch).rows.collect()
     found["download_images"] = catalogue.read(location, ("uri",)).entries
     if location.endswith(".parquet"):
-        rows = sources.from_parquet(spark, location).vectors.withColumnRenamed("content", "image_id").collect()
+        rows = sources.from_parquet(spark, location, 60).vectors.withColumnRenamed("content", "image_id").collect()
         assert all(list(row.embedding) == [1.0, 0.5] for row in rows)
         found["find_neighbours"] = rows
     return {job: sorted(row.image_id for row in rows) for job, rows in found.items()}
@@ -223,7 +223,7 @@ def test_the_jobs_refuse_the_same_ids(case: str, spark: SparkSession, tmp_path: 
     readers: list[Any] = [
         lambda scratch: manifest.run(spark, own, ManifestSettings(), scratch),
         lambda scratch: catalogue.read(own, ("uri",)),
-        lambda scratch: sources.from_parquet(spark, own),
+        lambda scratch: sources.from_parquet(spark, own, 60),
     ]
     with Warehouse(spark, str(tmp_path / "w")).scratch("r1") as scratch:
         for read in readers:
@@ -258,7 +258,7 @@ def test_types_are_seen_where_pyarrow_cannot_open_files(
     monkeypatch.setattr(uris, "is_local", lambda uri: False)
     location = f"file://{tmp_path}/own.parquet"
     write(odd=COLUMNS["nanoseconds"][0], half=COLUMNS["float16"][0])
-    own = own_vectors.read(spark, location)
+    own = own_vectors.read(spark, location, 60)
     assert sorted(map(tuple, own.vectors.collect())) == [("x", [1.0, 0.5]), ("y", [1.0, 0.5])]
     assert sorted(row.image_id for row in own.ids.collect()) == ["x", "y"]
     for columns, message in (
@@ -267,6 +267,6 @@ def test_types_are_seen_where_pyarrow_cannot_open_files(
     ):
         write(**columns)
         with pytest.raises(ValueError, match=message):
-            own_vectors.read(spark, location)
+            own_vectors.read(spark, location, 60)
     with pytest.raises(ValueError, match="none.parquet"):
-        own_vectors.read(spark, f"file://{tmp_path}/none.parquet")
+        own_vectors.read(spark, f"file://{tmp_path}/none.parquet", 60)

@@ -28,13 +28,13 @@ def test_what_is_written_is_listed_and_read(bucket: str) -> None:
     assert sorted(found) == sorted(names)
     for name, file in found.items():
         assert (
-            fetch.fetch(file.uri, 1000, HttpSettings()) == name.encode()
+            fetch.fetch(file.uri, 1000, HttpSettings(), 60) == name.encode()
             and file.size_bytes == len(name.encode())
             and file.modified_ns
         )
         status = blobs.status(file.uri)
         assert status is not None and (status.size_bytes, status.modified_ns) == (file.size_bytes, file.modified_ns)
-    assert fetch.fetch("s3a://pictures/c.jpg", 1000, HttpSettings()) == b"c.jpg"
+    assert fetch.fetch("s3a://pictures/c.jpg", 1000, HttpSettings(), 60) == b"c.jpg"
     blobs.delete(uris.join(bucket, "c.jpg"))
     assert not blobs.exists(uris.join(bucket, "c.jpg")) and blobs.status(uris.join(bucket, "c.jpg")) is None
 
@@ -46,7 +46,7 @@ def test_lists_are_read(bucket: str) -> None:
         pq.write_table(pa.table({"uri": ["a"]}), stream)
     rows = {"_a:b.csv": {"uri": "a", "title": "é"}, "b.jsonl": {"uri": "a", "part": "007"}, "c.parquet": {"uri": "a"}}
     for name, row in rows.items():
-        table = tables.open_table(f"{bucket}/{name}")
+        table = tables.open_table(f"{bucket}/{name}", 60)
         assert [row for batch in table.batches() for row in batch.to_pylist()] == [row], name
 
 
@@ -58,5 +58,5 @@ def test_what_cannot_be_had_is_told(bucket: str) -> None:
         (f"{bucket}/large.jpg", 99, "too_many_bytes"),
     ]:
         with pytest.raises(Unreadable) as caught:
-            fetch.fetch(uri, limit, HttpSettings())
+            fetch.fetch(uri, limit, HttpSettings(), 60)
         assert caught.value.reason == reason, uri

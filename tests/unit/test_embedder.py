@@ -217,11 +217,13 @@ def test_a_process_with_a_decoder_that_hangs_ends_itself(
     embed: Embed, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread cannot be stopped; the task is tried again, with decoders in processes of their own."""
-    ended, decode = threading.Event(), decoding.decode
+    ended, killed, decode = threading.Event(), list[int](), decoding.decode
     monkeypatch.setattr(decoding, "decode", lambda *given: decode(*given) if ended.wait(30) else None)
-    monkeypatch.setattr(os, "kill", lambda *_: ended.set())
-    results, _ = embed(files[:2], Brightness(), decode_seconds=0.5)
-    assert ended.is_set() and len(results) == 2
+    monkeypatch.setattr(os, "kill", lambda process, _: killed.append(process))
+    with pytest.raises(TimeoutError):
+        embed(files[:2], Brightness(), decode_seconds=0.2)
+    ended.set()
+    assert set(killed) == {os.getpid()}
 
 
 def test_contents_that_agree_in_60_bits_are_two() -> None:

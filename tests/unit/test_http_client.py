@@ -2,18 +2,22 @@
 
 import multiprocessing
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import certificates
 import misbehaving
 from image_similarity import __version__
 from image_similarity.errors import Unreadable
 from image_similarity.settings import HttpSettings
-from image_similarity.storage import fetch, http_client
+from image_similarity.storage import fetch, http_client, http_connections
 
 QUICK = HttpSettings(backoff_seconds=0.01, retries=2, read_seconds=0.5, total_seconds=20, private_addresses=True)
 MAX_BYTES = 100_000
@@ -62,6 +66,7 @@ FAILURES = {
     "/reset": ("incomplete", 3),
     "/short": ("incomplete", 3),
     "/endless": ("too_many_bytes", 1),
+    "/vast": ("too_many_bytes", 1),
     "/bomb": ("too_many_bytes", 1),
     "/loop": ("too_many_redirects", 1),
     "/hop-0": ("too_many_redirects", 1),
@@ -104,9 +109,111 @@ def test_redirects_are_followed_to_the_bound(server: misbehaving.Misbehaving) ->
     assert {path for _, path in server.asked} == {"/hop-0", "/hop-1", "/hop-2"}
 
 
-def test_a_body_that_trickles_for_ever_meets_its_end(server: misbehaving.Misbehaving) -> None:
-    assert reason(f"{server.address}/trickle", QUICK.model_copy(update={"total_seconds": 1.0})) == "timeout"
-    assert server.gets("/trickle") == 1
+# -- what takes too long -----------------------------------------------------------------------------------------------
+
+HURRIED = QUICK.model_copy(update={"total_seconds": 0.4, "redirects": 20, "connect_seconds": 5})
+"""Every byte comes in time, and the file never does. Without a bound of the whole these tests meet their own limit."""
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("path", [*misbehaving.TRICKLING, "/slow-hop-0", "/trickle"])
+def test_the_bound_of_seconds_is_of_everything(server: misbehaving.Misbehaving, path: str) -> None:
+    assert reason(server.address + path, HURRIED) == "timeout"
+    assert server.gets(path) == 1
+
+
+@pytest.mark.timeout(20)
+def test_nor_do_head_requests_and_downloads_take_longer(server: misbehaving.Misbehaving, tmp_path: Path) -> None:
+    assert http_client.status(f"{server.address}/slow-headers", HURRIED) is None
+    with pytest.raises(Unreadable, match="timeout"):
+        http_client.download(f"{server.address}/slow-gzip-blocks", tmp_path / "weights", HURRIED)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.timeout(20)
+def test_a_handshake_that_trickles_is_bounded() -> None:
+    def answer() -> None:
+        connection = listening.accept()[0]
+        connection.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB, whose bytes follow
+        with suppress(OSError):
+            while not ended.wait(0.05):
+                connection.sendall(b"\x02")
+        connection.close()
+
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, daemon=True).start()
+        try:
+            assert reason(f"https://127.0.0.1:{listening.getsockname()[1]}/", HURRIED) == "timeout"
+        finally:
+            ended.set()
+
+
+@pytest.mark.timeout(20)
+def test_all_of_it_holds_under_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, trusted = certificates.self_signed(tmp_path)
+    with misbehaving.serving(context) as server:
+        assert reason(f"{server.address}/good.png", HURRIED.model_copy(update={"retries": 0})) == "io_error", "no trust"
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        http_connections._manager.cache_clear()
+        for _ in range(2):
+            assert http_client.get(f"{server.address}/good.png", MAX_BYTES, QUICK).content == misbehaving.picture()
+        assert len(server.clients) == 1
+        for path in ("/slow-status", "/slow-continue", "/slow-chunk-size", "/slow-end"):
+            assert reason(server.address + path, HURRIED) == "timeout"
+    http_connections._manager.cache_clear()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("private", [True, False])
+def test_a_name_that_is_never_resolved_is_given_up(monkeypatch: pytest.MonkeyPatch, private: bool) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(30))
+    patient = QUICK.model_copy(update={"connect_seconds": 0.1, "retries": 0, "private_addresses": private})
+    try:
+        assert reason("http://slow.example/a.png", HURRIED) == "timeout"
+        with pytest.raises(Unreadable, match="slow.example was not resolved"):
+            http_client.get("http://slow.example/a.png", MAX_BYTES, patient)
+    finally:
+        ended.set()
+
+
+@pytest.mark.timeout(20)
+def test_a_host_of_many_addresses_that_nobody_answers_at(names: dict[str, list[str]]) -> None:
+    """Each of them has connect_seconds, all together total_seconds."""
+    with socket.create_server(("0.0.0.0", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:  # as many as the system lets wait, and more
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        names["many.example"] = [f"127.0.0.{number}" for number in range(1, 5)]
+        hurried = HURRIED.model_copy(update={"connect_seconds": 0.3, "retries": 0})
+        assert reason(f"http://many.example:{port}/a.png", hurried) == "timeout"
+        for each in waiting:
+            each.close()
+
+
+@pytest.mark.timeout(20)
+def test_the_wait_for_a_connection_is_bounded(server: misbehaving.Misbehaving) -> None:
+    one = HURRIED.model_copy(update={"connections_per_host": 1})
+    pool = http_connections.manager(one).connection_from_url(server.address)
+    taken = pool._get_conn()
+    assert reason(f"{server.address}/good.png", one) == "timeout" and not server.asked
+    pool._put_conn(taken)
+    assert http_client.get(f"{server.address}/good.png", MAX_BYTES, one).content == misbehaving.picture()
+
+
+def test_a_connection_is_used_again_with_the_time_of_the_next_request(server: misbehaving.Misbehaving) -> None:
+    """The deadline of the first has passed by then."""
+    before = len(server.clients)
+    for _ in range(2):
+        assert http_client.get(f"{server.address}/good.png", MAX_BYTES, HURRIED).content == misbehaving.picture()
+        time.sleep(HURRIED.total_seconds)
+    assert len(server.clients) == before + 1
+
+
+# -- what is let through -----------------------------------------------------------------------------------------------
 
 
 def test_the_bound_is_of_decoded_bytes_and_exact(server: misbehaving.Misbehaving) -> None:
@@ -133,6 +240,7 @@ def test_status_tells_what_head_tells(server: misbehaving.Misbehaving) -> None:
     )
     assert http_client.status(f"{server.address}/moved", QUICK) == http_client.Status(size, None, None)
     assert http_client.status(f"{server.address}/endless", QUICK) == http_client.Status(None, None, None)
+    assert http_client.status(f"{server.address}/vast", QUICK) == http_client.Status(None, None, None)
     assert http_client.status(f"{server.address}/404", QUICK) is None
     assert http_client.status("http://[nowhere", QUICK) is None
     assert {method for method, _ in server.asked} == {"HEAD"}
@@ -167,7 +275,7 @@ def _fetch_in_child(address: str, answers: Any) -> None:
 def test_a_forked_child_has_connections_of_its_own(server: misbehaving.Misbehaving) -> None:
     address = f"{server.address}/good.png"
     http_client.get(address, MAX_BYTES, QUICK)
-    before = http_client._manager.cache_info().misses
+    before = http_connections._manager.cache_info().misses
     fork = multiprocessing.get_context("fork")
     answers = fork.Queue()
     children = [fork.Process(target=_fetch_in_child, args=(address, answers)) for _ in range(3)]
@@ -177,7 +285,7 @@ def test_a_forked_child_has_connections_of_its_own(server: misbehaving.Misbehavi
     for child in children:
         child.join()
     http_client.get(address, MAX_BYTES, QUICK)
-    assert http_client._manager.cache_info().misses == before, "and the parent goes on with those it had"
+    assert http_connections._manager.cache_info().misses == before, "and the parent goes on with those it had"
 
 
 def test_nobody_listens_or_is_known() -> None:
@@ -230,7 +338,7 @@ def test_private_addresses_are_refused(server: misbehaving.Misbehaving, host: st
 
 @pytest.mark.parametrize("ip", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "64:ff9b::5db8:d70e"])
 def test_public_ones_are_not(ip: str) -> None:
-    assert http_client.is_public(ip)
+    assert http_connections.is_public(ip)
 
 
 GUARDED = HttpSettings(backoff_seconds=0.01, retries=0, connect_seconds=2)
@@ -240,14 +348,14 @@ GUARDED = HttpSettings(backoff_seconds=0.01, retries=0, connect_seconds=2)
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """127.0.0.1 passes for a public address; host names resolve to what this says, the last of several for ever."""
     known: dict[str, list[str]] = {}
-    is_public, getaddrinfo = http_client.is_public, socket.getaddrinfo
+    is_public, getaddrinfo = http_connections.is_public, socket.getaddrinfo
 
     def resolve(host: str, port: Any, *arguments: Any, **options: Any) -> Any:
         if host in known:
             host = known[host].pop(0) if len(known[host]) > 1 else known[host][0]
         return getaddrinfo(host, port, *arguments, **options)
 
-    monkeypatch.setattr(http_client, "is_public", lambda ip: ip == "127.0.0.1" or is_public(ip))
+    monkeypatch.setattr(http_connections, "is_public", lambda ip: ip == "127.0.0.1" or is_public(ip))
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     return known
 
@@ -269,5 +377,5 @@ def test_the_address_that_was_checked_is_the_one_connected_to(
     assert http_client.get(address, MAX_BYTES, GUARDED).content == misbehaving.picture()
     assert names["rebinding.example"] == ["127.0.0.2"], "resolved once"
     assert server.headers["/good.png"]["Host"] == f"rebinding.example:{server.server_port}"
-    http_client._manager.cache_clear()  # or the connection is still open
+    http_connections._manager.cache_clear()  # or the connection is still open
     assert reason(address, GUARDED) == "private_address"

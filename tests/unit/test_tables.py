@@ -23,7 +23,7 @@ Rows = list[dict[str, str]]
 
 def rows_of(location: Path | str, *names: str) -> Rows:
     """The rows, without their nulls."""
-    table = tables.open_table(str(location))
+    table = tables.open_table(str(location), 60)
     rows = (row for batch in table.batches(names or None) for row in batch.to_pylist())
     return [{name: text for name, text in row.items() if text is not None} for row in rows]
 
@@ -147,7 +147,7 @@ def test_bytes_are_left_out_and_told(tmp_path: Path) -> None:
     inside = pa.array([[{"bytes": b"\xff", "path": "p"}]])
     columns = {"uri": ["a"], "thumb": [b"\xff"], "images": inside, "fixed": pa.array([b"\xff"], pa.binary(1))}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    table = tables.open_table(str(tmp_path / "a.parquet"))
+    table = tables.open_table(str(tmp_path / "a.parquet"), 60)
     assert table.names == ["uri"] and table.binary == ("thumb", "images", "fixed")
     assert table.notes == ["left out are columns of bytes: thumb, images, fixed"]
 
@@ -212,7 +212,7 @@ def test_folders(kind: str, tmp_path: Path) -> None:
     write(root / f"_old.{kind}", [{"uri": "d"}])
     (root / "_SUCCESS").touch()
     assert rows_of(root) == [{"uri": "a", "part": "007", "day": "2024/01"}, {"uri": "b", "title": "u", "_day": "1"}]
-    table = tables.open_table(str(root))
+    table = tables.open_table(str(root), 60)
     assert table.names == ["uri", "part", "day", "title", "_day"]
     assert table.notes == [f"passed over are files whose names begin with _: _old.{kind}"]
     assert rows_of(root, "part", "uri") == [{"part": "007", "uri": "a"}, {"uri": "b"}]
@@ -298,7 +298,7 @@ def test_only_the_columns_asked_for_are_read(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("content", [b",uri\n0,a\n", b"uri, ,title\na,x,t\n"])
 def test_columns_without_a_name_are_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(content)
-    assert tables.open_table(str(tmp_path / "a.csv")).notes == ["left out are columns without a name"]
+    assert tables.open_table(str(tmp_path / "a.csv"), 60).notes == ["left out are columns without a name"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -308,5 +308,5 @@ def test_tables_with_many_columns_are_read_in_small_batches(
     assert batch_rows(0) == batch_rows(6) > 1000 and batch_rows(100_000) == 10 and batch_rows(10**7) == 1
     monkeypatch.setattr(table_module, "_BATCH_CELLS", 100)
     write(tmp_path / f"a.{kind}", [dict.fromkeys("abcdefghij", "x")] * 25)
-    batches = tables.open_table(str(tmp_path / f"a.{kind}")).batches()
+    batches = tables.open_table(str(tmp_path / f"a.{kind}"), 60).batches()
     assert [len(batch) for batch in batches] == [10, 10, 5]

@@ -87,7 +87,8 @@ def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
         raise WrongInput(f"run {runs[0]} of neighbours {job.slot} has no similar neighbours")
     if "vectors" in inputs:
         return runs[0], sources.from_runs(job.warehouse, inputs), settings
-    return runs[0], sources.from_parquet(job.session, inputs["embeddings"][0]), settings
+    source = sources.from_parquet(job.session, inputs["embeddings"][0], job.settings.embeddings.read_seconds)
+    return runs[0], source, settings
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(application: Application) -> None:
     """Raises ``WrongInput`` if there are no images where the arguments say, as far as that is seen at once."""
-    manifest.kind_of(uris.absolute(application.arguments.images))
+    manifest.kind_of(uris.absolute(application.arguments.images), application.settings.embeddings.read_seconds)
 
 
 def run(application: Application) -> None:
@@ -38,7 +38,7 @@ def run(application: Application) -> None:
         with job.step("list images"):
             listed = manifest.run(
                 *(job.session, arguments.images, settings.manifest, scratch),
-                *(arguments.sample, arguments.seed, settings.http),
+                *(arguments.sample, arguments.seed, settings.http, settings.embeddings.read_seconds),
             )
         with job.step("write tables"):
             job.warehouse.write("manifest", job.run_id, listed.rows)

@@ -92,6 +92,7 @@ def _options(job: Job) -> Options:
         retried=tuple(stage.FAILURE_REASONS) if retried == ALL else (retried,) if retried else (),
         http=job.settings.http,
         max_bytes=job.settings.embeddings.max_bytes,
+        read_seconds=job.settings.embeddings.read_seconds,
     )
 
 
@@ -99,7 +100,12 @@ def _read(job: Job) -> Catalogue:
     arguments = job.arguments
     location = uris.absolute(arguments.catalogue)
     return catalogues.read(
-        location, job.settings.downloads.address_columns, arguments.size, arguments.sample, arguments.seed
+        location,
+        job.settings.downloads.address_columns,
+        arguments.size,
+        arguments.sample,
+        arguments.seed,
+        job.settings.embeddings.read_seconds,
     )
 
 

@@ -152,7 +152,8 @@ def _used(settings: NeighboursSettings, approximate: ApproximateSettings, output
 
 def _from_parquet(job: Job, embeddings: str) -> tuple[Source, dict[str, list[str]]]:
     """The user's own embeddings, and the inputs to record."""
-    return sources.from_parquet(job.session, embeddings), {"embeddings": [uris.absolute(embeddings)]}
+    source = sources.from_parquet(job.session, embeddings, job.settings.embeddings.read_seconds)
+    return source, {"embeddings": [uris.absolute(embeddings)]}
 
 
 def _from_published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]]:

@@ -1,15 +1,23 @@
 """Divides work into Spark tasks, and ships files to them."""
 
+import functools
 import itertools
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from pyspark import SparkFiles, TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.runtime.session import is_local_mode
+from image_similarity.storage import timeouts
 from image_similarity.warehouse.workspace import Workspace
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _BITS_FOR_ROWS = 33  # monotonically_increasing_id holds the number of the partition above them
 
@@ -71,3 +79,23 @@ def is_retry() -> bool:
     """In a worker: whether this task was tried before. Its worker may have died of a hostile file."""
     context = TaskContext.get()
     return context is not None and context.attemptNumber() > 0
+
+
+def watched(seconds: float, decode: Callable[P, T]) -> Callable[P, T]:
+    """In a worker: ``decode``, which ends the worker if a call takes longer than ``seconds``.
+
+    A hung decoder thread cannot be interrupted, so the worker is killed. The retry decodes in a child process, which
+    has a limit of its own: in a retried task ``decode`` is returned as it is.
+    """
+    if is_retry():
+        return decode
+
+    @functools.wraps(decode)
+    def bounded(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return timeouts.within(seconds, functools.partial(decode, *arguments, **options))
+        except TimeoutError:
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise
+
+    return bounded

@@ -74,8 +74,14 @@ class EmbeddingsSettings(Section):
     """Seconds between the checkpoints of a task, or a twentieth of the time that the job has run if that is more. The
     next run resumes from the checkpoints of a job that was killed."""
 
+    read_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """Longest time to read a file from a drive, an object store or HDFS, in seconds, in all jobs. Then it is given up
+    (`timeout`). Drives that are gone may never answer. While 32 reads of a worker have no answer, it tries no others.
+    ``[http]`` has its own limits."""
+
     decode_seconds: Annotated[float, Field(gt=0)] = 120.0
-    """Longest time to fetch and decode an image, in seconds. Then the image is given up."""
+    """Longest time to decode an image, in seconds. Then its worker is ended, and the task is tried again with each
+    image decoded in a child process. There the image is given up after as long."""
 
     decode_bytes: Annotated[int, Field(ge=2**28)] = 4 * 2**30
     """Memory in bytes of the child process that decodes images after a worker died while decoding."""
@@ -86,6 +92,10 @@ class EmbeddingsSettings(Section):
 
     max_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
     """Larger files are refused, and no more than this of them is read."""
+
+    fetch_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
+    """Most bytes of files that a task holds at once, until they are decoded. Threads wait with files that do not fit. A
+    file that is larger goes alone. There is a task for each core."""
 
 
 class NeighboursSettings(Section):
@@ -176,13 +186,15 @@ class HttpSettings(Section):
     one worker only."""
 
     connect_seconds: Annotated[float, Field(gt=0)] = 10
-    """Longest wait for a connection."""
+    """Longest wait for a connection: for the resolution of the name, for each address of the host, and for the TLS
+    handshake."""
 
     read_seconds: Annotated[float, Field(gt=0)] = 20
     """Longest wait for an answer, and for the next bytes of an answer."""
 
     total_seconds: Annotated[float, Field(gt=0)] = 300
-    """Longest time for one file, with its redirects, further attempts and pauses."""
+    """Longest time for one file, with its redirects, further attempts, pauses, and the wait for one of
+    ``connections_per_host``. It ends every wait, however slowly a server sends."""
 
     retries: Annotated[int, Field(ge=0, le=20)] = 3
     """Further attempts after a transient failure: no connection or a broken one, status 429, 408 or 5xx."""

@@ -24,8 +24,8 @@ from pyspark.sql.pandas.functions import pandas_udf
 from image_similarity.errors import WrongInput
 from image_similarity.reporting import note
 from image_similarity.runtime.tasks import by_host
-from image_similarity.settings import HttpSettings, ManifestSettings
-from image_similarity.storage import blobs, http_client, tables, uris
+from image_similarity.settings import EmbeddingsSettings, HttpSettings, ManifestSettings
+from image_similarity.storage import blobs, http_client, tables, timeouts, uris
 from image_similarity.storage.blobs import FileStatus
 from image_similarity.storage.tables import Table
 from image_similarity.warehouse.schemas import SCHEMAS
@@ -59,25 +59,27 @@ def run(
     sample: int | None = None,
     seed: int = 0,
     http: HttpSettings = HttpSettings(),
+    read_seconds: float = EmbeddingsSettings().read_seconds,
 ) -> Manifest:
     """The manifest of ``images``; with ``sample`` only that many of them, chosen by a hash of image_id and ``seed``.
 
     The rows of a list are in ``scratch`` until they are written. For http(s) addresses in a list, their servers are
-    asked for size and version, as ``http`` says. Raises ``WrongInput`` if ``images`` does not exist, has no image in
-    it, or is a list that cannot be used.
+    asked for size and version, as ``http`` says. A drive or store that does not answer within ``read_seconds`` says
+    nothing of a listed file. Raises ``WrongInput`` if ``images`` does not exist, cannot be listed, has no image in it,
+    or is a list that cannot be used.
     """
     location = uris.absolute(images)
-    kind = kind_of(location)
+    kind = kind_of(location, read_seconds)
     if kind == "list":
-        rows, skipped = _read_list(location, settings.uri_column, scratch), Counter[str]()
+        rows, skipped = _read_list(location, settings.uri_column, scratch, read_seconds), Counter[str]()
     else:
-        files, skipped = _find(location, settings, is_glob=kind == "glob")
+        files, skipped = _find(location, settings, read_seconds, is_glob=kind == "glob")
         rows = spark.createDataFrame(files).withColumn("etag", F.lit(None).cast("string"))
         rows = rows.withColumn("attributes", F.create_map().cast("map<string,string>"))
     if sample is not None:
         rows = rows.orderBy(F.xxhash64(F.lit(seed), "image_id"), "image_id").limit(sample)
     if kind == "list":
-        status = _status_of(uris.parent(location), http)
+        status = _status_of(uris.parent(location), http, read_seconds)
         # A list is often a single partition, and asking a store about each file is slow. So the rows are spread.
         rows = by_host(rows, "uri", max(spark.sparkContext.defaultParallelism, rows.count() // ROWS_PER_STATUS_TASK))
         rows = rows.withColumn("status", status("uri")).select("image_id", "status.*", "attributes")
@@ -94,16 +96,17 @@ def _columns() -> list[Column]:
     return [computed.get(name, F.col(name)).alias(name) for name in SCHEMAS["manifest"].names]
 
 
-def kind_of(location: str) -> str:
+def kind_of(location: str, read_seconds: float) -> str:
     """``folder``, ``list`` or ``glob``. A path that exists is never taken for a glob.
 
-    Raises ``WrongInput`` if there is nothing at ``location``, or a file of an unknown type.
+    Raises ``WrongInput`` if there is nothing at ``location``, or a file of an unknown type, or no answer within
+    ``read_seconds``.
     """
     try:
-        if blobs.exists(location):
+        if timeouts.within(read_seconds, blobs.exists, location):
             if tables.kind_of(location):
                 return "list"
-            if blobs.is_folder(location):
+            if timeouts.within(read_seconds, blobs.is_folder, location):
                 return "folder"
             formats = ", ".join(tables.FORMATS)
             raise WrongInput(
@@ -116,13 +119,16 @@ def kind_of(location: str) -> str:
     raise WrongInput(f"--images {location}: no such folder or file")
 
 
-def _find(location: str, settings: ManifestSettings, is_glob: bool) -> tuple[pa.Table, Counter[str]]:
+def _find(
+    location: str, settings: ManifestSettings, read_seconds: float, is_glob: bool
+) -> tuple[pa.Table, Counter[str]]:
     """The image files of a folder or glob as a table of `_FILES`, and the counts of skipped files by reason."""
     skipped: Counter[str] = Counter()
     try:
-        files = list(_taken(_glob(location) if is_glob else blobs.list_files(location), settings.extensions, skipped))
+        listed = timeouts.collected(read_seconds, _glob(location) if is_glob else blobs.list_files(location))
     except OSError as error:
         raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
+    files = list(_taken(listed, settings.extensions, skipped))
     if not files:
         skipped_text = f"; skipped: {describe_skipped(skipped)}" if skipped else ""
         raise WrongInput(
@@ -182,14 +188,14 @@ def _glob_expression(pattern: str) -> str:
     )
 
 
-def _read_list(location: str, uri_columns: tuple[str, ...], scratch: Workspace) -> DataFrame:
+def _read_list(location: str, uri_columns: tuple[str, ...], scratch: Workspace, read_seconds: float) -> DataFrame:
     """image_id, uri (as written) and attributes of the rows of a list, from a copy in ``scratch``.
 
     The driver reads the list once. Raises ``WrongInput`` for a list that cannot be read, has no rows, has rows without
     uri or image_id, or repeats an image_id.
     """
     try:
-        table = tables.open_table(location)
+        table = tables.open_table(location, read_seconds)
     except ValueError as error:
         raise WrongInput(f"--images {location}: cannot be read: {error}") from None
     try:
@@ -257,14 +263,14 @@ def _check_list(listed: _Listed, rows: DataFrame, location: str) -> None:
         raise WrongInput(f"--images {location}: image_id must be unique, but these stand more than once: {names}")
 
 
-def _status_of(base: str, http: HttpSettings) -> Any:
+def _status_of(base: str, http: HttpSettings, read_seconds: float) -> Any:
     """A function column: uri as written -> absolute uri, size_bytes, modified_ns, etag. The workers ask the stores."""
 
     @pandas_udf(_STATUS)  # type: ignore[call-overload]
     def status(written: pd.Series) -> pd.DataFrame:
         uris = [_resolved(uri, base) for uri in written]
         with ThreadPoolExecutor(STATUS_THREADS) as pool:
-            statuses = list(pool.map(lambda uri: _known_of(uri, http), uris))
+            statuses = list(pool.map(lambda uri: _known_of(uri, http, read_seconds), uris))
         sizes, times, etags = zip(*statuses)
         columns = {
             "size_bytes": pd.array(sizes, dtype="Int64"),
@@ -276,10 +282,13 @@ def _status_of(base: str, http: HttpSettings) -> Any:
     return status.asNondeterministic()  # otherwise the optimiser may ask again for every column of the result
 
 
-def _known_of(uri: str, http: HttpSettings) -> tuple[int | None, int | None, str | None]:
+def _known_of(uri: str, http: HttpSettings, read_seconds: float) -> tuple[int | None, int | None, str | None]:
     """Size in bytes, time of the last change in nanoseconds, and ETag of the file at ``uri``; each None if unknown."""
     if uris.scheme_of(uri) not in http_client.SCHEMES:
-        file = blobs.status(uri)
+        try:
+            file = timeouts.one_of_many(read_seconds, blobs.status, uri)
+        except TimeoutError:
+            file = None
         return (file.size_bytes, file.modified_ns, None) if file is not None else (None, None, None)
     answer = http_client.status(uri, http)
     return (

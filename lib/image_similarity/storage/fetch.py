@@ -1,13 +1,13 @@
 """The bytes of an image at a URI, or `Unreadable` with the reason. Workers of all stages that open images use it."""
 
 from image_similarity.errors import Unreadable
-from image_similarity.storage import blobs, http_client, uris
-from image_similarity.storage.http_client import HttpOptions
+from image_similarity.storage import blobs, http_client, timeouts, uris
+from image_similarity.storage.http_connections import HttpOptions
 
 FETCH_REASONS = {
     "not_found": "there is no such file",
     "forbidden": "the file may not be read",
-    "timeout": "the store did not answer in time",
+    "timeout": "the server, store or drive did not answer in time (http.total_seconds, embeddings.read_seconds)",
     "io_error": "the file could not be read for another reason",
     "unsupported_scheme": "no file system here serves such a uri",
     "too_many_bytes": "the file is larger than embeddings.max_bytes",
@@ -20,14 +20,17 @@ FETCH_REASONS = {
 }
 
 
-def fetch(uri: str, max_bytes: int, http: HttpOptions) -> bytes:
-    """The bytes at ``uri``. Raises `Unreadable` with one of `FETCH_REASONS`, also for more than ``max_bytes`` bytes."""
+def fetch(uri: str, max_bytes: int, http: HttpOptions, read_seconds: float) -> bytes:
+    """The bytes at ``uri``. Raises `Unreadable` with one of `FETCH_REASONS`, also for more than ``max_bytes`` bytes.
+
+    A read from a drive or store is given up after ``read_seconds``; ``http`` has its own limits.
+    """
     if uris.scheme_of(uri) in http_client.SCHEMES:
         content = http_client.get(uri, max_bytes, http).content
         assert content is not None  # a server says "unchanged" only if the request names a version
         return content
     try:
-        content = blobs.read(uri, max_bytes)
+        content = timeouts.one_of_many(read_seconds, blobs.read, uri, max_bytes)
     except FileNotFoundError:
         raise Unreadable("not_found", uri) from None
     except PermissionError:

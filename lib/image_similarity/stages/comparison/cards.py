@@ -15,7 +15,7 @@ from image_similarity.imaging import decoding, sandbox, thumbnails
 from image_similarity.imaging.sandbox import Shrink
 from image_similarity.pages import captions
 from image_similarity.runtime.progress import progress
-from image_similarity.runtime.tasks import is_retry, task_count
+from image_similarity.runtime.tasks import is_retry, task_count, watched
 from image_similarity.settings import Settings
 from image_similarity.storage import blobs, fetch
 
@@ -86,7 +86,8 @@ def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[
         embeddings = settings.embeddings
         decoding.prepare_process(embeddings.max_pixels)
         limits = embeddings.max_pixels, embeddings.decode_bytes, embeddings.decode_seconds
-        shrink = sandbox.thumbnailer(is_retry(), *limits)  # a file may have killed the worker before
+        # A file may have killed the worker before.
+        shrink = watched(embeddings.decode_seconds, sandbox.thumbnailer(is_retry(), *limits))
         with decoding.quiet_decoders(), ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool:
             for batch in batches:
                 rows = list(
@@ -125,7 +126,8 @@ def _picture(image_id: str, uri: str | None, settings: Settings, folder: str, sh
     try:
         if uri is None:
             raise Unreadable("not_found", "the manifest does not say where it is")
-        content = fetch.fetch(uri, settings.embeddings.max_bytes, settings.http)
+        embeddings = settings.embeddings
+        content = fetch.fetch(uri, embeddings.max_bytes, settings.http, embeddings.read_seconds)
         thumbnail = shrink(content).small
     except Unreadable as error:
         return {"reason": error.reason}

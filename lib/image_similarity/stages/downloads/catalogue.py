@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from image_similarity.errors import WrongInput
 from image_similarity.reporting import note
+from image_similarity.settings import EmbeddingsSettings
 from image_similarity.storage import tables
 from image_similarity.storage.tables import Table
 
@@ -67,16 +68,21 @@ class Catalogue:
 
 
 def read(
-    location: str, address_columns: tuple[str, ...], size: Size | None = None, sample: int | None = None, seed: int = 0
+    location: str,
+    address_columns: tuple[str, ...],
+    size: Size | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    read_seconds: float = EmbeddingsSettings().read_seconds,
 ) -> Catalogue:
     """The catalogue at ``location``; with ``sample`` only that many entries, by a hash of image_id and ``seed``.
 
-    ``size``: one of the museum's three sizes (None: ``web``). Raises ``WrongInput`` if the catalogue cannot be read,
-    has no addresses, or has an image_id twice.
+    ``size``: one of the museum's three sizes (None: ``web``). Raises ``WrongInput`` if the catalogue cannot be read
+    (also if no answer comes for ``read_seconds``), has no addresses, or has an image_id twice.
     """
     left_out: Counter[str] = Counter()
     try:
-        table = tables.open_table(location)
+        table = tables.open_table(location, read_seconds)
     except ValueError as error:
         raise WrongInput(f"--catalogue {location}: cannot be read: {error}") from None
     entry_of = _entry_of(table, address_columns, location, size)

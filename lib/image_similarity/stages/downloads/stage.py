@@ -31,7 +31,7 @@ from image_similarity.imaging import decoding
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import by_host
 from image_similarity.settings import HttpSettings
-from image_similarity.storage import blobs, fetch, http_client, uris
+from image_similarity.storage import blobs, fetch, http_client, timeouts, uris
 from image_similarity.storage.blobs import FileStatus
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.workspace import Workspace
@@ -97,6 +97,7 @@ class Options:
     """The reasons of permanent failures that are retried."""
     http: HttpSettings
     max_bytes: int
+    read_seconds: float
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,7 @@ class _Fetcher:
     ) -> dict[str, Any]:
         if file is None and name in self._present:
             file = self._present[name].uri
-            return _row(outcome=FETCHED, uri=file, **_facts(blobs.read(file)))
+            return _row(outcome=FETCHED, uri=file, **_facts(self._read(file)))
         try:
             answer = http_client.get(address, self._options.max_bytes, self._options.http, etag, last_modified)
             if answer.content is None:
@@ -349,13 +350,16 @@ class _Fetcher:
         except Unreadable as error:
             return self._refused(error, action, file, etag, last_modified)
         facts = {**_facts(answer.content), "etag": answer.etag, "last_modified": answer.last_modified}
-        if action == RECHECK and file is not None and blobs.read(file) == answer.content:
+        if action == RECHECK and file is not None and self._read(file) == answer.content:
             return _row(outcome=UNCHANGED, uri=file, **facts)
         uri = uris.join(self._options.folder, f"{name}.{extension}")
         blobs.write(uri, answer.content, content_type)
         if file is not None and file != uri:
             blobs.delete(file)
         return _row(outcome=FETCHED, uri=uri, **facts)
+
+    def _read(self, file: str) -> bytes:
+        return timeouts.one_of_many(self._options.read_seconds, blobs.read, file)
 
     def _refused(
         self, error: Unreadable, action: str, file: str | None, etag: str | None, last_modified: str | None

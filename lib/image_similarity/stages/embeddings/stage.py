@@ -220,7 +220,7 @@ def _results(
     # Ordered by size, copies of a file fall into the same task, which embeds them once (except where a partition ends
     # between two copies). The largest files come first, so that none of them finishes late.
     ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id")
-    ordered = ordered.select("image_id", "uri", "source_version", "needed_by")
+    ordered = ordered.select("image_id", "uri", "source_version", "size_bytes", "needed_by")
     work = [
         Work(fingerprint.spec, fingerprint.file, fingerprint.folder, _known_contents(spark, fingerprint))
         for fingerprint in fingerprints

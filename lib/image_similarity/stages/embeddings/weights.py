@@ -6,6 +6,7 @@ import sys
 import urllib.error
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.fingerprints.networks import State, check_network, untrained_state
 from image_similarity.settings import UNTRAINED, HttpSettings
 from image_similarity.stages.embeddings import weights_cache
-from image_similarity.storage import uris
+from image_similarity.storage import timeouts, uris
 
 _SECONDS_WITHOUT_AN_ANSWER = 20
 
@@ -101,12 +102,12 @@ def _weights_file(
     Raises ``OSError`` or ``Unreadable`` if it is not reachable, and ``WrongInput`` if it is not the expected file.
     """
     members = get_model_weights(network).__members__ if network else {}
+    seconds = max(http.total_seconds, weights_cache.SECONDS_FOR_A_FILE)
     if name in members:
         url = members[name].url
         file = cache / url.rpartition("/")[2]
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _by_torch_hub(url, file)
+            weights_cache.download(file, partial(_by_torch_hub, url), seconds)
         # The names of torchvision's files end with the beginning of their sha256.
         return _checked(file, name, sha256 or file.stem.rpartition("-")[2], downloaded=True), ()
     if not uris.is_local(name):
@@ -117,7 +118,7 @@ def _weights_file(
             f"{network} has no weights {name!r}; torchvision's are: {', '.join(members)}; or give a path or URI"
         )
     file = Path(uris.absolute(name))
-    if not file.exists():
+    if not timeouts.within(seconds, file.exists):
         raise FileNotFoundError(f"no such file: {file}")
     return _checked(file, name, sha256, downloaded=False), ()
 
@@ -134,7 +135,9 @@ def _by_torch_hub(url: str, file: Path) -> None:
 
 def _checked(file: Path, name: str, expected: str | None, downloaded: bool) -> Path:
     """``file``, if its sha256 begins with ``expected``. Raises ``WrongInput`` if not."""
-    if expected and not (digest := _sha256(file)).startswith(expected):
+    if expected and not (digest := timeouts.within(weights_cache.SECONDS_FOR_A_FILE, _sha256, file)).startswith(
+        expected
+    ):
         if downloaded:
             weights_cache.forget(file)
         raise WrongInput(

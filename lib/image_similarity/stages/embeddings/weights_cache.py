@@ -6,16 +6,19 @@ which are stored beside the copy.
 
 import hashlib
 import json
+import os
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
 from image_similarity.errors import Unreadable
 from image_similarity.settings import HttpSettings
-from image_similarity.storage import blobs, http_client, uris
+from image_similarity.storage import blobs, http_client, timeouts, uris
 from image_similarity.storage.http_client import Status
 
-_SECONDS_FOR_A_FILE = 3600
+SECONDS_FOR_A_FILE = 3600.0
 _LONGEST_NAME = 100
 
 
@@ -46,6 +49,18 @@ def copy_of(address: str, cache: Path, http: HttpSettings, pinned: bool) -> tupl
     return file, (f"weights {address}: they have changed since they were fetched, and were fetched again",)
 
 
+def download(file: Path, fetch: Callable[[Path], None], seconds: float) -> None:
+    """``fetch(path)``, then its file in the place of ``file``. Raises ``TimeoutError`` after ``seconds``.
+
+    An abandoned download, or one at the end of a process, leaves nothing behind.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix="download-", ignore_cleanup_errors=True) as folder:
+        downloaded = Path(folder) / file.name
+        timeouts.within(seconds, fetch, downloaded)
+        os.replace(downloaded, file)
+
+
 def forget(file: Path) -> None:
     """Removes a copy that is not what was expected: the next run fetches it again."""
     file.unlink(missing_ok=True)
@@ -54,12 +69,11 @@ def forget(file: Path) -> None:
 
 def _fetch(address: str, file: Path, options: HttpSettings, version: Status | None) -> None:
     # The version was asked before the file: if the file changes in between, the next run sees it and fetches again.
-    file.parent.mkdir(parents=True, exist_ok=True)
     _version_file(file).unlink(missing_ok=True)
     if uris.scheme_of(address) in http_client.SCHEMES:
-        http_client.download(address, file, options)
+        download(file, lambda target: http_client.download(address, target, options), options.total_seconds)
     else:
-        blobs.download(address, file)
+        download(file, lambda target: blobs.download(address, target), options.total_seconds)
     if version is not None:
         with blobs.appearing_when_complete(_version_file(file)) as out:
             out.write(json.dumps(asdict(version)).encode())
@@ -67,7 +81,7 @@ def _fetch(address: str, file: Path, options: HttpSettings, version: Status | No
 
 def _options(http: HttpSettings) -> HttpSettings:
     """Settings name the address, so it may be in the operator's own network. Its file is large."""
-    seconds = max(http.total_seconds, _SECONDS_FOR_A_FILE)
+    seconds = max(http.total_seconds, SECONDS_FOR_A_FILE)
     return http.model_copy(update={"private_addresses": True, "total_seconds": seconds})
 
 
@@ -75,7 +89,10 @@ def _version(address: str, options: HttpSettings) -> Status | None:
     """What the store says of the file without sending it; None if it does not answer."""
     if uris.scheme_of(address) in http_client.SCHEMES:
         return http_client.status(address, options.model_copy(update={"retries": 0}))
-    found = blobs.status(address)
+    try:
+        found = timeouts.within(options.connect_seconds + options.read_seconds, blobs.status, address)
+    except TimeoutError:
+        return None
     return None if found is None else Status(found.size_bytes, None, str(found.modified_ns))
 
 

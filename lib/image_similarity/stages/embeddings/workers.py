@@ -1,10 +1,7 @@
 """A task's work: threads fetch and decode each image once, ahead of the fingerprints that embed it."""
 
 import hashlib
-import os
-import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pyspark import Broadcast, TaskContext
 from pyspark.sql import Column
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
 from image_similarity.errors import Unreadable
@@ -25,8 +23,9 @@ from image_similarity.imaging.decoding import Picture
 from image_similarity.imaging.sandbox import IsolatedDecoder
 from image_similarity.runtime import devices
 from image_similarity.runtime.devices import CPU, Devices
-from image_similarity.runtime.tasks import is_retry, shipped
+from image_similarity.runtime.tasks import is_retry, shipped, watched
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
+from image_similarity.stages.embeddings.budget import ByteBudget
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
 from image_similarity.stages.embeddings.known import KnownContents
 from image_similarity.storage import fetch
@@ -38,6 +37,7 @@ vector was refused."""
 NON_FINITE = "non_finite"
 
 _FIRST_BATCH = 16
+_UNKNOWN_SIZE = -1
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Work:
 def embed(
     work: Sequence[Work], available: Devices, settings: EmbeddingsSettings, http: HttpSettings, started: float
 ) -> Column:
-    """A column of `RESULT` from image_id, uri, source_version and needed_by (bit i: fingerprint i needs the image).
+    """A column of `RESULT` from image_id, uri, source_version, size_bytes and needed_by (bit i: fingerprint i needs the
+    image).
 
     An Iterator pandas UDF that loads networks once per worker. It returns the outcome of each image. The worker itself
     writes the vectors to files, see `checkpoints`. Measured from workers to Parquet, for 20,000 vectors of 4,096 values
@@ -68,13 +69,14 @@ def embed(
     work = list(work)
 
     @pandas_udf(RESULT)  # type: ignore[call-overload]
-    def results(batches: Iterator[tuple[pd.Series, pd.Series, pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
+    def results(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
         with decoding.quiet_decoders():
             embedder = Embedder(_load(work, available, settings, started), settings, http, _isolated(settings))
             yield from embedder.results(_Row(*row) for batch in batches for row in zip(*batch))
 
     # Without this the optimiser may run the network again for every table that is computed from its results.
-    column: Column = results.asNondeterministic()("image_id", "uri", "source_version", "needed_by")
+    size = F.coalesce("size_bytes", F.lit(_UNKNOWN_SIZE))  # pandas makes floats of integers with nulls
+    column: Column = results.asNondeterministic()("image_id", "uri", "source_version", "needed_by", size)
     return column
 
 
@@ -149,6 +151,8 @@ class _Row:
     uri: str
     source_version: str | None
     needed_by: int
+    size_bytes: int = _UNKNOWN_SIZE
+    """As the manifest says: a file may have changed since, and a server may say what it likes."""
 
 
 @dataclass
@@ -180,7 +184,7 @@ class Embedder:
         self._loaded, self._settings, self._http, self._isolated = list(loaded), settings, http, isolated
         self._batch_size = max(item.fingerprint.batch for item in loaded)
         self._decoders = threading.Semaphore(settings.decode_threads)
-        self._decoding_since: dict[int, float] = {}
+        self._budget = ByteBudget(settings.fetch_bytes)
         decoding.prepare_process(settings.max_pixels)
 
     def results(self, rows: Iterator[_Row]) -> Iterator[pd.DataFrame]:
@@ -207,45 +211,53 @@ class Embedder:
         """Images in the order of ``rows``. At most two batches wait, besides the images that are being fetched."""
         waiting: deque[Future[_Image]] = deque()
         ahead = 2 * self._batch_size + self._settings.fetch_threads
-        with ThreadPoolExecutor(self._settings.fetch_threads, "fetch") as pool:
+        pool = ThreadPoolExecutor(self._settings.fetch_threads, "fetch")
+        try:
             for row in rows:
                 waiting.append(pool.submit(self._read, row))
                 if len(waiting) > ahead:
-                    yield self._awaited(waiting.popleft())
+                    yield waiting.popleft().result()
             while waiting:
-                yield self._awaited(waiting.popleft())
-
-    def _awaited(self, future: "Future[_Image]") -> _Image:
-        """The image of ``future``.
-
-        A hung decoder thread cannot be interrupted. So the worker kills itself, and the retry decodes in a child
-        process.
-        """
-        while True:
-            try:
-                return future.result(timeout=1)
-            except TimeoutError:
-                if future.done():
-                    raise
-                longest = time.monotonic() - min(self._decoding_since.values(), default=time.monotonic())
-                if self._isolated is None and longest > self._settings.decode_seconds:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error nobody needs the images that wait
 
     def _read(self, row: _Row) -> _Image:
         image = _Image(row)
         try:
-            content = fetch.fetch(row.uri, self._settings.max_bytes, self._http)
-            image.content_sha256 = hashlib.sha256(content).hexdigest()
-            numbers = [number for number in range(len(self._loaded)) if row.needed_by >> number & 1]
-            needed = [number for number in numbers if not self._loaded[number].knows(image.content_sha256)]
-            if needed:
-                self._decode(image, content, needed)
+            self._take_in(image)
         except Unreadable as error:
             image.reason, image.detail = error.reason, error.detail
         return image
 
-    def _decode(self, image: _Image, content: bytes, needed: list[int]) -> None:
+    def _take_in(self, image: _Image) -> None:
+        """Fetches and decodes ``image``. Its bytes are held as long as that takes.
+
+        They are asked for before the fetch, so that no server and no clock waits meanwhile. A file that turns out to be
+        larger than expected is fetched again, with room for the largest that is allowed.
+        """
+        largest = self._settings.max_bytes
+        expected = image.row.size_bytes
+        if expected == _UNKNOWN_SIZE:
+            expected = self._settings.fetch_bytes // self._settings.fetch_threads
+        for size in sorted({min(expected, largest), largest}):
+            with self._budget.holding(size):
+                try:
+                    content = fetch.fetch(image.row.uri, size, self._http, self._settings.read_seconds)
+                except Unreadable as error:
+                    if error.reason == "too_many_bytes" and size < largest:
+                        continue
+                    raise
+                image.content_sha256 = hashlib.sha256(content).hexdigest()
+                self._decode(image, content)
+                return
+
+    def _decode(self, image: _Image, content: bytes) -> None:
         """Decodes ``content`` once for all fingerprints that need it at the same size, and frames it for each."""
+        wanted = [number for number in range(len(self._loaded)) if image.row.needed_by >> number & 1]
+        needed = [number for number in wanted if not self._loaded[number].knows(str(image.content_sha256))]
+        if not needed:
+            return
 
         def side(number: int) -> int:
             return self._loaded[number].fingerprint.framing.decode_side or 0
@@ -264,12 +276,8 @@ class Embedder:
     def _decoded(self, content: bytes, at_least: int | None) -> Picture:
         if self._isolated is not None:
             return self._isolated.decode(content, at_least)
-        thread = threading.get_ident()
-        self._decoding_since[thread] = time.monotonic()
-        try:
-            return decoding.decode(content, self._settings.max_pixels, at_least)
-        finally:
-            del self._decoding_since[thread]
+        decode = watched(self._settings.decode_seconds, decoding.decode)
+        return decode(content, self._settings.max_pixels, at_least)
 
     # -- embedding -----------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from image_similarity.imaging import decoding, sandbox, thumbnails
 from image_similarity.imaging.sandbox import Shrink
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
-from image_similarity.runtime.tasks import is_retry, task_count
+from image_similarity.runtime.tasks import is_retry, task_count, watched
 from image_similarity.settings import Settings
 from image_similarity.storage import blobs, fetch, uris
 from image_similarity.warehouse import parquet
@@ -109,7 +109,8 @@ def _maker(gallery: str, settings: Settings) -> Callable[[Batches], Batches]:
         embeddings = settings.embeddings
         decoding.prepare_process(embeddings.max_pixels)
         limits = embeddings.max_pixels, embeddings.decode_bytes, embeddings.decode_seconds
-        shrink = sandbox.thumbnailer(is_retry(), *limits)  # a file may have killed the worker before
+        # A file may have killed the worker before.
+        shrink = watched(embeddings.decode_seconds, sandbox.thumbnailer(is_retry(), *limits))
         with decoding.quiet_decoders(), ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool:
             for batch in batches:
                 rows = list(pool.map(lambda row: _make_one(row, gallery, settings, shrink), batch.to_pylist()))
@@ -126,7 +127,8 @@ def _make_one(row: dict[str, Any], gallery: str, settings: Settings, shrink: Shr
     failure = Unreadable("not_found", "the manifest does not say where it is")
     for uri in row["uris"]:
         try:
-            content = fetch.fetch(uri, settings.embeddings.max_bytes, settings.http)
+            embeddings = settings.embeddings
+            content = fetch.fetch(uri, embeddings.max_bytes, settings.http, embeddings.read_seconds)
             if row["content_sha256"] not in (None, hashlib.sha256(content).hexdigest()):
                 raise Unreadable("changed", "since it was embedded: run embed_images again")
             thumbnail = shrink(content)

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.reporting import note
-from image_similarity.storage import blobs, tables, uris
+from image_similarity.storage import blobs, tables, timeouts, uris
 from image_similarity.storage.hadoop import HadoopFiles
 from image_similarity.storage.tables import Part, parquet_files
 from image_similarity.warehouse.parquet import escape_glob
@@ -41,12 +41,12 @@ class OwnVectors:
     """image_id (string), embedding (array<float>)."""
 
 
-def read(spark: SparkSession, location: str) -> OwnVectors:
+def read(spark: SparkSession, location: str, read_seconds: float) -> OwnVectors:
     """The vectors of a Parquet file or folder.
 
     Raises ``ValueError``, in one line, if it cannot be read, lacks a column, or has a column of another type.
     """
-    files, passed_over, by_pyarrow = _files(spark, location)
+    files, passed_over, by_pyarrow = _files(spark, location, read_seconds)
     for file in files:
         with file.part.named_in_errors():
             file.check()
@@ -117,16 +117,16 @@ class _File:
         return kind if isinstance(kind, pa.UuidType) else parquet_files.plain_type(kind)
 
 
-def _files(spark: SparkSession, location: str) -> tuple[list[_File], list[str], bool]:
+def _files(spark: SparkSession, location: str, read_seconds: float) -> tuple[list[_File], list[str], bool]:
     """The files of a table, the paths of those passed over, and whether pyarrow can open them.
 
     If it cannot, only their ends are read, where the types are, through Spark: it alone may have the credentials of a
     store, or the libraries of HDFS.
     """
     try:
-        parts, passed_over = tables.parts_of(location)
-        return _opened(parts, blobs.open_input_file), passed_over, True
-    except ValueError:
+        parts, passed_over = tables.parts_of(location, read_seconds)
+        return timeouts.within(read_seconds, _opened, parts, blobs.open_input_file), passed_over, True
+    except (ValueError, TimeoutError):
         if uris.is_local(location):
             raise
     hadoop = HadoopFiles(spark)

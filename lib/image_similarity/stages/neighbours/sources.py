@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from image_similarity.errors import WrongInput
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.stages.neighbours import own_vectors
-from image_similarity.storage import blobs, uris
+from image_similarity.storage import blobs, timeouts, uris
 from image_similarity.warehouse.warehouse import Warehouse
 
 _FEW_ENOUGH_TO_SEND = 5_000_000
@@ -41,18 +41,18 @@ def from_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:
     return Source(images, stored.join(hashes, F.xxhash64(stored["content"]) == hashes["hash"], "left_semi"), count)
 
 
-def from_parquet(spark: SparkSession, uri: str) -> Source:
+def from_parquet(spark: SparkSession, uri: str, read_seconds: float) -> Source:
     """The images and vectors of the user's own Parquet, with columns image_id and embedding.
 
     Raises ``WrongInput`` if the Parquet cannot be read, lacks a column, has a column of another type, or repeats or
     omits an image_id.
     """
     location = uris.absolute(uri)
-    if uris.is_local(location) and not blobs.exists(location):
-        raise WrongInput(f"--embeddings {uri}: no such file or folder")
     try:
-        own = own_vectors.read(spark, location)
-    except ValueError as error:
+        if uris.is_local(location) and not timeouts.within(read_seconds, blobs.exists, location):
+            raise WrongInput(f"--embeddings {uri}: no such file or folder")
+        own = own_vectors.read(spark, location, read_seconds)
+    except (ValueError, TimeoutError) as error:
         raise WrongInput(f"--embeddings {uri}: {error}") from None
     except SPARK_ERRORS as error:
         raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None

@@ -9,7 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from image_similarity.storage import blobs
+from image_similarity.storage import blobs, timeouts
 from image_similarity.storage.tables import csv_files, json_files, parquet_files
 from image_similarity.storage.tables.table import Table
 
@@ -22,6 +22,8 @@ _OPEN: dict[str, Callable[[str], Table]] = {
     "parquet": parquet_files.open_file,
 }
 _ERRORS = (OSError, ValueError, pa.ArrowException)
+_SECONDS_TO_THE_END = 3600.0
+"""For JSON, which is read to its end when it is opened."""
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -50,38 +52,42 @@ def kind_of(location: str) -> str | None:
     return FORMATS.get(os.path.splitext(location.rstrip("/"))[1].lower())
 
 
-def open_table(location: str) -> Table:
+def open_table(location: str, read_seconds: float) -> Table:
     """The table at ``location``, which must have one of the extensions `FORMATS`.
 
-    Raises ``ValueError``, in one line, if it cannot be read.
+    Raises ``ValueError``, in one line, if it cannot be read, or if no answer comes for ``read_seconds``.
     """
     kind = kind_of(location)
     if kind is None:
         raise ValueError(f"a file of unknown type; give one of {', '.join(FORMATS)}")
-    parts, passed_over = parts_of(location)
-    opened = []
+    parts, passed_over = parts_of(location, read_seconds)
+    opened, seconds = [], max(read_seconds, _SECONDS_TO_THE_END) if kind == "json" else read_seconds
     for part in parts:
         with part.named_in_errors():
-            opened.append((part, _OPEN[kind](part.uri)))
+            opened.append((part, timeouts.within(seconds, _OPEN[kind], part.uri)))
     binary = tuple(dict.fromkeys(name for _, table in opened for name in table.binary))
     columns = dict.fromkeys(name for part, table in opened for name in (*table.names, *part.partition))
     notes = [f"left out are columns of bytes: {_listed(binary)}"] if binary else []
     notes += dict.fromkeys(note for _, table in opened for note in table.notes)
     notes += [f"passed over are files whose names begin with _: {_listed(passed_over)}"] if passed_over else []
     nested = frozenset(name for _, table in opened for name in table.nested)
-    return Table([name for name in columns if name not in binary], binary, nested, notes, partial(_joined, opened))
+    return Table(
+        [name for name in columns if name not in binary], binary, nested, notes, partial(_joined, opened, read_seconds)
+    )
 
 
-def parts_of(location: str) -> tuple[list[Part], list[str]]:
+def parts_of(location: str, read_seconds: float) -> tuple[list[Part], list[str]]:
     """The files of the table at ``location``, by path, and the paths of tables that were passed over.
 
-    Raises ``ValueError`` if it cannot be listed, and for a folder without files.
+    Raises ``ValueError`` if it cannot be listed, also where no answer comes for ``read_seconds``, and for a folder
+    without files.
     """
     whole = Part(location, "", {})
     with whole.named_in_errors():
-        if not blobs.is_folder(location):
+        if not timeouts.within(read_seconds, blobs.is_folder, location):
             return [whole], []
-        return parts_among([(file.path, file.uri) for file in blobs.list_files(location)])
+        files = timeouts.collected(read_seconds, blobs.list_files(location))
+        return parts_among([(file.path, file.uri) for file in files])
 
 
 def parts_among(files: Iterable[tuple[str, str]]) -> tuple[list[Part], list[str]]:
@@ -104,13 +110,15 @@ def _partition(path: str) -> dict[str, str | None]:
     return {key: None if value == _NO_VALUE else value for key, value in decoded}
 
 
-def _joined(opened: Sequence[tuple[Part, Table]], names: Collection[str]) -> Iterator[pa.RecordBatch]:
+def _joined(
+    opened: Sequence[tuple[Part, Table]], read_seconds: float, names: Collection[str]
+) -> Iterator[pa.RecordBatch]:
     schema = pa.schema([(name, pa.string()) for name in names])
     for part, table in opened:
         batches = table.batches(frozenset(names))  # of thousands, perhaps
         while True:
             with part.named_in_errors():
-                batch = next(batches, None)
+                batch = timeouts.within(read_seconds, next, batches, None)
             if batch is None:
                 break
             columns = dict(zip(batch.schema.names, batch.columns))
