@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import png, tiff
+from image_similarity.imaging import jpeg2000, png, tiff
 
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
@@ -57,7 +57,7 @@ _UPRIGHT = {
 _WHITE = (255, 255, 255, 255)
 _PLAIN_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "HSV")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
-_BLOCK = 2**18
+_BLOCK = 2**16
 """Pixels that are converted to RGB at a time."""
 _SCAN = struct.Struct(">HHB")
 """The beginning of a JPEG's scan: marker, length, number of components."""
@@ -123,6 +123,7 @@ def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -
 def _opened(content: bytes, max_pixels: int, at_least: int | None, turn: ExitStack) -> Image.Image:
     """See `open_upright`. ``turn`` holds the picture's turn to be decoded. Raises whatever Pillow raises."""
     tiff.check_claims(content)
+    jpeg2000.check_blocks(content)
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         _check_size(image, max_pixels)
         if image.format == "PNG":
