@@ -7,6 +7,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import ExifTags, Image
 
 import tiffs
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import decoding, tiff
+from image_similarity.imaging import decoding, jpeg2000, tiff
 
 LIMIT = 10_000_000
 
@@ -292,6 +293,7 @@ def test_the_largest_excess_is_allowed() -> None:
         )
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize(
     "content", [b"II", b"II*\0" + bytes(30), b"MM\0+" + b"\xff" * 30, b"II*\0\x08\0\0\0\xff\xff" + bytes(9)]
 )
@@ -338,6 +340,62 @@ def grown(folder: Path, *contents: bytes) -> list[int]:
 def test_claims_take_no_memory(tmp_path: Path) -> None:
     contents = [content for content, _ in CLAIMS.values()]
     assert max(grown(tmp_path, *contents)) < 100 * 2**20
+
+
+def test_a_vast_exif_takes_no_memory(tmp_path: Path) -> None:
+    """Pillow makes a Python object of every number of a tag. An orientation of millions of numbers is none."""
+    numbers = 6_000_000
+    exif = (
+        b"II*\0\x08\0\0\0\1\0"
+        + struct.pack("<HHII", ExifTags.Base.Orientation, 3, numbers, 26)
+        + bytes(2 * numbers + 4)
+    )
+    content = png_with(chunk(b"eXIf", exif))
+    np.testing.assert_array_equal(pixels_of(content), ASYMMETRIC)
+    assert max(grown(tmp_path, content)) < 60 * 2**20
+
+
+USUAL: dict[str, dict[str, object]] = {
+    "as it comes": {},
+    "blocks of 32, precincts of 256": {"codeblock_size": (32, 32), "precinct_size": (256, 256)},
+    "tiles of 128, no boxes": {"tile_size": (128, 128), "no_jp2": True},
+    "blocks of 8": {"codeblock_size": (8, 8)},
+}
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_a_jpeg_2000_in_tiny_blocks_or_tiles_is_refused(boxes: bool) -> None:
+    content = bytearray(encoded(Image.new("RGB", (1600, 1600)), "JPEG2000", no_jp2=not boxes))
+    place = content.index(b"\xff\x52")
+    content[place + 10 : place + 12] = b"\0\0"  # 4 x 4: to make such a file takes gigabytes
+    assert reason_of(bytes(content)) == "too_many_pixels"
+    content = bytearray(encoded(Image.new("RGB", (120, 120)), "JPEG2000", tile_size=(1, 1), no_jp2=not boxes))
+    assert reason_of(bytes(content)) == "too_many_pixels"
+
+
+@pytest.mark.parametrize("blocks", USUAL)
+def test_a_usual_jpeg_2000_is_decoded(blocks: str) -> None:
+    values = np.kron(ASYMMETRIC, np.ones((30, 30, 1), dtype=np.uint8))
+    content = encoded(Image.fromarray(values), "JPEG2000", **USUAL[blocks])
+    np.testing.assert_array_equal(pixels_of(content), values)
+
+
+def test_tiny_precincts_are_counted_at_their_resolution() -> None:
+    """The markers of a main header: size, and a style with the precincts of three resolutions, the coarsest first."""
+
+    def codestream(*precincts: int) -> bytes:
+        size = struct.pack(">HHHIIIIIIIIH", 0xFF51, 47, 0, 4096, 4096, 0, 0, 4096, 4096, 0, 0, 3) + b"\7\1\1" * 3
+        style = bytes([1, 0, 0, 1, 0, 2, 4, 4, 0, 0, *precincts])
+        return b"\xff\x4f" + size + struct.pack(">HH", 0xFF52, 2 + len(style)) + style
+
+    jpeg2000.check_blocks(codestream(0x33, 0x55, 0x77))
+    for precincts in [(0x00, 0x55, 0x77), (0x33, 0x11, 0x77), (0x33, 0x55, 0x11)]:
+        finest = min(4 ** (size % 16 + 2 - coarse) for coarse, size in enumerate(precincts))
+        if 3 / finest > 1 / 32 + jpeg2000.MOST_BLOCKS / 4096**2:
+            with pytest.raises(Unreadable):
+                jpeg2000.check_blocks(codestream(*precincts))
+        else:
+            jpeg2000.check_blocks(codestream(*precincts))
 
 
 SIDE = 2000
@@ -431,9 +489,11 @@ def test_a_jpeg_counts_as_what_is_held_of_it(
     if "scans" in options:  # one scan for each component: beginnings of such, in a comment
         content = content[:2] + b"\xff\xfe\0\x07" + b"\xff\xda\0\x08\x01" + content[2:]
     taken: list[int] = []
-    monkeypatch.setattr(
-        decoding._turns, "taken", lambda pixels, limit: taken.append(pixels) or turns.taken(pixels, limit)
-    )
-    turns = decoding._Turns()
+
+    def record(pixels: int, limit: int) -> AbstractContextManager[None]:
+        taken.append(pixels)
+        return nullcontext()
+
+    monkeypatch.setattr(decoding._turns, "taken", record)
     decoding.decode(content, LIMIT, at_least=512)
     assert taken == [512 * 512 * counted]

@@ -44,6 +44,8 @@ WHOLE_SIZE = "image_similarity_whole_size"
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION_IN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 """Keys of ``Image.info`` that may hold an orientation, which is wrong once a picture is upright."""
+_LARGEST_EXIF = 2**22
+"""Bytes. Cameras write some thousand. Pillow makes a Python object of each number in a tag."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -168,6 +170,8 @@ def _orientation(image: Image.Image) -> int:
 
     Pillow's own `exif_transpose` also writes the EXIF anew, which fails for values that EXIF does not allow.
     """
+    if len(image.info.get("exif", b"")) > _LARGEST_EXIF:
+        return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF raises nearly anything, and no pixel depends on it
