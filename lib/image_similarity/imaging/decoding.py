@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ another program or draw a page."""
 
 UNREADABLE_REASONS = {
     "empty": "the file has no bytes",
-    "too_many_pixels": "the picture claims more pixels than embeddings.max_pixels, or its tiles far more than it has",
+    "too_many_pixels": "the picture claims more pixels than embeddings.max_pixels, or far too many tiles or blocks",
     "not_an_image": "the content is none of the formats known here",
     "unsupported_format": "the format is known, this kind of it cannot be decoded",
     "truncated": "the file ends too early",
@@ -233,11 +234,15 @@ def _block_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _PLAIN_MODES:
         return image.convert("RGB")
     if image.mode == "LAB":
-        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        converted = ImageCms.applyTransform(image, _lab_to_srgb())
         assert converted is not None  # it is None only when converting in place
         return converted
     raise ValueError(f"unsupported mode {image.mode}")
+
+
+@cache
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 
 
 def _range(image: Image.Image) -> tuple[float, float]:
