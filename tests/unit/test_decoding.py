@@ -480,20 +480,31 @@ def test_a_turn_ends_with_its_picture_whatever_became_of_it() -> None:
         assert decoding._turns._pixels == 0
 
 
-@pytest.mark.parametrize(("options", "counted"), [({}, 1), ({"progressive": True}, 16), ({"scans": True}, 16)])
-def test_a_jpeg_counts_as_what_is_held_of_it(
-    options: dict[str, bool], counted: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A part of the pixels, if it is decoded line by line at a part of its size; else all of them."""
-    content = encoded(Image.fromarray(TINY).resize((2048, 2048)), "JPEG", progressive="progressive" in options)
-    if "scans" in options:  # one scan for each component: beginnings of such, in a comment
-        content = content[:2] + b"\xff\xfe\0\x07" + b"\xff\xda\0\x08\x01" + content[2:]
-    taken: list[int] = []
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The pixels that each picture is counted as."""
+    counts: list[int] = []
 
     def record(pixels: int, limit: int) -> AbstractContextManager[None]:
-        taken.append(pixels)
+        counts.append(pixels)
         return nullcontext()
 
     monkeypatch.setattr(decoding._turns, "taken", record)
+    return counts
+
+
+@pytest.mark.parametrize(("options", "counted"), [({}, 1), ({"progressive": True}, 16), ({"scans": True}, 16)])
+def test_a_jpeg_counts_as_what_is_held_of_it(options: dict[str, bool], counted: int, taken: list[int]) -> None:
+    """A part of the pixels, if it is decoded line by line at a part of its size; else all of them."""
+    content = encoded(Image.fromarray(TINY).resize((2048, 2048)), "JPEG", progressive="progressive" in options)
+    if "scans" in options:  # one scan for each component: the beginning of such a one, in a comment
+        content = content[:2] + b"\xff\xfe\0\x07" + b"\xff\xda\0\x08\x01" + content[2:]
     decoding.decode(content, LIMIT, at_least=512)
     assert taken == [512 * 512 * counted]
+
+
+def test_other_pictures_count_as_all_of_their_pixels(taken: list[int]) -> None:
+    """Icons, whose size is not known before, as the largest picture."""
+    decoding.decode(encoded(gradient()), LIMIT, at_least=16)
+    decoding.decode(encoded(gradient(), "ICO"), LIMIT, at_least=16)
+    assert taken == [64 * 32, LIMIT]

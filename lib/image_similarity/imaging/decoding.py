@@ -134,10 +134,12 @@ def _opened(content: bytes, max_pixels: int, at_least: int | None, turn: ExitSta
         width, height = image.size
         one_scan = _is_one_scan(image, content)
         reduced = at_least is not None and image.draft(None, (at_least, at_least)) is not None
-        decoded_width, decoded_height = image.size if one_scan else (width, height)
-        turn.enter_context(_turns.taken(decoded_width * decoded_height, max_pixels))
+        held_width, held_height = image.size if one_scan else (width, height)
+        # The true size of an icon is known only after decoding.
+        held = max_pixels if image.format == "ICO" else held_width * held_height
+        turn.enter_context(_turns.taken(held, max_pixels))
         image.load()
-        _check_size(image, max_pixels)  # the true size of some formats is known only after decoding
+        _check_size(image, max_pixels)
         if not reduced:
             width, height = image.size
         orientation = _orientation(image)
