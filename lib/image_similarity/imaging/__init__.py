@@ -3,6 +3,7 @@
 - ``decoding``    bytes -> (height, width, 3) uint8, upright, or the reason for a failure
 - ``sandbox``     the same in a child process, for files that may crash or hang a decoder
 - ``png``         PNG files without what pixels do not need
+- ``tiff``, ``jpeg2000``   what such files claim beside their size, before a decoder takes memory for it
 - ``framing``     a decoded picture -> the square of pixels that a fingerprint takes
 - ``thumbnails``  bytes -> the small files that pages show
 """

@@ -6,18 +6,23 @@ no picture unreadable. A JPEG has no checksums: damage inside its data that libj
 """
 
 import io
+import math
 import os
+import struct
+import threading
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import png
+from image_similarity.imaging import jpeg2000, png, tiff
 
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
@@ -28,7 +33,7 @@ another program or draw a page."""
 
 UNREADABLE_REASONS = {
     "empty": "the file has no bytes",
-    "too_many_pixels": "the picture claims more pixels than embeddings.max_pixels",
+    "too_many_pixels": "the picture claims more pixels than embeddings.max_pixels, or far too many tiles or blocks",
     "not_an_image": "the content is none of the formats known here",
     "unsupported_format": "the format is known, this kind of it cannot be decoded",
     "truncated": "the file ends too early",
@@ -40,6 +45,8 @@ WHOLE_SIZE = "image_similarity_whole_size"
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION_IN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 """Keys of ``Image.info`` that may hold an orientation, which is wrong once a picture is upright."""
+_LARGEST_EXIF = 2**22
+"""Bytes. Cameras write some thousand. Pillow makes a Python object of each number in a tag."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,6 +60,10 @@ _UPRIGHT = {
 _WHITE = (255, 255, 255, 255)
 _PLAIN_MODES = ("RGB", "L", "1", "CMYK", "YCbCr", "HSV")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
+_BLOCK = 2**16
+"""Pixels that are converted to RGB at a time."""
+_SCAN = struct.Struct(">HHB")
+"""The beginning of a JPEG's scan: marker, length, number of components."""
 _TRUNCATION_WORDS = ("truncated", "not enough image data", "unexpected end", "eof", "premature")
 _UNSUPPORTED_WORDS = (
     "unsupported",
@@ -77,54 +88,84 @@ def decode(content: bytes, max_pixels: int, at_least: int | None = None) -> Pict
     """The first frame of ``content`` as RGB uint8, upright by its EXIF orientation.
 
     Transparent pixels are put on white. Grey values of more than 8 bits and floating-point values are rescaled, not
-    clipped. ``at_least``: see `open_upright`. Raises `Unreadable`.
+    clipped. ``at_least`` and what is raised: see `open_upright`.
     """
-    with as_unreadable():
-        image = open_upright(content, max_pixels, at_least)
-        return Picture(np.asarray(to_rgb(image)), *image.info[WHOLE_SIZE])
+    with open_upright(content, max_pixels, at_least) as image:
+        return Picture(_pixels(image), *image.info[WHOLE_SIZE])
 
 
-def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -> Image.Image:
-    """The first frame of ``content``, decoded and upright, in its own mode. Raises `Unreadable`.
+@contextmanager
+def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -> Iterator[Image.Image]:
+    """The first frame of ``content``, decoded and upright, in its own mode.
 
     With ``at_least`` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep
     that many pixels. This is much faster, and serves pictures that are shrunk afterwards. ``info[WHOLE_SIZE]`` is the
     width and height of the whole picture, upright.
+
+    The threads of a process together decode at most ``max_pixels`` at a time. So entering waits for others, and the
+    context should be left soon. Raises `Unreadable`, also for what Pillow raises inside of the context.
     """
     if not content:
         raise Unreadable("empty", "0 bytes")
     Image.init()  # registers all formats, so that `formats` may name them; a second call does nothing
-    with as_unreadable():
+    with as_unreadable(), ExitStack() as turn:
         try:
-            return _opened(content, max_pixels, at_least)
+            image = _opened(content, max_pixels, at_least, turn)
         except (Unreadable, MemoryError, Image.DecompressionBombError):
             raise
-        except Exception:  # of a comment or a profile, perhaps, without which the picture is whole
+        except Exception as error:  # of a comment or a profile, perhaps, without which the picture is whole
             bare = png.without_metadata(content)
             if bare is None:
                 raise
-            return _opened(bare, max_pixels, at_least)
+            turn.close()
+            traceback.clear_frames(error.__traceback__)  # they hold what was decoded before the error
+            image = _opened(bare, max_pixels, at_least, turn)
+        yield image
 
 
-def _opened(content: bytes, max_pixels: int, at_least: int | None) -> Image.Image:
-    """See `open_upright`. Raises whatever Pillow raises."""
+def _opened(content: bytes, max_pixels: int, at_least: int | None, turn: ExitStack) -> Image.Image:
+    """See `open_upright`. ``turn`` holds the picture's turn to be decoded. Raises whatever Pillow raises."""
+    tiff.check_claims(content)
+    jpeg2000.check_blocks(content)
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         _check_size(image, max_pixels)
         if image.format == "PNG":
-            image.verify()  # reads all checksums; afterwards the image must be opened again
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_sums(content)
         width, height = image.size
+        one_scan = _is_one_scan(image, content)
         reduced = at_least is not None and image.draft(None, (at_least, at_least)) is not None
+        held_width, held_height = image.size if one_scan else (width, height)
+        # The true size of an icon is known only after decoding.
+        held = max_pixels if image.format == "ICO" else held_width * held_height
+        turn.enter_context(_turns.taken(held, max_pixels))
         image.load()
-        _check_size(image, max_pixels)  # the true size of some formats is known only after decoding
+        _check_size(image, max_pixels)
         if not reduced:
             width, height = image.size
         orientation = _orientation(image)
         method = _UPRIGHT.get(orientation)
-        upright = image.copy() if method is None else image.transpose(method)
+        # Pixels are handed over, not copied. What the decoder holds beside them (WebP: twelve bytes a pixel) goes.
+        upright = image._new(image.im) if method is None else image.transpose(method)
         upright.info = {name: value for name, value in image.info.items() if name not in _ORIENTATION_IN}
         upright.info |= {WHOLE_SIZE: (height, width) if orientation in _TURNED else (width, height)}
         return upright
+
+
+def _check_sums(png_content: bytes) -> None:
+    """Raises if a checksum is wrong. Pillow cannot decode a picture that it has verified, so this is one of its own."""
+    with Image.open(io.BytesIO(png_content), formats=("PNG",)) as image:
+        image.verify()
+
+
+def _is_one_scan(image: Image.Image, content: bytes) -> bool:
+    """Whether ``image``, just opened, is a JPEG that is decoded line by line.
+
+    The coefficients of others are held as a whole, even where the picture is decoded at a part of its size: two bytes
+    for each value of a pixel.
+    """
+    if image.format not in ("JPEG", "MPO") or "progressive" in image.info:
+        return False
+    return not any(_SCAN.pack(0xFFDA, 6 + 2 * some, some) in content for some in range(1, len(image.getbands())))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -132,6 +173,8 @@ def _orientation(image: Image.Image) -> int:
 
     Pillow's own `exif_transpose` also writes the EXIF anew, which fails for values that EXIF does not allow.
     """
+    if len(image.info.get("exif", b"")) > _LARGEST_EXIF:
+        return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF raises nearly anything, and no pixel depends on it
@@ -149,10 +192,42 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """``image``, in any of Pillow's modes, as RGB. ``ValueError`` for a mode that is no picture."""
-    if image.mode == "RGB" and "transparency" not in image.info:
+    return image if _is_rgb(image) else Image.fromarray(_pixels(image))
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    """``image`` as RGB. It is converted block by block: a mode may take four copies to convert."""
+    low, high = _range(image) if _is_deep(image) else (0, 255)
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for left, top, right, bottom in _blocks(image.size):
+        block = image.crop((left, top, right, bottom))
+        rgb = _rescaled_grey(block, low, high) if _is_deep(block) else _block_to_rgb(block)
+        pixels[top:bottom, left:right] = np.asarray(rgb)
+    return pixels
+
+
+def _blocks(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of parts of `_BLOCK` pixels or less, which together are all of a picture."""
+    width, height = size
+    columns = min(width, _BLOCK)
+    rows = max(1, _BLOCK // columns)
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield left, top, min(left + columns, width), min(top + rows, height)
+
+
+def _is_rgb(image: Image.Image) -> bool:
+    return image.mode == "RGB" and "transparency" not in image.info
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is grey of more than 8 bits, or of floating point."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _block_to_rgb(image: Image.Image) -> Image.Image:
+    if _is_rgb(image):
         return image
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _rescaled_grey(image).convert("RGB")
     if image.mode == "P" or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode in _ALPHA_MODES:
@@ -161,32 +236,70 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _PLAIN_MODES:
         return image.convert("RGB")
     if image.mode == "LAB":
-        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        converted = ImageCms.applyTransform(image, _lab_to_srgb())
         assert converted is not None  # it is None only when converting in place
         return converted
     raise ValueError(f"unsupported mode {image.mode}")
 
 
-def _rescaled_grey(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or of floating point, as 8 bits. The transparent value becomes white.
+@cache
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 
-    16-bit values are divided by 257. Images of 32 bits or floating point do not declare their range. The smallest usual
-    range that holds all values is assumed: 0 to 1 (floating point only), 0 to 255, or 0 to 65,535. If none does, the
-    range is that of the values.
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    """The values of grey that become 0 and 255.
+
+    Those of 16 bits are 0 and 65,535. Images of 32 bits or floating point do not declare their range. The smallest
+    usual range that holds all values is assumed: 0 to 1 (floating point only), 0 to 255, or 0 to 65,535. If none does,
+    the range is that of the values.
     """
+    if image.mode.startswith("I;16"):
+        return 0.0, 65_535.0
+    least, most = math.inf, -math.inf
+    for box in _blocks(image.size):
+        values = np.asarray(image.crop(box))
+        if not np.isfinite(values).all():
+            raise Unreadable("corrupt", "pixel values that are not finite")
+        least, most = min(least, float(values.min())), max(most, float(values.max()))
+    usual = [1.0] * (image.mode == "F") + [255.0, 65_535.0]
+    fitting = [limit for limit in usual if most <= limit]
+    return (0.0, fitting[0]) if fitting and least >= 0 else (least, most)
+
+
+def _rescaled_grey(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Grey of 16 or 32 bits, or of floating point, as 8 bits. The transparent value becomes white."""
     values = np.asarray(image, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise Unreadable("corrupt", "pixel values that are not finite")
-    low, high = 0.0, 65_535.0
-    if not image.mode.startswith("I;16"):
-        usual = [1.0] * (image.mode == "F") + [255.0, 65_535.0]
-        fitting = [limit for limit in usual if values.max() <= limit]
-        low, high = (0.0, fitting[0]) if fitting and values.min() >= 0 else (values.min(), values.max())
     scaled = (values - low) * (255.0 / max(high - low, 1e-300))
     if isinstance(see_through := image.info.get("transparency"), int):
         scaled[values == see_through] = 255
-    return Image.fromarray(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8))
+    return Image.fromarray(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)).convert("RGB")
+
+
+class _Turns:
+    """Lets pictures be decoded at the same time while they have no more pixels together than a limit.
+
+    A larger picture than all of that is decoded alone. Who waits longest is next, so that small pictures do not keep a
+    large one waiting.
+    """
+
+    def __init__(self) -> None:
+        self._next, self._changed, self._pixels = threading.Lock(), threading.Condition(), 0
+
+    @contextmanager
+    def taken(self, pixels: int, limit: int) -> Iterator[None]:
+        with self._next, self._changed:
+            self._changed.wait_for(lambda: not self._pixels or self._pixels + pixels <= limit)
+            self._pixels += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pixels -= pixels
+                self._changed.notify()
+
+
+_turns = _Turns()
 
 
 @contextmanager
@@ -217,8 +330,12 @@ def _reason_of(error: Exception) -> str:
 
 
 def prepare_process(max_pixels: int) -> None:
-    """Set Pillow's own limit of pixels, and hide its warnings about odd metadata. Call it once in each process."""
-    Image.MAX_IMAGE_PIXELS = max_pixels
+    """Set Pillow's own limit of pixels, and hide its warnings about odd metadata. Call it once in each process.
+
+    Pillow looks at the size of what it finds on its way (a picture inside an icon, a tile, a frame), warns above the
+    limit, and refuses what has twice as many pixels. So its limit is half of ours.
+    """
+    Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
     warnings.filterwarnings("ignore", module="PIL")
 
 

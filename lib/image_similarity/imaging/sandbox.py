@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -144,7 +144,9 @@ def main(max_pixels: int, memory_bytes: int) -> None:
         answers.flush()
 
 
-def _answer(what: int, content: bytes, max_pixels: int, at_least: int | None) -> tuple[dict[str, Any], list[bytes]]:
+def _answer(
+    what: int, content: bytes, max_pixels: int, at_least: int | None
+) -> tuple[dict[str, Any], Sequence[bytes | memoryview]]:
     """The header of an answer, and the bytes that follow it."""
     if what == _THUMBNAILS:
         made = thumbnails.thumbnails(content, max_pixels)
@@ -152,7 +154,7 @@ def _answer(what: int, content: bytes, max_pixels: int, at_least: int | None) ->
         return {"width": made.width, "height": made.height}, parts
     picture = decoding.decode(content, max_pixels, at_least)
     told = {"shape": picture.pixels.shape[:2], "width": picture.width, "height": picture.height}
-    return told, [picture.pixels.tobytes()]
+    return told, [picture.pixels.data.cast("B")]
 
 
 def _limit_memory(memory_bytes: int) -> None:

@@ -34,14 +34,17 @@ class Thumbnails:
 
 def thumbnails(content: bytes, max_pixels: int) -> Thumbnails:
     """The WebP files of the picture in ``content``. Raises `Unreadable`, as `decoding.decode` does."""
-    picture = open_upright(content, max_pixels, at_least=LARGE)
     with as_unreadable():
-        # A large picture is shrunk before its colours are converted, which saves time.
-        if picture.mode in _SHRINKABLE_MODES and "transparency" not in picture.info:
-            picture.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        large = _shrunk(_to_srgb(picture), LARGE)
+        with open_upright(content, max_pixels, at_least=LARGE) as picture:
+            # A large picture is shrunk before its colours are converted, which saves time.
+            if picture.mode in _SHRINKABLE_MODES and "transparency" not in picture.info:
+                _shrink(picture, LARGE)
+            large = _to_srgb(picture)
+            _shrink(large, LARGE)
+        small = large.copy()
+        _shrink(small, SMALL)
         is_small = max(large.size) <= SMALL
-        return Thumbnails(*large.size, _webp(_shrunk(large, SMALL)), None if is_small else _webp(large))
+        return Thumbnails(*large.size, _webp(small), None if is_small else _webp(large))
 
 
 def size_of(content: bytes) -> tuple[int, int]:
@@ -69,10 +72,9 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
     return to_rgb(picture)
 
 
-def _shrunk(picture: Image.Image, side: int) -> Image.Image:
-    shrunk = picture.copy()
-    shrunk.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return shrunk
+def _shrink(picture: Image.Image, side: int) -> None:
+    """In place."""
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def _webp(picture: Image.Image) -> bytes:
