@@ -254,8 +254,8 @@ class Embedder:
 
     def _decode(self, image: _Image, content: bytes) -> None:
         """Decodes ``content`` once for all fingerprints that need it at the same size, and frames it for each."""
-        numbers = [number for number in range(len(self._loaded)) if image.row.needed_by >> number & 1]
-        needed = [number for number in numbers if not self._loaded[number].knows(str(image.content_sha256))]
+        asked = [number for number in range(len(self._loaded)) if image.row.needed_by >> number & 1]
+        needed = [number for number in asked if not self._loaded[number].knows(str(image.content_sha256))]
         if not needed:
             return
 
