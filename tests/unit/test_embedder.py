@@ -20,7 +20,7 @@ from image_similarity.settings import EmbeddingsSettings
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter
 from image_similarity.stages.embeddings.known import KnownContents, number_of
 from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row
-from image_similarity.storage import fetch
+from image_similarity.storage import blobs, fetch
 
 
 class Brightness:
@@ -44,13 +44,20 @@ Embed = Callable[..., tuple[pd.DataFrame, list[dict[str, NDArray[np.float32]]]]]
 def embed(tmp_path: Path) -> Embed:
     """``embed(files, *fingerprints)``: the results, and the saved vectors of each fingerprint by image."""
 
-    def run(files: list[Path], *kernels: Any, known: Any = None, wanted: int | None = None, **options: Any) -> Any:
+    def run(
+        files: list[Path],
+        *kernels: Any,
+        known: Any = None,
+        wanted: int | None = None,
+        size: Callable[[Path], int] = lambda _: -1,
+        **options: Any,
+    ) -> Any:
         folders = [tmp_path / f"saved-{number}" for number in range(len(kernels))]
         loaded = [
             Loaded(kernel, known, CheckpointWriter(str(f), "key", 3, 7, 0.0, 0.0))
             for kernel, f in zip(kernels, folders)
         ]
-        rows = (_Row(file.name, str(file), "v1", wanted or (1 << len(kernels)) - 1) for file in files)
+        rows = (_Row(file.name, str(file), "v1", wanted or (1 << len(kernels)) - 1, size(file)) for file in files)
         results = pd.concat(list(Embedder(loaded, EmbeddingsSettings(**options)).results(rows)), ignore_index=True)
         return results, [saved_in(folder) for folder in folders]
 
@@ -224,6 +231,83 @@ def test_a_process_with_a_decoder_that_hangs_ends_itself(
         embed(files[:2], Brightness(), decode_seconds=0.2)
     ended.set()
     assert set(killed) == {os.getpid()}
+
+
+@pytest.mark.timeout(30)
+def test_reads_that_hang_are_given_up_and_the_others_go_on(
+    embed: Embed, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a drive that is gone, here of twice as many files as there are threads."""
+    answered, read = threading.Event(), blobs.read
+
+    def hang(uri: str, limit: int) -> bytes:
+        if uri == str(files[6]):
+            return read(uri, limit)
+        answered.wait(60)
+        return b""
+
+    monkeypatch.setattr(blobs, "read", hang)
+    try:
+        results, _ = embed(files, Brightness(), fetch_threads=3, read_seconds=0.2)
+    finally:
+        answered.set()
+    assert results["reason"].tolist() == ["timeout"] * 6 + [None]
+    assert results["detail"].tolist()[:6] == ["no answer within 0.2 s"] * 6
+
+
+@pytest.mark.parametrize("size", [lambda file: file.stat().st_size, lambda _: -1, lambda _: 10], ids=str)
+def test_no_more_bytes_are_held_than_may_be(
+    embed: Embed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Callable[[Path], int]
+) -> None:
+    """Whether sizes are known, unknown, or wrong. Two files fit."""
+    files = [tmp_path / f"{number}.png" for number in range(10, 20)]
+    for file in files:
+        Image.new("RGB", (3, 2), (int(file.stem),) * 3).save(file)
+        file.write_bytes(file.read_bytes().ljust(1000, b"\0"))  # what follows a picture does not matter
+    held, most, lock, fetch_once, decode = [0], [0], threading.Lock(), fetch.fetch, decoding.decode
+
+    def counted(*given: Any) -> bytes:
+        content = fetch_once(*given)
+        with lock:
+            held[0] += len(content)
+            most[0] = max(most[0], held[0])
+        return content
+
+    def slow_decode(content: bytes, *given: Any) -> Any:
+        time.sleep(0.01)
+        picture = decode(content, *given)
+        with lock:
+            held[0] -= len(content)
+        return picture
+
+    monkeypatch.setattr(fetch, "fetch", counted)
+    monkeypatch.setattr(decoding, "decode", slow_decode)
+    limits = {"fetch_threads": 8, "decode_threads": 8, "fetch_bytes": 2500, "max_bytes": 1200}
+    results, _ = embed(files, Brightness(), size=size, **limits)
+    assert results["reason"].isna().all() and 1000 <= most[0] <= 2000
+    most[0] = 0
+    results, _ = embed(files, Brightness(), size=size, **limits | {"fetch_bytes": 100})
+    assert results["reason"].isna().all() and most == [1000], "a larger file goes alone"
+
+
+def test_after_an_error_the_images_that_wait_are_not_read(
+    embed: Embed, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Brightness):
+        def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            raise RuntimeError("broken")
+
+    fetched, fetch_once = list[str](), fetch.fetch
+
+    def slow_fetch(*given: Any) -> bytes:
+        time.sleep(0.05)
+        fetched.append(given[0])
+        return fetch_once(*given)
+
+    monkeypatch.setattr(fetch, "fetch", slow_fetch)
+    with pytest.raises(RuntimeError, match="broken"):
+        embed(files * 3, Broken(batch=8), fetch_threads=1)
+    assert len(fetched) < 21
 
 
 def test_contents_that_agree_in_60_bits_are_two() -> None:
