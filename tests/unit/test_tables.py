@@ -216,6 +216,9 @@ def test_folders(kind: str, tmp_path: Path) -> None:
     assert table.names == ["uri", "part", "day", "title", "_day"]
     assert table.notes == [f"passed over are files whose names begin with _: _old.{kind}"]
     assert rows_of(root, "part", "uri") == [{"part": "007", "uri": "a"}, {"uri": "b"}]
+    for number in range(10):
+        write(root / f"_x{number}.{kind}", [{"uri": "e"}])
+    assert tables.open_table(str(root)).notes[0].endswith(f"_x8.{kind} and 1 more")
     (root / "broken").write_bytes(b"\xff")
     with pytest.raises(ValueError, match="^broken: "):
         rows_of(root)
