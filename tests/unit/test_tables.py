@@ -179,6 +179,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "more after the end": ("a.json", b'[{"uri": "a"}] {"uri": "b"}', "more after the end"),
     "no records": ("a.json", b"[1, 2]", "'1' is no record"),
     "very deep": ("a.json", b'{"a": ' + b"[" * 200_000, "record 1: "),
+    "deep": ("a.json", b'{"a": ' + b"[" * 600 + b"]" * 600 + b"}", "nested too deeply"),
     "no Parquet": ("a.parquet", b"PAR0", "Parquet"),
     "another type": ("a.xlsx", b"x", "a file of unknown type; give one of .csv, .json"),
     "absent": ("none/a.csv", b"", "No such file"),
