@@ -179,6 +179,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "more after the end": ("a.json", b'[{"uri": "a"}] {"uri": "b"}', "more after the end"),
     "no records": ("a.json", b"[1, 2]", "'1' is no record"),
     "very deep": ("a.json", b'{"a": ' + b"[" * 200_000, "record 1: "),
+    "deep": ("a.json", b'{"a": ' + b"[" * 600 + b"]" * 600 + b"}", "nested too deeply"),
     "no Parquet": ("a.parquet", b"PAR0", "Parquet"),
     "another type": ("a.xlsx", b"x", "a file of unknown type; give one of .csv, .json"),
     "absent": ("none/a.csv", b"", "No such file"),
@@ -216,6 +217,9 @@ def test_folders(kind: str, tmp_path: Path) -> None:
     assert table.names == ["uri", "part", "day", "title", "_day"]
     assert table.notes == [f"passed over are files whose names begin with _: _old.{kind}"]
     assert rows_of(root, "part", "uri") == [{"part": "007", "uri": "a"}, {"uri": "b"}]
+    for number in range(10):
+        write(root / f"_x{number}.{kind}", [{"uri": "e"}])
+    assert tables.open_table(str(root), 60).notes[0].endswith(f"_x8.{kind} and 1 more")
     (root / "broken").write_bytes(b"\xff")
     with pytest.raises(ValueError, match="^broken: "):
         rows_of(root)

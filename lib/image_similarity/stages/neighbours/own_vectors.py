@@ -46,12 +46,12 @@ def read(spark: SparkSession, location: str, read_seconds: float) -> OwnVectors:
 
     Raises ``ValueError``, in one line, if it cannot be read, lacks a column, or has a column of another type.
     """
-    files, passed_over, by_pyarrow = _files(spark, location, read_seconds)
+    files, notes, by_pyarrow = _files(spark, location, read_seconds)
     for file in files:
         with file.part.named_in_errors():
             file.check()
-    if passed_over:
-        note(f"{location}: passed over are files whose names begin with _: {', '.join(passed_over)}")
+    for line in notes:
+        note(f"{location}: {line}")
     schemas = {file.spark_schema for file in files}
     names = [location.rstrip("/").partition("://")[2] or location, *(file.part.path for file in files)]
     schema = schemas.pop() if len(schemas) == 1 and all(map(_is_name_for_spark, names)) else None
@@ -118,23 +118,23 @@ class _File:
 
 
 def _files(spark: SparkSession, location: str, read_seconds: float) -> tuple[list[_File], list[str], bool]:
-    """The files of a table, the paths of those passed over, and whether pyarrow can open them.
+    """The files of a table, a note on those passed over, and whether pyarrow can open them.
 
     If it cannot, only their ends are read, where the types are, through Spark: it alone may have the credentials of a
     store, or the libraries of HDFS.
     """
     try:
-        parts, passed_over = tables.parts_of(location, read_seconds)
-        return timeouts.within(read_seconds, _opened, parts, blobs.open_input_file), passed_over, True
+        parts, notes = tables.parts_of(location, read_seconds)
+        return timeouts.within(read_seconds, _opened, parts, blobs.open_input_file), notes, True
     except (ValueError, TimeoutError):
         if uris.is_local(location):
             raise
     hadoop = HadoopFiles(spark)
     try:
-        parts, passed_over = tables.parts_among(hadoop.files_below(uris.for_spark(location)))
+        parts, notes = tables.parts_among(hadoop.files_below(uris.for_spark(location)))
     except OSError as error:
         raise ValueError(" ".join(str(error).split())) from None
-    return _opened(parts, hadoop.open_input_file), passed_over, False
+    return _opened(parts, hadoop.open_input_file), notes, False
 
 
 def _opened(parts: list[Part], open_file: Callable[[str], Any]) -> list[_File]:

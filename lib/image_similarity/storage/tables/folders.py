@@ -24,6 +24,7 @@ _OPEN: dict[str, Callable[[str], Table]] = {
 _ERRORS = (OSError, ValueError, pa.ArrowException)
 _SECONDS_TO_THE_END = 3600.0
 """For JSON, which is read to its end when it is opened."""
+_MOST_LISTED = 10
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -60,16 +61,15 @@ def open_table(location: str, read_seconds: float) -> Table:
     kind = kind_of(location)
     if kind is None:
         raise ValueError(f"a file of unknown type; give one of {', '.join(FORMATS)}")
-    parts, passed_over = parts_of(location, read_seconds)
+    parts, notes = parts_of(location, read_seconds)
     opened, seconds = [], max(read_seconds, _SECONDS_TO_THE_END) if kind == "json" else read_seconds
     for part in parts:
         with part.named_in_errors():
             opened.append((part, timeouts.within(seconds, _OPEN[kind], part.uri)))
     binary = tuple(dict.fromkeys(name for _, table in opened for name in table.binary))
     columns = dict.fromkeys(name for part, table in opened for name in (*table.names, *part.partition))
-    notes = [f"left out are columns of bytes: {_listed(binary)}"] if binary else []
+    notes += [f"left out are columns of bytes: {_listed(binary)}"] if binary else []
     notes += dict.fromkeys(note for _, table in opened for note in table.notes)
-    notes += [f"passed over are files whose names begin with _: {_listed(passed_over)}"] if passed_over else []
     nested = frozenset(name for _, table in opened for name in table.nested)
     return Table(
         [name for name in columns if name not in binary], binary, nested, notes, partial(_joined, opened, read_seconds)
@@ -77,7 +77,7 @@ def open_table(location: str, read_seconds: float) -> Table:
 
 
 def parts_of(location: str, read_seconds: float) -> tuple[list[Part], list[str]]:
-    """The files of the table at ``location``, by path, and the paths of tables that were passed over.
+    """The files of the table at ``location``, by path, and a note if tables among them were passed over.
 
     Raises ``ValueError`` if it cannot be listed, also where no answer comes for ``read_seconds``, and for a folder
     without files.
@@ -96,7 +96,8 @@ def parts_among(files: Iterable[tuple[str, str]]) -> tuple[list[Part], list[str]
     parts = [Part(uri, path, _partition(path)) for path, uri in files if not _is_hidden(path)]
     if not parts:
         raise ValueError("the folder has no files (those whose names begin with _ or . are passed over)")
-    return parts, [path for path, _ in files if path.rpartition("/")[2].startswith("_") and kind_of(path)]
+    hidden = [path for path, _ in files if path.rpartition("/")[2].startswith("_") and kind_of(path)]
+    return parts, [f"passed over are files whose names begin with _: {_listed(hidden)}"] if hidden else []
 
 
 def _is_hidden(path: str) -> bool:
@@ -129,4 +130,6 @@ def _joined(
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(name if name.isprintable() else ascii(name) for name in names)
+    shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:_MOST_LISTED])
+    more = len(names) - _MOST_LISTED
+    return f"{shown} and {more:,} more" if more > 0 else shown

@@ -152,7 +152,10 @@ def compact(value: Any, kind: pa.DataType | None = None) -> str | None:
     """
     if isinstance(value, (dict, list)) and not value:
         return None
-    return _json(value, kind)
+    try:
+        return _json(value, kind)
+    except RecursionError:
+        raise ValueError("a cell is nested too deeply") from None
 
 
 def _json(value: Any, kind: pa.DataType | None) -> str:
