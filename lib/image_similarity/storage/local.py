@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from image_similarity.storage.files import UpdatesUnderLock
+from image_similarity.storage.files import Change
 
 
-class LocalFiles(UpdatesUnderLock):
+class LocalFiles:
     """Paths are local paths."""
 
     def read(self, path: str) -> bytes | None:
@@ -68,6 +68,13 @@ class LocalFiles(UpdatesUnderLock):
             return os.stat(path).st_mtime
         except FileNotFoundError:
             return None
+
+    def update(self, path: str, change: Change) -> None:
+        with self.locked(os.path.join(os.path.dirname(path), "_lock")):
+            content = self.read(path)
+            changed = change(content)
+            if changed != content:
+                self.write(path, changed)
 
     @contextmanager
     def locked(self, path: str) -> Iterator[None]:
