@@ -1,6 +1,7 @@
 """Publishing: all or nothing, one winner for a slot, names that are awkward, and views that DuckDB runs."""
 
 import json
+import os
 import random
 import re
 import threading
@@ -10,11 +11,13 @@ from typing import Any
 
 import duckdb
 import pytest
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.storage import locks
 from image_similarity.storage.hadoop import HadoopFiles
+from image_similarity.warehouse import leases
 from image_similarity.warehouse.parquet import spark_schema
 from image_similarity.warehouse.records import new_run_id
 from image_similarity.warehouse.schemas import SCHEMAS
@@ -239,6 +242,34 @@ def test_who_lost_the_lock_of_a_site_says_so(
     files, lock = FilesOfHdfs(spark), f"file://{tmp_path}/.lock"
     with pytest.raises(OSError, match="no sign of life for a minute"), files.locked(lock):
         with files.locked(lock):
+            pass
+
+
+def test_leases_through_the_jvm_go_by_the_clock_of_the_store(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = through_the_jvm(spark, tmp_path)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 24 * 3600)
+    with leases.held(warehouse, "r1", Pointer(), ["r0"]):
+        assert leases.active(warehouse) == {"r1": {"r0"}}
+        os.utime(tmp_path / "_running" / "r1", (now() - leases.DEAD_SECONDS - 5,) * 2)
+        assert leases.active(warehouse) == {}
+    assert visible(tmp_path / "_running") == set()
+
+
+def test_a_warehouse_of_hdfs_that_may_not_be_written_is_wrong_input(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = through_the_jvm(spark, tmp_path)
+
+    def refused(*_: Any) -> Any:
+        java: Any = spark._jvm
+        raise Py4JJavaError("", java.org.apache.hadoop.security.AccessControlException("user=me, access=WRITE"))
+
+    monkeypatch.setattr(HadoopFiles, "_open", refused)
+    with pytest.raises(WrongInput, match="cannot be written: .*user=me, access=WRITE"):
+        with leases.held(warehouse, "r1", Pointer()):
             pass
 
 

@@ -29,14 +29,18 @@ class LocalFiles:
             return []
 
     def write(self, path: str, content: bytes) -> None:
-        temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+        temporary, folder, existing = f"{path}.{secrets.token_hex(4)}.tmp", os.path.dirname(path), _existing(path)
         try:
             with _created(temporary) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync(os.path.dirname(path))
+            _sync(folder)
+            while len(folder) > len(existing):  # the names of new folders
+                folder = os.path.dirname(folder)
+                with suppress(PermissionError):  # a folder that may be written, and not listed
+                    _sync(folder)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)  # frees space if the disk is full
             raise
@@ -91,6 +95,14 @@ def _created(path: str) -> IO[bytes]:
         with suppress(FileNotFoundError):
             return open(path, "wb")
     return open(path, "wb")
+
+
+def _existing(path: str) -> str:
+    """The nearest folder above ``path`` that exists."""
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _sync(path: str) -> None:

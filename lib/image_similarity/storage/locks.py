@@ -40,15 +40,15 @@ def pause() -> None:
 
 
 @contextmanager
-def beating(beat: Callable[[], Any], name: str) -> Iterator[None]:
-    """Calls ``beat`` every `BEAT_SECONDS`, in a thread called ``name``, until the context ends.
+def beating(beat: Callable[[], Any], seconds: float, name: str) -> Iterator[None]:
+    """Calls ``beat`` every so many seconds, in a thread called ``name``, until the context ends.
 
     An ``OSError`` is ignored: the store may be back at the next beat.
     """
     ended = threading.Event()
 
     def repeat() -> None:
-        while not ended.wait(BEAT_SECONDS):
+        while not ended.wait(seconds):
             with suppress(OSError):
                 beat()
 

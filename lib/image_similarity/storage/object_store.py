@@ -92,8 +92,12 @@ class ObjectFiles:
         owner, patience = secrets.token_hex(8).encode(), locks.Patience()
         while not self._acquire(path, owner, patience):
             locks.pause()
+
+        def renew() -> None:
+            self._replace_own(path, owner, _sign_of_life(owner))
+
         try:
-            with locks.beating(lambda: self._replace_own(path, owner, _sign_of_life(owner)), f"lock {path}"):
+            with locks.beating(renew, locks.BEAT_SECONDS, f"lock {path}"):
                 yield
         except BaseException:
             with suppress(OSError):  # others wait for a minute then

@@ -97,7 +97,7 @@ def locked(files: Renames, lock: str) -> Iterator[None]:
             files.rename(f"{lock}/{latest}", f"{lock}/{holder}.{secrets.token_hex(4)}")
 
     try:
-        with locks.beating(renew, f"lock {lock}"):
+        with locks.beating(renew, locks.BEAT_SECONDS, f"lock {lock}"):
             yield
         if name() is None:
             raise OSError(f"{lock}: {locks.LOST}")
