@@ -52,14 +52,13 @@ def update(files: Renames, path: str, change: Change) -> None:
     """
     lock, patience, deadline = f"{uris.parent(path)}/{LOCK}", locks.Patience(), time.monotonic() + locks.GIVE_UP_SECONDS
     while time.monotonic() < deadline:
+        _wait(files, lock, patience)
         old = files.read(path)
         new = change(old)
         if new == old:
             return
         holder = secrets.token_hex(8)
-        if not _acquire(files, lock, holder, new):
-            _wait(files, lock, patience)
-        elif _replace(files, path, f"{lock}/{holder}", old, new):
+        if _acquire(files, lock, holder, new) and _replace(files, path, f"{lock}/{holder}", old, new):
             return
     raise OSError(
         f"{path} could not be replaced for {locks.GIVE_UP_SECONDS:.0f} s: does the file system rename in one step?"
@@ -86,6 +85,7 @@ def locked(files: Renames, lock: str) -> Iterator[None]:
     Raises ``OSError`` at the end if another job took the lock away meanwhile.
     """
     holder, patience = secrets.token_hex(8), locks.Patience()
+    _wait(files, lock, patience)
     while not _acquire(files, lock, holder, b""):
         _wait(files, lock, patience)
 
