@@ -1,17 +1,23 @@
 """Publishing: all or nothing, one winner for a slot, names that are awkward, and views that DuckDB runs."""
 
 import json
+import os
+import random
 import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.storage import locks
 from image_similarity.storage.hadoop import HadoopFiles
+from image_similarity.warehouse import leases
 from image_similarity.warehouse.parquet import spark_schema
 from image_similarity.warehouse.records import new_run_id
 from image_similarity.warehouse.schemas import SCHEMAS
@@ -99,32 +105,172 @@ def test_many_publishers_at_once_lose_nothing(spark: SparkSession, tmp_path: Pat
     assert not list(tmp_path.glob("*.tmp"))
 
 
+class FilesOfHdfs(HadoopFiles):
+    """The JVM's local file system, each operation of which is made one step, as those of HDFS are."""
+
+    _one_step = threading.RLock()
+
+    def __getattribute__(self, name: str) -> Any:
+        attribute = super().__getattribute__(name)
+        if name not in ("read", "entries", "create", "rename", "delete", "delete_empty", "modified", "size"):
+            return attribute
+
+        def operation(*arguments: Any, **options: Any) -> Any:
+            with FilesOfHdfs._one_step:
+                return attribute(*arguments, **options)
+
+        return operation
+
+
+def through_the_jvm(spark: SparkSession, folder: Path) -> Warehouse:
+    warehouse = Warehouse(spark, str(folder))
+    warehouse.files, warehouse.uri = FilesOfHdfs(spark), f"file://{folder}"
+    return warehouse
+
+
+def visible(folder: Path) -> set[str]:
+    """Without Hadoop's files of checksums."""
+    return {file.name for file in folder.iterdir() if not file.name.startswith(".")}
+
+
 def test_publishing_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None:
-    """The code for HDFS and object stores, on the JVM's view of a local folder, whose create is not atomic: so no
-    race.
-    """
-    warehouse = Warehouse(spark, str(tmp_path))
-    warehouse.files, warehouse.uri = HadoopFiles(spark), f"file://{tmp_path}"
+    warehouse = through_the_jvm(spark, tmp_path)
     for turn in range(3):
         warehouse.publish(warehouse.current(), {"neighbours": {"n/cosine": f"r{turn}"}}, {"runs": {"": f"r{turn}"}})
     assert warehouse.current() == Pointer(3, {"neighbours": {"n/cosine": ["r2"]}, "runs": {"": ["r0", "r1", "r2"]}})
     with warehouse.scratch("r9") as scratch:
         scratch.write("part", spark.range(3))
         assert scratch.location("part") == f"{tmp_path}/_scratch/r9/part"
-    assert {file.name for file in tmp_path.iterdir() if not file.name.startswith(".")} == {
-        "_current.json",
-        "views.sql",
-        "_scratch",
-    }
+    assert visible(tmp_path) == {"_current.json", "views.sql", "_scratch"}
 
 
-def test_a_stale_lock_is_taken_over(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("image_similarity.storage.hadoop.LOCK_SECONDS", 1)
-    files = HadoopFiles(spark)
-    (tmp_path / "_lock").touch()
-    with files.locked(f"file://{tmp_path}/_lock"):
-        assert (tmp_path / "_lock").exists()
-    assert not (tmp_path / "_lock").exists()
+def test_operations_through_the_jvm(spark: SparkSession, tmp_path: Path) -> None:
+    files, folder = HadoopFiles(spark), f"file://{tmp_path}/a b"
+    assert files.read(f"{folder}/x") is None and files.entries(folder) == [] and files.modified(folder) is None
+    assert files.size(f"{folder}/x") == 0
+    for name in ("x", "y/z"):
+        files.write(f"{folder}/{name}", name.encode())
+    assert files.read(f"{folder}/y/z") == b"y/z" and sorted(files.entries(folder)) == ["x", "y"]
+    assert files.size(folder) == 4 and abs((files.modified(f"{folder}/x") or 0) - time.time()) < 60
+    with pytest.raises(NotADirectoryError):
+        files.entries(f"{folder}/x")
+    assert not files.rename(f"{folder}/none", f"{folder}/x", overwrite=True) and files.read(f"{folder}/x") == b"x"
+    files.create(f"{folder}/new/z", b"")
+    assert not files.rename(f"{folder}/new", f"{folder}/y") and files.entries(f"{folder}/y") == ["z"]
+    assert not files.rename(f"{folder}/y/z", f"{folder}/x") and files.rename(f"{folder}/y/z", f"{folder}/x", True)
+    assert files.read(f"{folder}/x") == b"y/z"
+    files.delete_empty(f"{folder}/new")
+    files.delete_empty(f"{folder}/y")
+    files.delete(f"{folder}/none")
+    assert sorted(files.entries(folder)) == ["new", "x"]
+    files.delete(folder)
+    assert files.entries(folder) == []
+
+
+def test_publishers_at_once_through_the_jvm_lose_nothing(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.1)
+    rename = HadoopFiles.rename
+
+    def slow(*arguments: Any, **options: Any) -> bool:
+        renamed = rename(*arguments, **options)
+        time.sleep(random.choice([0, 0, 0.15]))
+        return renamed
+
+    monkeypatch.setattr(HadoopFiles, "rename", slow)
+
+    def publisher(number: int) -> None:
+        warehouse = through_the_jvm(spark, tmp_path)
+        for turn in range(5):
+            slots = {"neighbours": {f"n{number}/cosine": f"r{turn}"}}
+            warehouse.publish(warehouse.current(), slots, {"runs": {"": f"r{number}-{turn}"}})
+
+    threads = [threading.Thread(target=publisher, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pointer = through_the_jvm(spark, tmp_path).current()
+    assert pointer.version == 10 and len(set(pointer.runs("runs"))) == 10
+    assert visible(tmp_path) == {"_current.json", "views.sql"}
+
+
+@pytest.mark.parametrize("left", ["before it published", "after it published", "by an older version"])
+def test_what_a_dead_publisher_left_holds_up_nobody_for_long(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.2)
+    if left == "by an older version":
+        (tmp_path / "_lock").touch()
+    else:
+        (tmp_path / "_lock").mkdir()
+    if left == "before it published":
+        (tmp_path / "_lock" / "dead").write_text("{}")
+    warehouse = through_the_jvm(spark, tmp_path)
+    warehouse.publish(Pointer(), {"neighbours": {"n/cosine": "r1"}}, {})
+    assert warehouse.current().version == 1 and visible(tmp_path) == {"_current.json", "views.sql"}
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_a_wrong_clock_takes_no_lock_from_a_live_holder(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead)
+    files, lock, order = FilesOfHdfs(spark), f"file://{tmp_path}/.lock", []
+
+    def other() -> None:
+        with files.locked(lock):
+            order.append("the other one")
+
+    with files.locked(lock):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(2.0)  # seconds in which only the signs of life keep the lock
+        order.append("this one")
+    thread.join()
+    assert order == ["this one", "the other one"] and not (tmp_path / ".lock").exists()
+
+
+def test_who_lost_the_lock_of_a_site_says_so(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.1)  # and no sign of life for ten seconds
+    files, lock = FilesOfHdfs(spark), f"file://{tmp_path}/.lock"
+    with pytest.raises(OSError, match="no sign of life for a minute"), files.locked(lock):
+        with files.locked(lock):
+            pass
+
+
+def test_leases_through_the_jvm_go_by_the_clock_of_the_store(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = through_the_jvm(spark, tmp_path)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 24 * 3600)
+    with leases.held(warehouse, "r1", Pointer(), ["r0"]):
+        assert leases.active(warehouse) == {"r1": {"r0"}}
+        os.utime(tmp_path / "_running" / "r1", (now() - leases.DEAD_SECONDS - 5,) * 2)
+        assert leases.active(warehouse) == {}
+    assert visible(tmp_path / "_running") == set()
+
+
+def test_a_warehouse_of_hdfs_that_may_not_be_written_is_wrong_input(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = through_the_jvm(spark, tmp_path)
+
+    def refused(*_: Any) -> Any:
+        java: Any = spark._jvm
+        raise Py4JJavaError("", java.org.apache.hadoop.security.AccessControlException("user=me, access=WRITE"))
+
+    monkeypatch.setattr(HadoopFiles, "_open", refused)
+    with pytest.raises(WrongInput, match="cannot be written: .*user=me, access=WRITE"):
+        with leases.held(warehouse, "r1", Pointer()):
+            pass
 
 
 def test_awkward_folder_names_work_to_the_end(spark: SparkSession, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import boto3
 import pytest
 
 import s3_server
-from image_similarity.storage import blobs, object_store
+from image_similarity.storage import blobs, locks
 from image_similarity.storage.object_store import ObjectFiles
 
 
@@ -81,11 +82,42 @@ def test_a_lock_has_one_holder_and_that_of_a_dead_one_is_taken_over(
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1] * 9 and files.read(path) is None
+    assert most == [1] * 9 and files.read(path) == b"", "an empty lock is free"
     files.write(path, b"of one that died")
-    monkeypatch.setattr(object_store, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.5)
     with files.locked(path):
-        assert files.read(path) != b"of one that died"
+        assert files.read(path) not in (b"of one that died", b"")
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_a_wrong_clock_takes_no_lock_from_a_live_holder(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead)
+    files, path, order = ObjectFiles(bucket), f"{bucket}/site{ahead}/.lock", []
+
+    def other() -> None:
+        with files.locked(path):
+            order.append("the other one")
+
+    with files.locked(path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(2.0)  # seconds in which only the signs of life keep the lock
+        order.append("this one")
+    thread.join()
+    assert order == ["this one", "the other one"]
+
+
+def test_who_lost_the_lock_says_so(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.1)  # and no sign of life for ten seconds
+    files, path = ObjectFiles(bucket), f"{bucket}/lost/.lock"
+    with pytest.raises(OSError, match="no sign of life for a minute"), files.locked(path):
+        with files.locked(path):
+            pass
 
 
 def test_what_cannot_be_had_is_told_in_one_line(bucket: str) -> None:

@@ -179,3 +179,5 @@ def test_files_and_folders_are_synced(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {os.path.normpath(folder / name) for name in names} == set(synced)
     files.write(str(tmp_path / "_current.json"), b"{}")
     assert synced[-1] == str(tmp_path), "the new name of the pointer"
+    files.write(str(tmp_path / "runs" / "run_id=r" / "part.parquet"), b"1")
+    assert synced[-3:] == [str(tmp_path / name) for name in ("runs/run_id=r", "runs", ".")], "names of new folders"

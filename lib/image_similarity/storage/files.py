@@ -5,12 +5,8 @@
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
-
-from image_similarity.storage import uris
-
-LOCK_SECONDS = 60
-"""A lock that is older than this belongs to a dead holder, since the work under a lock takes about a second."""
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 Change = Callable[[bytes | None], bytes]
 
@@ -47,16 +43,12 @@ class Files(Protocol):
         """Replace the content of ``path`` by ``change(content)``, and lose no other writer's update.
 
         ``change`` receives None if there is no file. It may be called several times; the last call receives the content
-        that is replaced. An exception of ``change`` ends the update.
+        that is replaced. An exception of ``change`` ends the update. Nothing is written if nothing is changed.
         """
 
-    def locked(self, path: str) -> Any:
-        """A context that only one publisher at a time can enter. ``path`` is the file of the lock."""
+    def locked(self, path: str) -> AbstractContextManager[None]:
+        """A context that one job at a time can enter, for changes of several files. ``path`` is the lock's.
 
-
-class UpdatesUnderLock:
-    """`Files.update` for stores without conditional writes: a lock keeps other writers out."""
-
-    def update(self: Any, path: str, change: Change) -> None:
-        with self.locked(f"{uris.parent(path)}/_lock"):
-            self.write(path, change(self.read(path)))
+        Except on local disks, a job that is stopped inside for more than a minute (a machine that sleeps, say) loses
+        the lock. Then the context ends with an ``OSError``. An `update` needs no such exception.
+        """

@@ -1,21 +1,34 @@
-"""The operations of `image_similarity.storage.files` on Hadoop's file systems, through the JVM of a Spark session."""
+"""The operations of `image_similarity.storage.files` on Hadoop's file systems, through the JVM of a Spark session.
 
+HDFS renames in one step, as `image_similarity.storage.renames` needs it. Other file systems need not: where Hadoop's
+connector puts one together from several requests, only one job at a time may publish.
+"""
+
+import errno
 import io
 import secrets
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from image_similarity.storage.files import LOCK_SECONDS, UpdatesUnderLock
+from image_similarity.storage import renames
+from image_similarity.storage.files import Change
+
+_ERRNO = {
+    "FileNotFoundException": errno.ENOENT,
+    "FileAlreadyExistsException": errno.EEXIST,
+    "ParentNotDirectoryException": errno.ENOTDIR,
+    "AccessControlException": errno.EACCES,
+}
+"""Java's exceptions for which Python has one of its own."""
 
 _READ_AHEAD = 1 << 16
 
 
-class HadoopFiles(UpdatesUnderLock):
+class HadoopFiles:
     """Paths are URIs of any file system that the Spark session knows."""
 
     def __init__(self, spark: SparkSession):
@@ -27,24 +40,49 @@ class HadoopFiles(UpdatesUnderLock):
         return jpath.getFileSystem(self._configuration), jpath
 
     def read(self, path: str) -> bytes | None:
-        with _java_errors_as_oserror():
-            filesystem, jpath = self._open(path)
-            if not filesystem.exists(jpath):
-                return None
-            stream = filesystem.open(jpath)
-            try:
-                return bytes(stream.readAllBytes())
-            finally:
-                stream.close()
+        try:
+            with _java_errors_as_oserror():
+                filesystem, jpath = self._open(path)
+                stream = filesystem.open(jpath)
+                try:
+                    return bytes(stream.readAllBytes())
+                finally:
+                    stream.close()
+        except FileNotFoundError:
+            return None
 
     def entries(self, path: str) -> list[str]:
+        try:
+            with _java_errors_as_oserror():
+                filesystem, jpath = self._open(path)
+                if filesystem.getFileStatus(jpath).isFile():
+                    raise NotADirectoryError(path)
+                return [str(status.getPath().getName()) for status in filesystem.listStatus(jpath)]
+        except FileNotFoundError:
+            return []
+
+    def write(self, path: str, content: bytes) -> None:
+        temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+        try:
+            self.create(temporary, content)
+            if not self.rename(temporary, path, overwrite=True):
+                raise OSError(f"{temporary} was just written, and is gone")
+        except BaseException:
+            with suppress(OSError):
+                self.delete(temporary)
+            raise
+
+    def create(self, path: str, content: bytes) -> None:
+        """Write a new file, and create its folders. It is safe from a loss of power, if the file system can do so."""
         with _java_errors_as_oserror():
             filesystem, jpath = self._open(path)
-            if not filesystem.exists(jpath):
-                return []
-            if filesystem.getFileStatus(jpath).isFile():
-                raise NotADirectoryError(path)
-            return [str(status.getPath().getName()) for status in filesystem.listStatus(jpath)]
+            stream = filesystem.create(jpath, True)
+            try:
+                stream.write(bytearray(content))
+                if stream.hasCapability("hsync"):
+                    stream.hsync()
+            finally:
+                stream.close()
 
     def files_below(self, path: str) -> list[tuple[str, str]]:
         """Path below ``path``, and URI, of every file below the folder; ``("", path)`` if it is a file."""
@@ -67,27 +105,26 @@ class HadoopFiles(UpdatesUnderLock):
             length = int(filesystem.getFileStatus(jpath).getLen())
             return io.BufferedReader(_JavaFile(filesystem.open(jpath), length), _READ_AHEAD)
 
-    def write(self, path: str, content: bytes) -> None:
-        with _java_errors_as_oserror():
-            filesystem, jpath = self._open(path)
-            temporary = self._jvm.org.apache.hadoop.fs.Path(f"{path}.{secrets.token_hex(4)}.tmp")
-            self._put(filesystem, temporary, content)
-            self._rename_over(temporary, jpath)
-
-    def _put(self, filesystem: Any, jpath: Any, content: bytes) -> None:
-        stream = filesystem.create(jpath, True)
-        stream.write(bytearray(content))
-        stream.close()
-
-    def _rename_over(self, source: Any, target: Any) -> None:
-        rename = self._jvm.org.apache.hadoop.fs.Options.Rename
-        options = self._jvm.java.lang.reflect.Array.newInstance(rename.OVERWRITE.getClass(), 1)
-        options[0] = rename.OVERWRITE
-        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(target.toUri(), self._configuration)
-        context.rename(source, target, options)
+    def rename(self, source: str, target: str, overwrite: bool = False) -> bool:
+        """See `renames.Renames`. (``FileSystem.rename`` would move a folder into another one that exists.)"""
+        fs = self._jvm.org.apache.hadoop.fs
+        options = self._jvm.java.lang.reflect.Array.newInstance(fs.Options.Rename.NONE.getClass(), 1)
+        options[0] = fs.Options.Rename.OVERWRITE if overwrite else fs.Options.Rename.NONE
+        try:
+            with _java_errors_as_oserror():
+                target_path = fs.Path(target)
+                context = fs.FileContext.getFileContext(target_path.toUri(), self._configuration)
+                context.rename(fs.Path(source), target_path, options)
+        except (FileNotFoundError, FileExistsError):
+            return False
+        return True
 
     def sync(self, path: str) -> None:
-        pass  # HDFS keeps what was closed on several machines
+        """Nothing is done: a file of HDFS is on several machines when it is closed.
+
+        Whether it is on their disks then, or in their memory for some seconds more, is a setting of HDFS
+        (``dfs.datanode.synconclose``).
+        """
 
     def delete(self, path: str) -> None:
         with _java_errors_as_oserror():
@@ -97,47 +134,29 @@ class HadoopFiles(UpdatesUnderLock):
     def delete_empty(self, path: str) -> None:
         with suppress(OSError), _java_errors_as_oserror():
             filesystem, jpath = self._open(path)
-            if filesystem.exists(jpath):
-                filesystem.delete(jpath, False)  # fails where something is in it
+            filesystem.delete(jpath, False)  # fails where something is in it
 
-    @contextmanager
-    def locked(self, path: str) -> Iterator[None]:
-        deadline = time.monotonic() + 2 * LOCK_SECONDS
-        while not self._create_new(path):
-            if time.monotonic() > deadline:
-                raise OSError(f"another job has held {path} for {2 * LOCK_SECONDS} s")
-            written = self.modified(path)
-            if written is not None and time.time() - written > LOCK_SECONDS:
-                self.delete(path)
-            time.sleep(0.2)
-        try:
-            yield
-        finally:
-            self.delete(path)
+    def update(self, path: str, change: Change) -> None:
+        renames.update(self, path, change)
 
-    def _create_new(self, path: str) -> bool:
-        """Create an empty file. False if the file exists, also if another publisher creates it at the same moment."""
-        filesystem, jpath = self._open(path)
-        try:
-            return bool(filesystem.createNewFile(jpath))
-        except Py4JJavaError as error:
-            if "FileAlreadyExists" in error.java_exception.getClass().getName():
-                return False
-            raise OSError(str(error.java_exception).splitlines()[0]) from error
+    def locked(self, path: str) -> AbstractContextManager[None]:
+        return renames.locked(self, path)
 
     def size(self, path: str) -> int:
-        with _java_errors_as_oserror():
-            filesystem, jpath = self._open(path)
-            return int(filesystem.getContentSummary(jpath).getLength()) if filesystem.exists(jpath) else 0
+        try:
+            with _java_errors_as_oserror():
+                filesystem, jpath = self._open(path)
+                return int(filesystem.getContentSummary(jpath).getLength())
+        except FileNotFoundError:
+            return 0
 
     def modified(self, path: str) -> float | None:
-        filesystem, jpath = self._open(path)
         try:
-            return float(filesystem.getFileStatus(jpath).getModificationTime()) / 1000
-        except Py4JJavaError as error:
-            if "FileNotFound" in error.java_exception.getClass().getName():
-                return None
-            raise OSError(str(error.java_exception).splitlines()[0]) from error
+            with _java_errors_as_oserror():
+                filesystem, jpath = self._open(path)
+                return float(filesystem.getFileStatus(jpath).getModificationTime()) / 1000
+        except FileNotFoundError:
+            return None
 
 
 class _JavaFile(io.RawIOBase):
@@ -179,4 +198,6 @@ def _java_errors_as_oserror() -> Iterator[None]:
     try:
         yield
     except Py4JJavaError as error:
-        raise OSError(str(error.java_exception).splitlines()[0]) from error
+        name = str(error.java_exception.getClass().getSimpleName())
+        message = str(error.java_exception).splitlines()[0]
+        raise (OSError(_ERRNO[name], message) if name in _ERRNO else OSError(message)) from error

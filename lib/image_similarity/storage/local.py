@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from image_similarity.storage.files import UpdatesUnderLock
+from image_similarity.storage.files import Change
 
 
-class LocalFiles(UpdatesUnderLock):
+class LocalFiles:
     """Paths are local paths."""
 
     def read(self, path: str) -> bytes | None:
@@ -29,14 +29,18 @@ class LocalFiles(UpdatesUnderLock):
             return []
 
     def write(self, path: str, content: bytes) -> None:
-        temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+        temporary, folder, existing = f"{path}.{secrets.token_hex(4)}.tmp", os.path.dirname(path), _existing(path)
         try:
             with _created(temporary) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync(os.path.dirname(path))
+            _sync(folder)
+            while len(folder) > len(existing):  # the names of new folders
+                folder = os.path.dirname(folder)
+                with suppress(PermissionError):  # a folder that may be written, and not listed
+                    _sync(folder)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)  # frees space if the disk is full
             raise
@@ -69,6 +73,13 @@ class LocalFiles(UpdatesUnderLock):
         except FileNotFoundError:
             return None
 
+    def update(self, path: str, change: Change) -> None:
+        with self.locked(os.path.join(os.path.dirname(path), "_lock")):
+            content = self.read(path)
+            changed = change(content)
+            if changed != content:
+                self.write(path, changed)
+
     @contextmanager
     def locked(self, path: str) -> Iterator[None]:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -84,6 +95,14 @@ def _created(path: str) -> IO[bytes]:
         with suppress(FileNotFoundError):
             return open(path, "wb")
     return open(path, "wb")
+
+
+def _existing(path: str) -> str:
+    """The nearest folder above ``path`` that exists."""
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _sync(path: str) -> None:

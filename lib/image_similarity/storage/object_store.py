@@ -7,11 +7,10 @@ driver's environment. It does not know the credentials of Hadoop's connector, th
 """
 
 import os
-import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -19,8 +18,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from image_similarity.errors import WrongInput
-from image_similarity.storage import blobs, uris
-from image_similarity.storage.files import LOCK_SECONDS
+from image_similarity.storage import blobs, locks, uris
+from image_similarity.storage.files import Change
 
 
 class ObjectFiles:
@@ -79,36 +78,54 @@ class ObjectFiles:
                 return None
         return written.timestamp()
 
-    def update(self, path: str, change: "Callable[[bytes | None], bytes]") -> None:
-        deadline = time.monotonic() + 2 * LOCK_SECONDS
+    def update(self, path: str, change: Change) -> None:
+        deadline = time.monotonic() + locks.GIVE_UP_SECONDS
         while time.monotonic() < deadline:
             content, version = self._get(path)
-            if self._put_if(path, change(content), version):
+            changed = change(content)
+            if changed == content or self._put_if(path, changed, version):
                 return
-            time.sleep(random.uniform(0.01, 0.1))
-        raise OSError(f"{path} could not be replaced for {2 * LOCK_SECONDS} s: does the store know conditional puts?")
+            locks.pause()
+        raise OSError(
+            f"{path} could not be replaced for {locks.GIVE_UP_SECONDS:.0f} s: does the store know conditional puts?"
+        )
 
     @contextmanager
     def locked(self, path: str) -> Iterator[None]:
-        """For changes of several files. For one file `update` is safer, and does not wait."""
-        version = self._acquire(path)
-        try:
-            yield
-        finally:
-            if self._get(path)[1] == version:  # else the work took so long that another holder has the lock now
-                self.delete(path)
+        """The lock names its holder, who writes it anew every few seconds. An empty one is free."""
+        owner, patience = secrets.token_hex(8).encode(), locks.Patience()
+        while not self._acquire(path, owner, patience):
+            locks.pause()
 
-    def _acquire(self, path: str) -> Any:
-        """Write the lock ``path``, and return its version. ``OSError`` if another holder keeps it too long."""
-        owner = f"{secrets.token_hex(8)} {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}".encode()
-        deadline = time.monotonic() + 2 * LOCK_SECONDS
-        while time.monotonic() < deadline:
-            written, (_, version) = self.modified(path), self._get(path)
-            if written is None or time.time() - written > LOCK_SECONDS:
-                if acquired := self._put_if(path, owner, version):
-                    return acquired
-            time.sleep(0.2)
-        raise OSError(f"another job has held {path} for {2 * LOCK_SECONDS} s")
+        def renew() -> None:
+            self._replace_own(path, owner, _sign_of_life(owner))
+
+        try:
+            with locks.beating(renew, locks.BEAT_SECONDS, f"lock {path}"):
+                yield
+        except BaseException:
+            with suppress(OSError):  # others wait for a minute then
+                self._replace_own(path, owner, b"")
+            raise
+        if not self._replace_own(path, owner, b""):
+            raise OSError(f"{path}: {locks.LOST}")
+
+    def _acquire(self, path: str, owner: bytes, patience: locks.Patience) -> bool:
+        """Write the lock ``path`` if it is free, or if its holder is dead. Whether ``owner`` has it now."""
+        content, version = self._get(path)
+        if content and content.startswith(owner):
+            return True  # the answer to the last attempt was lost
+        if content and not patience.ends(content):
+            return False
+        return bool(self._put_if(path, _sign_of_life(owner), version))
+
+    def _replace_own(self, path: str, owner: bytes, content: bytes) -> bool:
+        """Replace the lock ``path`` if ``owner`` still has it. Whether it had."""
+        latest, version = self._get(path)
+        if not latest or not latest.startswith(owner):
+            return False
+        self._put_if(path, content, version)
+        return True
 
     def _get(self, path: str) -> "tuple[bytes | None, Any]":
         """The content of ``path`` and its version; None, None if there is no such object."""
@@ -139,6 +156,11 @@ class ObjectFiles:
 
     def _key(self, path: str) -> str:
         return path.partition("://")[2].partition("/")[2].rstrip("/")
+
+
+def _sign_of_life(owner: bytes) -> bytes:
+    """Another content each time, since a store may name a version by its content alone. The time is for people."""
+    return owner + f" {secrets.token_hex(4)} {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}".encode()
 
 
 def _version(meta: Any) -> "dict[str, str]":

@@ -8,11 +8,11 @@ import errno
 import json
 import re
 import secrets
-import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from image_similarity.errors import WrongInput
+from image_similarity.storage.locks import beating
 from image_similarity.warehouse.schemas import RUNS, VECTORS
 from image_similarity.warehouse.snapshot import RUNNING, Pointer
 from image_similarity.warehouse.warehouse import Warehouse
@@ -51,22 +51,10 @@ def held(warehouse: Warehouse, run: str, pointer: Pointer, others: Collection[st
         if error.errno not in _PERMANENT_ERRORS:
             raise
         raise WrongInput(f"the warehouse {warehouse.uri} cannot be written: {error}") from None
-    ended = threading.Event()
-
-    def renew() -> None:
-        while not ended.wait(RENEWED_SECONDS):
-            try:
-                warehouse.files.write(path, content)
-            except OSError:
-                pass  # the store may be back in a minute; if not, the run will fail where it needs the store
-
-    renewing = threading.Thread(target=renew, name=f"lease of {run}", daemon=True)
-    renewing.start()
     try:
-        yield
+        with beating(lambda: warehouse.files.write(path, content), RENEWED_SECONDS, f"lease of {run}"):
+            yield
     finally:
-        ended.set()
-        renewing.join()
         try:
             warehouse.files.delete(path)
         except OSError:
