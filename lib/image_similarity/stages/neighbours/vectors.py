@@ -35,6 +35,7 @@ FAILURE_REASONS = {
     "non_finite": "the embedding has nulls, infinite or undefined values",
     "zero_vector": "all values are 0: no direction, so no cosine distance",
     "constant_vector": "all values are the same: no correlation distance",
+    "too_long": "the length is above 1.7e38: a euclidean distance might exceed float32",
 }
 """Every ``reason`` that `find_neighbours` writes into ``failures``."""
 
