@@ -128,9 +128,9 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
         if run in old and table != VECTORS and (table, run) not in needed:
             paths.append(f"{table}/run_id={run}")
     listed = compaction.runs_by_folder(warehouse, pointer.runs(RUNS), snapshot.runs.keys())
-    read = active.keys() | {folder.removeprefix(f"{RUNS}/") for folders in active.values() for folder in folders}
+    in_use = active.keys() | {name.removeprefix(f"{RUNS}/") for read in active.values() for name in read}
     merged = merged_away(listed, unlisted, long_ago(history, keep or FEWEST_KEPT))
-    paths += [f"{RUNS}/run_id={folder}" for folder in merged if folder not in read]
+    paths += [f"{RUNS}/run_id={folder}" for folder in merged if folder not in in_use]
     for slot, run in contents.states:
         # An active run may be resuming from checkpoints.
         is_kept = slot.startswith(f"{CHECKPOINTS}/") and (active or not discard_checkpoints)
