@@ -120,6 +120,22 @@ def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path) -> 
     assert published(spark, tmp_path / "w", file, "-k", "5")[1]["kept"] == 0
 
 
+def test_exact_lists_after_approximate_ones_are_screened(spark: SparkSession, tmp_path: Path) -> None:
+    """The run before left lists of dissimilar neighbours alone. Those of similar ones were all found by brute force."""
+    rng = np.random.default_rng(9)
+    file = written(tmp_path, {f"{i:04d}": rng.standard_normal(16).astype(np.float32) for i in range(600)})
+    options = ["--method", "approximate", "--set", "approximate.nlist=60", "--set", "approximate.nprobe=1"]
+    options += ["--set", "approximate.rounds=0", "--set", "approximate.probe_doublings=0"]
+    options += ["--set", "approximate.recall_slack=0", "--set", "approximate.audit_queries=600"]
+    _, counts = published(spark, tmp_path / "w", file, *options, "--set", "approximate.recall_target=0.01")
+    assert counts["recall"][0] < 0.9, "else the next run misses no target"
+    found, counts = published(spark, tmp_path / "w", file, *options, "--set", "approximate.recall_target=1.0")
+    assert counts["brute_force"] == 0 and counts["kept"] == 0 and "neighbours" not in counts["inputs"]
+    assert found == published(spark, tmp_path / "full", file)[0]
+    again, counts = published(spark, tmp_path / "w", file)
+    assert again == found and counts["kept"] == counts["vectors"] and counts["brute_force"] == 0
+
+
 def test_in_pieces_and_in_another_precision(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

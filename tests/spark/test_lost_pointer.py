@@ -21,7 +21,9 @@ from image_similarity.jobs import (
     restore_runs,
 )
 from image_similarity.jobs.command_line import main
+from image_similarity.jobs.job import Application
 from image_similarity.stages.neighbours import stage
+from image_similarity.warehouse import compaction, leases
 from image_similarity.warehouse.snapshot import POINTER
 from processes import ask
 
@@ -35,7 +37,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def tables(warehouse: Path) -> Any:
-    return json.loads((warehouse / POINTER).read_text())["tables"]
+    """What the pointer says, with the runs that are recorded in the place of the folders that hold their records."""
+    recorded = [run for (run,) in ask(warehouse, "SELECT run_id FROM runs ORDER BY 1")]
+    return {**json.loads((warehouse / POINTER).read_text())["tables"], "runs": recorded}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,7 @@ def test_every_job_says_so_and_one_makes_it_anew(
 
 
 def test_an_older_one_costs_no_newer_run(run: Any, made: Path, warehouse: Path, capsys: Any) -> None:
+    assert run(clean_warehouse, "--warehouse", warehouse) == 0, "the views of a copy"
     right, before = tables(warehouse), content(warehouse)
     (warehouse / POINTER).write_bytes((made / "pointer0").read_bytes())
     assert run(clean_warehouse, "--warehouse", warehouse, "--keep-runs", 2, "--discard-checkpoints") == 0
@@ -104,6 +109,48 @@ def test_an_older_one_costs_no_newer_run(run: Any, made: Path, warehouse: Path, 
     assert content(warehouse) == before
     assert run(restore_runs, "--warehouse", warehouse, "--rebuild") == 0
     assert tables(warehouse) == right
+
+
+def test_after_records_were_merged_all_is_as_before(
+    run: Any, made: Path, warehouse: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels, going back, cleaning, and a lost pointer."""
+    monkeypatch.setattr(compaction, "MOST_FOLDERS", 1)
+    manifest = [build_manifest, "--warehouse", warehouse, "--images", made / "list.csv"]
+    first = min(folder.name.removeprefix("run_id=") for folder in (warehouse / "manifest").iterdir())
+    for label in "ab":
+        assert run(*manifest, "--run-id", label) == 0
+    assert run(*manifest, "--run-id", "a") == 0
+    assert capsys.readouterr().out.count("already published under the label 'a'") == 1
+    listed = json.loads((warehouse / POINTER).read_text())["tables"]["runs"][""]
+    assert len(listed) == 3 and len(tables(warehouse)["runs"]) == 6, "four records are in one folder"
+    assert run(restore_runs, "--warehouse", warehouse, "--to", first) == 0
+    assert run(clean_warehouse, "--warehouse", warehouse, "--keep-runs", 2) == 0
+    right = tables(warehouse)
+    assert right["manifest"] == {"": [first]} and len(right["runs"]) == 7
+    (warehouse / POINTER).unlink()
+    assert run(restore_runs, "--warehouse", warehouse, "--rebuild") == 0
+    assert tables(warehouse) == right
+
+
+def test_an_error_after_records_were_merged_removes_nothing_published(
+    run: Any, made: Path, warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run slept, was taken for dead, and its record was merged with others. Then it wakes, and fails."""
+    slept = build_manifest.run
+
+    def fails_late(application: Application) -> None:
+        slept(application)
+        monkeypatch.setattr(compaction, "MOST_FOLDERS", 1)
+        monkeypatch.setattr(leases, "active", lambda warehouse: {})
+        compaction.compact(application.warehouse, application.warehouse.current())
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(build_manifest, "run", fails_late)
+    assert run(build_manifest, "--warehouse", warehouse, "--images", made / "list.csv") == 1
+    [published] = tables(warehouse)["manifest"][""]
+    assert (warehouse / "manifest" / f"run_id={published}" / "_SUCCESS").exists()
+    assert published not in json.loads((warehouse / POINTER).read_text())["tables"]["runs"][""]
 
 
 def test_what_was_restored_stays_restored(run: Any, warehouse: Path) -> None:

@@ -90,6 +90,21 @@ def test_rows_that_a_metric_cannot_use() -> None:
     assert METRICS["euclidean"].unusable(vectors).tolist() == [False, False, False]
 
 
+def test_no_distance_exceeds_float32_and_the_longest_keep_their_order() -> None:
+    """Distances that were infinite had lost their order."""
+    longest = np.float32(distances.MAX_LENGTH)
+    vectors = np.array([[longest, 0], [-longest, 0], [0, longest], [np.finfo(np.float32).max, 0]], dtype=np.float32)
+    vectors = np.concatenate([vectors, np.array([[1.5e38, 1.5e38], [np.inf, 0], [np.nan, 0]], dtype=np.float32)])
+    assert METRICS["euclidean"].unusable(vectors).tolist() == [False, False, False, True, True, True, True]
+    rng = np.random.default_rng(6)
+    usable = np.concatenate([vectors[:3], rng.uniform(-1e37, 1e37, (200, 2)), rng.uniform(-1, 1, (50, 2))])
+    usable = usable.astype(np.float32)
+    similar, dissimilar = engine.neighbours(usable, "euclidean", 12, 7, 64)
+    assert np.isfinite(dissimilar.distance).all()
+    assert oracle.rows_of(similar) == oracle.neighbours(usable, "euclidean", 12)
+    assert oracle.rows_of(dissimilar) == oracle.neighbours(usable, "euclidean", 7, farthest=True)
+
+
 def test_merging_in_any_order_gives_the_same() -> None:
     rng = np.random.default_rng(4)
     keys = rng.permutation(300).reshape(3, 5, 20).astype(np.int64)

@@ -196,7 +196,7 @@ def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[
         return None
     if not any(needed.values()):
         return None
-    previous = PreviousRun.read(job.warehouse.state_of(job.slot, runs[0]))
+    previous = PreviousRun.read(job.warehouse.state_of(job.slot, runs[0]), stored[SIMILAR])
     if previous is None:
         message = f"the lists of run {runs[0]} are gone from the warehouse or damaged: comparing all pairs"
         job.say(f"find_neighbours {job.slot}: {message}", event="note")

@@ -26,10 +26,10 @@ from image_similarity.runtime.session import SPARK_ERRORS
 from image_similarity.settings import Settings
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.storage import uris
-from image_similarity.warehouse import leases, retention
+from image_similarity.warehouse import compaction, leases, retention
 from image_similarity.warehouse.records import PUBLISHED, Record, new_run_id
 from image_similarity.warehouse.schemas import RUNS
-from image_similarity.warehouse.snapshot import Slots
+from image_similarity.warehouse.snapshot import Pointer, Slots
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import SCRATCH, STATE
 
@@ -128,9 +128,8 @@ class Application:
 
     def _discard(self, keep: list[str]) -> None:
         try:
-            published = set(self.warehouse.current().runs(RUNS))
             for job in self._jobs:
-                if job.run_id not in published:
+                if not self.warehouse.is_published(job.run_id):
                     self.warehouse.discard(job.run_id, keep)
         except (OSError, JobFailed, *SPARK_ERRORS):
             pass  # the job's own error is reported instead; clean_warehouse removes the rest
@@ -265,8 +264,8 @@ class Job:
         self._check_whole(replace, append or {})
         self.warehouse.write_record(record)
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
-        appended["runs"] = {"": self.run_id}
-        self.warehouse.publish(self.base_snapshot.pointer, replace, appended)
+        appended[RUNS] = {"": self.run_id}
+        pointer = self.warehouse.publish(self.base_snapshot.pointer, replace, appended)
         self.application.finished.append(Finished(self.name, self.slot, seconds, counts, used))
         message = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
         self.say(
@@ -279,6 +278,7 @@ class Job:
             outputs=outputs,
             recall=recall,
         )
+        self._compact(pointer)
         if self.arguments.keep_runs:
             self._clean(self.arguments.keep_runs)
 
@@ -305,6 +305,12 @@ class Job:
             self.warehouse.forget_state(slot, before, keep=others)
         except OSError as error:
             note(f"what earlier runs left could not be removed: {error}; the next run removes it")
+
+    def _compact(self, pointer: Pointer) -> None:
+        try:
+            compaction.compact(self.warehouse, pointer)
+        except Exception as error:  # whatever the error: the run is published and has not failed
+            note(f"the records of runs could not be merged: {error}; the next publication tries again")
 
     def _clean(self, keep: int) -> None:
         try:

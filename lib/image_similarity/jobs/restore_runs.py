@@ -9,7 +9,6 @@ from image_similarity.jobs.job import Application, Job
 from image_similarity.reporting import aligned, note, say
 from image_similarity.warehouse import recovery, retention
 from image_similarity.warehouse.records import Record
-from image_similarity.warehouse.schemas import RUNS
 from image_similarity.warehouse.snapshot import POINTER
 
 RUNS_LISTED = 5
@@ -70,15 +69,14 @@ def _rebuild(application: Application) -> None:
     if application.arguments.to:
         raise WrongInput("--rebuild makes the newest runs current, so it takes no --to: rebuild first, then restore")
     warehouse = application.warehouse
-    pointer = recovery.rebuilt(warehouse)
-    slots = [
-        (table, slot) for table in sorted(pointer.tables) if table != RUNS for slot in sorted(pointer.tables[table])
-    ]
+    rebuilt = recovery.rebuilt(warehouse)
+    pointer = rebuilt.pointer
+    slots = [(table, slot) for table in sorted(pointer.tables) for slot in sorted(pointer.tables[table])]
     rows = [(table, slot, ", ".join(pointer.runs(table, slot))) for table, slot in slots]
     made = "would make" if application.arguments.dry_run else "made"
     if not application.arguments.dry_run:
-        recovery.write(warehouse, pointer)
-    say(f"restore_runs: {made} {POINTER} anew from {len(pointer.runs(RUNS)):,} runs; current are", aligned(rows))
+        recovery.write(warehouse, rebuilt)
+    say(f"restore_runs: {made} {POINTER} anew from {rebuilt.rows.num_rows:,} runs; current are", aligned(rows))
 
 
 def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:

@@ -166,7 +166,7 @@ class Strip:
         self.copies, self.positions = copies, positions
         self.similar, self.dissimilar = Best(len(copies), similar), Best(len(copies), dissimilar)
         self.error = np.zeros(len(copies), dtype=np.float32)
-        """(n,) float32: the largest error of a score against any vector offered so far."""
+        """(n,) float32: `scoring.bounds` against all vectors offered so far."""
 
     def offer(self, other: "Strip", screen: Screen, buffer: Values, dimensions: int) -> None:
         """Compare with ``other``, and update the lists of both. ``other`` may be this strip itself.

@@ -2,7 +2,7 @@
 
 A distance is computed in float64 and rounded once. Cosine and correlation distances (1 - similarity, in [0, 2]) are
 rounded to the nearest multiple of 2**-23, which float32 holds exactly. Euclidean distances are rounded to float32. The
-rounded value *is* the distance.
+rounded value *is* the distance. It is finite: vectors so long that a distance might exceed float32 are not compared.
 
 Sums are fast if their terms may be added in any order, but then their last bits depend on the processor and on how a
 matrix was cut. A pair is *doubtful* if these bits could change the rounded value; about one pair in 100,000 is. The sum
@@ -30,6 +30,10 @@ BITS_MAX = int(np.float32(np.inf).view(np.uint32))
 _U = 2.0**-53
 
 
+MAX_LENGTH = float(2**127 - 2**107)
+"""The greatest length of a vector for the euclidean metric: no distance of two exceeds the greatest float32."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A kind of distance. ``angular``: 1 minus the product of unit vectors; else the length of the difference."""
@@ -41,9 +45,14 @@ class Metric:
     unusable_reason: str
 
     def unusable(self, values: Values) -> NDArray[np.bool_]:
-        """(n, d) -> (n,) bool: vectors without such a distance, since their length (after centring) is 0."""
+        """(n, d) -> (n,) bool: vectors without such a distance.
+
+        For angular metrics the length (after centring) is 0; else it exceeds `MAX_LENGTH`, or a value is not finite.
+        """
         if not self.angular:
-            return np.zeros(len(values), dtype=np.bool_)
+            squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+            too_long: NDArray[np.bool_] = ~(squares <= MAX_LENGTH**2)
+            return too_long
         centre = values[:, :1] if self.centred else np.float32(0)
         unusable: NDArray[np.bool_] = np.logical_and.reduce(values == centre, axis=1)
         return unusable
@@ -54,7 +63,7 @@ METRICS = {
     for metric in (
         Metric("cosine", True, False, "zero_vector"),
         Metric("correlation", True, True, "constant_vector"),
-        Metric("euclidean", False, False, "unusable"),
+        Metric("euclidean", False, False, "too_long"),
     )
 }
 

@@ -82,9 +82,8 @@ def neighbours(
         for other in strips[i:]:
             strip.offer(other, screen, buffer, vectors.shape[1])
     for block, strip in zip(blocks, strips):
-        reranker = Reranker(
-            chosen, block, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, screen, common_scale)
-        )
+        arguments = chosen, screen, vectors.shape[1], common_scale
+        reranker = Reranker(block, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, *arguments))
         for other_block in blocks:
             reranker.add(other_block)
         lists = reranker.lists()

@@ -18,11 +18,10 @@ from image_similarity.knn.distances import Indices, Metric, Reals, Values, Vecto
 from image_similarity.knn.scoring import Screen
 
 
-def least_possible(
-    scores: Reals, error: Values, metric: Metric, screen: Screen, common_scale: float, farthest: bool
-) -> Keys:
-    """Keys that are a lower bound for pairs with these ``scores``. ``error``: the largest error of a score."""
-    best = scores + np.where(np.isinf(scores), 0.0, np.abs(scores)) * screen.lost_at_the_end + error
+def least_possible(scores: Reals, error: Reals, length: Reals, scored: "Scored", farthest: bool) -> Keys:
+    """Keys that are a lower bound for pairs with ``scores``. ``error``, ``length``: see `scoring.best_possible`."""
+    metric, common_scale = scored.metric, scored.common_scale
+    best = scoring.best_possible(scores, error, length, metric, scored.screen, scored.dimensions, farthest)
     bits = (
         scoring.farthest_possible(metric, -best, common_scale)
         if farthest
@@ -31,18 +30,16 @@ def least_possible(
     return key_of(bits, np.zeros(1, dtype=np.int64), farthest)
 
 
-def lower_bound_of(
-    best: Keys, error: Values, metric: Metric, screen: Screen, common_scale: float, farthest: bool
-) -> Keys:
+def lower_bound_of(best: Keys, length: Reals, scored: "Scored", farthest: bool) -> Keys:
     """(n,): a lower bound on the keys of neighbours that are not in the lists of scores ``best`` (n, k).
 
-    Each list has every neighbour whose score beats the worst score in the list. ``error``: (n,) the largest error of a
-    score. The bound is `NONE` if a list is not full, since it dropped nothing, and if k is 0.
+    Each list has every neighbour whose score beats the worst score in the list. ``length``: (n,) the rows' lengths. The
+    bound is `NONE` if a list is not full, since it dropped nothing, and if k is 0.
     """
     if best.shape[1] == 0:
         return np.full(len(best), NONE)
     worst = scores_of(best.max(axis=1))
-    lower_bound = least_possible(worst, error, metric, screen, common_scale, farthest)
+    lower_bound = least_possible(worst, scored.error.astype(np.float64), length, scored, farthest)
     return np.where((best == NONE).any(axis=1), NONE, lower_bound)
 
 
@@ -103,8 +100,10 @@ class Scored:
     similar: Keys
     dissimilar: Keys
     error: Values
-    """(n,): the largest error of a score."""
+    """(n,): see `scoring.bounds`."""
+    metric: Metric
     screen: Screen
+    dimensions: int
     common_scale: float
 
 
@@ -115,12 +114,13 @@ class Reranker:
     skipped.
     """
 
-    def __init__(self, metric: Metric, rows: Part, scored: Scored, known: tuple[Lists, Lists] | None = None):
-        self._metric, self._rows = metric, rows
+    def __init__(self, rows: Part, scored: Scored, known: tuple[Lists, Lists] | None = None):
+        self._metric, self._rows = scored.metric, rows
+        length = scoring.lengths(rows.vectors, scored.metric, scored.common_scale)
         self._candidates = [
             _Candidates(
                 best,
-                metric,
+                length,
                 scored,
                 farthest,
                 known[farthest].keys[:, -1] if known and known[farthest].keys.size else None,
@@ -157,13 +157,13 @@ class _Candidates:
     ``last``: (n,) keys; a candidate whose key must be greater is left out.
     """
 
-    def __init__(self, best: Keys, metric: Metric, scored: Scored, farthest: bool, last: Keys | None):
-        bound_arguments = metric, scored.screen, scored.common_scale, farthest
+    def __init__(self, best: Keys, length: Reals, scored: Scored, farthest: bool, last: Keys | None):
         self.exact = np.full(best.shape, NONE)
-        self.lower_bound = lower_bound_of(best, scored.error, *bound_arguments)
+        self.lower_bound = lower_bound_of(best, length, scored, farthest)
         is_candidate = best != NONE
         if last is not None:
-            is_candidate &= least_possible(scores_of(best), scored.error[:, None], *bound_arguments) <= last[:, None]
+            error = scored.error[:, None].astype(np.float64)
+            is_candidate &= least_possible(scores_of(best), error, length[:, None], scored, farthest) <= last[:, None]
             self.lower_bound = np.where(
                 last == NONE, self.lower_bound, np.minimum(self.lower_bound, last + (last != NONE))
             )

@@ -9,6 +9,10 @@ of copies is at most
 
 (Cauchy and Schwarz, twice). The last term is the error of adding d float32 products in any order, g = d 2**-24. All
 lengths are measured for each vector, so the bound holds for these very vectors.
+
+For angular metrics all lengths are 1. For the euclidean metric one vector may be far longer than the others. It does
+not loosen their bounds: a vector at the distance x of u is at most |u| + x long, so the error of a score is bounded by
+the length of u and by the distance itself (`best_possible`).
 """
 
 from collections.abc import Callable
@@ -23,6 +27,15 @@ from image_similarity.knn.distances import GRID, Bits, Metric, Reals, Values, Ve
 _FLOAT32_U = 2.0**-24
 # Lengths are computed with roundings; this factor makes up for them.
 _GENEROUS = 1.0 + 1e-5
+# A copy is at most this much longer than its vector. The coarsest precision keeps 8 bits.
+_LONGER = 1.0 + 2.0**-7
+# Processors may take numbers below this for 0.
+_TINY = 2.0**-126
+# The error of half of both squared lengths, relative to a squared length, with the roundings of two subtractions.
+_OF_SQUARES = 2 * _FLOAT32_U * _LONGER**2
+# The longest vector, by the euclidean metric, is scaled to this length or less. Squares of lengths, and sums of them,
+# are then far from the greatest float32, and vectors that are shorter by a factor of 1e25 far from the least.
+_LONGEST = 2.0**40
 
 
 @dataclass(frozen=True)
@@ -31,12 +44,14 @@ class Copies:
 
     ``low``: (n, d) the copies; ``error``: (n,) distance of each copy from its vector; ``length``: (n,) length of vector
     or copy, the larger; ``half``: (n,) half of the squared length for the euclidean metric, else 0.
+    ``angular``: whether these are unit vectors.
     """
 
     low: Any
     error: Reals
     length: Reals
     half: Values
+    angular: bool
 
     def __len__(self) -> int:
         return len(self.half)
@@ -102,7 +117,7 @@ def copies(vectors: Vectors, metric: Metric, screen: Screen, common_scale: float
     low, rounding = screen.copied(rows)
     error = (error + rounding) * _GENEROUS
     half = np.zeros(len(rows)) if metric.angular else length * length / 2
-    return Copies(low, error, (length + error) * _GENEROUS, half.astype(np.float32))
+    return Copies(low, error, (length + error) * _GENEROUS, half.astype(np.float32), metric.angular)
 
 
 @compiled()
@@ -121,26 +136,73 @@ def _scaled(values, shift, scale, rows, error, length):  # type: ignore[no-untyp
 
 
 def scale_of(largest: float, dimensions: int, metric: Metric) -> float:
-    """The power of two that scales every vector to a length of 1 or less. No value of a vector exceeds ``largest``.
+    """The power of two that scales every vector to a length of 2**40 or less. No value exceeds ``largest``.
 
     1 for angular metrics, and if ``largest`` is 0.
     """
     if metric.angular or largest == 0:
         return 1.0
-    return float(2.0 ** -np.ceil(np.log2(largest) + np.log2(dimensions) / 2 + 1e-9))
+    return float(_LONGEST * 2.0 ** -np.ceil(np.log2(largest) + np.log2(dimensions) / 2 + 1e-9))
+
+
+def lengths(vectors: Vectors, metric: Metric, common_scale: float) -> Reals:
+    """(n,): the lengths of the scaled ``vectors``, for `best_possible`; 1 for angular metrics."""
+    if metric.angular:
+        return np.ones(len(vectors))
+    squares = np.einsum("ij,ij->i", vectors.values, vectors.values, dtype=np.float64)
+    scaled: Reals = np.sqrt(squares) * (common_scale * _GENEROUS)
+    return scaled
 
 
 def bounds(a: Copies, b: Copies, screen: Screen, dimensions: int) -> Values:
-    """(n,) float32: for each of ``a`` the largest error of its scores against any of ``b``."""
-    longest, worst = float(b.length.max()), float(b.error.max())
+    """(n,) float32: for each of ``a`` a bound on the error of its scores against all of ``b``, for `best_possible`.
+
+    For angular metrics the largest error; else the largest error of a product, for each unit of the other's length.
+    """
     lost = dimensions * screen.lost_by_adding
-    of_product = a.error * longest + a.length * worst + a.length * longest * lost
-    if a.half.any() or b.half.any():
+    if a.angular:
+        longest, worst = float(b.length.max()), float(b.error.max())
+        error = a.error * longest + a.length * worst + a.length * longest * (lost + 4 * _FLOAT32_U) + 1e-30
+    else:
+        tiny = _tiny(dimensions)
+        worst = float(np.divide(b.error - tiny, b.length, out=np.zeros(len(b)), where=b.error > tiny).max(initial=0.0))
         # The product is rounded at the end. The score is the product less the halves, and may be much smaller.
-        of_product = of_product + a.length * longest * screen.lost_at_the_end
-    of_halves = 4 * _FLOAT32_U * (a.half + float(b.half.max()) + a.length * longest)
-    # Processors may take tiny numbers for 0, hence 1e-30. The sum is rounded up to the next float32.
-    return np.nextafter(((of_product + of_halves) * _GENEROUS + 1e-30).astype(np.float32), np.float32(np.inf))
+        lost += worst + screen.lost_at_the_end + 4 * _FLOAT32_U
+        error = (a.error + tiny + a.length * lost) * _LONGER
+    # The sum is rounded up to the next float32.
+    return np.nextafter((error * _GENEROUS).astype(np.float32), np.float32(np.inf))
+
+
+def _tiny(dimensions: int) -> float:
+    """The most that a copy loses of its length where its values are tiny."""
+    return float(2 * np.sqrt(dimensions) * _TINY)
+
+
+def best_possible(
+    scores: Reals, error: Reals, length: Reals, metric: Metric, screen: Screen, dimensions: int, farthest: bool
+) -> Reals:
+    """The greatest values that the exact scores can have, where the computed ones are ``scores``.
+
+    ``error``, ``length``: the row's, see `bounds` and `lengths`. ``farthest``: scores of dissimilar neighbours, which
+    are negated. Infinite scores stay.
+    """
+    finite = np.where(np.isinf(scores), 0.0, scores)
+    best = finite + np.abs(finite) * screen.lost_at_the_end
+    if metric.angular:
+        best = best + error
+    else:
+        # The error of a score at the distance x is at most constant + linear x + _OF_SQUARES x**2.
+        constant = error * length + 3 * _OF_SQUARES * length**2 + _tiny(dimensions) * length + 4 * dimensions * _TINY
+        linear = error + 2 * _OF_SQUARES * length
+        if farthest:  # x**2 / 2 is at most best, and that error
+            share, rest = 0.5 - _OF_SQUARES, np.maximum(best + constant, 0.0)
+            distance = (linear + np.sqrt(linear**2 + 4 * share * rest)) / (2 * share)
+            best = distance**2 / 2 * (1.0 + 1e-12)
+        else:  # x**2 / 2 is at least -best, less that error
+            share, rest = 0.5 + _OF_SQUARES, np.maximum(-best - constant, 0.0)
+            distance = 2 * rest / (linear + np.sqrt(linear**2 + 4 * share * rest))
+            best = -(distance**2) / 2 * (1.0 - 1e-12)
+    return np.where(np.isinf(scores), scores, best)
 
 
 def score_at(metric: Metric, distance: Reals, common_scale: float) -> Values:

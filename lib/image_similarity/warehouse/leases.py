@@ -44,7 +44,8 @@ def held(warehouse: Warehouse, run: str, pointer: Pointer, others: Collection[st
     """
     path = f"{warehouse.uri}/{FOLDER}/{run}"
     current = {run_id for table in pointer.tables if table not in (VECTORS, RUNS) for run_id in pointer.runs(table)}
-    content = json.dumps(sorted(current.union(others))).encode()
+    records = {f"{RUNS}/{folder}" for folder in pointer.runs(RUNS)}
+    content = json.dumps(sorted(current.union(others, records))).encode()
     try:
         warehouse.files.write(path, content)
     except OSError as error:
@@ -62,7 +63,10 @@ def held(warehouse: Warehouse, run: str, pointer: Pointer, others: Collection[st
 
 
 def active(warehouse: Warehouse) -> dict[str, set[str]]:
-    """The active runs, and for each the runs that it may read. Raises ``OSError`` if the leases cannot be read."""
+    """The active runs, and for each the runs that it may read, and its folders of records as ``runs/<id>``.
+
+    Raises ``OSError`` if the leases cannot be read.
+    """
     folder = f"{warehouse.uri}/{FOLDER}"
     runs = [name for name in warehouse.files.entries(folder) if _RUN.fullmatch(name)]
     if not runs:

@@ -58,14 +58,23 @@ class Record:
         """table -> slots whose current run this run became."""
         return self.outputs.get("replaced", {})
 
-    def as_parquet(self) -> bytes:
-        """A Parquet file with this row, in the schema of ``runs``; without passwords and queries of addresses."""
+    def as_table(self) -> pa.Table:
+        """This one row, in the schema of ``runs``; without passwords and queries of addresses."""
         row: dict[str, Any] = {name: getattr(self, name) for name in SCHEMAS[RUNS].names}
         for name in _JSON:
             row[name] = json.dumps(redacted_values(row[name]), sort_keys=name != "stages")
-        content = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist([row], schema=SCHEMAS[RUNS]), content)
-        return content.getvalue()
+        return pa.Table.from_pylist([row], schema=SCHEMAS[RUNS])
+
+    def as_parquet(self) -> bytes:
+        """`as_table` as a Parquet file."""
+        return parquet_of(self.as_table())
+
+
+def parquet_of(records: pa.Table) -> bytes:
+    """Rows of ``runs`` as a Parquet file."""
+    content = io.BytesIO()
+    pq.write_table(records, content)
+    return content.getvalue()
 
 
 def from_row(row: Mapping[str, Any]) -> Record:

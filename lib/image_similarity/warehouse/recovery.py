@@ -5,35 +5,63 @@ current.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from image_similarity.errors import JobFailed
-from image_similarity.warehouse import retention
+from image_similarity.warehouse import compaction, leases, retention
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import RUNS
-from image_similarity.warehouse.snapshot import POINTER, Pointer, Snapshot, recorded_runs
+from image_similarity.warehouse.snapshot import POINTER, Pointer, make_current, record_folders, records_of
 from image_similarity.warehouse.warehouse import Warehouse
 
 RESTORING = "restore_runs"
 """The job whose records say that other runs became current again."""
 
 
-def rebuilt(warehouse: Warehouse) -> Pointer:
+@dataclass(frozen=True)
+class Rebuilt:
+    """What the records say."""
+
+    pointer: Pointer
+    """Without ``runs``, which `write` adds."""
+    rows: pa.Table
+    """The rows of ``runs``, of each run one, oldest first."""
+    folders: frozenset[str]
+    """The folders that hold them. Those of before and after a merging hold the same rows."""
+
+
+def rebuilt(warehouse: Warehouse) -> Rebuilt:
     """The pointer as it was after the newest run whose tables are all there.
 
     In each slot the newest run wins whose tables are whole. Raises ``JobFailed`` if no run is recorded.
     """
-    runs = recorded_runs(warehouse.files, warehouse.uri)
-    if not runs:
+    folders = record_folders(warehouse.files, warehouse.uri)
+    rows = compaction.each_run_once(list(compaction.read_folders(warehouse, folders).values()))
+    if not rows.num_rows:
         raise JobFailed(f"no run is recorded in {warehouse.uri}: there is nothing to make a pointer from")
-    records = Snapshot(warehouse.uri, Pointer(0, {RUNS: {"": runs}}), warehouse.files).runs
-    pointer = Pointer()
+    records = records_of(rows)
+    tables: dict[str, dict[str, list[str]]] = {}
     for record in records.values():
-        pointer = pointer.changed(_replaced(warehouse, record, records), _appended(warehouse, record))
-    return pointer
+        make_current(tables, _replaced(warehouse, record, records), _appended(warehouse, record))
+    return Rebuilt(Pointer(len(records), tables), rows, frozenset(folders))
 
 
-def write(warehouse: Warehouse, pointer: Pointer) -> None:
-    """Put ``pointer`` in the place of whatever is there now."""
+def write(warehouse: Warehouse, rebuilt: Rebuilt) -> None:
+    """Puts the pointer of ``rebuilt`` in the place of whatever is there now, and merges the records into one folder.
+
+    Only an active run's record keeps its folder, because the run may just be publishing.
+    """
+    recorded = rebuilt.rows["run_id"]
+    active = sorted(leases.active(warehouse).keys() & rebuilt.folders & set(recorded.to_pylist()))
+    others = rebuilt.rows.filter(pc.invert(pc.is_in(recorded, pa.array(active, pa.string()))))
+    with compaction.folder_of(warehouse, others) as merged:
+        _replace(warehouse, Pointer(rebuilt.pointer.version, {**rebuilt.pointer.tables, RUNS: {"": [merged, *active]}}))
+
+
+def _replace(warehouse: Warehouse, pointer: Pointer) -> None:
     path = f"{warehouse.uri}/{POINTER}"
 
     def change(content: bytes | None) -> bytes:
@@ -46,7 +74,9 @@ def write(warehouse: Warehouse, pointer: Pointer) -> None:
 
 def unknown_runs(warehouse: Warehouse, active: Collection[str]) -> list[str]:
     """Runs that are recorded, not ``active``, and that the pointer does not know: it may be an older one."""
-    return sorted(set(recorded_runs(warehouse.files, warehouse.uri)).difference(warehouse.current().runs(RUNS), active))
+    known = warehouse.snapshot().runs.keys()
+    folders = compaction.runs_by_folder(warehouse, record_folders(warehouse.files, warehouse.uri), known)
+    return sorted(set().union(*folders.values()).difference(known, active))
 
 
 def _replaced(warehouse: Warehouse, record: Record, records: Mapping[str, Record]) -> dict[str, dict[str, str]]:
@@ -62,7 +92,7 @@ def _replaced(warehouse: Warehouse, record: Record, records: Mapping[str, Record
 
 
 def _appended(warehouse: Warehouse, record: Record) -> dict[str, dict[str, str]]:
-    appended = {RUNS: {"": record.run_id}}
+    appended: dict[str, dict[str, str]] = {}
     for table, slots in record.outputs.get("appended", {}).items():
         if table != RUNS and retention.is_whole(warehouse, table, record.run_id):
             appended[table] = dict.fromkeys(slots, record.run_id)

@@ -2,16 +2,17 @@
 
 Never removed: current runs, their inputs (``runs.inputs``), the vector store, and anything that an active run writes or
 may read (see `image_similarity.warehouse.leases`). The vectors stay because a later run, or an earlier one that is
-restored, may need them.
+restored, may need them. The record of every run stays. A folder of records is removed some time after its records have
+been merged into another (see `image_similarity.warehouse.compaction`).
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from image_similarity.errors import WrongInput
-from image_similarity.warehouse import leases
+from image_similarity.warehouse import compaction, leases
 from image_similarity.warehouse.records import RUN_ID, Record
 from image_similarity.warehouse.schemas import PROJECTIONS, RUNS, SCHEMAS, VECTORS
 from image_similarity.warehouse.snapshot import POINTER, Pointer
@@ -23,6 +24,9 @@ CHECKPOINTS = "embed_images"
 
 UNDONE = "undone"
 """A key in the settings of a run that restored others: the newer runs that it replaced."""
+
+FEWEST_KEPT = 2
+"""The least number of runs of a slot that can be asked for."""
 
 _COMPLETE = "_SUCCESS"  # Spark writes it when all files of a table are written
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{8}\.tmp")
@@ -114,12 +118,19 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
     history = list(snapshot.runs.values())
     needed = _needed(pointer, history)
     old = set(superseded(history, keep)).difference(*active.values()) if keep else set()
+    unlisted = compaction.runs_by_folder(
+        warehouse, set(contents.records).difference(pointer.runs(RUNS)), snapshot.runs.keys()
+    )
     # A run with a record was published, whatever the pointer says: an older pointer may have been put back.
-    owned = active.keys() | set(pointer.runs(RUNS)) | {run for table, run in contents.tables if table == RUNS}
+    owned = active.keys() | snapshot.runs.keys() | set(contents.records).union(*unlisted.values())
     paths = [f"{table}/run_id={run}" for table, run in contents.tables if run not in owned]
     for table, run in contents.tables:
-        if run in old and table not in (VECTORS, RUNS) and (table, run) not in needed:
+        if run in old and table != VECTORS and (table, run) not in needed:
             paths.append(f"{table}/run_id={run}")
+    listed = compaction.runs_by_folder(warehouse, pointer.runs(RUNS), snapshot.runs.keys())
+    in_use = active.keys() | {name.removeprefix(f"{RUNS}/") for read in active.values() for name in read}
+    merged = merged_away(listed, unlisted, long_ago(history, keep or FEWEST_KEPT))
+    paths += [f"{RUNS}/run_id={folder}" for folder in merged if folder not in in_use]
     for slot, run in contents.states:
         # An active run may be resuming from checkpoints.
         is_kept = slot.startswith(f"{CHECKPOINTS}/") and (active or not discard_checkpoints)
@@ -130,6 +141,32 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
     if not active:
         paths += contents.temporary
     return [f"{warehouse.uri}/{path}" for path in paths]
+
+
+def merged_away(listed: Mapping[str, Set[str]], unlisted: Mapping[str, Set[str]], before: str) -> list[str]:
+    """The folders of records whose records all are in folders that the pointer lists, made before the run ``before``.
+
+    ``listed``, ``unlisted``: folders that the pointer lists, and others, each with the runs whose records it holds.
+    """
+    folder_by_run = {run: folder for folder, runs in listed.items() for run in runs}
+    return sorted(
+        folder
+        for folder, runs in unlisted.items()
+        if runs <= folder_by_run.keys() and all(folder_by_run[run] < before for run in runs)
+    )
+
+
+def long_ago(history: Sequence[Record], keep: int) -> str:
+    """The newest run after whose beginning a job and slot have ``keep`` runs, itself included. Empty if there is none.
+
+    A reader may still read what was current until then.
+    """
+    counted: Counter[tuple[str, str]] = Counter()
+    for record in reversed(history):
+        counted[record.job, record.slot] += 1
+        if counted[record.job, record.slot] == keep:
+            return record.run_id
+    return ""
 
 
 def _check_is_warehouse(warehouse: Warehouse, pointer: Pointer) -> None:
@@ -146,7 +183,9 @@ def remove(warehouse: Warehouse, paths: Sequence[str]) -> dict[str, int]:
     for path in paths:
         try:
             size = warehouse.files.size(path)
-            if "/run_id=" in path and not _begin_removal(warehouse, path):
+            # No job makes a folder of records current again.
+            is_table = "/run_id=" in path and not path.startswith(f"{warehouse.uri}/{RUNS}/")
+            if is_table and not _begin_removal(warehouse, path):
                 continue
             warehouse.files.delete(path)
             removed[path] = size
@@ -177,7 +216,9 @@ class _Contents:
     """Everything in a warehouse, whoever owns it."""
 
     tables: list[tuple[str, str]]
-    """Tables and their runs."""
+    """Tables and their runs, without ``runs``."""
+    records: list[str]
+    """The folders of records."""
     states: list[tuple[str, str]]
     """Slots and runs, see `Warehouse.state`."""
     scratch_and_leases: list[tuple[str, str]]
@@ -200,7 +241,8 @@ class _Contents:
 
         slots = [f"{owner}/{slot}" for owner in names(STATE) for slot in names(STATE, owner)]
         return cls(
-            tables=[(table, run) for table in SCHEMAS for run in runs_in(table)],
+            tables=[(table, run) for table in SCHEMAS if table != RUNS for run in runs_in(table)],
+            records=runs_in(RUNS),
             states=[(slot, run) for slot in slots for run in runs_in(STATE, slot)],
             scratch_and_leases=[
                 (f"{folder}/{run}", run) for folder in (SCRATCH, leases.FOLDER) for run in runs_in(folder)

@@ -5,7 +5,7 @@ keeps showing the same tables while other jobs publish, until retention removes 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,7 +33,11 @@ Slots = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Pointer:
-    """The current runs: ``tables[table][slot]`` lists the runs that make up that slot."""
+    """The current runs: ``tables[table][slot]`` lists the runs that make up that slot.
+
+    Of ``runs`` it lists the folders of records, some of which hold the records of many runs (see
+    `image_similarity.warehouse.compaction`).
+    """
 
     version: int = 0
     tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
@@ -48,13 +52,16 @@ class Pointer:
     def changed(self, replace: Slots, append: Slots) -> "Pointer":
         """The next pointer. ``replace`` gives slots their only run, ``append`` adds runs to slots."""
         tables = {table: {slot: list(runs) for slot, runs in slots.items()} for table, slots in self.tables.items()}
-        for table, slots in replace.items():
-            for slot, run in slots.items():
-                tables.setdefault(table, {})[slot] = [run]
-        for table, slots in append.items():
-            for slot, run in slots.items():
-                tables.setdefault(table, {}).setdefault(slot, []).append(run)
+        make_current(tables, replace, append)
         return Pointer(self.version + 1, tables)
+
+    def merged(self, merged: str, folders: Set[str]) -> "Pointer":
+        """The next pointer, with a folder of records in the place of ``folders``; this one if it lacks any of them."""
+        listed = self.runs(RUNS)
+        if not folders <= set(listed):
+            return self
+        others = [folder for folder in listed if folder not in folders]
+        return Pointer(self.version + 1, {**self.tables, RUNS: {"": [merged, *others]}})
 
     def holds(self, slots: Slots) -> bool:
         """Whether each run is current in its slot."""
@@ -78,6 +85,16 @@ class Pointer:
             raise JobFailed(f"{source} is damaged ({error}): put back a copy, or {HOW_TO_REBUILD}") from None
 
 
+def make_current(tables: dict[str, dict[str, list[str]]], replace: Slots, append: Slots) -> None:
+    """Changes the ``tables`` of a pointer as `Pointer.changed` does, in place."""
+    for table, slots in replace.items():
+        for slot, run in slots.items():
+            tables.setdefault(table, {})[slot] = [run]
+    for table, slots in append.items():
+        for slot, run in slots.items():
+            tables.setdefault(table, {}).setdefault(slot, []).append(run)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One published state of the warehouse at ``uri`` (an absolute local path, or a URI)."""
@@ -96,23 +113,24 @@ class Snapshot:
 
     @cached_property
     def runs(self) -> dict[str, Record]:
-        """Every published run by its id, oldest first. Read once."""
-        records = map(from_row, self.dataset(RUNS).to_table().to_pylist())
-        return {record.run_id: record for record in sorted(records, key=lambda record: record.run_id)}
+        """Every published run by its id, oldest first. Read once. Raises ``JobFailed`` if one is gone or damaged."""
+        try:
+            return records_of(self.table(RUNS))
+        except FileNotFoundError as error:
+            raise JobFailed(
+                f"records of runs are gone ({error}), as if an older {POINTER} had been put back: {HOW_TO_REBUILD}"
+            ) from None
+        except pa.ArrowInvalid as error:
+            raise JobFailed(f"a record of runs is damaged ({error}): put back a copy") from None
 
     def dataset(self, table: str, slot: str | None = None) -> ds.Dataset:
         """``table``, or one slot of it, in the table's schema. No rows if nothing is published.
 
         Columns that old files lack are null. From Hadoop's file systems the files are read into memory at once. Raises
-        ``OSError`` if a file is gone.
+        ``FileNotFoundError`` if a run's files are gone, and other ``OSError`` if they cannot be read.
         """
         folders = [f"{self.uri}/{table}/run_id={run}" for run in self.run_ids(table, slot)]
-        files = [
-            f"{folder}/{name}"
-            for folder in folders
-            for name in sorted(self.files.entries(folder))
-            if _is_data_file(name)
-        ]
+        files = [file for folder in folders for file in _data_files(self.files, folder)]
         if uris.is_local(self.uri) or uris.scheme_of(self.uri) in OBJECT_STORES:
             return _mapped(files, SCHEMAS[table])
         return _in_memory((self.files.read(file) or b"" for file in files), SCHEMAS[table])
@@ -140,16 +158,52 @@ def open_snapshot(uri: str, files: Files | None = None) -> Snapshot:
     return Snapshot(absolute, Pointer.from_json(content, path), files)
 
 
-def recorded_runs(files: Files, uri: str) -> list[str]:
-    """The runs that have a record in the warehouse at ``uri``, whatever its pointer says, oldest first."""
+def records_of(table: pa.Table) -> dict[str, Record]:
+    """The rows of ``runs`` as records by their run, oldest first."""
+    records = map(from_row, table.select(SCHEMAS[RUNS].names).to_pylist())
+    return {record.run_id: record for record in sorted(records, key=lambda record: record.run_id)}
+
+
+def record_folders(files: Files, uri: str) -> list[str]:
+    """The folders of records in the warehouse at ``uri``, whatever its pointer says, by their ids, oldest first.
+
+    One is named after the run whose record it holds, or holds merged records (see
+    `image_similarity.warehouse.compaction`).
+    """
     names = files.entries(f"{uri}/{RUNS}")
     return sorted(name.removeprefix("run_id=") for name in names if name.startswith("run_id="))
 
 
+def read_records(files: Files, uri: str, folder: str) -> pa.Table:
+    """The rows of one of the `record_folders`, in the columns of ``runs`` and those that a newer version added.
+
+    No rows if nothing was written to the folder. Raises ``JobFailed`` if it is damaged, ``OSError`` if it cannot be
+    read.
+    """
+    path = f"{uri}/{RUNS}/run_id={folder}"
+    try:
+        contents = [files.read(file) or b"" for file in _data_files(files, path)]
+    except FileNotFoundError:
+        contents = []
+    try:
+        tables = [pq.read_table(pa.BufferReader(content)) for content in contents]
+        return pa.concat_tables([SCHEMAS[RUNS].empty_table(), *tables], promote_options="default")
+    except pa.ArrowInvalid as error:
+        raise JobFailed(f"{path} is damaged ({error}): put back a copy") from None
+
+
 def _was_published(files: Files, uri: str) -> bool:
     """Whether a run was published. A run's record is written just before the pointer, while its lease is held."""
-    recorded = recorded_runs(files, uri)
+    recorded = record_folders(files, uri)
     return bool(set(recorded) - set(files.entries(f"{uri}/{RUNNING}"))) if recorded else False
+
+
+def _data_files(files: Files, folder: str) -> list[str]:
+    """The Parquet files of a run's folder. Raises ``FileNotFoundError`` if there is none: every run writes one."""
+    names = [name for name in sorted(files.entries(folder)) if _is_data_file(name)]
+    if not names:
+        raise FileNotFoundError(f"there are no files in {folder}")
+    return [f"{folder}/{name}" for name in names]
 
 
 def _is_data_file(name: str) -> bool:

@@ -12,10 +12,11 @@ there the driver accesses it directly, with the credentials of its environment (
 read by Python through pyarrow, also with the credentials of the environment.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity.errors import JobFailed, WrongInput
@@ -23,7 +24,7 @@ from image_similarity.reporting import note
 from image_similarity.storage import uris
 from image_similarity.storage.filesystems import files_of
 from image_similarity.warehouse import parquet
-from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.records import Record, parquet_of
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 from image_similarity.warehouse.snapshot import HOW_TO_REBUILD, POINTER, Pointer, Slots, Snapshot, open_snapshot
 from image_similarity.warehouse.views import views_sql
@@ -81,7 +82,11 @@ class Warehouse:
 
     def write_record(self, record: Record) -> None:
         """Writes ``record`` as a row of ``runs``: one small file, without a Spark job."""
-        self.files.write(f"{self.uri}/{RUNS}/run_id={record.run_id}/part-00000.parquet", record.as_parquet())
+        self.write_records(record.run_id, record.as_table())
+
+    def write_records(self, folder: str, records: pa.Table) -> None:
+        """Writes rows of ``runs`` to the folder of that id: one file, without a Spark job."""
+        self.files.write(f"{self.uri}/{RUNS}/run_id={folder}/part-00000.parquet", parquet_of(records))
 
     @contextmanager
     def scratch(self, run: str) -> Iterator[Workspace]:
@@ -97,7 +102,7 @@ class Warehouse:
         try:
             yield self.state_of(slot, run)
         except BaseException:
-            if run not in self.current().runs(RUNS):
+            if not self.is_published(run):
                 self.files.delete(f"{self.uri}/{STATE}/{slot}/{run}")
             raise
 
@@ -160,6 +165,38 @@ class Warehouse:
         except OSError as error:  # the runs are published nevertheless
             note(f"{self.uri}/{VIEWS} is not up to date: {error}; the next publication writes it")
             return self.current()
+
+    def is_published(self, run: str) -> bool:
+        """Whether ``run`` was published, by its record. True if records cannot be read: in doubt nothing is removed.
+
+        Raises ``JobFailed`` if the pointer is damaged, or gone although runs were published.
+        """
+        snapshot = self.snapshot()
+        if run in snapshot.run_ids(RUNS):
+            return True
+        try:
+            return run in snapshot.runs  # its record may have been merged with others
+        except (OSError, JobFailed):
+            return True
+
+    def replace_records(self, merged: str, folders: Set[str]) -> None:
+        """Lists the folder ``merged`` in ``runs`` in the place of ``folders``, whose records it holds.
+
+        If one of them is not listed any more, because another job has merged it, nothing changes and ``merged`` is
+        removed. Raises ``JobFailed`` if the pointer is gone or damaged.
+        """
+        path = f"{self.uri}/{POINTER}"
+
+        def change(content: bytes | None) -> bytes:
+            if content is None:
+                raise JobFailed(f"{path} is gone: put back a copy, or {HOW_TO_REBUILD}")
+            now = Pointer.from_json(content, path)
+            changed = now.merged(merged, folders)
+            return content if changed == now else changed.as_json()
+
+        self.files.update(path, change)
+        if merged not in self.write_views().runs(RUNS):
+            self.files.delete(f"{self.uri}/{RUNS}/run_id={merged}")
 
     def write_views(self) -> Pointer:
         """Writes the views of the current tables, and again if these changed meanwhile. So the last writer is right."""

@@ -243,10 +243,12 @@ class _Query:
             candidates.least(scores, self.list_length),
             np.empty((len(part), 0), np.int64),
             error,
+            METRICS[self.metric],
             FLOAT32,
+            self.blocks.dimensions,
             self.common_scale,
         )
-        reranker = Reranker(METRICS[self.metric], part, scored)
+        reranker = Reranker(part, scored)
         self.blocks.rescore(reranker)
         lists, _ = reranker.lists()
         keys = np.sort(np.where(candidates.positions_of(lists.keys) == part.index[:, None], NONE, lists.keys), axis=1)

@@ -338,8 +338,9 @@ def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists
         for name, count in zip((SIMILAR, DISSIMILAR), work.list_lengths)
     ]
     error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
-    scored = Scored(best[0], best[1], error, SCREENS[work.screen], work.common_scale)
-    reranker = Reranker(METRICS[work.metric], part, scored, known)
+    metric, screen = METRICS[work.metric], SCREENS[work.screen]
+    scored = Scored(best[0], best[1], error, metric, screen, work.blocks.dimensions, work.common_scale)
+    reranker = Reranker(part, scored, known)
     work.blocks.rescore(reranker)
     return reranker.lists()
 

@@ -47,9 +47,11 @@ class PreviousRun:
     """`numbers.KNOWN`: the vectors that the run compared, and their numbers."""
     lists: DataFrame
     """`LISTS` of those vectors; the lists are longer than the table's."""
+    similar: int
+    """The number of similar neighbours that the lists prove; 0 after approximate search, which leaves none."""
 
     @classmethod
-    def read(cls, state: Workspace) -> "PreviousRun | None":
+    def read(cls, state: Workspace, similar: int) -> "PreviousRun | None":
         """The state of a run; None if it is incomplete or damaged, that is, if a file cannot be read, or if not every
         vector has its lists in one of the folders.
         """
@@ -68,7 +70,7 @@ class PreviousRun:
         if sum(length.as_py() or 0 for length in lengths) != known["vector"].nbytes:
             return None
         lists = [state.read(name, from_arrow_schema(pa.schema(LISTS))) for name in names]
-        return cls(known, reduce(DataFrame.unionAll, lists))
+        return cls(known, reduce(DataFrame.unionAll, lists), similar)
 
 
 def save_known(numbers: Numbers, state: Workspace) -> None:

@@ -76,6 +76,9 @@ def run(
             tables.append(_labelled(_named(result.lists, packed, similar_only), settings, APPROXIMATE, "neighbours"))
         elif approximate.fallback == "fail":
             raise JobFailed(_too_low(result, approximate))
+    if previous_run is not None and previous_run.similar < exact_settings.similar:
+        # Exact lists take the place of approximate ones, of which the previous run left none.
+        packed, previous_run = packed.all_new(), None
     if exact_settings.similar or exact_settings.dissimilar:
         lists, brute_force = exact.run(spark, packed, common_scale, exact_settings, plan, scratch, state, previous_run)
         tables.append(_labelled(_named(lists, packed, exact_settings), settings, EXACT, "neighbours"))

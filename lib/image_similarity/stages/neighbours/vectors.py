@@ -6,7 +6,7 @@ Vectors are large, so they are read once, in the order in which they come. Only 
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ FAILURE_REASONS = {
     "non_finite": "the embedding has nulls, infinite or undefined values",
     "zero_vector": "all values are 0: no direction, so no cosine distance",
     "constant_vector": "all values are the same: no correlation distance",
+    "too_long": "the length is above 1.7e38: a euclidean distance might exceed float32",
 }
 """Every ``reason`` that `find_neighbours` writes into ``failures``."""
 
@@ -67,6 +68,8 @@ class Blocks:
     old: list[int]
     """For each block, the number of compared vectors that are not new."""
     dimensions: int
+    all_new: bool = False
+    """Whether all vectors count as new, whatever the files beside them say."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -78,7 +81,7 @@ class Blocks:
         """
         alive = load(alive_file(self.folder, self.files[block]))
         if new is not None:
-            alive = alive[alive["new"] == new]
+            alive = alive[(alive["new"] | self.all_new) == new]
         values = load(uris.join(self.folder, self.files[block]))
         if len(alive) < len(values):
             values = values[alive["row"]]
@@ -140,6 +143,13 @@ class Packed:
     kept: Kept
     largest: float
     """The largest absolute value in any usable vector."""
+
+    def all_new(self) -> "Packed":
+        """The same vectors, as if there had been no previous run."""
+        counts = [new + old for new, old in zip(self.blocks.new, self.blocks.old)]
+        blocks = replace(self.blocks, new=counts, old=[0] * len(counts), all_new=True)
+        nothing = np.empty(0, dtype=np.int64)
+        return replace(self, blocks=blocks, kept=Kept(nothing, nothing, nothing, nothing))
 
     @property
     def usable(self) -> int:
