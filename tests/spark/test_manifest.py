@@ -76,6 +76,22 @@ def test_extensions_are_a_setting(run_on: Built, folder: Path) -> None:
     assert run_on(folder, ManifestSettings(extensions=("gif",))).rows.count() == 2
 
 
+def test_what_rows_of_a_list_may_name_is_a_setting(run_on: Built, folder: Path) -> None:
+    """A stranger's list must not show what the workers can read and the stranger cannot."""
+    uris = ["plain.jpg", "deep/../plain.jpg", "deep/../../x.jpg", "/etc/a.jpg", f"file://{folder}/plain.jpg"]
+    uris += ["file:/etc/a.jpg", "s3a://bucket/a.jpg", "FILE:///etc/a.jpg"]
+    rows = "\n".join(f"{number},{uri}" for number, uri in enumerate(uris))
+    (folder / "list.csv").write_text(f"image_id,uri\n{rows}\n")
+    everything = run_on(folder / "list.csv")
+    assert everything.rows.count() == len(uris) and everything.skipped == {}
+    for schemes, taken in {("relative",): {"0", "1"}, ("s3",): {"6"}, ("file",): {"2", "3", "4", "5", "7"}}.items():
+        built = run_on(folder / "list.csv", ManifestSettings(schemes=schemes))
+        assert {row.image_id for row in built.rows.collect()} == taken
+        assert sum(built.skipped.values()) == len(uris) - len(taken) and "manifest.schemes" in str(built.skipped)
+    with pytest.raises(WrongInput, match="manifest.schemes allows none of its 8 rows"):
+        run_on(folder / "list.csv", ManifestSettings(schemes=("https",)))
+
+
 def test_globs(made: Made, folder: Path) -> None:
     assert {row.image_id for row in made(folder / "*.png")} == {"100%25.png", "a#b?.png"}
     for pattern in ("**/*.gif", "**/**/*.gif"):

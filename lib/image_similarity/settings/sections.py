@@ -31,6 +31,11 @@ class ManifestSettings(Section):
     """The column of a CSV, JSON or Parquet list with the place of each image: the first of these that the list has. All
     other columns except ``image_id`` are attributes."""
 
+    schemes: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    """What the rows of a list may name: ``https``, ``s3``, ``file`` and other schemes, and ``relative`` for paths below
+    the folder of the list. Other rows are skipped. If empty, rows may name everything that the workers can read: set
+    it if others write your lists, or pictures that are nobody's business may be shown."""
+
     @field_validator("extensions")
     @classmethod
     def _without_dots(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:

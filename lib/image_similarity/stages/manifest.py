@@ -71,7 +71,7 @@ def run(
     location = uris.absolute(images)
     kind = kind_of(location, read_seconds)
     if kind == "list":
-        rows, skipped = _read_list(location, settings.uri_column, scratch, read_seconds), Counter[str]()
+        rows, skipped = _read_list(location, settings, scratch, read_seconds)
     else:
         files, skipped = _find(location, settings, read_seconds, is_glob=kind == "glob")
         rows = spark.createDataFrame(files).withColumn("etag", F.lit(None).cast("string"))
@@ -188,8 +188,10 @@ def _glob_expression(pattern: str) -> str:
     )
 
 
-def _read_list(location: str, uri_columns: tuple[str, ...], scratch: Workspace, read_seconds: float) -> DataFrame:
-    """image_id, uri (as written) and attributes of the rows of a list, from a copy in ``scratch``.
+def _read_list(
+    location: str, settings: ManifestSettings, scratch: Workspace, read_seconds: float
+) -> tuple[DataFrame, Counter[str]]:
+    """image_id, uri (as written) and attributes of the rows of a list, from a copy in ``scratch``; and skipped rows.
 
     The driver reads the list once. Raises ``WrongInput`` for a list that cannot be read, has no rows, has rows without
     uri or image_id, or repeats an image_id.
@@ -199,34 +201,38 @@ def _read_list(location: str, uri_columns: tuple[str, ...], scratch: Workspace, 
     except ValueError as error:
         raise WrongInput(f"--images {location}: cannot be read: {error}") from None
     try:
-        uri_column, id_column = table.column(*uri_columns), table.column("image_id")
+        uri_column, id_column = table.column(*settings.uri_column), table.column("image_id")
     except ValueError as error:
         raise WrongInput(f"--images {location}: {error}") from None
     if uri_column is None:
-        names, columns = " or ".join(map(repr, uri_columns)), ", ".join([*table.names, *table.binary])
+        names, columns = " or ".join(map(repr, settings.uri_column)), ", ".join([*table.names, *table.binary])
         raise WrongInput(
             f"--images {location}: no column {names}; its columns are: {columns} (manifest.uri_column names it)"
         )
     for line in table.notes:
         note(f"{location}: {line}")
-    listed = _Listed(table, id_column or uri_column, uri_column)
+    listed = _Listed(table, id_column or uri_column, uri_column, settings.schemes)
     try:
         rows = scratch.store("list", _LISTED, listed.batches())
     except ValueError as error:
         raise WrongInput(f"--images {location}: cannot be read: {error}") from None
     _check_list(listed, rows, location)
-    return rows
+    return rows, Counter(
+        {"of schemes that manifest.schemes does not name": listed.forbidden} if listed.forbidden else {}
+    )
 
 
 class _Listed:
     """The rows of a list in the schema `_LISTED`, counted on their way."""
 
-    def __init__(self, table: Table, id_column: str, uri_column: str):
-        self._table, self._id_column, self._uri_column = table, id_column, uri_column
+    def __init__(self, table: Table, id_column: str, uri_column: str, schemes: tuple[str, ...]):
+        self._table, self._id_column, self._uri_column, self._schemes = table, id_column, uri_column, schemes
         self._attributes = [name for name in table.names if name not in ("image_id", "uri", uri_column)]
         self.rows = 0
         self.incomplete = 0
         """Rows without uri or without image_id."""
+        self.forbidden = 0
+        """Rows that name what they may not."""
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for batch in self._table.batches():
@@ -234,7 +240,21 @@ class _Listed:
             attributes = _attributes({name: batch[name] for name in self._attributes}, len(batch))
             self.rows += len(batch)
             self.incomplete += pc.or_(ids.is_null(), written.is_null()).true_count
-            yield pa.RecordBatch.from_arrays([ids, written, attributes], schema=_LISTED)
+            rows = pa.RecordBatch.from_arrays([ids, written, attributes], schema=_LISTED)
+            if self._schemes:
+                rows = rows.filter(pa.array([may_name(uri, self._schemes) for uri in written.to_pylist()], pa.bool_()))
+                self.forbidden += len(batch) - len(rows)
+            yield rows
+
+
+def may_name(uri: str | None, schemes: tuple[str, ...]) -> bool:
+    """Whether a row of a list may name ``uri``, see `ManifestSettings.schemes`. An empty cell is another fault."""
+    if uri is None:
+        return True
+    is_relative = uris.is_local(uri) and not os.path.isabs(uris.local_path(uri))
+    if is_relative and uris.absolute(uri, "/list").startswith("/list/"):
+        return "relative" in schemes
+    return uris.scheme_of(uri) in schemes
 
 
 def _attributes(columns: dict[str, pa.Array], rows: int) -> pa.Array:
@@ -253,6 +273,8 @@ def _attributes(columns: dict[str, pa.Array], rows: int) -> pa.Array:
 def _check_list(listed: _Listed, rows: DataFrame, location: str) -> None:
     if not listed.rows:
         raise WrongInput(f"--images {location}: the list has no rows")
+    if listed.forbidden == listed.rows:
+        raise WrongInput(f"--images {location}: manifest.schemes allows none of its {listed.rows:,} rows")
     if listed.incomplete:
         raise WrongInput(
             f"--images {location}: {listed.incomplete:,} rows have no uri or no image_id; every row needs both"
