@@ -172,7 +172,6 @@ def _compare(
         old_sides = _cut(work.blocks.old, max(strips, -(-4 * cores // max(1, len(new_sides)))), False)
         sides = [(new_side, old_side) for new_side in new_sides for old_side in old_sides] + sides
     shared = spark.sparkContext.broadcast(sides)
-    dimensions = work.blocks.dimensions
 
     def compared(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -181,7 +180,7 @@ def _compare(
 
     lists = spark.range(0, len(sides), 1, max(1, len(sides))).mapInArrow(compared, from_arrow_schema(_LISTS))
     pairs = new_rows * (new_rows - 1) // 2 + new_rows * old_rows
-    with progress(spark, f"compare {dimensions:,} values", pairs, "pairs", max(1, len(sides))):
+    with progress(spark, f"compare in {work.screen}", pairs, "pairs", max(1, len(sides))):
         return scratch.write(SCORES, lists)
 
 
