@@ -149,7 +149,7 @@ def lengths(vectors: Vectors, metric: Metric, common_scale: float) -> Reals:
     """(n,): the lengths of the scaled ``vectors``, for `best_possible`; 1 for angular metrics."""
     if metric.angular:
         return np.ones(len(vectors))
-    squares = np.einsum("ij,ij->i", vectors.values, vectors.values, dtype=np.float64)
+    squares: Reals = np.einsum("ij,ij->i", vectors.values, vectors.values, dtype=np.float64)
     return np.sqrt(squares) * (common_scale * _GENEROUS)
 
 
