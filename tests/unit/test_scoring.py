@@ -87,7 +87,7 @@ def test_no_score_is_more_wrong_than_its_bound(metric: str, screen: str, adversa
     rows = measured.rows() * common_scale
     halves = np.zeros(n) if chosen.angular else np.square(rows).sum(axis=1) / 2
     right = rows @ rows.T - halves[:, None] - halves[None, :]
-    error = scoring.bounds(copies, copies, of, 96)[:, None].astype(np.float64)
+    error = scoring.bounds(copies, copies, of, 96)[:, None, :].astype(np.float64)
     row = error, scoring.lengths(measured, chosen, common_scale)[:, None], chosen, of, 96
     others = ~np.eye(n, dtype=bool)
     slack = 1e-9 * np.abs(right)  # of `right` itself: it is a difference of squares
@@ -110,7 +110,7 @@ def test_adversaries_get_the_lists_of_the_definition(metric: str, screen: str, a
 def test_a_bound_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the bound, what bfloat16 cannot tell apart comes out wrong: the tests above can fail."""
     vectors = one_point_in_bfloat16(np.random.default_rng(3))
-    monkeypatch.setattr(scoring, "bounds", lambda a, b, screen, dimensions: np.zeros(len(a), dtype=np.float32))
+    monkeypatch.setattr(scoring, "bounds", lambda a, b, screen, dimensions: np.zeros((len(a), 2), dtype=np.float32))
     monkeypatch.setattr(rerank, "lower_bound_of", lambda best, *_: np.full(len(best), candidates.NONE))
     similar, _ = engine.neighbours(vectors, "cosine", 12, 0, 128, SCREENS["bfloat16"])
     assert oracle.rows_of(similar) != oracle.neighbours(vectors, "cosine", 12)

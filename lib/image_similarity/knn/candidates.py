@@ -165,8 +165,8 @@ class Strip:
     def __init__(self, copies: Copies, positions: NDArray[np.int32], similar: int, dissimilar: int):
         self.copies, self.positions = copies, positions
         self.similar, self.dissimilar = Best(len(copies), similar), Best(len(copies), dissimilar)
-        self.error = np.zeros(len(copies), dtype=np.float32)
-        """(n,) float32: `scoring.bounds` against all vectors offered so far."""
+        self.error = np.zeros((len(copies), 2), dtype=np.float32)
+        """(n, 2) float32: `scoring.bounds` against all vectors offered so far."""
 
     def offer(self, other: "Strip", screen: Screen, buffer: Values, dimensions: int) -> None:
         """Compare with ``other``, and update the lists of both. ``other`` may be this strip itself.

@@ -100,7 +100,7 @@ class Scored:
     similar: Keys
     dissimilar: Keys
     error: Values
-    """(n,): see `scoring.bounds`."""
+    """(n, 2): see `scoring.bounds`."""
     metric: Metric
     screen: Screen
     dimensions: int
@@ -162,7 +162,7 @@ class _Candidates:
         self.lower_bound = lower_bound_of(best, length, scored, farthest)
         is_candidate = best != NONE
         if last is not None:
-            error = scored.error[:, None].astype(np.float64)
+            error = scored.error[:, None, :].astype(np.float64)
             is_candidate &= least_possible(scores_of(best), error, length[:, None], scored, farthest) <= last[:, None]
             self.lower_bound = np.where(
                 last == NONE, self.lower_bound, np.minimum(self.lower_bound, last + (last != NONE))

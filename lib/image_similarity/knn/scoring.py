@@ -12,7 +12,7 @@ lengths are measured for each vector, so the bound holds for these very vectors.
 
 For angular metrics all lengths are 1. For the euclidean metric one vector may be far longer than the others. It does
 not loosen their bounds: a vector at the distance x of u is at most |u| + x long, so the error of a score is bounded by
-the length of u and by the distance itself (`best_possible`).
+the length of u and by the distance itself, too (`best_possible`).
 """
 
 from collections.abc import Callable
@@ -149,28 +149,30 @@ def lengths(vectors: Vectors, metric: Metric, common_scale: float) -> Reals:
     """(n,): the lengths of the scaled ``vectors``, for `best_possible`; 1 for angular metrics."""
     if metric.angular:
         return np.ones(len(vectors))
-    squares = np.einsum("ij,ij->i", vectors.values, vectors.values, dtype=np.float64)
-    scaled: Reals = np.sqrt(squares) * (common_scale * _GENEROUS)
-    return scaled
+    squares: Reals = np.einsum("ij,ij->i", vectors.values, vectors.values, dtype=np.float64)
+    return np.sqrt(squares) * (common_scale * _GENEROUS)
 
 
 def bounds(a: Copies, b: Copies, screen: Screen, dimensions: int) -> Values:
-    """(n,) float32: for each of ``a`` a bound on the error of its scores against all of ``b``, for `best_possible`.
+    """(n, 2) float32: for each of ``a`` two bounds on the error of its scores against all of ``b``.
 
-    For angular metrics the largest error; else the largest error of a product, for each unit of the other's length.
+    The largest error; and, for the euclidean metric, the largest error of a product for each unit of the other's length
+    (see `best_possible`).
     """
+    longest, worst = float(b.length.max()), float(b.error.max())
     lost = dimensions * screen.lost_by_adding
-    if a.angular:
-        longest, worst = float(b.length.max()), float(b.error.max())
-        error = a.error * longest + a.length * worst + a.length * longest * (lost + 4 * _FLOAT32_U) + 1e-30
-    else:
-        tiny = _tiny(dimensions)
-        worst = float(np.divide(b.error - tiny, b.length, out=np.zeros(len(b)), where=b.error > tiny).max(initial=0.0))
+    if not a.angular:
         # The product is rounded at the end. The score is the product less the halves, and may be much smaller.
-        lost += worst + screen.lost_at_the_end + 4 * _FLOAT32_U
-        error = (a.error + tiny + a.length * lost) * _LONGER
-    # The sum is rounded up to the next float32.
-    return np.nextafter((error * _GENEROUS).astype(np.float32), np.float32(np.inf))
+        lost += screen.lost_at_the_end
+    error = a.error * longest + a.length * worst + a.length * longest * lost
+    error = error + 4 * _FLOAT32_U * (a.half + float(b.half.max()) + a.length * longest)
+    error = error + (1e-30 if a.angular else _tiny(dimensions) * (a.length + longest) + 4 * dimensions * _TINY)
+    tiny = _tiny(dimensions)
+    relative = np.divide(b.error - tiny, b.length, out=np.zeros(len(b)), where=b.error > tiny).max(initial=0.0)
+    for_each_unit = (a.error + tiny + a.length * (lost + float(relative) + 4 * _FLOAT32_U)) * _LONGER
+    # The sums are rounded up to the next float32.
+    both = np.stack([error, for_each_unit], axis=1) * _GENEROUS
+    return np.nextafter(both.astype(np.float32), np.float32(np.inf))
 
 
 def _tiny(dimensions: int) -> float:
@@ -183,13 +185,15 @@ def best_possible(
 ) -> Reals:
     """The greatest values that the exact scores can have, where the computed ones are ``scores``.
 
-    ``error``, ``length``: the row's, see `bounds` and `lengths`. ``farthest``: scores of dissimilar neighbours, which
-    are negated. Infinite scores stay.
+    ``error`` (..., 2), ``length``: the row's, see `bounds` and `lengths`. ``farthest``: scores of dissimilar
+    neighbours, which are negated. Infinite scores stay.
     """
     finite = np.where(np.isinf(scores), 0.0, scores)
     best = finite + np.abs(finite) * screen.lost_at_the_end
+    largest, error = np.moveaxis(error, -1, 0)
+    by_the_longest = best + largest
     if metric.angular:
-        best = best + error
+        best = by_the_longest
     else:
         # The error of a score at the distance x is at most constant + linear x + _OF_SQUARES x**2.
         constant = error * length + 3 * _OF_SQUARES * length**2 + _tiny(dimensions) * length + 4 * dimensions * _TINY
@@ -202,6 +206,7 @@ def best_possible(
             share, rest = 0.5 + _OF_SQUARES, np.maximum(-best - constant, 0.0)
             distance = 2 * rest / (linear + np.sqrt(linear**2 + 4 * share * rest))
             best = -(distance**2) / 2 * (1.0 - 1e-12)
+        best = np.minimum(best, by_the_longest)
     return np.where(np.isinf(scores), scores, best)
 
 

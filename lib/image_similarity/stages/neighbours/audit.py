@@ -238,11 +238,11 @@ class _Query:
         scores = np.concatenate(
             [candidates.keys_from_bytes(content.as_py(), len(part)) for content in table.column("similar")], axis=1
         )
-        error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in table.column("error")])
+        errors = [np.frombuffer(content.as_py(), np.float32).reshape(-1, 2) for content in table.column("error")]
         scored = Scored(
             candidates.least(scores, self.list_length),
             np.empty((len(part), 0), np.int64),
-            error,
+            np.maximum.reduce(errors),
             METRICS[self.metric],
             FLOAT32,
             self.blocks.dimensions,

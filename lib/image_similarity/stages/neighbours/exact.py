@@ -336,9 +336,11 @@ def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists
         candidates.least(_side_by_side(lists.column(name), len(part)), count)
         for name, count in zip((SIMILAR, DISSIMILAR), work.list_lengths)
     ]
-    error = np.maximum.reduce([np.frombuffer(content.as_py(), np.float32) for content in lists.column("error")])
+    errors = [np.frombuffer(content.as_py(), np.float32).reshape(-1, 2) for content in lists.column("error")]
     metric, screen = METRICS[work.metric], SCREENS[work.screen]
-    scored = Scored(best[0], best[1], error, metric, screen, work.blocks.dimensions, work.common_scale)
+    scored = Scored(
+        best[0], best[1], np.maximum.reduce(errors), metric, screen, work.blocks.dimensions, work.common_scale
+    )
     reranker = Reranker(part, scored, known)
     work.blocks.rescore(reranker)
     return reranker.lists()

@@ -144,7 +144,7 @@ def make(
     rate = Rate(**json.loads(measured[0]["rate"]))
     block = block_rows(rows, dimensions, settings)
     tiles = tiled(rows, dimensions, cores, rate.screen, block, settings)
-    list_bytes = 8 * _candidates_per_row(settings, rate.screen) + 4  # written twice: by the shuffle, and as Parquet
+    list_bytes = 8 * _candidates_per_row(settings, rate.screen) + 8  # written twice: by the shuffle, and as Parquet
     seconds = _FIXED_SECONDS + (_pair_seconds(rows, rate) + rows * (_ROW_SECONDS + dimensions * _VALUE_SECONDS)) / cores
     disk_bytes = rows * (4 * dimensions + (2 * tiles.strips + 1) * list_bytes)
     plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk_bytes)
