@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="take N images, chosen by a hash of image_id and seed",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
+    parser.add_argument("--seed", type=command_line.whole, default=0, metavar="S", help="of the sample (default: 0)")
 
 
 def check(application: Application) -> None:

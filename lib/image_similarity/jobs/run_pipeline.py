@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     render_gallery.add_gallery(parser, required=False)
 
 
+declare, check_early = embed_images.declare, embed_images.check_early
+
+
 def run(application: Application) -> None:
     names = list(dict.fromkeys(application.arguments.fingerprints or [application.settings.neighbours.fingerprint]))
     _prefer(application, names[0])
