@@ -102,11 +102,18 @@ def listed(names: Iterable[str]) -> str:
     return (", ".join(known[:_LISTED] if more else known) or "none") + more
 
 
-def no_such_file(path: str, what: str = "file") -> str:
-    """``no such file: PATH; did you mean NAME?``, with names that are near in the folder where the path leaves what is
-    there. ``path``: absolute. ``what``: what should be there.
+def no_such_file(path: str) -> str:
+    """``no such file: PATH``, with `near_files`."""
+    return f"no such file: {path}{near_files(path)}"
+
+
+def near_files(path: str) -> str:
+    """For a message about ``path``, which is not there: the folder of it that is missing, and ``; did you mean a?``.
+
+    ``path``: of this machine, absolute. Near names are those in the folder where the path leaves what is there.
     """
-    folder, name = os.path.split(path.rstrip("/"))
+    wanted = path.rstrip("/")
+    folder, name = os.path.split(wanted)
     while folder != os.path.dirname(folder) and not os.path.isdir(folder):
         folder, name = os.path.split(folder)
     try:
@@ -114,5 +121,4 @@ def no_such_file(path: str, what: str = "file") -> str:
     except OSError:  # others may not list it
         there = []
     missing = os.path.join(folder, name)
-    about = "" if missing == path.rstrip("/") else f" (there is no {missing})"
-    return f"no such {what}: {path}{about}{did_you_mean(name, there)}"
+    return ("" if missing == wanted else f" (there is no {missing})") + did_you_mean(name, there)

@@ -116,9 +116,7 @@ def test_half_precision_files_serve(state: networks.State, images: NDArray[np.ui
 def test_layers() -> None:
     assert networks.resolve_layer("vgg16", "fc2") == networks.resolve_layer("vgg16", "classifier.4") == "classifier.4"
     assert networks.resolve_layer("vgg19_bn", "fc1") == "classifier.1"
-    with pytest.raises(
-        FingerprintError, match="no layer 'clasifier.4'; did you mean classifier.4.*To see all: python -m"
-    ):
+    with pytest.raises(FingerprintError, match="no layer 'clasifier.4'; did you mean classifier.4.*all: python -m"):
         networks.resolve_layer("vgg16", "clasifier.4")
     with pytest.raises(FingerprintError, match="no classification network 'vgg_16'; did you mean vgg16"):
         networks.check_network("vgg_16")

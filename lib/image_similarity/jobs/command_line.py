@@ -146,6 +146,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         words = list(sys.argv[1:] if args is None else args)
         self._check_flags(words)
+        parsed: argparse.Namespace
         parsed, others = self.parse_known_args(words, namespace)
         if others:
             more = f" and {len(others) - 1:,} words more belong" if len(others) > 1 else " belongs"

@@ -321,8 +321,9 @@ def enough_for(failed: int, count: int) -> float:
     """The smallest ``max_failed_fraction`` of two digits that allows ``failed`` of ``count``, which is less."""
     share = failed / count
     digits = 1 - math.floor(math.log10(share))
-    enough = round(math.ceil(share * 10**digits) / 10**digits, digits)
-    return enough if failed <= enough * count else round(enough + 10**-digits, digits)
+    step: float = 10.0**-digits
+    enough = round(math.ceil(share / step) * step, digits)
+    return enough if failed <= enough * count else round(enough + step, digits)
 
 
 def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:

@@ -15,6 +15,8 @@ from image_similarity.jobs import build_manifest, command_line, embed_images, fi
 from image_similarity.jobs.job import Application, work_on
 from image_similarity.reporting import aligned, printable, say
 from image_similarity.runtime import progress
+from image_similarity.settings import Settings
+from image_similarity.stages import manifest
 from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
@@ -32,7 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     render_gallery.add_gallery(parser, required=False)
 
 
-declare, check_early = embed_images.declare, embed_images.check_early
+declare = embed_images.declare
+
+
+def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Raises ``WrongInput`` for what is seen before Spark is started: images, fingerprints and weights that are not
+    there.
+    """
+    if uris.is_local(arguments.images):
+        manifest.kind_of(uris.absolute(arguments.images))
+    embed_images.check_early(arguments, settings)
 
 
 def run(application: Application) -> None:
@@ -104,8 +115,8 @@ def _summarise(application: Application, names: list[str], seconds: float) -> No
 def _show_examples(application: Application, slot: str) -> None:
     """Shows a few images, chosen by a hash of their id, each with its nearest neighbours."""
     pointer, warehouse = application.warehouse.current(), application.warehouse
-    manifest = warehouse.read("manifest", pointer.runs("manifest", ""))
-    labels = manifest.select("image_id", F.element_at("attributes", LABEL).alias("label"))
+    images = warehouse.read("manifest", pointer.runs("manifest", ""))
+    labels = images.select("image_id", F.element_at("attributes", LABEL).alias("label"))
     nearest = warehouse.read("neighbours", pointer.runs("neighbours", slot)).where(F.col("relation") == SIMILAR)
     nearest = nearest.where(F.col("rank") <= NEIGHBOURS_SHOWN)
     examples = nearest.where("rank = 1").orderBy(F.xxhash64("image_id")).limit(EXAMPLES).select("image_id")

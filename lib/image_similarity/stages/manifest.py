@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, BinaryType, DataType, MapType, StructType
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, near_files
 from image_similarity.reporting import note, printable
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.runtime.tasks import by_host
@@ -111,7 +111,8 @@ def kind_of(location: str) -> str:
         raise WrongInput(f"--images {location}: {error}") from None
     if _GLOB.search(location):
         return "glob"
-    raise WrongInput(f"--images {location}: no such folder or file")
+    near = near_files(uris.local_path(location)) if uris.is_local(location) else ""
+    raise WrongInput(f"--images {location}: no such folder or file{near}")
 
 
 def _find(location: str, settings: ManifestSettings, is_glob: bool) -> tuple[pa.Table, Counter[str]]:

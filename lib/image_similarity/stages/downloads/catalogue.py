@@ -20,8 +20,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from image_similarity.errors import WrongInput
-from image_similarity.storage import blobs
+from image_similarity.errors import WrongInput, near_files
+from image_similarity.storage import blobs, uris
 
 Size = Literal["web", "print", "full"]
 Record = dict[str, Any]
@@ -86,6 +86,9 @@ def read(
             raise WrongInput(f"--catalogue {location}: --size is of the museum's catalogue, and this is none")
         else:
             entries = list(_taken_of_list(list(records), address_columns, location, left_out))
+    except FileNotFoundError:
+        near = near_files(location) if uris.is_local(location) else ""
+        raise WrongInput(f"--catalogue {location}: no such file{near}") from None
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise WrongInput(f"--catalogue {location}: cannot be read: {' '.join(str(error).split())}") from None
     _check(entries, left_out, location)

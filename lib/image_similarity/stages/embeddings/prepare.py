@@ -187,7 +187,7 @@ def _about_preprocessing(declared: NetworkSettings | ExportedSettings, source: s
     if declared.preprocessing != "caffe" and "caffe" in name.lower():
         return (f"note: {name} has caffe in its name, but preprocessing is torchvision (--preprocessing caffe?)",)
     if declared.preprocessing == "caffe" and isinstance(declared, NetworkSettings) and _is_torchvisions(declared, name):
-        return (f"note: {name} are torchvision's own weights, and preprocessing is caffe: leave it out",)
+        return (f"note: {name} is what torchvision calls its own weights, but preprocessing is caffe (leave it out?)",)
     return ()
 
 

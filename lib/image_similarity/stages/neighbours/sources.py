@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, NumericType, StringType
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, near_files
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.storage import blobs, foreign, uris
 from image_similarity.warehouse.warehouse import Warehouse
@@ -49,7 +49,7 @@ def from_parquet(warehouse: Warehouse, uri: str) -> Source:
     """
     location = uris.absolute(uri)
     if uris.is_local(location) and not blobs.exists(location):
-        raise WrongInput(f"--embeddings {uri}: no such file or folder")
+        raise WrongInput(f"--embeddings {uri}: no such file or folder{near_files(location)}")
     table = _read(warehouse, location, uri)
     missing = [name for name in ("image_id", "embedding") if name not in table.columns]
     if missing:
