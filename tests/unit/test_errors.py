@@ -46,9 +46,6 @@ def test_the_share_that_is_advised(failed: int, count: int, enough: float) -> No
 
 
 def test_what_is_advised_is_allowed_and_no_more_than_one() -> None:
-    shares = [
-        (failed, count)
-        for count in (1, 2, 3, 7, 49, 100, 997, 12345)
-        for failed in range(1, count + 1, 1 + count // 50)
-    ]
+    counts = (1, 2, 3, 7, 49, 100, 997, 12345)
+    shares = [(failed, count) for count in counts for failed in range(1, count + 1, 1 + count // 50)]
     assert [pair for pair in shares if not pair[0] <= enough_for(*pair) * pair[1] <= pair[1]] == []
