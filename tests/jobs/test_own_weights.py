@@ -47,7 +47,7 @@ def test_weights_of_a_network(run: Any, tmp_path: Path, common: list[Any], capsy
     assert run(audit_neighbours, *later, "--fingerprint", name, "--metric", "euclidean") == 0
     assert run(render_gallery, *later, "--gallery", tmp_path / "g", "--fingerprint", name) == 0
     assert run(embed_images, *later, "--fingerprint", name) == 2
-    assert "declare another one by --network or --weights" in capsys.readouterr().err
+    assert "declare it by --network or --weights" in capsys.readouterr().err
     assert run(embed_images, *later, *own[:4]) == 1, "prepared in another way"
     told = capsys.readouterr()
     assert "made in another way" in told.err and "caffe in its name" in told.out

@@ -35,6 +35,7 @@ def test_an_unset_variable_is_no_place(capsys: pytest.CaptureFixture[str]) -> No
     assert main(run_pipeline, ["--images", "i", "--warehouse", ""]) == 2
     assert "--warehouse is empty" in capsys.readouterr().err
     assert main(run_pipeline, [*GIVEN, "--config", ""]) == 2 and "--config is empty" in capsys.readouterr().err
+    assert main(run_pipeline, [*GIVEN, "-k", ""]) == 2 and "-k is empty" in capsys.readouterr().err
 
 
 def test_what_is_repeatable() -> None:

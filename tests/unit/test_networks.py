@@ -146,6 +146,12 @@ def test_an_unknown_name_gets_the_near_ones_and_no_list_of_a_hundred() -> None:
         networks.resolve_layer("squeezenet1_1", "xyzzy")
 
 
+def test_the_listing_of_layers_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert networks.main(["resnet_18"]) == 2
+    assert "did you mean resnet18" in capsys.readouterr().err
+    assert networks.main(["alexnet"]) == 0 and "classifier.5" in capsys.readouterr().out.split()
+
+
 def test_long_pictures_do_not_explode(state: networks.State, tmp_path: Path) -> None:
     made = built(networks.prepare(NETWORK, "features", state), tmp_path)
     assert made.framing.fit(np.zeros((1, 1_000_000, 3), dtype=np.uint8)).shape == (224, 224, 3)

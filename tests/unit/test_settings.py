@@ -94,7 +94,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 
 
 def test_an_undeclared_fingerprint_names_the_declared() -> None:
-    with pytest.raises(WrongInput, match="declared are vgg16-fc2;"):
+    with pytest.raises(WrongInput, match="declared are vgg16-fc2; declare it by --network or --weights"):
         settings.load(None).fingerprint("other")
     many = [f'fingerprints.n{number}={{kind="hog"}}' for number in range(30)]
     with pytest.raises(WrongInput, match=r"'n7x' is not declared; did you mean n7.*\? declared are .* and 23 more"):

@@ -6,6 +6,7 @@ than float32, each worker has its own copy.
 """
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -264,12 +265,14 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print("\n".join(list_models(module=torchvision.models)))
         return 0
-    check_network(arguments[0])
+    try:
+        check_network(arguments[0])
+    except FingerprintError as error:
+        print(error, file=sys.stderr)
+        return 2
     print("\n".join(layers(arguments[0])))
     return 0
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.exit(main(sys.argv[1:]))

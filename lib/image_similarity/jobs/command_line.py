@@ -79,12 +79,16 @@ _GIVEN = "_given"
 """Where arguments keep, while they are parsed, what was given already."""
 
 
+def _refuse_empty(parser: argparse.ArgumentParser, value: Any, flag: str | None) -> None:
+    if value in ("", Path()):
+        parser.error(f"{flag} is empty: a variable that is not set?")
+
+
 class _NotEmpty:
     """An action of a parser for a flag whose value is not empty."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *value: Any) -> None:
-        if value[0] in ("", Path()):
-            parser.error(f"{value[-1]} is empty: a variable that is not set?")
+        _refuse_empty(parser, *value)
         super().__call__(parser, namespace, *value)  # type: ignore[misc]
 
 
@@ -121,6 +125,7 @@ class _Setting(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, flag: str | None = None
     ) -> None:
+        _refuse_empty(parser, value, flag)
         text = as_toml(value) if self.is_text else value
         given = Given(f"{self.key}={text}", f"{flag} {value}")
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), given])
@@ -296,7 +301,7 @@ def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
     files = [conf.local_toml(), *arguments.config]
     if hasattr(job, "declare"):
         declared = settings.declared_fingerprints(files, arguments.overrides)
-        arguments.settings_by_flag += job.declare(arguments, declared)
+        arguments.settings_by_flag = [*arguments.settings_by_flag, *job.declare(arguments, declared)]
     loaded = settings.load(files, arguments.overrides, arguments.settings_by_flag)
     if hasattr(job, "check_early"):
         job.check_early(arguments, loaded)

@@ -297,9 +297,10 @@ class Settings(Section):
         """The settings of fingerprint ``name``. ``WrongInput``, with near and declared names, if there are none."""
         if name not in self.fingerprints:
             declared = sorted(self.fingerprints)
+            suggestion = did_you_mean(name, declared)
+            remedy = "declare it by --network or --weights, or in a file for --config"
             raise WrongInput(
-                f"fingerprint {name!r} is not declared{did_you_mean(name, declared) or ':'} declared are "
-                f"{listed(declared)}; declare another one by --network or --weights, or as [fingerprints.NAME] in a "
-                "file for --config"
+                f"fingerprint {name!r} is not declared{suggestion or ':'} declared are {listed(declared)}"
+                + ("" if suggestion else f"; {remedy}")
             )
         return self.fingerprints[name]

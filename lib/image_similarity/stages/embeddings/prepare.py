@@ -55,9 +55,9 @@ def check(name: str, declared: FingerprintSettings) -> None:
     if isinstance(declared, ExportedSettings):
         local_weights.check(declared.weights)
     if isinstance(declared, NetworkSettings):
+        local_weights.check(declared.weights)
         from image_similarity.fingerprints import networks  # importing torch takes seconds
 
-        local_weights.check(declared.weights)
         with _faults_as_wrong_input(f"fingerprint {name}"):
             networks.check_network(declared.network)
             if declared.layer is not None:
