@@ -26,6 +26,14 @@ def test_shipped_files_are_valid(name: str) -> None:
     assert isinstance(declared, settings.NetworkSettings) and ("untrained" in declared.weights) == (name == "local")
 
 
+def test_the_shipped_file_changes_no_default_but_that_of_weights() -> None:
+    """Other files are laid over it, those of clusters, too."""
+    shipped, plain = settings.load([conf.local_toml()]), settings.load(None)
+    assert shipped.model_dump(exclude={"fingerprints"}) == plain.model_dump(exclude={"fingerprints"})
+    of_cluster = settings.load([conf.local_toml(), ROOT / "conf" / "cluster.toml"])
+    assert of_cluster.fingerprint("vgg16-fc2") == plain.fingerprint("vgg16-fc2"), "without untrained"
+
+
 def test_overrides_win_and_are_read_as_toml_or_text(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[neighbours]\nsimilar = 3\nmetric = "euclidean"\n')

@@ -259,6 +259,9 @@ def test_a_file_with_something_else(tmp_path: Path) -> None:
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     with pytest.raises(WrongInput, match="holds a list, not a state dict"):
         weights.resolve(NETWORK, [str(tmp_path / "list.pth")], None, 0, tmp_path)
+    torch.save({"epoch": 3, "state_dict": {"a": torch.zeros(3)}}, tmp_path / "training.pth")
+    with pytest.raises(WrongInput, match="holds a dict, not a state dict .*; its entry 'state_dict' is one: save that"):
+        weights.resolve(NETWORK, [str(tmp_path / "training.pth")], None, 0, tmp_path)
 
 
 def test_a_name_that_torchvision_does_not_have(tmp_path: Path) -> None:

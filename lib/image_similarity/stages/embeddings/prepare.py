@@ -184,7 +184,8 @@ def _about_preprocessing(declared: NetworkSettings | ExportedSettings, source: s
     The values of weights do not tell: converted ones may be as large as torchvision's.
     """
     name = source.partition("?")[0].rpartition("/")[2]
-    if declared.preprocessing != "caffe" and "caffe" in name.lower():
+    says_otherwise = isinstance(declared, ExportedSettings) and {"mean", "std"} & declared.model_fields_set
+    if declared.preprocessing != "caffe" and "caffe" in name.lower() and not says_otherwise:
         return (f"note: {name} has caffe in its name, but preprocessing is torchvision (--preprocessing caffe?)",)
     if declared.preprocessing == "caffe" and isinstance(declared, NetworkSettings) and _is_torchvisions(declared, name):
         return (f"note: {name} is what torchvision calls its own weights, but preprocessing is caffe (leave it out?)",)

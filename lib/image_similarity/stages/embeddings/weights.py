@@ -7,6 +7,7 @@ import urllib.error
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision.models import get_model_weights
@@ -173,10 +174,18 @@ def _load(file: Path, name: str) -> State:
         raise WrongInput(
             f"weights {name}: {file} is no state dict that torch.load(weights_only=True) takes: {first}"
         ) from None
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(value, torch.Tensor) for value in state.values())
-    ):
-        raise WrongInput(f"weights {name}: {file} holds a {type(state).__name__}, not a state dict (names to tensors)")
+    if not _is_state(state):
+        inside = [key for key, value in state.items() if _is_state(value)] if isinstance(state, Mapping) else []
+        hint = f"; its entry {inside[0]!r} is one: save that alone" if inside else ""
+        raise WrongInput(
+            f"weights {name}: {file} holds a {type(state).__name__}, not a state dict (names to tensors){hint}"
+        )
     return state
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(parameter, torch.Tensor) for parameter in value.values())
+    )
