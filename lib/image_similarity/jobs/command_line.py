@@ -154,8 +154,10 @@ class Parser(argparse.ArgumentParser):
         parsed: argparse.Namespace
         parsed, others = self.parse_known_args(words, namespace)
         if others:
-            more = f" and {len(others) - 1:,} words more belong" if len(others) > 1 else " belongs"
-            self.error(f"{others[0]!r}{more} to no flag: quote what has spaces or *")
+            more = f" and {len(others) - 1:,} more belong" if len(others) > 1 else " belongs"
+            typeset = re.fullmatch("[\u2010-\u2015]+(.*)", others[0])  # dashes, as in a text that was copied
+            flag = did_you_mean(f"--{typeset[1]}", self._flags()) if typeset else ""
+            self.error(f"{others[0]!r}{more} to no flag{flag or ': quote what has spaces or *'}")
         return parsed
 
     def _check_flags(self, words: Sequence[str]) -> None:
@@ -176,7 +178,7 @@ class Parser(argparse.ArgumentParser):
         """Whether ``word`` is meant as a flag: no value of one begins with a dash, but for negative numbers."""
         short = not word.startswith("--") and word[:2] in self._option_string_actions  # -k5
         is_number = re.fullmatch(r"-\d+|-\d*\.\d+", word) is not None
-        dashed = re.match(r"-+\w|[\u2010-\u2015]+\w", word) is not None  # a dash may have been typeset
+        dashed = re.match(r"-+\w", word) is not None
         return dashed and not is_number and " " not in word and not (short and len(word) > 2)
 
     def _flags(self) -> list[str]:

@@ -7,7 +7,7 @@ import urllib.error
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torchvision.models import get_model_weights
@@ -183,7 +183,7 @@ def _load(file: Path, name: str) -> State:
     return state
 
 
-def _is_state(value: Any) -> bool:
+def _is_state(value: Any) -> TypeGuard[State]:
     return (
         isinstance(value, Mapping)
         and bool(value)
