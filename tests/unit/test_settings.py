@@ -184,6 +184,15 @@ def test_a_fault_of_a_fingerprint_is_blamed_on_the_file_that_declares_it(tmp_pat
         assert "did you mean vgg16-fc2?" in str(raised.value)
 
 
+def test_a_missing_key_is_missing_where_its_table_begins(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[fingerprints.x]\nseed = 1\n")
+    with pytest.raises(WrongInput, match=f"^{file}: fingerprints.x.network: is missing$"):
+        settings.load([file], ["fingerprints.x.pooling=max"])
+    with pytest.raises(WrongInput, match="^--set fingerprints.x.seed=1: fingerprints.x.network: is missing$"):
+        settings.load(None, ["fingerprints.x.seed=1", "fingerprints.x.pooling=max"])
+
+
 def test_files_are_laid_over_one_another_key_by_key(tmp_path: Path) -> None:
     """Tables are merged; a list or a value replaces; the fingerprints that come with the package stay."""
     first, second = tmp_path / "first.toml", tmp_path / "second.toml"

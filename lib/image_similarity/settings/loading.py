@@ -57,14 +57,17 @@ class _Layers:
             self.sources = {known: source for known, source in self.sources.items() if known[: len(path)] != path}
         self.sources |= sources
 
-    def sources_of(self, path: Path) -> list[_Source]:
-        """Where the value at ``path`` was written: it, or what is in it; of these the command line, if it has any."""
+    def sources_of(self, path: Path, is_missing: bool = False) -> list[_Source]:
+        """Where what is at ``path`` was written: it, or what is in it; of these the command line, if it has any.
+
+        ``is_missing``: nothing is there, and it belongs where its table begins.
+        """
+        if is_missing:
+            return [source for key, source in self.sources.items() if key[: len(path) - 1] == path[:-1]][:1]
         for length in range(len(path), 0, -1):
             if path[:length] in self.sources:
                 return [self.sources[path[:length]]]
         inside = dict.fromkeys(source for key, source in self.sources.items() if key[: len(path)] == path)
-        if not inside and len(path) > 1:  # a key that is missing: its table
-            return self.sources_of(path[:-1])
         return [source for source in inside if not source.is_file] or list(inside)[-1:]
 
 
@@ -210,7 +213,7 @@ def _described(fault: Any, layers: _Layers) -> list[str]:
     with the key only where the words set something else.
     """
     path = _path(fault)
-    sources = layers.sources_of(path)
+    sources = layers.sources_of(path, is_missing=fault["type"] == "missing")
     key, message = ".".join(path), _message(fault, path)
     if sources and not sources[0].is_file:
         words = ", ".join(source.words for source in sources)
