@@ -79,7 +79,7 @@ def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
         suggestion = did_you_mean(job.slot, published)
         raise WrongInput(
             f"no neighbours {job.slot!r} in {job.warehouse.uri} (published: {listed(published)})"
-            + (suggestion or ": run find_neighbours first")
+            + (suggestion or f": {'name one by --fingerprint, or ' if published else ''}run find_neighbours first")
         )
     record = job.base_snapshot.runs.get(runs[0])
     if record is None:

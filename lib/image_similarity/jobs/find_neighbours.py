@@ -167,7 +167,7 @@ def _from_published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[
         suggestion = did_you_mean(fingerprint, published)
         raise WrongInput(
             f"no embeddings {fingerprint!r} in {job.warehouse.uri} (published: {listed(published)})"
-            + (suggestion or ": run embed_images first")
+            + (suggestion or f": {'name one by --fingerprint, or ' if published else ''}run embed_images first")
         )
     keys = [
         row.fingerprint_key
