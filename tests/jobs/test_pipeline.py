@@ -217,7 +217,7 @@ BAD = {
         embed_images,
         ["--fingerprint", "vgg17"],
         2,
-        "did you mean vgg16-fc2? declared are colour-histogram, hog, vgg16-fc2",
+        "declared are colour-histogram, hog, vgg16-fc2",
     ),
     "impossible k": (find_neighbours, ["-k", "-1"], 2, "-k -1: should be greater than or equal to 0"),
     "unknown metric": (find_neighbours, ["--metric", "manhattan"], 2, "'cosine', 'correlation' or 'euclidean'"),

@@ -5,7 +5,7 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -269,6 +269,14 @@ def test_a_name_that_torchvision_does_not_have(tmp_path: Path) -> None:
         WrongInput, match=r"no weights 'IMAGENET'; did you mean IMAGENET1K_V1\? torchvision's are: IMAGENET1K_V1"
     ):
         weights.resolve(NETWORK, ["IMAGENET"], None, 0, tmp_path)
+    for name, is_wrong in (("IMAGENET1K_V1", False), ("untrained", False), ("http://h/w", False), ("untrain", True)):
+        declared = settings.NetworkSettings(network=NETWORK, weights=(name,))
+        with (
+            pytest.raises(WrongInput, match="no weights 'untrain'; did you mean untrained")
+            if is_wrong
+            else nullcontext()
+        ):
+            prepare.check("x", declared)
 
 
 def test_untrained_is_seeded(tmp_path: Path) -> None:

@@ -57,11 +57,14 @@ def check(name: str, declared: FingerprintSettings) -> None:
     if isinstance(declared, NetworkSettings):
         local_weights.check(declared.weights)
         from image_similarity.fingerprints import networks  # importing torch takes seconds
+        from image_similarity.stages.embeddings import weights
 
         with _faults_as_wrong_input(f"fingerprint {name}"):
             networks.check_network(declared.network)
             if declared.layer is not None:
                 networks.resolve_layer(declared.network, declared.layer)
+        for weights_name in declared.weights:
+            weights.check_name(declared.network, weights_name)
 
 
 def described(declared: FingerprintSettings) -> str:

@@ -127,16 +127,23 @@ def _weights_file(
     if not uris.is_local(name):
         file, notes = weights_cache.copy_of(name, cache, http, pinned=sha256 is not None)
         return _checked(file, name, sha256, downloaded=True), notes
-    if network and not local_weights.is_path(name):
-        suggestion = did_you_mean(name, [*members, UNTRAINED]) or ";"
-        raise WrongInput(
-            f"{network} has no weights {name!r}{suggestion} torchvision's are: {', '.join(members)}; or give a path "
-            "or URI"
-        )
+    if network:
+        check_name(network, name)
     file = Path(uris.absolute(name))
     if not file.exists():
         raise FileNotFoundError(no_such_file(str(file)))
     return _checked(file, name, sha256, downloaded=False), ()
+
+
+def check_name(network: str, name: str) -> None:
+    """Raises ``WrongInput`` if ``name`` is neither `UNTRAINED`, nor torchvision's, nor a path or URI."""
+    members = get_model_weights(network).__members__
+    if name == UNTRAINED or name in members or not uris.is_local(name) or local_weights.is_path(name):
+        return
+    suggestion = did_you_mean(name, [*members, UNTRAINED]) or ";"
+    raise WrongInput(
+        f"{network} has no weights {name!r}{suggestion} torchvision's are: {', '.join(members)}; or give a path or URI"
+    )
 
 
 def _by_torch_hub(url: str, file: Path) -> None:
