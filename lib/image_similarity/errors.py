@@ -2,9 +2,18 @@
 
 Each class of `JobFailed` has an exit code of the jobs. `Unreadable` is about one image and becomes a row of
 ``failures``. Any other exception is a defect of this project, and keeps its traceback.
+
+What their messages suggest is here, too: the names that are near a wrong one.
 """
 
+import difflib
+import os
+from collections.abc import Iterable
 from typing import Any
+
+_LISTED = 8
+_NEAR = 3
+_AS_NEAR = 0.1  # of difflib's ratio
 
 
 class JobFailed(Exception):
@@ -55,3 +64,61 @@ class Unreadable(Exception):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = " ".join(detail.split())[:300]
+
+
+def near(word: str, known: Iterable[str]) -> list[str]:
+    """At most three of ``known`` that ``word`` may be a misspelling or the beginning of, the nearest first.
+
+    Capitals, and which of ``_`` and ``-`` is written, make no difference.
+    """
+    names = {_plain(name): name for name in reversed(list(known))}
+    wanted = _plain(word)
+    longer = sorted((name for name in names if wanted and name.startswith(wanted)), key=len)
+    found = dict.fromkeys([*longer, *_close(wanted, names)])
+    return [names[name] for name in found][:_NEAR]
+
+
+def _close(word: str, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are spelled like ``word``; none that is much farther from it than the nearest."""
+    found = difflib.get_close_matches(word, list(names), n=_NEAR)
+    ratios = [difflib.SequenceMatcher(None, name, word).ratio() for name in found]
+    return [name for name, ratio in zip(found, ratios) if ratio > ratios[0] - _AS_NEAR]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean a or b?`` for a message about ``word``; empty if none of ``known`` is near."""
+    names = near(word, known)
+    return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """``names`` in their order, as text. Of many, the first eight and how many more; ``none`` if there are none."""
+    known = list(names)
+    more = f" and {len(known) - _LISTED:,} more" if len(known) > _LISTED + 1 else ""
+    return (", ".join(known[:_LISTED] if more else known) or "none") + more
+
+
+def no_such_file(path: str) -> str:
+    """``no such file: PATH``, with `near_files`."""
+    return f"no such file: {path}{near_files(path)}"
+
+
+def near_files(path: str) -> str:
+    """For a message about ``path``, which is not there: the folder of it that is missing, and ``; did you mean a?``.
+
+    ``path``: of this machine, absolute. Near names are those in the folder where the path leaves what is there.
+    """
+    wanted = path.rstrip("/")
+    folder, name = os.path.split(wanted)
+    while folder != os.path.dirname(folder) and not os.path.isdir(folder):
+        folder, name = os.path.split(folder)
+    try:
+        there = sorted(os.listdir(folder))
+    except OSError:  # others may not list it
+        there = []
+    missing = os.path.join(folder, name)
+    return ("" if missing == wanted else f" (there is no {missing})") + did_you_mean(name, there)

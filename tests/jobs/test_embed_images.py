@@ -220,7 +220,7 @@ def test_failures_are_tried_again_when_asked_or_when_they_may_pass(
         assert counts(w, "tiny")["read"] == read, arguments
         assert counts(w, "tiny")["failures"] == {"not_an_image": 1, "not_found": 1}
     assert run(embed_images, *again, "--retry-failed", "bad_mood") == 2
-    assert "reasons are: not_found" in capsys.readouterr().err
+    assert "'bad_mood' is no choice: choose from every, not_found" in capsys.readouterr().err
 
 
 def test_pictures_behind_addresses_are_fetched_when_their_version_is_new(

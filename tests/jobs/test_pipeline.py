@@ -175,7 +175,9 @@ def test_too_many_failures_publish_nothing(
     assert run(run_pipeline, "--images", folder, *arguments) == 3
     told = capsys.readouterr().err
     assert "1 of 9 images failed (1 truncated)" in told and "max_failed_fraction = 0.05" in told
-    listed, *examples = told.split("is a row in ")[1].splitlines()
+    row, *examples = told.split("is a row in ")[1].splitlines()
+    listed, advice = row.split(". --set ")
+    assert advice == "embeddings.max_failed_fraction=0.12 lets such a run pass"
     assert examples == [f"  failed: 1 truncated, for example {folder / 'broken.png'}"]
     assert pq.read_table(listed).column("image_id").to_pylist() == ["broken.png"]
     assert "embeddings" not in json.loads((tmp_path / "w" / "_current.json").read_text())["tables"]
@@ -203,16 +205,21 @@ def test_files_that_cannot_be_had(run: Run, tmp_path: Path, tiny: list[str]) -> 
 
 BAD = {
     "no such folder": (build_manifest, ["--images", "/no/such/folder"], 2, "no such folder or file"),
-    "unknown setting": (build_manifest, ["--images", ".", "--set", "neighbours.simlar=1"], 2, "did you mean 'similar'"),
+    "unknown setting": (
+        build_manifest,
+        ["--images", ".", "--set", "neighbours.simlar=1"],
+        2,
+        "mean neighbours.similar",
+    ),
     "no manifest": (embed_images, [], 2, "run build_manifest first"),
     "no embeddings": (find_neighbours, [], 2, "run embed_images first"),
     "undeclared fingerprint": (
         embed_images,
         ["--fingerprint", "vgg17"],
         2,
-        "declared are: colour-histogram, hog, vgg16-fc2",
+        "declared are colour-histogram, hog, vgg16-fc2",
     ),
-    "impossible k": (find_neighbours, ["-k", "-1"], 2, "greater than or equal to 0"),
+    "impossible k": (find_neighbours, ["-k", "-1"], 2, "-k -1: should be greater than or equal to 0"),
     "unknown metric": (find_neighbours, ["--metric", "manhattan"], 2, "'cosine', 'correlation' or 'euclidean'"),
     "made here": (find_neighbours, ["--embeddings", ".", "--fingerprint", "vgg16-fc2"], 2, "which is made here"),
     "number for a name": (embed_images, ["--fingerprint", "123"], 2, "fingerprint '123' is not declared"),
@@ -246,7 +253,7 @@ def test_bad_weights_and_layers(run: Run, folder: Path, tmp_path: Path, capsys: 
         (weights_case(tmp_path, "http://127.0.0.1:9/w.pth"), 1, "cannot be reached"),
         (weights_case(tmp_path, str(tmp_path / "text.pth")), 2, "no state dict"),
         (weights_case(tmp_path, str(tmp_path / "text.pth"), f',weights_sha256="{"0" * 64}"'), 2, "the sha256 of"),
-        ([*weights_case(tmp_path, "untrained"), "--set", "fingerprints.bad.layer=feature"], 2, "near are"),
+        ([*weights_case(tmp_path, "untrained"), "--set", "fingerprints.bad.layer=feature"], 2, "did you mean features"),
         (
             [*weights_case(tmp_path, "untrained"), "--set", "fingerprints.bad.network=squeezenet"],
             2,

@@ -30,4 +30,4 @@ def test_spark_submit_fails_with_a_code_and_one_line(tmp_path: Path) -> None:
     )
     assert "Traceback" not in done.stderr and not (tmp_path / "w" / "_current.json").exists()
     done = subprocess.run([*script, "--images", str(tmp_path), "--config", "none.toml"], capture_output=True, text=True)
-    assert done.returncode == 2 and "settings file not found" in done.stderr
+    assert done.returncode == 2 and "--config: no such file: " in done.stderr

@@ -17,3 +17,6 @@ def test_every_network_can_be_taken_apart(network: str) -> None:
     preset = networks._preset(network, "")
     last = networks.layers(network)[-1]
     assert networks._output_shape(network, last, preset.crop_size[0]) == (2, 1000)
+    layer, pooling = networks.default_layer(network)
+    shape = networks._output_shape(network, layer, preset.crop_size[0])
+    assert len(shape) == (4 if pooling == "average" else 2) and 400 <= shape[1] <= 7392

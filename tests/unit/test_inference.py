@@ -151,3 +151,16 @@ def test_programs_that_cannot_serve_are_refused(tmp_path: Path, caplog: pytest.L
         exported.prepare(tmp_path / "infinite.pt2", FRAMING, PLAIN, "none")
     with pytest.raises(FingerprintError, match="pooling is for outputs with places"):
         exported.prepare(tmp_path / "infinite.pt2", FRAMING, PLAIN, "max")
+
+
+def test_the_size_of_pictures_is_the_programs_own(tmp_path: Path) -> None:
+    """Of a program that takes any size, it is that of its example."""
+    fixed = write(tmp_path / "fixed.pt2", Encoder(), side=48)
+    assert exported.input_side(fixed) == 48
+    some = torch.export.Dim("side", min=8, max=512)
+    program = torch.export.export(Infinite().eval(), (torch.zeros(1, 3, 40, 40),), dynamic_shapes=({2: some, 3: some},))
+    torch.export.save(program, tmp_path / "any.pt2")
+    assert exported.input_side(tmp_path / "any.pt2") == 40
+    torch.export.save(torch.export.export(Infinite().eval(), (torch.zeros(1, 3, 8, 9),)), tmp_path / "oblong.pt2")
+    with pytest.raises(FingerprintError, match=r"takes \(1, 3, 8, 9\), which says no size of pictures: set input_size"):
+        exported.input_side(tmp_path / "oblong.pt2")

@@ -116,10 +116,40 @@ def test_half_precision_files_serve(state: networks.State, images: NDArray[np.ui
 def test_layers() -> None:
     assert networks.resolve_layer("vgg16", "fc2") == networks.resolve_layer("vgg16", "classifier.4") == "classifier.4"
     assert networks.resolve_layer("vgg19_bn", "fc1") == "classifier.1"
-    with pytest.raises(FingerprintError, match="no layer 'clasifier.4'; near are classifier.4.*To see all: python -m"):
+    with pytest.raises(FingerprintError, match="no layer 'clasifier.4'; did you mean classifier.4.*all: python -m"):
         networks.resolve_layer("vgg16", "clasifier.4")
     with pytest.raises(FingerprintError, match="no classification network 'vgg_16'; did you mean vgg16"):
         networks.check_network("vgg_16")
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "pooling"),
+    [
+        ("vgg16", "classifier.4", "none"),
+        ("squeezenet1_1", "features.12.cat", "average"),
+        ("resnet50", "flatten", "none"),
+    ],
+)
+def test_the_default_layer_is_the_last_before_the_classifier(network: str, layer: str, pooling: str) -> None:
+    assert networks.default_layer(network) == (layer, pooling)
+    assert layer == networks.resolve_layer(network, {"vgg16": "fc2", "squeezenet1_1": "features"}.get(network, layer))
+
+
+def test_an_unknown_name_gets_the_near_ones_and_no_list_of_a_hundred() -> None:
+    for wrong, near in (("resnet5", "resnet50"), ("squeezenet1-1", "squeezenet1_1"), ("ResNet18", "resnet18")):
+        with pytest.raises(FingerprintError, match=f"did you mean .*{near}.* To see all: python -m") as raised:
+            networks.check_network(wrong)
+        assert len(str(raised.value)) < 200
+    with pytest.raises(FingerprintError, match="'xyzzy'. To see all"):
+        networks.check_network("xyzzy")
+    with pytest.raises(FingerprintError, match="no layer 'xyzzy'; its last are .*. To see all"):
+        networks.resolve_layer("squeezenet1_1", "xyzzy")
+
+
+def test_the_listing_of_layers_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert networks.main(["resnet_18"]) == 2
+    assert "did you mean resnet18" in capsys.readouterr().err
+    assert networks.main(["alexnet"]) == 0 and "classifier.5" in capsys.readouterr().out.split()
 
 
 def test_long_pictures_do_not_explode(state: networks.State, tmp_path: Path) -> None:
@@ -167,3 +197,6 @@ def test_a_network_can_be_taken_apart(network: str) -> None:
     preset = networks._preset(network, "")
     last = networks.layers(network)[-1]
     assert networks._output_shape(network, last, preset.crop_size[0]) == (2, 1000)
+    layer, pooling = networks.default_layer(network)
+    shape = networks._output_shape(network, layer, preset.crop_size[0])
+    assert len(shape) == (4 if pooling == "average" else 2) and 400 < shape[1] <= 4096

@@ -5,7 +5,7 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from image_similarity import __version__
+from image_similarity import __version__, settings
 from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.fingerprints import networks
-from image_similarity.stages.embeddings import weights
+from image_similarity.stages.embeddings import prepare, weights
 from image_similarity.storage import http_client
 from image_similarity.storage.http_client import Status
 
@@ -167,7 +167,67 @@ def test_what_cannot_be_reached_is_passed_over_and_told(server: tuple[str, list[
     assert len(found.passed_over) == 3 and "404" in found.passed_over[0] and "no such file" in found.passed_over[1]
     with pytest.raises(JobFailed, match="404") as caught:
         weights.resolve(NETWORK, names[:3], None, 5, tmp_path / "cache")
-    assert "end the list with 'untrained'" in str(caught.value) and caught.value.exit_code == 1
+    assert str(caught.value).endswith("that this machine reaches it; or name a file on this machine")
+    assert "untrained" not in str(caught.value) and caught.value.exit_code == 1
+
+
+def test_untrained_is_advised_for_torchvisions_own_weights_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = type("W", (), {"__members__": {"V1": _Url("http://127.0.0.1:9/none-0.pth")}})
+    monkeypatch.setattr(weights, "get_model_weights", lambda _: named)
+    with pytest.raises(JobFailed, match="Fetch http://127.0.0.1:9/none-0.pth where .* 'untrained', for a network"):
+        weights.resolve(NETWORK, ["V1"], None, 0, tmp_path / "cache")
+
+
+def test_a_misspelt_path_gets_the_files_that_are_near(folder: Path, tmp_path: Path) -> None:
+    missing = [str(folder / "god.pth")]
+    for resolve in (
+        lambda: weights.resolve(NETWORK, missing, None, 0, tmp_path),
+        lambda: weights.resolve_program(missing, None, tmp_path),
+        lambda: prepare.check("x", settings.NetworkSettings(network=NETWORK, weights=tuple(missing))),
+        lambda: prepare.check("x", settings.ExportedSettings(kind="exported", weights=tuple(missing))),
+    ):
+        with pytest.raises(WrongInput, match=f"no such file: {missing[0]}; did you mean good.pth\\?$"):
+            resolve()
+    with pytest.raises(WrongInput, match=rf"no such file: {folder}x/good.pth \(there is no {folder}x\); did you mean"):
+        weights.resolve(NETWORK, [f"{folder}x/good.pth"], None, 0, tmp_path)
+    with pytest.raises(WrongInput, match="this is a folder, name a file in it; there are: good.pth"):
+        weights.resolve(NETWORK, [str(folder)], None, 0, tmp_path)
+    assert not weights.resolve(NETWORK, [*missing, "untrained"], None, 0, tmp_path).trained
+
+
+def test_a_file_whose_name_has_no_ending_is_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "good").write_bytes((folder / "good.pth").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert weights.resolve(NETWORK, ["good"], None, 0, tmp_path).trained
+
+
+@pytest.mark.parametrize(
+    ("name", "preprocessing", "told"),
+    [
+        ("squeezenet-CAFFE.pth", "torchvision", "has caffe in its name, but preprocessing is torchvision"),
+        ("squeezenet-caffe.pth", "caffe", None),
+        ("mine.pth", "torchvision", None),
+        ("mine.pth", "caffe", None),
+        ("squeezenet1_1-b8a52dc0.pth", "caffe", "what torchvision calls its own weights, but preprocessing is caffe"),
+    ],
+)
+def test_a_preprocessing_that_the_name_speaks_against(
+    name: str, preprocessing: str, told: str | None, folder: Path, tmp_path: Path
+) -> None:
+    """The values cannot tell: those of the first layer are as large for pixels of 0 to 255 as for normalised ones."""
+    (tmp_path / name).write_bytes((folder / "good.pth").read_bytes())
+    declared = settings.load(
+        None, [f'fingerprints.x={{network="{NETWORK}",weights="{tmp_path / name}",preprocessing="{preprocessing}"}}']
+    )
+    prepared = prepare.prepare("x", declared.fingerprint("x"), tmp_path, declared.http)
+    notes = [note for note in prepared.notes if note.startswith("note: ")]
+    assert len(notes) == (told is not None) and all(str(told) in note for note in notes)
+    recorded = prepare.record("x", declared.fingerprint("x"), prepared)["fingerprint"]["x"]
+    assert (recorded["layer"], recorded["pooling"]) == ("features.12.cat", "average"), "what was left open is recorded"
 
 
 class Malicious:
@@ -199,11 +259,24 @@ def test_a_file_with_something_else(tmp_path: Path) -> None:
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     with pytest.raises(WrongInput, match="holds a list, not a state dict"):
         weights.resolve(NETWORK, [str(tmp_path / "list.pth")], None, 0, tmp_path)
+    torch.save({"epoch": 3, "state_dict": {"a": torch.zeros(3)}}, tmp_path / "training.pth")
+    with pytest.raises(WrongInput, match="holds a dict, not a state dict .*; its entry 'state_dict' is one: save that"):
+        weights.resolve(NETWORK, [str(tmp_path / "training.pth")], None, 0, tmp_path)
 
 
 def test_a_name_that_torchvision_does_not_have(tmp_path: Path) -> None:
-    with pytest.raises(WrongInput, match="no weights 'IMAGENET'; torchvision's are: IMAGENET1K_V1"):
+    with pytest.raises(
+        WrongInput, match=r"no weights 'IMAGENET'; did you mean IMAGENET1K_V1\? torchvision's are: IMAGENET1K_V1"
+    ):
         weights.resolve(NETWORK, ["IMAGENET"], None, 0, tmp_path)
+    for name, is_wrong in (("IMAGENET1K_V1", False), ("untrained", False), ("http://h/w", False), ("untrain", True)):
+        declared = settings.NetworkSettings(network=NETWORK, weights=(name,))
+        with (
+            pytest.raises(WrongInput, match="no weights 'untrain'; did you mean untrained")
+            if is_wrong
+            else nullcontext()
+        ):
+            prepare.check("x", declared)
 
 
 def test_untrained_is_seeded(tmp_path: Path) -> None:

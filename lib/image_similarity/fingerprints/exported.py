@@ -62,11 +62,7 @@ def prepare(
     Raises ``FingerprintError`` if the program cannot be loaded, takes other pictures, fails, or cannot be pooled. If
     the program has several outputs, the first one is used. ``source`` names the program in messages.
     """
-    try:
-        program = _load(str(file))
-    except Exception:  # zip, json and torch raise many kinds of errors about other files
-        reader = f"torch.export.load (torch {torch.__version__})"
-        raise FingerprintError(f"weights {source}: {file} is no program that {reader} takes") from None
+    program = _loaded(file, source)
     shape = _input_shape(program)
     expected = (3, framing.crop, framing.crop)
     if len(shape) != 4 or any(isinstance(size, int) and size != side for size, side in zip(shape[1:], expected)):
@@ -89,6 +85,31 @@ def prepare(
             f"weights {source}: the program answers 2 grey pictures with {vectors.shape}, or values not finite"
         )
     return spec
+
+
+def input_side(file: Path, source: str = "given") -> int:
+    """The side of the square pictures that the program in ``file`` takes. If it takes any, that of its example input.
+
+    ``FingerprintError`` if it is no program, or says no size.
+    """
+    program = _loaded(file, source)
+    shape = _input_shape(program)
+    examples = (program.example_inputs or ((),))[0]
+    if len(shape) == 4 and not isinstance(shape[2], int) and examples:
+        shape = (*shape[:2], *examples[0].shape[2:])
+    if len(shape) != 4 or not isinstance(shape[2], int) or shape[2] != shape[3]:
+        raise FingerprintError(
+            f"weights {source}: the program takes {_shape_text(shape)}, which says no size of pictures: set input_size"
+        )
+    return int(shape[2])
+
+
+def _loaded(file: Path, source: str) -> Any:
+    try:
+        return _load(str(file))
+    except Exception:  # zip, json and torch raise many kinds of errors about other files
+        reader = f"torch.export.load (torch {torch.__version__})"
+        raise FingerprintError(f"weights {source}: {file} is no program that {reader} takes") from None
 
 
 def _load(file: str) -> Any:

@@ -5,8 +5,8 @@ file is memory-mapped, so the workers of one machine share its pages. If the par
 than float32, each worker has its own copy.
 """
 
-import difflib
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,6 +19,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from image_similarity.errors import did_you_mean
 from image_similarity.fingerprints.inference import CAFFE, USUAL_AXES, Inference, Normalisation, Pooling
 from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
 from image_similarity.imaging.framing import Framing
@@ -71,10 +72,10 @@ def check_network(network: str) -> None:
     """Raise ``FingerprintError``, with similar names, unless torchvision has the classification network."""
     known = list_models(module=torchvision.models)  # networks for detection, segmentation and video are in subpackages
     if network not in known:
-        near = difflib.get_close_matches(network, known, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        listing = "python -m image_similarity.fingerprints.networks"
         raise FingerprintError(
-            f"torchvision has no classification network {network!r}{hint} All are: {', '.join(known)}"
+            f"torchvision has no classification network {network!r}{did_you_mean(network, known) or '.'} "
+            f"To see all: {listing}"
         )
 
 
@@ -177,9 +178,9 @@ def resolve_layer(network: str, layer: str) -> str:
     inside = [node for node in nodes if node == layer or node.startswith(f"{layer}.")]
     if not inside:
         known = [*aliases, *nodes]
-        near = difflib.get_close_matches(layer, known, n=3, cutoff=0.4) or known[-3:]
+        suggestion = did_you_mean(layer, known) or f"; its last are {', '.join(known[-3:])}."
         listing = f"python -m image_similarity.fingerprints.networks {network}"
-        raise FingerprintError(f"{network} has no layer {layer!r}; near are {', '.join(near)}. To see all: {listing}")
+        raise FingerprintError(f"{network} has no layer {layer!r}{suggestion} To see all: {listing}")
     return layer if layer in inside else inside[-1]
 
 
@@ -189,6 +190,23 @@ def layers(network: str) -> list[str]:
     with torch.device("meta"):
         nodes: list[str] = get_graph_node_names(model, suppress_diff_warning=True)[1]
     return nodes
+
+
+@lru_cache(maxsize=4)
+def default_layer(network: str) -> tuple[str, str]:
+    """The last node before the network's classifier, and how it is pooled: ``average`` if it has spatial axes.
+
+    The classifier is the last linear or convolutional module. Dropout does nothing in evaluation and is passed over, so
+    that VGG's is ``classifier.4``, that is fc2.
+    """
+    check_network(network)
+    modules, nodes = dict(_empty(network).named_modules()), layers(network)
+    at = max(index for index, node in enumerate(nodes) if isinstance(modules.get(node), (nn.Linear, nn.Conv2d))) - 1
+    while isinstance(modules.get(nodes[at]), nn.Dropout):
+        at -= 1
+    side = _preset(network, "").crop_size[0]
+    has_places = len(_output_shape(network, nodes[at], side)) > 2
+    return nodes[at], "average" if has_places else "none"
 
 
 def _fitting_state(network: str, node: str, side: int, state: State, source: str) -> State:
@@ -247,12 +265,14 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print("\n".join(list_models(module=torchvision.models)))
         return 0
-    check_network(arguments[0])
+    try:
+        check_network(arguments[0])
+    except FingerprintError as error:
+        print(error, file=sys.stderr)
+        return 2
     print("\n".join(layers(arguments[0])))
     return 0
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.exit(main(sys.argv[1:]))

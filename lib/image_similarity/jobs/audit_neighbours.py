@@ -2,7 +2,7 @@
 
 import argparse
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed
 from image_similarity.jobs import command_line
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.find_neighbours import COMPARED
@@ -75,9 +75,11 @@ def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
     """
     runs = job.base_snapshot.run_ids("neighbours", job.slot)
     if not runs:
-        published = ", ".join(sorted(job.base_snapshot.slots("neighbours"))) or "none"
+        published = sorted(job.base_snapshot.slots("neighbours"))
+        suggestion = did_you_mean(job.slot, published)
         raise WrongInput(
-            f"no neighbours {job.slot!r} in {job.warehouse.uri} (published: {published}): run find_neighbours first"
+            f"no neighbours {job.slot!r} in {job.warehouse.uri} (published: {listed(published)})"
+            + (suggestion or f": {'name one by --fingerprint, or ' if published else ''}run find_neighbours first")
         )
     record = job.base_snapshot.runs.get(runs[0])
     if record is None:

@@ -4,6 +4,7 @@ import argparse
 
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application
+from image_similarity.settings import Settings
 from image_similarity.stages import manifest
 from image_similarity.storage import uris
 
@@ -18,12 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="take N images, chosen by a hash of image_id and seed",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
+    parser.add_argument("--seed", type=command_line.whole, default=0, metavar="S", help="of the sample (default: 0)")
 
 
-def check(application: Application) -> None:
+def check(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` if there are no images where the arguments say, as far as that is seen at once."""
-    manifest.kind_of(uris.absolute(application.arguments.images), application.settings.embeddings.read_seconds)
+    manifest.kind_of(uris.absolute(arguments.images), settings.embeddings.read_seconds)
+
+
+def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+    """`check`, before Spark is started, where the images are on this machine."""
+    if uris.is_local(arguments.images):
+        check(arguments, settings)
 
 
 def run(application: Application) -> None:

@@ -5,20 +5,25 @@ code.
 import argparse
 import importlib
 import json
+import math
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pyspark.sql import SparkSession
 
 from image_similarity import conf, reporting, settings
+from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.jobs.job import Application, Finished, PlanOnly
 from image_similarity.reporting import Reporter
 from image_similarity.runtime import environment, progress, shutdown
 from image_similarity.runtime.session import open_session
+from image_similarity.settings import Given, Settings
 from image_similarity.warehouse.warehouse import Warehouse
 
 FLAGS = "settings_by_flag"
@@ -30,11 +35,12 @@ def setting(key: str, is_text: bool = False) -> dict[str, Any]:
 
     The flag wins over ``--set``. ``is_text``: the value is a string, whatever it looks like.
     """
-    return {
-        "dest": FLAGS,
-        "action": "append",
-        "type": lambda value: f"{key}={json.dumps(value) if is_text else value}",
-    }
+    return {"dest": FLAGS, "action": partial(_Setting, key=key, is_text=is_text)}
+
+
+def as_toml(text: str) -> str:
+    """``text`` as a string of TOML, which a value is read as: it may look like a number."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -42,27 +48,63 @@ def at_least(least: int) -> Callable[[str], int]:
 
     def number(text: str) -> int:
         if not text.isascii() or not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number of {least} or more")
+            raise argparse.ArgumentTypeError(f"should be a whole number of {least} or more, not {text!r}")
         return int(text)
 
     return number
+
+
+def whole(text: str) -> int:
+    """A ``type`` for ``add_argument``: a whole number, which may be negative."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"should be a whole number, not {text!r}") from None
+
+
+def one_of(words: Iterable[str]) -> Callable[[str], str]:
+    """A ``type`` for ``add_argument``: one of ``words``. It is used in place of ``choices`` for its message."""
+    known = list(words)
+
+    def word(text: str) -> str:
+        if text not in known:
+            suggestion = did_you_mean(text, known) or ":"
+            raise argparse.ArgumentTypeError(f"{text!r} is no choice{suggestion} choose from {listed(known)}")
+        return text
+
+    return word
 
 
 _GIVEN = "_given"
 """Where arguments keep, while they are parsed, what was given already."""
 
 
-class _Once:
+def _refuse_empty(parser: argparse.ArgumentParser, value: Any, flag: str | None) -> None:
+    if value in ("", Path()):
+        parser.error(f"{flag} is empty: a variable that is not set?")
+
+
+class _NotEmpty:
+    """An action of a parser for a flag whose value is not empty."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *value: Any) -> None:
+        _refuse_empty(parser, *value)
+        super().__call__(parser, namespace, *value)  # type: ignore[misc]
+
+
+class _Once(_NotEmpty):
     """An action of a parser for a flag that may be given once: of two values, either would be wrong for somebody."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *value: Any) -> None:
         given: set[str] = namespace.__dict__.setdefault(_GIVEN, set())
         if self.dest in given:  # type: ignore[attr-defined]
             parser.error(f"{value[-1]} is given more than once")
-        if value[:-1] == ("",):
-            parser.error(f"{value[-1]} is empty: a variable that is not set?")
         given.add(self.dest)  # type: ignore[attr-defined]
-        super().__call__(parser, namespace, *value)  # type: ignore[misc]
+        super().__call__(parser, namespace, *value)
+
+
+class _Append(_NotEmpty, argparse._AppendAction):
+    pass
 
 
 class _Store(_Once, argparse._StoreAction):
@@ -73,19 +115,93 @@ class _StoreTrue(_Once, argparse._StoreTrueAction):
     pass
 
 
-def _parser(job: Any, name: str) -> argparse.ArgumentParser:
+class _Setting(argparse.Action):
+    """The action of `setting`: appends a `Given` to `FLAGS`."""
+
+    def __init__(self, key: str, is_text: bool, **options: Any):
+        super().__init__(**options)
+        self.key, self.is_text = key, is_text
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, flag: str | None = None
+    ) -> None:
+        _refuse_empty(parser, value, flag)
+        text = as_toml(value) if self.is_text else value
+        given = Given(f"{self.key}={text}", f"{flag} {value}")
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), given])
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a fault in one line, with the names that are near, and guesses no flag from its beginning.
+
+    ``WrongInput`` if the arguments are wrong.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+        for action, kind in ((None, _Store), ("store", _Store), ("store_true", _StoreTrue), ("append", _Append)):
+            self.register("action", action, kind)
+
+    def error(self, message: str) -> NoReturn:
+        required = message.removeprefix("the following arguments are required: ")
+        if required != message:
+            raise WrongInput(f"{required} must be given; --help says what for")
+        raise WrongInput(re.sub(r"^argument (?:\S+/)*(\S+): ", r"\1: ", message))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        words = list(sys.argv[1:] if args is None else args)
+        self._check_flags(words)
+        parsed: argparse.Namespace
+        parsed, others = self.parse_known_args(words, namespace)
+        if others:
+            more = f" and {len(others) - 1:,} more belong" if len(others) > 1 else " belongs"
+            typeset = re.fullmatch("[\u2010-\u2015]+(.*)", others[0])  # dashes, as in a text that was copied
+            flag = did_you_mean(f"--{typeset[1]}", self._flags()) if typeset else ""
+            self.error(f"{others[0]!r}{more} to no flag{flag or ': quote what has spaces or *'}")
+        return parsed
+
+    def _check_flags(self, words: Sequence[str]) -> None:
+        """Refuses flags that do not exist, and flags without their value: before what else may be missing is told."""
+        for word, following in zip(words, [*words[1:], None]):
+            if word == "--":
+                return
+            flag = word.partition("=")[0]
+            if not self._is_flag(word):
+                continue
+            action = self._option_string_actions.get(flag)
+            if action is None:
+                self.error(f"no such flag: {flag}{did_you_mean(flag, self._flags()) or '; --help lists all'}")
+            if action.nargs is None and flag == word and (following is None or self._is_flag(following)):
+                self.error(f"{flag} needs a value: {flag} {action.metavar}")
+
+    def _is_flag(self, word: str) -> bool:
+        """Whether ``word`` is meant as a flag: no value of one begins with a dash, but for negative numbers."""
+        short = not word.startswith("--") and word[:2] in self._option_string_actions  # -k5
+        is_number = re.fullmatch(r"-\d+|-\d*\.\d+", word) is not None
+        dashed = re.match(r"-+\w", word) is not None
+        return dashed and not is_number and " " not in word and not (short and len(word) > 2)
+
+    def _flags(self) -> list[str]:
+        return [flag for flag in self._option_string_actions if flag != "-h"]
+
+
+def _parser(job: Any, name: str) -> Parser:
     """A parser with the arguments of ``job`` and those that every job takes.
 
     A flag that is given twice is an error, unless it is said to be repeatable.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"{name}.py", description=job.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for action, once in ((None, _Store), ("store", _Store), ("store_true", _StoreTrue)):
-        parser.register("action", action, once)
+    parser = Parser(prog=f"{name}.py", description=job.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common = parser.add_argument_group("every job")
     common.add_argument(
-        "--config", type=Path, metavar="FILE.toml", help="settings (default: those of one machine, conf/local.toml)"
+        "--config",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.toml",
+        help=(
+            "settings that win over those of one machine (conf/local.toml), key by key; repeatable, and a later file "
+            "wins over an earlier one"
+        ),
     )
     common.add_argument(
         "--set",
@@ -93,7 +209,7 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="one setting, repeatable; wins over the file, and a flag of its own wins over it",
+        help="one setting, repeatable; wins over files, and a flag of its own wins over it",
     )
     parser.set_defaults(**{FLAGS: []})
     common.add_argument("--warehouse", required=True, metavar="URI", help="the folder of all tables")
@@ -120,8 +236,9 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--log-format",
-        choices=reporting.FORMATS,
+        type=one_of(reporting.FORMATS),
         default=reporting.TEXT,
+        metavar="|".join(reporting.FORMATS),
         help="for people, or one JSON object a line on stdout",
     )
     job.add_arguments(parser)
@@ -129,8 +246,12 @@ def _parser(job: Any, name: str) -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    if not 0 < (value := float(text)) < threading.TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError("must be more than 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"should be a number of seconds, more than 0, not {text!r}")
     return value
 
 
@@ -146,14 +267,17 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
     one that is there already; it is left running.
     """
     name = job.__name__.rpartition(".")[2]
-    arguments = _parser(job, name).parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parser(job, name).parse_args(words)
+    except WrongInput as error:
+        with reporting.reporting_to(Reporter(_format_in(words), about={"job": name})):
+            return shutdown.explain(name, error, [], verbose=False)
     reporter = Reporter(arguments.log_format, arguments.log_every, arguments.verbose, arguments.run_id, {"job": name})
     finished: list[Finished] = []
     with reporting.reporting_to(reporter):
         try:
-            loaded = settings.load(
-                arguments.config or conf.local_toml(), arguments.overrides, arguments.settings_by_flag
-            )
+            loaded = _settings(job, arguments)
             with _session(name, session) as used, shutdown.interruptible(used):
                 environment.check_names(used, [arguments.warehouse])
                 warehouse = Warehouse(used, arguments.warehouse)
@@ -164,6 +288,29 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
         except BaseException as error:  # the last line of defence: whatever it is, one line and a non-zero exit
             return shutdown.explain(name, error, [one.name for one in finished], arguments.verbose)
     return 0
+
+
+def _format_in(words: Sequence[str]) -> str:
+    """The log format that ``words``, which cannot be parsed, ask for."""
+    joined = " ".join(words)
+    return reporting.JSON if re.search(rf"--log-format[ =]{reporting.JSON}(?: |$)", joined) else reporting.TEXT
+
+
+def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
+    """The settings. A job may have ``declare(arguments, declared)``, which returns more of them, and ``check_early``,
+    which raises ``WrongInput`` for faults that are seen before Spark is started.
+    """
+    files = [conf.local_toml(), *arguments.config]
+    if hasattr(job, "declare"):
+        declared = settings.declared_fingerprints(files, arguments.overrides)
+        arguments.settings_by_flag = [*arguments.settings_by_flag, *job.declare(arguments, declared)]
+    loaded = settings.load(files, arguments.overrides, arguments.settings_by_flag)
+    if hasattr(job, "check_early"):
+        job.check_early(arguments, loaded)
+    if arguments.dry_run:
+        layers = [*map(str, files), *(["--set"] if arguments.overrides else [])]
+        reporting.say(f"settings: {', then '.join(layers)}", event="settings")
+    return loaded
 
 
 @contextmanager

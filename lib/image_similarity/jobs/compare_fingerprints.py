@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.jobs import command_line
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
@@ -146,11 +146,11 @@ def _lengths(job: Job, used: Settings) -> dict[str, int]:
     names = list(dict.fromkeys(job.arguments.fingerprints or lengths))
     unknown = [name for name in names if name not in lengths]
     if unknown or not names:
-        slots = ", ".join(sorted(published)) or "none"
+        suggestion = did_you_mean(unknown[0], lengths) if unknown else ""
         by_names = f" by {', '.join(map(repr, unknown))}" if unknown else ""
         raise WrongInput(
-            f"no similar neighbours{by_names} with {job.slot} distance in {job.warehouse.uri} (published: {slots}): "
-            "run find_neighbours first"
+            f"no similar neighbours{by_names} with {job.slot} distance in {job.warehouse.uri} (published: "
+            f"{listed(sorted(published))}){suggestion or ': run find_neighbours first'}"
         )
     return {name: lengths[name] for name in names}
 
@@ -180,8 +180,10 @@ def _label(job: Job) -> str | None:
     if requested is None:
         return None
     names = manifest.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().orderBy("name").collect()
-    known = ", ".join(clean(row.name) for row in names) or "none"
-    raise WrongInput(f"--label {requested}: no image has that attribute; there are: {known}")
+    known = [clean(row.name) for row in names]
+    raise WrongInput(
+        f"--label {requested}: no image has that attribute (there are: {listed(known)}){did_you_mean(requested, known)}"
+    )
 
 
 def _images_of(job: Job, used: Settings) -> str:

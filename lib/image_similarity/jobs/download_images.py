@@ -26,17 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", required=True, metavar="URI", help="the folder that files are put into, one for each catalogue"
     )
-    parser.add_argument("--size", choices=catalogues.SIZES, help="of the museum's three (default: web)")
+    sizes = command_line.one_of(catalogues.SIZES)
+    parser.add_argument(
+        "--size", type=sizes, metavar="|".join(catalogues.SIZES), help="of the museum's three (default: web)"
+    )
     parser.add_argument(
         "--sample", type=command_line.at_least(1), metavar="N", help="take N addresses, by a hash of image_id and seed"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: 0)")
+    parser.add_argument("--seed", type=command_line.whole, default=0, metavar="S", help="of the sample (default: 0)")
     parser.add_argument("--recheck", action="store_true", help="ask whether files that are there have changed")
     parser.add_argument(
         "--retry-failed",
         nargs="?",
         const=ALL,
-        choices=[ALL, *stage.FAILURE_REASONS],
+        type=command_line.one_of([ALL, *stage.FAILURE_REASONS]),
         metavar="REASON",
         help="try again what failed before for this reason (default: any), although the failure is permanent",
     )

@@ -11,12 +11,12 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.jobs import command_line
+from image_similarity.jobs import command_line, declaration
 from image_similarity.jobs.job import Application, Failures, Job, work_on
 from image_similarity.reporting import note
 from image_similarity.runtime import devices, progress
 from image_similarity.runtime.tasks import ship
-from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings
+from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings, Settings
 from image_similarity.stages.embeddings import checkpoints, prepare, projected, stage
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.stages.embeddings.projected import Fitted
@@ -41,6 +41,10 @@ def add_fingerprints(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="repeatable (default: neighbours.fingerprint)",
     )
+    declaration.add_arguments(parser)
+
+
+declare = declaration.declare
 
 
 def add_switches(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +58,7 @@ def add_switches(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=EVERY_REASON,
         default=[],
+        type=command_line.one_of([EVERY_REASON, *stage.FAILURE_REASONS]),
         metavar="REASON",
         help=(
             "try images again that failed for this reason (repeatable; without one: for any), though their files "
@@ -79,19 +84,20 @@ def run(application: Application) -> None:
             _project(application.job("embed_images", job.slot))  # a new job, which sees what was just published
 
 
-def check(application: Application) -> None:
-    """Raises for faults that are known before any work: fingerprints, networks, layers and reasons that do not exist,
-    and a GPU that no task can have.
+def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Raises ``WrongInput`` for what is seen before Spark is started: fingerprints, networks, layers and local files of
+    weights that do not exist.
     """
-    declared = {name: application.settings.fingerprint(name) for name in _names(application)}
-    for name, fingerprint in declared.items():
-        prepare.check(name, fingerprint)
-    if any(isinstance(fingerprint, (NetworkSettings, ExportedSettings)) for fingerprint in declared.values()):
+    names = arguments.fingerprints or [settings.neighbours.fingerprint]
+    for name in prepare.with_bases(settings, names):
+        prepare.check(name, settings.fingerprint(name))
+
+
+def check(application: Application) -> None:
+    """Raises ``WrongInput`` for a GPU that no task can have."""
+    declared = [application.settings.fingerprint(name) for name in _names(application)]
+    if any(isinstance(fingerprint, (NetworkSettings, ExportedSettings)) for fingerprint in declared):
         devices.check(application.session, application.settings.embeddings)
-    for reason in application.arguments.retry_failed:
-        if reason not in (EVERY_REASON, *stage.FAILURE_REASONS):
-            known = ", ".join(stage.FAILURE_REASONS)
-            raise WrongInput(f"--retry-failed {reason}: no image fails for that reason; reasons are: {known}")
 
 
 def prepare_fingerprints(application: Application) -> None:
@@ -242,9 +248,8 @@ def _check_key(job: Job, published: Any, key: str) -> None:
     raise JobFailed(
         f"the published embeddings {job.slot} were made in another way (key {published.fingerprint_key}, now "
         f"{key}): other "
-        "weights, layer or settings, or an older version of this program. Give this fingerprint another name, or "
-        "replace the old "
-        "one with --replace-fingerprint"
+        "weights, layer or settings, or an older version of this program. Give this fingerprint another name "
+        "(--fingerprint NAME with --network or --weights), or replace the old one with --replace-fingerprint"
     )
 
 

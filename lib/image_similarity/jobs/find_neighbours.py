@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed
 from image_similarity.jobs import command_line
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Failures, Job
@@ -102,7 +102,8 @@ def _settings(application: Application, own_embeddings: str | None, fingerprint:
     ``fingerprint``: wins over all. ``own_embeddings``: named `EXTERNAL` unless the command line says otherwise.
     """
     settings = application.settings.neighbours
-    given = [*application.arguments.overrides, *application.arguments.settings_by_flag]
+    by_flag = [given.override for given in application.arguments.settings_by_flag]
+    given = [*application.arguments.overrides, *by_flag]
     if own_embeddings and not any(override.startswith("neighbours.fingerprint=") for override in given):
         fingerprint = EXTERNAL
     if fingerprint is not None:
@@ -163,9 +164,11 @@ def _from_published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[
     """
     runs = job.base_snapshot.run_ids("embeddings", fingerprint)
     if not runs:
-        published = ", ".join(sorted(job.base_snapshot.slots("embeddings"))) or "none"
+        published = sorted(job.base_snapshot.slots("embeddings"))
+        suggestion = did_you_mean(fingerprint, published)
         raise WrongInput(
-            f"no embeddings {fingerprint!r} in {job.warehouse.uri} (published: {published}): run embed_images first"
+            f"no embeddings {fingerprint!r} in {job.warehouse.uri} (published: {listed(published)})"
+            + (suggestion or f": {'name one by --fingerprint, or ' if published else ''}run embed_images first")
         )
     keys = [
         row.fingerprint_key

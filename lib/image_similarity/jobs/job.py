@@ -5,6 +5,7 @@ A run begins with the current pointer. It ends with one publication and its reco
 
 import argparse
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -223,6 +224,9 @@ class Job:
             f"nothing was published{note}. Each failure is a row in "
             f"{uris.for_readers(self.warehouse.folder('failures', self.run_id))}"
         )
+        if failures.total < count:  # if all failed, there is nothing that could be published
+            enough = enough_for(failures.total, count)
+            message += f". --set {section}.max_failed_fraction={enough} lets such a run pass"
         raise TooManyFailures("\n  ".join([message, *failures.lines]), failures=failures.fields)
 
     def publish(
@@ -317,6 +321,15 @@ class Job:
             retention.remove(self.warehouse, retention.removable(self.warehouse, keep))
         except Exception as error:  # whatever the error: the run is published and has not failed
             note(f"older runs could not be removed: {error}; clean_warehouse does it")
+
+
+def enough_for(failed: int, count: int) -> float:
+    """The smallest ``max_failed_fraction`` of two digits that allows ``failed`` of ``count``, which is less."""
+    share = failed / count
+    digits = 1 - math.floor(math.log10(share))
+    step: float = 10.0**-digits
+    enough = round(math.ceil(share / step) * step, digits)
+    return enough if failed <= enough * count else round(enough + step, digits)
 
 
 def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application, Job
@@ -121,9 +121,10 @@ def _slots(job: Job, fingerprints: Sequence[str]) -> dict[str, str]:
         by_fingerprint.setdefault(slot.partition("/")[0], []).append(slot)
     unknown = [name for name in fingerprints if name not in by_fingerprint]
     if unknown:
-        known = ", ".join(sorted(by_fingerprint))
+        known = sorted(by_fingerprint)
         raise WrongInput(
-            f"no neighbours by {', '.join(map(repr, unknown))} in {job.warehouse.uri}; published are: {known}"
+            f"no neighbours by {', '.join(map(repr, unknown))} in {job.warehouse.uri} (published: {listed(known)})"
+            + (did_you_mean(unknown[0], known) or ": run find_neighbours first")
         )
     settings = job.settings.neighbours
     first_fingerprint, first_slot = settings.fingerprint, f"{settings.fingerprint}/{settings.metric}"

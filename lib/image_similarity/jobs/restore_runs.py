@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, did_you_mean
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application, Job
 from image_similarity.reporting import aligned, note, say
@@ -85,8 +85,10 @@ def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
         (record.job, record.slot): record for record in history if job.arguments.to in (record.run_id, record.label)
     }
     if not newest:
+        names = {name for record in history for name in (record.run_id, record.label) if name}
         raise WrongInput(
-            f"no run in {job.warehouse.uri} is called {job.arguments.to!r}, and none has that label; see without --to"
+            f"no run in {job.warehouse.uri} is called {job.arguments.to!r}, and none has that label"
+            + (did_you_mean(job.arguments.to, sorted(names)) or "; see without --to")
         )
     _check_complete(job, list(newest.values()))
     return list(newest.values())

@@ -18,6 +18,7 @@ from image_similarity.jobs.job import Application, work_on
 from image_similarity.pages import captions
 from image_similarity.reporting import aligned, printable, say
 from image_similarity.runtime import progress
+from image_similarity.settings import Settings
 from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
@@ -34,6 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     find_neighbours.add_options(parser)
     embed_images.add_switches(parser)
     render_gallery.add_gallery(parser, required=False)
+
+
+declare = embed_images.declare
+
+
+def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Raises ``WrongInput`` for what is seen before Spark is started: images, fingerprints and weights that are not
+    there.
+    """
+    build_manifest.check_early(arguments, settings)
+    embed_images.check_early(arguments, settings)
 
 
 def run(application: Application) -> None:
@@ -53,7 +65,7 @@ def run(application: Application) -> None:
         ]
         say(f"run_pipeline on {application.arguments.images}:", *steps, event="plan")
         return
-    build_manifest.check(application)  # before weights are loaded, or downloaded
+    build_manifest.check(application.arguments, application.settings)  # before weights are loaded, or downloaded
     began = time.monotonic()
     embed_images.prepare_fingerprints(application)
     build_manifest.run(application)
@@ -123,8 +135,8 @@ def _copies(application: Application, fingerprint: str) -> int:
 def _show_examples(application: Application, slot: str) -> None:
     """Shows a few images, chosen by a hash of their id, each with its nearest neighbours."""
     pointer, warehouse = application.warehouse.current(), application.warehouse
-    manifest = warehouse.read("manifest", pointer.runs("manifest", ""))
-    attributes = manifest.select("image_id", "attributes")
+    images = warehouse.read("manifest", pointer.runs("manifest", ""))
+    attributes = images.select("image_id", "attributes")
     nearest = warehouse.read("neighbours", pointer.runs("neighbours", slot)).where(F.col("relation") == SIMILAR)
     nearest = nearest.where(F.col("rank") <= NEIGHBOURS_SHOWN)
     examples = nearest.where("rank = 1").orderBy(F.xxhash64("image_id")).limit(EXAMPLES).select("image_id")

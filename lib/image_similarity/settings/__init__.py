@@ -1,7 +1,7 @@
 """Every setting: its name, type, default and purpose.
 
-Settings come from a TOML file and from ``--set section.key=value``, which wins. They are validated into frozen objects
-before any work begins. All faults are reported at once, each with the key's path and the expected value.
+Settings come from TOML files and from ``--set section.key=value``, which wins. They are validated into frozen objects
+before any work begins. All faults are reported at once, each with where it was written and the expected value.
 """
 
 from image_similarity.settings.fingerprints import (
@@ -15,7 +15,7 @@ from image_similarity.settings.fingerprints import (
     NetworkSettings,
     PcaSettings,
 )
-from image_similarity.settings.loading import load
+from image_similarity.settings.loading import Given, declared_fingerprints, load
 from image_similarity.settings.sections import (
     ApproximateSettings,
     DownloadsSettings,
@@ -37,6 +37,7 @@ __all__ = [
     "ExportedSettings",
     "FingerprintSettings",
     "GallerySettings",
+    "Given",
     "HogSettings",
     "HttpSettings",
     "ImageFingerprintSettings",
@@ -45,5 +46,6 @@ __all__ = [
     "NetworkSettings",
     "PcaSettings",
     "Settings",
+    "declared_fingerprints",
     "load",
 ]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from image_similarity.errors import did_you_mean, listed
 from image_similarity.settings.base import Section, Strings, as_tuple
 
 DEFAULT_FINGERPRINT = "vgg16-fc2"
@@ -45,8 +46,9 @@ class NetworkSettings(ImageFingerprintSettings):
     network: str
     """Name of a torchvision classification network (``vgg16``, ``resnet18``, ``squeezenet1_1``, ...)."""
 
-    layer: str
-    """Any node of the network, or a module, which stands for its last node. VGG has the aliases ``fc1`` and ``fc2``."""
+    layer: str | None = None
+    """Any node of the network, or a module, which stands for its last node. VGG has the aliases ``fc1`` and ``fc2``.
+    Default: the last layer before the classifier, which is ``fc2`` of VGG."""
 
     weights: Strings = ("IMAGENET1K_V1",)
     """A torchvision name, a path or URI of a state dict, or ``untrained``. A list is tried in order."""
@@ -57,8 +59,9 @@ class NetworkSettings(ImageFingerprintSettings):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the ``untrained`` weights."""
 
-    pooling: Pooling = "none"
-    """Pooling over the spatial axes (or tokens) of the layer's output. ``none`` flattens the output."""
+    pooling: Pooling | None = None
+    """Pooling over the spatial axes (or tokens) of the layer's output. ``none`` flattens the output. Default: ``none``;
+    if ``layer`` is left out, too, ``average`` where the output has spatial axes, as in SqueezeNet."""
 
     preprocessing: Literal["torchvision", "caffe"] = "torchvision"
     """``torchvision``: the normalisation that torchvision declares for the weights. ``caffe``: BGR, 0 to 255, mean
@@ -79,8 +82,9 @@ class ExportedSettings(ImageFingerprintSettings):
     weights_sha256: Sha256 | None = None
     """If set, the file of the program must have this checksum."""
 
-    input_size: Annotated[int, Field(ge=1, le=4096)]
-    """Side of the square picture that the program takes, in pixels: (n, 3, input_size, input_size) float32."""
+    input_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Side of the square picture that the program takes, in pixels: (n, 3, input_size, input_size) float32. Default:
+    that of the program, or of its example input if it takes several sizes."""
 
     resize: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Short side of the picture in pixels, before the square is cut from its middle. Default: ``input_size``."""
@@ -112,7 +116,7 @@ class ExportedSettings(ImageFingerprintSettings):
 
     @model_validator(mode="after")
     def _crops_what_is_there(self) -> "ExportedSettings":
-        if self.resize is not None and self.resize < self.input_size:
+        if self.resize is not None and self.input_size is not None and self.resize < self.input_size:
             raise ValueError(f"resize ({self.resize}) must not be less than input_size ({self.input_size})")
         return self
 
@@ -215,8 +219,10 @@ def check_base(name: str, fingerprints: Mapping[str, FingerprintSettings]) -> No
     chain, declared = [name], fingerprints[name]
     while isinstance(declared, PcaSettings):
         if declared.base not in fingerprints:
+            suggestion = did_you_mean(declared.base, sorted(fingerprints)) or ":"
             raise ValueError(
-                f"{chain[-1]}: base {declared.base!r} is not declared; declared are: {', '.join(sorted(fingerprints))}"
+                f"{chain[-1]}: base {declared.base!r} is not declared{suggestion} declared are "
+                f"{listed(sorted(fingerprints))}"
             )
         if declared.base in chain:
             raise ValueError(f"{name}: its base is itself in the end: {' -> '.join([*chain, declared.base])}")

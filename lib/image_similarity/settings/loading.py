@@ -1,59 +1,164 @@
-"""From a TOML file and ``--set section.key=value`` to settings, or to a list of all faults."""
+"""From TOML files and ``--set section.key=value`` to settings, or to a list of all faults.
 
-import difflib
+Settings are laid over one another: defaults, files, ``--set``, flags. Tables are merged key by key. A list or a single
+value replaces what was there, and so does a fingerprint of another kind.
+"""
+
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, did_you_mean, near, no_such_file
 from image_similarity.settings import renamed
 from image_similarity.settings.fingerprints import DEFAULT_FINGERPRINT, keys_of
-from image_similarity.settings.sections import Settings
+from image_similarity.settings.sections import FaultOfFingerprint, Settings
+
+Path = tuple[str, ...]
+"""The keys that lead to a value."""
+
+_DEFAULTS = {"fingerprints": {DEFAULT_FINGERPRINT: {"network": "vgg16", "layer": "fc2"}}}
 
 
-def load(file: Traversable | None, overrides: Iterable[str] = (), flags: Iterable[str] = ()) -> Settings:
-    """The settings of ``file`` (TOML; None for defaults) with ``overrides`` (``section.key=value``), then ``flags``.
+@dataclass(frozen=True)
+class Given:
+    """One setting of the command line."""
 
-    ``flags`` have the form of ``overrides``: they are what flags of their own abbreviate. Raises ``WrongInput`` that
-    lists every fault, and where two of the overrides, or two of the flags, give one key different values.
+    override: str
+    """``section.key=value``. The value is read as TOML if it is valid TOML, else as a string."""
+    words: str
+    """What was typed, for messages: ``--set neighbours.similar=3``, or ``-k 3``."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a value was written. ``words``: what was typed, with the ``key`` that it names, or the name of the file."""
+
+    words: str
+    key: Path = ()
+    is_file: bool = False
+
+
+@dataclass
+class _Layers:
+    """Values that were laid over one another, and where each was written."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    sources: dict[Path, _Source] = field(default_factory=dict)
+
+    def lay(self, new: Mapping[str, Any], sources: Mapping[Path, _Source]) -> None:
+        """Lays ``new`` over what is there. ``sources``: of each value that is no table."""
+        for path in _merge(self.values, new):
+            self.sources = {known: source for known, source in self.sources.items() if known[: len(path)] != path}
+        self.sources |= sources
+
+    def sources_of(self, path: Path, is_missing: bool = False) -> list[_Source]:
+        """Where what is at ``path`` was written: it, or what is in it; of these the command line, if it has any.
+
+        ``is_missing``: nothing is there, and it belongs where its table begins.
+        """
+        if is_missing:
+            return [source for key, source in self.sources.items() if key[: len(path) - 1] == path[:-1]][:1]
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.sources:
+                return [self.sources[path[:length]]]
+        inside = dict.fromkeys(source for key, source in self.sources.items() if key[: len(path)] == path)
+        return [source for source in inside if not source.is_file] or list(inside)[-1:]
+
+
+def load(
+    files: Iterable[Traversable] | None = None, overrides: Iterable[str] = (), flags: Iterable[Given] = ()
+) -> Settings:
+    """The settings of ``files`` (TOML), each laid over those before it, then of ``overrides`` (the values of ``--set``,
+    ``section.key=value``), then of ``flags``, which are what flags of their own abbreviate.
+
+    Raises ``WrongInput`` that lists every fault, and where two of the overrides, or two of the flags, give one key
+    different values.
     """
-    values: dict[str, Any] = {"fingerprints": {DEFAULT_FINGERPRINT: {"network": "vgg16", "layer": "fc2"}}}
-    if file is not None:
-        _merge(values, _renamed(_read_toml(file), str(file)))
-    given: dict[tuple[str, ...], Any] = {}
-    for layer in (overrides, flags):
-        given |= _apply(layer, values)
+    layers = _layers(files or (), overrides)
+    _lay_given(layers, flags)
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(layers.values)
     except ValidationError as error:
-        raise WrongInput("\n  ".join(_listed(error, file, given))) from None
+        lines = list(dict.fromkeys(line for fault in error.errors() for line in _described(fault, layers)))
+        raise WrongInput(lines[0] if len(lines) == 1 else "\n  ".join(["wrong settings:", *lines])) from None
 
 
-def _apply(overrides: Iterable[str], values: dict[str, Any]) -> dict[tuple[str, ...], Any]:
-    """Merge ``overrides`` into ``values``. The path and value of each. Raises ``WrongInput`` where two contradict."""
-    given: dict[tuple[str, ...], Any] = {}
-    for override in overrides:
-        new = _renamed(_parse_override(override), f"--set {override}")
-        path, value = _only(new, override.partition("=")[0].count(".") + 1)
-        if given.setdefault(path, value) != value:
-            values_given = f"as {given[path]!r} and as {value!r}"
-            raise WrongInput(f"{'.'.join(path)} is given twice, {values_given}: once is enough")
+def declared_fingerprints(files: Iterable[Traversable], overrides: Iterable[str]) -> set[str]:
+    """The fingerprints that ``files`` and ``overrides`` (see `load`) declare: those with a network or a kind."""
+    declared = _layers(files, overrides).values["fingerprints"]
+    return {name for name, keys in declared.items() if _kind(keys)} if isinstance(declared, Mapping) else set()
+
+
+def _layers(files: Iterable[Traversable], overrides: Iterable[str]) -> _Layers:
+    layers = _Layers()
+    layers.lay(_DEFAULTS, {})
+    for file in files:
+        values = _renamed(_read_toml(file), str(file))
+        layers.lay(values, dict.fromkeys(_leaves(values), _Source(str(file), is_file=True)))
+    _lay_given(layers, [Given(override, f"--set {override}") for override in overrides])
+    return layers
+
+
+def _lay_given(layers: _Layers, given: Iterable[Given]) -> None:
+    """Lays settings of the command line over ``layers``. Raises ``WrongInput`` where two of ``given`` contradict."""
+    values: dict[str, Any] = {}
+    sources: dict[Path, _Source] = {}
+    first: dict[Path, tuple[Any, str]] = {}
+    for one in given:
+        new = _renamed(_parse_override(one), one.words)
+        path, value = _only(new, one.override.partition("=")[0].count(".") + 1)
+        if (before := first.setdefault(path, (value, one.words)))[0] != value:
+            raise WrongInput(f"{'.'.join(path)} is given twice, by {before[1]} and by {one.words}: once is enough")
         _merge(values, new)
-    return given
+        sources |= dict.fromkeys(_leaves(new), _Source(one.words, path))
+    layers.lay(values, sources)
 
 
-def _listed(error: ValidationError, file: Traversable | None, given: Mapping[tuple[str, ...], Any]) -> list[str]:
-    """The faults as lines, those of the command line apart from those of ``file``."""
-    lines: dict[str, list[str]] = {}
-    for fault in error.errors():
-        path = _path(fault)
-        is_given = any(key[: len(path)] == path or path[: len(key)] == key for key in given)
-        source = " on the command line" if is_given or file is None else f" in {file}"
-        lines.setdefault(f"wrong settings{source}:", []).append(_describe(fault))
-    return [line for heading, faults in lines.items() for line in (heading, *faults)]
+def _leaves(values: Mapping[str, Any], path: Path = ()) -> list[Path]:
+    """The paths of all values that are no tables, or empty ones."""
+    return [
+        leaf
+        for key, value in values.items()
+        for leaf in (_leaves(value, (*path, key)) if isinstance(value, Mapping) and value else [(*path, key)])
+    ]
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any], path: Path = ()) -> list[Path]:
+    """Merges the tables of ``new`` into ``into``. The paths of the values of ``into`` that were replaced."""
+    replaced: list[Path] = []
+    for key, value in new.items():
+        here = (*path, key)
+        old = into.get(key)
+        if isinstance(value, Mapping) and isinstance(old, dict) and not _is_another_kind(here, old, value):
+            replaced += _merge(old, value, here)
+        else:
+            into[key] = _copy(value)
+            replaced.append(here)
+    return replaced
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(part) for key, part in value.items()} if isinstance(value, Mapping) else value
+
+
+def _is_another_kind(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether ``new`` declares a fingerprint of another kind than ``old``, which has other keys."""
+    if len(path) != 2 or path[0] != "fingerprints":
+        return False
+    return None not in (_kind(old), _kind(new)) and _kind(old) != _kind(new)
+
+
+def _kind(declared: Any) -> str | None:
+    """The kind of a fingerprint's table; None if it has keys of a declaration but does not say what it declares."""
+    if not isinstance(declared, Mapping):
+        return None
+    return str(declared["kind"]) if "kind" in declared else "network" if "network" in declared else None
 
 
 def _renamed(values: dict[str, Any], source: str) -> dict[str, Any]:
@@ -68,19 +173,19 @@ def _read_toml(file: Traversable) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WrongInput(f"settings file not found: {file}") from None
+        raise WrongInput(f"--config: {no_such_file(os.path.abspath(str(file)))}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise WrongInput(f"settings file {file} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise WrongInput(f"settings file {file} is not valid TOML: {error}") from None
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def _parse_override(given: Given) -> dict[str, Any]:
     """``a.b=value`` as nested tables. The value is read as TOML if it is valid TOML, else as a string."""
-    path, equals, text = override.partition("=")
+    path, equals, text = given.override.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
-        raise WrongInput(f"--set {override}: write it as section.key=value")
+        raise WrongInput(f"{given.words}: write it as --set section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -88,14 +193,6 @@ def _parse_override(override: str) -> dict[str, Any]:
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
-
-
-def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
 
 
 def _only(values: Mapping[str, Any], depth: int) -> tuple[tuple[str, ...], Any]:
@@ -108,26 +205,65 @@ def _only(values: Mapping[str, Any], depth: int) -> tuple[tuple[str, ...], Any]:
     return path, value
 
 
-def _path(fault: Any) -> tuple[str, ...]:
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def _described(fault: Any, layers: _Layers) -> list[str]:
+    """One fault as lines. Each begins with where it was written: a file and the key, or the words of the command line,
+    with the key only where the words set something else.
+    """
+    path = _path(fault)
+    sources = layers.sources_of(path, is_missing=fault["type"] == "missing")
+    key, message = ".".join(path), _message(fault, path)
+    if sources and not sources[0].is_file:
+        words = ", ".join(source.words for source in sources)
+        return [f"{words}: {message}" if sources[0].key == path else f"{words}: {key}: {message}"]
+    return [f"{source.words}: {key}: {message}" for source in sources] or [f"{key}: {message}"]
+
+
+def _path(fault: Any) -> Path:
     """The path of the key that is at fault."""
-    return tuple(str(part) for position, part in enumerate(fault["loc"]) if not _is_a_tag(fault["loc"], position))
+    path = tuple(str(part) for position, part in enumerate(fault["loc"]) if not _is_a_tag(fault["loc"], position))
+    if isinstance(error := fault.get("ctx", {}).get("error"), FaultOfFingerprint):
+        return (*path, error.name)
+    return (*path, "kind") if fault["type"] == "union_tag_invalid" else path
 
 
-def _describe(fault: Any) -> str:
-    """One fault as a line: the key's path, the fault, and the expected value."""
-    loc = _path(fault)
-    path = ".".join(loc)
+def _message(fault: Any, path: Path) -> str:
+    """What is wrong, and what would be right."""
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(loc[-1]), _known_keys(fault["loc"][:-1]), n=1)
-        return f"{path}: no such setting" + (f"; did you mean {near[0]!r}?" if near else "")
+        return f"no such setting{_suggested(fault['loc'], path)}"
     if fault["type"] == "union_tag_invalid":
-        return f"{path}.kind: should be {fault['ctx']['expected_tags']}, not {fault['ctx']['tag']!r}"
+        wrong, expected = fault["ctx"]["tag"], fault["ctx"]["expected_tags"]
+        return f"should be {expected}, not {wrong!r}{did_you_mean(str(wrong), _quoted(expected))}"
     if fault["type"] == "missing":
-        return f"{path}: is missing"
+        return "is missing"
+    if fault["type"] in ("model_attributes_type", "model_type", "dict_type"):
+        return f"should be a table of keys, not {fault['input']!r}"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
-        return f"{path}: {message}"
-    return f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
+        return str(message)
+    near_words = did_you_mean(str(fault["input"]), _quoted(fault.get("ctx", {}).get("expected", "")))
+    return f"{message.removeprefix('Input ')}, not {fault['input']!r}{near_words}"
+
+
+def _quoted(text: Any) -> list[str]:
+    return re.findall(r"'([^']+)'", str(text))
+
+
+def _suggested(loc: tuple[Any, ...], path: Path) -> str:
+    """The names of settings that may be meant: near ones in the same table, else the same key in another section."""
+    beside = {".".join((*path[:-1], key)): key for key in _known_keys(loc[:-1])}
+    keys = near(path[-1], beside.values())
+    names = [name for name, key in beside.items() if key in keys]
+    elsewhere = [name for name in _all_keys() if name.rpartition(".")[2] == path[-1]]
+    names = names or elsewhere or near(".".join(path), _all_keys())
+    return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def _all_keys() -> list[str]:
+    """``section.key`` of all settings but those of fingerprints."""
+    return [f"{section}.{key}" for section in Settings.model_fields for key in _known_keys((section,))]
 
 
 def _is_a_tag(path: tuple[Any, ...], position: int) -> bool:
@@ -136,14 +272,11 @@ def _is_a_tag(path: tuple[Any, ...], position: int) -> bool:
 
 
 def _known_keys(path: tuple[Any, ...]) -> list[str]:
-    """The keys that exist below ``path``, for suggestions."""
+    """The keys that exist in the table at ``path``; none of a table of fingerprints, whose keys are names."""
+    if not path:
+        return list(Settings.model_fields)
     if len(path) == 3 and path[0] == "fingerprints":
         return keys_of(path[2])
-    model: type[BaseModel] = Settings
-    for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            return []
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-    return list(model.model_fields)
+    section = Settings.model_fields.get(str(path[0]))
+    model = section.annotation if section is not None and len(path) == 1 else None
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []

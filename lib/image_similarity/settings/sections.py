@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from image_similarity import __version__
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.settings.base import Section, Strings, as_tuple
 from image_similarity.settings.fingerprints import (
     DEFAULT_FINGERPRINT,
@@ -281,6 +281,14 @@ class ApproximateSettings(Section):
     """Seed of all samples."""
 
 
+class FaultOfFingerprint(ValueError):
+    """A fault that concerns the fingerprint ``name``."""
+
+    def __init__(self, message: str, name: str):
+        super().__init__(message)
+        self.name = name
+
+
 class Settings(Section):
     """All settings of all jobs."""
 
@@ -297,16 +305,22 @@ class Settings(Section):
     @classmethod
     def _have_names(cls, fingerprints: dict[str, FingerprintSettings]) -> dict[str, FingerprintSettings]:
         for name, declared in fingerprints.items():
-            check_name(name)
-            if isinstance(declared, PcaSettings):
-                check_base(name, fingerprints)
+            try:
+                check_name(name)
+                if isinstance(declared, PcaSettings):
+                    check_base(name, fingerprints)
+            except ValueError as error:
+                raise FaultOfFingerprint(str(error), name) from None
         return fingerprints
 
     def fingerprint(self, name: str) -> FingerprintSettings:
-        """The settings of fingerprint ``name``. ``WrongInput``, with the declared names, if there are none."""
+        """The settings of fingerprint ``name``. ``WrongInput``, with near and declared names, if there are none."""
         if name not in self.fingerprints:
-            declared = ", ".join(sorted(self.fingerprints))
+            declared = sorted(self.fingerprints)
+            suggestion = did_you_mean(name, declared)
+            remedy = "declare it by --network or --weights, or in a file for --config"
             raise WrongInput(
-                f"fingerprint {name!r} is not declared; declared are: {declared}. Declare it as [fingerprints.{name}]"
+                f"fingerprint {name!r} is not declared{suggestion or ':'} declared are {listed(declared)}"
+                + ("" if suggestion else f"; {remedy}")
             )
         return self.fingerprints[name]

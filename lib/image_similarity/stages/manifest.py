@@ -21,7 +21,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, near_files
 from image_similarity.reporting import note
 from image_similarity.runtime.tasks import by_host
 from image_similarity.settings import EmbeddingsSettings, HttpSettings, ManifestSettings
@@ -116,7 +116,8 @@ def kind_of(location: str, read_seconds: float) -> str:
         raise WrongInput(f"--images {location}: {error}") from None
     if _GLOB.search(location):
         return "glob"
-    raise WrongInput(f"--images {location}: no such folder or file")
+    near = near_files(uris.local_path(location)) if uris.is_local(location) else ""
+    raise WrongInput(f"--images {location}: no such folder or file{near}")
 
 
 def _find(

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, near_files
 from image_similarity.reporting import note
 from image_similarity.settings import EmbeddingsSettings
-from image_similarity.storage import tables
+from image_similarity.storage import blobs, tables, timeouts, uris
 from image_similarity.storage.tables import Table
 
 Size = Literal["web", "print", "full"]
@@ -82,8 +82,10 @@ def read(
     """
     left_out: Counter[str] = Counter()
     try:
+        if uris.is_local(location) and not timeouts.within(read_seconds, blobs.exists, location):
+            raise WrongInput(f"--catalogue {location}: no such file{near_files(location)}")
         table = tables.open_table(location, read_seconds)
-    except ValueError as error:
+    except (ValueError, TimeoutError) as error:
         raise WrongInput(f"--catalogue {location}: cannot be read: {error}") from None
     entry_of = _entry_of(table, address_columns, location, size)
     columns = [name for name in table.names if not _is_museum(table) or name in _WORK_COLUMNS]

@@ -18,6 +18,7 @@ from image_similarity.settings import (
     PcaSettings,
     Settings,
 )
+from image_similarity.stages.embeddings import local_weights
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class PreparedFingerprint:
     """Recorded in ``runs.settings``: the source of the weights, and whether they are trained."""
     notes: tuple[str, ...] = ()
     """Notes for people, one line each."""
+    completed: Mapping[str, Any] = field(default_factory=dict)
+    """Keys that the declaration may leave open, with the values that were used."""
 
 
 def with_bases(settings: Settings, names: list[str]) -> list[str]:
@@ -45,13 +48,23 @@ def with_bases(settings: Settings, names: list[str]) -> list[str]:
 
 
 def check(name: str, declared: FingerprintSettings) -> None:
-    """Raises ``WrongInput`` if the network or the layer does not exist. Needs no weights, so it fails early."""
-    if isinstance(declared, NetworkSettings):
-        from image_similarity.fingerprints import networks  # importing torch takes seconds
+    """Raises ``WrongInput`` if the network, the layer, or every file of weights does not exist.
 
-        with _faults_as_wrong_input():
+    Loads no weights, so it fails early.
+    """
+    if isinstance(declared, ExportedSettings):
+        local_weights.check(declared.weights)
+    if isinstance(declared, NetworkSettings):
+        local_weights.check(declared.weights)
+        from image_similarity.fingerprints import networks  # importing torch takes seconds
+        from image_similarity.stages.embeddings import weights
+
+        with _faults_as_wrong_input(f"fingerprint {name}"):
             networks.check_network(declared.network)
-            networks.resolve_layer(declared.network, declared.layer)
+            if declared.layer is not None:
+                networks.resolve_layer(declared.network, declared.layer)
+        for weights_name in declared.weights:
+            weights.check_name(declared.network, weights_name)
 
 
 def described(declared: FingerprintSettings) -> str:
@@ -59,7 +72,8 @@ def described(declared: FingerprintSettings) -> str:
     if isinstance(declared, PcaSettings):
         return f"{declared.dimensions} principal components of {declared.base}"
     if isinstance(declared, NetworkSettings):
-        return f"{declared.network} {declared.layer}, weights {' or '.join(declared.weights)}"
+        layer, _ = _layer_and_pooling(declared)
+        return f"{declared.network} {layer}, weights {' or '.join(declared.weights)}"
     if isinstance(declared, ExportedSettings):
         return f"the program {' or '.join(declared.weights)}"
     return declared.kind
@@ -71,10 +85,10 @@ def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSe
     Raises ``WrongInput`` for weights that do not fit, and ``JobFailed`` for weights that are not available.
     """
     if isinstance(declared, NetworkSettings):
-        with _faults_as_wrong_input():
+        with _faults_as_wrong_input(f"fingerprint {name}"):
             return _network(declared, folder / f"{name}.pt", http)
     if isinstance(declared, ExportedSettings):
-        with _faults_as_wrong_input():
+        with _faults_as_wrong_input(f"fingerprint {name}"):
             return _program(declared, http)
     if isinstance(declared, ColourHistogramSettings):
         from image_similarity.fingerprints import colour_histogram
@@ -93,11 +107,11 @@ def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSe
 
 
 @contextmanager
-def _faults_as_wrong_input() -> Iterator[None]:
+def _faults_as_wrong_input(what: str) -> Iterator[None]:
     try:
         yield
     except FingerprintError as error:
-        raise WrongInput(str(error)) from None
+        raise WrongInput(f"{what}: {error}") from None
 
 
 def cache() -> Path:
@@ -114,11 +128,12 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Prepa
     resolved = weights.resolve(
         declared.network, declared.weights, declared.weights_sha256, declared.seed, cache(), http
     )
+    layer, pooling = _layer_and_pooling(declared)
     prepared = networks.prepare(
         declared.network,
-        declared.layer,
+        layer,
         resolved.state,
-        pooling=declared.pooling,
+        pooling=pooling,
         preprocessing=declared.preprocessing,
         precision=declared.precision,
         source=resolved.source,
@@ -126,8 +141,22 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Prepa
     )
     prepared.save(file)
     return PreparedFingerprint(
-        prepared.network, file, {"weights": resolved.source, "trained": resolved.trained}, _notes(resolved)
+        prepared.network,
+        file,
+        {"weights": resolved.source, "trained": resolved.trained},
+        (*_notes(resolved), *_about_preprocessing(declared, resolved.source)),
+        {"layer": layer, "pooling": pooling},
     )
+
+
+def _layer_and_pooling(declared: NetworkSettings) -> tuple[str, str]:
+    """Those of ``declared``, or the network's own in the place of what is left open."""
+    if declared.layer is not None:
+        return declared.layer, declared.pooling or "none"
+    from image_similarity.fingerprints import networks
+
+    layer, pooling = networks.default_layer(declared.network)
+    return layer, declared.pooling or pooling
 
 
 def _program(declared: ExportedSettings, http: HttpSettings) -> PreparedFingerprint:
@@ -137,13 +166,48 @@ def _program(declared: ExportedSettings, http: HttpSettings) -> PreparedFingerpr
     from image_similarity.stages.embeddings import weights
 
     resolved = weights.resolve_program(declared.weights, declared.weights_sha256, cache(), http)
-    size = declared.input_size
+    size = declared.input_size or exported.input_side(resolved.path, resolved.source)
     framing = Framing(declared.resize or size, size, declared.interpolation, scaled=declared.decoding == "scaled")
     normalisation = CAFFE if declared.preprocessing == "caffe" else Normalisation(declared.mean, declared.std)
     program = exported.prepare(
-        resolved.path, framing, normalisation, declared.pooling, declared.precision, resolved.source
+        resolved.path, framing, normalisation, declared.pooling or "none", declared.precision, resolved.source
     )
-    return PreparedFingerprint(program, resolved.path, {"weights": resolved.source, "trained": True}, _notes(resolved))
+    return PreparedFingerprint(
+        program,
+        resolved.path,
+        {"weights": resolved.source, "trained": True},
+        (*_notes(resolved), *_about_preprocessing(declared, resolved.source), *_about_defaults(declared)),
+        {"input_size": size},
+    )
+
+
+def _about_preprocessing(declared: NetworkSettings | ExportedSettings, source: str) -> tuple[str, ...]:
+    """A note where the name of the weights speaks for another preprocessing than the declared one.
+
+    The values of weights do not tell: converted ones may be as large as torchvision's.
+    """
+    name = source.partition("?")[0].rpartition("/")[2]
+    says_otherwise = isinstance(declared, ExportedSettings) and {"mean", "std"} & declared.model_fields_set
+    if declared.preprocessing != "caffe" and "caffe" in name.lower() and not says_otherwise:
+        return (f"note: {name} has caffe in its name, but preprocessing is torchvision (--preprocessing caffe?)",)
+    if declared.preprocessing == "caffe" and isinstance(declared, NetworkSettings) and _is_torchvisions(declared, name):
+        return (f"note: {name} is what torchvision calls its own weights, but preprocessing is caffe (leave it out?)",)
+    return ()
+
+
+def _about_defaults(declared: ExportedSettings) -> tuple[str, ...]:
+    """A note where nobody said how pictures are prepared for the program, which does not say it either."""
+    if declared.preprocessing == "caffe" or {"mean", "std"} & declared.model_fields_set:
+        return ()
+    return ("note: pictures are prepared with ImageNet's mean and std: if the program wants others, set mean and std",)
+
+
+def _is_torchvisions(declared: NetworkSettings, name: str) -> bool:
+    """Whether ``name`` is one of torchvision's weights of the network, or the name of its file."""
+    from torchvision.models import get_model_weights
+
+    known = get_model_weights(declared.network).__members__
+    return name in known or name in [weights.url.rpartition("/")[2] for weights in known.values()]
 
 
 def _notes(resolved: Any) -> tuple[str, ...]:
@@ -155,7 +219,7 @@ def _notes(resolved: Any) -> tuple[str, ...]:
 def record(name: str, declared: FingerprintSettings, prepared: PreparedFingerprint) -> dict[str, Any]:
     """The record of a fingerprint for ``runs.settings``."""
     return {
-        "fingerprint": {name: declared.model_dump()},
+        "fingerprint": {name: {**declared.model_dump(), **prepared.completed}},
         "description": asdict(prepared.spec),
         "fingerprint_key": prepared.spec.key,
         **prepared.used,

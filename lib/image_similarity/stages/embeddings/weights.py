@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from torchvision.models import get_model_weights
 
-from image_similarity.errors import JobFailed, Unreadable, WrongInput
+from image_similarity.errors import JobFailed, Unreadable, WrongInput, did_you_mean, no_such_file
 from image_similarity.fingerprints.networks import State, check_network, untrained_state
 from image_similarity.settings import UNTRAINED, HttpSettings
-from image_similarity.stages.embeddings import weights_cache
+from image_similarity.stages.embeddings import local_weights, weights_cache
 from image_similarity.storage import timeouts, uris
 
 _SECONDS_WITHOUT_AN_ANSWER = 20
@@ -52,8 +53,8 @@ def resolve(
 
     Files are downloaded to ``cache``, and checked. torchvision's own are downloaded by torch.hub, others by our client
     as ``http`` says, and again when the file at the address has changed (see `weights_cache`). Only unreachable weights
-    are passed over. A file that exists and is wrong raises ``WrongInput``. If none of ``names`` is available,
-    ``JobFailed`` says why, for each of them.
+    are passed over. A file that exists and is wrong raises ``WrongInput``, and so do paths of which none is there. If
+    none of ``names`` is available, ``JobFailed`` says why, for each of them, and what can be done.
     """
     check_network(network)
     file = _first_of(network, names, sha256, cache, http)
@@ -71,6 +72,7 @@ def resolve_program(names: Sequence[str], sha256: str | None, cache: Path, http:
 
 def _first_of(network: str | None, names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings) -> File:
     """The first of ``names`` that is available. For `UNTRAINED` the returned file has that source and an empty path."""
+    local_weights.check(names)
     passed_over: list[str] = []
     for name in names:
         if network is not None and name == UNTRAINED:
@@ -83,8 +85,21 @@ def _first_of(network: str | None, names: Sequence[str], sha256: str | None, cac
             passed_over.append(f"weights {name} of {network or 'the program'} cannot be reached: {_reason(error)}")
             continue
         return File(file, name, tuple(passed_over), notes)
-    advice = "Give a path or URI that can be read" + (", or end the list with 'untrained'" if network else "")
-    raise JobFailed("; ".join(passed_over) + f". {advice}")
+    raise JobFailed("; ".join(passed_over) + _advice(network, names))
+
+
+def _advice(network: str | None, names: Sequence[str]) -> str:
+    """What can be done about weights that cannot be reached. Near names of missing files are told with the reasons."""
+    members = get_model_weights(network).__members__ if network else {}
+    urls = [members[name].url for name in names if name in members]
+    if urls:
+        return (
+            f". Fetch {urls[0]} where there is internet, and name the file as the weights (--network {network} "
+            "--weights FILE); or end the list with 'untrained', for a network that has seen no picture"
+        )
+    if all(map(uris.is_local, names)):
+        return ""
+    return ". Check the address, and that this machine reaches it; or name a file on this machine"
 
 
 def _reason(error: Exception) -> str:
@@ -113,14 +128,23 @@ def _weights_file(
     if not uris.is_local(name):
         file, notes = weights_cache.copy_of(name, cache, http, pinned=sha256 is not None)
         return _checked(file, name, sha256, downloaded=True), notes
-    if network and "/" not in name and "." not in name:
-        raise WrongInput(
-            f"{network} has no weights {name!r}; torchvision's are: {', '.join(members)}; or give a path or URI"
-        )
+    if network:
+        check_name(network, name)
     file = Path(uris.absolute(name))
     if not timeouts.within(seconds, file.exists):
-        raise FileNotFoundError(f"no such file: {file}")
+        raise FileNotFoundError(no_such_file(str(file)))
     return _checked(file, name, sha256, downloaded=False), ()
+
+
+def check_name(network: str, name: str) -> None:
+    """Raises ``WrongInput`` if ``name`` is neither `UNTRAINED`, nor torchvision's, nor a path or URI."""
+    members = get_model_weights(network).__members__
+    if name == UNTRAINED or name in members or not uris.is_local(name) or local_weights.is_path(name):
+        return
+    suggestion = did_you_mean(name, [*members, UNTRAINED]) or ";"
+    raise WrongInput(
+        f"{network} has no weights {name!r}{suggestion} torchvision's are: {', '.join(members)}; or give a path or URI"
+    )
 
 
 def _by_torch_hub(url: str, file: Path) -> None:
@@ -160,10 +184,18 @@ def _load(file: Path, name: str) -> State:
         raise WrongInput(
             f"weights {name}: {file} is no state dict that torch.load(weights_only=True) takes: {first}"
         ) from None
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(value, torch.Tensor) for value in state.values())
-    ):
-        raise WrongInput(f"weights {name}: {file} holds a {type(state).__name__}, not a state dict (names to tensors)")
+    if not _is_state(state):
+        inside = [key for key, value in state.items() if _is_state(value)] if isinstance(state, Mapping) else []
+        hint = f"; its entry {inside[0]!r} is one: save that alone" if inside else ""
+        raise WrongInput(
+            f"weights {name}: {file} holds a {type(state).__name__}, not a state dict (names to tensors){hint}"
+        )
     return state
+
+
+def _is_state(value: Any) -> TypeGuard[State]:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(parameter, torch.Tensor) for parameter in value.values())
+    )

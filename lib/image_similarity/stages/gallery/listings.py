@@ -7,7 +7,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.runtime.tasks import numbered
 from image_similarity.settings import GallerySettings
 from image_similarity.stages.gallery.cards import CARD
@@ -73,8 +73,11 @@ def check_group_by(images: DataFrame, settings: GallerySettings) -> None:
         }
         unknown = [name for name in settings.group_by if name not in names]
         if unknown:
-            known = ", ".join(sorted(names)) or "none"
-            raise WrongInput(f"gallery.group_by: no image has the attribute {', '.join(unknown)}; there are: {known}")
+            known = sorted(names)
+            raise WrongInput(
+                f"gallery.group_by: no image has the attribute {', '.join(unknown)} (there are: {listed(known)})"
+                + did_you_mean(unknown[0], known)
+            )
         pairs = images.select(F.explode("attributes").alias("name", "value")).where(
             F.col("name").isin(list(settings.group_by))
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, near_files
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.stages.neighbours import own_vectors
 from image_similarity.storage import blobs, timeouts, uris
@@ -50,7 +50,7 @@ def from_parquet(spark: SparkSession, uri: str, read_seconds: float) -> Source:
     location = uris.absolute(uri)
     try:
         if uris.is_local(location) and not timeouts.within(read_seconds, blobs.exists, location):
-            raise WrongInput(f"--embeddings {uri}: no such file or folder")
+            raise WrongInput(f"--embeddings {uri}: no such file or folder{near_files(location)}")
         own = own_vectors.read(spark, location, read_seconds)
     except (ValueError, TimeoutError) as error:
         raise WrongInput(f"--embeddings {uri}: {error}") from None

@@ -1,0 +1,51 @@
+"""What messages suggest: near names, short lists, and a share of failures that would have been allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from image_similarity.errors import did_you_mean, listed, near, near_files
+from image_similarity.jobs.job import enough_for
+
+NAMES = ["vgg16-fc2", "colour-histogram", "hog", "squeezenet1_1", "squeezenet1_0"]
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("hogg", ["hog"]),
+        ("VGG16_FC2", ["vgg16-fc2"]),
+        ("colour", ["colour-histogram"]),
+        ("squeezenet1-1", ["squeezenet1_1", "squeezenet1_0"]),
+        ("xyzzy", []),
+        ("", []),
+    ],
+)
+def test_near_names(word: str, names: list[str]) -> None:
+    assert near(word, NAMES) == names
+    assert did_you_mean(word, NAMES) == (f"; did you mean {' or '.join(names)}?" if names else "")
+
+
+def test_long_lists_are_cut_and_say_so() -> None:
+    assert listed([]) == "none" and listed("abc") == "a, b, c"
+    assert listed(map(str, range(100))) == "0, 1, 2, 3, 4, 5, 6, 7 and 92 more"
+    assert "more" not in listed(map(str, range(9)))
+
+
+def test_near_files_are_those_where_the_path_leaves_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cats").mkdir()
+    assert near_files(f"{tmp_path}/pictures/cat/") == "; did you mean cats?"
+    assert near_files(f"{tmp_path}/picture/cats") == f" (there is no {tmp_path}/picture); did you mean pictures?"
+    assert near_files("/xyzzy") == ""
+
+
+@pytest.mark.parametrize(("failed", "count", "enough"), [(2, 9, 0.23), (1, 9, 0.12), (2, 10, 0.2), (1, 1234, 0.00082)])
+def test_the_share_that_is_advised(failed: int, count: int, enough: float) -> None:
+    assert enough_for(failed, count) == enough
+
+
+def test_what_is_advised_is_allowed_and_no_more_than_one() -> None:
+    counts = (1, 2, 3, 7, 49, 100, 997, 12345)
+    shares = [(failed, count) for count in counts for failed in range(1, count + 1, 1 + count // 50)]
+    assert [pair for pair in shares if not pair[0] <= enough_for(*pair) * pair[1] <= pair[1]] == []
