@@ -3,15 +3,16 @@
 import argparse
 
 from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed
-from image_similarity.jobs import command_line
+from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.find_neighbours import COMPARED
 from image_similarity.jobs.job import Application, Job
 from image_similarity.reporting import note
-from image_similarity.settings import NeighboursSettings, renamed
+from image_similarity.settings import NeighboursSettings, Settings, renamed
 from image_similarity.stages.neighbours import audit, sources
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.warehouse.records import PUBLISHED
+from image_similarity.warehouse.snapshot import Snapshot
 
 TOO_LOW = "recall too low"
 
@@ -26,9 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _slot(requested: NeighboursSettings) -> str:
+    return f"{requested.fingerprint}/{requested.metric}"
+
+
+def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Raises ``WrongInput`` where nothing is published to audit."""
+    if published := early.snapshot(arguments.warehouse):
+        _neighbour_runs(published, _slot(settings.neighbours))
+
+
 def run(application: Application) -> None:
     requested, approximate = application.settings.neighbours, application.settings.approximate
-    job = application.job("audit_neighbours", f"{requested.fingerprint}/{requested.metric}")
+    job = application.job("audit_neighbours", _slot(requested))
     if job.already_published():
         return
     with job.step("plan"):
@@ -67,20 +78,25 @@ def run(application: Application) -> None:
         )
 
 
+def _neighbour_runs(snapshot: Snapshot, slot: str) -> list[str]:
+    runs = snapshot.run_ids("neighbours", slot)
+    if not runs:
+        published = sorted(snapshot.slots("neighbours"))
+        suggestion = did_you_mean(slot, published)
+        raise WrongInput(
+            f"no neighbours {slot!r} in {snapshot.uri} (published: {listed(published)})"
+            + (suggestion or f": {'name one by --fingerprint, or ' if published else ''}run find_neighbours first")
+        )
+    return runs
+
+
 def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
     """The published run of this slot, its images and vectors, and its settings.
 
     Raises ``WrongInput`` if nothing is published there or the run has no similar neighbours, and ``JobFailed`` if the
     run has no record.
     """
-    runs = job.base_snapshot.run_ids("neighbours", job.slot)
-    if not runs:
-        published = sorted(job.base_snapshot.slots("neighbours"))
-        suggestion = did_you_mean(job.slot, published)
-        raise WrongInput(
-            f"no neighbours {job.slot!r} in {job.warehouse.uri} (published: {listed(published)})"
-            + (suggestion or f": {'name one by --fingerprint, or ' if published else ''}run find_neighbours first")
-        )
+    runs = _neighbour_runs(job.base_snapshot, job.slot)
     record = job.base_snapshot.runs.get(runs[0])
     if record is None:
         raise JobFailed(f"run {runs[0]} of neighbours {job.slot} is not in runs: run find_neighbours again")

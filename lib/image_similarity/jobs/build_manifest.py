@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` if there are no images where the arguments say, as far as that is seen at once."""
-    manifest.kind_of(uris.absolute(arguments.images), settings.embeddings.read_seconds)
+    manifest.check(uris.absolute(arguments.images), settings.manifest, settings.embeddings.read_seconds)
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:

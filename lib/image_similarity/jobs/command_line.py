@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 
 from image_similarity import conf, reporting, settings
 from image_similarity.errors import WrongInput, did_you_mean, listed
+from image_similarity.jobs import early
 from image_similarity.jobs.job import Application, Finished, PlanOnly
 from image_similarity.reporting import Reporter
 from image_similarity.runtime import environment, progress, shutdown
@@ -305,6 +306,7 @@ def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
         declared = settings.declared_fingerprints(files, arguments.overrides)
         arguments.settings_by_flag = [*arguments.settings_by_flag, *job.declare(arguments, declared)]
     loaded = settings.load(files, arguments.overrides, arguments.settings_by_flag)
+    early.check_folder("--warehouse", arguments.warehouse)
     if hasattr(job, "check_early"):
         job.check_early(arguments, loaded)
     if arguments.dry_run:

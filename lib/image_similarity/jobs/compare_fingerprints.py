@@ -12,12 +12,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import WrongInput, did_you_mean, listed
-from image_similarity.jobs import command_line
+from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
 from image_similarity.pages.captions import clean
 from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import aligned, note
+from image_similarity.settings import Settings as AllSettings
 from image_similarity.stages.comparison import plot, stage
 from image_similarity.stages.comparison.measures import (
     AVERAGE_PRECISION,
@@ -28,6 +29,7 @@ from image_similarity.stages.comparison.measures import (
     Measured,
 )
 from image_similarity.stages.comparison.stage import Inputs, Outputs
+from image_similarity.storage import uris
 from image_similarity.warehouse.parquet import spark_schema
 
 DEFAULT_LABEL = "label"
@@ -67,6 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"images shown of each two fingerprints (default: {DEFAULT_EXAMPLES})",
     )
+
+
+def check_early(arguments: argparse.Namespace, settings: AllSettings) -> None:
+    """Raises ``WrongInput`` for a folder that cannot be a report's, and where nothing is published to compare."""
+    if uris.is_local(arguments.report):
+        early.check_folder("--report", arguments.report)
+        open_site(None, "report", arguments.report).check_place("", uris.absolute(arguments.warehouse))
+    published = early.snapshot(arguments.warehouse)
+    if published and not published.slots("neighbours"):
+        raise WrongInput(f"no neighbours are published in {published.uri}: run find_neighbours first")
 
 
 def run(application: Application) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from image_similarity.errors import WrongInput
-from image_similarity.jobs import command_line
+from image_similarity.jobs import command_line, early
 from image_similarity.jobs.job import Application, Failures, Job
+from image_similarity.settings import Settings
 from image_similarity.stages.downloads import catalogue as catalogues
 from image_similarity.stages.downloads import stage
 from image_similarity.stages.downloads.catalogue import Catalogue
@@ -43,6 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REASON",
         help="try again what failed before for this reason (default: any), although the failure is permanent",
     )
+
+
+def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Raises ``WrongInput`` for a catalogue that is not there or names no addresses, and for a folder that cannot be
+    written.
+    """
+    location = uris.absolute(arguments.catalogue)
+    if uris.is_local(location):
+        catalogues.check(location, settings.downloads.address_columns, arguments.size, settings.embeddings.read_seconds)
+    early.check_folder("--images", arguments.images)
 
 
 def run(application: Application) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.jobs import command_line, declaration
+from image_similarity.jobs import command_line, declaration, early
 from image_similarity.jobs.job import Application, Failures, Job, work_on
 from image_similarity.reporting import note
 from image_similarity.runtime import devices, progress
@@ -23,6 +23,7 @@ from image_similarity.stages.embeddings.projected import Fitted
 from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
 from image_similarity.storage import uris
 from image_similarity.warehouse import retention
+from image_similarity.warehouse.snapshot import Snapshot
 
 EVERY_REASON = "every"
 
@@ -84,13 +85,20 @@ def run(application: Application) -> None:
             _project(application.job("embed_images", job.slot))  # a new job, which sees what was just published
 
 
-def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+def check_fingerprints(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for what is seen before Spark is started: fingerprints, networks, layers and local files of
     weights that do not exist.
     """
     names = arguments.fingerprints or [settings.neighbours.fingerprint]
     for name in prepare.with_bases(settings, names):
         prepare.check(name, settings.fingerprint(name))
+
+
+def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+    """As `check_fingerprints`, and ``WrongInput`` where no manifest is published."""
+    if published := early.snapshot(arguments.warehouse):
+        _manifest_runs(published)
+    check_fingerprints(arguments, settings)
 
 
 def check(application: Application) -> None:
@@ -126,17 +134,17 @@ def _declared(job: Job) -> Any:
 
 def _plan(jobs: list[Job]) -> None:
     check(jobs[0].application)
-    manifest = _manifest_runs(jobs[0])[0]
+    manifest = _manifest_runs(jobs[0].base_snapshot)[0]
     lines = [
         f"embed the images of manifest {manifest} as {job.slot}: {prepare.described(_declared(job))}" for job in jobs
     ]
     jobs[0].plan(*lines, f"write embeddings, vectors and failures to {jobs[0].warehouse.uri}")
 
 
-def _manifest_runs(job: Job) -> list[str]:
-    runs = job.base_snapshot.run_ids("manifest", "")
+def _manifest_runs(published: Snapshot) -> list[str]:
+    runs = published.run_ids("manifest", "")
     if not runs:
-        raise WrongInput(f"no manifest is published in {job.warehouse.uri}: run build_manifest first")
+        raise WrongInput(f"no manifest is published in {published.uri}: run build_manifest first")
     return runs
 
 
@@ -160,7 +168,7 @@ class _Embedding:
 def _embed(jobs: list[Job]) -> None:
     """Embeds the images in one pass for all ``jobs``. Each job is one fingerprint, and publishes its own slots."""
     first = jobs[0]
-    manifest = first.warehouse.read("manifest", _manifest_runs(first))
+    manifest = first.warehouse.read("manifest", _manifest_runs(first.base_snapshot))
     with first.step("prepare fingerprints"):
         embeddings = [_embedding(job) for job in jobs]
         _check_distinct(embeddings)
@@ -194,7 +202,7 @@ def _embedding(job: Job) -> _Embedding:
         job.say(f"{job.slot}: {line}", event="note")
     key = prepared.spec.key
     inputs = {
-        "manifest": _manifest_runs(job),
+        "manifest": _manifest_runs(job.base_snapshot),
         "embeddings": job.base_snapshot.run_ids("embeddings", job.slot),
         "vectors": job.base_snapshot.run_ids("vectors", key),
     }

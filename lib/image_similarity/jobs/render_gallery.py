@@ -12,12 +12,13 @@ from pyspark.sql import functions as F
 
 from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
-from image_similarity.jobs import command_line
+from image_similarity.jobs import command_line, early
 from image_similarity.jobs.job import Application, Job
 from image_similarity.pages.captions import clean
 from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note, say
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
+from image_similarity.settings import Settings
 from image_similarity.stages.gallery import pictures, staleness
 from image_similarity.stages.gallery import render as stage
 from image_similarity.stages.gallery.pages import Tab
@@ -27,6 +28,7 @@ from image_similarity.storage import uris
 from image_similarity.storage.fetch import FETCH_REASONS
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.snapshot import Snapshot
 
 DEFAULT_METRIC = "cosine"
 
@@ -49,6 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="repeatable (default: all that have neighbours)",
     )
+
+
+def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Raises ``WrongInput`` for a folder that cannot be a gallery's, and where nothing is published to show."""
+    check_place(arguments, "")
+    if published := early.snapshot(arguments.warehouse):
+        _by_fingerprint(published, arguments.fingerprints or [])
+
+
+def check_place(arguments: argparse.Namespace, images: str) -> None:
+    """`check`, before Spark is started, where the gallery is on this machine. ``images``: empty if not known."""
+    if uris.is_local(arguments.gallery):
+        early.check_folder("--gallery", arguments.gallery)
+        place = uris.absolute(images) if images else ""
+        open_site(None, "gallery", arguments.gallery).check_place(place, uris.absolute(arguments.warehouse))
 
 
 def run(application: Application) -> None:
@@ -111,11 +128,11 @@ def _site(application: Application) -> Site:
     return open_site(application.session, "gallery", application.arguments.gallery)
 
 
-def _slots(job: Job, fingerprints: Sequence[str]) -> dict[str, str]:
-    """The slots of ``neighbours`` to show, each with its label. The settings' fingerprint and metric come first."""
-    published = job.base_snapshot.slots("neighbours")
+def _by_fingerprint(snapshot: Snapshot, fingerprints: Sequence[str]) -> dict[str, list[str]]:
+    """The published slots of ``neighbours`` by fingerprint. ``WrongInput`` if ``fingerprints`` are not among them."""
+    published = snapshot.slots("neighbours")
     if not published:
-        raise WrongInput(f"no neighbours are published in {job.warehouse.uri}: run find_neighbours first")
+        raise WrongInput(f"no neighbours are published in {snapshot.uri}: run find_neighbours first")
     by_fingerprint: dict[str, list[str]] = {}
     for slot in sorted(published):
         by_fingerprint.setdefault(slot.partition("/")[0], []).append(slot)
@@ -123,9 +140,15 @@ def _slots(job: Job, fingerprints: Sequence[str]) -> dict[str, str]:
     if unknown:
         known = sorted(by_fingerprint)
         raise WrongInput(
-            f"no neighbours by {', '.join(map(repr, unknown))} in {job.warehouse.uri} (published: {listed(known)})"
+            f"no neighbours by {', '.join(map(repr, unknown))} in {snapshot.uri} (published: {listed(known)})"
             + (did_you_mean(unknown[0], known) or ": run find_neighbours first")
         )
+    return by_fingerprint
+
+
+def _slots(job: Job, fingerprints: Sequence[str]) -> dict[str, str]:
+    """The slots of ``neighbours`` to show, each with its label. The settings' fingerprint and metric come first."""
+    by_fingerprint = _by_fingerprint(job.base_snapshot, fingerprints)
     settings = job.settings.neighbours
     first_fingerprint, first_slot = settings.fingerprint, f"{settings.fingerprint}/{settings.metric}"
     names = dict.fromkeys(fingerprints) or sorted(by_fingerprint, key=lambda name: (name != first_fingerprint, name))

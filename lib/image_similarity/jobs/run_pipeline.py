@@ -45,7 +45,9 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     there.
     """
     build_manifest.check_early(arguments, settings)
-    embed_images.check_early(arguments, settings)
+    embed_images.check_fingerprints(arguments, settings)
+    if arguments.gallery:
+        render_gallery.check_place(arguments, arguments.images)
 
 
 def run(application: Application) -> None:

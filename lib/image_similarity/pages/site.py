@@ -98,8 +98,11 @@ class Site:
         self.files.write(f"{self.uri}/{self.kind}.json", json.dumps(content, indent=1).encode())
 
 
-def open_site(spark: SparkSession, kind: str, folder: str) -> Site:
-    """The site at ``folder``, or a new one. Raises ``WrongInput`` if the folder has other content, or is a file."""
+def open_site(spark: SparkSession | None, kind: str, folder: str) -> Site:
+    """The site at ``folder``, or a new one. Raises ``WrongInput`` if the folder has other content, or is a file.
+
+    ``spark`` may be None for places that need no session.
+    """
     try:
         uri = uris.absolute(folder) if uris.is_local(folder) else uris.for_spark(folder.rstrip("/"))
         files = files_of(uri, spark)

@@ -120,6 +120,26 @@ def kind_of(location: str, read_seconds: float) -> str:
     raise WrongInput(f"--images {location}: no such folder or file{near}")
 
 
+def check(location: str, settings: ManifestSettings, read_seconds: float) -> None:
+    """Raises ``WrongInput`` for images that `run` would refuse, as far as that is seen at once: no rows are read."""
+    kind = kind_of(location, read_seconds)
+    if kind == "list":
+        _opened(location, settings, read_seconds)
+        return
+    try:
+        files = _glob(location) if kind == "glob" else blobs.list_files(location)
+        skipped: Counter[str] = Counter()
+        if timeouts.within(read_seconds, next, _taken(files, settings.extensions, skipped), None) is None:
+            raise WrongInput(_no_image(location, skipped, settings))
+    except OSError as error:
+        raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
+
+
+def _no_image(location: str, skipped: Counter[str], settings: ManifestSettings) -> str:
+    skipped_text = f"; skipped: {describe_skipped(skipped)}" if skipped else ""
+    return f"--images {location}: no image found{skipped_text}. Extensions taken: {', '.join(settings.extensions)}"
+
+
 def _find(
     location: str, settings: ManifestSettings, read_seconds: float, is_glob: bool
 ) -> tuple[pa.Table, Counter[str]]:
@@ -131,10 +151,7 @@ def _find(
         raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
     files = list(_taken(listed, settings.extensions, skipped))
     if not files:
-        skipped_text = f"; skipped: {describe_skipped(skipped)}" if skipped else ""
-        raise WrongInput(
-            f"--images {location}: no image found{skipped_text}. Extensions taken: {', '.join(settings.extensions)}"
-        )
+        raise WrongInput(_no_image(location, skipped, settings))
     unique = {file.path: file for file in files}.values()  # a glob with several ** matches a file more than once
     columns = zip(*((file.path, file.uri, file.size_bytes, file.modified_ns) for file in unique))
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, _FILES.types)], schema=_FILES), skipped
@@ -197,6 +214,22 @@ def _read_list(
     The driver reads the list once. Raises ``WrongInput`` for a list that cannot be read, has no rows, has rows without
     uri or image_id, or repeats an image_id.
     """
+    table, id_column, uri_column = _opened(location, settings, read_seconds)
+    for line in table.notes:
+        note(f"{location}: {line}")
+    listed = _Listed(table, id_column, uri_column, settings.schemes)
+    try:
+        rows = scratch.store("list", _LISTED, listed.batches())
+    except ValueError as error:
+        raise WrongInput(f"--images {location}: cannot be read: {error}") from None
+    _check_list(listed, rows, location)
+    return rows, Counter(
+        {"of schemes that manifest.schemes does not name": listed.forbidden} if listed.forbidden else {}
+    )
+
+
+def _opened(location: str, settings: ManifestSettings, read_seconds: float) -> tuple[Table, str, str]:
+    """The list, and its columns of ids and of places. Raises ``WrongInput`` if it cannot be used."""
     try:
         table = tables.open_table(location, read_seconds)
     except ValueError as error:
@@ -210,17 +243,7 @@ def _read_list(
         raise WrongInput(
             f"--images {location}: no column {names}; its columns are: {columns} (manifest.uri_column names it)"
         )
-    for line in table.notes:
-        note(f"{location}: {line}")
-    listed = _Listed(table, id_column or uri_column, uri_column, settings.schemes)
-    try:
-        rows = scratch.store("list", _LISTED, listed.batches())
-    except ValueError as error:
-        raise WrongInput(f"--images {location}: cannot be read: {error}") from None
-    _check_list(listed, rows, location)
-    return rows, Counter(
-        {"of schemes that manifest.schemes does not name": listed.forbidden} if listed.forbidden else {}
-    )
+    return table, id_column or uri_column, uri_column
 
 
 class _Listed:

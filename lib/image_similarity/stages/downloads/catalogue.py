@@ -81,13 +81,7 @@ def read(
     (also if no answer comes for ``read_seconds``), has no addresses, or has an image_id twice.
     """
     left_out: Counter[str] = Counter()
-    try:
-        if uris.is_local(location) and not timeouts.within(read_seconds, blobs.exists, location):
-            raise WrongInput(f"--catalogue {location}: no such file{near_files(location)}")
-        table = tables.open_table(location, read_seconds)
-    except (ValueError, TimeoutError) as error:
-        raise WrongInput(f"--catalogue {location}: cannot be read: {error}") from None
-    entry_of = _entry_of(table, address_columns, location, size)
+    table, entry_of = check(location, address_columns, size, read_seconds)
     columns = [name for name in table.names if not _is_museum(table) or name in _WORK_COLUMNS]
     try:
         entries = list(_taken(_records(table, columns), entry_of, left_out))
@@ -101,6 +95,19 @@ def read(
             :sample
         ]
     return Catalogue(entries, dict(sorted(left_out.items())))
+
+
+def check(
+    location: str, address_columns: tuple[str, ...], size: Size | None, read_seconds: float
+) -> tuple[Table, Callable[[Record], Entry | str]]:
+    """The catalogue's table, and what makes an entry of a record. No row is read. Raises ``WrongInput``, as `read`."""
+    try:
+        if uris.is_local(location) and not timeouts.within(read_seconds, blobs.exists, location):
+            raise WrongInput(f"--catalogue {location}: no such file{near_files(location)}")
+        table = tables.open_table(location, read_seconds)
+    except (ValueError, TimeoutError) as error:
+        raise WrongInput(f"--catalogue {location}: cannot be read: {error}") from None
+    return table, _entry_of(table, address_columns, location, size)
 
 
 def slot_of(location: str) -> str:

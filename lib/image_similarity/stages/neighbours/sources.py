@@ -48,15 +48,27 @@ def from_parquet(spark: SparkSession, uri: str, read_seconds: float) -> Source:
     omits an image_id.
     """
     location = uris.absolute(uri)
+    check(uri, read_seconds)
     try:
-        if uris.is_local(location) and not timeouts.within(read_seconds, blobs.exists, location):
-            raise WrongInput(f"--embeddings {uri}: no such file or folder{near_files(location)}")
         own = own_vectors.read(spark, location, read_seconds)
     except (ValueError, TimeoutError) as error:
         raise WrongInput(f"--embeddings {uri}: {error}") from None
     except SPARK_ERRORS as error:
         raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
     return Source(None, own.vectors.withColumnRenamed(own_vectors.ID, "content"), _checked(own.ids, uri))
+
+
+def check(uri: str, read_seconds: float) -> None:
+    """Raises ``WrongInput`` if there is nothing at ``uri`` on this machine. Other places are not looked at."""
+    location = uris.absolute(uri)
+    if not uris.is_local(location):
+        return
+    try:
+        is_there = timeouts.within(read_seconds, blobs.exists, location)
+    except TimeoutError as error:
+        raise WrongInput(f"--embeddings {uri}: {error}") from None
+    if not is_there:
+        raise WrongInput(f"--embeddings {uri}: no such file or folder{near_files(location)}")
 
 
 def _checked(ids: DataFrame, uri: str) -> int:

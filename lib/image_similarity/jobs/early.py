@@ -1,0 +1,31 @@
+"""What is seen before Spark is started, which takes seconds: places on this machine, and what is published there."""
+
+import os
+
+from image_similarity.errors import WrongInput
+from image_similarity.storage import uris
+from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
+
+
+def check_folder(flag: str, uri: str) -> None:
+    """Raises ``WrongInput`` if ``uri``, which ``flag`` gives, cannot be a folder to write to.
+
+    Only folders on this machine are looked at. They need not be there yet.
+    """
+    if not uris.is_local(uri):
+        return
+    folder = uris.absolute(uri)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise WrongInput(f"{flag} {uri}: {folder} is a file; name a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
+
+
+def snapshot(warehouse: str) -> Snapshot | None:
+    """The warehouse as it is now; None if it is not on this machine, and may need Spark to be read.
+
+    Raises as `open_snapshot` does.
+    """
+    return open_snapshot(warehouse) if uris.is_local(warehouse) else None
