@@ -218,15 +218,15 @@ class Job:
         if failures.total <= allowed * count:
             return
         counted = ", ".join(f"{images:,} {reason}" for reason, images in failures.counts.items())
+        # If all failed, there is nothing that could be published.
+        enough = enough_for(failures.total, count) if failures.total < count else None
+        advice = f" (--set {section}.max_failed_fraction={enough} lets such a run pass)" if enough else ""
         message = (
             f"{failures.total:,} of {count:,} {unit} failed ({counted}), more than {section}.max_failed_fraction = "
-            f"{allowed} allows; "
+            f"{allowed} allows{advice}; "
             f"nothing was published{note}. Each failure is a row in "
             f"{uris.for_readers(self.warehouse.folder('failures', self.run_id))}"
         )
-        if failures.total < count:  # if all failed, there is nothing that could be published
-            enough = enough_for(failures.total, count)
-            message += f". --set {section}.max_failed_fraction={enough} lets such a run pass"
         raise TooManyFailures("\n  ".join([message, *failures.lines]), failures=failures.fields)
 
     def publish(
