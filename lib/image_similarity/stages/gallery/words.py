@@ -17,7 +17,7 @@ _AGAIN = "The next run tries again."
 REASONS = {
     "not_found": Reason("The file is not there", "Put it back, or take it out of the list."),
     "forbidden": Reason("The file may not be read", "Give the account that runs the jobs the right to read it."),
-    "timeout": Reason("The store did not answer in time", _AGAIN),
+    "timeout": Reason("The server, store or drive did not answer in time", _AGAIN),
     "io_error": Reason("The file could not be read", f"{_AGAIN} If it stays so, look at the disk or the store."),
     "unsupported_scheme": Reason("The address is of an unknown kind", "Correct it in the list."),
     "too_many_bytes": Reason("The file is too large", "Put in a smaller copy, or raise the limit in the settings."),
@@ -43,6 +43,7 @@ REASONS = {
     "non_finite": Reason("The fingerprint has no usable answer for this picture", "Look at the picture: is it one?"),
     "no_vector": Reason("There is no vector for this picture", "Add it to your own vectors."),
     "wrong_length": Reason("The picture's vector is not as long as the others", "Correct your own vectors."),
+    "too_long": Reason("The picture's vector has values that are too large", "Scale your own vectors down."),
     "zero_vector": Reason(
         "The fingerprint sees nothing in this picture", "Often it is of one colour. Another fingerprint may see more."
     ),
