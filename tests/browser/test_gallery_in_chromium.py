@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, FloatRect, Page, Request, Route, sync_playwright
 
 from conftest import Rendered
 
@@ -141,8 +141,83 @@ def test_the_switch_shows_one_fingerprint_and_stays(visit: Visit, gallery: Rende
     assert page.locator(".slot:visible").count() == 4
     page.get_by_role("radio", name="second").check(force=True)
     assert page.locator(".slot:visible").count() == 2 and page.locator(".s1:visible").count() == 2
-    page.locator(".s1 a").first.click()
+    page.locator(".s1 .card a").first.click()
     assert page.locator(".slot:visible").count() == 2, "on the next page, too"
+    assert page.locator(".both").count() > 0 and page.locator(".both:visible").count() == 0, "one list is shown"
+
+
+def test_arrows_turn_pages_from_the_switch_too(visit: Visit, gallery: Rendered) -> None:
+    page = visit.open(first_image(gallery))
+    page.get_by_role("radio", name="second").check(force=True)
+    page.keyboard.press("ArrowUp")
+    assert page.get_by_role("radio", name="tiny").is_checked(), "arrows up and down choose"
+    first = page.url
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(lambda url: url != first)
+    page.get_by_role("radio", name="side by side").check(force=True)
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url(first)
+
+
+@pytest.mark.parametrize("width", [390, 800, 1024, 1920])
+def test_equal_ranks_stand_in_one_row_side_by_side(browser: Browser, gallery: Rendered, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, '/images/')}")
+        first, second = (boxes(page, f".similar .s{slot} .card") for slot in (0, 1))
+        assert len(first) == len(second) == 5
+        for one, other in zip(first, second):
+            assert abs(one["y"] + one["height"] - other["y"] - other["height"]) < 1 and one["x"] < other["x"]
+        if width == 390:
+            assert all(above["y"] + above["height"] <= below["y"] for above, below in zip(first, first[1:]))
+
+
+@pytest.mark.parametrize("width", [390, 1024])
+def test_next_stands_beside_previous(browser: Browser, gallery: Rendered, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}) as context:
+        page = context.new_page()
+        for kind in ("/images/", "browse/2"):
+            page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, kind)}")
+            previous, _, following = boxes(page, "main .turning > *")
+            assert previous["x"] + previous["width"] < following["x"], kind
+            assert previous["y"] < following["y"] + following["height"] / 2 < previous["y"] + previous["height"], kind
+
+
+def boxes(page: Page, selector: str) -> list[FloatRect]:
+    return [box for element in page.locator(selector).all() if (box := element.bounding_box()) is not None]
+
+
+def test_a_picture_is_enlarged_and_keys_lead_on(visit: Visit, gallery: Rendered) -> None:
+    page = visit.open(first_image(gallery))
+    page.locator(".enlarge").click()
+    assert page.locator("dialog[open] img").count() == 1
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0 and page.evaluate("document.activeElement.className") == "enlarge"
+    page.keyboard.press("Enter")
+    size = page.get_by_role("button", name="Full size")
+    size.click()
+    assert size.get_attribute("aria-pressed") == "true" and page.locator("dialog.whole").count() == 1
+    size.click()
+    before = page.url
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(lambda url: url.partition("#")[0] != before)
+    assert page.locator("dialog[open] img").count() == 1, "the next picture is enlarged, too"
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => location.hash === ''")
+
+
+def test_the_place_of_the_original_is_copied(visit: Visit, gallery: Rendered) -> None:
+    page = visit.open(first_image(gallery))
+    page.locator(".copy").click()
+    page.wait_for_function("() => document.querySelector('.copy').textContent === 'Copied'")
+    place = page.locator(".location").inner_text()
+    assert place.startswith(str(gallery.folder.parent)) and page.evaluate("getSelection().toString()") == place
+
+
+def first_image(gallery: Rendered) -> str:
+    """The page of the first image, whose picture can be enlarged. There is a next one."""
+    pages = [path for path in shown(gallery) if "/images/" in path]
+    return next(path for path in pages if ">1 of " in (gallery.folder / path).read_text(encoding="utf-8"))
 
 
 def test_arrows_turn_pages(visit: Visit, gallery: Rendered) -> None:
@@ -162,10 +237,13 @@ def test_it_works_without_javascript(browser: Browser, address: str, gallery: Re
         assert page.locator(".similar .card").count() == 10
         page.get_by_text("second", exact=True).first.click()
         assert page.locator(".slot:visible").count() == 2
+        large = page.locator(".enlarge").get_attribute("href")
+        assert large is not None and large.endswith(".webp") and page.locator(".copy").count() == 0
         page.fill("#find", "copy")
         page.keyboard.press("Enter")
         page.wait_for_url("**/search.html?q=copy")
         assert page.locator("noscript").inner_text().startswith("Searching needs JavaScript")
+        assert "names of files and folders" in page.inner_text("#searched")
 
 
 KINDS = [

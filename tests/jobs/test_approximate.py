@@ -12,6 +12,7 @@ import oracle
 from approximating import Values, check, published, run, written
 from image_similarity.jobs import audit_neighbours
 from image_similarity.jobs.command_line import main
+from image_similarity.stages.gallery.words import FACTS
 from image_similarity.stages.neighbours import approximate, audit, layout, offers
 
 
@@ -142,8 +143,10 @@ def test_what_was_found_across_borders_is_told(spark: SparkSession, tmp_path: Pa
         ("none", ["--set=approximate.nlist=2", "--set=approximate.recall_target=0.01", *POISON]),
     ):
         assert run(spark, tmp_path / folder, file, *options) == 0
-        across = json.loads(published(spark, tmp_path / folder)[1]["counts"])["recall_across_borders"]
+        counts = json.loads(published(spark, tmp_path / folder)[1]["counts"])
+        across = counts["recall_across_borders"]
         assert across > 0.9 if folder == "all" else across < 0.9
+        assert {name.replace("_", " ") for name in counts} <= set(FACTS), "the gallery explains them"
 
 
 def test_too_few_queries_are_told_before_the_work(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:

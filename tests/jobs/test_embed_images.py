@@ -18,6 +18,7 @@ import misbehaving
 from image_similarity.jobs import build_manifest, embed_images, find_neighbours, run_pipeline
 from image_similarity.runtime.devices import Devices
 from image_similarity.stages.embeddings import stage
+from image_similarity.stages.gallery.words import FACTS
 from processes import ask
 
 Run = Any
@@ -183,6 +184,7 @@ def test_a_projection_is_fitted_once_and_kept(
     assert ask(w, "SELECT component, explained_variance, weights FROM projections ORDER BY 1") == components
     assert ask(w, of_key) == [(key, 13)]
     assert counts(w, "few")["vectors_added"] == 1
+    assert {name.replace("_", " ") for name in counts(w, "few")} <= set(FACTS), "the gallery explains them"
     assert run(find_neighbours, *again, "--fingerprint", "few", "-k", 3, "--dissimilar", 0) == 0
     assert ask(w, "SELECT count(*) FROM neighbours WHERE fingerprint = 'few'") == [(39,)]
     again += ["--fingerprint", "few"]

@@ -107,7 +107,7 @@ def test_an_image_page_shows_its_neighbours_by_each_fingerprint(
         assert of_slots[::2] == ["0", "1"]
         for number, shown in zip(of_slots[::2], of_slots[1::2]):
             cards = re.findall(
-                r'href="../../images/../(\w+)\.html".*?<span class="note" dir="auto">([\d.]+)', shown, re.DOTALL
+                r'href="../../images/../(\w+)\.html".*?<span class="note(?: n\d)?">([\d.]+)', shown, re.DOTALL
             )
             assert cards == [(name, distance) for kind, name, distance in wanted[int(number)] if kind == relation]
     assert "same file" in page.text and page.text.count("side by side") == 1
@@ -115,7 +115,7 @@ def test_an_image_page_shows_its_neighbours_by_each_fingerprint(
 
 def test_what_is_missing_is_said(gallery: Rendered, crawled: Crawl) -> None:
     absent = crawled.pages[page_of(gallery.folder, gallery.absent)]
-    assert "could not be shown: not found" in absent.text
+    assert "could not be shown. The file is not there." in absent.text
     run = crawled.pages[(rendering(gallery.folder) / "run.html").resolve()]
     assert gallery.absent in run.text and "exact, cosine distance: all pairs were compared" in run.text
     failed = crawled.pages[(rendering(gallery.folder) / "failures" / "index.html").resolve()]
@@ -123,9 +123,34 @@ def test_what_is_missing_is_said(gallery: Rendered, crawled: Crawl) -> None:
     for image_id, reason in gallery.collection.failing.items():
         page = crawled.pages[(rendering(gallery.folder) / "failures" / f"{reason}-1.html").resolve()]
         assert image_id in page.text
-    assert all(
-        str(gallery.folder.parent) not in page.text for path, page in crawled.pages.items() if path.name != "run.html"
-    )
+        assert page.text.count("Technical details") == 1 and "second, tiny" in page.text, "by both, told once"
+    truncated = crawled.pages[(rendering(gallery.folder) / "failures" / "truncated-1.html").resolve()]
+    assert "The file ends too early" in truncated.text and "The file ends too early" in failed.text
+
+
+def test_the_facts_of_runs_are_explained(gallery: Rendered) -> None:
+    content = (rendering(gallery.folder) / "run.html").read_text(encoding="utf-8")
+    facts = content.partition('aria-labelledby="distances"')[0]
+    pairs = re.findall(r"<dt>([^<]+)</dt><dd>(.*?)</dd>", facts, re.DOTALL)
+    assert {"resumed", "kept", "brute force", "method"} <= {name for name, _ in pairs}
+    assert [name for name, value in pairs if 'class="note"' not in value] == []
+
+
+def test_attributes_lead_to_groups_that_contain_the_image(gallery: Rendered, crawled: Crawl) -> None:
+    own = page_of(gallery.folder, "copy one.png")
+    groups = {(own.parent / value).resolve() for _, _, value in crawled.pages[own].references if "groups/1/" in value}
+    assert len(groups) == 1
+    group = groups.pop().name.partition("-")[0]
+    pages = [page for path, page in crawled.pages.items() if path.name.startswith(group)]
+    assert any(own.name in value for page in pages for _, _, value in page.references)
+
+
+def test_where_an_original_is_stands_on_its_page_alone(gallery: Rendered, crawled: Crawl) -> None:
+    folder = str(gallery.folder.parent)
+    page = crawled.pages[page_of(gallery.folder, "copy one.png")]
+    assert page.text.count(folder) == 1 and f"{folder}/pictures/copy one.png" in page.text
+    listed = [page for path, page in crawled.pages.items() if path.parent.name in ("browse", "duplicates", "1")]
+    assert listed and not any(folder in page.text for page in listed)
 
 
 def test_untrained_weights_are_marked_on_every_page(crawled: Crawl) -> None:
@@ -208,13 +233,19 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     after = {path.name: path.stat().st_mtime_ns for path in target.rglob("*.webp")}
     assert {name: time for name, time in after.items() if name in before} == before, "known pictures are not made again"
     assert crawl(target).dead == []
-    assert run(render_gallery, *settings, *wh, "--gallery", target) == 0
+    assert run(render_gallery, *settings, *wh, "--gallery", target, "--set", "gallery.show_locations=false") == 0
     assert not first.exists() and second.is_dir()
     wide = {name for name in after if len([other for other in after if other[:32] == name[:32]]) == 2}
     assert {path.name for path in target.rglob("*.webp")} < set(after) and wide - {
         path.name for path in target.rglob("*.webp")
     }
     assert crawl(target).dead == []
+
+    def places(of: Path) -> list[Path]:
+        pages = (path for path in of.rglob("*.html") if path.name != "run.html")
+        return [path for path in pages if str(images) in path.read_text(encoding="utf-8")]
+
+    assert len(places(second)) == len(list((second / "images").rglob("*.html"))) and places(rendering(target)) == []
 
 
 def test_bad_input_is_refused_in_one_line(

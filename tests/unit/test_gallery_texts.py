@@ -11,11 +11,15 @@ import pytest
 
 import image_similarity
 from hostile import LINKS, NAMES, TITLES
-from image_similarity.pages.captions import LONGEST_TEXT
+from image_similarity.imaging.decoding import UNREADABLE_REASONS
+from image_similarity.knn.distances import METRICS
+from image_similarity.pages.captions import LONGEST_TEXT, location
 from image_similarity.pages.captions import link as web_link
 from image_similarity.settings import GallerySettings
-from image_similarity.stages.gallery import cards, pages
+from image_similarity.stages.embeddings import stage as embeddings
+from image_similarity.stages.gallery import cards, images, listings, pages, words
 from image_similarity.stages.gallery.pages import Book, Tab
+from image_similarity.stages.neighbours import vectors
 
 SETTINGS = GallerySettings()
 BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Tab("one", "one", "cosine"),), (), 200)
@@ -34,6 +38,22 @@ def test_titles_come_from_the_attributes_or_the_file() -> None:
     assert texts("a/.hidden")["title"] == ".hidden"
     assert texts("x", title="two\nlines")["title"] == "two lines"
     assert len(texts("x", title="long " * 100)["title"]) == LONGEST_TEXT
+
+
+@pytest.mark.parametrize(
+    "name", ["IMG_0001", "DSCN0417", "4119", "img-20190101-wa0001", "p12 (2)", "Scan 3", "1915.79"]
+)
+def test_a_title_that_is_only_a_number_shows_its_folder(name: str) -> None:
+    assert texts(f"2019/Lake Como/{name}.jpg")["title"] == f"{name}, Lake Como"
+    assert texts(f"{name}.jpg")["title"] == texts(f"../{name}.jpg")["title"] == name, "no folder that could be shown"
+    assert texts(f"2019/{name}.jpg", title="A lake")["title"] == "A lake"
+    assert "como" in texts(f"Como/{name}.jpg")["terms"]
+
+
+def test_other_titles_show_no_folder() -> None:
+    assert texts("prints/leaf-1.jpg")["title"] == "leaf-1" and texts("prints/ab.jpg")["title"] == "ab"
+    assert texts("prints/x.jpg", title="12")["title"] == "12, prints"
+    assert texts("prints/x.jpg", title="DSC 12")["title"] == "DSC 12", "somebody gave it"
 
 
 def test_alternative_texts_are_words_for_people() -> None:
@@ -56,6 +76,27 @@ def test_only_addresses_of_the_web_are_linked() -> None:
         "HTTP://EXAMPLE.ORG/UPPER",
     ]
     assert web_link("https://example.org/\u202e") and not web_link("https://example.org/\n")
+
+
+def test_a_location_can_be_copied_but_no_secret() -> None:
+    assert location("/a b/two  spaces \n\t.png") == "/a b/two  spaces \n\t.png"
+    assert location("https://u:secret@h/a.png?key=secret") == "https://...@h/a.png?..."
+    assert location("/a\x01\r") == "/a\ufffd\ufffd"
+
+
+def test_everything_that_tables_name_by_a_code_has_words() -> None:
+    reasons = {**embeddings.FAILURE_REASONS, **vectors.FAILURE_REASONS, **UNREADABLE_REASONS}
+    assert {*reasons, "changed"} <= set(words.REASONS)
+    assert all(reason.remedy.endswith((".", "?")) and "_" not in reason.happened for reason in words.REASONS.values())
+    assert words.reason("of_another_version").happened == "Of another version"
+    assert set(words.SCALES) == set(METRICS)
+
+
+def test_a_distance_lies_among_those_of_the_nearest_neighbours() -> None:
+    tab = Tab("one", "one", "cosine", tuple(tenth / 10 for tenth in range(1, 10)))
+    assert [tab.nearness(distance) for distance in (0, 0.1, 0.11, 0.5, 0.89, 0.91)] == [9, 9, 8, 5, 1, 0]
+    assert Tab("one", "one", "cosine").nearness(0.1) is None
+    assert Tab("one", "one", "cosine", (0.0,) * 9).nearness(0) == 9, "all have copies"
 
 
 def test_words_are_found_however_they_are_written() -> None:
@@ -122,3 +163,86 @@ def test_templates_are_found_in_a_zip(tmp_path: Path) -> None:
     told = subprocess.run([sys.executable, "-c", program, archive], capture_output=True, text=True, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     assert "<h1>Search</h1>" in told.stdout
+
+
+CARD: dict[str, Any] = {"page": "ab" * 16, "title": "A card", "subtitle": "", "alt": "A card", "picture": "cd" * 16}
+CARD |= {"width": 600, "height": 300}
+TABS = (Tab("one", "one", "cosine", (0.1,) * 9), Tab("two", "two", "euclidean"), Tab("three", "three", "cosine"))
+
+
+def image_page(tabs: tuple[Tab, ...] = TABS[:2], lists: str = "", uri: str = "/p/a.png", **of_book: Any) -> str:
+    """The page of an image with an attribute. ``lists``: for each tab one letter for each neighbour, in order."""
+    items = [
+        {"tab": tab, "relation": "similar", "rank": rank, "distance": 0.05, "card": {**CARD, "page": letter * 32}}
+        for tab, letters in enumerate(lists.split())
+        for rank, letter in enumerate(letters, 1)
+    ]
+    row: dict[str, Any] = {**CARD, "image_id": "prints/a.png", "uri": uri, "ordinal": 0, "reason": None, "detail": None}
+    attributes = [("department", "Prints & more"), ("artist", "Somebody"), ("seen at", "https://example.org/")]
+    row |= {"attributes": attributes, "subtitle": "Somebody"}
+    row |= {"previous": None, "next": None, "items": items}
+    values: dict[str, Any] = {"facets": (("department", "groups/1.html"),), "show_locations": True, **of_book}
+    book = Book("/gallery", "r1", "Title", 3, tabs, (), 200, **values)
+    return pages.render("image.html", book, "images/ab/x.html", images.context(book)(row))
+
+
+def test_attributes_lead_to_their_groups() -> None:
+    prints, somebody = (listings.value_name(*of) for of in (("department", "Prints & more"), ("artist", "Somebody")))
+    assert f'<a href="../../groups/1/{prints}-1.html">Prints &amp; more</a>' in image_page()
+    facets = (("artist", "groups/2.html"),)
+    page = image_page(facets=facets)
+    assert f'<p class="lead" dir="auto"><a href="../../groups/2/{somebody}-1.html">Somebody</a></p>' in page
+    assert page.count("groups/2/") == 1 and "groups/1/" not in page
+    page = image_page(facets=(("seen at", "groups/3.html"),))
+    assert '<a href="https://example.org/" rel="noopener noreferrer">' in page and page.count("groups/3/") == 1, "both"
+    page = image_page(facets=(("folder", "groups/1.html"),), by_folder=True)
+    assert f'<a href="../../groups/1/{listings.value_name("folder", "prints")}-1.html">prints</a>' in page
+
+
+def test_the_page_of_an_image_says_where_its_original_is() -> None:
+    def original(uri: str, **of_book: Any) -> str:
+        return image_page(uri=uri, **of_book).partition("<dt>original</dt>")[2].partition("</dd>")[0]
+
+    assert '<bdi class="location">/p/a &lt;b&gt;  c.png</bdi>' in original("/p/a <b>  c.png")
+    assert original("/p/a.png", show_locations=False) == ""
+    address = "https://example.org/a.png"
+    assert f'<a href="{address}"' in original(address, show_locations=False)
+    assert 'class="location"' in original(address)
+    told = original(f"{address}?key=secret")
+    assert f"{address}?..." in told and "secret" not in told and 'class="location"' not in told and "<a" not in told
+
+
+def test_marks_are_about_the_lists_that_are_shown() -> None:
+    def marks(page: str) -> list[str]:
+        return re.findall(r'href="../../images/../(.)\1+.html".*?<span class="both"> · (in \w+)</span>', page)
+
+    assert marks(image_page(lists="ab bc")) == [("b", "in both")] * 2
+    assert marks(image_page(lists="ab")) == [], "there is one list only"
+    assert marks(image_page(TABS, lists="ab bc bd")) == [("b", "in all")] * 3
+    assert marks(image_page(TABS, lists="ab bc")) == [("b", "in both")] * 2, "of three, two have lists"
+    style = pages.render("gallery.css", Book("/g", "r1", "T", 1, TABS, (), 200), "gallery.css", {})
+    assert style.count(", .both) { display: none; }") == 3, "one list is shown"
+
+
+def test_distances_have_a_legend_and_a_bar() -> None:
+    page = image_page(lists="ab bc")
+    assert "cosine distance: 0 is the same, 1 unrelated. Nearest neighbours here are mostly 0.1000 to 0.1000" in page
+    assert "euclidean distance: 0 is the same; there is no largest value" in page
+    assert page.count('<span class="note n9">0.0500') == 2 and page.count('<span class="note">0.0500') == 2
+
+
+def test_a_failure_is_told_once_in_words() -> None:
+    item = {
+        "image_id": "a.png",
+        "page": None,
+        "fingerprints": ["one", "two"],
+        "details": ["OSError: cut"],
+        "uri": "/p/a",
+    }
+    variables = {"items": [item], "reason": "truncated", "meaning": "m", "images": 1, "number": 1, "last": 1}
+    page = pages.render("failures.html", BOOK, "failures/truncated-1.html", variables)
+    before, _, details = page.partition("<main")[2].partition("<details>")
+    assert "<h1>The file ends too early</h1>" in before and "put in a whole copy" in before
+    assert "OSError" not in before and "truncated" not in before
+    assert "one, two" in details and "OSError: cut" in details and "<code>truncated</code>" in details
+    assert "/p/a" not in page, "locations are not shown in this book"

@@ -217,7 +217,8 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
     for slot, label in slots.items():
         published = snapshot.run_ids("neighbours", slot)
         runs += section(f"Neighbours by {label}", published, *_stale_neighbours(job, slot, records))
-    tabs = tuple(Tab(label, *slot.split("/")) for slot, label in slots.items())
+    parted = [(slot.partition("/"), label) for slot, label in slots.items()]
+    tabs = tuple(Tab(label, fingerprint, metric) for (fingerprint, _, metric), label in parted)
     title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
     return About(
         title, tabs, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs

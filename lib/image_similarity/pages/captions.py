@@ -13,6 +13,9 @@ _MOST_ALT_TEXTS, _LONGEST_ALT_TEXT = 3, 60
 _NON_CHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
 _NOT_FOR_PAGES = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{_NON_CHARACTERS}]")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
+_CAMERA_WORDS = ("dscn", "dscf", "gopr", "imag", "image", "pict", "picture", "photo", "sany", "scan", "screenshot")
+_LONGEST_PREFIX = 3
+"""Letters of a name that say nothing beside digits, as in DSC_0001 or p12."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,16 @@ def of_image(
     title_attributes: tuple[str, ...],
     subtitle_attributes: tuple[str, ...],
 ) -> Caption:
-    """Title, subtitle and alternative text. Without any of ``title_attributes`` the title is the file's name."""
+    """Title, subtitle and alternative text. Without any of ``title_attributes`` the title is the file's name.
+
+    A title that is only a number, or a name that a camera gave, is followed by the name of the image's folder.
+    """
     shown = {name: clean(value) for name, value in attributes.items()}
-    title = (first_of(shown, title_attributes) or clean(_stem(image_id)) or clean(image_id))[:LONGEST_TEXT]
+    given, stem = first_of(shown, title_attributes), clean(_stem(image_id))
+    title = given or stem or clean(image_id)
+    if _is_number(given) if given else _is_numbered(stem):
+        title = ", ".join(filter(None, (title, clean(_folder(image_id)))))
+    title = title[:LONGEST_TEXT]
     subtitle = first_of(shown, subtitle_attributes)
     return Caption(title, subtitle[:LONGEST_TEXT] if subtitle != title else "", _alt(title, subtitle, shown))
 
@@ -40,6 +50,11 @@ def of_image(
 def clean(text: str) -> str:
     """``text`` on one line, without characters that HTML does not allow, and without secrets of addresses."""
     return redacted(_NOT_FOR_PAGES.sub("\ufffd", " ".join(text.split())))
+
+
+def location(uri: str) -> str:
+    """``uri`` as it can be copied: spaces stay, and secrets of addresses do not."""
+    return redacted(_NOT_FOR_PAGES.sub("\ufffd", uri.replace("\r", "\ufffd")))
 
 
 def link(value: str) -> str | None:
@@ -59,6 +74,24 @@ def first_of(attributes: Mapping[str, str], names: tuple[str, ...]) -> str:
 
 def _stem(image_id: str) -> str:
     return posixpath.splitext(image_id.rpartition("/")[2])[0]
+
+
+def _folder(image_id: str) -> str:
+    """The name of the folder that contains the image; empty if its id names none."""
+    name = posixpath.basename(posixpath.dirname(image_id))
+    return "" if name in (".", "..") else name
+
+
+def _is_number(text: str) -> bool:
+    """Whether ``text`` has digits and no letters."""
+    return any(map(str.isdigit, text)) and not any(map(str.isalpha, text))
+
+
+def _is_numbered(stem: str) -> bool:
+    """Whether a file's name is a number, alone or with what cameras and scanners put beside it."""
+    words = re.findall(r"[^\W\d_]+", stem.lower())
+    says_nothing = all(len(word) <= _LONGEST_PREFIX or word in _CAMERA_WORDS for word in words)
+    return says_nothing and any(map(str.isdigit, stem))
 
 
 def _alt(title: str, subtitle: str, attributes: Mapping[str, str]) -> str:

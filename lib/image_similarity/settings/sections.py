@@ -182,6 +182,10 @@ class GallerySettings(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the selection on the front page."""
 
+    show_locations: bool = True
+    """Whether pages show where the originals are (paths, addresses), for copying. Without it, only http(s) addresses
+    are shown, as links."""
+
 
 class HttpSettings(Section):
     """``[http]``: fetching files at http(s) addresses, in all jobs that read images."""

@@ -112,7 +112,8 @@ class Warehouse:
 
     def sync_state(self, slot: str, run: str) -> None:
         """Returns when the state of ``run`` would survive a loss of power. Called before the run is published."""
-        self.files.sync(f"{self.uri}/{STATE}/{slot}/{run}")
+        if run in self.states(slot):  # approximate lists alone leave none
+            self.files.sync(f"{self.uri}/{STATE}/{slot}/{run}")
 
     def states(self, slot: str) -> list[str]:
         """The runs that left a state for ``slot``."""

@@ -60,6 +60,8 @@ class Facet:
     attribute: str
     name: str
     values: tuple[FacetValue, ...]
+    by_folder: bool = False
+    """Whether its values are the folders of the images, and not those of an attribute."""
 
 
 def check_group_by(images: DataFrame, settings: GallerySettings) -> None:
@@ -104,6 +106,7 @@ def facets(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[li
         .agg(F.count("*").alias("images"), values, F.avg(F.length("value")).alias("length"))
         .collect()
     )
+    by_folder = False
     if settings.group_by:
         attributes = list(dict.fromkeys(settings.group_by))
     else:
@@ -111,19 +114,20 @@ def facets(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[li
         attributes = [row.attribute for row in sorted(useful, key=lambda row: (row.values, row.attribute))][
             :MOST_FACETS
         ]
-        if not attributes:
+        by_folder = not attributes
+        if by_folder:
             rows, attributes = _by_folder(cards), [FOLDER]
     members = rows.where(F.col("attribute").isin(attributes))
     sizes = members.groupBy("attribute", "value").count().orderBy("attribute", F.desc("count"), "value").collect()
     result: list[Facet] = []
     for attribute in attributes:
         facet_values = [
-            FacetValue(row.value, row["count"], _value_name(attribute, row.value))
+            FacetValue(row.value, row["count"], value_name(attribute, row.value))
             for row in sizes
             if row.attribute == attribute
         ]
         if len(facet_values) > 1 or settings.group_by:
-            result.append(Facet(attribute, f"{len(result) + 1}", tuple(facet_values)))
+            result.append(Facet(attribute, f"{len(result) + 1}", tuple(facet_values), by_folder))
     return result, members
 
 
@@ -141,7 +145,8 @@ def _by_folder(cards: DataFrame) -> DataFrame:
     return members if folders <= MOST_VALUES else members.limit(0)
 
 
-def _value_name(attribute: str, value: str) -> str:
+def value_name(attribute: str, value: str) -> str:
+    """The name of the pages of one value of a facet."""
     return hashlib.sha256(f"{attribute}\n{value}".encode()).hexdigest()[:32]
 
 
@@ -151,7 +156,7 @@ def facet_pages(members: DataFrame, facets: list[Facet], per_page: int, scratch:
     placed = _paged(members, ["attribute", "value"], "ordinal", sizes, per_page, scratch)
     pages = placed.groupBy("attribute", "value", "images", "number").agg(_in_order("ordinal", _card()).alias("items"))
     folders = F.create_map(*[F.lit(text) for facet in facets for text in (facet.attribute, facet.name)])
-    # The same name as `_value_name` gives: links to the pages use that one.
+    # The same name as `value_name` gives: links to the pages use that one.
     name = F.substring(F.sha2(F.concat_ws("\n", "attribute", "value"), 256), 1, 32)
     path = F.concat(
         F.lit("groups/"), folders[F.col("attribute")], F.lit("/"), F.concat_ws("-", name, "number"), F.lit(".html")
@@ -224,13 +229,20 @@ def duplicate_pages(sets: DataFrame, count: int) -> DataFrame:
 
 
 def failure_pages(failures: DataFrame, cards: DataFrame, sizes: dict[str, int], scratch: Workspace) -> DataFrame:
-    """One row for each page of each reason: path, reason, number, last, items. ``sizes``: reason -> rows."""
+    """One row for each page of each reason: path, reason, number, last, items. ``sizes``: reason -> images.
+
+    An image of which several fingerprints say the same is one item.
+    """
     # A detail may contain a path on this machine, which must not be published.
     detail = F.when(~F.contains("detail", F.coalesce("uri", F.lit(""))) | F.col("uri").isNull(), F.col("detail"))
-    public = failures.select("image_id", "fingerprint", "reason", detail.alias("detail"))
+    public = failures.groupBy("reason", "image_id").agg(
+        F.sort_array(F.collect_set("fingerprint")).alias("fingerprints"),
+        F.sort_array(F.collect_set(detail)).alias("details"),
+        F.max("uri").alias("uri"),
+    )
     placed = _paged(public, ["reason"], "image_id", list(sizes.items()), FAILURES_PER_PAGE, scratch)
     shown = placed.join(cards.select("image_id", "page"), "image_id", "left")
-    item = F.struct("image_id", "fingerprint", "page", "detail")
+    item = F.struct("image_id", "fingerprints", "page", "details", "uri")
     pages = shown.groupBy("reason", "images", "number").agg(_in_order("place_reason", item).alias("items"))
     path = F.concat(F.lit("failures/"), "reason", F.lit("-"), "number", F.lit(".html"))
     return pages.select(path.alias("path"), "reason", "number", _last(FAILURES_PER_PAGE), "items")

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from image_similarity.imaging import thumbnails
 from image_similarity.pages import captions
 from image_similarity.redaction import redacted_values
-from image_similarity.stages.gallery import pictures
+from image_similarity.stages.gallery import pictures, words
 from image_similarity.storage import blobs
 
 WRITTEN = "path string, bytes long, items long"
@@ -32,6 +32,13 @@ class Tab:
     label: str
     fingerprint: str
     metric: str
+    deciles: tuple[float, ...] = ()
+    """Nine distances, ascending: a tenth of the images have their nearest neighbour within the first, and so on. Empty
+    if there are too few images for it."""
+
+    def nearness(self, distance: float) -> int | None:
+        """0 to 9: how many of the deciles are not below ``distance``. None without deciles."""
+        return sum(distance <= decile for decile in self.deciles) if self.deciles else None
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,9 @@ class Book:
     per_shard: int
     facets: tuple[tuple[str, str], ...] = ()
     """The facets of the collection: attribute, and the path of its page."""
+    by_folder: bool = False
+    """Whether the only facet is the folders of the images, and no attribute."""
+    show_locations: bool = False
     duplicates: int = 0
     """The number of sets of images with the same bytes."""
     failures: int = 0
@@ -118,6 +128,7 @@ def _environment() -> jinja2.Environment:
         count="{:,}".format,
         distance=_distance,
         link=captions.link,
+        location=captions.location,
         clean=captions.clean,
         json=_json,
         compact=json.dumps,
@@ -126,6 +137,7 @@ def _environment() -> jinja2.Environment:
         ratio_class=ratio_class, image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL
     )
     environment.globals.update(has_large=thumbnails.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
+    environment.globals.update(failure=words.reason, scales=words.SCALES, fact_meanings=words.FACTS)
     return environment
 
 

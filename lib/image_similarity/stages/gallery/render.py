@@ -11,7 +11,7 @@ from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress, step
 from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import cards, images, listings, pages, pictures, search
+from image_similarity.stages.gallery import cards, distances, images, listings, pages, pictures, search
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.stages.gallery.staleness import gone_neighbours
 from image_similarity.warehouse.schemas import SIMILAR
@@ -75,7 +75,11 @@ def run(
         spark, described.select("picture", "uri", "content_sha256"), site, rendering, settings, warehouse
     )
     shown = cards.with_pictures(described, inventory, scratch)
-    book = Book(site.uri, rendering, about.title, count, about.tabs, about.untrained, search.CARDS_PER_SHARD)
+    tabs = distances.with_deciles(about.tabs, inputs.neighbours)
+    locations = settings.gallery.show_locations
+    book = Book(
+        site.uri, rendering, about.title, count, tabs, about.untrained, search.CARDS_PER_SHARD, show_locations=locations
+    )
     return _Rendering(spark, inputs, about, settings, book, shown, scratch).write(inventory)
 
 
@@ -98,15 +102,11 @@ class _Rendering:
         facets, members = listings.facets(self.cards, self.book.images, self.settings.gallery)
         sets = self.scratch.write("sets", listings.duplicates(self.cards, self.scratch))
         images_failed = F.count_distinct("image_id").alias("images")
-        reasons = (
-            self.inputs.failures.groupBy("reason")
-            .agg(F.count("*").alias("rows"), images_failed)
-            .orderBy("reason")
-            .collect()
-        )
+        reasons = self.inputs.failures.groupBy("reason").agg(images_failed).orderBy("reason").collect()
         self.book = replace(
             self.book,
             facets=tuple((facet.attribute, f"groups/{facet.name}.html") for facet in facets),
+            by_folder=any(facet.by_folder for facet in facets),
             duplicates=sets.count(),
             failures=self.inputs.failures.agg(images_failed).collect()[0]["images"],
         )
@@ -147,7 +147,7 @@ class _Rendering:
         tasks = task_count(self.spark, self.book.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
         rows = images.rows(self.cards, self.inputs.neighbours, tasks)
         with progress(self.spark, "pages", self.book.images, "images", tasks):
-            return _count(pages.write(rows, "image.html", self.book, images.context))
+            return _count(pages.write(rows, "image.html", self.book, images.context(self.book)))
 
     def _listings(
         self, facets: list[listings.Facet], members: DataFrame, sets: DataFrame, reasons: list[Any]
@@ -164,7 +164,7 @@ class _Rendering:
             written.append(_count(pages.write(rows, "duplicates.html", self.book)))
         if self.book.failures:
             rows = listings.failure_pages(
-                self.inputs.failures, self.cards, {row.reason: row.rows for row in reasons}, self.scratch
+                self.inputs.failures, self.cards, {row.reason: row.images for row in reasons}, self.scratch
             )
             meanings = {
                 row.reason: {"images": row.images, "meaning": self.about.reasons.get(row.reason, "")} for row in reasons
@@ -202,7 +202,7 @@ class _Rendering:
     def _failures(self, reasons: list[Any]) -> list[dict[str, int]]:
         if not self.book.failures:
             return []
-        counted = [(row.reason, row.images, self.about.reasons.get(row.reason, "")) for row in reasons]
+        counted = [(row.reason, row.images) for row in reasons]
         return [self._page("failures/index.html", "failures_by_reason.html", reasons=counted)]
 
     def _absent(self) -> list[Any]:

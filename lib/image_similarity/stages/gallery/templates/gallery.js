@@ -1,5 +1,5 @@
 "use strict";
-/* Shuffles, searches, and remembers the switch between fingerprints. All data comes from the rendering's own folder, in
+/* Shuffles, searches, enlarges, copies, and remembers the switch between fingerprints. All data comes from the rendering's own folder, in
    scripts that call window.gallery, because pages opened from the file system may load nothing else. */
 (() => {
   const here = new URL(".", document.currentScript.src);
@@ -52,7 +52,7 @@
       const steps = Math.floor(Math.log(width / height) / Math.log(STEP) + 0.5);
       item.classList.add(`r${Math.max(-STEPS, Math.min(STEPS, steps))}`);
       const src = new URL(`pictures/${picture.slice(0, 2)}/${picture}-small.webp`, root).href;
-      link.append(element("img", { width, height, alt, src, decoding: "async" }));
+      link.append(element("img", { width, height, alt, src }));
     } else {
       link.append(element("span", { className: "absent", textContent: "no picture" }));
     }
@@ -160,10 +160,70 @@
     }
   } catch { /* the browser has no session storage */ }
 
-  /* -- arrow keys turn pages -- */
+  /* -- where originals are can be copied -- */
+  async function copied(place) {
+    getSelection().selectAllChildren(place);
+    try {
+      await navigator.clipboard.writeText(place.textContent);
+      return true;
+    } catch {
+      return document.execCommand("copy"); // a page of plain http has no clipboard, or it was refused
+    }
+  }
+  for (const place of document.querySelectorAll(".location")) {
+    const button = element("button", { type: "button", className: "copy", textContent: "Copy", ariaLive: "polite" });
+    button.addEventListener("click", async () => { button.textContent = await copied(place) ? "Copied" : "Selected"; });
+    (place.closest("a") ?? place).after(button);
+  }
+
+  /* -- the picture, enlarged -- */
+  const ENLARGED = "#enlarged";
+  const enlarge = document.querySelector(".enlarge");
+  let dialog;
+  const pageLink = (relation) => document.querySelector(`a[rel=${relation}]`);
+  function turn(relation) {
+    const link = pageLink(relation);
+    if (link) location.href = link.href + (dialog?.open ? ENLARGED : "");
+  }
+  function button(textContent, action, disabled = false) {
+    const node = element("button", { type: "button", textContent, disabled });
+    node.addEventListener("click", action);
+    return node;
+  }
+  function makeDialog() {
+    const picture = enlarge.querySelector("img").cloneNode();
+    picture.src = enlarge.href;
+    const toggle = () => { size.ariaPressed = String(made.classList.toggle("whole")); };
+    picture.addEventListener("click", toggle);
+    const size = button("Full size", toggle), close = button("Close", () => made.close());
+    size.ariaPressed = "false";
+    close.autofocus = true;
+    const bar = element("p", {}, button("Previous", () => turn("prev"), !pageLink("prev")), size, close,
+      button("Next", () => turn("next"), !pageLink("next")));
+    const made = element("dialog", { className: "enlarged", ariaLabel: "The picture, enlarged" }, bar, picture);
+    made.addEventListener("close", () => {
+      if (location.hash === ENLARGED) history.replaceState(null, "", location.pathname + location.search);
+    });
+    document.body.append(made);
+    return made;
+  }
+  function openDialog() {
+    dialog ??= makeDialog();
+    dialog.showModal();
+  }
+  enlarge?.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    openDialog();
+  });
+  if (enlarge && location.hash === ENLARGED) openDialog();
+
+  /* -- arrow keys left and right turn pages, also on the switch, where up and down choose -- */
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, pre, .scrolling")) return;
-    const turn = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
-    if (turn) document.querySelector(`a[rel=${turn}]`)?.click();
+    if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+    const relation = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+    if (!relation || event.target.closest("input:not([type=radio]), textarea, select, pre, .whole")) return;
+    event.preventDefault();
+    turn(relation);
   });
 })();

@@ -1,0 +1,108 @@
+"""The words of the pages for what the tables name by a code: reasons of failures, metrics, and facts of runs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A reason of failures, for somebody who looks after the pictures."""
+
+    happened: str
+    """What is the matter with the file: a sentence without its full stop."""
+    remedy: str
+    """What can be done about it: a sentence."""
+
+
+_AGAIN = "The next run tries again."
+REASONS = {
+    "not_found": Reason("The file is not there", "Put it back, or take it out of the list."),
+    "forbidden": Reason("The file may not be read", "Give the account that runs the jobs the right to read it."),
+    "timeout": Reason("The server, store or drive did not answer in time", _AGAIN),
+    "io_error": Reason("The file could not be read", f"{_AGAIN} If it stays so, look at the disk or the store."),
+    "unsupported_scheme": Reason("The address is of an unknown kind", "Correct it in the list."),
+    "too_many_bytes": Reason("The file is too large", "Put in a smaller copy, or raise the limit in the settings."),
+    "incomplete": Reason("The connection broke before the whole file was there", _AGAIN),
+    "rate_limited": Reason("The server asks to be left alone for a while", f"{_AGAIN} Leave more time between runs."),
+    "server_error": Reason("The server had a fault of its own", _AGAIN),
+    "http_error": Reason("The server refused to give the file", "Check the address in a browser."),
+    "too_many_redirects": Reason("The address leads round in a circle", "Correct it in the list."),
+    "private_address": Reason(
+        "The address is not on the public internet", "Correct it, or allow such addresses in the settings."
+    ),
+    "empty": Reason("The file is empty", "Put in a whole copy."),
+    "too_many_pixels": Reason(
+        "The picture has too many pixels", "Put in a smaller copy, or raise the limit in the settings."
+    ),
+    "not_an_image": Reason("The file is not a picture", "Put the picture in its place, or take it out of the list."),
+    "unsupported_format": Reason("The picture is of a kind that cannot be read here", "Save it as JPEG, PNG or TIFF."),
+    "truncated": Reason("The file ends too early", "It was cut off when it was copied: put in a whole copy."),
+    "corrupt": Reason("The file is damaged", "Put in a good copy."),
+    "decoder_crashed": Reason(
+        "The picture could not be opened within the limits of memory and time", "Save it anew, or put in another copy."
+    ),
+    "non_finite": Reason("The fingerprint has no usable answer for this picture", "Look at the picture: is it one?"),
+    "no_vector": Reason("There is no vector for this picture", "Add it to your own vectors."),
+    "wrong_length": Reason("The picture's vector is not as long as the others", "Correct your own vectors."),
+    "too_long": Reason("The picture's vector has values that are too large", "Scale your own vectors down."),
+    "zero_vector": Reason(
+        "The fingerprint sees nothing in this picture", "Often it is of one colour. Another fingerprint may see more."
+    ),
+    "constant_vector": Reason(
+        "The fingerprint sees the same everywhere in this picture",
+        "Often it is of one colour. Another fingerprint may see more.",
+    ),
+    "changed": Reason("The file was replaced since it was compared", "Run the jobs again."),
+}
+"""reason -> its words. All reasons that a job writes are here, and ``changed``, which `pictures.make` adds."""
+
+
+def reason(code: str | None) -> Reason:
+    """The words for a reason, also for one of another version of this program."""
+    code = code or "not_found"
+    return REASONS.get(code) or Reason(code.replace("_", " ").capitalize(), "")
+
+
+SCALES = {
+    "cosine": "0 is the same, 1 unrelated",
+    "correlation": "0 is the same, 1 unrelated, 2 the opposite",
+    "euclidean": "0 is the same; there is no largest value, and other fingerprints have other numbers",
+}
+"""metric -> what its numbers mean, for the line above a list of neighbours."""
+
+FACTS = {
+    # of build_manifest
+    "images": "images that this step worked on",
+    "skipped": "files that were passed over, as no pictures by their names",
+    # of embed_images
+    "network": "what looks at the pictures, and which of its layers gives the vector",
+    "weights": "the file of what the network has learnt",
+    "not read again": "unchanged since an earlier run, so their vectors were used again",
+    "resumed": "taken from an earlier run that was stopped before its end",
+    "taken over": "taken from an earlier run that was stopped before its end",
+    "read": "files that were opened in this run",
+    "embedded": "turned into vectors in this run; copies of one file count once",
+    "devices": "what computed the vectors: processor or GPU",
+    "vectors added": "new vectors in the store",
+    "failures": "what could not be used, by reason",
+    "explained variance": "the share of the differences between vectors that is left after shortening them",
+    # of find_neighbours
+    "method": "exact compares every image with every other, approximate only with those that are probably near",
+    "recall": "the share of the true nearest neighbours that the lists have, measured on a sample",
+    "recall across borders": "the same, of neighbours that lie in another partition",
+    "nlist": "partitions into which the vectors were divided",
+    "parts": "partitions into which the vectors were divided",
+    "nprobe": "partitions that were searched for each image",
+    "visited": "partitions that were searched for each image",
+    "rounds": "how often neighbours of neighbours were looked at",
+    "vectors": "different vectors; copies of one file share theirs",
+    "dimensions": "numbers in each vector",
+    "brute force": "images that were compared again with all others, because the quick comparison left doubts",
+    "in full": "images that were compared again with all others, because the quick comparison left doubts",
+    "kept": "images whose lists of the run before are still right, and were only completed",
+    "rows": "rows of the table of neighbours",
+    # of all
+    "steps": "seconds that each step took",
+    "finished": "when, and after how long",
+    "run": "the name of this run in the tables",
+}
+"""Name of a fact on the page of the run -> a short explanation; older names, too."""
