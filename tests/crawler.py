@@ -48,9 +48,10 @@ class Crawl:
     """All files that pages refer to."""
 
 
-def crawl(gallery: Path) -> Crawl:
-    """Everything that can be reached from the front page."""
-    found, waiting = Crawl(), [(gallery / "index.html").resolve()]
+def crawl(gallery: Path, from_all_pages: bool = False) -> Crawl:
+    """Everything that can be reached from the front page, or from any page at all."""
+    starts = gallery.rglob("*.html") if from_all_pages else [gallery / "index.html"]
+    found, waiting = Crawl(), [path.resolve() for path in starts]
     while waiting:
         path = waiting.pop()
         if path in found.pages:
