@@ -2,6 +2,7 @@
 
 import re
 import urllib.parse
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -48,10 +49,9 @@ class Crawl:
     """All files that pages refer to."""
 
 
-def crawl(gallery: Path, from_all_pages: bool = False) -> Crawl:
-    """Everything that can be reached from the front page, or from any page at all."""
-    starts = gallery.rglob("*.html") if from_all_pages else [gallery / "index.html"]
-    found, waiting = Crawl(), [path.resolve() for path in starts]
+def crawl(gallery: Path, starts: Iterable[Path] = ()) -> Crawl:
+    """Everything that can be reached from the front page, and from the pages ``starts``."""
+    found, waiting = Crawl(), [path.resolve() for path in (gallery / "index.html", *starts)]
     while waiting:
         path = waiting.pop()
         if path in found.pages:

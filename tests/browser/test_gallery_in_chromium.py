@@ -173,7 +173,6 @@ def test_old_addresses_lead_to_the_page_of_their_image(visit: Visit, there_and_l
     page = visit.open(f"{EARLIER}/{left}")
     page.wait_for_url(f"{visit.address}/{left}")
     assert page.inner_text("h1") == "This image has left the collection"
-    assert Axe().run(page).violations_count == 0
     page.get_by_role("link", name="all images").click()
     page.wait_for_url("**/browse/1.html")
 
@@ -203,7 +202,7 @@ def test_it_works_without_javascript(browser: Browser, address: str, gallery: Re
 
 KINDS = [
     "index.html",
-    "images/",
+    "images/[^0]",
     "browse/1",
     "groups/[^/]*$",
     "groups/.*/",
@@ -215,13 +214,15 @@ KINDS += ["run.html", "search.html"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast_names_and_order(browser: Browser, gallery: Rendered, scheme: str) -> None:
+def test_contrast_names_and_order(
+    browser: Browser, gallery: Rendered, there_and_left: tuple[str, str], scheme: str
+) -> None:
     """axe-core's rules (WCAG 2.2 A and AA, best practices) on one page of each kind."""
     with browser.new_context(
         color_scheme="dark" if scheme == "dark" else "light", viewport={"width": 390, "height": 844}
     ) as context:
         page = context.new_page()
-        for kind in KINDS:
+        for kind in [*KINDS, there_and_left[1]]:
             page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, kind)}")
             told = Axe().run(page)
             assert told.violations_count == 0, f"{kind}: {told.generate_report()}"

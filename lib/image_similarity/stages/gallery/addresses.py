@@ -3,12 +3,13 @@
 Pages that are filled lie in the workspace of the run until all of them are. Then Spark tasks put each at its address,
 whole, in an order that keeps every link good at every moment:
 
-1. `place` adds the pages whose addresses are new. No page of before links to them.
-2. `place` replaces the others. What old and new pages link to exists.
+1. `place` adds the pages whose addresses are new. They link to one another, but no page of before links to them.
+2. `place` replaces the others. All that old and new pages link to is there now.
 3. The driver replaces the front page.
 4. `retire` replaces what has left: pages of images and lists that no page links to any more. They say so.
 
-Each step may be repeated. A job that dies in between leaves pages of two renderings, all whole, whose links are good.
+Each step may be repeated. A job that dies in between leaves pages of two renderings, all whole. The links of those that
+a visitor can reach are good.
 """
 
 import re

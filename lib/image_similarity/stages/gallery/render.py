@@ -1,6 +1,6 @@
 """One rendering of the gallery. Spark tasks make pictures and fill most pages; the driver fills the single pages."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -98,7 +98,6 @@ class _Rendering:
     book: Book
     cards: DataFrame
     scratch: Workspace
-    filled: list[DataFrame] = field(default_factory=list)
 
     def write(self, inventory: DataFrame) -> Outputs:
         pictures_counted = inventory.agg(
@@ -123,22 +122,23 @@ class _Rendering:
         )
         image_pages = self._image_pages()
         with step(self.spark, "lists of images"):
-            filled = [image_pages] + self._listings(facets, members, sets, reasons)
-            filled.append(self._single_pages(facets, members, reasons, pictures_counted.asDict()))
+            lists = self._listings(facets, members, sets, reasons)
+            lists.append(self._single_pages(facets, members, reasons, pictures_counted.asDict()))
+        filled = reduce(DataFrame.unionByName, lists, image_pages)
+        filled_counted = _count(filled)
         with step(self.spark, "search"):
-            written = self._search() + self._static()
+            written = [filled_counted] + self._search() + self._static()
         counts = {
             "images": self.book.images,
             "pictures": pictures_counted["all"],
             "pictures_made": pictures_counted["made"],
             "pictures_absent": pictures_counted["absent"],
-            "neighbours_gone": self._gone(image_pages["items"]),
-            "pages": sum(row["files"] for row in filled + written),
-            "bytes": sum(row["bytes"] for row in filled + written),
+            "neighbours_gone": self._gone(_count(image_pages)["items"]),
+            "pages": sum(row["files"] for row in written),
+            "bytes": sum(row["bytes"] for row in written),
         }
         index = pages.render("index.html", self.book, "index.html", self._front(facets))
-        all_filled = reduce(DataFrame.unionByName, self.filled)
-        return Outputs(index, all_filled, sum(row["files"] for row in filled), self.book, counts)
+        return Outputs(index, filled, filled_counted["files"], self.book, counts)
 
     def _gone(self, shown: int) -> dict[str, int]:
         """Slot -> the number of its rows that are not shown, because an image is not in the manifest any more."""
@@ -148,14 +148,13 @@ class _Rendering:
         tabs = enumerate(self.about.tabs)
         return {f"{tab.fingerprint}/{tab.metric}": gone[number] for number, tab in tabs if number in gone}
 
-    def _fill(self, name: str, rows: DataFrame) -> dict[str, int]:
+    def _fill(self, name: str, rows: DataFrame) -> DataFrame:
         """Fills pages. They stay in the workspace until all pages are filled."""
-        self.filled.append(self.scratch.write(f"filled-{name}", rows))
-        return _count(self.filled[-1])
+        return self.scratch.write(f"filled-{name}", rows)
 
     # -- by Spark tasks --
 
-    def _image_pages(self) -> dict[str, int]:
+    def _image_pages(self) -> DataFrame:
         tasks = task_count(self.spark, self.book.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
         rows = images.rows(self.cards, self.inputs.neighbours, tasks)
         with progress(self.spark, "pages", self.book.images, "images", tasks):
@@ -163,7 +162,7 @@ class _Rendering:
 
     def _listings(
         self, facets: list[listings.Facet], members: DataFrame, sets: DataFrame, reasons: list[Any]
-    ) -> list[dict[str, int]]:
+    ) -> list[DataFrame]:
         per_page = self.settings.gallery.images_per_page
         rows = listings.browse(self.cards, self.book.images, per_page)
         filled = [self._fill("browse", pages.fill(rows, "browse.html", self.book))]
@@ -196,7 +195,7 @@ class _Rendering:
 
     def _single_pages(
         self, facets: list[listings.Facet], members: DataFrame, reasons: list[Any], made: dict[str, int]
-    ) -> dict[str, int]:
+    ) -> DataFrame:
         contexts: list[tuple[str, str, dict[str, Any]]] = [
             ("search.html", "search.html", {}),
             ("run.html", "run.html", {"runs": self.about.runs, "absent": self._absent(), "pictures": made}),
