@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -285,27 +286,12 @@ def test_addresses_stay_and_say_what_became_of_their_images(
     assert len(addresses_before | {page_of(target, new)}) == len(list(target.glob("images/*/*.html")))
 
 
-@pytest.mark.parametrize("dies_in", ["add pages", "replace pages", "retire pages"])
-def test_a_job_that_dies_among_the_pages_breaks_no_link(
-    dies_in: str,
-    run: Run,
-    gallery: Rendered,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The pages are those of other fingerprints, in other lists, without one image."""
-    target, warehouse, fresh = tmp_path / "g", ["--warehouse", gallery.warehouse], tmp_path / "fresh"
-    shutil.copytree(gallery.folder, target)
-    gone = target / "images" / "00" / f"{'0' * 32}.html"
-    gone.parent.mkdir(exist_ok=True)
-    shutil.copy(next(target.glob("images/*/*.html")), gone)
-    arguments = [*with_pages_of(3, gallery), *warehouse, "--fingerprint", "second", "--set", 'gallery.group_by="title"']
-    before = {path: path.read_bytes() for path in target.rglob("*.html")}
+def dying_placer(dies_in_adding: bool) -> Callable[[str, bool], addresses.Place]:
+    """An `addresses._placer` whose tasks place half of their pages, in one of its two steps."""
     placer = addresses._placer
 
-    def dying(folder: str, only_new: bool) -> addresses.Place:
-        place, fails = placer(folder, only_new), only_new == (dies_in == "add pages")
+    def half(folder: str, only_new: bool) -> addresses.Place:
+        place, fails = placer(folder, only_new), only_new == dies_in_adding
 
         def placed(batches: addresses.Batches) -> addresses.Batches:
             for batch in batches:
@@ -315,35 +301,49 @@ def test_a_job_that_dies_among_the_pages_breaks_no_link(
 
         return placed
 
+    return half
+
+
+def test_jobs_that_die_among_the_pages_break_no_link(
+    run: Run, gallery: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three jobs die one after another. Their pages are those of one fingerprint, in other lists, without one image."""
+    target, warehouse, fresh = tmp_path / "g", ["--warehouse", gallery.warehouse], tmp_path / "fresh"
+    shutil.copytree(gallery.folder, target)
+    gone = target / "images" / "00" / f"{'0' * 32}.html"
+    gone.parent.mkdir(exist_ok=True)
+    shutil.copy(next(target.glob("images/*/*.html")), gone)
+    arguments = [*with_pages_of(3, gallery), *warehouse, "--fingerprint", "second", "--set", 'gallery.group_by="title"']
+    first = list(target.rglob("*.html"))
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in target.rglob("*.html")}
+
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    with monkeypatch.context() as patched:
-        if dies_in == "retire pages":
-            patched.setattr(addresses, "retire", fail)
-        else:
-            patched.setattr(addresses, "_placer", dying)
-        assert run(render_gallery, *arguments, "--gallery", target) == 1
-    told = capsys.readouterr().err
-    assert "disk full" in told and "run render_gallery again" in told
-    assert crawl(target, before).dead == [], "of all pages that somebody may have open, or have a link to"
-    after = {path: path.read_bytes() for path in target.rglob("*.html")}
-    added, replaced = after.keys() - before.keys(), {path for path in before if after[path] != before[path]}
-    assert (
-        added
-        and bool(replaced) == (dies_in != "add pages")
-        and (target / "index.html" in replaced) == (dies_in == "retire pages")
-    )
+    for name, faulty in (("_placer", dying_placer(True)), ("_placer", dying_placer(False)), ("retire", fail)):
+        before = content()
+        with monkeypatch.context() as patched:
+            patched.setattr(addresses, name, faulty)
+            assert run(render_gallery, *arguments, "--gallery", target) == 1
+        told = capsys.readouterr().err
+        assert "disk full" in told and "run render_gallery again" in told
+        assert crawl(target, first).dead == [], "of all pages that somebody may have open, or have a link to"
+        after = content()
+        replaced = {path for path in before if after[path] != before[path]}
+        assert after.keys() > before.keys() if name == "_placer" else replaced
+        assert (target / "index.html" in replaced) == (name == "retire")
     # The next rendering is as if nothing had happened.
     for folder in (target, fresh):
         assert run(render_gallery, *arguments, "--gallery", folder) == 0
     sound(target)
     assert LEFT in gone.read_text()
-    for path in fresh.rglob("*.html"):
-        if path.name not in ("index.html", "search.html", "run.html"):  # they name their rendering
-            assert (target / path.relative_to(fresh)).read_bytes() == path.read_bytes(), path
+    same = [path for path in fresh.rglob("*.html") if path.name not in ("index.html", "search.html", "run.html")]
+    assert [path for path in same if (target / path.relative_to(fresh)).read_bytes() != path.read_bytes()] == []
     reached = {path.relative_to(fresh.resolve()) for path in crawl(fresh).pages}
     assert {path.relative_to(target.resolve()) for path in crawl(target).pages} == reached
+    assert len([path for path in target.glob("r*") if path.is_dir()]) == 2, "those of jobs that died are removed"
 
 
 def test_pages_of_earlier_versions_lead_to_the_address_of_their_image(
@@ -359,7 +359,7 @@ def test_pages_of_earlier_versions_lead_to_the_address_of_their_image(
             (target / name / path).write_text("a page of then")
     (target / "index.html").write_text(f'<a href="{older[0]}/run.html">')
     (target / "gallery.json").write_text(json.dumps({"kind": "image-similarity gallery", "renderings": older}))
-    for _ in range(3):
+    for _ in range(2):
         arguments = [*gallery.arguments[:-2], "--warehouse", gallery.warehouse, "--gallery", target]
         assert run(render_gallery, *arguments) == 0
         found = sound(target)
