@@ -2,6 +2,7 @@
 
 import re
 import urllib.parse
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -48,9 +49,9 @@ class Crawl:
     """All files that pages refer to."""
 
 
-def crawl(gallery: Path) -> Crawl:
-    """Everything that can be reached from the front page."""
-    found, waiting = Crawl(), [(gallery / "index.html").resolve()]
+def crawl(gallery: Path, starts: Iterable[Path] = ()) -> Crawl:
+    """Everything that can be reached from the front page, and from the pages ``starts``."""
+    found, waiting = Crawl(), [path.resolve() for path in (gallery / "index.html", *starts)]
     while waiting:
         path = waiting.pop()
         if path in found.pages:

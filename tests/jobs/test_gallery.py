@@ -1,10 +1,11 @@
 """The gallery's job, on a collection whose names, titles and links try to break pages."""
 
-import dataclasses
+import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from crawler import Crawl, crawl
 from image_similarity.errors import JobFailed
 from image_similarity.jobs import build_manifest, find_neighbours, render_gallery, run_pipeline
 from image_similarity.pages import site
-from image_similarity.stages.gallery import search
+from image_similarity.stages.gallery import addresses, search
 from image_similarity.stages.gallery.cards import page_name
-from image_similarity.storage.local import LocalFiles
+from image_similarity.stages.gallery.pages import Book, render
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +28,14 @@ def crawled(gallery: Rendered) -> Crawl:
 
 
 def rendering(gallery: Path) -> Path:
-    """The folder of the rendering that is shown."""
+    """The folder of the rendering that is shown: what its pages need, and no pages."""
     shown: str = json.loads((gallery / "gallery.json").read_text())["renderings"][0]
     return gallery / shown
 
 
 def page_of(gallery: Path, image_id: str) -> Path:
     name = page_name(image_id)
-    return (rendering(gallery) / "images" / name[:2] / f"{name}.html").resolve()
+    return (gallery / "images" / name[:2] / f"{name}.html").resolve()
 
 
 def test_every_page_is_reached_and_no_link_is_dead(gallery: Rendered, crawled: Crawl) -> None:
@@ -75,7 +76,10 @@ def test_nothing_is_written_outside_the_gallery(gallery: Rendered) -> None:
 
 def test_pages_are_valid_html(gallery: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAVA_TOOL_OPTIONS", raising=False)  # Java says that it has seen them, which counts as a fault
-    pages = [str(path) for path in gallery.folder.rglob("*.html")]
+    book = Book(str(gallery.folder), "r1", "<b>&'", 20, (), (), 200)
+    for name, context in (("left.html", {"is_image": True}), ("moved.html", {"target": "index.html"})):
+        (tmp_path / name).write_text(render(name, book, name, context))
+    pages = [str(path) for folder in (gallery.folder, tmp_path) for path in folder.rglob("*.html")]
     assert Validator(errors_only=True).validate(pages) == 0
     broken = tmp_path / "broken.html"
     broken.write_text("<!doctype html><html lang=en><title>x</title><p><img src=x></html>")
@@ -116,20 +120,20 @@ def test_an_image_page_shows_its_neighbours_by_each_fingerprint(
 def test_what_is_missing_is_said(gallery: Rendered, crawled: Crawl) -> None:
     absent = crawled.pages[page_of(gallery.folder, gallery.absent)]
     assert "could not be shown. The file is not there." in absent.text
-    run = crawled.pages[(rendering(gallery.folder) / "run.html").resolve()]
+    run = crawled.pages[(gallery.folder / "run.html").resolve()]
     assert gallery.absent in run.text and "exact, cosine distance: all pairs were compared" in run.text
-    failed = crawled.pages[(rendering(gallery.folder) / "failures" / "index.html").resolve()]
+    failed = crawled.pages[(gallery.folder / "failures" / "index.html").resolve()]
     assert "3 images that could not be used" in failed.text, "images, not one for each fingerprint"
     for image_id, reason in gallery.collection.failing.items():
-        page = crawled.pages[(rendering(gallery.folder) / "failures" / f"{reason}-1.html").resolve()]
+        page = crawled.pages[(gallery.folder / "failures" / f"{reason}-1.html").resolve()]
         assert image_id in page.text
         assert page.text.count("Technical details") == 1 and "second, tiny" in page.text, "by both, told once"
-    truncated = crawled.pages[(rendering(gallery.folder) / "failures" / "truncated-1.html").resolve()]
+    truncated = crawled.pages[(gallery.folder / "failures" / "truncated-1.html").resolve()]
     assert "The file ends too early" in truncated.text and "The file ends too early" in failed.text
 
 
 def test_the_facts_of_runs_are_explained(gallery: Rendered) -> None:
-    content = (rendering(gallery.folder) / "run.html").read_text(encoding="utf-8")
+    content = (gallery.folder / "run.html").read_text(encoding="utf-8")
     facts = content.partition('aria-labelledby="distances"')[0]
     pairs = re.findall(r"<dt>([^<]+)</dt><dd>(.*?)</dd>", facts, re.DOTALL)
     assert {"resumed", "kept", "brute force", "method"} <= {name for name, _ in pairs}
@@ -138,7 +142,9 @@ def test_the_facts_of_runs_are_explained(gallery: Rendered) -> None:
 
 def test_attributes_lead_to_groups_that_contain_the_image(gallery: Rendered, crawled: Crawl) -> None:
     own = page_of(gallery.folder, "copy one.png")
-    groups = {(own.parent / value).resolve() for _, _, value in crawled.pages[own].references if "groups/1/" in value}
+    facet = hashlib.sha256(b"department").hexdigest()[:32]
+    links = [value for _, _, value in crawled.pages[own].references if f"groups/{facet}/" in value]
+    groups = {(own.parent / value).resolve() for value in links}
     assert len(groups) == 1
     group = groups.pop().name.partition("-")[0]
     pages = [page for path, page in crawled.pages.items() if path.name.startswith(group)]
@@ -149,7 +155,7 @@ def test_where_an_original_is_stands_on_its_page_alone(gallery: Rendered, crawle
     folder = str(gallery.folder.parent)
     page = crawled.pages[page_of(gallery.folder, "copy one.png")]
     assert page.text.count(folder) == 1 and f"{folder}/pictures/copy one.png" in page.text
-    listed = [page for path, page in crawled.pages.items() if path.parent.name in ("browse", "duplicates", "1")]
+    listed = [page for path, page in crawled.pages.items() if {"browse", "duplicates", "groups"} & {*path.parts}]
     assert listed and not any(folder in page.text for page in listed)
 
 
@@ -158,16 +164,17 @@ def test_untrained_weights_are_marked_on_every_page(crawled: Crawl) -> None:
 
 
 def test_duplicates_are_those_of_the_same_bytes(gallery: Rendered, crawled: Crawl) -> None:
-    page = (rendering(gallery.folder) / "duplicates" / "1.html").read_text(encoding="utf-8")
+    page = (gallery.folder / "duplicates" / "1.html").read_text(encoding="utf-8")
     shown = [set(re.findall(r"/(\w{32})\.html\"><bdi>", part)) for part in page.split('<section class="copies"')[1:]]
     assert shown == [{page_name(image_id) for image_id in copies} for copies in gallery.collection.copies]
 
 
 def test_groups_are_those_of_the_attribute(gallery: Rendered, crawled: Crawl) -> None:
-    folder = rendering(gallery.folder)
-    overview = crawled.pages[(folder / "groups" / "1.html").resolve()]
+    folder, name = gallery.folder, hashlib.sha256(b"department").hexdigest()[:32]
+    overview_path = folder / "groups" / f"{name}.html"
+    overview = crawled.pages[overview_path.resolve()]
     assert "By department" in overview.text and '<i>Prints & "Drawings"</i>' in overview.text
-    pages = [page for path, page in crawled.pages.items() if path.parent == (folder / "groups" / "1").resolve()]
+    pages = [page for path, page in crawled.pages.items() if path.parent == overview_path.resolve().with_suffix("")]
     shown = [
         name
         for page in pages
@@ -219,7 +226,7 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     shutil.copytree(gallery.collection.images, images, ignore=shutil.ignore_patterns("broken*", "text*", "copy*"))
     assert run(run_pipeline, *settings, *wh, "--images", images, "--gallery", target) == 0
     told = capsys.readouterr().out.strip().splitlines()
-    assert told[-1] == f"gallery: {target}/index.html"
+    assert told[-2] == f"gallery: {target}/index.html"
     first, before = rendering(target), {path.name: path.stat().st_mtime_ns for path in target.rglob("*.webp")}
     (images / "plain.png").unlink()
     shutil.copy(gallery.collection.images / "copy one.png", images / "moved.png")  # the same bytes under another name
@@ -233,7 +240,14 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     after = {path.name: path.stat().st_mtime_ns for path in target.rglob("*.webp")}
     assert {name: time for name, time in after.items() if name in before} == before, "known pictures are not made again"
     assert crawl(target).dead == []
+
+    def with_places() -> set[Path]:
+        pages = (path for path in target.rglob("*.html") if path.name != "run.html")
+        return {path for path in pages if str(images) in path.read_text(encoding="utf-8")}
+
+    assert with_places() and with_places() <= set(target.glob("images/*/*.html"))
     assert run(render_gallery, *settings, *wh, "--gallery", target, "--set", "gallery.show_locations=false") == 0
+    assert with_places() == set()
     assert not first.exists() and second.is_dir()
     wide = {name for name in after if len([other for other in after if other[:32] == name[:32]]) == 2}
     assert {path.name for path in target.rglob("*.webp")} < set(after) and wide - {
@@ -241,11 +255,163 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     }
     assert crawl(target).dead == []
 
-    def places(of: Path) -> list[Path]:
-        pages = (path for path in of.rglob("*.html") if path.name != "run.html")
-        return [path for path in pages if str(images) in path.read_text(encoding="utf-8")]
 
-    assert len(places(second)) == len(list((second / "images").rglob("*.html"))) and places(rendering(target)) == []
+LEFT = "This image has left the collection"
+
+
+def with_pages_of(images: int, gallery: Rendered) -> list[str]:
+    """The gallery's arguments but for the warehouse, with that many images on a page of a list."""
+    return [argument.replace("images_per_page=5", f"images_per_page={images}") for argument in gallery.arguments[:-2]]
+
+
+def sound(gallery: Path) -> Crawl:
+    """The gallery, crawled from every page in it: those, too, that the front page does not lead to."""
+    crawled = crawl(gallery, gallery.rglob("*.html"))
+    assert crawled.dead == []
+    assert not list(gallery.rglob("*.tmp"))
+    return crawled
+
+
+def test_addresses_stay_and_say_what_became_of_their_images(
+    run: Run, gallery: Rendered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, target = tmp_path / "images", tmp_path / "g"
+    pictures = [path for path in sorted(gallery.collection.images.glob("*.png")) if path.stat().st_size > 10_000][:6]
+    changed, leaving, new = "a.png", "b.png", "f.png"
+    images.mkdir()
+    for path, name in zip(pictures, "abcde"):
+        shutil.copy(path, images / f"{name}.png")
+
+    def render_all() -> None:
+        folders = ["--warehouse", tmp_path / "wh", "--images", images, "--gallery", target]
+        assert run(run_pipeline, *with_pages_of(2, gallery), *folders) == 0
+
+    def text(image_id: str) -> str:
+        return sound(target).pages[page_of(target, image_id)].text
+
+    render_all()
+    first, addresses_before = page_of(target, changed).read_text(), set(target.glob("images/*/*.html"))
+    assert LEFT not in text(leaving) and len(addresses_before) == 5
+
+    content = (images / leaving).read_bytes()
+    (images / leaving).unlink()
+    shutil.copy(pictures[5], images / changed)
+    shutil.copy(pictures[0], images / new)
+    (images / "c.png").unlink()
+    capsys.readouterr()
+    render_all()
+    assert "3 pages have left the gallery" in capsys.readouterr().out, (
+        "two images, and the last page of the list of all"
+    )
+    second = page_of(target, changed).read_text()
+    own = re.compile(r'<figure>\s*<img src="([^"]+)"')
+    assert own.findall(first) != own.findall(second) and "of 4" in text(changed)
+    assert LEFT in text(leaving) and leaving not in text(leaving), "nothing is said of what may be gone for a reason"
+    assert page_name(new) in second and page_name(leaving) in first and page_name(leaving) not in second
+    assert "This page has left the gallery" in (target / "browse" / "3.html").read_text()
+    assert addresses_before <= set(target.glob("images/*/*.html"))
+    stubs = {path: path.stat().st_mtime_ns for path in (page_of(target, leaving), target / "browse" / "3.html")}
+
+    (images / new).unlink()
+    (images / "c.png").write_bytes(content + b"\0")
+    render_all()
+    assert LEFT in text(leaving) and LEFT in text(new) and LEFT not in text("c.png"), "it came back"
+    assert {path: path.stat().st_mtime_ns for path in stubs} == stubs, "what says the same is not written again"
+    assert len(addresses_before | {page_of(target, new)}) == len(list(target.glob("images/*/*.html")))
+
+
+def dying_placer(dies_in_adding: bool) -> Callable[[str, bool], addresses.Place]:
+    """An `addresses._placer` whose tasks place half of their pages, in one of its two steps."""
+    placer = addresses._placer
+
+    def half(folder: str, only_new: bool) -> addresses.Place:
+        place, fails = placer(folder, only_new), only_new == dies_in_adding
+
+        def placed(batches: addresses.Batches) -> addresses.Batches:
+            for batch in batches:
+                yield from place(iter([batch.slice(0, batch.num_rows // 2) if fails else batch]))
+                if fails:
+                    raise OSError("disk full")
+
+        return placed
+
+    return half
+
+
+def test_jobs_that_die_among_the_pages_break_no_link(
+    run: Run, gallery: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three jobs die one after another. Their pages are those of one fingerprint, in other lists, without one image."""
+    target, warehouse, fresh = tmp_path / "g", ["--warehouse", gallery.warehouse], tmp_path / "fresh"
+    shutil.copytree(gallery.folder, target)
+    gone = target / "images" / "00" / f"{'0' * 32}.html"
+    gone.parent.mkdir(exist_ok=True)
+    shutil.copy(next(target.glob("images/*/*.html")), gone)
+    arguments = [*with_pages_of(3, gallery), *warehouse, "--fingerprint", "second", "--set", 'gallery.group_by="title"']
+    first = list(target.rglob("*.html"))
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in target.rglob("*.html")}
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    for name, faulty in (("_placer", dying_placer(True)), ("_placer", dying_placer(False)), ("retire", fail)):
+        before = content()
+        with monkeypatch.context() as patched:
+            patched.setattr(addresses, name, faulty)
+            assert run(render_gallery, *arguments, "--gallery", target) == 1
+        told = capsys.readouterr().err
+        assert "disk full" in told and "run render_gallery again" in told
+        assert crawl(target, first).dead == [], "of all pages that somebody may have open, or have a link to"
+        after = content()
+        replaced = {path for path in before if after[path] != before[path]}
+        assert after.keys() > before.keys() if name == "_placer" else replaced
+        assert (target / "index.html" in replaced) == (name == "retire")
+    # The next rendering is as if nothing had happened.
+    for folder in (target, fresh):
+        assert run(render_gallery, *arguments, "--gallery", folder) == 0
+    sound(target)
+    assert LEFT in gone.read_text()
+    same = [path for path in fresh.rglob("*.html") if path.name not in ("index.html", "search.html", "run.html")]
+    assert [path for path in same if (target / path.relative_to(fresh)).read_bytes() != path.read_bytes()] == []
+    reached = {path.relative_to(fresh.resolve()) for path in crawl(fresh).pages}
+    assert {path.relative_to(target.resolve()) for path in crawl(target).pages} == reached
+    assert len([path for path in target.glob("r*") if path.is_dir()]) == 2, "those of jobs that died are removed"
+
+
+def test_pages_of_earlier_versions_lead_to_the_address_of_their_image(
+    run: Run, gallery: Rendered, tmp_path: Path
+) -> None:
+    """Earlier versions had all pages in the folders of the last two renderings."""
+    target, older = tmp_path / "g", ["r20260102T000000-00000000", "r20260101T000000-00000000"]
+    shown, left = page_name(gallery.collection.ids[0]), "0" * 32
+    for name in older:
+        pages = [f"images/{page[:2]}/{page}.html" for page in (shown, left)]
+        for path in (*pages, "browse/1.html", "groups/1.html", f"groups/1/{left}-1.html", "run.html", "search.html"):
+            (target / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (target / name / path).write_text("a page of then")
+    (target / "index.html").write_text(f'<a href="{older[0]}/run.html">')
+    (target / "gallery.json").write_text(json.dumps({"kind": "image-similarity gallery", "renderings": older}))
+    for _ in range(2):
+        arguments = [*gallery.arguments[:-2], "--warehouse", gallery.warehouse, "--gallery", target]
+        assert run(render_gallery, *arguments) == 0
+        found = sound(target)
+        for name in older:
+            for path, target_of in {
+                f"images/{shown[:2]}/{shown}.html": f"images/{shown[:2]}/{shown}.html",
+                f"images/00/{left}.html": f"images/00/{left}.html",
+                "browse/1.html": "browse/1.html",
+                f"groups/1/{left}-1.html": "index.html",
+                "search.html": "index.html",
+            }.items():
+                content = (target / name / path).read_text()
+                refresh = re.search(r'http-equiv="refresh" content="0; url=([^"]+)"', content)
+                assert refresh is not None and f'<a href="{refresh[1]}">' in content
+                assert ((target / name / path).parent / refresh[1]).resolve() == (target / target_of).resolve()
+        assert LEFT in found.pages[(target / "images" / "00" / f"{left}.html").resolve()].text
+    assert json.loads((target / "gallery.json").read_text())["forwards"] == sorted(older)
+    assert len([path for path in target.glob("r*") if path.is_dir()]) == 4
 
 
 def test_bad_input_is_refused_in_one_line(
@@ -324,21 +490,9 @@ def test_neighbours_without_a_manifest_cannot_be_shown(
     assert crawl(tmp_path / "g").dead == []
 
 
-class Failing(LocalFiles):
-    """Cannot write the files of one name."""
-
-    def __init__(self, name: str):
-        self._name = name
-
-    def write(self, path: str, content: bytes) -> None:
-        if path.endswith(self._name):
-            raise OSError("disk full")
-        super().write(path, content)
-
-
-def test_one_whole_rendering_is_shown_whatever_happens(spark: SparkSession, tmp_path: Path) -> None:
+def test_of_two_renderings_at_once_the_later_one_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     def opened() -> site.Site:
-        return site.open_site(spark, "gallery", str(tmp_path / "g"))
+        return site.open_site(spark, "report", str(tmp_path / "g"))
 
     def make(rendering: str) -> str:
         (tmp_path / "g" / rendering).mkdir(parents=True)
@@ -349,24 +503,31 @@ def test_one_whole_rendering_is_shown_whatever_happens(spark: SparkSession, tmp_
     first, second = opened(), opened()
     first.begin()
     second.begin()
-    assert first.publish(runs[0], make(runs[0])) == [runs[0]]
+    first.claim(runs[0])
+    first.write_index(make(runs[0]))
+    make(runs[1])
     with pytest.raises(JobFailed, match="another job rendered"):
-        second.publish(runs[1], make(runs[1]))
+        second.claim(runs[1])
     assert not (tmp_path / "g" / runs[1]).exists() and runs[0] in Path(first.index).read_text()
+    first.remove_others(runs[0])
     second.begin()  # of a job that began before the first was published: must not forget it
     assert opened().renderings == [runs[0]]
-    for number, name in ((2, "index.html"), (3, "gallery.json")):
-        with pytest.raises(OSError, match="disk full"):
-            dataclasses.replace(opened(), files=Failing(name)).publish(runs[number], make(runs[number]))
+    for number in (2, 3):  # these die before they replace the front page
+        opened().claim(runs[number])
+        make(runs[number])
         assert crawl(tmp_path / "g").dead == []
+    assert opened().renderings == [runs[3], runs[2], runs[0]], "visitors may see pages of each of them"
+    (tmp_path / "g" / "index.html.0123abcd.tmp").write_text("half")
     last = opened()
-    kept = last.publish(runs[4], make(runs[4]))
-    last.remove_others(kept)
-    assert sorted(path.name for path in (tmp_path / "g").glob("r*")) == sorted(kept) == [runs[0], runs[4]]
-    assert runs[4] in Path(first.index).read_text()
+    last.claim(runs[4])
+    last.write_index(make(runs[4]))
+    last.remove_others(runs[4])
+    assert sorted(path.name for path in (tmp_path / "g").glob("r*") if path.is_dir()) == [runs[3], runs[4]]
+    assert opened().renderings == [runs[4], runs[3]] and runs[4] in Path(first.index).read_text()
+    assert not list((tmp_path / "g").glob("*.tmp"))
 
 
-def test_a_job_that_dies_leaves_the_gallery_as_it_was(
+def test_a_job_that_dies_before_all_pages_are_filled_leaves_the_gallery_as_it_was(
     run: Run, gallery: Rendered, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def files() -> dict[Path, int]:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +131,42 @@ def test_templates_escape(text: str) -> None:
 
 def test_links_between_pages_are_relative() -> None:
     card = {"page": "ab" * 12, "title": "t", "subtitle": "", "alt": "t", "picture": "cd" * 16, "width": 4, "height": 3}
-    front = pages.render("browse.html", BOOK, "../index.html", {"items": [card], "number": 1, "last": 1})
-    assert 'href="r1/images/ab/' in front and 'src="pictures/cd/' in front and 'href="r1/gallery.css"' in front
+    front = pages.render("browse.html", BOOK, "index.html", {"items": [card], "number": 1, "last": 1})
+    assert 'href="images/ab/' in front and 'src="pictures/cd/' in front and 'href="static/gallery-' in front
     below = pages.render("browse.html", BOOK, "groups/1/x.html", {"items": [card], "number": 1, "last": 1})
-    assert (
-        'href="../../images/ab/' in below
-        and 'src="../../../pictures/cd/' in below
-        and 'href="../../../index.html"' in below
-    )
+    assert 'href="../../images/ab/' in below and 'src="../../pictures/cd/' in below
+    assert 'href="../../index.html"' in below and 'href="../../static/gallery-' in below
+
+
+def test_only_pages_that_need_its_data_name_their_rendering() -> None:
+    """All others may be the same in the next rendering, and are not written again then."""
+    search = pages.render("search.html", BOOK, "search.html", {})
+    assert 'data-rendering="r1"' in search and 'src="r1/search/prefixes.js"' in search
+    later = replace(BOOK, rendering="r2")
+    for template, path, context in (
+        ("browse.html", "browse/1.html", {"items": [], "number": 1, "last": 1}),
+        ("failures_by_reason.html", "failures/index.html", {"reasons": []}),
+        ("left.html", "images/ab/x.html", {"is_image": True}),
+    ):
+        assert pages.render(template, BOOK, path, context) == pages.render(template, later, path, context)
+
+
+def test_pages_that_lead_on_have_the_policy_of_all_others() -> None:
+    policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]+>')
+    [of_all] = policy.findall(pages.render("search.html", BOOK, "search.html", {}))
+    left = pages.render("left.html", BOOK, "images/ab/x.html", {"is_image": True})
+    moved = pages.render("moved.html", BOOK, "r1/images/ab/x.html", {"target": "images/ab/x.html"})
+    assert policy.findall(left) == policy.findall(moved) == [of_all]
+    assert 'content="0; url=../../../images/ab/x.html"' in moved and 'http-equiv="refresh' not in left
+    assert "<script" not in left + moved
+
+
+def test_files_that_pages_share_are_named_by_their_content() -> None:
+    tabs = (Tab("one", "one", "cosine"), Tab("two", "two", "cosine"))
+    for name in pages.STATIC_FILES:
+        path, text = pages.static_file(name, BOOK)
+        assert re.fullmatch(r"static/(gallery|icon)-[0-9a-f]{16}\.(css|js|svg)", path) and text
+        assert (path == pages.static_file(name, replace(BOOK, tabs=tabs))[0]) == (name != "gallery.css")
 
 
 def test_a_long_listing_tells_its_pages_by_a_few() -> None:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from py4j.protocol import Py4JNetworkError
+from pyspark.errors import PySparkException
 
 from image_similarity import reporting
 from image_similarity.errors import Terminated
@@ -15,6 +16,7 @@ from image_similarity.jobs import clean_warehouse, command_line
 from image_similarity.jobs.job import Failures
 from image_similarity.reporting import JSON, Reporter, reporting_to
 from image_similarity.runtime import shutdown
+from image_similarity.runtime.session import cause_of
 
 Captured = pytest.CaptureFixture[str]
 
@@ -145,3 +147,11 @@ class Unasked(Exception):
 def test_wrong_flags_end_with_2(wrong: list[str], capsys: Captured) -> None:
     assert command_line.main(clean_warehouse, ["--warehouse", "w", *wrong]) == 2
     assert wrong[0] in capsys.readouterr().err
+
+
+def test_an_error_of_spark_is_told_by_the_line_that_says_what_is_wrong() -> None:
+    trace = "Traceback (most recent call last):\n  File x, line 3, in write\n    raise OSError(28)\n    ^^^\n"
+    worker = f"\n  An exception was thrown from the Python worker:\n{trace}OSError: disk full\n\tat org.apache.x\n"
+    assert cause_of(PySparkException(worker)) == "OSError: disk full"
+    assert cause_of(PySparkException("java.io.IOException: no space\n\tat org.apache.x")) == "no space"
+    assert cause_of(PySparkException("")) == "PySparkException"

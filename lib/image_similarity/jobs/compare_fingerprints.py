@@ -118,10 +118,11 @@ def run(application: Application) -> None:
 def _publish(job: Job, comparison: Comparison, site: Site, runs: dict[str, list[str]], outputs: Outputs) -> None:
     used = {"comparison": {**asdict(comparison), "pairs": job.arguments.pairs}}
     with site.locked():
-        renderings = site.publish(job.run_id, outputs.index)
+        site.claim(job.run_id)
+        site.write_index(outputs.index)
         job.publish(replace={"comparisons": {job.slot: job.run_id}}, inputs=runs, counts=outputs.counts, used=used)
         try:
-            site.remove_others(renderings)
+            site.remove_others(job.run_id)
         except OSError as error:  # not a failure: the next run tries again
             note(f"what is not used any more could not be removed from {site.uri}: {error}")
 

@@ -10,7 +10,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_similarity.errors import WrongInput, did_you_mean, listed
+from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.job import Application, Job
@@ -19,10 +19,10 @@ from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note, say
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import pictures, staleness
+from image_similarity.stages.gallery import addresses, pictures, staleness
 from image_similarity.stages.gallery import render as stage
 from image_similarity.stages.gallery.pages import Tab
-from image_similarity.stages.gallery.render import About, Inputs
+from image_similarity.stages.gallery.render import About, Inputs, Outputs
 from image_similarity.stages.neighbours import vectors
 from image_similarity.storage import uris
 from image_similarity.storage.fetch import FETCH_REASONS
@@ -85,32 +85,52 @@ def render(application: Application, fingerprints: Sequence[str] = ()) -> None:
     site = check(application, _images_of(job, records))
     job.plan(
         f"show the neighbours by {', '.join(slots.values())} of the images in {job.warehouse.uri}",
-        f"write pictures and pages to {site.uri}, then replace its index.html",
+        f"write pictures and pages to {site.uri}, and replace its index.html last",
     )
     site.begin()
-    with job.warehouse.scratch(job.run_id) as scratch, job.step("lay out pages"):
+    with job.warehouse.scratch(job.run_id) as scratch:
         try:
-            about = _about(job, slots, records)
-            outputs = stage.run(job.session, inputs, about, job.settings, site, job.run_id, job.warehouse, scratch)
+            with job.step("lay out pages"):
+                about = _about(job, slots, records)
+                outputs = stage.run(job.session, inputs, about, job.settings, site, job.run_id, job.warehouse, scratch)
         except BaseException:
             site.files.delete(site.folder(job.run_id))  # it is not published, so no visitor uses it
             raise
-    used = {"gallery": job.settings.gallery.model_dump(), "slots": list(slots)}
-    with site.locked():
-        kept = site.publish(job.run_id, outputs.index)
-        job.publish(replace={}, inputs=runs, counts=outputs.counts, used=used)
-        _tidy_up(job, site, kept)
+        with site.locked():
+            site.claim(job.run_id)
+            taken_over = _put_in_place(job, site, outputs)
+            used = {"gallery": job.settings.gallery.model_dump(), "slots": list(slots)}
+            job.publish(replace={}, inputs=runs, counts=outputs.counts, used=used)
+            _tidy_up(job, site, taken_over)
     _summarise(job, outputs.counts)
     for run in about.runs:
         for line in run["notes"]:
             note(line)
 
 
-def _tidy_up(job: Job, site: Site, kept: list[str]) -> None:
+def _put_in_place(job: Job, site: Site, outputs: Outputs) -> list[str]:
+    """Puts all pages at their addresses. Returns the earlier renderings whose pages lead on to them now."""
+    earlier = addresses.earlier_renderings(site)
+    try:
+        with job.step("put pages in place"):
+            addresses.place(job.session, outputs.filled, outputs.book, outputs.pages)
+            site.write_index(outputs.index)
+            retired = addresses.retire(job.session, outputs.filled.select("path"), outputs.book, earlier)
+    except (OSError, *SPARK_ERRORS) as error:
+        raise JobFailed(
+            f"not all pages of {site.uri} could be replaced: {cause_of(error)}. It has pages of this rendering and of "
+            "the one before, and its links are good: run render_gallery again"
+        ) from error
+    if retired:
+        job.say(f"  {retired:,} pages have left the gallery; their addresses say so")
+    return earlier
+
+
+def _tidy_up(job: Job, site: Site, taken_over: list[str]) -> None:
     """Removes renderings and pictures that are no longer shown. A failure is only noted: the next run tries again."""
     try:
-        site.remove_others(kept)
-        removed = pictures.remove_unused(job.session, site, kept, job.warehouse)
+        site.remove_others(job.run_id, taken_over)
+        removed = pictures.remove_unused(job.session, site, site.kept(job.run_id), job.warehouse)
         if removed:
             job.say(f"  {removed:,} pictures removed that no page shows any more")
     except (OSError, *SPARK_ERRORS) as error:

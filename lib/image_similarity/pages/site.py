@@ -1,14 +1,16 @@
 """Sites: folders of pages that a job renders again and again. A site checks its folder and publishes renderings.
 
 There are two kinds of site, ``gallery`` and ``report``, named like the argument that gives their folder. A file
-``<kind>.json`` marks the folder. Each rendering is a folder of its own. Its front page replaces ``index.html`` at the
-very end, so visitors see either the old rendering or the new one. The previous rendering stays for its readers; older
-ones are removed.
+``<kind>.json`` marks the folder. Each rendering has a folder of its own, for files that no page of another rendering
+needs. A rendering is published in three steps, under the site's lock: `Site.claim` names it, `Site.write_index`
+replaces the front page, `Site.remove_others` removes what no visitor needs any more. The folder of the previous
+rendering stays for its readers.
 """
 
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -25,6 +27,8 @@ RENDERINGS_KEPT = 2
 NAMES_SHOWN = 3
 
 _RENDERING = re.compile(r"r\d{8}T\d{6}-[0-9a-f]{8}")
+_HALF_WRITTEN = re.compile(r"\w+\.(html|json)\.[0-9a-f]{8}\.tmp")
+"""Files of a site's folder that a job was writing when it was killed."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class Site:
     """A local path, or a URI as Spark takes it."""
     files: Files
     renderings: list[str] = field(default_factory=list)
-    """The renderings, newest first. The first one is published."""
+    """The renderings whose pages a visitor may see, newest first: the last two, and those of jobs that died since."""
+    forwards: list[str] = field(default_factory=list)
+    """Folders of earlier renderings whose pages lead on to others. They are never removed."""
 
     @property
     def index(self) -> str:
@@ -64,7 +70,7 @@ class Site:
         try:
             with self.locked():
                 if _read_marker(self.files, self.uri, self.kind) is None:
-                    self._mark([])
+                    self._mark([], [])
         except OSError as error:
             raise WrongInput(f"--{self.kind} {self.uri}: cannot be written: {error}") from None
 
@@ -73,29 +79,46 @@ class Site:
         lock: AbstractContextManager[None] = self.files.locked(f"{self.uri}/{LOCK}")
         return lock
 
-    def publish(self, rendering: str, index_html: str) -> list[str]:
-        """Publishes ``rendering``, and returns the renderings to keep.
+    def claim(self, rendering: str) -> None:
+        """Names ``rendering`` as the newest, before anything that visitors see is replaced.
 
-        Call it while `locked`. Raises ``JobFailed`` if another rendering was published since the job began. If it fails
-        half-way, the front page is the old one or the new one, and both have their pages.
+        Call it while `locked`. Raises ``JobFailed`` if another rendering was claimed since the job began.
         """
-        if _read_marker(self.files, self.uri, self.kind) != self.renderings:
+        marker = _read_marker(self.files, self.uri, self.kind)
+        if marker is None or marker.renderings != self.renderings:
             self.files.delete(self.folder(rendering))
             raise JobFailed(f"another job rendered {self.uri} while this one ran; its pages stay: run this one again")
-        kept = [rendering, *self.renderings][:RENDERINGS_KEPT]
-        self.files.write(self.index, index_html.encode())
-        self._mark(kept)
-        return kept
+        self._mark([rendering, *self.renderings], self.forwards)
 
-    def remove_others(self, kept: list[str]) -> None:
-        """Removes the renderings that are not in ``kept``: older ones, and those of jobs that died."""
+    def write_index(self, html: str) -> None:
+        """Replaces the front page."""
+        blobs.write(self.index, html.encode(), "text/html; charset=utf-8")
+
+    def kept(self, rendering: str) -> list[str]:
+        """The renderings that visitors may still need once ``rendering`` is published."""
+        return [rendering, *self.renderings][:RENDERINGS_KEPT]
+
+    def remove_others(self, rendering: str, forwards: Sequence[str] = ()) -> None:
+        """Removes renderings that are not needed beside ``rendering``: older ones, and those of jobs that died.
+
+        ``forwards``: folders whose pages lead on to others from now on.
+        """
+        kept, all_forwards = self.kept(rendering), [*self.forwards, *forwards]
         for name in self.files.entries(self.uri):
-            if _RENDERING.fullmatch(name) and name not in kept:
+            is_old = _RENDERING.fullmatch(name) and name not in (*kept, *all_forwards)
+            if is_old or _HALF_WRITTEN.fullmatch(name):
                 self.files.delete(self.folder(name))
+        self._mark(kept, all_forwards)
 
-    def _mark(self, renderings: list[str]) -> None:
-        content = {"kind": _kind_in_marker(self.kind), "renderings": renderings}
+    def _mark(self, renderings: list[str], forwards: list[str]) -> None:
+        content = {"kind": _kind_in_marker(self.kind), "renderings": renderings, "forwards": forwards}
         self.files.write(f"{self.uri}/{self.kind}.json", json.dumps(content, indent=1).encode())
+
+
+@dataclass(frozen=True)
+class _Marker:
+    renderings: list[str]
+    forwards: list[str]
 
 
 def open_site(spark: SparkSession | None, kind: str, folder: str) -> Site:
@@ -107,31 +130,35 @@ def open_site(spark: SparkSession | None, kind: str, folder: str) -> Site:
         uri = uris.absolute(folder) if uris.is_local(folder) else uris.for_spark(folder.rstrip("/"))
         files = files_of(uri, spark)
         names = [name for name in files.entries(uri) if name != LOCK]
-        renderings = _read_marker(files, uri, kind)
-        if renderings is not None:
+        marker = _read_marker(files, uri, kind)
+        if marker is not None:
             with files.locked(f"{uri}/{LOCK}"):  # otherwise another job could be removing pictures that seem to exist
-                renderings = _read_marker(files, uri, kind)
+                marker = _read_marker(files, uri, kind)
     except NotADirectoryError:
         raise WrongInput(f"--{kind} {folder}: is a file; name a folder") from None
     except (OSError, ValueError) as error:
         raise WrongInput(f"--{kind} {folder}: {error}") from None
-    if renderings is None and names:
+    if marker is None and names:
         content = ", ".join(repr(name) for name in sorted(names)[:NAMES_SHOWN]) + (
             ", ..." if len(names) > NAMES_SHOWN else ""
         )
         raise WrongInput(f"--{kind} {folder}: the folder has other content ({content}); name a new or an empty folder")
-    return Site(kind, uri, files, renderings or [])
+    return Site(kind, uri, files, marker.renderings, marker.forwards) if marker else Site(kind, uri, files)
 
 
-def _read_marker(files: Files, uri: str, kind: str) -> list[str] | None:
-    """The renderings that the marker file names; None if there is no marker of this project."""
+def _read_marker(files: Files, uri: str, kind: str) -> _Marker | None:
+    """What the marker file says; None if there is no marker of this project."""
     content = files.read(f"{uri}/{kind}.json")
     if content is None:
         return None
     try:
         marker = json.loads(content)
-        return [str(name) for name in marker["renderings"]] if marker["kind"] == _kind_in_marker(kind) else None
-    except (ValueError, KeyError, TypeError):
+        # Earlier versions wrote no forwards.
+        renderings, forwards = (
+            [str(name) for name in names] for names in (marker["renderings"], marker.get("forwards", []))
+        )
+        return _Marker(renderings, forwards) if marker["kind"] == _kind_in_marker(kind) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None  # a file of that name that is not ours
 
 

@@ -24,8 +24,14 @@ SPARK_ERRORS = (PySparkException, Py4JJavaError)
 
 
 def cause_of(error: Exception) -> str:
-    """The line of a `SPARK_ERRORS` that tells what is wrong, without the class of the Java exception."""
+    """The line of a `SPARK_ERRORS` that tells what is wrong, without the class of the Java exception.
+
+    Of an error in a Python worker it is the last line of the worker's traceback.
+    """
     text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    raised = re.search(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", text, re.MULTILINE)
+    if raised:
+        return raised[1]
     return re.sub(r"^([a-z]\w*\.)+[A-Z]\w*: ", "", text.splitlines()[0]) if text else type(error).__name__
 
 

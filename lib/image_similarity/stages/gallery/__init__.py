@@ -1,10 +1,20 @@
 """manifest, embeddings, neighbours, failures -> a gallery: a folder of static pages.
 
-    <gallery>/index.html                       the front page; replaced last
-    <gallery>/gallery.json                     which renderings are here
-    <gallery>/pictures/ab/<picture>-*.webp     small files of pictures, by content; shared by renderings
-    <gallery>/<rendering>/                     all other pages of one rendering, and what they need
+    <gallery>/index.html                            the front page; replaced last
+    <gallery>/images/ab/<hash of image_id>.html     the page of an image
+    <gallery>/browse/, groups/, ..., search.html    lists and single pages
+    <gallery>/pictures/ab/<picture>-*.webp          small files of pictures, by content; shared by renderings
+    <gallery>/static/                               style and script, by content; shared by renderings
+    <gallery>/<rendering>/                          no pages: data for search and shuffle, and the list of pictures
+    <gallery>/gallery.json                          which renderings are here
 
-`render.run` makes a rendering that no visitor sees yet. `Site.publish` (`image_similarity.pages.site`) then replaces
-the front page.
+Pages have the same addresses in every rendering, so that a link stays good for as long as the gallery is there. What a
+page needs has the rendering or the hash of its content in its name, so that a page works beside pages of another
+rendering.
+
+`render.run` fills all pages, and keeps them in the workspace of its run: whatever can fail for what the images are
+fails here, with no page touched. Then `addresses.place` puts the pages at their addresses, one by one, in an order that
+breaks no link (a folder can be swapped at once neither on an object store nor for those who are reading), and
+`addresses.retire` replaces the pages of images that have left. A job that dies among them leaves whole pages of two
+renderings. The next one need not know of it: it puts all pages in place.
 """

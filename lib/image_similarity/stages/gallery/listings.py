@@ -59,6 +59,7 @@ class FacetValue:
 class Facet:
     attribute: str
     name: str
+    """The name of its page: 32 hexadecimal digits, the same whatever other facets there are."""
     values: tuple[FacetValue, ...]
     by_folder: bool = False
     """Whether its values are the folders of the images, and not those of an attribute."""
@@ -127,7 +128,7 @@ def facets(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[li
             if row.attribute == attribute
         ]
         if len(facet_values) > 1 or settings.group_by:
-            result.append(Facet(attribute, f"{len(result) + 1}", tuple(facet_values), by_folder))
+            result.append(Facet(attribute, _hash(attribute), tuple(facet_values), by_folder))
     return result, members
 
 
@@ -147,7 +148,11 @@ def _by_folder(cards: DataFrame) -> DataFrame:
 
 def value_name(attribute: str, value: str) -> str:
     """The name of the pages of one value of a facet."""
-    return hashlib.sha256(f"{attribute}\n{value}".encode()).hexdigest()[:32]
+    return _hash(f"{attribute}\n{value}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def facet_pages(members: DataFrame, facets: list[Facet], per_page: int, scratch: Workspace) -> DataFrame:

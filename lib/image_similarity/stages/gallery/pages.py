@@ -1,5 +1,6 @@
-"""Pages: the templates, and the Spark tasks that fill and write them."""
+"""Pages: the templates, and the Spark tasks that fill them."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -20,6 +21,14 @@ from image_similarity.storage import blobs
 
 WRITTEN = "path string, bytes long, items long"
 WRITTEN_SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("items", pa.int64())])
+
+FILLED = f"{WRITTEN}, content binary"
+FILLED_SCHEMA = WRITTEN_SCHEMA.append(pa.field("content", pa.binary()))
+_BATCH_BYTES = 8 << 20
+
+STATIC = "static"
+"""The folder of files that all pages share. They have the hash of their content in their names, and stay for good."""
+STATIC_FILES = ("gallery.css", "gallery.js", "icon.svg")
 
 RATIO_STEP, RATIO_STEPS = 1.06, 24
 """The style sheet has 49 classes for aspect ratios of pictures, because the pages' policy allows no inline styles."""
@@ -67,42 +76,60 @@ class Book:
 Context = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def write(rows: DataFrame, template: str, book: Book, context: Context = dict) -> DataFrame:
-    """Fills ``template`` with each of ``rows``: columns ``path`` (below the rendering), ``items`` (a list), and others.
+def fill(rows: DataFrame, template: str, book: Book, context: Context = dict) -> DataFrame:
+    """Fills ``template`` with each of ``rows``: columns ``path`` (below the gallery), ``items`` (a list), and others.
 
-    ``context`` returns the template's variables for a row. Returns `WRITTEN`: the pages are written when an action runs
-    on it.
+    ``context`` returns the template's variables for a row. Returns `FILLED`: pages that are not at their addresses yet.
     """
 
-    def written(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def filled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        waiting, size = [], 0
         for batch in batches:
-            files = []
             for row in batch.to_pylist():
-                page = render(template, book, row["path"], context(row))
-                files.append(put(book, row["path"], page, len(row["items"] or ())))
-            yield pa.RecordBatch.from_pylist(files, schema=WRITTEN_SCHEMA)
+                text = render(template, book, row["path"], context(row))
+                waiting.append(page(row["path"], text, len(row["items"] or ())))
+                size += waiting[-1]["bytes"]
+                if size > _BATCH_BYTES:
+                    yield pa.RecordBatch.from_pylist(waiting, schema=FILLED_SCHEMA)
+                    waiting, size = [], 0
+        yield pa.RecordBatch.from_pylist(waiting, schema=FILLED_SCHEMA)
 
-    return rows.mapInArrow(written, WRITTEN)
+    return rows.mapInArrow(filled, FILLED)
+
+
+def page(path: str, text: str, items: int = 0) -> dict[str, Any]:
+    """A row of `FILLED`."""
+    content = text.encode()
+    return {"path": path, "bytes": len(content), "items": items, "content": content}
 
 
 def render(template: str, book: Book, path: str, context: dict[str, Any]) -> str:
-    """The page at ``path`` below the rendering. The ``path`` of the front page begins with ``../``."""
-    if path.startswith("../"):
-        up, root = f"{book.rendering}/", ""
-    else:
-        up = "../" * path.count("/")
-        root = f"{up}../"
-    return _environment().get_template(template).render({**context, "book": book, "path": path, "up": up, "root": root})
+    """The page at ``path`` below the gallery."""
+    up = "../" * path.count("/")
+    return _environment().get_template(template).render({**context, "book": book, "path": path, "up": up, "root": up})
 
 
 def put(book: Book, path: str, text: str, items: int) -> dict[str, Any]:
-    """Writes a file of the rendering, and returns a row of `WRITTEN`."""
+    """Writes a file into the folder of the rendering, and returns a row of `WRITTEN`."""
+    return write(f"{book.gallery}/{book.rendering}", path, text, items)
+
+
+def write(folder: str, path: str, text: str, items: int = 0) -> dict[str, Any]:
+    """Writes a file below ``folder``, and returns a row of `WRITTEN`."""
     content = text.encode()
-    blobs.write(f"{book.gallery}/{book.rendering}/{path}", content, _content_type(path))
+    blobs.write(f"{folder}/{path}", content, content_type(path))
     return {"path": path, "bytes": len(content), "items": items}
 
 
-def _content_type(path: str) -> str:
+@lru_cache(maxsize=16)
+def static_file(name: str, book: Book) -> tuple[str, str]:
+    """The path of one of `STATIC_FILES` below the gallery, and its content."""
+    text = _environment().get_template(name).render(book=book)
+    stem, _, ending = name.partition(".")
+    return f"{STATIC}/{stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.{ending}", text
+
+
+def content_type(path: str) -> str:
     types = {
         "html": "text/html; charset=utf-8",
         "js": "text/javascript; charset=utf-8",
@@ -136,6 +163,7 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(
         ratio_class=ratio_class, image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL
     )
+    environment.globals.update(static=lambda name, book: static_file(name, book)[0])
     environment.globals.update(has_large=thumbnails.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
     environment.globals.update(failure=words.reason, scales=words.SCALES, fact_meanings=words.FACTS)
     return environment

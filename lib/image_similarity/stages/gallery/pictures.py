@@ -97,6 +97,7 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
     )
     shelves = spark.createDataFrame([(f"{number:02x}",) for number in range(256)], "shelf string")
     rows = shelves.join(grouped, "shelf", "left").select("shelf", "pictures")
+    rows = rows.repartition(spark.sparkContext.defaultParallelism)  # else Spark may give all of them to one task
     removed = rows.mapInArrow(_sweeper(site.uri), "removed long").agg(F.sum("removed")).collect()[0][0]
     return int(removed)
 

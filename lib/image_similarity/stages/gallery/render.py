@@ -1,8 +1,10 @@
-"""One rendering of the gallery. Spark tasks make pictures and most pages; the driver makes the single pages."""
+"""One rendering of the gallery. Spark tasks make pictures and fill most pages; the driver fills the single pages."""
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -14,6 +16,7 @@ from image_similarity.settings import Settings
 from image_similarity.stages.gallery import cards, distances, images, listings, pages, pictures, search
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.stages.gallery.staleness import gone_neighbours
+from image_similarity.storage import blobs
 from image_similarity.warehouse.schemas import SIMILAR
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import Workspace
@@ -49,8 +52,15 @@ class About:
 
 @dataclass(frozen=True)
 class Outputs:
+    """A rendering that no visitor sees yet."""
+
     index: str
     """The front page, as HTML."""
+    filled: DataFrame
+    """All other pages (`pages.FILLED`), in the workspace of the run."""
+    pages: int
+    """The number of rows of ``filled``."""
+    book: Book
     counts: dict[str, Any]
 
 
@@ -64,7 +74,7 @@ def run(
     warehouse: Warehouse,
     scratch: Workspace,
 ) -> Outputs:
-    """Writes the folder ``rendering``, and missing pictures below the gallery. The published pages stay untouched."""
+    """Fills the pages. Writes the folder ``rendering``, and missing pictures below the gallery; no page is touched."""
     collection = inputs.contents.join(inputs.manifest, "image_id")
     listings.check_group_by(collection, settings.gallery)
     described = cards.describe(collection, settings.gallery, scratch)
@@ -112,26 +122,23 @@ class _Rendering:
         )
         image_pages = self._image_pages()
         with step(self.spark, "lists of images"):
-            written = [image_pages] + self._listings(facets, members, sets, reasons)
+            lists = self._listings(facets, members, sets, reasons)
+            lists.append(self._single_pages(facets, members, reasons, pictures_counted.asDict()))
+        filled = reduce(DataFrame.unionByName, lists, image_pages)
+        filled_counted = _count(filled)
         with step(self.spark, "search"):
-            written += self._search()
-        # The single pages are written here, last: they link to all others.
-        written += self._facets(facets, members) + self._failures(reasons)
-        written += self._static() + [
-            self._page(
-                "run.html", "run.html", runs=self.about.runs, absent=self._absent(), pictures=pictures_counted.asDict()
-            )
-        ]
+            written = [filled_counted] + self._search() + self._static()
         counts = {
             "images": self.book.images,
             "pictures": pictures_counted["all"],
             "pictures_made": pictures_counted["made"],
             "pictures_absent": pictures_counted["absent"],
-            "neighbours_gone": self._gone(image_pages["items"]),
+            "neighbours_gone": self._gone(_count(image_pages)["items"]),
             "pages": sum(row["files"] for row in written),
             "bytes": sum(row["bytes"] for row in written),
         }
-        return Outputs(pages.render("index.html", self.book, "../index.html", self._front(facets)), counts)
+        index = pages.render("index.html", self.book, "index.html", self._front(facets))
+        return Outputs(index, filled, filled_counted["files"], self.book, counts)
 
     def _gone(self, shown: int) -> dict[str, int]:
         """Slot -> the number of its rows that are not shown, because an image is not in the manifest any more."""
@@ -141,27 +148,30 @@ class _Rendering:
         tabs = enumerate(self.about.tabs)
         return {f"{tab.fingerprint}/{tab.metric}": gone[number] for number, tab in tabs if number in gone}
 
+    def _fill(self, name: str, rows: DataFrame) -> DataFrame:
+        """Fills pages. They stay in the workspace until all pages are filled."""
+        return self.scratch.write(f"filled-{name}", rows)
+
     # -- by Spark tasks --
 
-    def _image_pages(self) -> dict[str, int]:
+    def _image_pages(self) -> DataFrame:
         tasks = task_count(self.spark, self.book.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
         rows = images.rows(self.cards, self.inputs.neighbours, tasks)
         with progress(self.spark, "pages", self.book.images, "images", tasks):
-            return _count(pages.write(rows, "image.html", self.book, images.context(self.book)))
+            return self._fill("images", pages.fill(rows, "image.html", self.book, images.context(self.book)))
 
     def _listings(
         self, facets: list[listings.Facet], members: DataFrame, sets: DataFrame, reasons: list[Any]
-    ) -> list[dict[str, int]]:
+    ) -> list[DataFrame]:
         per_page = self.settings.gallery.images_per_page
-        written = [
-            _count(pages.write(listings.browse(self.cards, self.book.images, per_page), "browse.html", self.book))
-        ]
+        rows = listings.browse(self.cards, self.book.images, per_page)
+        filled = [self._fill("browse", pages.fill(rows, "browse.html", self.book))]
         if facets:
             rows = listings.facet_pages(members, facets, per_page, self.scratch)
-            written.append(_count(pages.write(rows, "group.html", self.book)))
+            filled.append(self._fill("groups", pages.fill(rows, "group.html", self.book)))
         if self.book.duplicates:
             rows = listings.duplicate_pages(sets, self.book.duplicates)
-            written.append(_count(pages.write(rows, "duplicates.html", self.book)))
+            filled.append(self._fill("duplicates", pages.fill(rows, "duplicates.html", self.book)))
         if self.book.failures:
             rows = listings.failure_pages(
                 self.inputs.failures, self.cards, {row.reason: row.images for row in reasons}, self.scratch
@@ -169,41 +179,44 @@ class _Rendering:
             meanings = {
                 row.reason: {"images": row.images, "meaning": self.about.reasons.get(row.reason, "")} for row in reasons
             }
-            written.append(
-                _count(pages.write(rows, "failures.html", self.book, lambda row: {**row, **meanings[row["reason"]]}))
+            filled_failures = pages.fill(
+                rows, "failures.html", self.book, lambda row: {**row, **meanings[row["reason"]]}
             )
-        return written
+            filled.append(self._fill("failures", filled_failures))
+        return filled
 
     def _search(self) -> list[dict[str, int]]:
         terms, prefixes = search.write_terms(self.cards, self.book, self.scratch)
         written = [_count(search.write_cards(self.cards, self.book)), _count(terms)]
-        return [*written, self._page("search/prefixes.js", "prefixes.js", prefixes=prefixes)]
+        script = pages.render("prefixes.js", self.book, "search/prefixes.js", {"prefixes": prefixes})
+        return [*written, _one(pages.put(self.book, "search/prefixes.js", script, 0))]
 
     # -- by the driver --
 
-    def _page(self, path: str, template: str, **context: Any) -> dict[str, int]:
-        row = pages.put(self.book, path, pages.render(template, self.book, path, context), 0)
-        return {"files": 1, "bytes": row["bytes"]}
+    def _single_pages(
+        self, facets: list[listings.Facet], members: DataFrame, reasons: list[Any], made: dict[str, int]
+    ) -> DataFrame:
+        contexts: list[tuple[str, str, dict[str, Any]]] = [
+            ("search.html", "search.html", {}),
+            ("run.html", "run.html", {"runs": self.about.runs, "absent": self._absent(), "pictures": made}),
+        ]
+        if facets:
+            rows = listings.examples(members, EXAMPLES_OF_A_VALUE).collect()
+            examples = {(row.attribute, row.value): row["items"] for row in rows}
+            for facet in facets:
+                contexts.append((f"groups/{facet.name}.html", "groups.html", {"facet": facet, "examples": examples}))
+        if self.book.failures:
+            counted = [(row.reason, row.images) for row in reasons]
+            contexts.append(("failures/index.html", "failures_by_reason.html", {"reasons": counted}))
+        filled = [
+            pages.page(path, pages.render(template, self.book, path, context)) for path, template, context in contexts
+        ]
+        return self._fill("single", self.spark.createDataFrame(pa.Table.from_pylist(filled, pages.FILLED_SCHEMA)))
 
     def _static(self) -> list[dict[str, int]]:
-        return [self._page(name, name) for name in ("gallery.css", "gallery.js", "icon.svg", "search.html")]
-
-    def _facets(self, facets: list[listings.Facet], members: DataFrame) -> list[dict[str, int]]:
-        if not facets:
-            return []
-        examples = {
-            (row.attribute, row.value): row["items"]
-            for row in listings.examples(members, EXAMPLES_OF_A_VALUE).collect()
-        }
-        return [
-            self._page(f"groups/{facet.name}.html", "groups.html", facet=facet, examples=examples) for facet in facets
-        ]
-
-    def _failures(self, reasons: list[Any]) -> list[dict[str, int]]:
-        if not self.book.failures:
-            return []
-        counted = [(row.reason, row.images) for row in reasons]
-        return [self._page("failures/index.html", "failures_by_reason.html", reasons=counted)]
+        files = [pages.static_file(name, self.book) for name in pages.STATIC_FILES]
+        new = [(path, text) for path, text in files if not blobs.exists(f"{self.book.gallery}/{path}")]
+        return [_one(pages.write(self.book.gallery, path, text)) for path, text in new]
 
     def _absent(self) -> list[Any]:
         """Up to 100 images whose picture cannot be shown."""
@@ -235,8 +248,12 @@ class _Rendering:
         }
 
 
+def _one(file: dict[str, Any]) -> dict[str, int]:
+    return {"files": 1, "bytes": file["bytes"]}
+
+
 def _count(written: DataFrame) -> dict[str, int]:
-    """Writes the pages, and counts them, their bytes and their items."""
+    """The number of pages, of their bytes and of their items. Files that Spark's tasks write are written now."""
     totals = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in ("bytes", "items")]
     row = written.agg(F.count("*").alias("files"), *totals).collect()[0]
     return {name: int(row[name]) for name in ("files", "bytes", "items")}

@@ -1,10 +1,9 @@
 "use strict";
-/* Shuffles, searches, enlarges, copies, and remembers the switch between fingerprints. All data comes from the rendering's own folder, in
-   scripts that call window.gallery, because pages opened from the file system may load nothing else. */
+/* Shuffles, searches, enlarges, copies, and remembers the switch between fingerprints. All data comes from the folder of the page's
+   rendering, in scripts that call window.gallery, because pages opened from the file system may load nothing else. */
 (() => {
-  const here = new URL(".", document.currentScript.src);
-  const root = new URL("..", here);
-  const { images, perShard } = document.body.dataset;
+  const root = new URL("..", document.currentScript.src);
+  const { rendering, images, perShard } = document.body.dataset;
   const count = Number(images), shardSize = Number(perShard);
   const SMALL = {{ small }}, STEP = {{ ratio_step }}, STEPS = {{ ratio_steps }};
   const PAGE = 60, MOST_SHARDS = 12;
@@ -24,7 +23,7 @@
       requested.set(key, new Promise((resolve, reject) => {
         waiting.set(key, resolve);
         const script = document.createElement("script");
-        script.src = new URL(`${key}.js`, here);
+        script.src = new URL(`${rendering}/${key}.js`, root);
         script.onerror = () => reject(new Error(`${key}.js is missing`));
         document.head.append(script);
       }));
@@ -46,7 +45,7 @@
     return node;
   }
   function shown([page, picture, width, height, title, subtitle, alt]) {
-    const link = element("a", { href: new URL(`images/${page.slice(0, 2)}/${page}.html`, here).href });
+    const link = element("a", { href: new URL(`images/${page.slice(0, 2)}/${page}.html`, root).href });
     const item = element("li", { className: "card" }, link);
     if (picture) {
       const steps = Math.floor(Math.log(width / height) / Math.log(STEP) + 0.5);
