@@ -45,6 +45,16 @@ def spark() -> "Iterator[SparkSession]":
     session.stop()
 
 
+@pytest.fixture(autouse=True)
+def pillows_limit() -> Iterator[None]:
+    """Pillow's limit of pixels is one for the whole process: what a test sets does not outlive it."""
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    yield
+    Image.MAX_IMAGE_PIXELS = before
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real images beside the project; tests that need it are skipped where it is absent."""

@@ -12,8 +12,8 @@ _NO_PORT = re.compile(
     r"""(\b[a-z][a-z0-9+.-]*://[^\s/?\#"'<>:@[\]]*:)(?!\d*(?:[\s/?\#"'<>,;.)\]]|$))[^\s"'<>]*""", re.IGNORECASE
 )
 """A password with a slash in it, say, so that its @ is not found in the place of the host."""
-_QUERY = re.compile(r"""(\bhttps?://[^\s?\#"'<>]*\?)[^\s\#"'<>]+""", re.IGNORECASE)
-"""Of the web alone: elsewhere a question mark is part of a name."""
+_QUERY = re.compile(r"""(\bhttps?://[^\s?\#"'<>]*?(?:\?|%3F))[^\s\#"'<>]+""", re.IGNORECASE)
+"""Of the web alone: elsewhere a question mark is part of a name. Java's messages write it as ``%3F``."""
 
 
 def redacted(text: str) -> str:

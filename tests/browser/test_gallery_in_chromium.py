@@ -219,7 +219,7 @@ def test_the_place_of_the_original_is_copied(visit: Visit, gallery: Rendered) ->
 
 def first_image(gallery: Rendered) -> str:
     """The page of the first image, whose picture can be enlarged. There is a next one."""
-    pages = [path for path in shown(gallery) if "/images/" in path]
+    pages = [path for path in shown(gallery) if path.startswith("images/")]
     return next(path for path in pages if ">1 of " in (gallery.folder / path).read_text(encoding="utf-8"))
 
 

@@ -18,9 +18,10 @@ from image_similarity.settings.loading import load
 from image_similarity.stages import manifest
 from image_similarity.stages.comparison import cards
 from image_similarity.stages.downloads import catalogue
-from image_similarity.stages.embeddings import weights
+from image_similarity.stages.embeddings import local_weights, weights, weights_cache
 from image_similarity.stages.gallery import pictures
 from image_similarity.storage import blobs
+from image_similarity.storage.tables import Table, folders
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -58,20 +59,25 @@ def test_nor_is_it_looked_for(monkeypatch: pytest.MonkeyPatch, hang: Any, call: 
         manifest.kind_of(str(tmp_path), 0.1)
 
 
-@pytest.mark.parametrize("name", ["list.csv", "list.json", "list.parquet"])
-def test_a_catalogue(monkeypatch: pytest.MonkeyPatch, hang: Any, name: str) -> None:
-    monkeypatch.setattr(blobs, "read", hang)
-    monkeypatch.setattr(blobs, "open_input_file", hang)
-    with pytest.raises(WrongInput, match="cannot be read: no answer within 0.1 s"):
-        catalogue.read(f"/dead/{name}", ("url",), read_seconds=0.1)
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_a_catalogue(monkeypatch: pytest.MonkeyPatch, hang: Any, tmp_path: Path, kind: str) -> None:
+    """It answers when it is looked for, and not when it is opened, or read on."""
+    (tmp_path / f"list.{kind}").touch()
+    monkeypatch.setattr(folders, "_SECONDS_TO_THE_END", 0.1)
+    for opened in (hang, lambda _: Table(["url"], _batches=lambda names: (hang() for _ in range(9)))):
+        monkeypatch.setitem(folders._OPEN, kind, opened)
+        with pytest.raises(WrongInput, match="cannot be read: no answer within 0.1 s"):
+            catalogue.read(str(tmp_path / f"list.{kind}"), ("url",), read_seconds=0.1)
 
 
 @pytest.mark.parametrize("name", ["IMAGENET1K_V1", "/dead/weights.pth", "hdfs://dead/weights.pth"])
 def test_weights(monkeypatch: pytest.MonkeyPatch, hang: Any, tmp_path: Path, name: str) -> None:
-    monkeypatch.setattr(weights, "_SECONDS_FOR_A_FILE", 0.1)
+    monkeypatch.setattr(weights_cache, "SECONDS_FOR_A_FILE", 0.1)
     monkeypatch.setattr(torch.hub, "download_url_to_file", hang)
     monkeypatch.setattr(blobs, "download", hang)
     if name.startswith("/dead"):
+        monkeypatch.setattr(local_weights, "SECONDS_TO_ANSWER", 0.1)
+        monkeypatch.setattr(local_weights, "_check", hang)
         monkeypatch.setattr(Path, "exists", hang)
     hurried = HttpSettings(total_seconds=0.1)
     with pytest.raises(JobFailed, match="cannot be reached: no answer within 0.1 s"):

@@ -255,7 +255,9 @@ def test_reads_that_hang_are_given_up_and_the_others_go_on(
     assert results["detail"].tolist()[:6] == ["no answer within 0.2 s"] * 6
 
 
-@pytest.mark.parametrize("size", [lambda file: file.stat().st_size, lambda _: -1, lambda _: 10], ids=str)
+@pytest.mark.parametrize(
+    "size", [lambda file: file.stat().st_size, lambda _: -1, lambda _: 10], ids=["known", "unknown", "wrong"]
+)
 def test_no_more_bytes_are_held_than_may_be(
     embed: Embed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Callable[[Path], int]
 ) -> None:

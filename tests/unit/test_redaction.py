@@ -13,6 +13,7 @@ ADDRESSES = {
     f"https://museum.example/a.jpg?X-Amz-Signature={SECRET}&x=1": "https://museum.example/a.jpg?...",
     f"http://user:{SECRET}@museum.example/a b.jpg": "http://...@museum.example/a b.jpg",
     f"HTTPS://{SECRET}@museum.example:8080/ä.jpg?q={SECRET}#top": "HTTPS://...@museum.example:8080/ä.jpg?...#top",
+    f"http://museum.example/a.jpg%3Fq={SECRET}": "http://museum.example/a.jpg%3F...",
     f"http://user:{SECRET}/+@museum.example/a.jpg": "http://user:...",
     f"hdfs://user:{SECRET}@host/what?.jpg": "hdfs://...@host/what?.jpg",
 }

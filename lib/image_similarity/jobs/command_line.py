@@ -279,6 +279,7 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
     with reporting.reporting_to(reporter):
         try:
             loaded = _settings(job, arguments)
+            _check_early(job, arguments, loaded)
             with _session(name, session) as used, shutdown.interruptible(used):
                 environment.check_names(used, [arguments.warehouse])
                 warehouse = Warehouse(used, arguments.warehouse)
@@ -298,21 +299,27 @@ def _format_in(words: Sequence[str]) -> str:
 
 
 def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
-    """The settings. A job may have ``declare(arguments, declared)``, which returns more of them, and ``check_early``,
-    which raises ``WrongInput`` for faults that are seen before Spark is started.
-    """
+    """The settings. A job may have ``declare(arguments, declared)``, which returns more of them."""
     files = [conf.local_toml(), *arguments.config]
     if hasattr(job, "declare"):
         declared = settings.declared_fingerprints(files, arguments.overrides)
         arguments.settings_by_flag = [*arguments.settings_by_flag, *job.declare(arguments, declared)]
     loaded = settings.load(files, arguments.overrides, arguments.settings_by_flag)
-    early.check_folder("--warehouse", arguments.warehouse)
-    if hasattr(job, "check_early"):
-        job.check_early(arguments, loaded)
     if arguments.dry_run:
         layers = [*map(str, files), *(["--set"] if arguments.overrides else [])]
         reporting.say(f"settings: {', then '.join(layers)}", event="settings")
     return loaded
+
+
+def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> None:
+    """Raises ``WrongInput`` or ``JobFailed`` for faults that are seen before Spark is started.
+
+    A job may have ``check_early(arguments, settings)``, which raises ``WrongInput`` for its own.
+    """
+    early.check_folder("--warehouse", arguments.warehouse)
+    if hasattr(job, "check_early"):
+        early.snapshot(arguments.warehouse)  # a lost pointer is more than a wrong argument
+        job.check_early(arguments, loaded)
 
 
 @contextmanager

@@ -96,9 +96,9 @@ def check_fingerprints(arguments: argparse.Namespace, settings: Settings) -> Non
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """As `check_fingerprints`, and ``WrongInput`` where no manifest is published."""
+    check_fingerprints(arguments, settings)
     if published := early.snapshot(arguments.warehouse):
         _manifest_runs(published)
-    check_fingerprints(arguments, settings)
 
 
 def check(application: Application) -> None:

@@ -67,7 +67,8 @@ def run(application: Application) -> None:
         ]
         say(f"run_pipeline on {application.arguments.images}:", *steps, event="plan")
         return
-    build_manifest.check(application.arguments, application.settings)  # before weights are loaded, or downloaded
+    if not uris.is_local(application.arguments.images):  # others were checked before Spark was started
+        build_manifest.check(application.arguments, application.settings)  # before weights are loaded, or downloaded
     began = time.monotonic()
     embed_images.prepare_fingerprints(application)
     build_manifest.run(application)

@@ -4,7 +4,10 @@ import os
 from collections.abc import Sequence
 
 from image_similarity.errors import WrongInput, listed, no_such_file
-from image_similarity.storage import uris
+from image_similarity.storage import timeouts, uris
+
+SECONDS_TO_ANSWER = 120.0
+"""For a drive to say whether a file is there. Drives that are gone may never answer."""
 
 
 def is_path(name: str) -> bool:
@@ -14,8 +17,15 @@ def is_path(name: str) -> bool:
 
 def check(names: Sequence[str]) -> None:
     """Raises ``WrongInput``, with names that are near, if all of ``names`` are paths and none is there; or for a
-    folder.
+    folder. A drive that does not answer says nothing here: who reads the weights tells it.
     """
+    try:
+        timeouts.within(SECONDS_TO_ANSWER, _check, names)
+    except TimeoutError:
+        pass
+
+
+def _check(names: Sequence[str]) -> None:
     paths = [uris.absolute(name) for name in names if is_path(name)]
     for path in paths:
         if os.path.isdir(path):

@@ -144,7 +144,7 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Prepa
         prepared.network,
         file,
         {"weights": resolved.source, "trained": resolved.trained},
-        (*_notes(resolved), *_about_preprocessing(declared, resolved.source)),
+        (*_notes(declared, resolved), *_about_preprocessing(declared, resolved.source)),
         {"layer": layer, "pooling": pooling},
     )
 
@@ -176,7 +176,7 @@ def _program(declared: ExportedSettings, http: HttpSettings) -> PreparedFingerpr
         program,
         resolved.path,
         {"weights": resolved.source, "trained": True},
-        (*_notes(resolved), *_about_preprocessing(declared, resolved.source), *_about_defaults(declared)),
+        (*_notes(declared, resolved), *_about_preprocessing(declared, resolved.source), *_about_defaults(declared)),
         {"input_size": size},
     )
 
@@ -210,10 +210,12 @@ def _is_torchvisions(declared: NetworkSettings, name: str) -> bool:
     return name in known or name in [weights.url.rpartition("/")[2] for weights in known.values()]
 
 
-def _notes(resolved: Any) -> tuple[str, ...]:
+def _notes(declared: NetworkSettings | ExportedSettings, resolved: Any) -> tuple[str, ...]:
+    """Which weights are used, told once: the plan names them where only one was declared."""
     remedy = "a file that you have can be named as its weights"
     passed_over = tuple(f"note: {line}; going on with {resolved.source}; {remedy}" for line in resolved.passed_over)
-    return (*passed_over, *(f"note: {line}" for line in resolved.notes), f"weights: {resolved.source}")
+    chosen = (f"weights: {resolved.source}",) if len(declared.weights) > 1 and not passed_over else ()
+    return (*passed_over, *(f"note: {line}" for line in resolved.notes), *chosen)
 
 
 def record(name: str, declared: FingerprintSettings, prepared: PreparedFingerprint) -> dict[str, Any]:
