@@ -9,7 +9,7 @@ from typing import Any
 
 _USER = re.compile(r"""(\b[a-z][a-z0-9+.-]*://)[^\s/?\#"'<>]*@""", re.IGNORECASE)
 _NO_PORT = re.compile(
-    r"""(\b[a-z][a-z0-9+.-]*://[^\s/?\#"'<>:@[\]]*:)(?!\d*(?:[\s/?\#"'<>,;.)\]]|$))[^\s"'<>]*""", re.IGNORECASE
+    r"""(\b[a-z][a-z0-9+.-]*://[^\s/?\#"'<>:@[\]]*:)(?!\d*(?:[\s/?\#"'<>,;:|`.)\]]|$))[^\s"'<>]*""", re.IGNORECASE
 )
 """A password with a slash in it, say, so that its @ is not found in the place of the host."""
 _QUERY = re.compile(r"""(\bhttps?://[^\s?\#"'<>]*?(?:\?|%3F))[^\s\#"'<>]+""", re.IGNORECASE)

@@ -257,3 +257,14 @@ def test_a_pointer_that_is_lost_while_records_are_merged_stays_lost(
     with pytest.raises(JobFailed, match="is gone"):
         compaction.compact(warehouse, pointer)
     assert not Path(warehouse.uri, POINTER).exists()
+
+
+def test_nothing_recorded_is_told(tmp_path: Path) -> None:
+    warehouse = Warehouse(None, str(tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(JobFailed, match="no run is recorded"):
+        recovery.rebuilt(warehouse)
+
+
+def test_an_empty_folder_stops_no_merging() -> None:
+    assert compaction.each_run_once([SCHEMAS[RUNS].empty_table()]).num_rows == 0
+    assert compaction.smallest({"empty": 0, "a": 1, "b": 1}) == ["empty", "a", "b"]

@@ -508,3 +508,10 @@ def test_other_pictures_count_as_all_of_their_pixels(taken: list[int]) -> None:
     decoding.decode(encoded(gradient()), LIMIT, at_least=16)
     decoding.decode(encoded(gradient(), "ICO"), LIMIT, at_least=16)
     assert taken == [64 * 32, LIMIT]
+
+
+@pytest.mark.parametrize("length", [0, 1, 12, 13])
+def test_a_part_of_a_jpeg2000_that_leads_back_to_itself_is_not_followed(length: int) -> None:
+    size = b"\xff\x51" + struct.pack(">HH8I", 38, 0, 8, 8, 0, 0, 8, 8, 0, 0) + struct.pack(">H", 1)
+    part = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, length, 0, 1) + b"\xff\x93" + bytes(20)
+    jpeg2000.check_blocks(b"\xff\x4f" + size + part)

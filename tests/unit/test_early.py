@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from image_similarity.errors import JobFailed
 from image_similarity.jobs import (
     audit_neighbours,
     build_manifest,
     command_line,
     compare_fingerprints,
     download_images,
+    early,
     embed_images,
     find_neighbours,
     render_gallery,
@@ -110,3 +112,17 @@ def test_a_warehouse_that_cannot_be_written(place: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     assert main(build_manifest, ["--warehouse", "w", "--images", "pictures"]) == 2
     assert f"--warehouse w: {place} cannot be written" in capsys.readouterr().err
+
+
+def test_what_a_label_has_published_is_not_checked_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler's second try, when the images of that night are gone already."""
+    monkeypatch.setattr(early, "has_label", lambda published, label: label == "night 1")
+    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
+    wanted = ["--warehouse", "w", "--images", "gone", "--run-id"]
+    assert main(build_manifest, [*wanted, "night 1"]) == 1 and main(build_manifest, [*wanted, "night 2"]) == 2
+
+
+def test_a_dry_run_may_look_at_what_it_cannot_write(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
+    assert main(build_manifest, ["--warehouse", "w", "--images", "pictures", "--dry-run"]) == 1

@@ -39,6 +39,7 @@ def test_addresses(address: str) -> None:
         "http://host:80/a.jpg",
         "http://host:80, http://host: no answer (http://[::1]:80)",
         "hdfs://name:8020/@a/b",
+        "hdfs://name:8020: refused",
     ],
 )
 def test_everything_else_stays(text: str) -> None:

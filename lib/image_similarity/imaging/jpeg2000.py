@@ -69,18 +69,18 @@ def _finest(style: bytes, has_precincts: bool) -> float:
 
 def _segments(content: bytes, place: int) -> Iterator[tuple[int, bytes]]:
     """Markers and what follows each, of the main header and of the headers of all parts of tiles."""
-    part = end = 0
+    end = 0
     while place + 4 <= len(content):
         marker, length = struct.unpack_from(">HH", content, place)
         if marker == _DATA:
-            place = end
-            if end <= part:
+            if end <= place:  # a length that leads back, or to where we are
                 return
+            place = end
         elif marker >> 8 != 0xFF or length < 2:
             return
         else:
             body = content[place + 4 : place + 2 + length]
             yield marker, body
             if marker == _TILE_PART and len(body) >= 6:
-                part, end = place, place + struct.unpack_from(">I", body, 2)[0]
+                end = place + struct.unpack_from(">I", body, 2)[0]
             place += 2 + length

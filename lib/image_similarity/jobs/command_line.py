@@ -316,10 +316,13 @@ def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> N
 
     A job may have ``check_early(arguments, settings)``, which raises ``WrongInput`` for its own.
     """
-    early.check_folder("--warehouse", arguments.warehouse)
-    if hasattr(job, "check_early"):
-        early.snapshot(arguments.warehouse)  # a lost pointer is more than a wrong argument
-        job.check_early(arguments, loaded)
+    if not hasattr(job, "check_early"):
+        return
+    early.check_folder("--warehouse", arguments.warehouse, arguments.dry_run)
+    published = early.snapshot(arguments.warehouse)  # a lost pointer is more than a wrong argument
+    if arguments.run_id is not None and (published is None or early.has_label(published, arguments.run_id)):
+        return  # what the label has published is not done again, whatever became of its input
+    job.check_early(arguments, loaded)
 
 
 @contextmanager

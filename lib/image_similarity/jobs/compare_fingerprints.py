@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_early(arguments: argparse.Namespace, settings: AllSettings) -> None:
     """Raises ``WrongInput`` for a folder that cannot be a report's, and where nothing is published to compare."""
     if uris.is_local(arguments.report):
-        early.check_folder("--report", arguments.report)
+        early.check_folder("--report", arguments.report, arguments.dry_run)
         open_site(None, "report", arguments.report).check_place("", uris.absolute(arguments.warehouse))
     published = early.snapshot(arguments.warehouse)
     if published and not published.slots("neighbours"):

@@ -15,7 +15,7 @@ from image_similarity.stages.downloads import catalogue as catalogues
 from image_similarity.stages.downloads import stage
 from image_similarity.stages.downloads.catalogue import Catalogue
 from image_similarity.stages.downloads.stage import Inputs, Options, Outputs
-from image_similarity.storage import blobs, uris
+from image_similarity.storage import blobs, tables, uris
 
 ALL = "all"
 
@@ -51,9 +51,9 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     written.
     """
     location = uris.absolute(arguments.catalogue)
-    if uris.is_local(location):
+    if uris.is_local(location) and not (blobs.exists(location) and tables.kind_of(location) == "json"):
         catalogues.check(location, settings.downloads.address_columns, arguments.size, settings.embeddings.read_seconds)
-    early.check_folder("--images", arguments.images)
+    early.check_folder("--images", arguments.images, arguments.dry_run)
 
 
 def run(application: Application) -> None:

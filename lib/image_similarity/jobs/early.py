@@ -7,10 +7,10 @@ from image_similarity.storage import uris
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
 
 
-def check_folder(flag: str, uri: str) -> None:
+def check_folder(flag: str, uri: str, dry_run: bool) -> None:
     """Raises ``WrongInput`` if ``uri``, which ``flag`` gives, cannot be a folder to write to.
 
-    Only folders on this machine are looked at. They need not be there yet.
+    Only folders on this machine are looked at. They need not be there yet. Nothing is written under ``--dry-run``.
     """
     if not uris.is_local(uri):
         return
@@ -19,8 +19,13 @@ def check_folder(flag: str, uri: str) -> None:
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
         raise WrongInput(f"{flag} {uri}: {folder} is a file; name a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
         raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
+
+
+def has_label(published: Snapshot, label: str) -> bool:
+    """Whether a run with this ``--run-id`` was published, by whatever job."""
+    return any(run.label == label for run in published.runs.values())
 
 
 def snapshot(warehouse: str) -> Snapshot | None:

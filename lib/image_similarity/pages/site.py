@@ -129,7 +129,7 @@ def open_site(spark: SparkSession | None, kind: str, folder: str) -> Site:
     try:
         uri = uris.absolute(folder) if uris.is_local(folder) else uris.for_spark(folder.rstrip("/"))
         files = files_of(uri, spark)
-        names = [name for name in files.entries(uri) if name != LOCK]
+        names = [name for name in files.entries(uri) if not name.startswith(LOCK)]  # and what a killed job left of one
         marker = _read_marker(files, uri, kind)
         if marker is not None:
             with files.locked(f"{uri}/{LOCK}"):  # otherwise another job could be removing pictures that seem to exist

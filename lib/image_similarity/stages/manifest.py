@@ -33,6 +33,7 @@ from image_similarity.warehouse.workspace import Workspace
 
 ROWS_PER_STATUS_TASK = 10_000
 STATUS_THREADS = 16
+_SECONDS_TO_LIST = 3600.0
 
 _GLOB = re.compile(r"[*?\[]")
 _FILES = pa.schema(
@@ -124,14 +125,15 @@ def check(location: str, settings: ManifestSettings, read_seconds: float) -> Non
     """Raises ``WrongInput`` for images that `run` would refuse, as far as that is seen at once: no rows are read."""
     kind = kind_of(location, read_seconds)
     if kind == "list":
-        _opened(location, settings, read_seconds)
+        if tables.kind_of(location) != "json":  # which is read to its end to know its columns
+            _opened(location, settings, read_seconds)
         return
+    skipped: Counter[str] = Counter()
     try:
         files = _glob(location) if kind == "glob" else blobs.list_files(location)
-        skipped: Counter[str] = Counter()
-        if timeouts.within(read_seconds, next, _taken(files, settings.extensions, skipped), None) is None:
+        if timeouts.within(_SECONDS_TO_LIST, next, _taken(files, settings.extensions, skipped), None) is None:
             raise WrongInput(_no_image(location, skipped, settings))
-    except OSError as error:
+    except (OSError, re.error) as error:
         raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
 
 
@@ -146,8 +148,10 @@ def _find(
     """The image files of a folder or glob as a table of `_FILES`, and the counts of skipped files by reason."""
     skipped: Counter[str] = Counter()
     try:
-        listed = timeouts.collected(read_seconds, _glob(location) if is_glob else blobs.list_files(location))
-    except OSError as error:
+        # A store lists everything in one call.
+        seconds = read_seconds if uris.is_local(location) else max(read_seconds, _SECONDS_TO_LIST)
+        listed = timeouts.collected(seconds, _glob(location) if is_glob else blobs.list_files(location))
+    except (OSError, re.error) as error:
         raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
     files = list(_taken(listed, settings.extensions, skipped))
     if not files:
@@ -211,7 +215,7 @@ def _read_list(
 ) -> tuple[DataFrame, Counter[str]]:
     """image_id, uri (as written) and attributes of the rows of a list, from a copy in ``scratch``; and skipped rows.
 
-    The driver reads the list once. Raises ``WrongInput`` for a list that cannot be read, has no rows, has rows without
+    The driver reads the rows once. Raises ``WrongInput`` for a list that cannot be read, has no rows, has rows without
     uri or image_id, or repeats an image_id.
     """
     table, id_column, uri_column = _opened(location, settings, read_seconds)

@@ -41,7 +41,8 @@ def compact(warehouse: Warehouse, pointer: Pointer) -> None:
     if len(idle) <= MOST_FOLDERS:
         return
     tables = read_folders(warehouse, idle)
-    merged = smallest({folder: table.num_rows for folder, table in tables.items()})
+    # A folder without records has lost them: it stays listed, so that it is told.
+    merged = smallest({folder: table.num_rows for folder, table in tables.items() if table.num_rows})
     if len(merged) < 2:
         return
     with folder_of(warehouse, each_run_once([tables[folder] for folder in merged])) as folder:
@@ -57,7 +58,7 @@ def smallest(sizes: Mapping[str, int]) -> list[str]:
     chosen: list[str] = []
     total = 0
     for folder, size in sorted(sizes.items(), key=lambda item: item[1]):
-        if chosen and size > 2 * total:
+        if chosen and size > 2 * max(total, 1):
             break
         chosen.append(folder)
         total += size
@@ -98,4 +99,5 @@ def each_run_once(tables: list[pa.Table]) -> pa.Table:
     # By "default", columns that a newer version added are kept, too.
     records = pa.concat_tables([SCHEMAS[RUNS].empty_table(), *tables], promote_options="default")
     row_by_run = {run: row for row, run in enumerate(records["run_id"].to_pylist())}
-    return records.take([row_by_run[run] for run in sorted(row_by_run)]).combine_chunks()
+    rows = pa.array([row_by_run[run] for run in sorted(row_by_run)], pa.int64())
+    return records.take(rows).combine_chunks()

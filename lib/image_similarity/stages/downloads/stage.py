@@ -161,7 +161,7 @@ def _with_files(planned: DataFrame, present: DataFrame) -> DataFrame:
 
 
 def foreign_file(planned: DataFrame, others: DataFrame) -> Row | None:
-    """A file that ``planned`` takes for an image's, and that is another catalogue's: ``file`` and ``address``.
+    """A file that ``planned`` takes for an image's, and that is another catalogue's: file and other_address.
 
     ``others``: the published rows of ``downloads`` of other catalogues. A catalogue that was renamed has the same
     addresses.
@@ -338,19 +338,20 @@ class _Fetcher:
     def result(
         self, address: str, name: str, action: str, file: str | None, etag: str | None, last_modified: str | None
     ) -> dict[str, Any]:
-        if file is None and name in self._present:
-            file = self._present[name].uri
-            return _row(outcome=FETCHED, uri=file, **_facts(self._read(file)))
         try:
+            if file is None and name in self._present:
+                file = self._present[name].uri
+                return _row(outcome=FETCHED, uri=file, **_facts(self._read(file)))
             answer = http_client.get(address, self._options.max_bytes, self._options.http, etag, last_modified)
             if answer.content is None:
                 version = answer.etag or etag, answer.last_modified or last_modified
                 return _row(outcome=UNCHANGED, uri=file, etag=version[0], last_modified=version[1])
             extension, content_type = _file_type(answer.content)
+            is_known = action == RECHECK and file is not None and self._read(file) == answer.content
         except Unreadable as error:
             return self._refused(error, action, file, etag, last_modified)
         facts = {**_facts(answer.content), "etag": answer.etag, "last_modified": answer.last_modified}
-        if action == RECHECK and file is not None and self._read(file) == answer.content:
+        if is_known:
             return _row(outcome=UNCHANGED, uri=file, **facts)
         uri = uris.join(self._options.folder, f"{name}.{extension}")
         blobs.write(uri, answer.content, content_type)
@@ -359,7 +360,11 @@ class _Fetcher:
         return _row(outcome=FETCHED, uri=uri, **facts)
 
     def _read(self, file: str) -> bytes:
-        return timeouts.one_of_many(self._options.read_seconds, blobs.read, file)
+        try:
+            return timeouts.one_of_many(self._options.read_seconds, blobs.read, file)
+        except OSError as error:
+            reason = "timeout" if isinstance(error, TimeoutError) else "io_error"
+            raise Unreadable(reason, f"{file}: {error}") from None
 
     def _refused(
         self, error: Unreadable, action: str, file: str | None, etag: str | None, last_modified: str | None

@@ -125,8 +125,8 @@ def _files(spark: SparkSession, location: str, read_seconds: float) -> tuple[lis
     """
     try:
         parts, notes = tables.parts_of(location, read_seconds)
-        return timeouts.within(read_seconds, _opened, parts, blobs.open_input_file), notes, True
-    except (ValueError, TimeoutError):
+        return _opened(parts, blobs.open_input_file, read_seconds), notes, True
+    except ValueError:
         if uris.is_local(location):
             raise
     hadoop = HadoopFiles(spark)
@@ -134,17 +134,21 @@ def _files(spark: SparkSession, location: str, read_seconds: float) -> tuple[lis
         parts, notes = tables.parts_among(hadoop.files_below(uris.for_spark(location)))
     except OSError as error:
         raise ValueError(" ".join(str(error).split())) from None
-    return _opened(parts, hadoop.open_input_file), notes, False
+    return _opened(parts, hadoop.open_input_file, read_seconds), notes, False
 
 
-def _opened(parts: list[Part], open_file: Callable[[str], Any]) -> list[_File]:
+def _opened(parts: list[Part], open_file: Callable[[str], Any], read_seconds: float) -> list[_File]:
     def opened(part: Part) -> _File:
-        with part.named_in_errors(), open_file(part.uri) as file:
+        with open_file(part.uri) as file:
             parquet = pq.ParquetFile(file)
             return _File(part, parquet.schema_arrow, parquet.num_row_groups)
 
+    def in_time(part: Part) -> _File:
+        with part.named_in_errors():
+            return timeouts.one_of_many(read_seconds, opened, part)
+
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        return list(pool.map(opened, parts))
+        return list(pool.map(in_time, parts))
 
 
 def _is_list(kind: pa.DataType) -> bool:

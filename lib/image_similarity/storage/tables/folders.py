@@ -72,7 +72,7 @@ def open_table(location: str, read_seconds: float) -> Table:
     notes += dict.fromkeys(note for _, table in opened for note in table.notes)
     nested = frozenset(name for _, table in opened for name in table.nested)
     return Table(
-        [name for name in columns if name not in binary], binary, nested, notes, partial(_joined, opened, read_seconds)
+        [name for name in columns if name not in binary], binary, nested, notes, partial(_joined, opened, seconds)
     )
 
 
