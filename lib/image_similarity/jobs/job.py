@@ -224,7 +224,7 @@ class Job:
         message = (
             f"{failures.total:,} of {count:,} {unit} failed ({counted}), more than {section}.max_failed_fraction = "
             f"{allowed} allows{advice}; "
-            f"nothing was published{note}. Each failure is a row in "
+            f"{self.name} published nothing{note}. Each failure is a row in "
             f"{uris.for_readers(self.warehouse.folder('failures', self.run_id))}"
         )
         raise TooManyFailures("\n  ".join([message, *failures.lines]), failures=failures.fields)

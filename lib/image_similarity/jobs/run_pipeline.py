@@ -176,7 +176,7 @@ def _example_query(warehouse: str, slot: str, is_farthest: bool) -> str:
     fingerprint, _, metric = slot.partition("/")
     query = (
         "SELECT DISTINCT least(image_id, neighbour_id) AS image_id, greatest(image_id, neighbour_id) AS neighbour_id, "
-        f"distance FROM neighbours WHERE relation = '{DISSIMILAR if is_farthest else SIMILAR}' AND rank = 1 "
+        f"distance FROM neighbours WHERE relation = '{DISSIMILAR if is_farthest else SIMILAR}' "
         f"AND fingerprint = '{fingerprint}' AND metric = '{metric}' "
         f"ORDER BY distance{' DESC' if is_farthest else ''}, image_id LIMIT 10"
     )
