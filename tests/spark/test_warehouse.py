@@ -14,6 +14,7 @@ import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+import locking
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.storage import locks
 from image_similarity.storage.hadoop import HadoopFiles
@@ -216,23 +217,11 @@ def test_what_a_dead_publisher_left_holds_up_nobody_for_long(
 def test_a_wrong_clock_takes_no_lock_from_a_live_holder(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
-    monkeypatch.setattr(locks, "LOCK_SECONDS", 1.0)
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    locking.hurry(monkeypatch)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + ahead)
-    files, lock, order = FilesOfHdfs(spark), f"file://{tmp_path}/.lock", []
-
-    def other() -> None:
-        with files.locked(lock):
-            order.append("the other one")
-
-    with files.locked(lock):
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join(2.0)  # seconds in which only the signs of life keep the lock
-        order.append("this one")
-    thread.join()
-    assert order == ["this one", "the other one"] and not (tmp_path / ".lock").exists()
+    assert locking.order_of_two(FilesOfHdfs(spark), f"file://{tmp_path}/.lock") == ["first", "other"]
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_who_lost_the_lock_of_a_site_says_so(

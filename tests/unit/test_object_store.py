@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
+import locking
 import s3_server
 from image_similarity.storage import blobs, locks
 from image_similarity.storage.object_store import ObjectFiles
@@ -93,23 +94,10 @@ def test_a_lock_has_one_holder_and_that_of_a_dead_one_is_taken_over(
 def test_a_wrong_clock_takes_no_lock_from_a_live_holder(
     bucket: str, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
-    monkeypatch.setattr(locks, "LOCK_SECONDS", 1.0)
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+    locking.hurry(monkeypatch)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + ahead)
-    files, path, order = ObjectFiles(bucket), f"{bucket}/site{ahead}/.lock", []
-
-    def other() -> None:
-        with files.locked(path):
-            order.append("the other one")
-
-    with files.locked(path):
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join(2.0)  # seconds in which only the signs of life keep the lock
-        order.append("this one")
-    thread.join()
-    assert order == ["this one", "the other one"]
+    assert locking.order_of_two(ObjectFiles(bucket), f"{bucket}/site{ahead}/.lock") == ["first", "other"]
 
 
 def test_who_lost_the_lock_says_so(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

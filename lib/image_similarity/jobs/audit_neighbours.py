@@ -2,7 +2,7 @@
 
 import argparse
 
-from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.find_neighbours import COMPARED
@@ -12,7 +12,6 @@ from image_similarity.settings import NeighboursSettings, Settings, renamed
 from image_similarity.stages.neighbours import audit, sources
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.warehouse.records import PUBLISHED
-from image_similarity.warehouse.snapshot import Snapshot
 
 TOO_LOW = "recall too low"
 
@@ -34,7 +33,7 @@ def _slot(requested: NeighboursSettings) -> str:
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` where nothing is published to audit."""
     if published := early.snapshot(arguments.warehouse):
-        _neighbour_runs(published, _slot(settings.neighbours))
+        early.runs_of(published, "neighbours", _slot(settings.neighbours), "find_neighbours")
 
 
 def run(application: Application) -> None:
@@ -78,25 +77,13 @@ def run(application: Application) -> None:
         )
 
 
-def _neighbour_runs(snapshot: Snapshot, slot: str) -> list[str]:
-    runs = snapshot.run_ids("neighbours", slot)
-    if not runs:
-        published = sorted(snapshot.slots("neighbours"))
-        suggestion = did_you_mean(slot, published)
-        raise WrongInput(
-            f"no neighbours {slot!r} in {snapshot.uri} (published: {listed(published)})"
-            + (suggestion or f": {'name one by --fingerprint, or ' if published else ''}run find_neighbours first")
-        )
-    return runs
-
-
 def _audited(job: Job) -> tuple[str, Source, NeighboursSettings]:
     """The published run of this slot, its images and vectors, and its settings.
 
     Raises ``WrongInput`` if nothing is published there or the run has no similar neighbours, and ``JobFailed`` if the
     run has no record.
     """
-    runs = _neighbour_runs(job.base_snapshot, job.slot)
+    runs = early.runs_of(job.base_snapshot, "neighbours", job.slot, "find_neighbours")
     record = job.base_snapshot.runs.get(runs[0])
     if record is None:
         raise JobFailed(f"run {runs[0]} of neighbours {job.slot} is not in runs: run find_neighbours again")

@@ -2,7 +2,7 @@
 
 import os
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.storage import uris
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
 
@@ -34,3 +34,13 @@ def snapshot(warehouse: str) -> Snapshot | None:
     Raises as `open_snapshot` does.
     """
     return open_snapshot(warehouse) if uris.is_local(warehouse) else None
+
+
+def runs_of(published: Snapshot, table: str, slot: str, job: str) -> list[str]:
+    """The current runs of ``slot`` of ``table``. ``WrongInput``, with near slots, if ``job`` has published none."""
+    runs = published.run_ids(table, slot)
+    if not runs:
+        slots = sorted(published.slots(table))
+        advice = did_you_mean(slot, slots) or f": {'name one by --fingerprint, or ' if slots else ''}run {job} first"
+        raise WrongInput(f"no {table} {slot!r} in {published.uri} (published: {listed(slots)}){advice}")
+    return runs

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Failures, Job
@@ -17,7 +17,6 @@ from image_similarity.stages.neighbours.previous import PreviousRun
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
-from image_similarity.warehouse.snapshot import Snapshot
 
 EXTERNAL = "external"
 COMPARED = "compared_sha256"
@@ -54,7 +53,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     if arguments.embeddings is not None:
         sources.check(arguments.embeddings, settings.embeddings.read_seconds)
     elif published := early.snapshot(arguments.warehouse):
-        _embedding_runs(published, settings.neighbours.fingerprint)
+        early.runs_of(published, "embeddings", settings.neighbours.fingerprint, "embed_images")
 
 
 def run(application: Application, fingerprint: str | None = None) -> None:
@@ -171,7 +170,7 @@ def _from_published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[
 
     Raises ``WrongInput`` if there are none, and ``JobFailed`` if they have several fingerprint keys.
     """
-    runs = _embedding_runs(job.base_snapshot, fingerprint)
+    runs = early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
     keys = [
         row.fingerprint_key
         for row in job.warehouse.read("embeddings", runs).select("fingerprint_key").distinct().collect()
@@ -180,18 +179,6 @@ def _from_published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[
         raise JobFailed(f"the embeddings {fingerprint} mix the keys {', '.join(keys)}: run embed_images again")
     inputs = {"embeddings": runs, "vectors": [run for key in keys for run in job.base_snapshot.run_ids("vectors", key)]}
     return sources.from_runs(job.warehouse, inputs), inputs
-
-
-def _embedding_runs(snapshot: Snapshot, fingerprint: str) -> list[str]:
-    runs = snapshot.run_ids("embeddings", fingerprint)
-    if not runs:
-        published = sorted(snapshot.slots("embeddings"))
-        suggestion = did_you_mean(fingerprint, published)
-        raise WrongInput(
-            f"no embeddings {fingerprint!r} in {snapshot.uri} (published: {listed(published)})"
-            + (suggestion or f": {'name one by --fingerprint, or ' if published else ''}run embed_images first")
-        )
-    return runs
 
 
 def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[PreviousRun, str] | None:
