@@ -1,6 +1,7 @@
 """What is told before Spark is started: in a second, not after half a minute of Java."""
 
 import os
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from image_similarity.jobs import (
     command_line,
     compare_fingerprints,
     download_images,
-    early,
     embed_images,
     find_neighbours,
     render_gallery,
     run_pipeline,
 )
 from image_similarity.jobs.command_line import main
+from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.snapshot import POINTER, Pointer
+from image_similarity.warehouse.warehouse import Warehouse
 
 COLOURS = ["--set", 'fingerprints.colours={kind="colour-histogram"}', "--fingerprint", "colours"]
 
@@ -116,7 +119,13 @@ def test_a_warehouse_that_cannot_be_written(place: Path, monkeypatch: pytest.Mon
 
 def test_what_a_label_has_published_is_not_checked_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scheduler's second try, when the images of that night are gone already."""
-    monkeypatch.setattr(early, "has_label", lambda published, label: label == "night 1")
+    now, run = datetime.now(timezone.utc), "r20260101T000000-00000001"
+    facts: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "settings", "counts", "versions", "stages"), {})
+    facts |= {"status": "published", "seconds": 1.0, "recall": None, "started_at": now, "finished_at": now}
+    record = Record(run_id=run, label="night 1", job="build_manifest", slot="", **facts)
+    warehouse = Warehouse(None, str(place / "w"))  # type: ignore[arg-type]
+    warehouse.write_record(record)
+    warehouse.files.write(f"{warehouse.uri}/{POINTER}", Pointer(1, {"runs": {"": [run]}}).as_json())
     monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
     wanted = ["--warehouse", "w", "--images", "gone", "--run-id"]
     assert main(build_manifest, [*wanted, "night 1"]) == 1 and main(build_manifest, [*wanted, "night 2"]) == 2
