@@ -1,9 +1,11 @@
 """What a worker does with a stream of images, without Spark."""
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from PIL import Image
 
 from image_similarity.imaging import decoding
 from image_similarity.imaging.framing import Framing
-from image_similarity.settings import EmbeddingsSettings
+from image_similarity.settings import EmbeddingsSettings, HttpSettings
+from image_similarity.stages.embeddings import workers
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter
 from image_similarity.stages.embeddings.known import KnownContents, number_of
 from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row
@@ -134,9 +137,9 @@ def test_several_fingerprints_share_fetching_decoding_and_framing(
     framed: list[Framing] = []
     decode, fit = decoding.decode, Framing.fit
 
-    def noted_decode(*given: Any) -> Any:
+    def noted_decode(*given: Any, **options: Any) -> Any:
         decoded.append(given[2])
-        return decode(*given)
+        return decode(*given, **options)
 
     def noted_fit(self: Framing, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         framed.append(self)
@@ -184,10 +187,10 @@ def test_fetching_goes_on_while_the_network_works(
 
     monkeypatch.setattr(fetch, "fetch", slow_fetch)
 
-    def slow_decode(*given: Any) -> Any:
+    def slow_decode(*given: Any, **options: Any) -> Any:
         def work() -> Any:
             time.sleep(0.05)  # long enough for the others to come, if they may
-            return decode(*given)
+            return decode(*given, **options)
 
         return counted(decoding_now, most_decoding, work)
 
@@ -225,12 +228,56 @@ def test_a_process_with_a_decoder_that_hangs_ends_itself(
 ) -> None:
     """The thread cannot be stopped; the task is tried again, with decoders in processes of their own."""
     ended, killed, decode = threading.Event(), list[int](), decoding.decode
-    monkeypatch.setattr(decoding, "decode", lambda *given: decode(*given) if ended.wait(30) else None)
+    monkeypatch.setattr(decoding, "decode", lambda *given, **_: decode(*given) if ended.wait(30) else None)
     monkeypatch.setattr(os, "kill", lambda process, _: killed.append(process))
     with pytest.raises(TimeoutError):
         embed(files[:2], Brightness(), decode_seconds=0.2)
     ended.set()
     assert set(killed) == {os.getpid()}
+
+
+@pytest.mark.timeout(30)
+def test_a_picture_that_waits_for_its_turn_is_not_slow(
+    embed: Embed, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another picture has all of the memory for ten times as long as a decoding may last."""
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    turn = ExitStack()
+    turn.enter_context(decoding._turns.taken(6, 6))
+    threading.Timer(1.0, turn.close).start()
+    results, _ = embed(files, Brightness(), max_pixels=6, decode_seconds=0.1)
+    assert results["reason"].isna().all() and results["embedded_on"].tolist() == [["cpu"]] * 7
+
+
+def test_the_decoder_of_a_task_that_is_tried_again_ends_with_it(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it ends: here the network raises, and the result is left in the middle."""
+
+    class Broken(Brightness):
+        def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            raise RuntimeError("broken")
+
+    children, popen = list[subprocess.Popen[bytes]](), subprocess.Popen
+
+    def noted(*given: Any, **options: Any) -> Any:
+        children.append(popen(*given, **options))
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    monkeypatch.setattr(workers, "is_retry", lambda: True)
+    for network in (Broken(), Brightness()):
+        writer = CheckpointWriter(str(tmp_path / "saved"), "key", 0, 0, 0.0, 0.0)
+        monkeypatch.setattr(
+            workers, "_load", lambda *_, network=network, writer=writer: [Loaded(network, None, writer)]
+        )
+        columns = [[file.name, str(file), "v1", 1, -1] for file in files]
+        batches = iter([tuple(pd.Series(column) for column in zip(*columns))])
+        results = workers._results(batches, [], None, EmbeddingsSettings(), HttpSettings(), 0.0)  # type: ignore[arg-type]
+        with suppress(RuntimeError):
+            next(results)
+        results.close()
+    assert len(children) == 2 and all(child.returncode is not None for child in children)
 
 
 @pytest.mark.timeout(30)
@@ -275,9 +322,9 @@ def test_no_more_bytes_are_held_than_may_be(
             most[0] = max(most[0], held[0])
         return content
 
-    def slow_decode(content: bytes, *given: Any) -> Any:
+    def slow_decode(content: bytes, *given: Any, **options: Any) -> Any:
         time.sleep(0.01)
-        picture = decode(content, *given)
+        picture = decode(content, *given, **options)
         with lock:
             held[0] -= len(content)
         return picture

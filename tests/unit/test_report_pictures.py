@@ -1,17 +1,18 @@
 """Pictures of reports are fetched as ``[http]`` of the settings says, as everywhere else."""
 
+from functools import partial
 from pathlib import Path
 
 import misbehaving
 from image_similarity import settings
-from image_similarity.imaging import sandbox
+from image_similarity.imaging import thumbnails
 from image_similarity.stages.comparison import cards
 
 
 def test_the_settings_decide_how_pictures_are_fetched(tmp_path: Path) -> None:
     with misbehaving.serving() as server:
         address = f"{server.address}/good.png"
-        shrink = sandbox.thumbnailer(False, 10**6, 2**31, 9)
+        shrink = partial(thumbnails.thumbnails, max_pixels=10**6)
         refused = cards._picture("a", address, settings.load(None), str(tmp_path), shrink)
         assert refused == {"reason": "private_address"} and server.gets("/good.png") == 0
         allowed = settings.load(None, ["http.private_addresses=true"])

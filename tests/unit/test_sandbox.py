@@ -1,17 +1,24 @@
 """Decoding in a process of its own: the same pictures, and an end to those that would bring a worker down."""
 
 import io
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from image_similarity import settings
 from image_similarity.errors import Unreadable
 from image_similarity.imaging import decoding, sandbox
 from image_similarity.imaging.sandbox import IsolatedDecoder
+from image_similarity.runtime import tasks
+from image_similarity.stages.comparison import cards
+from image_similarity.stages.gallery import pictures
 
 LIMIT = 50_000_000
 ABORTING = Path(__file__).resolve().parents[1] / "aborting"
@@ -25,9 +32,8 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 @pytest.fixture
 def isolated() -> Iterator[IsolatedDecoder]:
-    made = IsolatedDecoder(LIMIT, 2 * 2**30, seconds=20)
-    yield made
-    made.close()
+    with IsolatedDecoder(LIMIT, 2 * 2**30, seconds=20) as decoder:
+        yield decoder
 
 
 def test_the_same_pictures_and_the_same_refusals(isolated: IsolatedDecoder) -> None:
@@ -47,13 +53,14 @@ def test_the_same_pictures_and_the_same_refusals(isolated: IsolatedDecoder) -> N
 
 
 def test_the_same_thumbnails() -> None:
-    here, there = (sandbox.thumbnailer(isolated, LIMIT, 2 * 2**30, 20) for isolated in (False, True))
     noise = np.random.default_rng(0).integers(0, 256, (1100, 1300, 3), dtype=np.uint8)
-    for content in (encoded(Image.fromarray(noise), "JPEG"), encoded(Image.fromarray(noise[:90, :50]), "PNG")):
-        assert there(content) == here(content)
-    with pytest.raises(Unreadable) as caught:
-        there(b"text")
-    assert caught.value.reason == "not_an_image"
+    limits = LIMIT, 2 * 2**30, 20
+    with sandbox.thumbnailer(False, *limits) as here, sandbox.thumbnailer(True, *limits) as there:
+        for content in (encoded(Image.fromarray(noise), "JPEG"), encoded(Image.fromarray(noise[:90, :50]), "PNG")):
+            assert there(content) == here(content)
+        with pytest.raises(Unreadable) as caught:
+            there(b"text")
+        assert caught.value.reason == "not_an_image"
 
 
 def test_a_decoder_that_is_taken_over_finds_no_secrets(
@@ -84,8 +91,54 @@ def test_a_file_that_kills_its_process_is_one_failure(
             isolated.thumbnails(content)
         assert caught.value.reason in ("decoder_crashed", "corrupt")
         assert isolated.decode(good).pixels.shape == (4, 4, 3), "the next one is decoded by a new child"
-    hasty = IsolatedDecoder(LIMIT, 2 * 2**30, seconds=3)
-    with pytest.raises(Unreadable) as caught:
+    with IsolatedDecoder(LIMIT, 2 * 2**30, seconds=3) as hasty, pytest.raises(Unreadable) as caught:
         hasty.decode(b"HANG for ever")
     assert caught.value.reason == "decoder_crashed" and "signal 9" in caught.value.detail
-    hasty.close()
+
+
+def _starting(monkeypatch: pytest.MonkeyPatch, folder: Path, program: str) -> None:
+    """The child's interpreter runs ``program`` first."""
+    (folder / "sitecustomize.py").write_text(program)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+
+
+def test_the_start_of_the_child_is_no_time_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _starting(monkeypatch, tmp_path, "import time; time.sleep(1.5)")
+    with IsolatedDecoder(LIMIT, 2 * 2**30, seconds=1) as hasty:
+        assert hasty.decode(encoded(Image.new("RGB", (4, 4)), "PNG")).width == 4
+
+
+@pytest.mark.parametrize("program, told", [("import os; os._exit(7)", "code 7"), ("import time; time.sleep(60)", "9")])
+def test_a_child_that_does_not_start_is_no_files_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, told: str
+) -> None:
+    _starting(monkeypatch, tmp_path, program)
+    monkeypatch.setattr(sandbox, "_SECONDS_TO_START", 0.5)
+    with IsolatedDecoder(LIMIT, 2 * 2**30, seconds=20) as decoder:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=f"no process to decode images in: .*{told}"):
+                decoder.decode(encoded(Image.new("RGB", (4, 4)), "PNG"))
+
+
+@pytest.mark.parametrize("maker", [pictures._maker, cards._maker])
+def test_makers_of_pages_leave_no_decoder_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, maker: Any) -> None:
+    """Whether they come to their end or not. The child is seen to be gone before anything is collected as garbage."""
+    children, popen = list[Any](), subprocess.Popen
+
+    def noted(*given: Any, **options: Any) -> Any:
+        children.append(popen(*given, **options))
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    for module in (tasks, sys.modules[maker.__module__]):
+        monkeypatch.setattr(module, "is_retry", lambda: True)
+    picture = tmp_path / "a.png"
+    picture.write_bytes(encoded(Image.new("RGB", (4, 4)), "PNG"))
+    row = {"picture": "p", "image_id": "a", "uri": str(picture), "uris": [str(picture)], "attributes": []}
+    batch = pa.RecordBatch.from_pylist([{**row, "content_sha256": None, "width": None, "height": None}])
+    place, loaded = str(tmp_path / "pages"), settings.load(None)
+    make = maker(place, loaded) if maker is pictures._maker else maker(None, loaded, place)
+    rows = make(iter([batch, batch]))
+    assert next(rows).to_pylist()[0]["width"] == 4 and [child.poll() for child in children] == [None]
+    rows.close()
+    assert [child.returncode for child in children] == [-9]

@@ -33,6 +33,8 @@ def test_results_and_errors_are_those_of_the_call() -> None:
     assert timeouts.within(9, divmod, 7, 2) == (3, 1) and timeouts.one_of_many(9, divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         timeouts.within(9, divmod, 7, 0)
+    with pytest.raises(TimeoutError, match="its own"):
+        timeouts.by_clock(timeouts.Clock(9), late)
     for bounded in (timeouts.within, timeouts.one_of_many):
         with pytest.raises(TimeoutError, match="its own"):
             bounded(9, late)
@@ -42,6 +44,26 @@ def test_a_call_that_hangs_is_given_up(answered: threading.Event) -> None:
     with pytest.raises(TimeoutError, match="no answer within 0.05 s"):
         timeouts.within(0.05, answered.wait)
     assert timeouts.within(9, divmod, 7, 2) == (3, 1)
+
+
+def test_time_in_which_a_call_waits_for_others_is_not_its_own(answered: threading.Event) -> None:
+    clock = timeouts.Clock(0.2)
+
+    def wait_and_work() -> str:
+        for _ in range(2):
+            with clock.stopped():
+                answered.wait(0.5)
+        return "done"
+
+    assert timeouts.by_clock(clock, wait_and_work) == "done"
+
+    def wait_and_hang() -> None:
+        with clock.stopped():
+            answered.wait(0.5)
+        answered.wait()
+
+    with pytest.raises(TimeoutError, match="no answer within 0.2 s"):
+        timeouts.by_clock(clock, wait_and_hang)
 
 
 def test_a_process_ends_with_calls_that_hang() -> None:

@@ -12,8 +12,8 @@ import struct
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,6 +26,10 @@ from image_similarity.imaging import jpeg2000, png, tiff
 
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
+
+Waiting = Callable[[], AbstractContextManager[object]]
+"""Makes a context that is entered while a picture waits for others to be decoded. Who limits the time of a picture
+leaves this out."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO")
 """Pillow's names of the formats that are opened. Pillow opens MPO as JPEG. EPS and PDF are missing, since they start
@@ -84,33 +88,35 @@ class Picture:
     """Height of the whole picture, upright, in pixels."""
 
 
-def decode(content: bytes, max_pixels: int, at_least: int | None = None) -> Picture:
+def decode(content: bytes, max_pixels: int, at_least: int | None = None, waiting: Waiting = nullcontext) -> Picture:
     """The first frame of ``content`` as RGB uint8, upright by its EXIF orientation.
 
     Transparent pixels are put on white. Grey values of more than 8 bits and floating-point values are rescaled, not
-    clipped. ``at_least`` and what is raised: see `open_upright`.
+    clipped. ``at_least``, ``waiting`` and what is raised: see `open_upright`.
     """
-    with open_upright(content, max_pixels, at_least) as image:
+    with open_upright(content, max_pixels, at_least, waiting) as image:
         return Picture(_pixels(image), *image.info[WHOLE_SIZE])
 
 
 @contextmanager
-def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -> Iterator[Image.Image]:
+def open_upright(
+    content: bytes, max_pixels: int, at_least: int | None = None, waiting: Waiting = nullcontext
+) -> Iterator[Image.Image]:
     """The first frame of ``content``, decoded and upright, in its own mode.
 
     With ``at_least`` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep
     that many pixels. This is much faster, and serves pictures that are shrunk afterwards. ``info[WHOLE_SIZE]`` is the
     width and height of the whole picture, upright.
 
-    The threads of a process together decode at most ``max_pixels`` at a time. So entering waits for others, and the
-    context should be left soon. Raises `Unreadable`, also for what Pillow raises inside of the context.
+    The threads of a process together decode at most ``max_pixels`` at a time. So entering waits for others, in
+    ``waiting()``, and the context should be left soon. Raises `Unreadable`, also for what Pillow raises inside of it.
     """
     if not content:
         raise Unreadable("empty", "0 bytes")
     Image.init()  # registers all formats, so that `formats` may name them; a second call does nothing
     with as_unreadable(), ExitStack() as turn:
         try:
-            image = _opened(content, max_pixels, at_least, turn)
+            image = _opened(content, max_pixels, at_least, waiting, turn)
         except (Unreadable, MemoryError, Image.DecompressionBombError):
             raise
         except Exception as error:  # of a comment or a profile, perhaps, without which the picture is whole
@@ -119,11 +125,11 @@ def open_upright(content: bytes, max_pixels: int, at_least: int | None = None) -
                 raise
             turn.close()
             traceback.clear_frames(error.__traceback__)  # they hold what was decoded before the error
-            image = _opened(bare, max_pixels, at_least, turn)
+            image = _opened(bare, max_pixels, at_least, waiting, turn)
         yield image
 
 
-def _opened(content: bytes, max_pixels: int, at_least: int | None, turn: ExitStack) -> Image.Image:
+def _opened(content: bytes, max_pixels: int, at_least: int | None, waiting: Waiting, turn: ExitStack) -> Image.Image:
     """See `open_upright`. ``turn`` holds the picture's turn to be decoded. Raises whatever Pillow raises."""
     tiff.check_claims(content)
     jpeg2000.check_blocks(content)
@@ -137,7 +143,8 @@ def _opened(content: bytes, max_pixels: int, at_least: int | None, turn: ExitSta
         held_width, held_height = image.size if one_scan else (width, height)
         # The true size of an icon is known only after decoding.
         held = max_pixels if image.format == "ICO" else held_width * held_height
-        turn.enter_context(_turns.taken(held, max_pixels))
+        with waiting():
+            turn.enter_context(_turns.taken(held, max_pixels))
         image.load()
         _check_size(image, max_pixels)
         if not reduced:

@@ -10,7 +10,8 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -23,8 +24,12 @@ from image_similarity.imaging.thumbnails import Thumbnails
 
 _REQUEST = struct.Struct(">BQQ")  # what is asked for, bytes of the file, and `at_least` (0: None)
 _PIXELS, _THUMBNAILS = 0, 1
+_READY = b"ready\n"
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 """What Python may need to start. The child gets no other variables: a decoder that is taken over finds no secrets."""
+
+_SECONDS_TO_START = 300.0
+"""The child imports numpy and Pillow, perhaps from a slow drive. That is no time of the file that waits for it."""
 
 Shrink = Callable[[bytes], Thumbnails]
 Answer = Picture | Thumbnails | tuple[str, str]
@@ -33,7 +38,9 @@ Answer = Picture | Thumbnails | tuple[str, str]
 class IsolatedDecoder:
     """Decoding in a child process. It decodes one file at a time, and can be called from any thread.
 
-    ``memory_bytes``: largest address space of the child; ``seconds``: longest time for one file.
+    ``memory_bytes``: largest address space of the child; ``seconds``: longest time for one file, without its wait for
+    others and for the start of the child. The child ends with the context of the decoder, or when it is closed. Raises
+    ``RuntimeError`` if the child does not start: that is no file's fault.
     """
 
     def __init__(self, max_pixels: int, memory_bytes: int, seconds: float):
@@ -41,6 +48,12 @@ class IsolatedDecoder:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._child: "subprocess.Popen[bytes] | None" = None
+
+    def __enter__(self) -> "IsolatedDecoder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def decode(self, content: bytes, at_least: int | None = None) -> Picture:
         """As `decoding.decode`; `Unreadable` with ``decoder_crashed`` if the child died or took too long."""
@@ -57,15 +70,12 @@ class IsolatedDecoder:
     def _ask(self, what: int, content: bytes, at_least: int | None) -> Picture | Thumbnails:
         with self._lock:
             child = self._running_child()
-            stop = threading.Timer(self._seconds, child.kill)
-            stop.start()
             try:
-                answer = _request(child, what, content, at_least)
+                with _killed_after(self._seconds, child):
+                    answer = _request(child, what, content, at_least)
             except (OSError, EOFError):
                 child.kill()
                 raise Unreadable("decoder_crashed", _exit_detail(child.wait())) from None
-            finally:
-                stop.cancel()
         if isinstance(answer, tuple):
             raise Unreadable(*answer)
         return answer
@@ -84,14 +94,42 @@ class IsolatedDecoder:
             self._child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
             )
+            _wait_until_ready(self._child)
         return self._child
 
 
-def thumbnailer(isolated: bool, max_pixels: int, memory_bytes: int, seconds: float) -> Shrink:
-    """`thumbnails.thumbnails`, in this process or, if ``isolated``, in a child; see `IsolatedDecoder`."""
-    if isolated:
-        return IsolatedDecoder(max_pixels, memory_bytes, seconds).thumbnails
-    return partial(thumbnails.thumbnails, max_pixels=max_pixels)
+def _wait_until_ready(child: "subprocess.Popen[bytes]") -> None:
+    assert child.stdout is not None
+    with _killed_after(_SECONDS_TO_START, child):
+        is_ready = child.stdout.readline() == _READY
+    if not is_ready:
+        child.kill()
+        raise RuntimeError(f"no process to decode images in: {_exit_detail(child.wait())} before the first of them")
+
+
+@contextmanager
+def _killed_after(seconds: float, child: "subprocess.Popen[bytes]") -> Iterator[None]:
+    stop = threading.Timer(seconds, child.kill)
+    stop.start()
+    try:
+        yield
+    finally:
+        stop.cancel()
+
+
+@contextmanager
+def thumbnailer(
+    isolated: bool, max_pixels: int, memory_bytes: int, seconds: float
+) -> Iterator[Callable[..., Thumbnails]]:
+    """`thumbnails.thumbnails`, in this process or, if ``isolated``, in a child that ends with the context.
+
+    See `IsolatedDecoder`.
+    """
+    if not isolated:
+        yield partial(thumbnails.thumbnails, max_pixels=max_pixels)
+        return
+    with IsolatedDecoder(max_pixels, memory_bytes, seconds) as decoder:
+        yield decoder.thumbnails
 
 
 def _request(child: "subprocess.Popen[bytes]", what: int, content: bytes, at_least: int | None) -> Answer:
@@ -132,6 +170,8 @@ def main(max_pixels: int, memory_bytes: int) -> None:
     _limit_memory(memory_bytes)
     decoding.prepare_process(max_pixels)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(_READY)
+    answers.flush()
     while header := requests.read(_REQUEST.size):
         what, length, at_least = _REQUEST.unpack(header)
         try:

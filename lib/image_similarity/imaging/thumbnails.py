@@ -1,11 +1,12 @@
 """bytes -> the two small WebP files of a picture that pages show."""
 
 import io
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from PIL import Image, ImageCms
 
-from image_similarity.imaging.decoding import as_unreadable, open_upright, to_rgb
+from image_similarity.imaging.decoding import Waiting, as_unreadable, open_upright, to_rgb
 
 SMALL, LARGE = 480, 1280
 """Longest side in pixels, of a picture in a grid and of one that is shown alone. Both suffice for dense screens."""
@@ -32,10 +33,13 @@ class Thumbnails:
     """None if the picture fits into the small file. Pictures are never enlarged."""
 
 
-def thumbnails(content: bytes, max_pixels: int) -> Thumbnails:
-    """The WebP files of the picture in ``content``. Raises `Unreadable`, as `decoding.decode` does."""
+def thumbnails(content: bytes, max_pixels: int, waiting: Waiting = nullcontext) -> Thumbnails:
+    """The WebP files of the picture in ``content``. Raises `Unreadable`, as `decoding.decode` does.
+
+    ``waiting``: see `decoding.open_upright`.
+    """
     with as_unreadable():
-        with open_upright(content, max_pixels, at_least=LARGE) as picture:
+        with open_upright(content, max_pixels, LARGE, waiting) as picture:
             # A large picture is shrunk before its colours are converted, which saves time.
             if picture.mode in _SHRINKABLE_MODES and "transparency" not in picture.info:
                 _shrink(picture, LARGE)

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from pyspark import SparkFiles, TaskContext
 from pyspark.sql import DataFrame, SparkSession
@@ -16,7 +16,6 @@ from image_similarity.runtime.session import is_local_mode
 from image_similarity.storage import timeouts
 from image_similarity.warehouse.workspace import Workspace
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _BITS_FOR_ROWS = 33  # monotonically_increasing_id holds the number of the partition above them
@@ -81,19 +80,21 @@ def is_retry() -> bool:
     return context is not None and context.attemptNumber() > 0
 
 
-def watched(seconds: float, decode: Callable[P, T]) -> Callable[P, T]:
+def watched(seconds: float, decode: Callable[..., T]) -> Callable[..., T]:
     """In a worker: ``decode``, which ends the worker if a call takes longer than ``seconds``.
 
-    A hung decoder thread cannot be interrupted, so the worker is killed. The retry decodes in a child process, which
-    has a limit of its own: in a retried task ``decode`` is returned as it is.
+    ``decode`` also takes ``waiting``, see `decoding.Waiting`: a picture's time begins anew when its turn comes. A hung
+    decoder thread cannot be interrupted, so the worker is killed. The retry decodes in a child process, which has a
+    limit of its own: in a retried task ``decode`` is returned as it is.
     """
     if is_retry():
         return decode
 
     @functools.wraps(decode)
-    def bounded(*arguments: P.args, **options: P.kwargs) -> T:
+    def bounded(*arguments: Any, **options: Any) -> T:
+        clock = timeouts.Clock(seconds)
         try:
-            return timeouts.within(seconds, functools.partial(decode, *arguments, **options))
+            return timeouts.by_clock(clock, functools.partial(decode, *arguments, **options, waiting=clock.stopped))
         except TimeoutError:
             os.kill(os.getpid(), signal.SIGKILL)
             raise

@@ -4,8 +4,10 @@ of a name. So such a call runs in a thread of its own, which is abandoned when i
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -22,6 +24,42 @@ def within(seconds: float, call: Callable[..., T], *arguments: Any) -> T:
     thread is a daemon: neither the end of a task nor that of the process waits for it.
     """
     return _result(_helpers(os.getpid()).submit(call, arguments), seconds)
+
+
+class Clock:
+    """The seconds that a call may take without a break. While it waits for other calls the clock stands still, and
+    afterwards it begins anew.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self._began: float | None = time.monotonic()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The call enters this while it waits for others."""
+        self._began = None
+        try:
+            yield
+        finally:
+            self._began = time.monotonic()
+
+    def left(self) -> float:
+        """Seconds until the clock runs out if the call does not stop it; not above 0 if it has run out."""
+        began = self._began  # read once: the call sets it from its own thread
+        return self.seconds if began is None else began + self.seconds - time.monotonic()
+
+
+def by_clock(clock: Clock, call: Callable[..., T], *arguments: Any) -> T:
+    """As `within`, for a call that stops ``clock`` while it waits for others."""
+    future = _helpers(os.getpid()).submit(call, arguments)
+    while (left := clock.left()) > 0:
+        try:
+            return _result(future, left)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+    raise TimeoutError(f"no answer within {clock.seconds:g} s")
 
 
 def one_of_many(seconds: float, call: Callable[..., T], *arguments: Any) -> T:

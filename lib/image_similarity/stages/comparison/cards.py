@@ -86,9 +86,13 @@ def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[
         embeddings = settings.embeddings
         decoding.prepare_process(embeddings.max_pixels)
         limits = embeddings.max_pixels, embeddings.decode_bytes, embeddings.decode_seconds
-        # A file may have killed the worker before.
-        shrink = watched(embeddings.decode_seconds, sandbox.thumbnailer(is_retry(), *limits))
-        with decoding.quiet_decoders(), ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool:
+        with (
+            decoding.quiet_decoders(),
+            # A file may have killed the worker before.
+            sandbox.thumbnailer(is_retry(), *limits) as thumbnails_of,
+            ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool,
+        ):
+            shrink = watched(embeddings.decode_seconds, thumbnails_of)
             for batch in batches:
                 rows = list(
                     pool.map(lambda row: _make_one(row, attribute, settings, folder, shrink), batch.to_pylist())

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -70,9 +71,7 @@ def embed(
 
     @pandas_udf(RESULT)  # type: ignore[call-overload]
     def results(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
-        with decoding.quiet_decoders():
-            embedder = Embedder(_load(work, available, settings, started), settings, http, _isolated(settings))
-            yield from embedder.results(_Row(*row) for batch in batches for row in zip(*batch))
+        yield from _results(batches, work, available, settings, http, started)
 
     # Without this the optimiser may run the network again for every table that is computed from its results.
     size = F.coalesce("size_bytes", F.lit(_UNKNOWN_SIZE))  # pandas makes floats of integers with nulls
@@ -80,10 +79,23 @@ def embed(
     return column
 
 
-def _isolated(settings: EmbeddingsSettings) -> IsolatedDecoder | None:
+def _results(
+    batches: Iterator[tuple[pd.Series, ...]],
+    work: Sequence[Work],
+    available: Devices,
+    settings: EmbeddingsSettings,
+    http: HttpSettings,
+    started: float,
+) -> Iterator[pd.DataFrame]:
+    with decoding.quiet_decoders(), _isolated(settings) as isolated:
+        embedder = Embedder(_load(work, available, settings, started), settings, http, isolated)
+        yield from embedder.results(_Row(*row) for batch in batches for row in zip(*batch))
+
+
+def _isolated(settings: EmbeddingsSettings) -> AbstractContextManager[IsolatedDecoder | None]:
     """A decoder in a process of its own, for retried tasks only: a file may have killed the first worker."""
     if not is_retry():
-        return None
+        return nullcontext()
     return IsolatedDecoder(settings.max_pixels, settings.decode_bytes, settings.decode_seconds)
 
 
@@ -202,8 +214,6 @@ class Embedder:
             yield self._finished(batch)
         for loaded in self._loaded:
             loaded.writer.write()
-        if self._isolated is not None:
-            self._isolated.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
