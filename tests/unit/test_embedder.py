@@ -276,7 +276,7 @@ def test_the_decoder_of_a_task_that_is_tried_again_ends_with_it(
         results = workers._results(batches, [], None, EmbeddingsSettings(), HttpSettings(), 0.0)  # type: ignore[arg-type]
         with suppress(RuntimeError):
             next(results)
-        results.close()
+        results.close()  # type: ignore[attr-defined]
     assert len(children) == 2 and all(child.returncode is not None for child in children)
 
 

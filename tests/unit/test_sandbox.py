@@ -138,7 +138,7 @@ def test_makers_of_pages_leave_no_decoder_behind(monkeypatch: pytest.MonkeyPatch
     batch = pa.RecordBatch.from_pylist([{**row, "content_sha256": None, "width": None, "height": None}])
     place, loaded = str(tmp_path / "pages"), settings.load(None)
     make = maker(place, loaded) if maker is pictures._maker else maker(None, loaded, place)
-    rows = make(iter([batch, batch]))
+    rows: Any = make(iter([batch, batch]))
     assert next(rows).to_pylist()[0]["width"] == 4 and [child.poll() for child in children] == [None]
     rows.close()
     assert [child.returncode for child in children] == [-9]
