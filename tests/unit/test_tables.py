@@ -234,6 +234,31 @@ def test_names_of_files_are_literal(name: str, tmp_path: Path) -> None:
     assert rows_of(address) == rows_of(address.replace("file:///", "file:/")) == [{"uri": "a"}]
 
 
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_no_row_of_a_part_without_the_columns_asked_for_is_lost(kind: str, tmp_path: Path) -> None:
+    """A part with other columns, and with bytes alone: whoever needs a column must see that these rows lack it."""
+    folder = tmp_path / f"list.{kind}"
+    folder.mkdir()
+    write = {
+        "csv": lambda rows, file: file.write_text(
+            "\n".join([",".join(rows[0]), *(",".join(r.values()) for r in rows)])
+        ),
+        "json": lambda rows, file: file.write_text(json.dumps(rows)),
+        "parquet": lambda rows, file: pq.write_table(pa.Table.from_pylist(rows), file),
+    }[kind]
+    write([{"uri": "a", "title": "t"}], folder / f"1.{kind}")
+    write([{"other": "x"}, {"other": "y"}], folder / f"2.{kind}")
+    lost: Rows = [{}] * 2
+    if kind == "parquet":
+        write([{"image": b"x"}], folder / f"3.{kind}")
+        lost = [{}] * 3
+    assert rows_of(folder, "uri", "title") == [A, *lost]
+    table = tables.open_table(str(folder), 60)
+    assert sum(batch.num_rows for batch in table.batches([])) == 1 + len(lost)
+    all_columns = [row for batch in table.batches() for row in batch.to_pylist()]
+    assert len(all_columns) == 1 + len(lost) and [row["uri"] for row in all_columns] == ["a", *[None] * len(lost)]
+
+
 def test_an_empty_folder_and_a_pipe(tmp_path: Path) -> None:
     (tmp_path / "a.csv").mkdir()
     (tmp_path / "a.csv" / "_SUCCESS").touch()

@@ -9,7 +9,8 @@ Every job reads such tables by this package, so that all have the same rules:
 - Columns of bytes, and columns without a name, are left out.
 - Lists and records become compact JSON. Times are UTC, without zeros at the end of a fraction.
 - A folder is the files in it. Those whose names begin with ``_`` or ``.`` are passed over. Folders named ``key=value``
-  give a column each, as text.
+  give a column each, as text. Rows of a file that lacks a column have null there, also if it lacks all that are asked
+  for.
 
 Text files must be UTF-8; a byte order mark is allowed.
 """

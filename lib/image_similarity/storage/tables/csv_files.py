@@ -36,7 +36,7 @@ def _batches(uri: str, own: list[str], names: Collection[str]) -> Iterator[pa.Re
     next(rows, None)
     while batch := [_fitted(row, len(own), line) for line, row in islice(rows, at_once)]:
         columns = list(zip(*batch))
-        yield header.batch(partial(_column, columns), names)
+        yield header.batch(partial(_column, columns), names, len(batch))
 
 
 def _column(columns: list[tuple[str, ...]], place: int) -> pa.Array:

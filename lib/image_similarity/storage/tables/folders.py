@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from image_similarity.storage import blobs, timeouts
 from image_similarity.storage.tables import csv_files, json_files, parquet_files
-from image_similarity.storage.tables.table import Table
+from image_similarity.storage.tables.table import Table, rows_of
 
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 """Extensions, and how files with them are read."""
@@ -114,7 +114,6 @@ def _partition(path: str) -> dict[str, str | None]:
 def _joined(
     opened: Sequence[tuple[Part, Table]], read_seconds: float, names: Collection[str]
 ) -> Iterator[pa.RecordBatch]:
-    schema = pa.schema([(name, pa.string()) for name in names])
     for part, table in opened:
         batches = table.batches(frozenset(names))  # of thousands, perhaps
         while True:
@@ -126,7 +125,7 @@ def _joined(
             texts = {key: pa.scalar(text, pa.string()) for key, text in part.partition.items()}
             columns |= {key: pa.repeat(text, len(batch)) for key, text in texts.items()}
             missing = pa.nulls(len(batch), pa.string())
-            yield pa.RecordBatch.from_arrays([columns.get(name, missing) for name in names], schema=schema)
+            yield rows_of({name: columns.get(name, missing) for name in names}, len(batch))
 
 
 def _listed(names: Sequence[str]) -> str:

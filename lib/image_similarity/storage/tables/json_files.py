@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from image_similarity.storage.tables import text
-from image_similarity.storage.tables.table import Header, Table, batch_rows
+from image_similarity.storage.tables.table import Header, Table, batch_rows, rows_of
 
 _PIECE = 1 << 20
 _BETWEEN = re.compile(r"[\s,]*")
@@ -39,8 +39,7 @@ def _batches(uri: str, own: list[str], names: Collection[str]) -> Iterator[pa.Re
     wanted = [name for name in own if name in names]
     records = _records(uri)
     while batch := list(islice(records, batch_rows(len(wanted)))):
-        columns = [text.cells([_cell(record.get(name)) for record in batch]) for name in wanted]
-        yield pa.RecordBatch.from_arrays(columns, names=wanted)
+        yield rows_of({name: text.cells([_cell(record.get(name)) for record in batch]) for name in wanted}, len(batch))
 
 
 def _cell(value: Any) -> str | None:

@@ -36,7 +36,7 @@ def _batches(uri: str, own: list[str], names: Collection[str]) -> Iterator[pa.Re
         header: Header | None = None
         for batch in pq.ParquetFile(file).iter_batches(batch_rows(len(wanted)), columns=wanted):
             header = header or Header(batch.schema.names)
-            yield header.batch(partial(_column, batch), names)
+            yield header.batch(partial(_column, batch), names, batch.num_rows)
 
 
 def _column(batch: pa.RecordBatch, place: int) -> pa.Array:

@@ -1,6 +1,6 @@
 """What a table is to those who read it."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -9,7 +9,7 @@ _BATCH_ROWS = 16_384
 _BATCH_CELLS = 1 << 20
 
 Batches = Callable[[Collection[str]], Iterator[pa.RecordBatch]]
-"""Names of columns -> rows with those of the columns that are there, as strings."""
+"""Names of columns -> all rows, with those of the columns that are there, as strings. None may be there."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,13 @@ def batch_rows(columns: int) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_CELLS // max(1, columns)))
 
 
+def rows_of(columns: Mapping[str, pa.Array], count: int) -> pa.RecordBatch:
+    """``count`` rows of ``columns``. Arrow takes the number from the columns, and there may be none."""
+    if not columns:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * count, pa.struct([])))
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
 def check_spelling(name: str, columns: Iterable[str]) -> None:
     """Raise ``ValueError`` if one of ``columns`` is ``name`` but for capitals and spaces around it."""
     alike = [column for column in columns if column != name and column.strip().lower() == name.strip().lower()]
@@ -77,8 +84,8 @@ class Header:
         self.names = list(self._places)
         self.notes = [] if all(names) else ["left out are columns without a name"]
 
-    def batch(self, column: Callable[[int], pa.Array], names: Collection[str]) -> pa.RecordBatch:
-        """The columns ``names`` of some rows; ``column`` gives that at a place.
+    def batch(self, column: Callable[[int], pa.Array], names: Collection[str], count: int) -> pa.RecordBatch:
+        """The columns ``names`` of ``count`` rows; ``column`` gives that at a place.
 
         Raises ``ValueError`` if two columns of one name have values, in these rows or in earlier ones.
         """
@@ -87,7 +94,7 @@ class Header:
             for name, places in self._places.items()
             if name in names
         }
-        return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+        return rows_of(arrays, count)
 
     def _only_filled(self, name: str, columns: list[tuple[int, pa.Array]]) -> pa.Array:
         if len(columns) == 1:
