@@ -303,7 +303,7 @@ def test_an_answer_that_got_lost_is_no_failure(spark: SparkSession) -> None:
 
 
 def test_a_task_that_is_tried_again_finds_what_it_fetched(server: Server, tmp_path: Path) -> None:
-    options = stage.Options(str(tmp_path), False, (), HttpSettings(private_addresses=True), 100_000, 60)
+    options = stage.Options(str(tmp_path), False, (), HttpSettings(private_addresses=True), 100_000, 100_000, 60)
     arguments = (f"{server.address}/good.png", "good", stage.FETCH, None, None, None)
     first = stage._Fetcher(options, {}).result(*arguments)
     again = stage._Fetcher(options, stage._pictures(str(tmp_path))).result(*arguments)

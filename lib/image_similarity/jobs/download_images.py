@@ -106,6 +106,7 @@ def _options(job: Job) -> Options:
         retried=tuple(stage.FAILURE_REASONS) if retried == ALL else (retried,) if retried else (),
         http=job.settings.http,
         max_bytes=job.settings.embeddings.max_bytes,
+        fetch_bytes=job.settings.embeddings.fetch_bytes,
         read_seconds=job.settings.embeddings.read_seconds,
     )
 

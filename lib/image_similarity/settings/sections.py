@@ -102,8 +102,8 @@ class EmbeddingsSettings(Section):
     """Larger files are refused, and no more than this of them is read."""
 
     fetch_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
-    """Most bytes of files that a task holds at once, until they are decoded. Threads wait with files that do not fit. A
-    file that is larger goes alone. There is a task for each core."""
+    """Most bytes of files that a task holds at once, until they are decoded; in ``download_images``, until they are
+    stored. Threads wait with files that do not fit. A file that is larger goes alone. There is a task for each core."""
 
 
 class NeighboursSettings(Section):

@@ -1,7 +1,11 @@
 """The bytes of an image at a URI, or `Unreadable` with the reason. Workers of all stages that open images use it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from image_similarity.errors import Unreadable
 from image_similarity.storage import blobs, http_client, timeouts, uris
+from image_similarity.storage.budget import ByteBudget
 from image_similarity.storage.http_connections import HttpOptions
 
 FETCH_REASONS = {
@@ -18,6 +22,15 @@ FETCH_REASONS = {
     "too_many_redirects": "redirects lead in a circle, or on and on",
     "private_address": "the host is not on the public internet (http.private_addresses)",
 }
+
+
+@contextmanager
+def fetched(
+    uri: str, budget: ByteBudget, max_bytes: int, http: HttpOptions, read_seconds: float, expected: int | None = None
+) -> Iterator[bytes]:
+    """As `fetch`; ``budget`` holds the bytes to the end of the context. ``expected``: their number, if it is known."""
+    with budget.reading(lambda size: fetch(uri, size, http, read_seconds), max_bytes, expected) as content:
+        yield content
 
 
 def fetch(uri: str, max_bytes: int, http: HttpOptions, read_seconds: float) -> bytes:

@@ -18,6 +18,7 @@ from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import is_retry, task_count, watched
 from image_similarity.settings import Settings
 from image_similarity.storage import blobs, fetch
+from image_similarity.storage.budget import ByteBudget
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -93,9 +94,10 @@ def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[
             ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool,
         ):
             shrink = watched(embeddings.decode_seconds, thumbnails_of)
+            budget = ByteBudget(embeddings.fetch_bytes, embeddings.decode_threads)
             for batch in batches:
                 rows = list(
-                    pool.map(lambda row: _make_one(row, attribute, settings, folder, shrink), batch.to_pylist())
+                    pool.map(lambda row: _make_one(row, attribute, settings, folder, budget, shrink), batch.to_pylist())
                 )
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
 
@@ -103,7 +105,7 @@ def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[
 
 
 def _make_one(
-    row: dict[str, Any], attribute: str | None, settings: Settings, folder: str, shrink: Shrink
+    row: dict[str, Any], attribute: str | None, settings: Settings, folder: str, budget: ByteBudget, shrink: Shrink
 ) -> dict[str, Any]:
     attributes = dict(row["attributes"] or ())
     label = attributes.get(attribute, "") if attribute is not None else ""
@@ -118,7 +120,7 @@ def _make_one(
         "label": label if label.strip(" ") else None,
         "link": captions.link(row["uri"] or ""),
     }
-    return {**card, **_picture(row["image_id"], row["uri"], settings, folder, shrink)}
+    return {**card, **_picture(row["image_id"], row["uri"], settings, folder, budget, shrink)}
 
 
 def _name(image_id: str) -> str:
@@ -126,13 +128,15 @@ def _name(image_id: str) -> str:
     return hashlib.sha256(image_id.encode()).hexdigest()[:32]
 
 
-def _picture(image_id: str, uri: str | None, settings: Settings, folder: str, shrink: Shrink) -> dict[str, Any]:
+def _picture(
+    image_id: str, uri: str | None, settings: Settings, folder: str, budget: ByteBudget, shrink: Shrink
+) -> dict[str, Any]:
+    max_bytes, read_seconds = settings.embeddings.max_bytes, settings.embeddings.read_seconds
     try:
         if uri is None:
             raise Unreadable("not_found", "the manifest does not say where it is")
-        embeddings = settings.embeddings
-        content = fetch.fetch(uri, embeddings.max_bytes, settings.http, embeddings.read_seconds)
-        thumbnail = shrink(content).small
+        with fetch.fetched(uri, budget, max_bytes, settings.http, read_seconds) as content:
+            thumbnail = shrink(content).small
     except Unreadable as error:
         return {"reason": error.reason}
     path = f"{FOLDER}/{_name(image_id)}.webp"

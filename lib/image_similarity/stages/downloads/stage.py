@@ -33,6 +33,8 @@ from image_similarity.runtime.tasks import by_host
 from image_similarity.settings import HttpSettings
 from image_similarity.storage import blobs, fetch, http_client, timeouts, uris
 from image_similarity.storage.blobs import FileStatus
+from image_similarity.storage.budget import ByteBudget
+from image_similarity.storage.http_client import Answer
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.workspace import Workspace
 
@@ -71,6 +73,7 @@ FILE_TYPES = {
 
 _VERSION = ("content_sha256", "etag", "last_modified")
 _SECONDS_BETWEEN_TALLIES = 2.0
+_PIECE = 1 << 20
 _RESULT = (
     "outcome string, uri string, size_bytes long, content_sha256 string, etag string, last_modified string, "
     "reason string, detail string"
@@ -97,6 +100,8 @@ class Options:
     """The reasons of permanent failures that are retried."""
     http: HttpSettings
     max_bytes: int
+    fetch_bytes: int
+    """Bytes of files that the threads of a task hold at once."""
     read_seconds: float
 
 
@@ -331,6 +336,7 @@ class _Fetcher:
 
     def __init__(self, options: Options, present: dict[str, FileStatus]):
         self._options, self._present = options, present
+        self._budget = ByteBudget(options.fetch_bytes, options.http.connections_per_host)
         # Only the first bytes of pictures are read here, so their claimed size does not matter.
         decoding.prepare_process(sys.maxsize)
         Image.init()  # all formats must be registered before some can be named
@@ -341,27 +347,38 @@ class _Fetcher:
         try:
             if file is None and name in self._present:
                 file = self._present[name].uri
-                return _row(outcome=FETCHED, uri=file, **_facts(self._read(file)))
-            answer = http_client.get(address, self._options.max_bytes, self._options.http, etag, last_modified)
-            if answer.content is None:
-                version = answer.etag or etag, answer.last_modified or last_modified
-                return _row(outcome=UNCHANGED, uri=file, etag=version[0], last_modified=version[1])
-            extension, content_type = _file_type(answer.content)
-            is_known = action == RECHECK and file is not None and self._read(file) == answer.content
+                return _row(outcome=FETCHED, uri=file, **self._facts_of(file))
+
+            def asked(size: int) -> Answer:
+                return http_client.get(address, size, self._options.http, etag, last_modified)
+
+            with self._budget.reading(asked, self._options.max_bytes) as answer:
+                if answer.content is not None:
+                    return self._stored(answer, answer.content, name, action, file)
+            version = answer.etag or etag, answer.last_modified or last_modified
+            return _row(outcome=UNCHANGED, uri=file, etag=version[0], last_modified=version[1])
         except Unreadable as error:
             return self._refused(error, action, file, etag, last_modified)
-        facts = {**_facts(answer.content), "etag": answer.etag, "last_modified": answer.last_modified}
-        if is_known:
-            return _row(outcome=UNCHANGED, uri=file, **facts)
+
+    def _stored(self, answer: Answer, content: bytes, name: str, action: str, file: str | None) -> dict[str, Any]:
+        extension, content_type = _file_type(content)
+        facts = _facts(io.BytesIO(content))
+        versions = {"etag": answer.etag, "last_modified": answer.last_modified}
+        if action == RECHECK and file is not None and self._facts_of(file) == facts:
+            return _row(outcome=UNCHANGED, uri=file, **facts, **versions)
         uri = uris.join(self._options.folder, f"{name}.{extension}")
-        blobs.write(uri, answer.content, content_type)
+        blobs.write(uri, content, content_type)
         if file is not None and file != uri:
             blobs.delete(file)
-        return _row(outcome=FETCHED, uri=uri, **facts)
+        return _row(outcome=FETCHED, uri=uri, **facts, **versions)
 
-    def _read(self, file: str) -> bytes:
+    def _facts_of(self, file: str) -> dict[str, Any]:
+        def read() -> dict[str, Any]:
+            with blobs.open_stream(file) as stream:
+                return _facts(stream)
+
         try:
-            return timeouts.one_of_many(self._options.read_seconds, blobs.read, file)
+            return timeouts.one_of_many(self._options.read_seconds, read)
         except OSError as error:
             reason = "timeout" if isinstance(error, TimeoutError) else "io_error"
             raise Unreadable(reason, f"{file}: {error}") from None
@@ -381,8 +398,13 @@ def _row(**values: Any) -> dict[str, Any]:
     return {**dict.fromkeys(_RESULT_NAMES), **values}
 
 
-def _facts(content: bytes) -> dict[str, Any]:
-    return {"size_bytes": len(content), "content_sha256": hashlib.sha256(content).hexdigest()}
+def _facts(stream: Any) -> dict[str, Any]:
+    """Size and sha256 of what is left of a binary file. A piece of it is in memory at a time."""
+    size, digest = 0, hashlib.sha256()
+    while piece := stream.read(_PIECE):
+        size += len(piece)
+        digest.update(piece)
+    return {"size_bytes": size, "content_sha256": digest.hexdigest()}
 
 
 def _file_type(content: bytes) -> tuple[str, str]:

@@ -26,10 +26,10 @@ from image_similarity.runtime import devices
 from image_similarity.runtime.devices import CPU, Devices
 from image_similarity.runtime.tasks import is_retry, shipped, watched
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
-from image_similarity.stages.embeddings.budget import ByteBudget
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
 from image_similarity.stages.embeddings.known import KnownContents
 from image_similarity.storage import fetch
+from image_similarity.storage.budget import ByteBudget
 
 RESULT = "content_sha256 string, reason string, detail string, embedded_on array<string>, refused array<string>"
 """The outcome of an image: its content, why it is unreadable, and by fingerprint the device that embedded it or why its
@@ -196,7 +196,7 @@ class Embedder:
         self._loaded, self._settings, self._http, self._isolated = list(loaded), settings, http, isolated
         self._batch_size = max(item.fingerprint.batch for item in loaded)
         self._decoders = threading.Semaphore(settings.decode_threads)
-        self._budget = ByteBudget(settings.fetch_bytes)
+        self._budget = ByteBudget(settings.fetch_bytes, settings.fetch_threads)
         decoding.prepare_process(settings.max_pixels)
 
     def results(self, rows: Iterator[_Row]) -> Iterator[pd.DataFrame]:
@@ -241,26 +241,14 @@ class Embedder:
         return image
 
     def _take_in(self, image: _Image) -> None:
-        """Fetches and decodes ``image``. Its bytes are held as long as that takes.
-
-        They are asked for before the fetch, so that no server and no clock waits meanwhile. A file that turns out to be
-        larger than expected is fetched again, with room for the largest that is allowed.
-        """
-        largest = self._settings.max_bytes
-        expected = image.row.size_bytes
-        if expected == _UNKNOWN_SIZE:
-            expected = self._settings.fetch_bytes // self._settings.fetch_threads
-        for size in sorted({min(expected, largest), largest}):
-            with self._budget.holding(size):
-                try:
-                    content = fetch.fetch(image.row.uri, size, self._http, self._settings.read_seconds)
-                except Unreadable as error:
-                    if error.reason == "too_many_bytes" and size < largest:
-                        continue
-                    raise
-                image.content_sha256 = hashlib.sha256(content).hexdigest()
-                self._decode(image, content)
-                return
+        """Fetches and decodes ``image``. Its bytes are held as long as that takes."""
+        settings = self._settings
+        expected = None if image.row.size_bytes == _UNKNOWN_SIZE else image.row.size_bytes
+        with fetch.fetched(
+            image.row.uri, self._budget, settings.max_bytes, self._http, settings.read_seconds, expected
+        ) as content:
+            image.content_sha256 = hashlib.sha256(content).hexdigest()
+            self._decode(image, content)
 
     def _decode(self, image: _Image, content: bytes) -> None:
         """Decodes ``content`` once for all fingerprints that need it at the same size, and frames it for each."""

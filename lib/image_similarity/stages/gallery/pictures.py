@@ -17,6 +17,7 @@ from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import is_retry, task_count, watched
 from image_similarity.settings import Settings
 from image_similarity.storage import blobs, fetch, uris
+from image_similarity.storage.budget import ByteBudget
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -117,26 +118,29 @@ def _maker(gallery: str, settings: Settings) -> Callable[[Batches], Batches]:
             ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool,
         ):
             shrink = watched(embeddings.decode_seconds, thumbnails_of)
+            budget = ByteBudget(embeddings.fetch_bytes, embeddings.decode_threads)
             for batch in batches:
-                rows = list(pool.map(lambda row: _make_one(row, gallery, settings, shrink), batch.to_pylist()))
+                rows = list(pool.map(lambda row: _make_one(row, gallery, settings, budget, shrink), batch.to_pylist()))
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
 
     return make_all
 
 
-def _make_one(row: dict[str, Any], gallery: str, settings: Settings, shrink: Shrink) -> dict[str, Any]:
+def _make_one(
+    row: dict[str, Any], gallery: str, settings: Settings, budget: ByteBudget, shrink: Shrink
+) -> dict[str, Any]:
     """One row of the inventory. A picture whose files exist is not made again."""
     picture = row["picture"]
     if size := _known_size(gallery, picture, (row["width"], row["height"])):
         return {"picture": picture, "width": size[0], "height": size[1], "made": False}
     failure = Unreadable("not_found", "the manifest does not say where it is")
+    max_bytes, read_seconds = settings.embeddings.max_bytes, settings.embeddings.read_seconds
     for uri in row["uris"]:
         try:
-            embeddings = settings.embeddings
-            content = fetch.fetch(uri, embeddings.max_bytes, settings.http, embeddings.read_seconds)
-            if row["content_sha256"] not in (None, hashlib.sha256(content).hexdigest()):
-                raise Unreadable("changed", "since it was embedded: run embed_images again")
-            thumbnail = shrink(content)
+            with fetch.fetched(uri, budget, max_bytes, settings.http, read_seconds) as content:
+                if row["content_sha256"] not in (None, hashlib.sha256(content).hexdigest()):
+                    raise Unreadable("changed", "since it was embedded: run embed_images again")
+                thumbnail = shrink(content)
         except Unreadable as error:
             failure = error
             continue
