@@ -135,3 +135,36 @@ def test_a_dry_run_may_look_at_what_it_cannot_write(place: Path, monkeypatch: py
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
     assert main(build_manifest, ["--warehouse", "w", "--images", "pictures", "--dry-run"]) == 1
+
+
+LONE = {
+    "abfss://c@a.dfs.core.windows.net/w": True,
+    "abfs://c@a/w": True,
+    "webhdfs://h/w": True,
+    "oss://b/w": True,
+    "hdfs://h/w": False,
+    "viewfs://h/w": False,
+    "s3a://b/w": False,
+    "s3://b/w": False,
+    "gs://b/w": False,
+    "w": False,
+    "file:///w": False,
+}
+"""URI -> whether only one job at a time may publish there."""
+
+
+@pytest.mark.parametrize("uri", LONE)
+def test_stores_for_one_publisher_at_a_time_are_told(uri: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Once, before Spark is started; not by a dry run, which publishes nothing."""
+
+    def told(*arguments: str) -> int:
+        assert main(render_gallery, arguments) == 1
+        printed: str = capsys.readouterr().out
+        return printed.count("run one job at a time there")
+
+    monkeypatch.setattr(render_gallery, "check_early", lambda *_: None)
+    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
+    assert told("--warehouse", uri, "--gallery", "g") == LONE[uri]
+    assert told("--warehouse", "w", "--gallery", uri) == LONE[uri]
+    assert told("--warehouse", uri, "--gallery", uri) == LONE[uri], "one line for both"
+    assert told("--warehouse", uri, "--gallery", uri, "--dry-run") == 0

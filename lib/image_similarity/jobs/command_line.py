@@ -280,6 +280,8 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
         try:
             loaded = _settings(job, arguments)
             _check_early(job, arguments, loaded)
+            if not arguments.dry_run:
+                early.note_lone_publishers(_published_folders(arguments))
             with _session(name, session) as used, shutdown.interruptible(used):
                 environment.check_names(used, [arguments.warehouse])
                 warehouse = Warehouse(used, arguments.warehouse)
@@ -323,6 +325,12 @@ def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> N
     if arguments.run_id is not None and (published is None or early.has_label(published, arguments.run_id)):
         return  # what the label has published is not done again, whatever became of its input
     job.check_early(arguments, loaded)
+
+
+def _published_folders(arguments: argparse.Namespace) -> dict[str, str]:
+    """flag -> URI of the folders that the job publishes in."""
+    flags = ("warehouse", "gallery", "report")
+    return {f"--{flag}": uri for flag in flags if (uri := getattr(arguments, flag, None)) is not None}
 
 
 @contextmanager

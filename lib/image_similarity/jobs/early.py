@@ -1,9 +1,11 @@
 """What is seen before Spark is started, which takes seconds: places on this machine, and what is published there."""
 
 import os
+from collections.abc import Mapping
 
 from image_similarity.errors import WrongInput, did_you_mean, listed
-from image_similarity.storage import uris
+from image_similarity.reporting import note, printable
+from image_similarity.storage import filesystems, uris
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
 
 
@@ -21,6 +23,16 @@ def check_folder(flag: str, uri: str, dry_run: bool) -> None:
         raise WrongInput(f"{flag} {uri}: {folder} is a file; name a folder")
     if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
         raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
+
+
+def note_lone_publishers(folders: Mapping[str, str]) -> None:
+    """Says, in one line, which of ``folders`` (flag -> URI) are in stores where only one job at a time may publish."""
+    lone = [f"{flag} {printable(uri)}" for flag, uri in folders.items() if not filesystems.has_compare_and_swap(uri)]
+    if lone:
+        note(
+            f"{' and '.join(lone)}: run one job at a time there. Such stores replace a file in several steps, so that "
+            'of two jobs which publish at once one may undo the other ("Several jobs at once" in docs/operations.md)'
+        )
 
 
 def has_label(published: Snapshot, label: str) -> bool:

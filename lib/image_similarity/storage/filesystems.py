@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 OBJECT_STORES = ("s3", "gs")
+HDFS = ("hdfs", "viewfs")
+"""Schemes of Hadoop whose renames are one step. ``viewfs`` may mount other stores, which its addresses do not tell."""
+
+
+def has_compare_and_swap(uri: str) -> bool:
+    """Whether several jobs may publish below ``uri`` at once, as far as its scheme tells."""
+    return uris.is_local(uri) or uris.scheme_of(uri) in (*OBJECT_STORES, *HDFS)
 
 
 def files_of(uri: str, spark: "SparkSession | None" = None) -> Files:
