@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = "image_similarity.zip"
 ENVIRONMENT = "environment.tar.gz"
+DOCKERFILE = "Dockerfile"
 _NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc")
 _UNNEEDED = ("site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "tkinter", "config-*")
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # of files in the zip, so that the same source makes the same bytes
@@ -37,7 +38,7 @@ def package(into: Path) -> None:
     for name in ("jobs", "conf"):
         shutil.rmtree(into / name, ignore_errors=True)
         shutil.copytree(ROOT / name, into / name, ignore=_NOT_SHIPPED)
-    shutil.copy(ROOT / "conf" / "Dockerfile", into)
+    os.replace(into / "conf" / DOCKERFILE, into / DOCKERFILE)  # one alone, where docker looks for it
     shutil.copy(ROOT / "constraints.txt", into)
     (into / "requirements.txt").write_text("".join(f"{wanted}\n" for wanted in _requirements()))
     _zip_library(into / LIBRARY)

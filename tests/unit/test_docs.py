@@ -137,6 +137,54 @@ def _commands(job: str) -> list[str]:
     return re.findall(rf"(?<!benchmarks/)\b{job}\.py ([^\n`]*)", joined)
 
 
+def _typed(text: str) -> list[str]:
+    """The commands of a page that start a script or module of ours with arguments: lines of code, and code in
+    sentences.
+    """
+    joined = re.sub(r"\\\n\s*", " ", FENCED.sub("", text))
+    lines = re.findall(r"^ {4,}(.*)$", joined, re.MULTILINE)
+    sentences = "\n".join(line for line in joined.splitlines() if not line.startswith("    "))
+    spans = (re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", sentences))
+    return [code for code in (*lines, *spans) if re.search(r"\.py +[^\s#|]|-m image_similarity\b", code)]
+
+
+def _is_runnable(command: str) -> bool:
+    """Whether ``command`` can be typed as it is: in the project's folder, or by spark-submit from ``dist/``."""
+    if started := re.search(r"(?:^|[\s(])\.venv/bin/python (?:-m image_similarity\b|(\S+\.py)\b)", command):
+        return started[1] is None or (ROOT / started[1]).is_file()
+    submitted = re.match(r"spark-submit (?:.* )?(?:local:///opt/image-similarity/)?(jobs/\w+\.py) ", command)
+    return submitted is not None and (ROOT / submitted[1]).is_file()
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_command_runs_as_it_is_printed(page: str) -> None:
+    assert [command for command in _typed(TEXTS[page]) if not _is_runnable(command)] == []
+
+
+def test_commands_that_do_not_run_are_seen() -> None:
+    good = [
+        ".venv/bin/python jobs/run_pipeline.py --images URI",
+        "make && .venv/bin/python -m image_similarity.jobs.run_pipeline",
+        "spark-submit --master yarn jobs/run_pipeline.py --images URI",
+        "spark-submit local:///opt/image-similarity/jobs/run_pipeline.py --images URI",
+    ]
+    bad = [
+        "run_pipeline.py --images URI",
+        "jobs/run_pipeline.py --images URI",
+        "python jobs/run_pipeline.py --images URI",
+        ".venv/bin/python jobs/run_pipelines.py --images URI",
+        "python -m image_similarity.jobs.run_pipeline",
+        "spark-submit run_pipeline.py --images URI",
+    ]
+    for code in ("    {}", "Type `{}`.", "- Type\n\n      {}"):
+        commands = [code.format(command) for command in (*good, *bad)]
+        assert [[_is_runnable(typed) for typed in _typed(text)] for text in commands] == [[True]] * 4 + [[False]] * 6
+    assert _typed("`clean_warehouse.py` does it.\n\n    spark-submit --master yarn \\\n        jobs/a.py b") == [
+        "spark-submit --master yarn  jobs/a.py b"
+    ]
+    assert len([command for text in TEXTS.values() for command in _typed(text)]) > 30
+
+
 def test_every_common_flag_is_told() -> None:
     jobs = TEXTS["docs/jobs.md"]
     told = jobs[jobs.index("Every job takes") : jobs.index("| exit code |")]

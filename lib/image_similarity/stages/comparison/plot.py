@@ -23,7 +23,7 @@ _DARK = 0.55
 def check_installed() -> None:
     """Raise ``WrongInput`` where matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise WrongInput("the plot needs matplotlib: pip install 'image-similarity[plots]'")
+        raise WrongInput("the plot needs matplotlib: pip install matplotlib")
 
 
 def draw(comparison: Comparison, measured: Sequence[Measured]) -> bytes:
