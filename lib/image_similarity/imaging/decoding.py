@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import jpeg2000, png, tiff
+from image_similarity.imaging import jpeg, jpeg2000, png, tiff
 
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
@@ -98,6 +98,16 @@ def decode(content: bytes, max_pixels: int, at_least: int | None = None, waiting
         return Picture(_pixels(image), *image.info[WHOLE_SIZE])
 
 
+def format_of(content: bytes) -> str:
+    """Pillow's name of the format of ``content``, one of `FORMATS` or MPO, by its beginning.
+
+    Raises `Unreadable`, or whatever else Pillow raises, if it is none.
+    """
+    Image.init()  # registers all formats, so that `formats` may name them; a second call does nothing
+    with Image.open(io.BytesIO(jpeg.without_large_exif(content)), formats=FORMATS) as image:
+        return str(image.format)
+
+
 @contextmanager
 def open_upright(
     content: bytes, max_pixels: int, at_least: int | None = None, waiting: Waiting = nullcontext
@@ -133,6 +143,7 @@ def _opened(content: bytes, max_pixels: int, at_least: int | None, waiting: Wait
     """See `open_upright`. ``turn`` holds the picture's turn to be decoded. Raises whatever Pillow raises."""
     tiff.check_claims(content)
     jpeg2000.check_blocks(content)
+    content = jpeg.without_large_exif(content)
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         _check_size(image, max_pixels)
         if image.format == "PNG":

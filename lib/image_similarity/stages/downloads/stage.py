@@ -20,7 +20,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from pyspark import TaskContext
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
@@ -339,7 +338,6 @@ class _Fetcher:
         self._budget = ByteBudget(options.fetch_bytes, options.http.connections_per_host)
         # Only the first bytes of pictures are read here, so their claimed size does not matter.
         decoding.prepare_process(sys.maxsize)
-        Image.init()  # all formats must be registered before some can be named
 
     def result(
         self, address: str, name: str, action: str, file: str | None, etag: str | None, last_modified: str | None
@@ -415,7 +413,6 @@ def _file_type(content: bytes) -> tuple[str, str]:
     if not content:
         raise Unreadable("empty", "0 bytes")
     try:
-        with Image.open(io.BytesIO(content), formats=decoding.FORMATS) as image:
-            return FILE_TYPES[str(image.format)]
+        return FILE_TYPES[decoding.format_of(content)]
     except Exception:  # Pillow raises errors of nearly any class
         raise Unreadable("not_an_image", f"it begins with {content[:40]!r}") from None
