@@ -86,8 +86,8 @@ class EmbeddingsSettings(Section):
     ``[http]`` has its own limits."""
 
     decode_seconds: Annotated[float, Field(gt=0)] = 120.0
-    """Longest time to decode an image, in seconds. Then its worker is ended, and the task is tried again with each
-    image decoded in a child process. There the image is given up after as long."""
+    """Longest time to decode an image, in seconds, without its wait for other images. Then its worker is ended, and
+    the task is tried again with each image decoded in a child process. There the image is given up after as long."""
 
     decode_bytes: Annotated[int, Field(ge=2**28)] = 4 * 2**30
     """Address space in bytes of the child process that decodes images after a worker died while decoding. Pictures of
