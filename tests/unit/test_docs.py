@@ -183,6 +183,7 @@ def test_commands_that_do_not_run_are_seen() -> None:
         "spark-submit --master yarn  jobs/a.py b"
     ]
     assert len([command for text in TEXTS.values() for command in _typed(text)]) > 30
+    assert any("jobs/run_pipeline.py --images" in command for command in _typed(TEXTS["README.md"]))
 
 
 def test_every_common_flag_is_told() -> None:
