@@ -323,6 +323,8 @@ def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> N
     if arguments.run_id is not None and (published is None or early.has_label(published, arguments.run_id)):
         return  # what the label has published is not done again, whatever became of its input
     job.check_early(arguments, loaded)
+    places = ("warehouse", "gallery", "report")
+    early.check_room(arguments.dry_run, **{flag: getattr(arguments, flag, None) for flag in places})
 
 
 @contextmanager

@@ -1,10 +1,19 @@
 """What is seen before Spark is started, which takes seconds: places on this machine, and what is published there."""
 
 import os
+from dataclasses import dataclass
 
-from image_similarity.errors import WrongInput, did_you_mean, listed
-from image_similarity.storage import uris
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from image_similarity.errors import WrongInput, did_you_mean, listed, what_is
+from image_similarity.runtime import session
+from image_similarity.storage import disk_space, uris
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
+
+LEAST_ROOM = 4 * 2**20
+"""Bytes. The smallest run writes about 1 MiB: tables, its record, views, Spark's own files. On a disk with less room it
+would begin, and fail in the middle."""
 
 
 def check_folder(flag: str, uri: str, dry_run: bool) -> None:
@@ -14,13 +23,25 @@ def check_folder(flag: str, uri: str, dry_run: bool) -> None:
     """
     if not uris.is_local(uri):
         return
-    folder = uris.absolute(uri)
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
+    folder = disk_space.existing(uris.absolute(uri))
     if not os.path.isdir(folder):
-        raise WrongInput(f"{flag} {uri}: {folder} is a file; name a folder")
+        raise WrongInput(f"{flag} {uri}: {folder} is {what_is(folder)}; name a folder")
     if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
         raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
+
+
+def check_room(dry_run: bool, **folders: str | None) -> None:
+    """Raises ``JobFailed`` where the disk of one of ``folders`` (flag -> URI, or None), or of Spark's own, is full.
+
+    Only folders on this machine are looked at. Nothing is written under ``--dry-run``.
+    """
+    if dry_run:
+        return
+    local = {flag: uris.absolute(uri) for flag, uri in folders.items() if uri is not None and uris.is_local(uri)}
+    needs = [disk_space.Need(f"--{flag}", folder, LEAST_ROOM) for flag, folder in local.items()]
+    needs += [disk_space.Need("spark.local.dir", folder, LEAST_ROOM) for folder in session.scratch_folders()]
+    for need in needs:  # one by one: what several need on one disk is no more than this
+        disk_space.check("any run", [need])
 
 
 def has_label(published: Snapshot, label: str) -> bool:
@@ -44,3 +65,38 @@ def runs_of(published: Snapshot, table: str, slot: str, job: str) -> list[str]:
         advice = did_you_mean(slot, slots) or f": {'name one by --fingerprint, or ' if slots else ''}run {job} first"
         raise WrongInput(f"no {table} {slot!r} in {published.uri} (published: {listed(slots)}){advice}")
     return runs
+
+
+@dataclass(frozen=True)
+class PublishedVectors:
+    """What the footers of Parquet files tell of a fingerprint's published vectors."""
+
+    images: int
+    contents: int
+    dimensions: int
+
+
+def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None:
+    """The published vectors of ``fingerprint``; None if there are none, or files cannot be read: the job says why."""
+    try:
+        embeddings = published.dataset("embeddings", fingerprint)
+        first = embeddings.head(1, columns=["fingerprint_key"]).to_pylist()
+        footers = _footers(published, "vectors", first[0]["fingerprint_key"]) if first else []
+        lengths = [length for footer in footers if (length := _list_length(footer, "embedding"))]
+        if not lengths:
+            return None
+        return PublishedVectors(embeddings.count_rows(), sum(footer.num_rows for footer in footers), lengths[0])
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _footers(published: Snapshot, table: str, slot: str) -> list[pq.FileMetaData]:
+    return [fragment.metadata for fragment in published.dataset(table, slot).get_fragments() if fragment.count_rows()]
+
+
+def _list_length(footer: pq.FileMetaData, column: str) -> int:
+    """The length of the lists in ``column`` of a file with rows, which are of equal length."""
+    group = footer.row_group(0)
+    columns = (group.column(number) for number in range(group.num_columns))
+    values: int = sum(part.num_values for part in columns if part.path_in_schema.partition(".")[0] == column)
+    return int(values) // int(group.num_rows)

@@ -1,10 +1,11 @@
 """Prepares declared fingerprints on the driver: resolves and checks their weights, and saves files for the workers."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from image_similarity.errors import WrongInput
 from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
@@ -19,6 +20,9 @@ from image_similarity.settings import (
     Settings,
 )
 from image_similarity.stages.embeddings import local_weights
+
+if TYPE_CHECKING:
+    from image_similarity.fingerprints.hog import OrientedGradients
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,28 @@ def described(declared: FingerprintSettings) -> str:
     if isinstance(declared, PcaSettings):
         return f"{declared.dimensions} principal components of {declared.base}"
     if isinstance(declared, NetworkSettings):
-        layer, _ = _layer_and_pooling(declared)
+        layer, _ = layer_and_pooling(declared)
         return f"{declared.network} {layer}, weights {' or '.join(declared.weights)}"
     if isinstance(declared, ExportedSettings):
         return f"the program {' or '.join(declared.weights)}"
     return declared.kind
+
+
+def vector_length(declared: FingerprintSettings) -> int | None:
+    """Values of a vector; None for a program, which would have to be run. Raises ``FingerprintError`` for a layer that
+    is not there.
+    """
+    if isinstance(declared, PcaSettings):
+        return declared.dimensions
+    if isinstance(declared, ColourHistogramSettings):
+        return math.prod(declared.bins)
+    if isinstance(declared, HogSettings):
+        return _hog(declared).dimensions
+    if isinstance(declared, NetworkSettings):
+        from image_similarity.fingerprints import networks
+
+        return networks.vector_length(declared.network, *layer_and_pooling(declared))
+    return None
 
 
 def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSettings) -> PreparedFingerprint:
@@ -97,13 +118,16 @@ def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSe
             colour_histogram.described(declared.space, declared.bins, declared.decoding == "scaled")
         )
     if isinstance(declared, HogSettings):
-        from image_similarity.fingerprints import hog
-
-        spec = hog.described(
-            declared.size, declared.orientations, declared.cell, declared.block, declared.decoding == "scaled"
-        )
-        return PreparedFingerprint(spec)
+        return PreparedFingerprint(_hog(declared))
     raise WrongInput(f"fingerprint {name} is made of vectors, not of images")
+
+
+def _hog(declared: HogSettings) -> "OrientedGradients":
+    from image_similarity.fingerprints import hog  # importing scikit-image takes a second
+
+    return hog.described(
+        declared.size, declared.orientations, declared.cell, declared.block, declared.decoding == "scaled"
+    )
 
 
 @contextmanager
@@ -128,7 +152,7 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Prepa
     resolved = weights.resolve(
         declared.network, declared.weights, declared.weights_sha256, declared.seed, cache(), http
     )
-    layer, pooling = _layer_and_pooling(declared)
+    layer, pooling = layer_and_pooling(declared)
     prepared = networks.prepare(
         declared.network,
         layer,
@@ -149,7 +173,7 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Prepa
     )
 
 
-def _layer_and_pooling(declared: NetworkSettings) -> tuple[str, str]:
+def layer_and_pooling(declared: NetworkSettings) -> tuple[str, str]:
     """Those of ``declared``, or the network's own in the place of what is left open."""
     if declared.layer is not None:
         return declared.layer, declared.pooling or "none"
