@@ -15,12 +15,14 @@ from image_similarity.errors import JobFailed
 from image_similarity.jobs import (
     audit_neighbours,
     build_manifest,
+    clean_warehouse,
     command_line,
     compare_fingerprints,
     download_images,
     embed_images,
     find_neighbours,
     render_gallery,
+    restore_runs,
     run_pipeline,
 )
 from image_similarity.jobs.command_line import main
@@ -69,6 +71,50 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         ["--embeddings", "vector.parquet"],
         "no such file or folder; did you mean vectors.parquet?",
     ),
+    "vectors that are no Parquet": (
+        find_neighbours,
+        ["--embeddings", "vectors.parquet"],
+        "--embeddings vectors.parquet: ",
+    ),
+    "vectors in another column": (find_neighbours, ["--embeddings", "own.parquet"], "no column image_id"),
+    "vectors in a pipe": (find_neighbours, ["--embeddings", "pipe"], "this is a named pipe; name a file or folder"),
+    "settings in a pipe": (
+        build_manifest,
+        ["--images", "pictures", "--config", "pipe"],
+        "is a named pipe; name a file",
+    ),
+    "a name of blanks": (build_manifest, ["--images", " "], "--images is empty"),
+    "a name that is too long": (
+        run_pipeline,
+        ["--images", "pictures", "--gallery", "g" * 300, *COLOURS],
+        "File name too long",
+    ),
+    "a gallery on the web": (render_gallery, ["--gallery", "https://h/g"], "nothing can be written to a web address"),
+    "a password in the address of a store": (
+        download_images,
+        ["--catalogue", "urls.csv", "--images", "s3://user:secret@b/k"],
+        "takes no user and password",
+    ),
+    "weights that are a link to themselves": (
+        run_pipeline,
+        ["--images", "pictures", "--network", "squeezenet1_1", "--weights", "loop"],
+        "loop (a link to loop, which leads nowhere",
+    ),
+    "two fingerprints that are alike": (
+        run_pipeline,
+        ["--images", "pictures", "--fingerprint", "hog", "--set", 'fingerprints.edges={kind="hog"}', *COLOURS]
+        + ["--fingerprint", "edges"],
+        "fingerprints hog and edges are declared alike",
+    ),
+    "a projection to more values than there are": (
+        run_pipeline,
+        ["--images", "pictures", "--fingerprint", "more"]
+        + ["--set", 'fingerprints.more={kind="pca",base="colour-histogram",dimensions=300}'],
+        "dimensions is 300, but colour-histogram has vectors of 256 values",
+    ),
+    "nothing to clean": (clean_warehouse, [], "there is no warehouse at"),
+    "nothing to restore": (restore_runs, [], "there is no warehouse at"),
+    "two flags that contradict": (restore_runs, ["--warehouse", "empty", "--rebuild", "--to", "x"], "takes no --to"),
     "nothing to audit": (audit_neighbours, [], "no neighbours 'vgg16-fc2/cosine'"),
     "nothing to show": (render_gallery, ["--gallery", "g"], "no neighbours are published"),
     "nothing to compare": (compare_fingerprints, ["--report", "r"], "no neighbours are published"),
@@ -101,6 +147,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "urls.csv").write_text("url\nhttp://h/a.jpg\n")
     (tmp_path / "latin.csv").write_bytes("uri\nGemälde.jpg\n".encode("latin-1"))
     (tmp_path / "vectors.parquet").touch()
+    pq.write_table(pa.table({"id": ["a"], "embedding": [[1.0]]}), tmp_path / "own.parquet")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command_line, "open_session", lambda name: pytest.fail("Spark was started"))
     return tmp_path
@@ -110,7 +159,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_mistakes_are_told_before_spark_is_started_and_leave_nothing(mistake: str, place: Path, capsys: Any) -> None:
     job, arguments, message = MISTAKES[mistake]
     before = sorted(place.rglob("*"))
-    assert main(job, ["--warehouse", "w", *arguments]) == 2
+    warehouse = [] if "--warehouse" in arguments else ["--warehouse", "w"]
+    assert main(job, [*warehouse, *arguments]) == 2
     told = capsys.readouterr().err
     assert message in told and len(told.strip().splitlines()) == 1
     assert sorted(place.rglob("*")) == before
@@ -248,6 +298,25 @@ def test_what_the_vectors_show_to_be_wrong(place: Path, capsys: Any) -> None:
     assert "audit_queries = 10 are too few" in told_early(find_neighbours, [*COLOURS, *few], 2, capsys)
 
 
+def test_what_the_records_show_to_be_wrong(place: Path, capsys: Any) -> None:
+    compared = {"neighbours": {"similar": 12}}
+    known = record(RUN, "find_neighbours", "hog/cosine", settings=compared, counts={"images": 9_000}, label="night")
+    published = {
+        ("neighbours", "hog/cosine", RUN): rows("neighbours", 1),
+        ("neighbours", "hog/euclidean", RUN + "1"): rows("neighbours", 1),
+    }
+    publish(place, [known], published)
+    for flags, fault in (
+        (["-k", "13"], "-k 13: hog has 12 neighbours of each image"),
+        (["--fingerprint", "hogg"], "no similar neighbours by 'hogg' with cosine distance"),
+        (["--metric", "correlation"], "no similar neighbours with correlation distance"),
+    ):
+        assert fault in told_early(compare_fingerprints, ["--report", "r", *flags], 2, capsys)
+    few = ["--fingerprint", "hog", "--sample", "10"]
+    assert "audit_queries = 10 are too few" in told_early(audit_neighbours, few, 2, capsys)
+    assert "no run in" in told_early(restore_runs, ["--to", "nihgt"], 2, capsys)
+
+
 @pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a link to gone, which is not there"])
 def test_a_warehouse_that_is_no_folder(place: Path, kind: str, capsys: Any) -> None:
     if kind == "a named pipe":
@@ -261,7 +330,7 @@ def test_a_warehouse_that_is_no_folder(place: Path, kind: str, capsys: Any) -> N
 
 
 def test_vectors_of_ones_own_under_a_name_of_ours(place: Path, capsys: Any) -> None:
-    told = told_early(find_neighbours, ["--embeddings", "vectors.parquet", *COLOURS], 2, capsys)
+    told = told_early(find_neighbours, ["--embeddings", "own.parquet", *COLOURS], 2, capsys)
     assert "--embeddings with --fingerprint colours, which is made here: choose another name" in told
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from image_similarity.errors import WrongInput, did_you_mean, listed, what_is
+from image_similarity.errors import WrongInput, did_you_mean, listed, near_files, what_is
 from image_similarity.runtime import session
-from image_similarity.storage import disk_space, uris
+from image_similarity.storage import disk_space, http_client, uris
+from image_similarity.storage.filesystems import OBJECT_STORES
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
 
 LEAST_ROOM = 4 * 2**20
@@ -19,15 +20,49 @@ would begin, and fail in the middle."""
 def check_folder(flag: str, uri: str, dry_run: bool) -> None:
     """Raises ``WrongInput`` if ``uri``, which ``flag`` gives, cannot be a folder to write to.
 
-    Only folders on this machine are looked at. They need not be there yet. Nothing is written under ``--dry-run``.
+    Of other places only the address is looked at. Folders need not be there yet. Nothing is written under
+    ``--dry-run``.
     """
+    _check_address(flag, uri)
     if not uris.is_local(uri):
         return
-    folder = disk_space.existing(uris.absolute(uri))
+    path = uris.absolute(uri)
+    folder = disk_space.existing(path)
     if not os.path.isdir(folder):
         raise WrongInput(f"{flag} {uri}: {folder} is {what_is(folder)}; name a folder")
+    if (fault := _fault_of_name(path)) is not None:
+        raise WrongInput(f"{flag} {uri}: {fault}")
     if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
         raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
+
+
+def check_there(flag: str, uri: str) -> None:
+    """Raises ``WrongInput`` if no warehouse can be at ``uri``, which ``flag`` gives: on this machine, no folder is."""
+    check_folder(flag, uri, dry_run=True)
+    if uris.is_local(uri) and not os.path.isdir(path := uris.absolute(uri)):
+        raise WrongInput(f"there is no warehouse at {path}{near_files(path)}: check {flag}")
+
+
+def _check_address(flag: str, uri: str) -> None:
+    """Raises ``WrongInput`` for an address where nothing can be written."""
+    if uris.scheme_of(uri) in http_client.SCHEMES:
+        raise WrongInput(f"{flag} {uri}: nothing can be written to a web address; name a folder or a store")
+    if uris.scheme_of(uri) in OBJECT_STORES:
+        try:
+            uris.bucket_and_key(uri)
+        except ValueError as error:
+            raise WrongInput(f"{flag} {uri}: {error}") from None
+
+
+def _fault_of_name(path: str) -> str | None:
+    """What is wrong with the name ``path``, be there something or not: it is too long, say."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def check_room(dry_run: bool, **folders: str | None) -> None:

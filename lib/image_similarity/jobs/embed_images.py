@@ -92,6 +92,7 @@ def check_fingerprints(arguments: argparse.Namespace, settings: Settings) -> Non
     names = _names(arguments, settings)
     for name in names:
         prepare.check(name, settings.fingerprint(name))
+    prepare.check_together(settings, names)
     if published := early.snapshot(arguments.warehouse):
         for name in names:
             same_way.check_settings(arguments, published, name, settings.fingerprint(name))
@@ -219,7 +220,7 @@ def _check_distinct(embeddings: list[_Embedding]) -> None:
     for embedding in embeddings:
         other = slots.setdefault(embedding.fingerprint.key, embedding.job.slot)
         if other != embedding.job.slot:
-            raise WrongInput(f"fingerprints {other} and {embedding.job.slot} are declared alike: one of them is enough")
+            raise WrongInput(prepare.alike(other, embedding.job.slot))
 
 
 def _embedding(job: Job) -> _Embedding:

@@ -16,7 +16,7 @@ _silent: set[str] = set()
 
 def is_path(name: str) -> bool:
     """Whether ``name`` is a local path, and neither an address nor a name as ``IMAGENET1K_V1`` or ``untrained``."""
-    return uris.is_local(name) and ("/" in name or "." in name or os.path.exists(name))
+    return uris.is_local(name) and ("/" in name or "." in name or os.path.lexists(name))
 
 
 def check(names: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Prepares declared fingerprints on the driver: resolves and checks their weights, and saves files for the workers."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -69,6 +69,30 @@ def check(name: str, declared: FingerprintSettings) -> None:
                 networks.resolve_layer(declared.network, declared.layer)
         for weights_name in declared.weights:
             weights.check_name(declared.network, weights_name)
+
+
+def check_together(settings: Settings, names: Sequence[str]) -> None:
+    """Raises ``WrongInput`` for two of ``names`` (each after its base) that are declared alike, and for a projection to
+    more values than its base has. Loads no weights.
+    """
+    by_settings: list[tuple[FingerprintSettings, str]] = []
+    for name in names:
+        declared = settings.fingerprint(name)
+        for other, first in by_settings:
+            if other == declared:
+                raise WrongInput(alike(first, name))
+        by_settings.append((declared, name))
+        length = vector_length(settings.fingerprint(declared.base)) if isinstance(declared, PcaSettings) else None
+        if isinstance(declared, PcaSettings) and length is not None and length < declared.dimensions:
+            raise WrongInput(
+                f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has vectors of "
+                f"{length:,} values: a projection has at most as many dimensions"
+            )
+
+
+def alike(first: str, second: str) -> str:
+    """The message for two fingerprints that give the same vectors."""
+    return f"fingerprints {first} and {second} are declared alike: one of them is enough"
 
 
 def described(declared: FingerprintSettings) -> str:
