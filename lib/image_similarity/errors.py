@@ -8,6 +8,7 @@ What their messages suggest is here, too: the names that are near a wrong one.
 
 import difflib
 import os
+import stat
 from collections.abc import Iterable
 from typing import Any
 
@@ -103,8 +104,8 @@ def listed(names: Iterable[str]) -> str:
 
 
 def no_such_file(path: str) -> str:
-    """``no such file: PATH``, with `near_files`."""
-    return f"no such file: {path}{near_files(path)}"
+    """``no such file: PATH``, with `near_files`; or, of a link, where it leads."""
+    return f"no such file: {path}{f' ({what_is(path)})' if os.path.islink(path) else near_files(path)}"
 
 
 def near_files(path: str) -> str:
@@ -122,3 +123,30 @@ def near_files(path: str) -> str:
         there = []
     missing = os.path.join(folder, name)
     return ("" if missing == wanted else f" (there is no {missing})") + did_you_mean(name, there)
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def what_is(path: str) -> str:
+    """What is at ``path``, for a message: ``a file``, ``a named pipe``, ``a link to /gone, which is not there``.
+
+    Links are followed. Raises ``OSError`` if nothing is there, or nobody may look.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if not os.path.islink(path) or isinstance(error, PermissionError):
+            raise
+        fault = (
+            "which is not there" if isinstance(error, FileNotFoundError) else f"which leads nowhere: {error.strerror}"
+        )
+        return f"a link to {os.readlink(path)}, {fault}"
+    return next((kind for is_one, kind in _KINDS if is_one(mode)), "no file")

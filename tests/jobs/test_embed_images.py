@@ -188,8 +188,8 @@ def test_a_projection_is_fitted_once_and_kept(
     assert run(find_neighbours, *again, "--fingerprint", "few", "-k", 3, "--dissimilar", 0) == 0
     assert ask(w, "SELECT count(*) FROM neighbours WHERE fingerprint = 'few'") == [(39,)]
     again += ["--fingerprint", "few"]
-    assert run(embed_images, *again, "--set", "fingerprints.few.dimensions=3") == 1
-    assert "--replace-fingerprint" in capsys.readouterr().err
+    assert run(embed_images, *again, "--set", "fingerprints.few.dimensions=3") == 2
+    assert "dimensions was 4, is 3 now" in capsys.readouterr().err
     assert run(embed_images, *again, "--set", "fingerprints.few.dimensions=14", "--replace-fingerprint") == 2
     assert "dimensions is 14, but colours has 13 vectors of 256 values" in capsys.readouterr().err
 

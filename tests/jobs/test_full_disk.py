@@ -11,7 +11,7 @@ import pytest
 from image_similarity.jobs import build_manifest, clean_warehouse, embed_images, find_neighbours, run_pipeline
 from processes import COMMON, ask, draw, finish
 
-MEGABYTES = 12
+MEGABYTES = 24
 WIDE = '{network="squeezenet1_1",weights="untrained",layer="features"}'
 """86,528 values: 340 kB an image."""
 
@@ -54,14 +54,15 @@ def test_a_disk_that_fills_while_images_are_embedded(disk: Path, tmp_path: Path,
     assert len(error) == 1 and "no space is left" in error[0] and "clean_warehouse.py" in error[0], told
     assert (warehouse / "_current.json").read_bytes() == pointer
     assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
-    assert used(disk) > 0.9 * MEGABYTES * 2**20, "what was embedded is kept for the next run"
+    assert used(disk) > 0.5 * MEGABYTES * 2**20, "what was embedded is kept for the next run"
     told = ends(clean_warehouse, "--discard-checkpoints")
     assert "_state/embed_images/" in told and used(disk) < before + 2**17
 
     # With no room at all it is told before any work.
     ends(embed_images)
     (disk / "filler").write_bytes(b"0" * (shutil.disk_usage(disk).free - 2**16))
-    assert "comparing needs about" in ends(find_neighbours, code=1)
+    for job in (find_neighbours, embed_images):
+        assert f"of disk for --warehouse {warehouse}" in ends(job, code=1)
     assert ask(warehouse, "SELECT count(*) FROM neighbours") == [(30 * 24,)]
     (disk / "filler").unlink()
     ends(find_neighbours)

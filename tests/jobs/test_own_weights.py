@@ -50,9 +50,18 @@ def test_weights_of_a_network(run: Any, tmp_path: Path, common: list[Any], capsy
     assert run(render_gallery, *later, "--gallery", tmp_path / "g", "--fingerprint", name) == 0
     assert run(embed_images, *later, "--fingerprint", name) == 2
     assert "declare it by --network or --weights" in capsys.readouterr().err
-    assert run(embed_images, *later, *own[:4]) == 1, "prepared in another way"
-    told = capsys.readouterr()
-    assert "made in another way" in told.err and "caffe in its name" in told.out
+    assert run(embed_images, *later, *own[:4]) == 2, "prepared in another way"
+    assert "preprocessing was caffe, is torchvision now. To go on with them, give --preprocessing caffe" in (
+        capsys.readouterr().err
+    )
+
+    torch.save(networks.untrained_state(NETWORK, 2), tmp_path / "own.caffe.pth")
+    before = (tmp_path / "w" / "_current.json").read_bytes()
+    assert run(run_pipeline, *common, *own) == 2, "the file has another content"
+    told = capsys.readouterr().err
+    assert len(told.strip().splitlines()) == 1 and told.count("own.caffe.pth (sha256 ") == 2, told
+    assert (tmp_path / "w" / "_current.json").read_bytes() == before, "no manifest is published before"
+    assert run(embed_images, *later, *own) == 2 and "weights were " in capsys.readouterr().err
 
 
 class Means(torch.nn.Module):

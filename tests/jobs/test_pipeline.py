@@ -155,8 +155,8 @@ def test_another_way_of_making_vectors_is_not_mixed_in(
 ) -> None:
     warehouse = ["--warehouse", tmp_path / "w", *tiny, *LENIENT]
     assert run(run_pipeline, "--images", folder, *warehouse) == 0
-    assert run(embed_images, *warehouse, "--set", "fingerprints.tiny.seed=1") == 1
-    assert "made in another way" in capsys.readouterr().err
+    assert run(embed_images, *warehouse, "--set", "fingerprints.tiny.seed=1") == 2
+    assert "were made in another way: seed was 0, is 1 now" in capsys.readouterr().err
     assert run(embed_images, *warehouse, "--set", "fingerprints.tiny.seed=1", "--replace-fingerprint") == 0
     assert ask(tmp_path / "w", "SELECT count(DISTINCT fingerprint_key), count(*) FROM embeddings") == [(1, 8)]
 

@@ -77,12 +77,32 @@ def test_weights(monkeypatch: pytest.MonkeyPatch, hang: Any, tmp_path: Path, nam
     monkeypatch.setattr(blobs, "download", hang)
     if name.startswith("/dead"):
         monkeypatch.setattr(local_weights, "SECONDS_TO_ANSWER", 0.1)
-        monkeypatch.setattr(local_weights, "_check", hang)
-        monkeypatch.setattr(Path, "exists", hang)
+        monkeypatch.setattr(local_weights, "_is_there", hang)
+        monkeypatch.setattr(local_weights, "_silent", set())
     hurried = HttpSettings(total_seconds=0.1)
     with pytest.raises(JobFailed, match="cannot be reached: no answer within 0.1 s"):
         weights.resolve("squeezenet1_1", [name], None, 0, tmp_path, hurried)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_waited_for_once(monkeypatch: pytest.MonkeyPatch, hang: Any, tmp_path: Path) -> None:
+    """The check before Spark starts, and whoever wants the file afterwards, wait for the same drive."""
+    asked = list[str]()
+
+    def hanging(path: str) -> None:
+        asked.append(path)
+        hang()
+
+    monkeypatch.setattr(local_weights, "SECONDS_TO_ANSWER", 0.1)
+    monkeypatch.setattr(local_weights, "_silent", set())
+    monkeypatch.setattr(local_weights, "_is_there", hanging)
+    names = ["/dead/weights.pth", "untrained"]
+    local_weights.check(names)
+    found = weights.resolve("squeezenet1_1", names, None, 0, tmp_path)
+    assert not found.trained and "cannot be reached: no answer within 0.1 s" in found.passed_over[0]
+    with pytest.raises(JobFailed, match="weights /dead/weights.pth cannot be reached: no answer within 0.1 s"):
+        local_weights.check(names[:1])
+    assert asked == ["/dead/weights.pth"]
 
 
 GALLERY = pa.RecordBatch.from_pylist(

@@ -1,26 +1,38 @@
 """What is told before Spark is started: in a second, not after half a minute of Java."""
 
 import os
+import shutil
+import socket
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from image_similarity.errors import JobFailed
 from image_similarity.jobs import (
     audit_neighbours,
     build_manifest,
+    clean_warehouse,
     command_line,
     compare_fingerprints,
     download_images,
     embed_images,
     find_neighbours,
     render_gallery,
+    restore_runs,
     run_pipeline,
 )
 from image_similarity.jobs.command_line import main
+from image_similarity.runtime.session import scratch_folders
+from image_similarity.settings import NeighboursSettings, load
+from image_similarity.stages.embeddings import checkpoints
+from image_similarity.stages.neighbours import plan as planning
+from image_similarity.storage import disk_space
 from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import POINTER, Pointer
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -59,6 +71,50 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         ["--embeddings", "vector.parquet"],
         "no such file or folder; did you mean vectors.parquet?",
     ),
+    "vectors that are no Parquet": (
+        find_neighbours,
+        ["--embeddings", "vectors.parquet"],
+        "--embeddings vectors.parquet: ",
+    ),
+    "vectors in another column": (find_neighbours, ["--embeddings", "own.parquet"], "no column image_id"),
+    "vectors in a pipe": (find_neighbours, ["--embeddings", "pipe"], "this is a named pipe; name a file or folder"),
+    "settings in a pipe": (
+        build_manifest,
+        ["--images", "pictures", "--config", "pipe"],
+        "is a named pipe; name a file",
+    ),
+    "a name of blanks": (build_manifest, ["--images", " "], "--images is empty"),
+    "a name that is too long": (
+        run_pipeline,
+        ["--images", "pictures", "--gallery", "g" * 300, *COLOURS],
+        "File name too long",
+    ),
+    "a gallery on the web": (render_gallery, ["--gallery", "https://h/g"], "nothing can be written to a web address"),
+    "a password in the address of a store": (
+        download_images,
+        ["--catalogue", "urls.csv", "--images", "s3://user:secret@b/k"],
+        "takes no user and password",
+    ),
+    "weights that are a link to themselves": (
+        run_pipeline,
+        ["--images", "pictures", "--network", "squeezenet1_1", "--weights", "loop"],
+        "loop (a link to loop, which leads nowhere",
+    ),
+    "two fingerprints that are alike": (
+        run_pipeline,
+        ["--images", "pictures", "--fingerprint", "hog", "--set", 'fingerprints.edges={kind="hog"}', *COLOURS]
+        + ["--fingerprint", "edges"],
+        "fingerprints hog and edges are declared alike",
+    ),
+    "a projection to more values than there are": (
+        run_pipeline,
+        ["--images", "pictures", "--fingerprint", "more"]
+        + ["--set", 'fingerprints.more={kind="pca",base="colour-histogram",dimensions=300}'],
+        "dimensions is 300, but colour-histogram has vectors of 256 values",
+    ),
+    "nothing to clean": (clean_warehouse, [], "there is no warehouse at"),
+    "nothing to restore": (restore_runs, [], "there is no warehouse at"),
+    "two flags that contradict": (restore_runs, ["--warehouse", "empty", "--rebuild", "--to", "x"], "takes no --to"),
     "nothing to audit": (audit_neighbours, [], "no neighbours 'vgg16-fc2/cosine'"),
     "nothing to show": (render_gallery, ["--gallery", "g"], "no neighbours are published"),
     "nothing to compare": (compare_fingerprints, ["--report", "r"], "no neighbours are published"),
@@ -91,6 +147,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "urls.csv").write_text("url\nhttp://h/a.jpg\n")
     (tmp_path / "latin.csv").write_bytes("uri\nGemälde.jpg\n".encode("latin-1"))
     (tmp_path / "vectors.parquet").touch()
+    pq.write_table(pa.table({"id": ["a"], "embedding": [[1.0]]}), tmp_path / "own.parquet")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command_line, "open_session", lambda name: pytest.fail("Spark was started"))
     return tmp_path
@@ -100,7 +159,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_mistakes_are_told_before_spark_is_started_and_leave_nothing(mistake: str, place: Path, capsys: Any) -> None:
     job, arguments, message = MISTAKES[mistake]
     before = sorted(place.rglob("*"))
-    assert main(job, ["--warehouse", "w", *arguments]) == 2
+    warehouse = [] if "--warehouse" in arguments else ["--warehouse", "w"]
+    assert main(job, [*warehouse, *arguments]) == 2
     told = capsys.readouterr().err
     assert message in told and len(told.strip().splitlines()) == 1
     assert sorted(place.rglob("*")) == before
@@ -117,15 +177,189 @@ def test_a_warehouse_that_cannot_be_written(place: Path, monkeypatch: pytest.Mon
     assert f"--warehouse w: {place} cannot be written" in capsys.readouterr().err
 
 
+def record(run: str, job: str, slot: str, **facts: Any) -> Record:
+    now = datetime.now(timezone.utc)
+    given: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "settings", "counts", "versions", "stages"), {})
+    given |= {"status": "published", "seconds": 1.0, "recall": None, "started_at": now, "finished_at": now}
+    return Record(**{**given, "run_id": run, "label": None, "job": job, "slot": slot, **facts})
+
+
+def publish(place: Path, records: list[Record], tables: dict[tuple[str, str, str], pa.Table]) -> None:
+    """As jobs have published it: ``tables`` by table, slot and run."""
+    warehouse = Warehouse(None, str(place / "w"))  # type: ignore[arg-type]
+    current: dict[str, dict[str, list[str]]] = {"runs": {"": [record.run_id for record in records]}}
+    for one in records:
+        warehouse.write_record(one)
+    for (table, slot, run), rows in tables.items():
+        folder = place / "w" / table / f"run_id={run}"
+        folder.mkdir(parents=True)
+        pq.write_table(rows.cast(SCHEMAS[table]), folder / "part-0.parquet")
+        current.setdefault(table, {})[slot] = [run]
+    warehouse.files.write(f"{warehouse.uri}/{POINTER}", Pointer(1, current).as_json())
+
+
+def rows(table: str, count: int, **values: Any) -> pa.Table:
+    columns = [pa.array([values.get(name)] * count, SCHEMAS[table].field(name).type) for name in SCHEMAS[table].names]
+    return pa.table(columns, schema=SCHEMAS[table])
+
+
+RUN = "r20260101T000000-00000001"
+
+
+def publish_embeddings(place: Path, slot: str, settings: dict[str, Any], images: int, dimensions: int) -> None:
+    """A manifest of twice as many ``images`` as are embedded."""
+    embedded = {
+        ("manifest", "", RUN): rows("manifest", 2 * images, image_id="a"),
+        ("embeddings", slot, RUN): rows("embeddings", images, image_id="a", fingerprint_key="k"),
+        ("vectors", "k", RUN): rows("vectors", images, embedding=[0.0] * dimensions),
+    }
+    publish(place, [record(RUN, "embed_images", slot, settings=settings)], embedded)
+
+
+def fill(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(2**40, 2**40 - free, free))
+
+
+def told_early(job: Any, arguments: list[str], code: int, capsys: Any) -> str:
+    """What is told, in one line, before Spark is started."""
+    capsys.readouterr()
+    assert main(job, ["--warehouse", "w", *arguments]) == code
+    told: str = capsys.readouterr().err
+    assert len(told.strip().splitlines()) == 1, told
+    return told
+
+
+def test_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    fill(monkeypatch, 2**20)
+    told = told_early(build_manifest, ["--images", "pictures"], 1, capsys)
+    assert f"needs about 4.0 MiB of disk for --warehouse {place / 'w'}, but {place} has 1.0 MiB free: free some" in told
+    assert not (place / "w").exists()
+    for job, flag, source in ((run_pipeline, "gallery", "--images"), (download_images, "images", "--catalogue")):
+        monkeypatch.setattr(disk_space, "_free", lambda folder, full=flag: 0 if folder.endswith(full) else None)
+        (place / "at" / flag).mkdir(parents=True)
+        more = [source, "pictures" if flag == "gallery" else "urls.csv", f"--{flag}", f"at/{flag}"]
+        told = told_early(job, more + (COLOURS if flag == "gallery" else []), 1, capsys)
+        assert f"of disk for --{flag} {place / 'at' / flag}" in told
+
+
+def test_a_full_disk_of_sparks_own(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", f"{place / 'one'},{place / 'two'}")
+    (place / "two").mkdir()
+    monkeypatch.setattr(disk_space, "_free", lambda folder: 0 if folder.endswith("two") else 2**40)
+    told = told_early(build_manifest, ["--images", "pictures"], 1, capsys)
+    assert f"for spark.local.dir {place / 'two'}, but" in told and "or use another spark.local.dir" in told
+
+
+def test_where_spark_writes_its_own_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPARK_LOCAL_DIRS", "SPARK_CONF_DIR", "PYSPARK_GATEWAY_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert scratch_folders() == ["/tmp"]
+    (place / "spark-defaults.conf").write_text("spark.local.dir /a, /b\n")
+    monkeypatch.setenv("SPARK_CONF_DIR", str(place))
+    assert scratch_folders() == ["/a", "/b"]
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    assert scratch_folders() == [], "spark-submit knows, and this process does not yet"
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", "/c")
+    assert scratch_folders() == ["/c"]
+
+
+def test_a_disk_that_says_nothing_of_its_size_is_not_full(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 0))
+    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
+    assert main(build_manifest, ["--warehouse", "w", "--images", "pictures"]) == 1
+
+
+def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The size of the vectors that are published is in the ends of their files."""
+    publish_embeddings(place, "colours", {}, images=5_000, dimensions=256)
+    settings = NeighboursSettings()
+    needed = planning.least_disk(5_000, 256, settings).total
+    fill(monkeypatch, needed - 1)
+    told = told_early(find_neighbours, COLOURS, 1, capsys)
+    assert f"comparing needs about {disk_space.shown(needed)} of disk for --warehouse {place / 'w'}" in told
+    needed = checkpoints.least_bytes(5_000, 256)
+    fill(monkeypatch, needed - 1)
+    told = told_early(embed_images, COLOURS, 1, capsys)
+    assert f"embedding 10,000 images needs about {disk_space.shown(needed)} of disk for --warehouse" in told
+    fill(monkeypatch, 2 * needed - 1)
+    other = ["--set", 'fingerprints.others={kind="colour-histogram"}', "--fingerprint", "others"]
+    assert f"{disk_space.shown(2 * needed)} of disk" in told_early(embed_images, other, 1, capsys)
+    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
+    fill(monkeypatch, 2**40)
+    assert "started" in told_early(find_neighbours, COLOURS, 1, capsys)
+    assert "started" in told_early(embed_images, COLOURS, 1, capsys)
+
+
+def test_what_the_vectors_show_to_be_wrong(place: Path, capsys: Any) -> None:
+    publish_embeddings(place, "colours", {}, images=20_000, dimensions=16)
+    little = ["-k", "10000", "--dissimilar", "10000", "--set", f"neighbours.task_bytes={2**29}"]
+    assert f"task_bytes = {2**29:,} is too little" in told_early(find_neighbours, [*COLOURS, *little], 2, capsys)
+    few = ["--method", "approximate", "--dissimilar", "0", "--set", "approximate.audit_queries=10"]
+    assert "audit_queries = 10 are too few" in told_early(find_neighbours, [*COLOURS, *few], 2, capsys)
+
+
+def test_what_the_records_show_to_be_wrong(place: Path, capsys: Any) -> None:
+    compared = {"neighbours": {"similar": 12}}
+    known = record(RUN, "find_neighbours", "hog/cosine", settings=compared, counts={"images": 9_000}, label="night")
+    published = {
+        ("neighbours", "hog/cosine", RUN): rows("neighbours", 1),
+        ("neighbours", "hog/euclidean", RUN + "1"): rows("neighbours", 1),
+    }
+    publish(place, [known], published)
+    for flags, fault in (
+        (["-k", "13"], "-k 13: hog has 12 neighbours of each image"),
+        (["--fingerprint", "hogg"], "no similar neighbours by 'hogg' with cosine distance"),
+        (["--metric", "correlation"], "no similar neighbours with correlation distance"),
+    ):
+        assert fault in told_early(compare_fingerprints, ["--report", "r", *flags], 2, capsys)
+    few = ["--fingerprint", "hog", "--sample", "10"]
+    assert "audit_queries = 10 are too few" in told_early(audit_neighbours, few, 2, capsys)
+    assert "no run in" in told_early(restore_runs, ["--to", "nihgt"], 2, capsys)
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a link to gone, which is not there"])
+def test_a_warehouse_that_is_no_folder(place: Path, kind: str, capsys: Any) -> None:
+    if kind == "a named pipe":
+        os.mkfifo("odd")
+    elif kind == "a socket":
+        socket.socket(socket.AF_UNIX).bind("odd")
+    else:
+        os.symlink("gone", "odd")
+    assert main(build_manifest, ["--warehouse", "odd/w", "--images", "pictures"]) == 2
+    assert f"--warehouse odd/w: {place / 'odd'} is {kind}; name a folder" in capsys.readouterr().err
+
+
+def test_vectors_of_ones_own_under_a_name_of_ours(place: Path, capsys: Any) -> None:
+    told = told_early(find_neighbours, ["--embeddings", "own.parquet", *COLOURS], 2, capsys)
+    assert "--embeddings with --fingerprint colours, which is made here: choose another name" in told
+
+
+def test_other_settings_than_those_of_the_published_vectors(place: Path, capsys: Any) -> None:
+    declared = load(overrides=COLOURS[1:2]).fingerprint("colours").model_dump(mode="json")
+    publish_embeddings(place, "colours", {"fingerprint": {"colours": declared}}, images=2, dimensions=256)
+    other = [*COLOURS, "--set", 'fingerprints.colours.space="lab"', "--set", "fingerprints.colours.bins=[4,4,4]"]
+    for job, more in ((embed_images, []), (run_pipeline, ["--images", "pictures"])):
+        told = told_early(job, [*other, *more], 2, capsys)
+        assert "space was hsv, is lab now; bins was [16, 4, 4], is [4, 4, 4] now." in told
+        assert "give --set fingerprints.colours.space=hsv --set 'fingerprints.colours.bins=[16, 4, 4]'" in told
+        assert "another name (--fingerprint NAME" in told and "--replace-fingerprint" in told
+
+
+def test_a_network_is_prepared_in_another_way(place: Path, capsys: Any) -> None:
+    (place / "own.pth").touch()
+    own = ["--network", "squeezenet1_1", "--weights", "own.pth"]
+    declared = {"kind": "network", "network": "squeezenet1_1", "layer": "features.12.cat", "pooling": "average"}
+    settings: dict[str, Any] = {"fingerprint": {"squeezenet1-1-own": {**declared, "preprocessing": "caffe", "seed": 3}}}
+    settings |= {"trained": True, "description": {"layer": "features.12.cat"}}
+    publish_embeddings(place, "squeezenet1-1-own", settings, images=2, dimensions=512)
+    told = told_early(embed_images, own, 2, capsys)
+    assert "were made in another way: preprocessing was caffe, is torchvision now. To go on with them, give " in told
+    assert "give --preprocessing caffe. " in told
+
+
 def test_what_a_label_has_published_is_not_checked_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scheduler's second try, when the images of that night are gone already."""
-    now, run = datetime.now(timezone.utc), "r20260101T000000-00000001"
-    facts: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "settings", "counts", "versions", "stages"), {})
-    facts |= {"status": "published", "seconds": 1.0, "recall": None, "started_at": now, "finished_at": now}
-    record = Record(run_id=run, label="night 1", job="build_manifest", slot="", **facts)
-    warehouse = Warehouse(None, str(place / "w"))  # type: ignore[arg-type]
-    warehouse.write_record(record)
-    warehouse.files.write(f"{warehouse.uri}/{POINTER}", Pointer(1, {"runs": {"": [run]}}).as_json())
+    publish(place, [record(RUN, "build_manifest", "", label="night 1")], {})
     monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
     wanted = ["--warehouse", "w", "--images", "gone", "--run-id"]
     assert main(build_manifest, [*wanted, "night 1"]) == 1 and main(build_manifest, [*wanted, "night 2"]) == 2

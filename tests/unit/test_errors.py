@@ -1,10 +1,12 @@
 """What messages suggest: near names, short lists, and a share of failures that would have been allowed."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from image_similarity.errors import did_you_mean, listed, near, near_files
+from image_similarity.errors import did_you_mean, listed, near, near_files, no_such_file, what_is
 from image_similarity.jobs.job import enough_for
 
 NAMES = ["vgg16-fc2", "colour-histogram", "hog", "squeezenet1_1", "squeezenet1_0"]
@@ -49,3 +51,19 @@ def test_what_is_advised_is_allowed_and_no_more_than_one() -> None:
     counts = (1, 2, 3, 7, 49, 100, 997, 12345)
     shares = [(failed, count) for count in counts for failed in range(1, count + 1, 1 + count // 50)]
     assert [pair for pair in shares if not pair[0] <= enough_for(*pair) * pair[1] <= pair[1]] == []
+
+
+def test_what_is_at_a_path(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    for link, target in (("to-file", "file"), ("to-nothing", "gone"), ("to-itself", "to-itself")):
+        (tmp_path / link).symlink_to(target)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+    names = {"pipe": "a named pipe", "file": "a file", "socket": "a socket", ".": "a folder", "to-file": "a file"}
+    assert {name: what_is(str(tmp_path / name)) for name in names} == names and what_is("/dev/null") == "a device"
+    assert what_is(str(tmp_path / "to-nothing")) == "a link to gone, which is not there"
+    assert what_is(str(tmp_path / "to-itself")).startswith("a link to to-itself, which leads nowhere")
+    with pytest.raises(FileNotFoundError):
+        what_is(str(tmp_path / "gone"))
+    assert no_such_file(f"{tmp_path}/to-nothing").endswith("to-nothing (a link to gone, which is not there)")

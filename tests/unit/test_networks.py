@@ -200,3 +200,15 @@ def test_a_network_can_be_taken_apart(network: str) -> None:
     layer, pooling = networks.default_layer(network)
     shape = networks._output_shape(network, layer, preset.crop_size[0])
     assert len(shape) == (4 if pooling == "average" else 2) and 400 < shape[1] <= 4096
+
+
+@pytest.mark.parametrize(
+    ("layer", "pooling", "length"),
+    [("features", "none", 86_528), ("features", "average", 512), ("features.3", "max", 128)],
+)
+def test_the_length_of_vectors_is_known_without_weights(layer: str, pooling: str, length: int) -> None:
+    assert networks.vector_length("squeezenet1_1", layer, pooling) == length
+    state = networks.untrained_state("squeezenet1_1", 0)
+    prepared = networks.prepare("squeezenet1_1", layer, state, pooling=pooling)
+    shape = networks._output_shape("squeezenet1_1", prepared.network.layer, prepared.network.framing.crop)
+    assert prepared.network.pooling(torch.zeros(shape)).shape == (2, length)

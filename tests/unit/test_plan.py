@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.knn.calibration import Rate
-from image_similarity.settings import NeighboursSettings
+from image_similarity.knn.scoring import SCREENS
+from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours import plan
-from image_similarity.stages.neighbours.plan import Plan, Tiles
+from image_similarity.stages.neighbours.plan import Disk, Plan, Tiles
+from image_similarity.storage import disk_space
 
 
 @pytest.mark.parametrize("strips", [1, 2, 5])
@@ -34,8 +36,11 @@ def test_memory_sets_the_tiles_whatever_the_size_of_the_collection() -> None:
 
 
 def test_memory_that_cannot_hold_two_blocks_is_told() -> None:
-    with pytest.raises(JobFailed, match=r"neighbours.task_bytes = .* set it to [\d,]+ or more"):
-        plan.tiled(100_000, 64, 2, "float32", 8192, NeighboursSettings(task_bytes=2**29, similar=10_000))
+    little = NeighboursSettings(task_bytes=2**29, similar=10_000)
+    with pytest.raises(WrongInput, match=r"neighbours.task_bytes = .* set it to [\d,]+ or more"):
+        plan.tiled(100_000, 64, 2, "float32", 8192, little)
+    with pytest.raises(WrongInput, match=r"neighbours.task_bytes = "):
+        plan.least_disk(100_000, 64, little)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 8, 16])
@@ -53,7 +58,7 @@ class Place:
 
 
 def big(task_bytes: int, disk_bytes: int) -> Plan:
-    return Plan("exact", 1000, 8, Rate("float32", 1.0, 1.0), Tiles(2, 500, task_bytes), 500, 2, 1.0, disk_bytes)
+    return Plan("exact", 1000, 8, Rate("float32", 1.0, 1.0), Tiles(2, 500, task_bytes), 500, 2, 1.0, Disk(disk_bytes))
 
 
 def test_disk_and_memory_that_do_not_suffice_are_told_before_work_begins(
@@ -61,12 +66,46 @@ def test_disk_and_memory_that_do_not_suffice_are_told_before_work_begins(
 ) -> None:
     place: Any = Place(tmp_path)
     plan.check(big(2**20, 2**20), place, local=True)
-    with pytest.raises(JobFailed, match="needs about 4194304.00 GiB of disk"):
+    with pytest.raises(JobFailed, match="needs about 4,194,304.00 GiB of disk for --warehouse"):
         plan.check(big(2**20, 2**52), place, local=True)
     monkeypatch.setattr(plan, "_available_memory", lambda: 2**30)
     with pytest.raises(JobFailed, match="needs about 2.00 GiB of memory .2 tasks at once., but 1.00 GiB are available"):
         plan.check(big(2**30, 0), place, local=True)
     plan.check(big(2**30, 0), place, local=False)
+
+
+def test_what_shuffles_write_is_looked_for_where_they_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = tmp_path / "w", tmp_path / "spark"
+    free = {str(own): 10 * 2**20, str(other): 2**20}
+    monkeypatch.setattr(disk_space, "_disk_of", lambda folder: list(free).index(folder))
+    monkeypatch.setattr(disk_space, "existing", lambda folder: folder)
+    monkeypatch.setattr(disk_space, "_free", free.get)
+    plan.check_disk(Disk(10 * 2**20, 2**20), str(own), [str(other)])
+    with pytest.raises(JobFailed, match=f"2.0 MiB of disk for spark.local.dir {other}, but {other} has 1.0 MiB free"):
+        plan.check_disk(Disk(10 * 2**20, 2**21), str(own), [str(other)])
+    monkeypatch.setattr(disk_space, "_disk_of", lambda folder: 0)
+    with pytest.raises(JobFailed, match=f"11.0 MiB of disk for --warehouse {own} and spark.local.dir {other}, but"):
+        plan.check_disk(Disk(10 * 2**20, 2**20), str(own), [str(other)])
+
+
+@pytest.mark.parametrize("method", ["exact", "approximate", "auto"])
+@pytest.mark.parametrize("screen", ["auto", "float32", "bfloat16"])
+@pytest.mark.parametrize("dissimilar", [0, 12])
+def test_no_plan_needs_less_disk_than_the_least(method: Any, screen: Any, dissimilar: int) -> None:
+    settings, approximate = (
+        NeighboursSettings(method=method, screen=screen, dissimilar=dissimilar),
+        ApproximateSettings(),
+    )
+    for rows, dimensions in ((1, 3), (3_000, 512), (1_000_000, 512)):
+        least = plan.least_disk(rows, dimensions, settings)
+        plans = [
+            plan.estimated(rows, dimensions, Rate(used, 1e9, speed), cores, settings, approximate)
+            for used in (SCREENS if screen == "auto" else [screen])
+            for cores in (1, 7)
+            for speed in (1e3, 1e9)
+        ]
+        assert least.total == min(made.disk.total for made in plans)
+        assert least.total >= 4 * rows * dimensions
 
 
 def test_of_work_of_seconds_little_is_told() -> None:

@@ -1,5 +1,6 @@
 """Where weights come from, and what is refused: real files, a real server on loopback."""
 
+import errno
 import hashlib
 import os
 import pickle
@@ -16,7 +17,7 @@ import torch
 from image_similarity import __version__, settings
 from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.fingerprints import networks
-from image_similarity.stages.embeddings import prepare, weights
+from image_similarity.stages.embeddings import local_weights, prepare, weights
 from image_similarity.storage import http_client
 from image_similarity.storage.http_client import Status
 
@@ -284,3 +285,33 @@ def test_untrained_is_seeded(tmp_path: Path) -> None:
         networks.state_sha256(weights.resolve(NETWORK, ["untrained"], None, seed, tmp_path).state) for seed in (0, 0, 1)
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_what_is_no_file_of_weights_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")  # to open it would wait for ever
+    (tmp_path / "link.pth").symlink_to("gone.pth")
+    (tmp_path / "own.pth").touch()
+
+    def fault(name: str) -> str:
+        with pytest.raises(WrongInput) as caught:
+            local_weights.check([f"{tmp_path}/{name}"])
+        return str(caught.value)
+
+    assert fault("pipe").endswith("/pipe: this is a named pipe; name a file")
+    assert fault("folder").endswith("this is a folder, name a file in it; there are: none")
+    assert fault("link.pth").endswith(
+        "no such file: " + f"{tmp_path}/link.pth (a link to gone.pth, which is not there)"
+    )
+    assert "did you mean own.pth?" in fault("owm.pth")
+    local_weights.check([f"{tmp_path}/link.pth", "untrained"])  # it may be on a drive that is not there today
+
+    def refused(*_: object) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "listdir", refused)
+    assert fault("folder").endswith("name a file in it; what is in it cannot be listed (Permission denied)")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert fault("own.pth").endswith("/own.pth: cannot be read: Permission denied")
+    monkeypatch.setattr(os, "stat", refused)
+    assert fault("own.pth").endswith("/own.pth: cannot be read: Permission denied")

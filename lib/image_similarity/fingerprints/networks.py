@@ -6,6 +6,7 @@ than float32, each worker has its own copy.
 """
 
 import hashlib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -155,6 +156,14 @@ def spatial_axes(network: str, node: str, side: int) -> tuple[int, ...]:
         return usual
     growing = tuple(axis for axis, (small, large) in enumerate(zip(shape, larger)) if small != large)
     return growing if growing and usual else usual
+
+
+def vector_length(network: str, layer: str, pooling: str) -> int:
+    """Values of a vector, for pictures as torchvision's default weights want them. Raises as `prepare` does."""
+    node, side = resolve_layer(network, layer), _preset(network, "").crop_size[0]
+    shape = _output_shape(network, node, side)
+    pooled = spatial_axes(network, node, side) if pooling != "none" else ()
+    return math.prod(size for axis, size in enumerate(shape) if axis and axis not in pooled)
 
 
 def _output_shape(network: str, node: str, side: int) -> tuple[int, ...]:

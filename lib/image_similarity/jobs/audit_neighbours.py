@@ -31,9 +31,12 @@ def _slot(requested: NeighboursSettings) -> str:
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Raises ``WrongInput`` where nothing is published to audit."""
+    """Raises ``WrongInput`` where nothing is published to audit, and for a sample that is too small."""
     if published := early.snapshot(arguments.warehouse):
-        early.runs_of(published, "neighbours", _slot(settings.neighbours), "find_neighbours")
+        runs = early.runs_of(published, "neighbours", _slot(settings.neighbours), "find_neighbours")
+        record = published.runs.get(runs[0])
+        if record is not None and "images" in record.counts:
+            audit.check(record.counts["images"], settings.approximate)
 
 
 def run(application: Application) -> None:

@@ -81,7 +81,7 @@ _GIVEN = "_given"
 
 
 def _refuse_empty(parser: argparse.ArgumentParser, value: Any, flag: str | None) -> None:
-    if value in ("", Path()):
+    if not str(value).strip() or value == Path():
         parser.error(f"{flag} is empty: a variable that is not set?")
 
 
@@ -316,15 +316,21 @@ def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
 def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> None:
     """Raises ``WrongInput`` or ``JobFailed`` for faults that are seen before Spark is started.
 
-    A job may have ``check_early(arguments, settings)``, which raises ``WrongInput`` for its own.
+    A job may have ``check_early(arguments, settings)``, which raises ``WrongInput`` for its own; or, if it repairs
+    warehouses, ``check_arguments(arguments)``.
     """
-    if not hasattr(job, "check_early"):
+    if not hasattr(job, "check_early"):  # it works on a warehouse as it is, which may be damaged, on a full disk
+        early.check_there("--warehouse", arguments.warehouse)
+        if hasattr(job, "check_arguments"):
+            job.check_arguments(arguments)
         return
     early.check_folder("--warehouse", arguments.warehouse, arguments.dry_run)
     published = early.snapshot(arguments.warehouse)  # a lost pointer is more than a wrong argument
     if arguments.run_id is not None and (published is None or early.has_label(published, arguments.run_id)):
         return  # what the label has published is not done again, whatever became of its input
     job.check_early(arguments, loaded)
+    places = ("warehouse", "gallery", "report")
+    early.check_room(arguments.dry_run, **{flag: getattr(arguments, flag, None) for flag in places})
 
 
 def _published_folders(arguments: argparse.Namespace) -> dict[str, str]:

@@ -31,6 +31,7 @@ from image_similarity.stages.comparison.measures import (
 from image_similarity.stages.comparison.stage import Inputs, Outputs
 from image_similarity.storage import uris
 from image_similarity.warehouse.parquet import spark_schema
+from image_similarity.warehouse.snapshot import Snapshot
 
 DEFAULT_LABEL = "label"
 DEFAULT_EXAMPLES = 10
@@ -73,12 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_early(arguments: argparse.Namespace, settings: AllSettings) -> None:
     """Raises ``WrongInput`` for a folder that cannot be a report's, and where nothing is published to compare."""
+    early.check_folder("--report", arguments.report, arguments.dry_run)
     if uris.is_local(arguments.report):
-        early.check_folder("--report", arguments.report, arguments.dry_run)
         open_site(None, "report", arguments.report).check_place("", uris.absolute(arguments.warehouse))
     published = early.snapshot(arguments.warehouse)
     if published and not published.slots("neighbours"):
         raise WrongInput(f"no neighbours are published in {published.uri}: run find_neighbours first")
+    if published:
+        _k(arguments, _lengths(arguments, published, settings.neighbours.metric))
 
 
 def run(application: Application) -> None:
@@ -88,7 +91,7 @@ def run(application: Application) -> None:
         return
     with job.step("plan"):
         used = _settings_of_runs(job)
-        comparison, site = _comparison(job, used), open_site(job.session, "report", job.arguments.report)
+        comparison, site = _comparison(job), open_site(job.session, "report", job.arguments.report)
     site.check_place(_images_of(job, used), job.warehouse.uri)
     job.plan(
         f"compare the {comparison.k} nearest others by {', '.join(comparison.fingerprints)} ({comparison.metric} "
@@ -135,41 +138,41 @@ def _settings_of_runs(job: Job) -> Settings:
     return {run: record.settings for run, record in job.base_snapshot.runs.items()}
 
 
-def _comparison(job: Job, used: Settings) -> Comparison:
+def _comparison(job: Job) -> Comparison:
     """The comparison that the arguments ask for. Raises ``WrongInput`` if there is nothing to compare."""
-    lengths = _lengths(job, used)
-    comparison = Comparison(tuple(lengths), job.slot, _k(job, lengths), _label(job))
+    lengths = _lengths(job.arguments, job.base_snapshot, job.slot)
+    comparison = Comparison(tuple(lengths), job.slot, _k(job.arguments, lengths), _label(job))
     if len(lengths) == 1 and comparison.label is None:
         raise WrongInput(f"nothing to compare {', '.join(lengths)} with: no other {job.slot} neighbours, and no labels")
     return comparison
 
 
-def _lengths(job: Job, used: Settings) -> dict[str, int]:
-    """The length of the lists of each fingerprint that is compared.
+def _lengths(arguments: argparse.Namespace, snapshot: Snapshot, metric: str) -> dict[str, int]:
+    """The length of the lists of each fingerprint that is compared, by ``metric``.
 
     Raises ``WrongInput`` if there is none, or if a requested fingerprint has no similar neighbours.
     """
-    published = job.base_snapshot.slots("neighbours")
+    published, records = snapshot.slots("neighbours"), snapshot.runs
     lengths = {}
     for slot in sorted(published, key=lambda slot: slot.split("/")):
-        fingerprint, _, metric = slot.partition("/")
-        list_lengths = [used[run]["neighbours"]["similar"] for run in published[slot] if run in used]
-        if metric == job.slot and list_lengths and min(list_lengths):
+        fingerprint, _, slots_metric = slot.partition("/")
+        list_lengths = [records[run].settings["neighbours"]["similar"] for run in published[slot] if run in records]
+        if slots_metric == metric and list_lengths and min(list_lengths):
             lengths[fingerprint] = min(list_lengths)
-    names = list(dict.fromkeys(job.arguments.fingerprints or lengths))
+    names = list(dict.fromkeys(arguments.fingerprints or lengths))
     unknown = [name for name in names if name not in lengths]
     if unknown or not names:
         suggestion = did_you_mean(unknown[0], lengths) if unknown else ""
         by_names = f" by {', '.join(map(repr, unknown))}" if unknown else ""
         raise WrongInput(
-            f"no similar neighbours{by_names} with {job.slot} distance in {job.warehouse.uri} (published: "
+            f"no similar neighbours{by_names} with {metric} distance in {snapshot.uri} (published: "
             f"{listed(sorted(published))}){suggestion or ': run find_neighbours first'}"
         )
     return {name: lengths[name] for name in names}
 
 
-def _k(job: Job, lengths: dict[str, int]) -> int:
-    shortest, requested = min(lengths, key=lambda name: lengths[name]), job.arguments.k
+def _k(arguments: argparse.Namespace, lengths: dict[str, int]) -> int:
+    shortest, requested = min(lengths, key=lambda name: lengths[name]), arguments.k
     if requested is not None and requested > lengths[shortest]:
         raise WrongInput(
             f"-k {requested}: {shortest} has {lengths[shortest]} neighbours of each image: ask for less, or "

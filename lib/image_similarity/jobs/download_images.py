@@ -48,12 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for a catalogue that is not there or names no addresses, and for a folder that cannot be
-    written.
+    written. ``JobFailed`` where its disk is full.
     """
     location = uris.absolute(arguments.catalogue)
     if uris.is_local(location) and not (blobs.exists(location) and tables.kind_of(location) == "json"):
         catalogues.check(location, settings.downloads.address_columns, arguments.size, settings.embeddings.read_seconds)
     early.check_folder("--images", arguments.images, arguments.dry_run)
+    early.check_room(arguments.dry_run, images=arguments.images)
 
 
 def run(application: Application) -> None:

@@ -2,25 +2,38 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from image_similarity.errors import WrongInput, did_you_mean, listed
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from image_similarity.errors import WrongInput, did_you_mean, listed, near_files, what_is
 from image_similarity.reporting import note, printable
-from image_similarity.storage import filesystems, uris
+from image_similarity.runtime import session
+from image_similarity.storage import disk_space, filesystems, http_client, uris
+from image_similarity.storage.filesystems import OBJECT_STORES
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
+
+LEAST_ROOM = 4 * 2**20
+"""Bytes. The smallest run writes about 1 MiB: tables, its record, views, Spark's own files. On a disk with less room it
+would begin, and fail in the middle."""
 
 
 def check_folder(flag: str, uri: str, dry_run: bool) -> None:
     """Raises ``WrongInput`` if ``uri``, which ``flag`` gives, cannot be a folder to write to.
 
-    Only folders on this machine are looked at. They need not be there yet. Nothing is written under ``--dry-run``.
+    Of other places only the address is looked at. Folders need not be there yet. Nothing is written under
+    ``--dry-run``.
     """
+    _check_address(flag, uri)
     if not uris.is_local(uri):
         return
-    folder = uris.absolute(uri)
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
+    path = uris.absolute(uri)
+    folder = disk_space.existing(path)
     if not os.path.isdir(folder):
-        raise WrongInput(f"{flag} {uri}: {folder} is a file; name a folder")
+        raise WrongInput(f"{flag} {uri}: {folder} is {what_is(folder)}; name a folder")
+    if (fault := _fault_of_name(path)) is not None:
+        raise WrongInput(f"{flag} {uri}: {fault}")
     if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
         raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
 
@@ -33,6 +46,49 @@ def note_lone_publishers(folders: Mapping[str, str]) -> None:
             f"{' and '.join(lone)}: run one job at a time there. Such stores replace a file in several steps, so that "
             'of two jobs which publish at once one may undo the other ("Several jobs at once" in docs/operations.md)'
         )
+
+
+def check_there(flag: str, uri: str) -> None:
+    """Raises ``WrongInput`` if no warehouse can be at ``uri``, which ``flag`` gives: on this machine, no folder is."""
+    check_folder(flag, uri, dry_run=True)
+    if uris.is_local(uri) and not os.path.isdir(path := uris.absolute(uri)):
+        raise WrongInput(f"there is no warehouse at {path}{near_files(path)}: check {flag}")
+
+
+def _check_address(flag: str, uri: str) -> None:
+    """Raises ``WrongInput`` for an address where nothing can be written."""
+    if uris.scheme_of(uri) in http_client.SCHEMES:
+        raise WrongInput(f"{flag} {uri}: nothing can be written to a web address; name a folder or a store")
+    if uris.scheme_of(uri) in OBJECT_STORES:
+        try:
+            uris.bucket_and_key(uri)
+        except ValueError as error:
+            raise WrongInput(f"{flag} {uri}: {error}") from None
+
+
+def _fault_of_name(path: str) -> str | None:
+    """What is wrong with the name ``path``, be there something or not: it is too long, say."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def check_room(dry_run: bool, **folders: str | None) -> None:
+    """Raises ``JobFailed`` where the disk of one of ``folders`` (flag -> URI, or None), or of Spark's own, is full.
+
+    Only folders on this machine are looked at. Nothing is written under ``--dry-run``.
+    """
+    if dry_run:
+        return
+    local = {flag: uris.absolute(uri) for flag, uri in folders.items() if uri is not None and uris.is_local(uri)}
+    needs = [disk_space.Need(f"--{flag}", folder, LEAST_ROOM) for flag, folder in local.items()]
+    needs += [disk_space.Need("spark.local.dir", folder, LEAST_ROOM) for folder in session.scratch_folders()]
+    for need in needs:  # one by one: what several need on one disk is no more than this
+        disk_space.check("any run", [need])
 
 
 def has_label(published: Snapshot, label: str) -> bool:
@@ -56,3 +112,38 @@ def runs_of(published: Snapshot, table: str, slot: str, job: str) -> list[str]:
         advice = did_you_mean(slot, slots) or f": {'name one by --fingerprint, or ' if slots else ''}run {job} first"
         raise WrongInput(f"no {table} {slot!r} in {published.uri} (published: {listed(slots)}){advice}")
     return runs
+
+
+@dataclass(frozen=True)
+class PublishedVectors:
+    """What the footers of Parquet files tell of a fingerprint's published vectors."""
+
+    images: int
+    contents: int
+    dimensions: int
+
+
+def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None:
+    """The published vectors of ``fingerprint``; None if there are none, or files cannot be read: the job says why."""
+    try:
+        embeddings = published.dataset("embeddings", fingerprint)
+        first = embeddings.head(1, columns=["fingerprint_key"]).to_pylist()
+        footers = _footers(published, "vectors", first[0]["fingerprint_key"]) if first else []
+        lengths = [length for footer in footers if (length := _list_length(footer, "embedding"))]
+        if not lengths:
+            return None
+        return PublishedVectors(embeddings.count_rows(), sum(footer.num_rows for footer in footers), lengths[0])
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _footers(published: Snapshot, table: str, slot: str) -> list[pq.FileMetaData]:
+    return [fragment.metadata for fragment in published.dataset(table, slot).get_fragments() if fragment.count_rows()]
+
+
+def _list_length(footer: pq.FileMetaData, column: str) -> int:
+    """The length of the lists in ``column`` of a file with rows, which are of equal length."""
+    group = footer.row_group(0)
+    columns = (group.column(number) for number in range(group.num_columns))
+    values: int = sum(part.num_values for part in columns if part.path_in_schema.partition(".")[0] == column)
+    return int(values) // int(group.num_rows)

@@ -10,8 +10,8 @@ from typing import Any
 
 from pyspark.sql import DataFrame
 
-from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.jobs import command_line, declaration, early
+from image_similarity.errors import WrongInput
+from image_similarity.jobs import command_line, declaration, early, same_way
 from image_similarity.jobs.job import Application, Failures, Job, work_on
 from image_similarity.reporting import note
 from image_similarity.runtime import devices, progress
@@ -21,7 +21,7 @@ from image_similarity.stages.embeddings import checkpoints, prepare, projected, 
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.stages.embeddings.projected import Fitted
 from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
-from image_similarity.storage import uris
+from image_similarity.storage import disk_space, uris
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.snapshot import Snapshot
 
@@ -69,7 +69,7 @@ def add_switches(parser: argparse.ArgumentParser) -> None:
 
 
 def run(application: Application) -> None:
-    names = _names(application)
+    names = _names(application.arguments, application.settings)
     jobs = [application.job("embed_images", name) for name in names]
     jobs = [job for job in jobs if not job.already_published()]
     if not jobs:
@@ -87,23 +87,40 @@ def run(application: Application) -> None:
 
 def check_fingerprints(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for what is seen before Spark is started: fingerprints, networks, layers and local files of
-    weights that do not exist.
+    weights that do not exist, and settings other than those of the vectors that are published.
     """
-    names = arguments.fingerprints or [settings.neighbours.fingerprint]
-    for name in prepare.with_bases(settings, names):
+    names = _names(arguments, settings)
+    for name in names:
         prepare.check(name, settings.fingerprint(name))
+    prepare.check_together(settings, names)
+    if published := early.snapshot(arguments.warehouse):
+        for name in names:
+            same_way.check_settings(arguments, published, name, settings.fingerprint(name))
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
-    """As `check_fingerprints`, and ``WrongInput`` where no manifest is published."""
+    """As `check_fingerprints`, ``WrongInput`` where no manifest is published, and ``JobFailed`` for a full disk."""
     check_fingerprints(arguments, settings)
     if published := early.snapshot(arguments.warehouse):
         _manifest_runs(published)
+        if not arguments.dry_run:
+            _check_disk(published, settings, _names(arguments, settings))
+
+
+def _check_disk(published: Snapshot, settings: Settings, names: list[str]) -> None:
+    """Raises ``JobFailed`` if the disk of a warehouse on this machine has no room for the vectors of new images."""
+    images, needed = published.dataset("manifest", "").count_rows(), 0
+    for name in names:
+        known = early.vectors_of(published, name)
+        dimensions = known.dimensions if known else prepare.vector_length(settings.fingerprint(name))
+        new = max(0, images - known.contents) if known else images
+        needed += checkpoints.least_bytes(new, dimensions or 0)
+    disk_space.check(f"embedding {images:,} images", [disk_space.Need("--warehouse", published.uri, needed)])
 
 
 def check(application: Application) -> None:
     """Raises ``WrongInput`` for a GPU that no task can have."""
-    declared = [application.settings.fingerprint(name) for name in _names(application)]
+    declared = [application.settings.fingerprint(name) for name in _names(application.arguments, application.settings)]
     if any(isinstance(fingerprint, (NetworkSettings, ExportedSettings)) for fingerprint in declared):
         devices.check(application.session, application.settings.embeddings)
 
@@ -111,9 +128,18 @@ def check(application: Application) -> None:
 def prepare_fingerprints(application: Application) -> None:
     """Prepare all that `run` will need, so that wrong weights end an application before anything is published."""
     with progress.step(application.session, "prepare fingerprints"):
-        for name in _names(application):
+        for name in _names(application.arguments, application.settings):
             if not isinstance(application.settings.fingerprint(name), PcaSettings):
-                _prepared(application, name)
+                _check_unchanged(application, name, _prepared(application, name))
+
+
+def _check_unchanged(application: Application, name: str, prepared: PreparedFingerprint) -> None:
+    """As `same_way.check_key` will, before anything is published. What a label has published is not looked at again."""
+    published, label = application.warehouse.snapshot(), application.arguments.run_id
+    record = same_way.record_of(published, name)
+    if record is not None and (label is None or not early.has_label(published, label)):
+        now = prepare.record(name, application.settings.fingerprint(name), prepared)
+        same_way.check_key(application.arguments, published, name, record.settings.get("fingerprint_key"), now)
 
 
 def _prepared(application: Application, name: str) -> PreparedFingerprint:
@@ -123,9 +149,8 @@ def _prepared(application: Application, name: str) -> PreparedFingerprint:
     return application.prepared[name]
 
 
-def _names(application: Application) -> list[str]:
-    names = application.arguments.fingerprints or [application.settings.neighbours.fingerprint]
-    return prepare.with_bases(application.settings, names)
+def _names(arguments: argparse.Namespace, settings: Settings) -> list[str]:
+    return prepare.with_bases(settings, arguments.fingerprints or [settings.neighbours.fingerprint])
 
 
 def _declared(job: Job) -> Any:
@@ -139,6 +164,8 @@ def _plan(jobs: list[Job]) -> None:
         f"embed the images of manifest {manifest} as {job.slot}: {prepare.described(_declared(job))}" for job in jobs
     ]
     jobs[0].plan(*lines, f"write embeddings, vectors and failures to {jobs[0].warehouse.uri}")
+    if jobs[0].warehouse.local_root is not None:  # again: in a pipeline the manifest is new
+        _check_disk(jobs[0].base_snapshot, jobs[0].settings, [job.slot for job in jobs])
 
 
 def _manifest_runs(published: Snapshot) -> list[str]:
@@ -193,7 +220,7 @@ def _check_distinct(embeddings: list[_Embedding]) -> None:
     for embedding in embeddings:
         other = slots.setdefault(embedding.fingerprint.key, embedding.job.slot)
         if other != embedding.job.slot:
-            raise WrongInput(f"fingerprints {other} and {embedding.job.slot} are declared alike: one of them is enough")
+            raise WrongInput(prepare.alike(other, embedding.job.slot))
 
 
 def _embedding(job: Job) -> _Embedding:
@@ -207,20 +234,27 @@ def _embedding(job: Job) -> _Embedding:
         "vectors": job.base_snapshot.run_ids("vectors", key),
     }
     published = job.warehouse.read("embeddings", inputs["embeddings"])
-    previous = published.select("fingerprint_key").first()
-    _check_key(job, previous, key)
+    previous = _key_in(published)
+    now = prepare.record(job.slot, _declared(job), prepared)
+    same_way.check_key(job.arguments, job.base_snapshot, job.slot, previous, now)
     fingerprint = Fingerprint(
         name=job.slot,
         spec=prepared.spec,
         file=ship(job.session, prepared.file) if prepared.file else None,
         published=published,
         failures=job.warehouse.read("failures", job.base_snapshot.run_ids("failures", job.slot)),
-        failures_hold=previous is not None and previous.fingerprint_key == key,
+        failures_hold=previous == key,
         vectors=job.warehouse.read("vectors", inputs["vectors"]),
         checkpoints=_checkpoints(job, key),
         folder=job.warehouse.state_of(_state(key), job.run_id).location(checkpoints.FOLDER),
     )
     return _Embedding(job, prepared, fingerprint, inputs)
+
+
+def _key_in(embeddings: DataFrame) -> str | None:
+    """The fingerprint key of rows of ``embeddings``; None if there are none."""
+    row = embeddings.select("fingerprint_key").first()
+    return None if row is None else str(row.fingerprint_key)
 
 
 def _folder_for_workers() -> Path:
@@ -248,17 +282,6 @@ def _checkpoints(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
 def _state(key: str) -> str:
     """The state slot that holds the checkpoints for ``key``, see `Warehouse.state`."""
     return f"{retention.CHECKPOINTS}/{key}"
-
-
-def _check_key(job: Job, published: Any, key: str) -> None:
-    if published is None or published.fingerprint_key == key or job.arguments.replace_fingerprint:
-        return
-    raise JobFailed(
-        f"the published embeddings {job.slot} were made in another way (key {published.fingerprint_key}, now "
-        f"{key}): other "
-        "weights, layer or settings, or an older version of this program. Give this fingerprint another name "
-        "(--fingerprint NAME with --network or --weights), or replace the old one with --replace-fingerprint"
-    )
 
 
 def _write(embedding: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict[str, Any], Failures]:
@@ -349,7 +372,13 @@ def _project(job: Job) -> None:
         )
         fitted = previous or projected.fit(job.slot, vectors, base_key.fingerprint_key, declared)
     published = warehouse.read("embeddings", job.base_snapshot.run_ids("embeddings", job.slot))
-    _check_key(job, published.select("fingerprint_key").first(), fitted.key)
+    used = {
+        "fingerprint": {job.slot: declared.model_dump()},
+        "fingerprint_key": fitted.key,
+        "base_key": fitted.base_key,
+        **_weights_behind(job, inputs["embeddings"]),
+    }
+    same_way.check_key(job.arguments, job.base_snapshot, job.slot, _key_in(published), used)
     with job.step("project and write tables"):
         counts = _write_projected(job, base, vectors, fitted, is_new=previous is None)
     replace = {"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}}
@@ -358,12 +387,7 @@ def _project(job: Job) -> None:
         append={"vectors": {fitted.key: job.run_id}} if counts["vectors_added"] else None,
         inputs=inputs,
         counts=counts,
-        used={
-            "fingerprint": {job.slot: declared.model_dump()},
-            "fingerprint_key": fitted.key,
-            "base_key": fitted.base_key,
-            **_weights_behind(job, inputs["embeddings"]),
-        },
+        used=used,
     )
     job.say(
         f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} "

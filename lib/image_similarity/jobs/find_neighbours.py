@@ -7,7 +7,7 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Failures, Job
-from image_similarity.runtime.session import is_local_mode
+from image_similarity.runtime.session import is_local_mode, scratch_folders
 from image_similarity.settings import ApproximateSettings, NeighboursSettings, Settings
 from image_similarity.stages.neighbours import audit, sources, stage
 from image_similarity.stages.neighbours import plan as planning
@@ -17,6 +17,7 @@ from image_similarity.stages.neighbours.previous import PreviousRun
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
+from image_similarity.warehouse.snapshot import Snapshot
 
 EXTERNAL = "external"
 COMPARED = "compared_sha256"
@@ -49,17 +50,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Raises ``WrongInput`` for vectors that are not there, where that is seen before Spark is started."""
+    """Raises for what is seen before Spark is started: ``WrongInput`` for vectors that are not there, and for settings
+    that contradict; ``JobFailed`` for a full disk.
+    """
+    compared = _settings(arguments, settings, arguments.embeddings)
     if arguments.embeddings is not None:
         sources.check(arguments.embeddings, settings.embeddings.read_seconds)
     elif published := early.snapshot(arguments.warehouse):
-        early.runs_of(published, "embeddings", settings.neighbours.fingerprint, "embed_images")
+        early.runs_of(published, "embeddings", compared.fingerprint, "embed_images")
+        _check_size(published, compared, settings.approximate, arguments.dry_run)
+
+
+def _check_size(
+    published: Snapshot, settings: NeighboursSettings, approximate: ApproximateSettings, dry_run: bool
+) -> None:
+    """Raises as `planning.make` and `planning.check` will, as far as the files of tables on this machine tell."""
+    vectors = early.vectors_of(published, settings.fingerprint)
+    if vectors is None:
+        return
+    if settings.method == APPROXIMATE and settings.similar:
+        audit.check(vectors.images, approximate)
+    least = planning.least_disk(vectors.images, vectors.dimensions, settings)
+    if not dry_run:
+        planning.check_disk(least, published.uri, scratch_folders())
 
 
 def run(application: Application, fingerprint: str | None = None) -> None:
     """``fingerprint``: another one than the settings name."""
     own_embeddings = getattr(application.arguments, "embeddings", None)
-    settings, approximate = _settings(application, own_embeddings, fingerprint), application.settings.approximate
+    settings = _settings(application.arguments, application.settings, own_embeddings, fingerprint)
+    approximate = application.settings.approximate
     job = application.job("find_neighbours", f"{settings.fingerprint}/{settings.metric}")
     if job.already_published():
         return
@@ -77,7 +97,8 @@ def run(application: Application, fingerprint: str | None = None) -> None:
         + _all_others(settings, source.count),
         f"write neighbours to {job.warehouse.uri}",
     )
-    planning.check(plan, job.warehouse, is_local_mode(job.session))
+    is_local = is_local_mode(job.session)
+    planning.check(plan, job.warehouse, is_local, scratch_folders(job.session) if is_local else ())
     with job.step("read the lists of the run before"):
         previous = _previous_run(job, settings, plan.method)
     with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.slot, job.run_id) as state:
@@ -104,19 +125,20 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     _summarise(job, counts, failures, outputs.approximate)
 
 
-def _settings(application: Application, own_embeddings: str | None, fingerprint: str | None) -> NeighboursSettings:
+def _settings(
+    arguments: argparse.Namespace, given: Settings, own_embeddings: str | None, fingerprint: str | None = None
+) -> NeighboursSettings:
     """The settings with the fingerprint that is compared. ``WrongInput`` for vectors of one's own under a name of ours.
 
     ``fingerprint``: wins over all. ``own_embeddings``: named `EXTERNAL` unless the command line says otherwise.
     """
-    settings = application.settings.neighbours
-    by_flag = [given.override for given in application.arguments.settings_by_flag]
-    given = [*application.arguments.overrides, *by_flag]
-    if own_embeddings and not any(override.startswith("neighbours.fingerprint=") for override in given):
+    settings = given.neighbours
+    overrides = [*arguments.overrides, *(one.override for one in arguments.settings_by_flag)]
+    if own_embeddings and not any(override.startswith("neighbours.fingerprint=") for override in overrides):
         fingerprint = EXTERNAL
     if fingerprint is not None:
         settings = settings.model_copy(update={"fingerprint": fingerprint})
-    if own_embeddings and settings.fingerprint in application.settings.fingerprints:
+    if own_embeddings and settings.fingerprint in given.fingerprints:
         raise WrongInput(
             f"--embeddings with --fingerprint {settings.fingerprint}, which is made here: choose another name"
         )

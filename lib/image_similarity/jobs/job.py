@@ -338,18 +338,21 @@ def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:
     return {action: {table: sorted(runs) for table, runs in slots.items()} for action, slots in slots_by_action.items()}
 
 
-def _versions(session: SparkSession) -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of this program, and of the libraries that decide what vectors are."""
     # Read from the metadata of the installation, because importing the libraries takes seconds.
     names = ("torch", "torchvision", "numpy", "pyarrow", "pillow")
-    installed = {name: importlib.metadata.version(name) for name in names}
+    return {"image_similarity": __version__, **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _versions(session: SparkSession) -> dict[str, str]:
     java: Any = session._jvm
     return {
-        "image_similarity": __version__,
         "python": platform.python_version(),
         "java": java.System.getProperty("java.version"),
         "spark": session.version,
         "hadoop": java.org.apache.hadoop.util.VersionInfo.getVersion(),  # its clients access s3a://, hdfs://, gs://
-        **installed,
+        **library_versions(),
     }
 
 

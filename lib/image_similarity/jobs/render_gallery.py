@@ -62,8 +62,8 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def check_place(arguments: argparse.Namespace, images: str) -> None:
     """`check`, before Spark is started, where the gallery is on this machine. ``images``: empty if not known."""
+    early.check_folder("--gallery", arguments.gallery, arguments.dry_run)
     if uris.is_local(arguments.gallery):
-        early.check_folder("--gallery", arguments.gallery, arguments.dry_run)
         place = uris.absolute(images) if images else ""
         open_site(None, "gallery", arguments.gallery).check_place(place, uris.absolute(arguments.warehouse))
 

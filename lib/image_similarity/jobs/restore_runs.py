@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Sequence
 
 from image_similarity.errors import WrongInput, did_you_mean
-from image_similarity.jobs import command_line
+from image_similarity.jobs import command_line, early
 from image_similarity.jobs.job import Application, Job
 from image_similarity.reporting import aligned, note, say
 from image_similarity.warehouse import recovery, retention
 from image_similarity.warehouse.records import Record
-from image_similarity.warehouse.snapshot import POINTER
+from image_similarity.warehouse.snapshot import POINTER, Snapshot
 
+NAME = "restore_runs"
 RUNS_LISTED = 5
 
 
@@ -25,16 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raises ``WrongInput`` for flags that contradict, and for a run that is not there, before Spark is started."""
+    if arguments.rebuild and arguments.to:
+        raise WrongInput("--rebuild makes the newest runs current, so it takes no --to: rebuild first, then restore")
+    if arguments.to and (published := early.snapshot(arguments.warehouse)):
+        _newest(published, arguments.to)
+
+
 def run(application: Application) -> None:
     if application.arguments.rebuild:
         return _rebuild(application)
-    job = application.job("restore_runs", application.arguments.to or "")
-    records = [record for record in job.base_snapshot.runs.values() if record.job != job.name]
+    job = application.job(NAME, application.arguments.to or "")
+    records = _records(job.base_snapshot)
     history = [record for record in records if record.replaced]
     if not job.arguments.to:
         _list(job, history)
         return
-    chosen = _chosen(job, history)
+    chosen = _chosen(job)
     if all(retention.is_current(job.base_snapshot.pointer, record) for record in chosen):
         say(f"restore_runs: current already: {', '.join(map(_described, chosen))}")
         return
@@ -66,8 +75,6 @@ def run(application: Application) -> None:
 
 
 def _rebuild(application: Application) -> None:
-    if application.arguments.to:
-        raise WrongInput("--rebuild makes the newest runs current, so it takes no --to: rebuild first, then restore")
     warehouse = application.warehouse
     rebuilt = recovery.rebuilt(warehouse)
     pointer = rebuilt.pointer
@@ -79,19 +86,29 @@ def _rebuild(application: Application) -> None:
     say(f"restore_runs: {made} {POINTER} anew from {rebuilt.rows.num_rows:,} runs; current are", aligned(rows))
 
 
-def _chosen(job: Job, history: Sequence[Record]) -> list[Record]:
-    """The runs that ``--to`` names, the newest of each slot. ``WrongInput`` if there are none, or a table is gone."""
-    newest = {
-        (record.job, record.slot): record for record in history if job.arguments.to in (record.run_id, record.label)
-    }
+def _records(published: Snapshot) -> list[Record]:
+    """All runs but those of this job."""
+    return [record for record in published.runs.values() if record.job != NAME]
+
+
+def _newest(published: Snapshot, named: str) -> list[Record]:
+    """The runs that ``--to`` names, the newest of each slot. Raises ``WrongInput`` if there are none."""
+    history = [record for record in _records(published) if record.replaced]
+    newest = {(record.job, record.slot): record for record in history if named in (record.run_id, record.label)}
     if not newest:
         names = {name for record in history for name in (record.run_id, record.label) if name}
         raise WrongInput(
-            f"no run in {job.warehouse.uri} is called {job.arguments.to!r}, and none has that label"
-            + (did_you_mean(job.arguments.to, sorted(names)) or "; see without --to")
+            f"no run in {published.uri} is called {named!r}, and none has that label"
+            + (did_you_mean(named, sorted(names)) or "; see without --to")
         )
-    _check_complete(job, list(newest.values()))
     return list(newest.values())
+
+
+def _chosen(job: Job) -> list[Record]:
+    """As `_newest`, and ``WrongInput`` if a table of one is gone."""
+    chosen = _newest(job.base_snapshot, job.arguments.to)
+    _check_complete(job, chosen)
+    return chosen
 
 
 def _check_complete(job: Job, chosen: Sequence[Record]) -> None:

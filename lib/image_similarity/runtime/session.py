@@ -19,6 +19,9 @@ _CANCEL_SECONDS = 10
 _UMASK = "spark.hadoop.fs.permissions.umask-mode"
 """Hadoop's own is 022, whatever that of the process is."""
 
+_LOCAL_DIR, _JAVAS_OWN = "spark.local.dir", "/tmp"
+"""Where Spark writes its own files, and Java's java.io.tmpdir, which is the default."""
+
 SPARK_ERRORS = (PySparkException, Py4JJavaError)
 """What a call of Spark raises, depending on where in the JVM it failed."""
 
@@ -65,11 +68,34 @@ def local_settings() -> dict[str, str]:
         return {}
     os.environ.setdefault("SPARK_CONF_DIR", str(folder))
     settings = {_UMASK: f"{environment.umask():03o}", **read_properties(folder / "spark" / "local.conf")}
-    defaults = Path(os.environ["SPARK_CONF_DIR"], "spark-defaults.conf")
-    theirs = read_properties(defaults) if defaults.exists() else {}
+    theirs = _users_defaults(Path(os.environ["SPARK_CONF_DIR"]))
     if not settings.get("spark.master", "").startswith("local"):
         return settings
     return {**settings, class_archive.DEFAULT_OPTIONS: class_archive.driver_options(used, {**theirs, **settings})}
+
+
+def _users_defaults(folder: Path) -> dict[str, str]:
+    """The properties of the user's own spark-defaults.conf, if there is one."""
+    defaults = folder / "spark-defaults.conf"
+    return read_properties(defaults) if defaults.exists() else {}
+
+
+def scratch_folders(spark: SparkSession | None = None) -> list[str]:
+    """The folders on this machine that Spark writes its own files to, as those of shuffles (``spark.local.dir``).
+
+    Without ``spark``: those of the session that `open_session` will start. Empty where they are not known yet, as under
+    spark-submit, whose settings only its JVM knows.
+    """
+    if os.environ.get("SPARK_LOCAL_DIRS"):  # wins over the setting
+        named = os.environ["SPARK_LOCAL_DIRS"]
+    elif spark is not None:
+        named = spark.sparkContext.getConf().get(_LOCAL_DIR, _JAVAS_OWN) or _JAVAS_OWN
+    elif "PYSPARK_GATEWAY_PORT" in os.environ or (folder := conf.folder()) is None:
+        return []
+    else:
+        theirs = _users_defaults(Path(os.environ.get("SPARK_CONF_DIR", folder)))
+        named = {**theirs, **read_properties(folder / "spark" / "local.conf")}.get(_LOCAL_DIR, _JAVAS_OWN)
+    return [os.path.abspath(name.strip()) for name in named.split(",") if name.strip()]
 
 
 def read_properties(file: Path) -> dict[str, str]:

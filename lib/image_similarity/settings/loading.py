@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from image_similarity.errors import WrongInput, did_you_mean, near, no_such_file
+from image_similarity.errors import WrongInput, did_you_mean, near, no_such_file, what_is
 from image_similarity.settings import renamed
 from image_similarity.settings.fingerprints import DEFAULT_FINGERPRINT, keys_of
 from image_similarity.settings.sections import FaultOfFingerprint, Settings
@@ -170,6 +170,9 @@ def _renamed(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _read_toml(file: Traversable) -> dict[str, Any]:
+    # To read from a named pipe would wait for ever. Those of a shell, --config <(...), have somebody who writes.
+    if os.path.exists(path := str(file)) and not path.startswith(("/dev/", "/proc/")) and not os.path.isfile(path):
+        raise WrongInput(f"settings file {path} is {what_is(path)}; name a file")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -58,4 +58,6 @@ class Workspace:
         """The Parquet files of ``name`` as tables, one after the other, read by this process without a Spark job."""
         files = sorted(file.uri for file in blobs.list_files(self.location(name)) if file.path.endswith(".parquet"))
         for file in files:
-            yield pq.read_table(blobs.open_input_file(file), columns=columns)
+            with blobs.open_input_file(file) as opened:
+                part = pq.read_table(opened, columns=columns)
+            yield part

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from image_similarity.errors import JobFailed
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
 
@@ -30,6 +31,9 @@ SHARE_AT_RISK = 0.05
 """A task writes a checkpoint after working for this share of the job's run time so far."""
 
 _FILES_AT_ONCE = 16
+_SHARE_LEFT = 0.25
+"""Of sparse vectors zstd leaves 0.28 of their bytes (colour histograms) or more, of dense ones 0.9."""
+_MAGIC = b"PAR1"
 _TYPE = "application/vnd.apache.parquet"
 
 
@@ -87,12 +91,19 @@ class CheckpointWriter:
             files = [file.uri for file in blobs.list_files(self._folder) if file.path.startswith(prefix)]
         except FileNotFoundError:  # no checkpoint was written yet
             return []
-        checkpoints = [pq.read_table(blobs.open_input_file(file), columns=["content_sha256"]) for file in files]
-        return [content for table in checkpoints for content in table["content_sha256"].to_pylist()]
+        return [content for file in files for content in _contents(file)]
+
+
+def least_bytes(contents: int, dimensions: int) -> int:
+    """Bytes of disk that embedding so many contents takes at least: as checkpoints, then as rows of ``vectors``."""
+    return int(2 * _SHARE_LEFT * 4 * contents * dimensions)
 
 
 def files(folder: str) -> tuple[list[str], list[str]]:
-    """The checkpoint files in ``folder`` that can be read, and those that cannot: a machine lost its power, say."""
+    """The checkpoint files in ``folder`` that are whole, and those that are damaged: a machine lost its power, say.
+
+    Raises ``JobFailed`` if one cannot be read at all, for lack of permission, say: that is no damage.
+    """
     try:
         listed = sorted(file.uri for file in blobs.list_files(folder) if file.path.endswith(".parquet"))
     except FileNotFoundError:  # no checkpoint was written yet
@@ -102,12 +113,41 @@ def files(folder: str) -> tuple[list[str], list[str]]:
     return [file for file in listed if is_whole[file]], [file for file in listed if not is_whole[file]]
 
 
+def _contents(file: str) -> list[str]:
+    with blobs.open_input_file(file) as opened:
+        contents: list[str] = pq.read_table(opened, columns=["content_sha256"])["content_sha256"].to_pylist()
+        return contents
+
+
 def _is_whole(file: str) -> bool:
+    """Whether the file ends with the footer of a Parquet file. Raises ``JobFailed`` if it cannot be read.
+
+    The footer is read first, and parsed then: pyarrow's errors of both are ``OSError``.
+    """
     try:
-        pq.read_metadata(blobs.open_input_file(file))
+        footer = _footer(file)
+    except FileNotFoundError:  # another run has published what was in it, and removed it
+        return False
+    except OSError as error:
+        raise JobFailed(
+            f"checkpoint {file} cannot be read: {error}. It may be whole: make it readable, or remove what unpublished "
+            "runs left by clean_warehouse.py --discard-checkpoints"
+        ) from error
+    try:
+        pq.read_metadata(pa.BufferReader(_MAGIC + footer))
         return True
     except (OSError, ValueError):
         return False
+
+
+def _footer(file: str) -> bytes:
+    """The last bytes of a Parquet file: its metadata, their length in four bytes, and `_MAGIC`. Fewer if damaged."""
+    with blobs.open_input_file(file) as opened:
+        size = opened.size()
+        end: bytes = opened.read_at(min(size, 8), max(size - 8, 0))
+        length = min(int.from_bytes(end[:4], "little") + 8, size)
+        footer: bytes = opened.read_at(length, size - length) if end[4:] == _MAGIC else b""
+        return footer
 
 
 class CheckpointCount:
@@ -123,7 +163,8 @@ class CheckpointCount:
             return 0
         for file in files:
             if file not in self._rows:
-                self._rows[file] = pq.read_metadata(blobs.open_input_file(file)).num_rows
+                with blobs.open_input_file(file) as opened:
+                    self._rows[file] = pq.read_metadata(opened).num_rows
         return sum(self._rows.values())
 
 

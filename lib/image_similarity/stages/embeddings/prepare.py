@@ -1,10 +1,11 @@
 """Prepares declared fingerprints on the driver: resolves and checks their weights, and saves files for the workers."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from image_similarity.errors import WrongInput
 from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
@@ -19,6 +20,9 @@ from image_similarity.settings import (
     Settings,
 )
 from image_similarity.stages.embeddings import local_weights
+
+if TYPE_CHECKING:
+    from image_similarity.fingerprints.hog import OrientedGradients
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,57 @@ def check(name: str, declared: FingerprintSettings) -> None:
             weights.check_name(declared.network, weights_name)
 
 
+def check_together(settings: Settings, names: Sequence[str]) -> None:
+    """Raises ``WrongInput`` for two of ``names`` (each after its base) that are declared alike, and for a projection to
+    more values than its base has. Loads no weights.
+    """
+    by_settings: list[tuple[FingerprintSettings, str]] = []
+    for name in names:
+        declared = settings.fingerprint(name)
+        for other, first in by_settings:
+            if other == declared:
+                raise WrongInput(alike(first, name))
+        by_settings.append((declared, name))
+        length = vector_length(settings.fingerprint(declared.base)) if isinstance(declared, PcaSettings) else None
+        if isinstance(declared, PcaSettings) and length is not None and length < declared.dimensions:
+            raise WrongInput(
+                f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has vectors of "
+                f"{length:,} values: a projection has at most as many dimensions"
+            )
+
+
+def alike(first: str, second: str) -> str:
+    """The message for two fingerprints that give the same vectors."""
+    return f"fingerprints {first} and {second} are declared alike: one of them is enough"
+
+
 def described(declared: FingerprintSettings) -> str:
     """A short description for plans."""
     if isinstance(declared, PcaSettings):
         return f"{declared.dimensions} principal components of {declared.base}"
     if isinstance(declared, NetworkSettings):
-        layer, _ = _layer_and_pooling(declared)
+        layer, _ = layer_and_pooling(declared)
         return f"{declared.network} {layer}, weights {' or '.join(declared.weights)}"
     if isinstance(declared, ExportedSettings):
         return f"the program {' or '.join(declared.weights)}"
     return declared.kind
+
+
+def vector_length(declared: FingerprintSettings) -> int | None:
+    """Values of a vector; None for a program, which would have to be run. Raises ``FingerprintError`` for a layer that
+    is not there.
+    """
+    if isinstance(declared, PcaSettings):
+        return declared.dimensions
+    if isinstance(declared, ColourHistogramSettings):
+        return math.prod(declared.bins)
+    if isinstance(declared, HogSettings):
+        return _hog(declared).dimensions
+    if isinstance(declared, NetworkSettings):
+        from image_similarity.fingerprints import networks
+
+        return networks.vector_length(declared.network, *layer_and_pooling(declared))
+    return None
 
 
 def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSettings) -> PreparedFingerprint:
@@ -97,13 +142,16 @@ def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSe
             colour_histogram.described(declared.space, declared.bins, declared.decoding == "scaled")
         )
     if isinstance(declared, HogSettings):
-        from image_similarity.fingerprints import hog
-
-        spec = hog.described(
-            declared.size, declared.orientations, declared.cell, declared.block, declared.decoding == "scaled"
-        )
-        return PreparedFingerprint(spec)
+        return PreparedFingerprint(_hog(declared))
     raise WrongInput(f"fingerprint {name} is made of vectors, not of images")
+
+
+def _hog(declared: HogSettings) -> "OrientedGradients":
+    from image_similarity.fingerprints import hog  # importing scikit-image takes a second
+
+    return hog.described(
+        declared.size, declared.orientations, declared.cell, declared.block, declared.decoding == "scaled"
+    )
 
 
 @contextmanager
@@ -128,7 +176,7 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Prepa
     resolved = weights.resolve(
         declared.network, declared.weights, declared.weights_sha256, declared.seed, cache(), http
     )
-    layer, pooling = _layer_and_pooling(declared)
+    layer, pooling = layer_and_pooling(declared)
     prepared = networks.prepare(
         declared.network,
         layer,
@@ -149,7 +197,7 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Prepa
     )
 
 
-def _layer_and_pooling(declared: NetworkSettings) -> tuple[str, str]:
+def layer_and_pooling(declared: NetworkSettings) -> tuple[str, str]:
     """Those of ``declared``, or the network's own in the place of what is left open."""
     if declared.layer is not None:
         return declared.layer, declared.pooling or "none"

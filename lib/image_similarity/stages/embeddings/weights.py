@@ -131,7 +131,7 @@ def _weights_file(
     if network:
         check_name(network, name)
     file = Path(uris.absolute(name))
-    if not timeouts.within(local_weights.SECONDS_TO_ANSWER, file.exists):
+    if not local_weights.is_there(str(file)):
         raise FileNotFoundError(no_such_file(str(file)))
     return _checked(file, name, sha256, downloaded=False), ()
 

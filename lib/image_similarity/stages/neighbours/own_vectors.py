@@ -47,9 +47,7 @@ def read(spark: SparkSession, location: str, read_seconds: float) -> OwnVectors:
     Raises ``ValueError``, in one line, if it cannot be read, lacks a column, or has a column of another type.
     """
     files, notes, by_pyarrow = _files(spark, location, read_seconds)
-    for file in files:
-        with file.part.named_in_errors():
-            file.check()
+    _check(files)
     for line in notes:
         note(f"{location}: {line}")
     schemas = {file.spark_schema for file in files}
@@ -65,6 +63,18 @@ def read(spark: SparkSession, location: str, read_seconds: float) -> OwnVectors:
     # All files below the folder as they are: names of folders are no columns here.
     reader = spark.read.schema(schema).option("recursiveFileLookup", True)
     return _converted(reader.parquet(escape_glob(uris.for_spark(location))))
+
+
+def check_local(location: str, read_seconds: float) -> None:
+    """Raises ``ValueError`` as `read` does, for files on this machine, whose ends are read. Needs no Spark."""
+    parts, _ = tables.parts_of(location, read_seconds)
+    _check(_opened(parts, blobs.open_input_file, read_seconds))
+
+
+def _check(files: "list[_File]") -> None:
+    for file in files:
+        with file.part.named_in_errors():
+            file.check()
 
 
 def _is_name_for_spark(path: str) -> bool:

@@ -1,10 +1,8 @@
 """Estimates before the work begins: tiles, memory, disk and time, and the choice of the method."""
 
 import json
-import os
-import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +11,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.knn import calibration, partitioning
 from image_similarity.knn.calibration import Rate
 from image_similarity.knn.scoring import SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
+from image_similarity.storage import disk_space
 from image_similarity.warehouse.warehouse import Warehouse
 
 _PROCESS_BYTES = 300 * 2**20
@@ -73,6 +72,22 @@ class Tiles:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """Bytes that comparing writes."""
+
+    warehouse: int
+    shuffles: int = 0
+    """In Spark's own folders (spark.local.dir)."""
+
+    @property
+    def total(self) -> int:
+        return self.warehouse + self.shuffles
+
+    def __add__(self, other: "Disk") -> "Disk":
+        return Disk(self.warehouse + other.warehouse, self.shuffles + other.shuffles)
+
+
+@dataclass(frozen=True)
 class Plan:
     """The chosen method, and what it takes."""
 
@@ -85,7 +100,7 @@ class Plan:
     block_rows: int
     cores: int
     seconds: float
-    disk_bytes: int
+    disk: Disk
     all_pairs: bool = True
     """Whether all pairs are compared, be it only for dissimilar neighbours."""
     notes: tuple[str, ...] = ()
@@ -97,7 +112,7 @@ class Plan:
         operations, tasks = 2 * pairs * self.dimensions, len(self.tiles.pairs)
         if self.method == APPROXIMATE and not self.all_pairs:
             return [
-                f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk_bytes / 2**30:.2f} GiB of disk",
+                f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk.total / 2**30:.2f} GiB of disk",
                 *self.notes,
             ]
         if self.seconds < _WORTH_PLANNING:
@@ -107,7 +122,7 @@ class Plan:
             f"{operations / 1e12:,.2f} Tflop in {self.rate.screen} at {self.rate.product / 1e9:,.0f} Gflop/s a core",
             f"{tasks:,} task{'s' if tasks > 1 else ''} on {self.cores:,} cores, each {self.tiles.rows:,} x "
             f"{self.tiles.rows:,} vectors in "
-            f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk_bytes / 2**30:.2f} GiB of disk; "
+            f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk.total / 2**30:.2f} GiB of disk; "
             f"about {clock(self.seconds)}",
             *self.notes,
         ]
@@ -132,22 +147,36 @@ def make(
 ) -> Plan:
     """The plan for ``rows`` vectors of ``vectors`` (content, embedding). Measures on a worker how fast it compares.
 
-    Raises ``JobFailed`` where ``neighbours.task_bytes`` cannot hold two blocks.
+    Raises ``WrongInput`` where ``neighbours.task_bytes`` cannot hold two blocks.
     """
     sizes = vectors.select(F.size("embedding").alias("length")).where("length > 0").take(_SAMPLE)
     lengths = [row["length"] for row in sizes]
     cores = cores_of(spark)
     if not lengths:  # there is nothing to compare
-        return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, 0)
+        return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, Disk(0))
     dimensions = statistics.mode(lengths)
     measured = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string").collect()
     rate = Rate(**json.loads(measured[0]["rate"]))
+    return estimated(rows, dimensions, rate, cores, settings, approximate)
+
+
+def estimated(
+    rows: int,
+    dimensions: int,
+    rate: Rate,
+    cores: int,
+    settings: NeighboursSettings,
+    approximate: ApproximateSettings,
+) -> Plan:
+    """The plan for ``rows`` vectors of ``dimensions`` values on ``cores`` that compare at ``rate``.
+
+    Raises ``WrongInput`` as `make` does.
+    """
     block = block_rows(rows, dimensions, settings)
     tiles = tiled(rows, dimensions, cores, rate.screen, block, settings)
-    list_bytes = 8 * _candidates_per_row(settings, rate.screen) + 8  # written twice: by the shuffle, and as Parquet
     seconds = _FIXED_SECONDS + (_pair_seconds(rows, rate) + rows * (_ROW_SECONDS + dimensions * _VALUE_SECONDS)) / cores
-    disk_bytes = rows * (4 * dimensions + (2 * tiles.strips + 1) * list_bytes)
-    plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk_bytes)
+    disk = _disk_of_all_pairs(rows, dimensions, tiles.strips, rate.screen, settings)
+    plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk)
     return plan if settings.method == EXACT or not settings.similar else _with_approximate(plan, settings, approximate)
 
 
@@ -186,13 +215,44 @@ def _with_approximate(plan: Plan, settings: NeighboursSettings, approximate: App
     decision = (f"method auto: {reason}: {chosen}",) if settings.method == "auto" else ()
     if chosen == EXACT:
         return replace(plan, notes=decision)
-    disk_bytes = (plan.disk_bytes if settings.dissimilar else 4 * rows * dimensions) + rows * (
-        4 * dimensions + _MAX_STEPS * 9 * _candidates_per_row(settings, "float32")
-    )
+    disk = _disk_of_approximate(rows, dimensions, plan.disk, settings)
     all_pairs = settings.dissimilar > 0
-    return replace(
-        plan, method=chosen, seconds=seconds, disk_bytes=disk_bytes, all_pairs=all_pairs, notes=description + decision
-    )
+    return replace(plan, method=chosen, seconds=seconds, disk=disk, all_pairs=all_pairs, notes=description + decision)
+
+
+def _disk_of_all_pairs(rows: int, dimensions: int, strips: int, screen: str, settings: NeighboursSettings) -> Disk:
+    # A list comes from each strip. It is written twice: by the shuffle, and as Parquet.
+    list_bytes = 8 * _candidates_per_row(settings, screen) + 8
+    return Disk(rows * (4 * dimensions + (strips + 1) * list_bytes), rows * strips * list_bytes)
+
+
+def _disk_of_approximate(rows: int, dimensions: int, all_pairs: Disk, settings: NeighboursSettings) -> Disk:
+    lists = _MAX_STEPS * 9 * _candidates_per_row(settings, "float32")
+    before = all_pairs if settings.dissimilar else Disk(4 * rows * dimensions)
+    return before + Disk(rows * (4 * dimensions + lists))
+
+
+def least_disk(rows: int, dimensions: int, settings: NeighboursSettings) -> Disk:
+    """The least disk of a plan for ``rows`` vectors of ``dimensions`` values, whatever the machine is like.
+
+    It needs no Spark: a plan on more cores has as many strips or more. Raises ``WrongInput`` as `make` does.
+    """
+    block = block_rows(rows, dimensions, settings)
+    plans: list[Disk] = []
+    for screen in SCREENS if settings.screen == "auto" else [settings.screen]:
+        try:
+            strips = tiled(rows, dimensions, 1, screen, block, settings).strips
+        except WrongInput as error:
+            too_little = error
+            continue
+        exact = _disk_of_all_pairs(rows, dimensions, strips, screen, settings)
+        if settings.method != APPROXIMATE or not settings.similar:
+            plans.append(exact)
+        if settings.method != EXACT and settings.similar:
+            plans.append(_disk_of_approximate(rows, dimensions, exact, settings))
+    if not plans:
+        raise too_little
+    return min(plans, key=lambda disk: disk.total)
 
 
 def nlist_for(vectors: int, dimensions: int, settings: NeighboursSettings, approximate: ApproximateSettings) -> int:
@@ -256,7 +316,7 @@ def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, setti
     """Cut ``rows`` vectors into as few strips as memory and an even distribution among ``cores`` allow, since each
     strip's lists cross the network once for each tile.
 
-    ``block``: the number of vectors in a block. Raises ``JobFailed`` where ``settings.task_bytes`` is too little for
+    ``block``: the number of vectors in a block. Raises ``WrongInput`` where ``settings.task_bytes`` is too little for
     two blocks.
     """
     buffer_bytes = 2 * block**2 * 4 + 3 * block * dimensions * 4
@@ -264,7 +324,7 @@ def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, setti
     free = settings.task_bytes - _PROCESS_BYTES - buffer_bytes
     if free < 2 * min(rows, block) * row_bytes:
         needed = _PROCESS_BYTES + buffer_bytes + 2 * min(rows, block) * row_bytes
-        raise JobFailed(
+        raise WrongInput(
             f"neighbours.task_bytes = {settings.task_bytes:,} is too little for blocks of {block:,} vectors of "
             f"{dimensions:,} values: set it to {needed:,} or more, or neighbours.block_rows to less"
         )
@@ -307,30 +367,34 @@ def _candidates_per_row(settings: NeighboursSettings, screen: str) -> int:
     return candidate_count(settings.similar, SCREENS[screen]) + candidate_count(settings.dissimilar, SCREENS[screen])
 
 
-def check(plan: Plan, warehouse: Warehouse, local: bool) -> None:
+def check(plan: Plan, warehouse: Warehouse, local: bool, shuffled_in: Sequence[str] = ()) -> None:
     """Raise ``JobFailed`` where this machine lacks the memory or disk. Other machines cannot be checked from here.
 
-    The memory is checked only if ``local``, the disk only if the warehouse is on this machine.
+    The memory is checked only if ``local``, the disk only if the warehouse is on this machine. ``shuffled_in``: as
+    `check_disk` takes it.
     """
     if warehouse.local_root is not None:
-        folder = warehouse.local_root
-        while not os.path.exists(folder):
-            folder = os.path.dirname(folder)
-        free = shutil.disk_usage(folder).free
-        if free < plan.disk_bytes:
-            raise JobFailed(
-                f"comparing needs about {_gib(plan.disk_bytes)} of disk, but {folder} has {_gib(free)}: "
-                "free some, or use another warehouse"
-            )
+        check_disk(plan.disk, warehouse.local_root, shuffled_in)
     available = _available_memory()
     needed = plan.tiles.task_bytes * min(plan.cores, len(plan.tiles.pairs))
     if local and available is not None and available < needed:
         raise JobFailed(
-            f"comparing needs about {_gib(needed)} of memory ({min(plan.cores, len(plan.tiles.pairs))} tasks at "
-            "once), but "
-            f"{_gib(available)} are available: lower neighbours.task_bytes (now {plan.tiles.task_bytes:,} used), "
-            "or use fewer cores"
+            f"comparing needs about {disk_space.shown(needed)} of memory ({min(plan.cores, len(plan.tiles.pairs))} "
+            f"tasks at once), but {disk_space.shown(available)} are available: lower neighbours.task_bytes (now "
+            f"{plan.tiles.task_bytes:,} used), or use fewer cores"
         )
+
+
+def check_disk(disk: Disk, warehouse: str, shuffled_in: Sequence[str]) -> None:
+    """Raise ``JobFailed`` where the disks have less than ``disk`` free.
+
+    ``warehouse``: its folder. ``shuffled_in``: Spark's own folders on this machine; empty if they are elsewhere or not
+    known.
+    """
+    needs = [disk_space.Need("--warehouse", warehouse, disk.warehouse)]
+    for folder in shuffled_in:
+        needs.append(disk_space.Need("spark.local.dir", folder, disk.shuffles // len(shuffled_in)))
+    disk_space.check("comparing", needs)
 
 
 def _available_memory() -> int | None:
@@ -340,7 +404,3 @@ def _available_memory() -> int | None:
     except OSError:
         return None
     return available[0] if available else None
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

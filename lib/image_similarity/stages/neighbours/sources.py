@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity.errors import WrongInput, near_files
+from image_similarity.errors import WrongInput, near_files, what_is
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.stages.neighbours import own_vectors
-from image_similarity.storage import blobs, timeouts, uris
+from image_similarity.storage import timeouts, uris
 from image_similarity.warehouse.warehouse import Warehouse
 
 _FEW_ENOUGH_TO_SEND = 5_000_000
@@ -59,16 +59,22 @@ def from_parquet(spark: SparkSession, uri: str, read_seconds: float) -> Source:
 
 
 def check(uri: str, read_seconds: float) -> None:
-    """Raises ``WrongInput`` if there is nothing at ``uri`` on this machine. Other places are not looked at."""
+    """Raises ``WrongInput`` for what cannot be used at ``uri`` on this machine: nothing, no Parquet, or other columns.
+
+    Other places are not looked at. No rows are read.
+    """
     location = uris.absolute(uri)
     if not uris.is_local(location):
         return
     try:
-        is_there = timeouts.within(read_seconds, blobs.exists, location)
-    except TimeoutError as error:
+        kind = timeouts.within(read_seconds, what_is, location)
+        if kind not in ("a file", "a folder"):  # to open a pipe would wait for a writer
+            raise ValueError(f"this is {kind}; name a file or folder")
+        own_vectors.check_local(location, read_seconds)
+    except (FileNotFoundError, NotADirectoryError):
+        raise WrongInput(f"--embeddings {uri}: no such file or folder{near_files(location)}") from None
+    except (ValueError, OSError) as error:
         raise WrongInput(f"--embeddings {uri}: {error}") from None
-    if not is_there:
-        raise WrongInput(f"--embeddings {uri}: no such file or folder{near_files(location)}")
 
 
 def _checked(ids: DataFrame, uri: str) -> int:
