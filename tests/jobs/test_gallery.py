@@ -138,6 +138,9 @@ def test_the_facts_of_runs_are_explained(gallery: Rendered) -> None:
     pairs = re.findall(r"<dt>([^<]+)</dt><dd>(.*?)</dd>", facts, re.DOTALL)
     assert {"resumed", "kept", "brute force", "method"} <= {name for name, _ in pairs}
     assert [name for name, value in pairs if 'class="note"' not in value] == []
+    assert {"compared_sha256", "neighbours.screen", "neighbours.task_bytes", "fingerprints.tiny.layer", "versions"} <= {
+        name.replace("<wbr>", "") for name, _ in pairs
+    }
 
 
 def test_attributes_lead_to_groups_that_contain_the_image(gallery: Rendered, crawled: Crawl) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import jinja2
 import pyarrow as pa
+from markupsafe import Markup, escape
 from pyspark.sql import DataFrame
 
 from image_similarity.imaging import thumbnails
 from image_similarity.pages import captions
-from image_similarity.redaction import redacted_values
 from image_similarity.stages.gallery import pictures, words
 from image_similarity.storage import blobs
 
@@ -44,6 +44,8 @@ class Tab:
     deciles: tuple[float, ...] = ()
     """Nine distances, ascending: a tenth of the images have their nearest neighbour within the first, and so on. Empty
     if there are too few images for it."""
+    others: int = 0
+    """The number of images that each of them is compared with."""
 
     def nearness(self, distance: float) -> int | None:
         """0 to 9: how many of the deciles are not below ``distance``. None without deciles."""
@@ -157,7 +159,8 @@ def _environment() -> jinja2.Environment:
         link=captions.link,
         location=captions.location,
         clean=captions.clean,
-        json=_json,
+        short=captions.short,
+        breakable=_breakable,
         compact=json.dumps,
     )
     environment.globals.update(
@@ -165,7 +168,9 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals.update(static=lambda name, book: static_file(name, book)[0])
     environment.globals.update(has_large=thumbnails.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
-    environment.globals.update(failure=words.reason, scales=words.SCALES, fact_meanings=words.FACTS)
+    environment.globals.update(
+        failure=words.reason, scales=words.SCALES, numbers=words.NUMBERS, fact_meanings=words.FACTS
+    )
     return environment
 
 
@@ -184,5 +189,6 @@ def _distance(value: float) -> str:
     return f"{value:,.4f}"
 
 
-def _json(value: Any) -> str:
-    return json.dumps(redacted_values(value), indent=2, ensure_ascii=False, sort_keys=True)
+def _breakable(text: str) -> Markup:
+    """``text`` with places where a long word may go on in the next line (`captions.parts`)."""
+    return Markup("<wbr>").join(escape(part) for part in captions.parts(text))

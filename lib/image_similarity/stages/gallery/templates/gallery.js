@@ -44,6 +44,11 @@
     node.append(...children);
     return node;
   }
+  function breakable(text) {
+    /* A long word may go on in the next line between a letter and a digit, and after _ . */
+    const parts = /\S{9}/.test(text) ? text.replace(/([\p{L}])(?=\d)|(_)(?=[^_])/gu, "$&\n").split("\n") : [text];
+    return parts.flatMap((part, position) => (position ? [document.createElement("wbr"), part] : [part]));
+  }
   function shown([page, picture, width, height, title, subtitle, alt]) {
     const link = element("a", { href: new URL(`images/${page.slice(0, 2)}/${page}.html`, root).href });
     const item = element("li", { className: "card" }, link);
@@ -55,10 +60,10 @@
     } else {
       link.append(element("span", { className: "absent", textContent: "no picture" }));
     }
-    const name = element("span", { className: "title", dir: "auto", textContent: title });
+    const name = element("span", { className: "title", dir: "auto" }, ...breakable(title));
     if (picture) name.setAttribute("aria-hidden", "true");
     link.append(name);
-    if (subtitle) link.append(element("span", { className: "note", dir: "auto", textContent: subtitle }));
+    if (subtitle) link.append(element("span", { className: "note", dir: "auto" }, ...breakable(subtitle)));
     return item;
   }
 
