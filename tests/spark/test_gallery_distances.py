@@ -33,7 +33,7 @@ def test_examples_are_the_pairs_nearest_to_the_deciles(spark: SparkSession) -> N
     rows += [pair("far", "away", "dissimilar", 0.9), pair("away", "far", "dissimilar", 0.9)]
     rows += [pair("absent", "i01", "similar", 0.001), pair("i02", "absent", "dissimilar", 1.9)]
     rows += [pair("i02", "i01", "similar", 0.4, tab=1), pair("i01", "i02", "similar", 0.4, tab=1)]
-    rows += [(1, "i01", "similar", 2, "i03", 0.1)]
+    rows += [(1, "i01", "similar", 2, "i03", 0.1)]  # of another rank
     frame = spark.createDataFrame(
         rows, "tab int, image_id string, relation string, rank int, neighbour_id string, distance double"
     )

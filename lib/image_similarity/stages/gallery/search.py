@@ -55,7 +55,7 @@ def _entry(card: dict[str, object]) -> list[object]:
         card["width"],
         card["height"],
         captions.short(str(card["title"])),
-        captions.short(str(card["subtitle"])),
+        card["subtitle"],
         card["alt"],
     ]
 

@@ -92,7 +92,7 @@ NUMBERS = {
 """metric -> what some of its numbers mean, in sentences, for the page about distances."""
 
 PAIRS = {
-    "closest": "The closest two that are not equal. Is it a copy?",
+    "closest": "The closest two that are not equal. Is one a copy?",
     "near": "Nearest neighbours, nearer than nine in ten here.",
     "usual": "Nearest neighbours, as near as is usual here.",
     "far": "Nearest neighbours, farther than nine in ten here.",

@@ -127,7 +127,10 @@
   async function search(query) {
     const status = document.getElementById("found"), more = document.getElementById("more");
     const terms = words(query);
-    if (!terms.length) return;
+    if (!terms.length) {
+      if (query.trim()) status.textContent = `Nothing to look for in “${query}”: it has no letters and no digits`;
+      return;
+    }
     const { ordinals, ignored, partial } = intersection(await Promise.all(terms.map(imagesOf)));
     const number = ordinals.length.toLocaleString("en");
     status.textContent = ordinals.length ? `${partial ? "The first " : ""}${number} image${ordinals.length === 1 ? "" : "s"} for “${query}”` : `Nothing found for “${query}”`;
@@ -142,6 +145,7 @@
     };
     more.addEventListener("click", show);
     await show();
+    status.focus({ preventScroll: true }); // the keyboard goes on at the first result
   }
   if (results) {
     const query = new URLSearchParams(location.search).get("q") ?? "";
@@ -187,7 +191,10 @@
   const pageLink = (relation) => document.querySelector(`a[rel=${relation}]`);
   function turn(relation) {
     const link = pageLink(relation);
-    if (link) location.href = link.href + (dialog?.open ? ENLARGED : "");
+    if (!link) return;
+    // On the next enlarged picture the same button has the focus, so that pressing it again goes on.
+    const button = document.activeElement.name === relation ? `-${relation}` : "";
+    location.href = link.href + (dialog?.open ? ENLARGED + button : "");
   }
   function button(textContent, action, disabled = false) {
     const node = element("button", { type: "button", textContent, disabled });
@@ -202,11 +209,13 @@
     const size = button("Full size", toggle), close = button("Close", () => made.close());
     size.ariaPressed = "false";
     close.autofocus = true;
-    const bar = element("p", {}, button("Previous", () => turn("prev"), !pageLink("prev")), size, close,
-      button("Next", () => turn("next"), !pageLink("next")));
+    const [previous, next] = [["Previous", "prev"], ["Next", "next"]].map(([text, name]) =>
+      Object.assign(button(text, () => turn(name), !pageLink(name)), { name }));
+    const bar = element("p", {}, previous, size, close, next);
     const made = element("dialog", { className: "enlarged", ariaLabel: "The picture, enlarged" }, bar, picture);
     made.addEventListener("close", () => {
-      if (location.hash === ENLARGED) history.replaceState(null, "", location.pathname + location.search);
+      if (location.hash.startsWith(ENLARGED)) history.replaceState(null, "", location.pathname + location.search);
+      enlarge.focus();
     });
     document.body.append(made);
     return made;
@@ -214,13 +223,14 @@
   function openDialog() {
     dialog ??= makeDialog();
     dialog.showModal();
+    dialog.querySelector(`[name="${location.hash.slice(ENLARGED.length + 1)}"]:enabled`)?.focus();
   }
   enlarge?.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     openDialog();
   });
-  if (enlarge && location.hash === ENLARGED) openDialog();
+  if (enlarge && location.hash.startsWith(ENLARGED)) openDialog();
 
   /* -- arrow keys left and right turn pages, also on the switch, where up and down choose -- */
   document.addEventListener("keydown", (event) => {
