@@ -229,6 +229,34 @@ def test_the_focus_stays_where_the_keyboard_goes_on(visit: Visit, gallery: Rende
     assert page.evaluate("document.activeElement.closest('#results') !== null"), "the first result"
 
 
+def test_a_swipe_leads_to_the_next_enlarged_picture(browser: Browser, gallery: Rendered) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        page = context.new_page()
+        page.goto(f"{gallery.folder.as_uri()}/{first_image(gallery)}")
+        page.locator(".enlarge").tap()
+        first, touch = page.url, context.new_cdp_session(page)
+        for kind, points in (("Start", [{"x": 300, "y": 400}]), ("Move", [{"x": 100, "y": 400}]), ("End", [])):
+            touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+        page.wait_for_url(lambda url: url.partition("#")[0] != first)
+        assert page.locator("dialog[open] img").count() == 1
+
+
+def test_fingers_find_what_is_pressed(browser: Browser, gallery: Rendered) -> None:
+    """WCAG 2.5.8: 24 pixels each way, but for links in a sentence."""
+    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        page = context.new_page()
+        for path in ("index.html", first_image(gallery), page_like(gallery, "browse/2"), "search.html", "run.html"):
+            page.goto(f"{gallery.folder.as_uri()}/{path}")
+            small = page.locator(
+                "a:visible, button:visible, summary:visible, input:visible:not([type=radio])"
+            ).evaluate_all(
+                "all => all.filter((one) => !one.closest('.skip, .lead, .scale, footer, main p')).map((one) =>"
+                " [one.textContent, one.getBoundingClientRect().width, one.getBoundingClientRect().height])"
+                ".filter(([, width, height]) => height < 24 || width < 24)"
+            )
+            assert small == [], path
+
+
 def test_a_search_for_nothing_is_answered(visit: Visit) -> None:
     page = visit.open("search.html?q=%21%3F")
     page.wait_for_function("() => document.getElementById('found').textContent")

@@ -176,8 +176,8 @@ class GallerySettings(Section):
     images_per_page: Annotated[int, Field(ge=1, le=1000)] = 100
     """Images on a page that lists images."""
 
-    selection: Annotated[int, Field(ge=1, le=500)] = 40
-    """Images on the front page."""
+    selection: Annotated[int, Field(ge=1, le=500)] = 42
+    """Images on the front page. 42 pictures of one shape fill rows of 2, 3, 6 and 7."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the selection on the front page."""

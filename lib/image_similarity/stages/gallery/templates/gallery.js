@@ -193,8 +193,8 @@
     const link = pageLink(relation);
     if (!link) return;
     // On the next enlarged picture the same button has the focus, so that pressing it again goes on.
-    const button = document.activeElement.name === relation ? `-${relation}` : "";
-    location.href = link.href + (dialog?.open ? ENLARGED + button : "");
+    const pressed = document.activeElement.name === relation ? `-${relation}` : "";
+    location.href = link.href + (dialog?.open ? ENLARGED + pressed : "");
   }
   function button(textContent, action, disabled = false) {
     const node = element("button", { type: "button", textContent, disabled });
@@ -216,6 +216,13 @@
     made.addEventListener("close", () => {
       if (location.hash.startsWith(ENLARGED)) history.replaceState(null, "", location.pathname + location.search);
       enlarge.focus();
+    });
+    let begun = null; // where one finger was put down
+    made.addEventListener("touchstart", ({ touches }) => { begun = touches.length === 1 ? touches[0].clientX : null; }, { passive: true });
+    made.addEventListener("touchend", ({ changedTouches }) => {
+      const moved = begun === null ? 0 : changedTouches[0].clientX - begun;
+      const isZoomed = made.classList.contains("whole") || (window.visualViewport?.scale ?? 1) > 1.01;
+      if (Math.abs(moved) > 60 && !isZoomed) turn(moved < 0 ? "next" : "prev");
     });
     document.body.append(made);
     return made;
