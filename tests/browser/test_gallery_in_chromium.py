@@ -171,6 +171,7 @@ def test_equal_ranks_stand_in_one_row_side_by_side(browser: Browser, gallery: Re
         assert len(first) == len(second) == 5
         for one, other in zip(first, second):
             assert abs(one["y"] + one["height"] - other["y"] - other["height"]) < 1 and one["x"] < other["x"]
+            assert abs(one["y"] - other["y"]) < 1, "pictures begin at one height, however long their titles are"
         if width == 390:
             assert all(above["y"] + above["height"] <= below["y"] for above, below in zip(first, first[1:]))
 

@@ -29,6 +29,7 @@ def test_examples_are_the_pairs_nearest_to_the_deciles(spark: SparkSession) -> N
         return tab, one, relation, 1, other, distance
 
     rows = [pair("same", "copy", "similar", 0.0), pair("copy", "same", "similar", 0.0)]
+    rows += [pair("almost", "same", "similar", 0.00004)]
     rows += [pair(f"i{n:02}", f"o{n:02}", "similar", n / 100) for n in range(1, 100)]
     rows += [pair("far", "away", "dissimilar", 0.9), pair("away", "far", "dissimilar", 0.9)]
     rows += [pair("absent", "i01", "similar", 0.001), pair("i02", "absent", "dissimilar", 1.9)]

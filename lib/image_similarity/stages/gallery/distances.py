@@ -18,6 +18,9 @@ _TENTHS = [tenth / 10 for tenth in range(1, 10)]
 _ACCURACY = 10_000
 """Of the ranks: up to so many images exact, beyond that within a ten-thousandth of them."""
 
+LEAST_SHOWN = 0.00005
+"""Smaller distances are shown as 0.0000, like those of copies."""
+
 PLACES = {"near": 0, "usual": 4, "far": 8}
 """Kind of an example -> the decile whose distance it has."""
 
@@ -73,7 +76,7 @@ def _orders(tab: Tab) -> dict[str, Column]:
     distance, is_similar = F.col("distance"), F.col("relation") == SIMILAR
     places = {kind: tab.deciles[place] for kind, place in PLACES.items()} if tab.deciles else {}
     return {
-        "closest": F.when(is_similar & (distance > 0), distance),
+        "closest": F.when(is_similar & (distance >= LEAST_SHOWN), distance),
         **{kind: F.when(is_similar, F.abs(distance - F.lit(decile))) for kind, decile in places.items()},
         "farthest": F.when(F.col("relation") == DISSIMILAR, -distance),
     }
