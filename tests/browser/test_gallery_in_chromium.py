@@ -171,6 +171,7 @@ def test_equal_ranks_stand_in_one_row_side_by_side(browser: Browser, gallery: Re
         assert len(first) == len(second) == 5
         for one, other in zip(first, second):
             assert abs(one["y"] + one["height"] - other["y"] - other["height"]) < 1 and one["x"] < other["x"]
+            assert abs(one["y"] - other["y"]) < 1, "pictures begin at one height, however long their titles are"
         if width == 390:
             assert all(above["y"] + above["height"] <= below["y"] for above, below in zip(first, first[1:]))
 
@@ -207,6 +208,87 @@ def test_a_picture_is_enlarged_and_keys_lead_on(visit: Visit, gallery: Rendered)
     assert page.locator("dialog[open] img").count() == 1, "the next picture is enlarged, too"
     page.keyboard.press("Escape")
     page.wait_for_function("() => location.hash === ''")
+
+
+def test_the_focus_stays_where_the_keyboard_goes_on(visit: Visit, gallery: Rendered) -> None:
+    page = visit.open(first_image(gallery))
+    page.locator(".enlarge").press("Enter")
+    page.get_by_role("button", name="Next").press("Enter")
+    page.wait_for_url("**#enlarged-next")
+    second = page.url
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: url != second)
+    assert page.evaluate("document.activeElement.textContent") == "Next", "pressing it again goes on"
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => location.hash === ''")
+    assert page.evaluate("document.activeElement.className") == "enlarge", "and not the top of the page"
+    page.fill("#find", "copy")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results li")
+    page.wait_for_function("() => document.activeElement.id === 'found'")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('#results') !== null"), "the first result"
+
+
+def test_a_swipe_leads_to_the_next_enlarged_picture(browser: Browser, gallery: Rendered) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        page = context.new_page()
+        page.goto(f"{gallery.folder.as_uri()}/{first_image(gallery)}")
+        page.locator(".enlarge").tap()
+        first, touch = page.url, context.new_cdp_session(page)
+        for kind, points in (("Start", [{"x": 300, "y": 400}]), ("Move", [{"x": 100, "y": 400}]), ("End", [])):
+            touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+        page.wait_for_url(lambda url: url.partition("#")[0] != first)
+        assert page.locator("dialog[open] img").count() == 1
+
+
+def test_fingers_find_what_is_pressed(browser: Browser, gallery: Rendered) -> None:
+    """WCAG 2.5.8: 24 pixels each way, but for links in a sentence."""
+    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        page = context.new_page()
+        for path in ("index.html", first_image(gallery), page_like(gallery, "browse/2"), "search.html", "run.html"):
+            page.goto(f"{gallery.folder.as_uri()}/{path}")
+            small = page.locator(
+                "a:visible, button:visible, summary:visible, input:visible:not([type=radio])"
+            ).evaluate_all(
+                "all => all.filter((one) => !one.closest('.skip, .lead, .scale, footer, main p')).map((one) =>"
+                " [one.textContent, one.getBoundingClientRect().width, one.getBoundingClientRect().height])"
+                ".filter(([, width, height]) => height < 24 || width < 24)"
+            )
+            assert small == [], path
+
+
+def test_a_search_for_nothing_is_answered(visit: Visit) -> None:
+    page = visit.open("search.html?q=%21%3F")
+    page.wait_for_function("() => document.getElementById('found').textContent")
+    assert page.inner_text("#found").startswith("Nothing to look for in “!?”")
+
+
+@pytest.mark.parametrize("width", [390, 800, 1024, 1920])
+def test_no_picture_is_smaller_than_others_of_its_list(browser: Browser, gallery: Rendered, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(f"{gallery.folder.as_uri()}/index.html")
+        rows = {picture["y"]: picture["height"] for picture in boxes(page, "#selection img")}
+        *heights, last = [rows[top] for top in sorted(rows)]
+        assert last >= min(heights, default=0)
+        own, *others = boxes(page, ".example:first-of-type img")
+        if width > 60 * 16:
+            assert all(abs(one["y"] - own["y"]) < 1 and abs(one["height"] - own["height"]) < 2 for one in others)
+        else:
+            assert all(one["y"] > own["y"] + own["height"] for one in others)
+
+
+def test_no_word_below_a_picture_is_cut_off(browser: Browser, gallery: Rendered) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 844}) as context:
+        page = context.new_page()
+        for path in ("index.html", "browse/1.html", page_like(gallery, "images/")):
+            page.goto(f"{gallery.folder.as_uri()}/{path}")
+            cut = page.locator(".card .title").evaluate_all(
+                "all => all.filter((one) => one.scrollWidth > one.clientWidth + 1 ||"
+                " getComputedStyle(one).textOverflow !== 'clip').map((one) => one.textContent)"
+            )
+            assert cut == [], path
 
 
 def test_the_place_of_the_original_is_copied(visit: Visit, gallery: Rendered) -> None:
@@ -288,7 +370,7 @@ KINDS = [
     "failures/index",
     "failures/trunc",
 ]
-KINDS += ["run.html", "search.html"]
+KINDS += ["run.html", "distances.html", "search.html"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -108,7 +108,7 @@ def test_lists_that_met_too_few_others_are_filled(spark: SparkSession, tmp_path:
     options = ["--set=approximate.nlist=60", *POISON, "--set=approximate.recall_target=0.01", "-k", "25"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
     assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 25) > 0.3
-    assert "compare in full: " in capsys.readouterr().err
+    assert "compare at full precision: " in capsys.readouterr().err
 
 
 def test_copies_have_one_place_if_so_wanted(spark: SparkSession, tmp_path: Path) -> None:

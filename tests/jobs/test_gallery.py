@@ -111,7 +111,7 @@ def test_an_image_page_shows_its_neighbours_by_each_fingerprint(
         assert of_slots[::2] == ["0", "1"]
         for number, shown in zip(of_slots[::2], of_slots[1::2]):
             cards = re.findall(
-                r'href="../../images/../(\w+)\.html".*?<span class="note(?: n\d)?">([\d.]+)', shown, re.DOTALL
+                r'href="../../images/../(\w+)\.html".*?<span class="unseen">distance </span>([\d.]+)', shown, re.DOTALL
             )
             assert cards == [(name, distance) for kind, name, distance in wanted[int(number)] if kind == relation]
     assert "same file" in page.text and page.text.count("side by side") == 1
@@ -133,11 +133,14 @@ def test_what_is_missing_is_said(gallery: Rendered, crawled: Crawl) -> None:
 
 
 def test_the_facts_of_runs_are_explained(gallery: Rendered) -> None:
-    content = (gallery.folder / "run.html").read_text(encoding="utf-8")
+    content = (gallery.folder / "run.html").read_text(encoding="utf-8").replace("<wbr>", "")
     facts = content.partition('aria-labelledby="distances"')[0]
     pairs = re.findall(r"<dt>([^<]+)</dt><dd>(.*?)</dd>", facts, re.DOTALL)
     assert {"resumed", "kept", "brute force", "method"} <= {name for name, _ in pairs}
     assert [name for name, value in pairs if 'class="note"' not in value] == []
+    assert {"compared_sha256", "neighbours.screen", "neighbours.task_bytes", "fingerprints.tiny.layer", "versions"} <= {
+        name for name, _ in pairs
+    }
 
 
 def test_attributes_lead_to_groups_that_contain_the_image(gallery: Rendered, crawled: Crawl) -> None:
@@ -227,6 +230,10 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     assert run(run_pipeline, *settings, *wh, "--images", images, "--gallery", target) == 0
     told = capsys.readouterr().out.strip().splitlines()
     assert told[-2] == f"gallery: {target}/index.html"
+    counted = re.search(r" (\d+) pages \(the front page, (\d+) of images, (\d+) of lists and others\)", "\n".join(told))
+    assert counted is not None
+    files = len(list(target.rglob("*.html"))), len(list(target.glob("images/*/*.html")))
+    assert [int(count) for count in counted.groups()] == [*files, files[0] - files[1] - 1], "a person may count files"
     first, before = rendering(target), {path.name: path.stat().st_mtime_ns for path in target.rglob("*.webp")}
     (images / "plain.png").unlink()
     shutil.copy(gallery.collection.images / "copy one.png", images / "moved.png")  # the same bytes under another name
@@ -243,7 +250,7 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
 
     def with_places() -> set[Path]:
         pages = (path for path in target.rglob("*.html") if path.name != "run.html")
-        return {path for path in pages if str(images) in path.read_text(encoding="utf-8")}
+        return {path for path in pages if str(images) in path.read_text(encoding="utf-8").replace("<wbr>", "")}
 
     assert with_places() and with_places() <= set(target.glob("images/*/*.html"))
     assert run(render_gallery, *settings, *wh, "--gallery", target, "--set", "gallery.show_locations=false") == 0

@@ -118,5 +118,5 @@ def test_no_secret_is_published(run: Any, address: str, listed: Path, tmp_path: 
     assert [line for line in told.splitlines() if SECRET in line] == []
     held = {file for file, text in texts(tmp_path / "w") if SECRET in text}
     assert held and {file.relative_to(warehouse).parts[0] for file in held} <= set(ADDRESSES_FOR_JOBS)
-    shown = dict(texts(pages))
+    shown = {file: text.replace("<wbr>", "") for file, text in texts(pages)}  # where long words may be broken
     assert len(shown) > 20 and not [file for file, text in shown.items() if SECRET in text or SECRET in str(file)]

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 import image_similarity
 from hostile import LINKS, NAMES, TITLES
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
 from image_similarity.knn.distances import METRICS
-from image_similarity.pages.captions import LONGEST_TEXT, location
+from image_similarity.pages.captions import LONGEST_ON_CARD, LONGEST_TEXT, location, parts, short
 from image_similarity.pages.captions import link as web_link
-from image_similarity.settings import GallerySettings
+from image_similarity.settings import GallerySettings, NeighboursSettings, Settings, fingerprints, meanings
 from image_similarity.stages.embeddings import stage as embeddings
-from image_similarity.stages.gallery import cards, images, listings, pages, words
+from image_similarity.stages.gallery import cards, images, listings, pages, search, words
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.stages.neighbours import vectors
 
@@ -126,7 +127,8 @@ def test_templates_escape(text: str) -> None:
     page = pages.render("browse.html", BOOK, "browse/1.html", {"items": [card], "number": 1, "last": 1})
     assert "<script>window" not in page and "<img src=x" not in page and "<b>Title" not in page
     body = page.partition("<main")[2]
-    assert re.findall(r"<(\w+)", body) == ["h1", "p", "ul", "li", "a", "img", "span", "span", "footer", "p", "a"]
+    elements = [name for name in re.findall(r"<(\w+)", body) if name != "wbr"]
+    assert elements == ["h1", "p", "ul", "li", "a", "img", "span", "span", "footer", "p", "a"]
 
 
 def test_links_between_pages_are_relative() -> None:
@@ -188,22 +190,39 @@ def test_templates_are_found_in_a_zip(tmp_path: Path) -> None:
         "assert '.zip' in pages.__file__, pages.__file__\n"
         "book = pages.Book('/g', 'r1', 'Title', 1, (), (), 200)\n"
         "print(pages.render('search.html', book, 'search.html', {}))\n"
+        "from image_similarity.settings import NeighboursSettings, meanings\n"
+        "print(meanings.meanings(NeighboursSettings)['metric'])\n"
     )
     told = subprocess.run([sys.executable, "-c", program, archive], capture_output=True, text=True, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
-    assert "<h1>Search</h1>" in told.stdout
+    assert "<h1>Search</h1>" in told.stdout and "The distance between two vectors." in told.stdout
 
 
 CARD: dict[str, Any] = {"page": "ab" * 16, "title": "A card", "subtitle": "", "alt": "A card", "picture": "cd" * 16}
 CARD |= {"width": 600, "height": 300}
-TABS = (Tab("one", "one", "cosine", (0.1,) * 9), Tab("two", "two", "euclidean"), Tab("three", "three", "cosine"))
+TABS = (
+    Tab("one", "one", "cosine", (0.1,) * 9, 9),
+    Tab("two", "two", "euclidean", (), 9),
+    Tab("three", "three", "cosine", (), 9),
+)
 
 
-def image_page(tabs: tuple[Tab, ...] = TABS[:2], lists: str = "", uri: str = "/p/a.png", **of_book: Any) -> str:
-    """The page of an image with an attribute. ``lists``: for each tab one letter for each neighbour, in order."""
+def image_page(
+    tabs: tuple[Tab, ...] = TABS[:2], lists: str = "", uri: str = "/p/a.png", least: str = "", **of_book: Any
+) -> str:
+    """The page of an image with an attribute. ``lists``: for each tab one letter for each neighbour, in order;
+    ``least``: so for the least alike. The distance of a is 0.05, of b 0.06, and so on.
+    """
     items = [
-        {"tab": tab, "relation": "similar", "rank": rank, "distance": 0.05, "card": {**CARD, "page": letter * 32}}
-        for tab, letters in enumerate(lists.split())
+        {
+            "tab": tab,
+            "relation": relation,
+            "rank": rank,
+            "distance": 0.05 + (ord(letter) - ord("a")) / 100,
+            "card": {**CARD, "page": letter * 32},
+        }
+        for relation, of_tabs in (("similar", lists), ("dissimilar", least))
+        for tab, letters in enumerate(of_tabs.split())
         for rank, letter in enumerate(letters, 1)
     ]
     row: dict[str, Any] = {**CARD, "image_id": "prints/a.png", "uri": uri, "ordinal": 0, "reason": None, "detail": None}
@@ -230,7 +249,8 @@ def test_attributes_lead_to_their_groups() -> None:
 
 def test_the_page_of_an_image_says_where_its_original_is() -> None:
     def original(uri: str, **of_book: Any) -> str:
-        return image_page(uri=uri, **of_book).partition("<dt>original</dt>")[2].partition("</dd>")[0]
+        page = image_page(uri=uri, **of_book).replace("<wbr>", "")
+        return page.partition("<dt>original</dt>")[2].partition("</dd>")[0]
 
     assert '<bdi class="location">/p/a &lt;b&gt;  c.png</bdi>' in original("/p/a <b>  c.png")
     assert original("/p/a.png", show_locations=False) == ""
@@ -243,7 +263,9 @@ def test_the_page_of_an_image_says_where_its_original_is() -> None:
 
 def test_marks_are_about_the_lists_that_are_shown() -> None:
     def marks(page: str) -> list[str]:
-        return re.findall(r'href="../../images/../(.)\1+.html".*?<span class="both"> · (in \w+)</span>', page)
+        return re.findall(
+            r'href="../../images/../(.)\1+.html"[^>]*>(?:(?!</li>).)*<span class="both"> · (in \w+)<', page
+        )
 
     assert marks(image_page(lists="ab bc")) == [("b", "in both")] * 2
     assert marks(image_page(lists="ab")) == [], "there is one list only"
@@ -257,7 +279,167 @@ def test_distances_have_a_legend_and_a_bar() -> None:
     page = image_page(lists="ab bc")
     assert "cosine distance: 0 is the same, 1 unrelated. Nearest neighbours here are mostly 0.1000 to 0.1000" in page
     assert "euclidean distance: 0 is the same; there is no largest value" in page
-    assert page.count('<span class="note n9">0.0500') == 2 and page.count('<span class="note">0.0500') == 2
+    distance = '<span class="unseen">distance </span>'
+    notes = re.findall(rf'<span class="note( n\d)?">{distance}([\d.]+)', page)
+    assert notes == [(" n9", "0.0500"), (" n9", "0.0600"), ("", "0.0600"), ("", "0.0700")]
+
+
+def shown_lists(page: str) -> list[tuple[str, list[str], list[str]]]:
+    """Heading, pages (one letter each) and remarks of the lists on the page of an image, in order."""
+    found = []
+    for relation in page.split('<section class="relation')[1:]:
+        heading = re.findall(r"<h2[^>]*>([^<]+)", relation)[0]
+        for slot in relation.split('<section class="slot')[1:]:
+            remarks = [text for text in re.findall(r'<p class="note scale">([^<]+)</p>', slot)]
+            found.append((heading, re.findall(r'href="../../images/../(.)\1+.html"', slot), remarks))
+    return found
+
+
+def small(others: int) -> tuple[Tab, ...]:
+    return (Tab("one", "one", "cosine", (), others),)
+
+
+def test_a_small_collection_shows_each_image_once() -> None:
+    """Where the lists are as long as the collection, the most alike and the least alike are the same images."""
+    [(heading, pages_shown, [remark])] = shown_lists(image_page(small(4), "abcd", least="dcba"))
+    assert (heading, pages_shown) == ("All others, most alike first", list("abcd"))
+    assert remark == "All 4 others are here, the most alike first: too few for a second list, of the least alike."
+    most, least = shown_lists(image_page(small(5), "abc", least="edc"))
+    assert most == ("Most like it", list("abc"), [])
+    assert least == (
+        "Least like it",
+        list("ed"),
+        ["1 more of the least alike is in the list above: the collection is small."],
+    )
+    assert shown_lists(image_page(small(9), "abc", least="ihg")) == [
+        ("Most like it", list("abc"), []),
+        ("Least like it", list("ihg"), []),
+    ]
+    [alone] = shown_lists(image_page(small(1), "a", least="a"))
+    assert alone == ("All others, most alike first", ["a"], ["It is the only other image."])
+
+
+def test_lists_that_hold_all_others_say_so_whichever_was_asked_for() -> None:
+    assert shown_lists(image_page(small(3), "abc"))[0][2] == ["All 3 others are here, the most alike first."]
+    [(heading, _, remarks)] = shown_lists(image_page(small(3), least="cba"))
+    assert (heading, remarks) == ("Least like it", ["All 3 others are here, the least alike first."])
+    [(_, _, remarks)] = shown_lists(image_page(small(7), "abcd", least="dcba"))
+    assert remarks[0].startswith("All 4 others"), "the other images are copies that share an entry with these"
+
+
+def test_equal_distances_do_not_prove_that_a_list_holds_all() -> None:
+    page = image_page(small(9), "a", least="a")
+    assert shown_lists(page) == [
+        ("Most like it", ["a"], []),
+        ("Least like it", [], ["1 more of the least alike is in the list above: the collection is small."]),
+    ]
+
+
+def test_being_in_both_is_marked_where_it_says_something() -> None:
+    def marks(others: int, lists: str, least: str = "") -> int:
+        tabs = tuple(Tab(name, name, "cosine", (), others) for name in ("one", "two"))
+        page = image_page(tabs, lists, least=least)
+        assert ('note both">' in page) == ('class="both"' in page)
+        return page.count("in both</span>") - page.count(" in both</span></h3>")
+
+    assert marks(8, "abcd bcde") == 6
+    assert marks(7, "abcd bcde") == 0, "more than half of all others: most are in both by chance"
+    assert marks(4, "abcd dcba") == 0, "all others"
+    assert marks(4, "abcd dcba", least="dcba abcd") == 0
+
+
+def test_long_texts_keep_their_beginning_and_their_end() -> None:
+    assert (
+        short("Album of Seasonal Landscapes, Leaf A (previous leaf 1)")
+        == "Album of Seasonal Landscapes…A (previous leaf 1)"
+    )
+    name = f"{'holiday-pictures-' * 4}00017.jpg"
+    assert short(name).startswith("holiday-pictures-") and short(name).endswith("-00017.jpg")
+    assert len(short("x" * 100)) == LONGEST_ON_CARD and short("x" * LONGEST_ON_CARD) == "x" * LONGEST_ON_CARD
+    accented = "e\u0301" * 40
+    assert "\u2026\u0301" not in short(accented), "no accent without its letter"
+    card = {
+        "page": "ab" * 16,
+        "title": name,
+        "subtitle": name,
+        "alt": name,
+        "picture": "c" * 32,
+        "width": 4,
+        "height": 3,
+    }
+    page = pages.render("browse.html", BOOK, "browse/1.html", {"items": [card], "number": 1, "last": 1})
+    assert re.sub("<wbr>", "", page).count(f">{short(name)}<") == 1 and f'alt="{name}"' in page
+    assert search._entry(card)[4] == short(name), "search shows the same"
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("ukbench00000.jpg", "ukbench|00000|.jpg"),
+        ("/data/mini/ukbench00005.jpeg", "/data/|mini/|ukbench|00005|.jpeg"),
+        ("IMG_20200101_123456.png", "IMG_|20200101_|123456|.png"),
+        ("https://example.org/a.png", "https://example.org/|a|.png"),
+        ("leaf12.png in a box", "leaf|12.png in a box"),
+        ("a\nb/c\\ddddddddd", "a\nb/|c\\|ddddddddd"),
+        ("1998.78.1", "1998.78|.1"),
+        ("A short title 12", "A short title 12"),
+    ],
+)
+def test_long_words_end_a_line_where_names_of_files_do(text: str, broken: str) -> None:
+    assert parts(text) == broken.split("|")
+
+
+def test_a_front_page_has_a_legend_and_no_word_below_each_picture() -> None:
+    other = {**CARD, "distance": 0.25}
+    context = {"selection": [], "examples": [(CARD, [other])], "facets": []}
+    page = pages.render("index.html", replace(BOOK, tabs=TABS[:1]), "index.html", context)
+    assert "with their cosine distance: 0 is the same" in page and 'href="distances.html"' in page
+    assert '<span class="note n0"><span class="unseen">distance </span>0.2500</span>' in page
+
+
+def test_what_the_distances_mean_has_the_numbers_of_the_collection_and_pairs() -> None:
+    tabs = (replace(TABS[0], deciles=tuple(tenth / 10 for tenth in range(1, 10))), TABS[1])
+    pairs = [[("Words about it.", 0.1234, [CARD, {**CARD, "page": "ef" * 16}])], []]
+    page = pages.render("distances.html", replace(BOOK, tabs=tabs), "distances.html", {"pairs": pairs})
+    numbers = dict(re.findall(r"<dt>([\d.]+)</dt><dd>([^<]+)", page))
+    assert {"0", "1", "2", "0.1000", "0.5000", "0.9000"} == set(numbers)
+    assert "half of the images" in numbers["0.5000"].lower() and "no probability" in page
+    assert page.count("images/ab/abab") == 1 and page.count("images/ef/efef") == 1 and "Words about it." in page
+    assert page.count('<ul class="pairs">') == 1, "the other table has no pairs"
+    assert set(words.NUMBERS) == set(METRICS)
+
+
+def test_every_setting_has_its_words() -> None:
+    """They are read from the documentation of the settings, so that they cannot drift."""
+    kinds: list[type[BaseModel]] = [fingerprints.class_of({"kind": kind}) for kind in fingerprints.kinds()]
+    sections: list[type[BaseModel]] = [
+        field.annotation for field in Settings.model_fields.values() if isinstance(field.annotation, type)
+    ]
+    for section in [*sections, *kinds]:
+        said = meanings.meanings(section)
+        assert [key for key in section.model_fields if not said.get(key)] == [], section.__name__
+    assert "`" not in "".join(meanings.meanings(NeighboursSettings).values())
+    assert meanings.meanings(NeighboursSettings)["metric"] == "The distance between two vectors."
+
+
+def test_the_record_of_a_run_is_told_in_words() -> None:
+    declared = {"vgg": {"kind": "network", "network": "vgg16", "weights": ("a", "b")}}
+    record = {"fingerprint": declared, "neighbours": {"copies": "one", "screen": "auto"}, "trained": True}
+    record |= {"compared_sha256": "ab", "lists": {"similar": 12, "version": 4}, "sample": None, "description": {"a": 1}}
+    rows = {name: (value, meaning) for name, value, meaning in words.recorded(record)}
+    assert list(rows) == ["compared_sha256", "lists", "sample", "trained"] + [
+        *(f"fingerprints.vgg.{key}" for key in ("kind", "network", "weights")),
+        *("neighbours.drop_duplicates", "neighbours.screen"),
+    ]
+    assert [name for name, (_, meaning) in rows.items() if not meaning] == []
+    assert rows["lists"][0] == "similar 12, version 4" and rows["trained"][0] == "true"
+    assert rows["sample"][0] == "not set" and rows["fingerprints.vgg.weights"][0] == "a, b"
+    assert rows["neighbours.drop_duplicates"][0] == "true", "under its name of today"
+    assert list(words.recorded({"of_a_later_version": 1})) == [("of_a_later_version", "1", "")]
+
+
+def test_no_words_of_a_run_alarm() -> None:
+    assert "doubt" not in " ".join(words.FACTS.values())
 
 
 def test_a_failure_is_told_once_in_words() -> None:

@@ -150,7 +150,7 @@ def _summarise(job: Job, counts: dict[str, Any], failures: Failures, approximate
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of "
         f"{counts['dimensions']:,} values in {job.seconds:.1f} s"
         + _about_recall(approximate)
-        + (f"; {counts['brute_force']:,} compared in full" if counts["brute_force"] else "")
+        + (f"; {counts['brute_force']:,} vectors compared at full precision" if counts["brute_force"] else "")
         + (f"; {failures.total:,} failed" if failures.counts else "")
     )
     job.say(message, *failures.lines, failures=failures.fields)

@@ -19,7 +19,7 @@ from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note, say
 from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import addresses, pictures, staleness
+from image_similarity.stages.gallery import addresses, pictures, staleness, words
 from image_similarity.stages.gallery import render as stage
 from image_similarity.stages.gallery.pages import Tab
 from image_similarity.stages.gallery.render import About, Inputs, Outputs
@@ -296,7 +296,7 @@ def _collection(images: str) -> str:
 
 def _section(title: str, record: Record, notes: tuple[str, ...]) -> dict[str, Any]:
     """The section about one run."""
-    settings = {"settings": record.settings, "versions": record.versions}
+    settings = [*words.recorded(record.settings), *words.recorded({"versions": record.versions})]
     return {"title": title, "facts": list(_facts(record)), "notes": notes, "settings": settings}
 
 
@@ -341,7 +341,8 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
     job.say(
         f"render_gallery: {counts['images']:,} images in {job.seconds:.1f} s: {counts['pictures_made']:,} pictures "
         "made, "
-        f"{known:,} known, {counts['pages']:,} pages"
+        f"{known:,} known, {counts['pages']:,} pages (the front page, {counts['images']:,} of images, "
+        f"{counts['pages'] - counts['images'] - 1:,} of lists and others)"
     )
     if counts["pictures_absent"]:
         note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")

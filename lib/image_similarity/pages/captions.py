@@ -2,16 +2,25 @@
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from image_similarity.redaction import redacted
 
 LONGEST_TEXT = 300
+LONGEST_ON_CARD = 48
+"""Characters of a text below a small picture: three lines of a narrow card."""
+_BEGINNING = 28
+"""So many of them are of its beginning, the others of its end, where numbered titles and files differ."""
+_LONGEST_WORD = 8
+"""Longer words may be broken: a narrow card has room for about a dozen letters."""
 _MOST_ALT_TEXTS, _LONGEST_ALT_TEXT = 3, 60
 # HTML allows no control characters and no non-characters, not even as character references.
 _NON_CHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
 _NOT_FOR_PAGES = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{_NON_CHARACTERS}]")
+_LONG_WORD = re.compile(rf"\S{{{_LONGEST_WORD + 1}}}")
+_PLACES = re.compile(r"(?<=[^/\\_\s][/\\_])(?=[^/\\_])|(?<=[^\W\d_])(?=\d)|(?<=[^\s.])(?=\.\w{1,5}$)")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
 _CAMERA_WORDS = ("dscn", "dscf", "gopr", "imag", "image", "pict", "picture", "photo", "sany", "scan", "screenshot")
 _LONGEST_PREFIX = 3
@@ -50,6 +59,24 @@ def of_image(
 def clean(text: str) -> str:
     """``text`` on one line, without characters that HTML does not allow, and without secrets of addresses."""
     return redacted(_NOT_FOR_PAGES.sub("\ufffd", " ".join(text.split())))
+
+
+def short(text: str) -> str:
+    """``text``, or its beginning and its end with an ellipsis between them, if it is longer than `LONGEST_ON_CARD`."""
+    if len(text) <= LONGEST_ON_CARD:
+        return text
+    end = text[_BEGINNING + 1 - LONGEST_ON_CARD :]
+    while unicodedata.category(end[:1] or " ")[0] == "M":  # an accent whose letter was cut off
+        end = end[1:]
+    return f"{text[:_BEGINNING].rstrip()}…{end.lstrip()}"
+
+
+def parts(text: str) -> list[str]:
+    """``text`` in pieces, between which a line may end: long words are divided where names of files and places are.
+
+    That is after ``/ \\ _``, between a letter and a digit, and before the ending of a file's name, which stays whole.
+    """
+    return _PLACES.split(text) if _LONG_WORD.search(text) else [text]
 
 
 def location(uri: str) -> str:

@@ -202,9 +202,19 @@ AnyFingerprint = Annotated[
 ]
 
 
+def kinds() -> list[str]:
+    """All values of ``kind``."""
+    return [_NETWORK, *_KINDS]
+
+
+def class_of(declared: Mapping[str, Any]) -> type[FingerprintSettings]:
+    """The class of settings that a declaration belongs to, by its ``kind``."""
+    return _KINDS.get(_kind_of(declared), NetworkSettings)
+
+
 def keys_of(kind: str) -> list[str]:
     """The keys of a fingerprint of this kind."""
-    return list(_KINDS.get(kind, NetworkSettings).model_fields)
+    return list(class_of({"kind": kind}).model_fields)
 
 
 def check_name(name: str) -> str:

@@ -136,14 +136,14 @@ class NeighboursSettings(Section):
 
     task_bytes: Annotated[int, Field(ge=2**29)] = 2**30
     """Memory of a task's Python process in bytes, whatever the size of the collection. Tasks are as large as it allows.
-    More memory means fewer partial lists to merge."""
+    More memory means fewer partial lists to merge. The result is the same."""
 
     block_rows: Annotated[int, Field(ge=1, le=8192)] = 2048
-    """Most vectors in a block. Two blocks are compared by one matrix product."""
+    """Most vectors in a block. Two blocks are compared by one matrix product. The result is the same."""
 
     screen: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the product that proposes candidates. It does not change the distances. ``auto``: the fastest one on
-    this machine."""
+    """Precision of the quick comparison that proposes candidates. Their exact distances are computed afterwards, so the
+    result is the same. ``auto``: the fastest one on this machine."""
 
     @field_validator("fingerprint")
     @classmethod
@@ -176,8 +176,8 @@ class GallerySettings(Section):
     images_per_page: Annotated[int, Field(ge=1, le=1000)] = 100
     """Images on a page that lists images."""
 
-    selection: Annotated[int, Field(ge=1, le=500)] = 40
-    """Images on the front page."""
+    selection: Annotated[int, Field(ge=1, le=500)] = 42
+    """Images on the front page. 42 pictures of one shape fill rows of 2, 3, 6 and 7."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the selection on the front page."""

@@ -61,6 +61,13 @@ class Report:
     pairs: Sequence[Pair]
     untrained: tuple[str, ...]
 
+    @property
+    def marks_common(self) -> bool:
+        """Whether images that are in both lists are marked: lists of more than half of all others have most in common
+        by chance.
+        """
+        return 2 * self.comparison.k < self.images
+
     def overlap(self, first: str, second: str) -> Measured | None:
         """The overlap of two fingerprints, in any order; None if both are the same fingerprint."""
         pair = {first, second}

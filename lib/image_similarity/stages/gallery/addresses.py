@@ -53,7 +53,7 @@ def place(spark: SparkSession, filled: DataFrame, book: Book, count: int) -> Non
     """
     tasks = filled.rdd.getNumPartitions()
     content = filled.select("path", "content")
-    for what, only_new in (("add pages", True), ("replace pages", False)):
+    for what, only_new in (("add new pages", True), ("replace changed pages", False)):
         with progress(spark, what, count, "pages", tasks):
             written = content.mapInArrow(_placer(book.gallery, only_new), "written long")
             if written.agg(F.sum("written")).collect()[0][0] == count:

@@ -1,12 +1,16 @@
-"""How near is near in this collection: where a distance lies among those of all nearest neighbours."""
+"""How near is near in this collection: deciles of the distances of nearest neighbours, and pairs as examples."""
 
 from dataclasses import replace
+from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from image_similarity.stages.gallery.pages import Tab
-from image_similarity.warehouse.schemas import SIMILAR
+from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
+
+Pair = tuple[str, str, float]
+"""image_id, neighbour_id, distance."""
 
 LEAST_IMAGES = 20
 """With fewer images, tenths of them say little."""
@@ -14,11 +18,71 @@ _TENTHS = [tenth / 10 for tenth in range(1, 10)]
 _ACCURACY = 10_000
 """Of the ranks: up to so many images exact, beyond that within a ten-thousandth of them."""
 
+LEAST_SHOWN = 0.00005
+"""Smaller distances are shown as 0.0000, like those of copies."""
 
-def with_deciles(tabs: tuple[Tab, ...], neighbours: DataFrame) -> tuple[Tab, ...]:
-    """``tabs`` with the deciles of the distances of rank 1. ``neighbours``: tab, relation, rank, distance."""
-    nearest = neighbours.where((F.col("relation") == SIMILAR) & (F.col("rank") == 1))
+PLACES = {"near": 0, "usual": 4, "far": 8}
+"""Kind of an example -> the decile whose distance it has."""
+
+
+def measured(tabs: tuple[Tab, ...], neighbours: DataFrame) -> tuple[Tab, ...]:
+    """``tabs`` with ``others``, and the deciles of the distances of rank 1. ``neighbours``: tab, relation, rank,
+    distance.
+    """
+    first = neighbours.where(F.col("rank") == 1)
     deciles = F.percentile_approx("distance", _TENTHS, _ACCURACY).alias("deciles")
-    rows = nearest.groupBy("tab").agg(F.count("*").alias("images"), deciles).collect()
-    by_tab = {row.tab: tuple(row.deciles) for row in rows if row.images >= LEAST_IMAGES}
-    return tuple(replace(tab, deciles=by_tab.get(number, ())) for number, tab in enumerate(tabs))
+    rows = first.groupBy("tab", "relation").agg(F.count("*").alias("images"), deciles).collect()
+    nearest = {row.tab: row for row in rows if row.relation == SIMILAR and row.images >= LEAST_IMAGES}
+    return tuple(
+        replace(
+            tab,
+            deciles=tuple(nearest[number].deciles) if number in nearest else (),
+            others=max((row.images - 1 for row in rows if row.tab == number), default=0),
+        )
+        for number, tab in enumerate(tabs)
+    )
+
+
+def examples(tabs: tuple[Tab, ...], neighbours: DataFrame, cards: DataFrame) -> list[dict[str, Pair]]:
+    """For each tab: kind of example -> a pair that has pictures. Kinds that no pair is there for are left out.
+
+    The same for the same table, in whatever order its rows come. ``neighbours``: as for `measured`, with image_id and
+    neighbour_id. ``cards``: image_id, width (null without a picture).
+    """
+    pictured = cards.where("width is not null").select("image_id")
+    pairs = neighbours.where(F.col("rank") == 1).join(pictured, "image_id", "left_semi")
+    pairs = pairs.join(pictured.withColumnRenamed("image_id", "neighbour_id"), "neighbour_id", "left_semi")
+    chosen = [
+        _first(number, order).alias(f"{kind} {number}")
+        for number, tab in enumerate(tabs)
+        for kind, order in _orders(tab).items()
+    ]
+    found = pairs.agg(*chosen).collect()[0]
+    return [_once({kind: found[f"{kind} {number}"] for kind in _orders(tab)}) for number, tab in enumerate(tabs)]
+
+
+def _once(found: dict[str, Any]) -> dict[str, Pair]:
+    """The pairs that were found, each for the first kind that it is an example of."""
+    shown: dict[frozenset[str], tuple[str, Pair]] = {}
+    for kind, row in found.items():
+        if row is not None:
+            pair = (row["image_id"], row["neighbour_id"], row["distance"])
+            shown.setdefault(frozenset(pair[:2]), (kind, pair))
+    return dict(shown.values())
+
+
+def _orders(tab: Tab) -> dict[str, Column]:
+    """Kind of example -> a column of the pairs of rank 1, least for the best example; null where a pair is none."""
+    distance, is_similar = F.col("distance"), F.col("relation") == SIMILAR
+    places = {kind: tab.deciles[place] for kind, place in PLACES.items()} if tab.deciles else {}
+    return {
+        "closest": F.when(is_similar & (distance >= LEAST_SHOWN), distance),
+        **{kind: F.when(is_similar, F.abs(distance - F.lit(decile))) for kind, decile in places.items()},
+        "farthest": F.when(F.col("relation") == DISSIMILAR, -distance),
+    }
+
+
+def _first(tab: int, order: Column) -> Column:
+    """The pair of a tab that comes first by ``order``, as a struct of the order and a `Pair`; null if there is none."""
+    pair = F.struct(order.alias("order"), "image_id", "neighbour_id", "distance")
+    return F.min(F.when((F.col("tab") == tab) & order.isNotNull(), pair))

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from image_similarity.pages.captions import clean
 from image_similarity.stages.gallery.cards import CARD
 from image_similarity.stages.gallery.listings import FOLDER, value_name
-from image_similarity.stages.gallery.pages import Book
+from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 RELATIONS = (SIMILAR, DISSIMILAR)
@@ -71,21 +71,72 @@ def _group(book: Book, attribute: str, value: str) -> str | None:
     return page and f"{page.removesuffix('.html')}/{value_name(attribute, value)}-1.html"
 
 
-def _neighbours(row: dict[str, Any], book: Book) -> dict[str, dict[int, list[dict[str, Any]]]]:
-    """relation -> tab -> cards. ``everywhere``: whether the image is in the lists of all tabs that have one."""
+def _neighbours(row: dict[str, Any], book: Book) -> dict[str, dict[int, dict[str, Any]]]:
+    """relation -> tab -> the list that the page shows, as `_lists` gives it. Its cards are marked by `_mark`."""
     items = row["items"] or []
-    lists = {relation: {item["tab"] for item in items if item["relation"] == relation} for relation in RELATIONS}
-    counts = Counter((item["relation"], item["card"]["page"]) for item in items)
-    neighbours: dict[str, dict[int, list[dict[str, Any]]]] = {relation: {} for relation in RELATIONS}
-    for item in items:
-        relation, card = item["relation"], item["card"]
-        tabs = len(lists[relation])
-        shown = {
-            **card,
-            "distance": item["distance"],
-            "near": book.tabs[item["tab"]].nearness(item["distance"]) if relation == SIMILAR else None,
-            "same_file": card["picture"] == row["picture"],
-            "everywhere": tabs > 1 and counts[relation, card["page"]] == tabs,
-        }
-        neighbours[relation].setdefault(item["tab"], []).append(shown)
+    neighbours: dict[str, dict[int, dict[str, Any]]] = {relation: {} for relation in RELATIONS}
+    for number in sorted({item["tab"] for item in items}):
+        for relation, shown in _lists([item for item in items if item["tab"] == number], book.tabs[number]).items():
+            neighbours[relation][number] = shown
+    for lists in neighbours.values():
+        _mark(lists)
+        for number, shown in lists.items():
+            for card in shown["cards"]:
+                is_similar = lists is neighbours[SIMILAR]
+                card["near"] = book.tabs[number].nearness(card["distance"]) if is_similar else None
+                card["same_file"] = card["picture"] == row["picture"]
     return neighbours
+
+
+def _lists(items: list[dict[str, Any]], tab: Tab) -> dict[str, dict[str, Any]]:
+    """relation -> its list by one tab: ``cards``, ``others``, ``holds_all``, ``repeated``, ``is_both``.
+
+    In a small collection, images that are among the most alike are also among the least alike. They are shown once:
+    the second list leaves them out and counts them as ``repeated``. Where the first list ``holds_all`` others, it
+    ``is_both``, and there is no second one.
+    """
+    cards = {
+        relation: [{**item["card"], "distance": item["distance"]} for item in items if item["relation"] == relation]
+        for relation in RELATIONS
+    }
+    similar, dissimilar = cards[SIMILAR], cards[DISSIMILAR]
+    others = _others(similar, dissimilar, tab)
+    known = {card["page"] for card in similar}
+    kept = [card for card in dissimilar if card["page"] not in known]
+    lists: dict[str, dict[str, Any]] = {
+        SIMILAR: {"cards": similar, "repeated": 0},
+        DISSIMILAR: {"cards": kept, "repeated": len(dissimilar) - len(kept)},
+    }
+    for shown in lists.values():
+        shown.update(others=others, holds_all=len(shown["cards"]) == others, is_both=False)
+    if not similar:
+        del lists[SIMILAR]
+    elif dissimilar and lists[SIMILAR]["holds_all"]:
+        lists[SIMILAR]["is_both"] = True
+    if not dissimilar or lists.get(SIMILAR, {}).get("is_both"):
+        del lists[DISSIMILAR]
+    return lists
+
+
+def _others(similar: list[dict[str, Any]], dissimilar: list[dict[str, Any]], tab: Tab) -> int:
+    """The number of images that the lists of one image could hold.
+
+    Where the two lists overlap in distance, no image is outside both: it would have to be at least as far as the last
+    of the most alike, and at most as far as the last of the least alike. So copies that share an entry do not count.
+    """
+    if similar and dissimilar and dissimilar[-1]["distance"] < similar[-1]["distance"]:
+        return len({card["page"] for card in [*similar, *dissimilar]})
+    return tab.others
+
+
+def _mark(lists: dict[int, dict[str, Any]]) -> None:
+    """Marks the cards that are in the lists of all tabs (``everywhere``), and ``are_compared`` of each list.
+
+    Where a list holds more than half of all others, most images are in all lists by chance, so nothing is marked.
+    """
+    counts = Counter(card["page"] for shown in lists.values() for card in shown["cards"])
+    is_telling = all(2 * len(shown["cards"]) <= shown["others"] for shown in lists.values())
+    for shown in lists.values():
+        shown["are_compared"] = len(lists) > 1 and is_telling
+        for card in shown["cards"]:
+            card["everywhere"] = shown["are_compared"] and counts[card["page"]] == len(lists)

@@ -11,11 +11,11 @@ from typing import Any
 
 import jinja2
 import pyarrow as pa
+from markupsafe import Markup, escape
 from pyspark.sql import DataFrame
 
 from image_similarity.imaging import thumbnails
 from image_similarity.pages import captions
-from image_similarity.redaction import redacted_values
 from image_similarity.stages.gallery import pictures, words
 from image_similarity.storage import blobs
 
@@ -32,6 +32,10 @@ STATIC_FILES = ("gallery.css", "gallery.js", "icon.svg")
 
 RATIO_STEP, RATIO_STEPS = 1.06, 24
 """The style sheet has 49 classes for aspect ratios of pictures, because the pages' policy allows no inline styles."""
+LEAST_RATIO = 0.6
+"""Narrower pictures stand in the middle of a card of this ratio, which has room for words."""
+MOST_RATIOS = 60
+"""The style sheet has a class for each sum of ratios up to this one, for lists of neighbours."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Tab:
     deciles: tuple[float, ...] = ()
     """Nine distances, ascending: a tenth of the images have their nearest neighbour within the first, and so on. Empty
     if there are too few images for it."""
+    others: int = 0
+    """The number of images that each of them is compared with."""
 
     def nearness(self, distance: float) -> int | None:
         """0 to 9: how many of the deciles are not below ``distance``. None without deciles."""
@@ -157,15 +163,18 @@ def _environment() -> jinja2.Environment:
         link=captions.link,
         location=captions.location,
         clean=captions.clean,
-        json=_json,
+        short=captions.short,
+        breakable=_breakable,
         compact=json.dumps,
     )
-    environment.globals.update(
-        ratio_class=ratio_class, image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL
-    )
+    environment.globals.update(image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL)
+    environment.globals.update(ratio_class=ratio_class, ratio_sum=ratio_sum)
+    environment.globals.update(most_ratios=MOST_RATIOS, least_ratio=LEAST_RATIO)
     environment.globals.update(static=lambda name, book: static_file(name, book)[0])
     environment.globals.update(has_large=thumbnails.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
-    environment.globals.update(failure=words.reason, scales=words.SCALES, fact_meanings=words.FACTS)
+    environment.globals.update(
+        failure=words.reason, scales=words.SCALES, numbers=words.NUMBERS, fact_meanings=words.FACTS
+    )
     return environment
 
 
@@ -173,6 +182,12 @@ def ratio_class(width: int, height: int) -> int:
     """The class of the nearest aspect ratio: steps of `RATIO_STEP` from a square, negative for upright pictures."""
     steps = math.floor(math.log(width / height) / math.log(RATIO_STEP) + 0.5)
     return max(-RATIO_STEPS, min(RATIO_STEPS, steps))
+
+
+def ratio_sum(cards: list[dict[str, Any]]) -> int:
+    """The length of a row of ``cards``, in heights of the row: 1 to `MOST_RATIOS`."""
+    ratios = [RATIO_STEP ** ratio_class(card["width"], card["height"]) if card["width"] else 1 for card in cards]
+    return max(1, min(MOST_RATIOS, round(sum(max(LEAST_RATIO, ratio) for ratio in ratios))))
 
 
 def image_path(page: str) -> str:
@@ -184,5 +199,6 @@ def _distance(value: float) -> str:
     return f"{value:,.4f}"
 
 
-def _json(value: Any) -> str:
-    return json.dumps(redacted_values(value), indent=2, ensure_ascii=False, sort_keys=True)
+def _breakable(text: str) -> Markup:
+    """``text`` with places where a long word may go on in the next line (`captions.parts`)."""
+    return Markup("<wbr>").join(escape(part) for part in captions.parts(text))

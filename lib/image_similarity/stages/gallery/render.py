@@ -13,7 +13,7 @@ from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress, step
 from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import cards, distances, images, listings, pages, pictures, search
+from image_similarity.stages.gallery import cards, distances, images, listings, pages, pictures, search, words
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.stages.gallery.staleness import gone_neighbours
 from image_similarity.storage import blobs
@@ -85,7 +85,7 @@ def run(
         spark, described.select("picture", "uri", "content_sha256"), site, rendering, settings, warehouse
     )
     shown = cards.with_pictures(described, inventory, scratch)
-    tabs = distances.with_deciles(about.tabs, inputs.neighbours)
+    tabs = distances.measured(about.tabs, inputs.neighbours)
     locations = settings.gallery.show_locations
     book = Book(
         site.uri, rendering, about.title, count, tabs, about.untrained, search.CARDS_PER_SHARD, show_locations=locations
@@ -134,7 +134,7 @@ class _Rendering:
             "pictures_made": pictures_counted["made"],
             "pictures_absent": pictures_counted["absent"],
             "neighbours_gone": self._gone(_count(image_pages)["items"]),
-            "pages": sum(row["files"] for row in written),
+            "pages": filled_counted["files"] + 1,
             "bytes": sum(row["bytes"] for row in written),
         }
         index = pages.render("index.html", self.book, "index.html", self._front(facets))
@@ -157,7 +157,7 @@ class _Rendering:
     def _image_pages(self) -> DataFrame:
         tasks = task_count(self.spark, self.book.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
         rows = images.rows(self.cards, self.inputs.neighbours, tasks)
-        with progress(self.spark, "pages", self.book.images, "images", tasks):
+        with progress(self.spark, "pages of images", self.book.images, "pages", tasks):
             return self._fill("images", pages.fill(rows, "image.html", self.book, images.context(self.book)))
 
     def _listings(
@@ -198,6 +198,7 @@ class _Rendering:
     ) -> DataFrame:
         contexts: list[tuple[str, str, dict[str, Any]]] = [
             ("search.html", "search.html", {}),
+            ("distances.html", "distances.html", {"pairs": self._pairs()}),
             ("run.html", "run.html", {"runs": self.about.runs, "absent": self._absent(), "pictures": made}),
         ]
         if facets:
@@ -222,6 +223,22 @@ class _Rendering:
         """Up to 100 images whose picture cannot be shown."""
         absent = self.cards.where("width is null").orderBy("ordinal").limit(100)
         return absent.select("image_id", "title", "page", "reason", "detail").collect()
+
+    def _pairs(self) -> list[list[tuple[str, float, list[dict[str, Any]]]]]:
+        """For each tab: examples of distances, nearest first: words, distance, and the two cards."""
+        by_tab = distances.examples(self.book.tabs, self.inputs.neighbours, self.cards)
+        ids = {image_id for pairs in by_tab for *both, _ in pairs.values() for image_id in both}
+        rows = self.cards.where(F.col("image_id").isin(list(ids))).select("image_id", *cards.CARD).collect()
+        card = {row["image_id"]: row.asDict() for row in rows}
+        return [
+            [
+                (words.PAIRS[kind], distance, [card[one], card[other]])
+                for kind in words.PAIRS
+                if kind in pairs
+                for one, other, distance in [pairs[kind]]
+            ]
+            for pairs in by_tab
+        ]
 
     def _front(self, facets: list[listings.Facet]) -> dict[str, Any]:
         """The variables of the front page: a selection of images, some of them with their neighbours.

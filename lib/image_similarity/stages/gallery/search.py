@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from image_similarity.pages import captions
 from image_similarity.stages.gallery.cards import LONGEST_TERM
 from image_similarity.stages.gallery.pages import WRITTEN, WRITTEN_SCHEMA, Book, put
 from image_similarity.warehouse.workspace import Workspace
@@ -53,7 +54,7 @@ def _entry(card: dict[str, object]) -> list[object]:
         card["picture"] if has_picture else 0,
         card["width"],
         card["height"],
-        card["title"],
+        captions.short(str(card["title"])),
         card["subtitle"],
         card["alt"],
     ]

@@ -1,6 +1,10 @@
-"""The words of the pages for what the tables name by a code: reasons of failures, metrics, and facts of runs."""
+"""The words of the pages for what the tables name by a code: reasons of failures, metrics, and records of runs."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from image_similarity.settings import meanings
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,37 @@ SCALES = {
 }
 """metric -> what its numbers mean, for the line above a list of neighbours."""
 
+NUMBERS = {
+    "cosine": (
+        ("0", "Both vectors point the same way: the same picture, or one that the fingerprint cannot tell from it."),
+        ("1", "Unrelated. Most fingerprints have no negative values, and reach no larger distance."),
+        ("2", "Opposite: only fingerprints with negative values come near it."),
+    ),
+    "correlation": (
+        ("0", "The values of the vectors rise and fall together: the same picture, or one with the same pattern."),
+        ("1", "Unrelated: one vector says nothing about the other."),
+        ("2", "Opposite: the one rises where the other falls."),
+    ),
+    "euclidean": (
+        ("0", "The vectors are equal: the same picture, or one that the fingerprint cannot tell from it."),
+        ("more", "There is no largest distance: the longer the vectors, the larger the numbers."),
+    ),
+}
+"""metric -> what some of its numbers mean, in sentences, for the page about distances."""
+
+PAIRS = {
+    "closest": "The closest two that are not equal. Is one a copy?",
+    "near": "Nearest neighbours, nearer than nine in ten here.",
+    "usual": "Nearest neighbours, as near as is usual here.",
+    "far": "Nearest neighbours, farther than nine in ten here.",
+    "farthest": "The farthest two.",
+}
+"""Kind of an example (`distances.PLACES`) -> its words, in their order on the page."""
+
+_BRUTE_FORCE = (
+    "vectors whose lists took a comparison with all others at full precision, as where many images are almost alike; "
+    "the lists of all images are equally exact"
+)
 FACTS = {
     # of build_manifest
     "images": "images that this step worked on",
@@ -96,8 +131,8 @@ FACTS = {
     "rounds": "how often neighbours of neighbours were looked at",
     "vectors": "different vectors; copies of one file share theirs",
     "dimensions": "numbers in each vector",
-    "brute force": "images that were compared again with all others, because the quick comparison left doubts",
-    "in full": "images that were compared again with all others, because the quick comparison left doubts",
+    "brute force": _BRUTE_FORCE,
+    "in full": _BRUTE_FORCE,
     "kept": "images whose lists of the run before are still right, and were only completed",
     "rows": "rows of the table of neighbours",
     # of all
@@ -106,3 +141,44 @@ FACTS = {
     "run": "the name of this run in the tables",
 }
 """Name of a fact on the page of the run -> a short explanation; older names, too."""
+
+RECORDED = {
+    # of build_manifest
+    "images": "The folder, glob or list of the images.",
+    "sample": "So many images were taken, by a hash; if not set, all.",
+    "seed": "Seed of the sample.",
+    # of embed_images
+    "weights": "The file of what the network has learnt.",
+    "trained": "Whether the network has learnt from pictures. An untrained one knows edges and colours only.",
+    "fingerprint_key": "Hash of all that determines a vector. Runs with the same key have comparable vectors.",
+    "base_key": "The fingerprint_key of the vectors that were projected.",
+    # of find_neighbours
+    "compared_sha256": "Checksum of the compared vectors. It shows whether a table is still theirs.",
+    "lists": "Lengths of the exact lists that the next run may continue, and the version of their format.",
+    # of all
+    "versions": "Programs and libraries that this run used.",
+}
+"""Name of a value in the record of a run, beside the sections of settings -> what it is."""
+
+_NOT_SHOWN = ("description",)
+"""The definition of a fingerprint with all defaults filled in: its settings say the same to people."""
+
+
+def recorded(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Name, value and explanation of each setting in the record of a run: single values first, then sections."""
+    sections = {name: rows for name, value in settings.items() if (rows := meanings.explained(name, value))}
+    for name, value in sorted(settings.items()):
+        if name not in sections and name not in _NOT_SHOWN:
+            yield name, _value(value), RECORDED.get(name, "")
+    for rows in sections.values():
+        for name, value, meaning in rows:
+            yield name, _value(value), meaning
+
+
+def _value(value: Any) -> str:
+    """A value of a setting as it could be given, as text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_value(part)}" for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_value, value)) or "none"
+    return "not set" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)

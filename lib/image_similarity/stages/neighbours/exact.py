@@ -291,7 +291,7 @@ def _completed(spark: SparkSession, work: Work, settled: DataFrame, uncertain: i
     # Each task takes some of the uncertain vectors, and reads all blocks.
     tasks = min(uncertain, 4 * cores_of(spark))
     rows = settled.mapInArrow(_uncertain_rows, "block int, position int").repartition(tasks)
-    with progress(spark, "compare in full", uncertain * work.others, "pairs", tasks):
+    with progress(spark, "compare at full precision", uncertain * work.others, "pairs", tasks):
         by_brute_force = state.write(
             SETTLED_BY_BRUTE_FORCE, rows.mapInArrow(_by_brute_force(work), from_arrow_schema(_SETTLED))
         )

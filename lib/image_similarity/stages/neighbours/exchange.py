@@ -94,5 +94,5 @@ def filled_by_brute_force(spark: SparkSession, graph: Graph, settings: Neighbour
             yield from offer(layout, np.repeat(part.positions, graph.list_length), keys.ravel())
 
     tasks, offers = for_blocks(spark, np.ones(len(layout), dtype=np.int64), fill, OFFERS)
-    with progress(spark, "compare in full", graph.incomplete * layout.size, "pairs", tasks):
+    with progress(spark, "compare at full precision", graph.incomplete * layout.size, "pairs", tasks):
         return merge(spark, graph, offers, settings, are_scores=False, add_to_fresh=True)[0]

@@ -44,6 +44,11 @@
     node.append(...children);
     return node;
   }
+  function breakable(text) {
+    /* A long word may go on in the next line between a letter and a digit, and after _ . */
+    const parts = /\S{9}/.test(text) ? text.replace(/([\p{L}])(?=\d)|(_)(?=[^_])/gu, "$&\n").split("\n") : [text];
+    return parts.flatMap((part, position) => (position ? [document.createElement("wbr"), part] : [part]));
+  }
   function shown([page, picture, width, height, title, subtitle, alt]) {
     const link = element("a", { href: new URL(`images/${page.slice(0, 2)}/${page}.html`, root).href });
     const item = element("li", { className: "card" }, link);
@@ -55,10 +60,10 @@
     } else {
       link.append(element("span", { className: "absent", textContent: "no picture" }));
     }
-    const name = element("span", { className: "title", dir: "auto", textContent: title });
+    const name = element("span", { className: "title", dir: "auto" }, ...breakable(title));
     if (picture) name.setAttribute("aria-hidden", "true");
     link.append(name);
-    if (subtitle) link.append(element("span", { className: "note", dir: "auto", textContent: subtitle }));
+    if (subtitle) link.append(element("span", { className: "note", dir: "auto" }, ...breakable(subtitle)));
     return item;
   }
 
@@ -122,7 +127,10 @@
   async function search(query) {
     const status = document.getElementById("found"), more = document.getElementById("more");
     const terms = words(query);
-    if (!terms.length) return;
+    if (!terms.length) {
+      if (query.trim()) status.textContent = `Nothing to look for in “${query}”: it has no letters and no digits`;
+      return;
+    }
     const { ordinals, ignored, partial } = intersection(await Promise.all(terms.map(imagesOf)));
     const number = ordinals.length.toLocaleString("en");
     status.textContent = ordinals.length ? `${partial ? "The first " : ""}${number} image${ordinals.length === 1 ? "" : "s"} for “${query}”` : `Nothing found for “${query}”`;
@@ -137,6 +145,7 @@
     };
     more.addEventListener("click", show);
     await show();
+    status.focus({ preventScroll: true }); // the keyboard goes on at the first result
   }
   if (results) {
     const query = new URLSearchParams(location.search).get("q") ?? "";
@@ -182,7 +191,10 @@
   const pageLink = (relation) => document.querySelector(`a[rel=${relation}]`);
   function turn(relation) {
     const link = pageLink(relation);
-    if (link) location.href = link.href + (dialog?.open ? ENLARGED : "");
+    if (!link) return;
+    // On the next enlarged picture the same button has the focus, so that pressing it again goes on.
+    const pressed = document.activeElement.name === relation ? `-${relation}` : "";
+    location.href = link.href + (dialog?.open ? ENLARGED + pressed : "");
   }
   function button(textContent, action, disabled = false) {
     const node = element("button", { type: "button", textContent, disabled });
@@ -197,11 +209,20 @@
     const size = button("Full size", toggle), close = button("Close", () => made.close());
     size.ariaPressed = "false";
     close.autofocus = true;
-    const bar = element("p", {}, button("Previous", () => turn("prev"), !pageLink("prev")), size, close,
-      button("Next", () => turn("next"), !pageLink("next")));
+    const [previous, next] = [["Previous", "prev"], ["Next", "next"]].map(([text, name]) =>
+      Object.assign(button(text, () => turn(name), !pageLink(name)), { name }));
+    const bar = element("p", {}, previous, size, close, next);
     const made = element("dialog", { className: "enlarged", ariaLabel: "The picture, enlarged" }, bar, picture);
     made.addEventListener("close", () => {
-      if (location.hash === ENLARGED) history.replaceState(null, "", location.pathname + location.search);
+      if (location.hash.startsWith(ENLARGED)) history.replaceState(null, "", location.pathname + location.search);
+      enlarge.focus();
+    });
+    let begun = null; // where one finger was put down
+    made.addEventListener("touchstart", ({ touches }) => { begun = touches.length === 1 ? touches[0].clientX : null; }, { passive: true });
+    made.addEventListener("touchend", ({ changedTouches }) => {
+      const moved = begun === null ? 0 : changedTouches[0].clientX - begun;
+      const isZoomed = made.classList.contains("whole") || (window.visualViewport?.scale ?? 1) > 1.01;
+      if (Math.abs(moved) > 60 && !isZoomed) turn(moved < 0 ? "next" : "prev");
     });
     document.body.append(made);
     return made;
@@ -209,13 +230,14 @@
   function openDialog() {
     dialog ??= makeDialog();
     dialog.showModal();
+    dialog.querySelector(`[name="${location.hash.slice(ENLARGED.length + 1)}"]:enabled`)?.focus();
   }
   enlarge?.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     openDialog();
   });
-  if (enlarge && location.hash === ENLARGED) openDialog();
+  if (enlarge && location.hash.startsWith(ENLARGED)) openDialog();
 
   /* -- arrow keys left and right turn pages, also on the switch, where up and down choose -- */
   document.addEventListener("keydown", (event) => {
