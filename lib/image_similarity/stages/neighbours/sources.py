@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import WrongInput, near_files
-from image_similarity.runtime.session import SPARK_ERRORS, cause_of
+from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.stages.neighbours import own_vectors
 from image_similarity.storage import blobs, timeouts, uris
 from image_similarity.warehouse.warehouse import Warehouse
@@ -53,7 +53,7 @@ def from_parquet(spark: SparkSession, uri: str, read_seconds: float) -> Source:
         own = own_vectors.read(spark, location, read_seconds)
     except (ValueError, TimeoutError) as error:
         raise WrongInput(f"--embeddings {uri}: {error}") from None
-    except SPARK_ERRORS as error:
+    except spark_errors() as error:
         raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
     return Source(None, own.vectors.withColumnRenamed(own_vectors.ID, "content"), _checked(own.ids, uri))
 
