@@ -23,7 +23,7 @@ from image_similarity.stages.gallery import addresses, pictures, staleness
 from image_similarity.stages.gallery import render as stage
 from image_similarity.stages.gallery.pages import Tab
 from image_similarity.stages.gallery.render import About, Inputs, Outputs
-from image_similarity.stages.neighbours import vectors
+from image_similarity.stages.neighbours import usable
 from image_similarity.storage import uris
 from image_similarity.storage.fetch import FETCH_REASONS
 from image_similarity.warehouse import retention
@@ -240,9 +240,7 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
     parted = [(slot.partition("/"), label) for slot, label in slots.items()]
     tabs = tuple(Tab(label, fingerprint, metric) for (fingerprint, _, metric), label in parted)
     title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
-    return About(
-        title, tabs, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs
-    )
+    return About(title, tabs, tuple(untrained), {**usable.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs)
 
 
 def _stale_embeddings(job: Job, name: str, records: Records) -> list[str]:

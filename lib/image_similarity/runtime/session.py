@@ -205,8 +205,8 @@ def master(spark: "SparkSession") -> str:
 
 
 def local_cores(spark: "SparkSession") -> int:
-    """The number of cores that work on this machine may use: those of a session in local mode."""
-    if (running := started(spark)) is not None:
+    """The number of cores that work on this machine may use: as many as a session in local mode has, or would have."""
+    if (running := started(spark)) is not None and is_local_mode(running):
         return max(1, int(running.sparkContext.defaultParallelism))
     given = re.match(r"local\[(\d+)", master(spark))
     return int(given[1]) if given else available_cores()

@@ -1,7 +1,7 @@
 """The stage: vectors in, rows of the table out. Approximate lists are used only where their recall is high enough."""
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -20,6 +20,7 @@ from image_similarity.stages.neighbours.plan import APPROXIMATE, EXACT, Plan
 from image_similarity.stages.neighbours.previous import PreviousRun
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.stages.neighbours.table import ROWS, Naming
+from image_similarity.stages.neighbours.usable import mismatch
 from image_similarity.stages.neighbours.vectors import Packed, pack
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.workspace import Workspace
@@ -61,11 +62,7 @@ def run(
     with step(spark, "pack vectors"):
         packed = pack(source, settings, plan.block_rows, previous_run.known if previous_run else NOTHING_KNOWN, scratch)
     if packed.usable + packed.unusable != plan.rows:
-        raise JobFailed(
-            f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store "
-            "lacks some or "
-            "has some twice; nothing was published; run embed_images with --set embeddings.recheck=always"
-        )
+        raise JobFailed(mismatch(plan.rows, packed.usable, packed.unusable))
     common_scale = scoring.scale_of(packed.largest, packed.dimensions, METRICS[settings.metric])
     result, brute_force, tables, exact_settings = None, 0, [], settings
     if plan.method == APPROXIMATE and settings.similar and packed.vectors > 1:
@@ -105,8 +102,8 @@ def _too_low(result: ApproximateResult, approximate: ApproximateSettings) -> str
 
 
 def _named(lists: DataFrame, packed: Packed, settings: NeighboursSettings) -> DataFrame:
-    naming = Naming(packed.blocks.folder, settings.similar, settings.dissimilar, settings.drop_duplicates)
-    return lists.mapInArrow(naming.named, from_arrow_schema(ROWS))
+    naming = Naming(settings.similar, settings.dissimilar, settings.drop_duplicates)
+    return lists.mapInArrow(partial(naming.named, packed.blocks.folder), from_arrow_schema(ROWS))
 
 
 def _labelled(rows: DataFrame, settings: NeighboursSettings, method: str, table: str) -> DataFrame:
