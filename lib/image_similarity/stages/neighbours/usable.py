@@ -63,7 +63,7 @@ def most_frequent(rows_of_length: Mapping[int, int]) -> int:
 
 def wrong_length(length: int, dimensions: int) -> str:
     """The detail of a failure for this reason."""
-    return f"length {length} values, not {dimensions}"
+    return f"{length} values, not {dimensions}"
 
 
 def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], Values]]:
