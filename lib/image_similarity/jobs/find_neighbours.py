@@ -9,6 +9,7 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Failures, Job
+from image_similarity.knn.screening import Choice
 from image_similarity.runtime.session import is_local_mode, local_cores
 from image_similarity.settings import ApproximateSettings, NeighboursSettings, Settings
 from image_similarity.stages.neighbours import in_process, own_vectors
@@ -110,6 +111,8 @@ class _Result:
     counts: dict[str, Any]
     failures: Failures
     numbers: Numbers
+    screen: Choice | None
+    """The precision of exact search, if there was any."""
     approximate: "ApproximateResult | None" = None
 
 
@@ -147,10 +150,9 @@ class _Here:
             "brute_force": outputs.brute_force,
             "kept": outputs.kept,
             "rows": rows,
-            "screen": outputs.screen,
         }
         failures = _failures_in(loaded.failures.to_pylist())
-        return _Result({**counts, "failures": failures.counts}, failures, loaded.numbers)
+        return _Result({**counts, "failures": failures.counts}, failures, loaded.numbers, outputs.screen)
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class _BySpark:
                 )
             with job.step("write tables"):
                 counts, failures = _write(job, outputs)
-        return _Result(counts, failures, outputs.packed.numbers, outputs.approximate)
+        return _Result(counts, failures, outputs.packed.numbers, outputs.screen, outputs.approximate)
 
 
 def _work(
@@ -292,6 +294,8 @@ def _used(
     list_lengths = {relation: getattr(settings, relation) for relation in RELATIONS}
     used: dict[str, Any] = {"neighbours": settings.model_dump(), COMPARED: result.numbers.sha256}
     used["runner"] = {"chosen": plan.runner, "because": plan.because}
+    if result.screen is not None:
+        used["screen"] = {"chosen": result.screen.screen, "because": result.screen.because}
     if result.approximate is not None:
         used["approximate"] = approximate.model_dump()
         list_lengths[SIMILAR] = 0 if result.approximate.good_enough else list_lengths[SIMILAR]

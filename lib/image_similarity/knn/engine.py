@@ -158,7 +158,7 @@ class Comparison:
         is_new: NDArray[np.bool_] | None = None,
         known: Pair | None = None,
     ):
-        self.search, self._vectors, self._threads, self._known = search, vectors, max(1, threads), known
+        self.search, self.vectors, self._threads, self._known = search, vectors, max(1, threads), known
         self._is_new = np.ones(len(vectors), dtype=np.bool_) if is_new is None else is_new
         new, old = np.nonzero(self._is_new)[0], np.nonzero(~self._is_new)[0]
         self._rows = [*self._cut(new, block_rows)]
@@ -192,14 +192,21 @@ class Comparison:
 
     def _part(self, rows: Indices) -> Part:
         is_slice = len(rows) and rows[-1] - rows[0] == len(rows) - 1
-        return self._vectors[slice(int(rows[0]), int(rows[-1]) + 1)] if is_slice else self._vectors[rows]
+        return self.vectors[slice(int(rows[0]), int(rows[-1]) + 1)] if is_slice else self.vectors[rows]
+
+    def strips(self) -> Sequence[Strip]:
+        """The vectors while they are compared."""
+        if not self._strips:
+            with one_core(self.search.screen):
+                self._strips = self._in_threads(lambda rows: self.search.strip(self._part(rows)), self._rows)
+        return self._strips
 
     def compare(self) -> None:
         """Collect the candidates of all vectors, by scores."""
         if not self._new_strips:  # there is nothing to compare
             return
-        with _alone_on_cores(self.search.screen):
-            self._strips = self._in_threads(lambda rows: self.search.strip(self._part(rows)), self._rows)
+        self.strips()
+        with one_core(self.search.screen):
             tiles, largest = _Tiles(self._new_strips, len(self._rows)), max(map(len, self._rows))
             self._in_threads(lambda _: self._compare_tiles(tiles, largest), range(self._threads))
 
@@ -216,7 +223,7 @@ class Comparison:
 
     def rerank(self) -> int:
         """Give all candidates exact distances. Returns the number of vectors whose neighbours this does not prove."""
-        with _alone_on_cores(self.search.screen):
+        with one_core(self.search.screen):
             self._in_threads(self._rerank_strip, range(len(self._rows)))
         self._strips = []
         return int(self.uncertain.sum())
@@ -227,7 +234,7 @@ class Comparison:
         if self._strips:
             strip = self._strips[number]
             scored = self.search.scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error)
-            lists = rerank_candidates(part, scored, lambda reranker: reranker.add(self._vectors), lists)
+            lists = rerank_candidates(part, scored, lambda reranker: reranker.add(self.vectors), lists)
         if lists is not None:
             self._keep(rows, lists)
             self.uncertain[rows] = ~certify(self.search, lists)
@@ -248,9 +255,9 @@ class Comparison:
         rows, dimensions = np.nonzero(self.uncertain)[0], self.search.dimensions
         at_once = _BRUTE_FORCE_BYTES // (8 * (dimensions + 3 * self._block_rows))
         at_once = max(1, min(self._block_rows, at_once, -(-len(rows) // self._threads)))
-        with _alone_on_cores(self.search.screen):
+        with one_core(self.search.screen):
             chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
-            self._blocks_to_do = max(1, len(chunks) * -(-len(self._vectors) // self._block_rows))
+            self._blocks_to_do = max(1, len(chunks) * -(-len(self.vectors) // self._block_rows))
             self._in_threads(self._by_brute_force, chunks)
 
     @property
@@ -259,15 +266,15 @@ class Comparison:
         return self._blocks_done / self._blocks_to_do
 
     def _by_brute_force(self, rows: Indices) -> None:
-        lists = brute_force(self.search.measure, self._vectors[rows], self._blocks(), *self.search.list_lengths)
+        lists = brute_force(self.search.measure, self.vectors[rows], self._blocks(), *self.search.list_lengths)
         if not self._ending:
             self._keep(rows, lists)
 
     def _blocks(self) -> Iterator[Part]:
-        for start in range(0, len(self._vectors), self._block_rows):
+        for start in range(0, len(self.vectors), self._block_rows):
             if self._ending:
                 return
-            yield self._vectors[start : start + self._block_rows]
+            yield self.vectors[start : start + self._block_rows]
             self._blocks_done += 1
 
     def _in_threads(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -326,7 +333,7 @@ def _in_rounds(new: int, strips: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def _alone_on_cores(screen: str) -> Iterator[None]:
+def one_core(screen: str) -> Iterator[None]:
     """Within this context a product takes one core: threads multiply side by side."""
     from threadpoolctl import threadpool_limits
 

@@ -6,8 +6,9 @@ the same rows are then merged, and their candidates get exact distances. Rows wh
 compared by brute force. ``neighbours.task_bytes`` sets the memory of a task, whatever the size of the collection.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import JobFailed
-from image_similarity.knn import candidates, engine, rerank
+from image_similarity.knn import candidates, engine, rerank, screening
 from image_similarity.knn.candidates import Strip
 from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, Pair, Search
 from image_similarity.knn.rerank import Part
 from image_similarity.knn.scoring import FLOAT32
+from image_similarity.knn.screening import Choice
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
@@ -44,6 +46,8 @@ from image_similarity.warehouse.workspace import Workspace
 
 AUTO = "auto"
 SCORES = "lists"
+_BLOCKS_TRIED = 8
+"""Blocks whose vectors precisions are tried with: a task reads them, and takes seconds at most."""
 _LISTS = pa.schema(
     [
         ("block", pa.int32()),
@@ -79,9 +83,9 @@ def run(
     scratch: Workspace,
     state: Workspace,
     previous_run: PreviousRun | None,
-) -> tuple[DataFrame, int]:
-    """`SETTLED_LISTS` of all packed vectors, written to ``state``, and the number of vectors that were compared by
-    brute force.
+) -> tuple[DataFrame, int, Choice]:
+    """`SETTLED_LISTS` of all packed vectors, written to ``state``; the number of vectors that were compared by brute
+    force; and the precision of scores.
 
     ``common_scale``: see `scoring.scale_of`. ``previous_run``: the state of a run with the same metric; with it, no two
     vectors are compared that are both not new.
@@ -90,7 +94,8 @@ def run(
     if previous_run is not None and len(packed.kept.vector):
         piece_rows = merged_at_once(packed.vectors, packed.dimensions, plan, settings)
         previous_lists = renumbered_lists(previous_run, packed, piece_rows, scratch)
-    screens = _screens(packed, settings, plan)
+    choice = _choice(spark, packed, common_scale, settings, plan)
+    screens = _screens(packed, choice.screen, settings, plan)
     for screen in screens:
         work = _work(packed, common_scale, screen, settings, plan)
         settled, uncertain = _merge(
@@ -105,34 +110,78 @@ def run(
         state.remove(SETTLED)
     settled = _completed(spark, work, settled, uncertain, state)
     save_known(packed.numbers, state)
-    return settled, uncertain
+    return settled, uncertain, replace(choice, screen=screen)
 
 
-def _screens(packed: Packed, settings: NeighboursSettings, plan: Plan) -> list[str]:
-    """The precisions of scores, fastest first. The next one is used only where the one before leaves too many vectors
-    unproven.
-    """
-    if settings.screen != AUTO:
-        return [plan.rate.screen]
+def _screens(packed: Packed, screen: str, settings: NeighboursSettings, plan: Plan) -> list[str]:
+    """``screen``, and what follows where it leaves too many vectors unproven."""
+    can_follow = settings.screen == AUTO and _fits_in_float32(packed, settings, plan)
+    return list(dict.fromkeys([screen, FLOAT32.name])) if can_follow else [screen]
+
+
+def _fits_in_float32(packed: Packed, settings: NeighboursSettings, plan: Plan) -> bool:
     try:
         tiled(packed.vectors, packed.dimensions, plan.cores, FLOAT32.name, plan.block_rows, settings)
     except JobFailed:  # float32 copies need twice the memory, which the plan did not include
-        return [plan.rate.screen]
-    return list(dict.fromkeys([plan.rate.screen, FLOAT32.name]))
+        return False
+    return True
+
+
+def _choice(
+    spark: SparkSession, packed: Packed, common_scale: float, settings: NeighboursSettings, plan: Plan
+) -> Choice:
+    """The precision that the plan found to be fast, unless a sample shows that it proves too little."""
+    screen = plan.rate.screen
+    if settings.screen != AUTO:
+        return Choice(screen, "neighbours.screen asks for it")
+    if screen == FLOAT32.name or not _fits_in_float32(packed, settings, plan):
+        return Choice(screen, "it is the fastest one on this machine")
+    work = _work(packed, common_scale, FLOAT32.name, settings, plan)
+
+    def tried(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"shares": [json.dumps(_unproven(work))]})
+
+    with step(spark, "try precisions"):
+        (row,) = spark.range(0, 1, 1, 1).mapInArrow(tried, "shares string").collect()
+    share = json.loads(row["shares"])[screen]
+    if share > MAX_UNCERTAIN_SHARE:
+        return Choice(FLOAT32.name, f"{screen} would leave {share:.0%} of the vectors unproven, by a sample")
+    return Choice(screen, f"it is the fastest one, and leaves {share:.0%} of a sample unproven")
+
+
+def _unproven(work: Work) -> dict[str, float]:
+    """The shares of vectors that each precision would leave unproven, from a sample of blocks."""
+    blocks = np.unique(np.linspace(0, len(work.blocks) - 1, _BLOCKS_TRIED).astype(np.int64)).tolist()
+    parts = [work.blocks.part(block) for block in blocks]
+    each = -(-screening.QUERIES // len(parts))
+    queries = rerank.joined([part[_spread(len(part), each)] for part in parts])
+    strips = (work.search.strip(part, (0, 0)) for part in parts)
+    tried = sum(map(len, parts))
+    everyone = sum(work.blocks.new) + sum(work.blocks.old)
+    return screening.unproven(work.search, queries, strips, work.blocks.rescore, everyone, tried)
+
+
+def _spread(rows: int, count: int) -> NDArray[np.intp]:
+    return np.unique(np.linspace(0, rows - 1, count).astype(np.intp))
+
+
+def _search(packed: Packed, common_scale: float, screen: str, settings: NeighboursSettings) -> Search:
+    return Search(
+        settings.metric,
+        screen,
+        packed.dimensions,
+        common_scale,
+        settings.similar,
+        settings.dissimilar,
+        max(0, packed.vectors - 1),
+    )
 
 
 def _work(packed: Packed, common_scale: float, screen: str, settings: NeighboursSettings, plan: Plan) -> Work:
     return Work(
         packed.blocks,
-        Search(
-            settings.metric,
-            screen,
-            packed.dimensions,
-            common_scale,
-            settings.similar,
-            settings.dissimilar,
-            max(0, packed.vectors - 1),
-        ),
+        _search(packed, common_scale, screen, settings),
         plan.block_rows,
         max(1, settings.task_bytes // 4 // (40 * plan.block_rows + 24 * packed.dimensions)),
         merged_at_once(packed.vectors, packed.dimensions, plan, settings),

@@ -7,7 +7,7 @@ run: either runner continues what the other left.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.knn import distances, scoring
+from image_similarity.knn import calibration, distances, scoring, screening
 from image_similarity.knn.candidates import Lists
 from image_similarity.knn.distances import METRICS, Indices, Metric, Values, Vectors
 from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, Comparison, Pair, Search
 from image_similarity.knn.rerank import Part
-from image_similarity.knn.scoring import FLOAT32
+from image_similarity.knn.scoring import BFLOAT16, FLOAT32
+from image_similarity.knn.screening import Choice
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
@@ -366,7 +367,7 @@ class Outputs:
     """The number of vectors whose lists the run before left."""
     brute_force: int
     """The number of vectors whose scores did not prove their neighbours, and which were compared by brute force."""
-    screen: str
+    screen: Choice
     """The precision of scores."""
     rows: int
     """The number of rows that ``neighbours`` has."""
@@ -404,18 +405,22 @@ def run(
         vectors, numbers = loaded.vectors, loaded.numbers
         is_new, known = _known(previous_run, loaded) if previous_run else (np.ones(len(vectors), np.bool_), None)
     common_scale = scoring.scale_of(loaded.largest, loaded.dimensions, METRICS[settings.metric])
-    screens = [FLOAT32.name] if settings.screen == AUTO else [settings.screen]
+    search = Search(
+        settings.metric,
+        FLOAT32.name if settings.screen == AUTO else settings.screen,
+        loaded.dimensions,
+        common_scale,
+        settings.similar,
+        settings.dissimilar,
+        max(0, len(vectors) - 1),
+    )
+    comparison = Comparison(search, vectors, threads, plan.block_rows, is_new, known)
+    choice = _tried(spark, comparison, plan) if settings.screen == AUTO else Choice(settings.screen, _ASKED_FOR)
+    screens = list(dict.fromkeys([choice.screen, FLOAT32.name])) if settings.screen == AUTO else [choice.screen]
     for screen in screens:
-        search = Search(
-            settings.metric,
-            screen,
-            loaded.dimensions,
-            common_scale,
-            settings.similar,
-            settings.dissimilar,
-            max(0, len(vectors) - 1),
-        )
-        comparison = Comparison(search, vectors, threads, plan.block_rows, is_new, known)
+        if screen != comparison.search.screen:
+            search = replace(search, screen=screen)
+            comparison = Comparison(search, vectors, threads, plan.block_rows, is_new, known)
         uncertain = _compared_by(spark, comparison)
         if uncertain <= MAX_UNCERTAIN_SHARE * is_new.sum() or screen == screens[-1]:
             break
@@ -430,7 +435,42 @@ def run(
         save_known(numbers, state)
     others = max(numbers.entries(settings.drop_duplicates) - 1, 0)
     rows = len(numbers) * (min(settings.similar, others) + min(settings.dissimilar, others))
-    return Outputs(loaded, comparison.lists, int((~is_new).sum()), uncertain, screen, rows, settings)
+    return Outputs(
+        loaded, comparison.lists, int((~is_new).sum()), uncertain, replace(choice, screen=screen), rows, settings
+    )
+
+
+_ASKED_FOR = "neighbours.screen asks for it"
+_SHORT = "the work is too short for another one"
+_WORTH_TRYING = 10.0
+"""Seconds of comparing. torch, which multiplies bfloat16, takes some seconds to import."""
+_IMPORT_SECONDS = 3.0
+
+
+def _tried(spark: Any, comparison: Comparison, plan: Plan) -> Choice:
+    """The precision in which all takes least time. ``comparison``: in float32."""
+    pairs, vectors = comparison.pairs, comparison.vectors
+    seconds = pairs / max(plan.rate.pairs, 1) / plan.cores
+    if seconds < _WORTH_TRYING:
+        return Choice(FLOAT32.name, _SHORT)
+    if not calibration.multiplies_bfloat16():
+        return Choice(FLOAT32.name, "this processor multiplies nothing faster")
+    with step(spark, "try precisions"):
+        rows = np.linspace(0, len(vectors) - 1, min(screening.QUERIES, len(vectors))).astype(np.int64)
+        shares = screening.unproven(
+            comparison.search,
+            vectors[rows],
+            comparison.strips(),
+            lambda reranker: reranker.add(vectors),
+            len(vectors),
+            len(vectors),
+        )
+        by_screen = {FLOAT32.name: seconds}
+        if shares[BFLOAT16.name] <= MAX_UNCERTAIN_SHARE:
+            speedup = calibration.speedup(vectors.vectors.values, comparison.search.metric, BFLOAT16)
+            by_screen[BFLOAT16.name] = seconds / speedup + _IMPORT_SECONDS
+        brute_force_seconds = 2 * seconds * len(vectors) ** 2 / max(1, pairs)
+        return screening.chosen(shares, by_screen, brute_force_seconds)
 
 
 def _compared_by(spark: Any, comparison: Comparison) -> int:

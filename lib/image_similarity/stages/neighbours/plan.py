@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.knn import calibration, partitioning
+from image_similarity.knn import calibration, engine, partitioning
 from image_similarity.knn.calibration import Rate
 from image_similarity.knn.scoring import SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
@@ -207,7 +207,8 @@ def make_here(
     rate = Rate("float32", _ASSUMED_PRODUCT, 1 / (2 * dimensions / _ASSUMED_PRODUCT + 1 / _ASSUMED_PAIRS))
     if _seconds_here(rows, dimensions, cores, rate) > _WORTH_PLANNING:
         similar, dissimilar = settings.similar, settings.dissimilar
-        rate = calibration.rate(rows, dimensions, settings.metric, similar, dissimilar, "float32")
+        with engine.one_core("float32"):
+            rate = calibration.rate(rows, dimensions, settings.metric, similar, dissimilar, "float32")
     memory = bytes_here(rows, dimensions, cores, settings)
     # Lists for the next run, and the table.
     disk_bytes = rows * (8 * _candidates_per_row(settings, "float32") + 16 * (settings.similar + settings.dissimilar))
