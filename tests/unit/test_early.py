@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from image_similarity.errors import JobFailed
 from image_similarity.jobs import (
     audit_neighbours,
     build_manifest,
@@ -132,5 +131,4 @@ def test_what_a_label_has_published_is_not_checked_again(place: Path, monkeypatc
 
 def test_a_dry_run_may_look_at_what_it_cannot_write(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
-    assert main(build_manifest, ["--warehouse", "w", "--images", "pictures", "--dry-run"]) == 1
+    assert main(build_manifest, ["--warehouse", "w", "--images", "pictures", "--dry-run"]) == 0
