@@ -45,7 +45,7 @@ def test_killed_in_the_middle_of_each_job(run: Run, tmp_path: Path) -> None:
     steps: list[tuple[Any, list[object], str]] = [
         (build_manifest, ["--images", images], "manifest/run_id=*"),
         (embed_images, ["--set", "embeddings.save_seconds=0"], saved),
-        (find_neighbours, [], "_scratch/*/blocks/*"),
+        (find_neighbours, ["--set", "neighbours.runner=spark"], "_scratch/*/blocks/*"),
     ]
     for job, arguments, marker in steps:
         kill_when(start(name_of(job), warehouse, *arguments), warehouse, marker)

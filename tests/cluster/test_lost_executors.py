@@ -102,6 +102,7 @@ def test_while_it_compares(
         pa.table({"image_id": [f"{i:05d}" for i in range(8000)], "embedding": list(vectors)}), tmp_path / "own.parquet"
     )
     settings = ["--embeddings", str(tmp_path / "own.parquet"), "--set", "neighbours.block_rows=500"]
+    settings += ["--set", "neighbours.runner=spark"]
     assert main(find_neighbours, ["--warehouse", str(tmp_path / "local"), *settings], session=spark) == 0
     conf = logging_to(tmp_path / "events")
     job = cluster.start(
@@ -123,6 +124,7 @@ def test_several_at_once(cluster: Cluster, dist: Path, bare_python: Path, tmp_pa
         pa.table({"image_id": [f"{i:05d}" for i in range(6000)], "embedding": list(vectors)}), tmp_path / "own.parquet"
     )
     common = ["--warehouse", str(tmp_path / "w"), "--embeddings", str(tmp_path / "own.parquet")]
+    common += ["--set", "neighbours.runner=spark"]
     started = [
         cluster.start(
             dist, "find_neighbours", *common, "--metric", metric, python=bare_python, conf={"spark.cores.max": "1"}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,27 @@ def written(folder: Path, vectors: Vectors) -> str:
     return str(file)
 
 
+@pytest.fixture(autouse=True, params=["spark", "auto"])
+def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """All of this by Spark, and by the job's own process as far as that can do it."""
+    monkeypatch.setattr(sys.modules[__name__], "RUNNER", request.param)
+    return str(request.param)
+
+
+RUNNER = "auto"
+
+
 def published(spark: SparkSession, warehouse: Path, file: str, *options: str) -> tuple[list[Any], dict[str, Any]]:
     """The table after a run, sorted, and what the run counted."""
-    asked = ["--dissimilar", "2", "--set", "neighbours.block_rows=100", *([] if "-k" in options else ["-k", "3"])]
+    asked = [
+        "--dissimilar",
+        "2",
+        "--set",
+        "neighbours.block_rows=100",
+        "--set",
+        f"neighbours.runner={RUNNER}",
+        *([] if "-k" in options else ["-k", "3"]),
+    ]
     assert main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark) == 0
     now = Warehouse(spark, str(warehouse))
     rows = now.read("neighbours", now.current().runs("neighbours")).drop("method").collect()
@@ -95,14 +114,16 @@ def test_rows_left_short_are_compared_in_full(spark: SparkSession, tmp_path: Pat
     assert found == published(spark, tmp_path / "w", file, "--set", "neighbours.incremental=false")[0]
 
 
-def test_lists_of_vectors_compared_in_full_are_lost(spark: SparkSession, tmp_path: Path) -> None:
-    """Vectors so near to one another that no score tells them apart: their lists lie in a folder of their own."""
+def test_lists_of_vectors_compared_in_full_are_lost(spark: SparkSession, tmp_path: Path, runner: str) -> None:
+    """Vectors so near to one another that no score tells them apart. Spark's lists of them lie in a folder of their
+    own.
+    """
     rng = np.random.default_rng(5)
     near = {f"near{i:02d}": (1 + 1e-7 * rng.standard_normal(16)).astype(np.float32) for i in range(60)}
     others = {f"other{i:03d}": rng.standard_normal(16).astype(np.float32) for i in range(100)}
     _, counts = published(spark, tmp_path / "w", written(tmp_path, {**near, **others}))
     assert counts["brute_force"] > 0
-    (gone,) = (tmp_path / "w" / "_state").glob("external/cosine/*/lists-in-full")
+    (gone,) = (tmp_path / "w" / "_state").glob("external/cosine/*/lists" + "-in-full" * (runner == "spark"))
     shutil.rmtree(gone)
     file = written(tmp_path, {**near, **others, "z": rng.standard_normal(16).astype(np.float32)})
     found, counts = published(spark, tmp_path / "w", file)

@@ -168,7 +168,7 @@ def test_what_was_removed_meanwhile_is_not_published(
         return {"kept": 0}, None
 
     monkeypatch.setattr(find_neighbours, "_write", write_and_lose)
-    assert run(find_neighbours, *nights.common) == 1
+    assert run(find_neighbours, *nights.common, "--set", "neighbours.runner=spark") == 1
     assert "removed meanwhile; nothing was published" in capsys.readouterr().err and pointer(nights.warehouse) == before
 
 

@@ -82,6 +82,7 @@ def test_a_pipeline_as_machines_see_it(
         *tiny,
     ]
     arguments += ["--set", "embeddings.max_failed_fraction=0.5", "--log-format", "json"]
+    arguments += ["--set", "neighbours.runner=spark"]
     assert run(run_pipeline, *arguments) == 0
     out, err = capsys.readouterr()
     told = events(out)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 import oracle
+from image_similarity.knn.screening import Choice
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
+from image_similarity.stages.neighbours import exact, stage
 from image_similarity.stages.neighbours import plan as planning
-from image_similarity.stages.neighbours import stage
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.warehouse.records import new_run_id
 from image_similarity.warehouse.warehouse import Warehouse
@@ -183,11 +184,11 @@ def test_images_share_files_and_files_share_vectors(spark: SparkSession, tmp_pat
         assert found[relation] == sorted(right)
 
 
-def test_where_low_precision_proves_little_float32_follows(
+def test_where_low_precision_proves_little_float32_is_taken(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """As on a processor that multiplies bfloat16 faster, with vectors whose neighbours are hardly nearer than
-    others.
+    others. A sample shows it; and where a sample did not, all vectors do.
     """
     make = planning.make
 
@@ -205,5 +206,10 @@ def test_where_low_precision_proves_little_float32_follows(
     settings: dict[str, Any] = {"similar": 5, "dissimilar": 5, "metric": "cosine", "block_rows": 100}
     rows, low = computed(spark, tmp_path / "low", frame(spark, vectors, 3, 1), screen="bfloat16", **settings)
     assert rows == wanted and low.brute_force > 0.1 * len(vectors) and "float32 follows" not in capsys.readouterr().out
+    rows, tried = computed(spark, tmp_path / "tried", frame(spark, vectors, 3, 1), **settings)
+    assert rows == wanted and tried.brute_force < 0.1 * low.brute_force
+    assert tried.screen is not None and tried.screen.screen == "float32" and "unproven" in tried.screen.because
+    assert "float32 follows" not in capsys.readouterr().out
+    monkeypatch.setattr(exact, "_choice", lambda *of: Choice("bfloat16", "a test wants it"))
     rows, auto = computed(spark, tmp_path / "auto", frame(spark, vectors, 3, 1), **settings)
     assert rows == wanted and auto.brute_force < 0.1 * low.brute_force and "float32 follows" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from image_similarity.jobs import command_line
 from image_similarity.settings import Settings
 from image_similarity.stages.downloads import stage as downloads
 from image_similarity.stages.embeddings import stage as embeddings
-from image_similarity.stages.neighbours import vectors
+from image_similarity.stages.neighbours import usable
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS
 
@@ -23,7 +23,7 @@ EMBED_REASONS, PERMANENT = embeddings.FAILURE_REASONS, embeddings.PERMANENT_REAS
 DOWNLOAD_REASONS, FETCH_REASONS, VECTOR_REASONS = (
     downloads.FAILURE_REASONS,
     fetch.FETCH_REASONS,
-    vectors.FAILURE_REASONS,
+    usable.FAILURE_REASONS,
 )
 COLUMNS = {table: schema.names for table, schema in SCHEMAS.items()}
 

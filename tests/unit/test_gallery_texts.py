@@ -21,7 +21,7 @@ from image_similarity.settings import GallerySettings, NeighboursSettings, Setti
 from image_similarity.stages.embeddings import stage as embeddings
 from image_similarity.stages.gallery import cards, images, listings, pages, search, words
 from image_similarity.stages.gallery.pages import Book, Tab
-from image_similarity.stages.neighbours import vectors
+from image_similarity.stages.neighbours import usable
 
 SETTINGS = GallerySettings()
 BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Tab("one", "one", "cosine"),), (), 200)
@@ -87,7 +87,7 @@ def test_a_location_can_be_copied_but_no_secret() -> None:
 
 
 def test_everything_that_tables_name_by_a_code_has_words() -> None:
-    reasons = {**embeddings.FAILURE_REASONS, **vectors.FAILURE_REASONS, **UNREADABLE_REASONS}
+    reasons = {**embeddings.FAILURE_REASONS, **usable.FAILURE_REASONS, **UNREADABLE_REASONS}
     assert {*reasons, "changed"} <= set(words.REASONS)
     assert all(reason.remedy.endswith((".", "?")) and "_" not in reason.happened for reason in words.REASONS.values())
     assert words.reason("of_another_version").happened == "Of another version"

@@ -13,19 +13,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
-
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from image_similarity import conf, reporting, settings
 from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.jobs import early
 from image_similarity.jobs.job import Application, Finished, PlanOnly
 from image_similarity.reporting import Reporter
-from image_similarity.runtime import environment, progress, shutdown
-from image_similarity.runtime.session import open_session
+from image_similarity.runtime import progress, shutdown
+from image_similarity.runtime.session import is_submitted, lazy_session, open_session, started
 from image_similarity.settings import Given, Settings
 from image_similarity.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 FLAGS = "settings_by_flag"
 """Where parsed arguments have the settings that flags of their own set."""
@@ -261,8 +262,8 @@ def start(name: str) -> NoReturn:
     sys.exit(main(importlib.import_module(f"image_similarity.jobs.{name}")))
 
 
-def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | None = None) -> int:
-    """Parse, load settings, start Spark, run ``job``, and turn what happened into an exit code.
+def main(job: Any, argv: Sequence[str] | None = None, session: "SparkSession | None" = None) -> int:
+    """Parse, load settings, run ``job``, and turn what happened into an exit code. Spark starts when it is needed.
 
     ``job``: a module of `image_similarity.jobs`, with ``add_arguments(parser)`` and ``run(application)``. ``session``:
     one that is there already; it is left running.
@@ -282,8 +283,7 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
             _check_early(job, arguments, loaded)
             if not arguments.dry_run:
                 early.note_lone_publishers(_published_folders(arguments))
-            with _session(name, session) as used, shutdown.interruptible(used):
-                environment.check_names(used, [arguments.warehouse])
+            with _session(name, session, arguments.warehouse) as used, shutdown.interruptible(used):
                 warehouse = Warehouse(used, arguments.warehouse)
                 with Application(arguments, loaded, used, warehouse, finished) as application:
                     job.run(application)
@@ -340,16 +340,27 @@ def _published_folders(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 @contextmanager
-def _session(name: str, given: SparkSession | None) -> Iterator[SparkSession]:
-    """``given``, or a session of our own that is stopped in the end, whatever happens."""
-    used = given or open_session(name)
+def _session(name: str, given: "SparkSession | None", warehouse: str) -> "Iterator[SparkSession]":
+    """``given``, or a session of our own that starts when it is needed and is stopped in the end, whatever happens."""
+
+    def opened() -> "SparkSession":
+        from image_similarity.runtime import environment
+
+        own = open_session(name)
+        environment.check_names(own, [warehouse])
+        return own
+
+    if given is not None:
+        used = given
+    else:  # a cluster takes an application that was submitted, and never starts a session, for a failed one
+        used = opened() if is_submitted() else lazy_session(opened)
     try:
         with progress.named(used, name):
             yield used
     except BaseException:
         with suppress(Exception):  # Spark may be what failed, and then it cannot be stopped; what is told is why
-            if given is None:
+            if given is None and started(used):
                 used.stop()
         raise
-    if given is None:
+    if given is None and started(used):
         used.stop()

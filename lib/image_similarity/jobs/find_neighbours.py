@@ -1,23 +1,32 @@
 """embeddings -> neighbours: for each image the most similar and the most dissimilar others."""
 
 import argparse
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Failures, Job
-from image_similarity.runtime.session import is_local_mode, scratch_folders
+from image_similarity.knn.screening import Choice
+from image_similarity.runtime.session import is_local_mode, local_cores, scratch_folders
 from image_similarity.settings import ApproximateSettings, NeighboursSettings, Settings
-from image_similarity.stages.neighbours import audit, sources, stage
+from image_similarity.stages.neighbours import in_process, own_vectors
 from image_similarity.stages.neighbours import plan as planning
-from image_similarity.stages.neighbours.approximate import ApproximateResult
-from image_similarity.stages.neighbours.plan import APPROXIMATE
+from image_similarity.stages.neighbours.numbers import Numbers
+from image_similarity.stages.neighbours.plan import APPROXIMATE, PROCESS, SPARK, Plan
 from image_similarity.stages.neighbours.previous import PreviousRun
-from image_similarity.stages.neighbours.sources import Source
+from image_similarity.stages.neighbours.usable import check_keys
 from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 from image_similarity.warehouse.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from image_similarity.stages.neighbours.approximate import ApproximateResult
+    from image_similarity.stages.neighbours.sources import Source
+    from image_similarity.stages.neighbours.stage import Outputs
+    from image_similarity.warehouse.workspace import Workspace
 
 EXTERNAL = "external"
 COMPARED = "compared_sha256"
@@ -55,7 +64,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """
     compared = _settings(arguments, settings, arguments.embeddings)
     if arguments.embeddings is not None:
-        sources.check(arguments.embeddings, settings.embeddings.read_seconds)
+        own_vectors.check(arguments.embeddings, settings.embeddings.read_seconds)
     elif published := early.snapshot(arguments.warehouse):
         early.runs_of(published, "embeddings", compared.fingerprint, "embed_images")
         _check_size(published, compared, settings.approximate, arguments.dry_run)
@@ -69,6 +78,8 @@ def _check_size(
     if vectors is None:
         return
     if settings.method == APPROXIMATE and settings.similar:
+        from image_similarity.stages.neighbours import audit
+
         audit.check(vectors.images, approximate)
     least = planning.least_disk(vectors.images, vectors.dimensions, settings)
     if not dry_run:
@@ -84,45 +95,171 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     if job.already_published():
         return
     with job.step("plan"):
-        source, inputs = (
-            _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
-        )
-        plan = planning.make(job.session, source.vectors, source.count, settings, approximate)
-    if plan.method == APPROXIMATE:
-        audit.check(source.count, approximate)
+        work = _work(job, settings, approximate, own_embeddings)
+    plan, inputs = work.plan, work.inputs
     job.plan(
         f"{plan.method} neighbours of {settings.fingerprint} ({inputs['embeddings'][0]}) by {settings.metric} distance",
         *plan.lines,
         f"keep {settings.similar} similar and {settings.dissimilar} dissimilar neighbours of each image"
-        + _all_others(settings, source.count),
+        + _all_others(settings, plan.rows),
         f"write neighbours to {job.warehouse.uri}",
     )
-    is_local = is_local_mode(job.session)
-    planning.check(plan, job.warehouse, is_local, scratch_folders(job.session) if is_local else ())
+    is_spark_here = plan.runner == SPARK and is_local_mode(job.session)
+    planning.check(plan, job.warehouse, is_spark_here, scratch_folders(job.session) if is_spark_here else ())
     with job.step("read the lists of the run before"):
         previous = _previous_run(job, settings, plan.method)
-    with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.slot, job.run_id) as state:
-        with job.step("find neighbours"):
-            outputs = stage.run(
-                job.session, source, settings, approximate, plan, scratch, state, previous[0] if previous else None
-            )
-        with job.step("write tables"):
-            counts, failures = _write(job, outputs)
-        if previous and counts["kept"]:
+    with job.warehouse.state(job.slot, job.run_id) as state:
+        result = work.run(job, settings, approximate, state, previous[0] if previous else None)
+        if previous and result.counts["kept"]:
             inputs["neighbours"] = [previous[1]]
         job.warehouse.sync_state(job.slot, job.run_id)
         job.publish(
             replace={"neighbours": {job.slot: job.run_id}, "failures": {f"neighbours/{job.slot}": job.run_id}},
             inputs=inputs,
-            counts=counts,
-            used=_used(settings, approximate, outputs),
-            recall=outputs.approximate.recall.estimate
-            if outputs.approximate and outputs.approximate.good_enough
+            counts=result.counts,
+            used=_used(settings, approximate, plan, result),
+            recall=result.approximate.recall.estimate
+            if result.approximate and result.approximate.good_enough
             else None,
         )
     # The lists of the previous run stay, since another job may be reading them.
     job.forget_state(job.slot, min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id]))
-    _summarise(job, counts, failures, outputs.approximate)
+    _summarise(job, result)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was compared, once the tables are written."""
+
+    counts: dict[str, Any]
+    failures: Failures
+    numbers: Numbers
+    screen: Choice | None
+    """The precision of exact search, if there was any."""
+    approximate: "ApproximateResult | None" = None
+
+
+@dataclass(frozen=True)
+class _Here:
+    """Exact search by this process."""
+
+    files: in_process.LocalFiles
+    source: in_process.LocalSource
+    plan: Plan
+
+    @property
+    def inputs(self) -> dict[str, list[str]]:
+        return self.files.inputs
+
+    def run(
+        self,
+        job: Job,
+        settings: NeighboursSettings,
+        approximate: ApproximateSettings,
+        state: "Workspace",
+        previous: PreviousRun | None,
+    ) -> _Result:
+        with job.step("find neighbours"):
+            outputs = in_process.run(job.session, self.source, settings, self.plan, state, previous)
+        loaded = outputs.loaded
+        with job.step("write tables"):
+            job.warehouse.write_here("failures", job.run_id, outputs.failures())
+            rows = job.warehouse.write_here("neighbours", job.run_id, outputs.neighbours())
+        _check_rows(rows, outputs.rows)
+        counts = {
+            "images": len(loaded.numbers),
+            "vectors": len(loaded.vectors),
+            "dimensions": loaded.dimensions,
+            "brute_force": outputs.brute_force,
+            "kept": outputs.kept,
+            "rows": rows,
+        }
+        failures = _failures_in(loaded.failures.to_pylist())
+        return _Result({**counts, "failures": failures.counts}, failures, loaded.numbers, outputs.screen)
+
+
+@dataclass(frozen=True)
+class _BySpark:
+    """Exact or approximate search by Spark's tasks."""
+
+    source: "Source"
+    inputs: dict[str, list[str]]
+    plan: Plan
+
+    def run(
+        self,
+        job: Job,
+        settings: NeighboursSettings,
+        approximate: ApproximateSettings,
+        state: "Workspace",
+        previous: PreviousRun | None,
+    ) -> _Result:
+        from image_similarity.stages.neighbours import stage
+
+        with job.warehouse.scratch(job.run_id) as scratch:
+            with job.step("find neighbours"):
+                outputs = stage.run(
+                    job.session, self.source, settings, approximate, self.plan, scratch, state, previous
+                )
+            with job.step("write tables"):
+                counts, failures = _write(job, outputs)
+        return _Result(counts, failures, outputs.packed.numbers, outputs.screen, outputs.approximate)
+
+
+def _work(
+    job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
+) -> _Here | _BySpark:
+    """What compares the vectors: this process, if it can, and Spark otherwise."""
+    here, because = _here(job, settings, approximate, own_embeddings)
+    if here is not None:
+        return here
+    from image_similarity.stages.neighbours import audit
+
+    source, inputs = (
+        _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
+    )
+    plan = planning.make(job.session, source.vectors, source.count, settings, approximate)
+    if plan.method == APPROXIMATE:
+        audit.check(source.count, approximate)
+    return _BySpark(source, inputs, replace(plan, because=because))
+
+
+def _here(
+    job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
+) -> tuple[_Here | None, str]:
+    """The search by this process. None, and why, if Spark is to do it."""
+    if settings.runner == SPARK:
+        return None, "neighbours.runner asks for it"
+    if settings.runner != PROCESS and settings.method == APPROXIMATE and settings.similar:
+        return None, "the search is approximate"
+    remote = [uri for uri in (job.warehouse.uri, own_embeddings) if uri is not None and not uris.is_local(uri)]
+    if remote:
+        if settings.runner == PROCESS:
+            raise WrongInput(f"neighbours.runner = process, but {remote[0]} is not on this machine: choose spark")
+        return None, f"{remote[0]} is not on this machine"
+    files = (
+        in_process.from_parquet(own_embeddings, job.settings.embeddings.read_seconds)
+        if own_embeddings
+        else _published_files(job, settings.fingerprint)
+    )
+    cores = local_cores(job.session)
+    plan = planning.make_here(files.count, files.dimensions, cores, settings, approximate)
+    plan = planning.with_runner(plan, settings, is_local_mode(job.session))
+    if plan.runner == SPARK:
+        return None, plan.because
+    return _Here(files, files.open(cores), plan), plan.because
+
+
+def _check_rows(rows: int, wanted: int) -> None:
+    if rows != wanted:
+        raise JobFailed(f"{rows:,} rows of neighbours where there must be {wanted:,}: nothing was published")
+
+
+def _failures_in(rows: list[dict[str, Any]]) -> Failures:
+    """The same as `Job.failures`, from rows of image_id and reason."""
+    counts = Counter(row["reason"] for row in rows)
+    first = {reason: min(row["image_id"] for row in rows if row["reason"] == reason) for reason in counts}
+    return Failures.by_reason((reason, counts[reason], first[reason]) for reason in sorted(counts))
 
 
 def _settings(
@@ -145,11 +282,12 @@ def _settings(
     return settings
 
 
-def _summarise(job: Job, counts: dict[str, Any], failures: Failures, approximate: ApproximateResult | None) -> None:
+def _summarise(job: Job, result: _Result) -> None:
+    counts, failures = result.counts, result.failures
     message = (
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of "
         f"{counts['dimensions']:,} values in {job.seconds:.1f} s"
-        + _about_recall(approximate)
+        + _about_recall(result.approximate)
         + (f"; {counts['brute_force']:,} vectors compared at full precision" if counts["brute_force"] else "")
         + (f"; {failures.total:,} failed" if failures.counts else "")
     )
@@ -162,7 +300,7 @@ def _all_others(settings: NeighboursSettings, images: int) -> str:
     return f" (there are {others:,} others)" if max(settings.similar, settings.dissimilar) > others else ""
 
 
-def _about_recall(result: ApproximateResult | None) -> str:
+def _about_recall(result: "ApproximateResult | None") -> str:
     if result is None:
         return ""
     if not result.good_enough:
@@ -171,36 +309,51 @@ def _about_recall(result: ApproximateResult | None) -> str:
     return f"; recall {result.recall}{borders}"
 
 
-def _used(settings: NeighboursSettings, approximate: ApproximateSettings, outputs: stage.Outputs) -> dict[str, Any]:
-    """The value of ``runs.settings``: the settings, and the lengths of the exact lists that the next run may use."""
+def _used(
+    settings: NeighboursSettings, approximate: ApproximateSettings, plan: Plan, result: _Result
+) -> dict[str, Any]:
+    """The value of ``runs.settings``: the settings, what they resolved to, and the lengths of the exact lists that the
+    next run may use.
+    """
     list_lengths = {relation: getattr(settings, relation) for relation in RELATIONS}
-    used: dict[str, Any] = {"neighbours": settings.model_dump(), COMPARED: outputs.packed.numbers.sha256}
-    if outputs.approximate is not None:
+    used: dict[str, Any] = {"neighbours": settings.model_dump(), COMPARED: result.numbers.sha256}
+    used["runner"] = {"chosen": plan.runner, "because": plan.because}
+    if result.screen is not None:
+        used["screen"] = {"chosen": result.screen.screen, "because": result.screen.because}
+    if result.approximate is not None:
         used["approximate"] = approximate.model_dump()
-        list_lengths[SIMILAR] = 0 if outputs.approximate.good_enough else list_lengths[SIMILAR]
+        list_lengths[SIMILAR] = 0 if result.approximate.good_enough else list_lengths[SIMILAR]
     return {**used, LISTS: {"version": LISTS_VERSION, **list_lengths}}
 
 
-def _from_parquet(job: Job, embeddings: str) -> tuple[Source, dict[str, list[str]]]:
+def _from_parquet(job: Job, embeddings: str) -> "tuple[Source, dict[str, list[str]]]":
     """The user's own embeddings, and the inputs to record."""
+    from image_similarity.stages.neighbours import sources
+
     source = sources.from_parquet(job.session, embeddings, job.settings.embeddings.read_seconds)
     return source, {"embeddings": [uris.absolute(embeddings)]}
 
 
-def _from_published(job: Job, fingerprint: str) -> tuple[Source, dict[str, list[str]]]:
+def _from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list[str]]]":
     """The published embeddings of ``fingerprint``, and the runs read.
 
     Raises ``WrongInput`` if there are none, and ``JobFailed`` if they have several fingerprint keys.
     """
+    from image_similarity.stages.neighbours import sources
+
     runs = early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
     keys = [
         row.fingerprint_key
         for row in job.warehouse.read("embeddings", runs).select("fingerprint_key").distinct().collect()
     ]
-    if len(keys) > 1:
-        raise JobFailed(f"the embeddings {fingerprint} mix the keys {', '.join(keys)}: run embed_images again")
+    check_keys(fingerprint, keys)
     inputs = {"embeddings": runs, "vectors": [run for key in keys for run in job.base_snapshot.run_ids("vectors", key)]}
     return sources.from_runs(job.warehouse, inputs), inputs
+
+
+def _published_files(job: Job, fingerprint: str) -> in_process.LocalFiles:
+    early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
+    return in_process.from_runs(job.base_snapshot, fingerprint)
 
 
 def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[PreviousRun, str] | None:
@@ -229,15 +382,14 @@ def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[
     return (previous, runs[0]) if previous else None
 
 
-def _write(job: Job, outputs: stage.Outputs) -> tuple[dict[str, Any], Failures]:
+def _write(job: Job, outputs: "Outputs") -> tuple[dict[str, Any], Failures]:
     """Write the tables, check that every image has its rows, and return the counts and failures."""
     warehouse, run = job.warehouse, job.run_id
     warehouse.write("failures", run, outputs.failures)
     warehouse.write("neighbours", run, outputs.neighbours)
     failures = job.failures() if outputs.packed.unusable else Failures({}, {})
     rows = warehouse.read("neighbours", [run]).count()
-    if rows != outputs.rows:
-        raise JobFailed(f"{rows:,} rows of neighbours where there must be {outputs.rows:,}: nothing was published")
+    _check_rows(rows, outputs.rows)
     result = outputs.approximate
     approximate_counts: dict[str, Any] = {}
     if result is not None:

@@ -10,22 +10,18 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
-
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
+from typing import TYPE_CHECKING, Any
 
 from image_similarity import __version__, reporting
 from image_similarity.errors import JobFailed, TooManyFailures
 from image_similarity.reporting import note, printable, say
 from image_similarity.runtime import progress
-from image_similarity.runtime.session import SPARK_ERRORS
+from image_similarity.runtime.session import spark_errors, started
 from image_similarity.settings import Settings
-from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.storage import uris
 from image_similarity.warehouse import compaction, leases, retention
 from image_similarity.warehouse.records import PUBLISHED, Record, new_run_id
@@ -33,6 +29,11 @@ from image_similarity.warehouse.schemas import RUNS
 from image_similarity.warehouse.snapshot import Pointer, Slots
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import SCRATCH, STATE
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 
 
 class PlanOnly(Exception):
@@ -57,6 +58,16 @@ class Failures:
     counts: dict[str, int]
     examples: dict[str, str]
 
+    @classmethod
+    def by_reason(cls, rows: Iterable[tuple[str, int, str]]) -> "Failures":
+        """From rows of reason, number, and example: the id or address of one."""
+        counts, examples = {}, {}
+        for reason, count, example in rows:
+            counts[reason] = count
+            # The query of an address may contain a signature that gives access: it must not be logged.
+            examples[reason] = printable(re.sub(r"^(https?://[^?]*)\?.*", r"\1?...", example))
+        return cls(counts, examples)
+
     @property
     def total(self) -> int:
         return sum(self.counts.values())
@@ -79,7 +90,8 @@ class Application:
 
     arguments: argparse.Namespace
     settings: Settings
-    session: SparkSession
+    session: "SparkSession"
+    """It may be one that starts at its first use, see `runtime.session.lazy_session`."""
     warehouse: Warehouse
     finished: "list[Finished]" = field(default_factory=list)
     """The runs that this application has published so far."""
@@ -132,7 +144,7 @@ class Application:
             for job in self._jobs:
                 if not self.warehouse.is_published(job.run_id):
                     self.warehouse.discard(job.run_id, keep)
-        except (OSError, JobFailed, *SPARK_ERRORS):
+        except spark_errors(OSError, JobFailed):
             pass  # the job's own error is reported instead; clean_warehouse removes the rest
 
 
@@ -202,12 +214,12 @@ class Job:
 
     def failures(self) -> Failures:
         """The failures in the table that this run has written."""
+        from pyspark.sql import functions as F
+
         example = F.min(F.coalesce("uri", "image_id")).alias("example")
         grouped = self.warehouse.read("failures", [self.run_id]).groupBy("reason")
         rows = grouped.agg(F.count("*").alias("images"), example).orderBy("reason").collect()
-        # The query of an address may contain a signature that gives access: it must not be logged.
-        examples = {row.reason: printable(re.sub(r"^(https?://[^?]*)\?.*", r"\1?...", row.example)) for row in rows}
-        return Failures({row.reason: row.images for row in rows}, examples)
+        return Failures.by_reason((row.reason, row.images, row.example) for row in rows)
 
     def check_failures(self, failures: Failures, unit: str, count: int, section: str, note: str = "") -> None:
         """Raises ``TooManyFailures`` if more of ``count`` items failed than the settings' ``section`` allows.
@@ -345,18 +357,21 @@ def library_versions() -> dict[str, str]:
     return {"image_similarity": __version__, **{name: importlib.metadata.version(name) for name in names}}
 
 
-def _versions(session: SparkSession) -> dict[str, str]:
+def _versions(session: "SparkSession") -> dict[str, str]:
+    """Of Python and the libraries; of Java, Spark and Hadoop only if Spark was started."""
+    ours = {"python": platform.python_version(), **library_versions()}
+    if started(session) is None:
+        return ours
     java: Any = session._jvm
     return {
-        "python": platform.python_version(),
+        **ours,
         "java": java.System.getProperty("java.version"),
         "spark": session.version,
         "hadoop": java.org.apache.hadoop.util.VersionInfo.getVersion(),  # its clients access s3a://, hdfs://, gs://
-        **library_versions(),
     }
 
 
-def work_on(session: SparkSession, job: str, **about: Any) -> None:
+def work_on(session: "SparkSession", job: str, **about: Any) -> None:
     """Makes ``job`` the subject of later messages and of Spark's work. ``about``: slot and run_id of a single run."""
     reporting.current().about = {"job": job, **about}
-    session.sparkContext.setJobDescription(job)
+    progress.name_work(session, job)

@@ -17,13 +17,13 @@ from image_similarity.jobs.job import Application, Job
 from image_similarity.pages.captions import clean
 from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note, say
-from image_similarity.runtime.session import SPARK_ERRORS, cause_of
+from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.settings import Settings
 from image_similarity.stages.gallery import addresses, pictures, staleness, words
 from image_similarity.stages.gallery import render as stage
 from image_similarity.stages.gallery.pages import Tab
 from image_similarity.stages.gallery.render import About, Inputs, Outputs
-from image_similarity.stages.neighbours import vectors
+from image_similarity.stages.neighbours import usable
 from image_similarity.storage import uris
 from image_similarity.storage.fetch import FETCH_REASONS
 from image_similarity.warehouse import retention
@@ -116,7 +116,7 @@ def _put_in_place(job: Job, site: Site, outputs: Outputs) -> list[str]:
             addresses.place(job.session, outputs.filled, outputs.book, outputs.pages)
             site.write_index(outputs.index)
             retired = addresses.retire(job.session, outputs.filled.select("path"), outputs.book, earlier)
-    except (OSError, *SPARK_ERRORS) as error:
+    except spark_errors(OSError) as error:
         raise JobFailed(
             f"not all pages of {site.uri} could be replaced: {cause_of(error)}. It has pages of this rendering and of "
             "the one before, and its links are good: run render_gallery again"
@@ -133,7 +133,7 @@ def _tidy_up(job: Job, site: Site, taken_over: list[str]) -> None:
         removed = pictures.remove_unused(job.session, site, site.kept(job.run_id), job.warehouse)
         if removed:
             job.say(f"  {removed:,} pictures removed that no page shows any more")
-    except (OSError, *SPARK_ERRORS) as error:
+    except spark_errors(OSError) as error:
         note(f"what is not used any more could not be removed from {site.uri}: {cause_of(error)}")
 
 
@@ -240,9 +240,7 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
     parted = [(slot.partition("/"), label) for slot, label in slots.items()]
     tabs = tuple(Tab(label, fingerprint, metric) for (fingerprint, _, metric), label in parted)
     title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
-    return About(
-        title, tabs, tuple(untrained), {**vectors.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs
-    )
+    return About(title, tabs, tuple(untrained), {**usable.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs)
 
 
 def _stale_embeddings(job: Job, name: str, records: Records) -> list[str]:

@@ -4,7 +4,8 @@
 - ``scoring``       fast scores, and a bound on their error
 - ``candidates``    the best candidates of each row by score, and a lower bound on the dropped ones
 - ``rerank``        exact distances of candidates, and the proof that no other vector is nearer
-- ``engine``        all pairs in one process
+- ``engine``        compare, merge, rerank, certify: the steps of exact search; and all pairs in memory, with threads
+- ``screening``     the precision of scores that proves most for its time
 - ``partitioning``  spherical k-means; ``nndescent``, ``graphs``: neighbours of neighbours
 - ``recall``        the share of true neighbours in a list
 - ``calibration``   the speed of this machine; ``compiled``, ``warmup``: functions that numba compiles

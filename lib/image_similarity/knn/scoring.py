@@ -15,7 +15,8 @@ not loosen their bounds: a vector at the distance x of u is at most |u| + x long
 the length of u and by the distance itself, too (`best_possible`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,8 @@ class Screen:
     spare: float
     """Candidates kept beyond k, as a share of k. The larger the errors, the more are needed."""
     bytes_per_value: int
+    one_thread: Callable[[], AbstractContextManager[object]] = nullcontext
+    """A context in which a product takes one core, as far as that is not for BLAS to say."""
 
 
 def _float32_copied(rows: Values) -> tuple[Values, Reals]:
@@ -80,7 +83,8 @@ def _float32_copied(rows: Values) -> tuple[Values, Reals]:
 
 
 def _float32_product(a: Values, b: Values, buffer: Values) -> Values:
-    return np.matmul(a, b.T, out=buffer[: len(a), : len(b)]) if buffer.shape[1] == len(b) else a @ b.T
+    size = len(a) * len(b)
+    return np.matmul(a, b.T, out=buffer.reshape(-1)[:size].reshape(len(a), len(b)) if size <= buffer.size else None)
 
 
 def _bfloat16_copied(rows: Values) -> tuple[Any, Reals]:
@@ -96,9 +100,23 @@ def _bfloat16_product(a: Any, b: Any, buffer: Values) -> Values:
     return product
 
 
+@contextmanager
+def _one_thread_of_torch() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 FLOAT32 = Screen("float32", _float32_copied, _float32_product, _FLOAT32_U, 0.0, 0.5, 4)
 # Instructions that multiply bfloat16 add in float32, but may round twice. The result is rounded to bfloat16.
-BFLOAT16 = Screen("bfloat16", _bfloat16_copied, _bfloat16_product, 2 * _FLOAT32_U, 2.0**-8, 1.0, 2)
+BFLOAT16 = Screen(
+    "bfloat16", _bfloat16_copied, _bfloat16_product, 2 * _FLOAT32_U, 2.0**-8, 1.0, 2, _one_thread_of_torch
+)
 SCREENS = {screen.name: screen for screen in (BFLOAT16, FLOAT32)}
 
 

@@ -7,21 +7,20 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from py4j.protocol import Py4JError, Py4JNetworkError
-from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING, Any
 
 from image_similarity import reporting
 from image_similarity.errors import Interrupted, JobFailed, Terminated
-from image_similarity.runtime.session import interrupt
+from image_similarity.runtime.session import interrupt, is_of_spark
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _SPARK_HAS_ENDED = "Spark's own process has ended: it was killed, or had too little memory (spark.driver.memory)"
 
 
 @contextmanager
-def interruptible(session: SparkSession) -> Iterator[None]:
+def interruptible(session: "SparkSession") -> Iterator[None]:
     """Makes SIGTERM and Ctrl-C raise `Terminated` and `Interrupted`, so that the job can clean up.
 
     Airflow, YARN and Kubernetes end a task by SIGTERM. A second signal is ignored.
@@ -99,11 +98,11 @@ def _tell_error(name: str, message: str, exit_code: int, traceback_text: str | N
 
 def _root_cause(error: Exception) -> str:
     """The most informative line of an error that came through Spark: the worker's exception, if there is one."""
-    if any(isinstance(cause, Py4JNetworkError) for cause in _chain(error)):
+    if any(type(cause).__name__ == "Py4JNetworkError" for cause in _chain(error)):
         return _SPARK_HAS_ENDED
     try:
         text = str(error)
-    except (Py4JError, OSError):  # the message is in a JVM that is gone
+    except Exception:  # the message is in a JVM that is gone
         return _SPARK_HAS_ENDED
     if os.strerror(errno.ENOSPC) in text:  # from Python or the JVM, here or in a worker
         return (
@@ -111,7 +110,7 @@ def _root_cause(error: Exception) -> str:
             "published. Free some; clean_warehouse.py --warehouse URI --discard-checkpoints removes what unpublished "
             "runs have left"
         )
-    if isinstance(error, PySparkException) or type(error).__module__.startswith("py4j"):
+    if is_of_spark(error):
         own = [line for line in text.splitlines() if line.startswith(f"{JobFailed.__module__}.")]
         if own:
             return own[-1].partition(": ")[2]

@@ -134,6 +134,15 @@ class NeighboursSettings(Section):
     """Whether only new vectors are compared, if the published run kept lists that are long enough. The table is the
     same in either case."""
 
+    runner: Literal["auto", "spark", "process"] = "auto"
+    """Where vectors are compared. ``process``: by the job's own process, with threads, and without starting Spark or
+    Java. Only exact search of vectors and a warehouse on this machine can be done there. ``auto``: there if memory
+    suffices (``process_bytes``), and by Spark otherwise. A job on a cluster compares only what takes seconds itself."""
+
+    process_bytes: Annotated[int, Field(ge=0)] = 8 * 2**30
+    """Most memory in bytes that ``runner = "auto"`` takes for vectors and lists in the job's own process. It is never
+    more than half of what is available. A vector of 4,096 values takes 36 KB, one of 512 values 7 KB."""
+
     task_bytes: Annotated[int, Field(ge=2**29)] = 2**30
     """Memory of a task's Python process in bytes, whatever the size of the collection. Tasks are as large as it allows.
     More memory means fewer partial lists to merge. The result is the same."""

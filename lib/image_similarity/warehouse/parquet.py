@@ -1,22 +1,37 @@
-"""Parquet through Spark: how this project's tables and workspaces are read and written."""
+"""Parquet, through Spark or by this process: how this project's tables and workspaces are read and written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import StructType
+import pyarrow.parquet as pq
 
+from image_similarity.storage import blobs
 from image_similarity.warehouse.schemas import SCHEMAS
 
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
-def spark_schema(table: str) -> StructType:
+COMPRESSION = "zstd"
+_DENSE = "embedding"
+"""A column of dense floats: a dictionary makes them larger and slower to read."""
+
+
+def spark_schema(table: str) -> "StructType":
     """The schema of ``table`` as a Spark schema."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
     return from_arrow_schema(SCHEMAS[table])
 
 
-def read_folders(spark: SparkSession, folders: Sequence[str], schema: StructType | pa.Schema) -> DataFrame:
-    """Parquet folders as one frame; no rows for no folders. Names are escaped, as Spark's reader takes patterns."""
+def read_folders(spark: "SparkSession", folders: Sequence[str], schema: Any) -> "DataFrame":
+    """Parquet folders as one frame, in ``schema`` (Spark's or Arrow's); no rows for no folders.
+
+    Names are escaped, as Spark's reader takes patterns.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
     if isinstance(schema, pa.Schema):
         schema = from_arrow_schema(schema)
     if not folders:
@@ -24,12 +39,24 @@ def read_folders(spark: SparkSession, folders: Sequence[str], schema: StructType
     return spark.read.schema(schema).parquet(*map(escape_glob, folders))
 
 
-def write_folder(folder: str, rows: DataFrame) -> None:
+def write_folder(folder: str, rows: "DataFrame") -> None:
     """Writes ``rows`` to ``folder``, which must not exist."""
     writer = rows.write.mode("errorifexists")
-    # Dense floats: a dictionary makes them larger and slower to read.
-    writer = writer.option("compression", "zstd").option("parquet.enable.dictionary#embedding.list.element", "false")
+    writer = writer.option("compression", COMPRESSION).option(
+        f"parquet.enable.dictionary#{_DENSE}.list.element", "false"
+    )
     writer.parquet(folder)
+
+
+def write_file(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
+    """Writes ``batches`` to the file ``uri``, by this process and one at a time. Returns the number of their rows."""
+    rows, dictionaries = 0, True if _DENSE not in schema.names else [name for name in schema.names if name != _DENSE]
+    with blobs.create(uri) as stream:
+        with pq.ParquetWriter(stream, schema, compression=COMPRESSION, use_dictionary=dictionaries) as writer:
+            for batch in batches:
+                writer.write(batch)
+                rows += len(batch)
+    return rows
 
 
 def escape_glob(path: str) -> str:

@@ -17,7 +17,7 @@ from image_similarity.warehouse.records import RUN_ID, Record
 from image_similarity.warehouse.schemas import PROJECTIONS, RUNS, SCHEMAS, VECTORS
 from image_similarity.warehouse.snapshot import POINTER, Pointer
 from image_similarity.warehouse.warehouse import Warehouse
-from image_similarity.warehouse.workspace import SCRATCH, STATE
+from image_similarity.warehouse.workspace import COMPLETE, SCRATCH, STATE
 
 CHECKPOINTS = "embed_images"
 """The folder below ``_state`` that holds the checkpoints of unpublished runs, from which the next run resumes."""
@@ -28,7 +28,6 @@ UNDONE = "undone"
 FEWEST_KEPT = 2
 """The least number of runs of a slot that can be asked for."""
 
-_COMPLETE = "_SUCCESS"  # Spark writes it when all files of a table are written
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{8}\.tmp")
 
 
@@ -79,7 +78,7 @@ def is_complete(warehouse: Warehouse, record: Record) -> bool:
 
 def is_whole(warehouse: Warehouse, table: str, run: str) -> bool:
     """Whether ``run`` of ``table`` exists, and no removal of it has begun."""
-    return _COMPLETE in warehouse.files.entries(f"{warehouse.uri}/{table}/run_id={run}")
+    return COMPLETE in warehouse.files.entries(f"{warehouse.uri}/{table}/run_id={run}")
 
 
 def published_slots(record: Record) -> dict[str, dict[str, str]]:
@@ -200,8 +199,8 @@ def _begin_removal(warehouse: Warehouse, folder: str) -> bool:
     Returns whether the removal may go on. Restore takes its lease, then checks the marker; cleaning removes the marker,
     then checks leases; at least one of them backs off.
     """
-    marker, (of_table, _, run) = f"{folder}/{_COMPLETE}", folder.rpartition("/run_id=")
-    was_complete = _COMPLETE in warehouse.files.entries(folder)
+    marker, (of_table, _, run) = f"{folder}/{COMPLETE}", folder.rpartition("/run_id=")
+    was_complete = COMPLETE in warehouse.files.entries(folder)
     warehouse.files.delete(marker)
     is_current = run in warehouse.current().runs(of_table.rpartition("/")[2])
     if not is_current and not any(run in read for read in leases.active(warehouse).values()):

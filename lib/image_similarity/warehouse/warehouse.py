@@ -12,12 +12,11 @@ there the driver accesses it directly, with the credentials of its environment (
 read by Python through pyarrow, also with the credentials of the environment.
 """
 
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.reporting import note
@@ -28,19 +27,22 @@ from image_similarity.warehouse.records import Record, parquet_of
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 from image_similarity.warehouse.snapshot import HOW_TO_REBUILD, POINTER, Pointer, Slots, Snapshot, open_snapshot
 from image_similarity.warehouse.views import views_sql
-from image_similarity.warehouse.workspace import SCRATCH, STATE, Workspace
+from image_similarity.warehouse.workspace import COMPLETE, SCRATCH, STATE, Workspace
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 VIEWS = "views.sql"
 
 
 class Warehouse:
-    """One warehouse, accessed through one Spark session.
+    """One warehouse, accessed through one Spark session, which is started when Spark itself reads or writes.
 
     ``uri``: a local path, or ``s3a://``, ``hdfs://``, ``gs://``. Nothing is created before the first write. Raises
     ``WrongInput`` for a name that DuckDB could not open.
     """
 
-    def __init__(self, spark: SparkSession, uri: str):
+    def __init__(self, spark: "SparkSession", uri: str):
         self._spark = spark
         self.local_root = uris.absolute(uri) if uris.is_local(uri) else None
         self.uri = self.local_root or uris.for_spark(uri.rstrip("/"))
@@ -63,22 +65,34 @@ class Warehouse:
         """The folder of run ``run`` of ``table``, for Spark's readers and writers."""
         return f"{self._root}/{table}/run_id={run}"
 
-    def read(self, table: str, runs: list[str]) -> DataFrame:
+    def read(self, table: str, runs: list[str]) -> "DataFrame":
         """The rows of ``runs`` of ``table``, in the table's schema; no rows for no runs."""
         return self.read_folders([self.folder(table, run) for run in runs], SCHEMAS[table])
 
-    def read_folders(self, folders: list[str], schema: Any) -> DataFrame:
+    def read_folders(self, folders: list[str], schema: Any) -> "DataFrame":
         """Parquet folders as one frame, in ``schema`` (Spark's or Arrow's); no rows for no folders."""
         return parquet.read_folders(self._spark, folders, schema)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def write(self, table: str, run: str, rows: DataFrame) -> None:
+    def write(self, table: str, run: str, rows: "DataFrame") -> None:
         """Writes ``rows`` as run ``run`` of ``table``. The folder must not exist; the columns must be the table's."""
         columns = SCHEMAS[table].names
         if rows.columns != columns:
             raise ValueError(f"{table} has the columns {columns}, not {rows.columns}")
         parquet.write_folder(self.folder(table, run), rows)
+
+    def write_here(self, table: str, run: str, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
+        """Writes ``batches``, in the table's schema, as run ``run`` of ``table``: by this process, without Spark.
+
+        Returns the number of rows. The warehouse is on this machine, and the folder must not exist.
+        """
+        folder = f"{self.uri}/{table}/run_id={run}"
+        if self.local_root is None or self.files.entries(folder):
+            raise ValueError(f"{folder} is not here, or written already")
+        rows = parquet.write_file(f"{folder}/part-00000.parquet", SCHEMAS[table], batches)
+        self.files.write(f"{folder}/{COMPLETE}", b"")
+        return rows
 
     def write_record(self, record: Record) -> None:
         """Writes ``record`` as a row of ``runs``: one small file, without a Spark job."""

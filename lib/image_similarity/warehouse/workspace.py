@@ -2,43 +2,48 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity.storage import blobs, uris
 from image_similarity.storage.files import Files
 from image_similarity.warehouse import parquet
 
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
 SCRATCH = "_scratch"
 STATE = "_state"
+COMPLETE = "_SUCCESS"
+"""A file that Spark writes beside the files of a folder when all of them are written."""
 
 
 @dataclass(frozen=True)
 class Workspace:
     """A folder for a stage's files that are no tables. No other run uses it."""
 
-    _spark: SparkSession
+    _spark: "SparkSession"
     _files: Files
     _root: str
     """The folder, for Spark's readers and writers."""
 
-    def write(self, name: str, rows: DataFrame) -> DataFrame:
+    def write(self, name: str, rows: "DataFrame") -> "DataFrame":
         """Materialises ``rows`` as Parquet and reads them back, so they are computed only once."""
         parquet.write_folder(self.folder(name), rows)
         return self.read(name, rows.schema)
 
-    def store(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> DataFrame:
+    def store(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> "DataFrame":
         """Writes ``batches`` as Parquet, by this process and one at a time, and reads them back as a frame."""
-        with blobs.create(f"{self.location(name)}/part-00000.parquet") as stream:
-            with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
+        self.store_file(name, schema, batches)
         return self.read(name, schema)
 
-    def read(self, name: str, schema: Any) -> DataFrame:
+    def store_file(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
+        """Writes ``batches`` as Parquet, by this process and one at a time. Returns the number of rows."""
+        return parquet.write_file(f"{self.location(name)}/part-00000.parquet", schema, batches)
+
+    def read(self, name: str, schema: Any) -> "DataFrame":
         """The rows that were written as ``name``."""
         return parquet.read_folders(self._spark, [self.folder(name)], schema)
 

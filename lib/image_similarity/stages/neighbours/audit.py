@@ -14,12 +14,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import WrongInput
-from image_similarity.knn import candidates, recall, scoring
-from image_similarity.knn.candidates import NONE, Keys, Lists, Strip
+from image_similarity.knn import candidates, engine, recall, scoring
+from image_similarity.knn.candidates import NONE, Keys, Lists
 from image_similarity.knn.distances import METRICS, Indices, Reals
+from image_similarity.knn.engine import Search
 from image_similarity.knn.recall import Recall
-from image_similarity.knn.rerank import Part, Reranker, Scored
-from image_similarity.knn.scoring import FLOAT32, candidate_count
+from image_similarity.knn.rerank import Part
+from image_similarity.knn.scoring import FLOAT32
 from image_similarity.runtime.progress import progress
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours.layout import gather, places_of
@@ -180,9 +181,11 @@ def true_keys(
     if len(places) == 0 or k == 0:
         return np.empty((len(places), k), dtype=np.int64)
     tasks = max(1, min(len(blocks), TASKS_PER_CORE * cores_of(spark)))
-    query = _Query(blocks, places, metric, common_scale, k, tasks)
+    others = sum(blocks.new) + sum(blocks.old) - 1
+    search = Search(metric, FLOAT32.name, blocks.dimensions, common_scale, k, 0, others)
+    query = _Query(blocks, places, search, tasks)
     scores = spark.range(0, tasks, 1, tasks).mapInArrow(query.compared, from_arrow_schema(_SCORES))
-    with progress(spark, "audit", len(places) * (query.others + 1), "pairs", tasks):
+    with progress(spark, "audit", len(places) * (others + 1), "pairs", tasks):
         (row,) = scores.repartition(1).mapInArrow(query.settled, from_arrow_schema(_KEYS)).collect()
     return candidates.keys_from_bytes(bytes(row["keys"]), len(places))
 
@@ -193,40 +196,26 @@ class _Query:
 
     blocks: Blocks
     places: NDArray[Any]
-    metric: str
-    common_scale: float
-    k: int
+    search: Search
     tasks: int
 
     @property
-    def others(self) -> int:
-        return sum(self.blocks.new) + sum(self.blocks.old) - 1
-
-    @property
-    def list_length(self) -> int:
+    def list_lengths(self) -> tuple[int, int]:
         """The number of candidates in a list: one more than in other lists, for the vector itself."""
-        return candidate_count(self.k, FLOAT32) + 1
+        return self.search.list_lengths[0] + 1, 0
 
     def vectors(self) -> Part:
         return gather(self.blocks, self.places, np.arange(len(self.places)))
 
-    def _strip(self, part: Part, list_length: int) -> Strip:
-        return Strip(
-            scoring.copies(part.vectors, METRICS[self.metric], FLOAT32, self.common_scale),
-            part.positions,
-            list_length,
-            0,
-        )
-
     def compared(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The best scores of the sample against every ``tasks``-th block: a row of `_SCORES`."""
-        queries = self._strip(self.vectors(), self.list_length)
+        queries = self.search.strip(self.vectors(), self.list_lengths)
         for batch in batches:
             for task in batch.column("id").to_pylist():
                 for block in range(task, len(self.blocks), self.tasks):
-                    other = self._strip(self.blocks.part(block), 0)
+                    other = self.search.strip(self.blocks.part(block), (0, 0))
                     buffer = np.empty((len(self.places), len(other.positions)), dtype=np.float32)
-                    queries.offer(other, FLOAT32, buffer, self.blocks.dimensions)
+                    engine.compare(self.search, [queries], [other], buffer)
         arrays = queries.similar.keys().tobytes(), queries.error.tobytes()
         yield pa.RecordBatch.from_arrays([pa.array([array], pa.binary()) for array in arrays], schema=_SCORES)
 
@@ -235,25 +224,16 @@ class _Query:
         whose lists these do not prove.
         """
         table, part = pa.Table.from_batches(batches, _SCORES), self.vectors()
-        scores = np.concatenate(
-            [candidates.keys_from_bytes(content.as_py(), len(part)) for content in table.column("similar")], axis=1
-        )
+        scores = [candidates.keys_from_bytes(content.as_py(), len(part)) for content in table.column("similar")]
         errors = [np.frombuffer(content.as_py(), np.float32).reshape(-1, 2) for content in table.column("error")]
-        scored = Scored(
-            candidates.least(scores, self.list_length),
-            np.empty((len(part), 0), np.int64),
-            np.maximum.reduce(errors),
-            METRICS[self.metric],
-            FLOAT32,
-            self.blocks.dimensions,
-            self.common_scale,
-        )
-        reranker = Reranker(part, scored)
-        self.blocks.rescore(reranker)
-        lists, _ = reranker.lists()
+        nothing = [np.empty((len(part), 0), np.int64)]
+        scored = engine.merge(self.search, scores, nothing, errors, self.list_lengths)
+        lists, empty = engine.rerank_candidates(part, scored, self.blocks.rescore)
         keys = np.sort(np.where(candidates.positions_of(lists.keys) == part.index[:, None], NONE, lists.keys), axis=1)
-        uncertain = np.nonzero(~Lists(keys, lists.lower_bound).certain(self.k, self.others))[0]
-        keys = keys[:, : self.k].copy()
+        uncertain = np.nonzero(~engine.certify(self.search, (Lists(keys, lists.lower_bound), empty)))[0]
+        k = self.search.similar
+        keys = keys[:, :k].copy()
         if len(uncertain):
-            keys[uncertain] = self.blocks.brute_force(part[uncertain], METRICS[self.metric], self.k, 0)[0].keys
+            alone = engine.brute_force(self.search.measure, part[uncertain], self.blocks.parts(), k, 0)
+            keys[uncertain] = alone[0].keys
         yield pa.RecordBatch.from_pydict({"keys": [keys.tobytes()]}, schema=_KEYS)

@@ -6,8 +6,9 @@ the same rows are then merged, and their candidates get exact distances. Rows wh
 compared by brute force. ``neighbours.task_bytes`` sets the memory of a task, whatever the size of the collection.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,23 +20,25 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import JobFailed
-from image_similarity.knn import candidates, rerank, scoring
-from image_similarity.knn.candidates import Keys, Lists, Strip
-from image_similarity.knn.distances import METRICS
-from image_similarity.knn.rerank import Part, Reranker, Scored
-from image_similarity.knn.scoring import FLOAT32, SCREENS
+from image_similarity.knn import candidates, engine, rerank, screening
+from image_similarity.knn.candidates import Strip
+from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, Pair, Search
+from image_similarity.knn.rerank import Part
+from image_similarity.knn.scoring import FLOAT32
+from image_similarity.knn.screening import Choice
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.plan import Plan, cores_of, merged_at_once, tiled
 from image_similarity.stages.neighbours.previous import (
-    LISTS,
     SETTLED,
     SETTLED_BY_BRUTE_FORCE,
+    SETTLED_LISTS,
     PreviousRun,
     lists_of,
     renumbered_lists,
     save_known,
+    settled_rows,
 )
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
@@ -43,11 +46,8 @@ from image_similarity.warehouse.workspace import Workspace
 
 AUTO = "auto"
 SCORES = "lists"
-MAX_UNCERTAIN_SHARE = 0.1
-"""Share of the compared vectors that may be left to brute force. Above it, another pass in float32 costs less. Measured
-with synthetic vectors of 4,096 values, where scores in bfloat16 left 98 % unproven: 8 s for the pass, 65 s for brute
-force."""
-
+_BLOCKS_TRIED = 8
+"""Blocks whose vectors precisions are tried with: a task reads them, and takes seconds at most."""
 _LISTS = pa.schema(
     [
         ("block", pa.int32()),
@@ -58,8 +58,6 @@ _LISTS = pa.schema(
         ("error", pa.binary()),
     ]
 )
-_SETTLED = pa.schema([("block", pa.int32()), *LISTS, ("uncertain", pa.binary())])
-"""Exact lists of some vectors of a block, and the positions of the vectors whose lists are not proven."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +65,13 @@ class Work:
     """The parameters of every task; plain values, sent to workers."""
 
     blocks: Blocks
-    metric: str
-    screen: str
-    common_scale: float
-    similar: int
-    dissimilar: int
-    others: int
-    """The number of vectors that each vector is compared with."""
+    search: Search
     strip_rows: int
     """The maximum number of vectors in a strip within a tile, equal to that of a block."""
     brute_force_rows: int
     """The number of vectors that are compared by brute force at once."""
     piece_rows: int
     """The number of a block's vectors whose lists are merged at once."""
-
-    @property
-    def list_lengths(self) -> tuple[int, int]:
-        """The number of candidates in a list, similar and dissimilar."""
-        screen = SCREENS[self.screen]
-        return scoring.candidate_count(self.similar, screen), scoring.candidate_count(self.dissimilar, screen)
 
 
 def run(
@@ -97,9 +83,9 @@ def run(
     scratch: Workspace,
     state: Workspace,
     previous_run: PreviousRun | None,
-) -> tuple[DataFrame, int]:
-    """`_SETTLED` lists of all packed vectors, written to ``state``, and the number of vectors that were compared by
-    brute force.
+) -> tuple[DataFrame, int, Choice]:
+    """`SETTLED_LISTS` of all packed vectors, written to ``state``; the number of vectors that were compared by brute
+    force; and the precision of scores.
 
     ``common_scale``: see `scoring.scale_of`. ``previous_run``: the state of a run with the same metric; with it, no two
     vectors are compared that are both not new.
@@ -108,7 +94,8 @@ def run(
     if previous_run is not None and len(packed.kept.vector):
         piece_rows = merged_at_once(packed.vectors, packed.dimensions, plan, settings)
         previous_lists = renumbered_lists(previous_run, packed, piece_rows, scratch)
-    screens = _screens(packed, settings, plan)
+    choice = _choice(spark, packed, common_scale, settings, plan)
+    screens = _screens(packed, choice.screen, settings, plan)
     for screen in screens:
         work = _work(packed, common_scale, screen, settings, plan)
         settled, uncertain = _merge(
@@ -123,31 +110,78 @@ def run(
         state.remove(SETTLED)
     settled = _completed(spark, work, settled, uncertain, state)
     save_known(packed.numbers, state)
-    return settled, uncertain
+    return settled, uncertain, replace(choice, screen=screen)
 
 
-def _screens(packed: Packed, settings: NeighboursSettings, plan: Plan) -> list[str]:
-    """The precisions of scores, fastest first. The next one is used only where the one before leaves too many vectors
-    unproven.
-    """
-    if settings.screen != AUTO:
-        return [plan.rate.screen]
+def _screens(packed: Packed, screen: str, settings: NeighboursSettings, plan: Plan) -> list[str]:
+    """``screen``, and what follows where it leaves too many vectors unproven."""
+    can_follow = settings.screen == AUTO and _fits_in_float32(packed, settings, plan)
+    return list(dict.fromkeys([screen, FLOAT32.name])) if can_follow else [screen]
+
+
+def _fits_in_float32(packed: Packed, settings: NeighboursSettings, plan: Plan) -> bool:
     try:
         tiled(packed.vectors, packed.dimensions, plan.cores, FLOAT32.name, plan.block_rows, settings)
     except JobFailed:  # float32 copies need twice the memory, which the plan did not include
-        return [plan.rate.screen]
-    return list(dict.fromkeys([plan.rate.screen, FLOAT32.name]))
+        return False
+    return True
+
+
+def _choice(
+    spark: SparkSession, packed: Packed, common_scale: float, settings: NeighboursSettings, plan: Plan
+) -> Choice:
+    """The precision that the plan found to be fast, unless a sample shows that it proves too little."""
+    screen = plan.rate.screen
+    if settings.screen != AUTO:
+        return Choice(screen, "neighbours.screen asks for it")
+    if screen == FLOAT32.name or not _fits_in_float32(packed, settings, plan):
+        return Choice(screen, "it is the fastest one on this machine")
+    work = _work(packed, common_scale, FLOAT32.name, settings, plan)
+
+    def tried(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"shares": [json.dumps(_unproven(work))]})
+
+    with step(spark, "try precisions"):
+        (row,) = spark.range(0, 1, 1, 1).mapInArrow(tried, "shares string").collect()
+    share = json.loads(row["shares"])[screen]
+    if share > MAX_UNCERTAIN_SHARE:
+        return Choice(FLOAT32.name, f"{screen} would leave {share:.0%} of the vectors unproven, by a sample")
+    return Choice(screen, f"it is the fastest one, and leaves {share:.0%} of a sample unproven")
+
+
+def _unproven(work: Work) -> dict[str, float]:
+    """The shares of vectors that each precision would leave unproven, from a sample of blocks."""
+    blocks = np.unique(np.linspace(0, len(work.blocks) - 1, _BLOCKS_TRIED).astype(np.int64)).tolist()
+    parts = [work.blocks.part(block) for block in blocks]
+    each = -(-screening.QUERIES // len(parts))
+    queries = rerank.joined([part[_spread(len(part), each)] for part in parts])
+    strips = (work.search.strip(part, (0, 0)) for part in parts)
+    tried = sum(map(len, parts))
+    everyone = sum(work.blocks.new) + sum(work.blocks.old)
+    return screening.unproven(work.search, queries, strips, work.blocks.rescore, everyone, tried)
+
+
+def _spread(rows: int, count: int) -> NDArray[np.intp]:
+    return np.unique(np.linspace(0, rows - 1, count).astype(np.intp))
+
+
+def _search(packed: Packed, common_scale: float, screen: str, settings: NeighboursSettings) -> Search:
+    return Search(
+        settings.metric,
+        screen,
+        packed.dimensions,
+        common_scale,
+        settings.similar,
+        settings.dissimilar,
+        max(0, packed.vectors - 1),
+    )
 
 
 def _work(packed: Packed, common_scale: float, screen: str, settings: NeighboursSettings, plan: Plan) -> Work:
     return Work(
         packed.blocks,
-        settings.metric,
-        screen,
-        common_scale,
-        settings.similar,
-        settings.dissimilar,
-        max(0, packed.vectors - 1),
+        _search(packed, common_scale, screen, settings),
         plan.block_rows,
         max(1, settings.task_bytes // 4 // (40 * plan.block_rows + 24 * packed.dimensions)),
         merged_at_once(packed.vectors, packed.dimensions, plan, settings),
@@ -164,11 +198,11 @@ def _compare(
     new.
     """
     new_rows, old_rows, cores = sum(work.blocks.new), sum(work.blocks.old), cores_of(spark)
-    tiles = tiled(new_rows, packed.dimensions, cores, work.screen, work.strip_rows, settings)
+    tiles = tiled(new_rows, packed.dimensions, cores, work.search.screen, work.strip_rows, settings)
     new_sides = _cut(work.blocks.new, tiles.strips, True)
     sides = [(new_sides[i], new_sides[j]) for i, j in tiles.pairs if max(i, j) < len(new_sides)]
     if old_rows:
-        strips = tiled(old_rows, packed.dimensions, 1, work.screen, work.strip_rows, settings).strips
+        strips = tiled(old_rows, packed.dimensions, 1, work.search.screen, work.strip_rows, settings).strips
         old_sides = _cut(work.blocks.old, max(strips, -(-4 * cores // max(1, len(new_sides)))), False)
         sides = [(new_side, old_side) for new_side in new_sides for old_side in old_sides] + sides
     shared = spark.sparkContext.broadcast(sides)
@@ -180,7 +214,7 @@ def _compare(
 
     lists = spark.range(0, len(sides), 1, max(1, len(sides))).mapInArrow(compared, from_arrow_schema(_LISTS))
     pairs = new_rows * (new_rows - 1) // 2 + new_rows * old_rows
-    with progress(spark, f"compare in {work.screen}", pairs, "pairs", max(1, len(sides))):
+    with progress(spark, f"compare in {work.search.screen}", pairs, "pairs", max(1, len(sides))):
         return scratch.write(SCORES, lists)
 
 
@@ -211,25 +245,24 @@ class _Side:
         for block in self.blocks.tolist():
             part = work.blocks.part(block, self.new)
             if parts and sum(map(len, parts)) + len(part) > work.strip_rows:
-                strips.append((_strip(work, parts), origin))
+                strips.append((work.search.strip(rerank.joined(parts)), origin))
                 parts, origin = [], []
             if len(part):
                 parts.append(part)
                 origin.append((block, len(part)))
-        return [*strips, (_strip(work, parts), origin)] if parts else strips
+        return [*strips, (work.search.strip(rerank.joined(parts)), origin)] if parts else strips
 
 
 def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
     """Compare all vectors of side ``a`` with all vectors of side ``b``, which may be the same side: rows of
     `_LISTS`.
     """
-    screen, is_diagonal = SCREENS[work.screen], a.new == b.new and bool(a.blocks[0] == b.blocks[0])
+    is_diagonal = a.new == b.new and bool(a.blocks[0] == b.blocks[0])
     rows = a.strips(work)
     columns = rows if is_diagonal else b.strips(work)
     buffer = np.empty((work.strip_rows, work.strip_rows), dtype=np.float32)
-    for i, (strip, _) in enumerate(rows):
-        for other, _ in columns[i:] if is_diagonal else columns:
-            strip.offer(other, screen, buffer, work.blocks.dimensions)
+    a_strips = [strip for strip, _ in rows]
+    engine.compare(work.search, a_strips, a_strips if is_diagonal else [strip for strip, _ in columns], buffer)
     for side, strips in ((a, rows),) if is_diagonal else ((a, rows), (b, columns)):
         for strip, origin in strips:
             yield from _lists_by_piece(work, side.new, strip, origin)
@@ -254,23 +287,17 @@ def _lists_by_piece(work: Work, new: bool, strip: Strip, origin: list[tuple[int,
         )
 
 
-def _strip(work: Work, parts: list[Part]) -> Strip:
-    joined = rerank.joined(parts)
-    copies = scoring.copies(joined.vectors, METRICS[work.metric], SCREENS[work.screen], work.common_scale)
-    return Strip(copies, joined.positions, *work.list_lengths)
-
-
 # -- exact distances ---------------------------------------------------------------------------------------------------
 
 
 def _merge(
     spark: SparkSession, work: Work, lists: DataFrame, previous_lists: DataFrame | None, state: Workspace
 ) -> tuple[DataFrame, int]:
-    """Exact lists as `_SETTLED`, written to ``state``, and the number of vectors whose lists are not proven."""
+    """Exact lists as `SETTLED_LISTS`, written to ``state``, and the number of vectors whose lists are not proven."""
     groups = max(1, min(len(work.blocks), 8 * cores_of(spark)))
     key = ["block", "new", "piece"]
     by_piece = lists.repartition(groups, *key).groupBy(*key)
-    schema = from_arrow_schema(_SETTLED)
+    schema = from_arrow_schema(SETTLED_LISTS)
     if previous_lists is None:
         merged = by_piece.applyInArrow(_merging(work), schema)
     else:
@@ -291,9 +318,9 @@ def _completed(spark: SparkSession, work: Work, settled: DataFrame, uncertain: i
     # Each task takes some of the uncertain vectors, and reads all blocks.
     tasks = min(uncertain, 4 * cores_of(spark))
     rows = settled.mapInArrow(_uncertain_rows, "block int, position int").repartition(tasks)
-    with progress(spark, "compare at full precision", uncertain * work.others, "pairs", tasks):
+    with progress(spark, "compare at full precision", uncertain * work.search.others, "pairs", tasks):
         by_brute_force = state.write(
-            SETTLED_BY_BRUTE_FORCE, rows.mapInArrow(_by_brute_force(work), from_arrow_schema(_SETTLED))
+            SETTLED_BY_BRUTE_FORCE, rows.mapInArrow(_by_brute_force(work), from_arrow_schema(SETTLED_LISTS))
         )
     return settled.unionAll(by_brute_force)
 
@@ -303,7 +330,7 @@ def _merging(work: Work) -> Any:
 
     def merged(lists: pa.Table) -> pa.Table:
         block, part = _part_of(work, lists)
-        return _settled(work, block, part, *_rescored(work, part, lists))
+        return settled_rows(work.search, block, part, _rescored(work, part, lists))
 
     return merged
 
@@ -315,11 +342,8 @@ def _merging_with_previous(work: Work) -> Any:
         if lists.num_rows and lists.column("new")[0].as_py():
             return _merging(work)(lists)
         block, part = _part_of(work, previous_lists if previous_lists.num_rows else lists)
-        lists_of_piece = lists_of(previous_lists, part.index)
-        if lists.num_rows:
-            similar, dissimilar = _rescored(work, part, lists, lists_of_piece)
-            lists_of_piece = lists_of_piece[0].merged(similar), lists_of_piece[1].merged(dissimilar)
-        return _settled(work, block, part, *lists_of_piece)
+        known = lists_of(previous_lists, part.index)
+        return settled_rows(work.search, block, part, _rescored(work, part, lists, known) if lists.num_rows else known)
 
     return merged
 
@@ -330,39 +354,19 @@ def _part_of(work: Work, rows: pa.Table) -> tuple[int, Part]:
     return block, work.blocks.part(block, new)[piece * work.piece_rows : (piece + 1) * work.piece_rows]
 
 
-def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists] | None = None) -> tuple[Lists, Lists]:
-    """The merged lists of ``part``, with exact distances; ``known``: see `Reranker`."""
-    best = [
-        candidates.least(_side_by_side(lists.column(name), len(part)), count)
-        for name, count in zip((SIMILAR, DISSIMILAR), work.list_lengths)
-    ]
+def _rescored(work: Work, part: Part, lists: pa.Table, known: Pair | None = None) -> Pair:
+    """The merged lists of ``part``, with exact distances; ``known``: see `engine.rerank_candidates`."""
+    similar, dissimilar = (
+        [candidates.keys_from_bytes(content.as_py(), len(part)) for content in lists.column(relation)]
+        for relation in (SIMILAR, DISSIMILAR)
+    )
     errors = [np.frombuffer(content.as_py(), np.float32).reshape(-1, 2) for content in lists.column("error")]
-    metric, screen = METRICS[work.metric], SCREENS[work.screen]
-    scored = Scored(
-        best[0], best[1], np.maximum.reduce(errors), metric, screen, work.blocks.dimensions, work.common_scale
-    )
-    reranker = Reranker(part, scored, known)
-    work.blocks.rescore(reranker)
-    return reranker.lists()
-
-
-def _side_by_side(contents: Any, rows: int) -> Keys:
-    return np.concatenate([candidates.keys_from_bytes(content.as_py(), rows) for content in contents], axis=1)
-
-
-def _settled(work: Work, block: int, part: Part, similar: Lists, dissimilar: Lists) -> pa.Table:
-    """One row of `_SETTLED`: the proven lists, and the positions of the vectors whose lists are not proven."""
-    certain = similar.certain(work.similar, work.others) & dissimilar.certain(work.dissimilar, work.others)
-    of_lists = [content[certain] for lists in (similar, dissimilar) for content in (lists.keys, lists.lower_bound)]
-    contents = [part.index[certain], *of_lists, part.positions[~certain]]
-    columns = [[block], *([np.ascontiguousarray(content).tobytes()] for content in contents)]
-    return pa.Table.from_arrays(
-        [pa.array(column, dtype) for column, dtype in zip(columns, _SETTLED.types)], schema=_SETTLED
-    )
+    scored = engine.merge(work.search, similar, dissimilar, errors)
+    return engine.rerank_candidates(part, scored, work.blocks.rescore, known)
 
 
 def _uncertain_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows block, position: one for each uncertain vector of `_SETTLED`."""
+    """Rows block, position: one for each uncertain vector of `SETTLED_LISTS`."""
     for batch in batches:
         for block, content in zip(batch.column("block").to_pylist(), batch.column("uncertain").to_pylist()):
             position = np.frombuffer(content, np.int32)
@@ -371,15 +375,15 @@ def _uncertain_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
 
 
 def _by_brute_force(work: Work) -> Any:
-    """A function that compares vectors (block, position) with all vectors by brute force: rows of `_SETTLED`."""
+    """A function that compares vectors (block, position) with all vectors by brute force: rows of `SETTLED_LISTS`."""
 
     def brute_force(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for start in range(0, batch.num_rows, work.brute_force_rows):
                 rows = batch.slice(start, work.brute_force_rows)
                 part = _gathered(work.blocks, rows.column("block").to_numpy(), rows.column("position").to_numpy())
-                lists = work.blocks.brute_force(part, METRICS[work.metric], *work.list_lengths)
-                yield from _settled(work, -1, part, *lists).to_batches()
+                lists = engine.brute_force(work.search.measure, part, work.blocks.parts(), *work.search.list_lengths)
+                yield from settled_rows(work.search, -1, part, lists).to_batches()
 
     return brute_force
 

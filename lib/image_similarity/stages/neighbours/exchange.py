@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from image_similarity.knn import candidates, graphs
+from image_similarity.knn import candidates, engine, graphs
 from image_similarity.knn.candidates import NONE
 from image_similarity.knn.distances import METRICS
 from image_similarity.runtime.progress import progress
@@ -90,7 +90,7 @@ def filled_by_brute_force(spark: SparkSession, graph: Graph, settings: Neighbour
         incomplete_rows = np.nonzero(graph.load(block)[0][:, required - 1] == NONE)[0]
         for start in range(0, len(incomplete_rows), at_once):
             part = layout.blocks.part(block)[incomplete_rows[start : start + at_once]]
-            keys = layout.blocks.brute_force(part, metric, graph.list_length, 0)[0].keys
+            keys = engine.brute_force(metric, part, layout.blocks.parts(), graph.list_length, 0)[0].keys
             yield from offer(layout, np.repeat(part.positions, graph.list_length), keys.ravel())
 
     tasks, offers = for_blocks(spark, np.ones(len(layout), dtype=np.int64), fill, OFFERS)

@@ -93,12 +93,12 @@ class Numbers:
         )
 
 
-def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool, folder: str) -> Numbers:
+def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool) -> "tuple[Numbers, Images]":
     """Number the rows of ``tables`` (image_id, digest, file, row, shift, scale, and content if ``by_content``) in their
     order.
 
-    Writes the ids to ``folder``, for `Images`. With ``by_content``, images are copies if their content is equal;
-    without, if their vectors are equal. Raises ``WrongInput`` for more rows than can be numbered.
+    With ``by_content``, images are copies if their content is equal; without, if their vectors are equal. Raises
+    ``WrongInput`` for more rows than can be numbered.
     """
     ids = pa.concat_tables(tables)
     if len(ids) >= MAX_INDEX:
@@ -110,8 +110,7 @@ def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool, fol
     row, shift, scale = (ids.column(name).to_numpy() for name in ("row", "shift", "scale"))
     names = pa.concat_arrays([pa.array([], pa.large_string()), *ids.column("image_id").cast(pa.large_string()).chunks])
     numbers = Numbers(digest, file.to_numpy(), row, shift, scale, content, vector, _sha256(names, digest))
-    _save_images(names, numbers, folder)
-    return numbers
+    return numbers, Images.numbered(names, numbers)
 
 
 def _sha256(names: pa.LargeStringArray, digest: NDArray[np.bytes_]) -> str:
@@ -190,6 +189,29 @@ class Images:
     sharing: Sharing | None
 
     @classmethod
+    def numbered(cls, names: pa.LargeStringArray, numbers: Numbers) -> "Images":
+        """``names`` (n,): the ids of ``numbers``."""
+        if len(numbers.compared) == len(numbers):
+            return cls(names, None)
+        everything = np.arange(len(numbers))
+        members = Members.by(numbers.vector, everything)
+        once = Members.by(numbers.vector, everything[numbers.content == everything])
+        return cls(names, Sharing(members, once, numbers.content))
+
+    def save(self, folder: str) -> None:
+        """Write the ids to ``folder``, for `load`."""
+        batch = pa.record_batch({"image_id": self.ids})
+        content = pa.BufferOutputStream()
+        with pa.ipc.new_file(content, batch.schema) as writer:
+            writer.write_batch(batch)
+        blobs.write(uris.join(folder, "images.arrow"), content.getvalue(), "application/octet-stream")
+        if self.sharing is not None:
+            of_all, once = self.sharing.all, self.sharing.once
+            arrays = of_all.order, of_all.start, once.order, once.start, self.sharing.content
+            for name, values in zip(_SHARING, arrays):
+                save(uris.join(folder, f"{name}.npy"), values)
+
+    @classmethod
     def load(cls, folder: str) -> "Images":
         name = uris.join(folder, "images.arrow")
         source = pa.memory_map(uris.local_path(name)) if uris.is_local(name) else pa.BufferReader(blobs.read(name))
@@ -203,20 +225,6 @@ class Images:
 
 
 _SHARING = ("order", "start", "order-once", "start-once", "content")
-
-
-def _save_images(names: pa.LargeStringArray, numbers: Numbers, folder: str) -> None:
-    batch = pa.record_batch({"image_id": names})
-    content = pa.BufferOutputStream()
-    with pa.ipc.new_file(content, batch.schema) as writer:
-        writer.write_batch(batch)
-    blobs.write(uris.join(folder, "images.arrow"), content.getvalue(), "application/octet-stream")
-    if len(numbers.compared) < len(numbers):
-        everything = np.arange(len(numbers))
-        members = Members.by(numbers.vector, everything)
-        once = Members.by(numbers.vector, everything[numbers.content == everything])
-        for name, values in zip(_SHARING, (members.order, members.start, once.order, once.start, numbers.content)):
-            save(uris.join(folder, f"{name}.npy"), values)
 
 
 def alive_file(folder: str, file: str) -> str:

@@ -1,25 +1,25 @@
 """The user's own vectors: Parquet with the columns image_id and embedding. No other column is read.
 
 Spark reads them where it can. Files that it takes for hidden or whose names it refuses, and types that it does not
-know (half floats, UUIDs), are read by pyarrow in Spark's workers.
+know (half floats, UUIDs), are read by pyarrow in Spark's workers. Where no Spark is needed, pyarrow reads all of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
+from image_similarity.errors import WrongInput, near_files, what_is
 from image_similarity.reporting import note
 from image_similarity.storage import blobs, tables, timeouts, uris
-from image_similarity.storage.hadoop import HadoopFiles
 from image_similarity.storage.tables import Part, parquet_files
 from image_similarity.warehouse.parquet import escape_glob
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 ID, VECTOR = "image_id", "embedding"
 
@@ -35,21 +35,55 @@ _NUMBERS = {**_INTEGERS, pa.float32(): "float", pa.float64(): "double"}
 
 @dataclass(frozen=True)
 class OwnVectors:
-    ids: DataFrame
+    ids: "DataFrame"
     """image_id (string) of every row."""
-    vectors: DataFrame
+    vectors: "DataFrame"
     """image_id (string), embedding (array<float>)."""
 
 
-def read(spark: SparkSession, location: str, read_seconds: float) -> OwnVectors:
-    """The vectors of a Parquet file or folder.
+def check(uri: str, read_seconds: float) -> None:
+    """Raises ``WrongInput`` for what cannot be used at ``uri`` on this machine: nothing, no Parquet, or other columns.
+
+    Other places are not looked at. No rows are read.
+    """
+    location = uris.absolute(uri)
+    if not uris.is_local(location):
+        return
+    try:
+        kind = timeouts.within(read_seconds, what_is, location)
+        if kind not in ("a file", "a folder"):  # to open a pipe would wait for a writer
+            raise ValueError(f"this is {kind}; name a file or folder")
+        check_local(location, read_seconds)
+    except (FileNotFoundError, NotADirectoryError):
+        raise WrongInput(f"--embeddings {uri}: no such file or folder{near_files(location)}") from None
+    except (ValueError, OSError) as error:
+        raise WrongInput(f"--embeddings {uri}: {error}") from None
+
+
+def check_ids(uri: str, rows: int, nulls: int, repeated: Sequence[str]) -> None:
+    """Raises ``WrongInput`` if there are no ``rows``, if ``nulls`` of them have no id, or if ids are ``repeated``."""
+    if not rows:
+        raise WrongInput(f"--embeddings {uri}: no rows")
+    if nulls:
+        raise WrongInput(f"--embeddings {uri}: {nulls:,} rows have no image_id")
+    if repeated:
+        names = ", ".join(map(repr, repeated))
+        raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
+
+
+def files_on_this_machine(location: str, read_seconds: float) -> "list[File]":
+    """The files of a table, which pyarrow reads. Raises ``ValueError`` as `read` does."""
+    parts, notes = tables.parts_of(location, read_seconds)
+    return _checked(location, _opened(parts, blobs.open_input_file, read_seconds), notes)
+
+
+def read(spark: "SparkSession", location: str, read_seconds: float) -> OwnVectors:
+    """The vectors of a Parquet file or folder, as Spark's frames.
 
     Raises ``ValueError``, in one line, if it cannot be read, lacks a column, or has a column of another type.
     """
     files, notes, by_pyarrow = _files(spark, location, read_seconds)
-    _check(files)
-    for line in notes:
-        note(f"{location}: {line}")
+    _checked(location, files, notes)
     schemas = {file.spark_schema for file in files}
     names = [location.rstrip("/").partition("://")[2] or location, *(file.part.path for file in files)]
     schema = schemas.pop() if len(schemas) == 1 and all(map(_is_name_for_spark, names)) else None
@@ -68,13 +102,16 @@ def read(spark: SparkSession, location: str, read_seconds: float) -> OwnVectors:
 def check_local(location: str, read_seconds: float) -> None:
     """Raises ``ValueError`` as `read` does, for files on this machine, whose ends are read. Needs no Spark."""
     parts, _ = tables.parts_of(location, read_seconds)
-    _check(_opened(parts, blobs.open_input_file, read_seconds))
+    _checked(location, _opened(parts, blobs.open_input_file, read_seconds), [])
 
 
-def _check(files: "list[_File]") -> None:
+def _checked(location: str, files: "list[File]", notes: list[str]) -> "list[File]":
     for file in files:
         with file.part.named_in_errors():
             file.check()
+    for line in notes:
+        note(f"{location}: {line}")
+    return files
 
 
 def _is_name_for_spark(path: str) -> bool:
@@ -82,7 +119,9 @@ def _is_name_for_spark(path: str) -> bool:
     return ":" not in path and not path.rpartition("/")[2].startswith(("_", "."))
 
 
-def _converted(table: DataFrame) -> OwnVectors:
+def _converted(table: "DataFrame") -> OwnVectors:
+    from pyspark.sql import functions as F
+
     vectors = table.select(F.col(ID).cast("string"), F.col(VECTOR).cast("array<float>"))
     return OwnVectors(vectors.select(ID), vectors)
 
@@ -91,10 +130,13 @@ def _converted(table: DataFrame) -> OwnVectors:
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
+    """A file of a table, and what its end says."""
+
     part: Part
     schema: pa.Schema
-    row_groups: int
+    rows: tuple[int, ...]
+    """The number of rows of each row group."""
 
     def check(self) -> None:
         """Raise ``ValueError`` if a column is missing, or has a type that cannot serve."""
@@ -109,6 +151,10 @@ class _File:
             raise ValueError(f"{VECTOR} is {vector}, not an array of numbers")
         if parquet_files.holds_bytes(image_id) or pa.types.is_nested(image_id):
             raise ValueError(f"{ID} is {image_id}, not text or a number")
+
+    def batches(self, group: int, columns: Sequence[str] = (ID, VECTOR)) -> Iterator[pa.RecordBatch]:
+        """The rows of a row group: image_id (string), embedding (list<float>). Raises ``OSError`` or ``ValueError``."""
+        return _read_group(self.part, group, pa.schema([(name, _TYPES[name]) for name in columns]))
 
     @property
     def spark_schema(self) -> str | None:
@@ -127,7 +173,7 @@ class _File:
         return kind if isinstance(kind, pa.UuidType) else parquet_files.plain_type(kind)
 
 
-def _files(spark: SparkSession, location: str, read_seconds: float) -> tuple[list[_File], list[str], bool]:
+def _files(spark: "SparkSession", location: str, read_seconds: float) -> tuple[list[File], list[str], bool]:
     """The files of a table, a note on those passed over, and whether pyarrow can open them.
 
     If it cannot, only their ends are read, where the types are, through Spark: it alone may have the credentials of a
@@ -139,6 +185,8 @@ def _files(spark: SparkSession, location: str, read_seconds: float) -> tuple[lis
     except ValueError:
         if uris.is_local(location):
             raise
+    from image_similarity.storage.hadoop import HadoopFiles
+
     hadoop = HadoopFiles(spark)
     try:
         parts, notes = tables.parts_among(hadoop.files_below(uris.for_spark(location)))
@@ -147,13 +195,14 @@ def _files(spark: SparkSession, location: str, read_seconds: float) -> tuple[lis
     return _opened(parts, hadoop.open_input_file, read_seconds), notes, False
 
 
-def _opened(parts: list[Part], open_file: Callable[[str], Any], read_seconds: float) -> list[_File]:
-    def opened(part: Part) -> _File:
+def _opened(parts: list[Part], open_file: Callable[[str], Any], read_seconds: float) -> list[File]:
+    def opened(part: Part) -> File:
         with open_file(part.uri) as file:
             parquet = pq.ParquetFile(file)
-            return _File(part, parquet.schema_arrow, parquet.num_row_groups)
+            groups = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
+            return File(part, parquet.schema_arrow, tuple(groups))
 
-    def in_time(part: Part) -> _File:
+    def in_time(part: Part) -> File:
         with part.named_in_errors():
             return timeouts.one_of_many(read_seconds, opened, part)
 
@@ -172,9 +221,11 @@ def _is_number(kind: pa.DataType) -> bool:
 # -- in the workers ----------------------------------------------------------------------------------------------------
 
 
-def _by_workers(spark: SparkSession, files: list[_File], columns: tuple[str, ...]) -> DataFrame:
+def _by_workers(spark: "SparkSession", files: list[File], columns: tuple[str, ...]) -> "DataFrame":
     """The columns ``columns`` of ``files``: tasks read some row groups each."""
-    groups = [(file.part, number) for file in files for number in range(file.row_groups)]
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    groups = [(file.part, number) for file in files for number in range(len(file.rows))]
     schema = pa.schema([(name, _TYPES[name]) for name in columns])
 
     def rows(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -1,23 +1,26 @@
-"""Estimates before the work begins: tiles, memory, disk and time, and the choice of the method."""
+"""Estimates before the work begins: tiles, memory, disk and time, and the choice of the method and the runner."""
 
 import json
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.knn import calibration, partitioning
+from image_similarity.knn import calibration, engine, partitioning
 from image_similarity.knn.calibration import Rate
 from image_similarity.knn.scoring import SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.storage import disk_space
 from image_similarity.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 _PROCESS_BYTES = 300 * 2**20
 """Memory of a Python worker with numpy, numba and pyarrow, before it holds a vector."""
@@ -52,6 +55,19 @@ TASKS_PER_CORE = 4
 better; this many are enough for an even distribution."""
 
 EXACT, APPROXIMATE = "exact", "approximate"
+SPARK, PROCESS, AUTO = "spark", "process", "auto"
+
+# The same as above where this process compares, without Spark.
+_FIXED_SECONDS_HERE = 0.5
+_ASSUMED_PRODUCT, _ASSUMED_PAIRS = 4e10, 3e8
+"""A second's multiplications and additions, and its pairs of short vectors, on a core of a modest machine: what work is
+estimated by before it is known to be worth a measurement."""
+_BYTES_PER_CANDIDATE = 40
+"""Scores, positions and keys, and their copies while they are sorted."""
+_BYTES_PER_IMAGE = 400
+_BYTES_PER_THREAD = 2**28
+_MOST_OF_AVAILABLE = 0.5
+"""Share of the available memory that is taken unasked."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +121,36 @@ class Plan:
     """Whether all pairs are compared, be it only for dissimilar neighbours."""
     notes: tuple[str, ...] = ()
     """Lines about approximate search, and about the choice of the method."""
+    runner: str = SPARK
+    """`SPARK` or `PROCESS`: where vectors are compared."""
+    because: str = ""
+    """Why there."""
 
     @property
     def lines(self) -> list[str]:
         pairs = self.rows * (self.rows - 1) // 2
         operations, tasks = 2 * pairs * self.dimensions, len(self.tiles.pairs)
+        where = (f"{_WHERE[self.runner]}: {self.because}",) if self.because else ()
         if self.method == APPROXIMATE and not self.all_pairs:
             return [
                 f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk.total / 2**30:.2f} GiB of disk",
                 *self.notes,
+                *where,
             ]
         if self.seconds < _WORTH_PLANNING:
-            return [f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: seconds", *self.notes]
+            return [
+                f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: seconds",
+                *self.notes,
+                *where,
+            ]
+        if self.runner == PROCESS:
+            return [
+                f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: {operations / 1e12:,.2f} Tflop "
+                f"on {self.cores:,} cores; {self.tiles.task_bytes / 2**30:.2f} GiB of memory, "
+                f"{disk_space.shown(self.disk.total)} of disk; about {clock(self.seconds)}",
+                *self.notes,
+                *where,
+            ]
         return [
             f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: "
             f"{operations / 1e12:,.2f} Tflop in {self.rate.screen} at {self.rate.product / 1e9:,.0f} Gflop/s a core",
@@ -125,7 +159,11 @@ class Plan:
             f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk.total / 2**30:.2f} GiB of disk; "
             f"about {clock(self.seconds)}",
             *self.notes,
+            *where,
         ]
+
+
+_WHERE = {SPARK: "by Spark", PROCESS: "in this process, without Spark"}
 
 
 def clock(seconds: float) -> str:
@@ -143,12 +181,18 @@ def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
 
 
 def make(
-    spark: SparkSession, vectors: DataFrame, rows: int, settings: NeighboursSettings, approximate: ApproximateSettings
+    spark: "SparkSession",
+    vectors: "DataFrame",
+    rows: int,
+    settings: NeighboursSettings,
+    approximate: ApproximateSettings,
 ) -> Plan:
     """The plan for ``rows`` vectors of ``vectors`` (content, embedding). Measures on a worker how fast it compares.
 
     Raises ``WrongInput`` where ``neighbours.task_bytes`` cannot hold two blocks.
     """
+    from pyspark.sql import functions as F
+
     sizes = vectors.select(F.size("embedding").alias("length")).where("length > 0").take(_SAMPLE)
     lengths = [row["length"] for row in sizes]
     cores = cores_of(spark)
@@ -178,6 +222,77 @@ def estimated(
     disk = _disk_of_all_pairs(rows, dimensions, tiles.strips, rate.screen, settings)
     plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk)
     return plan if settings.method == EXACT or not settings.similar else _with_approximate(plan, settings, approximate)
+
+
+def make_here(
+    rows: int, dimensions: int, cores: int, settings: NeighboursSettings, approximate: ApproximateSettings
+) -> Plan:
+    """The plan for ``rows`` vectors of ``dimensions`` values that this process compares, with ``cores`` threads.
+
+    Work of seconds is estimated. For longer work the speed of this machine is measured.
+    """
+    if not dimensions:  # there is nothing to compare
+        return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, 0), 1, cores, 0, Disk(0), runner=PROCESS)
+    rate = Rate("float32", _ASSUMED_PRODUCT, 1 / (2 * dimensions / _ASSUMED_PRODUCT + 1 / _ASSUMED_PAIRS))
+    if _seconds_here(rows, dimensions, cores, rate) > _WORTH_PLANNING:
+        similar, dissimilar = settings.similar, settings.dissimilar
+        with engine.one_core("float32"):
+            rate = calibration.rate(rows, dimensions, settings.metric, similar, dissimilar, "float32")
+    memory = bytes_here(rows, dimensions, cores, settings)
+    block = block_rows(rows, dimensions, settings)
+    seconds = _seconds_here(rows, dimensions, cores, rate)
+    tiles = Tiles(1, rows, memory)
+    disk = _disk_here(rows, settings)
+    plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk, runner=PROCESS)
+    return plan if settings.method == EXACT or not settings.similar else _with_approximate(plan, settings, approximate)
+
+
+def _seconds_here(rows: int, dimensions: int, cores: int, rate: Rate) -> float:
+    others = rows * (_ROW_SECONDS + dimensions * _VALUE_SECONDS)
+    return _FIXED_SECONDS_HERE + (_pair_seconds(rows, rate) + others) / cores
+
+
+def _disk_here(rows: int, settings: NeighboursSettings) -> Disk:
+    """Lists for the next run, and the table."""
+    neighbours = settings.similar + settings.dissimilar
+    return Disk(rows * (8 * _candidates_per_row(settings, "float32") + 16 * neighbours))
+
+
+def bytes_here(rows: int, dimensions: int, cores: int, settings: NeighboursSettings) -> int:
+    """Memory of this process while it compares: the vectors, their copies for scores, and lists."""
+    candidates = max(_candidates_per_row(settings, screen) for screen in SCREENS)
+    each = 8 * dimensions + _BYTES_PER_CANDIDATE * candidates + _BYTES_PER_IMAGE
+    return _PROCESS_BYTES + cores * _BYTES_PER_THREAD + rows * each
+
+
+def with_runner(plan: Plan, settings: NeighboursSettings, is_local: bool) -> Plan:
+    """``plan``, which `make_here` made, with the runner that ``settings.runner`` asks for, and why.
+
+    ``is_local``: whether the session, if there is one, is on this machine alone. Raises ``WrongInput`` or ``JobFailed``
+    where this process is asked for and cannot do it.
+    """
+    needed, available = plan.tiles.task_bytes, _available_memory()
+    fits = f"vectors and lists take {disk_space.shown(needed)} of memory"
+    if settings.runner == PROCESS:
+        if plan.method == APPROXIMATE:
+            raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
+        if available is not None and needed > available:
+            raise JobFailed(f"{fits}, but {disk_space.shown(available)} are available: set neighbours.runner = spark")
+        return replace(plan, because="neighbours.runner asks for it")
+    if plan.method == APPROXIMATE:
+        return replace(plan, runner=SPARK, because="the search is approximate")
+    if needed > settings.process_bytes:
+        limit = f"neighbours.process_bytes = {disk_space.shown(settings.process_bytes)}"
+        return replace(plan, runner=SPARK, because=f"{fits}, more than {limit}")
+    if available is not None and needed > _MOST_OF_AVAILABLE * available:
+        return replace(
+            plan,
+            runner=SPARK,
+            because=f"{fits}, more than half of the {disk_space.shown(available)} that are available",
+        )
+    if not is_local and plan.seconds > _WORTH_PLANNING:
+        return replace(plan, runner=SPARK, because=f"a cluster is there, and one machine takes {clock(plan.seconds)}")
+    return replace(plan, because=fits)
 
 
 def _pair_seconds(rows: int, rate: Rate) -> float:
@@ -239,6 +354,8 @@ def least_disk(rows: int, dimensions: int, settings: NeighboursSettings) -> Disk
     """
     block = block_rows(rows, dimensions, settings)
     plans: list[Disk] = []
+    if settings.runner != SPARK and (settings.method != APPROXIMATE or not settings.similar):
+        plans.append(_disk_here(rows, settings))
     for screen in SCREENS if settings.screen == "auto" else [settings.screen]:
         try:
             strips = tiled(rows, dimensions, 1, screen, block, settings).strips
@@ -295,7 +412,7 @@ def nprobe_for(vectors: int, nlist: int, approximate: ApproximateSettings) -> in
     return min(approximate.nprobe, max(_MIN_NPROBE, round(rows * nlist / max(vectors, 1))))
 
 
-def cores_of(spark: SparkSession) -> int:
+def cores_of(spark: "SparkSession") -> int:
     """The number of tasks that run at once."""
     cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
     return max(1, spark.sparkContext.defaultParallelism // cpus)
@@ -398,9 +515,17 @@ def check_disk(disk: Disk, warehouse: str, shuffled_in: Sequence[str]) -> None:
 
 
 def _available_memory() -> int | None:
+    """Bytes that this process may still take: of the machine, and of its container (cgroup v2), if it is in one."""
     try:
         with open("/proc/meminfo", encoding="ascii") as meminfo:
             available = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
     except OSError:
-        return None
-    return available[0] if available else None
+        available = []
+    with suppress(OSError, ValueError, KeyError):  # "max" is no number, and there is no limit then
+        container = Path("/sys/fs/cgroup")
+        limit = int((container / "memory.max").read_text(encoding="ascii"))
+        used = int((container / "memory.current").read_text(encoding="ascii"))
+        lines = (container / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = int(dict(line.split() for line in lines)["inactive_file"])  # is given up where memory is short
+        available.append(limit - used + cached)
+    return min(available, default=None)

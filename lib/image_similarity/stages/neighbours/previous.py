@@ -1,25 +1,30 @@
 """Lists that the previous run left, for the vectors that still exist, in the present numbers and blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import JobFailed
+from image_similarity.knn import engine
 from image_similarity.knn.candidates import Lists
 from image_similarity.knn.distances import Indices
+from image_similarity.knn.engine import Pair, Search
+from image_similarity.knn.rerank import Part
 from image_similarity.stages.neighbours.numbers import Numbers, load, save
-from image_similarity.stages.neighbours.vectors import Packed
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 from image_similarity.warehouse.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from image_similarity.stages.neighbours.vectors import Packed
 
 LISTS = [
     ("index", pa.binary()),
@@ -32,6 +37,12 @@ LISTS = [
 SETTLED, SETTLED_BY_BRUTE_FORCE = "lists", "lists-in-full"
 """Folders of the lists in a run's state: proven by scores, and found by brute force."""
 _KNOWN_FILE = "vectors.npy"
+_OTHER_VECTORS = (
+    "the lists of the run before are not those of the vectors that were kept: run with --set "
+    "neighbours.incremental=false"
+)
+SETTLED_LISTS = pa.schema([("block", pa.int32()), *LISTS, ("uncertain", pa.binary())])
+"""Exact lists of some vectors of a block, and the positions of the vectors whose lists are not proven."""
 _PREVIOUS = pa.schema([("block", pa.int32()), ("piece", pa.int32()), *LISTS])
 
 RENUMBERED = np.dtype([("vector", np.int64), ("block", np.int32), ("piece", np.int32)])
@@ -45,8 +56,9 @@ class PreviousRun:
 
     known: NDArray[Any]
     """`numbers.KNOWN`: the vectors that the run compared, and their numbers."""
-    lists: DataFrame
-    """`LISTS` of those vectors; the lists are longer than the table's."""
+    state: Workspace
+    folders: tuple[str, ...]
+    """Folders of ``state`` with `LISTS` of those vectors; the lists are longer than the table's."""
     similar: int
     """The number of similar neighbours that the lists prove; 0 after approximate search, which leaves none."""
 
@@ -69,8 +81,60 @@ class PreviousRun:
             return None
         if sum(length.as_py() or 0 for length in lengths) != known["vector"].nbytes:
             return None
-        lists = [state.read(name, from_arrow_schema(pa.schema(LISTS))) for name in names]
-        return cls(known, reduce(DataFrame.unionAll, lists), similar)
+        return cls(known, state, tuple(names), similar)
+
+    def frame(self) -> "DataFrame":
+        """The lists, `LISTS`, for Spark."""
+        frames = [self.state.read(name, pa.schema(LISTS)) for name in self.folders]
+        return reduce(lambda a, b: a.unionAll(b), frames)
+
+    def lists(self, numbers: Indices, kept: int) -> tuple[Indices, Pair]:
+        """The lists of the ``kept`` vectors that still exist: their present numbers, and their lists in present
+        numbers.
+
+        ``numbers``: the present number of each previous one; negative if the vector is gone. Raises ``JobFailed`` if
+        the lists are not those of these vectors.
+        """
+        vectors: list[Indices] = []
+        lists: dict[str, list[Lists]] = {SIMILAR: [], DISSIMILAR: []}
+        for row in self._rows():
+            old = np.frombuffer(row["index"], np.int64)
+            now = np.where(old < len(numbers), numbers[np.minimum(old, len(numbers) - 1)], -1)
+            vectors.append(now[now >= 0])
+            for relation, of_relation in lists.items():
+                moved = _lists(row, relation, len(old)).renumbered(numbers)
+                of_relation.append(Lists(moved.keys[now >= 0], moved.lower_bound[now >= 0]))
+        vector = np.concatenate([np.empty(0, np.int64), *vectors])
+        if len(np.unique(vector)) != kept:
+            raise JobFailed(_OTHER_VECTORS)
+        return vector, (stacked(lists[SIMILAR]), stacked(lists[DISSIMILAR]))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for name in self.folders:
+            for part in self.state.parts(name, [column for column, _ in LISTS]):
+                yield from part.to_pylist()
+
+
+def settled_rows(search: Search, block: int, part: Part, lists: Pair) -> pa.Table:
+    """One row of `SETTLED_LISTS`: the proven lists of ``part``, and the positions of the vectors whose lists are not
+    proven.
+    """
+    certain = engine.certify(search, lists)
+    of_lists = [content[certain] for of_relation in lists for content in (of_relation.keys, of_relation.lower_bound)]
+    contents = [part.index[certain], *of_lists, part.positions[~certain]]
+    columns = [[block], *([np.ascontiguousarray(content).tobytes()] for content in contents)]
+    return pa.Table.from_arrays(
+        [pa.array(column, dtype) for column, dtype in zip(columns, SETTLED_LISTS.types)], schema=SETTLED_LISTS
+    )
+
+
+def stacked(pieces: Sequence[Lists]) -> Lists:
+    """The lists of several sets of vectors, one set after the other."""
+    width = max((lists.keys.shape[1] for lists in pieces), default=0)
+    return Lists(
+        np.concatenate([np.empty((0, width), np.int64), *(lists.widened(width).keys for lists in pieces)]),
+        np.concatenate([np.empty(0, np.int64), *(lists.lower_bound for lists in pieces)]),
+    )
 
 
 def save_known(numbers: Numbers, state: Workspace) -> None:
@@ -78,11 +142,13 @@ def save_known(numbers: Numbers, state: Workspace) -> None:
     save(state.location(_KNOWN_FILE), numbers.known)
 
 
-def renumbered_lists(previous_run: PreviousRun, packed: Packed, piece_rows: int, scratch: Workspace) -> DataFrame:
+def renumbered_lists(previous_run: PreviousRun, packed: "Packed", piece_rows: int, scratch: Workspace) -> "DataFrame":
     """block, piece, `LISTS`: the lists of ``previous_run`` for the vectors that still exist.
 
     A piece can have several rows. ``piece_rows``: the number of kept vectors in a piece.
     """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
     kept = packed.kept
     renumbered = np.full(int(kept.old.max(initial=-1)) + 1, -1, dtype=RENUMBERED)
     renumbered["vector"][kept.old], renumbered["block"][kept.old] = kept.vector, kept.block
@@ -96,7 +162,7 @@ def renumbered_lists(previous_run: PreviousRun, packed: Packed, piece_rows: int,
             for row in batch.to_pylist():
                 yield from _by_block(row, numbers)
 
-    return previous_run.lists.mapInArrow(renumber, from_arrow_schema(_PREVIOUS))
+    return previous_run.frame().mapInArrow(renumber, from_arrow_schema(_PREVIOUS))
 
 
 def _by_block(row: dict[str, Any], renumbered: Any) -> Iterator[pa.RecordBatch]:
@@ -136,19 +202,10 @@ def lists_of(rows: pa.Table, index: Indices) -> tuple[Lists, Lists]:
     vector = np.concatenate([np.empty(0, np.int64), *(np.frombuffer(row["index"], np.int64) for row in records)])
     order = np.argsort(vector)
     if not np.array_equal(vector[order], np.sort(index)):
-        raise JobFailed(
-            "the lists of the run before are not those of the vectors that were kept: run with --set "
-            "neighbours.incremental=false"
-        )
+        raise JobFailed(_OTHER_VECTORS)
     place = order[np.searchsorted(vector[order], index)]
     by_relation = []
     for relation in (SIMILAR, DISSIMILAR):
-        pieces = [_lists(row, relation, len(row["index"]) // 8) for row in records]
-        width = max(lists.keys.shape[1] for lists in pieces)
-        by_relation.append(
-            Lists(
-                np.concatenate([lists.widened(width).keys for lists in pieces])[place],
-                np.concatenate([lists.lower_bound for lists in pieces])[place],
-            )
-        )
+        lists = stacked([_lists(row, relation, len(row["index"]) // 8) for row in records])
+        by_relation.append(Lists(lists.keys[place], lists.lower_bound[place]))
     return by_relation[0], by_relation[1]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity.errors import WrongInput, near_files, what_is
-from image_similarity.runtime.session import SPARK_ERRORS, cause_of
+from image_similarity.errors import WrongInput
+from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.stages.neighbours import own_vectors
-from image_similarity.storage import timeouts, uris
+from image_similarity.storage import uris
 from image_similarity.warehouse.warehouse import Warehouse
 
 _FEW_ENOUGH_TO_SEND = 5_000_000
@@ -48,33 +48,14 @@ def from_parquet(spark: SparkSession, uri: str, read_seconds: float) -> Source:
     omits an image_id.
     """
     location = uris.absolute(uri)
-    check(uri, read_seconds)
+    own_vectors.check(uri, read_seconds)
     try:
         own = own_vectors.read(spark, location, read_seconds)
     except (ValueError, TimeoutError) as error:
         raise WrongInput(f"--embeddings {uri}: {error}") from None
-    except SPARK_ERRORS as error:
+    except spark_errors() as error:
         raise WrongInput(f"--embeddings {uri}: cannot be read as Parquet: {cause_of(error)}") from None
     return Source(None, own.vectors.withColumnRenamed(own_vectors.ID, "content"), _checked(own.ids, uri))
-
-
-def check(uri: str, read_seconds: float) -> None:
-    """Raises ``WrongInput`` for what cannot be used at ``uri`` on this machine: nothing, no Parquet, or other columns.
-
-    Other places are not looked at. No rows are read.
-    """
-    location = uris.absolute(uri)
-    if not uris.is_local(location):
-        return
-    try:
-        kind = timeouts.within(read_seconds, what_is, location)
-        if kind not in ("a file", "a folder"):  # to open a pipe would wait for a writer
-            raise ValueError(f"this is {kind}; name a file or folder")
-        own_vectors.check_local(location, read_seconds)
-    except (FileNotFoundError, NotADirectoryError):
-        raise WrongInput(f"--embeddings {uri}: no such file or folder{near_files(location)}") from None
-    except (ValueError, OSError) as error:
-        raise WrongInput(f"--embeddings {uri}: {error}") from None
 
 
 def _checked(ids: DataFrame, uri: str) -> int:
@@ -85,12 +66,6 @@ def _checked(ids: DataFrame, uri: str) -> int:
         F.sum(F.when(F.col("image_id").isNull(), F.col("count"))),
         F.max(F.when(F.col("image_id").isNotNull(), F.col("count"))),
     ).collect()[0]
-    if not rows:
-        raise WrongInput(f"--embeddings {uri}: no rows")
-    if nulls:
-        raise WrongInput(f"--embeddings {uri}: {nulls:,} rows have no image_id")
-    if largest > 1:
-        repeated = counts.where("count > 1").orderBy("image_id").limit(5).collect()
-        names = ", ".join(repr(row.image_id) for row in repeated)
-        raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")
+    repeated = counts.where("count > 1").orderBy("image_id").limit(5).collect() if rows and largest > 1 else []
+    own_vectors.check_ids(uri, rows or 0, nulls or 0, [row.image_id for row in repeated])
     return int(rows)

@@ -1,7 +1,7 @@
 """The stage: vectors in, rows of the table out. Approximate lists are used only where their recall is high enough."""
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -10,6 +10,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from image_similarity.errors import JobFailed
 from image_similarity.knn import scoring
 from image_similarity.knn.distances import METRICS
+from image_similarity.knn.screening import Choice
 from image_similarity.runtime.progress import step
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours import approximate as approximate_search
@@ -20,6 +21,7 @@ from image_similarity.stages.neighbours.plan import APPROXIMATE, EXACT, Plan
 from image_similarity.stages.neighbours.previous import PreviousRun
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.stages.neighbours.table import ROWS, Naming
+from image_similarity.stages.neighbours.usable import mismatch
 from image_similarity.stages.neighbours.vectors import Packed, pack
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.workspace import Workspace
@@ -36,6 +38,8 @@ class Outputs:
     """The number of rows that ``neighbours`` must have."""
     brute_force: int
     """The number of vectors whose scores did not prove their neighbours, and which were compared by brute force."""
+    screen: Choice | None
+    """The precision of exact search; None where there was none."""
     approximate: ApproximateResult | None
     """The approximate lists, also where their recall was too low and exact ones replaced them; None where none were
     made."""
@@ -61,13 +65,9 @@ def run(
     with step(spark, "pack vectors"):
         packed = pack(source, settings, plan.block_rows, previous_run.known if previous_run else NOTHING_KNOWN, scratch)
     if packed.usable + packed.unusable != plan.rows:
-        raise JobFailed(
-            f"{plan.rows:,} images, but {packed.usable:,} usable vectors and {packed.unusable:,} others: the store "
-            "lacks some or "
-            "has some twice; nothing was published; run embed_images with --set embeddings.recheck=always"
-        )
+        raise JobFailed(mismatch(plan.rows, packed.usable, packed.unusable))
     common_scale = scoring.scale_of(packed.largest, packed.dimensions, METRICS[settings.metric])
-    result, brute_force, tables, exact_settings = None, 0, [], settings
+    result, brute_force, screen, tables, exact_settings = None, 0, None, [], settings
     if plan.method == APPROXIMATE and settings.similar and packed.vectors > 1:
         result = approximate_search.run(spark, packed, common_scale, settings, approximate, scratch)
         if result.good_enough:
@@ -80,7 +80,9 @@ def run(
         # Exact lists take the place of approximate ones, of which the previous run left none.
         packed, previous_run = packed.all_new(), None
     if exact_settings.similar or exact_settings.dissimilar:
-        lists, brute_force = exact.run(spark, packed, common_scale, exact_settings, plan, scratch, state, previous_run)
+        lists, brute_force, screen = exact.run(
+            spark, packed, common_scale, exact_settings, plan, scratch, state, previous_run
+        )
         tables.append(_labelled(_named(lists, packed, exact_settings), settings, EXACT, "neighbours"))
     others = max(packed.numbers.entries(settings.drop_duplicates) - 1, 0)
     null = F.lit(None).cast("string")
@@ -91,6 +93,7 @@ def run(
         packed=packed,
         rows=packed.usable * (min(settings.similar, others) + min(settings.dissimilar, others)),
         brute_force=brute_force,
+        screen=screen,
         approximate=result,
     )
 
@@ -105,8 +108,8 @@ def _too_low(result: ApproximateResult, approximate: ApproximateSettings) -> str
 
 
 def _named(lists: DataFrame, packed: Packed, settings: NeighboursSettings) -> DataFrame:
-    naming = Naming(packed.blocks.folder, settings.similar, settings.dissimilar, settings.drop_duplicates)
-    return lists.mapInArrow(naming.named, from_arrow_schema(ROWS))
+    naming = Naming(settings.similar, settings.dissimilar, settings.drop_duplicates)
+    return lists.mapInArrow(partial(naming.named, packed.blocks.folder), from_arrow_schema(ROWS))
 
 
 def _labelled(rows: DataFrame, settings: NeighboursSettings, method: str, table: str) -> DataFrame:

@@ -28,27 +28,30 @@ _ROWS_AT_ONCE = 2**18
 class Naming:
     """The parameters of a task; plain values, sent to workers."""
 
-    folder: str
-    """The folder of `Images`."""
     similar: int
     dissimilar: int
     drop_duplicates: bool
     """Whether only the first of the files with the same bytes can be a neighbour, and never of one of its copies."""
 
-    def named(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def named(self, folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """`ROWS` for every image of the vectors in ``batches`` (lists as `exact` and `approximate` leave them), in
-        order.
+        order. ``folder``: that of `Images`.
         """
-        images = Images.load(self.folder)
+        images = Images.load(folder)
         for batch in batches:
             for lists in batch.to_pylist():
                 vector = np.frombuffer(lists["index"], np.int64)
-                for relation, k in ((SIMILAR, self.similar), (DISSIMILAR, self.dissimilar)):
-                    keys = candidates.keys_from_bytes(lists[relation], len(vector))
-                    step = max(1, _ROWS_AT_ONCE // (k + 1))
-                    for start in range(0, len(vector) if k else 0, step):
-                        chunk = slice(start, start + step)
-                        yield from self._rows(images, vector[chunk], keys[chunk], k, relation)
+                keys = [candidates.keys_from_bytes(lists[relation], len(vector)) for relation in (SIMILAR, DISSIMILAR)]
+                yield from self.rows(images, vector, keys[0], keys[1])
+
+    def rows(self, images: Images, vector: Indices, similar: Keys, dissimilar: Keys) -> Iterator[pa.RecordBatch]:
+        """`ROWS` for every image of ``vector`` (n,). ``similar``, ``dissimilar`` (n, any): the lists of the vectors."""
+        relations = (SIMILAR, self.similar, similar), (DISSIMILAR, self.dissimilar, dissimilar)
+        for relation, k, keys in relations:
+            step = max(1, _ROWS_AT_ONCE // (k + 1))
+            for start in range(0, len(vector) if k else 0, step):
+                chunk = slice(start, start + step)
+                yield from self._rows(images, vector[chunk], keys[chunk], k, relation)
 
     def _rows(self, images: Images, vector: Indices, keys: Keys, k: int, relation: str) -> Iterator[pa.RecordBatch]:
         farthest = relation == DISSIMILAR

@@ -4,14 +4,12 @@ Vectors are large, so they are read once, in the order in which they come. Only 
 `numbers`).
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
@@ -19,25 +17,15 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import WrongInput
-from image_similarity.knn import rerank
-from image_similarity.knn.candidates import MAX_INDEX, Lists
+from image_similarity.knn.candidates import MAX_INDEX
 from image_similarity.knn.distances import METRICS, Indices, Metric, Values, Vectors, measured
 from image_similarity.knn.rerank import Part, Reranker
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, Numbers, alive_file, load, numbered, save, save_alive
 from image_similarity.stages.neighbours.sources import Source
+from image_similarity.stages.neighbours.usable import by_length, digests_of, most_frequent, reasons_of
 from image_similarity.storage import uris
 from image_similarity.warehouse.workspace import Workspace
-
-FAILURE_REASONS = {
-    "no_vector": "the embedding is null or empty",
-    "wrong_length": "the embedding has another length than most",
-    "non_finite": "the embedding has nulls, infinite or undefined values",
-    "zero_vector": "all values are 0: no direction, so no cosine distance",
-    "constant_vector": "all values are the same: no correlation distance",
-    "too_long": "the length is above 1.7e38: a euclidean distance might exceed float32",
-}
-"""Every ``reason`` that `find_neighbours` writes into ``failures``."""
 
 _PACKED = pa.schema(
     [
@@ -107,15 +95,9 @@ class Blocks:
             if reranker.wants(start, end):
                 reranker.add(self.whole(block))
 
-    def brute_force(self, rows: Part, metric: Metric, similar: int, dissimilar: int) -> tuple[Lists, Lists]:
-        """The lists of ``rows`` by brute force: compared with all vectors, without screening."""
-        lists = Lists.empty(len(rows), similar), Lists.empty(len(rows), dissimilar)
-        for other in map(self.part, range(len(self))):
-            near, far = rerank.brute_force(
-                metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar
-            )
-            lists = lists[0].merged(Lists.complete(near)), lists[1].merged(Lists.complete(far))
-        return lists
+    def parts(self) -> Iterator[Part]:
+        """The compared vectors of all blocks, one block after the other."""
+        return map(self.part, range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -190,7 +172,8 @@ def pack(
     by_content = settings.drop_duplicates and images is not None
     columns += ["content"] if by_content else []
     scratch.write("ids", of_images.where(is_usable).select(*columns).orderBy("image_id"))
-    numbers = numbered(scratch.parts("ids", columns), written.files, by_content, folder)
+    numbers, named_images = numbered(scratch.parts("ids", columns), written.files, by_content)
+    named_images.save(folder)
     failures = _failures(of_images.where(~is_usable) if written.unusable else of_images.limit(0), written.dimensions)
     vector, previous_number = numbers.kept(previous)
     new, old = save_alive(numbers, written.files, vector, folder)
@@ -232,7 +215,7 @@ class _Written:
 
     @classmethod
     def read(cls, tables: Iterable[pa.Table]) -> "_Written":
-        """From rows of `_PACKED`; of two lengths that are equally frequent, the shorter is taken."""
+        """From rows of `_PACKED`."""
         counts = [
             table.group_by(["file", "length"]).aggregate([([], "count_all"), ("largest", "max")]) for table in tables
         ]
@@ -244,7 +227,7 @@ class _Written:
         rows_of_length: dict[int, int] = {}
         for row in usable:
             rows_of_length[row["length"]] = rows_of_length.get(row["length"], 0) + row["count_all_sum"]
-        dimensions = min(rows_of_length, key=lambda length: (-rows_of_length[length], length), default=0)
+        dimensions = most_frequent(rows_of_length)
         chosen = sorted((row for row in usable if row["length"] == dimensions), key=lambda row: str(row["file"]))
         rows = [row["count_all_sum"] for row in chosen]
         return cls(
@@ -280,7 +263,7 @@ class _Writer:
 
     def add(self, contents: pa.Array, embeddings: pa.ListArray) -> Iterator[pa.RecordBatch]:
         for rows, values in by_length(embeddings):
-            reasons = self._reasons(values)
+            reasons = reasons_of(values, self._metric)
             unusable_rows = np.nonzero(reasons != None)[0]  # noqa: E711 (element by element)
             if len(unusable_rows):
                 yield _packed_rows(
@@ -293,15 +276,6 @@ class _Writer:
                     (contents.take(pa.array(rows[usable_rows])), usable_values)
                 )
                 yield from self._full_blocks(values.shape[1])
-
-    def _reasons(self, values: Values) -> NDArray[np.object_]:
-        reasons = np.full(len(values), None, dtype=object)
-        if values.shape[1] == 0:
-            reasons[:] = "no_vector"
-            return reasons
-        reasons[self._metric.unusable(values)] = self._metric.unusable_reason
-        reasons[~np.isfinite(values).all(axis=1)] = "non_finite"
-        return reasons
 
     def _full_blocks(self, length: int) -> Iterator[pa.RecordBatch]:
         waiting = self._waiting[length]
@@ -327,8 +301,7 @@ class _Writer:
         return _packed_rows(
             contents,
             length=values.shape[1],
-            # Adding 0 turns -0.0 into 0.0, so that equal vectors have equal bytes.
-            digest=[hashlib.sha256(row).digest() for row in values + np.float32(0)],
+            digest=digests_of(values),
             file=name,
             row=np.arange(len(values), dtype=np.int32),
             shift=vectors.shift,
@@ -351,16 +324,3 @@ def _packed_rows(contents: pa.Array, **columns: Any) -> pa.RecordBatch:
             pa.repeat(pa.scalar(value, field.type), len(contents)) if is_single else pa.array(value, field.type)
         )
     return pa.RecordBatch.from_arrays(arrays, schema=_PACKED)
-
-
-def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], Values]]:
-    """For each length in ``lists`` (list<float>): the row indices, and their values (n, length) float32.
-
-    A null list has length 0; a null value is nan.
-    """
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    for length in np.unique(lengths):
-        rows = np.nonzero(lengths == length)[0]
-        of_one_length = lists if len(rows) == len(lists) else lists.take(pa.array(rows))
-        values = of_one_length.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-        yield rows, values.reshape(len(rows), int(length))
