@@ -272,10 +272,10 @@ def test_a_disk_that_says_nothing_of_its_size_is_not_full(place: Path, monkeypat
 def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The size of the vectors that are published is in the ends of their files."""
     publish_embeddings(place, "colours", {}, images=5_000, dimensions=256)
-    settings = NeighboursSettings()
-    needed = planning.least_disk(5_000, 256, settings).total
+    by_spark = [*COLOURS, "--set", "neighbours.runner=spark"]
+    needed = planning.least_disk(5_000, 256, NeighboursSettings(runner="spark")).total
     fill(monkeypatch, needed - 1)
-    told = told_early(find_neighbours, COLOURS, 1, capsys)
+    told = told_early(find_neighbours, by_spark, 1, capsys)
     assert f"comparing needs about {disk_space.shown(needed)} of disk for --warehouse {place / 'w'}" in told
     needed = checkpoints.least_bytes(5_000, 256)
     fill(monkeypatch, needed - 1)
@@ -286,13 +286,14 @@ def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pyt
     assert f"{disk_space.shown(2 * needed)} of disk" in told_early(embed_images, other, 1, capsys)
     monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
     fill(monkeypatch, 2**40)
-    assert "started" in told_early(find_neighbours, COLOURS, 1, capsys)
+    assert "started" in told_early(find_neighbours, by_spark, 1, capsys)
     assert "started" in told_early(embed_images, COLOURS, 1, capsys)
 
 
 def test_what_the_vectors_show_to_be_wrong(place: Path, capsys: Any) -> None:
     publish_embeddings(place, "colours", {}, images=20_000, dimensions=16)
     little = ["-k", "10000", "--dissimilar", "10000", "--set", f"neighbours.task_bytes={2**29}"]
+    little += ["--set", "neighbours.runner=spark"]
     assert f"task_bytes = {2**29:,} is too little" in told_early(find_neighbours, [*COLOURS, *little], 2, capsys)
     few = ["--method", "approximate", "--dissimilar", "0", "--set", "approximate.audit_queries=10"]
     assert "audit_queries = 10 are too few" in told_early(find_neighbours, [*COLOURS, *few], 2, capsys)
@@ -395,7 +396,7 @@ def test_stores_for_one_publisher_at_a_time_are_told(uri: str, monkeypatch: pyte
         return printed.count("run one job at a time there")
 
     monkeypatch.setattr(render_gallery, "check_early", lambda *_: None)
-    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
+    monkeypatch.setattr(command_line, "_session", lambda *_: (_ for _ in ()).throw(JobFailed("started")))
     assert told("--warehouse", uri, "--gallery", "g") == LONE[uri]
     assert told("--warehouse", "w", "--gallery", uri) == LONE[uri]
     assert told("--warehouse", uri, "--gallery", uri) == LONE[uri], "one line for both"

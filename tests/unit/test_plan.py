@@ -36,7 +36,7 @@ def test_memory_sets_the_tiles_whatever_the_size_of_the_collection() -> None:
 
 
 def test_memory_that_cannot_hold_two_blocks_is_told() -> None:
-    little = NeighboursSettings(task_bytes=2**29, similar=10_000)
+    little = NeighboursSettings(runner="spark", task_bytes=2**29, similar=10_000)
     with pytest.raises(WrongInput, match=r"neighbours.task_bytes = .* set it to [\d,]+ or more"):
         plan.tiled(100_000, 64, 2, "float32", 8192, little)
     with pytest.raises(WrongInput, match=r"neighbours.task_bytes = "):
@@ -93,7 +93,7 @@ def test_what_shuffles_write_is_looked_for_where_they_write(tmp_path: Path, monk
 @pytest.mark.parametrize("dissimilar", [0, 12])
 def test_no_plan_needs_less_disk_than_the_least(method: Any, screen: Any, dissimilar: int) -> None:
     settings, approximate = (
-        NeighboursSettings(method=method, screen=screen, dissimilar=dissimilar),
+        NeighboursSettings(runner="spark", method=method, screen=screen, dissimilar=dissimilar),
         ApproximateSettings(),
     )
     for rows, dimensions in ((1, 3), (3_000, 512), (1_000_000, 512)):
@@ -106,6 +106,11 @@ def test_no_plan_needs_less_disk_than_the_least(method: Any, screen: Any, dissim
         ]
         assert least.total == min(made.disk.total for made in plans)
         assert least.total >= 4 * rows * dimensions
+        if method != "approximate":
+            in_process = settings.model_copy(update={"runner": "process"})
+            here = plan.make_here(rows, dimensions, 2, in_process, approximate) if rows < 10_000 else None
+            assert plan.least_disk(rows, dimensions, in_process).total <= least.total
+            assert here is None or here.disk == plan.least_disk(rows, dimensions, in_process)
 
 
 def test_of_work_of_seconds_little_is_told() -> None:

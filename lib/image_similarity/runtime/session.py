@@ -155,7 +155,7 @@ def _users_defaults(folder: Path) -> dict[str, str]:
     return read_properties(defaults) if defaults.exists() else {}
 
 
-def scratch_folders(spark: SparkSession | None = None) -> list[str]:
+def scratch_folders(spark: "SparkSession | None" = None) -> list[str]:
     """The folders on this machine that Spark writes its own files to, as those of shuffles (``spark.local.dir``).
 
     Without ``spark``: those of the session that `open_session` will start. Empty where they are not known yet, as under
