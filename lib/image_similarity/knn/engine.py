@@ -1,16 +1,24 @@
 """Similar and dissimilar neighbours in one process. The Spark stage does the same in many tasks."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_similarity.knn import distances, scoring
-from image_similarity.knn.candidates import _LOW, NONE, Keys, Lists, Strip, least
+from image_similarity.knn.backends import Backend
+from image_similarity.knn.backends.cpu import Cpu
+from image_similarity.knn.candidates import _LOW, NONE, Keys, least
 from image_similarity.knn.distances import BITS_MAX, Indices, Metric, Values
-from image_similarity.knn.rerank import Part, Reranker, Scored, brute_force
-from image_similarity.knn.scoring import Screen, candidate_count
+from image_similarity.knn.rerank import Part
+from image_similarity.knn.scoring import Comparison, Screen, candidate_count
+
+MAX_UNCERTAIN_SHARE = 0.1
+"""Share of the rows that may be left to brute force. Above it, another pass in a higher precision costs less."""
 
 
 @dataclass(frozen=True)
@@ -45,79 +53,83 @@ def neighbours(
     metric: str,
     similar: int,
     dissimilar: int,
-    block_rows: int = 2048,
-    screen: Screen = scoring.FLOAT32,
+    block_rows: int | None = None,
+    screen: Screen | None = None,
+    backend: Backend | None = None,
+    report: Callable[[str, int], None] = lambda phase, rows: None,
 ) -> tuple[Ranked, Ranked]:
     """Similar and dissimilar neighbours among ``vectors`` (n, d) float32.
 
     ``metric``: a name in `distances.METRICS`; all ``vectors`` must be usable for it. ``similar``, ``dissimilar``: the
-    most neighbours of each row. ``block_rows``: vectors in a block.
+    most neighbours of each row. ``block_rows``: vectors in a block. ``backend``: the processor if it is None. The
+    result is the same on every backend. ``report``: called after each phase, with the number of rows that it was about.
     """
-    chosen = distances.METRICS[metric]
-    results: list[list[Ranked]] = [[], []]
-    blocks = [
-        Part(
-            distances.measured(vectors[start : start + block_rows], chosen),
-            np.arange(start, min(start + block_rows, len(vectors)), dtype=np.int32),
-            np.arange(start, min(start + block_rows, len(vectors)), dtype=np.int64),
-        )
-        for start in range(0, len(vectors), block_rows)
+    chosen, backend = distances.METRICS[metric], backend or Cpu()
+    counts = min(similar, len(vectors)), min(dissimilar, len(vectors))  # lists no longer than they can get
+    parts = _parts(vectors, chosen, block_rows or backend.block_rows)
+    largest = 0.0 if chosen.angular else max((float(np.abs(part.vectors.values).max()) for part in parts), default=0.0)
+    common_scale = scoring.scale_of(largest, vectors.shape[1], chosen)
+    report("measure", len(vectors))
+    screens = [screen] if screen else backend.screens
+    for precision in screens:
+        comparison = Comparison(chosen, precision, vectors.shape[1], common_scale)
+        strips = _compared(parts, comparison, counts, backend)
+        report(f"compare in {precision.name}", len(vectors))
+        lists = [backend.rerank(strip, strips, comparison, *counts) for strip in strips]
+        report("rerank", len(vectors))
+        uncertain = [
+            np.nonzero(~(near.certain(counts[0], len(vectors) - 1) & far.certain(counts[1], len(vectors) - 1)))[0]
+            for near, far in lists
+        ]
+        if sum(map(len, uncertain)) <= MAX_UNCERTAIN_SHARE * len(vectors):
+            break
+    keys = [[of.keys[:, :k].copy() for of, k in zip(both, counts)] for both in lists]
+    _complete(keys, parts, uncertain, strips, counts)
+    report("certify", sum(map(len, uncertain)))
+    results = [
+        [ranked(of[relation], part.index, relation == 1) for of, part in zip(keys, parts)] for relation in (0, 1)
     ]
-    common_scale = scoring.scale_of(
-        max((float(np.abs(block.vectors.values).max(initial=0)) for block in blocks), default=0.0),
-        vectors.shape[1],
-        chosen,
-    )
-    strips = [
-        Strip(
-            scoring.copies(block.vectors, chosen, screen, common_scale),
-            block.positions,
-            candidate_count(similar, screen),
-            candidate_count(dissimilar, screen),
-        )
-        for block in blocks
-    ]
-    buffer = np.empty((block_rows, block_rows), dtype=np.float32)
-    for i, strip in enumerate(strips):
-        for other in strips[i:]:
-            strip.offer(other, screen, buffer, vectors.shape[1])
-    for block, strip in zip(blocks, strips):
-        arguments = chosen, screen, vectors.shape[1], common_scale
-        reranker = Reranker(block, Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, *arguments))
-        for other_block in blocks:
-            reranker.add(other_block)
-        lists = reranker.lists()
-        for relation, keys in enumerate(
-            _certain_keys(chosen, block, blocks, lists, (similar, dissimilar), len(vectors) - 1)
-        ):
-            results[relation].append(ranked(keys, block.index, relation == 1))
+    report("table", len(vectors))
     return _joined(results[0]), _joined(results[1])
 
 
-def _certain_keys(
-    metric: Metric,
-    block: Part,
-    blocks: Sequence[Part],
-    lists: tuple[Lists, Lists],
-    counts: tuple[int, int],
-    others: int,
-) -> tuple[Keys, Keys]:
-    """The first ``counts`` keys of both relations. Rows whose lists are not certain get theirs by brute force.
+def _parts(vectors: Values, metric: Metric, block_rows: int) -> list[Part]:
+    """``vectors`` as blocks. They are measured in as many threads as there are processors."""
 
-    ``others``: number of vectors that can be neighbours of a row.
-    """
-    uncertain = np.nonzero(~(lists[0].certain(counts[0], others) & lists[1].certain(counts[1], others)))[0]
-    keys = [lists_of.keys[:, :k].copy() for lists_of, k in zip(lists, counts)]
-    if len(uncertain):
-        best = [
-            brute_force(metric, block.vectors[uncertain], block.index[uncertain], other.vectors, other.index, *counts)
-            for other in blocks
-        ]
+    def part(start: int) -> Part:
+        end = min(start + block_rows, len(vectors))
+        measured = distances.measured(vectors[start:end], metric)
+        return Part(measured, np.arange(start, end, dtype=np.int32), np.arange(start, end, dtype=np.int64))
+
+    with ThreadPoolExecutor(os.cpu_count(), "measure") as pool:
+        return list(pool.map(part, range(0, len(vectors), block_rows)))
+
+
+def _compared(parts: list[Part], comparison: Comparison, counts: tuple[int, int], backend: Backend) -> list[Any]:
+    """Strips of ``parts``, after each was compared with all others and with itself."""
+    strips = [
+        backend.strip(part, comparison, *(candidate_count(k, comparison.screen) for k in counts)) for part in parts
+    ]
+    for i, strip in enumerate(strips):
+        for other in strips[i:]:
+            strip.offer(other)
+    return strips
+
+
+def _complete(
+    keys: list[list[Keys]],
+    parts: list[Part],
+    uncertain: list[NDArray[np.intp]],
+    strips: list[Any],
+    counts: tuple[int, int],
+) -> None:
+    """Give the rows ``uncertain`` of each part their ``keys`` by brute force."""
+    rest = [(number, rows) for number, rows in enumerate(uncertain) if len(rows)]
+    for number, rows in rest:
+        best = [strip.brute_force(parts[number][rows], *counts) for strip in strips]
         for relation, k in enumerate(counts):
-            keys[relation][uncertain] = np.sort(
-                least(np.concatenate([near_and_far[relation] for near_and_far in best], axis=1), k), axis=1
-            )
-    return keys[0], keys[1]
+            of_all = np.concatenate([near_and_far[relation] for near_and_far in best], axis=1)
+            keys[number][relation][rows] = np.sort(least(of_all, k), axis=1)
 
 
 def _joined(results: Sequence[Ranked]) -> Ranked:

@@ -15,11 +15,12 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import WrongInput
 from image_similarity.knn import candidates, recall, scoring
-from image_similarity.knn.candidates import NONE, Keys, Lists, Strip
+from image_similarity.knn.backends.cpu import Cpu
+from image_similarity.knn.candidates import NONE, Keys, Lists
 from image_similarity.knn.distances import METRICS, Indices, Reals
 from image_similarity.knn.recall import Recall
 from image_similarity.knn.rerank import Part, Reranker, Scored
-from image_similarity.knn.scoring import FLOAT32, candidate_count
+from image_similarity.knn.scoring import FLOAT32, Comparison, candidate_count
 from image_similarity.runtime.progress import progress
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours.layout import gather, places_of
@@ -210,24 +211,19 @@ class _Query:
     def vectors(self) -> Part:
         return gather(self.blocks, self.places, np.arange(len(self.places)))
 
-    def _strip(self, part: Part, list_length: int) -> Strip:
-        return Strip(
-            scoring.copies(part.vectors, METRICS[self.metric], FLOAT32, self.common_scale),
-            part.positions,
-            list_length,
-            0,
-        )
+    @property
+    def comparison(self) -> Comparison:
+        return Comparison(METRICS[self.metric], FLOAT32, self.blocks.dimensions, self.common_scale)
 
     def compared(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The best scores of the sample against every ``tasks``-th block: a row of `_SCORES`."""
-        queries = self._strip(self.vectors(), self.list_length)
+        backend = Cpu()
+        queries = backend.strip(self.vectors(), self.comparison, self.list_length, 0)
         for batch in batches:
             for task in batch.column("id").to_pylist():
                 for block in range(task, len(self.blocks), self.tasks):
-                    other = self._strip(self.blocks.part(block), 0)
-                    buffer = np.empty((len(self.places), len(other.positions)), dtype=np.float32)
-                    queries.offer(other, FLOAT32, buffer, self.blocks.dimensions)
-        arrays = queries.similar.keys().tobytes(), queries.error.tobytes()
+                    queries.offer(backend.strip(self.blocks.part(block), self.comparison, 0, 0))
+        arrays = queries.keys()[0].tobytes(), queries.error.tobytes()
         yield pa.RecordBatch.from_arrays([pa.array([array], pa.binary()) for array in arrays], schema=_SCORES)
 
     def settled(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -243,10 +239,7 @@ class _Query:
             candidates.least(scores, self.list_length),
             np.empty((len(part), 0), np.int64),
             np.maximum.reduce(errors),
-            METRICS[self.metric],
-            FLOAT32,
-            self.blocks.dimensions,
-            self.common_scale,
+            self.comparison,
         )
         reranker = Reranker(part, scored)
         self.blocks.rescore(reranker)

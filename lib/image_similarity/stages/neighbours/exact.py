@@ -20,10 +20,12 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import JobFailed
 from image_similarity.knn import candidates, rerank, scoring
-from image_similarity.knn.candidates import Keys, Lists, Strip
+from image_similarity.knn.backends import Backend, Strip
+from image_similarity.knn.backends.cpu import Cpu
+from image_similarity.knn.candidates import Keys, Lists
 from image_similarity.knn.distances import METRICS
 from image_similarity.knn.rerank import Part, Reranker, Scored
-from image_similarity.knn.scoring import FLOAT32, SCREENS
+from image_similarity.knn.scoring import FLOAT32, SCREENS, Comparison
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
@@ -80,6 +82,10 @@ class Work:
     """The number of vectors that are compared by brute force at once."""
     piece_rows: int
     """The number of a block's vectors whose lists are merged at once."""
+
+    @property
+    def comparison(self) -> Comparison:
+        return Comparison(METRICS[self.metric], SCREENS[self.screen], self.blocks.dimensions, self.common_scale)
 
     @property
     def list_lengths(self) -> tuple[int, int]:
@@ -201,7 +207,7 @@ class _Side:
     blocks: NDArray[np.int64]
     new: bool
 
-    def strips(self, work: Work) -> list[tuple[Strip, list[tuple[int, int]]]]:
+    def strips(self, work: Work, backend: Backend) -> list[tuple[Strip, list[tuple[int, int]]]]:
         """Strips, each with its blocks and their numbers of vectors. Blocks with few vectors on this side share a
         strip.
         """
@@ -211,25 +217,24 @@ class _Side:
         for block in self.blocks.tolist():
             part = work.blocks.part(block, self.new)
             if parts and sum(map(len, parts)) + len(part) > work.strip_rows:
-                strips.append((_strip(work, parts), origin))
+                strips.append((_strip(work, backend, parts), origin))
                 parts, origin = [], []
             if len(part):
                 parts.append(part)
                 origin.append((block, len(part)))
-        return [*strips, (_strip(work, parts), origin)] if parts else strips
+        return [*strips, (_strip(work, backend, parts), origin)] if parts else strips
 
 
 def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
     """Compare all vectors of side ``a`` with all vectors of side ``b``, which may be the same side: rows of
     `_LISTS`.
     """
-    screen, is_diagonal = SCREENS[work.screen], a.new == b.new and bool(a.blocks[0] == b.blocks[0])
-    rows = a.strips(work)
-    columns = rows if is_diagonal else b.strips(work)
-    buffer = np.empty((work.strip_rows, work.strip_rows), dtype=np.float32)
+    backend, is_diagonal = Cpu(), a.new == b.new and bool(a.blocks[0] == b.blocks[0])
+    rows = a.strips(work, backend)
+    columns = rows if is_diagonal else b.strips(work, backend)
     for i, (strip, _) in enumerate(rows):
         for other, _ in columns[i:] if is_diagonal else columns:
-            strip.offer(other, screen, buffer, work.blocks.dimensions)
+            strip.offer(other)
     for side, strips in ((a, rows),) if is_diagonal else ((a, rows), (b, columns)):
         for strip, origin in strips:
             yield from _lists_by_piece(work, side.new, strip, origin)
@@ -237,7 +242,7 @@ def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
 
 def _lists_by_piece(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
     """The lists of a strip, split by block and piece: rows of `_LISTS`. ``origin``: see `_Side.strips`."""
-    arrays = strip.similar.keys(), strip.dissimilar.keys(), strip.error
+    arrays = *strip.keys(), strip.error
     places = []
     start = 0
     for block, rows in origin:
@@ -254,10 +259,9 @@ def _lists_by_piece(work: Work, new: bool, strip: Strip, origin: list[tuple[int,
         )
 
 
-def _strip(work: Work, parts: list[Part]) -> Strip:
-    joined = rerank.joined(parts)
-    copies = scoring.copies(joined.vectors, METRICS[work.metric], SCREENS[work.screen], work.common_scale)
-    return Strip(copies, joined.positions, *work.list_lengths)
+def _strip(work: Work, backend: Backend, parts: list[Part]) -> Strip:
+    strip: Strip = backend.strip(rerank.joined(parts), work.comparison, *work.list_lengths)
+    return strip
 
 
 # -- exact distances ---------------------------------------------------------------------------------------------------
@@ -337,10 +341,7 @@ def _rescored(work: Work, part: Part, lists: pa.Table, known: tuple[Lists, Lists
         for name, count in zip((SIMILAR, DISSIMILAR), work.list_lengths)
     ]
     errors = [np.frombuffer(content.as_py(), np.float32).reshape(-1, 2) for content in lists.column("error")]
-    metric, screen = METRICS[work.metric], SCREENS[work.screen]
-    scored = Scored(
-        best[0], best[1], np.maximum.reduce(errors), metric, screen, work.blocks.dimensions, work.common_scale
-    )
+    scored = Scored(best[0], best[1], np.maximum.reduce(errors), work.comparison)
     reranker = Reranker(part, scored, known)
     work.blocks.rescore(reranker)
     return reranker.lists()
