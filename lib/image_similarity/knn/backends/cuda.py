@@ -49,9 +49,9 @@ _Result = TypeVar("_Result")
 
 def _rounded_to_tf32(rows: Tensor) -> tuple[Tensor, Tensor]:
     """float32 values of which the last 13 bits are 0: rounded to nearest, ties to even. Tensor cores would cut them."""
-    bits = rows.view(torch.int32)
+    bits: Tensor = rows.view(torch.int32)
     bits = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
-    low = bits.view(torch.float32)
+    low: Tensor = bits.view(torch.float32)
     return low, _distance(rows, low)
 
 
@@ -61,7 +61,8 @@ def _rounded_to_bfloat16(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _distance(rows: Tensor, low: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows - low, dim=1, dtype=torch.float64)
+    distance: Tensor = torch.linalg.vector_norm(rows - low, dim=1, dtype=torch.float64)
+    return distance
 
 
 def _product(a: Tensor, b: Tensor, buffer: Any = None) -> Tensor:
@@ -328,7 +329,9 @@ class Cuda:
                 with self._halving():
                     rows = slice(start, start + self.tile)
                     of_rows = self._exact(strip, strips, start, [keys[rows] for keys in near_and_far])
-                    XX
+                    on_host = [keys[:, :k].cpu().numpy() for keys, k in zip(of_rows, counts)]
+                    for of_relation, of_rows_on_host in zip(exact, on_host):
+                        of_relation.append(of_rows_on_host)
                     start = rows.stop
             length = scoring.lengths(strip.part.vectors, comparison.metric, comparison.common_scale)
             lists = []
@@ -653,18 +656,24 @@ def _kernels(device: torch.device) -> Any:
         return None
     try:
         kernels = _imported()
-        for dtype in (torch.bfloat16, torch.float32):
-            rows = torch.ones((1, 64), dtype=dtype, device=device)
-            zero = torch.zeros(1, device=device)
-            runs = torch.empty((1, kernels.RUN), device=device), zero.int(), zero.int()
-            _launch_runs(kernels, rows, rows, zero, zero, [zero] * 4, runs, False)
-            if runs[0][0, 0].item() != 64.0 or runs[2].item() != 1:
-                return None
-        return kernels
+        return (
+            kernels if all(_multiplies(kernels, dtype, device) for dtype in (torch.bfloat16, torch.float32)) else None
+        )
     except torch.OutOfMemoryError:
         raise
     except Exception:  # it raises errors of many kinds: torch's operations do the same
         return None
+
+
+def _multiplies(kernels: Any, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the kernel gives the product of small integers, which all precisions hold."""
+    a, b = (torch.randint(-8, 9, (kernels.RUN, 64), device=device).to(dtype) for _ in range(2))
+    zeros = torch.zeros(kernels.RUN, device=device)
+    runs = torch.empty((kernels.RUN, kernels.RUN), device=device), zeros.int(), torch.zeros_like(zeros[:1]).int()
+    _launch_runs(kernels, a, b, zeros, zeros, [zeros - 1e6] * 4, runs, False)
+    product = torch.empty_like(runs[0])
+    product[runs[1].long()] = runs[0]
+    return torch.equal(product.cpu(), a.cpu().float() @ b.cpu().float().T)
 
 
 def _imported() -> Any:
