@@ -303,8 +303,8 @@ def check_embeddings() -> None:
 
 def measure_embeddings(contents: list[bytes], file: str) -> None:
     table("VGG16, pictures a second", "precision", "batch", "from pixels", "from JPEGs of 640 x 480", "decoding alone")
-    many = contents * 16
-    squares = np.random.default_rng(0).integers(0, 256, (2048, 224, 224, 3), dtype=np.uint8)
+    many = contents * 8
+    squares = np.random.default_rng(0).integers(0, 256, (1024, 224, 224, 3), dtype=np.uint8)
     for precision in PRECISIONS:
         inference = loaded("vgg16", precision, DEVICE, file)
         inference(squares[:256])

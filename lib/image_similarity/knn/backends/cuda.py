@@ -266,18 +266,23 @@ class Cuda:
         return fits
 
     def _filter_by_torch(self, a: "CudaStrip", b: "CudaStrip", rows: Range, columns: Range, diagonal: bool) -> Tensor:
-        scores = self._scores(a, b, rows, columns)
-        counts = torch.ones_like(scores, dtype=torch.bool).triu_(1) if diagonal else None
-        for strip, part, other, others, of_strip, mask in (
-            (a, rows, b, columns, scores, counts),
-            (b, columns, a, rows, scores.T, None if counts is None else counts.T),
+        scores, (i, j) = self._scores(a, b, rows, columns), (slice(*rows), slice(*columns))
+        near, far = zip(*([best.cut[part] for best in strip.lists] for strip, part in ((a, i), (b, j))))
+        passes = scores > torch.minimum(near[0][:, None], near[1])
+        passes |= scores < torch.maximum(-far[0][:, None], -far[1])
+        if diagonal:
+            passes.triu_(1)
+        row, column = passes.nonzero(as_tuple=True)
+        score = scores[row, column]
+        for strip, part, at, position in (
+            (a, i, row, b.positions[j][column]),
+            (b, j, column, a.positions[i][row]),
         ):
             for farthest, best in enumerate(strip.lists):
-                cut = best.cut[slice(*part), None]
-                passes = of_strip < -cut if farthest else of_strip > cut
-                row, column = (passes if mask is None else passes & mask).nonzero(as_tuple=True)
-                score, position = of_strip[row, column], other.positions[others[0] + column]
-                best.append(slice(*part), row, _keys(-score if farthest else score, position))
+                of_list = -score if farthest else score
+                kept = of_list > best.cut[part][at]
+                ascending, order = at[kept].sort()
+                best.append(part, ascending, _keys(of_list[kept], position[kept])[order])
         return torch.ones((), dtype=torch.int32, device=self.device)
 
     def _filter_by_kernels(self, a: "CudaStrip", b: "CudaStrip", rows: Range, columns: Range, diagonal: bool) -> Tensor:

@@ -78,14 +78,14 @@ def runs_kernel(  # type: ignore[no-untyped-def]
     if total > 0:
         flat = tl.reshape(written, (ROWS * runs,))
         place = tl.reshape(tl.cumsum(flat, axis=0) - flat, (ROWS, runs)) + tl.atomic_add(run_count, total)
-        written = (written > 0) & (place < capacity)
+        kept = (written > 0) & (place < capacity)
         number = row[:, None] * tl.cdiv(columns, _RUN) + first_column // _RUN + tl.arange(0, runs)[None, :]
-        tl.store(run_places + place, number, mask=written)
+        tl.store(run_places + place, number, mask=kept)
         within_run = tl.arange(0, _RUN)[None, None, :]
         tl.store(
             run_scores + place[:, :, None] * _RUN + within_run,
             tl.reshape(scores, (ROWS, runs, _RUN)),
-            mask=tl.broadcast_to(written[:, :, None], (ROWS, runs, _RUN)),
+            mask=tl.broadcast_to(kept[:, :, None], (ROWS, runs, _RUN)),
         )
 
 
