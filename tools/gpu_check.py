@@ -221,8 +221,10 @@ def check_little_memory() -> None:
     vectors = clustered(n, d)
     expected = engine.neighbours(vectors, "cosine", K, K, backend=Cuda(DEVICE))
     total = torch.cuda.get_device_properties(0).total_memory if HAS_GPU else 1
-    for gigabytes in (4.0, 1.0) if HAS_GPU else (0.0,):
+    backend = None
+    for gigabytes in (4.0, 0.75) if HAS_GPU else (0.0,):
         if HAS_GPU:
+            del backend
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(gigabytes * 2**30 / total)
         backend = Cuda(DEVICE, vector_bytes=None if HAS_GPU else 0)

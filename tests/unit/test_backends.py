@@ -195,9 +195,10 @@ def test_kernels_give_the_same_table() -> None:
 import oracle, sys
 from image_similarity.knn import engine
 from image_similarity.knn.backends import cuda
-for shape in cuda.SHAPE.values():
-    shape.update(ROWS=64, COLUMNS=64)
-vectors = oracle.planted(230, 40, seed=3)
+for block in cuda.BLOCKS.values():
+    block.update(ROWS=32, COLUMNS=64)
+cuda._FIRST = 32
+vectors = oracle.planted(150, 40, seed=3)
 for metric in ("cosine", "euclidean"):
     backend = cuda.Cuda("cpu", fused=True)
     filtered = []

@@ -73,7 +73,10 @@ def neighbours(
     screens = [screen] if screen else backend.screens
     for precision in screens:
         comparison = Comparison(chosen, precision, vectors.shape[1], common_scale)
-        strips = _compared(parts, comparison, counts, backend)
+        lengths = [candidate_count(k, precision) for k in counts]
+        strips = [backend.strip(part, comparison, *lengths) for part in parts]
+        report("copy", len(vectors))
+        _compare(strips)
         report(f"compare in {precision.name}", len(vectors))
         lists = [backend.rerank(strip, strips, comparison, *counts) for strip in strips]
         report("rerank", len(vectors))
@@ -105,15 +108,11 @@ def _parts(vectors: Values, metric: Metric, block_rows: int) -> list[Part]:
         return list(pool.map(part, range(0, len(vectors), block_rows)))
 
 
-def _compared(parts: list[Part], comparison: Comparison, counts: tuple[int, int], backend: Backend) -> list[Any]:
-    """Strips of ``parts``, after each was compared with all others and with itself."""
-    strips = [
-        backend.strip(part, comparison, *(candidate_count(k, comparison.screen) for k in counts)) for part in parts
-    ]
+def _compare(strips: list[Any]) -> None:
+    """Compare each strip with all others and with itself."""
     for i, strip in enumerate(strips):
         for other in strips[i:]:
             strip.offer(other)
-    return strips
 
 
 def _complete(

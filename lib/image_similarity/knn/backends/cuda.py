@@ -17,7 +17,6 @@ import copy
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,8 +37,11 @@ Range = tuple[int, int]
 TILE = 16384
 LEAST_TILE = 256
 _PENDING = 4
-"""Room for pending entries, as a multiple of a list's length. From the third tile on, some half of a list's length
-passes in each tile."""
+"""Room for pending entries, as a multiple of a list's length. About a list's length passes when the number of vectors
+compared doubles, and less with each tile after that."""
+_FIRST = 2048
+"""The vectors that give lists their first entries. From then on, twice as many vectors each time let about a list's
+length pass."""
 _SHARE_FOR_VECTORS = 0.5
 """Vectors stay on the GPU if they take at most this share of the memory that was free. Tiles need the rest."""
 _CHUNK_BYTES = 2**28
@@ -189,12 +191,12 @@ class Cuda:
 
     def compare(self, a: "CudaStrip", b: "CudaStrip", rows: Range, columns: Range) -> None:
         """Offer all scores of ``rows`` of ``a`` against ``columns`` of ``b`` to the lists of both."""
-        diagonal = a is b and rows == columns
-        if max(rows[1] - rows[0], columns[1] - columns[0]) > self.tile:
-            for part, other in _quarters(rows, columns):
-                if not (diagonal and other < part):
-                    self.compare(a, b, part, other)
+        pieces = self._pieces(a, b, rows, columns)
+        if len(pieces) > 1:
+            for of_rows, of_columns in pieces:
+                self.compare(a, b, of_rows, of_columns)
             return
+        diagonal = a is b and rows == columns
         done = False
         with self._halving():
             filtered = a.is_full(rows) and b.is_full(columns) and self._filter(a, b, rows, columns, diagonal)
@@ -210,6 +212,21 @@ class Cuda:
         for best in {*a.lists, *b.lists}:
             if best.most_pending > best.width // 4:
                 self.in_tiles(best.merge)
+
+    def _pieces(self, a: "CudaStrip", b: "CudaStrip", rows: Range, columns: Range) -> list[tuple[Range, Range]]:
+        """``rows`` and ``columns`` in pieces to be compared one after the other; those alone if they are one piece.
+
+        Pieces of full lists are tiles. Lists that are not full get their first entries from a few vectors: to find the
+        best of a few, and then to filter the others by these, costs less than to find the best of all.
+        """
+        diagonal = a is b and rows == columns
+        most_rows = self.tile if b.is_full(columns) else min(self.tile, _FIRST)
+        most_columns = self.tile if a.is_full(rows) else min(self.tile, _FIRST)
+        halved_rows, halved_columns = _halved(rows, most_rows), _halved(columns, most_columns)
+        if diagonal:
+            halved_rows = halved_columns = max(halved_rows, halved_columns, key=len)
+        pieces = [(of_rows, of_columns) for of_rows in halved_rows for of_columns in halved_columns]
+        return [piece for piece in pieces if piece[0] <= piece[1]] if diagonal else pieces
 
     def _scores(self, a: "CudaStrip", b: "CudaStrip", rows: Range, columns: Range) -> Tensor:
         i, j = slice(*rows), slice(*columns)
@@ -484,9 +501,11 @@ class CudaStrip(_Exact):
         self.seen = np.zeros(len(part), dtype=np.int64)
         """(n,): for each row the number of vectors that it was compared with."""
         self._met = Extremes()
+        self.copies = self._copies()
+        self.extremes = Extremes.of(self.copies, comparison.dimensions)
+        self.half = _tensor(self.copies.half).to(backend.device)
 
-    @cached_property
-    def copies(self) -> Copies:
+    def _copies(self) -> Copies:
         comparison, device = self.comparison, self._backend.device
         n, d = self.values.shape
         error, length = (torch.empty(n, dtype=torch.float64, device=device) for _ in range(2))
@@ -503,14 +522,6 @@ class CudaStrip(_Exact):
             length[part] = torch.linalg.vector_norm(exact, dim=1)
             error[part] = torch.linalg.vector_norm(exact.sub_(rows), dim=1) + rounding
         return scoring.measured_copies(low, error.cpu().numpy(), length.cpu().numpy(), comparison.metric)
-
-    @cached_property
-    def extremes(self) -> Extremes:
-        return Extremes.of(self.copies, self.comparison.dimensions)
-
-    @cached_property
-    def half(self) -> Tensor:
-        return _tensor(self.copies.half).to(self._backend.device)
 
     @property
     def error(self) -> Values:
@@ -595,13 +606,10 @@ def _lists(a: CudaStrip, b: CudaStrip, rows: Range, columns: Range) -> list[tupl
     return [(best, rows) for best in a.lists] + [(best, columns) for best in b.lists]
 
 
-def _quarters(rows: Range, columns: Range) -> list[tuple[Range, Range]]:
-    """Both ranges halved; a range of one row stays whole."""
-    halves = [
-        [(start, middle), (middle, end)] if start < (middle := (start + end) // 2) else [(start, end)]
-        for start, end in (rows, columns)
-    ]
-    return [(of_rows, of_columns) for of_rows in halves[0] for of_columns in halves[1]]
+def _halved(rows: Range, most: int) -> list[Range]:
+    """``rows`` in two halves if they are more than ``most``."""
+    start, end = rows
+    return [rows] if end - start <= most else [(start, (start + end) // 2), ((start + end) // 2, end)]
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
@@ -687,17 +695,23 @@ def _imported() -> Any:
     return kernels
 
 
-SHAPE = {2: dict(ROWS=128, COLUMNS=128, STEP=64, BAND=8), 4: dict(ROWS=128, COLUMNS=128, STEP=32, BAND=8)}
-"""Bytes of a value -> the block that a program multiplies."""
-OPTIONS = {2: dict(num_warps=8, num_stages=3), 4: dict(num_warps=8, num_stages=3)}
+_LONG = 1024
+"""Dimensions above which the product takes so long that a larger block is faster, though it leaves no room for a second
+one on the same multiprocessor."""
+BLOCKS: dict[bool, dict[str, int]] = {
+    False: dict(ROWS=128, COLUMNS=128, BAND=8, num_warps=4, num_stages=3),
+    True: dict(ROWS=128, COLUMNS=256, BAND=8, num_warps=8, num_stages=3),
+}
+"""Whether the vectors are long -> the block that a program multiplies. Measured on an H100."""
+_STEP_BYTES = 128
 
 
 def _launch_runs(
     kernels: Any, a: Tensor, b: Tensor, half_a: Tensor, half_b: Tensor, cuts: list[Tensor], runs: Any, diagonal: bool
 ) -> None:
-    shape, options = SHAPE[a.element_size()], OPTIONS[a.element_size()]
-    blocks = -(-len(a) // shape["ROWS"]) * -(-len(b) // shape["COLUMNS"])
-    kernels.runs_kernel[(blocks,)](
+    block, step = BLOCKS[a.shape[1] > _LONG], _STEP_BYTES // a.element_size()
+    programs = -(-len(a) // block["ROWS"]) * -(-len(b) // block["COLUMNS"])
+    kernels.runs_kernel[(programs,)](
         a,
         b,
         half_a,
@@ -709,9 +723,9 @@ def _launch_runs(
         a.shape[1],
         len(runs[1]),
         DIAGONAL=diagonal,
-        WHOLE_STEPS=a.shape[1] % shape["STEP"] == 0,
-        **shape,
-        **options,
+        WHOLE_STEPS=a.shape[1] % step == 0,
+        STEP=step,
+        **block,
     )
 
 

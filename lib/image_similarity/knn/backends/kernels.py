@@ -50,7 +50,7 @@ def runs_kernel(  # type: ignore[no-untyped-def]
     if DIAGONAL and first_column + COLUMNS <= first_row + 1:
         return
     row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
-    # Rows and columns beyond the end are read as the last ones, and dropped below.
+    # Rows and columns beyond the end are read as the last ones.
     row_there, column_there = tl.minimum(row, rows - 1), tl.minimum(column, columns - 1)
     step = tl.arange(0, STEP)
     at_a = a + row_there[:, None] * dimensions + step[None, :]
@@ -65,11 +65,13 @@ def runs_kernel(  # type: ignore[no-untyped-def]
         product = tl.dot(of_a, tl.trans(of_b), product, input_precision="tf32")
         at_a += STEP
         at_b += STEP
-    scores = product - tl.load(half_a + row_there)[:, None] - tl.load(half_b + column_there)[None, :]
+    # A score of a row or a column beyond the end is no number, and passes no comparison.
+    of_rows = tl.load(half_a + row, mask=row < rows, other=float("nan"))
+    of_columns = tl.load(half_b + column, mask=column < columns, other=float("nan"))
+    scores = product - of_rows[:, None] - of_columns[None, :]
     near = tl.minimum(tl.load(near_cut_a + row_there)[:, None], tl.load(near_cut_b + column_there)[None, :])
     far = tl.minimum(tl.load(far_cut_a + row_there)[:, None], tl.load(far_cut_b + column_there)[None, :])
     passes = (scores > near) | (-scores > far)
-    passes &= (row < rows)[:, None] & (column < columns)[None, :]
     if DIAGONAL:
         passes &= column[None, :] > row[:, None]
     runs: tl.constexpr = COLUMNS // _RUN
