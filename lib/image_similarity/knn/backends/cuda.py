@@ -34,7 +34,8 @@ Tensor = torch.Tensor
 Range = tuple[int, int]
 """Rows from the first to before the second."""
 
-TILE = 16384
+TILE = 32768
+"""Rows and columns that are compared at once. A larger tile takes more memory, and fewer waits for its counts."""
 LEAST_TILE = 256
 _PENDING = 4
 """Room for pending entries, as a multiple of a list's length. About a list's length passes when the number of vectors
@@ -265,20 +266,21 @@ class Cuda:
 
     def _filter(self, a: "CudaStrip", b: "CudaStrip", rows: Range, columns: Range, diagonal: bool) -> bool:
         """Append every score that passes to the pending entries. False, without any change, if there is no room."""
-        lists = _lists(a, b, rows, columns)
-        before = [best.count[slice(*part)].clone() for best, part in lists]
+        sides = (a, slice(*rows)), (b, slice(*columns))
+        before = [strip.counts[:, part].clone() for strip, part in sides]
         filter_tile = self._filter_by_kernels if self._kernels else self._filter_by_torch
         fits = False
         try:
             runs_fit = filter_tile(a, b, rows, columns, diagonal)
-            most = torch.stack([runs_fit, *(best.count.max() for best, _ in lists)]).tolist()
-            fits = bool(most[0]) and all(count <= best.width for count, (best, _) in zip(most[1:], lists))
+            most = torch.cat([a.counts.amax(dim=1), b.counts.amax(dim=1), runs_fit]).tolist()
+            lists = [*a.lists, *b.lists]
+            fits = bool(most[-1]) and all(count <= best.width for count, best in zip(most, lists))
         finally:
             if not fits:
-                for (best, part), count in zip(lists, before):
-                    best.count[slice(*part)] = count
+                for (strip, part), count in zip(sides, before):
+                    strip.counts[:, part] = count
         if fits:
-            for count, (best, _) in zip(most[1:], lists):
+            for count, best in zip(most, lists):
                 best.most_pending = count
         return fits
 
@@ -300,7 +302,7 @@ class Cuda:
                 kept = of_list > best.cut[part][at]
                 ascending, order = at[kept].sort()
                 best.append(part, ascending, _keys(of_list[kept], position[kept])[order])
-        return torch.ones((), dtype=torch.int32, device=self.device)
+        return torch.ones(1, dtype=torch.int32, device=self.device)
 
     def _filter_by_kernels(self, a: "CudaStrip", b: "CudaStrip", rows: Range, columns: Range, diagonal: bool) -> Tensor:
         if self._runs is None:
@@ -332,7 +334,7 @@ class Cuda:
             int(diagonal),
             RUNS=16,
         )
-        return (self._runs[2][0] <= len(self._runs[1])).int()
+        return (self._runs[2] <= len(self._runs[1])).int()
 
     # -- exact distances -----------------------------------------------------------------------------------------------
 
@@ -444,7 +446,7 @@ class Cuda:
         start = 0
         while start < len(rows):
             with self._halving():
-                end = min(len(rows), start + max(1, self.tile // 16))
+                end = min(len(rows), start + max(1, self.tile // 32))
                 near_and_far = [keys.cpu().numpy() for keys in self._best_of(metric, rows[start:end], strip, counts)]
                 for of_relation, keys in zip(best, near_and_far):
                     of_relation.append(keys)
@@ -497,7 +499,9 @@ class CudaStrip(_Exact):
         super().__init__(part.vectors, backend.device, backend.home(part.vectors.values.nbytes))
         self.part, self.comparison, self._backend = part, comparison, backend
         self.positions, self.index = (_tensor(of).to(backend.device) for of in (part.positions, part.index))
-        self.lists = [_Best(len(part), k, backend.device) for k in (similar, dissimilar)]
+        self.counts = torch.zeros((2, len(part)), dtype=torch.int32, device=backend.device)
+        """(2, n): entries that are pending, similar and dissimilar."""
+        self.lists = [_Best(k, counts) for k, counts in zip((similar, dissimilar), self.counts)]
         self.seen = np.zeros(len(part), dtype=np.int64)
         """(n,): for each row the number of vectors that it was compared with."""
         self._met = Extremes()
@@ -551,16 +555,16 @@ class CudaStrip(_Exact):
 
 
 class _Best:
-    """For each row the ``k`` greatest scores so far as keys, and entries that are pending."""
+    """For each row the ``k`` greatest scores so far as keys, and entries that are pending: ``count`` (n,) of them."""
 
-    def __init__(self, rows: int, k: int, device: torch.device):
-        self.k, self.width = k, _PENDING * k
+    def __init__(self, k: int, count: Tensor):
+        self.k, self.width, self.count = k, _PENDING * k, count
+        rows, device = len(count), count.device
         self._keys = torch.full((rows, k), NONE, device=device)
         """(n, k), sorted."""
         self.cut = torch.full((rows,), -np.inf if k else np.inf, dtype=torch.float32, device=device)
         """(n,): a score becomes pending only if it exceeds this."""
         self.pending = torch.empty((rows, self.width), dtype=torch.int64, device=device)
-        self.count = torch.zeros(rows, dtype=torch.int32, device=device)
         self.most_pending = 0
         """The most entries that any row may have pending."""
 
@@ -599,11 +603,6 @@ class _Best:
         if self.most_pending:
             self.merge(step)
         return self._keys
-
-
-def _lists(a: CudaStrip, b: CudaStrip, rows: Range, columns: Range) -> list[tuple[_Best, Range]]:
-    """The lists that a tile updates, each with its rows."""
-    return [(best, rows) for best in a.lists] + [(best, columns) for best in b.lists]
 
 
 def _halved(rows: Range, most: int) -> list[Range]:
