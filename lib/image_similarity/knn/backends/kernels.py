@@ -53,8 +53,9 @@ def runs_kernel(  # type: ignore[no-untyped-def]
     # Rows and columns beyond the end are read as the last ones.
     row_there, column_there = tl.minimum(row, rows - 1), tl.minimum(column, columns - 1)
     step = tl.arange(0, STEP)
-    at_a = a + row_there[:, None] * dimensions + step[None, :]
-    at_b = b + column_there[:, None] * dimensions + step[None, :]
+    # 32,768 vectors of 65,536 values have more values than 32 bits count.
+    at_a = a + row_there.to(tl.int64)[:, None] * dimensions + step[None, :]
+    at_b = b + column_there.to(tl.int64)[:, None] * dimensions + step[None, :]
     product = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for first in range(0, dimensions, STEP):
         if WHOLE_STEPS:
