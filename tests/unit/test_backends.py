@@ -213,6 +213,37 @@ for metric in ("cosine", "euclidean"):
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
 
 
+def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
+    """The interpreter takes programs that the compiler refuses."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+
+    from image_similarity.knn.backends import kernels
+
+    def compiled(kernel: Any, types: dict[str, str], constants: dict[str, object], **options: int) -> Any:
+        names = {name: next(of for key, of in types.items() if name.startswith(key)) for name in kernel.arg_names}
+        signature = {name: "constexpr" if name in constants else of for name, of in names.items()}
+        source = triton.compiler.ASTSource(kernel, signature, constants)
+        return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+    sizes = {"rows": "i32", "columns": "i32", "dimensions": "i32", "capacity": "i32"}
+    runs = {"run_places": "*i32", "run_count": "*i32", "run_scores": "*fp32"}
+    of_runs = {**runs, **sizes, "half_": "*fp32", "near_cut": "*fp32", "far_cut": "*fp32"}
+    for block in cuda.BLOCKS.values():
+        sides = {"ROWS": block["ROWS"], "COLUMNS": block["COLUMNS"], "BAND": block["BAND"]}
+        constants = {**sides, "STEP": 64, "DIAGONAL": True, "WHOLE_STEPS": False}
+        types = {**dict.fromkeys(constants, ""), **of_runs, "a": "*bf16", "b": "*bf16"}
+        options = {"num_warps": block["num_warps"], "num_stages": block["num_stages"]}
+        assert "wgmma" in compiled(kernels.runs_kernel, types, constants, **options).asm["ptx"]
+    entries = {"near_cut": "*fp32", "far_cut": "*fp32", "near_count": "*i32", "far_count": "*i32", "positions": "*i32"}
+    entries |= {"near_pending": "*i64", "far_pending": "*i64", "near_width": "i32", "far_width": "i32"}
+    compiled(kernels.push_kernel, {**runs, **sizes, **entries, "diagonal": "i32", "RUNS": ""}, {"RUNS": 16})
+    vectors = {"a": "*fp32", "b": "*fp32", "shift": "*fp64", "sums": "*fp64", "pairs": "i32", "dimensions": "i32"}
+    vectors |= {"rows": "*i64", "columns": "*i64"}
+    constants = {"ANGULAR": True, "PAIRS": 8, "STEP": 128}
+    compiled(kernels.sums_kernel, {**dict.fromkeys(constants, ""), **vectors}, constants)
+
+
 # -- imports -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,9 +2,10 @@
 
 - ``distances``     exact distances, the same on every machine
 - ``scoring``       fast scores, and a bound on their error
-- ``candidates``    the best candidates of each row by score, and a lower bound on the dropped ones
+- ``backends``      the best candidates of each row by score: on the processor, or on a GPU
+- ``candidates``    keys of neighbours, and lists of them with a lower bound on the dropped ones
 - ``rerank``        exact distances of candidates, and the proof that no other vector is nearer
-- ``engine``        all pairs in one process
+- ``engine``        all pairs in one process, on any backend
 - ``partitioning``  spherical k-means; ``nndescent``, ``graphs``: neighbours of neighbours
 - ``recall``        the share of true neighbours in a list
 - ``calibration``   the speed of this machine; ``compiled``, ``warmup``: functions that numba compiles

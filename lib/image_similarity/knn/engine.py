@@ -61,8 +61,10 @@ def neighbours(
     """Similar and dissimilar neighbours among ``vectors`` (n, d) float32.
 
     ``metric``: a name in `distances.METRICS`; all ``vectors`` must be usable for it. ``similar``, ``dissimilar``: the
-    most neighbours of each row. ``block_rows``: vectors in a block. ``backend``: the processor if it is None. The
-    result is the same on every backend. ``report``: called after each phase, with the number of rows that it was about.
+    most neighbours of each row. ``block_rows``: vectors in a block. ``screen``: the precision of scores; by default the
+    backend's fastest, and the next one where that leaves too many rows unproven. ``backend``: the processor if it is
+    None. The result is the same on every backend. ``DeviceFailed`` is raised if a GPU fails. ``report``: called after
+    each phase, with the number of rows that it was about.
     """
     chosen, backend = distances.METRICS[metric], backend or Cpu()
     counts = min(similar, len(vectors)), min(dissimilar, len(vectors))  # lists no longer than they can get
