@@ -243,8 +243,9 @@ def jpegs(count: int) -> list[bytes]:
 
     def picture(seed: int) -> bytes:
         rng = np.random.default_rng(seed)
-        coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
-        pixels = np.asarray(coarse).astype(np.int16) + rng.integers(-8, 9, (480, 640, 3))
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        smooth = coarse.resize((640, 480), Image.Resampling.BICUBIC)
+        pixels = np.asarray(smooth).astype(np.int16) + rng.integers(-8, 9, (480, 640, 3))
         content = io.BytesIO()
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(content, "JPEG", quality=90)
         return content.getvalue()
