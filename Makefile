@@ -27,7 +27,10 @@ define PREPARE_JAVA
 @$(BIN)/python -m image_similarity.runtime.class_archive
 endef
 
-.PHONY: demo test test-all test-long lint format bench package clean ready
+# An environment that is there already, where PYTHON is given; else .venv.
+GIVEN  := $(filter-out file,$(origin PYTHON))
+
+.PHONY: demo test test-all test-long lint format bench gpu-check package clean ready
 
 demo: ready
 ifeq ($(strip $(IMAGES)),)
@@ -78,6 +81,11 @@ bench: ready
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
+
+# On a machine with a GPU: whether it gives what the processor gives, and how fast it is. Needs no Java and no Spark.
+# PYTHON=python3 make gpu-check takes an environment with torch, torchvision, numba and pillow as it is.
+gpu-check: $(if $(GIVEN),,$(VENV)/.installed)
+	@$(if $(GIVEN),$(PYTHON),$(BIN)/python) tools/gpu_check.py
 
 clean:
 	rm -rf $(VENV) $(AIRFLOW) demo build dist .mypy_cache .pytest_cache .ruff_cache

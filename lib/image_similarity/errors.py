@@ -58,6 +58,10 @@ class Terminated(Interrupted):
         return "ended by SIGTERM"
 
 
+class DeviceFailed(Exception):
+    """A GPU failed, or has too little memory for the least work. The message names it and its machine."""
+
+
 class Unreadable(Exception):
     """An image that cannot be used. ``reason``: a word for the table ``failures``; ``detail``: one line for people."""
 

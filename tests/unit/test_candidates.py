@@ -7,7 +7,7 @@ import pytest
 
 import oracle
 from image_similarity.knn import candidates, distances, engine, scoring
-from image_similarity.knn.candidates import Pool
+from image_similarity.knn.backends.cpu import Pool
 from image_similarity.knn.distances import METRICS
 from image_similarity.knn.scoring import FLOAT32, SCREENS
 

@@ -1,76 +1,15 @@
 """Scores are never more wrong than their bound, and lists from them are those of the definition."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import oracle
+from adversaries import ADVERSARIES, Adversary, drawn, one_point_in_bfloat16
 from image_similarity.knn import candidates, distances, engine, rerank, scoring
+from image_similarity.knn.backends.cpu import Cpu
 from image_similarity.knn.distances import METRICS
 from image_similarity.knn.scoring import SCREENS
-
-Adversary = Callable[[np.random.Generator], NDArray[np.float32]]
-
-
-def near_ties(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Around a few centres, with differences that float32 scores cannot tell apart."""
-    centres = rng.standard_normal((4, 96))
-    return (centres[rng.integers(0, 4, 300)] + 1e-7 * rng.standard_normal((300, 96))).astype(np.float32)
-
-
-def one_point_in_bfloat16(rng: np.random.Generator) -> NDArray[np.float32]:
-    return (1 + 1e-3 * rng.uniform(-1, 1, (300, 96))).astype(np.float32)
-
-
-def huge_dimensions(rng: np.random.Generator) -> NDArray[np.float32]:
-    vectors = rng.standard_normal((300, 96)).astype(np.float32)
-    vectors[:, :3] += np.float32(1e6)
-    return vectors
-
-
-def many_copies(rng: np.random.Generator) -> NDArray[np.float32]:
-    vectors = rng.standard_normal((300, 96)).astype(np.float32)
-    vectors[:120] = vectors[0]
-    return vectors[rng.permutation(300)]
-
-
-def extreme_lengths(rng: np.random.Generator) -> NDArray[np.float32]:
-    lengths = np.float32(10) ** rng.integers(-18, 18, (300, 1)).astype(np.float32)
-    return rng.standard_normal((300, 96)).astype(np.float32) * lengths
-
-
-def small_integers(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Exact in bfloat16, which their products are not; near ones far from the origin."""
-    return (rng.integers(100, 250, (10, 96))[rng.integers(0, 10, 300)] + rng.integers(0, 6, (300, 96))).astype(
-        np.float32
-    )
-
-
-def outliers(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Some vectors are far longer than the others, some far shorter, and one is zero. Some of each have neighbours."""
-    vectors = rng.standard_normal((300, 96)).astype(np.float32)
-    for first, length in ((0, 1e5), (3, 1e5), (6, 1e12), (9, 1e36), (12, 1e-12), (15, 1e-30), (18, 1e-36), (21, 0.0)):
-        vectors[first : first + 3] *= np.float32(length)
-    vectors[4:6] = vectors[3] * np.float32(1 + 1e-6)
-    return vectors[rng.permutation(300)]
-
-
-ADVERSARIES = [
-    small_integers,
-    near_ties,
-    one_point_in_bfloat16,
-    huge_dimensions,
-    many_copies,
-    extreme_lengths,
-    outliers,
-]
-
-
-def drawn(adversary: Adversary, metric: str, seed: int) -> NDArray[np.float32]:
-    vectors = adversary(np.random.default_rng(seed))
-    return vectors[~METRICS[metric].unusable(vectors)]
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -121,9 +60,10 @@ def unproven(vectors: NDArray[np.float32], metric: str) -> int:
     (n, d), chosen, screen = vectors.shape, METRICS[metric], SCREENS["float32"]
     common_scale = scoring.scale_of(float(np.abs(vectors).max()), d, chosen)
     part = rerank.Part(distances.measured(vectors, chosen), np.arange(n, dtype=np.int32), np.arange(n))
-    strip = candidates.Strip(scoring.copies(part.vectors, chosen, screen, common_scale), part.positions, 26, 26)
-    strip.offer(strip, screen, np.empty((n, n), dtype=np.float32), d)
-    scored = rerank.Scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error, chosen, screen, d, common_scale)
+    comparison = scoring.Comparison(chosen, screen, d, common_scale)
+    strip = Cpu().strip(part, comparison, 26, 26)
+    strip.offer(strip)
+    scored = rerank.Scored(*strip.keys(), strip.error, comparison)
     reranker = rerank.Reranker(part, scored)
     reranker.add(part)
     similar, dissimilar = reranker.lists()

@@ -2,7 +2,8 @@
 
 - ``distances``     exact distances, the same on every machine
 - ``scoring``       fast scores, and a bound on their error
-- ``candidates``    the best candidates of each row by score, and a lower bound on the dropped ones
+- ``backends``      the best candidates of each row by score: on the processor, or on a GPU
+- ``candidates``    keys of neighbours, and lists of them with a lower bound on the dropped ones
 - ``rerank``        exact distances of candidates, and the proof that no other vector is nearer
 - ``engine``        compare, merge, rerank, certify: the steps of exact search; and all pairs in memory, with threads
 - ``screening``     the precision of scores that proves most for its time

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from image_similarity.knn import engine, scoring
-from image_similarity.knn.candidates import Strip
+from image_similarity.knn.backends.cpu import Cpu, CpuStrip
 from image_similarity.knn.distances import METRICS, Values, measured
-from image_similarity.knn.scoring import BFLOAT16, FLOAT32, SCREENS, Screen, candidate_count
+from image_similarity.knn.rerank import Part
+from image_similarity.knn.scoring import BFLOAT16, FLOAT32, SCREENS, Comparison, Screen, candidate_count
 
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")
 _SAMPLE_FLOP = 1e10
@@ -63,34 +64,32 @@ def rate(rows: int, dimensions: int, metric: str, similar: int, dissimilar: int,
 def speedup(values: Values, metric: str, screen: Screen) -> float:
     """How many times as fast as float32 ``screen`` compares vectors like the first of ``values`` (n, d) on one core."""
     rows = min(len(values), _SAMPLE_ROWS)
-    with engine.one_core(screen.name):
+    with engine.one_core(screen):
         low, high = (_pairs(values[:rows], metric, of, 12, 12) for of in (screen, FLOAT32))
     return low / high
 
 
 def _product(values: Values, metric: str, screen: Screen) -> float:
     # Two equal strips: numpy recognises the product of an array with itself, which is symmetric and half the work.
-    a, b = (_strip(values, metric, screen, 0, 0) for _ in range(2))
+    a, b = _strips(values, metric, screen, 0, 0)
     buffer = np.empty((len(values), len(values)), dtype=np.float32)
     seconds = _fastest(lambda: screen.product(a.copies.low, b.copies.low, buffer))
     return float(2 * len(values) ** 2 * values.shape[1] / seconds)
 
 
 def _pairs(values: Values, metric: str, screen: Screen, similar: int, dissimilar: int) -> float:
-    buffer = np.empty((len(values), len(values)), dtype=np.float32)
-    a, b = (
-        _strip(values, metric, screen, candidate_count(similar, screen), candidate_count(dissimilar, screen))
-        for _ in range(2)
-    )
-    a.offer(b, screen, buffer, values.shape[1])  # fills the lists, which happens once; the timed calls find them full
-    return len(values) ** 2 / _fastest(lambda: a.offer(b, screen, buffer, values.shape[1]))
+    a, b = _strips(values, metric, screen, candidate_count(similar, screen), candidate_count(dissimilar, screen))
+    a.offer(b)  # fills the lists, which happens once; the timed calls find them full
+    return len(values) ** 2 / _fastest(lambda: a.offer(b))
 
 
-def _strip(values: Values, metric: str, screen: Screen, similar: int, dissimilar: int) -> Strip:
-    chosen = METRICS[metric]
+def _strips(values: Values, metric: str, screen: Screen, similar: int, dissimilar: int) -> list[CpuStrip]:
+    """Two equal strips."""
+    chosen, backend = METRICS[metric], Cpu()
     common_scale = scoring.scale_of(float(np.abs(values).max()), values.shape[1], chosen)
-    copies = scoring.copies(measured(values, chosen), chosen, screen, common_scale)
-    return Strip(copies, np.arange(len(values), dtype=np.int32), similar, dissimilar)
+    part = Part(measured(values, chosen), np.arange(len(values), dtype=np.int32), np.arange(len(values)))
+    comparison = Comparison(chosen, screen, values.shape[1], common_scale)
+    return [backend.strip(part, comparison, similar, dissimilar) for _ in range(2)]
 
 
 def _fastest(work: Callable[[], object]) -> float:

@@ -150,6 +150,23 @@ def _square(x, y):  # type: ignore[no-untyped-def]
     return total
 
 
+def slack(dimensions: int) -> float:
+    """How much two orders of adding may differ: for products of unit vectors, and as a share of squared differences.
+
+    Two orders of adding d products of unit vectors differ by at most 2 d u; the scales and 1 - x add little.
+    """
+    return (2 * dimensions + 16) * _U
+
+
+def slack_of_squares(dimensions: int) -> float:
+    """The error of a squared distance that is |a|^2 + |b|^2 - 2 a b, as a share of |a|^2 + |b|^2.
+
+    The error of the product is at most d u |a| |b| <= d u (|a|^2 + |b|^2) / 2. The errors of the squares are as large.
+    The error of the sum of squared differences, which defines the distance, is twice that. A few roundings are added.
+    """
+    return (5 * dimensions + 32) * _U
+
+
 @compiled()
 def _angular_pairs(a, shift_a, scale_a, b, shift_b, scale_b, rows, columns, unit, doubt_all, distances):  # type: ignore[no-untyped-def]
     slack = GRID * (2 * a.shape[1] + 16) * unit
@@ -198,19 +215,13 @@ def block(metric: Metric, a: Vectors, b: Vectors) -> Bits:
 def _angular(product: Reals, dimensions: int) -> tuple[Values, tuple[Indices, ...]]:
     steps = (1.0 - product) * GRID
     nearest = np.rint(steps)
-    # Two orders of adding d products of unit vectors differ by at most 2 d u; the scales and 1 - x add little.
-    slack = GRID * (2 * dimensions + 16) * _U
-    doubtful = np.nonzero(np.abs(steps - nearest) > 0.5 - slack)
+    doubtful = np.nonzero(np.abs(steps - nearest) > 0.5 - GRID * slack(dimensions))
     return (np.clip(nearest, 0.0, 2.0 * GRID) / GRID + 0.0).astype(np.float32), doubtful
 
 
 def _euclidean(product: Reals, a: Vectors, b: Vectors) -> tuple[Values, tuple[Indices, ...]]:
     squares = np.square(a.rows()).sum(axis=1)[:, None] + np.square(b.rows()).sum(axis=1)[None, :]
-    squared = squares - 2.0 * product
-    # The error of the product is at most d u |a| |b| <= d u (|a|^2 + |b|^2) / 2. The errors of the squares are as
-    # large. The error of the sum of squared differences, which defines the distance, is twice that. A few roundings
-    # are added.
-    slack = squares * ((5 * a.values.shape[1] + 32) * _U)
-    low = np.sqrt(np.maximum(squared - slack, 0.0)).astype(np.float32)
-    high = np.sqrt(np.maximum(squared + slack, 0.0)).astype(np.float32)
+    squared, error = squares - 2.0 * product, squares * slack_of_squares(a.values.shape[1])
+    low = np.sqrt(np.maximum(squared - error, 0.0)).astype(np.float32)
+    high = np.sqrt(np.maximum(squared + error, 0.0)).astype(np.float32)
     return low, np.nonzero(low != high)

@@ -5,25 +5,28 @@
 3. `rerank` gives the candidates their exact distances, and a lower bound on what was dropped.
 4. `certify` tells the vectors whose neighbours this proves. `brute_force` compares the others with all.
 
-Spark's tasks call these for parts of a collection that is larger than a machine's memory. `Comparison` calls them for
+Spark's tasks call these for parts of a collection that is larger than a machine's memory. `AllPairs` calls them for
 one that is in memory, with threads.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_similarity.knn import distances, rerank, scoring
-from image_similarity.knn.candidates import _LOW, NONE, Keys, Lists, Strip, least
-from image_similarity.knn.distances import BITS_MAX, METRICS, Indices, Metric, Values
+from image_similarity.knn.backends import Backend, Strip, screens_of
+from image_similarity.knn.backends.cpu import Cpu
+from image_similarity.knn.candidates import _LOW, NONE, Keys, Lists, least
+from image_similarity.knn.distances import BITS_MAX, METRICS, Indices, Metric, Values, Vectors
 from image_similarity.knn.rerank import Part, Reranker, Scored
-from image_similarity.knn.scoring import SCREENS, Screen, candidate_count
+from image_similarity.knn.scoring import Comparison, Screen, candidate_count
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,7 +45,7 @@ class Search:
 
     metric: str
     screen: str
-    """A name in `scoring.SCREENS`: the precision of scores."""
+    """The precision of scores: a name among the screens of the kind of backend."""
     dimensions: int
     common_scale: float
     """See `scoring.scale_of`."""
@@ -50,6 +53,8 @@ class Search:
     dissimilar: int
     others: int
     """The number of vectors that each vector is compared with."""
+    kind: str = Cpu.kind
+    """The kind of backend that compares."""
 
     @property
     def measure(self) -> Metric:
@@ -57,31 +62,30 @@ class Search:
 
     @property
     def precision(self) -> Screen:
-        return SCREENS[self.screen]
+        return screens_of(self.kind)[self.screen]
 
     @property
     def list_lengths(self) -> tuple[int, int]:
         """The number of candidates in a list, similar and dissimilar."""
         return candidate_count(self.similar, self.precision), candidate_count(self.dissimilar, self.precision)
 
-    def strip(self, part: Part, list_lengths: tuple[int, int] | None = None) -> Strip:
+    @property
+    def comparison(self) -> Comparison:
+        return Comparison(self.measure, self.precision, self.dimensions, self.common_scale)
+
+    def strip(self, backend: Backend, part: Part, list_lengths: tuple[int, int] | None = None) -> Any:
         """``part`` while it is compared. ``list_lengths``: others than those of the search."""
-        copies = scoring.copies(part.vectors, self.measure, self.precision, self.common_scale)
-        return Strip(copies, part.positions, *(self.list_lengths if list_lengths is None else list_lengths))
-
-    def scored(self, similar: Keys, dissimilar: Keys, error: Values) -> Scored:
-        return Scored(similar, dissimilar, error, self.measure, self.precision, self.dimensions, self.common_scale)
+        lengths = self.list_lengths if list_lengths is None else list_lengths
+        return backend.strip(part, self.comparison, *lengths)
 
 
-def compare(search: Search, rows: Sequence[Strip], columns: Sequence[Strip], buffer: Values) -> None:
+def compare(rows: Sequence[Strip], columns: Sequence[Strip]) -> None:
     """Offer the scores of all pairs of ``rows`` and ``columns`` to the lists of both. They may be the same strips: then
     each pair is compared once.
-
-    ``buffer``: float32 memory for the product of two strips.
     """
     for i, strip in enumerate(rows):
         for other in columns[i:] if rows is columns else columns:
-            strip.offer(other, search.precision, buffer, search.dimensions)
+            strip.offer(other)
 
 
 def merge(
@@ -97,7 +101,7 @@ def merge(
     """
     lengths = search.list_lengths if list_lengths is None else list_lengths
     best = [least(np.concatenate(lists, axis=1), k) for lists, k in zip((similar, dissimilar), lengths)]
-    return search.scored(best[0], best[1], np.maximum.reduce(errors))
+    return Scored(best[0], best[1], np.maximum.reduce(errors), search.comparison)
 
 
 def rerank_candidates(
@@ -124,11 +128,17 @@ def certify(search: Search, lists: Pair) -> NDArray[np.bool_]:
 
 def brute_force(metric: Metric, rows: Part, others: Iterable[Part], similar: int, dissimilar: int) -> Pair:
     """The exact lists of ``rows`` among ``others``, all of which they are compared with, without scores."""
-    lists = Lists.empty(len(rows), similar), Lists.empty(len(rows), dissimilar)
-    for other in others:
-        near, far = rerank.brute_force(
-            metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar
-        )
+    found = (
+        rerank.brute_force(metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar)
+        for other in others
+    )
+    return _best_of(found, len(rows), similar, dissimilar)
+
+
+def _best_of(found: Iterable[tuple[Keys, Keys]], rows: int, similar: int, dissimilar: int) -> Pair:
+    """The lists of ``rows`` vectors from the keys that were found among several parts of the others."""
+    lists = Lists.empty(rows, similar), Lists.empty(rows, dissimilar)
+    for near, far in found:
         lists = lists[0].merged(Lists.complete(near)), lists[1].merged(Lists.complete(far))
     return lists
 
@@ -138,15 +148,18 @@ def brute_force(metric: Metric, rows: Part, others: Iterable[Part], similar: int
 _LEAST_STRIP_ROWS = 64
 _STRIPS_PER_THREAD = 8
 """A strip is in one tile at a time. With this many, threads find one that is free, and end together."""
+_MEASURED_VALUES = 2**22
+"""Values that a thread measures at once."""
 _BRUTE_FORCE_BYTES = 2**27
 """Memory of a thread for distances in float64."""
 
 
-class Comparison:
-    """All pairs of vectors in memory, compared with threads.
+class AllPairs:
+    """All pairs of vectors in memory, compared on one backend; on the processor with threads.
 
     ``vectors``: their positions are 0, 1, 2... ``is_new`` (n,): pairs of vectors that are both not new are not
     compared; their lists are in ``known`` (n rows each), and are merged in. ``block_rows``: most vectors in a strip.
+    ``list_lengths``: the places of lists that are kept; those of the search, unless others are given.
     """
 
     def __init__(
@@ -154,18 +167,22 @@ class Comparison:
         search: Search,
         vectors: Part,
         threads: int = 1,
-        block_rows: int = 2048,
+        block_rows: int | None = None,
         is_new: NDArray[np.bool_] | None = None,
         known: Pair | None = None,
+        backend: Backend | None = None,
+        list_lengths: tuple[int, int] | None = None,
     ):
+        self._backend = backend or Cpu()
         self.search, self.vectors, self._threads, self._known = search, vectors, max(1, threads), known
         self._is_new = np.ones(len(vectors), dtype=np.bool_) if is_new is None else is_new
+        self._block_rows = block_rows or self._backend.block_rows
+        self._list_lengths = search.list_lengths if list_lengths is None else list_lengths
         new, old = np.nonzero(self._is_new)[0], np.nonzero(~self._is_new)[0]
-        self._rows = [*self._cut(new, block_rows)]
+        self._rows = [*self._cut(new)]
         self._new_strips = len(self._rows)
-        self._rows += self._cut(old, block_rows)
-        self._block_rows = block_rows
-        self._strips: list[Strip] = []
+        self._rows += self._cut(old)
+        self._strips: list[Any] = []
         self.pairs = len(new) * (len(new) - 1) // 2 + len(new) * len(old)
         """The number of pairs to compare."""
         self.pairs_done = 0
@@ -175,47 +192,49 @@ class Comparison:
         """Exact lists of all vectors, by position."""
         self.uncertain = np.zeros(len(vectors), dtype=np.bool_)
         """The vectors whose lists scores did not prove."""
-        self._blocks_done, self._blocks_to_do = 0, 1
+        self._done, self._to_do = 0, 1
 
     def _widths(self) -> tuple[int, int]:
-        lengths = self.search.list_lengths
+        similar, dissimilar = self._list_lengths
         if self._known is None:
-            return lengths
-        return tuple(max(k, known.keys.shape[1]) for k, known in zip(lengths, self._known))
+            return similar, dissimilar
+        return max(similar, self._known[0].keys.shape[1]), max(dissimilar, self._known[1].keys.shape[1])
 
-    def _cut(self, rows: Indices, block_rows: int) -> list[Indices]:
+    def _cut(self, rows: Indices) -> list[Indices]:
         if not len(rows):
             return []
         wanted = max(_LEAST_STRIP_ROWS, -(-len(rows) // (_STRIPS_PER_THREAD * self._threads)))
-        count = -(-len(rows) // min(block_rows, wanted))
+        count = -(-len(rows) // min(self._block_rows, wanted))
         return np.array_split(rows, count)
 
     def _part(self, rows: Indices) -> Part:
         is_slice = len(rows) and rows[-1] - rows[0] == len(rows) - 1
         return self.vectors[slice(int(rows[0]), int(rows[-1]) + 1)] if is_slice else self.vectors[rows]
 
-    def strips(self) -> Sequence[Strip]:
+    def strips(self) -> Sequence[Any]:
         """The vectors while they are compared."""
         if not self._strips:
-            with one_core(self.search.screen):
-                self._strips = self._in_threads(lambda rows: self.search.strip(self._part(rows)), self._rows)
+            with one_core(self.search.precision):
+                self._strips = self._in_threads(self._strip, self._rows)
         return self._strips
+
+    def _strip(self, rows: Indices) -> Any:
+        return self.search.strip(self._backend, self._part(rows))
 
     def compare(self) -> None:
         """Collect the candidates of all vectors, by scores."""
         if not self._new_strips:  # there is nothing to compare
             return
         self.strips()
-        with one_core(self.search.screen):
-            tiles, largest = _Tiles(self._new_strips, len(self._rows)), max(map(len, self._rows))
-            self._in_threads(lambda _: self._compare_tiles(tiles, largest), range(self._threads))
+        with one_core(self.search.precision):
+            tiles = _Tiles(self._new_strips, len(self._rows), self._threads)
+            self._in_threads(lambda _: self._compare_tiles(tiles), range(self._threads))
 
-    def _compare_tiles(self, tiles: "_Tiles", largest: int) -> None:
-        buffer = np.empty((largest, largest), dtype=np.float32)
+    def _compare_tiles(self, tiles: "_Tiles") -> None:
         while not self._ending and (tile := tiles.take()) is not None:
             i, j = tile
             try:
-                self._strips[i].offer(self._strips[j], self.search.precision, buffer, self.search.dimensions)
+                self._strips[i].offer(self._strips[j])
             finally:
                 rows = len(self._rows[i])
                 tiles.give_back(i, j, rows * (rows - 1) // 2 if i == j else rows * len(self._rows[j]))
@@ -223,18 +242,17 @@ class Comparison:
 
     def rerank(self) -> int:
         """Give all candidates exact distances. Returns the number of vectors whose neighbours this does not prove."""
-        with one_core(self.search.screen):
+        with one_core(self.search.precision):
             self._in_threads(self._rerank_strip, range(len(self._rows)))
-        self._strips = []
         return int(self.uncertain.sum())
 
     def _rerank_strip(self, number: int) -> None:
         rows = self._rows[number]
-        part, lists = self._part(rows), self._known_of(rows)
+        lists = self._known_of(rows)
         if self._strips:
-            strip = self._strips[number]
-            scored = self.search.scored(strip.similar.keys(), strip.dissimilar.keys(), strip.error)
-            lists = rerank_candidates(part, scored, lambda reranker: reranker.add(self.vectors), lists)
+            lists = self._backend.rerank(
+                self._strips[number], self._strips, self.vectors, self.search.comparison, self._list_lengths, lists
+            )
         if lists is not None:
             self._keep(rows, lists)
             self.uncertain[rows] = ~certify(self.search, lists)
@@ -247,38 +265,44 @@ class Comparison:
 
     def _keep(self, rows: Indices, lists: Pair) -> None:
         for kept, given in zip(self.lists, lists):
-            kept.keys[rows] = given.widened(kept.keys.shape[1]).keys
+            width = min(given.keys.shape[1], kept.keys.shape[1])
+            kept.keys[rows, :width], kept.keys[rows, width:] = given.keys[:, :width], NONE
             kept.lower_bound[rows] = given.lower_bound
 
     def complete(self) -> None:
         """Compare the vectors that scores did not prove with all others by brute force."""
         rows, dimensions = np.nonzero(self.uncertain)[0], self.search.dimensions
-        at_once = _BRUTE_FORCE_BYTES // (8 * (dimensions + 3 * self._block_rows))
-        at_once = max(1, min(self._block_rows, at_once, -(-len(rows) // self._threads)))
-        with one_core(self.search.screen):
+        if len(rows):
+            others = max(map(len, self._rows))
+            at_once = _BRUTE_FORCE_BYTES // (8 * (dimensions + 3 * others))
+            at_once = max(1, min(self._block_rows, at_once, -(-len(rows) // self._threads)))
             chunks = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
-            self._blocks_to_do = max(1, len(chunks) * -(-len(self.vectors) // self._block_rows))
-            self._in_threads(self._by_brute_force, chunks)
+            self._to_do = len(chunks) * len(self.strips())
+            with one_core(self.search.precision):
+                self._in_threads(self._by_brute_force, chunks)
+        self._strips = []
 
     @property
     def completed_share(self) -> float:
         """The share of `complete` that is done."""
-        return self._blocks_done / self._blocks_to_do
+        return self._done / self._to_do
 
     def _by_brute_force(self, rows: Indices) -> None:
-        lists = brute_force(self.search.measure, self.vectors[rows], self._blocks(), *self.search.list_lengths)
+        lists = _best_of(self._exact_keys(self.vectors[rows]), len(rows), *self._list_lengths)
         if not self._ending:
             self._keep(rows, lists)
 
-    def _blocks(self) -> Iterator[Part]:
-        for start in range(0, len(self.vectors), self._block_rows):
+    def _exact_keys(self, rows: Part) -> Iterator[tuple[Keys, Keys]]:
+        for strip in self._strips:
             if self._ending:
                 return
-            yield self.vectors[start : start + self._block_rows]
-            self._blocks_done += 1
+            yield strip.brute_force(rows, *self._list_lengths)
+            self._done += 1
 
     def _in_threads(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """The results of ``work``, in the order of ``items``. After an error, or a signal, the rest is not done."""
+        if self._threads == 1:  # a GPU is the current device of one thread
+            return [work(item) for item in items]
         with ThreadPoolExecutor(self._threads) as pool:
             futures = [pool.submit(work, item) for item in items]
             try:
@@ -298,8 +322,8 @@ class _Tiles:
     ``new``: the first strips, which are compared with one another and with all others.
     """
 
-    def __init__(self, new: int, strips: int):
-        self._waiting = _in_rounds(new, strips)
+    def __init__(self, new: int, strips: int, threads: int):
+        self._waiting = _in_rounds(new, strips) if threads > 1 else _in_rows(new, strips)
         self._busy: set[int] = set()
         self._changed = threading.Condition()
         self.pairs_done = 0
@@ -323,6 +347,11 @@ class _Tiles:
             self._changed.notify_all()
 
 
+def _in_rows(new: int, strips: int) -> list[tuple[int, int]]:
+    """All tiles, row by row: a strip stays where it is fast to read."""
+    return [(i, j) for i in range(new) for j in range(i, strips)]
+
+
 def _in_rounds(new: int, strips: int) -> list[tuple[int, int]]:
     """All tiles, in an order in which neighbouring ones seldom share a strip."""
     old, longest = strips - new, max(new, strips - new)
@@ -333,11 +362,11 @@ def _in_rounds(new: int, strips: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def one_core(screen: str) -> Iterator[None]:
+def one_core(screen: Screen) -> Iterator[None]:
     """Within this context a product takes one core: threads multiply side by side."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1, user_api="blas"), SCREENS[screen].one_thread():
+    with threadpool_limits(1, user_api="blas"), screen.one_thread():
         yield
 
 
@@ -376,23 +405,57 @@ def neighbours(
     metric: str,
     similar: int,
     dissimilar: int,
-    block_rows: int = 2048,
-    screen: Screen = scoring.FLOAT32,
+    block_rows: int | None = None,
+    screen: Screen | None = None,
+    backend: Backend | None = None,
     threads: int = 1,
+    report: Callable[[str, int], None] = lambda phase, rows: None,
 ) -> tuple[Ranked, Ranked]:
     """Similar and dissimilar neighbours among ``vectors`` (n, d) float32.
 
     ``metric``: a name in `distances.METRICS`; all ``vectors`` must be usable for it. ``similar``, ``dissimilar``: the
-    most neighbours of each row. ``block_rows``: most vectors in a block. ``threads``: how many compare at once.
+    most neighbours of each row. ``block_rows``: most vectors in a block. ``backend``: the processor if it is None. The
+    result is the same on every backend. ``threads``: how many compare at once; on the processor only. ``report``:
+    called after each phase, with the number of rows that it was about.
     """
-    chosen, n = METRICS[metric], len(vectors)
-    index = np.arange(n, dtype=np.int64)
-    whole = Part(distances.measured(vectors, chosen), index.astype(np.int32), index)
-    common_scale = scoring.scale_of(float(np.abs(vectors).max(initial=0)), vectors.shape[1], chosen)
-    search = Search(metric, screen.name, vectors.shape[1], common_scale, similar, dissimilar, max(0, n - 1))
-    comparison = Comparison(search, whole, threads, block_rows)
-    comparison.compare()
-    comparison.rerank()
-    comparison.complete()
-    near, far = comparison.lists
-    return ranked(near.keys[:, :similar], index, False), ranked(far.keys[:, :dissimilar], index, True)
+    backend, n = backend or Cpu(), len(vectors)
+    whole = _measured(vectors, METRICS[metric])
+    common_scale = scoring.scale_of(_largest(vectors, METRICS[metric]), vectors.shape[1], METRICS[metric])
+    report("measure", n)
+    counts = min(similar, n), min(dissimilar, n)  # lists no longer than they can get
+    screens = [screen] if screen else backend.screens
+    for precision in screens:
+        search = Search(metric, precision.name, vectors.shape[1], common_scale, *counts, max(0, n - 1), backend.kind)
+        pairs = AllPairs(search, whole, threads, block_rows, backend=backend, list_lengths=counts)
+        pairs.strips()
+        report("copy", n)
+        pairs.compare()
+        report(f"compare in {precision.name}", n)
+        uncertain = pairs.rerank()
+        report("rerank", n)
+        if uncertain <= MAX_UNCERTAIN_SHARE * n:
+            break
+    pairs.complete()
+    report("certify", uncertain)
+    near, far = pairs.lists
+    results = (
+        ranked(near.keys[:, : counts[0]], whole.index, False),
+        ranked(far.keys[:, : counts[1]], whole.index, True),
+    )
+    report("table", n)
+    return results
+
+
+def _largest(vectors: Values, metric: Metric) -> float:
+    return 0.0 if metric.angular else float(np.abs(vectors).max(initial=0))
+
+
+def _measured(vectors: Values, metric: Metric) -> Part:
+    """``vectors`` with shifts and scales, measured in as many threads as there are processors."""
+    index = np.arange(len(vectors), dtype=np.int64)
+    values, step = np.ascontiguousarray(vectors), max(1, _MEASURED_VALUES // max(1, vectors.shape[1]))
+    with ThreadPoolExecutor(os.cpu_count(), "measure") as pool:
+        chunks = [values[start : start + step] for start in range(0, len(values), step)] or [values]
+        parts = list(pool.map(lambda chunk: distances.measured(chunk, metric), chunks))
+    shift, scale = (np.concatenate([getattr(part, name) for part in parts]) for name in ("shift", "scale"))
+    return Part(Vectors(values, shift, scale), index.astype(np.int32), index)

@@ -6,7 +6,7 @@ the result does not depend on the order and size of blocks, or on the precision 
 compared by brute force (`brute_force`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from image_similarity.knn import distances, scoring
 from image_similarity.knn.candidates import NONE, Keys, Lists, key_of, least, positions_of, scores_of
-from image_similarity.knn.distances import Indices, Metric, Reals, Values, Vectors
-from image_similarity.knn.scoring import Screen
+from image_similarity.knn.distances import Bits, Indices, Metric, Reals, Values, Vectors
+from image_similarity.knn.scoring import Comparison
 
 
-def least_possible(scores: Reals, error: Reals, length: Reals, scored: "Scored", farthest: bool) -> Keys:
+def least_possible(scores: Reals, error: Reals, length: Reals, comparison: Comparison, farthest: bool) -> Keys:
     """Keys that are a lower bound for pairs with ``scores``. ``error``, ``length``: see `scoring.best_possible`."""
-    metric, common_scale = scored.metric, scored.common_scale
-    best = scoring.best_possible(scores, error, length, metric, scored.screen, scored.dimensions, farthest)
+    metric, common_scale = comparison.metric, comparison.common_scale
+    best = scoring.best_possible(scores, error, length, metric, comparison.screen, comparison.dimensions, farthest)
     bits = (
         scoring.farthest_possible(metric, -best, common_scale)
         if farthest
@@ -30,17 +30,15 @@ def least_possible(scores: Reals, error: Reals, length: Reals, scored: "Scored",
     return key_of(bits, np.zeros(1, dtype=np.int64), farthest)
 
 
-def lower_bound_of(best: Keys, length: Reals, scored: "Scored", farthest: bool) -> Keys:
-    """(n,): a lower bound on the keys of neighbours that are not in the lists of scores ``best`` (n, k).
+def lower_bound_of(worst: Keys, error: Values, length: Reals, comparison: Comparison, farthest: bool) -> Keys:
+    """(n,): a lower bound on the keys of neighbours that are not in lists of scores, whose greatest keys are ``worst``
+    (n,).
 
     Each list has every neighbour whose score beats the worst score in the list. ``length``: (n,) the rows' lengths. The
-    bound is `NONE` if a list is not full, since it dropped nothing, and if k is 0.
+    bound is `NONE` if ``worst`` is: the list is not full and dropped nothing.
     """
-    if best.shape[1] == 0:
-        return np.full(len(best), NONE)
-    worst = scores_of(best.max(axis=1))
-    lower_bound = least_possible(worst, scored.error.astype(np.float64), length, scored, farthest)
-    return np.where((best == NONE).any(axis=1), NONE, lower_bound)
+    lower_bound = least_possible(scores_of(worst), error.astype(np.float64), length, comparison, farthest)
+    return np.where(worst == NONE, NONE, lower_bound)
 
 
 def brute_force(
@@ -101,22 +99,29 @@ class Scored:
     dissimilar: Keys
     error: Values
     """(n, 2): see `scoring.bounds`."""
-    metric: Metric
-    screen: Screen
-    dimensions: int
-    common_scale: float
+    comparison: Comparison
+
+
+Pairs = Callable[[Metric, Vectors, Vectors, Indices, Indices], Bits]
+"""Exact distances of pairs: `distances.pairs`, or what gives the same."""
 
 
 class Reranker:
     """Exact lists from lists of scores. The vectors of the candidates are added one part after the other.
 
     ``known``: lists that the result will be merged with. A candidate that can only come after all of their entries is
-    skipped.
+    skipped. ``pairs``: computes the distances.
     """
 
-    def __init__(self, rows: Part, scored: Scored, known: tuple[Lists, Lists] | None = None):
-        self._metric, self._rows = scored.metric, rows
-        length = scoring.lengths(rows.vectors, scored.metric, scored.common_scale)
+    def __init__(
+        self,
+        rows: Part,
+        scored: Scored,
+        known: tuple[Lists, Lists] | None = None,
+        pairs: Pairs = distances.pairs,
+    ):
+        self._metric, self._rows, self._pairs = scored.comparison.metric, rows, pairs
+        length = scoring.lengths(rows.vectors, self._metric, scored.comparison.common_scale)
         self._candidates = [
             _Candidates(
                 best,
@@ -138,7 +143,7 @@ class Reranker:
             first, last = np.searchsorted(candidates.position, [part.positions[0], part.positions[-1] + 1])
             chosen = slice(int(first), int(last))
             columns = np.searchsorted(part.positions, candidates.position[chosen])
-            bits = distances.pairs(self._metric, self._rows.vectors, part.vectors, candidates.row[chosen], columns)
+            bits = self._pairs(self._metric, self._rows.vectors, part.vectors, candidates.row[chosen], columns)
             candidates.exact[candidates.row[chosen], candidates.place[chosen]] = key_of(
                 bits, part.index[columns], farthest
             )
@@ -159,11 +164,20 @@ class _Candidates:
 
     def __init__(self, best: Keys, length: Reals, scored: Scored, farthest: bool, last: Keys | None):
         self.exact = np.full(best.shape, NONE)
-        self.lower_bound = lower_bound_of(best, length, scored, farthest)
+        comparison = scored.comparison
+        self.lower_bound = lower_bound_of(
+            best.max(axis=1) if best.shape[1] else np.full(len(best), NONE),
+            scored.error,
+            length,
+            comparison,
+            farthest,
+        )
         is_candidate = best != NONE
         if last is not None:
             error = scored.error[:, None, :].astype(np.float64)
-            is_candidate &= least_possible(scores_of(best), error, length[:, None], scored, farthest) <= last[:, None]
+            is_candidate &= (
+                least_possible(scores_of(best), error, length[:, None], comparison, farthest) <= last[:, None]
+            )
             self.lower_bound = np.where(
                 last == NONE, self.lower_bound, np.minimum(self.lower_bound, last + (last != NONE))
             )

@@ -63,10 +63,10 @@ class Screen:
     """One precision: how (n, d) float32 is copied, how copies are multiplied, and the largest errors of this."""
 
     name: str
-    copied: Callable[[Values], tuple[Any, Reals]]
+    copied: Callable[[Any], tuple[Any, Any]]
     """(n, d) float32 -> copies, and the distance of each from its original (n,)."""
-    product: Callable[[Any, Any, Values], Values]
-    """Copies (a, d) and (b, d), and a buffer for (a, b) float32 -> their product, in the buffer or in a new array."""
+    product: Callable[[Any, Any, Any], Any]
+    """Copies (a, d) and (b, d), and a buffer (a, b) float32 -> their product, in the buffer or in a new array."""
     lost_by_adding: float
     """Error of adding, for each dimension, relative to the lengths."""
     lost_at_the_end: float
@@ -83,8 +83,7 @@ def _float32_copied(rows: Values) -> tuple[Values, Reals]:
 
 
 def _float32_product(a: Values, b: Values, buffer: Values) -> Values:
-    size = len(a) * len(b)
-    return np.matmul(a, b.T, out=buffer.reshape(-1)[:size].reshape(len(a), len(b)) if size <= buffer.size else None)
+    return np.matmul(a, b.T, out=buffer)
 
 
 def _bfloat16_copied(rows: Values) -> tuple[Any, Reals]:
@@ -120,6 +119,16 @@ BFLOAT16 = Screen(
 SCREENS = {screen.name: screen for screen in (BFLOAT16, FLOAT32)}
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How vectors are compared. ``common_scale``: see `scale_of`."""
+
+    metric: Metric
+    screen: Screen
+    dimensions: int
+    common_scale: float
+
+
 def candidate_count(k: int, screen: Screen) -> int:
     """Candidates that a list of k neighbours keeps. The additional ones are for neighbours that scores cannot tell
     apart, and for deletions.
@@ -133,8 +142,13 @@ def copies(vectors: Vectors, metric: Metric, screen: Screen, common_scale: float
     error, length = np.empty(len(rows)), np.empty(len(rows))
     _scaled(vectors.values, vectors.shift, vectors.scale * common_scale, rows, error, length)
     low, rounding = screen.copied(rows)
-    error = (error + rounding) * _GENEROUS
-    half = np.zeros(len(rows)) if metric.angular else length * length / 2
+    return measured_copies(low, error + rounding, length, metric)
+
+
+def measured_copies(low: Any, error: Reals, length: Reals, metric: Metric) -> Copies:
+    """``low`` with its measured errors. ``length``: (n,) the lengths of the scaled vectors."""
+    error = error * _GENEROUS
+    half = np.zeros(len(error)) if metric.angular else length * length / 2
     return Copies(low, error, (length + error) * _GENEROUS, half.astype(np.float32), metric.angular)
 
 
@@ -171,23 +185,54 @@ def lengths(vectors: Vectors, metric: Metric, common_scale: float) -> Reals:
     return np.sqrt(squares) * (common_scale * _GENEROUS)
 
 
+@dataclass(frozen=True)
+class Extremes:
+    """The largest values among copies, on which the errors of scores against them depend.
+
+    ``relative``: the largest error of a copy, as a share of its length.
+    """
+
+    length: float = 0.0
+    error: float = 0.0
+    half: float = 0.0
+    relative: float = 0.0
+
+    @classmethod
+    def of(cls, copies: Copies, dimensions: int) -> "Extremes":
+        tiny = _tiny(dimensions)
+        relative = np.divide(copies.error - tiny, copies.length, out=np.zeros(len(copies)), where=copies.error > tiny)
+        of_each = copies.length, copies.error, copies.half, relative
+        return cls(*(float(values.max(initial=0.0)) for values in of_each))
+
+    def joined(self, other: "Extremes") -> "Extremes":
+        return Extremes(
+            max(self.length, other.length),
+            max(self.error, other.error),
+            max(self.half, other.half),
+            max(self.relative, other.relative),
+        )
+
+
 def bounds(a: Copies, b: Copies, screen: Screen, dimensions: int) -> Values:
     """(n, 2) float32: for each of ``a`` two bounds on the error of its scores against all of ``b``.
 
     The largest error; and, for the euclidean metric, the largest error of a product for each unit of the other's length
     (see `best_possible`).
     """
-    longest, worst = float(b.length.max()), float(b.error.max())
+    return bounds_against(a, Extremes.of(b, dimensions), screen, dimensions)
+
+
+def bounds_against(a: Copies, b: Extremes, screen: Screen, dimensions: int) -> Values:
+    """The same as `bounds`, against all copies with the extremes ``b``."""
     lost = dimensions * screen.lost_by_adding
     if not a.angular:
         # The product is rounded at the end. The score is the product less the halves, and may be much smaller.
         lost += screen.lost_at_the_end
-    error = a.error * longest + a.length * worst + a.length * longest * lost
-    error = error + 4 * _FLOAT32_U * (a.half + float(b.half.max()) + a.length * longest)
-    error = error + (1e-30 if a.angular else _tiny(dimensions) * (a.length + longest) + 4 * dimensions * _TINY)
+    error = a.error * b.length + a.length * b.error + a.length * b.length * lost
+    error = error + 4 * _FLOAT32_U * (a.half + b.half + a.length * b.length)
     tiny = _tiny(dimensions)
-    relative = np.divide(b.error - tiny, b.length, out=np.zeros(len(b)), where=b.error > tiny).max(initial=0.0)
-    for_each_unit = (a.error + tiny + a.length * (lost + float(relative) + 4 * _FLOAT32_U)) * _LONGER
+    error = error + (1e-30 if a.angular else tiny * (a.length + b.length) + 4 * dimensions * _TINY)
+    for_each_unit = (a.error + tiny + a.length * (lost + b.relative + 4 * _FLOAT32_U)) * _LONGER
     # The sums are rounded up to the next float32.
     both = np.stack([error, for_each_unit], axis=1) * _GENEROUS
     return np.nextafter(both.astype(np.float32), np.float32(np.inf))

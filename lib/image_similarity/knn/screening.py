@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from image_similarity.knn import candidates, engine, scoring
-from image_similarity.knn.candidates import NONE, Keys, Lists, Strip, least, scores_of
+from image_similarity.knn.backends.cpu import Cpu, CpuStrip
+from image_similarity.knn.candidates import NONE, Keys, Lists, least, scores_of
 from image_similarity.knn.distances import METRICS, Indices, Reals, Values
 from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, Search
-from image_similarity.knn.rerank import Part, Reranker
+from image_similarity.knn.rerank import Part, Reranker, Scored
 from image_similarity.knn.scoring import FLOAT32, SCREENS
 
 QUERIES = 128
@@ -24,7 +25,7 @@ QUERIES = 128
 def unproven(
     search: Search,
     queries: Part,
-    others: Iterable[Strip],
+    others: Iterable[CpuStrip],
     add_vectors: Callable[[Reranker], None],
     everyone: int,
     tried: int,
@@ -37,14 +38,12 @@ def unproven(
     """
     lengths = [replace(search, screen=screen).list_lengths for screen in SCREENS]
     similar, dissimilar = (max(of_relation) + (max(of_relation) > 0) for of_relation in zip(*lengths))
-    strip = search.strip(queries, (similar, dissimilar))
+    strip: CpuStrip = search.strip(Cpu(), queries, (similar, dissimilar))
     gaps: list[Reals] = []
     seen = 0
     for other in others:
-        rows = len(other.positions)
-        buffer = np.empty((len(queries), rows), dtype=np.float32)
-        engine.compare(search, [strip], [Strip(other.copies, other.positions, 0, 0)], buffer)
-        seen += rows
+        engine.compare([strip], [other.without_lists()])
+        seen += len(other.part)
         if not gaps and seen >= tried / 4:
             gaps.append(_gaps(search, strip))
             quarter = seen
@@ -55,7 +54,7 @@ def unproven(
     }
 
 
-def _gaps(search: Search, strip: Strip) -> Reals:
+def _gaps(search: Search, strip: CpuStrip) -> Reals:
     """(n, relations): the scores between the last neighbour that is wanted and the last candidate of float32."""
     lists = (strip.similar.keys(), search.similar), (strip.dissimilar.keys(), search.dissimilar)
     gaps = []
@@ -82,7 +81,7 @@ def _shrinking(before: Reals, after: Reals, grown: float, will_grow: float) -> f
 
 
 def _share(
-    search: Search, queries: Part, strip: Strip, add_vectors: Callable[[Reranker], None], shrinking: float
+    search: Search, queries: Part, strip: CpuStrip, add_vectors: Callable[[Reranker], None], shrinking: float
 ) -> float:
     """The share that is unproven in the precision of ``search``, where errors weigh ``shrinking`` times as much."""
     # A list has one entry more, for the vector itself.
@@ -91,8 +90,9 @@ def _share(
         for lists, length in zip((strip.similar, strip.dissimilar), search.list_lengths)
     ]
     screen = search.precision
-    scored = search.scored(best[0], best[1], _error(search, queries) * np.float32(shrinking))
-    scored = replace(scored, screen=replace(screen, lost_at_the_end=screen.lost_at_the_end * shrinking))
+    screen = replace(screen, lost_at_the_end=screen.lost_at_the_end * shrinking)
+    comparison = replace(search.comparison, screen=screen)
+    scored = Scored(best[0], best[1], _error(search, queries) * np.float32(shrinking), comparison)
     similar, dissimilar = engine.rerank_candidates(queries, scored, add_vectors)
     lists = _without(similar, queries.index), _without(dissimilar, queries.index)
     return float((~engine.certify(search, lists)).mean())

@@ -7,7 +7,8 @@ from functools import lru_cache
 import numpy as np
 
 from image_similarity.knn import candidates, graphs, scoring
-from image_similarity.knn.candidates import NONE, Pool
+from image_similarity.knn.backends.cpu import Pool
+from image_similarity.knn.candidates import NONE
 from image_similarity.knn.distances import METRICS, measured, pairs
 from image_similarity.knn.nndescent import LEAST_ROWS, Descent
 from image_similarity.knn.scoring import FLOAT32

@@ -15,6 +15,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import WrongInput
 from image_similarity.knn import candidates, engine, recall, scoring
+from image_similarity.knn.backends.cpu import Cpu
 from image_similarity.knn.candidates import NONE, Keys, Lists
 from image_similarity.knn.distances import METRICS, Indices, Reals
 from image_similarity.knn.engine import Search
@@ -209,14 +210,13 @@ class _Query:
 
     def compared(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The best scores of the sample against every ``tasks``-th block: a row of `_SCORES`."""
-        queries = self.search.strip(self.vectors(), self.list_lengths)
+        backend = Cpu()
+        queries = self.search.strip(backend, self.vectors(), self.list_lengths)
         for batch in batches:
             for task in batch.column("id").to_pylist():
                 for block in range(task, len(self.blocks), self.tasks):
-                    other = self.search.strip(self.blocks.part(block), (0, 0))
-                    buffer = np.empty((len(self.places), len(other.positions)), dtype=np.float32)
-                    engine.compare(self.search, [queries], [other], buffer)
-        arrays = queries.similar.keys().tobytes(), queries.error.tobytes()
+                    engine.compare([queries], [self.search.strip(backend, self.blocks.part(block), (0, 0))])
+        arrays = queries.keys()[0].tobytes(), queries.error.tobytes()
         yield pa.RecordBatch.from_arrays([pa.array([array], pa.binary()) for array in arrays], schema=_SCORES)
 
     def settled(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

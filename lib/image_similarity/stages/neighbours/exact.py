@@ -21,7 +21,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import JobFailed
 from image_similarity.knn import candidates, engine, rerank, screening
-from image_similarity.knn.candidates import Strip
+from image_similarity.knn.backends import Backend, Strip
+from image_similarity.knn.backends.cpu import Cpu
 from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, Pair, Search
 from image_similarity.knn.rerank import Part
 from image_similarity.knn.scoring import FLOAT32
@@ -156,7 +157,8 @@ def _unproven(work: Work) -> dict[str, float]:
     parts = [work.blocks.part(block) for block in blocks]
     each = -(-screening.QUERIES // len(parts))
     queries = rerank.joined([part[_spread(len(part), each)] for part in parts])
-    strips = (work.search.strip(part, (0, 0)) for part in parts)
+    backend = Cpu()
+    strips = (work.search.strip(backend, part, (0, 0)) for part in parts)
     tried = sum(map(len, parts))
     everyone = sum(work.blocks.new) + sum(work.blocks.old)
     return screening.unproven(work.search, queries, strips, work.blocks.rescore, everyone, tried)
@@ -235,7 +237,7 @@ class _Side:
     blocks: NDArray[np.int64]
     new: bool
 
-    def strips(self, work: Work) -> list[tuple[Strip, list[tuple[int, int]]]]:
+    def strips(self, work: Work, backend: Backend) -> list[tuple[Strip, list[tuple[int, int]]]]:
         """Strips, each with its blocks and their numbers of vectors. Blocks with few vectors on this side share a
         strip.
         """
@@ -245,24 +247,23 @@ class _Side:
         for block in self.blocks.tolist():
             part = work.blocks.part(block, self.new)
             if parts and sum(map(len, parts)) + len(part) > work.strip_rows:
-                strips.append((work.search.strip(rerank.joined(parts)), origin))
+                strips.append((work.search.strip(backend, rerank.joined(parts)), origin))
                 parts, origin = [], []
             if len(part):
                 parts.append(part)
                 origin.append((block, len(part)))
-        return [*strips, (work.search.strip(rerank.joined(parts)), origin)] if parts else strips
+        return [*strips, (work.search.strip(backend, rerank.joined(parts)), origin)] if parts else strips
 
 
 def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
     """Compare all vectors of side ``a`` with all vectors of side ``b``, which may be the same side: rows of
     `_LISTS`.
     """
-    is_diagonal = a.new == b.new and bool(a.blocks[0] == b.blocks[0])
-    rows = a.strips(work)
-    columns = rows if is_diagonal else b.strips(work)
-    buffer = np.empty((work.strip_rows, work.strip_rows), dtype=np.float32)
+    backend, is_diagonal = Cpu(), a.new == b.new and bool(a.blocks[0] == b.blocks[0])
+    rows = a.strips(work, backend)
+    columns = rows if is_diagonal else b.strips(work, backend)
     a_strips = [strip for strip, _ in rows]
-    engine.compare(work.search, a_strips, a_strips if is_diagonal else [strip for strip, _ in columns], buffer)
+    engine.compare(a_strips, a_strips if is_diagonal else [strip for strip, _ in columns])
     for side, strips in ((a, rows),) if is_diagonal else ((a, rows), (b, columns)):
         for strip, origin in strips:
             yield from _lists_by_piece(work, side.new, strip, origin)
@@ -270,7 +271,7 @@ def _tile(work: Work, a: _Side, b: _Side) -> Iterator[pa.RecordBatch]:
 
 def _lists_by_piece(work: Work, new: bool, strip: Strip, origin: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
     """The lists of a strip, split by block and piece: rows of `_LISTS`. ``origin``: see `_Side.strips`."""
-    arrays = strip.similar.keys(), strip.dissimilar.keys(), strip.error
+    arrays = *strip.keys(), strip.error
     places = []
     start = 0
     for block, rows in origin:

@@ -21,7 +21,7 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.knn import calibration, distances, scoring, screening
 from image_similarity.knn.candidates import Lists
 from image_similarity.knn.distances import METRICS, Indices, Metric, Values, Vectors
-from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, Comparison, Pair, Search
+from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, AllPairs, Pair, Search
 from image_similarity.knn.rerank import Part
 from image_similarity.knn.scoring import BFLOAT16, FLOAT32
 from image_similarity.knn.screening import Choice
@@ -414,13 +414,13 @@ def run(
         settings.dissimilar,
         max(0, len(vectors) - 1),
     )
-    comparison = Comparison(search, vectors, threads, plan.block_rows, is_new, known)
+    comparison = AllPairs(search, vectors, threads, plan.block_rows, is_new, known)
     choice = _tried(spark, comparison, plan) if settings.screen == AUTO else Choice(settings.screen, _ASKED_FOR)
     screens = list(dict.fromkeys([choice.screen, FLOAT32.name])) if settings.screen == AUTO else [choice.screen]
     for screen in screens:
         if screen != comparison.search.screen:
             search = replace(search, screen=screen)
-            comparison = Comparison(search, vectors, threads, plan.block_rows, is_new, known)
+            comparison = AllPairs(search, vectors, threads, plan.block_rows, is_new, known)
         uncertain = _compared_by(spark, comparison)
         if uncertain <= MAX_UNCERTAIN_SHARE * is_new.sum() or screen == screens[-1]:
             break
@@ -428,7 +428,7 @@ def run(
         current().tell("note", f"  note: {message}{FLOAT32.name} follows")
     if uncertain:
         pairs = uncertain * search.others
-        with progress(spark, "compare in full", pairs, "pairs", 1, lambda: comparison.completed_share):
+        with progress(spark, "compare at full precision", pairs, "pairs", 1, lambda: comparison.completed_share):
             comparison.complete()
     with step(spark, "keep the lists for the next run"):
         _save(search, vectors, comparison.lists, state)
@@ -447,7 +447,7 @@ _WORTH_TRYING = 10.0
 _IMPORT_SECONDS = 3.0
 
 
-def _tried(spark: Any, comparison: Comparison, plan: Plan) -> Choice:
+def _tried(spark: Any, comparison: AllPairs, plan: Plan) -> Choice:
     """The precision in which all takes least time. ``comparison``: in float32."""
     pairs, vectors = comparison.pairs, comparison.vectors
     seconds = pairs / max(plan.rate.pairs, 1) / plan.cores
@@ -473,7 +473,7 @@ def _tried(spark: Any, comparison: Comparison, plan: Plan) -> Choice:
         return screening.chosen(shares, by_screen, brute_force_seconds)
 
 
-def _compared_by(spark: Any, comparison: Comparison) -> int:
+def _compared_by(spark: Any, comparison: AllPairs) -> int:
     pairs = comparison.pairs
     with progress(
         spark,

@@ -14,7 +14,7 @@ import pyarrow as pa
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.knn import calibration, engine, partitioning
 from image_similarity.knn.calibration import Rate
-from image_similarity.knn.scoring import SCREENS, candidate_count
+from image_similarity.knn.scoring import FLOAT32, SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.storage import disk_space
 from image_similarity.warehouse.warehouse import Warehouse
@@ -236,7 +236,7 @@ def make_here(
     rate = Rate("float32", _ASSUMED_PRODUCT, 1 / (2 * dimensions / _ASSUMED_PRODUCT + 1 / _ASSUMED_PAIRS))
     if _seconds_here(rows, dimensions, cores, rate) > _WORTH_PLANNING:
         similar, dissimilar = settings.similar, settings.dissimilar
-        with engine.one_core("float32"):
+        with engine.one_core(FLOAT32):
             rate = calibration.rate(rows, dimensions, settings.metric, similar, dissimilar, "float32")
     memory = bytes_here(rows, dimensions, cores, settings)
     block = block_rows(rows, dimensions, settings)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from image_similarity.knn import candidates, graphs, rerank, scoring
-from image_similarity.knn.candidates import NONE, Keys, Pool
+from image_similarity.knn.backends.cpu import Pool
+from image_similarity.knn.candidates import NONE, Keys
 from image_similarity.knn.distances import METRICS, Values
 from image_similarity.knn.nndescent import Descent
 from image_similarity.runtime.progress import progress
