@@ -40,6 +40,7 @@ Vectors = NDArray[np.float32]
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda:0" if HAS_GPU else "cpu"
 K = 12
+CORES = os.cpu_count() or 1
 NETWORKS = {"vgg16": "fc2", "squeezenet1_1": "features"}
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_DISTANCE = {"float32": 1e-5, "tf32": 1e-3, "bfloat16": 2e-2}
@@ -105,14 +106,14 @@ def check_neighbours() -> None:
     for name, vectors in cases.items():
         for metric, of_metric in METRICS.items():
             usable = vectors[~of_metric.unusable(vectors)]
-            expected = engine.neighbours(usable, metric, K, K)
+            expected = engine.neighbours(usable, metric, K, K, threads=CORES)
             for screen in cuda.SCREENS.values():
                 same = equal(expected, engine.neighbours(usable, metric, K, K, screen=screen, backend=Cuda(DEVICE)))
                 shape = f"{name}: {len(usable):,} x {usable.shape[1]:,}"
                 row(shape, metric, screen.name, passed(f"{name}, {metric}, {screen.name}", same))
     for metric in METRICS:
         of_kinds = {adversary.__name__: drawn(adversary, metric, 2) for adversary in ADVERSARIES}
-        expected_of = {kind: engine.neighbours(vectors, metric, K, 7) for kind, vectors in of_kinds.items()}
+        expected_of = {kind: engine.neighbours(vectors, metric, K, 7, threads=CORES) for kind, vectors in of_kinds.items()}
         for screen in cuda.SCREENS.values():
             wrong = []
             for kind, vectors in of_kinds.items():
