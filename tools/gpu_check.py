@@ -113,7 +113,9 @@ def check_neighbours() -> None:
                 row(shape, metric, screen.name, passed(f"{name}, {metric}, {screen.name}", same))
     for metric in METRICS:
         of_kinds = {adversary.__name__: drawn(adversary, metric, 2) for adversary in ADVERSARIES}
-        expected_of = {kind: engine.neighbours(vectors, metric, K, 7, threads=CORES) for kind, vectors in of_kinds.items()}
+        expected_of = {
+            kind: engine.neighbours(vectors, metric, K, 7, threads=CORES) for kind, vectors in of_kinds.items()
+        }
         for screen in cuda.SCREENS.values():
             wrong = []
             for kind, vectors in of_kinds.items():
