@@ -151,8 +151,8 @@ class NeighboursSettings(Section):
     """Most vectors in a block. Two blocks are compared by one matrix product."""
 
     screen: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the product that proposes candidates. It does not change the distances. ``auto``: the fastest one on
-    this machine."""
+    """Precision of the product that proposes candidates. It does not change the distances. ``auto``: the one with which
+    the whole is expected to take least time, by a sample of the vectors."""
 
     @field_validator("fingerprint")
     @classmethod
