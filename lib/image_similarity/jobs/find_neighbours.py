@@ -1,5 +1,7 @@
 """embeddings -> neighbours: for each image the most similar and the most dissimilar others."""
 
+# What compares vectors is imported where it is used: help, and what is wrong in the arguments, should not wait for it.
+
 import argparse
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -9,20 +11,18 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Failures, Job
-from image_similarity.knn.screening import Choice
 from image_similarity.runtime.session import is_local_mode, local_cores
 from image_similarity.settings import ApproximateSettings, NeighboursSettings, Settings
-from image_similarity.stages.neighbours import in_process, own_vectors
-from image_similarity.stages.neighbours import plan as planning
-from image_similarity.stages.neighbours.numbers import Numbers
-from image_similarity.stages.neighbours.plan import APPROXIMATE, PROCESS, SPARK, Plan
-from image_similarity.stages.neighbours.previous import PreviousRun
-from image_similarity.stages.neighbours.usable import check_keys
 from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 if TYPE_CHECKING:
+    from image_similarity.knn.screening import Choice
     from image_similarity.stages.neighbours.approximate import ApproximateResult
+    from image_similarity.stages.neighbours.in_process import LocalFiles, LocalSource
+    from image_similarity.stages.neighbours.numbers import Numbers
+    from image_similarity.stages.neighbours.plan import Plan
+    from image_similarity.stages.neighbours.previous import PreviousRun
     from image_similarity.stages.neighbours.sources import Source
     from image_similarity.stages.neighbours.stage import Outputs
     from image_similarity.warehouse.workspace import Workspace
@@ -60,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for vectors that are not there, where that is seen before Spark is started."""
     if arguments.embeddings is not None:
+        from image_similarity.stages.neighbours import own_vectors
+
         own_vectors.check(arguments.embeddings, settings.embeddings.read_seconds)
     elif published := early.snapshot(arguments.warehouse):
         early.runs_of(published, "embeddings", settings.neighbours.fingerprint, "embed_images")
@@ -67,6 +69,8 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def run(application: Application, fingerprint: str | None = None) -> None:
     """``fingerprint``: another one than the settings name."""
+    from image_similarity.stages.neighbours import plan as planning
+
     own_embeddings = getattr(application.arguments, "embeddings", None)
     settings, approximate = _settings(application, own_embeddings, fingerprint), application.settings.approximate
     job = application.job("find_neighbours", f"{settings.fingerprint}/{settings.metric}")
@@ -82,7 +86,7 @@ def run(application: Application, fingerprint: str | None = None) -> None:
         + _all_others(settings, plan.rows),
         f"write neighbours to {job.warehouse.uri}",
     )
-    planning.check(plan, job.warehouse, plan.runner == SPARK and is_local_mode(job.session))
+    planning.check(plan, job.warehouse, plan.runner == planning.SPARK and is_local_mode(job.session))
     with job.step("read the lists of the run before"):
         previous = _previous_run(job, settings, plan.method)
     with job.warehouse.state(job.slot, job.run_id) as state:
@@ -110,8 +114,8 @@ class _Result:
 
     counts: dict[str, Any]
     failures: Failures
-    numbers: Numbers
-    screen: Choice | None
+    numbers: "Numbers"
+    screen: "Choice | None"
     """The precision of exact search, if there was any."""
     approximate: "ApproximateResult | None" = None
 
@@ -120,9 +124,9 @@ class _Result:
 class _Here:
     """Exact search by this process."""
 
-    files: in_process.LocalFiles
-    source: in_process.LocalSource
-    plan: Plan
+    files: "LocalFiles"
+    source: "LocalSource"
+    plan: "Plan"
 
     @property
     def inputs(self) -> dict[str, list[str]]:
@@ -134,8 +138,10 @@ class _Here:
         settings: NeighboursSettings,
         approximate: ApproximateSettings,
         state: "Workspace",
-        previous: PreviousRun | None,
+        previous: "PreviousRun | None",
     ) -> _Result:
+        from image_similarity.stages.neighbours import in_process
+
         with job.step("find neighbours"):
             outputs = in_process.run(job.session, self.source, settings, self.plan, state, previous)
         loaded = outputs.loaded
@@ -161,7 +167,7 @@ class _BySpark:
 
     source: "Source"
     inputs: dict[str, list[str]]
-    plan: Plan
+    plan: "Plan"
 
     def run(
         self,
@@ -169,7 +175,7 @@ class _BySpark:
         settings: NeighboursSettings,
         approximate: ApproximateSettings,
         state: "Workspace",
-        previous: PreviousRun | None,
+        previous: "PreviousRun | None",
     ) -> _Result:
         from image_similarity.stages.neighbours import stage
 
@@ -191,12 +197,13 @@ def _work(
     if here is not None:
         return here
     from image_similarity.stages.neighbours import audit
+    from image_similarity.stages.neighbours import plan as planning
 
     source, inputs = (
         _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
     )
     plan = planning.make(job.session, source.vectors, source.count, settings, approximate)
-    if plan.method == APPROXIMATE:
+    if plan.method == planning.APPROXIMATE:
         audit.check(source.count, approximate)
     return _BySpark(source, inputs, replace(plan, because=because))
 
@@ -205,6 +212,10 @@ def _here(
     job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
 ) -> tuple[_Here | None, str]:
     """The search by this process. None, and why, if Spark is to do it."""
+    from image_similarity.stages.neighbours import in_process
+    from image_similarity.stages.neighbours import plan as planning
+    from image_similarity.stages.neighbours.plan import APPROXIMATE, PROCESS, SPARK
+
     if settings.runner == SPARK:
         return None, "neighbours.runner asks for it"
     if settings.runner != PROCESS and settings.method == APPROXIMATE and settings.similar:
@@ -286,7 +297,7 @@ def _about_recall(result: "ApproximateResult | None") -> str:
 
 
 def _used(
-    settings: NeighboursSettings, approximate: ApproximateSettings, plan: Plan, result: _Result
+    settings: NeighboursSettings, approximate: ApproximateSettings, plan: "Plan", result: _Result
 ) -> dict[str, Any]:
     """The value of ``runs.settings``: the settings, what they resolved to, and the lengths of the exact lists that the
     next run may use.
@@ -316,6 +327,7 @@ def _from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list
     Raises ``WrongInput`` if there are none, and ``JobFailed`` if they have several fingerprint keys.
     """
     from image_similarity.stages.neighbours import sources
+    from image_similarity.stages.neighbours.usable import check_keys
 
     runs = early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
     keys = [
@@ -327,13 +339,18 @@ def _from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list
     return sources.from_runs(job.warehouse, inputs), inputs
 
 
-def _published_files(job: Job, fingerprint: str) -> in_process.LocalFiles:
+def _published_files(job: Job, fingerprint: str) -> "LocalFiles":
+    from image_similarity.stages.neighbours import in_process
+
     early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
     return in_process.from_runs(job.base_snapshot, fingerprint)
 
 
-def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[PreviousRun, str] | None:
+def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> "tuple[PreviousRun, str] | None":
     """The state of this slot's published run, and the run's id; None if the state cannot be used."""
+    from image_similarity.stages.neighbours.plan import APPROXIMATE
+    from image_similarity.stages.neighbours.previous import PreviousRun
+
     runs = job.base_snapshot.run_ids("neighbours", job.slot)
     if not settings.incremental or len(runs) != 1:
         return None
