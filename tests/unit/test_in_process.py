@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,8 @@ def test_the_precision_with_which_all_takes_least_time_is_chosen() -> None:
 
 def planned(rows: int, dimensions: int, is_local: bool = True, **settings: Any) -> planning.Plan:
     given = NeighboursSettings(**settings)
+    if because := planning.too_large(rows, dimensions, 2, given):
+        return replace(planning.make_here(0, 0, 2, given, ApproximateSettings()), runner="spark", because=because)
     plan = planning.make_here(rows, dimensions, 2, given, ApproximateSettings())
     return planning.with_runner(plan, given, is_local)
 
@@ -238,7 +241,9 @@ def test_what_is_asked_for_and_cannot_be_is_told() -> None:
 def test_the_plan_says_where_and_why() -> None:
     assert planned(2_000, 512).lines[-1].startswith("in this process, without Spark: vectors and lists take 0.8")
     assert planned(60_000, 4096).lines[0].endswith("about 2 min")
-    assert planned(20_000, 4096, process_bytes=0).lines[-1].startswith("by Spark: vectors and lists take")
+    assert (
+        planned(60_000, 4096, is_local=False).lines[-1] == "by Spark: a cluster is there, and one machine takes 2 min"
+    )
 
 
 # -- the job -----------------------------------------------------------------------------------------------------------

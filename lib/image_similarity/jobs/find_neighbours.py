@@ -231,6 +231,8 @@ def _here(
         else _published_files(job, settings.fingerprint)
     )
     cores = local_cores(job.session)
+    if because := planning.too_large(files.count, files.dimensions, cores, settings):
+        return None, because
     plan = planning.make_here(files.count, files.dimensions, cores, settings, approximate)
     plan = planning.with_runner(plan, settings, is_local_mode(job.session))
     if plan.runner == SPARK:
