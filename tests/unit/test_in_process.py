@@ -123,6 +123,29 @@ def test_an_error_in_a_thread_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) < 50
 
 
+def test_a_signal_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is raised in the thread that waits; the others end what they have begun."""
+    vectors, offered = oracle.planted(1500, 8, seed=1), candidates.Strip.offer
+    calls: list[int] = []
+
+    def counted(*of: Any) -> None:
+        calls.append(1)
+        offered(*of)
+
+    def interrupted(*of: Any, **options: Any) -> None:
+        while not calls:
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    comparison = Comparison(search(vectors, 3, 3), part(vectors), 2, 10)
+    comparison.strips()
+    monkeypatch.setattr(candidates.Strip, "offer", counted)
+    monkeypatch.setattr(engine, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        comparison.compare()
+    assert 0 < len(calls) < 150 * 151 / 4
+
+
 # -- the precision of scores -------------------------------------------------------------------------------------------
 
 
@@ -291,8 +314,22 @@ def test_spark_is_started_where_it_is_asked_for(tmp_path: Path, monkeypatch: pyt
     for options in (["--set", "neighbours.runner=spark"], ["--method", "approximate"]):
         assert main(find_neighbours, [*arguments, *options]) == 1
         assert "find_neighbours: error: started" in capsys.readouterr().err
-    options = ["--set", "neighbours.runner=process", "--warehouse", "hdfs://nowhere/w"]
-    assert main(find_neighbours, [*arguments[2:], *options]) in (1, 2)
+
+
+def test_this_process_is_not_asked_for_what_needs_spark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(command_line, "open_session", lambda name: pytest.fail("Spark was started"))
+    own, wanted = str(written(tmp_path, 30, 4)), ["--set", "neighbours.runner=process", "--warehouse"]
+    cases = {
+        "hdfs://nowhere/w is not on this machine": ["hdfs://nowhere/w", "--embeddings", own],
+        "s3a://bucket/own is not on this machine": [str(tmp_path / "w"), "--embeddings", "s3a://bucket/own"],
+        "approximate search needs Spark": [str(tmp_path / "w"), "--embeddings", own, "--method", "approximate"],
+    }
+    for message, options in cases.items():
+        assert main(find_neighbours, [*wanted, *options]) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -58,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Raises ``WrongInput`` for vectors that are not there, where that is seen before Spark is started."""
+    """Raises ``WrongInput`` for vectors that are not there, and for a runner that cannot do what is asked for, where that
+    is seen before Spark is started.
+    """
+    _check_runner(settings.neighbours, arguments.warehouse, arguments.embeddings)
     if arguments.embeddings is not None:
         from image_similarity.stages.neighbours import own_vectors
 
@@ -214,17 +217,15 @@ def _here(
     """The search by this process. None, and why, if Spark is to do it."""
     from image_similarity.stages.neighbours import in_process
     from image_similarity.stages.neighbours import plan as planning
-    from image_similarity.stages.neighbours.plan import APPROXIMATE, PROCESS, SPARK
+    from image_similarity.stages.neighbours.plan import APPROXIMATE, SPARK
 
+    _check_runner(settings, job.warehouse.uri, own_embeddings)
     if settings.runner == SPARK:
         return None, "neighbours.runner asks for it"
-    if settings.runner != PROCESS and settings.method == APPROXIMATE and settings.similar:
+    if settings.method == APPROXIMATE and settings.similar:
         return None, "the search is approximate"
-    remote = [uri for uri in (job.warehouse.uri, own_embeddings) if uri is not None and not uris.is_local(uri)]
-    if remote:
-        if settings.runner == PROCESS:
-            raise WrongInput(f"neighbours.runner = process, but {remote[0]} is not on this machine: choose spark")
-        return None, f"{remote[0]} is not on this machine"
+    if remote := _remote(job.warehouse.uri, own_embeddings):
+        return None, f"{remote} is not on this machine"
     files = (
         in_process.from_parquet(own_embeddings, job.settings.embeddings.read_seconds)
         if own_embeddings
@@ -238,6 +239,20 @@ def _here(
     if plan.runner == SPARK:
         return None, plan.because
     return _Here(files, files.open(cores), plan), plan.because
+
+
+def _remote(warehouse: str, own_embeddings: str | None) -> str | None:
+    """The first of the places that is not on this machine's disks."""
+    return next((uri for uri in (warehouse, own_embeddings) if uri is not None and not uris.is_local(uri)), None)
+
+
+def _check_runner(settings: NeighboursSettings, warehouse: str, own_embeddings: str | None) -> None:
+    """Raises ``WrongInput`` where this process is asked for what needs Spark."""
+    remote = _remote(warehouse, own_embeddings)
+    if settings.runner == "process" and remote:
+        raise WrongInput(f"neighbours.runner = process, but {remote} is not on this machine: choose spark")
+    if settings.runner == "process" and settings.method == "approximate" and settings.similar:
+        raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
 
 
 def _check_rows(rows: int, wanted: int) -> None:

@@ -284,11 +284,12 @@ class Comparison:
             with self._ending_after_errors():
                 return work(item)
 
-        with ThreadPoolExecutor(self._threads) as pool, self._ending_after_errors():
+        with ThreadPoolExecutor(self._threads) as pool:
             futures = [pool.submit(guarded, item) for item in items]
             try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                return [future.result() for future in futures if future.done()]
+                with self._ending_after_errors():
+                    wait(futures, return_when=FIRST_EXCEPTION)
+                    return [future.result() for future in futures if future.done()]
             finally:
                 pool.shutdown(cancel_futures=True)
 
