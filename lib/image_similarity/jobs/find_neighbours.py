@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Raises ``WrongInput`` for vectors that are not there, and for a runner that cannot do what is asked for, where that
-    is seen before Spark is started.
+    """Raises ``WrongInput`` for what is seen before Spark is started: vectors that are not there, and a runner that
+    cannot do what is asked for.
     """
     _check_runner(settings.neighbours, arguments.warehouse, arguments.embeddings)
     if arguments.embeddings is not None:
