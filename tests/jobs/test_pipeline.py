@@ -274,16 +274,16 @@ def test_another_job_publishes_the_same_slot_meanwhile(
 ) -> None:
     arguments = ["--warehouse", tmp_path / "w", *tiny, *LENIENT]
     assert run(run_pipeline, "--images", folder, *arguments) == 0
-    from image_similarity.stages.neighbours import stage
+    from image_similarity.stages.neighbours import in_process
 
-    original = stage.run
+    original = in_process.run
 
     def overtaken(*inputs: Any) -> Any:
-        monkeypatch.setattr(stage, "run", original)
+        monkeypatch.setattr(in_process, "run", original)
         assert run(find_neighbours, *arguments) == 0
         return original(*inputs)
 
-    monkeypatch.setattr(stage, "run", overtaken)
+    monkeypatch.setattr(in_process, "run", overtaken)
     capsys.readouterr()
     assert run(find_neighbours, *arguments) == 1
     assert "another job published" in capsys.readouterr().err

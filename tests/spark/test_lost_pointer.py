@@ -22,7 +22,7 @@ from image_similarity.jobs import (
 )
 from image_similarity.jobs.command_line import main
 from image_similarity.jobs.job import Application
-from image_similarity.stages.neighbours import stage
+from image_similarity.stages.neighbours import in_process
 from image_similarity.warehouse import compaction, leases
 from image_similarity.warehouse.snapshot import POINTER
 from processes import ask
@@ -175,14 +175,14 @@ def test_a_run_whose_table_is_not_whole_gives_way_to_the_one_before(run: Any, wa
 def test_lost_while_a_job_runs(
     run: Any, made: Path, warehouse: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
-    original = stage.run
+    original = in_process.run
 
     def losing(*inputs: Any) -> Any:
         older = (made / "pointer0").read_bytes()
         (warehouse / POINTER).unlink() if state == "gone" else (warehouse / POINTER).write_bytes(older)
         return original(*inputs)
 
-    monkeypatch.setattr(stage, "run", losing)
+    monkeypatch.setattr(in_process, "run", losing)
     before = content(warehouse)
     assert (
         run(find_neighbours, "--warehouse", warehouse, "--embeddings", made / "own.parquet", "--metric", "euclidean")

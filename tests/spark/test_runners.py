@@ -133,10 +133,12 @@ def publish(warehouse: Path, contents: list[str], vectors: Any, images: list[tup
     n = len(contents)
     stored = {"content_sha256": contents, "fingerprint_key": ["k"] * n, "width": [1] * n, "height": [1] * n}
     stored["embedding"] = list(vectors)
-    into.write_here("vectors", run, [pa.table(stored, SCHEMAS["vectors"])])
+    rows, later = pa.table(stored, SCHEMAS["vectors"]), "r20260102T000000-00000001"
+    into.write_here("vectors", run, [rows.slice(0, n // 3), rows.slice(n // 3, 1)])  # row groups
+    into.write_here("vectors", later, [rows.slice(n // 3 + 1)])
     columns = zip(*((image, "mine", "k", content, "v") for image, content in images))
     into.write_here("embeddings", run, [pa.table(list(map(list, columns)), schema=SCHEMAS["embeddings"])])
-    pointer = Pointer(1, {"embeddings": {"mine": [run]}, "vectors": {"k": [run]}})
+    pointer = Pointer(1, {"embeddings": {"mine": [run]}, "vectors": {"k": [run, later]}})
     into.files.write(f"{into.uri}/{POINTER}", pointer.as_json())
 
 

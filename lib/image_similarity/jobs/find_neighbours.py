@@ -1,5 +1,7 @@
 """embeddings -> neighbours: for each image the most similar and the most dissimilar others."""
 
+# What compares vectors is imported where it is used: help, and what is wrong in the arguments, should not wait for it.
+
 import argparse
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -9,21 +11,19 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Failures, Job
-from image_similarity.knn.screening import Choice
 from image_similarity.runtime.session import is_local_mode, local_cores, scratch_folders
 from image_similarity.settings import ApproximateSettings, NeighboursSettings, Settings
-from image_similarity.stages.neighbours import in_process, own_vectors
-from image_similarity.stages.neighbours import plan as planning
-from image_similarity.stages.neighbours.numbers import Numbers
-from image_similarity.stages.neighbours.plan import APPROXIMATE, PROCESS, SPARK, Plan
-from image_similarity.stages.neighbours.previous import PreviousRun
-from image_similarity.stages.neighbours.usable import check_keys
 from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from image_similarity.knn.screening import Choice
     from image_similarity.stages.neighbours.approximate import ApproximateResult
+    from image_similarity.stages.neighbours.in_process import LocalFiles, LocalSource
+    from image_similarity.stages.neighbours.numbers import Numbers
+    from image_similarity.stages.neighbours.plan import Plan
+    from image_similarity.stages.neighbours.previous import PreviousRun
     from image_similarity.stages.neighbours.sources import Source
     from image_similarity.stages.neighbours.stage import Outputs
     from image_similarity.warehouse.workspace import Workspace
@@ -59,11 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Raises for what is seen before Spark is started: ``WrongInput`` for vectors that are not there, and for settings
-    that contradict; ``JobFailed`` for a full disk.
+    """Raises for what is seen before Spark is started: ``WrongInput`` for vectors that are not there, settings that
+    contradict, and a runner that cannot do what is asked for; ``JobFailed`` for a full disk.
     """
     compared = _settings(arguments, settings, arguments.embeddings)
+    _check_runner(compared, arguments.warehouse, arguments.embeddings)
     if arguments.embeddings is not None:
+        from image_similarity.stages.neighbours import own_vectors
+
         own_vectors.check(arguments.embeddings, settings.embeddings.read_seconds)
     elif published := early.snapshot(arguments.warehouse):
         early.runs_of(published, "embeddings", compared.fingerprint, "embed_images")
@@ -77,7 +80,9 @@ def _check_size(
     vectors = early.vectors_of(published, settings.fingerprint)
     if vectors is None:
         return
-    if settings.method == APPROXIMATE and settings.similar:
+    from image_similarity.stages.neighbours import plan as planning
+
+    if settings.method == planning.APPROXIMATE and settings.similar:
         from image_similarity.stages.neighbours import audit
 
         audit.check(vectors.images, approximate)
@@ -88,6 +93,8 @@ def _check_size(
 
 def run(application: Application, fingerprint: str | None = None) -> None:
     """``fingerprint``: another one than the settings name."""
+    from image_similarity.stages.neighbours import plan as planning
+
     own_embeddings = getattr(application.arguments, "embeddings", None)
     settings = _settings(application.arguments, application.settings, own_embeddings, fingerprint)
     approximate = application.settings.approximate
@@ -104,7 +111,7 @@ def run(application: Application, fingerprint: str | None = None) -> None:
         + _all_others(settings, plan.rows),
         f"write neighbours to {job.warehouse.uri}",
     )
-    is_spark_here = plan.runner == SPARK and is_local_mode(job.session)
+    is_spark_here = plan.runner == planning.SPARK and is_local_mode(job.session)
     planning.check(plan, job.warehouse, is_spark_here, scratch_folders(job.session) if is_spark_here else ())
     with job.step("read the lists of the run before"):
         previous = _previous_run(job, settings, plan.method)
@@ -133,8 +140,8 @@ class _Result:
 
     counts: dict[str, Any]
     failures: Failures
-    numbers: Numbers
-    screen: Choice | None
+    numbers: "Numbers"
+    screen: "Choice | None"
     """The precision of exact search, if there was any."""
     approximate: "ApproximateResult | None" = None
 
@@ -143,9 +150,9 @@ class _Result:
 class _Here:
     """Exact search by this process."""
 
-    files: in_process.LocalFiles
-    source: in_process.LocalSource
-    plan: Plan
+    files: "LocalFiles"
+    source: "LocalSource"
+    plan: "Plan"
 
     @property
     def inputs(self) -> dict[str, list[str]]:
@@ -157,8 +164,10 @@ class _Here:
         settings: NeighboursSettings,
         approximate: ApproximateSettings,
         state: "Workspace",
-        previous: PreviousRun | None,
+        previous: "PreviousRun | None",
     ) -> _Result:
+        from image_similarity.stages.neighbours import in_process
+
         with job.step("find neighbours"):
             outputs = in_process.run(job.session, self.source, settings, self.plan, state, previous)
         loaded = outputs.loaded
@@ -184,7 +193,7 @@ class _BySpark:
 
     source: "Source"
     inputs: dict[str, list[str]]
-    plan: Plan
+    plan: "Plan"
 
     def run(
         self,
@@ -192,7 +201,7 @@ class _BySpark:
         settings: NeighboursSettings,
         approximate: ApproximateSettings,
         state: "Workspace",
-        previous: PreviousRun | None,
+        previous: "PreviousRun | None",
     ) -> _Result:
         from image_similarity.stages.neighbours import stage
 
@@ -214,12 +223,13 @@ def _work(
     if here is not None:
         return here
     from image_similarity.stages.neighbours import audit
+    from image_similarity.stages.neighbours import plan as planning
 
     source, inputs = (
         _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
     )
     plan = planning.make(job.session, source.vectors, source.count, settings, approximate)
-    if plan.method == APPROXIMATE:
+    if plan.method == planning.APPROXIMATE:
         audit.check(source.count, approximate)
     return _BySpark(source, inputs, replace(plan, because=because))
 
@@ -228,26 +238,44 @@ def _here(
     job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
 ) -> tuple[_Here | None, str]:
     """The search by this process. None, and why, if Spark is to do it."""
+    from image_similarity.stages.neighbours import in_process
+    from image_similarity.stages.neighbours import plan as planning
+    from image_similarity.stages.neighbours.plan import APPROXIMATE, SPARK
+
+    _check_runner(settings, job.warehouse.uri, own_embeddings)
     if settings.runner == SPARK:
         return None, "neighbours.runner asks for it"
-    if settings.runner != PROCESS and settings.method == APPROXIMATE and settings.similar:
+    if settings.method == APPROXIMATE and settings.similar:
         return None, "the search is approximate"
-    remote = [uri for uri in (job.warehouse.uri, own_embeddings) if uri is not None and not uris.is_local(uri)]
-    if remote:
-        if settings.runner == PROCESS:
-            raise WrongInput(f"neighbours.runner = process, but {remote[0]} is not on this machine: choose spark")
-        return None, f"{remote[0]} is not on this machine"
+    if remote := _remote(job.warehouse.uri, own_embeddings):
+        return None, f"{remote} is not on this machine"
     files = (
         in_process.from_parquet(own_embeddings, job.settings.embeddings.read_seconds)
         if own_embeddings
         else _published_files(job, settings.fingerprint)
     )
     cores = local_cores(job.session)
+    if because := planning.too_large(files.count, files.dimensions, cores, settings):
+        return None, because
     plan = planning.make_here(files.count, files.dimensions, cores, settings, approximate)
     plan = planning.with_runner(plan, settings, is_local_mode(job.session))
     if plan.runner == SPARK:
         return None, plan.because
     return _Here(files, files.open(cores), plan), plan.because
+
+
+def _remote(warehouse: str, own_embeddings: str | None) -> str | None:
+    """The first of the places that is not on this machine's disks."""
+    return next((uri for uri in (warehouse, own_embeddings) if uri is not None and not uris.is_local(uri)), None)
+
+
+def _check_runner(settings: NeighboursSettings, warehouse: str, own_embeddings: str | None) -> None:
+    """Raises ``WrongInput`` where this process is asked for what needs Spark."""
+    remote = _remote(warehouse, own_embeddings)
+    if settings.runner == "process" and remote:
+        raise WrongInput(f"neighbours.runner = process, but {remote} is not on this machine: choose spark")
+    if settings.runner == "process" and settings.method == "approximate" and settings.similar:
+        raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
 
 
 def _check_rows(rows: int, wanted: int) -> None:
@@ -310,7 +338,7 @@ def _about_recall(result: "ApproximateResult | None") -> str:
 
 
 def _used(
-    settings: NeighboursSettings, approximate: ApproximateSettings, plan: Plan, result: _Result
+    settings: NeighboursSettings, approximate: ApproximateSettings, plan: "Plan", result: _Result
 ) -> dict[str, Any]:
     """The value of ``runs.settings``: the settings, what they resolved to, and the lengths of the exact lists that the
     next run may use.
@@ -340,6 +368,7 @@ def _from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list
     Raises ``WrongInput`` if there are none, and ``JobFailed`` if they have several fingerprint keys.
     """
     from image_similarity.stages.neighbours import sources
+    from image_similarity.stages.neighbours.usable import check_keys
 
     runs = early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
     keys = [
@@ -351,13 +380,18 @@ def _from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list
     return sources.from_runs(job.warehouse, inputs), inputs
 
 
-def _published_files(job: Job, fingerprint: str) -> in_process.LocalFiles:
+def _published_files(job: Job, fingerprint: str) -> "LocalFiles":
+    from image_similarity.stages.neighbours import in_process
+
     early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
     return in_process.from_runs(job.base_snapshot, fingerprint)
 
 
-def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> tuple[PreviousRun, str] | None:
+def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> "tuple[PreviousRun, str] | None":
     """The state of this slot's published run, and the run's id; None if the state cannot be used."""
+    from image_similarity.stages.neighbours.plan import APPROXIMATE
+    from image_similarity.stages.neighbours.previous import PreviousRun
+
     runs = job.base_snapshot.run_ids("neighbours", job.slot)
     if not settings.incremental or len(runs) != 1:
         return None

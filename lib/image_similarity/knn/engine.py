@@ -303,16 +303,27 @@ class AllPairs:
         """The results of ``work``, in the order of ``items``. After an error, or a signal, the rest is not done."""
         if self._threads == 1:  # a GPU is the current device of one thread
             return [work(item) for item in items]
+
+        def guarded(item: T) -> R:
+            with self._ending_after_errors():
+                return work(item)
+
         with ThreadPoolExecutor(self._threads) as pool:
-            futures = [pool.submit(work, item) for item in items]
+            futures = [pool.submit(guarded, item) for item in items]
             try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                return [future.result() for future in futures if future.done()]
-            except BaseException:
-                self._ending = True
-                raise
+                with self._ending_after_errors():
+                    wait(futures, return_when=FIRST_EXCEPTION)
+                    return [future.result() for future in futures if future.done()]
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def _ending_after_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:  # signals, too
+            self._ending = True
+            raise
 
 
 class _Tiles:

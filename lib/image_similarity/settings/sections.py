@@ -152,7 +152,8 @@ class NeighboursSettings(Section):
 
     screen: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the quick comparison that proposes candidates. Their exact distances are computed afterwards, so the
-    result is the same. ``auto``: the fastest one on this machine."""
+    result is the same. ``auto``: the one with which the whole is expected to take least time, by a sample of the
+    vectors."""
 
     @field_validator("fingerprint")
     @classmethod

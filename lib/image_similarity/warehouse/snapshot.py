@@ -8,10 +8,9 @@ import json
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from image_similarity.errors import JobFailed
@@ -20,6 +19,9 @@ from image_similarity.storage.files import Files
 from image_similarity.storage.filesystems import OBJECT_STORES, files_of
 from image_similarity.warehouse.records import Record, from_row
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 POINTER = "_current.json"
 RUNNING = "_running"
@@ -123,7 +125,7 @@ class Snapshot:
         except pa.ArrowInvalid as error:
             raise JobFailed(f"a record of runs is damaged ({error}): put back a copy") from None
 
-    def dataset(self, table: str, slot: str | None = None) -> ds.Dataset:
+    def dataset(self, table: str, slot: str | None = None) -> "ds.Dataset":
         """``table``, or one slot of it, in the table's schema. No rows if nothing is published.
 
         Columns that old files lack are null. From Hadoop's file systems the files are read into memory at once. Raises
@@ -210,7 +212,9 @@ def _is_data_file(name: str) -> bool:
     return name.endswith(".parquet") and not name.startswith(("_", "."))
 
 
-def _mapped(files: list[str], schema: pa.Schema) -> ds.Dataset:
+def _mapped(files: list[str], schema: pa.Schema) -> "ds.Dataset":
+    import pyarrow.dataset as ds  # it imports pandas, which takes part of a second
+
     if not files:
         return ds.dataset(schema.empty_table())
     filesystem, _ = blobs.filesystem_of(files[0])
@@ -219,7 +223,9 @@ def _mapped(files: list[str], schema: pa.Schema) -> ds.Dataset:
     )
 
 
-def _in_memory(contents: Iterable[bytes], schema: pa.Schema) -> ds.Dataset:
+def _in_memory(contents: Iterable[bytes], schema: pa.Schema) -> "ds.Dataset":
+    import pyarrow.dataset as ds
+
     def in_schema(read: pa.Table) -> pa.Table:
         columns: list[Any] = [
             read[column.name].cast(column.type)

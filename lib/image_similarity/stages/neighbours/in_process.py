@@ -160,14 +160,21 @@ def from_runs(published: Snapshot, fingerprint: str) -> LocalFiles:
         images = pa.table({"image_id": rows["image_id"], "content": rows["content_sha256"]})
         # The store also keeps vectors of images that are gone.
         contents = pa.chunked_array(
-            [pa.concat_arrays([batch[0] for batch in _stored(*group, ["content_sha256"])]) for group in groups],
-            pa.string(),
+            [_NO_TEXT if not rows else pa.concat_arrays(rows) for rows in map(_contents_of, groups)], pa.string()
         )
         is_wanted = pc.is_in(contents, value_set=images["content"].combine_chunks())
-        wanted = [partial(_filtered, *group, chunk) for group, chunk in zip(groups, is_wanted.chunks)]
+        starts = np.cumsum([0, *map(len, contents.chunks)]).tolist()
+        wanted = [partial(_filtered, *group, is_wanted.slice(start)) for group, start in zip(groups, starts)]
         return LocalSource(images, wanted, len(images))
 
     return LocalFiles(embeddings.count_rows(), dimensions, inputs, opened)
+
+
+_NO_TEXT = pa.nulls(0, pa.string())
+
+
+def _contents_of(group: tuple[str, int]) -> list[pa.Array]:
+    return [batch[0] for batch in _stored(*group, ["content_sha256"])]
 
 
 def _stored(
@@ -177,12 +184,12 @@ def _stored(
         yield from opened.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(columns))
 
 
-def _filtered(file: str, group: int, is_wanted: pa.Array) -> Iterator[pa.RecordBatch]:
+def _filtered(file: str, group: int, is_wanted: pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
     start = 0
     for batch in _stored(file, group):
         chosen = is_wanted.slice(start, len(batch))
         start += len(batch)
-        yield batch if pc.all(chosen).as_py() else batch.filter(chosen)
+        yield batch if pc.all(chosen).as_py() else batch.filter(pa.concat_arrays(chosen.chunks))
 
 
 def _length_of_first(groups: Sequence[Batches]) -> int:

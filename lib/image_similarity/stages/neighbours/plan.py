@@ -265,34 +265,43 @@ def bytes_here(rows: int, dimensions: int, cores: int, settings: NeighboursSetti
     return _PROCESS_BYTES + cores * _BYTES_PER_THREAD + rows * each
 
 
+def too_large(rows: int, dimensions: int, cores: int, settings: NeighboursSettings) -> str | None:
+    """Why this process should not compare so many vectors; None if they fit into its memory.
+
+    Raises ``JobFailed`` where ``settings.runner`` asks for this process and memory does not suffice.
+    """
+    needed, available = bytes_here(rows, dimensions, cores, settings), _available_memory()
+    takes = _takes(needed)
+    if settings.runner == PROCESS:
+        if available is not None and needed > available:
+            raise JobFailed(f"{takes}, but {disk_space.shown(available)} are available: set neighbours.runner = spark")
+        return None
+    if needed > settings.process_bytes:
+        return f"{takes}, more than neighbours.process_bytes = {disk_space.shown(settings.process_bytes)}"
+    if available is not None and needed > _MOST_OF_AVAILABLE * available:
+        return f"{takes}, more than half of the {disk_space.shown(available)} that are available"
+    return None
+
+
+def _takes(needed: int) -> str:
+    return f"vectors and lists take {disk_space.shown(needed)} of memory"
+
+
 def with_runner(plan: Plan, settings: NeighboursSettings, is_local: bool) -> Plan:
     """``plan``, which `make_here` made, with the runner that ``settings.runner`` asks for, and why.
 
-    ``is_local``: whether the session, if there is one, is on this machine alone. Raises ``WrongInput`` or ``JobFailed``
-    where this process is asked for and cannot do it.
+    ``is_local``: whether the session, if there is one, is on this machine alone. Raises ``WrongInput`` where this
+    process is asked for and cannot do it.
     """
-    needed, available = plan.tiles.task_bytes, _available_memory()
-    fits = f"vectors and lists take {disk_space.shown(needed)} of memory"
     if settings.runner == PROCESS:
         if plan.method == APPROXIMATE:
             raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
-        if available is not None and needed > available:
-            raise JobFailed(f"{fits}, but {disk_space.shown(available)} are available: set neighbours.runner = spark")
         return replace(plan, because="neighbours.runner asks for it")
     if plan.method == APPROXIMATE:
         return replace(plan, runner=SPARK, because="the search is approximate")
-    if needed > settings.process_bytes:
-        limit = f"neighbours.process_bytes = {disk_space.shown(settings.process_bytes)}"
-        return replace(plan, runner=SPARK, because=f"{fits}, more than {limit}")
-    if available is not None and needed > _MOST_OF_AVAILABLE * available:
-        return replace(
-            plan,
-            runner=SPARK,
-            because=f"{fits}, more than half of the {disk_space.shown(available)} that are available",
-        )
     if not is_local and plan.seconds > _WORTH_PLANNING:
         return replace(plan, runner=SPARK, because=f"a cluster is there, and one machine takes {clock(plan.seconds)}")
-    return replace(plan, because=fits)
+    return replace(plan, because=_takes(plan.tiles.task_bytes))
 
 
 def _pair_seconds(rows: int, rate: Rate) -> float:
