@@ -345,6 +345,26 @@ def test_other_settings_than_those_of_the_published_vectors(place: Path, capsys:
         assert "another name (--fingerprint NAME" in told and "--replace-fingerprint" in told
 
 
+def test_a_program_is_given_its_pictures_in_another_way(place: Path, capsys: Any) -> None:
+    """All of it at once, with what to type; a dry run, too."""
+    (place / "own.pt2").touch()
+    own = [
+        "--weights",
+        "own.pt2",
+        "--set",
+        "fingerprints.own.mean=[0.5,0.5,0.5]",
+        "--set",
+        "fingerprints.own.std=[1,1,1]",
+    ]
+    plain = load(overrides=['fingerprints.own={kind="exported",weights="own.pt2"}']).fingerprint("own")
+    declared = {**plain.model_dump(mode="json"), "input_size": 224, "interpolation": "bicubic"}
+    publish_embeddings(place, "own", {"fingerprint": {"own": declared}, "trained": True}, images=2, dimensions=8)
+    for more in ([], ["--dry-run"]):
+        told = told_early(embed_images, [*own, *more], 2, capsys)
+        assert "interpolation was bicubic, is bilinear now; mean was [0.485" in told and "; std was [0.229" in told
+        assert "give --set fingerprints.own.interpolation=bicubic --set 'fingerprints.own.mean=[0.485, 0.45" in told
+
+
 def test_a_network_is_prepared_in_another_way(place: Path, capsys: Any) -> None:
     (place / "own.pth").touch()
     own = ["--network", "squeezenet1_1", "--weights", "own.pth"]
