@@ -64,8 +64,8 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         "the folder has other content",
     ),
     "a gallery that is a file": (render_gallery, ["--gallery", "list.csv"], "is a file; name a folder"),
-    "no manifest": (embed_images, COLOURS, "no manifest is published"),
-    "no embeddings": (find_neighbours, [], "no embeddings 'vgg16-fc2'"),
+    "no manifest": (embed_images, ["--warehouse", "new", *COLOURS], "no manifest is published"),
+    "no embeddings": (find_neighbours, ["--warehouse", "new"], "no embeddings 'vgg16-fc2'"),
     "vectors that are not there": (
         find_neighbours,
         ["--embeddings", "vector.parquet"],
@@ -112,12 +112,16 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         + ["--set", 'fingerprints.more={kind="pca",base="colour-histogram",dimensions=300}'],
         "dimensions is 300, but colour-histogram has vectors of 256 values",
     ),
-    "nothing to clean": (clean_warehouse, [], "there is no warehouse at"),
-    "nothing to restore": (restore_runs, [], "there is no warehouse at"),
+    "nothing to clean": (clean_warehouse, [], "--warehouse w: no such folder: "),
+    "nothing to restore": (restore_runs, [], "--warehouse w: no such folder: "),
     "two flags that contradict": (restore_runs, ["--warehouse", "empty", "--rebuild", "--to", "x"], "takes no --to"),
-    "nothing to audit": (audit_neighbours, [], "no neighbours 'vgg16-fc2/cosine'"),
-    "nothing to show": (render_gallery, ["--gallery", "g"], "no neighbours are published"),
-    "nothing to compare": (compare_fingerprints, ["--report", "r"], "no neighbours are published"),
+    "nothing to audit": (audit_neighbours, ["--warehouse", "new"], "no neighbours 'vgg16-fc2/cosine'"),
+    "nothing to show": (render_gallery, ["--warehouse", "new", "--gallery", "g"], "no neighbours are published"),
+    "nothing to compare": (
+        compare_fingerprints,
+        ["--warehouse", "new", "--report", "r"],
+        "no neighbours are published",
+    ),
     "a report that is a file": (compare_fingerprints, ["--report", "list.csv"], "is a file; name a folder"),
     "a catalogue that is not there": (
         download_images,
@@ -139,7 +143,7 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for folder in ("pictures", "empty"):
+    for folder in ("pictures", "empty", "new"):
         (tmp_path / folder).mkdir()
     (tmp_path / "pictures" / "a.jpg").touch()
     (tmp_path / "empty" / "notes.txt").touch()
@@ -164,6 +168,48 @@ def test_mistakes_are_told_before_spark_is_started_and_leave_nothing(mistake: st
     told = capsys.readouterr().err
     assert message in told and len(told.strip().splitlines()) == 1
     assert sorted(place.rglob("*")) == before
+
+
+READERS: dict[Any, list[str]] = {
+    embed_images: COLOURS,
+    find_neighbours: COLOURS,
+    audit_neighbours: [],
+    render_gallery: ["--gallery", "g"],
+    compare_fingerprints: ["--report", "r"],
+}
+"""Jobs that read what others published, with arguments."""
+
+
+@pytest.mark.parametrize("job", READERS)
+def test_a_place_to_read_that_is_no_warehouse(job: Any, place: Path, capsys: Any) -> None:
+    def told(warehouse: str) -> str:
+        capsys.readouterr()
+        assert main(job, ["--warehouse", warehouse, *READERS[job]]) == 2
+        printed: str = capsys.readouterr().err
+        assert len(printed.strip().splitlines()) == 1
+        return printed
+
+    publish(place, [record(RUN, "build_manifest", "")], {})
+    demo = place / "demo"
+    demo.mkdir()
+    (place / "w").rename(demo / "samples-warehouse")
+    missing = demo / "sample-warehouse"
+    assert f"no such folder: {missing}; did you mean samples-warehouse?" in told("demo/sample-warehouse")
+    assert "pictures: this is no warehouse (there are a.jpg)" in told("pictures")
+    meant = f"; did you mean {demo / 'samples-warehouse'}?"
+    assert f"this is no warehouse (there are samples-warehouse){meant}" in told("demo")
+    for kind, folder in (("gallery", demo / "samples-gallery"), ("report", demo / "samples-report")):
+        folder.mkdir()
+        (folder / f"{kind}.json").write_text(f'{{"kind": "image-similarity {kind}", "renderings": []}}')
+        assert f"this is a {kind}: name its warehouse{meant}" in told(str(folder))
+
+
+@pytest.mark.parametrize("job", [build_manifest, clean_warehouse])
+def test_a_gallery_is_no_warehouse_to_write_to(job: Any, place: Path, capsys: Any) -> None:
+    (place / "empty" / "gallery.json").write_text('{"kind": "image-similarity gallery", "renderings": []}')
+    images = ["--images", "pictures"] if job is build_manifest else []
+    assert main(job, ["--warehouse", "empty", *images]) == 2
+    assert "--warehouse empty: this is a gallery: name its warehouse" in capsys.readouterr().err
 
 
 def test_a_warehouse_that_is_a_file(place: Path, capsys: Any) -> None:

@@ -321,10 +321,12 @@ def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> N
     """
     if not hasattr(job, "check_early"):  # it works on a warehouse as it is, which may be damaged, on a full disk
         early.check_there("--warehouse", arguments.warehouse)
+        early.check_is_no_site(arguments.warehouse)
         if hasattr(job, "check_arguments"):
             job.check_arguments(arguments)
         return
     early.check_folder("--warehouse", arguments.warehouse, arguments.dry_run)
+    early.check_is_no_site(arguments.warehouse)
     published = early.snapshot(arguments.warehouse)  # a lost pointer is more than a wrong argument
     if arguments.run_id is not None and (published is None or early.has_label(published, arguments.run_id)):
         return  # what the label has published is not done again, whatever became of its input

@@ -100,8 +100,9 @@ def check_fingerprints(arguments: argparse.Namespace, settings: Settings) -> Non
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """As `check_fingerprints`, ``WrongInput`` where no manifest is published, and ``JobFailed`` for a full disk."""
+    published = early.to_read(arguments.warehouse)
     check_fingerprints(arguments, settings)
-    if published := early.snapshot(arguments.warehouse):
+    if published:
         _manifest_runs(published)
         if not arguments.dry_run:
             _check_disk(published, settings, _names(arguments, settings))

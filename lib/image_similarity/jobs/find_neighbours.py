@@ -56,7 +56,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     compared = _settings(arguments, settings, arguments.embeddings)
     if arguments.embeddings is not None:
         sources.check(arguments.embeddings, settings.embeddings.read_seconds)
-    elif published := early.snapshot(arguments.warehouse):
+    elif published := early.to_read(arguments.warehouse):
         early.runs_of(published, "embeddings", compared.fingerprint, "embed_images")
         _check_size(published, compared, settings.approximate, arguments.dry_run)
 
