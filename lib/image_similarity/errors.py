@@ -86,6 +86,18 @@ def _close(word: str, names: Iterable[str]) -> list[str]:
     return [name for name, ratio in zip(found, ratios) if ratio > ratios[0] - _AS_NEAR]
 
 
+def near_by_words(word: str, known: Iterable[str]) -> list[str]:
+    """At most three of ``known`` that share words with ``word``, most words first: ``images_per_page`` for ``pagesize``.
+
+    Words of fewer than four letters are in too many names. An ``s`` at the end makes no difference.
+    """
+    wanted = _plain(word)
+    shared = {
+        name: sum(part.rstrip("s") in wanted for part in _plain(name).split("-") if len(part) > 3) for name in known
+    }
+    return [name for name in sorted(shared, key=lambda name: -shared[name]) if shared[name]][:_NEAR]
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 

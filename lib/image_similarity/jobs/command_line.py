@@ -120,7 +120,8 @@ class _Setting(argparse.Action):
     """The action of `setting`: appends a `Given` to `FLAGS`."""
 
     def __init__(self, key: str, is_text: bool, **options: Any):
-        super().__init__(**options)
+        stands_for = f"{key}; default: {settings.default_of(key)}".replace("%", "%%")
+        super().__init__(**{**options, "help": f"{options.get('help') or ''} ({stands_for})".lstrip()})
         self.key, self.is_text = key, is_text
 
     def __call__(
