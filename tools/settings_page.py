@@ -19,10 +19,10 @@ HEAD = """# Settings
 
 Which settings there are: every key, its values, its default, and what it is for.
 
-A setting is `SECTION.KEY`. In a file (`--config FILE.toml`) the keys of a section stand below `[SECTION]`; on the command line it is
-`--set SECTION.KEY=VALUE`. Quote what has brackets: `--set 'manifest.extensions=["jpg", "png"]'`. [Jobs](jobs.md#settings) says which
-one wins where a setting is given in several places. The defaults here are those of the program; `conf/local.toml` declares some
-fingerprints.
+A setting is `SECTION.KEY`. In a file (`--config FILE.toml`) the keys of a section stand below `[SECTION]`; on the
+command line it is `--set SECTION.KEY=VALUE`. Quote what has brackets: `--set 'manifest.extensions=["jpg", "png"]'`.
+[Jobs](jobs.md#settings) says which one wins where a setting is given in several places. The defaults here are those of
+the program; `conf/local.toml` declares some fingerprints.
 
 (`.venv/bin/python tools/settings_page.py` writes this page.)
 """

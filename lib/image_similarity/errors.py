@@ -87,9 +87,10 @@ def _close(word: str, names: Iterable[str]) -> list[str]:
 
 
 def near_by_words(word: str, known: Iterable[str]) -> list[str]:
-    """At most three of ``known`` that share words with ``word``, most words first: ``images_per_page`` for ``pagesize``.
+    """At most three of ``known`` that share words with ``word``, as ``images_per_page`` with ``pagesize``.
 
-    Words of fewer than four letters are in too many names. An ``s`` at the end makes no difference.
+    Those with most of the words come first. Words of fewer than four letters are in too many names. An ``s`` at the end
+    makes no difference.
     """
     wanted = _plain(word)
     shared = {

@@ -192,6 +192,22 @@ def test_commands_that_do_not_run_are_seen() -> None:
     assert any("jobs/run_pipeline.py --images" in command for command in _typed(TEXTS["README.md"]))
 
 
+def _unquoted(command: str) -> list[str]:
+    """The words of ``command`` that a shell would expand, or refuse: with brackets or stars, and without quotes. Words
+    in brackets may be left out.
+    """
+    bare = re.sub(r"'[^']*'|\"[^\"]*\"", "Q", command.partition(" #")[0])
+    return re.findall(r"(?<!\S)[^\s\[$]+[\[{*]\S*", bare)
+
+
+def test_commands_are_quoted_for_every_shell() -> None:
+    wanted = {"--set a.b=[1,2]": ["a.b=[1,2]"], "--set 'a.b=[1,2]' [-k N]": [], "--images d/*.jpg": ["d/*.jpg"]}
+    assert {command: _unquoted(command) for command in wanted} == wanted
+    spans = [span for text in TEXTS.values() for span in re.findall(r"`(--?[a-z][^`]*)`", FENCED.sub("", text))]
+    commands = [*spans, *(command for text in TEXTS.values() for command in _typed(text))]
+    assert len(spans) > 30 and [word for command in commands for word in _unquoted(command)] == []
+
+
 def test_every_common_flag_is_told() -> None:
     jobs = TEXTS["docs/jobs.md"]
     told = jobs[jobs.index("Every job takes") : jobs.index("| exit code |")]

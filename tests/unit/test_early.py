@@ -24,6 +24,7 @@ from image_similarity.jobs import (
     render_gallery,
     restore_runs,
     run_pipeline,
+    same_way,
 )
 from image_similarity.jobs.command_line import main
 from image_similarity.runtime.session import scratch_folders
@@ -409,6 +410,54 @@ def test_a_program_is_given_its_pictures_in_another_way(place: Path, capsys: Any
         told = told_early(embed_images, [*own, *more], 2, capsys)
         assert "interpolation was bicubic, is bilinear now; mean was [0.485" in told and "; std was [0.229" in told
         assert "give --set fingerprints.own.interpolation=bicubic --set 'fingerprints.own.mean=[0.485, 0.45" in told
+
+
+def test_what_is_published_and_not_declared_is_told_with_what_made_it(place: Path, capsys: Any) -> None:
+    network = {"kind": "network", "network": "squeezenet1_1", "weights": ["/data/my own.pth"], "seed": 0}
+    network |= {"layer": "features.12.cat", "pooling": "average", "preprocessing": "caffe", "precision": "bfloat16"}
+    publish_embeddings(
+        place,
+        "mine",
+        {"fingerprint": {"mine": network}, "trained": True, "weights": "/data/my own.pth"},
+        images=2,
+        dimensions=4,
+    )
+    told = told_early(embed_images, ["--fingerprint", "mine"], 2, capsys)
+    assert "'mine' is published here, but not declared in this run" in told
+    assert "by --fingerprint mine --network squeezenet1_1 --weights '/data/my own.pth' --preprocessing caffe" in told
+    assert told.rstrip().endswith(" --set fingerprints.mine.precision=bfloat16")
+    assert "fingerprint 'others' is not declared" in told_early(embed_images, ["--fingerprint", "others"], 2, capsys)
+
+
+@pytest.mark.parametrize(
+    ("declared", "flags"),
+    [
+        ({"kind": "hog", "size": 64}, "--set fingerprints.f.kind=hog --set fingerprints.f.size=64"),
+        (
+            {"kind": "exported", "weights": ["e.pt2"], "input_size": 9, "mean": [0.5, 0.5, 0.5]},
+            "--weights e.pt2 --set fingerprints.f.input_size=9 --set 'fingerprints.f.mean=[0.5, 0.5, 0.5]'",
+        ),
+    ],
+)
+def test_what_made_a_fingerprint(declared: dict[str, Any], flags: str) -> None:
+    assert same_way.made_with("f", {"fingerprint": {"f": declared}}) == f"--fingerprint f {flags}"
+
+
+def test_weights_that_were_forgotten(place: Path) -> None:
+    """The second run of a network whose first one had a file."""
+    network = {"kind": "network", "network": "squeezenet1_1", "weights": ["own.pth"]}
+    publish_embeddings(place, "own", {"fingerprint": {"own": network}, "weights": "own.pth"}, images=2, dimensions=4)
+    published = Warehouse(None, str(place / "w")).snapshot()  # type: ignore[arg-type]
+    forgotten = load(overrides=["fingerprints.f.network=squeezenet1_1"]).fingerprint("f")
+    with pytest.raises(JobFailed) as caught, same_way.naming_published(published, forgotten):
+        raise JobFailed("not reached")
+    assert "not reached. Published here: own, by --fingerprint own --network squeezenet1_1 --weights own.pth" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith("(did you forget --weights FILE?)")
+    other = load(overrides=["fingerprints.f.network=alexnet"]).fingerprint("f")
+    with pytest.raises(JobFailed, match="^not reached$"), same_way.naming_published(published, other):
+        raise JobFailed("not reached")
 
 
 def test_a_network_is_prepared_in_another_way(place: Path, capsys: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from image_similarity.settings import FingerprintSettings, NetworkSettings, renamed
-from image_similarity.settings.fingerprints import UNTRAINED
+from image_similarity.settings.fingerprints import UNTRAINED, class_of
 from image_similarity.stages.embeddings import prepare
 
 Record = Mapping[str, Any]
@@ -58,7 +58,7 @@ def certain(name: str, published: Record, declared: FingerprintSettings) -> list
     Needs no weights, so it can be asked early. Empty if no setting is certain to matter; else every setting that
     differs, so that all can be put right at once. Raises ``FingerprintError`` for a network or layer that is not there.
     """
-    before, now = _declared(name, published), _completed(declared)
+    before, now = declared_in(name, published), _completed(declared)
     random = published.get("trained") is False and now.get("weights") == (UNTRAINED,)
     if before.get("kind") == now["kind"]:  # what the program says of its pictures is not known yet
         now |= {key: before[key] for key in _OF_PROGRAM if key in before and key not in now}
@@ -72,7 +72,7 @@ def all_of(name: str, published: Record, prepared: Record) -> list[Change]:
 
     Empty if neither does: then the program computes vectors in another way.
     """
-    before, now = _declared(name, published), _declared(name, prepared)
+    before, now = declared_in(name, published), declared_in(name, prepared)
     random = published.get("trained") is False and prepared.get("trained") is False
     found = _of_settings(before, now, random, published, prepared.get("description", {}).get("layer"))
     digests = [_digest(record) for record in (published, prepared)]
@@ -116,10 +116,23 @@ def _node(declared: FingerprintSettings) -> str | None:
     return networks.resolve_layer(declared.network, prepare.layer_and_pooling(declared)[0])
 
 
-def _declared(name: str, record: Record) -> Record:
+def declared_in(name: str, record: Record) -> Record:
     """The settings of a fingerprint in ``record``, under the names of today; empty if they are not recorded."""
     declared = record.get("fingerprint", {}).get(name)
     return {"kind": NETWORK, **renamed.section("fingerprints", {name: declared})[name]} if declared else {}
+
+
+def not_by_default(declared: Record) -> dict[str, Any]:
+    """The settings of a recorded fingerprint (see `declared_in`) that have other values than if nothing was said."""
+    fields = class_of(declared).model_fields
+    kept = {key: value for key, value in declared.items() if key in fields and value != _plain(fields[key].default)}
+    kept = {key: value for key, value in kept.items() if value is not None and key not in _DIGESTS}
+    if declared["kind"] == NETWORK:
+        kept.setdefault("weights", list(NetworkSettings.model_fields["weights"].default))
+        own = prepare.layer_and_pooling(NetworkSettings(network=declared["network"]))
+        if own == (declared.get("layer"), declared.get("pooling")):
+            kept = {key: value for key, value in kept.items() if key not in ("layer", "pooling")}
+    return kept
 
 
 def _completed(declared: FingerprintSettings) -> dict[str, Any]:
