@@ -90,6 +90,19 @@ def _close(word: str, names: Iterable[str]) -> list[str]:
     return [name for name, ratio in zip(found, ratios) if ratio > ratios[0] - _AS_NEAR]
 
 
+def near_by_words(word: str, known: Iterable[str]) -> list[str]:
+    """At most three of ``known`` that share words with ``word``, as ``images_per_page`` with ``pagesize``.
+
+    Those with most of the words come first. Words of fewer than four letters are in too many names. An ``s`` at the end
+    makes no difference.
+    """
+    wanted = _plain(word)
+    shared = {
+        name: sum(part.rstrip("s") in wanted for part in _plain(name).split("-") if len(part) > 3) for name in known
+    }
+    return [name for name in sorted(shared, key=lambda name: -shared[name]) if shared[name]][:_NEAR]
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 

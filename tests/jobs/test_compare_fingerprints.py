@@ -245,7 +245,7 @@ def test_bad_input_is_refused_in_one_line(
 
     assert "published: second/cosine, tiny/cosine" in refused(*report, "--metric", "euclidean")
     assert "by 'hog'" in refused(*report, "--fingerprint", "tiny", "--fingerprint", "hog")
-    assert "no neighbours are published" in refused(*report, "--warehouse", tmp_path / "nothing")
+    assert "no such folder" in refused(*report, "--warehouse", tmp_path / "nothing")
     assert "-k 6: second has 5 neighbours" in refused(*report, "-k", 6)
     told = refused(*report, "--label", "colour")
     assert "--label colour: no image has that attribute" in told and f"{LABEL}, link, title" in told

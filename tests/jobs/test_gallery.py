@@ -440,7 +440,7 @@ def test_bad_input_is_refused_in_one_line(
     (mine / "letters.txt").rename(mine / "gallery.json")
     assert "other content" in refused(*warehouse, "--gallery", mine), "a file of that name does not make it ours"
     assert "is a file" in refused(*warehouse, "--gallery", gallery.collection.works)
-    assert "no neighbours are published" in refused("--warehouse", tmp_path / "nothing", "--gallery", tmp_path / "g")
+    assert "no such folder" in refused("--warehouse", tmp_path / "nothing", "--gallery", tmp_path / "g")
     told = refused(*warehouse, "--gallery", tmp_path / "g", "--fingerprint", "hog")
     assert "no neighbours by 'hog'" in told and "second, tiny" in told
     assert "has the attribute nothing" in refused(

@@ -203,7 +203,7 @@ def test_a_run_that_is_removed_while_it_is_wanted_again(
 
 def test_a_place_without_a_warehouse(run: Any, tmp_path: Path, capsys: Any) -> None:
     assert run(clean_warehouse, "--warehouse", tmp_path / "typo") == 2
-    assert "there is no warehouse at" in capsys.readouterr().err and not (tmp_path / "typo").exists()
+    assert "no such folder" in capsys.readouterr().err and not (tmp_path / "typo").exists()
 
 
 def test_a_lease_is_renewed(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,3 +108,70 @@ def test_records_of_older_versions(place: Path) -> None:
     assert changes.certain("f", {"fingerprint": {"f": {"network": "hog", "size": 128}}}, hog) == []
     (change,) = changes.certain("f", {"fingerprint": {"f": {"network": "hog", "size": 64}}}, hog)
     assert str(change) == "size was 64, is 128 now"
+
+
+PROGRAM = {"kind": "exported", "weights": "own.pt2"}
+
+OF_PROGRAMS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "mean and std": (
+        {},
+        {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic"},
+        "interpolation was bilinear, is bicubic now; mean was [0.485, 0.456, 0.406], is [0.5, 0.5, 0.5] now; "
+        "std was [0.229, 0.224, 0.225], is [0.25, 0.25, 0.25] now",
+    ),
+    "mean alone": ({}, {"mean": [0.5, 0.5, 0.5]}, "mean was [0.485, 0.456, 0.406], is [0.5, 0.5, 0.5] now"),
+    "mean that caffe leaves unused": ({"preprocessing": "caffe"}, {"preprocessing": "caffe", "mean": [0, 0, 0.5]}, ""),
+    "away from caffe": (
+        {"preprocessing": "caffe"},
+        {"mean": [0.5, 0.5, 0.5]},
+        "preprocessing was caffe, is torchvision now; mean was [0.485, 0.456, 0.406], is [0.5, 0.5, 0.5] now",
+    ),
+    "a short side": ({}, {"resize": 256}, "resize was 224, is 256 now"),
+    "no short side": ({"resize": 256}, {}, "resize was 256, is 224 now"),
+    "the short side that it was": ({}, {"resize": 224}, ""),
+    "a size": ({}, {"input_size": 192}, "input_size was 224, is 192 now"),
+    "the size that it was": ({}, {"input_size": 224}, ""),
+    "pooling and precision": (
+        {},
+        {"pooling": "max", "precision": "bfloat16"},
+        "pooling was none, is max now; precision was float32, is bfloat16 now",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OF_PROGRAMS)
+def test_all_that_differs_of_a_program_is_seen_early(case: str, place: Path) -> None:
+    """Nobody is sent back a second time. The published program told the size of its pictures."""
+    before, now, told = OF_PROGRAMS[case]
+    was, settings = declared({**PROGRAM, **before}, place), declared({**PROGRAM, **now}, place)
+    published = {"fingerprint": {"f": {"input_size": 224, **_given(was)}}, "trained": True, "fingerprint_key": "a"}
+    today = {"fingerprint": {"f": {"input_size": 224, **_given(settings)}}, "trained": True, "fingerprint_key": "b"}
+    assert "; ".join(map(str, sorted_by(told, changes.certain("f", published, settings)))) == told
+    assert "; ".join(map(str, sorted_by(told, changes.all_of("f", published, today)))) == told
+
+
+def _given(settings: FingerprintSettings) -> dict[str, Any]:
+    return {key: value for key, value in settings.model_dump(mode="json").items() if value is not None}
+
+
+def sorted_by(told: str, found: list[changes.Change]) -> list[changes.Change]:
+    return sorted(found, key=lambda change: told.find(str(change)))
+
+
+def test_what_is_uncertain_is_told_beside_what_is_certain(place: Path) -> None:
+    """Another seed of a sample may choose the same vectors. Beside another number of dimensions it is worth telling."""
+    pca = 'fingerprints.f={kind="pca",base="vgg16-fc2",dimensions=4,seed=0}'
+    few = load(overrides=[pca]).fingerprint("f")
+    published = {"fingerprint": {"f": few.model_dump()}}
+    other_seed = few.model_copy(update={"seed": 1})
+    assert changes.certain("f", published, other_seed) == []
+    found = changes.certain("f", published, other_seed.model_copy(update={"dimensions": 5}))
+    assert [change.key for change in found] == ["dimensions", "seed"]
+
+
+def test_a_seed_without_random_weights_is_no_difference(place: Path, tmp_path: Path) -> None:
+    (published, _), (today, settings) = (
+        record(values, place, tmp_path) for values in (OWN, {**OWN, "seed": 3, "pooling": "max"})
+    )
+    assert [change.key for change in changes.certain("f", published, settings)] == ["pooling"]
+    assert [change.key for change in changes.all_of("f", published, today)] == ["pooling"]

@@ -13,11 +13,13 @@ from pydantic import BaseModel
 
 from image_similarity.jobs import command_line
 from image_similarity.settings import Settings
+from image_similarity.settings.fingerprints import keys_of, kinds
 from image_similarity.stages.downloads import stage as downloads
 from image_similarity.stages.embeddings import stage as embeddings
 from image_similarity.stages.neighbours import usable
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS
+from tools import settings_page
 
 EMBED_REASONS, PERMANENT = embeddings.FAILURE_REASONS, embeddings.PERMANENT_REASONS
 DOWNLOAD_REASONS, FETCH_REASONS, VECTOR_REASONS = (
@@ -122,10 +124,14 @@ def _start(job: str, argv: list[str]) -> int:
 
 
 @cache
-def _flags(job: str) -> set[str]:
+def _help(job: str) -> str:
     with redirect_stdout(io.StringIO()) as told, pytest.raises(SystemExit):
         _start(job, ["--help"])
-    return set(FLAG.findall(told.getvalue()))
+    return told.getvalue()
+
+
+def _flags(job: str) -> set[str]:
+    return set(FLAG.findall(_help(job)))
 
 
 def _commands(job: str) -> list[str]:
@@ -186,6 +192,22 @@ def test_commands_that_do_not_run_are_seen() -> None:
     assert any("jobs/run_pipeline.py --images" in command for command in _typed(TEXTS["README.md"]))
 
 
+def _unquoted(command: str) -> list[str]:
+    """The words of ``command`` that a shell would expand, or refuse: with brackets or stars, and without quotes. Words
+    in brackets may be left out.
+    """
+    bare = re.sub(r"'[^']*'|\"[^\"]*\"", "Q", command.partition(" #")[0])
+    return re.findall(r"(?<!\S)[^\s\[$]+[\[{*]\S*", bare)
+
+
+def test_commands_are_quoted_for_every_shell() -> None:
+    wanted = {"--set a.b=[1,2]": ["a.b=[1,2]"], "--set 'a.b=[1,2]' [-k N]": [], "--images d/*.jpg": ["d/*.jpg"]}
+    assert {command: _unquoted(command) for command in wanted} == wanted
+    spans = [span for text in TEXTS.values() for span in re.findall(r"`(--?[a-z][^`]*)`", FENCED.sub("", text))]
+    commands = [*spans, *(command for text in TEXTS.values() for command in _typed(text))]
+    assert len(spans) > 30 and [word for command in commands for word in _unquoted(command)] == []
+
+
 def test_every_common_flag_is_told() -> None:
     jobs = TEXTS["docs/jobs.md"]
     told = jobs[jobs.index("Every job takes") : jobs.index("| exit code |")]
@@ -209,6 +231,23 @@ def test_every_setting_exists() -> None:
     )
     unknown = [f"{section}.{key}" for section, key in told if key not in sections[section].model_fields]
     assert len(told) > 15 and sorted(unknown) == []
+
+
+def test_the_page_of_settings_is_as_in_the_code() -> None:
+    """`.venv/bin/python tools/settings_page.py` writes it anew."""
+    assert TEXTS["docs/settings.md"] == settings_page.page()
+    sections = {name: set(section.model_fields) for name, section in _sections().items()}
+    sections |= {f"fingerprints.NAME] of kind {kind}": set(keys_of(kind)) - {"kind"} for kind in kinds()}
+    for name, keys in sections.items():
+        rows = TEXTS["docs/settings.md"].partition(f"## [{name}")[2].partition("\n## ")[0]
+        assert set(re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE)) == keys
+        assert re.search(r"\| *\|$", rows, re.MULTILINE) is None, "each says what it is for"
+
+
+def test_flags_that_stand_for_a_setting_show_its_default() -> None:
+    text = re.sub(r"\s+", " ", _help("find_neighbours"))
+    assert "similar neighbours of each image (neighbours.similar; default: 12)" in text
+    assert "(neighbours.metric; default: cosine)" in text
 
 
 def test_every_key_of_approximate_is_as_in_the_code() -> None:

@@ -24,6 +24,7 @@ from image_similarity.jobs import (
     render_gallery,
     restore_runs,
     run_pipeline,
+    same_way,
 )
 from image_similarity.jobs.command_line import main
 from image_similarity.runtime.session import scratch_folders
@@ -64,8 +65,8 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         "the folder has other content",
     ),
     "a gallery that is a file": (render_gallery, ["--gallery", "list.csv"], "is a file; name a folder"),
-    "no manifest": (embed_images, COLOURS, "no manifest is published"),
-    "no embeddings": (find_neighbours, [], "no embeddings 'vgg16-fc2'"),
+    "no manifest": (embed_images, ["--warehouse", "new", *COLOURS], "no manifest is published"),
+    "no embeddings": (find_neighbours, ["--warehouse", "new"], "no embeddings 'vgg16-fc2'"),
     "vectors that are not there": (
         find_neighbours,
         ["--embeddings", "vector.parquet"],
@@ -112,12 +113,16 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         + ["--set", 'fingerprints.more={kind="pca",base="colour-histogram",dimensions=300}'],
         "dimensions is 300, but colour-histogram has vectors of 256 values",
     ),
-    "nothing to clean": (clean_warehouse, [], "there is no warehouse at"),
-    "nothing to restore": (restore_runs, [], "there is no warehouse at"),
+    "nothing to clean": (clean_warehouse, [], "--warehouse w: no such folder: "),
+    "nothing to restore": (restore_runs, [], "--warehouse w: no such folder: "),
     "two flags that contradict": (restore_runs, ["--warehouse", "empty", "--rebuild", "--to", "x"], "takes no --to"),
-    "nothing to audit": (audit_neighbours, [], "no neighbours 'vgg16-fc2/cosine'"),
-    "nothing to show": (render_gallery, ["--gallery", "g"], "no neighbours are published"),
-    "nothing to compare": (compare_fingerprints, ["--report", "r"], "no neighbours are published"),
+    "nothing to audit": (audit_neighbours, ["--warehouse", "new"], "no neighbours 'vgg16-fc2/cosine'"),
+    "nothing to show": (render_gallery, ["--warehouse", "new", "--gallery", "g"], "no neighbours are published"),
+    "nothing to compare": (
+        compare_fingerprints,
+        ["--warehouse", "new", "--report", "r"],
+        "no neighbours are published",
+    ),
     "a report that is a file": (compare_fingerprints, ["--report", "list.csv"], "is a file; name a folder"),
     "a catalogue that is not there": (
         download_images,
@@ -139,7 +144,7 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for folder in ("pictures", "empty"):
+    for folder in ("pictures", "empty", "new"):
         (tmp_path / folder).mkdir()
     (tmp_path / "pictures" / "a.jpg").touch()
     (tmp_path / "empty" / "notes.txt").touch()
@@ -164,6 +169,48 @@ def test_mistakes_are_told_before_spark_is_started_and_leave_nothing(mistake: st
     told = capsys.readouterr().err
     assert message in told and len(told.strip().splitlines()) == 1
     assert sorted(place.rglob("*")) == before
+
+
+READERS: dict[Any, list[str]] = {
+    embed_images: COLOURS,
+    find_neighbours: COLOURS,
+    audit_neighbours: [],
+    render_gallery: ["--gallery", "g"],
+    compare_fingerprints: ["--report", "r"],
+}
+"""Jobs that read what others published, with arguments."""
+
+
+@pytest.mark.parametrize("job", READERS)
+def test_a_place_to_read_that_is_no_warehouse(job: Any, place: Path, capsys: Any) -> None:
+    def told(warehouse: str) -> str:
+        capsys.readouterr()
+        assert main(job, ["--warehouse", warehouse, *READERS[job]]) == 2
+        printed: str = capsys.readouterr().err
+        assert len(printed.strip().splitlines()) == 1
+        return printed
+
+    publish(place, [record(RUN, "build_manifest", "")], {})
+    demo = place / "demo"
+    demo.mkdir()
+    (place / "w").rename(demo / "samples-warehouse")
+    missing = demo / "sample-warehouse"
+    assert f"no such folder: {missing}; did you mean samples-warehouse?" in told("demo/sample-warehouse")
+    assert "pictures: this is no warehouse (there are a.jpg)" in told("pictures")
+    meant = f"; did you mean {demo / 'samples-warehouse'}?"
+    assert f"this is no warehouse (there are samples-warehouse){meant}" in told("demo")
+    for kind, folder in (("gallery", demo / "samples-gallery"), ("report", demo / "samples-report")):
+        folder.mkdir()
+        (folder / f"{kind}.json").write_text(f'{{"kind": "image-similarity {kind}", "renderings": []}}')
+        assert f"this is a {kind}: name its warehouse{meant}" in told(str(folder))
+
+
+@pytest.mark.parametrize("job", [build_manifest, clean_warehouse])
+def test_a_gallery_is_no_warehouse_to_write_to(job: Any, place: Path, capsys: Any) -> None:
+    (place / "empty" / "gallery.json").write_text('{"kind": "image-similarity gallery", "renderings": []}')
+    images = ["--images", "pictures"] if job is build_manifest else []
+    assert main(job, ["--warehouse", "empty", *images]) == 2
+    assert "--warehouse empty: this is a gallery: name its warehouse" in capsys.readouterr().err
 
 
 def test_a_warehouse_that_is_a_file(place: Path, capsys: Any) -> None:
@@ -344,6 +391,74 @@ def test_other_settings_than_those_of_the_published_vectors(place: Path, capsys:
         assert "space was hsv, is lab now; bins was [16, 4, 4], is [4, 4, 4] now." in told
         assert "give --set fingerprints.colours.space=hsv --set 'fingerprints.colours.bins=[16, 4, 4]'" in told
         assert "another name (--fingerprint NAME" in told and "--replace-fingerprint" in told
+
+
+def test_a_program_is_given_its_pictures_in_another_way(place: Path, capsys: Any) -> None:
+    """All of it at once, with what to type; a dry run, too."""
+    (place / "own.pt2").touch()
+    own = [
+        "--weights",
+        "own.pt2",
+        "--set",
+        "fingerprints.own.mean=[0.5,0.5,0.5]",
+        "--set",
+        "fingerprints.own.std=[1,1,1]",
+    ]
+    plain = load(overrides=['fingerprints.own={kind="exported",weights="own.pt2"}']).fingerprint("own")
+    declared = {**plain.model_dump(mode="json"), "input_size": 224, "interpolation": "bicubic"}
+    publish_embeddings(place, "own", {"fingerprint": {"own": declared}, "trained": True}, images=2, dimensions=8)
+    for more in ([], ["--dry-run"]):
+        told = told_early(embed_images, [*own, *more], 2, capsys)
+        assert "interpolation was bicubic, is bilinear now; mean was [0.485" in told and "; std was [0.229" in told
+        assert "give --set fingerprints.own.interpolation=bicubic --set 'fingerprints.own.mean=[0.485, 0.45" in told
+
+
+def test_what_is_published_and_not_declared_is_told_with_what_made_it(place: Path, capsys: Any) -> None:
+    network = {"kind": "network", "network": "squeezenet1_1", "weights": ["/data/my own.pth"], "seed": 0}
+    network |= {"layer": "features.12.cat", "pooling": "average", "preprocessing": "caffe", "precision": "bfloat16"}
+    publish_embeddings(
+        place,
+        "mine",
+        {"fingerprint": {"mine": network}, "trained": True, "weights": "/data/my own.pth"},
+        images=2,
+        dimensions=4,
+    )
+    told = told_early(embed_images, ["--fingerprint", "mine"], 2, capsys)
+    assert "'mine' is published here, but not declared in this run" in told
+    assert "by --fingerprint mine --network squeezenet1_1 --weights '/data/my own.pth' --preprocessing caffe" in told
+    assert told.rstrip().endswith(" --set fingerprints.mine.precision=bfloat16")
+    assert "fingerprint 'others' is not declared" in told_early(embed_images, ["--fingerprint", "others"], 2, capsys)
+
+
+@pytest.mark.parametrize(
+    ("declared", "flags"),
+    [
+        ({"kind": "hog", "size": 64}, "--set fingerprints.f.kind=hog --set fingerprints.f.size=64"),
+        (
+            {"kind": "exported", "weights": ["e.pt2"], "input_size": 9, "mean": [0.5, 0.5, 0.5]},
+            "--weights e.pt2 --set fingerprints.f.input_size=9 --set 'fingerprints.f.mean=[0.5, 0.5, 0.5]'",
+        ),
+    ],
+)
+def test_what_made_a_fingerprint(declared: dict[str, Any], flags: str) -> None:
+    assert same_way.made_with("f", {"fingerprint": {"f": declared}}) == f"--fingerprint f {flags}"
+
+
+def test_weights_that_were_forgotten(place: Path) -> None:
+    """The second run of a network whose first one had a file."""
+    network = {"kind": "network", "network": "squeezenet1_1", "weights": ["own.pth"]}
+    publish_embeddings(place, "own", {"fingerprint": {"own": network}, "weights": "own.pth"}, images=2, dimensions=4)
+    published = Warehouse(None, str(place / "w")).snapshot()  # type: ignore[arg-type]
+    forgotten = load(overrides=["fingerprints.f.network=squeezenet1_1"]).fingerprint("f")
+    with pytest.raises(JobFailed) as caught, same_way.naming_published(published, forgotten):
+        raise JobFailed("not reached")
+    assert "not reached. Published here: own, by --fingerprint own --network squeezenet1_1 --weights own.pth" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith("(did you forget --weights FILE?)")
+    other = load(overrides=["fingerprints.f.network=alexnet"]).fingerprint("f")
+    with pytest.raises(JobFailed, match="^not reached$"), same_way.naming_published(published, other):
+        raise JobFailed("not reached")
 
 
 def test_a_network_is_prepared_in_another_way(place: Path, capsys: Any) -> None:

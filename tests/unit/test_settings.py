@@ -75,6 +75,32 @@ def test_all_faults_are_told_at_once() -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("gallery.page_size=10", "no such setting; did you mean gallery.images_per_page?"),
+        ("gallery.pagesize=10", "no such setting; did you mean gallery.images_per_page?"),
+        ("page_size=10", "a setting is SECTION.KEY; did you mean gallery.images_per_page?"),
+        ("similar=3", "a setting is SECTION.KEY; did you mean neighbours.similar?"),
+        ("gallery=3", "a setting is SECTION.KEY; all of [gallery]: title, title_attributes,"),
+        ("zzz=3", "a setting is SECTION.KEY, as gallery.title; sections are manifest, embeddings,"),
+        ("zzz.y=3", "zzz: no such setting; sections are manifest, embeddings,"),
+        ("gallery.zzz=3", "no such setting; all of [gallery]: title, title_attributes,"),
+        ("embeddings.similr=4", "no such setting; did you mean neighbours.similar?"),
+        ("fingerprints.vgg16-fc2.zzz=1", "no such setting; all of [fingerprints.vgg16-fc2]: kind, decoding,"),
+        ("fingerprints.colours={kind='colour-histogram',bins=4}", "bins: should be a list of 3 numbers, as [1, 2, 3]"),
+        ("fingerprints.own={kind='exported',weights='a',mean='0.5,0.5'}", "should be a list of 3 numbers"),
+        ("fingerprints.own={kind='exported',weights='a',std=[1,1]}", "should be a list of 3 numbers"),
+        ("manifest.extensions=[]", "should name at least one, not none"),
+        ("gallery.group_by=4", 'should be a list, as ["a", "b"], not 4'),
+    ],
+)
+def test_near_names_of_settings(override: str, told: str) -> None:
+    with pytest.raises(WrongInput) as caught:
+        settings.load(None, [override])
+    assert told in str(caught.value) and "uple" not in str(caught.value)
+
+
 def test_asking_for_nothing_is_a_fault() -> None:
     with pytest.raises(WrongInput, match="both 0"):
         settings.load(None, ["neighbours.similar=0", "neighbours.dissimilar=0"])
@@ -151,7 +177,7 @@ def test_faults_are_told_where_they_were_made(tmp_path: Path) -> None:
     [
         ({"overrides": ["neighbors.similar=3"]}, r"--set neighbors.similar=3: neighbors: .* did you mean neighbours\?"),
         ({"overrides": ["embeddings.similar=3"]}, r"=3: no such setting; did you mean neighbours\.similar\?"),
-        ({"overrides": ["neighbours=3"]}, "--set neighbours=3: should be a table of keys, not 3"),
+        ({"overrides": ["neighbours=3"]}, r"--set neighbours=3: a setting is SECTION.KEY; all of \[neighbours\]: fing"),
         (
             {"flags": [Given('neighbours.metric="cosin"', "--metric cosin")]},
             r"^--metric cosin: .* mean cosine\?$",

@@ -177,7 +177,7 @@ def test_untrained_is_advised_for_torchvisions_own_weights_alone(
 ) -> None:
     named = type("W", (), {"__members__": {"V1": _Url("http://127.0.0.1:9/none-0.pth")}})
     monkeypatch.setattr(weights, "get_model_weights", lambda _: named)
-    with pytest.raises(JobFailed, match="Fetch http://127.0.0.1:9/none-0.pth where .* 'untrained', for a network"):
+    with pytest.raises(JobFailed, match="Fetch http://127.0.0.1:9/none-0.pth .*; or give --weights untrained, for"):
         weights.resolve(NETWORK, ["V1"], None, 0, tmp_path / "cache")
 
 

@@ -32,7 +32,7 @@ def _slot(requested: NeighboursSettings) -> str:
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` where nothing is published to audit, and for a sample that is too small."""
-    if published := early.snapshot(arguments.warehouse):
+    if published := early.to_read(arguments.warehouse):
         runs = early.runs_of(published, "neighbours", _slot(settings.neighbours), "find_neighbours")
         record = published.runs.get(runs[0])
         if record is not None and "images" in record.counts:

@@ -121,7 +121,8 @@ class _Setting(argparse.Action):
     """The action of `setting`: appends a `Given` to `FLAGS`."""
 
     def __init__(self, key: str, is_text: bool, **options: Any):
-        super().__init__(**options)
+        stands_for = f"{key}; default: {settings.default_of(key)}".replace("%", "%%")
+        super().__init__(**{**options, "help": f"{options.get('help') or ''} ({stands_for})".lstrip()})
         self.key, self.is_text = key, is_text
 
     def __call__(
@@ -321,10 +322,12 @@ def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> N
     """
     if not hasattr(job, "check_early"):  # it works on a warehouse as it is, which may be damaged, on a full disk
         early.check_there("--warehouse", arguments.warehouse)
+        early.check_is_no_site(arguments.warehouse)
         if hasattr(job, "check_arguments"):
             job.check_arguments(arguments)
         return
     early.check_folder("--warehouse", arguments.warehouse, arguments.dry_run)
+    early.check_is_no_site(arguments.warehouse)
     published = early.snapshot(arguments.warehouse)  # a lost pointer is more than a wrong argument
     if arguments.run_id is not None and (published is None or early.has_label(published, arguments.run_id)):
         return  # what the label has published is not done again, whatever became of its input

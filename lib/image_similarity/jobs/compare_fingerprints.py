@@ -77,7 +77,7 @@ def check_early(arguments: argparse.Namespace, settings: AllSettings) -> None:
     early.check_folder("--report", arguments.report, arguments.dry_run)
     if uris.is_local(arguments.report):
         open_site(None, "report", arguments.report).check_place("", uris.absolute(arguments.warehouse))
-    published = early.snapshot(arguments.warehouse)
+    published = early.to_read(arguments.warehouse)
     if published and not published.slots("neighbours"):
         raise WrongInput(f"no neighbours are published in {published.uri}: run find_neighbours first")
     if published:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from image_similarity.errors import WrongInput, did_you_mean, listed, near_files, what_is
+from image_similarity.errors import WrongInput, did_you_mean, listed, near, near_files, what_is
+from image_similarity.pages import site
 from image_similarity.reporting import note, printable
 from image_similarity.runtime import session
 from image_similarity.storage import disk_space, filesystems, http_client, uris
 from image_similarity.storage.filesystems import OBJECT_STORES
-from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
+from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.snapshot import POINTER, RUNNING, Snapshot, open_snapshot
+from image_similarity.warehouse.workspace import SCRATCH, STATE
 
 LEAST_ROOM = 4 * 2**20
 """Bytes. The smallest run writes about 1 MiB: tables, its record, views, Spark's own files. On a disk with less room it
@@ -52,7 +55,46 @@ def check_there(flag: str, uri: str) -> None:
     """Raises ``WrongInput`` if no warehouse can be at ``uri``, which ``flag`` gives: on this machine, no folder is."""
     check_folder(flag, uri, dry_run=True)
     if uris.is_local(uri) and not os.path.isdir(path := uris.absolute(uri)):
-        raise WrongInput(f"there is no warehouse at {path}{near_files(path)}: check {flag}")
+        raise WrongInput(f"{flag} {uri}: no such folder: {path}{near_files(path)}")
+
+
+def check_is_no_site(warehouse: str) -> None:
+    """Raises ``WrongInput`` where ``--warehouse`` names the folder of a gallery or report on this machine."""
+    if not uris.is_local(warehouse) or not os.path.isdir(path := uris.absolute(warehouse)):
+        return
+    if (kind := site.kind_at(filesystems.files_of(path), path)) is not None:
+        raise WrongInput(f"--warehouse {warehouse}: this is a {kind}: name its warehouse{_near_warehouses(path)}")
+
+
+def to_read(warehouse: str) -> Snapshot | None:
+    """As `snapshot`, for a job that reads what others published. ``WrongInput`` for a place that is no warehouse."""
+    check_there("--warehouse", warehouse)
+    published = snapshot(warehouse)
+    if published is not None and not published.pointer.version and (names := _content(published.uri)):
+        raise WrongInput(
+            f"--warehouse {warehouse}: this is no warehouse (there are {listed(names)})"
+            f"{_near_warehouses(published.uri)}"
+        )
+    return published
+
+
+def _content(folder: str) -> list[str]:
+    """What is in ``folder`` that no job on its way to its first publication has put there."""
+    ours = {*SCHEMAS, SCRATCH, STATE, RUNNING}
+    return sorted(name for name in os.listdir(folder) if name not in ours and not name.startswith("."))
+
+
+def _near_warehouses(folder: str) -> str:
+    """``; did you mean A or B?`` of the warehouses in ``folder``, else of those beside it; of these the near names."""
+    for place in (folder, os.path.dirname(folder)):
+        try:
+            there = sorted(name for name in os.listdir(place) if os.path.isfile(os.path.join(place, name, POINTER)))
+        except OSError:  # others may not list it
+            continue
+        if there:
+            names = near(os.path.basename(folder), there) or there[:1] if len(there) > 1 else there
+            return f"; did you mean {' or '.join(os.path.join(place, name) for name in names)}?"
+    return ""
 
 
 def _check_address(flag: str, uri: str) -> None:

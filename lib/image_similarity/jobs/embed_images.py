@@ -89,19 +89,23 @@ def check_fingerprints(arguments: argparse.Namespace, settings: Settings) -> Non
     """Raises ``WrongInput`` for what is seen before Spark is started: fingerprints, networks, layers and local files of
     weights that do not exist, and settings other than those of the vectors that are published.
     """
+    published = early.snapshot(arguments.warehouse)
+    if published:
+        same_way.check_declared(published, _wanted(arguments, settings), settings)
     names = _names(arguments, settings)
     for name in names:
         prepare.check(name, settings.fingerprint(name))
     prepare.check_together(settings, names)
-    if published := early.snapshot(arguments.warehouse):
+    if published:
         for name in names:
             same_way.check_settings(arguments, published, name, settings.fingerprint(name))
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """As `check_fingerprints`, ``WrongInput`` where no manifest is published, and ``JobFailed`` for a full disk."""
+    published = early.to_read(arguments.warehouse)
     check_fingerprints(arguments, settings)
-    if published := early.snapshot(arguments.warehouse):
+    if published:
         _manifest_runs(published)
         if not arguments.dry_run:
             _check_disk(published, settings, _names(arguments, settings))
@@ -145,12 +149,18 @@ def _check_unchanged(application: Application, name: str, prepared: PreparedFing
 def _prepared(application: Application, name: str) -> PreparedFingerprint:
     if name not in application.prepared:
         declared, http = application.settings.fingerprint(name), application.settings.http
-        application.prepared[name] = prepare.prepare(name, declared, _folder_for_workers(), http)
+        published = application.warehouse.snapshot()
+        with same_way.naming_published(published, declared):
+            application.prepared[name] = prepare.prepare(name, declared, _folder_for_workers(), http)
     return application.prepared[name]
 
 
+def _wanted(arguments: argparse.Namespace, settings: Settings) -> list[str]:
+    return arguments.fingerprints or [settings.neighbours.fingerprint]
+
+
 def _names(arguments: argparse.Namespace, settings: Settings) -> list[str]:
-    return prepare.with_bases(settings, arguments.fingerprints or [settings.neighbours.fingerprint])
+    return prepare.with_bases(settings, _wanted(arguments, settings))
 
 
 def _declared(job: Job) -> Any:

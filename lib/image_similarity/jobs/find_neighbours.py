@@ -68,7 +68,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
         from image_similarity.stages.neighbours import own_vectors
 
         own_vectors.check(arguments.embeddings, settings.embeddings.read_seconds)
-    elif published := early.snapshot(arguments.warehouse):
+    elif published := early.to_read(arguments.warehouse):
         early.runs_of(published, "embeddings", compared.fingerprint, "embed_images")
         _check_size(published, compared, settings.approximate, arguments.dry_run)
 

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for a folder that cannot be a gallery's, and where nothing is published to show."""
     check_place(arguments, "")
-    if published := early.snapshot(arguments.warehouse):
+    if published := early.to_read(arguments.warehouse):
         _by_fingerprint(published, arguments.fingerprints or [])
 
 

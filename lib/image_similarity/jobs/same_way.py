@@ -5,12 +5,13 @@ differs, and what can be done.
 import argparse
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs.job import library_versions
-from image_similarity.settings import FingerprintSettings
+from image_similarity.settings import UNTRAINED, FingerprintSettings, NetworkSettings, Settings
 from image_similarity.stages.embeddings import changes
 from image_similarity.stages.embeddings.changes import Change
 from image_similarity.warehouse.records import Record
@@ -48,6 +49,71 @@ def check_key(
     raise WrongInput(_message(arguments, name, different))
 
 
+def check_declared(published: Snapshot, names: Sequence[str], settings: Settings) -> None:
+    """Raises ``WrongInput`` for one of ``names`` that is published and not declared: with what made it."""
+    for name in names:
+        if name in settings.fingerprints or (record := record_of(published, name)) is None:
+            continue
+        if flags := made_with(name, record.settings):
+            raise WrongInput(
+                f"fingerprint {name!r} is published here, but not declared in this run: declare it again, as it was "
+                f"made, by {flags}"
+            )
+
+
+@contextmanager
+def naming_published(published: Snapshot, declared: FingerprintSettings) -> Iterator[None]:
+    """Adds to a ``JobFailed`` about weights the published fingerprints of the same network, and how they were made.
+
+    ``declared``: the fingerprint whose weights are looked for.
+    """
+    try:
+        yield
+    except WrongInput:
+        raise
+    except JobFailed as error:
+        same = _of_network(published, declared.network) if isinstance(declared, NetworkSettings) else []
+        if not same:
+            raise
+        raise JobFailed(f"{error}. Published here: {'; '.join(same)} (did you forget --weights FILE?)") from None
+
+
+def _of_network(published: Snapshot, network: str) -> list[str]:
+    """The published fingerprints of ``network``, each with the flags that made it."""
+    found = [(name, record_of(published, name)) for name in sorted(published.slots("embeddings"))]
+    records = [(name, record.settings) for name, record in found if record is not None]
+    return [
+        f"{name}, by {made_with(name, settings)}"
+        for name, settings in records
+        if changes.declared_in(name, settings).get("network") == network
+    ]
+
+
+def made_with(name: str, settings: Mapping[str, Any]) -> str:
+    """The flags that declare the fingerprint ``name`` of a run's ``settings`` again; empty if they are not recorded."""
+    declared = changes.declared_in(name, settings)
+    if not declared:
+        return ""
+    kept = changes.not_by_default(declared)
+    words = [f"--fingerprint {name}"]
+    if declared["kind"] in ("network", "exported"):
+        weights = kept.pop("weights", None)
+        kept.pop("kind", None)
+        flags = {"network": kept.pop("network", None), "weights": weights and settings.get("weights", weights[0])}
+        flags["preprocessing"] = kept.pop("preprocessing", None)
+        if settings.get("trained") is False:
+            flags["weights"] = UNTRAINED
+        words += [f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value]
+    else:
+        kept = {"kind": declared["kind"], **kept}
+    return " ".join([*words, *(_set(f"fingerprints.{name}.{key}", value) for key, value in kept.items())])
+
+
+def _set(key: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"--set {shlex.quote(f'{key}={text}')}"
+
+
 def record_of(published: Snapshot, name: str) -> Record | None:
     """The record of the run that published the embeddings ``name``; None if there is none, or it cannot be read."""
     try:
@@ -74,8 +140,7 @@ def _flag(arguments: argparse.Namespace, name: str, change: Change) -> str:
     by_flags = any(given.override.startswith(f"fingerprints.{name}.") for given in arguments.settings_by_flag)
     if by_flags and change.key in ("network", "preprocessing"):
         return f"--{change.key} {change.before}"
-    value = change.before if isinstance(change.before, str) else json.dumps(change.before)
-    return f"--set {shlex.quote(f'fingerprints.{name}.{change.key}={value}')}"
+    return _set(f"fingerprints.{name}.{change.key}", change.before)
 
 
 def _other_versions(before: Mapping[str, str]) -> str:

@@ -21,6 +21,7 @@ from image_similarity.storage import blobs, uris
 from image_similarity.storage.files import Files
 from image_similarity.storage.filesystems import files_of
 
+KINDS = ("gallery", "report")
 INDEX = "index.html"
 LOCK = ".lock"
 RENDERINGS_KEPT = 2
@@ -144,6 +145,11 @@ def open_site(spark: SparkSession | None, kind: str, folder: str) -> Site:
         )
         raise WrongInput(f"--{kind} {folder}: the folder has other content ({content}); name a new or an empty folder")
     return Site(kind, uri, files, marker.renderings, marker.forwards) if marker else Site(kind, uri, files)
+
+
+def kind_at(files: Files, uri: str) -> str | None:
+    """``gallery`` or ``report`` if the folder ``uri`` is one; else None."""
+    return next((kind for kind in KINDS if _read_marker(files, uri, kind) is not None), None)
 
 
 def _read_marker(files: Files, uri: str, kind: str) -> _Marker | None:

@@ -15,7 +15,7 @@ from image_similarity.settings.fingerprints import (
     NetworkSettings,
     PcaSettings,
 )
-from image_similarity.settings.loading import Given, declared_fingerprints, load
+from image_similarity.settings.loading import Given, declared_fingerprints, default_of, load
 from image_similarity.settings.sections import (
     ApproximateSettings,
     DownloadsSettings,
@@ -47,5 +47,6 @@ __all__ = [
     "PcaSettings",
     "Settings",
     "declared_fingerprints",
+    "default_of",
     "load",
 ]

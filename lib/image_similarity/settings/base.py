@@ -12,6 +12,15 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def as_three(value: Any) -> Any:
+    """``value`` as a tuple. ``ValueError`` unless it is a list of three numbers."""
+    numbers = as_tuple(value)
+    are_numbers = isinstance(numbers, tuple) and all(type(number) in (int, float) for number in numbers)
+    if not are_numbers or len(numbers) != 3:
+        raise ValueError(f"should be a list of 3 numbers, as [1, 2, 3], not {value!r}")
+    return numbers
+
+
 Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from image_similarity.errors import did_you_mean, listed
-from image_similarity.settings.base import Section, Strings, as_tuple
+from image_similarity.settings.base import Section, Strings, as_three
 
 DEFAULT_FINGERPRINT = "vgg16-fc2"
 UNTRAINED = "untrained"
 _NAME = re.compile(r"[a-z0-9-]+")
-Channels = Annotated[tuple[float, float, float], BeforeValidator(as_tuple)]
+Channels = Annotated[tuple[float, float, float], BeforeValidator(as_three)]
 Bins = Annotated[int, Field(ge=1, le=256)]
 Pooling = Literal["none", "average", "max"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -129,7 +129,7 @@ class ColourHistogramSettings(ImageFingerprintSettings):
     space: Literal["hsv", "lab"] = "hsv"
     """The colour space whose three channels are divided into bins."""
 
-    bins: Annotated[tuple[Bins, Bins, Bins], BeforeValidator(as_tuple)] = (16, 4, 4)
+    bins: Annotated[tuple[Bins, Bins, Bins], BeforeValidator(as_three)] = (16, 4, 4)
     """Bins of each channel. The vector has as many values as their product."""
 
 

@@ -7,14 +7,14 @@ value replaces what was there, and so does a fingerprint of another kind.
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from image_similarity.errors import WrongInput, did_you_mean, near, no_such_file, what_is
+from image_similarity.errors import WrongInput, did_you_mean, near, near_by_words, no_such_file, what_is
 from image_similarity.settings import renamed
 from image_similarity.settings.fingerprints import DEFAULT_FINGERPRINT, keys_of
 from image_similarity.settings.sections import FaultOfFingerprint, Settings
@@ -93,6 +93,12 @@ def declared_fingerprints(files: Iterable[Traversable], overrides: Iterable[str]
     """The fingerprints that ``files`` and ``overrides`` (see `load`) declare: those with a network or a kind."""
     declared = _layers(files, overrides).values["fingerprints"]
     return {name for name, keys in declared.items() if _kind(keys)} if isinstance(declared, Mapping) else set()
+
+
+def default_of(key: str) -> Any:
+    """The default of ``section.key``. ``KeyError`` if there is none."""
+    section, _, name = key.partition(".")
+    return getattr(Settings.model_fields[section].default, name)
 
 
 def _layers(files: Iterable[Traversable], overrides: Iterable[str]) -> _Layers:
@@ -234,6 +240,8 @@ def _path(fault: Any) -> Path:
 
 def _message(fault: Any, path: Path) -> str:
     """What is wrong, and what would be right."""
+    if len(path) == 1 and not isinstance(fault["input"], Mapping):
+        return f"a setting is SECTION.KEY{_of_no_section(path[0])}"
     if fault["type"] == "extra_forbidden":
         return f"no such setting{_suggested(fault['loc'], path)}"
     if fault["type"] == "union_tag_invalid":
@@ -246,6 +254,10 @@ def _message(fault: Any, path: Path) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return str(message)
+    if fault["type"] == "tuple_type":
+        return f'should be a list, as ["a", "b"], not {fault["input"]!r}'
+    if fault["type"] == "too_short":
+        return "should name at least one, not none"
     near_words = did_you_mean(str(fault["input"]), _quoted(fault.get("ctx", {}).get("expected", "")))
     return f"{message.removeprefix('Input ')}, not {fault['input']!r}{near_words}"
 
@@ -255,13 +267,43 @@ def _quoted(text: Any) -> list[str]:
 
 
 def _suggested(loc: tuple[Any, ...], path: Path) -> str:
-    """The names of settings that may be meant: near ones in the same table, else the same key in another section."""
-    beside = {".".join((*path[:-1], key)): key for key in _known_keys(loc[:-1])}
-    keys = near(path[-1], beside.values())
-    names = [name for name, key in beside.items() if key in keys]
-    elsewhere = [name for name in _all_keys() if name.rpartition(".")[2] == path[-1]]
-    names = names or elsewhere or near(".".join(path), _all_keys())
-    return f"; did you mean {' or '.join(names)}?" if names else ""
+    """The names of settings that may be meant, in the same table or in another section; else all names of the table."""
+    key, beside = path[-1], _known_keys(loc[:-1])
+    table = "".join(f"{part}." for part in path[:-1])
+    elsewhere = [] if len(path) == 1 else _all_keys()
+    names = (
+        [table + name for name in near(key, beside)]
+        or [name for name in elsewhere if _key_of(name) == key]
+        or [table + name for name in near_by_words(key, beside)]
+        or _near_keys(key, elsewhere)
+    )
+    if names:
+        return _meant(names)
+    return f"; all of [{table[:-1]}]: {', '.join(beside)}" if table else f"; sections are {', '.join(beside)}"
+
+
+def _of_no_section(word: str) -> str:
+    """What may be meant by ``word`` in the place of a section, which got a value that is no table."""
+    if word in Settings.model_fields:
+        keys = _known_keys((word,)) or [f"NAME.{key}" for key in keys_of("network")]
+        return f"; all of [{word}]: {', '.join(keys)}"
+    names = [name for name in _all_keys() if _key_of(name) == word] or _near_keys(word, _all_keys())
+    return _meant(names) if names else f", as gallery.title; sections are {', '.join(Settings.model_fields)}"
+
+
+def _near_keys(key: str, names: Sequence[str]) -> list[str]:
+    """Those of ``names`` (``section.key``) whose key is near ``key``, by spelling or else by words."""
+    keys = [_key_of(name) for name in names]
+    found = near(key, keys) or near_by_words(key, keys)
+    return [name for name in names if _key_of(name) in found]
+
+
+def _key_of(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _meant(names: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(names)}?"
 
 
 def _all_keys() -> list[str]:

@@ -21,6 +21,11 @@ FINGERPRINT = "fingerprint"
 @cache
 def meanings(section: type[BaseModel]) -> Mapping[str, str]:
     """key -> what it is for, of one section. Empty where the package has no sources to read it from."""
+    return {key: _plain(docstring) for key, docstring in documentation(section).items()}
+
+
+def documentation(section: type[BaseModel]) -> Mapping[str, str]:
+    """As `meanings`, with the backticks of the docstrings."""
     found: dict[str, str] = {}
     for base in reversed(section.__mro__):
         if issubclass(base, BaseModel) and base is not BaseModel:
@@ -57,7 +62,7 @@ def _docstrings(section: type[BaseModel]) -> dict[str, str]:
         return {}
     assert isinstance(definition, ast.ClassDef)
     return {
-        field.target.id: _plain(below.value.value)
+        field.target.id: below.value.value
         for field, below in pairwise(definition.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from image_similarity.settings import FingerprintSettings, NetworkSettings, renamed
-from image_similarity.settings.fingerprints import UNTRAINED
+from image_similarity.settings.fingerprints import UNTRAINED, class_of
 from image_similarity.stages.embeddings import prepare
 
 Record = Mapping[str, Any]
@@ -22,12 +22,16 @@ _DIGESTS = ("weights_sha256", "program_sha256")
 _DIGITS = 12
 _DECIDE = {
     NETWORK: ("kind", "network", "layer", "pooling", "preprocessing", "precision", "decoding"),
-    "exported": ("kind", "input_size", "interpolation", "preprocessing", "pooling", "precision", "decoding"),
+    "exported": ("kind", "input_size", "resize", "interpolation", "preprocessing", "mean", "std", "pooling")
+    + ("precision", "decoding"),
     "colour-histogram": ("kind", "space", "bins", "decoding"),
     "hog": ("kind", "size", "orientations", "cell", "block", "decoding"),
     "pca": ("kind", "dimensions"),
 }
-"""kind -> the settings of which another value always means other vectors, whatever the weights are."""
+"""kind -> the settings of which another value always means other vectors, whatever the weights are. What is unused, as
+mean and std by Caffe's preprocessing, `_of_settings` passes over."""
+_OF_PROGRAM = ("input_size",)
+"""Settings that a program tells where they are left open."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,16 @@ class Change:
 def certain(name: str, published: Record, declared: FingerprintSettings) -> list[Change]:
     """The settings of ``declared`` by which its vectors are others than those of ``published``, whatever the weights.
 
-    Needs no weights, so it can be asked early. Some changes are not seen: of settings that may make no difference.
-    Raises ``FingerprintError`` for a network or layer that is not there.
+    Needs no weights, so it can be asked early. Empty if no setting is certain to matter; else every setting that
+    differs, so that all can be put right at once. Raises ``FingerprintError`` for a network or layer that is not there.
     """
-    before, now = _declared(name, published), _completed(declared)
-    keys = list(_DECIDE.get(now["kind"], ()))
-    if declared.kind == NETWORK and now.get("weights") == (UNTRAINED,) and published.get("trained") is False:
-        keys.append("seed")
-    return _without_consequences(list(_changes(before, now, keys)), published, _node(declared))
+    before, now = declared_in(name, published), _completed(declared)
+    random = published.get("trained") is False and now.get("weights") == (UNTRAINED,)
+    if before.get("kind") == now["kind"]:  # what the program says of its pictures is not known yet
+        now |= {key: before[key] for key in _OF_PROGRAM if key in before and key not in now}
+    found = _of_settings(before, now, random, published, _node(declared))
+    decisive = {*_DECIDE.get(now["kind"], ()), *(["seed"] if random else [])}
+    return found if decisive & _keys(found) else []
 
 
 def all_of(name: str, published: Record, prepared: Record) -> list[Change]:
@@ -66,9 +72,9 @@ def all_of(name: str, published: Record, prepared: Record) -> list[Change]:
 
     Empty if neither does: then the program computes vectors in another way.
     """
-    before, now = _declared(name, published), _declared(name, prepared)
-    found = list(_changes(before, now, [key for key in now if key not in _OF_WEIGHTS]))
-    found = _without_consequences(found, published, prepared.get("description", {}).get("layer"))
+    before, now = declared_in(name, published), declared_in(name, prepared)
+    random = published.get("trained") is False and prepared.get("trained") is False
+    found = _of_settings(before, now, random, published, prepared.get("description", {}).get("layer"))
     digests = [_digest(record) for record in (published, prepared)]
     sources = [str(record.get("weights", "not recorded")) for record in (published, prepared)]
     # Parameters are those up to the layer, and untrained ones follow from the seed.
@@ -77,6 +83,17 @@ def all_of(name: str, published: Record, prepared: Record) -> list[Change]:
         texts = [f"{source} (sha256 {digest[:_DIGITS]}...)" for source, digest in zip(sources, digests)]
         found.append(Change(WEIGHTS, *texts))
     return [*found, *_changes(published, prepared, [BASE_KEY])]
+
+
+def _of_settings(before: Record, now: Record, random: bool, published: Record, node: str | None) -> list[Change]:
+    """The settings that differ. ``random``: both have untrained weights, which follow from the seed."""
+    unused = {*_OF_WEIGHTS, *(["seed"] if now.get("kind") == NETWORK and not random else [])}
+    if before.get("preprocessing") == now.get("preprocessing") == "caffe":
+        unused |= {"mean", "std"}
+    if before.get("resize") or now.get("resize"):
+        before, now = _with_short_side(before), _with_short_side(now)
+    changes = _changes(before, now, [key for key in now if key not in unused])
+    return _without_consequences(list(changes), published, node)
 
 
 def _keys(changes: Iterable[Change]) -> set[str]:
@@ -99,10 +116,23 @@ def _node(declared: FingerprintSettings) -> str | None:
     return networks.resolve_layer(declared.network, prepare.layer_and_pooling(declared)[0])
 
 
-def _declared(name: str, record: Record) -> Record:
+def declared_in(name: str, record: Record) -> Record:
     """The settings of a fingerprint in ``record``, under the names of today; empty if they are not recorded."""
     declared = record.get("fingerprint", {}).get(name)
     return {"kind": NETWORK, **renamed.section("fingerprints", {name: declared})[name]} if declared else {}
+
+
+def not_by_default(declared: Record) -> dict[str, Any]:
+    """The settings of a recorded fingerprint (see `declared_in`) that have other values than if nothing was said."""
+    fields = class_of(declared).model_fields
+    kept = {key: value for key, value in declared.items() if key in fields and value != _plain(fields[key].default)}
+    kept = {key: value for key, value in kept.items() if value is not None and key not in _DIGESTS}
+    if declared["kind"] == NETWORK:
+        kept.setdefault("weights", list(NetworkSettings.model_fields["weights"].default))
+        own = prepare.layer_and_pooling(NetworkSettings(network=declared["network"]))
+        if own == (declared.get("layer"), declared.get("pooling")):
+            kept = {key: value for key, value in kept.items() if key not in ("layer", "pooling")}
+    return kept
 
 
 def _completed(declared: FingerprintSettings) -> dict[str, Any]:
@@ -117,6 +147,13 @@ def _changes(before: Record, now: Record, keys: Iterable[str]) -> Iterator[Chang
     for key in keys:
         if key in before and key in now and _plain(before[key]) != _plain(now[key]):
             yield Change(key, before[key], now[key])
+
+
+def _with_short_side(values: Record) -> Record:
+    """``values`` of a program, with the short side to which pictures are resized where it is left open."""
+    if not values.get("input_size"):
+        return values
+    return {**values, "resize": values.get("resize") or values["input_size"]}
 
 
 def _digest(record: Record) -> str:

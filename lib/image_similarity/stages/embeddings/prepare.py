@@ -134,7 +134,7 @@ def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSe
             return _network(declared, folder / f"{name}.pt", http)
     if isinstance(declared, ExportedSettings):
         with _faults_as_wrong_input(f"fingerprint {name}"):
-            return _program(declared, http)
+            return _program(name, declared, http)
     if isinstance(declared, ColourHistogramSettings):
         from image_similarity.fingerprints import colour_histogram
 
@@ -207,7 +207,7 @@ def layer_and_pooling(declared: NetworkSettings) -> tuple[str, str]:
     return layer, declared.pooling or pooling
 
 
-def _program(declared: ExportedSettings, http: HttpSettings) -> PreparedFingerprint:
+def _program(name: str, declared: ExportedSettings, http: HttpSettings) -> PreparedFingerprint:
     from image_similarity.fingerprints import exported
     from image_similarity.fingerprints.inference import CAFFE, Normalisation
     from image_similarity.imaging.framing import Framing
@@ -224,7 +224,11 @@ def _program(declared: ExportedSettings, http: HttpSettings) -> PreparedFingerpr
         program,
         resolved.path,
         {"weights": resolved.source, "trained": True},
-        (*_notes(declared, resolved), *_about_preprocessing(declared, resolved.source), *_about_defaults(declared)),
+        (
+            *_notes(declared, resolved),
+            *_about_preprocessing(declared, resolved.source),
+            *_about_defaults(name, declared),
+        ),
         {"input_size": size},
     )
 
@@ -243,11 +247,12 @@ def _about_preprocessing(declared: NetworkSettings | ExportedSettings, source: s
     return ()
 
 
-def _about_defaults(declared: ExportedSettings) -> tuple[str, ...]:
+def _about_defaults(name: str, declared: ExportedSettings) -> tuple[str, ...]:
     """A note where nobody said how pictures are prepared for the program, which does not say it either."""
     if declared.preprocessing == "caffe" or {"mean", "std"} & declared.model_fields_set:
         return ()
-    return ("note: pictures are prepared with ImageNet's mean and std: if the program wants others, set mean and std",)
+    flags = " ".join(f"--set 'fingerprints.{name}.{key}=[R, G, B]'" for key in ("mean", "std"))
+    return (f"note: pictures are prepared with ImageNet's mean and std: if the program wants others, give {flags}",)
 
 
 def _is_torchvisions(declared: NetworkSettings, name: str) -> bool:

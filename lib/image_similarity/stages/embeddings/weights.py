@@ -93,9 +93,10 @@ def _advice(network: str | None, names: Sequence[str]) -> str:
     members = get_model_weights(network).__members__ if network else {}
     urls = [members[name].url for name in names if name in members]
     if urls:
+        untrained = "end the list with 'untrained'" if len(names) > 1 else f"give --weights {UNTRAINED}"
         return (
             f". Fetch {urls[0]} where there is internet, and name the file as the weights (--network {network} "
-            "--weights FILE); or end the list with 'untrained', for a network that has seen no picture"
+            f"--weights FILE); or {untrained}, for a network that has seen no picture"
         )
     if all(map(uris.is_local, names)):
         return ""
