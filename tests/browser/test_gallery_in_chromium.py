@@ -127,6 +127,22 @@ def test_search_finds_by_title_and_by_file_name(visit: Visit) -> None:
     assert page.inner_text("#found").startswith(("Nothing found for “<img", "1 image for “<img"))
 
 
+def test_search_looks_inside_of_words_where_nothing_begins_so(visit: Visit) -> None:
+    def found(query: str) -> str:
+        page = visit.open(f"search.html?q={query}")
+        page.wait_for_function("() => document.getElementById('found').textContent")
+        return page.inner_text("#found")
+
+    assert found("copy").endswith(" for “copy”")
+    assert found("opy").endswith("2 images for “opy”, inside of words")
+    assert found("copz").startswith("Nothing found for “copz”. Did you mean copy?")
+    visit.page.click("#found a")
+    visit.page.wait_for_selector("#results li")
+    assert visit.page.locator("#results li").count() == 2
+    assert "No word has it, at its beginning or inside" in found("qqqqqqqqqqqqqq")
+    assert "No word has 999999" in found("copy+999999"), "numbers are not corrected"
+
+
 def test_shuffle_shows_others(visit: Visit) -> None:
     visit.page.add_init_script("Math.random = () => 0.4")
     page = visit.open("index.html")

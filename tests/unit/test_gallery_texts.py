@@ -113,6 +113,13 @@ def test_words_are_found_however_they_are_written() -> None:
     }
 
 
+def test_what_begins_between_letters_and_digits_is_found() -> None:
+    assert cards.terms("ukbench00041") == ["ukbench00041", "00041"]
+    assert cards.terms("IMG2019wa07 12a") == ["img2019wa07", "2019wa07", "wa07", "07", "12a", "a"]
+    assert cards.terms("９月 ²x") == ["9月", "月", "2x", "x"]
+    assert cards.terms("9f86d081884c7d65") == ["9f86d081884c7d65"], "nobody looks for the middle of a checksum"
+
+
 @pytest.mark.parametrize("text", [*TITLES, *NAMES])
 def test_templates_escape(text: str) -> None:
     card = {

@@ -188,7 +188,9 @@ class _Rendering:
     def _search(self) -> list[dict[str, int]]:
         terms, prefixes = search.write_terms(self.cards, self.book, self.scratch)
         written = [_count(search.write_cards(self.cards, self.book)), _count(terms)]
-        script = pages.render("prefixes.js", self.book, "search/prefixes.js", {"prefixes": prefixes})
+        is_small = written[1]["bytes"] <= search.WHOLE_BYTES and written[1]["files"] <= search.WHOLE_SHARDS
+        context = {"prefixes": prefixes, "is_small": is_small}
+        script = pages.render("prefixes.js", self.book, "search/prefixes.js", context)
         return [*written, _one(pages.put(self.book, "search/prefixes.js", script, 0))]
 
     # -- by the driver --
