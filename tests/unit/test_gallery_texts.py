@@ -94,11 +94,15 @@ def test_everything_that_tables_name_by_a_code_has_words() -> None:
     assert set(words.SCALES) == set(METRICS)
 
 
-def test_a_distance_lies_among_those_of_the_nearest_neighbours() -> None:
-    tab = Tab("one", "one", "cosine", tuple(tenth / 10 for tenth in range(1, 10)))
-    assert [tab.nearness(distance) for distance in (0, 0.1, 0.11, 0.5, 0.89, 0.91)] == [9, 9, 8, 5, 1, 0]
-    assert Tab("one", "one", "cosine").nearness(0.1) is None
-    assert Tab("one", "one", "cosine", (0.0,) * 9).nearness(0) == 9, "all have copies"
+def test_a_distance_lies_between_those_of_nearest_neighbours_and_of_random_pairs() -> None:
+    tab = Tab("one", "one", "cosine", tuple(tenth / 10 for tenth in range(1, 10)), random=(1.0, 1.1, 1.2, 1.3))
+    assert [tab.nearness(distance) for distance in (0, 0.1, 0.11, 0.5, 0.89, 0.91)] == [9, 9, 8, 7, 5, 4]
+    assert [tab.nearness(distance) for distance in (1.0, 1.25, 1.3, 1.31)] == [4, 1, 1, 0], "empty as for a random pair"
+    assert replace(tab, random=()).nearness(0.1) is replace(tab, deciles=()).nearness(0.1) is None
+    among = replace(tab, random=(0.05, 0.15, 0.8, 0.85))
+    assert [among.nearness(distance) for distance in (0.05, 0.3, 0.85, 0.95)] == [9, 6, 2, 0], "they may overlap"
+    copies = Tab("one", "one", "cosine", (0.0,) * 9, random=(0.1, 0.2, 0.3, 0.4))
+    assert copies.nearness(0) == 9 and copies.nearness(0.05) == 4, "all have copies"
 
 
 def test_words_are_found_however_they_are_written() -> None:
@@ -208,7 +212,7 @@ def test_templates_are_found_in_a_zip(tmp_path: Path) -> None:
 CARD: dict[str, Any] = {"page": "ab" * 16, "title": "A card", "subtitle": "", "alt": "A card", "picture": "cd" * 16}
 CARD |= {"width": 600, "height": 300}
 TABS = (
-    Tab("one", "one", "cosine", (0.1,) * 9, 9),
+    Tab("one", "one", "cosine", (0.1,) * 9, 9, random=(0.15,) * 4),
     Tab("two", "two", "euclidean", (), 9),
     Tab("three", "three", "cosine", (), 9),
 )
@@ -400,7 +404,7 @@ def test_a_front_page_has_a_legend_and_no_word_below_each_picture() -> None:
     other = {**CARD, "distance": 0.25}
     context = {"selection": [], "examples": [(CARD, [other])], "facets": []}
     page = pages.render("index.html", replace(BOOK, tabs=TABS[:1]), "index.html", context)
-    assert "with their cosine distance: 0 is the same" in page and 'href="distances.html"' in page
+    assert "cosine distance: 0 is the same" in page.partition('class="legend"')[2] and 'href="distances.html"' in page
     assert '<span class="note n0"><span class="unseen">distance </span>0.2500</span>' in page
 
 

@@ -21,6 +21,7 @@ from image_similarity.runtime.session import SPARK_ERRORS, cause_of
 from image_similarity.settings import Settings
 from image_similarity.stages.gallery import addresses, pictures, staleness, words
 from image_similarity.stages.gallery import render as stage
+from image_similarity.stages.gallery.distances import Compared
 from image_similarity.stages.gallery.pages import Tab
 from image_similarity.stages.gallery.render import About, Inputs, Outputs
 from image_similarity.stages.neighbours import vectors
@@ -217,8 +218,26 @@ def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
         contents=contents,
         neighbours=neighbours.select("tab", "image_id", "relation", "rank", "neighbour_id", "distance"),
         failures=warehouse.read("failures", runs["failures"]),
+        compared=_compared(job, slots),
     )
     return inputs, runs
+
+
+def _compared(job: Job, slots: list[str]) -> dict[str, Compared]:
+    """fingerprint -> the vectors that its neighbours were found among. Those whose tables are gone, or which the user
+    brought, are left out.
+    """
+    snapshot, warehouse, result = job.base_snapshot, job.warehouse, {}
+    for slot in slots:
+        records = [snapshot.runs[run] for run in snapshot.run_ids("neighbours", slot) if run in snapshot.runs]
+        runs = [run for record in records if "vectors" in record.inputs for run in record.inputs["embeddings"]]
+        if runs and all(retention.is_whole(warehouse, "embeddings", run) for run in runs):
+            embedded = warehouse.read("embeddings", runs)
+            keys = [row.fingerprint_key for row in embedded.select("fingerprint_key").distinct().collect()]
+            stored = [run for key in keys for run in snapshot.run_ids("vectors", key)]
+            if len(keys) == 1 and stored:
+                result[slot.partition("/")[0]] = Compared(embedded, warehouse.read("vectors", stored))
+    return result
 
 
 # -- what the pages say about runs -------------------------------------------------------------------------------------

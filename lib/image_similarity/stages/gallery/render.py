@@ -35,6 +35,8 @@ class Inputs:
     neighbours: DataFrame
     """Rows of ``neighbours`` with the number of their tab."""
     failures: DataFrame
+    compared: dict[str, distances.Compared]
+    """fingerprint -> its vectors, where the warehouse has them."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def run(
         spark, described.select("picture", "uri", "content_sha256"), site, rendering, settings, warehouse
     )
     shown = cards.with_pictures(described, inventory, scratch)
-    tabs = distances.measured(about.tabs, inputs.neighbours)
+    tabs = distances.with_random_pairs(distances.measured(about.tabs, inputs.neighbours), inputs.compared)
     locations = settings.gallery.show_locations
     book = Book(
         site.uri, rendering, about.title, count, tabs, about.untrained, search.CARDS_PER_SHARD, show_locations=locations

@@ -134,13 +134,15 @@
     return last[other.length];
   }
   async function alike(word) {
-    /* The known word that is most like `word`; undefined if none is near. Numbers are not corrected. All words are loaded. */
+    /* The known word, or beginning of one, that is most like `word`; undefined if none is near. Numbers are not corrected. All words are loaded. */
     const most = word.length < 4 || /^\p{N}+$/u.test(word) ? 0 : word.length < 7 ? 1 : 2;
     let best, least = most + 1;
     for (const prefix of prefixes) {
       for (const term of Object.keys(await load(`search/${hex(prefix)}`))) {
-        const distance = Math.abs(term.length - word.length) < least ? edits(word, term) : least;
-        if (distance < least) [best, least] = [term, distance];
+        for (const known of [term, term.slice(0, word.length)]) {
+          const distance = Math.abs(known.length - word.length) < least ? edits(word, known) : least;
+          if (distance < least) [best, least] = [known, distance];
+        }
       }
     }
     return best;
