@@ -124,6 +124,9 @@ def test_what_is_missing_is_said(gallery: Rendered, crawled: Crawl) -> None:
     assert gallery.absent in run.text and "exact, cosine distance: all pairs were compared" in run.text
     failed = crawled.pages[(gallery.folder / "failures" / "index.html").resolve()]
     assert "3 images that could not be used" in failed.text, "images, not one for each fingerprint"
+    assert all(image_id in failed.text for image_id in gallery.collection.failing), "they are few, so they are named"
+    front = crawled.pages[(gallery.folder / "index.html").resolve()]
+    assert f"3 of {len(gallery.collection.ids)} could not be used" in front.text
     for image_id, reason in gallery.collection.failing.items():
         page = crawled.pages[(gallery.folder / "failures" / f"{reason}-1.html").resolve()]
         assert image_id in page.text
@@ -141,6 +144,15 @@ def test_the_facts_of_runs_are_explained(gallery: Rendered) -> None:
     assert {"compared_sha256", "neighbours.screen", "neighbours.task_bytes", "fingerprints.tiny.layer", "versions"} <= {
         name for name, _ in pairs
     }
+
+
+def test_bars_show_what_is_near_and_far_in_the_collection(gallery: Rendered) -> None:
+    page = page_of(gallery.folder, "copy one.png").read_text(encoding="utf-8")
+    similar = page.partition('<section class="relation similar"')[2].partition('<section class="relation')[0]
+    bars = [int(near) for near in re.findall(r'<span class="note n(\d)">', similar.partition('class="slot s1"')[0])]
+    assert len(bars) == 5 and bars == sorted(bars, reverse=True) and bars[0] == 9, "the copy is first"
+    meanings = (gallery.folder / "distances.html").read_text(encoding="utf-8")
+    assert meanings.count("pairs drawn at random, one in twenty") == 2, "by both fingerprints"
 
 
 def test_attributes_lead_to_groups_that_contain_the_image(gallery: Rendered, crawled: Crawl) -> None:

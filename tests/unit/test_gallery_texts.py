@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 import image_similarity
 from hostile import LINKS, NAMES, TITLES
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
+from image_similarity.jobs import render_gallery
 from image_similarity.knn.distances import METRICS
 from image_similarity.pages.captions import LONGEST_ON_CARD, LONGEST_TEXT, location, parts, short
 from image_similarity.pages.captions import link as web_link
@@ -22,6 +24,7 @@ from image_similarity.stages.embeddings import stage as embeddings
 from image_similarity.stages.gallery import cards, images, listings, pages, search, words
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.stages.neighbours import vectors
+from image_similarity.warehouse.records import Record
 
 SETTINGS = GallerySettings()
 BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Tab("one", "one", "cosine"),), (), 200)
@@ -283,7 +286,7 @@ def test_marks_are_about_the_lists_that_are_shown() -> None:
     assert marks(image_page(TABS, lists="ab bc bd")) == [("b", "in all")] * 3
     assert marks(image_page(TABS, lists="ab bc")) == [("b", "in both")] * 2, "of three, two have lists"
     style = pages.render("gallery.css", Book("/g", "r1", "T", 1, TABS, (), 200), "gallery.css", {})
-    assert style.count(", .both) { display: none; }") == 3, "one list is shown"
+    assert style.count(", .both) { display: none; }") == 4, "one is shown; on phones before a choice"
 
 
 def test_distances_have_a_legend_and_a_bar() -> None:
@@ -413,11 +416,28 @@ def test_what_the_distances_mean_has_the_numbers_of_the_collection_and_pairs() -
     pairs = [[("Words about it.", 0.1234, [CARD, {**CARD, "page": "ef" * 16}])], []]
     page = pages.render("distances.html", replace(BOOK, tabs=tabs), "distances.html", {"pairs": pairs})
     numbers = dict(re.findall(r"<dt>([\d.]+)</dt><dd>([^<]+)", page))
-    assert {"0", "1", "2", "0.1000", "0.5000", "0.9000"} == set(numbers)
+    assert {"0", "1", "2", "0.1000", "0.5000", "0.9000", "0.1500"} == set(numbers)
     assert "half of the images" in numbers["0.5000"].lower() and "no probability" in page
     assert page.count("images/ab/abab") == 1 and page.count("images/ef/efef") == 1 and "Words about it." in page
     assert page.count('<ul class="pairs">') == 1, "the other table has no pairs"
     assert set(words.NUMBERS) == set(METRICS)
+
+
+def test_the_facts_of_a_run_do_not_mislead() -> None:
+    def facts(settings: dict[str, Any], counts: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+        now = datetime.now(timezone.utc)
+        values: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "versions", "stages"), {})
+        values |= dict.fromkeys(("label", "recall")) | {"settings": settings, "counts": counts, "seconds": 1.0}
+        record = Record(run_id="r", job="embed_images", slot="", status="", started_at=now, finished_at=now, **values)
+        section = render_gallery._section("A step", record, ())
+        return dict(section["facts"]), dict(section["nothing"])
+
+    counts = {"kept": 0, "images": 240, "failures": {}, "devices": {"cpu": 240}, "skipped": {}}
+    told, nothing = facts({"weights": "untrained (seed 0)", "trained": False}, counts)
+    assert told["weights"] == "untrained (seed 0)" and told["devices"] == "cpu (240 images)"
+    assert told["images"] == "240" and told["failures"] == "none" and nothing == {"kept": "0", "skipped": "none"}
+    told, nothing = facts({"weights": "/w/own.pth", "trained": False}, {"devices": {}})
+    assert told["weights"] == "own.pth (untrained)" and nothing == {"devices": "none"}
 
 
 def test_every_setting_has_its_words() -> None:
@@ -451,6 +471,31 @@ def test_the_record_of_a_run_is_told_in_words() -> None:
 
 def test_no_words_of_a_run_alarm() -> None:
     assert "doubt" not in " ".join(words.FACTS.values())
+
+
+def test_few_failures_are_named_where_their_reasons_are() -> None:
+    names = {"not_an_image": [{"image_id": "a b.png", "page": None}, {"image_id": "c.png", "page": "ab" * 16}]}
+    reasons = [("empty", 40), ("not_an_image", 2)]
+
+    def overview(**of_book: Any) -> str:
+        variables = {"reasons": reasons, "names": names}
+        return pages.render("failures_by_reason.html", replace(BOOK, **of_book), "failures/index.html", variables)
+
+    assert "a b.png" in overview() and "images/ab/abab" in overview()
+    assert "take it out of the list" in overview(from_list=True)
+    assert "remove the file" in overview() and "the list." not in overview(), "a folder is no list"
+    in_folders = [reason.advice(from_list=False) for reason in words.REASONS.values() if reason.in_folder]
+    assert in_folders and not any("list" in advice for advice in in_folders)
+
+
+def test_the_front_page_says_how_many_images_failed() -> None:
+    def front(**of_book: Any) -> str:
+        variables: dict[str, Any] = {"selection": [], "examples": [], "facets": []}
+        return pages.render("index.html", replace(BOOK, **of_book), "index.html", variables)
+
+    assert '<a href="failures/index.html">3 of 6 could not be used</a>' in front(failures=3, lost=3)
+    assert "3 of 4 could not be used by every fingerprint</a>" in front(failures=3, lost=1)
+    assert "could not be used" not in front()
 
 
 def test_a_failure_is_told_once_in_words() -> None:

@@ -86,6 +86,11 @@ class Book:
     duplicates: int = 0
     """The number of sets of images with the same bytes."""
     failures: int = 0
+    """The number of images that could not be used, by a fingerprint or by all."""
+    lost: int = 0
+    """How many of these have no page."""
+    from_list: bool = False
+    """Whether a list names the images, and not their folder."""
 
 
 Context = Callable[[dict[str, Any]], dict[str, Any]]
