@@ -217,6 +217,8 @@
       input.addEventListener("change", () => sessionStorage.setItem(KEY, input.value));
     }
   } catch { /* the browser has no session storage */ }
+  const usual = document.querySelector(".s0") && matchMedia("(max-width: 44rem)").matches ? "0" : "all"; // as the style sheet shows it
+  if (![...switches].some((input) => input.checked)) for (const input of switches) input.checked = input.value === usual;
 
   /* -- where originals are can be copied -- */
   async function copied(place) {
@@ -254,15 +256,25 @@
   function makeDialog() {
     const picture = enlarge.querySelector("img").cloneNode();
     picture.src = enlarge.href;
-    const toggle = () => { size.ariaPressed = String(made.classList.toggle("whole")); };
+    const toggle = () => { if (!size.disabled) size.ariaPressed = String(made.classList.toggle("whole")); };
+    const fit = () => {
+      const isWhole = made.classList.contains("whole");
+      size.disabled = !isWhole && picture.complete && picture.naturalWidth <= Math.ceil(picture.clientWidth);
+      made.classList.toggle("fits", size.disabled);
+    };
+    picture.addEventListener("load", fit);
+    window.addEventListener("resize", fit);
     picture.addEventListener("click", toggle);
     const size = button("Full size", toggle), close = button("Close", () => made.close());
     size.ariaPressed = "false";
     close.autofocus = true;
     const [previous, next] = [["Previous", "prev"], ["Next", "next"]].map(([text, name]) =>
       Object.assign(button(text, () => turn(name), !pageLink(name)), { name }));
-    const bar = element("p", {}, previous, size, close, next);
-    const made = element("dialog", { className: "enlarged", ariaLabel: "The picture, enlarged" }, bar, picture);
+    const title = document.querySelector("h1").textContent, place = document.querySelector(".turning .number").textContent;
+    const name = element("span", { className: "title", dir: "auto" }, title, " ", element("span", { className: "note", textContent: place }));
+    const bar = element("p", {}, name, previous, size, close, next);
+    const made = element("dialog", { className: "enlarged", ariaLabel: `${title}, enlarged` }, bar, picture);
+    made.fit = fit;
     made.addEventListener("close", () => {
       if (location.hash.startsWith(ENLARGED)) history.replaceState(null, "", location.pathname + location.search);
       enlarge.focus();
@@ -280,6 +292,7 @@
   function openDialog() {
     dialog ??= makeDialog();
     dialog.showModal();
+    dialog.fit();
     dialog.querySelector(`[name="${location.hash.slice(ENLARGED.length + 1)}"]:enabled`)?.focus();
   }
   enlarge?.addEventListener("click", (event) => {
