@@ -407,7 +407,7 @@ def test_a_front_page_has_a_legend_and_no_word_below_each_picture() -> None:
     other = {**CARD, "distance": 0.25}
     context = {"selection": [], "examples": [(CARD, [other])], "facets": []}
     page = pages.render("index.html", replace(BOOK, tabs=TABS[:1]), "index.html", context)
-    assert "cosine distance: 0 is the same" in page.partition('class="legend"')[2] and 'href="distances.html"' in page
+    assert "Cosine distance: 0 is the same" in page.partition('class="legend"')[2] and 'href="distances.html"' in page
     assert '<span class="note n0"><span class="unseen">distance </span>0.2500</span>' in page
 
 
