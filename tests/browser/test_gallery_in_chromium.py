@@ -186,9 +186,9 @@ def test_on_a_phone_the_first_neighbours_are_on_the_first_screen(
 
 def test_an_enlarged_picture_has_its_name_and_is_no_larger_than_it_can_be(visit: Visit, gallery: Rendered) -> None:
     page = visit.open(first_image(gallery))
-    title = page.inner_text("h1")
+    title, place = page.inner_text("h1"), page.inner_text(".turning .number")
     page.locator(".enlarge").click()
-    assert title in page.inner_text("dialog .title") and "1 of " in page.inner_text("dialog .title")
+    assert page.inner_text("dialog .title") == f"{title} {place}"
     size = page.get_by_role("button", name="Full size")
     page.wait_for_function("() => document.querySelector('dialog img').complete")
     page.set_viewport_size({"width": 3000, "height": 3000})
@@ -450,7 +450,7 @@ def test_the_keyboard_reaches_everything_in_order(visit: Visit) -> None:
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('main') !== null"), "past the navigation"
-    in_order = page.locator("main :is(a, button:visible, input)").evaluate_all(
+    in_order = page.locator("main :is(a:visible, button:visible, input, summary)").evaluate_all(
         "all => all.map((one) => one.href ?? one.id)"
     )
     reached = []

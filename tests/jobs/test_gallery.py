@@ -17,7 +17,7 @@ from crawler import Crawl, crawl
 from image_similarity.errors import JobFailed
 from image_similarity.jobs import build_manifest, find_neighbours, render_gallery, run_pipeline
 from image_similarity.pages import site
-from image_similarity.stages.gallery import addresses, search
+from image_similarity.stages.gallery import addresses, distances, search
 from image_similarity.stages.gallery.cards import page_name
 from image_similarity.stages.gallery.pages import Book, render
 
@@ -146,12 +146,16 @@ def test_the_facts_of_runs_are_explained(gallery: Rendered) -> None:
     }
 
 
-def test_bars_show_what_is_near_and_far_in_the_collection(gallery: Rendered) -> None:
-    page = page_of(gallery.folder, "copy one.png").read_text(encoding="utf-8")
-    similar = page.partition('<section class="relation similar"')[2].partition('<section class="relation')[0]
-    bars = [int(near) for near in re.findall(r'<span class="note n(\d)">', similar.partition('class="slot s1"')[0])]
+def test_bars_show_what_is_near_and_far_in_the_collection(
+    run: Run, gallery: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distances, "LEAST_IMAGES", 5)
+    assert run(render_gallery, *gallery.arguments, "--gallery", tmp_path / "g") == 0
+    page = page_of(tmp_path / "g", "copy one.png").read_text(encoding="utf-8")
+    similar = page.partition('<section class="relation similar"')[2].partition('class="slot s1"')[0]
+    bars = [int(near) for near in re.findall(r'<span class="note n(\d)">', similar)]
     assert len(bars) == 5 and bars == sorted(bars, reverse=True) and bars[0] == 9, "the copy is first"
-    meanings = (gallery.folder / "distances.html").read_text(encoding="utf-8")
+    meanings = (tmp_path / "g" / "distances.html").read_text(encoding="utf-8")
     assert meanings.count("pairs drawn at random, one in twenty") == 2, "by both fingerprints"
 
 
