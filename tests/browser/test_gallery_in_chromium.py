@@ -127,6 +127,22 @@ def test_search_finds_by_title_and_by_file_name(visit: Visit) -> None:
     assert page.inner_text("#found").startswith(("Nothing found for “<img", "1 image for “<img"))
 
 
+def test_search_looks_inside_of_words_where_nothing_begins_so(visit: Visit) -> None:
+    def found(query: str) -> str:
+        page = visit.open(f"search.html?q={query}")
+        page.wait_for_function("() => document.getElementById('found').textContent")
+        return page.inner_text("#found")
+
+    assert found("copy").endswith(" for “copy”")
+    assert found("opy").endswith("2 images for “opy”, inside of words")
+    assert found("copz").startswith("Nothing found for “copz”. Did you mean copy?")
+    visit.page.click("#found a")
+    visit.page.wait_for_selector("#results li")
+    assert visit.page.locator("#results li").count() == 2
+    assert "No word has it, at its beginning or inside" in found("qqqqqqqqqqqqqq")
+    assert "No word has 999999" in found("copy+999999"), "numbers are not corrected"
+
+
 def test_shuffle_shows_others(visit: Visit) -> None:
     visit.page.add_init_script("Math.random = () => 0.4")
     page = visit.open("index.html")
@@ -149,6 +165,42 @@ def test_the_switch_shows_one_fingerprint_and_stays(visit: Visit, gallery: Rende
     assert page.locator(".both").count() > 0 and page.locator(".both:visible").count() == 0, "one list is shown"
 
 
+@pytest.mark.parametrize("script", [True, False])
+def test_on_a_phone_the_first_neighbours_are_on_the_first_screen(
+    browser: Browser, gallery: Rendered, script: bool
+) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 844}, java_script_enabled=script) as context:
+        page = context.new_page()
+        page.goto(f"{gallery.folder.as_uri()}/{first_image(gallery)}")
+        assert page.locator(".slot:visible").count() == page.locator(".s0:visible").count() == 2, "one list"
+        assert page.get_by_role("radio", name="tiny").is_checked() == script
+        assert page.locator(".work img").bounding_box()["height"] <= 0.45 * 844  # type: ignore[index]
+        assert boxes(page, ".similar .card")[0]["y"] < 844
+        assert page.locator(".facts:visible").count() == page.locator(".legend p:visible").count() == 0
+        page.get_by_text("About this image").click()
+        assert page.locator(".facts:visible").count() == 1
+        page.goto(f"{gallery.folder.as_uri()}/index.html")
+        assert boxes(page, ".example .own img")[0]["height"] <= 0.45 * 844
+        assert boxes(page, ".example .others .card")[0]["y"] < 844
+
+
+def test_an_enlarged_picture_has_its_name_and_is_no_larger_than_it_can_be(visit: Visit, gallery: Rendered) -> None:
+    page = visit.open(first_image(gallery))
+    title, place = page.inner_text("h1"), page.inner_text(".turning .number")
+    page.locator(".enlarge").click()
+    assert page.inner_text("dialog .title") == f"{title} {place}"
+    size = page.get_by_role("button", name="Full size")
+    page.wait_for_function("() => document.querySelector('dialog img').complete")
+    page.set_viewport_size({"width": 3000, "height": 3000})
+    page.wait_for_function("() => document.querySelector('dialog.fits')")
+    assert size.is_disabled(), "it is at its full size"
+    page.locator("dialog img").click()
+    assert page.locator("dialog.whole").count() == 0
+    page.set_viewport_size({"width": 200, "height": 300})
+    page.wait_for_function("() => !document.querySelector('dialog.fits')")
+    assert size.is_enabled()
+
+
 def test_arrows_turn_pages_from_the_switch_too(visit: Visit, gallery: Rendered) -> None:
     page = visit.open(first_image(gallery))
     page.get_by_role("radio", name="second").check(force=True)
@@ -167,6 +219,8 @@ def test_equal_ranks_stand_in_one_row_side_by_side(browser: Browser, gallery: Re
     with browser.new_context(viewport={"width": width, "height": 900}) as context:
         page = context.new_page()
         page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, 'images/')}")
+        if width == 390:
+            page.get_by_role("radio", name="side by side").check(force=True)
         first, second = (boxes(page, f".similar .s{slot} .card") for slot in (0, 1))
         assert len(first) == len(second) == 5
         for one, other in zip(first, second):
@@ -197,6 +251,7 @@ def test_a_picture_is_enlarged_and_keys_lead_on(visit: Visit, gallery: Rendered)
     assert page.locator("dialog[open] img").count() == 1
     page.keyboard.press("Escape")
     assert page.locator("dialog[open]").count() == 0 and page.evaluate("document.activeElement.className") == "enlarge"
+    page.set_viewport_size({"width": 200, "height": 300})
     page.keyboard.press("Enter")
     size = page.get_by_role("button", name="Full size")
     size.click()
@@ -391,11 +446,11 @@ def test_contrast_names_and_order(
 def test_the_keyboard_reaches_everything_in_order(visit: Visit) -> None:
     page = visit.open("index.html")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the pictures"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('main') !== null"), "past the navigation"
-    in_order = page.locator("main :is(a, button:visible, input)").evaluate_all(
+    in_order = page.locator("main :is(a:visible, button:visible, input, summary)").evaluate_all(
         "all => all.map((one) => one.href ?? one.id)"
     )
     reached = []

@@ -17,7 +17,7 @@ from crawler import Crawl, crawl
 from image_similarity.errors import JobFailed
 from image_similarity.jobs import build_manifest, find_neighbours, render_gallery, run_pipeline
 from image_similarity.pages import site
-from image_similarity.stages.gallery import addresses, search
+from image_similarity.stages.gallery import addresses, distances, search
 from image_similarity.stages.gallery.cards import page_name
 from image_similarity.stages.gallery.pages import Book, render
 
@@ -124,6 +124,9 @@ def test_what_is_missing_is_said(gallery: Rendered, crawled: Crawl) -> None:
     assert gallery.absent in run.text and "exact, cosine distance: all pairs were compared" in run.text
     failed = crawled.pages[(gallery.folder / "failures" / "index.html").resolve()]
     assert "3 images that could not be used" in failed.text, "images, not one for each fingerprint"
+    assert all(image_id in failed.text for image_id in gallery.collection.failing), "they are few, so they are named"
+    front = crawled.pages[(gallery.folder / "index.html").resolve()]
+    assert f"3 of {len(gallery.collection.ids)} could not be used" in front.text
     for image_id, reason in gallery.collection.failing.items():
         page = crawled.pages[(gallery.folder / "failures" / f"{reason}-1.html").resolve()]
         assert image_id in page.text
@@ -141,6 +144,19 @@ def test_the_facts_of_runs_are_explained(gallery: Rendered) -> None:
     assert {"compared_sha256", "neighbours.screen", "neighbours.task_bytes", "fingerprints.tiny.layer", "versions"} <= {
         name for name, _ in pairs
     }
+
+
+def test_bars_show_what_is_near_and_far_in_the_collection(
+    run: Run, gallery: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distances, "LEAST_IMAGES", 5)
+    assert run(render_gallery, *gallery.arguments, "--gallery", tmp_path / "g") == 0
+    page = page_of(tmp_path / "g", "copy one.png").read_text(encoding="utf-8")
+    similar = page.partition('<section class="relation similar"')[2].partition('class="slot s1"')[0]
+    bars = [int(near) for near in re.findall(r'<span class="note n(\d)">', similar)]
+    assert len(bars) == 5 and bars == sorted(bars, reverse=True) and bars[0] == 9, "the copy is first"
+    meanings = (tmp_path / "g" / "distances.html").read_text(encoding="utf-8")
+    assert meanings.count("pairs drawn at random, one in twenty") == 2, "by both fingerprints"
 
 
 def test_attributes_lead_to_groups_that_contain_the_image(gallery: Rendered, crawled: Crawl) -> None:
@@ -195,7 +211,9 @@ def test_data_for_the_browser_is_in_small_scripts(gallery: Rendered) -> None:
     cards = json.loads(call[1])
     ids: list[str] = sorted(set(gallery.collection.ids) - set(gallery.collection.failing), key=str.encode)
     assert [card[0] for card in cards] == [page_name(image_id) for image_id in ids]
-    prefixes = json.loads((folder / "search" / "prefixes.js").read_text("ascii")[len("gallery.prefixes(") : -2])
+    script = (folder / "search" / "prefixes.js").read_text("ascii").strip()
+    prefixes, is_small = json.loads(f"[{script.removeprefix('gallery.prefixes(').removesuffix(');')}]")
+    assert is_small, "the browser may look inside of all words"
     assert {path.stem for path in (folder / "search").glob("*.js")} == {
         prefix.encode().hex() for prefix in prefixes
     } | {"prefixes"}

@@ -1,7 +1,10 @@
 """What the gallery says of distances: where they lie among those of all nearest neighbours, and pairs as examples."""
 
+import itertools
+import math
 from dataclasses import replace
 
+import pytest
 from pyspark.sql import SparkSession
 
 from image_similarity.stages.gallery import distances
@@ -20,6 +23,24 @@ def test_deciles_are_those_of_nearest_neighbours_and_need_enough_of_them(spark: 
     assert [round(decile, 6) for decile in first.deciles] == [tenth / 10 for tenth in range(1, 10)]
     assert second == replace(TABS[1], others=distances.LEAST_IMAGES - 2)
     assert first.others == 99
+
+
+def test_random_pairs_are_those_of_the_compared_vectors(spark: SparkSession) -> None:
+    tabs = (Tab("a", "a", "cosine"), Tab("a, euclidean", "a", "euclidean"), Tab("own", "own", "cosine"))
+    angles = [n * math.pi / 200 for n in range(101)]
+    rows = [(f"c{n}", [math.cos(angle), math.sin(angle)]) for n, angle in enumerate(angles)]
+    rows += [("zero", [0.0, 0.0]), ("bad", [math.nan, 1.0]), ("gone", [-1.0, 0.0])]
+    stored = spark.createDataFrame(rows, "content_sha256 string, embedding array<float>")
+    contents = stored.where("content_sha256 <> 'gone'").select("content_sha256")
+    compared = distances.Compared(contents.unionByName(contents), stored)
+    cosine, euclidean, own = distances.with_random_pairs(tabs, {"a": compared})
+    between = sorted(abs(one - other) for one, other in itertools.combinations(angles, 2))
+    middle = [between[round(share * (len(between) - 1))] for share in distances.RANDOM_SHARES]
+    assert cosine.random == pytest.approx([1 - math.cos(angle) for angle in middle], abs=0.001)
+    assert euclidean.random[1:3] == pytest.approx([2 * math.sin(angle / 2) for angle in middle[1:3]], abs=0.01)
+    assert own.random == ()
+    few = distances.Compared(contents.limit(distances.LEAST_IMAGES - 1), stored)
+    assert distances.with_random_pairs(tabs, {"a": few})[0].random == ()
 
 
 def test_examples_are_the_pairs_nearest_to_the_deciles(spark: SparkSession) -> None:

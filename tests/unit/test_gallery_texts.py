@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 import image_similarity
 from hostile import LINKS, NAMES, TITLES
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
+from image_similarity.jobs import render_gallery
 from image_similarity.knn.distances import METRICS
 from image_similarity.pages.captions import LONGEST_ON_CARD, LONGEST_TEXT, location, parts, short
 from image_similarity.pages.captions import link as web_link
@@ -22,6 +24,7 @@ from image_similarity.stages.embeddings import stage as embeddings
 from image_similarity.stages.gallery import cards, images, listings, pages, search, words
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.stages.neighbours import usable
+from image_similarity.warehouse.records import Record
 
 SETTINGS = GallerySettings()
 BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Tab("one", "one", "cosine"),), (), 200)
@@ -94,11 +97,15 @@ def test_everything_that_tables_name_by_a_code_has_words() -> None:
     assert set(words.SCALES) == set(METRICS)
 
 
-def test_a_distance_lies_among_those_of_the_nearest_neighbours() -> None:
-    tab = Tab("one", "one", "cosine", tuple(tenth / 10 for tenth in range(1, 10)))
-    assert [tab.nearness(distance) for distance in (0, 0.1, 0.11, 0.5, 0.89, 0.91)] == [9, 9, 8, 5, 1, 0]
-    assert Tab("one", "one", "cosine").nearness(0.1) is None
-    assert Tab("one", "one", "cosine", (0.0,) * 9).nearness(0) == 9, "all have copies"
+def test_a_distance_lies_between_those_of_nearest_neighbours_and_of_random_pairs() -> None:
+    tab = Tab("one", "one", "cosine", tuple(tenth / 10 for tenth in range(1, 10)), random=(1.0, 1.1, 1.2, 1.3))
+    assert [tab.nearness(distance) for distance in (0, 0.1, 0.11, 0.5, 0.89, 0.91)] == [9, 9, 8, 7, 5, 4]
+    assert [tab.nearness(distance) for distance in (1.0, 1.25, 1.3, 1.31)] == [4, 1, 1, 0], "empty as for a random pair"
+    assert replace(tab, random=()).nearness(0.1) is replace(tab, deciles=()).nearness(0.1) is None
+    among = replace(tab, random=(0.05, 0.15, 0.8, 0.85))
+    assert [among.nearness(distance) for distance in (0.05, 0.3, 0.85, 0.95)] == [9, 6, 2, 0], "they may overlap"
+    copies = Tab("one", "one", "cosine", (0.0,) * 9, random=(0.1, 0.2, 0.3, 0.4))
+    assert copies.nearness(0) == 9 and copies.nearness(0.05) == 4, "all have copies"
 
 
 def test_words_are_found_however_they_are_written() -> None:
@@ -111,6 +118,13 @@ def test_words_are_found_however_they_are_written() -> None:
         "img",
         "0007",
     }
+
+
+def test_what_begins_between_letters_and_digits_is_found() -> None:
+    assert cards.terms("ukbench00041") == ["ukbench00041", "00041"]
+    assert cards.terms("IMG2019wa07 12a") == ["img2019wa07", "2019wa07", "wa07", "07", "12a", "a"]
+    assert cards.terms("９月 ²x") == ["9月", "月", "2x", "x"]
+    assert cards.terms("9f86d081884c7d65") == ["9f86d081884c7d65"], "nobody looks for the middle of a checksum"
 
 
 @pytest.mark.parametrize("text", [*TITLES, *NAMES])
@@ -201,7 +215,7 @@ def test_templates_are_found_in_a_zip(tmp_path: Path) -> None:
 CARD: dict[str, Any] = {"page": "ab" * 16, "title": "A card", "subtitle": "", "alt": "A card", "picture": "cd" * 16}
 CARD |= {"width": 600, "height": 300}
 TABS = (
-    Tab("one", "one", "cosine", (0.1,) * 9, 9),
+    Tab("one", "one", "cosine", (0.1,) * 9, 9, random=(0.15,) * 4),
     Tab("two", "two", "euclidean", (), 9),
     Tab("three", "three", "cosine", (), 9),
 )
@@ -272,7 +286,7 @@ def test_marks_are_about_the_lists_that_are_shown() -> None:
     assert marks(image_page(TABS, lists="ab bc bd")) == [("b", "in all")] * 3
     assert marks(image_page(TABS, lists="ab bc")) == [("b", "in both")] * 2, "of three, two have lists"
     style = pages.render("gallery.css", Book("/g", "r1", "T", 1, TABS, (), 200), "gallery.css", {})
-    assert style.count(", .both) { display: none; }") == 3, "one list is shown"
+    assert style.count(", .both) { display: none; }") == 4, "one is shown; on phones before a choice"
 
 
 def test_distances_have_a_legend_and_a_bar() -> None:
@@ -393,7 +407,7 @@ def test_a_front_page_has_a_legend_and_no_word_below_each_picture() -> None:
     other = {**CARD, "distance": 0.25}
     context = {"selection": [], "examples": [(CARD, [other])], "facets": []}
     page = pages.render("index.html", replace(BOOK, tabs=TABS[:1]), "index.html", context)
-    assert "with their cosine distance: 0 is the same" in page and 'href="distances.html"' in page
+    assert "Cosine distance: 0 is the same" in page.partition('class="legend"')[2] and 'href="distances.html"' in page
     assert '<span class="note n0"><span class="unseen">distance </span>0.2500</span>' in page
 
 
@@ -402,11 +416,28 @@ def test_what_the_distances_mean_has_the_numbers_of_the_collection_and_pairs() -
     pairs = [[("Words about it.", 0.1234, [CARD, {**CARD, "page": "ef" * 16}])], []]
     page = pages.render("distances.html", replace(BOOK, tabs=tabs), "distances.html", {"pairs": pairs})
     numbers = dict(re.findall(r"<dt>([\d.]+)</dt><dd>([^<]+)", page))
-    assert {"0", "1", "2", "0.1000", "0.5000", "0.9000"} == set(numbers)
+    assert {"0", "1", "2", "0.1000", "0.5000", "0.9000", "0.1500"} == set(numbers)
     assert "half of the images" in numbers["0.5000"].lower() and "no probability" in page
     assert page.count("images/ab/abab") == 1 and page.count("images/ef/efef") == 1 and "Words about it." in page
     assert page.count('<ul class="pairs">') == 1, "the other table has no pairs"
     assert set(words.NUMBERS) == set(METRICS)
+
+
+def test_the_facts_of_a_run_do_not_mislead() -> None:
+    def facts(settings: dict[str, Any], counts: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+        now = datetime.now(timezone.utc)
+        values: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "versions", "stages"), {})
+        values |= dict.fromkeys(("label", "recall")) | {"settings": settings, "counts": counts, "seconds": 1.0}
+        record = Record(run_id="r", job="embed_images", slot="", status="", started_at=now, finished_at=now, **values)
+        section = render_gallery._section("A step", record, ())
+        return dict(section["facts"]), dict(section["nothing"])
+
+    counts = {"kept": 0, "images": 240, "failures": {}, "devices": {"cpu": 240}, "skipped": {}}
+    told, nothing = facts({"weights": "untrained (seed 0)", "trained": False}, counts)
+    assert told["weights"] == "untrained (seed 0)" and told["devices"] == "cpu (240 images)"
+    assert told["images"] == "240" and told["failures"] == "none" and nothing == {"kept": "0", "skipped": "none"}
+    told, nothing = facts({"weights": "/w/own.pth", "trained": False}, {"devices": {}})
+    assert told["weights"] == "own.pth (untrained)" and nothing == {"devices": "none"}
 
 
 def test_every_setting_has_its_words() -> None:
@@ -440,6 +471,31 @@ def test_the_record_of_a_run_is_told_in_words() -> None:
 
 def test_no_words_of_a_run_alarm() -> None:
     assert "doubt" not in " ".join(words.FACTS.values())
+
+
+def test_few_failures_are_named_where_their_reasons_are() -> None:
+    names = {"not_an_image": [{"image_id": "a b.png", "page": None}, {"image_id": "c.png", "page": "ab" * 16}]}
+    reasons = [("empty", 40), ("not_an_image", 2)]
+
+    def overview(**of_book: Any) -> str:
+        variables = {"reasons": reasons, "names": names}
+        return pages.render("failures_by_reason.html", replace(BOOK, **of_book), "failures/index.html", variables)
+
+    assert "a b.png" in overview() and "images/ab/abab" in overview()
+    assert "take it out of the list" in overview(from_list=True)
+    assert "remove the file" in overview() and "the list." not in overview(), "a folder is no list"
+    in_folders = [reason.advice(from_list=False) for reason in words.REASONS.values() if reason.in_folder]
+    assert in_folders and not any("list" in advice for advice in in_folders)
+
+
+def test_the_front_page_says_how_many_images_failed() -> None:
+    def front(**of_book: Any) -> str:
+        variables: dict[str, Any] = {"selection": [], "examples": [], "facets": []}
+        return pages.render("index.html", replace(BOOK, **of_book), "index.html", variables)
+
+    assert '<a href="failures/index.html">3 of 6 could not be used</a>' in front(failures=3, lost=3)
+    assert "3 of 4 could not be used by every fingerprint</a>" in front(failures=3, lost=1)
+    assert "could not be used" not in front()
 
 
 def test_a_failure_is_told_once_in_words() -> None:

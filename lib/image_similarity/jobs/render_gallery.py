@@ -19,12 +19,14 @@ from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note, say
 from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.settings import Settings
+from image_similarity.settings.fingerprints import UNTRAINED
 from image_similarity.stages.gallery import addresses, pictures, staleness, words
 from image_similarity.stages.gallery import render as stage
+from image_similarity.stages.gallery.distances import Compared
 from image_similarity.stages.gallery.pages import Tab
 from image_similarity.stages.gallery.render import About, Inputs, Outputs
 from image_similarity.stages.neighbours import usable
-from image_similarity.storage import uris
+from image_similarity.storage import tables, uris
 from image_similarity.storage.fetch import FETCH_REASONS
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.records import Record
@@ -217,8 +219,26 @@ def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
         contents=contents,
         neighbours=neighbours.select("tab", "image_id", "relation", "rank", "neighbour_id", "distance"),
         failures=warehouse.read("failures", runs["failures"]),
+        compared=_compared(job, slots),
     )
     return inputs, runs
+
+
+def _compared(job: Job, slots: list[str]) -> dict[str, Compared]:
+    """fingerprint -> the vectors that its neighbours were found among. Those whose tables are gone, or which the user
+    brought, are left out.
+    """
+    snapshot, warehouse, result = job.base_snapshot, job.warehouse, {}
+    for slot in slots:
+        records = [snapshot.runs[run] for run in snapshot.run_ids("neighbours", slot) if run in snapshot.runs]
+        runs = [run for record in records if "vectors" in record.inputs for run in record.inputs["embeddings"]]
+        if runs and all(retention.is_whole(warehouse, "embeddings", run) for run in runs):
+            embedded = warehouse.read("embeddings", runs)
+            keys = [row.fingerprint_key for row in embedded.select("fingerprint_key").distinct().collect()]
+            stored = [run for key in keys for run in snapshot.run_ids("vectors", key)]
+            if len(keys) == 1 and stored:
+                result[slot.partition("/")[0]] = Compared(embedded, warehouse.read("vectors", stored))
+    return result
 
 
 # -- what the pages say about runs -------------------------------------------------------------------------------------
@@ -239,8 +259,10 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
         runs += section(f"Neighbours by {label}", published, *_stale_neighbours(job, slot, records))
     parted = [(slot.partition("/"), label) for slot, label in slots.items()]
     tabs = tuple(Tab(label, fingerprint, metric) for (fingerprint, _, metric), label in parted)
-    title = clean(job.settings.gallery.title or _collection(_images_of(job, records)))
-    return About(title, tabs, tuple(untrained), {**usable.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}, runs)
+    images = _images_of(job, records)
+    title, from_list = clean(job.settings.gallery.title or _collection(images)), tables.kind_of(images) is not None
+    reasons = {**usable.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}
+    return About(title, tabs, tuple(untrained), from_list, reasons, runs)
 
 
 def _stale_embeddings(job: Job, name: str, records: Records) -> list[str]:
@@ -295,7 +317,10 @@ def _collection(images: str) -> str:
 def _section(title: str, record: Record, notes: tuple[str, ...]) -> dict[str, Any]:
     """The section about one run."""
     settings = [*words.recorded(record.settings), *words.recorded({"versions": record.versions})]
-    return {"title": title, "facts": list(_facts(record)), "notes": notes, "settings": settings}
+    facts = list(_facts(record))
+    nothing = [(name, value) for name, value in facts if value in ("0", "none") and name != "failures"]
+    told = [fact for fact in facts if fact not in nothing]
+    return {"title": title, "facts": told, "nothing": nothing, "notes": notes, "settings": settings}
 
 
 def _facts(record: Record) -> Iterator[tuple[str, str]]:
@@ -307,14 +332,16 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
             + "".join(f", {key} {declared[key]}" for key in ("layer", "base") if key in declared),
         )
     if "weights" in settings:
-        yield "weights", posixpath.basename(settings["weights"]) + ("" if settings.get("trained") else " (untrained)")
+        weights = posixpath.basename(settings["weights"])
+        says_so = settings.get("trained") or weights.startswith(f"{UNTRAINED} (")
+        yield "weights", weights if says_so else f"{weights} ({UNTRAINED})"
     if record.job == "find_neighbours":
         method, metric = settings["neighbours"]["method"], settings["neighbours"]["metric"]
         yield "method", f"{method}, {metric} distance" + (": all pairs were compared" if method == "exact" else "")
     if record.recall is not None:
         yield "recall", f"{record.recall:.4f}"
     for name, value in record.counts.items():
-        yield name.replace("_", " "), _text(value)
+        yield name.replace("_", " "), _devices(value) if name == "devices" else _text(value)
     if record.stages:
         yield "steps", ", ".join(f"{step} {seconds:,.1f} s" for step, seconds in record.stages.items())
     yield "finished", f"{record.finished_at.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC, after {record.seconds:,.1f} s"
@@ -328,6 +355,12 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "none"
+
+
+def _devices(images: dict[str, int]) -> str:
+    """Device -> images, as text that takes no count of images for one of processors."""
+    by_device = [f"{device} ({count:,} image{'s' if count != 1 else ''})" for device, count in images.items()]
+    return ", ".join(by_device) or "none"
 
 
 def _counted(reasons: dict[str, int]) -> str:

@@ -38,6 +38,9 @@ _COLUMNS = (
 )
 LONGEST_TERM = 40
 _WORD = re.compile(r"[^\W_]+")
+_BORDER = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+_MOST_BORDERS = 4
+"""A word that changes more often between letters and digits is a checksum: nobody looks for its middle."""
 
 
 def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -> DataFrame:
@@ -90,8 +93,17 @@ def _texts(image_id: str, attributes: dict[str, str], settings: GallerySettings)
 
 
 def terms(text: str) -> list[str]:
-    """The words of ``text`` in lower case and without accents; gallery.js treats a query in the same way."""
+    """The words of ``text`` in lower case and without accents; gallery.js treats a query in the same way.
+
+    What begins inside a word, where letters and digits meet, is a word, too: ukbench00041 is also found by 00041.
+    """
     plain = "".join(
         character for character in unicodedata.normalize("NFKD", text) if unicodedata.category(character)[0] != "M"
     )
-    return [word[:LONGEST_TERM] for word in _WORD.findall(plain.lower())]
+    return [part[:LONGEST_TERM] for word in _WORD.findall(plain.lower()) for part in _beginnings(word)]
+
+
+def _beginnings(word: str) -> list[str]:
+    """``word``, and what is left of it from each place where letters and digits meet."""
+    borders = [border.start() for border in _BORDER.finditer(word)]
+    return [word, *(word[border:] for border in borders if len(borders) <= _MOST_BORDERS)]

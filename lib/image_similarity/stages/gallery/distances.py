@@ -1,11 +1,15 @@
-"""How near is near in this collection: deciles of the distances of nearest neighbours, and pairs as examples."""
+"""How near is near in this collection: distances of nearest neighbours and of random pairs, and pairs as examples."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from image_similarity.knn import distances as knn
+from image_similarity.knn.distances import Metric, Values
 from image_similarity.stages.gallery.pages import Tab
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
@@ -14,6 +18,10 @@ Pair = tuple[str, str, float]
 
 LEAST_IMAGES = 20
 """With fewer images, tenths of them say little."""
+RANDOM_SHARES = (0.05, 0.1, 0.25, 0.5)
+"""Shares of pairs drawn at random, whose distances `Tab.random` has."""
+_VECTORS_DRAWN = 256
+"""They make 32,640 pairs."""
 _TENTHS = [tenth / 10 for tenth in range(1, 10)]
 _ACCURACY = 10_000
 """Of the ranks: up to so many images exact, beyond that within a ten-thousandth of them."""
@@ -23,6 +31,48 @@ LEAST_SHOWN = 0.00005
 
 PLACES = {"near": 0, "usual": 4, "far": 8}
 """Kind of an example -> the decile whose distance it has."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The vectors that a fingerprint's images were compared by."""
+
+    contents: DataFrame
+    """content_sha256, of each image."""
+    stored: DataFrame
+    """content_sha256, embedding: each content once; also of contents that no image has."""
+
+
+def with_random_pairs(tabs: tuple[Tab, ...], compared: Mapping[str, Compared]) -> tuple[Tab, ...]:
+    """``tabs`` with ``random``, where `Compared` has the vectors of their fingerprint and they are enough."""
+    drawn = {fingerprint: _drawn(vectors) for fingerprint, vectors in compared.items()}
+    return tuple(
+        replace(tab, random=_random(drawn[tab.fingerprint], knn.METRICS[tab.metric]))
+        if tab.fingerprint in drawn
+        else tab
+        for tab in tabs
+    )
+
+
+def _drawn(vectors: Compared) -> Values:
+    """(n, d) float32: up to `_VECTORS_DRAWN` vectors, chosen by a hash of their content."""
+    contents = vectors.contents.select("content_sha256").distinct()
+    chosen = contents.orderBy(F.xxhash64("content_sha256"), "content_sha256").limit(_VECTORS_DRAWN).collect()
+    stored = vectors.stored.where(F.col("content_sha256").isin([row.content_sha256 for row in chosen]))
+    rows = [row.embedding for row in stored.select("embedding").where("embedding is not null").collect()]
+    length = max(map(len, rows), default=0)
+    return np.array([row for row in rows if len(row) == length], dtype=np.float32).reshape(-1, length)
+
+
+def _random(values: Values, metric: Metric) -> tuple[float, ...]:
+    """`Tab.random` of the pairs of ``values``; empty if fewer than `LEAST_IMAGES` can be compared."""
+    values = values[np.isfinite(values).all(axis=1)]
+    values = values[~metric.unusable(values)]
+    if len(values) < LEAST_IMAGES:
+        return ()
+    vectors = knn.measured(values, metric)
+    pairs = knn.block(metric, vectors, vectors).view(np.float32)[np.triu_indices(len(vectors), 1)]
+    return tuple(float(distance) for distance in np.quantile(pairs, RANDOM_SHARES))
 
 
 def measured(tabs: tuple[Tab, ...], neighbours: DataFrame) -> tuple[Tab, ...]:

@@ -50,10 +50,19 @@ class Tab:
     if there are too few images for it."""
     others: int = 0
     """The number of images that each of them is compared with."""
+    random: tuple[float, ...] = ()
+    """Four distances, ascending: 5, 10, 25 and 50 % of pairs drawn at random are within them. Empty if not known."""
+
+    @property
+    def marks(self) -> tuple[float, ...]:
+        """Nine distances, ascending, that divide near from far here: from the nearest tenth of nearest neighbours to
+        the middle of random pairs. Empty without both.
+        """
+        return tuple(sorted(self.deciles[::2] + self.random)) if self.deciles and self.random else ()
 
     def nearness(self, distance: float) -> int | None:
-        """0 to 9: how many of the deciles are not below ``distance``. None without deciles."""
-        return sum(distance <= decile for decile in self.deciles) if self.deciles else None
+        """0 to 9: how many of `marks` are not below ``distance``. None without marks."""
+        return sum(distance <= mark for mark in self.marks) if self.marks else None
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,11 @@ class Book:
     duplicates: int = 0
     """The number of sets of images with the same bytes."""
     failures: int = 0
+    """The number of images that could not be used, by a fingerprint or by all."""
+    lost: int = 0
+    """How many of these have no page."""
+    from_list: bool = False
+    """Whether a list names the images, and not their folder."""
 
 
 Context = Callable[[dict[str, Any]], dict[str, Any]]

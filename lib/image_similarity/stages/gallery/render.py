@@ -25,6 +25,8 @@ LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK = 50, 2000
 ROWS_OF_EXAMPLES, NEIGHBOURS_IN_EXAMPLES = 4, 6
 EXAMPLES_OF_A_VALUE = 3
 VALUES_ON_THE_FRONT_PAGE = 12
+FEW_FAILURES = 20
+"""So many failed images are named where their reasons are; more have pages of their own only."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Inputs:
     neighbours: DataFrame
     """Rows of ``neighbours`` with the number of their tab."""
     failures: DataFrame
+    compared: dict[str, distances.Compared]
+    """fingerprint -> its vectors, where the warehouse has them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class About:
     title: str
     tabs: tuple[Tab, ...]
     untrained: tuple[str, ...]
+    from_list: bool
     reasons: dict[str, str]
     """reason of a failure -> its meaning."""
     runs: list[dict[str, Any]]
@@ -85,10 +90,18 @@ def run(
         spark, described.select("picture", "uri", "content_sha256"), site, rendering, settings, warehouse
     )
     shown = cards.with_pictures(described, inventory, scratch)
-    tabs = distances.measured(about.tabs, inputs.neighbours)
+    tabs = distances.with_random_pairs(distances.measured(about.tabs, inputs.neighbours), inputs.compared)
     locations = settings.gallery.show_locations
     book = Book(
-        site.uri, rendering, about.title, count, tabs, about.untrained, search.CARDS_PER_SHARD, show_locations=locations
+        site.uri,
+        rendering,
+        about.title,
+        count,
+        tabs,
+        about.untrained,
+        search.CARDS_PER_SHARD,
+        show_locations=locations,
+        from_list=about.from_list,
     )
     return _Rendering(spark, inputs, about, settings, book, shown, scratch).write(inventory)
 
@@ -113,12 +126,14 @@ class _Rendering:
         sets = self.scratch.write("sets", listings.duplicates(self.cards, self.scratch))
         images_failed = F.count_distinct("image_id").alias("images")
         reasons = self.inputs.failures.groupBy("reason").agg(images_failed).orderBy("reason").collect()
+        failed = self.inputs.failures.select("image_id").distinct()
         self.book = replace(
             self.book,
             facets=tuple((facet.attribute, f"groups/{facet.name}.html") for facet in facets),
             by_folder=any(facet.by_folder for facet in facets),
             duplicates=sets.count(),
-            failures=self.inputs.failures.agg(images_failed).collect()[0]["images"],
+            failures=failed.count(),
+            lost=failed.join(self.cards, "image_id", "left_anti").count(),
         )
         image_pages = self._image_pages()
         with step(self.spark, "lists of images"):
@@ -188,7 +203,9 @@ class _Rendering:
     def _search(self) -> list[dict[str, int]]:
         terms, prefixes = search.write_terms(self.cards, self.book, self.scratch)
         written = [_count(search.write_cards(self.cards, self.book)), _count(terms)]
-        script = pages.render("prefixes.js", self.book, "search/prefixes.js", {"prefixes": prefixes})
+        is_small = written[1]["bytes"] <= search.WHOLE_BYTES and written[1]["files"] <= search.WHOLE_SHARDS
+        context = {"prefixes": prefixes, "is_small": is_small}
+        script = pages.render("prefixes.js", self.book, "search/prefixes.js", context)
         return [*written, _one(pages.put(self.book, "search/prefixes.js", script, 0))]
 
     # -- by the driver --
@@ -208,7 +225,8 @@ class _Rendering:
                 contexts.append((f"groups/{facet.name}.html", "groups.html", {"facet": facet, "examples": examples}))
         if self.book.failures:
             counted = [(row.reason, row.images) for row in reasons]
-            contexts.append(("failures/index.html", "failures_by_reason.html", {"reasons": counted}))
+            context = {"reasons": counted, "names": self._failed()}
+            contexts.append(("failures/index.html", "failures_by_reason.html", context))
         filled = [
             pages.page(path, pages.render(template, self.book, path, context)) for path, template, context in contexts
         ]
@@ -218,6 +236,14 @@ class _Rendering:
         files = [pages.static_file(name, self.book) for name in pages.STATIC_FILES]
         new = [(path, text) for path, text in files if not blobs.exists(f"{self.book.gallery}/{path}")]
         return [_one(pages.write(self.book.gallery, path, text)) for path, text in new]
+
+    def _failed(self) -> dict[str, list[Any]]:
+        """reason -> image_id and page of the images, where they are few."""
+        if self.book.failures > FEW_FAILURES:
+            return {}
+        failed = self.inputs.failures.select("reason", "image_id").distinct()
+        rows = failed.join(self.cards.select("image_id", "page"), "image_id", "left").orderBy("image_id").collect()
+        return {reason: [row for row in rows if row.reason == reason] for reason in {row.reason for row in rows}}
 
     def _absent(self) -> list[Any]:
         """Up to 100 images whose picture cannot be shown."""

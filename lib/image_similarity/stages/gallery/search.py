@@ -20,6 +20,8 @@ CARDS_PER_SHARD = 200
 POSTINGS_KEPT = 5000
 """The most images that are listed for one word. A word of more images is too common to narrow a search down."""
 SHARD_BYTES = 100_000
+WHOLE_BYTES, WHOLE_SHARDS = 4_000_000, 1000
+"""Up to this size the browser may load all words, to look for parts inside of them and for words that are alike."""
 _BYTES_PER_POSTING = 3
 
 

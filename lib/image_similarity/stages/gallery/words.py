@@ -15,11 +15,18 @@ class Reason:
     """What is the matter with the file: a sentence without its full stop."""
     remedy: str
     """What can be done about it: a sentence."""
+    in_folder: str = ""
+    """The same where no list names the images; empty where that makes no difference."""
+
+    def advice(self, from_list: bool) -> str:
+        return self.remedy if from_list else self.in_folder or self.remedy
 
 
 _AGAIN = "The next run tries again."
 REASONS = {
-    "not_found": Reason("The file is not there", "Put it back, or take it out of the list."),
+    "not_found": Reason(
+        "The file is not there", "Put it back, or take it out of the list.", "Put it back, or run the jobs again."
+    ),
     "forbidden": Reason("The file may not be read", "Give the account that runs the jobs the right to read it."),
     "timeout": Reason("The server, store or drive did not answer in time", _AGAIN),
     "io_error": Reason("The file could not be read", f"{_AGAIN} If it stays so, look at the disk or the store."),
@@ -37,7 +44,11 @@ REASONS = {
     "too_many_pixels": Reason(
         "The picture has too many pixels", "Put in a smaller copy, or raise the limit in the settings."
     ),
-    "not_an_image": Reason("The file is not a picture", "Put the picture in its place, or take it out of the list."),
+    "not_an_image": Reason(
+        "The file is not a picture",
+        "Put the picture in its place, or take it out of the list.",
+        "Put the picture in its place, or remove the file.",
+    ),
     "unsupported_format": Reason("The picture is of a kind that cannot be read here", "Save it as JPEG, PNG or TIFF."),
     "truncated": Reason("The file ends too early", "It was cut off when it was copied: put in a whole copy."),
     "corrupt": Reason("The file is damaged", "Put in a good copy."),

@@ -11,11 +11,11 @@
   /* -- shards; each is loaded once -- */
   const loaded = new Map(), waiting = new Map();
   const arrived = (key, value) => { loaded.set(key, value); waiting.get(key)?.(value); };
-  let prefixes = [];
+  let prefixes = [], isSmall = false;
   window.gallery = {
     cards: (shard, cards) => arrived(`data/${shard}`, cards),
     terms: (prefix, terms) => arrived(`search/${hex(prefix)}`, terms),
-    prefixes: (all) => { prefixes = all; },
+    prefixes: (all, small) => { prefixes = all; isSmall = small; },
   };
   const requested = new Map();
   function load(key) {
@@ -97,21 +97,62 @@
   function words(text) {
     return text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().match(/[\p{L}\p{N}]+/gu)?.map((word) => [...word].slice(0, 40).join("")) ?? [];
   }
-  async function imagesOf(word) {
-    /* The images with a word that begins with `word`. `more`: the list is incomplete, because the word is too common. */
-    const matching = prefixes.filter((prefix) => prefix.startsWith(word) || word.startsWith(prefix));
+  async function imagesOf(word, isInside) {
+    /* The images with a word that begins with `word`, or has it inside. `more`: the list is incomplete, because the word is too common. */
+    const matching = isInside ? prefixes : prefixes.filter((prefix) => prefix.startsWith(word) || word.startsWith(prefix));
+    const read = isInside ? matching : matching.slice(0, MOST_SHARDS);
     const ordinals = new Set();
-    let more = matching.length > MOST_SHARDS;
-    for (const prefix of matching.slice(0, MOST_SHARDS)) {
-      const terms = await load(`search/${hex(prefix)}`);
-      for (const [term, [images, ...gaps]] of Object.entries(terms)) {
-        if (!term.startsWith(word)) continue;
+    let more = read.length < matching.length;
+    for (const shard of await Promise.all(read.map((prefix) => load(`search/${hex(prefix)}`)))) {
+      for (const [term, [images, ...gaps]] of Object.entries(shard)) {
+        if (isInside ? !term.includes(word) : !term.startsWith(word)) continue;
         let ordinal = 0;
         for (const gap of gaps) ordinals.add(ordinal += gap);
         if (images > gaps.length) more = true;
       }
     }
     return { word, ordinals, more };
+  }
+  async function found(terms) {
+    /* Parts inside of words are looked for only where nothing begins so, and the collection is small enough to read all its words. */
+    const result = intersection(await Promise.all(terms.map((word) => imagesOf(word, false))));
+    if (result.ordinals.length || !isSmall) return { ...result, isInside: false };
+    const matches = await Promise.all(terms.map((word) => imagesOf(word, true)));
+    return { ...intersection(matches), isInside: true, missing: matches.filter(({ ordinals }) => !ordinals.size).map(({ word }) => word) };
+  }
+  function edits(one, other) {
+    /* The number of letters to change, add, leave out or exchange with the next (optimal string alignment). */
+    let before = [], last = Array.from({ length: other.length + 1 }, (_, place) => place);
+    for (let i = 1; i <= one.length; i++) {
+      const row = [i];
+      for (let j = 1; j <= other.length; j++) {
+        row[j] = Math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (one[i - 1] === other[j - 1] ? 0 : 1));
+        if (i > 1 && j > 1 && one[i - 1] === other[j - 2] && one[i - 2] === other[j - 1]) row[j] = Math.min(row[j], before[j - 2] + 1);
+      }
+      [before, last] = [last, row];
+    }
+    return last[other.length];
+  }
+  async function alike(word) {
+    /* The known word, or beginning of one, that is most like `word`; undefined if none is near. Numbers are not corrected. All words are loaded. */
+    const most = word.length < 4 || /^\p{N}+$/u.test(word) ? 0 : word.length < 7 ? 1 : 2;
+    let best, least = most + 1;
+    for (const prefix of prefixes) {
+      for (const term of Object.keys(await load(`search/${hex(prefix)}`))) {
+        for (const known of [term, term.slice(0, word.length)]) {
+          const distance = Math.abs(known.length - word.length) < least ? edits(word, known) : least;
+          if (distance < least) [best, least] = [known, distance];
+        }
+      }
+    }
+    return best;
+  }
+  async function suggestion(terms, missing) {
+    /* A link to the search for known words in place of those that are `missing`; null if there are none. */
+    const near = new Map(await Promise.all(missing.map(async (word) => [word, await alike(word)])));
+    if (!missing.length || [...near.values()].includes(undefined)) return null;
+    const query = terms.map((word) => near.get(word) ?? word).join(" ");
+    return element("a", { href: `?${new URLSearchParams({ q: query })}`, textContent: query });
   }
   function intersection(matches) {
     /* The list of a word that is too common is incomplete and rules no image out. Such words are ignored, unless all are. */
@@ -124,6 +165,13 @@
       partial: used.some(({ more }) => more),
     };
   }
+  async function explain(status, terms, isInside, missing = []) {
+    /* Why nothing was found, and what could be tried. */
+    const near = await suggestion(terms, missing);
+    if (near) return status.append(". Did you mean ", near, "?");
+    if (terms.length > 1) return status.append(missing.length ? `. No word has ${missing.join(", ")}.` : ". No image has all of these words.");
+    return status.append(isInside ? ". No word has it, at its beginning or inside." : ". No word and no number begins with it. The collection is too large to look inside of words.");
+  }
   async function search(query) {
     const status = document.getElementById("found"), more = document.getElementById("more");
     const terms = words(query);
@@ -131,10 +179,12 @@
       if (query.trim()) status.textContent = `Nothing to look for in “${query}”: it has no letters and no digits`;
       return;
     }
-    const { ordinals, ignored, partial } = intersection(await Promise.all(terms.map(imagesOf)));
+    const { ordinals, ignored, partial, isInside, missing } = await found(terms);
     const number = ordinals.length.toLocaleString("en");
     status.textContent = ordinals.length ? `${partial ? "The first " : ""}${number} image${ordinals.length === 1 ? "" : "s"} for “${query}”` : `Nothing found for “${query}”`;
+    if (ordinals.length && isInside) status.textContent += ", inside of words";
     if (ignored.length) status.textContent += `; too common to count: ${ignored.join(", ")}`;
+    if (!ordinals.length) await explain(status, terms, isInside, missing);
     let next = 0;
     const show = async () => {
       const cards = await Promise.all(ordinals.slice(next, next += PAGE).map(cardAt));
@@ -167,6 +217,8 @@
       input.addEventListener("change", () => sessionStorage.setItem(KEY, input.value));
     }
   } catch { /* the browser has no session storage */ }
+  const usual = document.querySelector(".s0") && matchMedia("(max-width: 44rem)").matches ? "0" : "all"; // as the style sheet shows it
+  if (![...switches].some((input) => input.checked)) for (const input of switches) input.checked = input.value === usual;
 
   /* -- where originals are can be copied -- */
   async function copied(place) {
@@ -204,15 +256,25 @@
   function makeDialog() {
     const picture = enlarge.querySelector("img").cloneNode();
     picture.src = enlarge.href;
-    const toggle = () => { size.ariaPressed = String(made.classList.toggle("whole")); };
+    const toggle = () => { if (!size.disabled) size.ariaPressed = String(made.classList.toggle("whole")); };
+    const fit = () => {
+      const isWhole = made.classList.contains("whole");
+      size.disabled = !isWhole && picture.complete && picture.naturalWidth <= Math.ceil(picture.clientWidth);
+      made.classList.toggle("fits", size.disabled);
+    };
+    picture.addEventListener("load", fit);
+    window.addEventListener("resize", fit);
     picture.addEventListener("click", toggle);
     const size = button("Full size", toggle), close = button("Close", () => made.close());
     size.ariaPressed = "false";
     close.autofocus = true;
     const [previous, next] = [["Previous", "prev"], ["Next", "next"]].map(([text, name]) =>
       Object.assign(button(text, () => turn(name), !pageLink(name)), { name }));
-    const bar = element("p", {}, previous, size, close, next);
-    const made = element("dialog", { className: "enlarged", ariaLabel: "The picture, enlarged" }, bar, picture);
+    const title = document.querySelector("h1").textContent, place = document.querySelector(".turning .number").textContent;
+    const name = element("span", { className: "title", dir: "auto" }, title, " ", element("span", { className: "note", textContent: place }));
+    const bar = element("p", {}, name, previous, size, close, next);
+    const made = element("dialog", { className: "enlarged", ariaLabel: `${title}, enlarged` }, bar, picture);
+    made.fit = fit;
     made.addEventListener("close", () => {
       if (location.hash.startsWith(ENLARGED)) history.replaceState(null, "", location.pathname + location.search);
       enlarge.focus();
@@ -230,6 +292,7 @@
   function openDialog() {
     dialog ??= makeDialog();
     dialog.showModal();
+    dialog.fit();
     dialog.querySelector(`[name="${location.hash.slice(ENLARGED.length + 1)}"]:enabled`)?.focus();
   }
   enlarge?.addEventListener("click", (event) => {

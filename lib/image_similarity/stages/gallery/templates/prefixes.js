@@ -1,1 +1,1 @@
-gallery.prefixes({{ prefixes|compact }});
+gallery.prefixes({{ prefixes|compact }},{{ is_small|compact }});
