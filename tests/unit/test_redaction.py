@@ -46,6 +46,14 @@ def test_everything_else_stays(text: str) -> None:
     assert redacted(text) == text
 
 
+@pytest.mark.parametrize("piece", ["http://", "http://%3", "a.", "a-", "a://b:1,", "@", ":", "1"])
+def test_long_texts_of_strangers(piece: str) -> None:
+    """Each is read once: a search that begins anew at each piece would not come to an end."""
+    text = piece * 2**19
+    assert redacted(text) == text
+    assert redacted(f"{text} http://user:{SECRET}@host/?{SECRET}") == f"{text} http://...@host/?..."
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_messages(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     reporter = Reporter(form)

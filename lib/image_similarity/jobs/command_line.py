@@ -147,7 +147,7 @@ class Parser(argparse.ArgumentParser):
         required = message.removeprefix("the following arguments are required: ")
         if required != message:
             raise WrongInput(f"{required} must be given; --help says what for")
-        raise WrongInput(re.sub(r"^argument (?:\S+/)*(\S+): ", r"\1: ", message))
+        raise WrongInput(re.sub(r"^argument (?:[^\s/]+/)*(\S+): ", r"\1: ", message))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         words = list(sys.argv[1:] if args is None else args)
