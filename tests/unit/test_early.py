@@ -19,6 +19,7 @@ from image_similarity.jobs import (
     command_line,
     compare_fingerprints,
     download_images,
+    early,
     embed_images,
     find_neighbours,
     render_gallery,
@@ -277,17 +278,51 @@ def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pyt
     fill(monkeypatch, needed - 1)
     told = told_early(find_neighbours, COLOURS, 1, capsys)
     assert f"comparing needs about {disk_space.shown(needed)} of disk for --warehouse {place / 'w'}" in told
-    needed = checkpoints.least_bytes(5_000, 256)
+    needed = checkpoints.least_bytes(10_000, 256, resumes=False)
     fill(monkeypatch, needed - 1)
-    told = told_early(embed_images, COLOURS, 1, capsys)
-    assert f"embedding 10,000 images needs about {disk_space.shown(needed)} of disk for --warehouse" in told
-    fill(monkeypatch, 2 * needed - 1)
     other = ["--set", 'fingerprints.others={kind="colour-histogram"}', "--fingerprint", "others"]
-    assert f"{disk_space.shown(2 * needed)} of disk" in told_early(embed_images, other, 1, capsys)
+    told = told_early(embed_images, other, 1, capsys)
+    assert f"embedding 10,000 images needs about {disk_space.shown(needed)} of disk for --warehouse" in told
+    state = place / "w" / "_state" / "embed_images" / "k" / RUN / checkpoints.FOLDER
+    state.mkdir(parents=True)
+    (state / "part-0.parquet").touch()
+    least = checkpoints.least_bytes(10_000, 256, resumes=True)
+    fill(monkeypatch, least - 1)
+    told = told_early(embed_images, other, 1, capsys)
+    assert f"needs about {disk_space.shown(least)} of disk" in told, "a killed run has left checkpoints"
     monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
     fill(monkeypatch, 2**40)
     assert "started" in told_early(find_neighbours, COLOURS, 1, capsys)
     assert "started" in told_early(embed_images, COLOURS, 1, capsys)
+
+
+def test_only_first_vectors_must_fit_on_a_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New files may be copies of known ones; copies and failures are not new again."""
+    settings, published = (
+        load(overrides=COLOURS[1:2]),
+        {
+            ("manifest", "", RUN): rows("manifest", 12_000, image_id="a"),
+            ("embeddings", "colours", RUN): rows("embeddings", 9_000, image_id="a", fingerprint_key="k"),
+            ("failures", "colours", RUN): rows("failures", 1_000, image_id="a"),
+            ("vectors", "k", RUN): rows("vectors", 5, embedding=[0.0] * 256),
+        },
+    )
+    publish(place, [record(RUN, "embed_images", "colours")], published)
+    snapshot = early.snapshot(str(place / "w"))
+    assert snapshot is not None and early.new_images(snapshot, "colours") == 2_000
+    assert early.new_images(snapshot, "others") == 12_000
+    needed = checkpoints.least_bytes(2_000, 256, resumes=False)
+    fill(monkeypatch, needed)
+    assert embed_images._check_disk(snapshot, settings, ["colours"]) is None
+    fill(monkeypatch, needed - 1)
+    message = embed_images._check_disk(snapshot, settings, ["colours"])
+    assert message is not None and message.startswith("unless they are copies of known ones, embedding 2,000 images")
+    published["embeddings", "colours", RUN] = rows("embeddings", 11_000, image_id="a", fingerprint_key="k")
+    shutil.rmtree(place / "w")
+    publish(place, [record(RUN, "embed_images", "colours")], published)
+    fill(monkeypatch, 0)
+    snapshot = early.snapshot(str(place / "w"))
+    assert snapshot is not None and embed_images._check_disk(snapshot, settings, ["colours"]) is None, "nothing is new"
 
 
 def test_what_the_vectors_show_to_be_wrong(place: Path, capsys: Any) -> None:

@@ -119,8 +119,20 @@ class PublishedVectors:
     """What the footers of Parquet files tell of a fingerprint's published vectors."""
 
     images: int
-    contents: int
     dimensions: int
+
+
+def new_images(published: Snapshot, fingerprint: str) -> int:
+    """Images of the manifest that have neither a vector nor a failure by ``fingerprint`` yet, at least.
+
+    All are files: copies of one another count each. 0 if tables cannot be read: the job says why.
+    """
+    slots = {"manifest": "", "embeddings": fingerprint, "failures": fingerprint}
+    try:
+        count = {table: published.dataset(table, slot).count_rows() for table, slot in slots.items()}
+    except (OSError, pa.ArrowException):
+        return 0
+    return max(0, count["manifest"] - count["embeddings"] - count["failures"])
 
 
 def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None:
@@ -132,7 +144,7 @@ def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None
         lengths = [length for footer in footers if (length := _list_length(footer, "embedding"))]
         if not lengths:
             return None
-        return PublishedVectors(embeddings.count_rows(), sum(footer.num_rows for footer in footers), lengths[0])
+        return PublishedVectors(embeddings.count_rows(), lengths[0])
     except (OSError, pa.ArrowException):
         return None
 

@@ -94,9 +94,12 @@ class CheckpointWriter:
         return [content for file in files for content in _contents(file)]
 
 
-def least_bytes(contents: int, dimensions: int) -> int:
-    """Bytes of disk that embedding so many contents takes at least: as checkpoints, then as rows of ``vectors``."""
-    return int(2 * _SHARE_LEFT * 4 * contents * dimensions)
+def least_bytes(contents: int, dimensions: int, resumes: bool) -> int:
+    """Bytes of disk that embedding so many contents takes at least: as checkpoints, then as rows of ``vectors``.
+
+    ``resumes``: there are checkpoints already, maybe of all of them.
+    """
+    return int((1 if resumes else 2) * _SHARE_LEFT * 4 * contents * dimensions)
 
 
 def files(folder: str) -> tuple[list[str], list[str]]:
