@@ -278,15 +278,15 @@ def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pyt
     fill(monkeypatch, needed - 1)
     told = told_early(find_neighbours, COLOURS, 1, capsys)
     assert f"comparing needs about {disk_space.shown(needed)} of disk for --warehouse {place / 'w'}" in told
-    needed = checkpoints.least_bytes(10_000, 256, resumes=False)
+    needed = checkpoints.least_bytes("network", 10_000, 512, resumes=False)
     fill(monkeypatch, needed - 1)
-    other = ["--set", 'fingerprints.others={kind="colour-histogram"}', "--fingerprint", "others"]
+    other = ["--network", "squeezenet1_1", "--weights", "untrained"]
     told = told_early(embed_images, other, 1, capsys)
     assert f"embedding 10,000 images needs about {disk_space.shown(needed)} of disk for --warehouse" in told
     state = place / "w" / "_state" / "embed_images" / "k" / RUN / checkpoints.FOLDER
     state.mkdir(parents=True)
     (state / "part-0.parquet").touch()
-    least = checkpoints.least_bytes(10_000, 256, resumes=True)
+    least = checkpoints.least_bytes("network", 10_000, 512, resumes=True)
     fill(monkeypatch, least - 1)
     told = told_early(embed_images, other, 1, capsys)
     assert f"needs about {disk_space.shown(least)} of disk" in told, "a killed run has left checkpoints"
@@ -299,30 +299,30 @@ def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pyt
 def test_only_first_vectors_must_fit_on_a_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New files may be copies of known ones; copies and failures are not new again."""
     settings, published = (
-        load(overrides=COLOURS[1:2]),
+        load(overrides=['fingerprints.net={network="squeezenet1_1",weights="untrained"}']),
         {
             ("manifest", "", RUN): rows("manifest", 12_000, image_id="a"),
-            ("embeddings", "colours", RUN): rows("embeddings", 9_000, image_id="a", fingerprint_key="k"),
-            ("failures", "colours", RUN): rows("failures", 1_000, image_id="a"),
+            ("embeddings", "net", RUN): rows("embeddings", 9_000, image_id="a", fingerprint_key="k"),
+            ("failures", "net", RUN): rows("failures", 1_000, image_id="a"),
             ("vectors", "k", RUN): rows("vectors", 5, embedding=[0.0] * 256),
         },
     )
-    publish(place, [record(RUN, "embed_images", "colours")], published)
+    publish(place, [record(RUN, "embed_images", "net")], published)
     snapshot = early.snapshot(str(place / "w"))
-    assert snapshot is not None and early.new_images(snapshot, "colours") == 2_000
+    assert snapshot is not None and early.new_images(snapshot, "net") == 2_000
     assert early.new_images(snapshot, "others") == 12_000
-    needed = checkpoints.least_bytes(2_000, 256, resumes=False)
+    needed = checkpoints.least_bytes("network", 2_000, 256, resumes=False)
     fill(monkeypatch, needed)
-    assert embed_images._check_disk(snapshot, settings, ["colours"]) is None
+    assert embed_images._check_disk(snapshot, settings, ["net"]) is None
     fill(monkeypatch, needed - 1)
-    message = embed_images._check_disk(snapshot, settings, ["colours"])
+    message = embed_images._check_disk(snapshot, settings, ["net"])
     assert message is not None and message.startswith("unless they are copies of known ones, embedding 2,000 images")
-    published["embeddings", "colours", RUN] = rows("embeddings", 11_000, image_id="a", fingerprint_key="k")
+    published["embeddings", "net", RUN] = rows("embeddings", 11_000, image_id="a", fingerprint_key="k")
     shutil.rmtree(place / "w")
-    publish(place, [record(RUN, "embed_images", "colours")], published)
+    publish(place, [record(RUN, "embed_images", "net")], published)
     fill(monkeypatch, 0)
     snapshot = early.snapshot(str(place / "w"))
-    assert snapshot is not None and embed_images._check_disk(snapshot, settings, ["colours"]) is None, "nothing is new"
+    assert snapshot is not None and embed_images._check_disk(snapshot, settings, ["net"]) is None, "nothing is new"
 
 
 def test_what_the_vectors_show_to_be_wrong(place: Path, capsys: Any) -> None:

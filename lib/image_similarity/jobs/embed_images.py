@@ -118,9 +118,9 @@ def _check_disk(published: Snapshot, settings: Settings, names: list[str]) -> st
     new = {name: early.new_images(published, name) for name in names}
     first = later = 0
     for name in names:
-        known = early.vectors_of(published, name)
-        dimensions = known.dimensions if known else prepare.vector_length(settings.fingerprint(name))
-        needed = checkpoints.least_bytes(new[name], dimensions or 0, resumes)
+        known, declared = early.vectors_of(published, name), settings.fingerprint(name)
+        dimensions = known.dimensions if known else prepare.vector_length(declared)
+        needed = checkpoints.least_bytes(declared.kind, new[name], dimensions or 0, resumes)
         if published.run_ids("embeddings", name):
             later += needed
         else:
