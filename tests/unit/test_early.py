@@ -5,6 +5,7 @@ import shutil
 import socket
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -252,7 +253,8 @@ def test_a_full_disk_of_sparks_own(place: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_where_spark_writes_its_own_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SPARK_LOCAL_DIRS", "SPARK_CONF_DIR", "PYSPARK_GATEWAY_PORT"):
+    unset = ("SPARK_LOCAL_DIRS", "SPARK_CONF_DIR", "PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS", "JAVA_TOOL_OPTIONS")
+    for name in unset:
         monkeypatch.delenv(name, raising=False)
     assert scratch_folders() == ["/tmp"]
     (place / "spark-defaults.conf").write_text("spark.local.dir /a, /b\n")
@@ -262,6 +264,46 @@ def test_where_spark_writes_its_own_files(place: Path, monkeypatch: pytest.Monke
     assert scratch_folders() == [], "spark-submit knows, and this process does not yet"
     monkeypatch.setenv("SPARK_LOCAL_DIRS", "/c")
     assert scratch_folders() == ["/c"]
+
+
+@pytest.mark.parametrize("where", ["arguments", "a script", "variable", "extraJavaOptions", "defaultJavaOptions"])
+def test_where_only_the_jvm_will_know(where: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A full /tmp must not refuse a run whose own files go elsewhere."""
+    for name in ("SPARK_LOCAL_DIRS", "PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS", "JAVA_TOOL_OPTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPARK_CONF_DIR", str(place))
+    assert scratch_folders() == ["/tmp"]
+    if where == "arguments":
+        monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--conf spark.local.dir=/a pyspark-shell")
+    elif where == "a script":
+        (place / "spark-env.sh").write_text("export SPARK_LOCAL_DIRS=/a\n")
+    elif where == "variable":
+        monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Djava.io.tmpdir=/a")
+    else:
+        (place / "spark-defaults.conf").write_text(f"spark.driver.{where} -Xss1m -Djava.io.tmpdir=/a\n")
+    assert scratch_folders() == []
+    monkeypatch.setattr(disk_space, "_free", lambda folder: 0 if folder == "/tmp" else 2**40)
+    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
+    assert "started" in told_early(build_manifest, ["--images", "pictures"], 1, capsys)
+
+
+@pytest.mark.parametrize(("master", "folders"), [("local[2]", ["a", "b"]), ("spark://h:7077", [])])
+def test_where_a_session_that_is_there_writes(
+    master: str, folders: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Its own JVM says it, not what this process would set for another."""
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(place / "full"))
+    for name in ("a", "b", "full"):
+        (place / name).mkdir()
+    system = SimpleNamespace(getenv=lambda name: None, getProperty=lambda name: f"{place}/a, {place}/b")
+    jvm = SimpleNamespace(java=SimpleNamespace(lang=SimpleNamespace(System=system)))
+    session: Any = SimpleNamespace(sparkContext=SimpleNamespace(master=master, _jvm=jvm, getConf=lambda: {}))
+    assert scratch_folders(session) == [str(place / name) for name in folders]
+    full = "b" if folders else "full"
+    monkeypatch.setattr(disk_space, "_free", lambda folder: 0 if folder == str(place / full) else 2**40)
+    monkeypatch.setattr(command_line, "_session", lambda name, given: (_ for _ in ()).throw(JobFailed("started")))
+    assert main(build_manifest, ["--warehouse", "w", "--images", "pictures"], session) == 1
+    assert (f"for spark.local.dir {place / 'b'}, but" if folders else "started") in capsys.readouterr().err
 
 
 def test_a_disk_that_says_nothing_of_its_size_is_not_full(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

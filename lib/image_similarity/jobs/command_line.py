@@ -23,7 +23,7 @@ from image_similarity.jobs import early
 from image_similarity.jobs.job import Application, Finished, PlanOnly
 from image_similarity.reporting import Reporter
 from image_similarity.runtime import environment, progress, shutdown
-from image_similarity.runtime.session import open_session
+from image_similarity.runtime.session import open_session, scratch_folders
 from image_similarity.settings import Given, Settings
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -279,7 +279,7 @@ def main(job: Any, argv: Sequence[str] | None = None, session: SparkSession | No
     with reporting.reporting_to(reporter):
         try:
             loaded = _settings(job, arguments)
-            _check_early(job, arguments, loaded)
+            _check_early(job, arguments, loaded, session)
             if not arguments.dry_run:
                 early.note_lone_publishers(_published_folders(arguments))
             with _session(name, session) as used, shutdown.interruptible(used):
@@ -313,8 +313,10 @@ def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
     return loaded
 
 
-def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> None:
+def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings, session: SparkSession | None) -> None:
     """Raises ``WrongInput`` or ``JobFailed`` for faults that are seen before Spark is started.
+
+    ``session``: one that is there already. The arguments get ``scratch_folders``, as far as they are known.
 
     A job may have ``check_early(arguments, settings)``, which raises ``WrongInput`` for its own; or, if it repairs
     warehouses, ``check_arguments(arguments)``.
@@ -328,9 +330,10 @@ def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> N
     published = early.snapshot(arguments.warehouse)  # a lost pointer is more than a wrong argument
     if arguments.run_id is not None and (published is None or early.has_label(published, arguments.run_id)):
         return  # what the label has published is not done again, whatever became of its input
+    arguments.scratch_folders = scratch_folders(session)
     job.check_early(arguments, loaded)
     places = ("warehouse", "gallery", "report")
-    early.check_room(arguments.dry_run, **{flag: getattr(arguments, flag, None) for flag in places})
+    early.check_room(arguments, **{flag: getattr(arguments, flag, None) for flag in places})
 
 
 def _published_folders(arguments: argparse.Namespace) -> dict[str, str]:

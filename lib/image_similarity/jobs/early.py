@@ -1,5 +1,6 @@
 """What is seen before Spark is started, which takes seconds: places on this machine, and what is published there."""
 
+import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ import pyarrow.parquet as pq
 
 from image_similarity.errors import WrongInput, did_you_mean, listed, near_files, what_is
 from image_similarity.reporting import note, printable
-from image_similarity.runtime import session
 from image_similarity.storage import disk_space, filesystems, http_client, uris
 from image_similarity.storage.filesystems import OBJECT_STORES
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
@@ -77,16 +77,16 @@ def _fault_of_name(path: str) -> str | None:
     return None
 
 
-def check_room(dry_run: bool, **folders: str | None) -> None:
+def check_room(arguments: argparse.Namespace, **folders: str | None) -> None:
     """Raises ``JobFailed`` where the disk of one of ``folders`` (flag -> URI, or None), or of Spark's own, is full.
 
-    Only folders on this machine are looked at. Nothing is written under ``--dry-run``.
+    Only folders on this machine are looked at. ``arguments``: of any job; nothing is written under ``--dry-run``.
     """
-    if dry_run:
+    if arguments.dry_run:
         return
     local = {flag: uris.absolute(uri) for flag, uri in folders.items() if uri is not None and uris.is_local(uri)}
     needs = [disk_space.Need(f"--{flag}", folder, LEAST_ROOM) for flag, folder in local.items()]
-    needs += [disk_space.Need("spark.local.dir", folder, LEAST_ROOM) for folder in session.scratch_folders()]
+    needs += [disk_space.Need("spark.local.dir", folder, LEAST_ROOM) for folder in arguments.scratch_folders]
     for need in needs:  # one by one: what several need on one disk is no more than this
         disk_space.check("any run", [need])
 
@@ -129,7 +129,7 @@ def new_images(published: Snapshot, fingerprint: str) -> int:
     """
     slots = {"manifest": "", "embeddings": fingerprint, "failures": fingerprint}
     try:
-        count = {table: published.dataset(table, slot).count_rows() for table, slot in slots.items()}
+        count: dict[str, int] = {table: published.dataset(table, slot).count_rows() for table, slot in slots.items()}
     except (OSError, pa.ArrowException):
         return 0
     return max(0, count["manifest"] - count["embeddings"] - count["failures"])

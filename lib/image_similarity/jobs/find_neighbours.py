@@ -58,11 +58,11 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
         sources.check(arguments.embeddings, settings.embeddings.read_seconds)
     elif published := early.snapshot(arguments.warehouse):
         early.runs_of(published, "embeddings", compared.fingerprint, "embed_images")
-        _check_size(published, compared, settings.approximate, arguments.dry_run)
+        _check_size(published, compared, settings.approximate, arguments)
 
 
 def _check_size(
-    published: Snapshot, settings: NeighboursSettings, approximate: ApproximateSettings, dry_run: bool
+    published: Snapshot, settings: NeighboursSettings, approximate: ApproximateSettings, arguments: argparse.Namespace
 ) -> None:
     """Raises as `planning.make` and `planning.check` will, as far as the files of tables on this machine tell."""
     vectors = early.vectors_of(published, settings.fingerprint)
@@ -71,8 +71,8 @@ def _check_size(
     if settings.method == APPROXIMATE and settings.similar:
         audit.check(vectors.images, approximate)
     least = planning.least_disk(vectors.images, vectors.dimensions, settings)
-    if not dry_run:
-        planning.check_disk(least, published.uri, scratch_folders())
+    if not arguments.dry_run:
+        planning.check_disk(least, published.uri, arguments.scratch_folders)
 
 
 def run(application: Application, fingerprint: str | None = None) -> None:
@@ -97,8 +97,7 @@ def run(application: Application, fingerprint: str | None = None) -> None:
         + _all_others(settings, source.count),
         f"write neighbours to {job.warehouse.uri}",
     )
-    is_local = is_local_mode(job.session)
-    planning.check(plan, job.warehouse, is_local, scratch_folders(job.session) if is_local else ())
+    planning.check(plan, job.warehouse, is_local_mode(job.session), scratch_folders(job.session))
     with job.step("read the lists of the run before"):
         previous = _previous_run(job, settings, plan.method)
     with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.slot, job.run_id) as state:
