@@ -235,7 +235,8 @@ def _disk_of_approximate(rows: int, dimensions: int, all_pairs: Disk, settings: 
 def least_disk(rows: int, dimensions: int, settings: NeighboursSettings) -> Disk:
     """The least disk of a plan for ``rows`` vectors of ``dimensions`` values, whatever the machine is like.
 
-    It needs no Spark: a plan on more cores has as many strips or more. Raises ``WrongInput`` as `make` does.
+    Each field is the least of any plan, since the two may be different disks. It needs no Spark: a plan on more cores
+    has as many strips or more. Raises ``WrongInput`` as `make` does.
     """
     block = block_rows(rows, dimensions, settings)
     plans: list[Disk] = []
@@ -252,7 +253,7 @@ def least_disk(rows: int, dimensions: int, settings: NeighboursSettings) -> Disk
             plans.append(_disk_of_approximate(rows, dimensions, exact, settings))
     if not plans:
         raise too_little
-    return min(plans, key=lambda disk: disk.total)
+    return Disk(min(disk.warehouse for disk in plans), min(disk.shuffles for disk in plans))
 
 
 def nlist_for(vectors: int, dimensions: int, settings: NeighboursSettings, approximate: ApproximateSettings) -> int:
