@@ -1,5 +1,6 @@
 """What is told before Spark is started: in a second, not after half a minute of Java."""
 
+import json
 import os
 import shutil
 import socket
@@ -218,6 +219,13 @@ def publish_embeddings(place: Path, slot: str, settings: dict[str, Any], images:
     publish(place, [record(RUN, "embed_images", slot, settings=settings)], embedded)
 
 
+def publish_neighbours(place: Path) -> None:
+    """Of colours, in addition."""
+    pointer = json.loads((place / "w" / POINTER).read_text())
+    pointer["tables"]["neighbours"] = {"colours/cosine": [RUN]}
+    (place / "w" / POINTER).write_text(json.dumps(pointer))
+
+
 def fill(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(2**40, 2**40 - free, free))
 
@@ -320,6 +328,15 @@ def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pyt
     fill(monkeypatch, needed - 1)
     told = told_early(find_neighbours, COLOURS, 1, capsys)
     assert f"comparing needs about {disk_space.shown(needed)} of disk for --warehouse {place / 'w'}" in told
+    publish_neighbours(place)
+    again = planning.least_disk(5_000, 256, settings, continues=True)
+    assert again.shuffles == 0 and 4 * 5_000 * 256 < again.warehouse < needed
+    fill(monkeypatch, again.warehouse - 1)
+    told = told_early(find_neighbours, COLOURS, 1, capsys)
+    assert f"comparing needs about {disk_space.shown(again.total)} of disk for --warehouse {place / 'w'}, but" in told
+    fill(monkeypatch, needed - 1)
+    anew = [*COLOURS, "--set", "neighbours.incremental=false"]
+    assert disk_space.shown(needed) in told_early(find_neighbours, anew, 1, capsys)
     needed = checkpoints.least_bytes("network", 10_000, 512, resumes=False)
     fill(monkeypatch, needed - 1)
     other = ["--network", "squeezenet1_1", "--weights", "untrained"]

@@ -105,7 +105,10 @@ def test_no_plan_needs_less_disk_than_the_least(method: Any, screen: Any, dissim
             for speed in (1e3, 1e9)
         ]
         for disk in ("warehouse", "shuffles"):  # they may be two disks
-            assert getattr(least, disk) == min(getattr(made.disk, disk) for made in plans)
+            of_plans = min(getattr(made.disk, disk) for made in plans)
+            assert getattr(least, disk) == of_plans or (method == "auto" and getattr(least, disk) < of_plans)
+        again = plan.least_disk(rows, dimensions, settings, continues=True)
+        assert again.shuffles == 0 and 4 * rows * dimensions < again.warehouse <= least.warehouse
         assert least.warehouse >= 4 * rows * dimensions
 
 

@@ -1,6 +1,7 @@
 """embeddings -> neighbours: for each image the most similar and the most dissimilar others."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from image_similarity.errors import JobFailed, WrongInput
@@ -70,7 +71,8 @@ def _check_size(
         return
     if settings.method == APPROXIMATE and settings.similar:
         audit.check(vectors.images, approximate)
-    least = planning.least_disk(vectors.images, vectors.dimensions, settings)
+    continues = settings.incremental and bool(published.run_ids("neighbours", _slot(settings)))
+    least = planning.least_disk(vectors.images, vectors.dimensions, settings, continues)
     if not arguments.dry_run:
         planning.check_disk(least, published.uri, arguments.scratch_folders)
 
@@ -80,7 +82,7 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     own_embeddings = getattr(application.arguments, "embeddings", None)
     settings = _settings(application.arguments, application.settings, own_embeddings, fingerprint)
     approximate = application.settings.approximate
-    job = application.job("find_neighbours", f"{settings.fingerprint}/{settings.metric}")
+    job = application.job("find_neighbours", _slot(settings))
     if job.already_published():
         return
     with job.step("plan"):
@@ -97,9 +99,11 @@ def run(application: Application, fingerprint: str | None = None) -> None:
         + _all_others(settings, source.count),
         f"write neighbours to {job.warehouse.uri}",
     )
-    planning.check(plan, job.warehouse, is_local_mode(job.session), scratch_folders(job.session))
     with job.step("read the lists of the run before"):
         previous = _previous_run(job, settings, plan.method)
+    if previous:
+        plan = replace(plan, disk=planning.least_disk(plan.rows, plan.dimensions, settings, continues=True))
+    planning.check(plan, job.warehouse, is_local_mode(job.session), scratch_folders(job.session))
     with job.warehouse.scratch(job.run_id) as scratch, job.warehouse.state(job.slot, job.run_id) as state:
         with job.step("find neighbours"):
             outputs = stage.run(
@@ -122,6 +126,10 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     # The lists of the previous run stay, since another job may be reading them.
     job.forget_state(job.slot, min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id]))
     _summarise(job, counts, failures, outputs.approximate)
+
+
+def _slot(settings: NeighboursSettings) -> str:
+    return f"{settings.fingerprint}/{settings.metric}"
 
 
 def _settings(

@@ -32,7 +32,7 @@ def lack(what: str, needs: Sequence[Need]) -> str | None:
     """
     by_disk: dict[int, list[Need]] = {}
     for need in needs:
-        if (disk := _disk_of(need.folder)) is not None:
+        if need.size and (disk := _disk_of(need.folder)) is not None:
             by_disk.setdefault(disk, []).append(need)
     for together in by_disk.values():
         folder, needed = existing(together[0].folder), sum(need.size for need in together)
