@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 import oracle
 from image_similarity.jobs import find_neighbours
 from image_similarity.jobs.command_line import main
-from image_similarity.stages.neighbours import exact
+from image_similarity.stages.neighbours import exact, plan
 from image_similarity.warehouse.warehouse import Warehouse
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -111,7 +111,7 @@ def test_lists_of_vectors_compared_in_full_are_lost(spark: SparkSession, tmp_pat
 
 def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shuffles = list[int]()
-    monkeypatch.setattr(find_neighbours.planning, "check", lambda plan, *_: shuffles.append(plan.disk.shuffles))
+    monkeypatch.setattr(plan, "check", lambda made, *_: shuffles.append(made.disk.shuffles))
     file = written(tmp_path, {f"{i:03d}": vector for i, vector in enumerate(oracle.planted(100, 8, seed=6))})
     first, _ = published(spark, tmp_path / "w", file)
     again, counts = published(spark, tmp_path / "w", file)

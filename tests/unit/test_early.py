@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from image_similarity.jobs import (
 )
 from image_similarity.jobs.command_line import main
 from image_similarity.runtime.session import scratch_folders
-from image_similarity.settings import NeighboursSettings, load
+from image_similarity.settings import NeighboursSettings, load, loading
 from image_similarity.stages.embeddings import checkpoints
 from image_similarity.stages.neighbours import plan as planning
 from image_similarity.storage import disk_space
@@ -84,7 +85,7 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     "settings in a pipe": (
         build_manifest,
         ["--images", "pictures", "--config", "pipe"],
-        "is a named pipe; name a file",
+        "is a named pipe, and nobody wrote to it within 0.05 s: name a file",
     ),
     "a name of blanks": (build_manifest, ["--images", " "], "--images is empty"),
     "a name that is too long": (
@@ -152,6 +153,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "vectors.parquet").touch()
     pq.write_table(pa.table({"id": ["a"], "embedding": [[1.0]]}), tmp_path / "own.parquet")
     os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(loading, "_PIPE_SECONDS", 0.05)
     (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command_line, "open_session", lambda name: pytest.fail("Spark was started"))
@@ -167,6 +169,15 @@ def test_mistakes_are_told_before_spark_is_started_and_leave_nothing(mistake: st
     told = capsys.readouterr().err
     assert message in told and len(told.strip().splitlines()) == 1
     assert sorted(place.rglob("*")) == before
+
+
+def test_settings_in_a_pipe_that_somebody_writes_to(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Once, as programs do that decrypt settings: it cannot be read again."""
+    monkeypatch.setattr(loading, "_PIPE_SECONDS", 60)
+    text = '[fingerprints.own]\nkind = "hog"\n[neighbours]\nsimilar = -5\n'
+    threading.Thread(target=(place / "pipe").write_text, args=(text,), daemon=True).start()
+    pipeline = ["--images", "pictures", "--fingerprint", "own", "--config", "pipe"]
+    assert "pipe: neighbours.similar: " in told_early(run_pipeline, pipeline, 2, capsys)
 
 
 def test_a_warehouse_that_is_a_file(place: Path, capsys: Any) -> None:

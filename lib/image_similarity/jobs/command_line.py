@@ -302,7 +302,7 @@ def _format_in(words: Sequence[str]) -> str:
 
 def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
     """The settings. A job may have ``declare(arguments, declared)``, which returns more of them."""
-    files = [conf.local_toml(), *arguments.config]
+    files = settings.read([conf.local_toml(), *arguments.config])
     if hasattr(job, "declare"):
         declared = settings.declared_fingerprints(files, arguments.overrides)
         arguments.settings_by_flag = [*arguments.settings_by_flag, *job.declare(arguments, declared)]

@@ -15,7 +15,7 @@ from image_similarity.settings.fingerprints import (
     NetworkSettings,
     PcaSettings,
 )
-from image_similarity.settings.loading import Given, declared_fingerprints, load
+from image_similarity.settings.loading import Given, declared_fingerprints, load, read
 from image_similarity.settings.sections import (
     ApproximateSettings,
     DownloadsSettings,
@@ -48,4 +48,5 @@ __all__ = [
     "Settings",
     "declared_fingerprints",
     "load",
+    "read",
 ]
