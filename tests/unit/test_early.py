@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, no_such_file
 from image_similarity.jobs import (
     audit_neighbours,
     build_manifest,
@@ -432,6 +432,25 @@ def test_a_warehouse_that_is_no_folder(place: Path, kind: str, capsys: Any) -> N
         os.symlink("gone", "odd")
     assert main(build_manifest, ["--warehouse", "odd/w", "--images", "pictures"]) == 2
     assert f"--warehouse odd/w: {place / 'odd'} is {kind}; name a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("job", [build_manifest, clean_warehouse])
+def test_a_link_into_a_folder_that_may_not_be_entered(
+    job: Any, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    os.symlink("closed/w", "odd")
+    asked = os.stat
+
+    def refused(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("odd") and options.get("follow_symlinks", True):
+            raise PermissionError(13, "Permission denied", path)  # root may enter every folder
+        return asked(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    images = ["--images", "pictures"] if job is build_manifest else []
+    assert main(job, ["--warehouse", "odd", *images]) == 2
+    assert f"--warehouse odd: {place / 'odd'}: Permission denied" in capsys.readouterr().err
+    assert no_such_file(str(place / "odd")) == f"no such file: {place / 'odd'}"
 
 
 def test_vectors_of_ones_own_under_a_name_of_ours(place: Path, capsys: Any) -> None:

@@ -31,7 +31,7 @@ def check_folder(flag: str, uri: str, dry_run: bool) -> None:
     path = uris.absolute(uri)
     folder = disk_space.existing(path)
     if not os.path.isdir(folder):
-        raise WrongInput(f"{flag} {uri}: {folder} is {what_is(folder)}; name a folder")
+        raise WrongInput(f"{flag} {uri}: {_fault_of_kind(folder)}")
     if (fault := _fault_of_name(path)) is not None:
         raise WrongInput(f"{flag} {uri}: {fault}")
     if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
@@ -64,6 +64,14 @@ def _check_address(flag: str, uri: str) -> None:
             uris.bucket_and_key(uri)
         except ValueError as error:
             raise WrongInput(f"{flag} {uri}: {error}") from None
+
+
+def _fault_of_kind(path: str) -> str:
+    """What is wrong with ``path``, which is no folder: what it is, or that nobody may look."""
+    try:
+        return f"{path} is {what_is(path)}; name a folder"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
 
 
 def _fault_of_name(path: str) -> str | None:
