@@ -104,6 +104,17 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         ["--images", "pictures", "--network", "squeezenet1_1", "--weights", "loop"],
         "loop (a link to loop, which leads nowhere",
     ),
+    "a store without a bucket": (build_manifest, ["--warehouse", "s3://", "--images", "pictures"], "names no bucket"),
+    "a store without a bucket, but with a folder": (
+        render_gallery,
+        ["--gallery", "gs:///x"],
+        "names no bucket; write it as gs://BUCKET/FOLDER",
+    ),
+    "a file system without host and folder": (
+        build_manifest,
+        ["--warehouse", "hdfs://", "--images", "pictures"],
+        "--warehouse hdfs://: names no folder",
+    ),
     "two fingerprints that are alike": (
         run_pipeline,
         ["--images", "pictures", "--fingerprint", "hog", "--set", 'fingerprints.edges={kind="hog"}', *COLOURS]
@@ -420,6 +431,11 @@ def test_what_the_records_show_to_be_wrong(place: Path, capsys: Any) -> None:
     few = ["--fingerprint", "hog", "--sample", "10"]
     assert "audit_queries = 10 are too few" in told_early(audit_neighbours, few, 2, capsys)
     assert "no run in" in told_early(restore_runs, ["--to", "nihgt"], 2, capsys)
+
+
+@pytest.mark.parametrize("uri", ["hdfs:///w", "hdfs://h/w", "hdfs://h", "s3://b", "s3a://b/w", "file:///w", "w"])
+def test_addresses_that_may_be_written(uri: str) -> None:
+    early._check_address("--warehouse", uri)
 
 
 @pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a link to gone, which is not there"])

@@ -61,9 +61,13 @@ def _check_address(flag: str, uri: str) -> None:
         raise WrongInput(f"{flag} {uri}: nothing can be written to a web address; name a folder or a store")
     if uris.scheme_of(uri) in OBJECT_STORES:
         try:
-            uris.bucket_and_key(uri)
+            bucket, _ = uris.bucket_and_key(uri)
         except ValueError as error:
             raise WrongInput(f"{flag} {uri}: {error}") from None
+        if not bucket:
+            raise WrongInput(f"{flag} {uri}: names no bucket; write it as {uris.scheme_of(uri)}://BUCKET/FOLDER")
+    elif "://" in uri and not uris.is_local(uri) and not uri.partition("://")[2].strip("/"):
+        raise WrongInput(f"{flag} {uri}: names no folder")
 
 
 def _fault_of_kind(path: str) -> str:
