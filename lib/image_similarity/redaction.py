@@ -13,8 +13,9 @@ _USER = re.compile(r"""(://)[^\s/?\#"'<>]*@""")
 _NO_PORT = re.compile(r"""(://[^\s/?\#"'<>:@[\]]*:)(?!\d*(?:[\s/?\#"'<>,;:|`.)\]]|$))[^\s"'<>]*""")
 """A password with a slash in it, say, so that its @ is not found in the place of the host."""
 _WEB = re.compile(r"""\bhttps?://[^\s\#"'<>]*""", re.IGNORECASE)
-_QUERY = re.compile(r"(\?|%3F).+", re.IGNORECASE | re.DOTALL)
-"""Of the web alone: elsewhere a question mark is part of a name. Java's messages write it as ``%3F``."""
+_QUERY = re.compile(r"(\?|%3F)(?!\.\.\.[,;:.)]*\Z).+", re.IGNORECASE | re.DOTALL)
+"""Of the web alone: elsewhere a question mark is part of a name. Java's messages write it as ``%3F``. What was left out
+before stays as it is, with the comma of a list behind it."""
 
 
 def redacted(text: str) -> str:

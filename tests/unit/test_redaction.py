@@ -23,6 +23,7 @@ ADDRESSES = {
 def test_addresses(address: str) -> None:
     assert redacted(address) == ADDRESSES[address]
     assert redacted(f'not found: "{address}", in a list') == f'not found: "{ADDRESSES[address]}", in a list'
+    assert redacted(redacted(f"({address}), {address}")) == redacted(f"({address}), {address}"), "once is enough"
     assert redacted_values({"weights": [address], "n": 3}) == {"weights": [ADDRESSES[address]], "n": 3}
     assert captions.link(address) is None and captions.clean(address) == " ".join(ADDRESSES[address].split())
 
