@@ -438,6 +438,13 @@ def test_the_record_of_a_run_is_told_in_words() -> None:
     assert list(words.recorded({"of_a_later_version": 1})) == [("of_a_later_version", "1", "")]
 
 
+@pytest.mark.parametrize("section", [meanings.FINGERPRINT, "neighbours"])
+@pytest.mark.parametrize("value", ["vgg16-fc2", None, 3, ["a"]])
+def test_a_record_of_another_version_has_a_value_for_a_section(section: str, value: Any) -> None:
+    assert meanings.explained(section, value) == []
+    assert [name for name, _, _ in words.recorded({section: value})] == [section]
+
+
 def test_lists_of_addresses_keep_their_commas() -> None:
     """A query ends at the next space: what was written to the record without it must keep what stands behind it."""
     for first in ("https://host/a.pth?key=made-up-secret", "https://host/a.pth?..."):
