@@ -122,7 +122,10 @@ def listed(names: Iterable[str]) -> str:
 
 def no_such_file(path: str) -> str:
     """``no such file: PATH``, with `near_files`; or, of a link, where it leads."""
-    return f"no such file: {path}{f' ({what_is(path)})' if os.path.islink(path) else near_files(path)}"
+    try:
+        return f"no such file: {path}{f' ({what_is(path)})' if os.path.islink(path) else near_files(path)}"
+    except OSError:  # a link into a folder that may not be entered, or a name that is gone by now
+        return f"no such file: {path}"
 
 
 def near_files(path: str) -> str:

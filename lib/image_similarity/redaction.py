@@ -7,20 +7,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_USER = re.compile(r"""(\b[a-z][a-z0-9+.-]*://)[^\s/?\#"'<>]*@""", re.IGNORECASE)
-_NO_PORT = re.compile(
-    r"""(\b[a-z][a-z0-9+.-]*://[^\s/?\#"'<>:@[\]]*:)(?!\d*(?:[\s/?\#"'<>,;:|`.)\]]|$))[^\s"'<>]*""", re.IGNORECASE
-)
+# They begin at what is in each address once: a search for schemes, which texts may be full of, would take a time that
+# grows with the square of the length.
+_USER = re.compile(r"""(://)[^\s/?\#"'<>]*@""")
+_NO_PORT = re.compile(r"""(://[^\s/?\#"'<>:@[\]]*:)(?!\d*(?:[\s/?\#"'<>,;:|`.)\]]|$))[^\s"'<>]*""")
 """A password with a slash in it, say, so that its @ is not found in the place of the host."""
-_QUERY = re.compile(r"""(\bhttps?://[^\s?\#"'<>]*?(?:\?|%3F))[^\s\#"'<>]+""", re.IGNORECASE)
-"""Of the web alone: elsewhere a question mark is part of a name. Java's messages write it as ``%3F``."""
+_WEB = re.compile(r"""\bhttps?://[^\s\#"'<>]*""", re.IGNORECASE)
+_QUERY = re.compile(r"(\?|%3F)(?!\.\.\.[,;:.)]*\Z).+", re.IGNORECASE | re.DOTALL)
+"""Of the web alone: elsewhere a question mark is part of a name. Java's messages write it as ``%3F``. What was left out
+before stays as it is, with the comma of a list behind it."""
 
 
 def redacted(text: str) -> str:
     """``text`` with ``...`` in the place of users with their passwords, and of queries, in all addresses in it."""
     if "://" not in text:
         return text
-    return _QUERY.sub(r"\1...", _NO_PORT.sub(r"\1...", _USER.sub(r"\1...@", text)))
+    text = _NO_PORT.sub(r"\1...", _USER.sub(r"\1...@", text))
+    return _WEB.sub(lambda address: _QUERY.sub(r"\1...", address[0], count=1), text)
 
 
 def redacted_values(value: Any) -> Any:

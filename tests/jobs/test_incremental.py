@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 import oracle
 from image_similarity.jobs import find_neighbours
 from image_similarity.jobs.command_line import main
-from image_similarity.stages.neighbours import exact
+from image_similarity.stages.neighbours import exact, plan
 from image_similarity.warehouse.warehouse import Warehouse
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -130,7 +130,9 @@ def test_lists_of_vectors_compared_in_full_are_lost(spark: SparkSession, tmp_pat
     assert counts["kept"] == 0 and found == published(spark, tmp_path / "full", file)[0]
 
 
-def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path) -> None:
+def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffles = list[int]()
+    monkeypatch.setattr(plan, "check", lambda made, *_: shuffles.append(made.disk.shuffles))
     file = written(tmp_path, {f"{i:03d}": vector for i, vector in enumerate(oracle.planted(100, 8, seed=6))})
     first, _ = published(spark, tmp_path / "w", file)
     again, counts = published(spark, tmp_path / "w", file)
@@ -139,6 +141,7 @@ def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path) -> 
     assert counts["kept"] == counts["vectors"]
     assert fewer == [row for row in first if row[2] == "dissimilar" or row[3] <= 2]
     assert published(spark, tmp_path / "w", file, "-k", "5")[1]["kept"] == 0
+    assert [bool(size) for size in shuffles] == [True, False, False, True], "no room is wanted for what is not compared"
 
 
 def test_exact_lists_after_approximate_ones_are_screened(spark: SparkSession, tmp_path: Path) -> None:

@@ -79,3 +79,25 @@ def test_no_file_is_left_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (folder / SECOND).write_bytes(b"damaged")
     checkpoints.files(str(folder))
     assert len(opened) == 6 and all(file.closed for file in opened)
+
+
+@pytest.mark.parametrize(
+    ("kind", "used", "is_low"),
+    [("network", 0.05, False), ("network", 0.05, True), ("colour-histogram", 0.002, False), ("hog", 0, False)]
+    + [("exported", 0, False), ("pca", 1, False)],
+)
+def test_no_disk_is_refused_that_would_do(kind: str, used: float, is_low: bool, tmp_path: Path) -> None:
+    """Vectors of which few values are not 0, as bfloat16, too: a file is no smaller than what is asked for."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((500, 4096)).astype(np.float32)
+    vectors[random.random(vectors.shape) >= used] = 0
+    if is_low:
+        vectors = (vectors.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    writer = CheckpointWriter(str(tmp_path), "k", 0, 0, 0.0, 0.0)
+    writer.add([VectorSource(str(number), 1, 1, str(number), None) for number in range(500)], vectors)
+    writer.write()
+    [file] = tmp_path.iterdir()
+    once = checkpoints.least_bytes(kind, 500, 4096, resumes=True)
+    assert file.stat().st_size >= once
+    twice = checkpoints.least_bytes(kind, 500, 4096, resumes=False)
+    assert twice == once if kind == "pca" else abs(twice - 2 * once) <= 1, "projections write no checkpoints"

@@ -1,17 +1,20 @@
 """What is told before Spark is started: in a second, not after half a minute of Java."""
 
+import json
 import os
 import shutil
 import socket
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, no_such_file
 from image_similarity.jobs import (
     audit_neighbours,
     build_manifest,
@@ -19,6 +22,7 @@ from image_similarity.jobs import (
     command_line,
     compare_fingerprints,
     download_images,
+    early,
     embed_images,
     find_neighbours,
     render_gallery,
@@ -28,7 +32,7 @@ from image_similarity.jobs import (
 )
 from image_similarity.jobs.command_line import main
 from image_similarity.runtime.session import scratch_folders
-from image_similarity.settings import NeighboursSettings, load
+from image_similarity.settings import NeighboursSettings, load, loading
 from image_similarity.stages.embeddings import checkpoints
 from image_similarity.stages.neighbours import plan as planning
 from image_similarity.storage import disk_space
@@ -82,7 +86,7 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     "settings in a pipe": (
         build_manifest,
         ["--images", "pictures", "--config", "pipe"],
-        "is a named pipe; name a file",
+        "is a named pipe, and nobody wrote to it within 0.05 s: name a file",
     ),
     "a name of blanks": (build_manifest, ["--images", " "], "--images is empty"),
     "a name that is too long": (
@@ -100,6 +104,17 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         run_pipeline,
         ["--images", "pictures", "--network", "squeezenet1_1", "--weights", "loop"],
         "loop (a link to loop, which leads nowhere",
+    ),
+    "a store without a bucket": (build_manifest, ["--warehouse", "s3://", "--images", "pictures"], "names no bucket"),
+    "a store without a bucket, but with a folder": (
+        render_gallery,
+        ["--gallery", "gs:///x"],
+        "names no bucket; write it as gs://BUCKET/FOLDER",
+    ),
+    "a file system without host and folder": (
+        build_manifest,
+        ["--warehouse", "hdfs://", "--images", "pictures"],
+        "--warehouse hdfs://: names no folder",
     ),
     "two fingerprints that are alike": (
         run_pipeline,
@@ -154,6 +169,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "vectors.parquet").touch()
     pq.write_table(pa.table({"id": ["a"], "embedding": [[1.0]]}), tmp_path / "own.parquet")
     os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(loading, "_PIPE_SECONDS", 0.05)
     (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command_line, "open_session", lambda name: pytest.fail("Spark was started"))
@@ -213,6 +229,15 @@ def test_a_gallery_is_no_warehouse_to_write_to(job: Any, place: Path, capsys: An
     assert "--warehouse empty: this is a gallery: name its warehouse" in capsys.readouterr().err
 
 
+def test_settings_in_a_pipe_that_somebody_writes_to(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Once, as programs do that decrypt settings: it cannot be read again."""
+    monkeypatch.setattr(loading, "_PIPE_SECONDS", 60)
+    text = '[fingerprints.own]\nkind = "hog"\n[neighbours]\nsimilar = -5\n'
+    threading.Thread(target=(place / "pipe").write_text, args=(text,), daemon=True).start()
+    pipeline = ["--images", "pictures", "--fingerprint", "own", "--config", "pipe"]
+    assert "pipe: neighbours.similar: " in told_early(run_pipeline, pipeline, 2, capsys)
+
+
 def test_a_warehouse_that_is_a_file(place: Path, capsys: Any) -> None:
     assert main(build_manifest, ["--warehouse", "list.csv/w", "--images", "pictures"]) == 2
     assert f"--warehouse list.csv/w: {place / 'list.csv'} is a file; name a folder" in capsys.readouterr().err
@@ -263,6 +288,13 @@ def publish_embeddings(place: Path, slot: str, settings: dict[str, Any], images:
     publish(place, [record(RUN, "embed_images", slot, settings=settings)], embedded)
 
 
+def publish_neighbours(place: Path) -> None:
+    """Of colours, in addition."""
+    pointer = json.loads((place / "w" / POINTER).read_text())
+    pointer["tables"]["neighbours"] = {"colours/cosine": [RUN]}
+    (place / "w" / POINTER).write_text(json.dumps(pointer))
+
+
 def fill(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(2**40, 2**40 - free, free))
 
@@ -298,7 +330,8 @@ def test_a_full_disk_of_sparks_own(place: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_where_spark_writes_its_own_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SPARK_LOCAL_DIRS", "SPARK_CONF_DIR", "PYSPARK_GATEWAY_PORT"):
+    unset = ("SPARK_LOCAL_DIRS", "SPARK_CONF_DIR", "PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS", "JAVA_TOOL_OPTIONS")
+    for name in unset:
         monkeypatch.delenv(name, raising=False)
     assert scratch_folders() == ["/tmp"]
     (place / "spark-defaults.conf").write_text("spark.local.dir /a, /b\n")
@@ -308,6 +341,46 @@ def test_where_spark_writes_its_own_files(place: Path, monkeypatch: pytest.Monke
     assert scratch_folders() == [], "spark-submit knows, and this process does not yet"
     monkeypatch.setenv("SPARK_LOCAL_DIRS", "/c")
     assert scratch_folders() == ["/c"]
+
+
+@pytest.mark.parametrize("where", ["arguments", "a script", "variable", "extraJavaOptions", "defaultJavaOptions"])
+def test_where_only_the_jvm_will_know(where: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A full /tmp must not refuse a run whose own files go elsewhere."""
+    for name in ("SPARK_LOCAL_DIRS", "PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS", "JAVA_TOOL_OPTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPARK_CONF_DIR", str(place))
+    assert scratch_folders() == ["/tmp"]
+    if where == "arguments":
+        monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--conf spark.local.dir=/a pyspark-shell")
+    elif where == "a script":
+        (place / "spark-env.sh").write_text("export SPARK_LOCAL_DIRS=/a\n")
+    elif where == "variable":
+        monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Djava.io.tmpdir=/a")
+    else:
+        (place / "spark-defaults.conf").write_text(f"spark.driver.{where} -Xss1m -Djava.io.tmpdir=/a\n")
+    assert scratch_folders() == []
+    monkeypatch.setattr(disk_space, "_free", lambda folder: 0 if folder == "/tmp" else 2**40)
+    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
+    assert "started" in told_early(build_manifest, ["--images", "pictures"], 1, capsys)
+
+
+@pytest.mark.parametrize(("master", "folders"), [("local[2]", ["a", "b"]), ("spark://h:7077", [])])
+def test_where_a_session_that_is_there_writes(
+    master: str, folders: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Its own JVM says it, not what this process would set for another."""
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(place / "full"))
+    for name in ("a", "b", "full"):
+        (place / name).mkdir()
+    system = SimpleNamespace(getenv=lambda name: None, getProperty=lambda name: f"{place}/a, {place}/b")
+    jvm = SimpleNamespace(java=SimpleNamespace(lang=SimpleNamespace(System=system)))
+    session: Any = SimpleNamespace(sparkContext=SimpleNamespace(master=master, _jvm=jvm, getConf=lambda: {}))
+    assert scratch_folders(session) == [str(place / name) for name in folders]
+    full = "b" if folders else "full"
+    monkeypatch.setattr(disk_space, "_free", lambda folder: 0 if folder == str(place / full) else 2**40)
+    monkeypatch.setattr(command_line, "_session", lambda name, given: (_ for _ in ()).throw(JobFailed("started")))
+    assert main(build_manifest, ["--warehouse", "w", "--images", "pictures"], session) == 1
+    assert (f"for spark.local.dir {place / 'b'}, but" if folders else "started") in capsys.readouterr().err
 
 
 def test_a_disk_that_says_nothing_of_its_size_is_not_full(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,17 +397,60 @@ def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pyt
     fill(monkeypatch, needed - 1)
     told = told_early(find_neighbours, by_spark, 1, capsys)
     assert f"comparing needs about {disk_space.shown(needed)} of disk for --warehouse {place / 'w'}" in told
-    needed = checkpoints.least_bytes(5_000, 256)
+    publish_neighbours(place)
+    again = planning.least_disk(5_000, 256, NeighboursSettings(runner="spark"), continues=True)
+    assert again.shuffles == 0 and 4 * 5_000 * 256 < again.warehouse < needed
+    fill(monkeypatch, again.warehouse - 1)
+    told = told_early(find_neighbours, by_spark, 1, capsys)
+    assert f"comparing needs about {disk_space.shown(again.total)} of disk for --warehouse {place / 'w'}, but" in told
     fill(monkeypatch, needed - 1)
-    told = told_early(embed_images, COLOURS, 1, capsys)
+    anew = [*by_spark, "--set", "neighbours.incremental=false"]
+    assert disk_space.shown(needed) in told_early(find_neighbours, anew, 1, capsys)
+    needed = checkpoints.least_bytes("network", 10_000, 512, resumes=False)
+    fill(monkeypatch, needed - 1)
+    other = ["--network", "squeezenet1_1", "--weights", "untrained"]
+    told = told_early(embed_images, other, 1, capsys)
     assert f"embedding 10,000 images needs about {disk_space.shown(needed)} of disk for --warehouse" in told
-    fill(monkeypatch, 2 * needed - 1)
-    other = ["--set", 'fingerprints.others={kind="colour-histogram"}', "--fingerprint", "others"]
-    assert f"{disk_space.shown(2 * needed)} of disk" in told_early(embed_images, other, 1, capsys)
+    state = place / "w" / "_state" / "embed_images" / "k" / RUN / checkpoints.FOLDER
+    state.mkdir(parents=True)
+    (state / "part-0.parquet").touch()
+    least = checkpoints.least_bytes("network", 10_000, 512, resumes=True)
+    fill(monkeypatch, least - 1)
+    told = told_early(embed_images, other, 1, capsys)
+    assert f"needs about {disk_space.shown(least)} of disk" in told, "a killed run has left checkpoints"
     monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
     fill(monkeypatch, 2**40)
     assert "started" in told_early(find_neighbours, by_spark, 1, capsys)
     assert "started" in told_early(embed_images, COLOURS, 1, capsys)
+
+
+def test_only_first_vectors_must_fit_on_a_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New files may be copies of known ones; copies and failures are not new again."""
+    settings, published = (
+        load(overrides=['fingerprints.net={network="squeezenet1_1",weights="untrained"}']),
+        {
+            ("manifest", "", RUN): rows("manifest", 12_000, image_id="a"),
+            ("embeddings", "net", RUN): rows("embeddings", 9_000, image_id="a", fingerprint_key="k"),
+            ("failures", "net", RUN): rows("failures", 1_000, image_id="a"),
+            ("vectors", "k", RUN): rows("vectors", 5, embedding=[0.0] * 256),
+        },
+    )
+    publish(place, [record(RUN, "embed_images", "net")], published)
+    snapshot = early.snapshot(str(place / "w"))
+    assert snapshot is not None and early.new_images(snapshot, "net") == 2_000
+    assert early.new_images(snapshot, "others") == 12_000
+    needed = checkpoints.least_bytes("network", 2_000, 256, resumes=False)
+    fill(monkeypatch, needed)
+    assert embed_images._check_disk(snapshot, settings, ["net"]) is None
+    fill(monkeypatch, needed - 1)
+    message = embed_images._check_disk(snapshot, settings, ["net"])
+    assert message is not None and message.startswith("unless they are copies of known ones, embedding 2,000 images")
+    published["embeddings", "net", RUN] = rows("embeddings", 11_000, image_id="a", fingerprint_key="k")
+    shutil.rmtree(place / "w")
+    publish(place, [record(RUN, "embed_images", "net")], published)
+    fill(monkeypatch, 0)
+    snapshot = early.snapshot(str(place / "w"))
+    assert snapshot is not None and embed_images._check_disk(snapshot, settings, ["net"]) is None, "nothing is new"
 
 
 def test_what_the_vectors_show_to_be_wrong(place: Path, capsys: Any) -> None:
@@ -365,6 +481,11 @@ def test_what_the_records_show_to_be_wrong(place: Path, capsys: Any) -> None:
     assert "no run in" in told_early(restore_runs, ["--to", "nihgt"], 2, capsys)
 
 
+@pytest.mark.parametrize("uri", ["hdfs:///w", "hdfs://h/w", "hdfs://h", "s3://b", "s3a://b/w", "file:///w", "w"])
+def test_addresses_that_may_be_written(uri: str) -> None:
+    early._check_address("--warehouse", uri)
+
+
 @pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a link to gone, which is not there"])
 def test_a_warehouse_that_is_no_folder(place: Path, kind: str, capsys: Any) -> None:
     if kind == "a named pipe":
@@ -375,6 +496,25 @@ def test_a_warehouse_that_is_no_folder(place: Path, kind: str, capsys: Any) -> N
         os.symlink("gone", "odd")
     assert main(build_manifest, ["--warehouse", "odd/w", "--images", "pictures"]) == 2
     assert f"--warehouse odd/w: {place / 'odd'} is {kind}; name a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("job", [build_manifest, clean_warehouse])
+def test_a_link_into_a_folder_that_may_not_be_entered(
+    job: Any, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    os.symlink("closed/w", "odd")
+    asked = os.stat
+
+    def refused(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("odd") and options.get("follow_symlinks", True):
+            raise PermissionError(13, "Permission denied", path)  # root may enter every folder
+        return asked(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    images = ["--images", "pictures"] if job is build_manifest else []
+    assert main(job, ["--warehouse", "odd", *images]) == 2
+    assert f"--warehouse odd: {place / 'odd'}: Permission denied" in capsys.readouterr().err
+    assert no_such_file(str(place / "odd")) == f"no such file: {place / 'odd'}"
 
 
 def test_vectors_of_ones_own_under_a_name_of_ours(place: Path, capsys: Any) -> None:

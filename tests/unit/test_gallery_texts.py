@@ -17,7 +17,7 @@ from hostile import LINKS, NAMES, TITLES
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
 from image_similarity.jobs import render_gallery
 from image_similarity.knn.distances import METRICS
-from image_similarity.pages.captions import LONGEST_ON_CARD, LONGEST_TEXT, location, parts, short
+from image_similarity.pages.captions import LONGEST_ON_CARD, LONGEST_TEXT, clean, location, parts, short
 from image_similarity.pages.captions import link as web_link
 from image_similarity.settings import GallerySettings, NeighboursSettings, Settings, fingerprints, meanings
 from image_similarity.stages.embeddings import stage as embeddings
@@ -467,6 +467,20 @@ def test_the_record_of_a_run_is_told_in_words() -> None:
     assert rows["sample"][0] == "not set" and rows["fingerprints.vgg.weights"][0] == "a, b"
     assert rows["neighbours.drop_duplicates"][0] == "true", "under its name of today"
     assert list(words.recorded({"of_a_later_version": 1})) == [("of_a_later_version", "1", "")]
+
+
+@pytest.mark.parametrize("section", [meanings.FINGERPRINT, "neighbours"])
+@pytest.mark.parametrize("value", ["vgg16-fc2", None, 3, ["a"]])
+def test_a_record_of_another_version_has_a_value_for_a_section(section: str, value: Any) -> None:
+    assert meanings.explained(section, value) == []
+    assert [name for name, _, _ in words.recorded({section: value})] == [section]
+
+
+def test_lists_of_addresses_keep_their_commas() -> None:
+    """A query ends at the next space: what was written to the record without it must keep what stands behind it."""
+    for first in ("https://host/a.pth?key=made-up-secret", "https://host/a.pth?..."):
+        [(_, value, _)] = words.recorded({"weights": [first, "https://host/b?x", "c"]})
+        assert value == clean(value) == "https://host/a.pth?..., https://host/b?..., c"
 
 
 def test_no_words_of_a_run_alarm() -> None:

@@ -1,5 +1,6 @@
 """Batches, precision and memory of what runs networks; programs of one's own."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,32 @@ def test_the_size_of_pictures_is_the_programs_own(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(Infinite().eval(), (torch.zeros(1, 3, 8, 9),)), tmp_path / "oblong.pt2")
     with pytest.raises(FingerprintError, match=r"takes \(1, 3, 8, 9\), which says no size of pictures: set input_size"):
         exported.input_side(tmp_path / "oblong.pt2")
+
+
+def precisions() -> list[Any]:
+    """What torch does with float32 on a GPU: in convolutions, recurrent layers and products."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):
+        return [place.fp32_precision for place in (cudnn.conv, cudnn.rnn, matmul)]
+    return [cudnn.allow_tf32, matmul.allow_tf32]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_float32_is_no_tf32(fails: bool, images: NDArray[np.uint8]) -> None:
+    """torch's default lets convolutions round to it. It is set for the call alone, be it that it fails."""
+    within = list[Any]()
+
+    class Noted(nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            within.append(precisions())
+            if fails:
+                raise ValueError("fails")
+            return pictures.mean((2, 3))
+
+    before = precisions()
+    assert "tf32" in before or True in before, "torch's default is another now"
+    inference = Inference(Noted().eval(), FRAMING, PLAIN, Pooling("none"))
+    with pytest.raises(ValueError, match="fails") if fails else nullcontext():
+        inference(images)
+    assert within and all(set(found) <= {"ieee", False} for found in within)
+    assert precisions() == before

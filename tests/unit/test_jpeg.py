@@ -99,6 +99,13 @@ def test_more_segments_than_any_picture_has(data: bytes) -> None:
         assert caught.value.reason in ("corrupt", "not_an_image")
 
 
+@pytest.mark.parametrize("end", [b"", b"\0", b"\0" + segment(0xFFE1, b"Exif\0\0")])
+def test_a_long_run_of_fill_bytes_is_read_once(end: bytes) -> None:
+    """A search that begins anew at each of them would not come to an end."""
+    content = plain()[:2] + b"\xff" * 2**20 + end
+    assert jpeg.without_large_exif(content) is content
+
+
 def test_every_beginning_is_followed_to_an_end() -> None:
     """Cut anywhere, and with any byte changed."""
     content = with_segments(plain(6), XMP, EXIF)

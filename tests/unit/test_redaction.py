@@ -23,6 +23,7 @@ ADDRESSES = {
 def test_addresses(address: str) -> None:
     assert redacted(address) == ADDRESSES[address]
     assert redacted(f'not found: "{address}", in a list') == f'not found: "{ADDRESSES[address]}", in a list'
+    assert redacted(redacted(f"({address}), {address}")) == redacted(f"({address}), {address}"), "once is enough"
     assert redacted_values({"weights": [address], "n": 3}) == {"weights": [ADDRESSES[address]], "n": 3}
     assert captions.link(address) is None and captions.clean(address) == " ".join(ADDRESSES[address].split())
 
@@ -44,6 +45,14 @@ def test_addresses(address: str) -> None:
 )
 def test_everything_else_stays(text: str) -> None:
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize("piece", ["http://", "http://%3", "a.", "a-", "a://b:1,", "@", ":", "1"])
+def test_long_texts_of_strangers(piece: str) -> None:
+    """Each is read once: a search that begins anew at each piece would not come to an end."""
+    text = piece * 2**19
+    assert redacted(text) == text
+    assert redacted(f"{text} http://user:{SECRET}@host/?{SECRET}") == f"{text} http://...@host/?..."
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -1,7 +1,8 @@
 """Runs a torch module on pictures, batch by batch on one device."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +127,7 @@ class Inference:
             padded = np.concatenate([images, np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)])
             return self._vectors(padded)[: len(images)]
         with (
+            _float32_is_float32(),
             torch.inference_mode(),
             torch.autocast(self._device.type, self._dtype, enabled=self._on_gpu and self._is_low),
         ):
@@ -168,6 +170,26 @@ class Inference:
             start = time.perf_counter()
             self._vectors(images).cpu()
         return len(images) / (time.perf_counter() - start)
+
+
+@contextmanager
+def _float32_is_float32() -> Iterator[None]:
+    """On a GPU, float32 is multiplied as such: by default torch rounds what goes into convolutions to 10 bits (TF32).
+
+    torch has two names for this setting, and forbids to mix them. Settings are as before afterwards.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    new = hasattr(cudnn, "conv")
+    name, value = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
+    places = [cudnn.conv, cudnn.rnn, matmul] if new else [cudnn, matmul]  # type: ignore[attr-defined]
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, value)
+        yield
+    finally:
+        for place, setting in zip(places, before):
+            setattr(place, name, setting)
 
 
 def tensor_of(output: Any) -> torch.Tensor:

@@ -13,8 +13,9 @@ from image_similarity.errors import Unreadable
 
 _START, _EXIF = b"\xff\xd8", b"Exif\0\0"
 _APP1, _SCAN = 0xFFE1, 0xFFDA
-_NEXT = re.compile(rb"\xff+([^\xff\x00])")
-"""A marker. Decoders pass over what stands before it."""
+_NEXT = re.compile(rb"\xff([^\xff\x00])")
+"""A marker. Decoders pass over what stands before it, fill bytes (0xFF) too: those are not matched, since a search from
+each of many would read all the others again."""
 
 MOST_EXIF_SEGMENTS = 64
 """4 MiB."""

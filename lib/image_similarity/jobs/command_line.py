@@ -21,7 +21,7 @@ from image_similarity.jobs import early
 from image_similarity.jobs.job import Application, Finished, PlanOnly
 from image_similarity.reporting import Reporter
 from image_similarity.runtime import progress, shutdown
-from image_similarity.runtime.session import is_submitted, lazy_session, open_session, started
+from image_similarity.runtime.session import is_submitted, lazy_session, open_session, scratch_folders, started
 from image_similarity.settings import Given, Settings
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -149,7 +149,7 @@ class Parser(argparse.ArgumentParser):
         required = message.removeprefix("the following arguments are required: ")
         if required != message:
             raise WrongInput(f"{required} must be given; --help says what for")
-        raise WrongInput(re.sub(r"^argument (?:\S+/)*(\S+): ", r"\1: ", message))
+        raise WrongInput(re.sub(r"^argument (?:[^\s/]+/)*(\S+): ", r"\1: ", message))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         words = list(sys.argv[1:] if args is None else args)
@@ -281,7 +281,7 @@ def main(job: Any, argv: Sequence[str] | None = None, session: "SparkSession | N
     with reporting.reporting_to(reporter):
         try:
             loaded = _settings(job, arguments)
-            _check_early(job, arguments, loaded)
+            _check_early(job, arguments, loaded, session)
             if not arguments.dry_run:
                 early.note_lone_publishers(_published_folders(arguments))
             with _session(name, session, arguments.warehouse) as used, shutdown.interruptible(used):
@@ -303,7 +303,7 @@ def _format_in(words: Sequence[str]) -> str:
 
 def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
     """The settings. A job may have ``declare(arguments, declared)``, which returns more of them."""
-    files = [conf.local_toml(), *arguments.config]
+    files = settings.read([conf.local_toml(), *arguments.config])
     if hasattr(job, "declare"):
         declared = settings.declared_fingerprints(files, arguments.overrides)
         arguments.settings_by_flag = [*arguments.settings_by_flag, *job.declare(arguments, declared)]
@@ -314,8 +314,10 @@ def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
     return loaded
 
 
-def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> None:
+def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings, session: SparkSession | None) -> None:
     """Raises ``WrongInput`` or ``JobFailed`` for faults that are seen before Spark is started.
+
+    ``session``: one that is there already. The arguments get ``scratch_folders``, as far as they are known.
 
     A job may have ``check_early(arguments, settings)``, which raises ``WrongInput`` for its own; or, if it repairs
     warehouses, ``check_arguments(arguments)``.
@@ -331,9 +333,10 @@ def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings) -> N
     published = early.snapshot(arguments.warehouse)  # a lost pointer is more than a wrong argument
     if arguments.run_id is not None and (published is None or early.has_label(published, arguments.run_id)):
         return  # what the label has published is not done again, whatever became of its input
+    arguments.scratch_folders = scratch_folders(session)
     job.check_early(arguments, loaded)
     places = ("warehouse", "gallery", "report")
-    early.check_room(arguments.dry_run, **{flag: getattr(arguments, flag, None) for flag in places})
+    early.check_room(arguments, **{flag: getattr(arguments, flag, None) for flag in places})
 
 
 def _published_folders(arguments: argparse.Namespace) -> dict[str, str]:

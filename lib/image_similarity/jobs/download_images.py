@@ -54,7 +54,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     if uris.is_local(location) and not (blobs.exists(location) and tables.kind_of(location) == "json"):
         catalogues.check(location, settings.downloads.address_columns, arguments.size, settings.embeddings.read_seconds)
     early.check_folder("--images", arguments.images, arguments.dry_run)
-    early.check_room(arguments.dry_run, images=arguments.images)
+    early.check_room(arguments, images=arguments.images)
 
 
 def run(application: Application) -> None:

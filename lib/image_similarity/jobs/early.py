@@ -1,5 +1,6 @@
 """What is seen before Spark is started, which takes seconds: places on this machine, and what is published there."""
 
+import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ import pyarrow.parquet as pq
 from image_similarity.errors import WrongInput, did_you_mean, listed, near, near_files, what_is
 from image_similarity.pages import site
 from image_similarity.reporting import note, printable
-from image_similarity.runtime import session
 from image_similarity.storage import disk_space, filesystems, http_client, uris
 from image_similarity.storage.filesystems import OBJECT_STORES
 from image_similarity.warehouse.schemas import SCHEMAS
@@ -34,7 +34,7 @@ def check_folder(flag: str, uri: str, dry_run: bool) -> None:
     path = uris.absolute(uri)
     folder = disk_space.existing(path)
     if not os.path.isdir(folder):
-        raise WrongInput(f"{flag} {uri}: {folder} is {what_is(folder)}; name a folder")
+        raise WrongInput(f"{flag} {uri}: {_fault_of_kind(folder)}")
     if (fault := _fault_of_name(path)) is not None:
         raise WrongInput(f"{flag} {uri}: {fault}")
     if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
@@ -103,9 +103,21 @@ def _check_address(flag: str, uri: str) -> None:
         raise WrongInput(f"{flag} {uri}: nothing can be written to a web address; name a folder or a store")
     if uris.scheme_of(uri) in OBJECT_STORES:
         try:
-            uris.bucket_and_key(uri)
+            bucket, _ = uris.bucket_and_key(uri)
         except ValueError as error:
             raise WrongInput(f"{flag} {uri}: {error}") from None
+        if not bucket:
+            raise WrongInput(f"{flag} {uri}: names no bucket; write it as {uris.scheme_of(uri)}://BUCKET/FOLDER")
+    elif "://" in uri and not uris.is_local(uri) and not uri.partition("://")[2].strip("/"):
+        raise WrongInput(f"{flag} {uri}: names no folder")
+
+
+def _fault_of_kind(path: str) -> str:
+    """What is wrong with ``path``, which is no folder: what it is, or that nobody may look."""
+    try:
+        return f"{path} is {what_is(path)}; name a folder"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
 
 
 def _fault_of_name(path: str) -> str | None:
@@ -119,16 +131,16 @@ def _fault_of_name(path: str) -> str | None:
     return None
 
 
-def check_room(dry_run: bool, **folders: str | None) -> None:
+def check_room(arguments: argparse.Namespace, **folders: str | None) -> None:
     """Raises ``JobFailed`` where the disk of one of ``folders`` (flag -> URI, or None), or of Spark's own, is full.
 
-    Only folders on this machine are looked at. Nothing is written under ``--dry-run``.
+    Only folders on this machine are looked at. ``arguments``: of any job; nothing is written under ``--dry-run``.
     """
-    if dry_run:
+    if arguments.dry_run:
         return
     local = {flag: uris.absolute(uri) for flag, uri in folders.items() if uri is not None and uris.is_local(uri)}
     needs = [disk_space.Need(f"--{flag}", folder, LEAST_ROOM) for flag, folder in local.items()]
-    needs += [disk_space.Need("spark.local.dir", folder, LEAST_ROOM) for folder in session.scratch_folders()]
+    needs += [disk_space.Need("spark.local.dir", folder, LEAST_ROOM) for folder in arguments.scratch_folders]
     for need in needs:  # one by one: what several need on one disk is no more than this
         disk_space.check("any run", [need])
 
@@ -161,8 +173,20 @@ class PublishedVectors:
     """What the footers of Parquet files tell of a fingerprint's published vectors."""
 
     images: int
-    contents: int
     dimensions: int
+
+
+def new_images(published: Snapshot, fingerprint: str) -> int:
+    """Images of the manifest that have neither a vector nor a failure by ``fingerprint`` yet, at least.
+
+    All are files: copies of one another count each. 0 if tables cannot be read: the job says why.
+    """
+    slots = {"manifest": "", "embeddings": fingerprint, "failures": fingerprint}
+    try:
+        count: dict[str, int] = {table: published.dataset(table, slot).count_rows() for table, slot in slots.items()}
+    except (OSError, pa.ArrowException):
+        return 0
+    return max(0, count["manifest"] - count["embeddings"] - count["failures"])
 
 
 def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None:
@@ -174,7 +198,7 @@ def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None
         lengths = [length for footer in footers if (length := _list_length(footer, "embedding"))]
         if not lengths:
             return None
-        return PublishedVectors(embeddings.count_rows(), sum(footer.num_rows for footer in footers), lengths[0])
+        return PublishedVectors(embeddings.count_rows(), lengths[0])
     except (OSError, pa.ArrowException):
         return None
 

@@ -24,6 +24,7 @@ from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
 from image_similarity.storage import disk_space, uris
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.snapshot import Snapshot
+from image_similarity.warehouse.workspace import STATE
 
 EVERY_REASON = "every"
 
@@ -111,15 +112,27 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
             _check_disk(published, settings, _names(arguments, settings))
 
 
-def _check_disk(published: Snapshot, settings: Settings, names: list[str]) -> None:
-    """Raises ``JobFailed`` if the disk of a warehouse on this machine has no room for the vectors of new images."""
-    images, needed = published.dataset("manifest", "").count_rows(), 0
+def _check_disk(published: Snapshot, settings: Settings, names: list[str]) -> str | None:
+    """Raises ``JobFailed`` if the disk of a warehouse on this machine has no room for the first vectors of ``names``.
+
+    Of vectors that are added to published ones it returns a note, or None: new files may be copies of known ones, which
+    take no room.
+    """
+    resumes = any(Path(published.uri, STATE, retention.CHECKPOINTS).rglob("*.parquet"))
+    new = {name: early.new_images(published, name) for name in names}
+    first = later = 0
     for name in names:
-        known = early.vectors_of(published, name)
-        dimensions = known.dimensions if known else prepare.vector_length(settings.fingerprint(name))
-        new = max(0, images - known.contents) if known else images
-        needed += checkpoints.least_bytes(new, dimensions or 0)
-    disk_space.check(f"embedding {images:,} images", [disk_space.Need("--warehouse", published.uri, needed)])
+        known, declared = early.vectors_of(published, name), settings.fingerprint(name)
+        dimensions = known.dimensions if known else prepare.vector_length(declared)
+        needed = checkpoints.least_bytes(declared.kind, new[name], dimensions or 0, resumes)
+        if published.run_ids("embeddings", name):
+            later += needed
+        else:
+            first += needed
+    what = f"embedding {max(new.values()):,} images"
+    disk_space.check(what, [disk_space.Need("--warehouse", published.uri, first)])
+    message = disk_space.lack(what, [disk_space.Need("--warehouse", published.uri, first + later)])
+    return f"unless they are copies of known ones, {message}" if message else None
 
 
 def check(application: Application) -> None:
@@ -175,7 +188,8 @@ def _plan(jobs: list[Job]) -> None:
     ]
     jobs[0].plan(*lines, f"write embeddings, vectors and failures to {jobs[0].warehouse.uri}")
     if jobs[0].warehouse.local_root is not None:  # again: in a pipeline the manifest is new
-        _check_disk(jobs[0].base_snapshot, jobs[0].settings, [job.slot for job in jobs])
+        if message := _check_disk(jobs[0].base_snapshot, jobs[0].settings, [job.slot for job in jobs]):
+            note(message)
 
 
 def _manifest_runs(published: Snapshot) -> list[str]:

@@ -70,11 +70,11 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
         own_vectors.check(arguments.embeddings, settings.embeddings.read_seconds)
     elif published := early.to_read(arguments.warehouse):
         early.runs_of(published, "embeddings", compared.fingerprint, "embed_images")
-        _check_size(published, compared, settings.approximate, arguments.dry_run)
+        _check_size(published, compared, settings.approximate, arguments)
 
 
 def _check_size(
-    published: Snapshot, settings: NeighboursSettings, approximate: ApproximateSettings, dry_run: bool
+    published: Snapshot, settings: NeighboursSettings, approximate: ApproximateSettings, arguments: argparse.Namespace
 ) -> None:
     """Raises as `planning.make` and `planning.check` will, as far as the files of tables on this machine tell."""
     vectors = early.vectors_of(published, settings.fingerprint)
@@ -86,9 +86,10 @@ def _check_size(
         from image_similarity.stages.neighbours import audit
 
         audit.check(vectors.images, approximate)
-    least = planning.least_disk(vectors.images, vectors.dimensions, settings)
-    if not dry_run:
-        planning.check_disk(least, published.uri, scratch_folders())
+    continues = settings.incremental and bool(published.run_ids("neighbours", _slot(settings)))
+    least = planning.least_disk(vectors.images, vectors.dimensions, settings, continues)
+    if not arguments.dry_run:
+        planning.check_disk(least, published.uri, arguments.scratch_folders)
 
 
 def run(application: Application, fingerprint: str | None = None) -> None:
@@ -98,7 +99,7 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     own_embeddings = getattr(application.arguments, "embeddings", None)
     settings = _settings(application.arguments, application.settings, own_embeddings, fingerprint)
     approximate = application.settings.approximate
-    job = application.job("find_neighbours", f"{settings.fingerprint}/{settings.metric}")
+    job = application.job("find_neighbours", _slot(settings))
     if job.already_published():
         return
     with job.step("plan"):
@@ -111,10 +112,13 @@ def run(application: Application, fingerprint: str | None = None) -> None:
         + _all_others(settings, plan.rows),
         f"write neighbours to {job.warehouse.uri}",
     )
-    is_spark_here = plan.runner == planning.SPARK and is_local_mode(job.session)
-    planning.check(plan, job.warehouse, is_spark_here, scratch_folders(job.session) if is_spark_here else ())
     with job.step("read the lists of the run before"):
         previous = _previous_run(job, settings, plan.method)
+    if previous:
+        used = settings.model_copy(update={"runner": plan.runner})
+        plan = replace(plan, disk=planning.least_disk(plan.rows, plan.dimensions, used, continues=True))
+    is_spark_here = plan.runner == planning.SPARK and is_local_mode(job.session)
+    planning.check(plan, job.warehouse, is_spark_here, scratch_folders(job.session) if is_spark_here else ())
     with job.warehouse.state(job.slot, job.run_id) as state:
         result = work.run(job, settings, approximate, state, previous[0] if previous else None)
         if previous and result.counts["kept"]:
@@ -288,6 +292,10 @@ def _failures_in(rows: list[dict[str, Any]]) -> Failures:
     counts = Counter(row["reason"] for row in rows)
     first = {reason: min(row["image_id"] for row in rows if row["reason"] == reason) for reason in counts}
     return Failures.by_reason((reason, counts[reason], first[reason]) for reason in sorted(counts))
+
+
+def _slot(settings: NeighboursSettings) -> str:
+    return f"{settings.fingerprint}/{settings.metric}"
 
 
 def _settings(

@@ -23,8 +23,10 @@ _CANCEL_SECONDS = 10
 _UMASK = "spark.hadoop.fs.permissions.umask-mode"
 """Hadoop's own is 022, whatever that of the process is."""
 
-_LOCAL_DIR, _JAVAS_OWN = "spark.local.dir", "/tmp"
-"""Where Spark writes its own files, and Java's java.io.tmpdir, which is the default."""
+_LOCAL_DIR, _LOCAL_DIRS, _JAVAS_OWN = "spark.local.dir", "SPARK_LOCAL_DIRS", "/tmp"
+"""Where Spark writes its own files: the setting, the variable, which wins, and Java's java.io.tmpdir, the default."""
+_JAVA_OPTIONS = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
+_DRIVER_OPTIONS = ("spark.driver.extraJavaOptions", "spark.driver.defaultJavaOptions")
 
 
 def spark_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
@@ -158,19 +160,35 @@ def _users_defaults(folder: Path) -> dict[str, str]:
 def scratch_folders(spark: "SparkSession | None" = None) -> list[str]:
     """The folders on this machine that Spark writes its own files to, as those of shuffles (``spark.local.dir``).
 
-    Without ``spark``: those of the session that `open_session` will start. Empty where they are not known yet, as under
-    spark-submit, whose settings only its JVM knows.
+    Without ``spark``: those of the session that `open_session` will start. Empty where they are not known yet, or on
+    other machines.
     """
-    if os.environ.get("SPARK_LOCAL_DIRS"):  # wins over the setting
-        named = os.environ["SPARK_LOCAL_DIRS"]
-    elif spark is not None:
-        named = spark.sparkContext.getConf().get(_LOCAL_DIR, _JAVAS_OWN) or _JAVAS_OWN
-    elif "PYSPARK_GATEWAY_PORT" in os.environ or (folder := conf.folder()) is None:
-        return []
+    if spark is None:
+        named = _scratch_of_new_session()
+    elif is_local_mode(spark):
+        system = spark.sparkContext._jvm.java.lang.System  # type: ignore[union-attr]
+        named = system.getenv(_LOCAL_DIRS) or spark.sparkContext.getConf().get(_LOCAL_DIR)
+        named = named or system.getProperty("java.io.tmpdir")
     else:
-        theirs = _users_defaults(Path(os.environ.get("SPARK_CONF_DIR", folder)))
-        named = {**theirs, **read_properties(folder / "spark" / "local.conf")}.get(_LOCAL_DIR, _JAVAS_OWN)
-    return [os.path.abspath(name.strip()) for name in named.split(",") if name.strip()]
+        named = None
+    return [os.path.abspath(name.strip()) for name in (named or "").split(",") if name.strip()]
+
+
+def _scratch_of_new_session() -> str | None:
+    """The value of ``spark.local.dir``. None where something may set it, or Java's default, that only the JVM knows."""
+    folder = conf.folder()
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # the JVM is there already, and gave this process its variables
+        return os.environ.get(_LOCAL_DIRS)
+    if folder is None or os.environ.get("PYSPARK_SUBMIT_ARGS"):
+        return None
+    theirs = Path(os.environ.get("SPARK_CONF_DIR", folder))
+    if (theirs / "spark-env.sh").exists():
+        return None
+    settings = {**_users_defaults(theirs), **read_properties(folder / "spark" / "local.conf")}
+    if named := os.environ.get(_LOCAL_DIRS) or settings.get(_LOCAL_DIR):
+        return named
+    options = [os.environ.get(name, "") for name in _JAVA_OPTIONS] + [settings.get(key, "") for key in _DRIVER_OPTIONS]
+    return None if any("java.io.tmpdir" in given for given in options) else _JAVAS_OWN
 
 
 def read_properties(file: Path) -> dict[str, str]:

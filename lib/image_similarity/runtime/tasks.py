@@ -4,7 +4,9 @@ import functools
 import itertools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +15,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.runtime.session import is_local_mode
+from image_similarity.settings import EmbeddingsSettings
 from image_similarity.storage import timeouts
+from image_similarity.storage.budget import ByteBudget
 from image_similarity.warehouse.workspace import Workspace
 
 T = TypeVar("T")
@@ -100,3 +104,17 @@ def watched(seconds: float, decode: Callable[..., T]) -> Callable[..., T]:
             raise
 
     return bounded
+
+
+@contextmanager
+def decoders(
+    settings: EmbeddingsSettings, opened: Callable[..., AbstractContextManager[Callable[..., T]]]
+) -> Iterator[tuple[ThreadPoolExecutor, Callable[..., T], ByteBudget]]:
+    """In a worker: threads that decode, the function that they call (see `watched`), and what they may hold of files.
+
+    ``opened``: a context of that function, as `sandbox.thumbnailer`. In a retried task it decodes in a child process,
+    since a file may have killed the worker before.
+    """
+    limits = settings.max_pixels, settings.decode_bytes, settings.decode_seconds
+    with opened(is_retry(), *limits) as decode, ThreadPoolExecutor(settings.decode_threads, "pictures") as pool:
+        yield pool, watched(settings.decode_seconds, decode), ByteBudget(settings.fetch_bytes, settings.decode_threads)

@@ -15,7 +15,7 @@ from image_similarity.settings.fingerprints import (
     NetworkSettings,
     PcaSettings,
 )
-from image_similarity.settings.loading import Given, declared_fingerprints, default_of, load
+from image_similarity.settings.loading import Given, declared_fingerprints, default_of, load, read
 from image_similarity.settings.sections import (
     ApproximateSettings,
     DownloadsSettings,
@@ -49,4 +49,5 @@ __all__ = [
     "declared_fingerprints",
     "default_of",
     "load",
+    "read",
 ]

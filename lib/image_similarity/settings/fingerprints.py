@@ -68,7 +68,7 @@ class NetworkSettings(ImageFingerprintSettings):
     subtracted, for weights converted from Caffe or Keras. Resizing and cropping are torchvision's in both."""
 
     precision: Precision = "float32"
-    """Precision of the network's arithmetic. Vectors are stored as float32."""
+    """Precision of the network's arithmetic. Vectors are stored as float32. ``float32`` is no TF32 on a GPU."""
 
 
 class ExportedSettings(ImageFingerprintSettings):

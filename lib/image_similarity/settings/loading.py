@@ -6,6 +6,8 @@ value replaces what was there, and so does a fingerprint of another kind.
 
 import os
 import re
+import select
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,26 @@ Path = tuple[str, ...]
 """The keys that lead to a value."""
 
 _DEFAULTS = {"fingerprints": {DEFAULT_FINGERPRINT: {"network": "vgg16", "layer": "fc2"}}}
+
+
+_PIPE_SECONDS = 30.0
+"""Without a word from a named pipe. Programs that decrypt settings write to it at once."""
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """A file of settings that was read: a pipe can be read once only."""
+
+    name: str
+    values: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read(files: Iterable[Traversable]) -> list[ReadFile]:
+    """``files`` (TOML), each read once. Raises ``WrongInput`` for one that cannot be read, or is no TOML."""
+    return [ReadFile(str(file), _read_toml(file)) for file in files]
 
 
 @dataclass(frozen=True)
@@ -72,7 +94,7 @@ class _Layers:
 
 
 def load(
-    files: Iterable[Traversable] | None = None, overrides: Iterable[str] = (), flags: Iterable[Given] = ()
+    files: Iterable[Traversable | ReadFile] | None = None, overrides: Iterable[str] = (), flags: Iterable[Given] = ()
 ) -> Settings:
     """The settings of ``files`` (TOML), each laid over those before it, then of ``overrides`` (the values of ``--set``,
     ``section.key=value``), then of ``flags``, which are what flags of their own abbreviate.
@@ -89,7 +111,7 @@ def load(
         raise WrongInput(lines[0] if len(lines) == 1 else "\n  ".join(["wrong settings:", *lines])) from None
 
 
-def declared_fingerprints(files: Iterable[Traversable], overrides: Iterable[str]) -> set[str]:
+def declared_fingerprints(files: Iterable[Traversable | ReadFile], overrides: Iterable[str]) -> set[str]:
     """The fingerprints that ``files`` and ``overrides`` (see `load`) declare: those with a network or a kind."""
     declared = _layers(files, overrides).values["fingerprints"]
     return {name for name, keys in declared.items() if _kind(keys)} if isinstance(declared, Mapping) else set()
@@ -101,11 +123,11 @@ def default_of(key: str) -> Any:
     return getattr(Settings.model_fields[section].default, name)
 
 
-def _layers(files: Iterable[Traversable], overrides: Iterable[str]) -> _Layers:
+def _layers(files: Iterable[Traversable | ReadFile], overrides: Iterable[str]) -> _Layers:
     layers = _Layers()
     layers.lay(_DEFAULTS, {})
     for file in files:
-        values = _renamed(_read_toml(file), str(file))
+        values = _renamed(file.values if isinstance(file, ReadFile) else _read_toml(file), str(file))
         layers.lay(values, dict.fromkeys(_leaves(values), _Source(str(file), is_file=True)))
     _lay_given(layers, [Given(override, f"--set {override}") for override in overrides])
     return layers
@@ -176,17 +198,46 @@ def _renamed(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _read_toml(file: Traversable) -> dict[str, Any]:
-    # To read from a named pipe would wait for ever. Those of a shell, --config <(...), have somebody who writes.
-    if os.path.exists(path := str(file)) and not path.startswith(("/dev/", "/proc/")) and not os.path.isfile(path):
-        raise WrongInput(f"settings file {path} is {what_is(path)}; name a file")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(_text(file))
+    except TimeoutError:
+        raise WrongInput(
+            f"settings file {file} is a named pipe, and nobody wrote to it within {_PIPE_SECONDS:g} s: name a file, or "
+            "start its writer"
+        ) from None
     except FileNotFoundError:
         raise WrongInput(f"--config: {no_such_file(os.path.abspath(str(file)))}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise WrongInput(f"settings file {file} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise WrongInput(f"settings file {file} is not valid TOML: {error}") from None
+
+
+def _text(file: Traversable) -> str:
+    # A shell's own pipes, --config <(...), have somebody who writes. A named one (sops exec-file) may wait for ever.
+    path = str(file)
+    if not os.path.exists(path) or os.path.isfile(path) or path.startswith(("/dev/", "/proc/")):
+        return file.read_text(encoding="utf-8")
+    if not stat.S_ISFIFO(os.stat(path).st_mode):
+        raise WrongInput(f"settings file {path} is {what_is(path)}; name a file")
+    return _from_pipe(path)
+
+
+def _from_pipe(path: str) -> str:
+    """All that is written to a named pipe. Raises ``TimeoutError`` if there is nothing, or no end, for `_PIPE_SECONDS`.
+
+    Opened in this way, a pipe does not wait for a writer; ``select`` does.
+    """
+    content = b""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], _PIPE_SECONDS)[0]:
+            piece = pipe.read(1 << 16)
+            if not piece and content:
+                return content.decode("utf-8")
+            if not piece:
+                break
+            content += piece
+    raise TimeoutError
 
 
 def _parse_override(given: Given) -> dict[str, Any]:

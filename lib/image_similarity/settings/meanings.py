@@ -33,19 +33,24 @@ def documentation(section: type[BaseModel]) -> Mapping[str, str]:
     return found
 
 
-def explained(name: str, values: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+def explained(name: str, values: Any) -> list[tuple[str, Any, str]]:
     """The keys of a section of a run's record, as ``section.key``, each with its value and what it is for.
 
-    Empty if ``name`` is no section of the settings. Keys of older versions have their current names; a key that is
-    unknown has no explanation.
+    Empty if ``name`` is no section of the settings, or ``values`` no mapping. Keys of older versions have their current
+    names; a key that is unknown has no explanation.
     """
+    if not isinstance(values, Mapping):
+        return []
     if name == FINGERPRINT:
         current = renamed.current({"fingerprints": values})["fingerprints"]
         return [
-            row for key, declared in current.items() for row in _rows(f"{name}s.{key}", class_of(declared), declared)
+            row
+            for key, declared in current.items()
+            if isinstance(declared, Mapping)
+            for row in _rows(f"{name}s.{key}", class_of(declared), declared)
         ]
     field = Settings.model_fields.get(name)
-    if field is None or not isinstance(field.annotation, type) or not isinstance(values, Mapping):
+    if field is None or not isinstance(field.annotation, type):
         return []
     return _rows(name, field.annotation, renamed.section(name, values))
 

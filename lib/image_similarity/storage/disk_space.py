@@ -20,13 +20,19 @@ class Need:
 
 
 def check(what: str, needs: Sequence[Need]) -> None:
-    """Raises ``JobFailed`` where a disk has less free than ``needs``: those on the same disk count together.
+    """Raises ``JobFailed`` where a disk has less free than ``needs``: see `lack`."""
+    if (message := lack(what, needs)) is not None:
+        raise JobFailed(message)
+
+
+def lack(what: str, needs: Sequence[Need]) -> str | None:
+    """The message where a disk has less free than ``needs``, else None. Those on the same disk count together.
 
     ``what`` needs it, for the message. Disks that say nothing of their size are passed over.
     """
     by_disk: dict[int, list[Need]] = {}
     for need in needs:
-        if (disk := _disk_of(need.folder)) is not None:
+        if need.size and (disk := _disk_of(need.folder)) is not None:
             by_disk.setdefault(disk, []).append(need)
     for together in by_disk.values():
         folder, needed = existing(together[0].folder), sum(need.size for need in together)
@@ -34,10 +40,11 @@ def check(what: str, needs: Sequence[Need]) -> None:
         if free is not None and free < needed:
             places = dict.fromkeys(f"{need.place} {need.folder}" for need in together)
             others = dict.fromkeys(need.place for need in together)
-            raise JobFailed(
+            return (
                 f"{what} needs about {shown(needed)} of disk for {' and '.join(places)}, but {folder} has "
                 f"{shown(free)} free: free some, or use another {' or '.join(others)}"
             )
+    return None
 
 
 def existing(folder: str) -> str:

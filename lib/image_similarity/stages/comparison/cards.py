@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from image_similarity.imaging import decoding, sandbox, thumbnails
 from image_similarity.imaging.sandbox import Shrink
 from image_similarity.pages import captions
 from image_similarity.runtime.progress import progress
-from image_similarity.runtime.tasks import is_retry, task_count, watched
+from image_similarity.runtime.tasks import decoders, task_count
 from image_similarity.settings import Settings
 from image_similarity.storage import blobs, fetch
 from image_similarity.storage.budget import ByteBudget
@@ -86,15 +85,7 @@ def _maker(attribute: str | None, settings: Settings, folder: str) -> Callable[[
     def render(batches: Batches) -> Batches:
         embeddings = settings.embeddings
         decoding.prepare_process(embeddings.max_pixels)
-        limits = embeddings.max_pixels, embeddings.decode_bytes, embeddings.decode_seconds
-        with (
-            decoding.quiet_decoders(),
-            # A file may have killed the worker before.
-            sandbox.thumbnailer(is_retry(), *limits) as thumbnails_of,
-            ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool,
-        ):
-            shrink = watched(embeddings.decode_seconds, thumbnails_of)
-            budget = ByteBudget(embeddings.fetch_bytes, embeddings.decode_threads)
+        with decoding.quiet_decoders(), decoders(embeddings, sandbox.thumbnailer) as (pool, shrink, budget):
             for batch in batches:
                 rows = list(
                     pool.map(lambda row: _make_one(row, attribute, settings, folder, budget, shrink), batch.to_pylist())

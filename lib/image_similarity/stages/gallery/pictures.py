@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ from image_similarity.imaging import decoding, sandbox, thumbnails
 from image_similarity.imaging.sandbox import Shrink
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
-from image_similarity.runtime.tasks import is_retry, task_count, watched
+from image_similarity.runtime.tasks import decoders, task_count
 from image_similarity.settings import Settings
 from image_similarity.storage import blobs, fetch, uris
 from image_similarity.storage.budget import ByteBudget
@@ -110,15 +109,7 @@ def _maker(gallery: str, settings: Settings) -> Callable[[Batches], Batches]:
     def make_all(batches: Batches) -> Batches:
         embeddings = settings.embeddings
         decoding.prepare_process(embeddings.max_pixels)
-        limits = embeddings.max_pixels, embeddings.decode_bytes, embeddings.decode_seconds
-        with (
-            decoding.quiet_decoders(),
-            # A file may have killed the worker before.
-            sandbox.thumbnailer(is_retry(), *limits) as thumbnails_of,
-            ThreadPoolExecutor(embeddings.decode_threads, "pictures") as pool,
-        ):
-            shrink = watched(embeddings.decode_seconds, thumbnails_of)
-            budget = ByteBudget(embeddings.fetch_bytes, embeddings.decode_threads)
+        with decoding.quiet_decoders(), decoders(embeddings, sandbox.thumbnailer) as (pool, shrink, budget):
             for batch in batches:
                 rows = list(pool.map(lambda row: _make_one(row, gallery, settings, budget, shrink), batch.to_pylist()))
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)

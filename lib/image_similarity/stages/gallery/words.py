@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from image_similarity.redaction import redacted
 from image_similarity.settings import meanings
 
 
@@ -187,9 +188,9 @@ def recorded(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _value(value: Any) -> str:
-    """A value of a setting as it could be given, as text."""
+    """A value of a setting as it could be given, as text. Addresses are redacted before commas stand behind them."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_value(part)}" for name, part in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_value, value)) or "none"
-    return "not set" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
+    return "not set" if value in (None, "") else str(value).lower() if isinstance(value, bool) else redacted(str(value))

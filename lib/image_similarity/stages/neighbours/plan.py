@@ -356,10 +356,12 @@ def _disk_of_approximate(rows: int, dimensions: int, all_pairs: Disk, settings: 
     return before + Disk(rows * (4 * dimensions + lists))
 
 
-def least_disk(rows: int, dimensions: int, settings: NeighboursSettings) -> Disk:
+def least_disk(rows: int, dimensions: int, settings: NeighboursSettings, continues: bool = False) -> Disk:
     """The least disk of a plan for ``rows`` vectors of ``dimensions`` values, whatever the machine is like.
 
-    It needs no Spark: a plan on more cores has as many strips or more. Raises ``WrongInput`` as `make` does.
+    Each field is the least of any plan, since the two may be different disks. It needs no Spark: a plan on more cores
+    has as many strips or more. ``continues``: the lists of a run before are there. Only new vectors are compared then,
+    maybe none: the vectors and one list of each are written all the same. Raises ``WrongInput`` as `make` does.
     """
     block = block_rows(rows, dimensions, settings)
     plans: list[Disk] = []
@@ -371,14 +373,14 @@ def least_disk(rows: int, dimensions: int, settings: NeighboursSettings) -> Disk
         except WrongInput as error:
             too_little = error
             continue
-        exact = _disk_of_all_pairs(rows, dimensions, strips, screen, settings)
+        exact = _disk_of_all_pairs(rows, dimensions, 0 if continues else strips, screen, settings)
         if settings.method != APPROXIMATE or not settings.similar:
             plans.append(exact)
         if settings.method != EXACT and settings.similar:
             plans.append(_disk_of_approximate(rows, dimensions, exact, settings))
     if not plans:
         raise too_little
-    return min(plans, key=lambda disk: disk.total)
+    return Disk(min(disk.warehouse for disk in plans), min(disk.shuffles for disk in plans))
 
 
 def nlist_for(vectors: int, dimensions: int, settings: NeighboursSettings, approximate: ApproximateSettings) -> int:
