@@ -116,9 +116,10 @@ def run(
         )
         if uncertain <= MAX_UNCERTAIN_SHARE * sum(packed.blocks.new) or screen == screens[-1]:
             break
+        current().tell("note", "  many vectors are almost alike: comparing them once more, more precisely")
         message = f"{screen} does not tell the neighbours of {uncertain:,} of {packed.vectors:,} vectors: "
         message += f"{FLOAT32.name} follows"
-        current().tell("note", f"  note: {message}")
+        current().tell("note", f"  note: {message}", detail=True)
         scratch.remove(SCORES)
         state.remove(SETTLED)
     settled = _completed(spark, work, settled, uncertain, state)
