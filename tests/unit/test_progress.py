@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,7 +48,7 @@ def half_and_whole(reporter: Reporter) -> Progress:
 def test_the_time_left_falls_between_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Tasks end together: the share stands still for long, and the time left must not rise meanwhile."""
     clock = [100.0]
-    monkeypatch.setattr(reporting.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     report = Progress(Reporter(), "embed", 240, "images")
     for seconds, share in ((10, 0.0), (20, 0.25), (40, 0.25), (79, 0.25), (90, 0.25), (100, 0.5)):
         clock[0] = 100.0 + seconds
