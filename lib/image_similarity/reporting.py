@@ -192,6 +192,8 @@ class Progress:
         self._start = time.monotonic()
         self._on_terminal = reporter.on_terminal
         self._finished = False
+        self._share, self._reached = 0.0, 0.0
+        """The last share, and the seconds after which it was first seen."""
 
     @property
     def every(self) -> float:
@@ -202,13 +204,28 @@ class Progress:
         if self._finished:
             return
         seconds = time.monotonic() - self._start
+        if share > self._share:
+            self._share, self._reached = share, seconds
         done = round(share * self._units)
+        if not done:
+            line = f"{self._what}: {self._units:,} {self._unit}, no results yet after {_clock(seconds)}"
+            self._tell("progress", line, 0, seconds, None, None)
+            return
+        rate, left = self._estimate(seconds)
         line = f"{self._what}: {done:,} of {self._units:,} {self._unit} ({share:.0%})"
-        rate, left = None, None
-        if done and seconds > 0:
-            rate, left = done / seconds, seconds / share - seconds
-            line += f", {_rate(rate)} {self._unit}/s, {_clock(left)} left"
+        line += f", {_rate(rate)} {self._unit}/s" if rate is not None else ""
+        line += f", {_clock(left)} left" if left is not None else ""
         self._tell("progress", line, done, seconds, rate, left)
+
+    def _estimate(self, seconds: float) -> tuple[float | None, float | None]:
+        """Units a second, and seconds left; None where they are not known.
+
+        Work is seen in steps. From the last step on the time left falls with the clock; once it is over, nobody knows.
+        """
+        if not self._reached:
+            return None, None
+        left = self._reached / self._share - seconds
+        return self._share * self._units / self._reached, left if left > 0 else None
 
     def done(self) -> None:
         self._finished = True

@@ -49,7 +49,7 @@ def test_weights_of_a_network(run: Any, tmp_path: Path, common: list[Any], capsy
     assert run(audit_neighbours, *later, "--fingerprint", name, "--metric", "euclidean") == 0
     assert run(render_gallery, *later, "--gallery", tmp_path / "g", "--fingerprint", name) == 0
     assert run(embed_images, *later, "--fingerprint", name) == 2
-    assert "declare it by --network or --weights" in capsys.readouterr().err
+    assert "--network squeezenet1_1 --weights" in capsys.readouterr().err
     assert run(embed_images, *later, *own[:4]) == 2, "prepared in another way"
     assert "preprocessing was caffe, is torchvision now. To go on with them, give --preprocessing caffe" in (
         capsys.readouterr().err

@@ -205,11 +205,11 @@ def test_where_low_precision_proves_little_float32_is_taken(
     wanted = expected(vectors, "cosine", 5, 5)
     settings: dict[str, Any] = {"similar": 5, "dissimilar": 5, "metric": "cosine", "block_rows": 100}
     rows, low = computed(spark, tmp_path / "low", frame(spark, vectors, 3, 1), screen="bfloat16", **settings)
-    assert rows == wanted and low.brute_force > 0.1 * len(vectors) and "float32 follows" not in capsys.readouterr().out
+    assert rows == wanted and low.brute_force > 0.1 * len(vectors) and "more precisely" not in capsys.readouterr().out
     rows, tried = computed(spark, tmp_path / "tried", frame(spark, vectors, 3, 1), **settings)
     assert rows == wanted and tried.brute_force < 0.1 * low.brute_force
     assert tried.screen is not None and tried.screen.screen == "float32" and "unproven" in tried.screen.because
-    assert "float32 follows" not in capsys.readouterr().out
+    assert "more precisely" not in capsys.readouterr().out
     monkeypatch.setattr(exact, "_choice", lambda *of: Choice("bfloat16", "a test wants it"))
     rows, auto = computed(spark, tmp_path / "auto", frame(spark, vectors, 3, 1), **settings)
-    assert rows == wanted and auto.brute_force < 0.1 * low.brute_force and "float32 follows" in capsys.readouterr().out
+    assert rows == wanted and auto.brute_force < 0.1 * low.brute_force and "more precisely" in capsys.readouterr().out

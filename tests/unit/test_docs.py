@@ -19,6 +19,7 @@ from image_similarity.stages.embeddings import stage as embeddings
 from image_similarity.stages.neighbours import usable
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.views import views_sql
 from tools import settings_page
 
 EMBED_REASONS, PERMANENT = embeddings.FAILURE_REASONS, embeddings.PERMANENT_REASONS
@@ -206,6 +207,15 @@ def test_commands_are_quoted_for_every_shell() -> None:
     spans = [span for text in TEXTS.values() for span in re.findall(r"`(--?[a-z][^`]*)`", FENCED.sub("", text))]
     commands = [*spans, *(command for text in TEXTS.values() for command in _typed(text))]
     assert len(spans) > 30 and [word for command in commands for word in _unquoted(command)] == []
+
+
+def test_the_sql_of_the_tables_page_runs() -> None:
+    """On the views of an empty warehouse."""
+    duckdb = pytest.importorskip("duckdb")
+    connection = duckdb.connect()
+    connection.execute(views_sql({}))
+    queries = re.findall(r"^```sql\n(.*?)^```$", TEXTS["docs/tables.md"], re.MULTILINE | re.DOTALL)
+    assert len(queries) > 3 and [connection.sql(query).fetchall() for query in queries] == [[]] * len(queries)
 
 
 def test_every_common_flag_is_told() -> None:

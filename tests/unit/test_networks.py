@@ -116,7 +116,9 @@ def test_half_precision_files_serve(state: networks.State, images: NDArray[np.ui
 def test_layers() -> None:
     assert networks.resolve_layer("vgg16", "fc2") == networks.resolve_layer("vgg16", "classifier.4") == "classifier.4"
     assert networks.resolve_layer("vgg19_bn", "fc1") == "classifier.1"
-    with pytest.raises(FingerprintError, match="no layer 'clasifier.4'; did you mean classifier.4.*all: python -m"):
+    with pytest.raises(
+        FingerprintError, match="no layer 'clasifier.4'; did you mean classifier.4.*all: .venv/bin/python -m"
+    ):
         networks.resolve_layer("vgg16", "clasifier.4")
     with pytest.raises(FingerprintError, match="no classification network 'vgg_16'; did you mean vgg16"):
         networks.check_network("vgg_16")
@@ -137,7 +139,9 @@ def test_the_default_layer_is_the_last_before_the_classifier(network: str, layer
 
 def test_an_unknown_name_gets_the_near_ones_and_no_list_of_a_hundred() -> None:
     for wrong, near in (("resnet5", "resnet50"), ("squeezenet1-1", "squeezenet1_1"), ("ResNet18", "resnet18")):
-        with pytest.raises(FingerprintError, match=f"did you mean .*{near}.* To see all: python -m") as raised:
+        with pytest.raises(
+            FingerprintError, match=f"did you mean .*{near}.* To see all: .venv/bin/python -m"
+        ) as raised:
             networks.check_network(wrong)
         assert len(str(raised.value)) < 200
     with pytest.raises(FingerprintError, match="'xyzzy'. To see all"):

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,6 +43,26 @@ def half_and_whole(reporter: Reporter) -> Progress:
     report.update(0.9)  # a watcher that comes late says nothing
     report.end()
     return report
+
+
+def test_the_time_left_falls_between_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tasks end together: the share stands still for long, and the time left must not rise meanwhile."""
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    report = Progress(Reporter(), "embed", 240, "images")
+    for seconds, share in ((10, 0.0), (20, 0.25), (40, 0.25), (79, 0.25), (90, 0.25), (100, 0.5)):
+        clock[0] = 100.0 + seconds
+        report.update(share)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "embed: 240 images, no results yet after 0:10"
+    assert [line.partition("images/s")[2] for line in others] == [
+        ", 1:00 left",
+        ", 0:40 left",
+        ", 0:01 left",
+        "",
+        ", 1:40 left",
+    ]
+    assert all(", 3.0 images/s" in line for line in others[:4]), "the rate is that of the last step"
 
 
 def test_lines_elsewhere_than_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ def check_network(network: str) -> None:
     """Raise ``FingerprintError``, with similar names, unless torchvision has the classification network."""
     known = list_models(module=torchvision.models)  # networks for detection, segmentation and video are in subpackages
     if network not in known:
-        listing = "python -m image_similarity.fingerprints.networks"
+        listing = ".venv/bin/python -m image_similarity.fingerprints.networks"
         raise FingerprintError(
             f"torchvision has no classification network {network!r}{did_you_mean(network, known) or '.'} "
             f"To see all: {listing}"
@@ -188,7 +188,7 @@ def resolve_layer(network: str, layer: str) -> str:
     if not inside:
         known = [*aliases, *nodes]
         suggestion = did_you_mean(layer, known) or f"; its last are {', '.join(known[-3:])}."
-        listing = f"python -m image_similarity.fingerprints.networks {network}"
+        listing = f".venv/bin/python -m image_similarity.fingerprints.networks {network}"
         raise FingerprintError(f"{network} has no layer {layer!r}{suggestion} To see all: {listing}")
     return layer if layer in inside else inside[-1]
 

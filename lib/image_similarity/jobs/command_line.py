@@ -314,8 +314,7 @@ def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
     return loaded
 
 
-def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings, session: "SparkSession | None"
-) -> None:
+def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings, session: "SparkSession | None") -> None:
     """Raises ``WrongInput`` or ``JobFailed`` for faults that are seen before Spark is started.
 
     ``session``: one that is there already. The arguments get ``scratch_folders``, as far as they are known.

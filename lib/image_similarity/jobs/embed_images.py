@@ -4,6 +4,7 @@ import argparse
 import atexit
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,9 +235,9 @@ def _embed(jobs: list[Job]) -> None:
             )
         with first.step("write tables"):
             written = [_write(embedding, manifest, result) for embedding, result in zip(embeddings, outputs)]
-    for embedding, (counts, failures) in zip(embeddings, written):
+    for embedding, (counts, failures), result in zip(embeddings, written, outputs):
         _publish(embedding, counts)
-        _summarise(embedding.job, counts, failures)
+        _summarise(embedding.job, counts, failures, result.failed_before)
 
 
 def _check_distinct(embeddings: list[_Embedding]) -> None:
@@ -360,15 +361,25 @@ def _publish(embedding: _Embedding, counts: dict[str, Any]) -> None:
     job.forget_state(embedding.state)  # all checkpoints are in the vector store now
 
 
-def _summarise(job: Job, counts: dict[str, Any], failures: Failures) -> None:
-    known = counts["read"] - counts["embedded"]
-    totals = [f"{counts['embedded']:,} embedded", f"{counts['not_read_again']:,} unchanged"]
+def parts(counts: Mapping[str, Any], failed: int, failed_before: int) -> list[str]:
+    """What became of ``counts["images"]``, in parts that add up to them.
+
+    ``failed``: all failures; ``failed_before``: those of them that stand from an earlier run. The rest of the images
+    got the vector of a file with the same bytes.
+    """
+    unchanged = counts["not_read_again"] - failed_before
+    copies = counts["images"] - failed - unchanged - counts["embedded"]
+    told = [f"{counts['embedded']:,} embedded", f"{unchanged:,} unchanged"]
     if counts["resumed"]:
-        totals[-1] += f" ({counts['resumed']:,} of them resumed from a run that was not published)"
-    totals.append(f"{failures.total:,} failed")
+        told[-1] += f" ({counts['resumed']:,} of them resumed from a run that was not published)"
+    told += [f"{copies:,} with the same bytes as others"] if copies > 0 else []
+    return [*told, f"{failed:,} failed"]
+
+
+def _summarise(job: Job, counts: dict[str, Any], failures: Failures, failed_before: int) -> None:
+    totals = parts(counts, failures.total, failed_before)
     devices_used = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
     details = [f"computed on: {devices_used}"] if devices_used else []
-    details += [f"read, but not embedded (known content, or failed): {known:,}"] if known else []
     summary = f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(totals)}"
     job.say(summary, *details, *failures.lines, failures=failures.fields)
 

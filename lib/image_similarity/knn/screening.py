@@ -145,3 +145,10 @@ def chosen(shares: Mapping[str, float], seconds: Mapping[str, float], brute_forc
     tried = ", ".join(f"{screen} leaves {shares[screen]:.0%} of a sample unproven" for screen in sorted(shares))
     times = ", ".join(f"{whole(screen):,.0f} s in {screen}" for screen in sorted(seconds))
     return Choice(best, f"{tried}; about {times}")
+
+
+def once_more(screen: str, uncertain: int, vectors: int) -> tuple[str, str]:
+    """What is told where ``screen`` left too many vectors ``uncertain``: in plain words, and in detail."""
+    plain = "  many vectors are almost alike: comparing them once more, more precisely"
+    detail = f"{screen} does not tell the neighbours of {uncertain:,} of {vectors:,} vectors: {FLOAT32.name} follows"
+    return plain, f"  note: {detail}"

@@ -90,6 +90,8 @@ class Outputs:
     """Images that were not read, because they are unchanged."""
     resumed: int
     """The images among them that resumed from the checkpoints of an unpublished run."""
+    failed_before: int
+    """The images among the reused ones whose failure stands."""
     read: int
     embedded_on: dict[str, int]
     """device -> images that were embedded on it."""
@@ -175,6 +177,8 @@ class _Tally:
     read: tuple[int, ...]
     """By fingerprint: the images that are read for it."""
     resumed: tuple[int, ...]
+    failed: tuple[int, ...]
+    """By fingerprint: the known images that failed before, and are not tried again."""
 
 
 def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
@@ -182,10 +186,11 @@ def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
     for number in range(fingerprints):
         known = F.col(f"known_{number}")
         counts += [F.count_if(known.isNull()), F.count_if(known["kind"] == _CHECKPOINT)]
+        counts += [F.count_if(known["reason"].isNotNull())]
     images, unread, *each = matched.agg(*[column.alias(f"_{place}") for place, column in enumerate(counts)]).collect()[
         0
     ]
-    return _Tally(images, unread, tuple(each[::2]), tuple(each[1::2]))
+    return _Tally(images, unread, tuple(each[::3]), tuple(each[1::3]), tuple(each[2::3]))
 
 
 def _known_contents(spark: SparkSession, fingerprint: Fingerprint) -> "Broadcast[KnownContents] | None":
@@ -268,6 +273,7 @@ def _split(number: int, fingerprint: Fingerprint, matched: DataFrame, results: D
         images=tally.images,
         reused=tally.images - tally.read[number],
         resumed=tally.resumed[number],
+        failed_before=tally.failed[number],
         read=tally.read[number],
         embedded_on=_by_device(number, results) if tally.read[number] else {},
     )

@@ -104,9 +104,9 @@ def run(
         )
         if uncertain <= MAX_UNCERTAIN_SHARE * sum(packed.blocks.new) or screen == screens[-1]:
             break
-        message = f"{screen} does not tell the neighbours of {uncertain:,} of {packed.vectors:,} vectors: "
-        message += f"{FLOAT32.name} follows"
-        current().tell("note", f"  note: {message}")
+        plain, detail = screening.once_more(screen, uncertain, packed.vectors)
+        current().tell("note", plain)
+        current().tell("note", detail, detail=True)
         scratch.remove(SCORES)
         state.remove(SETTLED)
     settled = _completed(spark, work, settled, uncertain, state)

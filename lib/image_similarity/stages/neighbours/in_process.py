@@ -431,8 +431,9 @@ def run(
         uncertain = _compared_by(spark, comparison)
         if uncertain <= MAX_UNCERTAIN_SHARE * is_new.sum() or screen == screens[-1]:
             break
-        message = f"{screen} does not tell the neighbours of {uncertain:,} of {len(vectors):,} vectors: "
-        current().tell("note", f"  note: {message}{FLOAT32.name} follows")
+        plain, detail = screening.once_more(screen, uncertain, len(vectors))
+        current().tell("note", plain)
+        current().tell("note", detail, detail=True)
     if uncertain:
         pairs = uncertain * search.others
         with progress(spark, "compare at full precision", pairs, "pairs", 1, lambda: comparison.completed_share):
