@@ -378,7 +378,7 @@ def test_where_a_session_that_is_there_writes(
     assert scratch_folders(session) == [str(place / name) for name in folders]
     full = "b" if folders else "full"
     monkeypatch.setattr(disk_space, "_free", lambda folder: 0 if folder == str(place / full) else 2**40)
-    monkeypatch.setattr(command_line, "_session", lambda name, given: (_ for _ in ()).throw(JobFailed("started")))
+    monkeypatch.setattr(command_line, "_session", lambda *_: (_ for _ in ()).throw(JobFailed("started")))
     assert main(build_manifest, ["--warehouse", "w", "--images", "pictures"], session) == 1
     assert (f"for spark.local.dir {place / 'b'}, but" if folders else "started") in capsys.readouterr().err
 

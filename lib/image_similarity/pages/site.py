@@ -13,13 +13,15 @@ import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.storage import blobs, uris
 from image_similarity.storage.files import Files
 from image_similarity.storage.filesystems import files_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 KINDS = ("gallery", "report")
 INDEX = "index.html"
@@ -122,7 +124,7 @@ class _Marker:
     forwards: list[str]
 
 
-def open_site(spark: SparkSession | None, kind: str, folder: str) -> Site:
+def open_site(spark: "SparkSession | None", kind: str, folder: str) -> Site:
     """The site at ``folder``, or a new one. Raises ``WrongInput`` if the folder has other content, or is a file.
 
     ``spark`` may be None for places that need no session.
