@@ -215,4 +215,4 @@ def run_audit_again(spark: SparkSession, warehouse: Path) -> int:
 
 def test_nothing_to_audit(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
     assert audited(spark, tmp_path / "w") == 2
-    assert "run find_neighbours first" in capsys.readouterr().err
+    assert "no such folder" in capsys.readouterr().err
