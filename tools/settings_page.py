@@ -40,7 +40,7 @@ def _sections() -> Iterator[str]:
     for kind in kinds():
         section = class_of({"kind": kind})
         default = " (the default)" if kind == kinds()[0] else ""
-        yield _section(f"[fingerprints.NAME] of kind {kind}", f'`kind = "{kind}"`{default}. {_told(section)}', section)
+        yield _section(f"[fingerprints.NAME] of kind {kind}", f'`kind = "{kind}"`{default}. {_about(section)}', section)
 
 
 def _section(title: str, about: str, section: type[BaseModel]) -> str:
@@ -55,13 +55,13 @@ def _section(title: str, about: str, section: type[BaseModel]) -> str:
     )
 
 
-def _told(section: type[BaseModel]) -> str:
+def _about(section: type[BaseModel]) -> str:
     return _in_cell(section.__doc__ or "")
 
 
 def _after_colon(section: type[BaseModel]) -> str:
     """The section's documentation, without its name in front."""
-    text = _told(section).partition(": ")[2]
+    text = _about(section).partition(": ")[2]
     return text[:1].upper() + text[1:]
 
 

@@ -26,7 +26,9 @@ from image_similarity.knn.candidates import Lists
 from image_similarity.knn.engine import AllPairs, Search
 from image_similarity.knn.rerank import Part
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
+from image_similarity.stages.neighbours import in_memory
 from image_similarity.stages.neighbours import plan as planning
+from image_similarity.stages.neighbours.local_source import LocalSource
 from image_similarity.warehouse.snapshot import open_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -349,3 +351,14 @@ def test_a_signal_ends_it_and_leaves_nothing(tmp_path: Path, sent: int, code: in
     process.communicate()
     assert process.returncode == code and time.monotonic() - began < 60
     assert not [file for file in (tmp_path / "w").rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize("contents", [["a", "b", "b"], ["a", "a", "b", "c"], ["a", "b"]])
+def test_a_store_that_has_a_vector_twice_or_not_is_refused(contents: list[str]) -> None:
+    """Also where one that is missing makes up for one that is there twice."""
+    images = pa.table({"image_id": ["1", "2", "3"], "content": ["a", "b", "c"]})
+    vectors = [[float(ord(content)), 1.0] for content in contents]
+    batch = pa.record_batch({"content": contents, "embedding": pa.array(vectors, pa.list_(pa.float32()))})
+    source = LocalSource(images, [lambda: iter([batch])], 3)
+    with pytest.raises(JobFailed, match="embeddings.recheck=always"):
+        in_memory.load(source, NeighboursSettings(), 1)

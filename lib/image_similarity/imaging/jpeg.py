@@ -42,11 +42,11 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of the segments before the first scan, as Pillow follows them."""
     place = len(_START) if content.startswith(_START) else len(content)
     for _ in range(MOST_SEGMENTS):
-        found = _NEXT.search(content, place)
-        if found is None or (marker := 0xFF00 | found[1][0]) == _SCAN or marker not in MARKER:
+        match = _NEXT.search(content, place)
+        if match is None or (marker := 0xFF00 | match[1][0]) == _SCAN or marker not in MARKER:
             return
-        place = found.end()
+        place = match.end()
         if MARKER[marker][2] is not None:  # it has a length
             place += int.from_bytes(content[place : place + 2], "big")
-            yield marker, found.end() - 2, place
+            yield marker, match.end() - 2, place
     raise Unreadable("corrupt", f"more than {MOST_SEGMENTS} segments before the first scan")

@@ -369,11 +369,11 @@ def parts(counts: Mapping[str, Any], failed: int, failed_before: int) -> list[st
     """
     unchanged = counts["not_read_again"] - failed_before
     copies = counts["images"] - failed - unchanged - counts["embedded"]
-    told = [f"{counts['embedded']:,} embedded", f"{unchanged:,} unchanged"]
+    parts = [f"{counts['embedded']:,} embedded", f"{unchanged:,} unchanged"]
     if counts["resumed"]:
-        told[-1] += f" ({counts['resumed']:,} of them resumed from a run that was not published)"
-    told += [f"{copies:,} with the same bytes as others"] if copies > 0 else []
-    return [*told, f"{failed:,} failed"]
+        parts[-1] += f" ({counts['resumed']:,} of them resumed from a run that was not published)"
+    parts += [f"{copies:,} with the same bytes as others"] if copies > 0 else []
+    return [*parts, f"{failed:,} failed"]
 
 
 def _summarise(job: Job, counts: dict[str, Any], failures: Failures, failed_before: int) -> None:

@@ -3,30 +3,23 @@
 # What compares vectors is imported where it is used: help, and what is wrong in the arguments, should not wait for it.
 
 import argparse
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.jobs import command_line, early
+from image_similarity.errors import WrongInput
+from image_similarity.jobs import command_line, early, neighbour_runners
 from image_similarity.jobs.command_line import setting
-from image_similarity.jobs.job import Application, Failures, Job
-from image_similarity.runtime.session import is_local_mode, local_cores, scratch_folders
+from image_similarity.jobs.job import Application, Job
+from image_similarity.jobs.neighbour_runners import Result
+from image_similarity.runtime.session import is_local_mode, scratch_folders
 from image_similarity.settings import ApproximateSettings, NeighboursSettings, Settings
-from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from image_similarity.knn.screening import Choice
     from image_similarity.stages.neighbours.approximate import ApproximateResult
-    from image_similarity.stages.neighbours.in_process import LocalFiles, LocalSource
-    from image_similarity.stages.neighbours.numbers import Numbers
     from image_similarity.stages.neighbours.plan import Plan
     from image_similarity.stages.neighbours.previous import PreviousRun
-    from image_similarity.stages.neighbours.sources import Source
-    from image_similarity.stages.neighbours.stage import Outputs
-    from image_similarity.warehouse.workspace import Workspace
 
 EXTERNAL = "external"
 COMPARED = "compared_sha256"
@@ -63,7 +56,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     contradict, and a runner that cannot do what is asked for; ``JobFailed`` for a full disk.
     """
     compared = _settings(arguments, settings, arguments.embeddings)
-    _check_runner(compared, arguments.warehouse, arguments.embeddings)
+    neighbour_runners.check(compared, arguments.warehouse, arguments.embeddings)
     if arguments.embeddings is not None:
         from image_similarity.stages.neighbours import own_vectors
 
@@ -103,8 +96,8 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     if job.already_published():
         return
     with job.step("plan"):
-        work = _work(job, settings, approximate, own_embeddings)
-    plan, inputs = work.plan, work.inputs
+        runner = neighbour_runners.chosen(job, settings, approximate, own_embeddings)
+    plan, inputs = runner.plan, runner.inputs
     job.plan(
         f"{plan.method} neighbours of {settings.fingerprint} ({inputs['embeddings'][0]}) by {settings.metric} distance",
         *plan.lines,
@@ -120,7 +113,7 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     is_spark_here = plan.runner == planning.SPARK and is_local_mode(job.session)
     planning.check(plan, job.warehouse, is_spark_here, scratch_folders(job.session) if is_spark_here else ())
     with job.warehouse.state(job.slot, job.run_id) as state:
-        result = work.run(job, settings, approximate, state, previous[0] if previous else None)
+        result = runner.run(job, settings, state, previous[0] if previous else None)
         if previous and result.counts["kept"]:
             inputs["neighbours"] = [previous[1]]
         job.warehouse.sync_state(job.slot, job.run_id)
@@ -136,162 +129,6 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     # The lists of the previous run stay, since another job may be reading them.
     job.forget_state(job.slot, min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id]))
     _summarise(job, result)
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What was compared, once the tables are written."""
-
-    counts: dict[str, Any]
-    failures: Failures
-    numbers: "Numbers"
-    screen: "Choice | None"
-    """The precision of exact search, if there was any."""
-    approximate: "ApproximateResult | None" = None
-
-
-@dataclass(frozen=True)
-class _Here:
-    """Exact search by this process."""
-
-    files: "LocalFiles"
-    source: "LocalSource"
-    plan: "Plan"
-
-    @property
-    def inputs(self) -> dict[str, list[str]]:
-        return self.files.inputs
-
-    def run(
-        self,
-        job: Job,
-        settings: NeighboursSettings,
-        approximate: ApproximateSettings,
-        state: "Workspace",
-        previous: "PreviousRun | None",
-    ) -> _Result:
-        from image_similarity.stages.neighbours import in_process
-
-        with job.step("find neighbours"):
-            outputs = in_process.run(job.session, self.source, settings, self.plan, state, previous)
-        loaded = outputs.loaded
-        with job.step("write tables"):
-            job.warehouse.write_here("failures", job.run_id, outputs.failures())
-            rows = job.warehouse.write_here("neighbours", job.run_id, outputs.neighbours())
-        _check_rows(rows, outputs.rows)
-        counts = {
-            "images": len(loaded.numbers),
-            "vectors": len(loaded.vectors),
-            "dimensions": loaded.dimensions,
-            "brute_force": outputs.brute_force,
-            "kept": outputs.kept,
-            "rows": rows,
-        }
-        failures = _failures_in(loaded.failures.to_pylist())
-        return _Result({**counts, "failures": failures.counts}, failures, loaded.numbers, outputs.screen)
-
-
-@dataclass(frozen=True)
-class _BySpark:
-    """Exact or approximate search by Spark's tasks."""
-
-    source: "Source"
-    inputs: dict[str, list[str]]
-    plan: "Plan"
-
-    def run(
-        self,
-        job: Job,
-        settings: NeighboursSettings,
-        approximate: ApproximateSettings,
-        state: "Workspace",
-        previous: "PreviousRun | None",
-    ) -> _Result:
-        from image_similarity.stages.neighbours import stage
-
-        with job.warehouse.scratch(job.run_id) as scratch:
-            with job.step("find neighbours"):
-                outputs = stage.run(
-                    job.session, self.source, settings, approximate, self.plan, scratch, state, previous
-                )
-            with job.step("write tables"):
-                counts, failures = _write(job, outputs)
-        return _Result(counts, failures, outputs.packed.numbers, outputs.screen, outputs.approximate)
-
-
-def _work(
-    job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
-) -> _Here | _BySpark:
-    """What compares the vectors: this process, if it can, and Spark otherwise."""
-    here, because = _here(job, settings, approximate, own_embeddings)
-    if here is not None:
-        return here
-    from image_similarity.stages.neighbours import audit
-    from image_similarity.stages.neighbours import plan as planning
-
-    source, inputs = (
-        _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
-    )
-    plan = planning.make(job.session, source.vectors, source.count, settings, approximate)
-    if plan.method == planning.APPROXIMATE:
-        audit.check(source.count, approximate)
-    return _BySpark(source, inputs, replace(plan, because=because))
-
-
-def _here(
-    job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
-) -> tuple[_Here | None, str]:
-    """The search by this process. None, and why, if Spark is to do it."""
-    from image_similarity.stages.neighbours import in_process
-    from image_similarity.stages.neighbours import plan as planning
-    from image_similarity.stages.neighbours.plan import APPROXIMATE, SPARK
-
-    _check_runner(settings, job.warehouse.uri, own_embeddings)
-    if settings.runner == SPARK:
-        return None, "neighbours.runner asks for it"
-    if settings.method == APPROXIMATE and settings.similar:
-        return None, "the search is approximate"
-    if remote := _remote(job.warehouse.uri, own_embeddings):
-        return None, f"{remote} is not on this machine"
-    files = (
-        in_process.from_parquet(own_embeddings, job.settings.embeddings.read_seconds)
-        if own_embeddings
-        else _published_files(job, settings.fingerprint)
-    )
-    cores = local_cores(job.session)
-    if because := planning.too_large(files.count, files.dimensions, cores, settings):
-        return None, because
-    plan = planning.make_here(files.count, files.dimensions, cores, settings, approximate)
-    plan = planning.with_runner(plan, settings, is_local_mode(job.session))
-    if plan.runner == SPARK:
-        return None, plan.because
-    return _Here(files, files.open(cores), plan), plan.because
-
-
-def _remote(warehouse: str, own_embeddings: str | None) -> str | None:
-    """The first of the places that is not on this machine's disks."""
-    return next((uri for uri in (warehouse, own_embeddings) if uri is not None and not uris.is_local(uri)), None)
-
-
-def _check_runner(settings: NeighboursSettings, warehouse: str, own_embeddings: str | None) -> None:
-    """Raises ``WrongInput`` where this process is asked for what needs Spark."""
-    remote = _remote(warehouse, own_embeddings)
-    if settings.runner == "process" and remote:
-        raise WrongInput(f"neighbours.runner = process, but {remote} is not on this machine: choose spark")
-    if settings.runner == "process" and settings.method == "approximate" and settings.similar:
-        raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
-
-
-def _check_rows(rows: int, wanted: int) -> None:
-    if rows != wanted:
-        raise JobFailed(f"{rows:,} rows of neighbours where there must be {wanted:,}: nothing was published")
-
-
-def _failures_in(rows: list[dict[str, Any]]) -> Failures:
-    """The same as `Job.failures`, from rows of image_id and reason."""
-    counts = Counter(row["reason"] for row in rows)
-    first = {reason: min(row["image_id"] for row in rows if row["reason"] == reason) for reason in counts}
-    return Failures.by_reason((reason, counts[reason], first[reason]) for reason in sorted(counts))
 
 
 def _slot(settings: NeighboursSettings) -> str:
@@ -318,7 +155,7 @@ def _settings(
     return settings
 
 
-def _summarise(job: Job, result: _Result) -> None:
+def _summarise(job: Job, result: Result) -> None:
     counts, failures = result.counts, result.failures
     message = (
         f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of "
@@ -346,7 +183,7 @@ def _about_recall(result: "ApproximateResult | None") -> str:
 
 
 def _used(
-    settings: NeighboursSettings, approximate: ApproximateSettings, plan: "Plan", result: _Result
+    settings: NeighboursSettings, approximate: ApproximateSettings, plan: "Plan", result: Result
 ) -> dict[str, Any]:
     """The value of ``runs.settings``: the settings, what they resolved to, and the lengths of the exact lists that the
     next run may use.
@@ -360,39 +197,6 @@ def _used(
         used["approximate"] = approximate.model_dump()
         list_lengths[SIMILAR] = 0 if result.approximate.good_enough else list_lengths[SIMILAR]
     return {**used, LISTS: {"version": LISTS_VERSION, **list_lengths}}
-
-
-def _from_parquet(job: Job, embeddings: str) -> "tuple[Source, dict[str, list[str]]]":
-    """The user's own embeddings, and the inputs to record."""
-    from image_similarity.stages.neighbours import sources
-
-    source = sources.from_parquet(job.session, embeddings, job.settings.embeddings.read_seconds)
-    return source, {"embeddings": [uris.absolute(embeddings)]}
-
-
-def _from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list[str]]]":
-    """The published embeddings of ``fingerprint``, and the runs read.
-
-    Raises ``WrongInput`` if there are none, and ``JobFailed`` if they have several fingerprint keys.
-    """
-    from image_similarity.stages.neighbours import sources
-    from image_similarity.stages.neighbours.usable import check_keys
-
-    runs = early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
-    keys = [
-        row.fingerprint_key
-        for row in job.warehouse.read("embeddings", runs).select("fingerprint_key").distinct().collect()
-    ]
-    check_keys(fingerprint, keys)
-    inputs = {"embeddings": runs, "vectors": [run for key in keys for run in job.base_snapshot.run_ids("vectors", key)]}
-    return sources.from_runs(job.warehouse, inputs), inputs
-
-
-def _published_files(job: Job, fingerprint: str) -> "LocalFiles":
-    from image_similarity.stages.neighbours import in_process
-
-    early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
-    return in_process.from_runs(job.base_snapshot, fingerprint)
 
 
 def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> "tuple[PreviousRun, str] | None":
@@ -422,38 +226,6 @@ def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> "tuple
         message = f"the lists of run {runs[0]} are gone from the warehouse or damaged: comparing all pairs"
         job.say(f"find_neighbours {job.slot}: {message}", event="note")
     return (previous, runs[0]) if previous else None
-
-
-def _write(job: Job, outputs: "Outputs") -> tuple[dict[str, Any], Failures]:
-    """Write the tables, check that every image has its rows, and return the counts and failures."""
-    warehouse, run = job.warehouse, job.run_id
-    warehouse.write("failures", run, outputs.failures)
-    warehouse.write("neighbours", run, outputs.neighbours)
-    failures = job.failures() if outputs.packed.unusable else Failures({}, {})
-    rows = warehouse.read("neighbours", [run]).count()
-    _check_rows(rows, outputs.rows)
-    result = outputs.approximate
-    approximate_counts: dict[str, Any] = {}
-    if result is not None:
-        interval = [result.recall.estimate, result.recall.lower, result.recall.upper]
-        approximate_counts = {
-            "nlist": result.nlist,
-            "nprobe": result.nprobe,
-            "rounds": result.rounds,
-            "recall": interval,
-        }
-        approximate_counts["recall_across_borders"] = result.across_borders
-    counts = {
-        **approximate_counts,
-        "images": outputs.packed.usable,
-        "vectors": outputs.packed.vectors,
-        "dimensions": outputs.packed.dimensions,
-        "brute_force": outputs.brute_force,
-        "kept": len(outputs.packed.kept.vector),
-        "rows": rows,
-        "failures": failures.counts,
-    }
-    return counts, failures
 
 
 if __name__ == "__main__":

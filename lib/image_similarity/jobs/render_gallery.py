@@ -319,8 +319,8 @@ def _section(title: str, record: Record, notes: tuple[str, ...]) -> dict[str, An
     settings = [*words.recorded(record.settings), *words.recorded({"versions": record.versions})]
     facts = list(_facts(record))
     nothing = [(name, value) for name, value in facts if value in ("0", "none") and name != "failures"]
-    told = [fact for fact in facts if fact not in nothing]
-    return {"title": title, "facts": told, "nothing": nothing, "notes": notes, "settings": settings}
+    occurred = [fact for fact in facts if fact not in nothing]
+    return {"title": title, "facts": occurred, "nothing": nothing, "notes": notes, "settings": settings}
 
 
 def _facts(record: Record) -> Iterator[tuple[str, str]]:

@@ -80,8 +80,8 @@ def naming_published(published: Snapshot, declared: FingerprintSettings) -> Iter
 
 def _of_network(published: Snapshot, network: str) -> list[str]:
     """The published fingerprints of ``network``, each with the flags that made it."""
-    found = [(name, record_of(published, name)) for name in sorted(published.slots("embeddings"))]
-    records = [(name, record.settings) for name, record in found if record is not None]
+    named = [(name, record_of(published, name)) for name in sorted(published.slots("embeddings"))]
+    records = [(name, record.settings) for name, record in named if record is not None]
     return [
         f"{name}, by {made_with(name, settings)}"
         for name, settings in records

@@ -128,17 +128,17 @@ def certify(search: Search, lists: Pair) -> NDArray[np.bool_]:
 
 def brute_force(metric: Metric, rows: Part, others: Iterable[Part], similar: int, dissimilar: int) -> Pair:
     """The exact lists of ``rows`` among ``others``, all of which they are compared with, without scores."""
-    found = (
+    keys = (
         rerank.brute_force(metric, rows.vectors, rows.index, other.vectors, other.index, similar, dissimilar)
         for other in others
     )
-    return _best_of(found, len(rows), similar, dissimilar)
+    return _best_of(keys, len(rows), similar, dissimilar)
 
 
-def _best_of(found: Iterable[tuple[Keys, Keys]], rows: int, similar: int, dissimilar: int) -> Pair:
-    """The lists of ``rows`` vectors from the keys that were found among several parts of the others."""
+def _best_of(keys: Iterable[tuple[Keys, Keys]], rows: int, similar: int, dissimilar: int) -> Pair:
+    """The lists of ``rows`` vectors from their ``keys`` among several parts of the others."""
     lists = Lists.empty(rows, similar), Lists.empty(rows, dissimilar)
-    for near, far in found:
+    for near, far in keys:
         lists = lists[0].merged(Lists.complete(near)), lists[1].merged(Lists.complete(far))
     return lists
 

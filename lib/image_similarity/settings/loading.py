@@ -345,8 +345,8 @@ def _of_no_section(word: str) -> str:
 def _near_keys(key: str, names: Sequence[str]) -> list[str]:
     """Those of ``names`` (``section.key``) whose key is near ``key``, by spelling or else by words."""
     keys = [_key_of(name) for name in names]
-    found = near(key, keys) or near_by_words(key, keys)
-    return [name for name in names if _key_of(name) in found]
+    alike = near(key, keys) or near_by_words(key, keys)
+    return [name for name in names if _key_of(name) in alike]
 
 
 def _key_of(name: str) -> str:

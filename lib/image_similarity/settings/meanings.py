@@ -26,11 +26,11 @@ def meanings(section: type[BaseModel]) -> Mapping[str, str]:
 
 def documentation(section: type[BaseModel]) -> Mapping[str, str]:
     """As `meanings`, with the backticks of the docstrings."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(section.__mro__):
         if issubclass(base, BaseModel) and base is not BaseModel:
-            found.update(_docstrings(base))
-    return found
+            texts.update(_docstrings(base))
+    return texts
 
 
 def explained(name: str, values: Any) -> list[tuple[str, Any, str]]:

@@ -62,9 +62,9 @@ def certain(name: str, published: Record, declared: FingerprintSettings) -> list
     random = published.get("trained") is False and now.get("weights") == (UNTRAINED,)
     if before.get("kind") == now["kind"]:  # what the program says of its pictures is not known yet
         now |= {key: before[key] for key in _OF_PROGRAM if key in before and key not in now}
-    found = _of_settings(before, now, random, published, _node(declared))
+    changes = _of_settings(before, now, random, published, _node(declared))
     decisive = {*_DECIDE.get(now["kind"], ()), *(["seed"] if random else [])}
-    return found if decisive & _keys(found) else []
+    return changes if decisive & _keys(changes) else []
 
 
 def all_of(name: str, published: Record, prepared: Record) -> list[Change]:
@@ -74,15 +74,17 @@ def all_of(name: str, published: Record, prepared: Record) -> list[Change]:
     """
     before, now = declared_in(name, published), declared_in(name, prepared)
     random = published.get("trained") is False and prepared.get("trained") is False
-    found = _of_settings(before, now, random, published, prepared.get("description", {}).get("layer"))
+    changes = _of_settings(before, now, random, published, prepared.get("description", {}).get("layer"))
     digests = [_digest(record) for record in (published, prepared)]
     sources = [str(record.get("weights", "not recorded")) for record in (published, prepared)]
     # Parameters are those up to the layer, and untrained ones follow from the seed.
-    explained = {"kind", "network"} | ({"layer", "seed"} if "layer" in _keys(found) or "seed" in sources[0] else set())
-    if "" not in digests and digests[0] != digests[1] and not explained & _keys(found):
+    explained = {"kind", "network"} | (
+        {"layer", "seed"} if "layer" in _keys(changes) or "seed" in sources[0] else set()
+    )
+    if "" not in digests and digests[0] != digests[1] and not explained & _keys(changes):
         texts = [f"{source} (sha256 {digest[:_DIGITS]}...)" for source, digest in zip(sources, digests)]
-        found.append(Change(WEIGHTS, *texts))
-    return [*found, *_changes(published, prepared, [BASE_KEY])]
+        changes.append(Change(WEIGHTS, *texts))
+    return [*changes, *_changes(published, prepared, [BASE_KEY])]
 
 
 def _of_settings(before: Record, now: Record, random: bool, published: Record, node: str | None) -> list[Change]:
@@ -100,11 +102,11 @@ def _keys(changes: Iterable[Change]) -> set[str]:
     return {change.key for change in changes}
 
 
-def _without_consequences(found: list[Change], published: Record, node: str | None) -> list[Change]:
+def _without_consequences(changes: list[Change], published: Record, node: str | None) -> list[Change]:
     """Another kind or network alone, since it has other keys and defaults; and no other name of the same ``node``."""
     if node is not None and published.get("description", {}).get("layer") == node:
-        found = [change for change in found if change.key != "layer"]
-    return next(([change] for key in ("kind", "network") for change in found if change.key == key), found)
+        changes = [change for change in changes if change.key != "layer"]
+    return next(([change] for key in ("kind", "network") for change in changes if change.key == key), changes)
 
 
 def _node(declared: FingerprintSettings) -> str | None:

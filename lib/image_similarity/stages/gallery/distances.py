@@ -107,14 +107,14 @@ def examples(tabs: tuple[Tab, ...], neighbours: DataFrame, cards: DataFrame) -> 
         for number, tab in enumerate(tabs)
         for kind, order in _orders(tab).items()
     ]
-    found = pairs.agg(*chosen).collect()[0]
-    return [_once({kind: found[f"{kind} {number}"] for kind in _orders(tab)}) for number, tab in enumerate(tabs)]
+    extremes = pairs.agg(*chosen).collect()[0]
+    return [_once({kind: extremes[f"{kind} {number}"] for kind in _orders(tab)}) for number, tab in enumerate(tabs)]
 
 
-def _once(found: dict[str, Any]) -> dict[str, Pair]:
-    """The pairs that were found, each for the first kind that it is an example of."""
+def _once(extremes: dict[str, Any]) -> dict[str, Pair]:
+    """The pairs at the extremes, each for the first kind that it is an example of."""
     shown: dict[frozenset[str], tuple[str, Pair]] = {}
-    for kind, row in found.items():
+    for kind, row in extremes.items():
         if row is not None:
             pair = (row["image_id"], row["neighbour_id"], row["distance"])
             shown.setdefault(frozenset(pair[:2]), (kind, pair))

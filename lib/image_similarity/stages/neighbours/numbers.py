@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from image_similarity.errors import WrongInput
 from image_similarity.knn.candidates import MAX_INDEX
 from image_similarity.knn.distances import Indices
+from image_similarity.stages.neighbours.usable import check_once
 from image_similarity.storage import blobs, uris
 
 ALIVE = np.dtype(
@@ -98,7 +99,7 @@ def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool) -> 
     order.
 
     With ``by_content``, images are copies if their content is equal; without, if their vectors are equal. Raises
-    ``WrongInput`` for more rows than can be numbered.
+    ``WrongInput`` for more rows than can be numbered, ``JobFailed`` for an image that has two.
     """
     ids = pa.concat_tables(tables)
     if len(ids) >= MAX_INDEX:
@@ -109,6 +110,7 @@ def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool) -> 
     file = pc.index_in(ids.column("file"), value_set=pa.array(files, pa.string()))
     row, shift, scale = (ids.column(name).to_numpy() for name in ("row", "shift", "scale"))
     names = pa.concat_arrays([pa.array([], pa.large_string()), *ids.column("image_id").cast(pa.large_string()).chunks])
+    check_once(names)
     numbers = Numbers(digest, file.to_numpy(), row, shift, scale, content, vector, _sha256(names, digest))
     return numbers, Images.numbered(names, numbers)
 

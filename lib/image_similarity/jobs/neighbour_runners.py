@@ -1,0 +1,233 @@
+"""What compares the vectors of find_neighbours: this process, or Spark's tasks. Both write the tables of a run."""
+
+# What compares vectors is imported where it is used: what is wrong in the arguments should not wait for it.
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.jobs import early
+from image_similarity.jobs.job import Failures, Job
+from image_similarity.runtime.session import is_local_mode, local_cores
+from image_similarity.settings import ApproximateSettings, NeighboursSettings
+from image_similarity.storage import uris
+
+if TYPE_CHECKING:
+    from image_similarity.knn.screening import Choice
+    from image_similarity.stages.neighbours.approximate import ApproximateResult
+    from image_similarity.stages.neighbours.local_source import LocalFiles, LocalSource
+    from image_similarity.stages.neighbours.numbers import Numbers
+    from image_similarity.stages.neighbours.plan import Plan
+    from image_similarity.stages.neighbours.previous import PreviousRun
+    from image_similarity.stages.neighbours.sources import Source
+    from image_similarity.stages.neighbours.stage import Outputs
+    from image_similarity.warehouse.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was compared, once the tables are written."""
+
+    counts: dict[str, Any]
+    failures: Failures
+    numbers: "Numbers"
+    screen: "Choice | None"
+    """The precision of exact search, if there was any."""
+    approximate: "ApproximateResult | None" = None
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Exact search by this process, see `stages.neighbours.in_process`."""
+
+    files: "LocalFiles"
+    source: "LocalSource"
+    plan: "Plan"
+
+    @property
+    def inputs(self) -> dict[str, list[str]]:
+        return self.files.inputs
+
+    def run(self, job: Job, settings: NeighboursSettings, state: "Workspace", previous: "PreviousRun | None") -> Result:
+        from image_similarity.stages.neighbours import in_process
+
+        with job.step("find neighbours"):
+            outputs = in_process.run(job.session, self.source, settings, self.plan, state, previous)
+        loaded = outputs.loaded
+        with job.step("write tables"):
+            job.warehouse.write_here("failures", job.run_id, outputs.failures())
+            rows = job.warehouse.write_here("neighbours", job.run_id, outputs.neighbours())
+        _check_rows(rows, outputs.rows)
+        counts = {
+            "images": len(loaded.numbers),
+            "vectors": len(loaded.vectors),
+            "dimensions": loaded.dimensions,
+            "brute_force": outputs.brute_force,
+            "kept": outputs.kept,
+            "rows": rows,
+        }
+        failures = _failures_in(loaded.failures.to_pylist())
+        return Result({**counts, "failures": failures.counts}, failures, loaded.numbers, outputs.screen)
+
+
+@dataclass(frozen=True)
+class BySpark:
+    """Exact or approximate search by Spark's tasks."""
+
+    source: "Source"
+    inputs: dict[str, list[str]]
+    plan: "Plan"
+    approximate: ApproximateSettings
+
+    def run(self, job: Job, settings: NeighboursSettings, state: "Workspace", previous: "PreviousRun | None") -> Result:
+        from image_similarity.stages.neighbours import stage
+
+        with job.warehouse.scratch(job.run_id) as scratch:
+            with job.step("find neighbours"):
+                outputs = stage.run(
+                    job.session, self.source, settings, self.approximate, self.plan, scratch, state, previous
+                )
+            with job.step("write tables"):
+                counts, failures = _write(job, outputs)
+        return Result(counts, failures, outputs.packed.numbers, outputs.screen, outputs.approximate)
+
+
+def chosen(
+    job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
+) -> InProcess | BySpark:
+    """What compares the vectors: this process, if it can, and Spark otherwise."""
+    here, because = _in_process(job, settings, approximate, own_embeddings)
+    if here is not None:
+        return here
+    from image_similarity.stages.neighbours import audit
+    from image_similarity.stages.neighbours import plan as planning
+
+    source, inputs = (
+        _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
+    )
+    plan = planning.make(job.session, source.vectors, source.count, settings, approximate)
+    if plan.method == planning.APPROXIMATE:
+        audit.check(source.count, approximate)
+    return BySpark(source, inputs, replace(plan, because=because), approximate)
+
+
+def _in_process(
+    job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
+) -> tuple[InProcess | None, str]:
+    """The search by this process. None, and why, if Spark is to do it."""
+    from image_similarity.stages.neighbours import local_source
+    from image_similarity.stages.neighbours import plan as planning
+    from image_similarity.stages.neighbours.plan import APPROXIMATE, SPARK
+
+    check(settings, job.warehouse.uri, own_embeddings)
+    if settings.runner == SPARK:
+        return None, "neighbours.runner asks for it"
+    if settings.method == APPROXIMATE and settings.similar:
+        return None, "the search is approximate"
+    if remote := _remote(job.warehouse.uri, own_embeddings):
+        return None, f"{remote} is not on this machine"
+    files = (
+        local_source.from_parquet(own_embeddings, job.settings.embeddings.read_seconds)
+        if own_embeddings
+        else _published_files(job, settings.fingerprint)
+    )
+    cores = local_cores(job.session)
+    if because := planning.too_large(files.count, files.dimensions, cores, settings):
+        return None, because
+    plan = planning.make_here(files.count, files.dimensions, cores, settings, approximate)
+    plan = planning.with_runner(plan, settings, is_local_mode(job.session))
+    if plan.runner == SPARK:
+        return None, plan.because
+    return InProcess(files, files.open(cores), plan), plan.because
+
+
+def _remote(warehouse: str, own_embeddings: str | None) -> str | None:
+    """The first of the places that is not on this machine's disks."""
+    return next((uri for uri in (warehouse, own_embeddings) if uri is not None and not uris.is_local(uri)), None)
+
+
+def check(settings: NeighboursSettings, warehouse: str, own_embeddings: str | None) -> None:
+    """Raises ``WrongInput`` where this process is asked for what needs Spark."""
+    remote = _remote(warehouse, own_embeddings)
+    if settings.runner == "process" and remote:
+        raise WrongInput(f"neighbours.runner = process, but {remote} is not on this machine: choose spark")
+    if settings.runner == "process" and settings.method == "approximate" and settings.similar:
+        raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
+
+
+def _check_rows(rows: int, wanted: int) -> None:
+    if rows != wanted:
+        raise JobFailed(f"{rows:,} rows of neighbours where there must be {wanted:,}: nothing was published")
+
+
+def _failures_in(rows: list[dict[str, Any]]) -> Failures:
+    """The same as `Job.failures`, from rows of image_id and reason."""
+    counts = Counter(row["reason"] for row in rows)
+    first = {reason: min(row["image_id"] for row in rows if row["reason"] == reason) for reason in counts}
+    return Failures.by_reason((reason, counts[reason], first[reason]) for reason in sorted(counts))
+
+
+def _from_parquet(job: Job, embeddings: str) -> "tuple[Source, dict[str, list[str]]]":
+    """The user's own embeddings, and the inputs to record."""
+    from image_similarity.stages.neighbours import sources
+
+    source = sources.from_parquet(job.session, embeddings, job.settings.embeddings.read_seconds)
+    return source, {"embeddings": [uris.absolute(embeddings)]}
+
+
+def _from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list[str]]]":
+    """The published embeddings of ``fingerprint``, and the runs read.
+
+    Raises ``WrongInput`` if there are none, and ``JobFailed`` if they have several fingerprint keys.
+    """
+    from image_similarity.stages.neighbours import sources
+    from image_similarity.stages.neighbours.usable import check_keys
+
+    runs = early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
+    keys = [
+        row.fingerprint_key
+        for row in job.warehouse.read("embeddings", runs).select("fingerprint_key").distinct().collect()
+    ]
+    check_keys(fingerprint, keys)
+    inputs = {"embeddings": runs, "vectors": [run for key in keys for run in job.base_snapshot.run_ids("vectors", key)]}
+    return sources.from_runs(job.warehouse, inputs), inputs
+
+
+def _published_files(job: Job, fingerprint: str) -> "LocalFiles":
+    from image_similarity.stages.neighbours import local_source
+
+    early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")
+    return local_source.from_runs(job.base_snapshot, fingerprint)
+
+
+def _write(job: Job, outputs: "Outputs") -> tuple[dict[str, Any], Failures]:
+    """Write the tables, check that every image has its rows, and return the counts and failures."""
+    warehouse, run = job.warehouse, job.run_id
+    warehouse.write("failures", run, outputs.failures)
+    warehouse.write("neighbours", run, outputs.neighbours)
+    failures = job.failures() if outputs.packed.unusable else Failures({}, {})
+    rows = warehouse.read("neighbours", [run]).count()
+    _check_rows(rows, outputs.rows)
+    result = outputs.approximate
+    approximate_counts: dict[str, Any] = {}
+    if result is not None:
+        interval = [result.recall.estimate, result.recall.lower, result.recall.upper]
+        approximate_counts = {
+            "nlist": result.nlist,
+            "nprobe": result.nprobe,
+            "rounds": result.rounds,
+            "recall": interval,
+        }
+        approximate_counts["recall_across_borders"] = result.across_borders
+    counts = {
+        **approximate_counts,
+        "images": outputs.packed.usable,
+        "vectors": outputs.packed.vectors,
+        "dimensions": outputs.packed.dimensions,
+        "brute_force": outputs.brute_force,
+        "kept": len(outputs.packed.kept.vector),
+        "rows": rows,
+        "failures": failures.counts,
+    }
+    return counts, failures
