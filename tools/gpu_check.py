@@ -30,7 +30,7 @@ from adversaries import ADVERSARIES, drawn
 from image_similarity.fingerprints import networks
 from image_similarity.imaging import decoding
 from image_similarity.knn import engine
-from image_similarity.knn.backends import cuda
+from image_similarity.knn.backends import tensor_cores
 from image_similarity.knn.backends.cuda import Cuda
 from image_similarity.knn.distances import METRICS
 
@@ -73,6 +73,8 @@ def about_the_machine() -> None:
     else:
         print("**No GPU here**: torch finds none. The same code runs on the processor, with few rows", end="")
     print(f"; torch {torch.__version__}, {os.cpu_count()} processor cores.")
+    if HAS_GPU and (why := Cuda(DEVICE).why_no_kernels):
+        print(f"\n**Triton's kernels do not work here**, torch's operations take their place: {why}")
 
 
 def table(title: str, *columns: str) -> None:
@@ -107,7 +109,7 @@ def check_neighbours() -> None:
         for metric, of_metric in METRICS.items():
             usable = vectors[~of_metric.unusable(vectors)]
             expected = engine.neighbours(usable, metric, K, K, threads=CORES)
-            for screen in cuda.SCREENS.values():
+            for screen in tensor_cores.SCREENS.values():
                 same = equal(expected, engine.neighbours(usable, metric, K, K, screen=screen, backend=Cuda(DEVICE)))
                 shape = f"{name}: {len(usable):,} x {usable.shape[1]:,}"
                 row(shape, metric, screen.name, passed(f"{name}, {metric}, {screen.name}", same))
@@ -116,7 +118,7 @@ def check_neighbours() -> None:
         expected_of = {
             kind: engine.neighbours(vectors, metric, K, 7, threads=CORES) for kind, vectors in of_kinds.items()
         }
-        for screen in cuda.SCREENS.values():
+        for screen in tensor_cores.SCREENS.values():
             wrong = []
             for kind, vectors in of_kinds.items():
                 backend = Cuda(DEVICE, tile=256)
@@ -201,7 +203,7 @@ def matrix_rate(dtype: torch.dtype) -> float:
     side = 8192 if HAS_GPU else 512
     a, b = (torch.randn((side, side), device=DEVICE).to(dtype) for _ in range(2))
     seconds = []
-    with cuda._tf32():
+    with tensor_cores.tf32():
         for _ in range(6):
             start = synchronised()
             a @ b.T
@@ -270,16 +272,10 @@ def loaded(network: str, precision: str, device: str, file: str) -> Any:
         )
         prepared.save(Path(file))
         PREPARED[network] = prepared
-    use_tf32(precision == "tf32")
-    dtype = "bfloat16" if precision == "bfloat16" else "float32"
-    return replace(prepared.network, precision=dtype).load(file, device)
+    return replace(prepared.network, precision=precision).load(file, device)
 
 
 PREPARED: dict[str, Any] = {}
-
-
-def use_tf32(use: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = use
 
 
 def check_embeddings() -> None:
@@ -303,7 +299,6 @@ def check_embeddings() -> None:
                 row(network, precision, *figures, passed(f"{network} in {precision}", is_near))
         if HAS_GPU:
             measure_embeddings(contents, f"{folder}/vgg16.pt")
-    use_tf32(False)
 
 
 def measure_embeddings(contents: list[bytes], file: str) -> None:

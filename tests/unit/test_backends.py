@@ -15,7 +15,7 @@ import oracle
 from adversaries import ADVERSARIES, Adversary, drawn, one_point_in_bfloat16
 from image_similarity.errors import DeviceFailed
 from image_similarity.knn import distances, engine
-from image_similarity.knn.backends import Backend, cuda
+from image_similarity.knn.backends import Backend, cuda, launching, tensor_cores
 from image_similarity.knn.backends.cpu import Cpu
 from image_similarity.knn.backends.cuda import Cuda
 from image_similarity.knn.distances import METRICS
@@ -23,7 +23,7 @@ from image_similarity.knn.distances import METRICS
 Vectors = NDArray[np.float32]
 
 ROOT = Path(__file__).resolve().parents[2]
-SCREENS = pytest.mark.parametrize("screen", cuda.SCREENS.values(), ids=lambda screen: screen.name)
+SCREENS = pytest.mark.parametrize("screen", tensor_cores.SCREENS.values(), ids=lambda screen: screen.name)
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_a_bound_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     """Without the bound, what bfloat16 cannot tell apart comes out wrong: the tests above can fail."""
     vectors = one_point_in_bfloat16(np.random.default_rng(3))
     monkeypatch.setattr(cuda, "lower_bound_of", lambda worst, *_: np.full(len(worst), np.iinfo(np.int64).max))
-    similar, _ = engine.neighbours(vectors, "cosine", 12, 0, 128, cuda.BFLOAT16, Cuda("cpu"))
+    similar, _ = engine.neighbours(vectors, "cosine", 12, 0, 128, tensor_cores.BFLOAT16, Cuda("cpu"))
     assert oracle.rows_of(similar) != oracle.neighbours(vectors, "cosine", 12)
 
 
@@ -142,7 +142,7 @@ def test_a_small_share_is_compared_by_brute_force(metric: str) -> None:
     """The bound of each precision is of use, and what neither proves is few."""
     rest: dict[str, int] = {}
     vectors = np.random.default_rng(4).standard_normal((2000, 64)).astype(np.float32)
-    for screen in cuda.SCREENS.values():
+    for screen in tensor_cores.SCREENS.values():
         engine.neighbours(
             vectors, metric, 12, 12, screen=screen, backend=Cuda("cpu"), report=lambda *phase: rest.update([phase])
         )
@@ -151,7 +151,7 @@ def test_a_small_share_is_compared_by_brute_force(metric: str) -> None:
 
 def test_copies_hold_what_their_precision_holds() -> None:
     values = torch.tensor([[1 + 2.0**-11, 1 + 3 * 2.0**-11, -1 - 2.0**-10, 2.0**-130, 3e38, 0.0]])
-    low, error = cuda._rounded_to_tf32(values)
+    low, error = tensor_cores._rounded_to_tf32(values)
     assert low.tolist() == [[1.0, 1 + 2 * 2.0**-10, -1 - 2.0**-10, 2.0**-130, pytest.approx(3e38, rel=2**-11), 0.0]]
     assert (low.view(torch.int32) & 0x1FFF == 0).all()
     assert error.item() == pytest.approx((values - low).double().norm().item())
@@ -178,7 +178,7 @@ def test_tiles_get_smaller_where_memory_does_not_suffice(work: str, monkeypatch:
     failing(monkeypatch, work, torch.OutOfMemoryError("CUDA out of memory"), 300)
     backend = Cuda("cpu")
     vectors = one_point_in_bfloat16(np.random.default_rng(0)).repeat(3, axis=0)
-    assert_same(vectors, "cosine", 12, 7, backend, block_rows=600, screen=cuda.BFLOAT16)
+    assert_same(vectors, "cosine", 12, 7, backend, block_rows=600, screen=tensor_cores.BFLOAT16)
     assert backend.tile == 256
 
 
@@ -204,8 +204,8 @@ def test_kernels_give_the_same_table() -> None:
     program = """
 import oracle, sys
 from image_similarity.knn import engine
-from image_similarity.knn.backends import cuda
-for block in cuda.BLOCKS.values():
+from image_similarity.knn.backends import cuda, launching, tensor_cores
+for block in launching.BLOCKS.values():
     block.update(ROWS=32, COLUMNS=64)
 cuda._FIRST = 32
 vectors = oracle.planted(100, 40, seed=3)
@@ -214,7 +214,7 @@ for metric in ("cosine", "euclidean"):
     filtered = []
     work = backend._filter
     backend._filter = lambda *arguments: (filtered.append(work(*arguments)), filtered[-1])[1]
-    got = engine.neighbours(vectors, metric, 2, 2, 60, cuda.TF32, backend)
+    got = engine.neighbours(vectors, metric, 2, 2, 60, tensor_cores.TF32, backend)
     assert any(filtered), filtered
     expected = engine.neighbours(vectors, metric, 2, 2)
     assert [oracle.rows_of(of) for of in got] == [oracle.rows_of(of) for of in expected], metric
@@ -239,7 +239,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
     sizes = {"rows": "i32", "columns": "i32", "dimensions": "i32", "capacity": "i32"}
     runs = {"run_places": "*i32", "run_count": "*i32", "run_scores": "*fp32"}
     of_runs = {**runs, **sizes, "half_": "*fp32", "near_cut": "*fp32", "far_cut": "*fp32"}
-    for block in cuda.BLOCKS.values():
+    for block in launching.BLOCKS.values():
         sides = {"ROWS": block["ROWS"], "COLUMNS": block["COLUMNS"], "BAND": block["BAND"]}
         constants = {**sides, "STEP": 64, "DIAGONAL": True, "WHOLE_STEPS": False}
         types = {**dict.fromkeys(constants, ""), **of_runs, "a": "*bf16", "b": "*bf16"}

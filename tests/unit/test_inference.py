@@ -175,8 +175,9 @@ def precisions() -> list[Any]:
     return [cudnn.allow_tf32, matmul.allow_tf32]
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_float32_is_no_tf32(fails: bool, images: NDArray[np.uint8]) -> None:
+def test_float32_is_tf32_where_that_is_asked_for(precision: str, fails: bool, images: NDArray[np.uint8]) -> None:
     """torch's default lets convolutions round to it. It is set for the call alone, be it that it fails."""
     within = list[Any]()
 
@@ -189,8 +190,9 @@ def test_float32_is_no_tf32(fails: bool, images: NDArray[np.uint8]) -> None:
 
     before = precisions()
     assert "tf32" in before or True in before, "torch's default is another now"
-    inference = Inference(Noted().eval(), FRAMING, PLAIN, Pooling("none"))
+    inference = Inference(Noted().eval(), FRAMING, PLAIN, Pooling("none"), precision)
     with pytest.raises(ValueError, match="fails") if fails else nullcontext():
         inference(images)
-    assert within and all(set(found) <= {"ieee", False} for found in within)
+    wanted = {"tf32", True} if precision == "tf32" else {"ieee", False}
+    assert within and all(set(used) <= wanted for used in within)
     assert precisions() == before

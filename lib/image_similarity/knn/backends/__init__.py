@@ -97,6 +97,6 @@ def screens_of(kind: str) -> dict[str, Screen]:
     """The precisions of a kind of backend by their names."""
     if kind == Cpu.kind:
         return SCREENS
-    from image_similarity.knn.backends import cuda
+    from image_similarity.knn.backends import tensor_cores
 
-    return cuda.SCREENS
+    return tensor_cores.SCREENS

@@ -13,7 +13,6 @@ are sent when they are compared. The same code runs with ``device`` = ``cpu``, s
 """
 
 import contextlib
-import copy
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +20,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from image_similarity.errors import DeviceFailed
 from image_similarity.knn import distances, scoring
+from image_similarity.knn.backends import launching
+from image_similarity.knn.backends.device_distances import StoredVectors, block, rounded, tensor_of
+from image_similarity.knn.backends.device_lists import PendingBest, keys_of
+from image_similarity.knn.backends.tensor_cores import BFLOAT16, TF32, product
 from image_similarity.knn.candidates import _LOW, NONE, Keys, Lists
-from image_similarity.knn.distances import BITS_MAX, GRID, Bits, Indices, Metric, Values, Vectors
+from image_similarity.knn.distances import BITS_MAX, Bits, Indices, Metric, Values, Vectors
 from image_similarity.knn.rerank import Part, lower_bound_of
 from image_similarity.knn.scoring import Comparison, Copies, Extremes, Screen
 
@@ -37,9 +39,6 @@ Range = tuple[int, int]
 TILE = 32768
 """Rows and columns that are compared at once. A larger tile takes more memory, and fewer waits for its counts."""
 LEAST_TILE = 256
-_PENDING = 4
-"""Room for pending entries, as a multiple of a list's length. About a list's length passes when the number of vectors
-compared doubles, and less with each tile after that."""
 _FIRST = 2048
 """The vectors that give lists their first entries. From then on, twice as many vectors each time let about a list's
 length pass."""
@@ -48,62 +47,6 @@ _SHARE_FOR_VECTORS = 0.5
 _CHUNK_BYTES = 2**28
 
 _Result = TypeVar("_Result")
-
-
-def _rounded_to_tf32(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 values of which the last 13 bits are 0: rounded to nearest, ties to even. Tensor cores would cut them."""
-    bits: Tensor = rows.view(torch.int32)
-    bits = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
-    low: Tensor = bits.view(torch.float32)
-    return low, _distance(rows, low)
-
-
-def _rounded_to_bfloat16(rows: Tensor) -> tuple[Tensor, Tensor]:
-    low = rows.to(torch.bfloat16)
-    return low, _distance(rows, low.float())
-
-
-def _distance(rows: Tensor, low: Tensor) -> Tensor:
-    distance: Tensor = torch.linalg.vector_norm(rows - low, dim=1, dtype=torch.float64)
-    return distance
-
-
-def _product(a: Tensor, b: Tensor, buffer: Any = None) -> Tensor:
-    """The product in float32."""
-    if not a.is_cuda:
-        return a.float() @ b.float().T
-    if a.dtype == torch.float32:
-        with _tf32():
-            return a @ b.T
-    try:
-        return torch.mm(a, b.T, out_dtype=torch.float32)
-    except TypeError:  # before torch 2.8
-        with _tf32():  # which holds bfloat16 exactly
-            return a.float() @ b.float().T
-
-
-@contextlib.contextmanager
-def _tf32() -> Iterator[None]:
-    """Products of float32 matrices use TF32. (torch has two names for this setting, and forbids to mix them.)"""
-    settings = torch.backends.cuda.matmul
-    name, value = ("fp32_precision", "tf32") if hasattr(settings, "fp32_precision") else ("allow_tf32", True)
-    before = getattr(settings, name)
-    setattr(settings, name, value)
-    try:
-        yield
-    finally:
-        setattr(settings, name, before)
-
-
-# Tensor cores multiply exactly and add in float32, but cut where others round. A sum of b products and the sum so far
-# are aligned to the largest of them: each term loses less than 2**-23 of it, and the result as much again. d products
-# in blocks of b >= 4 lose less than (d + 2 d / b) 2**-23 <= 3 d 2**-24, relative to the lengths. 4 leaves something
-# over. (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of NVIDIA tensor cores, 2021.) The product is not rounded
-# at the end.
-_LOST_BY_ADDING = 4 * 2.0**-24
-TF32 = Screen("tf32", _rounded_to_tf32, _product, _LOST_BY_ADDING, 0.0, 0.5, 4)
-BFLOAT16 = Screen("bfloat16", _rounded_to_bfloat16, _product, _LOST_BY_ADDING, 0.0, 1.0, 2)
-SCREENS = {screen.name: screen for screen in (BFLOAT16, TF32)}
 
 
 class Cuda:
@@ -125,7 +68,13 @@ class Cuda:
                 self.name = f"{device} ({torch.cuda.get_device_name(self.device)})"
                 torch.cuda.set_device(self.device)  # kernels start on the current device
             self._vector_bytes = self._memory_for_vectors() if vector_bytes is None else vector_bytes
-            self._kernels: Any = _kernels(self.device) if fused is None else _imported() if fused else None
+            self._kernels: Any = None
+            self.why_no_kernels = ""
+            """Why Triton's kernels do not work here; empty if they do, or if they are not wanted."""
+            if fused is None:
+                self._kernels, self.why_no_kernels = launching.kernels_for(self.device)
+            elif fused:
+                self._kernels = launching.imported()
         self._runs: tuple[Tensor, Tensor, Tensor] | None = None
         self._sent: tuple[Any, Tensor] = (None, torch.empty(0))
 
@@ -232,7 +181,7 @@ class Cuda:
 
     def _scores(self, a: "CudaStrip", b: "CudaStrip", rows: Range, columns: Range) -> Tensor:
         i, j = slice(*rows), slice(*columns)
-        scores = _product(self._low(a, first=True)[i], self._low(b)[j])
+        scores = product(self._low(a, first=True)[i], self._low(b)[j])
         if not a.copies.angular:
             scores.sub_(a.half[i, None]).sub_(b.half[None, j])
         return scores
@@ -259,7 +208,7 @@ class Cuda:
             for strip, part, other, others, of_strip in sides:
                 best = strip.lists[farthest]
                 values, place = of_strip.topk(min(best.k, of_strip.shape[1]), dim=1, largest=not farthest)
-                keys = _keys(-values if farthest else values, other.positions[slice(*others)][place])
+                keys = keys_of(-values if farthest else values, other.positions[slice(*others)][place])
                 keys = torch.where(values.isinf(), NONE, keys)
                 merged.append((best, part, best.merged_with(keys, slice(*part))))
         for best, part, keys in merged:
@@ -302,7 +251,7 @@ class Cuda:
                 of_list = -score if farthest else score
                 kept = of_list > best.cut[part][at]
                 ascending, order = at[kept].sort()
-                best.append(part, ascending, _keys(of_list[kept], position[kept])[order])
+                best.append(part, ascending, keys_of(of_list[kept], position[kept])[order])
         return torch.ones(1, dtype=torch.int32, device=self.device)
 
     def _filter_by_kernels(self, a: "CudaStrip", b: "CudaStrip", rows: Range, columns: Range, diagonal: bool) -> Tensor:
@@ -320,7 +269,7 @@ class Cuda:
             [getattr(best, name)[part] for best, part in zip(*lists)] for name in ("cut", "count", "pending")
         )
         low = self._low(a, first=True)[i], self._low(b)[j]
-        _launch_runs(self._kernels, *low, a.half[i], b.half[j], cuts, self._runs, diagonal)
+        launching.launch_runs(self._kernels, *low, a.half[i], b.half[j], cuts, self._runs, diagonal)
         self._kernels.push_kernel[(1024,)](
             *self._runs,
             a.positions[i],
@@ -401,7 +350,7 @@ class Cuda:
                 self._sum(metric, own, other.sent(), row[start:end], at, sums[start:end])
                 scale[start:end] *= other.scale[at]
                 index[start:end], column[start:end] = other.index[at], at
-        bits, doubtful = _rounded(metric, sums, scale, strip.comparison.dimensions)
+        bits, doubtful = rounded(metric, sums, scale, strip.comparison.dimensions)
         doubtful_ends = np.searchsorted(doubtful.cpu().numpy(), ends)
         for other, start, end in zip(strips, doubtful_ends, doubtful_ends[1:]):
             if start < end:
@@ -417,10 +366,12 @@ class Cuda:
         bits = distances.pairs(metric, a, b, rows.cpu().numpy(), columns.cpu().numpy(), doubt_all=True)
         return torch.from_numpy(bits.astype(np.int64)).to(self.device)
 
-    def _sum(self, metric: Metric, a: "_Exact", b: "_Exact", rows: Tensor, columns: Tensor, sums: Tensor) -> None:
+    def _sum(
+        self, metric: Metric, a: "StoredVectors", b: "StoredVectors", rows: Tensor, columns: Tensor, sums: Tensor
+    ) -> None:
         """Write the sums of products, or of squared differences, of pairs (p,) into ``sums`` (p,) float64."""
         if self._kernels:
-            _launch_sums(self._kernels, metric, a, b, rows, columns, sums)
+            launching.launch_sums(self._kernels, metric, a, b, rows, columns, sums)
             return
         step = max(1, min(self.tile * 64, _CHUNK_BYTES // (8 * a.values.shape[1] + 1)))
         for start in range(0, len(rows), step):
@@ -437,11 +388,11 @@ class Cuda:
             return self.in_tiles(lambda tile: self._pairs(metric, a, b, rows, columns))
 
     def _pairs(self, metric: Metric, a: Vectors, b: Vectors, rows: Indices, columns: Indices) -> Bits:
-        left, right = _Exact(a, self.device, self.device), _Exact(b, self.device, self.device)
+        left, right = StoredVectors(a, self.device, self.device), StoredVectors(b, self.device, self.device)
         row, column = (torch.from_numpy(np.ascontiguousarray(of)).to(self.device) for of in (rows, columns))
         sums = torch.empty(len(rows), dtype=torch.float64, device=self.device)
         self._sum(metric, left, right, row, column, sums)
-        bits, doubtful = _rounded(metric, sums, left.scale[row] * right.scale[column], a.values.shape[1])
+        bits, doubtful = rounded(metric, sums, left.scale[row] * right.scale[column], a.values.shape[1])
         if len(doubtful):
             bits[doubtful] = self._in_order(metric, a, b, row[doubtful], column[doubtful])
         return bits.cpu().numpy().astype(np.uint32)
@@ -464,12 +415,12 @@ class Cuda:
         return near, far
 
     def _best_of(self, metric: Metric, rows: Part, strip: "CudaStrip", counts: tuple[int, int]) -> list[Tensor]:
-        own = _Exact(rows.vectors, self.device, self.device)
+        own = StoredVectors(rows.vectors, self.device, self.device)
         own_rows, own_index = own.rows(slice(None)), torch.from_numpy(rows.index).to(self.device)
         best = [torch.full((len(rows), k), NONE, device=self.device) for k in counts]
         for start in range(0, len(strip.part), self.tile):
             part = slice(start, start + self.tile)
-            bits, doubtful = _block(metric, own_rows, strip.rows(part))
+            bits, doubtful = block(metric, own_rows, strip.rows(part))
             if len(doubtful[0]):
                 bits[doubtful] = self._in_order(metric, rows.vectors, strip.part.vectors[part], *doubtful)
             itself = own_index[:, None] == strip.index[None, part]
@@ -482,41 +433,22 @@ class Cuda:
         return best
 
 
-class _Exact:
-    """Vectors as they are stored, with shift and scale, on ``device``. ``home``: where the values are kept."""
-
-    def __init__(self, vectors: Vectors, device: torch.device, home: torch.device):
-        self.values = _tensor(vectors.values).to(home)
-        self.shift, self.scale = _tensor(vectors.shift).to(device), _tensor(vectors.scale).to(device)
-
-    def rows(self, part: slice) -> Tensor:
-        """(n, d) float64: shifted and scaled vectors, on the device."""
-        values = self.values[part].to(self.scale.device).double()
-        return values.sub_(self.shift[part, None]).mul_(self.scale[part, None])
-
-    def sent(self) -> "_Exact":
-        """The same, with the values on the device."""
-        there = copy.copy(self)
-        there.values = self.values.to(self.scale.device)
-        return there
-
-
-class CudaStrip(_Exact):
+class CudaStrip(StoredVectors):
     """A block while it is compared: its vectors, their copies, and the best candidates of each so far."""
 
     def __init__(self, backend: Cuda, part: Part, comparison: Comparison, similar: int, dissimilar: int):
         super().__init__(part.vectors, backend.device, backend.home(part.vectors.values.nbytes))
         self.part, self.comparison, self._backend = part, comparison, backend
-        self.positions, self.index = (_tensor(of).to(backend.device) for of in (part.positions, part.index))
+        self.positions, self.index = (tensor_of(of).to(backend.device) for of in (part.positions, part.index))
         self.counts = torch.zeros((2, len(part)), dtype=torch.int32, device=backend.device)
         """(2, n): entries that are pending, similar and dissimilar."""
-        self.lists = [_Best(k, counts) for k, counts in zip((similar, dissimilar), self.counts)]
+        self.lists = [PendingBest(k, counts) for k, counts in zip((similar, dissimilar), self.counts)]
         self.seen = np.zeros(len(part), dtype=np.int64)
         """(n,): for each row the number of vectors that it was compared with."""
         self._met = Extremes()
         self.copies = self._copies()
         self.extremes = Extremes.of(self.copies, comparison.dimensions)
-        self.half = _tensor(self.copies.half).to(backend.device)
+        self.half = tensor_of(self.copies.half).to(backend.device)
 
     def _copies(self) -> Copies:
         comparison, device = self.comparison, self._backend.device
@@ -563,194 +495,7 @@ class CudaStrip(_Exact):
             return self._backend.best_of(self.comparison.metric, rows, self, similar, dissimilar)
 
 
-class _Best:
-    """For each row the ``k`` greatest scores so far as keys, and entries that are pending: ``count`` (n,) of them."""
-
-    def __init__(self, k: int, count: Tensor):
-        self.k, self.width, self.count = k, _PENDING * k, count
-        rows, device = len(count), count.device
-        self._keys = torch.full((rows, k), NONE, device=device)
-        """(n, k), sorted."""
-        self.cut = torch.full((rows,), -np.inf if k else np.inf, dtype=torch.float32, device=device)
-        """(n,): a score becomes pending only if it exceeds this."""
-        self.pending = torch.empty((rows, self.width), dtype=torch.int64, device=device)
-        self.most_pending = 0
-        """The most entries that any row may have pending."""
-
-    def append(self, part: slice, row: Tensor, keys: Tensor) -> None:
-        """Make ``keys`` pending for ``row`` of ``part``, which ascends. Those without room are only counted."""
-        count = self.count[part]
-        added = torch.bincount(row, minlength=len(count))
-        place = count[row] + torch.arange(len(row), device=row.device) - (added.cumsum(0) - added)[row]
-        fits = place < self.width
-        self.pending[part][row[fits], place[fits]] = keys[fits]
-        count += added.int()
-
-    def merge(self, step: int) -> None:
-        """Merge the pending entries into the lists, ``step`` rows at a time."""
-        for start in range(0, len(self.count), step):
-            part = slice(start, start + step)
-            self.replace(self.merged_with(self._keys[part, :0], part), part)
-        self.most_pending = 0
-
-    def merged_with(self, keys: Tensor, part: slice) -> Tensor:
-        """The best of the lists of ``part``, of their pending entries and of ``keys`` (n, any): (n, k), sorted."""
-        pending = self.pending[part, : self.most_pending]
-        place = torch.arange(pending.shape[1], device=pending.device)
-        pending = torch.where(place < self.count[part, None], pending, NONE)
-        return torch.cat([self._keys[part], pending, keys], dim=1).sort(dim=1).values[:, : self.k]
-
-    def replace(self, keys: Tensor, part: slice) -> None:
-        """Make ``keys`` (n, k) the lists of ``part``, of which nothing is pending then."""
-        if self.k:
-            self._keys[part] = keys
-            self.cut[part] = _score(keys[:, -1])
-        self.count[part] = 0
-
-    def complete(self, step: int) -> Tensor:
-        """The lists (n, k), sorted, with all that was pending."""
-        if self.most_pending:
-            self.merge(step)
-        return self._keys
-
-
 def _halved(rows: Range, most: int) -> list[Range]:
     """``rows`` in two halves if they are more than ``most``."""
     start, end = rows
     return [rows] if end - start <= most else [(start, (start + end) // 2), ((start + end) // 2, end)]
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    array = np.ascontiguousarray(array)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _keys(scores: Tensor, positions: Tensor) -> Tensor:
-    """The same as `candidates.keys_of_scores`."""
-    bits = (-scores).view(torch.int32)
-    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
-    return (ordered.long() << 32) | positions.long()
-
-
-def _score(keys: Tensor) -> Tensor:
-    """The scores in ``keys``; -inf for `NONE`."""
-    ordered = (keys >> 32).int()
-    scores = -torch.where(ordered >= 0, ordered, ordered ^ 0x7FFFFFFF).view(torch.float32)
-    return torch.where(keys == NONE, -np.inf, scores)
-
-
-def _rounded(metric: Metric, sums: Tensor, scale: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
-    """Bits of distances (p,) int64 from sums of pairs, and the places of the doubtful ones: see `distances.pairs`."""
-    slack = distances.slack(dimensions)
-    if metric.angular:
-        return _on_the_grid(1.0 - sums * scale, slack)
-    low, high = ((sums * share).sqrt().float() for share in (1.0 - slack, 1.0 + slack))
-    return low.view(torch.int32).long(), (low != high).nonzero().flatten()
-
-
-def _on_the_grid(distance: Tensor, slack: float) -> tuple[Tensor, Tensor]:
-    steps = distance * GRID
-    nearest = steps.round()
-    doubtful = (steps - nearest).abs() > 0.5 - GRID * slack
-    values = (nearest.clamp(0.0, 2.0 * GRID) / GRID + 0.0).float()
-    return values.view(torch.int32).long(), doubtful.nonzero().flatten() if distance.dim() == 1 else doubtful
-
-
-def _block(metric: Metric, a: Tensor, b: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Bits of all distances of the rows ``a`` and ``b`` float64, and the doubtful pairs: see `distances.block`."""
-    product = a @ b.T
-    if metric.angular:
-        bits, doubtful = _on_the_grid(1.0 - product, distances.slack(a.shape[1]))
-        return bits, doubtful.nonzero(as_tuple=True)
-    squares = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)[None, :]
-    squared, error = squares - 2.0 * product, squares * distances.slack_of_squares(a.shape[1])
-    low, high = (of.clamp(min=0.0).sqrt().float() for of in (squared - error, squared + error))
-    return low.view(torch.int32).long(), (low != high).nonzero(as_tuple=True)
-
-
-# -- Triton ------------------------------------------------------------------------------------------------------------
-
-
-def _kernels(device: torch.device) -> Any:
-    """The module of kernels if they work here, else None. They need Triton, a C compiler, and a GPU that they fit."""
-    if device.type != "cuda":
-        return None
-    try:
-        kernels = _imported()
-        return (
-            kernels if all(_multiplies(kernels, dtype, device) for dtype in (torch.bfloat16, torch.float32)) else None
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # it raises errors of many kinds: torch's operations do the same
-        return None
-
-
-def _multiplies(kernels: Any, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the kernel gives the product of small integers, which all precisions hold."""
-    a, b = (torch.randint(-8, 9, (kernels.RUN, 64), device=device).to(dtype) for _ in range(2))
-    zeros = torch.zeros(kernels.RUN, device=device)
-    runs = torch.empty((kernels.RUN, kernels.RUN), device=device), zeros.int(), torch.zeros_like(zeros[:1]).int()
-    _launch_runs(kernels, a, b, zeros, zeros, [zeros - 1e6] * 4, runs, False)
-    product = torch.empty_like(runs[0])
-    product[runs[1].long()] = runs[0]
-    return torch.equal(product.cpu(), a.cpu().float() @ b.cpu().float().T)
-
-
-def _imported() -> Any:
-    from image_similarity.knn.backends import kernels
-
-    return kernels
-
-
-_LONG = 1024
-"""Dimensions above which the product takes so long that a larger block is faster, though it leaves no room for a second
-one on the same multiprocessor."""
-BLOCKS: dict[bool, dict[str, int]] = {
-    False: dict(ROWS=128, COLUMNS=128, BAND=8, num_warps=4, num_stages=3),
-    True: dict(ROWS=128, COLUMNS=256, BAND=8, num_warps=8, num_stages=3),
-}
-"""Whether the vectors are long -> the block that a program multiplies. Measured on an H100."""
-_STEP_BYTES = 128
-
-
-def _launch_runs(
-    kernels: Any, a: Tensor, b: Tensor, half_a: Tensor, half_b: Tensor, cuts: list[Tensor], runs: Any, diagonal: bool
-) -> None:
-    block, step = BLOCKS[a.shape[1] > _LONG], _STEP_BYTES // a.element_size()
-    programs = -(-len(a) // block["ROWS"]) * -(-len(b) // block["COLUMNS"])
-    kernels.runs_kernel[(programs,)](
-        a,
-        b,
-        half_a,
-        half_b,
-        *cuts,
-        *runs,
-        len(a),
-        len(b),
-        a.shape[1],
-        len(runs[1]),
-        DIAGONAL=diagonal,
-        WHOLE_STEPS=a.shape[1] % step == 0,
-        STEP=step,
-        **block,
-    )
-
-
-def _launch_sums(
-    kernels: Any, metric: Metric, a: _Exact, b: _Exact, rows: Tensor, columns: Tensor, sums: Tensor
-) -> None:
-    kernels.sums_kernel[(-(-len(rows) // 8),)](
-        a.values,
-        a.shift,
-        b.values,
-        b.shift,
-        rows,
-        columns,
-        sums,
-        len(rows),
-        a.values.shape[1],
-        ANGULAR=metric.angular,
-        PAIRS=8,
-        STEP=128,
-    )
