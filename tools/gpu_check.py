@@ -29,7 +29,7 @@ from PIL import Image
 from adversaries import ADVERSARIES, drawn
 from image_similarity.fingerprints import networks
 from image_similarity.imaging import decoding
-from image_similarity.knn import engine
+from image_similarity.knn import all_pairs, engine
 from image_similarity.knn.backends import tensor_cores
 from image_similarity.knn.backends.cuda import Cuda
 from image_similarity.knn.distances import METRICS
@@ -108,21 +108,21 @@ def check_neighbours() -> None:
     for name, vectors in cases.items():
         for metric, of_metric in METRICS.items():
             usable = vectors[~of_metric.unusable(vectors)]
-            expected = engine.neighbours(usable, metric, K, K, threads=CORES)
+            expected = all_pairs.neighbours(usable, metric, K, K, threads=CORES)
             for screen in tensor_cores.SCREENS.values():
-                same = equal(expected, engine.neighbours(usable, metric, K, K, screen=screen, backend=Cuda(DEVICE)))
+                same = equal(expected, all_pairs.neighbours(usable, metric, K, K, screen=screen, backend=Cuda(DEVICE)))
                 shape = f"{name}: {len(usable):,} x {usable.shape[1]:,}"
                 row(shape, metric, screen.name, passed(f"{name}, {metric}, {screen.name}", same))
     for metric in METRICS:
         of_kinds = {adversary.__name__: drawn(adversary, metric, 2) for adversary in ADVERSARIES}
         expected_of = {
-            kind: engine.neighbours(vectors, metric, K, 7, threads=CORES) for kind, vectors in of_kinds.items()
+            kind: all_pairs.neighbours(vectors, metric, K, 7, threads=CORES) for kind, vectors in of_kinds.items()
         }
         for screen in tensor_cores.SCREENS.values():
             wrong = []
             for kind, vectors in of_kinds.items():
                 backend = Cuda(DEVICE, tile=256)
-                got = engine.neighbours(vectors, metric, K, 7, 128, screen=screen, backend=backend)
+                got = all_pairs.neighbours(vectors, metric, K, 7, 128, screen=screen, backend=backend)
                 wrong += [] if equal(expected_of[kind], got) else [kind]
             name = f"{len(ADVERSARIES)} kinds that mislead scores"
             row(name, metric, screen.name, passed(f"{wrong}, {metric}, {screen.name}", not wrong))
@@ -164,14 +164,14 @@ def measure_neighbours() -> None:
         row(f"large matrices in {name}", f"{rate / 1e12:.1f}")
     shapes = ((1_000_000, 512), (200_000, 4096)) if HAS_GPU else ((3000, 64),)
     for _, d in shapes:  # compiles what is compiled at the first call
-        engine.neighbours(clustered(70_000 if HAS_GPU else 300, d), "cosine", K, K, backend=Cuda(DEVICE))
+        all_pairs.neighbours(clustered(70_000 if HAS_GPU else 300, d), "cosine", K, K, backend=Cuda(DEVICE))
     for n, d in shapes:
         vectors = clustered(n, d)
         table(f"{n:,} x {d:,}, cosine, {K} similar and {K} dissimilar neighbours", "phase", "seconds", "")
         phases = Phases()
         backend = Cuda(DEVICE)
         phases("start", n)
-        engine.neighbours(vectors, "cosine", K, K, backend=backend, report=phases)
+        all_pairs.neighbours(vectors, "cosine", K, K, backend=backend, report=phases)
         for phase, seconds, rows in phases.ended:
             note = ""
             if phase.startswith("compare"):
@@ -222,7 +222,7 @@ def check_little_memory() -> None:
     table("Little memory", "memory", "tile", "vectors on the GPU", "same")
     n, d = (100_000, 512) if HAS_GPU else (700, 16)
     vectors = clustered(n, d)
-    expected = engine.neighbours(vectors, "cosine", K, K, backend=Cuda(DEVICE))
+    expected = all_pairs.neighbours(vectors, "cosine", K, K, backend=Cuda(DEVICE))
     total = torch.cuda.get_device_properties(0).total_memory if HAS_GPU else 1
     backend = None
     for gigabytes in (4.0, 0.75) if HAS_GPU else (0.0,):
@@ -233,7 +233,7 @@ def check_little_memory() -> None:
             torch.cuda.set_per_process_memory_fraction(gigabytes * 2**30 / total)
         backend = Cuda(DEVICE, vector_bytes=None if HAS_GPU else 0)
         kept = backend._vector_bytes
-        same = equal(expected, engine.neighbours(vectors, "cosine", K, K, backend=backend))
+        same = equal(expected, all_pairs.neighbours(vectors, "cosine", K, K, backend=backend))
         on_gpu = f"at most {kept / 2**20:,.0f} of {vectors.nbytes / 2**20:,.0f} MiB" if HAS_GPU else "none"
         row(f"{gigabytes:g} GiB", f"{backend.tile:,}", on_gpu, passed(f"little memory, {gigabytes} GiB", same))
     if HAS_GPU:

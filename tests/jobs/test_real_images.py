@@ -12,7 +12,7 @@ import pytest
 import oracle
 from image_similarity.jobs import run_pipeline
 from image_similarity.jobs.command_line import main
-from image_similarity.knn import engine
+from image_similarity.knn import all_pairs
 from image_similarity.knn.distances import METRICS
 from image_similarity.knn.scoring import SCREENS
 from processes import ask
@@ -114,5 +114,5 @@ def test_paintings_with_byte_identical_groups(run: Run, data: Path, squeezenet: 
         assert sorted(ask(warehouse, told)) == sorted((images[i][0], rank, images[j][0], d) for i, rank, j, d in right)
     for metric in METRICS:
         for screen in SCREENS.values():
-            for found_rows, farthest in zip(engine.neighbours(features, metric, 12, 12, 500, screen), (False, True)):
+            for found_rows, farthest in zip(all_pairs.neighbours(features, metric, 12, 12, 500, screen), (False, True)):
                 assert oracle.rows_of(found_rows) == oracle.neighbours(features, metric, 12, farthest)

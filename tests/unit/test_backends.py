@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import oracle
 from adversaries import ADVERSARIES, Adversary, drawn, one_point_in_bfloat16
 from image_similarity.errors import DeviceFailed
-from image_similarity.knn import distances, engine
+from image_similarity.knn import all_pairs, distances
 from image_similarity.knn.backends import Backend, cuda, launching, tensor_cores
 from image_similarity.knn.backends.cpu import Cpu
 from image_similarity.knn.backends.cuda import Cuda
@@ -36,8 +36,8 @@ def one_thread() -> Iterator[None]:
 
 
 def assert_same(vectors: Vectors, metric: str, similar: int, dissimilar: int, backend: Backend, **options: Any) -> None:
-    expected = engine.neighbours(vectors, metric, similar, dissimilar)
-    got = engine.neighbours(vectors, metric, similar, dissimilar, backend=backend, **options)
+    expected = all_pairs.neighbours(vectors, metric, similar, dissimilar)
+    got = all_pairs.neighbours(vectors, metric, similar, dissimilar, backend=backend, **options)
     for of_expected, of_got in zip(expected, got):
         for name in ("row", "rank", "neighbour", "distance"):
             np.testing.assert_array_equal(getattr(of_got, name), getattr(of_expected, name), err_msg=name)
@@ -114,7 +114,7 @@ def test_doubtful_pairs_are_computed_in_order(metric: str, monkeypatch: pytest.M
     """
     unit = 2.0**-33
     vectors = oracle.planted(400, 64, seed=2)
-    expected = engine.neighbours(vectors, metric, 12, 7)
+    expected = all_pairs.neighbours(vectors, metric, 12, 7)
     monkeypatch.setattr(distances, "_U", unit)
     exact_sum = Cuda._sum
 
@@ -124,7 +124,7 @@ def test_doubtful_pairs_are_computed_in_order(metric: str, monkeypatch: pytest.M
         sums += noise * 64 * unit * (1 / (a.scale[rows] * b.scale[columns]) if metric.angular else sums)
 
     monkeypatch.setattr(Cuda, "_sum", inexact)
-    got = engine.neighbours(vectors, metric, 12, 7, backend=Cuda("cpu"))
+    got = all_pairs.neighbours(vectors, metric, 12, 7, backend=Cuda("cpu"))
     assert oracle.rows_of(got[0]) == oracle.rows_of(expected[0])
     assert oracle.rows_of(got[1]) == oracle.rows_of(expected[1])
 
@@ -133,7 +133,7 @@ def test_a_bound_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     """Without the bound, what bfloat16 cannot tell apart comes out wrong: the tests above can fail."""
     vectors = one_point_in_bfloat16(np.random.default_rng(3))
     monkeypatch.setattr(cuda, "lower_bound_of", lambda worst, *_: np.full(len(worst), np.iinfo(np.int64).max))
-    similar, _ = engine.neighbours(vectors, "cosine", 12, 0, 128, tensor_cores.BFLOAT16, Cuda("cpu"))
+    similar, _ = all_pairs.neighbours(vectors, "cosine", 12, 0, 128, tensor_cores.BFLOAT16, Cuda("cpu"))
     assert oracle.rows_of(similar) != oracle.neighbours(vectors, "cosine", 12)
 
 
@@ -143,7 +143,7 @@ def test_a_small_share_is_compared_by_brute_force(metric: str) -> None:
     rest: dict[str, int] = {}
     vectors = np.random.default_rng(4).standard_normal((2000, 64)).astype(np.float32)
     for screen in tensor_cores.SCREENS.values():
-        engine.neighbours(
+        all_pairs.neighbours(
             vectors, metric, 12, 12, screen=screen, backend=Cuda("cpu"), report=lambda *phase: rest.update([phase])
         )
         assert rest["certify"] < {"bfloat16": 400, "tf32": 20}[screen.name], screen.name
@@ -185,14 +185,14 @@ def test_tiles_get_smaller_where_memory_does_not_suffice(work: str, monkeypatch:
 def test_too_little_memory_for_any_tile_names_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, "_scores", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB\nmore"), 0)
     with pytest.raises(DeviceFailed, match=r": cpu has too little memory .* tiles of 256 rows.*1 GiB\)$"):
-        engine.neighbours(oracle.planted(300, 16, seed=1), "cosine", 3, 3, backend=Cuda("cpu"))
+        all_pairs.neighbours(oracle.planted(300, 16, seed=1), "cosine", 3, 3, backend=Cuda("cpu"))
 
 
 @pytest.mark.parametrize("work", ["_scores", "_exact"])
 def test_a_gpu_that_fails_is_named(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, work, RuntimeError("CUDA error: unspecified launch failure\nhints"), 0)
     with pytest.raises(DeviceFailed, match=r": cpu failed while vectors were compared: CUDA error: unspecified .*$"):
-        engine.neighbours(oracle.planted(300, 16, seed=1), "cosine", 3, 3, backend=Cuda("cpu"))
+        all_pairs.neighbours(oracle.planted(300, 16, seed=1), "cosine", 3, 3, backend=Cuda("cpu"))
 
 
 # -- Triton ------------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_kernels_give_the_same_table() -> None:
     pytest.importorskip("triton")
     program = """
 import oracle, sys
-from image_similarity.knn import engine
+from image_similarity.knn import all_pairs, engine
 from image_similarity.knn.backends import cuda, launching, tensor_cores
 for block in launching.BLOCKS.values():
     block.update(ROWS=32, COLUMNS=64)
@@ -214,9 +214,9 @@ for metric in ("cosine", "euclidean"):
     filtered = []
     work = backend._filter
     backend._filter = lambda *arguments: (filtered.append(work(*arguments)), filtered[-1])[1]
-    got = engine.neighbours(vectors, metric, 2, 2, 60, tensor_cores.TF32, backend)
+    got = all_pairs.neighbours(vectors, metric, 2, 2, 60, tensor_cores.TF32, backend)
     assert any(filtered), filtered
-    expected = engine.neighbours(vectors, metric, 2, 2)
+    expected = all_pairs.neighbours(vectors, metric, 2, 2)
     assert [oracle.rows_of(of) for of in got] == [oracle.rows_of(of) for of in expected], metric
 """
     environment = {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{ROOT / 'lib'}:{ROOT / 'tests'}", "HOME": str(Path.home())}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import oracle
-from image_similarity.knn import candidates, distances, engine, scoring
+from image_similarity.knn import all_pairs, candidates, distances, scoring
 from image_similarity.knn.backends.cpu import Pool
 from image_similarity.knn.distances import METRICS
 from image_similarity.knn.scoring import FLOAT32, SCREENS
@@ -17,7 +17,7 @@ from image_similarity.knn.scoring import FLOAT32, SCREENS
 @pytest.mark.parametrize("screen", SCREENS)
 def test_equal_to_the_definition(metric: str, block_rows: int, screen: str) -> None:
     vectors = oracle.planted(1000, 32, seed=5)
-    similar, dissimilar = engine.neighbours(vectors, metric, 12, 7, block_rows, SCREENS[screen])
+    similar, dissimilar = all_pairs.neighbours(vectors, metric, 12, 7, block_rows, SCREENS[screen])
     assert oracle.rows_of(similar) == oracle.neighbours(vectors, metric, 12)
     assert oracle.rows_of(dissimilar) == oracle.neighbours(vectors, metric, 7, farthest=True)
 
@@ -28,7 +28,7 @@ def test_every_small_number_of_rows(n: int) -> None:
     vectors[:, 0] = 1
     for k in (1, n - 1, n, n + 5):
         for block_rows in (1, 3, 64):
-            similar, dissimilar = engine.neighbours(vectors, "cosine", k, k, block_rows)
+            similar, dissimilar = all_pairs.neighbours(vectors, "cosine", k, k, block_rows)
             assert oracle.rows_of(similar) == oracle.neighbours(vectors, "cosine", k), (k, block_rows)
             assert oracle.rows_of(dissimilar) == oracle.neighbours(vectors, "cosine", k, farthest=True), (k, block_rows)
 
@@ -78,7 +78,7 @@ def test_doubtful_pairs_are_computed_again(metric: str, monkeypatch: pytest.Monk
 def test_copies_are_at_distance_zero_and_opposites_at_two() -> None:
     vectors = np.random.default_rng(0).standard_normal((3, 4096)).astype(np.float32)
     vectors[1], vectors[2] = 3 * vectors[0], -vectors[0]
-    similar, dissimilar = engine.neighbours(vectors, "cosine", 1, 1)
+    similar, dissimilar = all_pairs.neighbours(vectors, "cosine", 1, 1)
     assert similar.distance.tolist()[:2] == [0.0, 0.0] and dissimilar.distance.tolist() == [2.0, 2.0, 2.0]
     assert not np.signbit(similar.distance).any()
 
@@ -99,7 +99,7 @@ def test_no_distance_exceeds_float32_and_the_longest_keep_their_order() -> None:
     rng = np.random.default_rng(6)
     usable = np.concatenate([vectors[:3], rng.uniform(-1e37, 1e37, (200, 2)), rng.uniform(-1, 1, (50, 2))])
     usable = usable.astype(np.float32)
-    similar, dissimilar = engine.neighbours(usable, "euclidean", 12, 7, 64)
+    similar, dissimilar = all_pairs.neighbours(usable, "euclidean", 12, 7, 64)
     assert np.isfinite(dissimilar.distance).all()
     assert oracle.rows_of(similar) == oracle.neighbours(usable, "euclidean", 12)
     assert oracle.rows_of(dissimilar) == oracle.neighbours(usable, "euclidean", 7, farthest=True)

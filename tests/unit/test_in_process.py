@@ -20,10 +20,11 @@ import oracle
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, find_neighbours
 from image_similarity.jobs.command_line import main
-from image_similarity.knn import calibration, distances, engine, scoring, screening
+from image_similarity.knn import all_pairs, calibration, distances, engine, scoring, screening
+from image_similarity.knn.all_pairs import AllPairs
 from image_similarity.knn.backends.cpu import CpuStrip
 from image_similarity.knn.candidates import Lists
-from image_similarity.knn.engine import AllPairs, Search
+from image_similarity.knn.engine import Search
 from image_similarity.knn.rerank import Part
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours import in_memory
@@ -51,20 +52,20 @@ def search(vectors: Any, similar: int, dissimilar: int, metric: str = "cosine", 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_threads_and_blocks_do_not_matter(threads: int, block_rows: int, metric: str) -> None:
     vectors = oracle.planted(500, 16, seed=2)
-    found = engine.neighbours(vectors, metric, 7, 4, block_rows, threads=threads)
+    found = all_pairs.neighbours(vectors, metric, 7, 4, block_rows, threads=threads)
     for of_relation, k, farthest in ((found[0], 7, False), (found[1], 4, True)):
         assert oracle.rows_of(of_relation) == oracle.neighbours(vectors, metric, k, farthest)
 
 
 @pytest.mark.parametrize(("new", "old"), [(1, 0), (2, 0), (5, 0), (8, 0), (1, 7), (3, 2), (4, 4), (2, 9)])
 def test_tiles_are_all_pairs_with_a_new_strip_once(new: int, old: int) -> None:
-    tiles = engine._in_rounds(new, new + old)
+    tiles = all_pairs._in_rounds(new, new + old)
     pairs = [(i, j) for i in range(new + old) for j in range(i, new + old) if i < new]
     assert sorted(tiles) == pairs
 
 
 def test_no_two_tiles_that_are_out_share_a_strip() -> None:
-    tiles = engine._Tiles(5, 8, 2)
+    tiles = all_pairs._Tiles(5, 8, 2)
     out: list[tuple[int, int]] = []
     given: list[tuple[int, int]] = []
     random = np.random.default_rng(1)
@@ -143,7 +144,7 @@ def test_a_signal_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = AllPairs(search(vectors, 3, 3), part(vectors), 2, 10)
     comparison.strips()
     monkeypatch.setattr(CpuStrip, "offer", counted)
-    monkeypatch.setattr(engine, "wait", interrupted)
+    monkeypatch.setattr(all_pairs, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         comparison.compare()
     assert 0 < len(calls) < 150 * 151 / 4

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 import oracle
 from adversaries import ADVERSARIES, Adversary, drawn, one_point_in_bfloat16
-from image_similarity.knn import candidates, distances, engine, rerank, scoring
+from image_similarity.knn import all_pairs, candidates, distances, rerank, scoring
 from image_similarity.knn.backends.cpu import Cpu
 from image_similarity.knn.distances import METRICS
 from image_similarity.knn.scoring import SCREENS
@@ -41,7 +41,7 @@ def test_no_score_is_more_wrong_than_its_bound(metric: str, screen: str, adversa
 @pytest.mark.parametrize("adversary", ADVERSARIES)
 def test_adversaries_get_the_lists_of_the_definition(metric: str, screen: str, adversary: Adversary) -> None:
     vectors = drawn(adversary, metric, 2)
-    similar, dissimilar = engine.neighbours(vectors, metric, 12, 7, 128, SCREENS[screen])
+    similar, dissimilar = all_pairs.neighbours(vectors, metric, 12, 7, 128, SCREENS[screen])
     assert oracle.rows_of(similar) == oracle.neighbours(vectors, metric, 12)
     assert oracle.rows_of(dissimilar) == oracle.neighbours(vectors, metric, 7, farthest=True)
 
@@ -51,7 +51,7 @@ def test_a_bound_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     vectors = one_point_in_bfloat16(np.random.default_rng(3))
     monkeypatch.setattr(scoring, "bounds", lambda a, b, screen, dimensions: np.zeros((len(a), 2), dtype=np.float32))
     monkeypatch.setattr(rerank, "lower_bound_of", lambda best, *_: np.full(len(best), candidates.NONE))
-    similar, _ = engine.neighbours(vectors, "cosine", 12, 0, 128, SCREENS["bfloat16"])
+    similar, _ = all_pairs.neighbours(vectors, "cosine", 12, 0, 128, SCREENS["bfloat16"])
     assert oracle.rows_of(similar) != oracle.neighbours(vectors, "cosine", 12)
 
 

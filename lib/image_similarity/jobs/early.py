@@ -161,6 +161,8 @@ def snapshot(warehouse: str) -> Snapshot | None:
 def runs_of(published: Snapshot, table: str, slot: str, job: str) -> list[str]:
     """The current runs of ``slot`` of ``table``. ``WrongInput``, with near slots, if ``job`` has published none."""
     runs = published.run_ids(table, slot)
+    if not runs and not slot:  # the table has no others
+        raise WrongInput(f"no {table} is published in {published.uri}: run {job} first")
     if not runs:
         slots = sorted(published.slots(table))
         advice = did_you_mean(slot, slots) or f": {'name one by --fingerprint, or ' if slots else ''}run {job} first"

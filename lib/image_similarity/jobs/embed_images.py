@@ -194,10 +194,7 @@ def _plan(jobs: list[Job]) -> None:
 
 
 def _manifest_runs(published: Snapshot) -> list[str]:
-    runs = published.run_ids("manifest", "")
-    if not runs:
-        raise WrongInput(f"no manifest is published in {published.uri}: run build_manifest first")
-    return runs
+    return early.runs_of(published, "manifest", "", "build_manifest")
 
 
 # -- fingerprints of images --------------------------------------------------------------------------------------------

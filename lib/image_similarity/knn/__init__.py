@@ -5,7 +5,8 @@
 - ``backends``      the best candidates of each row by score: on the processor, or on a GPU
 - ``candidates``    keys of neighbours, and lists of them with a lower bound on the dropped ones
 - ``rerank``        exact distances of candidates, and the proof that no other vector is nearer
-- ``engine``        compare, merge, rerank, certify: the steps of exact search; and all pairs in memory, with threads
+- ``engine``        compare, merge, rerank, certify: the steps of exact search
+- ``all_pairs``     the same for vectors in memory: with threads, or on a GPU
 - ``screening``     the precision of scores that proves most for its time
 - ``partitioning``  spherical k-means; ``nndescent``, ``graphs``: neighbours of neighbours
 - ``recall``        the share of true neighbours in a list

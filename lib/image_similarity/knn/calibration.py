@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_similarity.knn import engine, scoring
+from image_similarity.knn import all_pairs, scoring
 from image_similarity.knn.backends.cpu import Cpu, CpuStrip
 from image_similarity.knn.distances import METRICS, Values, measured
 from image_similarity.knn.rerank import Part
@@ -64,7 +64,7 @@ def rate(rows: int, dimensions: int, metric: str, similar: int, dissimilar: int,
 def speedup(values: Values, metric: str, screen: Screen) -> float:
     """How many times as fast as float32 ``screen`` compares vectors like the first of ``values`` (n, d) on one core."""
     rows = min(len(values), _SAMPLE_ROWS)
-    with engine.one_core(screen):
+    with all_pairs.one_core(screen):
         low, high = (_pairs(values[:rows], metric, of, 12, 12) for of in (screen, FLOAT32))
     return low / high
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from image_similarity.knn import calibration, scoring, screening
+from image_similarity.knn.all_pairs import AllPairs
 from image_similarity.knn.candidates import Lists
 from image_similarity.knn.distances import METRICS, Indices
-from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, AllPairs, Pair, Search
+from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, Pair, Search
 from image_similarity.knn.rerank import Part
 from image_similarity.knn.scoring import BFLOAT16, FLOAT32
 from image_similarity.knn.screening import Choice

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.knn import calibration, engine, partitioning
+from image_similarity.knn import all_pairs, calibration, partitioning
 from image_similarity.knn.calibration import Rate
 from image_similarity.knn.scoring import FLOAT32, SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
@@ -236,7 +236,7 @@ def make_here(
     rate = Rate("float32", _ASSUMED_PRODUCT, 1 / (2 * dimensions / _ASSUMED_PRODUCT + 1 / _ASSUMED_PAIRS))
     if _seconds_here(rows, dimensions, cores, rate) > _WORTH_PLANNING:
         similar, dissimilar = settings.similar, settings.dissimilar
-        with engine.one_core(FLOAT32):
+        with all_pairs.one_core(FLOAT32):
             rate = calibration.rate(rows, dimensions, settings.metric, similar, dissimilar, "float32")
     memory = bytes_here(rows, dimensions, cores, settings)
     block = block_rows(rows, dimensions, settings)
