@@ -20,6 +20,7 @@ from image_similarity.jobs import (
     clean_warehouse,
     embed_images,
     find_neighbours,
+    neighbour_runners,
     render_gallery,
     restore_runs,
     run_pipeline,
@@ -167,7 +168,7 @@ def test_what_was_removed_meanwhile_is_not_published(
         shutil.rmtree(nights.warehouse / "neighbours" / f"run_id={job.run_id}")
         return {"kept": 0}, None
 
-    monkeypatch.setattr(find_neighbours, "_write", write_and_lose)
+    monkeypatch.setattr(neighbour_runners, "_write", write_and_lose)
     assert run(find_neighbours, *nights.common, "--set", "neighbours.runner=spark") == 1
     assert "removed meanwhile; nothing was published" in capsys.readouterr().err and pointer(nights.warehouse) == before
 

@@ -41,10 +41,7 @@ def check_keys(fingerprint: str, keys: Sequence[str]) -> None:
 
 def mismatch(images: int, usable: int, unusable: int) -> str:
     """What is wrong where the store of vectors does not have each image's vector once."""
-    return (
-        f"{images:,} images, but {usable:,} usable vectors and {unusable:,} others: the store lacks some or has some "
-        f"twice; {_ADVICE}"
-    )
+    return f"{images:,} images, but {usable:,} usable vectors and {unusable:,} others: {_ADVICE}"
 
 
 def check_once(names: pa.LargeStringArray) -> None:
@@ -54,10 +51,13 @@ def check_once(names: pa.LargeStringArray) -> None:
     """
     before, after = names.slice(0, max(0, len(names) - 1)), names.slice(1)
     if repeated := after.filter(pc.equal(before, after)).slice(0, 1).to_pylist():
-        raise JobFailed(f"the store has several vectors of the image {repeated[0]!r}; {_ADVICE}")
+        raise JobFailed(f"several vectors of the image {repeated[0]!r}: {_ADVICE}")
 
 
-_ADVICE = "nothing was published; run embed_images with --set embeddings.recheck=always"
+_ADVICE = (
+    "the store lacks some or has some twice; nothing was published; run embed_images with --set "
+    "embeddings.recheck=always"
+)
 
 
 def digests_of(values: Values) -> list[bytes]:
