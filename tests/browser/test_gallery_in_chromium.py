@@ -346,6 +346,15 @@ def test_no_word_below_a_picture_is_cut_off(browser: Browser, gallery: Rendered)
             assert cut == [], path
 
 
+def test_long_names_of_fingerprints_scroll_in_their_row_and_not_the_page(browser: Browser, gallery: Rendered) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 844}) as context:
+        page = context.new_page()
+        page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, 'images/')}")
+        page.locator(".switch span").evaluate_all("all => all.forEach((one) => { one.textContent = 'x'.repeat(60); })")
+        assert page.locator(".switch").evaluate("one => one.scrollWidth > one.clientWidth")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_the_place_of_the_original_is_copied(visit: Visit, gallery: Rendered) -> None:
     page = visit.open(first_image(gallery))
     page.locator(".copy").click()
