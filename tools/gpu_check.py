@@ -28,7 +28,8 @@ from PIL import Image
 
 from adversaries import ADVERSARIES, drawn
 from image_similarity.fingerprints import networks
-from image_similarity.imaging import decoding
+from image_similarity.imaging.framing import Framing, framed
+from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.knn import all_pairs, engine
 from image_similarity.knn.backends import tensor_cores
 from image_similarity.knn.backends.cuda import Cuda
@@ -42,7 +43,9 @@ DEVICE = "cuda:0" if HAS_GPU else "cpu"
 K = 12
 CORES = os.cpu_count() or 1
 NETWORKS = {"vgg16": "fc2", "squeezenet1_1": "features"}
+PARITY = ("vectors", "metric", "precision", "same", "seconds on the processor", "on the GPU, with compiling")
 PRECISIONS = ("float32", "tf32", "bfloat16")
+MOST_PIXELS = 10**8
 MOST_DISTANCE = {"float32": 1e-5, "tf32": 1e-3, "bfloat16": 2e-2}
 """The largest cosine distance between a vector from the GPU and one from the processor that passes."""
 
@@ -96,7 +99,7 @@ def passed(name: str, is_right: bool) -> str:
 
 def check_neighbours() -> None:
     """The table of every case is the processor's, bit for bit."""
-    table("Exact neighbours: bit for bit those of the processor", "vectors", "metric", "precision", "same")
+    table("Exact neighbours: bit for bit those of the processor", *PARITY)
     rng = np.random.default_rng(0)
     cases: dict[str, Vectors] = {
         "random": rng.standard_normal((20_000 if HAS_GPU else 500, 128)).astype(np.float32),
@@ -108,24 +111,32 @@ def check_neighbours() -> None:
     for name, vectors in cases.items():
         for metric, of_metric in METRICS.items():
             usable = vectors[~of_metric.unusable(vectors)]
+            start = synchronised()
             expected = all_pairs.neighbours(usable, metric, K, K, threads=CORES)
+            by_processor = synchronised() - start
             for screen in tensor_cores.SCREENS.values():
-                same = equal(expected, all_pairs.neighbours(usable, metric, K, K, screen=screen, backend=Cuda(DEVICE)))
+                start = synchronised()
+                got = all_pairs.neighbours(usable, metric, K, K, screen=screen, backend=Cuda(DEVICE))
+                seconds = f"{by_processor:.1f}", f"{synchronised() - start:.1f}"
                 shape = f"{name}: {len(usable):,} x {usable.shape[1]:,}"
-                row(shape, metric, screen.name, passed(f"{name}, {metric}, {screen.name}", same))
+                same = passed(f"{name}, {metric}, {screen.name}", equal(expected, got))
+                row(shape, metric, screen.name, same, *seconds)
     for metric in METRICS:
+        start = synchronised()
         of_kinds = {adversary.__name__: drawn(adversary, metric, 2) for adversary in ADVERSARIES}
         expected_of = {
             kind: all_pairs.neighbours(vectors, metric, K, 7, threads=CORES) for kind, vectors in of_kinds.items()
         }
+        by_processor = synchronised() - start
         for screen in tensor_cores.SCREENS.values():
-            wrong = []
+            start, wrong = synchronised(), []
             for kind, vectors in of_kinds.items():
                 backend = Cuda(DEVICE, tile=256)
                 got = all_pairs.neighbours(vectors, metric, K, 7, 128, screen=screen, backend=backend)
                 wrong += [] if equal(expected_of[kind], got) else [kind]
             name = f"{len(ADVERSARIES)} kinds that mislead scores"
-            row(name, metric, screen.name, passed(f"{wrong}, {metric}, {screen.name}", not wrong))
+            seconds = f"{by_processor:.1f}", f"{synchronised() - start:.1f}"
+            row(name, metric, screen.name, passed(f"{wrong}, {metric}, {screen.name}", not wrong), *seconds)
 
 
 def equal(a: tuple[engine.Ranked, engine.Ranked], b: tuple[engine.Ranked, engine.Ranked]) -> bool:
@@ -316,10 +327,13 @@ def measure_embeddings(contents: list[bytes], file: str) -> None:
         row(precision, inference.batch, *(f"{len(many) / of:,.0f}" for of in seconds))
 
 
+DECODERS = IsolatedDecoders(CORES, MOST_PIXELS, 2**32, 60.0)
+
+
 def decoded(contents: list[bytes], inference: Any) -> Iterator[Pixels]:
-    """Batches of squares, decoded by all cores ahead of who takes them."""
-    with decoding.quiet_decoders(), ThreadPoolExecutor(os.cpu_count(), "decode") as pool:
-        squares = pool.map(lambda content: square(content, inference.framing), contents)
+    """Batches of squares, decoded by a child process on each core ahead of who takes them, as a task does."""
+    with ThreadPoolExecutor(DECODERS.processes, "decode") as pool:
+        squares = pool.map(lambda content: DECODERS.framed(content, [inference.framing]).squares[0], contents)
         batch = []
         for one in squares:
             batch.append(one)
@@ -330,9 +344,8 @@ def decoded(contents: list[bytes], inference: Any) -> Iterator[Pixels]:
             yield np.stack(batch)
 
 
-def square(content: bytes, framing: Any) -> Pixels:
-    pixels: Pixels = framing.fit(decoding.decode(content, 10**8, framing.decode_side).pixels)
-    return pixels
+def square(content: bytes, framing: Framing) -> Pixels:
+    return framed(content, [framing], MOST_PIXELS).squares[0]
 
 
 def seconds_of(work: Callable[[Any], object], argument: Any) -> float:

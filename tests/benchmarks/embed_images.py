@@ -52,7 +52,7 @@ def bare_loop(prepared: Prepared, file: Path, files: list[Path]) -> float:
 
     def embed(batch: list[Path]) -> NDArray[np.float32]:
         pictures = [decoding.decode(file.read_bytes(), 10**8, framing.decode_side) for file in batch]
-        return network(np.stack([framing.fit(picture.pixels) for picture in pictures]))
+        return network(np.stack([framing.fit(picture.image) for picture in pictures]))
 
     embed(files[: network.batch])
     start = time.perf_counter()

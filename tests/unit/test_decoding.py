@@ -450,7 +450,7 @@ def test_an_icon_is_as_large_as_the_picture_inside(monkeypatch: pytest.MonkeyPat
 
 def test_threads_together_decode_no_more_than_one_largest_picture() -> None:
     """Others wait, and a picture that is larger than everything is decoded alone."""
-    turns = decoding._Turns()
+    turns = decoding.Turns()
     order: list[str] = []
     first = turns.taken(60, 100)
     first.__enter__()
@@ -477,7 +477,7 @@ def test_a_turn_ends_with_its_picture_whatever_became_of_it() -> None:
             decoding.decode(content, LIMIT)
         except Unreadable:
             pass
-        assert decoding._turns._pixels == 0
+        assert decoding.turns._pixels == 0
 
 
 @pytest.fixture
@@ -489,7 +489,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(pixels)
         return nullcontext()
 
-    monkeypatch.setattr(decoding._turns, "taken", record)
+    monkeypatch.setattr(decoding, "_taken", record)
     return counts
 
 

@@ -2,11 +2,13 @@
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,10 @@ from image_similarity.stages.embeddings.checkpoints import CheckpointWriter
 from image_similarity.stages.embeddings.known import KnownContents, number_of
 from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row
 from image_similarity.storage import blobs, fetch
+
+ABORTING = Path(__file__).resolve().parents[1] / "aborting"
+SETTINGS = EmbeddingsSettings()
+LIMITS = SETTINGS.max_pixels, SETTINGS.decode_bytes, SETTINGS.decode_seconds
 
 
 class Brightness:
@@ -141,9 +147,9 @@ def test_several_fingerprints_share_fetching_decoding_and_framing(
         decoded.append(given[2])
         return decode(*given, **options)
 
-    def noted_fit(self: Framing, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def noted_fit(self: Framing, image: Image.Image) -> NDArray[np.uint8]:
         framed.append(self)
-        return fit(self, pixels)
+        return fit(self, image)
 
     monkeypatch.setattr(decoding, "decode", noted_decode)
     monkeypatch.setattr(Framing, "fit", noted_fit)
@@ -243,7 +249,7 @@ def test_a_picture_that_waits_for_its_turn_is_not_slow(
     """Another picture has all of the memory for ten times as long as a decoding may last."""
     monkeypatch.setattr(os, "kill", lambda *_: None)
     turn = ExitStack()
-    turn.enter_context(decoding._turns.taken(6, 6))
+    turn.enter_context(decoding.turns.taken(6, 6))
     threading.Timer(1.0, turn.close).start()
     results, _ = embed(files, Brightness(), max_pixels=6, decode_seconds=0.1)
     assert results["reason"].isna().all() and results["embedded_on"].tolist() == [["cpu"]] * 7
@@ -268,16 +274,45 @@ def test_the_decoder_of_a_task_that_is_tried_again_ends_with_it(
     monkeypatch.setattr(workers, "is_retry", lambda: True)
     for network in (Broken(), Brightness()):
         writer = CheckpointWriter(str(tmp_path / "saved"), "key", 0, 0, 0.0, 0.0)
-        monkeypatch.setattr(
-            workers, "_load", lambda *_, network=network, writer=writer: [Loaded(network, None, writer)]
-        )
-        columns = [[file.name, str(file), "v1", 1, -1] for file in files]
-        batches = iter([tuple(pd.Series(column) for column in zip(*columns))])
-        results = workers._results(batches, [], None, EmbeddingsSettings(), HttpSettings(), 0.0)  # type: ignore[arg-type]
+        results = results_of_a_task(files, Loaded(network, None, writer), monkeypatch)
         with suppress(RuntimeError):
             next(results)
-        results.close()  # type: ignore[attr-defined]
-    assert len(children) == 2 and all(child.returncode is not None for child in children)
+        results.close()
+    assert 2 <= len(children) <= 4 and all(child.returncode is not None for child in children)
+
+
+def test_a_task_on_a_gpu_decodes_in_processes_that_its_workers_next_task_goes_on_with(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the task has cores. A file that ends one of them is a failure, and no task is tried again."""
+    monkeypatch.setattr(decoding, "decode", lambda *_, **__: pytest.fail("decoded in the worker"))
+    monkeypatch.setattr(sys, "path", [str(ABORTING), *sys.path])
+    (tmp_path / "aborts.png").write_bytes(b"ABORT now")
+    workers._decoders_of_worker.cache_clear()
+    used = []
+    for number in range(2):
+        writer = CheckpointWriter(str(tmp_path / f"saved-{number}"), "key", 3, 7, 0.0, 0.0)
+        loaded = Loaded(Brightness(), None, writer, device="a GPU")
+        found = pd.concat(results_of_a_task([*files, tmp_path / "aborts.png"], loaded, monkeypatch))
+        assert found["embedded_on"].tolist() == [["a GPU"]] * 7 + [[None]]
+        assert found["reason"].tolist() == [None] * 7 + ["decoder_crashed"]
+        saved = saved_in(tmp_path / f"saved-{number}")
+        assert {name: vector.tolist() for name, vector in saved.items()} == {
+            file.name: [int(file.stem)] * 3 for file in files
+        }
+        used.append(workers._decoders_of_worker(3, *LIMITS))
+    assert used[0] is used[1] and used[0].processes == 3
+    used[0].close()
+    workers._decoders_of_worker.cache_clear()
+
+
+def results_of_a_task(files: list[Path], loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What `workers` yields in a task of three cores."""
+    monkeypatch.setattr(workers, "_load", lambda *_: [loaded])
+    columns = [[file.name, str(file), "v1", 1, -1] for file in files]
+    batches = iter([tuple(pd.Series(column) for column in zip(*columns))])
+    devices = SimpleNamespace(cores_of_task=lambda: 3)
+    return workers._results(batches, [], devices, EmbeddingsSettings(), HttpSettings(), 0.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.timeout(30)

@@ -22,13 +22,13 @@ def test_as_torchvision_does(size: tuple[int, int], resize: int, crop: int, inte
     pixels = np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
     resized = transforms.resize(Image.fromarray(pixels), [resize], interpolation=InterpolationMode(interpolation))
     expected = np.asarray(transforms.center_crop(resized, [crop]))
-    np.testing.assert_array_equal(Framing(resize, crop, interpolation).fit(pixels), expected)
+    np.testing.assert_array_equal(Framing(resize, crop, interpolation).fit(Image.fromarray(pixels)), expected)
 
 
 def test_squashed_pictures_are_there_from_edge_to_edge() -> None:
     pixels = np.zeros((10, 400, 3), np.uint8)
     pixels[:, 390:] = 255
-    framed = Framing(8, 8, squash=True).fit(pixels)
+    framed = Framing(8, 8, squash=True).fit(Image.fromarray(pixels))
     assert framed.shape == (8, 8, 3) and framed[:, 7].min() > 0 and framed[:, :7].max() == 0
 
 
@@ -44,6 +44,6 @@ def test_a_scaled_decoding_keeps_its_size_and_nearly_its_pixels() -> None:
     assert whole.pixels.shape == (2400, 1800, 3)
     assert min(scaled.pixels.shape[:2]) >= 512 and scaled.pixels.shape[0] < 2400
     assert (whole.width, whole.height) == (scaled.width, scaled.height) == (1800, 2400)
-    difference = np.abs(framing.fit(whole.pixels).astype(int) - framing.fit(scaled.pixels))
+    difference = np.abs(framing.fit(whole.image).astype(int) - framing.fit(scaled.image))
     assert difference.mean() < 1.5
     assert Framing(256, 224, scaled=False).decode_side is None and Framing(600, 600).decode_side == 1200

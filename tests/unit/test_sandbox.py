@@ -1,9 +1,13 @@
 """Decoding in a process of its own: the same pictures, and an end to those that would bring a worker down."""
 
 import io
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,9 @@ from PIL import Image
 
 from image_similarity import settings
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import decoding, sandbox
-from image_similarity.imaging.sandbox import IsolatedDecoder
+from image_similarity.imaging import decoding, framing, sandbox
+from image_similarity.imaging.framing import Framing
+from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.runtime import tasks
 from image_similarity.stages.comparison import cards
 from image_similarity.stages.gallery import pictures
@@ -30,26 +35,67 @@ def encoded(image: Image.Image, kind: str) -> bytes:
     return out.getvalue()
 
 
+FRAMINGS = [Framing(256, 224), Framing(64, 64, "bicubic", scaled=False), Framing(8, 8, squash=True), Framing(256, 224)]
+TINY = [Framing(4, 4)]
+
+
 @pytest.fixture
-def isolated() -> Iterator[IsolatedDecoder]:
-    with IsolatedDecoder(LIMIT, 2 * 2**30, seconds=20) as decoder:
-        yield decoder
+def isolated() -> Iterator[IsolatedDecoders]:
+    with IsolatedDecoders(1, LIMIT, 2 * 2**30, seconds=20) as decoders:
+        yield decoders
 
 
-def test_the_same_pictures_and_the_same_refusals(isolated: IsolatedDecoder) -> None:
+def test_the_same_squares_and_the_same_refusals(isolated: IsolatedDecoders) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1100, 1300, 3), dtype=np.uint8))
-    for content, at_least in [
-        (encoded(noise, "PNG"), None),
-        (encoded(noise, "JPEG"), 512),
-        (encoded(noise, "JPEG"), None),
-    ]:
-        expected, got = decoding.decode(content, LIMIT, at_least), isolated.decode(content, at_least)
-        np.testing.assert_array_equal(got.pixels, expected.pixels)
+    for content in (encoded(noise, "PNG"), encoded(noise, "JPEG"), encoded(noise.convert("LA"), "PNG")):
+        expected, got = framing.framed(content, FRAMINGS, LIMIT), isolated.framed(content, FRAMINGS)
+        assert [square.shape[0] for square in got.squares] == [224, 64, 8, 224]
+        for ours, theirs in zip(expected.squares, got.squares):
+            np.testing.assert_array_equal(ours, theirs)
         assert (got.width, got.height) == (expected.width, expected.height) == (1300, 1100)
     for content, reason in [(b"", "empty"), (b"text", "not_an_image"), (encoded(noise, "PNG")[:999], "truncated")]:
         with pytest.raises(Unreadable) as caught:
-            isolated.decode(content)
+            isolated.framed(content, TINY)
         assert caught.value.reason == reason
+
+
+@pytest.mark.timeout(60)
+def test_several_files_at_a_time_but_no_more_pixels_than_one_process_decodes() -> None:
+    """A file that waits for its turn has all of its time afterwards."""
+    content = encoded(Image.new("RGB", (20, 30)), "PNG")
+    with IsolatedDecoders(3, 600, 2 * 2**30, seconds=1) as decoders, ThreadPoolExecutor(3) as pool:
+        held = decoding.turns.taken(1, 600)
+        with held:
+            answers = [pool.submit(decoders.framed, content, TINY) for _ in range(3)]
+            assert not futures.wait(answers, 3, futures.FIRST_COMPLETED).done, "decoded without a turn"
+            assert sum(child._process is not None for child in decoders._children) == 3
+        assert [answer.result().width for answer in answers] == [20] * 3
+    assert decoding.turns._pixels == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xff\xff\xff\xff",
+        struct.pack(">I", 4) + b"none",
+        struct.pack(">I", 4) + b"null",
+        struct.pack(">I", 11) + b'{"bytes":1}',
+        struct.pack(">I", 22) + b'{"bytes":[99999999999]}',
+        struct.pack(">I", 10) + b'{"turn":[]}'[:10],
+    ],
+)
+def test_a_child_that_talks_nonsense_is_one_failure(isolated: IsolatedDecoders, answer: bytes) -> None:
+    """As a decoder may that was taken over. The next file has another child."""
+    good = encoded(Image.new("RGB", (4, 4)), "PNG")
+    isolated.thumbnails(good)
+    child, (ours, theirs) = isolated._children[0], socket.socketpair()
+    child._connection = sandbox._Connection(ours)
+    with theirs:
+        theirs.sendall(answer + bytes(64))
+        with pytest.raises(Unreadable) as caught:
+            isolated.thumbnails(good)
+    assert caught.value.reason == "decoder_crashed"
+    assert isolated.thumbnails(good).width == 4
 
 
 def test_the_same_thumbnails() -> None:
@@ -64,35 +110,36 @@ def test_the_same_thumbnails() -> None:
 
 
 def test_a_decoder_that_is_taken_over_finds_no_secrets(
-    isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
+    isolated: IsolatedDecoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up-secret")
-    isolated.decode(encoded(Image.new("RGB", (4, 4)), "PNG"))
-    assert isolated._child is not None
-    environment = Path(f"/proc/{isolated._child.pid}/environ")
+    isolated.framed(encoded(Image.new("RGB", (4, 4)), "PNG"), TINY)
+    [child] = isolated._children
+    assert child._process is not None
+    environment = Path(f"/proc/{child._process.pid}/environ")
     if not environment.exists():
         pytest.skip("this system does not show the environment of a process")
     names = {entry.partition(b"=")[0] for entry in environment.read_bytes().split(b"\0") if entry}
-    assert names <= {b"PYTHONPATH", b"PYTHONSAFEPATH", b"LD_LIBRARY_PATH"}
+    assert names <= {b"PYTHONPATH", b"PYTHONSAFEPATH", b"LD_LIBRARY_PATH", b"OPENBLAS_NUM_THREADS"}
 
 
 @pytest.mark.timeout(90)
 def test_a_file_that_kills_its_process_is_one_failure(
-    isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
+    isolated: IsolatedDecoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A decoder that aborts, and one that never ends, put in place of Pillow's as an interpreter starts."""
     monkeypatch.setattr(sys, "path", [str(ABORTING), *sys.path])
     good = encoded(Image.new("RGB", (4, 4)), "PNG")
     for content, told in [(b"ABORT now", "signal 6"), (b"EAT memory", "")]:
         with pytest.raises(Unreadable) as caught:
-            isolated.decode(content)
+            isolated.framed(content, TINY)
         assert caught.value.reason in ("decoder_crashed", "corrupt") and told in caught.value.detail
         with pytest.raises(Unreadable) as caught:
             isolated.thumbnails(content)
         assert caught.value.reason in ("decoder_crashed", "corrupt")
-        assert isolated.decode(good).pixels.shape == (4, 4, 3), "the next one is decoded by a new child"
-    with IsolatedDecoder(LIMIT, 2 * 2**30, seconds=3) as hasty, pytest.raises(Unreadable) as caught:
-        hasty.decode(b"HANG for ever")
+        assert isolated.framed(good, TINY).squares[0].shape == (4, 4, 3), "the next one is decoded by a new child"
+    with IsolatedDecoders(1, LIMIT, 2 * 2**30, seconds=3) as hasty, pytest.raises(Unreadable) as caught:
+        hasty.framed(b"HANG for ever", TINY)
     assert caught.value.reason == "decoder_crashed" and "signal 9" in caught.value.detail
 
 
@@ -104,8 +151,8 @@ def _starting(monkeypatch: pytest.MonkeyPatch, folder: Path, program: str) -> No
 
 def test_the_start_of_the_child_is_no_time_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _starting(monkeypatch, tmp_path, "import time; time.sleep(1.5)")
-    with IsolatedDecoder(LIMIT, 2 * 2**30, seconds=1) as hasty:
-        assert hasty.decode(encoded(Image.new("RGB", (4, 4)), "PNG")).width == 4
+    with IsolatedDecoders(1, LIMIT, 2 * 2**30, seconds=1) as hasty:
+        assert hasty.framed(encoded(Image.new("RGB", (4, 4)), "PNG"), TINY).width == 4
 
 
 @pytest.mark.parametrize("program, told", [("import os; os._exit(7)", "code 7"), ("import time; time.sleep(60)", "9")])
@@ -114,10 +161,10 @@ def test_a_child_that_does_not_start_is_no_files_fault(
 ) -> None:
     _starting(monkeypatch, tmp_path, program)
     monkeypatch.setattr(sandbox, "_SECONDS_TO_START", 0.5)
-    with IsolatedDecoder(LIMIT, 2 * 2**30, seconds=20) as decoder:
+    with IsolatedDecoders(1, LIMIT, 2 * 2**30, seconds=20) as decoder:
         for _ in range(2):
             with pytest.raises(RuntimeError, match=f"no process to decode images in: .*{told}"):
-                decoder.decode(encoded(Image.new("RGB", (4, 4)), "PNG"))
+                decoder.framed(encoded(Image.new("RGB", (4, 4)), "PNG"), TINY)
 
 
 @pytest.mark.parametrize("maker", [pictures._maker, cards._maker])

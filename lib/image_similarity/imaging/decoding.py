@@ -27,6 +27,9 @@ from image_similarity.imaging import jpeg, jpeg2000, png, tiff
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
+Taken = Callable[[int, int], AbstractContextManager[object]]
+"""``taken(pixels, limit)`` is entered when a picture's turn to be decoded comes, see `Turns.taken`."""
+
 Waiting = Callable[[], AbstractContextManager[object]]
 """Makes a context that is entered while a picture waits for others to be decoded. Who limits the time of a picture
 leaves this out."""
@@ -81,21 +84,31 @@ _UNSUPPORTED_WORDS = (
 
 @dataclass(frozen=True)
 class Picture:
-    pixels: Pixels
+    image: Image.Image
+    """RGB, four bytes a pixel."""
     width: int
-    """Width of the whole picture, upright, in pixels. ``pixels`` may be smaller."""
+    """Width of the whole picture, upright, in pixels. ``image`` may be smaller."""
     height: int
     """Height of the whole picture, upright, in pixels."""
 
+    @property
+    def pixels(self) -> Pixels:
+        return np.asarray(self.image)
+
 
 def decode(content: bytes, max_pixels: int, at_least: int | None = None, waiting: Waiting = nullcontext) -> Picture:
-    """The first frame of ``content`` as RGB uint8, upright by its EXIF orientation.
+    """The first frame of ``content`` as RGB, upright by its EXIF orientation.
 
     Transparent pixels are put on white. Grey values of more than 8 bits and floating-point values are rescaled, not
     clipped. ``at_least``, ``waiting`` and what is raised: see `open_upright`.
     """
     with open_upright(content, max_pixels, at_least, waiting) as image:
-        return Picture(_pixels(image), *image.info[WHOLE_SIZE])
+        width, height = image.info[WHOLE_SIZE]
+        converted = None if _is_rgb(image) else _pixels(image)
+        if converted is None:
+            return Picture(image, width, height)
+    del image  # converted pixels are copied once more: not beside what they were converted from
+    return Picture(Image.fromarray(converted), width, height)
 
 
 def format_of(content: bytes) -> str:
@@ -155,7 +168,7 @@ def _opened(content: bytes, max_pixels: int, at_least: int | None, waiting: Wait
         # The true size of an icon is known only after decoding.
         held = max_pixels if image.format == "ICO" else held_width * held_height
         with waiting():
-            turn.enter_context(_turns.taken(held, max_pixels))
+            turn.enter_context(_taken(held, max_pixels))
         image.load()
         _check_size(image, max_pixels)
         if not reduced:
@@ -294,7 +307,7 @@ def _rescaled_grey(image: Image.Image, low: float, high: float) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)).convert("RGB")
 
 
-class _Turns:
+class Turns:
     """Lets pictures be decoded at the same time while they have no more pixels together than a limit.
 
     A larger picture than all of that is decoded alone. Who waits longest is next, so that small pictures do not keep a
@@ -317,7 +330,9 @@ class _Turns:
                 self._changed.notify()
 
 
-_turns = _Turns()
+turns = Turns()
+"""Of this process."""
+_taken: Taken = turns.taken
 
 
 @contextmanager
@@ -347,12 +362,16 @@ def _reason_of(error: Exception) -> str:
     return "corrupt"
 
 
-def prepare_process(max_pixels: int) -> None:
+def prepare_process(max_pixels: int, taken: Taken = turns.taken) -> None:
     """Set Pillow's own limit of pixels, and hide its warnings about odd metadata. Call it once in each process.
+
+    ``taken``: whom pictures ask for their turn. A process that decodes for another asks that.
 
     Pillow looks at the size of what it finds on its way (a picture inside an icon, a tile, a frame), warns above the
     limit, and refuses what has twice as many pixels. So its limit is half of ours.
     """
+    global _taken
+    _taken = taken
     Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
     warnings.filterwarnings("ignore", module="PIL")
 

@@ -1,10 +1,16 @@
 """A decoded picture of any size -> the square of pixels that a fingerprint takes."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from image_similarity.imaging import decoding
+from image_similarity.imaging.decoding import Waiting
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -41,16 +47,16 @@ class Framing:
         """
         return max(LEAST_SIDE, 2 * self.resize) if self.scaled else None
 
-    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The square of one RGB picture: (height, width, 3) uint8 -> (crop, crop, 3) uint8.
+    def fit(self, image: Image.Image) -> NDArray[np.uint8]:
+        """The square of one RGB picture: (crop, crop, 3) uint8.
 
         The result is that of torchvision's ``resize`` and ``center_crop`` on a PIL image. Only pictures that are more
         than eight times as long as wide differ: their middle is cut out first.
         """
         resample = INTERPOLATIONS[self.interpolation]
         if self.squash:
-            return np.asarray(Image.fromarray(pixels).resize((self.crop, self.crop), resample))
-        image = Image.fromarray(_without_far_ends(pixels))
+            return np.asarray(image.resize((self.crop, self.crop), resample))
+        image = _without_far_ends(image)
         short = min(image.size)
         width, height = (self.resize if side == short else int(self.resize * side / short) for side in image.size)
         if (width, height) != image.size:
@@ -59,13 +65,43 @@ class Framing:
         return np.asarray(image.crop((left, top, left + self.crop, top + self.crop)))
 
 
-def _without_far_ends(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _without_far_ends(image: Image.Image) -> Image.Image:
     """The middle of a very long or very high picture.
 
     The square is cut from the middle. A picture of 1 x 1,000,000 pixels would be gigantic after its short side was
     resized to 256.
     """
-    height, width = pixels.shape[:2]
-    limit = _LONGEST * min(height, width)
-    top, left = max(0, (height - limit) // 2), max(0, (width - limit) // 2)
-    return pixels[top : height - top, left : width - left]
+    width, height = image.size
+    limit = _LONGEST * min(width, height)
+    left, top = max(0, (width - limit) // 2), max(0, (height - limit) // 2)
+    return image.crop((left, top, width - left, height - top)) if left or top else image
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A picture as fingerprints take it."""
+
+    width: int
+    """Width of the whole picture, upright, in pixels."""
+    height: int
+    """Height of the whole picture, upright, in pixels."""
+    squares: list[NDArray[np.uint8]]
+    """Of each framing, (crop, crop, 3) uint8. Equal framings share one."""
+
+
+def framed(content: bytes, framings: Sequence[Framing], max_pixels: int, waiting: Waiting = nullcontext) -> Framed:
+    """The first frame of ``content``, decoded once for all framings that take it at the same size, and cut for each.
+
+    ``framings``: one or more. ``waiting``, and what is raised: see `decoding.open_upright`.
+    """
+    squares: dict[Framing, NDArray[np.uint8]] = {}
+    for at_least, same in groupby(sorted(set(framings), key=_side), key=_side):
+        picture = decoding.decode(content, max_pixels, at_least or None, waiting)
+        width, height = picture.width, picture.height
+        squares |= {framing: framing.fit(picture.image) for framing in same}
+        del picture  # before the next is decoded
+    return Framed(width, height, [squares[framing] for framing in framings])
+
+
+def _side(framing: Framing) -> int:
+    return framing.decode_side or 0

@@ -1,30 +1,36 @@
-"""Decoding in a child process, for files that may crash or hang a decoder.
+"""Decoding in child processes: for files that may crash or hang a decoder, and for more pictures a second than the
+threads of one Python process decode.
 
-The child receives files and decodes them. Its memory is limited, and it is killed when one file takes too long. Its
+A child receives files and decodes them. Its memory is limited, and it is killed when one file takes too long. Its
 answers are read as numbers and JSON, never as pickled objects. The same child decodes all files until one ends it.
 """
 
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, BinaryIO
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import cache, partial
+from queue import LifoQueue
+from typing import Any
 
 import numpy as np
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import decoding, thumbnails
-from image_similarity.imaging.decoding import Picture
+from image_similarity.imaging import decoding, framing, thumbnails
+from image_similarity.imaging.framing import Framed, Framing
 from image_similarity.imaging.thumbnails import Thumbnails
 
-_REQUEST = struct.Struct(">BQQ")  # what is asked for, bytes of the file, and `at_least` (0: None)
-_PIXELS, _THUMBNAILS = 0, 1
-_READY = b"ready\n"
+_REQUEST = struct.Struct(">IQ")  # bytes of what is asked for, in JSON, and of the file
+_ANSWER = struct.Struct(">I")  # bytes of an answer's header, in JSON
+_READY, _GO = b"ready", b"go"
+_MOST_RECEIVED = 2**27
+"""Bytes of a part of an answer: a child that is taken over may claim anything."""
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 """What Python may need to start. The child gets no other variables: a decoder that is taken over finds no secrets."""
 
@@ -32,89 +38,54 @@ _SECONDS_TO_START = 300.0
 """The child imports numpy and Pillow, perhaps from a slow drive. That is no time of the file that waits for it."""
 
 Shrink = Callable[[bytes], Thumbnails]
-Answer = Picture | Thumbnails | tuple[str, str]
 
 
-class IsolatedDecoder:
-    """Decoding in a child process. It decodes one file at a time, and can be called from any thread.
+class IsolatedDecoders:
+    """Decoding in child processes, which can be called from any thread. ``processes`` files are decoded at a time.
 
-    ``memory_bytes``: largest address space of the child; ``seconds``: longest time for one file, without its wait for
-    others and for the start of the child. The child ends with the context of the decoder, or when it is closed. Raises
-    ``RuntimeError`` if the child does not start: that is no file's fault.
+    ``memory_bytes``: largest address space of a child; ``seconds``: longest time for one file, without its wait for
+    others and for the start of its child. Together children decode ``max_pixels`` at a time, and those that this
+    process decodes itself count, see `decoding.open_upright`. Children are started when they are needed. They end with
+    the context, when this is closed, or with this process. Raises ``RuntimeError`` if a child does not start: that is
+    no file's fault.
     """
 
-    def __init__(self, max_pixels: int, memory_bytes: int, seconds: float):
-        self._arguments = [str(max_pixels), str(memory_bytes)]
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._child: "subprocess.Popen[bytes] | None" = None
+    def __init__(self, processes: int, max_pixels: int, memory_bytes: int, seconds: float):
+        self.processes = processes
+        self._children = [_Child(max_pixels, memory_bytes, seconds) for _ in range(processes)]
+        self._idle: LifoQueue[_Child] = LifoQueue()  # the one that was used last, so that no more start than must
+        for child in self._children:
+            self._idle.put(child)
 
-    def __enter__(self) -> "IsolatedDecoder":
+    def __enter__(self) -> "IsolatedDecoders":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def decode(self, content: bytes, at_least: int | None = None) -> Picture:
-        """As `decoding.decode`; `Unreadable` with ``decoder_crashed`` if the child died or took too long."""
-        answer = self._ask(_PIXELS, content, at_least)
-        assert isinstance(answer, Picture)
-        return answer
+    def framed(self, content: bytes, framings: Sequence[Framing]) -> Framed:
+        """As `framing.framed`; `Unreadable` with ``decoder_crashed`` if the child died or took too long."""
+        with self._one() as child:
+            return child.framed(content, tuple(framings))
 
     def thumbnails(self, content: bytes) -> Thumbnails:
         """As `thumbnails.thumbnails`; `Unreadable` with ``decoder_crashed`` if the child died or took too long."""
-        answer = self._ask(_THUMBNAILS, content, None)
-        assert isinstance(answer, Thumbnails)
-        return answer
-
-    def _ask(self, what: int, content: bytes, at_least: int | None) -> Picture | Thumbnails:
-        with self._lock:
-            child = self._running_child()
-            try:
-                with _killed_after(self._seconds, child):
-                    answer = _request(child, what, content, at_least)
-            except (OSError, EOFError):
-                child.kill()
-                raise Unreadable("decoder_crashed", _exit_detail(child.wait())) from None
-        if isinstance(answer, tuple):
-            raise Unreadable(*answer)
-        return answer
+        with self._one() as child:
+            return child.thumbnails(content)
 
     def close(self) -> None:
-        with self._lock:
-            if self._child is not None:
-                self._child.kill()
-                self._child.wait()
+        """Waits for files that are being decoded, and ends the children."""
+        with ExitStack() as all_of_them:
+            for _ in self._children:
+                all_of_them.enter_context(self._one()).end()
 
-    def _running_child(self) -> "subprocess.Popen[bytes]":
-        if self._child is None or self._child.poll() is not None:
-            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-            environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-            command = [sys.executable, "-m", "image_similarity.imaging.sandbox", *self._arguments]
-            self._child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-            )
-            _wait_until_ready(self._child)
-        return self._child
-
-
-def _wait_until_ready(child: "subprocess.Popen[bytes]") -> None:
-    assert child.stdout is not None
-    with _killed_after(_SECONDS_TO_START, child):
-        is_ready = child.stdout.readline() == _READY
-    if not is_ready:
-        child.kill()
-        raise RuntimeError(f"no process to decode images in: {_exit_detail(child.wait())} before the first of them")
-
-
-@contextmanager
-def _killed_after(seconds: float, child: "subprocess.Popen[bytes]") -> Iterator[None]:
-    stop = threading.Timer(seconds, child.kill)
-    stop.start()
-    try:
-        yield
-    finally:
-        stop.cancel()
+    @contextmanager
+    def _one(self) -> Iterator["_Child"]:
+        child = self._idle.get()
+        try:
+            yield child
+        finally:
+            self._idle.put(child)
 
 
 @contextmanager
@@ -123,38 +94,144 @@ def thumbnailer(
 ) -> Iterator[Callable[..., Thumbnails]]:
     """`thumbnails.thumbnails`, in this process or, if ``isolated``, in a child that ends with the context.
 
-    See `IsolatedDecoder`.
+    See `IsolatedDecoders`.
     """
     if not isolated:
         yield partial(thumbnails.thumbnails, max_pixels=max_pixels)
         return
-    with IsolatedDecoder(max_pixels, memory_bytes, seconds) as decoder:
-        yield decoder.thumbnails
+    with IsolatedDecoders(1, max_pixels, memory_bytes, seconds) as decoders:
+        yield decoders.thumbnails
 
 
-def _request(child: "subprocess.Popen[bytes]", what: int, content: bytes, at_least: int | None) -> Answer:
-    """The child's answer, or reason and detail of `Unreadable`. ``OSError`` or ``EOFError`` if there is none."""
-    assert child.stdin is not None and child.stdout is not None
-    child.stdin.write(_REQUEST.pack(what, len(content), at_least or 0))
-    child.stdin.write(content)
-    child.stdin.flush()
-    header = json.loads(child.stdout.readline() or "null")
-    if header is None:
-        raise EOFError
-    if "reason" in header:
-        return header["reason"], header["detail"]
-    parts = [_exactly(child.stdout, length) for length in header["parts"]]
-    if what == _THUMBNAILS:
-        return Thumbnails(header["width"], header["height"], parts[0], parts[1] if len(parts) > 1 else None)
-    pixels = np.frombuffer(parts[0], np.uint8).reshape(*header["shape"], 3)
-    return Picture(pixels, header["width"], header["height"])
+class _Child:
+    """A process that decodes one file at a time. It is started for the first of them, and after one that ended it."""
+
+    def __init__(self, max_pixels: int, memory_bytes: int, seconds: float):
+        self._max_pixels, self._memory_bytes, self._seconds = max_pixels, memory_bytes, seconds
+        self._process: "subprocess.Popen[bytes] | None" = None
+        self._connection: "_Connection | None" = None
+
+    def framed(self, content: bytes, framings: tuple[Framing, ...]) -> Framed:
+        told, parts = self._ask(_in_json(framings), content, [3 * each.crop**2 for each in framings])
+        squares = [
+            np.frombuffer(part, np.uint8).reshape(each.crop, each.crop, 3) for part, each in zip(parts, framings)
+        ]
+        return Framed(told["width"], told["height"], squares)
+
+    def thumbnails(self, content: bytes) -> Thumbnails:
+        told, parts = self._ask(_in_json(None), content, None)
+        return Thumbnails(told["width"], told["height"], bytes(parts[0]), bytes(parts[1]) if len(parts) > 1 else None)
+
+    def end(self) -> str:
+        """Says how the process ended, if there was one."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is None:
+            return ""
+        self._process.kill()
+        return _exit_detail(self._process.wait())
+
+    def _ask(self, what: bytes, content: bytes, sizes: list[int] | None) -> tuple[dict[str, Any], list[bytearray]]:
+        """The header of the child's answer, and the parts that follow; the header tells their sizes if ``sizes`` is
+        None. Raises `Unreadable`.
+        """
+        connection = self._started()
+        try:
+            connection.restart_clock(self._seconds)
+            connection.send(_REQUEST.pack(len(what), len(content)) + what)
+            connection.send(content)
+            told = self._told(connection)
+            if "reason" not in told:
+                return told, [connection.receive(size) for size in sizes or told["bytes"]]
+            reason, detail = str(told["reason"]), str(told["detail"])
+        except (OSError, EOFError, ValueError, KeyError, TypeError):  # it died, took too long, or talks nonsense
+            reason, detail = "decoder_crashed", self.end()
+        raise Unreadable(reason, detail)
+
+    def _told(self, connection: "_Connection") -> dict[str, Any]:
+        """The header of the answer. Before it the child asks for turns, each of which gives back the one before."""
+        with ExitStack() as turn:
+            while "turn" in (told := connection.receive_json()):
+                turn.close()
+                turn.enter_context(decoding.turns.taken(max(0, int(told["turn"])), self._max_pixels))
+                connection.restart_clock(self._seconds)
+                connection.send(_GO)
+            return told
+
+    def _started(self) -> "_Connection":
+        if self._connection is None or self._process is None or self._process.poll() is not None:
+            self.end()
+            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+            environment |= {"OPENBLAS_NUM_THREADS": "1"}  # numpy would keep one for each core, and nobody uses them
+            command = [sys.executable, "-m", "image_similarity.imaging.sandbox"]
+            command += [str(self._max_pixels), str(self._memory_bytes)]
+            ours, theirs = socket.socketpair()
+            with theirs:
+                silent = subprocess.DEVNULL
+                self._process = subprocess.Popen(
+                    command, stdin=theirs.fileno(), stdout=silent, stderr=silent, env=environment
+                )
+            self._connection = _Connection(ours)
+            self._wait_until_ready(self._connection)
+        return self._connection
+
+    def _wait_until_ready(self, connection: "_Connection") -> None:
+        try:
+            connection.restart_clock(_SECONDS_TO_START)
+            is_ready = connection.receive(len(_READY)) == _READY
+        except (OSError, EOFError):
+            is_ready = False
+        if not is_ready:
+            raise RuntimeError(f"no process to decode images in: {self.end()} before the first of them")
 
 
-def _exactly(stream: BinaryIO | Any, length: int) -> bytes:
-    content: bytes = stream.read(length)
-    if len(content) < length:
-        raise EOFError
-    return content
+class _Connection:
+    """One end of a pair of sockets. All calls raise ``TimeoutError`` once the clock has run out, ``OSError`` or
+    ``EOFError`` if the other end is gone, and ``ValueError`` if it claims too much.
+    """
+
+    def __init__(self, end: socket.socket):
+        self._end, self._until = end, 0.0
+
+    def restart_clock(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+
+    def send(self, content: bytes) -> None:
+        self._limit()
+        self._end.sendall(content)
+
+    def receive(self, size: int) -> bytearray:
+        if size > _MOST_RECEIVED:
+            raise ValueError(f"{size} bytes")
+        content = bytearray(size)
+        rest = memoryview(content)
+        while rest:
+            self._limit()
+            count = self._end.recv_into(rest)
+            if not count:
+                raise EOFError
+            rest = rest[count:]
+        return content
+
+    def receive_json(self) -> dict[str, Any]:
+        (size,) = _ANSWER.unpack(self.receive(_ANSWER.size))
+        told: dict[str, Any] = json.loads(self.receive(size))
+        return told
+
+    def close(self) -> None:
+        self._end.close()
+
+    def _limit(self) -> None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._end.settimeout(left)
+
+
+@cache
+def _in_json(framings: tuple[Framing, ...] | None) -> bytes:
+    return json.dumps(framings and [asdict(each) for each in framings]).encode()
 
 
 def _exit_detail(code: int) -> str:
@@ -165,36 +242,56 @@ def _exit_detail(code: int) -> str:
     )
 
 
+# -- the child ---------------------------------------------------------------------------------------------------------
+
+
 def main(max_pixels: int, memory_bytes: int) -> None:
-    """The child process: answers requests until its standard input ends."""
+    """The child process: answers requests until nobody is there who could make them."""
     _limit_memory(memory_bytes)
-    decoding.prepare_process(max_pixels)
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    answers.write(_READY)
-    answers.flush()
-    while header := requests.read(_REQUEST.size):
-        what, length, at_least = _REQUEST.unpack(header)
-        try:
-            told, parts = _answer(what, _exactly(requests, length), max_pixels, at_least or None)
-        except Unreadable as error:
-            told, parts = {"reason": error.reason, "detail": error.detail}, []
-        answers.write(json.dumps({**told, "parts": [len(part) for part in parts]}).encode() + b"\n")
-        for part in parts:
-            answers.write(part)
-        answers.flush()
+    with socket.socket(fileno=os.dup(0)) as end, end.makefile("rwb") as stream:
+
+        @contextmanager
+        def taken(pixels: int, limit: int) -> Iterator[None]:
+            _write(stream, {"turn": pixels})
+            _exactly(stream, len(_GO))
+            yield
+
+        decoding.prepare_process(max_pixels, taken)
+        stream.write(_READY)
+        stream.flush()
+        while header := stream.read(_REQUEST.size):
+            size, length = _REQUEST.unpack(header)
+            what, content = json.loads(_exactly(stream, size)), _exactly(stream, length)
+            try:
+                told, parts = _answer(what, content, max_pixels)
+            except Unreadable as error:
+                told, parts = {"reason": error.reason, "detail": error.detail}, []
+            _write(stream, told, *parts)
 
 
-def _answer(
-    what: int, content: bytes, max_pixels: int, at_least: int | None
-) -> tuple[dict[str, Any], Sequence[bytes | memoryview]]:
-    """The header of an answer, and the bytes that follow it."""
-    if what == _THUMBNAILS:
+def _answer(what: Any, content: bytes, max_pixels: int) -> tuple[dict[str, Any], Sequence[bytes | memoryview]]:
+    """The header of an answer, and the bytes that follow it. ``what``: framings; None for thumbnails."""
+    if what is None:
         made = thumbnails.thumbnails(content, max_pixels)
         parts = [made.small] if made.large is None else [made.small, made.large]
-        return {"width": made.width, "height": made.height}, parts
-    picture = decoding.decode(content, max_pixels, at_least)
-    told = {"shape": picture.pixels.shape[:2], "width": picture.width, "height": picture.height}
-    return told, [picture.pixels.data.cast("B")]
+        return {"width": made.width, "height": made.height, "bytes": [len(part) for part in parts]}, parts
+    framed = framing.framed(content, [Framing(**each) for each in what], max_pixels)
+    return {"width": framed.width, "height": framed.height}, [square.data.cast("B") for square in framed.squares]
+
+
+def _write(stream: Any, told: dict[str, Any], *parts: bytes | memoryview) -> None:
+    header = json.dumps(told).encode()
+    stream.write(_ANSWER.pack(len(header)) + header)
+    for part in parts:
+        stream.write(part)
+    stream.flush()
+
+
+def _exactly(stream: Any, length: int) -> bytes:
+    content: bytes = stream.read(length)
+    if len(content) < length:
+        raise EOFError
+    return content
 
 
 def _limit_memory(memory_bytes: int) -> None:

@@ -28,6 +28,8 @@ from image_similarity.runtime.session import is_local_mode
 from image_similarity.settings import EmbeddingsSettings
 
 CPU = "cpu"
+_LEAST_CORES = 2
+"""A task that tells Spark nothing of its cores has more than one thread all the same."""
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ADVICE = "repair that, or go on without it by --set embeddings.device_fallback=cpu"
 
@@ -76,6 +78,14 @@ class Devices:
         if not self.in_local_mode or self.requested == CPU:
             return None
         return self.tasks_per_gpu * _visible_count() or None
+
+    def cores_of_task(self) -> int:
+        """In a task that computes on a GPU: the cores that are left to it."""
+        at_once = self.most_tasks()
+        if at_once is not None:
+            return max(1, len(os.sched_getaffinity(0)) // at_once)
+        context = TaskContext.get()
+        return max(_LEAST_CORES, context.cpus() if context is not None else 0)
 
 
 def for_tasks(spark: SparkSession, settings: EmbeddingsSettings) -> Devices:

@@ -22,6 +22,10 @@ from image_similarity.warehouse.workspace import Workspace
 
 T = TypeVar("T")
 
+DECODE_THREADS = 2
+"""Pictures that a task decodes at a time on the CPU, where the settings say nothing: one is decoded while the network
+takes another."""
+
 _BITS_FOR_ROWS = 33  # monotonically_increasing_id holds the number of the partition above them
 
 
@@ -116,5 +120,6 @@ def decoders(
     since a file may have killed the worker before.
     """
     limits = settings.max_pixels, settings.decode_bytes, settings.decode_seconds
-    with opened(is_retry(), *limits) as decode, ThreadPoolExecutor(settings.decode_threads, "pictures") as pool:
-        yield pool, watched(settings.decode_seconds, decode), ByteBudget(settings.fetch_bytes, settings.decode_threads)
+    threads = settings.decode_threads or DECODE_THREADS
+    with opened(is_retry(), *limits) as decode, ThreadPoolExecutor(threads, "pictures") as pool:
+        yield pool, watched(settings.decode_seconds, decode), ByteBudget(settings.fetch_bytes, threads)

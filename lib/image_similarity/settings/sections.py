@@ -55,8 +55,7 @@ class EmbeddingsSettings(Section):
 
     tasks_per_gpu: Annotated[int, Field(ge=1, le=64)] = 1
     """In local mode: tasks that use one GPU at the same time, each with the network in its memory. No other tasks run
-    meanwhile, so ``decode_threads`` should be raised to keep the GPU busy. On a cluster
-    ``spark.task.resource.gpu.amount`` decides."""
+    meanwhile. On a cluster ``spark.task.resource.gpu.amount`` decides."""
 
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
     """If a larger share of the images fails, nothing is published and the exit code is 3."""
@@ -72,9 +71,10 @@ class EmbeddingsSettings(Section):
     """Images that a task fetches at the same time, while the network works on others. There should be enough to hide
     the latency of the store."""
 
-    decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads of these that may decode at the same time. Together they decode at most ``max_pixels``: a larger picture
-    waits for its turn. Each then holds one decoded picture, of seven bytes a pixel, until it is framed."""
+    decode_threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Images that a task decodes at the same time. Without a value two, by threads; where a GPU computes, one for each
+    core of the task, by child processes. Together they decode at most ``max_pixels``: a larger picture waits for its
+    turn. Each then holds one decoded picture, of four bytes a pixel (others than RGB: seven), until it is framed."""
 
     save_seconds: Annotated[float, Field(ge=0)] = 2.0
     """Seconds between the checkpoints of a task, or a twentieth of the time that the job has run if that is more. The

@@ -5,9 +5,10 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,12 +20,12 @@ from pyspark.sql.pandas.functions import pandas_udf
 
 from image_similarity.errors import Unreadable
 from image_similarity.fingerprints.spec import Fingerprint, FingerprintSpec
-from image_similarity.imaging import decoding
-from image_similarity.imaging.decoding import Picture
-from image_similarity.imaging.sandbox import IsolatedDecoder
+from image_similarity.imaging import decoding, framing
+from image_similarity.imaging.framing import Framed, Framing
+from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.runtime import devices
 from image_similarity.runtime.devices import CPU, Devices
-from image_similarity.runtime.tasks import is_retry, shipped, watched
+from image_similarity.runtime.tasks import DECODE_THREADS, is_retry, shipped, watched
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
 from image_similarity.stages.embeddings.known import KnownContents
@@ -87,16 +88,11 @@ def _results(
     http: HttpSettings,
     started: float,
 ) -> Iterator[pd.DataFrame]:
-    with decoding.quiet_decoders(), _isolated(settings) as isolated:
-        embedder = Embedder(_load(work, available, settings, started), settings, http, isolated)
-        yield from embedder.results(_Row(*row) for batch in batches for row in zip(*batch))
-
-
-def _isolated(settings: EmbeddingsSettings) -> AbstractContextManager[IsolatedDecoder | None]:
-    """A decoder in a process of its own, for retried tasks only: a file may have killed the first worker."""
-    if not is_retry():
-        return nullcontext()
-    return IsolatedDecoder(settings.max_pixels, settings.decode_bytes, settings.decode_seconds)
+    with decoding.quiet_decoders():
+        loaded = _load(work, available, settings, started)
+        with _isolated(loaded, available, settings) as isolated:
+            embedder = Embedder(loaded, settings, http, isolated)
+            yield from embedder.results(_Row(*row) for batch in batches for row in zip(*batch))
 
 
 _fingerprints: dict[tuple[str, str | None, str], Fingerprint] = {}
@@ -157,6 +153,31 @@ def _loaded(work: Work, fingerprint: Fingerprint, device: str, settings: Embeddi
     return Loaded(fingerprint, known, writer, checkpointed, device=devices.name_of(device))
 
 
+@contextmanager
+def _isolated(
+    loaded: "Sequence[Loaded]", available: Devices, settings: EmbeddingsSettings
+) -> Iterator[IsolatedDecoders | None]:
+    """Child processes that decode; None if the threads of this process do.
+
+    Child processes, if this task was tried before: a file may have killed the first worker. And if a GPU computes,
+    which takes more pictures a second than the threads of one Python process decode. Those children then go on with the
+    worker's next task.
+    """
+    limits = settings.max_pixels, settings.decode_bytes, settings.decode_seconds
+    if is_retry():
+        with IsolatedDecoders(settings.decode_threads or DECODE_THREADS, *limits) as decoders:
+            yield decoders
+    elif any(item.device != CPU for item in loaded):
+        yield _decoders_of_worker(settings.decode_threads or available.cores_of_task(), *limits)
+    else:
+        yield None
+
+
+@lru_cache(maxsize=1)
+def _decoders_of_worker(*limits: Any) -> IsolatedDecoders:
+    return IsolatedDecoders(*limits)
+
+
 @dataclass(frozen=True)
 class _Row:
     image_id: str
@@ -191,11 +212,13 @@ class Embedder:
         loaded: Sequence[Loaded],
         settings: EmbeddingsSettings,
         http: HttpSettings = HttpSettings(),
-        isolated: IsolatedDecoder | None = None,
+        isolated: IsolatedDecoders | None = None,
     ):
         self._loaded, self._settings, self._http, self._isolated = list(loaded), settings, http, isolated
         self._batch_size = max(item.fingerprint.batch for item in loaded)
-        self._decoders = threading.Semaphore(settings.decode_threads)
+        self._decode_threads = settings.decode_threads or DECODE_THREADS if isolated is None else isolated.processes
+        self._fetching = threading.Semaphore(settings.fetch_threads)
+        self._decoding = threading.Semaphore(self._decode_threads)
         self._budget = ByteBudget(settings.fetch_bytes, settings.fetch_threads)
         decoding.prepare_process(settings.max_pixels)
 
@@ -220,8 +243,9 @@ class Embedder:
     def _read_ahead(self, rows: Iterator[_Row]) -> Iterator[_Image]:
         """Images in the order of ``rows``. At most two batches wait, besides the images that are being fetched."""
         waiting: deque[Future[_Image]] = deque()
-        ahead = 2 * self._batch_size + self._settings.fetch_threads
-        pool = ThreadPoolExecutor(self._settings.fetch_threads, "fetch")
+        threads = self._settings.fetch_threads + self._decode_threads
+        ahead = 2 * self._batch_size + threads
+        pool = ThreadPoolExecutor(threads, "pictures")
         try:
             for row in rows:
                 waiting.append(pool.submit(self._read, row))
@@ -244,38 +268,29 @@ class Embedder:
         """Fetches and decodes ``image``. Its bytes are held as long as that takes."""
         settings = self._settings
         expected = None if image.row.size_bytes == _UNKNOWN_SIZE else image.row.size_bytes
-        with fetch.fetched(
-            image.row.uri, self._budget, settings.max_bytes, self._http, settings.read_seconds, expected
-        ) as content:
+        source = image.row.uri, self._budget, settings.max_bytes, self._http, settings.read_seconds, expected
+        with ExitStack() as held:
+            with self._fetching:
+                content = held.enter_context(fetch.fetched(*source))
             image.content_sha256 = hashlib.sha256(content).hexdigest()
             self._decode(image, content)
 
     def _decode(self, image: _Image, content: bytes) -> None:
-        """Decodes ``content`` once for all fingerprints that need it at the same size, and frames it for each."""
+        """Decodes ``content`` for the fingerprints that need it, and frames it for each."""
         wanted = [number for number in range(len(self._loaded)) if image.row.needed_by >> number & 1]
         needed = [number for number in wanted if not self._loaded[number].knows(str(image.content_sha256))]
         if not needed:
             return
+        with self._decoding:
+            framed = self._framed(content, [self._loaded[number].fingerprint.framing for number in needed])
+        image.width, image.height = framed.width, framed.height
+        image.pixels = dict(zip(needed, framed.squares))
 
-        def side(number: int) -> int:
-            return self._loaded[number].fingerprint.framing.decode_side or 0
-
-        with self._decoders:
-            for at_least, numbers in groupby(sorted(needed, key=side), key=side):
-                picture = self._decoded(content, at_least or None)
-                image.width, image.height = picture.width, picture.height
-                squares: dict[object, NDArray[np.uint8]] = {}
-                for number in numbers:
-                    framing = self._loaded[number].fingerprint.framing
-                    if framing not in squares:
-                        squares[framing] = framing.fit(picture.pixels)
-                    image.pixels[number] = squares[framing]
-
-    def _decoded(self, content: bytes, at_least: int | None) -> Picture:
+    def _framed(self, content: bytes, framings: Sequence[Framing]) -> Framed:
         if self._isolated is not None:
-            return self._isolated.decode(content, at_least)
-        decode = watched(self._settings.decode_seconds, decoding.decode)
-        return decode(content, self._settings.max_pixels, at_least)
+            return self._isolated.framed(content, framings)
+        bounded = watched(self._settings.decode_seconds, framing.framed)
+        return bounded(content, framings, self._settings.max_pixels)
 
     # -- embedding -----------------------------------------------------------------------------------------------------
 
