@@ -22,9 +22,12 @@ from image_similarity.knn.scoring import Screen
 T = TypeVar("T")
 R = TypeVar("R")
 
-_LEAST_STRIP_ROWS = 64
-_STRIPS_PER_THREAD = 8
-"""A strip is in one tile at a time. With this many, threads find one that is free, and end together."""
+_LEAST_STRIP_ROWS = 256
+"""In smaller tiles most of the time is Python's, in which threads wait for one another."""
+_LEAST_STRIPS = 16
+_STRIPS_PER_THREAD = 3
+"""A strip is in one tile at a time. With this many threads find two that are free, and end together. The number of
+tiles grows with the square of it: with 128 strips, 16 threads took three times as long as 4 threads with 32."""
 _MEASURED_VALUES = 2**22
 """Values that a thread measures at once."""
 _BRUTE_FORCE_BYTES = 2**27
@@ -80,7 +83,8 @@ class AllPairs:
     def _cut(self, rows: Indices) -> list[Indices]:
         if not len(rows):
             return []
-        wanted = max(_LEAST_STRIP_ROWS, -(-len(rows) // (_STRIPS_PER_THREAD * self._threads)))
+        strips = max(_LEAST_STRIPS, _STRIPS_PER_THREAD * self._threads)
+        wanted = max(_LEAST_STRIP_ROWS, -(-len(rows) // strips))
         count = -(-len(rows) // min(self._block_rows, wanted))
         return np.array_split(rows, count)
 

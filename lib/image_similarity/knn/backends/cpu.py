@@ -15,7 +15,7 @@ from image_similarity.knn.candidates import Keys, Lists, keys_of_scores
 from image_similarity.knn.compiled import compiled
 from image_similarity.knn.distances import Bits, Indices, Metric, Values, Vectors
 from image_similarity.knn.rerank import Part, Reranker, Scored
-from image_similarity.knn.scoring import FLOAT32, Comparison, Copies, Screen
+from image_similarity.knn.scoring import FLOAT32, Comparison, Copies, Extremes, Screen
 
 _RUN = 32  # scores that are tested together
 
@@ -151,10 +151,10 @@ class CpuStrip:
         """``copies``: of the vectors of ``part``, if they were made."""
         self.part, self._comparison, self._memory = part, comparison, memory
         self.similar, self.dissimilar = Best(len(part), similar), Best(len(part), dissimilar)
-        self.error = np.zeros((len(part), 2), dtype=np.float32)
-        """(n, 2) float32: `scoring.bounds` against all vectors offered so far."""
         metric, screen = comparison.metric, comparison.screen
         self.copies = copies or scoring.copies(part.vectors, metric, screen, comparison.common_scale)
+        self._extremes = Extremes.of(self.copies, comparison.dimensions)
+        self._met = Extremes()
 
     def without_lists(self) -> "CpuStrip":
         """The same vectors, which others are compared with: no list of this strip changes."""
@@ -162,10 +162,9 @@ class CpuStrip:
 
     def offer(self, other: "CpuStrip") -> None:
         """Compare with ``other``, and update the lists of both. ``other`` may be this strip itself."""
-        screen, dimensions = self._comparison.screen, self._comparison.dimensions
-        product = screen.product(self.copies.low, other.copies.low, self._memory.of(len(self.part), len(other.part)))
-        for strip, partner in ((self, other), (other, self)):
-            np.maximum(strip.error, scoring.bounds(strip.copies, partner.copies, screen, dimensions), out=strip.error)
+        memory = self._memory.of(len(self.part), len(other.part))
+        product = self._comparison.screen.product(self.copies.low, other.copies.low, memory)
+        self._met, other._met = self._met.joined(other._extremes), other._met.joined(self._extremes)
         _offer(
             product,
             self.copies.half,
@@ -176,6 +175,11 @@ class CpuStrip:
             *((best.scores, best.positions, best.cut) for best in (self.similar, other.similar)),
             *((best.scores, best.positions, best.cut) for best in (self.dissimilar, other.dissimilar)),
         )
+
+    @property
+    def error(self) -> Values:
+        """(n, 2) float32: `scoring.bounds` against all vectors offered so far."""
+        return scoring.bounds_against(self.copies, self._met, self._comparison.screen, self._comparison.dimensions)
 
     def keys(self) -> tuple[Keys, Keys]:
         """The candidates so far as keys of scores (n, k), unsorted: similar and dissimilar."""
