@@ -169,6 +169,20 @@ def test_without_gpus_tasks_are_as_many_as_ever(machine: Machine) -> None:
     assert Devices("auto", "fail", 1, in_local_mode=False).most_tasks() is None, "Spark counts there"
 
 
+def test_a_task_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In local mode those of the machine, among all tasks that run at a time; on a cluster those that Spark gave it."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(devices, "_visible_count", lambda: 2)
+    assert Devices("auto", "fail", 1, in_local_mode=True).cores_of_task() == 8
+    assert Devices("auto", "fail", 4, in_local_mode=True).cores_of_task() == 2
+    assert Devices("auto", "fail", 64, in_local_mode=True).cores_of_task() == 1
+    on_cluster = Devices("auto", "fail", 1, in_local_mode=False)
+    for cpus, cores in ((1, 2), (6, 6)):
+        task = SimpleNamespace(get=lambda cpus=cpus: SimpleNamespace(cpus=lambda: cpus))
+        monkeypatch.setattr(devices, "TaskContext", task)
+        assert on_cluster.cores_of_task() == cores
+
+
 # -- on the driver -----------------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,14 @@ def test_threads_and_blocks_do_not_matter(threads: int, block_rows: int, metric:
         assert oracle.rows_of(of_relation) == oracle.neighbours(vectors, metric, k, farthest)
 
 
+@pytest.mark.parametrize(("rows", "threads"), [(20_000, 2), (20_000, 16), (20_000, 256), (700, 16), (3, 16)])
+def test_strips_are_enough_for_all_threads_and_not_so_many_that_python_takes_the_time(rows: int, threads: int) -> None:
+    vectors = np.random.default_rng(0).standard_normal((rows, 2)).astype(np.float32)
+    strips = list(map(len, AllPairs(search(vectors, 1, 1), part(vectors), threads)._rows))
+    assert sum(strips) == rows and (len(strips) >= 2 * threads or min(strips) <= 512)
+    assert len(strips) == 1 or (min(strips) >= 200 and len(strips) <= max(16, 3 * threads))
+
+
 @pytest.mark.parametrize(("new", "old"), [(1, 0), (2, 0), (5, 0), (8, 0), (1, 7), (3, 2), (4, 4), (2, 9)])
 def test_tiles_are_all_pairs_with_a_new_strip_once(new: int, old: int) -> None:
     tiles = all_pairs._in_rounds(new, new + old)

@@ -87,11 +87,13 @@ class EmbeddingsSettings(Section):
 
     decode_seconds: Annotated[float, Field(gt=0)] = 120.0
     """Longest time to decode an image, in seconds, without its wait for other images. Then its worker is ended, and
-    the task is tried again with each image decoded in a child process. There the image is given up after as long."""
+    the task is tried again with each image decoded in a child process. There the image is given up after as long, and
+    so it is where a GPU computes."""
 
     decode_bytes: Annotated[int, Field(ge=2**28)] = 4 * 2**30
-    """Address space in bytes of the child process that decodes images after a worker died while decoding. Pictures of
-    89 million pixels took 2.5 GiB at most, whatever their format. Raise it with ``max_pixels``."""
+    """Address space in bytes of a child process that decodes images: after a worker died while decoding, and where a
+    GPU computes. Pictures of 89 million pixels took 2.5 GiB at most, whatever their format. Raise it with
+    ``max_pixels``."""
 
     max_pixels: Annotated[int, Field(ge=1)] = 89_478_485
     """Images that claim more pixels (width x height) are refused before they are decoded. Decoding takes 4 to 12 bytes
