@@ -1,6 +1,7 @@
 """Decoding in a process of its own: the same pictures, and an end to those that would bring a worker down."""
 
 import io
+import signal
 import socket
 import struct
 import subprocess
@@ -141,6 +142,17 @@ def test_a_file_that_kills_its_process_is_one_failure(
     with IsolatedDecoders(1, LIMIT, 2 * 2**30, seconds=3) as hasty, pytest.raises(Unreadable) as caught:
         hasty.framed(b"HANG for ever", TINY)
     assert caught.value.reason == "decoder_crashed" and "signal 9" in caught.value.detail
+
+
+@pytest.mark.timeout(60)
+def test_a_child_whose_file_hangs_ends_though_nobody_is_left_to_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ABORTING), *sys.path])
+    child, hangs = sandbox._Child(LIMIT, 2 * 2**30, seconds=0.1), b"HANG for ever"
+    connection = child._started()
+    connection.restart_clock(20)
+    connection.send(sandbox._REQUEST.pack(4, len(hangs)) + b"null" + hangs)
+    connection.close()
+    assert child._process is not None and child._process.wait(30) == -signal.SIGALRM
 
 
 def _starting(monkeypatch: pytest.MonkeyPatch, folder: Path, program: str) -> None:

@@ -7,6 +7,7 @@ answers are read as numbers and JSON, never as pickled objects. The same child d
 
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -34,6 +35,7 @@ _MOST_RECEIVED = 2**27
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 """What Python may need to start. The child gets no other variables: a decoder that is taken over finds no secrets."""
 
+_SECONDS_OF_GRACE = 2.0
 _SECONDS_TO_START = 300.0
 """The child imports numpy and Pillow, perhaps from a slow drive. That is no time of the file that waits for it."""
 
@@ -165,7 +167,7 @@ class _Child:
             environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
             environment |= {"OPENBLAS_NUM_THREADS": "1"}  # numpy would keep one for each core, and nobody uses them
             command = [sys.executable, "-m", "image_similarity.imaging.sandbox"]
-            command += [str(self._max_pixels), str(self._memory_bytes)]
+            command += [str(self._max_pixels), str(self._memory_bytes), str(self._seconds)]
             ours, theirs = socket.socketpair()
             with theirs:
                 silent = subprocess.DEVNULL
@@ -245,15 +247,21 @@ def _exit_detail(code: int) -> str:
 # -- the child ---------------------------------------------------------------------------------------------------------
 
 
-def main(max_pixels: int, memory_bytes: int) -> None:
-    """The child process: answers requests until nobody is there who could make them."""
+def main(max_pixels: int, memory_bytes: int, seconds: float) -> None:
+    """The child process: answers requests until nobody is there who could make them.
+
+    A file that takes longer than ``seconds`` ends it. Who asks ends it first, unless they were killed meanwhile.
+    """
     _limit_memory(memory_bytes)
+    seconds += _SECONDS_OF_GRACE
     with socket.socket(fileno=os.dup(0)) as end, end.makefile("rwb") as stream:
 
         @contextmanager
         def taken(pixels: int, limit: int) -> Iterator[None]:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             _write(stream, {"turn": pixels})
             _exactly(stream, len(_GO))
+            signal.setitimer(signal.ITIMER_REAL, seconds)
             yield
 
         decoding.prepare_process(max_pixels, taken)
@@ -262,10 +270,12 @@ def main(max_pixels: int, memory_bytes: int) -> None:
         while header := stream.read(_REQUEST.size):
             size, length = _REQUEST.unpack(header)
             what, content = json.loads(_exactly(stream, size)), _exactly(stream, length)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
                 told, parts = _answer(what, content, max_pixels)
             except Unreadable as error:
                 told, parts = {"reason": error.reason, "detail": error.detail}, []
+            signal.setitimer(signal.ITIMER_REAL, 0)
             _write(stream, told, *parts)
 
 
@@ -304,4 +314,4 @@ def _limit_memory(memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
