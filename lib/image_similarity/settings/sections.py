@@ -36,6 +36,11 @@ class ManifestSettings(Section):
     the folder of the list. Other rows are skipped. If empty, rows may name everything that the workers can read: set
     it if others write your lists, or pictures that are nobody's business may be shown."""
 
+    runner: Literal["auto", "spark", "process"] = "auto"
+    """What lists the images. ``process``: the job's own process, without starting Spark or Java. Only images and a
+    warehouse on this machine can be listed there. ``auto``: that process for up to 100,000 of them, and Spark for
+    more, for samples, and on a cluster. The table is the same."""
+
     @field_validator("extensions")
     @classmethod
     def _without_dots(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
