@@ -34,6 +34,7 @@ from image_similarity.runtime.session import open_session
 from image_similarity.runtime.tasks import ship
 from image_similarity.settings import EmbeddingsSettings, HttpSettings, ManifestSettings
 from image_similarity.stages.embeddings import checkpoints, stage
+from image_similarity.stages.embeddings.outcomes import Retry
 from image_similarity.stages.manifest import by_spark
 from image_similarity.warehouse.records import new_run_id
 from image_similarity.warehouse.warehouse import Warehouse
@@ -88,7 +89,7 @@ class Ours:
         with warehouse.scratch(run) as scratch:
             start = time.perf_counter()
             settings = EmbeddingsSettings(), HttpSettings()
-            (outputs,) = stage.run(self._session, images, [fingerprint], *settings, stage.Retry(), scratch)
+            (outputs,) = stage.run(self._session, images, [fingerprint], *settings, Retry(), scratch)
             new = warehouse.read_folders([state.folder(checkpoints.FOLDER)], checkpoints.SCHEMA)
             warehouse.write("vectors", run, stage.new_vectors(new, fingerprint.vectors))
             seconds = time.perf_counter() - start

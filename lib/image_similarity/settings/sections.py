@@ -50,6 +50,11 @@ class ManifestSettings(Section):
 class EmbeddingsSettings(Section):
     """``[embeddings]``: reading images and computing their vectors."""
 
+    runner: Literal["auto", "spark", "process"] = "auto"
+    """What embeds the images. ``process``: the job's own process, with worker processes for the images, and without
+    starting Spark or Java; the warehouse must be on this machine. ``auto``: that process for up to 100,000 images, and
+    Spark for more, and on a cluster. The tables are the same."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` uses the GPU that Spark assigned to the task (in local mode: a visible one), else the CPU. ``cuda`` is
     an error if there is no GPU. Only fingerprints that are networks use a GPU."""

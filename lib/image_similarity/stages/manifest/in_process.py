@@ -31,9 +31,7 @@ class Manifest:
     """reason -> files that were skipped."""
 
 
-def run(
-    images: str, settings: ManifestSettings, read_seconds: float, most: int | None = MOST_IMAGES
-) -> Manifest | None:
+def run(images: str, settings: ManifestSettings, read_seconds: float, most: int = MOST_IMAGES) -> Manifest | None:
     """The manifest of ``images``, which are on this machine, as `by_spark.run` makes it, and with the same errors.
 
     None if there are more than ``most``, or if a list names places that are not on this machine.
@@ -47,8 +45,9 @@ def run(
 
 
 def _of_files(files: pa.RecordBatch) -> pa.RecordBatch:
+    ids, places, sizes, times = files.columns
     attributes = pa.MapArray.from_arrays([0] * (len(files) + 1), pa.nulls(0, pa.string()), pa.nulls(0, pa.string()))
-    return _batch(*files.columns, attributes)
+    return _batch(ids, places, sizes, times, attributes)
 
 
 def _of_list(location: str, settings: ManifestSettings, read_seconds: float, most: int) -> Manifest | None:
