@@ -33,8 +33,9 @@ from image_similarity.imaging import decoding
 from image_similarity.runtime.session import open_session
 from image_similarity.runtime.tasks import ship
 from image_similarity.settings import EmbeddingsSettings, HttpSettings, ManifestSettings
-from image_similarity.stages import manifest
 from image_similarity.stages.embeddings import checkpoints, stage
+from image_similarity.stages.embeddings.outcomes import Retry
+from image_similarity.stages.manifest import by_spark
 from image_similarity.warehouse.records import new_run_id
 from image_similarity.warehouse.warehouse import Warehouse
 from tools import samples
@@ -88,7 +89,7 @@ class Ours:
         with warehouse.scratch(run) as scratch:
             start = time.perf_counter()
             settings = EmbeddingsSettings(), HttpSettings()
-            (outputs,) = stage.run(self._session, images, [fingerprint], *settings, stage.Retry(), scratch)
+            (outputs,) = stage.run(self._session, images, [fingerprint], *settings, Retry(), scratch)
             new = warehouse.read_folders([state.folder(checkpoints.FOLDER)], checkpoints.SCHEMA)
             warehouse.write("vectors", run, stage.new_vectors(new, fingerprint.vectors))
             seconds = time.perf_counter() - start
@@ -128,7 +129,7 @@ def main() -> int:
         state = networks.untrained_state(arguments.network, SEED)
         warehouse = Warehouse(session, str(folder / "w"))
         with warehouse.scratch("r0") as scratch:
-            whole = manifest.run(session, str(listed), ManifestSettings(), scratch).rows
+            whole = by_spark.run(session, str(listed), ManifestSettings(), scratch).rows
             warehouse.write("manifest", "r0", whole.where(whole.uri.isin([str(file) for file in files])))
         images = warehouse.read("manifest", ["r0"])
         candidates: dict[str, Callable[[], float]] = {}

@@ -14,11 +14,12 @@ from pyspark.sql import SparkSession
 import misbehaving
 from image_similarity.errors import WrongInput
 from image_similarity.settings import HttpSettings, ManifestSettings
-from image_similarity.stages import manifest
+from image_similarity.stages.manifest import by_spark
+from image_similarity.stages.manifest import images as listing
 from image_similarity.storage import blobs
 from image_similarity.warehouse.warehouse import Warehouse
 
-Built = Callable[..., manifest.Manifest]
+Built = Callable[..., by_spark.Manifest]
 Made = Callable[..., list[Any]]
 
 NAMES = [
@@ -47,9 +48,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_on(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
-    """`manifest.run`, whose frames can be read until the end of the test."""
+    """`by_spark.run`, whose frames can be read until the end of the test."""
     with Warehouse(spark, str(tmp_path_factory.mktemp("warehouse"))).scratch("r1") as scratch:
-        yield lambda images, settings=ManifestSettings(), **options: manifest.run(
+        yield lambda images, settings=ManifestSettings(), **options: by_spark.run(
             spark, str(images), settings, scratch, **options
         )
 
@@ -108,7 +109,7 @@ def test_what_exists_is_no_glob(made: Made, tmp_path: Path) -> None:
 def test_remote_globs_are_matched_like_local_ones() -> None:
     import re
 
-    expression = re.compile(manifest._glob_expression("a/**/[!x]?.jpg"))
+    expression = re.compile(listing._glob_expression("a/**/[!x]?.jpg"))
     assert expression.fullmatch("a/yz.jpg") and expression.fullmatch("a/b/c/yz.jpg")
     assert not expression.fullmatch("a/xz.jpg") and not expression.fullmatch("a/b/yzz.jpg")
 

@@ -14,8 +14,8 @@ from pyspark.sql import SparkSession
 from image_similarity.errors import WrongInput
 from image_similarity.jobs import build_manifest, download_images, find_neighbours
 from image_similarity.settings import ManifestSettings
-from image_similarity.stages import manifest
 from image_similarity.stages.downloads import catalogue
+from image_similarity.stages.manifest import by_spark
 from image_similarity.stages.neighbours import own_vectors, sources
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse.warehouse import Warehouse
@@ -129,7 +129,7 @@ def ids(spark: SparkSession, location: str, folder: Path) -> dict[str, list[str]
     """job -> the ids that it finds in a table with the columns uri, image_id and, in Parquet, embedding."""
     found: dict[str, list[Any]] = {}
     with Warehouse(spark, str(folder / "w")).scratch("r1") as scratch:
-        found["build_manifest"] = manifest.run(spark, location, ManifestSettings(), scratch).rows.collect()
+        found["build_manifest"] = by_spark.run(spark, location, ManifestSettings(), scratch).rows.collect()
     found["download_images"] = catalogue.read(location, ("uri",)).entries
     if location.endswith(".parquet"):
         rows = sources.from_parquet(spark, location, 60).vectors.withColumnRenamed("content", "image_id").collect()
@@ -221,7 +221,7 @@ def test_the_jobs_refuse_the_same_ids(case: str, spark: SparkSession, tmp_path: 
     columns, message = WRONG[case]
     own = written(tmp_path, uri=NAMES, embedding=vectors(), **columns)
     readers: list[Any] = [
-        lambda scratch: manifest.run(spark, own, ManifestSettings(), scratch),
+        lambda scratch: by_spark.run(spark, own, ManifestSettings(), scratch),
         lambda scratch: catalogue.read(own, ("uri",)),
         lambda scratch: sources.from_parquet(spark, own, 60),
     ]
@@ -236,7 +236,7 @@ def test_addresses_as_spark_writes_them(spark: SparkSession, tmp_path: Path) -> 
     (tmp_path / "a b.jpg").write_bytes(b"1")
     (tmp_path / "list.csv").write_text(f"uri\nfile:{tmp_path}/a%20b.jpg\n")
     with Warehouse(spark, str(tmp_path / "w")).scratch("r1") as scratch:
-        built = manifest.run(spark, f"file:{tmp_path}/list.csv", ManifestSettings(), scratch)
+        built = by_spark.run(spark, f"file:{tmp_path}/list.csv", ManifestSettings(), scratch)
         assert [(row.uri, row.size_bytes) for row in built.rows.collect()] == [(f"{tmp_path}/a b.jpg", 1)]
 
 

@@ -15,11 +15,11 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.imaging import thumbnails
 from image_similarity.settings import HttpSettings, ManifestSettings, Settings
 from image_similarity.settings.loading import load
-from image_similarity.stages import manifest
 from image_similarity.stages.comparison import cards
 from image_similarity.stages.downloads import catalogue
 from image_similarity.stages.embeddings import local_weights, weights, weights_cache
 from image_similarity.stages.gallery import pictures
+from image_similarity.stages.manifest import images, lists
 from image_similarity.storage import blobs
 from image_similarity.storage.tables import Table, folders
 
@@ -44,19 +44,19 @@ def settings() -> Settings:
 def test_a_folder_is_not_listed(monkeypatch: pytest.MonkeyPatch, hang: Any) -> None:
     monkeypatch.setattr(blobs, "list_files", lambda _: (hang() for _ in range(9)))
     with pytest.raises(WrongInput, match="--images /dead: cannot be listed: no answer within 0.1 s"):
-        manifest._find("/dead", ManifestSettings(), 0.1, is_glob=False)
+        images.find("/dead", ManifestSettings(), 0.1, is_glob=False)
     monkeypatch.setattr(blobs, "status", hang)
     monkeypatch.setattr(glob, "iglob", lambda pattern: iter([pattern]))
     with pytest.raises(WrongInput, match="cannot be listed: no answer within 0.1 s"):
-        manifest._find("/dead/*.jpg", ManifestSettings(), 0.1, is_glob=True)
-    assert manifest._known_of("/dead/a.jpg", HttpSettings(), 0.1) == (None, None, None)
+        images.find("/dead/*.jpg", ManifestSettings(), 0.1, is_glob=True)
+    assert lists.status_of("/dead/a.jpg", HttpSettings(), 0.1) == (None, None, None)
 
 
 @pytest.mark.parametrize("call", ["exists", "is_folder"])
 def test_nor_is_it_looked_for(monkeypatch: pytest.MonkeyPatch, hang: Any, call: str, tmp_path: Path) -> None:
     monkeypatch.setattr(blobs, call, hang)
     with pytest.raises(WrongInput, match="no answer within 0.1 s"):
-        manifest.kind_of(str(tmp_path), 0.1)
+        images.kind_of(str(tmp_path), 0.1)
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])

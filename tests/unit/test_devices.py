@@ -14,9 +14,9 @@ from image_similarity.fingerprints.colour_histogram import described
 from image_similarity.runtime import devices
 from image_similarity.runtime.devices import Devices
 from image_similarity.settings import EmbeddingsSettings
-from image_similarity.stages.embeddings import workers
+from image_similarity.stages.embeddings import embedder, workers
 from image_similarity.stages.embeddings.checkpoints import CheckpointCount
-from image_similarity.stages.embeddings.workers import Work
+from image_similarity.stages.embeddings.embedder import Work
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "conf" / "discover_gpus.sh"
@@ -223,17 +223,17 @@ def test_a_worker_that_gets_another_gpu_leaves_nothing_on_the_one_before(monkeyp
         return SimpleNamespace(device=device)
 
     monkeypatch.setattr(type(histogram), "load", load)
-    monkeypatch.setattr(devices, "release", lambda: happened.append(f"release, {len(workers._fingerprints)} held"))
-    monkeypatch.setattr(workers, "_fingerprints", {})
+    monkeypatch.setattr(devices, "release", lambda: happened.append(f"release, {len(embedder._fingerprints)} held"))
+    monkeypatch.setattr(embedder, "_fingerprints", {})
     work = Work(histogram, None, "folder", None)
-    got = [workers._fingerprints_for([(work, on)])[0] for on in ("cuda:0", "cuda:0", "cuda:1")]
+    got = [embedder._fingerprints_for([(work, on)])[0] for on in ("cuda:0", "cuda:0", "cuda:1")]
     assert [kernel.device for kernel in got] == ["cuda:0", "cuda:0", "cuda:1"]  # type: ignore[attr-defined]
-    assert happened == ["load on cuda:0", "release, 0 held", "load on cuda:1"] and len(workers._fingerprints) == 1
+    assert happened == ["load on cuda:0", "release, 0 held", "load on cuda:1"] and len(embedder._fingerprints) == 1
 
 
 def test_fingerprints_without_a_network_ask_for_no_device(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.task("7")  # which is not there
-    monkeypatch.setattr(workers, "_fingerprints", {})
+    monkeypatch.setattr(embedder, "_fingerprints", {})
     monkeypatch.setattr(workers, "TaskContext", SimpleNamespace(get=lambda: None))
     work = Work(described("hsv", (2, 2, 2), scaled=True), None, "folder", None)
     [loaded] = workers._load([work], Devices("cuda", "fail", 1, False), EmbeddingsSettings(), 0.0)

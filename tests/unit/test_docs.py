@@ -15,7 +15,7 @@ from image_similarity.jobs import command_line
 from image_similarity.settings import Settings
 from image_similarity.settings.fingerprints import keys_of, kinds
 from image_similarity.stages.downloads import stage as downloads
-from image_similarity.stages.embeddings import stage as embeddings
+from image_similarity.stages.embeddings import outcomes as embeddings
 from image_similarity.stages.neighbours import usable
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS

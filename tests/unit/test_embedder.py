@@ -21,10 +21,10 @@ from PIL import Image
 from image_similarity.imaging import decoding
 from image_similarity.imaging.framing import Framing
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
-from image_similarity.stages.embeddings import workers
+from image_similarity.stages.embeddings import embedder, workers
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter
+from image_similarity.stages.embeddings.embedder import Embedder, Loaded, Row
 from image_similarity.stages.embeddings.known import KnownContents, number_of
-from image_similarity.stages.embeddings.workers import Embedder, Loaded, _Row
 from image_similarity.storage import blobs, fetch
 
 ABORTING = Path(__file__).resolve().parents[1] / "aborting"
@@ -66,8 +66,10 @@ def embed(tmp_path: Path) -> Embed:
             Loaded(kernel, known, CheckpointWriter(str(f), "key", 3, 7, 0.0, 0.0))
             for kernel, f in zip(kernels, folders)
         ]
-        rows = (_Row(file.name, str(file), "v1", wanted or (1 << len(kernels)) - 1, size(file)) for file in files)
-        results = pd.concat(list(Embedder(loaded, EmbeddingsSettings(**options)).results(rows)), ignore_index=True)
+        rows = (Row(file.name, str(file), "v1", wanted or (1 << len(kernels)) - 1, size(file)) for file in files)
+        results = pd.concat(
+            map(pd.DataFrame, Embedder(loaded, EmbeddingsSettings(**options)).results(rows)), ignore_index=True
+        )
         return results, [saved_in(folder) for folder in folders]
 
     return run
@@ -210,7 +212,10 @@ def test_a_task_that_is_tried_again_knows_what_it_saved(tmp_path: Path, files: l
     assert first.earlier_contents() == []
     loaded = Loaded(Brightness(), None, first)
     results = pd.concat(
-        list(Embedder([loaded], EmbeddingsSettings()).results(_Row(f.name, str(f), "v1", 1) for f in files[:3]))
+        map(
+            pd.DataFrame,
+            Embedder([loaded], EmbeddingsSettings()).results(Row(f.name, str(f), "v1", 1) for f in files[:3]),
+        )
     )
     again = CheckpointWriter(str(tmp_path / "s"), "key", 3, 8, 0.0, 0.0)
     assert sorted(again.earlier_contents()) == sorted(results["content_sha256"])
@@ -223,7 +228,7 @@ def test_vectors_are_saved_when_it_is_time_and_at_the_end(tmp_path: Path, files:
     patient = CheckpointWriter(
         str(tmp_path / "s"), "key", 0, 0, 0.0, 3600.0
     )  # the job began in 1970: a twentieth of that is long
-    rows = (_Row(file.name, str(file), None, 1) for file in files)
+    rows = (Row(file.name, str(file), None, 1) for file in files)
     embedder = Embedder([Loaded(Brightness(), None, patient)], EmbeddingsSettings())
     counts = [len(list(tmp_path.glob("s/*"))) for _ in embedder.results(rows)]
     assert counts == [0, 0, 0, 0] and len(list(tmp_path.glob("s/*"))) == 1
@@ -288,7 +293,7 @@ def test_a_task_on_a_gpu_decodes_in_processes_that_its_workers_next_task_goes_on
     monkeypatch.setattr(decoding, "decode", lambda *_, **__: pytest.fail("decoded in the worker"))
     monkeypatch.setattr(sys, "path", [str(ABORTING), *sys.path])
     (tmp_path / "aborts.png").write_bytes(b"ABORT now")
-    workers._decoders_of_worker.cache_clear()
+    embedder._decoders_of_worker.cache_clear()
     used = []
     for number in range(2):
         writer = CheckpointWriter(str(tmp_path / f"saved-{number}"), "key", 3, 7, 0.0, 0.0)
@@ -300,10 +305,10 @@ def test_a_task_on_a_gpu_decodes_in_processes_that_its_workers_next_task_goes_on
         assert {name: vector.tolist() for name, vector in saved.items()} == {
             file.name: [int(file.stem)] * 3 for file in files
         }
-        used.append(workers._decoders_of_worker(3, *LIMITS))
+        used.append(embedder._decoders_of_worker(3, *LIMITS))
     assert used[0] is used[1] and used[0].processes == 3
     used[0].close()
-    workers._decoders_of_worker.cache_clear()
+    embedder._decoders_of_worker.cache_clear()
 
 
 def results_of_a_task(files: list[Path], loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Any:

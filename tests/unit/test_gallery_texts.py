@@ -20,7 +20,7 @@ from image_similarity.knn.distances import METRICS
 from image_similarity.pages.captions import LONGEST_ON_CARD, LONGEST_TEXT, clean, location, parts, short
 from image_similarity.pages.captions import link as web_link
 from image_similarity.settings import GallerySettings, NeighboursSettings, Settings, fingerprints, meanings
-from image_similarity.stages.embeddings import stage as embeddings
+from image_similarity.stages.embeddings import outcomes as embeddings
 from image_similarity.stages.gallery import cards, images, listings, pages, search, words
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.stages.neighbours import usable

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from image_similarity.errors import WrongInput
-from image_similarity.stages import manifest
+from image_similarity.stages.manifest import images
 from image_similarity.storage import blobs, uris
 from image_similarity.storage.filesystems import files_of
 from image_similarity.storage.local import LocalFiles
@@ -124,9 +124,9 @@ def test_a_glob_takes_what_the_folder_has(tmp_path: Path) -> None:
     for name in ("p.jpg", "q.jpg", ".hidden.jpg"):
         (tmp_path / "a" / name).touch()
     (tmp_path / "a" / "back").symlink_to(tmp_path / "a")
-    found = sorted(file.path for file in manifest._glob(f"{tmp_path}/**/*.jpg"))
+    found = sorted(file.path for file in images._glob(f"{tmp_path}/**/*.jpg"))
     assert found == names(tmp_path) == ["a/.hidden.jpg", "a/p.jpg", "a/q.jpg"]
-    assert sorted(file.path for file in manifest._glob(f"{tmp_path}/a/[pq].jpg")) == ["p.jpg", "q.jpg"]
+    assert sorted(file.path for file in images._glob(f"{tmp_path}/a/[pq].jpg")) == ["p.jpg", "q.jpg"]
 
 
 @pytest.mark.timeout(20)

@@ -191,6 +191,21 @@ def new_images(published: Snapshot, fingerprint: str) -> int:
     return max(0, count["manifest"] - count["embeddings"] - count["failures"])
 
 
+def unread_images(published: Snapshot, fingerprint: str) -> int:
+    """Images of the manifest in a version that has neither a vector nor a failure by ``fingerprint``.
+
+    0 if tables cannot be read: the job says why.
+    """
+    columns = ["image_id", "source_version"]
+    slots = {"manifest": "", "embeddings": fingerprint, "failures": fingerprint}
+    try:
+        rows = {table: published.table(table, slot, columns) for table, slot in slots.items()}
+    except (OSError, pa.ArrowException):
+        return 0
+    images = {table: set(zip(*(column.to_pylist() for column in found.columns))) for table, found in rows.items()}
+    return len(images["manifest"] - images["embeddings"] - images["failures"])
+
+
 def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None:
     """The published vectors of ``fingerprint``; None if there are none, or files cannot be read: the job says why."""
     try:

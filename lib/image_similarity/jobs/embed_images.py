@@ -5,27 +5,29 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pyspark.sql import DataFrame
+from typing import TYPE_CHECKING, Any
 
 from image_similarity.errors import WrongInput
 from image_similarity.jobs import command_line, declaration, early, same_way
+from image_similarity.jobs import embedding_runners as runners
+from image_similarity.jobs.embedding_runners import BySpark, Embedding, InProcess
 from image_similarity.jobs.job import Application, Failures, Job, work_on
 from image_similarity.reporting import note
-from image_similarity.runtime import devices, progress
-from image_similarity.runtime.tasks import ship
+from image_similarity.runtime import processes, progress
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings, Settings
-from image_similarity.stages.embeddings import checkpoints, prepare, projected, stage
+from image_similarity.stages.embeddings import checkpoints, outcomes, prepare
+from image_similarity.stages.embeddings.outcomes import Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
-from image_similarity.stages.embeddings.projected import Fitted
-from image_similarity.stages.embeddings.stage import Fingerprint, Outputs, Retry
-from image_similarity.storage import disk_space, uris
+from image_similarity.storage import disk_space
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.snapshot import Snapshot
 from image_similarity.warehouse.workspace import STATE
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from image_similarity.stages.embeddings.projected import Fitted
 
 EVERY_REASON = "every"
 
@@ -61,7 +63,7 @@ def add_switches(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=EVERY_REASON,
         default=[],
-        type=command_line.one_of([EVERY_REASON, *stage.FAILURE_REASONS]),
+        type=command_line.one_of([EVERY_REASON, *outcomes.FAILURE_REASONS]),
         metavar="REASON",
         help=(
             "try images again that failed for this reason (repeatable; without one: for any), though their files "
@@ -81,7 +83,10 @@ def run(application: Application) -> None:
     _plan(jobs)
     of_images = [job for job in jobs if not isinstance(_declared(job), PcaSettings)]
     if of_images:
-        _embed(of_images)
+        try:
+            _embed(of_images)
+        finally:
+            processes.release()
     for job in jobs:
         if job not in of_images:
             _project(application.job("embed_images", job.slot))  # a new job, which sees what was just published
@@ -95,6 +100,8 @@ def check_fingerprints(arguments: argparse.Namespace, settings: Settings) -> Non
     if published:
         same_way.check_declared(published, _wanted(arguments, settings), settings)
     names = _names(arguments, settings)
+    if not arguments.dry_run and runners.will_embed(published, settings, names):
+        runners.prepare_workers(settings, names)
     for name in names:
         prepare.check(name, settings.fingerprint(name))
     prepare.check_together(settings, names)
@@ -140,6 +147,8 @@ def check(application: Application) -> None:
     """Raises ``WrongInput`` for a GPU that no task can have."""
     declared = [application.settings.fingerprint(name) for name in _names(application.arguments, application.settings)]
     if any(isinstance(fingerprint, (NetworkSettings, ExportedSettings)) for fingerprint in declared):
+        from image_similarity.runtime import devices
+
         devices.check(application.session, application.settings.embeddings)
 
 
@@ -200,83 +209,41 @@ def _manifest_runs(published: Snapshot) -> list[str]:
 # -- fingerprints of images --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Embedding:
-    """One fingerprint in the pass: its run, and its inputs."""
-
-    job: Job
-    prepared: PreparedFingerprint
-    fingerprint: Fingerprint
-    inputs: dict[str, list[str]]
-
-    @property
-    def state(self) -> str:
-        return _state(self.fingerprint.key)
-
-
 def _embed(jobs: list[Job]) -> None:
     """Embeds the images in one pass for all ``jobs``. Each job is one fingerprint, and publishes its own slots."""
     first = jobs[0]
-    manifest = first.warehouse.read("manifest", _manifest_runs(first.base_snapshot))
+    runner = runners.chosen(first)
     with first.step("prepare fingerprints"):
-        embeddings = [_embedding(job) for job in jobs]
+        embeddings = [_embedding(job, runner) for job in jobs]
         _check_distinct(embeddings)
     reasons = first.arguments.retry_failed
     retry = Retry(EVERY_REASON in reasons, [reason for reason in reasons if reason != EVERY_REASON])
-    with first.warehouse.scratch(first.run_id) as scratch:
-        fingerprints = [embedding.fingerprint for embedding in embeddings]
-        settings = first.settings
-        with first.step("sort out what is new"):
-            outputs = stage.run(
-                first.session, manifest, fingerprints, settings.embeddings, settings.http, retry, scratch
-            )
-        with first.step("write tables"):
-            written = [_write(embedding, manifest, result) for embedding, result in zip(embeddings, outputs)]
-    for embedding, (counts, failures), result in zip(embeddings, written, outputs):
-        _publish(embedding, counts)
-        _summarise(embedding.job, counts, failures, result.failed_before)
+    for embedding, written in zip(embeddings, runner.run(embeddings, retry)):
+        _publish(embedding, written.counts)
+        _summarise(embedding.job, written.counts, written.failures, written.failed_before)
 
 
-def _check_distinct(embeddings: list[_Embedding]) -> None:
+def _check_distinct(embeddings: list[Embedding]) -> None:
     slots: dict[str, str] = {}
     for embedding in embeddings:
-        other = slots.setdefault(embedding.fingerprint.key, embedding.job.slot)
+        other = slots.setdefault(embedding.key, embedding.job.slot)
         if other != embedding.job.slot:
             raise WrongInput(prepare.alike(other, embedding.job.slot))
 
 
-def _embedding(job: Job) -> _Embedding:
+def _embedding(job: Job, runner: InProcess | BySpark) -> Embedding:
     prepared = _prepared(job.application, job.slot)
     for line in prepared.notes:
         job.say(f"{job.slot}: {line}", event="note")
-    key = prepared.spec.key
     inputs = {
         "manifest": _manifest_runs(job.base_snapshot),
         "embeddings": job.base_snapshot.run_ids("embeddings", job.slot),
-        "vectors": job.base_snapshot.run_ids("vectors", key),
+        "vectors": job.base_snapshot.run_ids("vectors", prepared.spec.key),
     }
-    published = job.warehouse.read("embeddings", inputs["embeddings"])
-    previous = _key_in(published)
+    previous = runner.key_of(job, inputs["embeddings"])
     now = prepare.record(job.slot, _declared(job), prepared)
     same_way.check_key(job.arguments, job.base_snapshot, job.slot, previous, now)
-    fingerprint = Fingerprint(
-        name=job.slot,
-        spec=prepared.spec,
-        file=ship(job.session, prepared.file) if prepared.file else None,
-        published=published,
-        failures=job.warehouse.read("failures", job.base_snapshot.run_ids("failures", job.slot)),
-        failures_hold=previous == key,
-        vectors=job.warehouse.read("vectors", inputs["vectors"]),
-        checkpoints=_checkpoints(job, key),
-        folder=job.warehouse.state_of(_state(key), job.run_id).location(checkpoints.FOLDER),
-    )
-    return _Embedding(job, prepared, fingerprint, inputs)
-
-
-def _key_in(embeddings: DataFrame) -> str | None:
-    """The fingerprint key of rows of ``embeddings``; None if there are none."""
-    row = embeddings.select("fingerprint_key").first()
-    return None if row is None else str(row.fingerprint_key)
+    return Embedding(job, prepared, inputs, previous)
 
 
 def _folder_for_workers() -> Path:
@@ -286,71 +253,12 @@ def _folder_for_workers() -> Path:
     return folder
 
 
-def _checkpoints(job: Job, key: str, this_run_only: bool = False) -> DataFrame:
-    """The checkpoints for ``key`` of this run and of earlier runs that were not published.
-
-    A damaged file is passed over, with a note: its images are embedded again.
-    """
-    runs = [run for run in job.warehouse.states(_state(key)) if run == job.run_id or not this_run_only]
-    readable: list[str] = []
-    for state in (job.warehouse.state_of(_state(key), run) for run in runs):
-        whole, damaged = checkpoints.files(state.location(checkpoints.FOLDER))
-        if damaged:
-            note(f"{len(damaged):,} damaged checkpoints, as {damaged[0]}: their images are embedded again")
-        readable += map(uris.for_spark, whole) if damaged else [state.folder(checkpoints.FOLDER)]
-    return job.warehouse.read_folders(readable, checkpoints.SCHEMA)
-
-
-def _state(key: str) -> str:
-    """The state slot that holds the checkpoints for ``key``, see `Warehouse.state`."""
-    return f"{retention.CHECKPOINTS}/{key}"
-
-
-def _write(embedding: _Embedding, manifest: DataFrame, outputs: Outputs) -> tuple[dict[str, Any], Failures]:
-    """Writes the tables, checks that every image is embedded or failed, and counts."""
-    job, run = embedding.job, embedding.job.run_id
-    failures = _write_failures(job, outputs.failures, outputs.images)
-    job.warehouse.write("embeddings", run, outputs.embeddings)
-    vectors, added = embedding.fingerprint.vectors, 0
-    # Counted from checkpoints and not from results: a task that was lost with its executor may have written some, and
-    # its retry does not embed those contents again.
-    embedded = (
-        _checkpoints(job, embedding.fingerprint.key, this_run_only=True).select("content_sha256").distinct().count()
-    )
-    if embedded or outputs.resumed:
-        new = stage.new_vectors(_checkpoints(job, embedding.fingerprint.key), vectors)
-        job.warehouse.write("vectors", run, new)
-        written = job.warehouse.read("vectors", [run])
-        vectors, added = vectors.unionByName(written), written.count()
-    embeddings = job.warehouse.read("embeddings", [run])
-    stage.check(manifest, embeddings, job.warehouse.read("failures", [run]), vectors)
-    counts = {
-        "images": outputs.images,
-        "not_read_again": outputs.reused,
-        "resumed": outputs.resumed,
-        "read": outputs.read,
-        "embedded": embedded,
-        "devices": outputs.embedded_on,
-        "vectors_added": added,
-        "failures": failures.counts,
-    }
-    return counts, failures
-
-
-def _write_failures(job: Job, rows: DataFrame, images: int) -> Failures:
-    """Writes ``failures``, and counts them by reason. Raises ``TooManyFailures`` above the allowed fraction."""
-    job.warehouse.write("failures", job.run_id, rows)
-    failures = job.failures()
-    job.check_failures(failures, "images", images, "embeddings")
-    return failures
-
-
-def _publish(embedding: _Embedding, counts: dict[str, Any]) -> None:
+def _publish(embedding: Embedding, counts: dict[str, Any]) -> None:
     job = embedding.job
     used = prepare.record(job.slot, _declared(job), embedding.prepared)
     job.publish(
         replace={"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}},
-        append={"vectors": {embedding.fingerprint.key: job.run_id}} if counts["vectors_added"] else None,
+        append={"vectors": {embedding.key: job.run_id}} if counts["vectors_added"] else None,
         inputs=embedding.inputs,
         counts=counts,
         used={**used, "embeddings": job.settings.embeddings.model_dump()},
@@ -386,6 +294,8 @@ def _summarise(job: Job, counts: dict[str, Any], failures: Failures, failed_befo
 
 def _project(job: Job) -> None:
     """Projects the published vectors of another fingerprint, and publishes the result."""
+    from image_similarity.stages.embeddings import projected
+
     declared, warehouse = _declared(job), job.warehouse
     inputs = {
         "embeddings": job.base_snapshot.run_ids("embeddings", declared.base),
@@ -410,7 +320,7 @@ def _project(job: Job) -> None:
         "base_key": fitted.base_key,
         **_weights_behind(job, inputs["embeddings"]),
     }
-    same_way.check_key(job.arguments, job.base_snapshot, job.slot, _key_in(published), used)
+    same_way.check_key(job.arguments, job.base_snapshot, job.slot, runners.key_in(published), used)
     with job.step("project and write tables"):
         counts = _write_projected(job, base, vectors, fitted, is_new=previous is None)
     replace = {"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}}
@@ -435,13 +345,17 @@ def _weights_behind(job: Job, runs: list[str]) -> dict[str, Any]:
     return {name: settings[name] for name in ("weights", "trained") if name in settings}
 
 
-def _write_projected(job: Job, base: DataFrame, vectors: DataFrame, fitted: Fitted, is_new: bool) -> dict[str, Any]:
+def _write_projected(
+    job: Job, base: "DataFrame", vectors: "DataFrame", fitted: "Fitted", is_new: bool
+) -> dict[str, Any]:
     """Writes the tables of a projected fingerprint, and counts."""
+    from image_similarity.stages.embeddings import projected
+
     warehouse, run, declared = job.warehouse, job.run_id, _declared(job)
     named = projected.renamed(base, job.slot, fitted.key)
     failures = warehouse.read("failures", job.base_snapshot.run_ids("failures", declared.base))
     images = base.count() + failures.count()
-    inherited = _write_failures(job, projected.renamed(failures, job.slot), images)
+    inherited = runners.write_failures(job, projected.renamed(failures, job.slot), images)
     warehouse.write("embeddings", run, named)
     known = warehouse.read("vectors", job.base_snapshot.run_ids("vectors", fitted.key))
     new = vectors.join(known.select("content_sha256"), "content_sha256", "left_anti")

@@ -19,13 +19,16 @@ import os
 import socket
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyspark import TaskContext
-from pyspark.sql import SparkSession
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.runtime.session import is_local_mode
 from image_similarity.settings import EmbeddingsSettings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 CPU = "cpu"
 _LEAST_CORES = 2
@@ -49,16 +52,19 @@ class Devices:
     tasks_per_gpu: int
     in_local_mode: bool
 
-    def of_task(self) -> str:
-        """In a task: its device, as torch names it. Raises ``JobFailed`` if it is a GPU that is unusable."""
+    def of_task(self, number: int | None = None) -> str:
+        """In a task: its device, as torch names it. Raises ``JobFailed`` if it is a GPU that is unusable.
+
+        ``number``: the task's, where it is none of Spark's.
+        """
         try:
-            return CPU if self.requested == CPU else self._of_task()
+            return CPU if self.requested == CPU else self._of_task(number)
         except _Unusable as fault:
             if self.fallback == CPU:
                 return CPU
             raise JobFailed(f"{socket.gethostname()}: {fault}; {_ADVICE}") from None
 
-    def _of_task(self) -> str:
+    def _of_task(self, number: int | None) -> str:
         address = _assigned_address()
         if address is not None:
             return _usable(_index(address), f"GPU {address}, which Spark gave a task,")
@@ -70,7 +76,8 @@ class Devices:
         if not count:
             return CPU
         context = TaskContext.get()
-        index = (context.partitionId() if context is not None else 0) % count
+        partition = context.partitionId() if context is not None else number or 0
+        index = partition % count
         return _usable(index, f"GPU {index}")
 
     def most_tasks(self) -> int | None:
@@ -88,12 +95,12 @@ class Devices:
         return max(_LEAST_CORES, context.cpus() if context is not None else 0)
 
 
-def for_tasks(spark: SparkSession, settings: EmbeddingsSettings) -> Devices:
+def for_tasks(spark: "SparkSession", settings: EmbeddingsSettings) -> Devices:
     """On the driver: the values by which tasks choose their devices."""
     return Devices(settings.device, settings.device_fallback, settings.tasks_per_gpu, is_local_mode(spark))
 
 
-def check(spark: SparkSession, settings: EmbeddingsSettings) -> None:
+def check(spark: "SparkSession", settings: EmbeddingsSettings) -> None:
     """On the driver, before any work: raises ``JobFailed`` or ``WrongInput`` if ``cuda`` is set and no task can have a
     GPU.
     """

@@ -234,6 +234,11 @@ def _running_tasks(spark: "SparkSession") -> int:
     return running
 
 
+def starts_locally() -> bool:
+    """Whether the session that `open_session` will start is one of this machine."""
+    return not is_submitted() and _master_of_settings().startswith("local")
+
+
 def is_local_mode(spark: "SparkSession") -> bool:
     """Whether everything runs on this machine. Does not start a session."""
     return master(spark).startswith("local")
@@ -243,6 +248,10 @@ def master(spark: "SparkSession") -> str:
     """The master of ``spark``: that of the settings of one machine while it is not started."""
     if (running := started(spark)) is not None:
         return str(running.sparkContext.master)
+    return _master_of_settings()
+
+
+def _master_of_settings() -> str:
     folder = conf.folder()
     settings = read_properties(folder / "spark" / "local.conf") if folder is not None else {}
     return settings.get("spark.master", "local[*]")

@@ -1,43 +1,31 @@
 """Divides work into Spark tasks, and ships files to them."""
 
-import functools
 import itertools
 import os
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pyspark import SparkFiles, TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from image_similarity.runtime import processes, watchdog
 from image_similarity.runtime.session import is_local_mode
 from image_similarity.settings import EmbeddingsSettings
-from image_similarity.storage import timeouts
 from image_similarity.storage.budget import ByteBudget
 from image_similarity.warehouse.workspace import Workspace
 
 T = TypeVar("T")
 
-DECODE_THREADS = 2
-"""Pictures that a task decodes at a time on the CPU, where the settings say nothing: one is decoded while the network
-takes another."""
-
 _BITS_FOR_ROWS = 33  # monotonically_increasing_id holds the number of the partition above them
 
 
 def task_count(spark: SparkSession, units: int, least: int, most: int) -> int:
-    """The number of tasks for ``units`` of work, with ``least`` to ``most`` units in each if possible.
-
-    There are enough tasks to show progress and to finish together, and few enough that starting them costs little. The
-    number is a multiple of the cores.
-    """
-    cores = spark.sparkContext.defaultParallelism
-    tasks = max(units / most, min(units / least, 4 * cores))
-    return max(1, -(-round(tasks) // cores) * cores)
+    """`processes.task_count` for the cores of ``spark``."""
+    return processes.task_count(spark.sparkContext.defaultParallelism, units, least, most)
 
 
 def by_host(rows: DataFrame, address: str, partitions: int) -> DataFrame:
@@ -89,25 +77,12 @@ def is_retry() -> bool:
 
 
 def watched(seconds: float, decode: Callable[..., T]) -> Callable[..., T]:
-    """In a worker: ``decode``, which ends the worker if a call takes longer than ``seconds``.
-
-    ``decode`` also takes ``waiting``, see `decoding.Waiting`: a picture's time begins anew when its turn comes. A hung
-    decoder thread cannot be interrupted, so the worker is killed. The retry decodes in a child process, which has a
-    limit of its own: in a retried task ``decode`` is returned as it is.
+    """In a worker: `watchdog.watched`, except in a retried task. That decodes in a child process, which has a limit of
+    its own, so ``decode`` is returned as it is.
     """
     if is_retry():
         return decode
-
-    @functools.wraps(decode)
-    def bounded(*arguments: Any, **options: Any) -> T:
-        clock = timeouts.Clock(seconds)
-        try:
-            return timeouts.by_clock(clock, functools.partial(decode, *arguments, **options, waiting=clock.stopped))
-        except TimeoutError:
-            os.kill(os.getpid(), signal.SIGKILL)
-            raise
-
-    return bounded
+    return watchdog.watched(seconds, decode)
 
 
 @contextmanager
@@ -120,6 +95,6 @@ def decoders(
     since a file may have killed the worker before.
     """
     limits = settings.max_pixels, settings.decode_bytes, settings.decode_seconds
-    threads = settings.decode_threads or DECODE_THREADS
+    threads = settings.decode_threads_on_cpu
     with opened(is_retry(), *limits) as decode, ThreadPoolExecutor(threads, "pictures") as pool:
         yield pool, watched(settings.decode_seconds, decode), ByteBudget(settings.fetch_bytes, threads)

@@ -36,6 +36,11 @@ class ManifestSettings(Section):
     the folder of the list. Other rows are skipped. If empty, rows may name everything that the workers can read: set
     it if others write your lists, or pictures that are nobody's business may be shown."""
 
+    runner: Literal["auto", "spark", "process"] = "auto"
+    """What lists the images. ``process``: the job's own process, without starting Spark or Java. Only images and a
+    warehouse on this machine can be listed there. ``auto``: that process for up to 100,000 of them, and Spark for
+    more, for samples, and on a cluster. The table is the same."""
+
     @field_validator("extensions")
     @classmethod
     def _without_dots(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,6 +49,11 @@ class ManifestSettings(Section):
 
 class EmbeddingsSettings(Section):
     """``[embeddings]``: reading images and computing their vectors."""
+
+    runner: Literal["auto", "spark", "process"] = "auto"
+    """What embeds the images. ``process``: the job's own process, with worker processes for the images, and without
+    starting Spark or Java; the warehouse must be on this machine. ``auto``: that process for up to 100,000 images, and
+    Spark for more, and on a cluster. The tables are the same."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` uses the GPU that Spark assigned to the task (in local mode: a visible one), else the CPU. ``cuda`` is
@@ -106,6 +116,11 @@ class EmbeddingsSettings(Section):
     fetch_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
     """Most bytes of files that a task holds at once, until they are decoded; in ``download_images``, until they are
     stored. Threads wait with files that do not fit. A file that is larger goes alone. There is a task for each core."""
+
+    @property
+    def decode_threads_on_cpu(self) -> int:
+        """``decode_threads``, or two: one picture is decoded while the network takes another."""
+        return self.decode_threads or 2
 
 
 class NeighboursSettings(Section):

@@ -2,11 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import Column
-from pyspark.sql import functions as F
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column
 
 _DIGITS = 15  # of 4 bits: as many as a signed number of 64 bits holds
 
@@ -35,7 +37,9 @@ def number_of(key: str, content_sha256: str) -> int:
     return int(hashlib.sha256(f"{key}{content_sha256}".encode()).hexdigest()[:_DIGITS], 16)
 
 
-def number_column(key: str, content_sha256: str) -> Column:
+def number_column(key: str, content_sha256: str) -> "Column":
     """`number_of` for the column ``content_sha256``."""
+    from pyspark.sql import functions as F
+
     digest = F.sha2(F.concat(F.lit(key), F.col(content_sha256)), 256)
     return F.conv(F.substring(digest, 1, _DIGITS), 16, 10).cast("long")

@@ -8,7 +8,7 @@ fingerprint that lacks their vector.
 import functools
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,31 +18,24 @@ from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
 from image_similarity.fingerprints.spec import FingerprintSpec
-from image_similarity.imaging import decoding
 from image_similarity.runtime import devices
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings import workers
 from image_similarity.stages.embeddings.checkpoints import CheckpointCount
+from image_similarity.stages.embeddings.embedder import NON_FINITE, Work
 from image_similarity.stages.embeddings.known import KnownContents, number_column
-from image_similarity.stages.embeddings.workers import NON_FINITE, Work
-from image_similarity.storage import fetch
+from image_similarity.stages.embeddings.outcomes import (
+    CHECKPOINT,
+    FAILED,
+    LEAST_IMAGES_PER_TASK,
+    PERMANENT_REASONS,
+    PUBLISHED,
+    Retry,
+)
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.workspace import Workspace
-
-FAILURE_REASONS = {
-    **fetch.FETCH_REASONS,
-    **decoding.UNREADABLE_REASONS,
-    NON_FINITE: "the network's answer has infinite or undefined values",
-}
-"""Every ``reason`` that this stage writes into ``failures``."""
-
-PERMANENT_REASONS = (*decoding.UNREADABLE_REASONS, NON_FINITE, "too_many_bytes")
-"""Permanent failures: retried only on request while the file is unchanged. All other failures are transient and always
-retried."""
-
-LEAST_IMAGES_PER_TASK = 32
 
 
 @dataclass(frozen=True)
@@ -69,14 +62,6 @@ class Fingerprint:
     @property
     def key(self) -> str:
         return self.spec.key
-
-
-@dataclass(frozen=True)
-class Retry:
-    """Which permanent failures of earlier runs are retried although their files are unchanged."""
-
-    all: bool = False
-    reasons: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -122,23 +107,20 @@ def run(
 
 # -- known images ------------------------------------------------------------------------------------------------------
 
-_PUBLISHED, _CHECKPOINT, _FAILED = 0, 1, 2
-"""Why an image is known. The lowest value wins."""
-
 
 def _known(fingerprint: Fingerprint, settings: EmbeddingsSettings, retry: Retry) -> DataFrame:
     """The images that need not be read: image_id, source_version, and ``known`` (kind, content_sha256, reason, detail).
 
-    ``kind`` is one of `_PUBLISHED`, `_CHECKPOINT` and `_FAILED`.
+    ``kind`` is one of `PUBLISHED`, `CHECKPOINT` and `FAILED`.
     """
     nothing = F.lit(None).cast("string")
     of_key = fingerprint.published.where(F.col("fingerprint_key") == fingerprint.key)
     sources = [
         of_key.select(
-            "image_id", "source_version", F.lit(_PUBLISHED).alias("kind"), "content_sha256", *_none("reason", "detail")
+            "image_id", "source_version", F.lit(PUBLISHED).alias("kind"), "content_sha256", *_none("reason", "detail")
         ),
         fingerprint.checkpoints.select(
-            "image_id", "source_version", F.lit(_CHECKPOINT), "content_sha256", nothing, nothing
+            "image_id", "source_version", F.lit(CHECKPOINT), "content_sha256", nothing, nothing
         ),
     ]
     # Failures recorded with another key say nothing about this one.
@@ -146,7 +128,7 @@ def _known(fingerprint: Fingerprint, settings: EmbeddingsSettings, retry: Retry)
         failed = fingerprint.failures.where(
             F.col("reason").isin(*PERMANENT_REASONS) & ~F.col("reason").isin(*retry.reasons)
         )
-        sources.append(failed.select("image_id", "source_version", F.lit(_FAILED), nothing, "reason", "detail"))
+        sources.append(failed.select("image_id", "source_version", F.lit(FAILED), nothing, "reason", "detail"))
     known = functools.reduce(DataFrame.unionAll, sources).where("source_version IS NOT NULL")
     if settings.recheck == "always":
         known = known.limit(0)
@@ -185,7 +167,7 @@ def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
     counts = [F.count("*"), F.count_if(F.col("needed_by") > 0)]
     for number in range(fingerprints):
         known = F.col(f"known_{number}")
-        counts += [F.count_if(known.isNull()), F.count_if(known["kind"] == _CHECKPOINT)]
+        counts += [F.count_if(known.isNull()), F.count_if(known["kind"] == CHECKPOINT)]
         counts += [F.count_if(known["reason"].isNotNull())]
     images, unread, *each = matched.agg(*[column.alias(f"_{place}") for place, column in enumerate(counts)]).collect()[
         0

@@ -1,0 +1,337 @@
+"""Embedding without Spark: tables by the job's own process, images by worker processes that may die.
+
+The outcomes, vectors and checkpoints are those of `stage`.
+"""
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from image_similarity.errors import JobFailed
+from image_similarity.fingerprints.spec import FingerprintSpec
+from image_similarity.imaging import decoding
+from image_similarity.runtime import processes
+from image_similarity.runtime.devices import CPU, Devices
+from image_similarity.runtime.processes import Task
+from image_similarity.runtime.progress import progress
+from image_similarity.settings import EmbeddingsSettings, FingerprintSettings, HttpSettings
+from image_similarity.stages.embeddings import embedder
+from image_similarity.stages.embeddings.embedder import NON_FINITE, Attempt, Embedder, Results, Row, Work
+from image_similarity.stages.embeddings.known import KnownContents, number_of
+from image_similarity.stages.embeddings.outcomes import (
+    CHECKPOINT,
+    FAILED,
+    LEAST_IMAGES_PER_TASK,
+    PERMANENT_REASONS,
+    PUBLISHED,
+    Retry,
+)
+from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+MOST_IMAGES = 100_000
+"""What is known of so many images takes some 100 MB of this process."""
+
+_MODULES = {
+    "network": "image_similarity.fingerprints.networks",
+    "exported": "image_similarity.fingerprints.exported",
+    "colour-histogram": "image_similarity.fingerprints.colour_histogram",
+    "hog": "image_similarity.fingerprints.hog",
+}
+"""Kind of a fingerprint -> what computes it. Importing torch takes seconds."""
+
+_ROWS = 1024  # of vectors, in memory at once
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """As `stage.Fingerprint`, with what is stored in the memory of this process."""
+
+    name: str
+    spec: FingerprintSpec
+    file: str | None
+    published: pa.Table
+    """image_id, source_version, content_sha256, fingerprint_key"""
+    failures: pa.Table
+    """image_id, source_version, reason, detail"""
+    failures_hold: bool
+    contents: frozenset[str]
+    """The contents in ``vectors`` of this key as published."""
+    checkpoints: Sequence[str]
+    """Whole files of unpublished checkpoints of earlier runs."""
+    folder: str
+
+    @property
+    def key(self) -> str:
+        return self.spec.key
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """As `stage.Outputs`. The tables have the schemas of ``embeddings`` and ``failures``."""
+
+    embeddings: pa.Table
+    failures: pa.Table
+    images: int
+    reused: int
+    resumed: int
+    failed_before: int
+    read: int
+    embedded_on: dict[str, int]
+
+
+class _Outcome(NamedTuple):
+    """What became of an image: ``kind`` says how it is known."""
+
+    kind: int | None
+    content_sha256: str | None
+    reason: str | None = None
+    detail: str | None = None
+
+
+_Known = Mapping[tuple[str, str], _Outcome]
+
+
+def prepare_workers(declared: Sequence[FingerprintSettings]) -> processes.Server:
+    """The server of workers for fingerprints that are ``declared`` so. It is started if it is not there."""
+    kinds = sorted({_MODULES[fingerprint.kind] for fingerprint in declared if fingerprint.kind in _MODULES})
+    return processes.prepare(__name__, *kinds)
+
+
+def run(
+    session: "SparkSession",
+    cores: int,
+    workers: Callable[[], processes.Server],
+    manifest: pa.Table,
+    fingerprints: Sequence[Fingerprint],
+    settings: EmbeddingsSettings,
+    http: HttpSettings,
+    retry: Retry,
+) -> list[Outputs]:
+    """As `stage.run`. ``session`` only names the work. ``workers`` is called if there are images to read."""
+    columns = [manifest[name].to_pylist() for name in ("image_id", "uri", "source_version", "size_bytes")]
+    rows = [Row(image, uri, version, 0, _size(size)) for image, uri, version, size in zip(*columns)]
+    known = [_known(fingerprint, settings, retry) for fingerprint in fingerprints]
+    needed = [_needed_by(row, known) for row in rows]
+    unread = [
+        Row(row.image_id, row.uri, row.source_version, bits, row.size_bytes) for row, bits in zip(rows, needed) if bits
+    ]
+    results: dict[str, dict[str, Any]] = {}
+    if unread:
+        work = [_work(fingerprint) for fingerprint in fingerprints]
+        results = _results(session, cores, workers(), unread, work, settings, http, [f.name for f in fingerprints])
+    return [
+        _split(number, fingerprint, rows, known[number], results) for number, fingerprint in enumerate(fingerprints)
+    ]
+
+
+def _size(size: int | None) -> int:
+    return embedder.UNKNOWN_SIZE if size is None else size
+
+
+# -- known images ------------------------------------------------------------------------------------------------------
+
+
+def _known(fingerprint: Fingerprint, settings: EmbeddingsSettings, retry: Retry) -> _Known:
+    """(image_id, source_version) -> outcome, of the images that need not be read."""
+    if settings.recheck == "always":
+        return {}
+    known: dict[tuple[str, str], _Outcome] = {}
+    # The last one wins: the published vectors.
+    if fingerprint.failures_hold and not retry.all:
+        for image_id, version, reason, detail in _rows(fingerprint.failures, "reason", "detail"):
+            if reason in PERMANENT_REASONS and reason not in retry.reasons:
+                known[image_id, version] = _Outcome(FAILED, None, reason, detail)
+    for file in fingerprint.checkpoints:
+        table = pq.read_table(file, columns=["image_id", "source_version", "content_sha256"])
+        known |= {(image_id, version): _Outcome(CHECKPOINT, content) for image_id, version, content in _rows(table)}
+    for image_id, version, content, key in _rows(fingerprint.published, "content_sha256", "fingerprint_key"):
+        if key == fingerprint.key:
+            known[image_id, version] = _Outcome(PUBLISHED, content)
+    return {image: outcome for image, outcome in known.items() if image[1] is not None}
+
+
+def _rows(table: pa.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in ("image_id", "source_version", *(columns or ["content_sha256"]))))
+
+
+def _needed_by(row: Row, known: Sequence[_Known]) -> int:
+    """Bit i: fingerprint i knows nothing of the image."""
+    image = row.image_id, str(row.source_version)
+    return sum(1 << number for number, outcomes in enumerate(known) if image not in outcomes)
+
+
+def _contents_of(files: Sequence[str]) -> Iterator[str]:
+    for file in files:
+        yield from pq.read_table(file, columns=["content_sha256"])["content_sha256"].to_pylist()
+
+
+def _work(fingerprint: Fingerprint) -> Work:
+    contents, key = fingerprint.contents.union(_contents_of(fingerprint.checkpoints)), secrets.token_hex(16)
+    numbers = np.unique(np.array([number_of(key, content) for content in contents], np.int64))
+    return Work(fingerprint.spec, fingerprint.file, fingerprint.folder, KnownContents(key, numbers))
+
+
+# -- the pass over the images ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A task: some of the images."""
+
+    rows: Sequence[Row]
+    work: Sequence[Work]
+    available: Devices
+    settings: EmbeddingsSettings
+    http: HttpSettings
+    started: float
+
+
+def _results(
+    session: "SparkSession",
+    cores: int,
+    server: processes.Server,
+    unread: list[Row],
+    work: Sequence[Work],
+    settings: EmbeddingsSettings,
+    http: HttpSettings,
+    names: Sequence[str],
+) -> dict[str, dict[str, Any]]:
+    """The results of the ``unread`` images by image_id, with the columns of `embedder.Results`."""
+    available = Devices(settings.device, settings.device_fallback, settings.tasks_per_gpu, in_local_mode=True)
+    most = available.most_tasks() if any(item.spec.uses_torch for item in work) else None
+    # As in `stage`: copies of a file fall into the same task, and the largest files come first.
+    ordered = sorted(unread, key=lambda row: (-row.size_bytes, row.image_id))
+    tasks = processes.task_count(cores, len(ordered), LEAST_IMAGES_PER_TASK, settings.images_per_task)
+    parts = _parts(ordered, min(tasks, most or tasks))
+    shares = [_Share(part, work, available, settings, http, time.time()) for part in parts]
+    answers: list[list[Results]] = [[] for _ in parts]
+    results: dict[str, dict[str, Any]] = {}
+    answered = Counter[int]()
+
+    def share() -> float:
+        return answered.total() / len(ordered)
+
+    with (
+        progress(session, f"embed {', '.join(names)}", len(ordered), "images", len(parts), share=share),
+        closing(processes.run(server, embed, shares, min(cores, most or cores))) as finished,
+    ):
+        for number, answer in finished:
+            if answer == processes.BEGUN:
+                answers[number], answered[number] = [], 0
+            elif answer != processes.DONE:
+                answers[number].append(answer)
+                answered[number] += len(answer["reason"])
+            else:
+                results |= _by_image(parts[number], answers[number])
+    return results
+
+
+def _parts(rows: list[Row], count: int) -> list[list[Row]]:
+    """``rows`` in ``count`` parts or fewer, of whole batches: a batch that is not full takes as long as one that is."""
+    size = -(-len(rows) // count)
+    size = -(-size // LEAST_IMAGES_PER_TASK) * LEAST_IMAGES_PER_TASK if count > 1 else size
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+def _by_image(rows: Sequence[Row], answers: Sequence[Results]) -> dict[str, dict[str, Any]]:
+    """Raises ``JobFailed`` unless there is one result for each of ``rows``."""
+    results = [dict(zip(answer, values)) for answer in answers for values in zip(*answer.values())]
+    if len(results) != len(rows):
+        raise JobFailed(f"{len(results):,} results of a worker for {len(rows):,} images: nothing was published")
+    return {row.image_id: result for row, result in zip(rows, results)}
+
+
+def embed(task: Task) -> Iterator[Results]:
+    """In a worker: the results of a `_Share`, batch by batch."""
+    share: _Share = task.work
+    uses_torch = any(item.spec.uses_torch for item in share.work)
+    device = share.available.of_task(task.number) if uses_torch else CPU
+    attempt = Attempt(task.number, task.attempt, is_retry=task.attempt > 0)
+    with decoding.quiet_decoders():
+        loaded = embedder.load(share.work, device, share.settings, share.started, attempt)
+        with embedder.isolated(loaded, share.available, share.settings, attempt.is_retry) as decoders:
+            yield from Embedder(loaded, share.settings, share.http, decoders).results(iter(share.rows))
+
+
+# -- the tables --------------------------------------------------------------------------------------------------------
+
+
+def _split(
+    number: int, fingerprint: Fingerprint, rows: Sequence[Row], known: _Known, results: Mapping[str, dict[str, Any]]
+) -> Outputs:
+    """The outcome of all images for fingerprint ``number``."""
+    outcomes = [
+        known.get((row.image_id, str(row.source_version))) or _fresh(number, results[row.image_id]) for row in rows
+    ]
+    kinds = Counter(outcome.kind for outcome in outcomes)
+    devices = Counter(result["embedded_on"][number] for result in results.values() if result["embedded_on"][number])
+    return Outputs(
+        embeddings=_table("embeddings", fingerprint, rows, [o if o.reason is None else None for o in outcomes]),
+        failures=_table("failures", fingerprint, rows, [o if o.reason is not None else None for o in outcomes]),
+        images=len(rows),
+        reused=len(rows) - kinds[None],
+        resumed=kinds[CHECKPOINT],
+        failed_before=kinds[FAILED],
+        read=kinds[None],
+        embedded_on=dict(sorted(devices.items())),
+    )
+
+
+def _fresh(number: int, result: Mapping[str, Any]) -> _Outcome:
+    refusal = result["refused"][number]
+    reason = result["reason"] or (NON_FINITE if refusal is not None else None)
+    return _Outcome(None, result["content_sha256"], reason, result["detail"] if result["reason"] else refusal)
+
+
+def _table(name: str, fingerprint: Fingerprint, rows: Sequence[Row], outcomes: Sequence[_Outcome | None]) -> pa.Table:
+    """The rows whose outcome is not None, in the schema of the table ``name``."""
+    taken = [(row, outcome) for row, outcome in zip(rows, outcomes) if outcome is not None]
+    values = {
+        "image_id": [row.image_id for row, _ in taken],
+        "uri": [row.uri for row, _ in taken],
+        "fingerprint": [fingerprint.name] * len(taken),
+        "fingerprint_key": [fingerprint.key] * len(taken),
+        "content_sha256": [outcome.content_sha256 for _, outcome in taken],
+        "reason": [outcome.reason for _, outcome in taken],
+        "detail": [outcome.detail for _, outcome in taken],
+        "source_version": [row.source_version for row, _ in taken],
+    }
+    return pa.table({column: values[column] for column in SCHEMAS[name].names}, schema=SCHEMAS[name])
+
+
+def new_vectors(files: Sequence[str], published: frozenset[str]) -> Iterator[pa.Table]:
+    """Rows for ``vectors``: each content in the checkpoint ``files`` once, without those that are ``published``."""
+    seen = set(published)
+    for file in files:
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(_ROWS, columns=SCHEMAS[VECTORS].names):
+                first = dict(zip(reversed(contents := batch["content_sha256"].to_pylist()), range(len(batch))[::-1]))
+                new = sorted(place for content, place in first.items() if content not in seen)
+                seen.update(contents)
+                if new:
+                    yield pa.Table.from_batches([batch.take(pa.array(new))]).cast(SCHEMAS[VECTORS])
+
+
+def contents_of(files: Sequence[str]) -> set[str]:
+    """The contents in checkpoint ``files``."""
+    return set(_contents_of(files))
+
+
+def check(outputs: Outputs, contents: frozenset[str] | set[str]) -> None:
+    """As `stage.check`. ``contents``: those of all vectors."""
+    lost = sum(content not in contents for content in outputs.embeddings["content_sha256"].to_pylist())
+    if lost or len(outputs.embeddings) + len(outputs.failures) != outputs.images:
+        raise JobFailed(
+            f"{lost:,} embeddings have no vector in the store: nothing was published; run again with recheck = 'always'"
+        )

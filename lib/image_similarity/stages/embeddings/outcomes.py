@@ -1,0 +1,32 @@
+"""What may become of an image, and what earlier runs tell of it, whoever embeds."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from image_similarity.imaging import decoding
+from image_similarity.stages.embeddings.embedder import NON_FINITE
+from image_similarity.storage import fetch
+
+FAILURE_REASONS = {
+    **fetch.FETCH_REASONS,
+    **decoding.UNREADABLE_REASONS,
+    NON_FINITE: "the network's answer has infinite or undefined values",
+}
+"""Every ``reason`` that this stage writes into ``failures``."""
+
+PERMANENT_REASONS = (*decoding.UNREADABLE_REASONS, NON_FINITE, "too_many_bytes")
+"""Permanent failures: retried only on request while the file is unchanged. All other failures are transient and always
+retried."""
+
+LEAST_IMAGES_PER_TASK = 32
+
+PUBLISHED, CHECKPOINT, FAILED = 0, 1, 2
+"""Why an image is known. The lowest value wins."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Which permanent failures of earlier runs are retried although their files are unchanged."""
+
+    all: bool = False
+    reasons: Collection[str] = ()
