@@ -31,7 +31,7 @@ BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Tab("one", "one", "cosine"),),
 
 
 def texts(image_id: str, **attributes: str) -> dict[str, Any]:
-    return cards._texts(image_id, attributes, SETTINGS)
+    return cards.texts(image_id, attributes, SETTINGS)
 
 
 def test_titles_come_from_the_attributes_or_the_file() -> None:
