@@ -1,12 +1,13 @@
 """The gallery of many pictures: the first time, and when one in a hundred has changed; against a bare loop of Pillow.
 
-    .venv/bin/python tests/benchmarks/render_gallery.py [--images 3000] [--rounds 3]
+    .venv/bin/python tests/benchmarks/render_gallery.py [--images 3000] [--rounds 3] [--cheap]
 
 Pictures are drawn samples, cropped and brightened at random, each another file of 256 to 384 pixels. Ours is the whole
 job: reading the tables, the files of each picture, pages, search data, publication, tidying up; the session and the
 start of the workers are not counted. The bare loop makes two files of each picture and no pages, in as many processes
 as there are cores. Ours makes one where the picture fits into the small one, as these do: so there is the loop that
-does the same, too. Medians of interleaved rounds.
+does the same, too. Medians of interleaved rounds. ``--cheap``: for many images, pictures of 160 pixels, compared by
+their colours.
 """
 
 import argparse
@@ -42,16 +43,21 @@ from image_similarity.jobs import (
 from image_similarity.runtime.session import open_session
 from tools import samples
 
+COLOURS = 'fingerprints.tiny={kind="colour-histogram"}'
+CHEAP_SIDE = 160
 TINY = 'fingerprints.tiny={network="squeezenet1_1",weights="untrained",layer="features.3",pooling="average"}'
 
 
-def vary(task: tuple[Path, Path, int]) -> None:
-    source, target, seed = task
+def vary(task: tuple[Path, Path, int, int | None]) -> None:
+    """Writes a variant of a picture. The last of ``task``: its longest side in pixels; None: as it is."""
+    source, target, seed, side = task
     chance = random.Random(seed)
     picture = Image.open(source).convert("RGB")
     width, height = picture.size
     left, top = int(chance.uniform(0, 0.2) * width), int(chance.uniform(0, 0.2) * height)
     picture = picture.crop((left, top, left + int(0.8 * width), top + int(0.8 * height)))
+    if side is not None:
+        picture.thumbnail((side, side))
     ImageEnhance.Brightness(picture).enhance(chance.uniform(0.7, 1.2)).save(target, quality=88)
 
 
@@ -90,8 +96,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--cheap", action="store_true")
     given = parser.parse_args()
     count, rounds = given.images, range(given.rounds)
+    side, fingerprint = (CHEAP_SIDE, COLOURS) if given.cheap else (None, TINY)
     seconds: dict[str, list[float]] = {name: [] for name in (OURS, CHANGED, LOOP, LOOP_AS_OURS)}
     with tempfile.TemporaryDirectory() as name, multiprocessing.Pool() as pool:
         folder = Path(name)
@@ -100,9 +108,10 @@ def main() -> int:
         for file in files[:100]:
             file.parent.mkdir(parents=True, exist_ok=True)
         (folder / "bare").mkdir()
-        pool.map(vary, [(drawn[number % len(drawn)], file, number) for number, file in enumerate(files)], chunksize=20)
+        sources = [drawn[number % len(drawn)] for number in range(count)]
+        pool.map(vary, [(sources[n], file, n, side) for n, file in enumerate(files)], chunksize=20)
         session = open_session("bench")
-        tables = ["--warehouse", folder / "w", "--set", TINY, "--set", "neighbours.fingerprint=tiny"]
+        tables = ["--warehouse", folder / "w", "--set", fingerprint, "--set", "neighbours.fingerprint=tiny"]
 
         def tabulate() -> None:
             seconds_of(build_manifest, session, *tables, "--images", folder / "pictures")
@@ -116,7 +125,7 @@ def main() -> int:
                 seconds[OURS].append(seconds_of(render_gallery, session, *tables, "--gallery", folder / f"g{number}"))
                 seconds[LOOP_AS_OURS].append(loop(pool, bare_as_ours, files, folder / "bare"))
         for number, file in list(enumerate(files))[::100]:
-            vary((drawn[number % len(drawn)], file, number + count))
+            vary((sources[number], file, number + count, side))
         tabulate()
         for number in rounds:
             seconds[CHANGED].append(seconds_of(render_gallery, session, *tables, "--gallery", folder / f"g{number}"))

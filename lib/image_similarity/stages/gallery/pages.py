@@ -195,6 +195,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         count="{:,}".format,
         distance=_distance,
+        roughly=roughly,
         link=captions.link,
         location=captions.location,
         clean=captions.clean,
@@ -273,6 +274,13 @@ def image_path(page: str) -> str:
 def _distance(value: float) -> str:
     """Four decimal places, which is finer than the eye can tell."""
     return f"{value:,.4f}"
+
+
+def roughly(value: float) -> str:
+    """One digit that counts: 0.0003, 0.2, 40."""
+    rounded = float(f"{value:.0e}")
+    places = -math.floor(math.log10(rounded)) if rounded > 0 else 0
+    return f"{rounded:,.{max(0, places)}f}"
 
 
 def _breakable(text: str) -> Markup:
