@@ -217,14 +217,19 @@ def _fingerprints(slots: Iterable[str]) -> list[str]:
 
 def _lay_out(job: Job, slots: list[str], about: About, site: Site, scratch: Workspace) -> Layout:
     """The collection, laid out by this process if it fits into memory, and by Spark otherwise."""
-    snapshot = job.base_snapshot
-    rows = sum(snapshot.dataset("neighbours", slot).count_rows() for slot in slots)
-    if snapshot.dataset("manifest").count_rows() <= in_process.MOST_IMAGES and rows <= in_process.MOST_NEIGHBOURS:
+    if job.warehouse.local_root is not None and _fits(job.base_snapshot, slots):
         with job.step("read tables"):
             tables = _tables(job, slots)
         return in_process.lay_out(job.session, tables, about.tabs, job.settings, site, job.run_id, scratch)
     inputs = _inputs(job, slots)
     return by_spark.lay_out(job.session, inputs, about.tabs, job.settings, site, job.run_id, job.warehouse, scratch)
+
+
+def _fits(snapshot: Snapshot, slots: list[str]) -> bool:
+    """Whether the collection fits into memory, by the ends of its files."""
+    neighbours: int = sum(snapshot.dataset("neighbours", slot).count_rows() for slot in slots)
+    images: int = snapshot.dataset("manifest").count_rows()
+    return images <= in_process.MOST_IMAGES and neighbours <= in_process.MOST_NEIGHBOURS
 
 
 def _tables(job: Job, slots: list[str]) -> in_process.Tables:

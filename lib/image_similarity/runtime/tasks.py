@@ -5,7 +5,7 @@ import itertools
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -72,7 +72,7 @@ def over_chunks(
     spark: SparkSession,
     scratch: Workspace,
     name: str,
-    chunks: Sequence[Any],
+    chunks: Iterable[Any],
     work: Callable[[Any], Iterator[pa.RecordBatch]],
     columns: str,
 ) -> pa.Table:
@@ -80,16 +80,16 @@ def over_chunks(
 
     The chunks are this process's own objects. They wait as files in ``scratch``, and pass through no JVM.
     """
-    place = scratch.location(f"chunks-{name}")
-    for number, chunk in enumerate(chunks):
-        blobs.write(f"{place}/{number}", pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL), "application/octet-stream")
+    place, tasks = scratch.location(f"chunks-{name}"), 0
+    for tasks, chunk in enumerate(chunks, 1):
+        blobs.write(f"{place}/{tasks}", pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL), "application/octet-stream")
 
     def worked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch.column(0).to_pylist():
                 yield from work(pickle.loads(blobs.read(f"{place}/{number}")))
 
-    rows = spark.range(0, len(chunks), 1, max(1, len(chunks))).mapInArrow(worked, columns)
+    rows = spark.range(1, tasks + 1, 1, max(1, tasks)).mapInArrow(worked, columns)
     return rows.toArrow()
 
 

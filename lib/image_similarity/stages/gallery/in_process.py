@@ -9,19 +9,20 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity.errors import JobFailed
 from image_similarity.knn.distances import Values
 from image_similarity.pages.site import Site
-from image_similarity.runtime.progress import progress, step
+from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import over_chunks, task_count
 from image_similarity.settings import Settings
 from image_similarity.stages.gallery import addresses, cards, distances, images, listings, pages, pictures, search
@@ -213,32 +214,35 @@ class InProcess(Layout):
     # -- pages ---------------------------------------------------------------------------------------------------------
 
     def fill_images(self, book: Book) -> Totals:
-        with step(self.spark, "lists of neighbours"):
-            rows = [("image.html", row) for row in self._image_rows()]
-        tasks = task_count(self.spark, len(rows), LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
-        with progress(self.spark, "pages of images", len(rows), "pages", tasks):
-            return self._fill("images", book, [rows[number::tasks] for number in range(tasks)])
+        tasks = task_count(self.spark, self.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
+        ends = [self.images * number // tasks for number in range(tasks + 1)]
+        chunks = ([("image.html", row) for row in self._image_rows(*ends[n : n + 2])] for n in range(tasks))
+        with progress(self.spark, "pages of images", self.images, "pages", tasks):
+            return self._fill("images", book, chunks)
 
-    def _image_rows(self) -> Iterator[dict[str, Any]]:
-        items: dict[str, list[dict[str, Any]]] = {}
-        for tab, table in enumerate(self.tables.neighbours):
-            columns = (table[name].to_pylist() for name in ("image_id", "relation", "rank", "neighbour_id", "distance"))
-            for image_id, relation, rank, neighbour_id, distance in zip(*columns):
-                card = self.card.get(neighbour_id)
-                if card is not None:
-                    item = {"tab": tab, "relation": relation, "rank": rank, "distance": distance, "card": card}
-                    items.setdefault(image_id, []).append(item)
-        before = [None, *self.all[:-1]]
-        after = [*self.all[1:], None]
-        for previous, image, following in zip(before, self.all, after):
-            own = items.get(image["image_id"])
-            if own is not None:
-                own.sort(key=lambda item: (item["tab"], item["relation"], item["rank"]))
+    @cached_property
+    def _edges(self) -> "_Edges":
+        ids = pa.array(self.by_id, pa.string())
+        return _Edges.joined([_Edges.of_tab(tab, table, ids) for tab, table in enumerate(self.tables.neighbours)])
+
+    def _image_rows(self, start: int, end: int) -> Iterator[dict[str, Any]]:
+        """The rows of `images.rows` from one ordinal to another."""
+        for ordinal in range(start, end):
+            image = self.all[ordinal]
             yield {
                 **{name: image[name] for name in images.OWN},
-                "previous": previous and previous["page"],
-                "next": following and following["page"],
-                "items": own,
+                "previous": self.all[ordinal - 1]["page"] if ordinal else None,
+                "next": self.all[ordinal + 1]["page"] if ordinal + 1 < self.images else None,
+                "items": [
+                    {
+                        "tab": tab,
+                        "relation": SIMILAR if is_similar else DISSIMILAR,
+                        "rank": rank,
+                        "distance": distance,
+                        "card": self.card[self.all[neighbour]["image_id"]],
+                    }
+                    for tab, is_similar, rank, neighbour, distance in self._edges.of(ordinal)
+                ],
                 "path": pages.image_path(image["page"]),
             }
 
@@ -292,7 +296,7 @@ class InProcess(Layout):
     def _cards(self, members: Iterable[Image]) -> list[Card]:
         return [self.card[image["image_id"]] for image in members]
 
-    def _fill(self, name: str, book: Book, chunks: list[list[tuple[str, dict[str, Any]]]]) -> Totals:
+    def _fill(self, name: str, book: Book, chunks: Iterable[list[tuple[str, dict[str, Any]]]]) -> Totals:
         """Fills pages: the template, and the row, of each. They stay in the workspace until all pages are filled."""
         folder, of_image = self.scratch.location(_FILLED), images.context(book)
 
@@ -312,9 +316,13 @@ class InProcess(Layout):
             parquet.write_file(file, pages.FILLED_SCHEMA, pages.in_batches(filled()))
             yield pa.RecordBatch.from_pylist([totals], schema=_TOTALS)
 
+        def numbered() -> Iterator[tuple[int, list[tuple[str, dict[str, Any]]]]]:
+            for number, chunk in enumerate(chunks):
+                self._paths += [row["path"] for _, row in chunk]
+                yield number, chunk
+
         columns = ", ".join(f"{column} long" for column in _COUNTED)
-        done = over_chunks(self.spark, self.scratch, name, list(enumerate(chunks)), fill, columns)
-        self._paths += [row["path"] for chunk in chunks for _, row in chunk]
+        done = over_chunks(self.spark, self.scratch, name, numbered(), fill, columns)
         return Totals(**{column: pc.sum(done[column]).as_py() or 0 for column in _COUNTED})
 
     def add(self, filled: list[dict[str, Any]]) -> Totals:
@@ -396,12 +404,9 @@ class InProcess(Layout):
         return alike
 
     def gone(self, shown: int) -> dict[int, int]:
-        ids, gone = pa.array(self.by_id, pa.string()), {}
-        for number, table in enumerate(self.tables.neighbours):
-            known = pc.and_(pc.is_in(table["image_id"], ids), pc.is_in(table["neighbour_id"], ids))
-            if rows := len(table) - (pc.sum(known).as_py() or 0):
-                gone[number] = rows
-        return gone
+        known = Counter(self._edges.tab.tolist())
+        rows = [len(table) for table in self.tables.neighbours]
+        return {tab: count - known[tab] for tab, count in enumerate(rows) if count > known[tab]}
 
     # -- what has left -------------------------------------------------------------------------------------------------
 
@@ -410,6 +415,50 @@ class InProcess(Layout):
 
     def remove_unused(self, kept: list[str]) -> int:
         return pictures.remove_unused_here(self.site, kept)
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """Rows of neighbours whose two images are shown, as arrays of one length, in the order of their pages."""
+
+    image: NDArray[np.int64]
+    """The ordinal of the image."""
+    tab: NDArray[np.int64]
+    is_similar: NDArray[np.bool_]
+    rank: NDArray[np.int64]
+    neighbour: NDArray[np.int64]
+    """The ordinal of the neighbour."""
+    distance: NDArray[np.float32]
+
+    @classmethod
+    def of_tab(cls, tab: int, table: pa.Table, ids: pa.Array) -> "_Edges":
+        """``ids``: of all images, by ordinal."""
+        both = [pc.index_in(table[name], value_set=ids) for name in ("image_id", "neighbour_id")]
+        are_shown = pc.and_(*map(pc.is_valid, both))
+        image, neighbour, relation, rank, distance = (
+            column.filter(are_shown) for column in (*both, table["relation"], table["rank"], table["distance"])
+        )
+        return cls(
+            image.to_numpy().astype(np.int64),
+            np.full(len(image), tab),
+            pc.equal(relation, SIMILAR).to_numpy(),
+            rank.to_numpy().astype(np.int64),
+            neighbour.to_numpy().astype(np.int64),
+            distance.to_numpy(),
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Edges]") -> "_Edges":
+        names = [of.name for of in fields(cls)]
+        whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        order = np.lexsort([whole[name] for name in ("rank", "is_similar", "tab", "image")])
+        return cls(**{name: values[order] for name, values in whole.items()})
+
+    def of(self, ordinal: int) -> Iterator[tuple[int, bool, int, int, float]]:
+        """tab, whether it is similar, rank, neighbour and distance of each neighbour of an image."""
+        own = slice(*np.searchsorted(self.image, [ordinal, ordinal + 1]))
+        columns = (self.tab, self.is_similar, self.rank, self.neighbour, self.distance)
+        return zip(*(column[own].tolist() for column in columns))
 
 
 _FILLED = "filled"

@@ -6,7 +6,7 @@ Both fill the same pages, bit for bit.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -42,7 +42,7 @@ class Totals:
     """Pages at whose addresses another page is."""
 
     def __add__(self, other: "Totals") -> "Totals":
-        return Totals(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        return Totals(*(getattr(self, of.name) + getattr(other, of.name) for of in fields(self)))
 
 
 class Layout(ABC):

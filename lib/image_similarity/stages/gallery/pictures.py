@@ -237,7 +237,7 @@ def _known(gallery: str, row: dict[str, Any]) -> dict[str, Any] | None:
     try:
         if row["width"] is None:
             # Not in the inventory, but perhaps made by a job that died before it wrote one.
-            return _unrecorded(uris)
+            return None if blobs.status(uris["small"]) is None else _unrecorded(uris)
         if not thumbnails.has_large(row["width"], row["height"]):
             del uris["large"]
         stamps = {size: _checked(uri, row[size]) for size, uri in uris.items()}
@@ -266,6 +266,8 @@ def _unrecorded(uris: dict[str, str]) -> dict[str, Any]:
         large = blobs.read(uris["large"])
         width, height = thumbnails.size_of(large)
         stamps["large"] = _stamp(uris["large"], hashlib.sha256(large).hexdigest())
+    elif max(width, height) >= thumbnails.SMALL:
+        raise ValueError("perhaps there was a large file")
     return {"width": width, "height": height, **stamps}
 
 
