@@ -94,8 +94,13 @@ def retire_here(paths: Iterable[str], book: Book, earlier: Sequence[str]) -> int
     for path in paths:
         parts = path.split("/")
         current.setdefault("/".join(parts[: 2 if parts[0] == IMAGES else 1]), set()).add(path)
-    with ThreadPoolExecutor(_WRITERS, "addresses") as pool:
-        retired = sum(_retire(book, folder, current.get(folder, set()), earlier, pool) for folder in _FOLDERS)
+
+    def retire_from(folder: str) -> int:
+        return _retire(book, folder, current.get(folder, set()), earlier, pool)
+
+    # Two pools, as whoever waits for pages holds a thread.
+    with ThreadPoolExecutor(_WRITERS, "folders") as folders, ThreadPoolExecutor(_WRITERS, "addresses") as pool:
+        retired = sum(folders.map(retire_from, _FOLDERS))
     _lead_on_from_single_pages(book, earlier)
     return retired
 

@@ -414,7 +414,7 @@ class InProcess(Layout):
         return addresses.retire_here(self._paths, book, earlier)
 
     def remove_unused(self, kept: list[str]) -> int:
-        return pictures.remove_unused_here(self.site, kept)
+        return pictures.remove_unused_here(self.site, (row["picture"] for row in self.inventory), kept[1:])
 
 
 @dataclass(frozen=True)

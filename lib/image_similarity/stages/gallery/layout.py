@@ -127,4 +127,7 @@ class Layout(ABC):
 
     @abstractmethod
     def remove_unused(self, kept: list[str]) -> int:
-        """Removes the files of pictures that none of the renderings ``kept`` shows. Returns their number."""
+        """Removes the files of pictures that none of the renderings ``kept`` shows. Returns their number.
+
+        The first of ``kept`` is this one.
+        """

@@ -88,7 +88,7 @@ def make(
     run); small, large (what `_stamp` says of the two files).
     """
     previous = (
-        inventory(spark, site, site.renderings[:1], warehouse)
+        _earlier_inventory(spark, site, site.renderings[:1])
         .where("reason is null")
         .select("picture", "width", "height", "small", "large")
     )
@@ -134,21 +134,30 @@ def _inventory_here(site: Site, renderings: Iterable[str]) -> list[dict[str, Any
     """The rows of `inventory`, read by this process."""
     folders = [f"{site.uri}/{rendering}/{INVENTORY}" for rendering in renderings]
     files = [file.uri for folder in folders if blobs.exists(folder) for file in blobs.list_files(folder)]
-    tables = []
-    for file in files:
-        if file.endswith(".parquet"):
-            with blobs.open_input_file(file) as opened:
-                tables.append(pq.read_table(opened))
-    table = pa.concat_tables([_SCHEMA.empty_table(), *tables], promote_options="default")
-    rows: list[dict[str, Any]] = table.to_pylist()
+    return [row for file in files if file.endswith(".parquet") for row in _rows_of(file)]
+
+
+def _rows_of(file: str) -> list[dict[str, Any]]:
+    """The rows of a file of an inventory; none of a damaged one, whose pictures are looked at, or made again."""
+    try:
+        with blobs.open_input_file(file) as opened:
+            table = pq.read_table(opened)
+        known = [table[of.name].cast(of.type) if of.name in table.column_names else _nulls(of, table) for of in _SCHEMA]
+    except (OSError, pa.ArrowException):
+        return []
+    rows: list[dict[str, Any]] = pa.table(known, schema=_SCHEMA).to_pylist()
     return rows
 
 
-def remove_unused_here(site: Site, kept: list[str]) -> int:
-    """As `remove_unused`, by this process."""
+def _nulls(column: pa.Field, table: pa.Table) -> pa.Array:
+    return pa.nulls(len(table), column.type)
+
+
+def remove_unused_here(site: Site, own: Iterable[str], earlier: list[str]) -> int:
+    """As `remove_unused`, by this process. ``own``: the pictures of this rendering."""
     shown: dict[str, set[str]] = {}
-    for row in _inventory_here(site, kept):
-        shown.setdefault(row["picture"][:2], set()).add(row["picture"])
+    for picture in (*own, *(row["picture"] for row in _inventory_here(site, earlier))):
+        shown.setdefault(picture[:2], set()).add(picture)
     shelves = [f"{number:02x}" for number in range(256)]
     with ThreadPoolExecutor(_SWEEPERS, "pictures") as pool:
         return sum(pool.map(lambda shelf: _sweep(f"{site.uri}/{FOLDER}/{shelf}", shown.get(shelf, set())), shelves))
@@ -156,9 +165,19 @@ def remove_unused_here(site: Site, kept: list[str]) -> int:
 
 def inventory(spark: SparkSession, site: Site, renderings: list[str], warehouse: Warehouse) -> DataFrame:
     """The rows that `make` returned for ``renderings``; no rows for those without an inventory."""
+    return warehouse.read_folders(_existing(site, renderings), _COLUMNS)
+
+
+def _earlier_inventory(spark: SparkSession, site: Site, renderings: list[str]) -> DataFrame:
+    """The same of earlier renderings, whose files may be damaged meanwhile: these have no rows."""
+    folders = [parquet.escape_glob(folder) for folder in _existing(site, renderings)]
+    reader = spark.read.schema(_COLUMNS).option("ignoreCorruptFiles", "true")
+    return reader.parquet(*folders) if folders else spark.createDataFrame([], _COLUMNS)
+
+
+def _existing(site: Site, renderings: list[str]) -> list[str]:
     folders = [_inventory_folder(site, rendering) for rendering in renderings]
-    existing = [folder for folder in folders if site.files.entries(folder.removeprefix("file://"))]
-    return warehouse.read_folders(existing, _COLUMNS)
+    return [folder for folder in folders if site.files.entries(folder.removeprefix("file://"))]
 
 
 def _inventory_folder(site: Site, rendering: str) -> str:
@@ -166,8 +185,13 @@ def _inventory_folder(site: Site, rendering: str) -> str:
 
 
 def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: Warehouse) -> int:
-    """Removes the files of pictures that no rendering in ``kept`` shows, and returns their number."""
-    shown = inventory(spark, site, kept, warehouse).select("picture").distinct()
+    """Removes the files of pictures that no rendering in ``kept`` shows, and returns their number.
+
+    The first of ``kept`` is this one. Its list is not damaged, or the job fails: no picture goes that it shows.
+    """
+    own, *earlier = kept
+    both = inventory(spark, site, [own], warehouse).unionByName(_earlier_inventory(spark, site, earlier))
+    shown = both.select("picture").distinct()
     grouped = shown.groupBy(F.substring("picture", 1, 2).alias("shelf")).agg(
         F.collect_list("picture").alias("pictures")
     )
