@@ -338,7 +338,12 @@ def test_spark_lays_out_the_same_gallery(
 
 @pytest.mark.parametrize("layout", ["here", "by_spark"])
 def test_what_is_as_it_should_be_is_kept_and_everything_else_is_put_right(
-    run: Run, gallery: Rendered, tmp_path: Path, layout: str, request: pytest.FixtureRequest
+    run: Run,
+    gallery: Rendered,
+    tmp_path: Path,
+    layout: str,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if layout == "by_spark":
         request.getfixturevalue("by_spark")
@@ -363,7 +368,10 @@ def test_what_is_as_it_should_be_is_kept_and_everything_else_is_put_right(
     broken = {page, listed, style, *small[:3], large[0]}
     broken |= {Path(str(large[0]).replace("large", "small"))}  # both are written
     broken |= {path for path in large if str(path).replace("large", "small") in map(str, small[:3])}
+    capsys.readouterr()
     assert run(render_gallery, *arguments) == 0
+    written = {page, listed, target / "index.html", target / "search.html", target / "run.html"}
+    assert f"{len(written)} of them new or changed" in capsys.readouterr().out
     assert {path: content for path, content in contents_of(target).items() if path in before} == before
     kept = times.keys() - broken - {target / name for name in ("run.html", "index.html", "search.html", "gallery.json")}
     kept = {path for path in kept if first not in path.parents and path not in (small[3], target / site.LOCK)}

@@ -443,11 +443,13 @@ def _counted(reasons: dict[str, int]) -> str:
 
 def _summarise(job: Job, counts: dict[str, Any]) -> None:
     known = counts["pictures"] - counts["pictures_made"] - counts["pictures_absent"]
+    written = counts["pages_new"] + counts["pages_changed"] + 1
     job.say(
         f"render_gallery: {counts['images']:,} images in {job.seconds:.1f} s: {counts['pictures_made']:,} pictures "
         "made, "
         f"{known:,} known, {counts['pages']:,} pages (the front page, {counts['images']:,} of images, "
-        f"{counts['pages'] - counts['images'] - 1:,} of lists and others)"
+        f"{counts['pages'] - counts['images'] - 1:,} of lists and others), {written:,} of them new or "
+        "changed"
     )
     if counts["pictures_absent"]:
         note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
