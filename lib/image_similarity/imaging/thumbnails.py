@@ -4,6 +4,7 @@ import io
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import PIL
 from PIL import Image, ImageCms
 
 from image_similarity.imaging.decoding import Waiting, as_unreadable, open_upright, to_rgb
@@ -16,7 +17,7 @@ _METHOD = 2  # WebP's effort, 0 to 6: takes half the time of the default (4), an
 
 _SHRINKABLE_MODES = ("RGB", "L", "CMYK", "RGBA", "LA", "YCbCr")
 
-RECIPE = f"webp-{SMALL}-{LARGE}-{_QUALITY}-{_METHOD}"
+RECIPE = f"webp-{SMALL}-{LARGE}-{_QUALITY}-{_METHOD}-pillow{PIL.__version__}"
 """Everything besides the picture that determines the files. Its value changes if they would change."""
 
 
@@ -54,6 +55,7 @@ def thumbnails(content: bytes, max_pixels: int, waiting: Waiting = nullcontext) 
 def size_of(content: bytes) -> tuple[int, int]:
     """Width and height of a file that `thumbnails` made. ``OSError`` for another or a truncated file."""
     with Image.open(io.BytesIO(content), formats=("WEBP",)) as picture:
+        picture.load()
         return picture.size
 
 

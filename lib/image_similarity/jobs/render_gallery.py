@@ -2,11 +2,13 @@
 
 import argparse
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timezone
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -14,23 +16,26 @@ from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.job import Application, Job
+from image_similarity.knn.distances import Values
 from image_similarity.pages.captions import clean
 from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note, say
 from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.settings import Settings
 from image_similarity.settings.fingerprints import UNTRAINED
-from image_similarity.stages.gallery import addresses, pictures, staleness, words
+from image_similarity.stages.gallery import addresses, by_spark, distances, in_process, staleness, words
 from image_similarity.stages.gallery import render as stage
 from image_similarity.stages.gallery.distances import Compared
+from image_similarity.stages.gallery.layout import Layout
 from image_similarity.stages.gallery.pages import Tab
-from image_similarity.stages.gallery.render import About, Inputs, Outputs
+from image_similarity.stages.gallery.render import About, Outputs
 from image_similarity.stages.neighbours import usable
 from image_similarity.storage import tables, uris
 from image_similarity.storage.fetch import FETCH_REASONS
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.snapshot import Snapshot
+from image_similarity.warehouse.workspace import Workspace
 
 DEFAULT_METRIC = "cosine"
 
@@ -82,7 +87,7 @@ def render(application: Application, fingerprints: Sequence[str] = ()) -> None:
         return
     slots = _slots(job, fingerprints)
     with job.step("plan"):
-        inputs, runs = _inputs(job, list(slots))
+        runs = _runs(job, list(slots))
         records = job.base_snapshot.runs
     site = check(application, _images_of(job, records))
     job.plan(
@@ -94,30 +99,31 @@ def render(application: Application, fingerprints: Sequence[str] = ()) -> None:
         try:
             with job.step("lay out pages"):
                 about = _about(job, slots, records)
-                outputs = stage.run(job.session, inputs, about, job.settings, site, job.run_id, job.warehouse, scratch)
+                layout = _lay_out(job, list(slots), about, site, scratch)
+                outputs = stage.run(job.session, layout, about, job.settings, site, job.run_id)
         except BaseException:
             site.files.delete(site.folder(job.run_id))  # it is not published, so no visitor uses it
             raise
         with site.locked():
             site.claim(job.run_id)
-            taken_over = _put_in_place(job, site, outputs)
+            taken_over = _put_in_place(job, site, layout, outputs)
             used = {"gallery": job.settings.gallery.model_dump(), "slots": list(slots)}
             job.publish(replace={}, inputs=runs, counts=outputs.counts, used=used)
-            _tidy_up(job, site, taken_over)
+            _tidy_up(job, site, layout, taken_over)
     _summarise(job, outputs.counts)
     for run in about.runs:
         for line in run["notes"]:
             note(line)
 
 
-def _put_in_place(job: Job, site: Site, outputs: Outputs) -> list[str]:
+def _put_in_place(job: Job, site: Site, layout: Layout, outputs: Outputs) -> list[str]:
     """Puts all pages at their addresses. Returns the earlier renderings whose pages lead on to them now."""
     earlier = addresses.earlier_renderings(site)
     try:
         with job.step("put pages in place"):
-            addresses.place(job.session, outputs.filled, outputs.book, outputs.pages)
+            addresses.place(job.session, layout.filled(), outputs.book, outputs.pages)
             site.write_index(outputs.index)
-            retired = addresses.retire(job.session, outputs.filled.select("path"), outputs.book, earlier)
+            retired = layout.retire(outputs.book, earlier)
     except spark_errors(OSError) as error:
         raise JobFailed(
             f"not all pages of {site.uri} could be replaced: {cause_of(error)}. It has pages of this rendering and of "
@@ -128,11 +134,11 @@ def _put_in_place(job: Job, site: Site, outputs: Outputs) -> list[str]:
     return earlier
 
 
-def _tidy_up(job: Job, site: Site, taken_over: list[str]) -> None:
+def _tidy_up(job: Job, site: Site, layout: Layout, taken_over: list[str]) -> None:
     """Removes renderings and pictures that are no longer shown. A failure is only noted: the next run tries again."""
     try:
         site.remove_others(job.run_id, taken_over)
-        removed = pictures.remove_unused(job.session, site, site.kept(job.run_id), job.warehouse)
+        removed = layout.remove_unused(site.kept(job.run_id))
         if removed:
             job.say(f"  {removed:,} pictures removed that no page shows any more")
     except spark_errors(OSError) as error:
@@ -190,22 +196,86 @@ def _images_of(job: Job, records: Records) -> str:
     )
 
 
-def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
-    """The tables to show, and table -> runs read."""
-    warehouse, snapshot = job.warehouse, job.base_snapshot
+def _runs(job: Job, slots: list[str]) -> dict[str, list[str]]:
+    """table -> runs read. ``WrongInput`` if there is no manifest."""
+    snapshot = job.base_snapshot
     if not snapshot.run_ids("manifest", ""):
-        raise WrongInput(f"no manifest in {warehouse.uri}, to tell where the pictures are: run build_manifest")
-    fingerprints = list(dict.fromkeys(slot.partition("/")[0] for slot in slots))
-    runs = {
+        raise WrongInput(f"no manifest in {job.warehouse.uri}, to tell where the pictures are: run build_manifest")
+    fingerprints = _fingerprints(slots)
+    failures = [*fingerprints, *(f"neighbours/{slot}" for slot in slots)]
+    return {
         "manifest": snapshot.run_ids("manifest", ""),
         "neighbours": [run for slot in slots for run in snapshot.run_ids("neighbours", slot)],
         "embeddings": [run for name in fingerprints for run in snapshot.run_ids("embeddings", name)],
-        "failures": [
-            run
-            for name in [*fingerprints, *(f"neighbours/{slot}" for slot in slots)]
-            for run in snapshot.run_ids("failures", name)
-        ],
+        "failures": [run for name in failures for run in snapshot.run_ids("failures", name)],
     }
+
+
+def _fingerprints(slots: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(slot.partition("/")[0] for slot in slots))
+
+
+def _lay_out(job: Job, slots: list[str], about: About, site: Site, scratch: Workspace) -> Layout:
+    """The collection, laid out by this process if it fits into memory, and by Spark otherwise."""
+    if job.warehouse.local_root is not None and _fits(job.base_snapshot, slots):
+        with job.step("read tables"):
+            tables = _tables(job, slots)
+        return in_process.lay_out(job.session, tables, about.tabs, job.settings, site, job.run_id, scratch)
+    inputs = _inputs(job, slots)
+    return by_spark.lay_out(job.session, inputs, about.tabs, job.settings, site, job.run_id, job.warehouse, scratch)
+
+
+def _fits(snapshot: Snapshot, slots: list[str]) -> bool:
+    """Whether the collection fits into memory, by the ends of its files."""
+    neighbours: int = sum(snapshot.dataset("neighbours", slot).count_rows() for slot in slots)
+    images: int = snapshot.dataset("manifest").count_rows()
+    return images <= in_process.MOST_IMAGES and neighbours <= in_process.MOST_NEIGHBOURS
+
+
+def _tables(job: Job, slots: list[str]) -> in_process.Tables:
+    snapshot, fingerprints = job.base_snapshot, _fingerprints(slots)
+    columns = ["image_id", "relation", "rank", "neighbour_id", "distance"]
+    neighbours = [snapshot.table("neighbours", slot, columns) for slot in slots]
+    contents: dict[str, str | None] = {}
+    for table in neighbours:
+        contents |= dict.fromkeys(table.filter(pc.equal(table["rank"], 1))["image_id"].to_pylist())
+    for name in fingerprints:
+        embedded = snapshot.table("embeddings", name, ["image_id", "content_sha256"])
+        for image_id, content in zip(*(column.to_pylist() for column in embedded.columns)):
+            contents[image_id] = max(contents.get(image_id) or "", content or "") or None
+    failures = [snapshot.table("failures", name) for name in (*fingerprints, *(f"neighbours/{slot}" for slot in slots))]
+    compared = {
+        slot.partition("/")[0]: (runs, keys[0])
+        for slot in slots
+        if (runs := _compared_runs(job, slot)) and len(keys := _keys(snapshot, runs)) == 1
+    }
+    return in_process.Tables(
+        manifest=snapshot.table("manifest", "", ["image_id", "uri", "source_version", "attributes"]),
+        contents=contents,
+        neighbours=neighbours,
+        failures=pa.concat_tables(failures),
+        vectors={name: partial(_vectors, snapshot, key) for name, (_, key) in compared.items()},
+        drawn_from={
+            name: snapshot.of_runs("embeddings", runs, ["content_sha256"])["content_sha256"].to_pylist()
+            for name, (runs, _) in compared.items()
+        },
+    )
+
+
+def _keys(snapshot: Snapshot, runs: list[str]) -> list[str]:
+    """The fingerprint keys of runs of ``embeddings`` whose vectors are published."""
+    keys: list[str] = snapshot.of_runs("embeddings", runs, ["fingerprint_key"])["fingerprint_key"].unique().to_pylist()
+    return keys if all(snapshot.run_ids("vectors", key) for key in keys) else []
+
+
+def _vectors(snapshot: Snapshot, key: str, contents: list[str]) -> Values:
+    is_drawn = pc.field("content_sha256").isin(contents) & pc.field("embedding").is_valid()
+    table = snapshot.dataset("vectors", key).to_table(["content_sha256", "embedding"], filter=is_drawn)
+    return distances.as_values(zip(table["content_sha256"].to_pylist(), table["embedding"].to_pylist()))
+
+
+def _inputs(job: Job, slots: list[str]) -> by_spark.Inputs:
+    warehouse, snapshot, runs = job.warehouse, job.base_snapshot, _runs(job, slots)
     numbered = [
         warehouse.read("neighbours", snapshot.run_ids("neighbours", slot)).withColumn("tab", F.lit(number))
         for number, slot in enumerate(slots)
@@ -214,14 +284,13 @@ def _inputs(job: Job, slots: list[str]) -> tuple[Inputs, dict[str, list[str]]]:
     compared = neighbours.where("rank = 1").select("image_id", F.lit(None).cast("string").alias("content_sha256"))
     embedded = warehouse.read("embeddings", runs["embeddings"]).select("image_id", "content_sha256")
     contents = compared.unionByName(embedded).groupBy("image_id").agg(F.max("content_sha256").alias("content_sha256"))
-    inputs = Inputs(
+    return by_spark.Inputs(
         manifest=warehouse.read("manifest", runs["manifest"]),
         contents=contents,
         neighbours=neighbours.select("tab", "image_id", "relation", "rank", "neighbour_id", "distance"),
         failures=warehouse.read("failures", runs["failures"]),
         compared=_compared(job, slots),
     )
-    return inputs, runs
 
 
 def _compared(job: Job, slots: list[str]) -> dict[str, Compared]:
@@ -230,15 +299,20 @@ def _compared(job: Job, slots: list[str]) -> dict[str, Compared]:
     """
     snapshot, warehouse, result = job.base_snapshot, job.warehouse, {}
     for slot in slots:
-        records = [snapshot.runs[run] for run in snapshot.run_ids("neighbours", slot) if run in snapshot.runs]
-        runs = [run for record in records if "vectors" in record.inputs for run in record.inputs["embeddings"]]
-        if runs and all(retention.is_whole(warehouse, "embeddings", run) for run in runs):
-            embedded = warehouse.read("embeddings", runs)
-            keys = [row.fingerprint_key for row in embedded.select("fingerprint_key").distinct().collect()]
-            stored = [run for key in keys for run in snapshot.run_ids("vectors", key)]
-            if len(keys) == 1 and stored:
-                result[slot.partition("/")[0]] = Compared(embedded, warehouse.read("vectors", stored))
+        if runs := _compared_runs(job, slot):
+            keys = _keys(snapshot, runs)
+            if len(keys) == 1:
+                stored = warehouse.read("vectors", snapshot.run_ids("vectors", keys[0]))
+                result[slot.partition("/")[0]] = Compared(warehouse.read("embeddings", runs), stored)
     return result
+
+
+def _compared_runs(job: Job, slot: str) -> list[str]:
+    """The runs of ``embeddings`` that the neighbours of ``slot`` were found among; none if not all are there."""
+    snapshot = job.base_snapshot
+    records = [snapshot.runs[run] for run in snapshot.run_ids("neighbours", slot) if run in snapshot.runs]
+    runs = [run for record in records if "vectors" in record.inputs for run in record.inputs["embeddings"]]
+    return runs if all(retention.is_whole(job.warehouse, "embeddings", run) for run in runs) else []
 
 
 # -- what the pages say about runs -------------------------------------------------------------------------------------
@@ -369,11 +443,13 @@ def _counted(reasons: dict[str, int]) -> str:
 
 def _summarise(job: Job, counts: dict[str, Any]) -> None:
     known = counts["pictures"] - counts["pictures_made"] - counts["pictures_absent"]
+    written = counts["pages_new"] + counts["pages_changed"] + 1
     job.say(
         f"render_gallery: {counts['images']:,} images in {job.seconds:.1f} s: {counts['pictures_made']:,} pictures "
         "made, "
         f"{known:,} known, {counts['pages']:,} pages (the front page, {counts['images']:,} of images, "
-        f"{counts['pages'] - counts['images'] - 1:,} of lists and others)"
+        f"{counts['pages'] - counts['images'] - 1:,} of lists and others), {written:,} of them new or "
+        "changed"
     )
     if counts["pictures_absent"]:
         note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")

@@ -2,12 +2,14 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
 from pyspark import SparkFiles, TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -15,6 +17,7 @@ from pyspark.sql import functions as F
 from image_similarity.runtime import processes, watchdog
 from image_similarity.runtime.session import is_local_mode
 from image_similarity.settings import EmbeddingsSettings
+from image_similarity.storage import blobs
 from image_similarity.storage.budget import ByteBudget
 from image_similarity.warehouse.workspace import Workspace
 
@@ -56,6 +59,31 @@ def numbered(rows: DataFrame, order: list[str], number: str, scratch: Workspace)
     table = F.broadcast(rows.sparkSession.createDataFrame(offsets, "_partition int, _offset long"))
     joined = ordered.withColumn("_partition", partition).join(table, "_partition")
     return joined.select(*rows.columns, (F.col("_position") + F.col("_offset")).alias(number))
+
+
+def over_chunks(
+    spark: SparkSession,
+    scratch: Workspace,
+    name: str,
+    chunks: Iterable[Any],
+    work: Callable[[Any], Iterator[pa.RecordBatch]],
+    columns: str,
+) -> pa.Table:
+    """What ``work`` makes of each of ``chunks`` in a Spark task of its own, as one table of ``columns``.
+
+    The chunks are this process's own objects. They wait as files in ``scratch``, and pass through no JVM.
+    """
+    place, tasks = scratch.location(f"chunks-{name}"), 0
+    for tasks, chunk in enumerate(chunks, 1):
+        blobs.write(f"{place}/{tasks}", pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL), "application/octet-stream")
+
+    def worked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                yield from work(pickle.loads(blobs.read(f"{place}/{number}")))
+
+    rows = spark.range(1, tasks + 1, 1, max(1, tasks)).mapInArrow(worked, columns)
+    return rows.toArrow()
 
 
 def ship(spark: SparkSession, file: Path) -> str:

@@ -5,7 +5,7 @@ keeps showing the same tables while other jobs publish, until retention removes 
 """
 
 import json
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -131,7 +131,14 @@ class Snapshot:
         Columns that old files lack are null. From Hadoop's file systems the files are read into memory at once. Raises
         ``FileNotFoundError`` if a run's files are gone, and other ``OSError`` if they cannot be read.
         """
-        folders = [f"{self.uri}/{table}/run_id={run}" for run in self.run_ids(table, slot)]
+        return self._dataset(table, self.run_ids(table, slot))
+
+    def of_runs(self, table: str, runs: Sequence[str], columns: list[str]) -> pa.Table:
+        """``columns`` of the rows of ``runs`` of ``table``, current or not. Raises as `dataset` does."""
+        return self._dataset(table, runs).to_table(columns=columns)
+
+    def _dataset(self, table: str, runs: Sequence[str]) -> "ds.Dataset":
+        folders = [f"{self.uri}/{table}/run_id={run}" for run in runs]
         files = [file for folder in folders for file in _data_files(self.files, folder)]
         if uris.is_local(self.uri) or uris.scheme_of(self.uri) in OBJECT_STORES:
             return _mapped(files, SCHEMAS[table])

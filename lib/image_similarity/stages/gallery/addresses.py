@@ -13,17 +13,18 @@ a visitor can reach are good.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
 from image_similarity.stages.gallery import pages
+from image_similarity.stages.gallery.layout import Totals
 from image_similarity.stages.gallery.pages import Book
 from image_similarity.storage import blobs
 
@@ -46,18 +47,19 @@ Batches = Iterator[pa.RecordBatch]
 Place = Callable[[Batches], Batches]
 
 
-def place(spark: SparkSession, filled: DataFrame, book: Book, count: int) -> None:
-    """Puts the ``count`` pages of ``filled`` (`pages.FILLED`) at their addresses: first those with new addresses.
+def place(spark: SparkSession, filled: DataFrame, book: Book, totals: Totals) -> None:
+    """Puts the pages of ``filled`` (`pages.FILLED`) at their addresses: first those with new addresses.
 
-    A page that is there already, with the same content, is left alone.
+    A page that is there already, with the same content, is left alone. ``totals``: of ``filled``.
     """
-    tasks = filled.rdd.getNumPartitions()
-    content = filled.select("path", "content")
-    for what, only_new in (("add new pages", True), ("replace changed pages", False)):
-        with progress(spark, what, count, "pages", tasks):
-            written = content.mapInArrow(_placer(book.gallery, only_new), "written long")
-            if written.agg(F.sum("written")).collect()[0][0] == count:
-                return  # a new gallery: there is nothing to replace
+    for what, state, count in (
+        ("add new pages", pages.NEW, totals.new),
+        ("replace changed pages", pages.CHANGED, totals.changed),
+    ):
+        if count:
+            content = filled.where(F.col("state") == state).select("path", "content")
+            with progress(spark, what, count, "pages", filled.rdd.getNumPartitions()):
+                content.mapInArrow(_placer(book.gallery), "written long").collect()
 
 
 def earlier_renderings(site: Site) -> list[str]:
@@ -72,27 +74,50 @@ def retire(spark: SparkSession, paths: DataFrame, book: Book, earlier: Sequence[
     ``earlier``: renderings that have their pages in their own folders. These pages are replaced, too, by pages that
     lead on: to the page of the same image, or to the front page.
     """
-    slashes = F.when(F.col("path").startswith(f"{IMAGES}/"), 2).otherwise(1)
-    folder = F.array_join(F.slice(F.split("path", "/"), F.lit(1), slashes), "/")
-    current = paths.groupBy(folder.alias("folder")).agg(F.collect_list("path").alias("paths"))
+    current = paths.groupBy(_folder(F.col("path")).alias("folder")).agg(F.collect_list("path").alias("paths"))
     folders = spark.createDataFrame([(name,) for name in _FOLDERS], "folder string")
     rows = folders.join(current, "folder", "left").select("folder", "paths")
     rows = rows.repartition(spark.sparkContext.defaultParallelism)  # else Spark may give all of them to one task
     retired: int = rows.mapInArrow(_retirer(book, earlier), "retired long").agg(F.sum("retired")).collect()[0][0]
+    _lead_on_from_single_pages(book, earlier)
+    return retired
+
+
+def _folder(path: Column) -> Column:
+    slashes = F.when(path.startswith(f"{IMAGES}/"), 2).otherwise(1)
+    return F.array_join(F.slice(F.split(path, "/"), F.lit(1), slashes), "/")
+
+
+def retire_here(paths: Iterable[str], book: Book, earlier: Sequence[str]) -> int:
+    """As `retire`, by this process."""
+    current: dict[str, set[str]] = {}
+    for path in paths:
+        parts = path.split("/")
+        current.setdefault("/".join(parts[: 2 if parts[0] == IMAGES else 1]), set()).add(path)
+
+    def retire_from(folder: str) -> int:
+        return _retire(book, folder, current.get(folder, set()), earlier, pool)
+
+    # Two pools, as whoever waits for pages holds a thread.
+    with ThreadPoolExecutor(_WRITERS, "folders") as folders, ThreadPoolExecutor(_WRITERS, "addresses") as pool:
+        retired = sum(folders.map(retire_from, _FOLDERS))
+    _lead_on_from_single_pages(book, earlier)
+    return retired
+
+
+def _lead_on_from_single_pages(book: Book, earlier: Sequence[str]) -> None:
     for rendering in earlier:
         for path in ("run.html", "search.html"):
             _write_moved(book, rendering, path, "index.html")
-    return retired
 
 
 # -- in the workers ----------------------------------------------------------------------------------------------------
 
 
-def _placer(gallery: str, only_new: bool) -> Place:
+def _placer(gallery: str) -> Place:
     def placed(batches: Batches) -> Batches:
         def place_one(row: dict[str, Any]) -> bool:
-            uri = f"{gallery}/{row['path']}"
-            return not (only_new and blobs.exists(uri)) and _write_if_changed(uri, row["content"])
+            return _write_if_changed(f"{gallery}/{row['path']}", row["content"])
 
         with ThreadPoolExecutor(_WRITERS, "addresses") as pool:
             for batch in batches:

@@ -54,7 +54,7 @@ def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -
     def described(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             rows = [
-                {**row, **_texts(row["image_id"], dict(row["attributes"] or ()), settings)} for row in batch.to_pylist()
+                {**row, **texts(row["image_id"], dict(row["attributes"] or ()), settings)} for row in batch.to_pylist()
             ]
             yield pa.RecordBatch.from_pylist(rows, schema=_DESCRIBED)
 
@@ -67,7 +67,7 @@ def with_pictures(described: DataFrame, inventory: DataFrame, scratch: Workspace
 
     ``inventory``: as `pictures.make` returns it.
     """
-    return scratch.write("cards", described.join(inventory.drop("made"), "picture", "left"))
+    return scratch.write("cards", described.join(inventory.drop("made", "small", "large"), "picture", "left"))
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def page_name(image_id: str) -> str:
     return hashlib.sha256(image_id.encode()).hexdigest()[:32]
 
 
-def _texts(image_id: str, attributes: dict[str, str], settings: GallerySettings) -> dict[str, Any]:
+def texts(image_id: str, attributes: dict[str, str], settings: GallerySettings) -> dict[str, Any]:
     """The texts of one image: title, subtitle, alternative text, and search terms."""
     caption = captions.of_image(image_id, attributes, settings.title_attributes, settings.subtitle_attributes)
     values = [clean(value) for value in attributes.values()]

@@ -1,6 +1,6 @@
 """How near is near in this collection: distances of nearest neighbours and of random pairs, and pairs as examples."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +20,9 @@ LEAST_IMAGES = 20
 """With fewer images, tenths of them say little."""
 RANDOM_SHARES = (0.05, 0.1, 0.25, 0.5)
 """Shares of pairs drawn at random, whose distances `Tab.random` has."""
-_VECTORS_DRAWN = 256
+VECTORS_DRAWN = 256
 """They make 32,640 pairs."""
-_TENTHS = [tenth / 10 for tenth in range(1, 10)]
+TENTHS = [tenth / 10 for tenth in range(1, 10)]
 _ACCURACY = 10_000
 """Of the ranks: up to so many images exact, beyond that within a ten-thousandth of them."""
 
@@ -45,7 +45,11 @@ class Compared:
 
 def with_random_pairs(tabs: tuple[Tab, ...], compared: Mapping[str, Compared]) -> tuple[Tab, ...]:
     """``tabs`` with ``random``, where `Compared` has the vectors of their fingerprint and they are enough."""
-    drawn = {fingerprint: _drawn(vectors) for fingerprint, vectors in compared.items()}
+    return with_random_pairs_of(tabs, {fingerprint: _drawn(vectors) for fingerprint, vectors in compared.items()})
+
+
+def with_random_pairs_of(tabs: tuple[Tab, ...], drawn: Mapping[str, Values]) -> tuple[Tab, ...]:
+    """The same of vectors that are here: fingerprint -> (n, d) float32."""
     return tuple(
         replace(tab, random=_random(drawn[tab.fingerprint], knn.METRICS[tab.metric]))
         if tab.fingerprint in drawn
@@ -55,11 +59,17 @@ def with_random_pairs(tabs: tuple[Tab, ...], compared: Mapping[str, Compared]) -
 
 
 def _drawn(vectors: Compared) -> Values:
-    """(n, d) float32: up to `_VECTORS_DRAWN` vectors, chosen by a hash of their content."""
+    """(n, d) float32: up to `VECTORS_DRAWN` vectors, the first by the hash of their content."""
     contents = vectors.contents.select("content_sha256").distinct()
-    chosen = contents.orderBy(F.xxhash64("content_sha256"), "content_sha256").limit(_VECTORS_DRAWN).collect()
+    chosen = contents.orderBy("content_sha256").limit(VECTORS_DRAWN).collect()
     stored = vectors.stored.where(F.col("content_sha256").isin([row.content_sha256 for row in chosen]))
-    rows = [row.embedding for row in stored.select("embedding").where("embedding is not null").collect()]
+    rows = stored.select("content_sha256", "embedding").where("embedding is not null").collect()
+    return as_values((row.content_sha256, row.embedding) for row in rows)
+
+
+def as_values(vectors: Iterable[tuple[str, Sequence[float]]]) -> Values:
+    """Contents with their vectors as (n, d) float32, in the order of the contents; only the longest."""
+    rows = [vector for _, vector in sorted(vectors, key=lambda pair: pair[0])]
     length = max(map(len, rows), default=0)
     return np.array([row for row in rows if len(row) == length], dtype=np.float32).reshape(-1, length)
 
@@ -80,14 +90,19 @@ def measured(tabs: tuple[Tab, ...], neighbours: DataFrame) -> tuple[Tab, ...]:
     distance.
     """
     first = neighbours.where(F.col("rank") == 1)
-    deciles = F.percentile_approx("distance", _TENTHS, _ACCURACY).alias("deciles")
+    deciles = F.percentile_approx("distance", TENTHS, _ACCURACY).alias("deciles")
     rows = first.groupBy("tab", "relation").agg(F.count("*").alias("images"), deciles).collect()
-    nearest = {row.tab: row for row in rows if row.relation == SIMILAR and row.images >= LEAST_IMAGES}
+    return with_ranks(tabs, {(row.tab, row.relation): (row.images, row.deciles) for row in rows})
+
+
+def with_ranks(tabs: tuple[Tab, ...], first: Mapping[tuple[int, str], tuple[int, Sequence[float]]]) -> tuple[Tab, ...]:
+    """``tabs`` with ``others`` and deciles. ``first``: tab and relation -> images, and deciles of rank 1."""
+    nearest = {tab: of for (tab, relation), of in first.items() if relation == SIMILAR and of[0] >= LEAST_IMAGES}
     return tuple(
         replace(
             tab,
-            deciles=tuple(nearest[number].deciles) if number in nearest else (),
-            others=max((row.images - 1 for row in rows if row.tab == number), default=0),
+            deciles=tuple(nearest[number][1]) if number in nearest else (),
+            others=max((images - 1 for (of, _), (images, _) in first.items() if of == number), default=0),
         )
         for number, tab in enumerate(tabs)
     )
@@ -108,10 +123,10 @@ def examples(tabs: tuple[Tab, ...], neighbours: DataFrame, cards: DataFrame) -> 
         for kind, order in _orders(tab).items()
     ]
     extremes = pairs.agg(*chosen).collect()[0]
-    return [_once({kind: extremes[f"{kind} {number}"] for kind in _orders(tab)}) for number, tab in enumerate(tabs)]
+    return [once({kind: extremes[f"{kind} {number}"] for kind in _orders(tab)}) for number, tab in enumerate(tabs)]
 
 
-def _once(extremes: dict[str, Any]) -> dict[str, Pair]:
+def once(extremes: Mapping[str, Any]) -> dict[str, Pair]:
     """The pairs at the extremes, each for the first kind that it is an example of."""
     shown: dict[frozenset[str], tuple[str, Pair]] = {}
     for kind, row in extremes.items():
@@ -124,12 +139,17 @@ def _once(extremes: dict[str, Any]) -> dict[str, Pair]:
 def _orders(tab: Tab) -> dict[str, Column]:
     """Kind of example -> a column of the pairs of rank 1, least for the best example; null where a pair is none."""
     distance, is_similar = F.col("distance"), F.col("relation") == SIMILAR
-    places = {kind: tab.deciles[place] for kind, place in PLACES.items()} if tab.deciles else {}
+    places = places_of(tab)
     return {
         "closest": F.when(is_similar & (distance >= LEAST_SHOWN), distance),
         **{kind: F.when(is_similar, F.abs(distance - F.lit(decile))) for kind, decile in places.items()},
         "farthest": F.when(F.col("relation") == DISSIMILAR, -distance),
     }
+
+
+def places_of(tab: Tab) -> dict[str, float]:
+    """Kind of an example -> the decile that it is nearest to; empty without deciles."""
+    return {kind: tab.deciles[place] for kind, place in PLACES.items()} if tab.deciles else {}
 
 
 def _first(tab: int, order: Column) -> Column:

@@ -1,6 +1,7 @@
 """Pages that list images: all of them, by facet, exact duplicates, and failures."""
 
 import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,27 +72,30 @@ def check_group_by(images: DataFrame, settings: GallerySettings) -> None:
     ``images``: with a column ``attributes``.
     """
     if settings.group_by:
-        names = {
-            row["name"] for row in images.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().collect()
-        }
-        unknown = [name for name in settings.group_by if name not in names]
-        if unknown:
-            known = sorted(names)
-            raise WrongInput(
-                f"gallery.group_by: no image has the attribute {', '.join(unknown)} (there are: {listed(known)})"
-                + did_you_mean(unknown[0], known)
-            )
-        pairs = images.select(F.explode("attributes").alias("name", "value")).where(
+        named = images.select(F.explode("attributes").alias("name", "value")).where(
             F.col("name").isin(list(settings.group_by))
         )
-        sizes = (
-            pairs.groupBy("name")
-            .agg(F.count_distinct("value").alias("values"))
-            .where(f"values > {MOST_VALUES_ASKED_FOR}")
+        values = named.groupBy("name").agg(F.count_distinct("value").alias("values")).collect()
+        known = set(settings.group_by)
+        if len(values) < len(known):
+            names = images.select(F.explode(F.map_keys("attributes")).alias("name")).distinct().collect()
+            known = {row["name"] for row in names}
+        check_values(settings.group_by, known, {row["name"]: row["values"] for row in values})
+
+
+def check_values(group_by: Sequence[str], known: Collection[str], values: Mapping[str, int]) -> None:
+    """`check_group_by`, of the names of ``known`` attributes, and the number of their different ``values``."""
+    unknown = [name for name in group_by if name not in known]
+    if unknown:
+        names = sorted(known)
+        raise WrongInput(
+            f"gallery.group_by: no image has the attribute {', '.join(unknown)} (there are: {listed(names)})"
+            + did_you_mean(unknown[0], names)
         )
-        for row in sizes.collect():
+    for name in group_by:
+        if values.get(name, 0) > MOST_VALUES_ASKED_FOR:
             raise WrongInput(
-                f"gallery.group_by: {row['name']} has {row['values']:,} values; {MOST_VALUES_ASKED_FOR:,} are the most"
+                f"gallery.group_by: {name} has {values[name]:,} values; {MOST_VALUES_ASKED_FOR:,} are the most"
             )
 
 
@@ -107,29 +111,50 @@ def facets(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[li
         .agg(F.count("*").alias("images"), values, F.avg(F.length("value")).alias("length"))
         .collect()
     )
-    by_folder = False
-    if settings.group_by:
-        attributes = list(dict.fromkeys(settings.group_by))
-    else:
-        useful = [row for row in statistics if _divides_well(row.images, row.values, row.length, images)]
-        attributes = [row.attribute for row in sorted(useful, key=lambda row: (row.values, row.attribute))][
-            :MOST_FACETS
-        ]
-        by_folder = not attributes
-        if by_folder:
-            rows, attributes = _by_folder(cards), [FOLDER]
+    attributes = chosen_attributes([AttributeUse(**row.asDict()) for row in statistics], images, settings)
+    by_folder = not attributes
+    if by_folder:
+        rows, attributes = _by_folder(cards), [FOLDER]
     members = rows.where(F.col("attribute").isin(attributes))
     sizes = members.groupBy("attribute", "value").count().orderBy("attribute", F.desc("count"), "value").collect()
+    counted = [(row.attribute, row.value, row["count"]) for row in sizes]
+    return as_facets(attributes, counted, by_folder, settings), members
+
+
+@dataclass(frozen=True)
+class AttributeUse:
+    """How the images use an attribute."""
+
+    attribute: str
+    images: int
+    values: int
+    """Different ones."""
+    length: float
+    """Of a text, on average, in characters."""
+
+
+def chosen_attributes(used: Sequence[AttributeUse], images: int, settings: GallerySettings) -> list[str]:
+    """The attributes that become facets; none where the folders do."""
+    if settings.group_by:
+        return list(dict.fromkeys(settings.group_by))
+    useful = [use for use in used if _divides_well(use.images, use.values, use.length, images)]
+    return [use.attribute for use in sorted(useful, key=lambda use: (use.values, use.attribute))][:MOST_FACETS]
+
+
+def as_facets(
+    attributes: list[str], sizes: Sequence[tuple[str, str, int]], by_folder: bool, settings: GallerySettings
+) -> list[Facet]:
+    """``sizes``: attribute, value and images, in the order in which values are shown."""
     result: list[Facet] = []
     for attribute in attributes:
         facet_values = [
-            FacetValue(row.value, row["count"], value_name(attribute, row.value))
-            for row in sizes
-            if row.attribute == attribute
+            FacetValue(value, images, value_name(attribute, value))
+            for of_attribute, value, images in sizes
+            if of_attribute == attribute
         ]
         if len(facet_values) > 1 or settings.group_by:
-            result.append(Facet(attribute, _hash(attribute), tuple(facet_values), by_folder))
-    return result, members
+            result.append(Facet(attribute, hashed(attribute), tuple(facet_values), by_folder))
+    return result
 
 
 def _divides_well(images: int, values: int, length: float, all_images: int) -> bool:
@@ -148,10 +173,10 @@ def _by_folder(cards: DataFrame) -> DataFrame:
 
 def value_name(attribute: str, value: str) -> str:
     """The name of the pages of one value of a facet."""
-    return _hash(f"{attribute}\n{value}")
+    return hashed(f"{attribute}\n{value}")
 
 
-def _hash(text: str) -> str:
+def hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -195,7 +220,7 @@ def _last(per_page: int) -> Column:
 
 def examples(members: DataFrame, each: int) -> DataFrame:
     """attribute, value, and ``each`` of its cards, chosen by a hash: the examples that are shown for a value."""
-    position = F.row_number().over(Window.partitionBy("attribute", "value").orderBy(F.xxhash64("page")))
+    position = F.row_number().over(Window.partitionBy("attribute", "value").orderBy("page"))
     chosen = members.where(F.col("width").isNotNull()).withColumn("place", position).where(F.col("place") <= each)
     return chosen.groupBy("attribute", "value").agg(_in_order("place", _card()).alias("items"))
 

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -22,8 +22,11 @@ from image_similarity.storage import blobs
 WRITTEN = "path string, bytes long, items long"
 WRITTEN_SCHEMA = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("items", pa.int64())])
 
-FILLED = f"{WRITTEN}, content binary"
-FILLED_SCHEMA = WRITTEN_SCHEMA.append(pa.field("content", pa.binary()))
+NEW, CHANGED, SAME = "new", "changed", "same"
+"""The states of a page that was filled: what is at its address now."""
+FILLED = f"{WRITTEN}, state string, content binary"
+FILLED_SCHEMA = WRITTEN_SCHEMA.append(pa.field("state", pa.string())).append(pa.field("content", pa.binary()))
+"""A page that is not at its address yet. A page that is there already, bit for bit, has no ``content``."""
 _BATCH_BYTES = 8 << 20
 
 STATIC = "static"
@@ -53,7 +56,7 @@ class Tab:
     random: tuple[float, ...] = ()
     """Four distances, ascending: 5, 10, 25 and 50 % of pairs drawn at random are within them. Empty if not known."""
 
-    @property
+    @cached_property
     def marks(self) -> tuple[float, ...]:
         """Nine distances, ascending, that divide near from far here: from the nearest tenth of nearest neighbours to
         the middle of random pairs. Empty without both.
@@ -103,24 +106,42 @@ def fill(rows: DataFrame, template: str, book: Book, context: Context = dict) ->
     """
 
     def filled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        waiting, size = [], 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                text = render(template, book, row["path"], context(row))
-                waiting.append(page(row["path"], text, len(row["items"] or ())))
-                size += waiting[-1]["bytes"]
-                if size > _BATCH_BYTES:
-                    yield pa.RecordBatch.from_pylist(waiting, schema=FILLED_SCHEMA)
-                    waiting, size = [], 0
-        yield pa.RecordBatch.from_pylist(waiting, schema=FILLED_SCHEMA)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from in_batches(fill_one(template, book, row["path"], context(row)) for row in rows)
 
     return rows.mapInArrow(filled, FILLED)
 
 
-def page(path: str, text: str, items: int = 0) -> dict[str, Any]:
-    """A row of `FILLED`."""
-    content = text.encode()
-    return {"path": path, "bytes": len(content), "items": items, "content": content}
+def in_batches(filled: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+    """Rows of `FILLED` in batches of a bounded size; one batch, without rows, of none."""
+    waiting, size = [], 0
+    for row in filled:
+        waiting.append(row)
+        size += len(row["content"] or b"")
+        if size > _BATCH_BYTES:
+            yield pa.RecordBatch.from_pylist(waiting, schema=FILLED_SCHEMA)
+            waiting, size = [], 0
+    yield pa.RecordBatch.from_pylist(waiting, schema=FILLED_SCHEMA)
+
+
+def fill_one(template: str, book: Book, path: str, context: dict[str, Any]) -> dict[str, Any]:
+    """A row of `FILLED`: the page at ``path``, compared with what is there now."""
+    content = render(template, book, path, context).encode()
+    state = _state(f"{book.gallery}/{path}", content)
+    return {
+        "path": path,
+        "bytes": len(content),
+        "items": len(context.get("items") or ()),
+        "state": state,
+        "content": None if state == SAME else content,
+    }
+
+
+def _state(uri: str, content: bytes) -> str:
+    try:
+        return SAME if blobs.read(uri, len(content)) == content else CHANGED
+    except FileNotFoundError:
+        return NEW
 
 
 def render(template: str, book: Book, path: str, context: dict[str, Any]) -> str:
@@ -174,6 +195,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         count="{:,}".format,
         distance=_distance,
+        roughly=roughly,
         link=captions.link,
         location=captions.location,
         clean=captions.clean,
@@ -182,7 +204,7 @@ def _environment() -> jinja2.Environment:
         compact=json.dumps,
     )
     environment.globals.update(image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL)
-    environment.globals.update(ratio_class=ratio_class, ratio_sum=ratio_sum)
+    environment.globals.update(shown_card=shown_card, ratio_class=ratio_class, ratio_sum=ratio_sum)
     environment.globals.update(most_ratios=MOST_RATIOS, least_ratio=LEAST_RATIO)
     environment.globals.update(static=lambda name, book: static_file(name, book)[0])
     environment.globals.update(has_large=thumbnails.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
@@ -192,6 +214,47 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def shown_card(
+    card: Mapping[str, Any],
+    up: str,
+    root: str,
+    note: str = "",
+    at_once: bool = False,
+    near: int | None = None,
+    both: str = "",
+) -> Markup:
+    """An image in a list. Pages have dozens: a macro would take three quarters of the time of all pages.
+
+    ``card``: the columns of `cards.CARD`, perhaps with a ``distance``; ``note``: the line below its title; ``at_once``:
+    load it eagerly; ``near``: the length of the bar in the note, 0 to 9; ``both``: the end of the note, for lists that
+    are side by side.
+    """
+    width, height = card["width"], card["height"]
+    title = _breakable(captions.short(card["title"]))
+    if width:
+        ratio, unheard, lazy = (
+            f" r{ratio_class(width, height)}",
+            ' aria-hidden="true"',
+            "" if at_once else ' loading="lazy"',
+        )
+        source = f"{root}{pictures.path(card['picture'], 'small')}"
+        picture = f'<img src="{source}" width="{width}" height="{height}" alt="{escape(card["alt"])}"{lazy}>'
+    else:
+        ratio, unheard, picture = "", "", '<span class="absent">no picture</span>'
+    if note:
+        bar = "" if near is None else f" n{near}"
+        unseen = '<span class="unseen">distance </span>' if "distance" in card else ""
+        end = f'<span class="both"> · {escape(both)}</span>' if both else ""
+        line = f'<span class="note{bar}">{unseen}{escape(note)}{end}</span>'
+    else:
+        line = f'<span class="note" dir="auto">{_breakable(card["subtitle"])}</span>' if card["subtitle"] else ""
+    return Markup(
+        f'<li class="card{ratio}"><a href="{up}{image_path(card["page"])}">{picture}'
+        f'<span class="title"{unheard} dir="auto">{title}</span>{line}</a></li>'
+    )
+
+
+@lru_cache(maxsize=4096)
 def ratio_class(width: int, height: int) -> int:
     """The class of the nearest aspect ratio: steps of `RATIO_STEP` from a square, negative for upright pictures."""
     steps = math.floor(math.log(width / height) / math.log(RATIO_STEP) + 0.5)
@@ -213,6 +276,14 @@ def _distance(value: float) -> str:
     return f"{value:,.4f}"
 
 
+def roughly(value: float) -> str:
+    """One digit that counts: 0.0003, 0.2, 40."""
+    rounded = float(f"{value:.0e}")
+    places = -math.floor(math.log10(rounded)) if rounded > 0 else 0
+    return f"{rounded:,.{max(0, places)}f}"
+
+
 def _breakable(text: str) -> Markup:
     """``text`` with places where a long word may go on in the next line (`captions.parts`)."""
-    return Markup("<wbr>").join(escape(part) for part in captions.parts(text))
+    parts = captions.parts(text)
+    return Markup("<wbr>").join(map(escape, parts)) if len(parts) > 1 else escape(text)

@@ -1,10 +1,12 @@
 """Small files of the pictures. Spark tasks make them once for each content, and later renderings use them again."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -13,12 +15,13 @@ from image_similarity.imaging import decoding, sandbox, thumbnails
 from image_similarity.imaging.sandbox import Shrink
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
-from image_similarity.runtime.tasks import decoders, task_count
+from image_similarity.runtime.tasks import decoders, over_chunks, task_count
 from image_similarity.settings import Settings
 from image_similarity.storage import blobs, fetch, uris
 from image_similarity.storage.budget import ByteBudget
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.warehouse import Warehouse
+from image_similarity.warehouse.workspace import Workspace
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -34,17 +37,40 @@ _SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("made", pa.bool_()),
+        ("small", pa.string()),
+        ("large", pa.string()),
     ]
 )
-_COLUMNS = "picture string, width int, height int, reason string, detail string, made boolean"
+_COLUMNS = (
+    "picture string, width int, height int, reason string, detail string, made boolean, small string, large string"
+)
+_MAKING = pa.schema(
+    [
+        ("picture", pa.string()),
+        ("uris", pa.list_(pa.string())),
+        ("content_sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("small", pa.string()),
+        ("large", pa.string()),
+    ]
+)
+"""What `_maker` takes: a picture, and what the last inventory says of it, if anything."""
 _COPIES_TRIED = 8
 _LEAST_PER_TASK, _MOST_PER_TASK = 16, 512
+_SWEEPERS = 8
 
 
 def name_of(content_sha256: Column, uri: Column, source_version: Column) -> Column:
     """The name of an image's picture: a hash of its content, or of its uri and version if the content is unknown."""
     identity = F.coalesce(content_sha256, F.concat_ws("\n", uri, source_version))
     return F.substring(F.sha2(F.concat_ws("\n", F.lit(thumbnails.RECIPE), identity), 256), 1, 32)
+
+
+def name_here(content_sha256: str | None, uri: str | None, source_version: str | None) -> str:
+    """As `name_of`."""
+    parts = (thumbnails.RECIPE, content_sha256) if content_sha256 else (thumbnails.RECIPE, uri, source_version)
+    return hashlib.sha256("\n".join(part for part in parts if part is not None).encode()).hexdigest()[:32]
 
 
 def path(picture: str, size: str) -> str:
@@ -59,12 +85,12 @@ def make(
 
     Returns the inventory, which stays in the rendering's folder: picture; width, height (pixels of the larger file);
     reason, detail (why there is none: as from `fetch.fetch` and `decoding.decode`, or ``changed``); made (by this
-    run).
+    run); small, large (what `_stamp` says of the two files).
     """
     previous = (
-        inventory(spark, site, site.renderings[:1], warehouse)
+        _earlier_inventory(spark, site, site.renderings[:1])
         .where("reason is null")
-        .select("picture", "width", "height")
+        .select("picture", "width", "height", "small", "large")
     )
     # Copies of a file share one picture. If one of them is gone, another one may be readable.
     uris = F.slice(F.sort_array(F.collect_set("uri")), 1, _COPIES_TRIED)
@@ -78,11 +104,80 @@ def make(
     return inventory(spark, site, [rendering], warehouse)
 
 
+def make_here(
+    spark: SparkSession,
+    wanted: Mapping[str, tuple[set[str], str | None]],
+    site: Site,
+    rendering: str,
+    settings: Settings,
+    scratch: Workspace,
+) -> dict[str, dict[str, Any]]:
+    """As `make`, of pictures that this process knows: picture -> the uris of its copies, content_sha256.
+
+    Spark tasks make the files. Returns the rows of the inventory by picture.
+    """
+    previous = {row["picture"]: row for row in _inventory_here(site, site.renderings[:1]) if row["reason"] is None}
+    rows = [
+        {**previous.get(picture, {}), "picture": picture, "uris": sorted(uris)[:_COPIES_TRIED], "content_sha256": sha}
+        for picture, (uris, sha) in wanted.items()
+    ]
+    tasks = task_count(spark, len(rows), _LEAST_PER_TASK, _MOST_PER_TASK)
+    chunks = [pa.RecordBatch.from_pylist(rows[number::tasks], schema=_MAKING) for number in range(tasks)]
+    with progress(spark, "pictures", len(rows), "pictures", tasks):
+        make_all = _maker(site.uri, settings)
+        made = over_chunks(spark, scratch, "pictures", chunks, lambda chunk: make_all(iter([chunk])), _COLUMNS)
+    parquet.write_file(f"{site.uri}/{rendering}/{INVENTORY}/part-00000.parquet", _SCHEMA, [made.cast(_SCHEMA)])
+    return {row["picture"]: row for row in made.to_pylist()}
+
+
+def _inventory_here(site: Site, renderings: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of `inventory`, read by this process."""
+    folders = [f"{site.uri}/{rendering}/{INVENTORY}" for rendering in renderings]
+    files = [file.uri for folder in folders if blobs.exists(folder) for file in blobs.list_files(folder)]
+    return [row for file in files if file.endswith(".parquet") for row in _rows_of(file)]
+
+
+def _rows_of(file: str) -> list[dict[str, Any]]:
+    """The rows of a file of an inventory; none of a damaged one, whose pictures are looked at, or made again."""
+    try:
+        with blobs.open_input_file(file) as opened:
+            table = pq.read_table(opened)
+        known = [table[of.name].cast(of.type) if of.name in table.column_names else _nulls(of, table) for of in _SCHEMA]
+    except (OSError, pa.ArrowException):
+        return []
+    rows: list[dict[str, Any]] = pa.table(known, schema=_SCHEMA).to_pylist()
+    return rows
+
+
+def _nulls(column: pa.Field, table: pa.Table) -> pa.Array:
+    return pa.nulls(len(table), column.type)
+
+
+def remove_unused_here(site: Site, own: Iterable[str], earlier: list[str]) -> int:
+    """As `remove_unused`, by this process. ``own``: the pictures of this rendering."""
+    shown: dict[str, set[str]] = {}
+    for picture in (*own, *(row["picture"] for row in _inventory_here(site, earlier))):
+        shown.setdefault(picture[:2], set()).add(picture)
+    shelves = [f"{number:02x}" for number in range(256)]
+    with ThreadPoolExecutor(_SWEEPERS, "pictures") as pool:
+        return sum(pool.map(lambda shelf: _sweep(f"{site.uri}/{FOLDER}/{shelf}", shown.get(shelf, set())), shelves))
+
+
 def inventory(spark: SparkSession, site: Site, renderings: list[str], warehouse: Warehouse) -> DataFrame:
     """The rows that `make` returned for ``renderings``; no rows for those without an inventory."""
+    return warehouse.read_folders(_existing(site, renderings), _COLUMNS)
+
+
+def _earlier_inventory(spark: SparkSession, site: Site, renderings: list[str]) -> DataFrame:
+    """The same of earlier renderings, whose files may be damaged meanwhile: these have no rows."""
+    folders = [parquet.escape_glob(folder) for folder in _existing(site, renderings)]
+    reader = spark.read.schema(_COLUMNS).option("ignoreCorruptFiles", "true")
+    return reader.parquet(*folders) if folders else spark.createDataFrame([], _COLUMNS)
+
+
+def _existing(site: Site, renderings: list[str]) -> list[str]:
     folders = [_inventory_folder(site, rendering) for rendering in renderings]
-    existing = [folder for folder in folders if site.files.entries(folder.removeprefix("file://"))]
-    return warehouse.read_folders(existing, _COLUMNS)
+    return [folder for folder in folders if site.files.entries(folder.removeprefix("file://"))]
 
 
 def _inventory_folder(site: Site, rendering: str) -> str:
@@ -90,8 +185,13 @@ def _inventory_folder(site: Site, rendering: str) -> str:
 
 
 def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: Warehouse) -> int:
-    """Removes the files of pictures that no rendering in ``kept`` shows, and returns their number."""
-    shown = inventory(spark, site, kept, warehouse).select("picture").distinct()
+    """Removes the files of pictures that no rendering in ``kept`` shows, and returns their number.
+
+    The first of ``kept`` is this one. Its list is not damaged, or the job fails: no picture goes that it shows.
+    """
+    own, *earlier = kept
+    both = inventory(spark, site, [own], warehouse).unionByName(_earlier_inventory(spark, site, earlier))
+    shown = both.select("picture").distinct()
     grouped = shown.groupBy(F.substring("picture", 1, 2).alias("shelf")).agg(
         F.collect_list("picture").alias("pictures")
     )
@@ -122,8 +222,8 @@ def _make_one(
 ) -> dict[str, Any]:
     """One row of the inventory. A picture whose files exist is not made again."""
     picture = row["picture"]
-    if size := _known_size(gallery, picture, (row["width"], row["height"])):
-        return {"picture": picture, "width": size[0], "height": size[1], "made": False}
+    if known := _known(gallery, row):
+        return {"picture": picture, **known, "made": False}
     failure = Unreadable("not_found", "the manifest does not say where it is")
     max_bytes, read_seconds = settings.embeddings.max_bytes, settings.embeddings.read_seconds
     for uri in row["uris"]:
@@ -135,31 +235,64 @@ def _make_one(
         except Unreadable as error:
             failure = error
             continue
-        if thumbnail.large is not None:
-            blobs.write(f"{gallery}/{path(picture, 'large')}", thumbnail.large, "image/webp")
-        blobs.write(f"{gallery}/{path(picture, 'small')}", thumbnail.small, "image/webp")
-        return {"picture": picture, "width": thumbnail.width, "height": thumbnail.height, "made": True}
+        large = None if thumbnail.large is None else _write(gallery, picture, "large", thumbnail.large)
+        small = _write(gallery, picture, "small", thumbnail.small)
+        size = {"width": thumbnail.width, "height": thumbnail.height}
+        return {"picture": picture, **size, "small": small, "large": large, "made": True}
     return {"picture": picture, "reason": failure.reason, "detail": failure.detail, "made": False}
 
 
-def _known_size(gallery: str, picture: str, recorded: tuple[int | None, int | None]) -> tuple[int, int] | None:
-    """Width and height of the existing files of ``picture`` in pixels; None if they do not exist.
+def _write(gallery: str, picture: str, size: str, content: bytes) -> str:
+    """Writes a file of ``picture``, and returns its stamp."""
+    uri = f"{gallery}/{path(picture, size)}"
+    blobs.write(uri, content, "image/webp")
+    return _stamp(uri, hashlib.sha256(content).hexdigest())
 
-    ``recorded``: width and height in the last inventory.
-    """
-    small, large = (f"{gallery}/{path(picture, size)}" for size in ("small", "large"))
-    width, height = recorded
-    if width is not None and height is not None:
-        files = [small, large] if thumbnails.has_large(width, height) else [small]
-        return (width, height) if all((status := blobs.status(file)) and status.size_bytes for file in files) else None
-    # Not in the inventory, but perhaps made by a job that died before it wrote one. The small file is written last.
+
+def _stamp(uri: str, sha256: str) -> str:
+    """What the inventory says of a file: bytes, modification time, and sha256."""
+    status = blobs.status(uri)
+    return f"{status and status.size_bytes} {status and status.modified_ns} {sha256}"
+
+
+def _known(gallery: str, row: dict[str, Any]) -> dict[str, Any] | None:
+    """width, height, small and large of a picture whose files exist and are whole; None if they are to be made."""
+    uris = {size: f"{gallery}/{path(row['picture'], size)}" for size in ("small", "large")}
     try:
-        if blobs.status(small) is None:
-            return None
-        size = thumbnails.size_of(blobs.read(small))
-        return thumbnails.size_of(blobs.read(large)) if blobs.status(large) is not None else size
-    except OSError:
+        if row["width"] is None:
+            # Not in the inventory, but perhaps made by a job that died before it wrote one.
+            return None if blobs.status(uris["small"]) is None else _unrecorded(uris)
+        if not thumbnails.has_large(row["width"], row["height"]):
+            del uris["large"]
+        stamps = {size: _checked(uri, row[size]) for size, uri in uris.items()}
+    except (OSError, ValueError):
         return None
+    return {"width": row["width"], "height": row["height"], **stamps}
+
+
+def _checked(uri: str, stamp: str | None) -> str:
+    """The stamp of a file that is as it was when it got ``stamp``. Raises ``ValueError`` for any other.
+
+    A file with another modification time is read: it may be a copy, or not.
+    """
+    sha256 = (stamp or "").rpartition(" ")[2]
+    if stamp != (now := _stamp(uri, sha256)) and hashlib.sha256(blobs.read(uri)).hexdigest() != sha256:
+        raise ValueError(f"{uri} is another file")
+    return now
+
+
+def _unrecorded(uris: dict[str, str]) -> dict[str, Any]:
+    """`_known` of the files at ``uris``. The small one is written last. Raises ``OSError``, or ``ValueError``."""
+    small = blobs.read(uris["small"])
+    width, height = thumbnails.size_of(small)
+    stamps = {"small": _stamp(uris["small"], hashlib.sha256(small).hexdigest())}
+    if blobs.exists(uris["large"]):
+        large = blobs.read(uris["large"])
+        width, height = thumbnails.size_of(large)
+        stamps["large"] = _stamp(uris["large"], hashlib.sha256(large).hexdigest())
+    elif max(width, height) >= thumbnails.SMALL:
+        raise ValueError("perhaps there was a large file")
+    return {"width": width, "height": height, **stamps}
 
 
 def _sweeper(gallery: str) -> Callable[[Batches], Batches]:

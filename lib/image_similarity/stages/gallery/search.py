@@ -5,7 +5,7 @@ loads only those that it needs, whatever the size of the collection.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, Window
@@ -35,21 +35,26 @@ def write_cards(cards: DataFrame, book: Book) -> DataFrame:
         for batch in batches:
             files = []
             for row in batch.to_pylist():
-                entries = [_entry(card) for card in row["items"]]
-                files.append(
-                    put(
-                        book,
-                        f"data/{row['shard']}.js",
-                        f"gallery.cards({row['shard']},{_compact(entries)})",
-                        len(entries),
-                    )
-                )
+                files.append(put_cards(book, row["shard"], row["items"]))
             yield pa.RecordBatch.from_pylist(files, schema=WRITTEN_SCHEMA)
 
     return rows.mapInArrow(written, WRITTEN)
 
 
-def _entry(card: dict[str, object]) -> list[object]:
+def put_cards(book: Book, shard: int, cards: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Writes one shard of cards. Returns a row of `pages.WRITTEN`."""
+    entries = [_entry(card) for card in cards]
+    return put(book, f"data/{shard}.js", f"gallery.cards({shard},{_compact(entries)})", len(entries))
+
+
+def put_terms(book: Book, prefix: str, terms: Mapping[str, tuple[int, Sequence[int]]]) -> dict[str, object]:
+    """Writes one shard of words: word -> images, and ordinals of the first. Returns a row of `pages.WRITTEN`."""
+    words = {term: [images, *_gaps(ordinals)] for term, (images, ordinals) in terms.items()}
+    script = f"gallery.terms({json.dumps(prefix)},{_compact(words)})"
+    return put(book, f"search/{prefix.encode().hex()}.js", script, len(words))
+
+
+def _entry(card: Mapping[str, object]) -> list[object]:
     has_picture = card["width"] is not None
     return [
         card["page"],
@@ -84,9 +89,8 @@ def write_terms(cards: DataFrame, book: Book, scratch: Workspace) -> tuple[DataF
         for batch in batches:
             files = []
             for row in batch.to_pylist():
-                words = {item["term"]: [item["images"], *_gaps(item["ordinals"])] for item in row["items"]}
-                script = f"gallery.terms({json.dumps(row['prefix'])},{_compact(words)})"
-                files.append(put(book, f"search/{row['prefix'].encode().hex()}.js", script, len(words)))
+                terms = {item["term"]: (item["images"], item["ordinals"]) for item in row["items"]}
+                files.append(put_terms(book, row["prefix"], terms))
             yield pa.RecordBatch.from_pylist(files, schema=WRITTEN_SCHEMA)
 
     return rows.mapInArrow(written, WRITTEN), prefixes
@@ -120,19 +124,43 @@ def _with_prefix(prefixes: list[str]) -> Callable[[Iterator[pa.RecordBatch]], It
     """A function that adds to each word the longest of ``prefixes`` that it begins with."""
     all_prefixes = frozenset(prefixes)
 
-    def prefix_of(term: str) -> str:
-        return next(term[:length] for length in range(len(term), 0, -1) if term[:length] in all_prefixes)
-
     def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             yield batch.append_column(
-                "prefix", pa.array([prefix_of(term) for term in batch.column("term").to_pylist()], pa.string())
+                "prefix",
+                pa.array([prefix_of(term, all_prefixes) for term in batch.column("term").to_pylist()], pa.string()),
             )
 
     return add
 
 
-def _gaps(ordinals: list[int]) -> list[int]:
+def prefix_of(term: str, prefixes: Set[str]) -> str:
+    """The longest of ``prefixes`` that ``term`` begins with."""
+    return next(term[:length] for length in range(len(term), 0, -1) if term[:length] in prefixes)
+
+
+def prefixes_of(sizes: Mapping[str, int]) -> list[str]:
+    """As `_prefixes`, of words that this process knows: word -> bytes of its posting."""
+    done: set[str] = set()
+    remaining = dict(sizes)
+    for length in range(1, LONGEST_TERM + 1):
+        by_prefix: dict[str, list[int]] = {}
+        for term, size in remaining.items():
+            by_prefix.setdefault(term[:length], []).append(size)
+        large = {prefix for prefix, of in by_prefix.items() if sum(of) > SHARD_BYTES and len(of) > 1}
+        done.update(by_prefix.keys() - large, large & remaining.keys())
+        remaining = {term: size for term, size in remaining.items() if term[:length] in large and term not in large}
+        if not large:
+            break
+    return sorted(done)
+
+
+def posting_bytes(term: str, ordinals: int) -> int:
+    """About the bytes of a word with so many ordinals in its shard."""
+    return len(term.encode()) + ordinals * _BYTES_PER_POSTING + 6
+
+
+def _gaps(ordinals: Sequence[int]) -> list[int]:
     """The first ordinal, and then the differences between neighbours, which have fewer digits."""
     return [ordinal - previous for previous, ordinal in zip([0, *ordinals], ordinals)]
 

@@ -1,0 +1,554 @@
+"""A `Layout` of a collection that fits into memory: this process joins, sorts and groups the tables.
+
+Spark's tasks make the pictures and fill the pages, as for a larger collection. Joins, sorts and groups take Spark some
+hundred small jobs, which for a few thousand images take longer than all pages.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+
+from image_similarity.errors import JobFailed
+from image_similarity.knn.distances import Values
+from image_similarity.pages.site import Site
+from image_similarity.runtime.progress import progress
+from image_similarity.runtime.tasks import over_chunks, task_count
+from image_similarity.settings import Settings
+from image_similarity.stages.gallery import addresses, cards, distances, images, listings, pages, pictures, search
+from image_similarity.stages.gallery.by_spark import LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK, NOTHING_TO_SHOW
+from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
+from image_similarity.stages.gallery.listings import FOLDER, MOST_VALUES, AttributeUse, Facet
+from image_similarity.stages.gallery.pages import Book, Tab
+from image_similarity.warehouse import parquet
+from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
+from image_similarity.warehouse.workspace import Workspace
+
+MOST_IMAGES, MOST_NEIGHBOURS = 50_000, 3_000_000
+"""Rows of the manifest, and of neighbours by all tabs: larger collections are laid out by Spark. Measured: 0.6 GB."""
+
+_WRITERS = 8
+
+Row = Mapping[str, Any]
+Image = dict[str, Any]
+"""A card with image_id, uri, ordinal, content_sha256, attributes, terms, reason and detail."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the pages show, in memory."""
+
+    manifest: pa.Table
+    """image_id, uri, source_version, attributes."""
+    contents: Mapping[str, str | None]
+    """image_id -> content_sha256 (None where it is unknown) of the compared images."""
+    neighbours: Sequence[pa.Table]
+    """For each tab: image_id, relation, rank, neighbour_id, distance."""
+    failures: pa.Table
+    vectors: Mapping[str, Callable[[list[str]], Values]]
+    """fingerprint -> a function that reads the vectors of contents, where the warehouse has them."""
+    drawn_from: Mapping[str, Iterable[str]]
+    """fingerprint -> the contents that were compared."""
+
+
+def lay_out(
+    spark: SparkSession,
+    tables: Tables,
+    tabs: tuple[Tab, ...],
+    settings: Settings,
+    site: Site,
+    rendering: str,
+    scratch: Workspace,
+) -> "InProcess":
+    """As `by_spark.lay_out`."""
+    described = _described(tables, settings)
+    if not described:
+        raise JobFailed(NOTHING_TO_SHOW)
+    wanted: dict[str, tuple[set[str], str | None]] = {}
+    for image in described:
+        uris, _ = wanted.setdefault(image["picture"], (set(), image["content_sha256"]))
+        if image["uri"] is not None:
+            uris.add(image["uri"])
+    inventory = pictures.make_here(spark, wanted, site, rendering, settings, scratch)
+    for image in described:
+        of_picture = inventory[image["picture"]]
+        image.update({name: of_picture[name] for name in ("width", "height", "reason", "detail")})
+    measured = _measured(tabs, tables)
+    return InProcess(spark, tables, settings, site, described, list(inventory.values()), scratch, measured)
+
+
+def _described(tables: Tables, settings: Settings) -> list[Image]:
+    """The images of the manifest that were compared, in the order of their ids, without pictures."""
+    listed = [row for row in tables.manifest.to_pylist() if row["image_id"] in tables.contents]
+    _check_group_by(listed, settings)
+    listed.sort(key=lambda row: row["image_id"])
+    described = []
+    for ordinal, row in enumerate(listed):
+        content = tables.contents[row["image_id"]]
+        described.append(
+            {
+                "ordinal": ordinal,
+                "image_id": row["image_id"],
+                "uri": row["uri"],
+                "content_sha256": content,
+                "attributes": row["attributes"] or [],
+                "picture": pictures.name_here(content, row["uri"], row["source_version"]),
+                **cards.texts(row["image_id"], dict(row["attributes"] or ()), settings.gallery),
+            }
+        )
+    return described
+
+
+def _check_group_by(listed: list[dict[str, Any]], settings: Settings) -> None:
+    values: dict[str, set[str]] = {}
+    for row in listed:
+        for name, value in row["attributes"] or ():
+            values.setdefault(name, set()).add(value)
+    listings.check_values(settings.gallery.group_by, values.keys(), {name: len(of) for name, of in values.items()})
+
+
+def _measured(tabs: tuple[Tab, ...], tables: Tables) -> tuple[Tab, ...]:
+    first = {}
+    for number, table in enumerate(tables.neighbours):
+        nearest = table.filter(pc.equal(table["rank"], 1))
+        for relation in (SIMILAR, DISSIMILAR):
+            ordered = np.sort(nearest.filter(pc.equal(nearest["relation"], relation))["distance"].to_numpy())
+            if len(ordered):
+                places = [math.ceil(tenth * len(ordered)) - 1 for tenth in distances.TENTHS]
+                first[number, relation] = len(ordered), [float(ordered[place]) for place in places]
+    drawn = {
+        fingerprint: tables.vectors[fingerprint](sorted(set(contents))[: distances.VECTORS_DRAWN])
+        for fingerprint, contents in tables.drawn_from.items()
+    }
+    return distances.with_random_pairs_of(distances.with_ranks(tabs, first), drawn)
+
+
+@dataclass
+class InProcess(Layout):
+    spark: SparkSession
+    tables: Tables
+    settings: Settings
+    site: Site
+    all: list[Image]
+    inventory: list[Row]
+    scratch: Workspace
+    tabs: tuple[Tab, ...]
+    _paths: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.images = len(self.all)
+        self.card: dict[str, Card] = {
+            image["image_id"]: {name: image[name] for name in cards.CARD} for image in self.all
+        }
+        self.by_id: dict[str, Image] = {image["image_id"]: image for image in self.all}
+
+    def pictures(self) -> Mapping[str, int]:
+        made = sum(bool(row["made"]) for row in self.inventory)
+        absent = sum(row["reason"] is not None for row in self.inventory)
+        return {"all": len(self.inventory), "made": made, "absent": absent}
+
+    # -- facets, copies, failures --------------------------------------------------------------------------------------
+
+    def facets(self) -> list[Facet]:
+        return self._facets[0]
+
+    @cached_property
+    def _facets(self) -> tuple[list[Facet], dict[tuple[str, str], list[Image]]]:
+        """The facets, and attribute and value -> images."""
+        settings, groups = self.settings.gallery, _grouped(self.all, lambda image: image["attributes"])
+        attributes = listings.chosen_attributes(_uses(groups), self.images, settings)
+        by_folder = not attributes
+        if by_folder:
+            groups, attributes = _grouped(self.all, _folder), [FOLDER]
+            groups = groups if len(groups) <= MOST_VALUES else {}
+        groups = {group: members for group, members in groups.items() if group[0] in attributes}
+        sizes = [(attribute, value, len(members)) for (attribute, value), members in groups.items()]
+        sizes.sort(key=lambda size: (size[0], -size[2], size[1]))
+        return listings.as_facets(attributes, sizes, by_folder, settings), groups
+
+    @cached_property
+    def _sets(self) -> list[list[Image]]:
+        """Images with the same bytes, the largest sets first."""
+        by_content: dict[str, list[Image]] = {}
+        for image in self.all:
+            if image["content_sha256"] is not None:
+                by_content.setdefault(image["content_sha256"], []).append(image)
+        sets = [members for members in by_content.values() if len(members) > 1]
+        return sorted(sets, key=lambda members: (-len(members), members[0]["ordinal"]))
+
+    def duplicates(self) -> int:
+        return len(self._sets)
+
+    @cached_property
+    def _failures(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """reason and image_id -> a failure as its page shows it. In order."""
+        failures: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in self.tables.failures.to_pylist():
+            failure = failures.setdefault(
+                (row["reason"], row["image_id"]), {"fingerprints": set(), "details": set(), "uri": None}
+            )
+            if row["fingerprint"] is not None:
+                failure["fingerprints"].add(row["fingerprint"])
+            # A detail may contain a path on this machine, which must not be published.
+            if row["detail"] is not None and (row["uri"] is None or row["uri"] not in row["detail"]):
+                failure["details"].add(row["detail"])
+            if row["uri"] is not None:
+                failure["uri"] = max(failure["uri"] or "", row["uri"])
+        return dict(sorted(failures.items()))
+
+    def failed(self) -> Failed:
+        by_reason = Counter(reason for reason, _ in self._failures)
+        ids = {image_id for _, image_id in self._failures}
+        return Failed(sorted(by_reason.items()), len(ids), len(ids - self.by_id.keys()))
+
+    # -- pages ---------------------------------------------------------------------------------------------------------
+
+    def fill_images(self, book: Book) -> Totals:
+        tasks = task_count(self.spark, self.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
+        ends = [self.images * number // tasks for number in range(tasks + 1)]
+        chunks = ([("image.html", row) for row in self._image_rows(*ends[n : n + 2])] for n in range(tasks))
+        with progress(self.spark, "pages of images", self.images, "pages", tasks):
+            return self._fill("images", book, chunks)
+
+    @cached_property
+    def _edges(self) -> "_Edges":
+        ids = pa.array(self.by_id, pa.string())
+        return _Edges.joined([_Edges.of_tab(tab, table, ids) for tab, table in enumerate(self.tables.neighbours)])
+
+    def _image_rows(self, start: int, end: int) -> Iterator[dict[str, Any]]:
+        """The rows of `images.rows` from one ordinal to another."""
+        for ordinal in range(start, end):
+            image = self.all[ordinal]
+            yield {
+                **{name: image[name] for name in images.OWN},
+                "previous": self.all[ordinal - 1]["page"] if ordinal else None,
+                "next": self.all[ordinal + 1]["page"] if ordinal + 1 < self.images else None,
+                "items": [
+                    {
+                        "tab": tab,
+                        "relation": SIMILAR if is_similar else DISSIMILAR,
+                        "rank": rank,
+                        "distance": distance,
+                        "card": self.card[self.all[neighbour]["image_id"]],
+                    }
+                    for tab, is_similar, rank, neighbour, distance in self._edges.of(ordinal)
+                ],
+                "path": pages.image_path(image["page"]),
+            }
+
+    def fill_lists(self, book: Book, facets: list[Facet], failures: Mapping[str, Mapping[str, Any]]) -> Totals:
+        rows = [
+            *(("browse.html", row) for row in self._browse()),
+            *(("group.html", row) for facet in facets for row in self._groups(facet)),
+            *(("duplicates.html", row) for row in self._duplicates()),
+            *(("failures.html", {**row, **failures[row["reason"]]}) for row in self._failure_pages()),
+        ]
+        tasks = task_count(self.spark, len(rows), LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
+        return self._fill("lists", book, [rows[number::tasks] for number in range(tasks)])
+
+    def _browse(self) -> Iterator[dict[str, Any]]:
+        for page in _paged(self.all, self.settings.gallery.images_per_page):
+            yield {"path": f"browse/{page.number}.html", **page.row(self._cards(page.items))}
+
+    def _groups(self, facet: Facet) -> Iterator[dict[str, Any]]:
+        for value in facet.values:
+            members = self._facets[1][facet.attribute, value.value]
+            for page in _paged(members, self.settings.gallery.images_per_page):
+                path = f"groups/{facet.name}/{value.name}-{page.number}.html"
+                about = {"attribute": facet.attribute, "value": value.value, "images": value.images}
+                yield {"path": path, **about, **page.row(self._cards(page.items))}
+
+    def _duplicates(self) -> Iterator[dict[str, Any]]:
+        for page in _paged(self._sets, listings.SETS_PER_PAGE) if self._sets else ():
+            sets = [
+                {
+                    "images": len(members),
+                    "items": [
+                        {"image_id": image["image_id"], **self.card[image["image_id"]]}
+                        for image in members[: listings.COPIES_SHOWN]
+                    ],
+                }
+                for members in page.items
+            ]
+            yield {"path": f"duplicates/{page.number}.html", **page.row(sets)}
+
+    def _failure_pages(self) -> Iterator[dict[str, Any]]:
+        by_reason: dict[str, list[dict[str, Any]]] = {}
+        for (reason, image_id), failure in self._failures.items():
+            shown = self.card.get(image_id)
+            item = {"image_id": image_id, "page": shown and shown["page"], "uri": failure["uri"]}
+            item |= {name: sorted(failure[name]) for name in ("fingerprints", "details")}
+            by_reason.setdefault(reason, []).append(item)
+        for reason, items in by_reason.items():
+            for page in _paged(items, listings.FAILURES_PER_PAGE):
+                yield {"path": f"failures/{reason}-{page.number}.html", "reason": reason, **page.row(page.items)}
+
+    def _cards(self, members: Iterable[Image]) -> list[Card]:
+        return [self.card[image["image_id"]] for image in members]
+
+    def _fill(self, name: str, book: Book, chunks: Iterable[list[tuple[str, dict[str, Any]]]]) -> Totals:
+        """Fills pages: the template, and the row, of each. They stay in the workspace until all pages are filled."""
+        folder, of_image = self.scratch.location(_FILLED), images.context(book)
+
+        def fill(chunk: tuple[int, list[tuple[str, dict[str, Any]]]]) -> Iterator[pa.RecordBatch]:
+            number, rows = chunk
+            totals = dict.fromkeys(_COUNTED, 0)
+
+            def filled() -> Iterator[dict[str, Any]]:
+                for template, row in rows:
+                    context = of_image(row) if template == "image.html" else row
+                    page = pages.fill_one(template, book, row["path"], context)
+                    _count(totals, page)
+                    yield page
+
+            # A task that is tried again writes the same file.
+            file = f"{folder}/{name}-{number:05d}.parquet"
+            parquet.write_file(file, pages.FILLED_SCHEMA, pages.in_batches(filled()))
+            yield pa.RecordBatch.from_pylist([totals], schema=_TOTALS)
+
+        def numbered() -> Iterator[tuple[int, list[tuple[str, dict[str, Any]]]]]:
+            for number, chunk in enumerate(chunks):
+                self._paths += [row["path"] for _, row in chunk]
+                yield number, chunk
+
+        columns = ", ".join(f"{column} long" for column in _COUNTED)
+        done = over_chunks(self.spark, self.scratch, name, numbered(), fill, columns)
+        return Totals(**{column: pc.sum(done[column]).as_py() or 0 for column in _COUNTED})
+
+    def add(self, filled: list[dict[str, Any]]) -> Totals:
+        file = f"{self.scratch.location(_FILLED)}/single.parquet"
+        parquet.write_file(file, pages.FILLED_SCHEMA, [pa.RecordBatch.from_pylist(filled, schema=pages.FILLED_SCHEMA)])
+        self._paths += [page["path"] for page in filled]
+        totals = dict.fromkeys(_COUNTED, 0)
+        for page in filled:
+            _count(totals, page)
+        return Totals(**totals)
+
+    def filled(self) -> DataFrame:
+        return self.scratch.read(_FILLED, pages.FILLED)
+
+    def write_search(self, book: Book) -> tuple[Totals, Totals, list[str]]:
+        postings: dict[str, list[int]] = {}
+        for image in self.all:
+            for term in image["terms"]:
+                postings.setdefault(term, []).append(image["ordinal"])
+        kept = {term: (len(of), of[: search.POSTINGS_KEPT]) for term, of in postings.items()}
+        prefixes = search.prefixes_of({term: search.posting_bytes(term, len(of)) for term, (_, of) in kept.items()})
+        all_prefixes, by_prefix = frozenset(prefixes), dict[str, dict[str, tuple[int, list[int]]]]()
+        for term in sorted(kept):
+            by_prefix.setdefault(search.prefix_of(term, all_prefixes), {})[term] = kept[term]
+        shards = [self.all[start : start + book.per_shard] for start in range(0, self.images, book.per_shard)]
+        with ThreadPoolExecutor(_WRITERS, "search") as pool:
+            of_cards = _sum(pool.map(lambda shard: search.put_cards(book, *shard), enumerate(shards)))
+            of_terms = _sum(pool.map(lambda shard: search.put_terms(book, *shard), by_prefix.items()))
+        return of_cards, of_terms, prefixes
+
+    # -- single images -------------------------------------------------------------------------------------------------
+
+    def examples(self, facets: list[Facet], each: int) -> Mapping[tuple[str, str], list[Card]]:
+        examples = {}
+        for group, members in self._facets[1].items():
+            pictured = sorted((image for image in members if image["width"] is not None), key=_page)
+            if pictured:
+                examples[group] = self._cards(pictured[:each])
+        return examples
+
+    def failed_images(self) -> Sequence[Mapping[str, Any]]:
+        rows: list[Mapping[str, Any]] = [
+            {"reason": reason, "image_id": image_id, "page": self.card.get(image_id, {}).get("page")}
+            for reason, image_id in self._failures
+        ]
+        return sorted(rows, key=lambda row: row["image_id"])
+
+    def absent(self, most: int) -> Sequence[Mapping[str, Any]]:
+        return [image for image in self.all if image["width"] is None][:most]
+
+    def pairs(self) -> list[dict[str, tuple[Card, Card, float]]]:
+        pictured = pa.array([image["image_id"] for image in self.all if image["width"] is not None], pa.string())
+        result = []
+        for tab, table in zip(self.tabs, self.tables.neighbours):
+            is_shown = pc.and_(pc.is_in(table["image_id"], pictured), pc.is_in(table["neighbour_id"], pictured))
+            rows = table.filter(pc.and_(is_shown, pc.equal(table["rank"], 1))).to_pylist()
+            extremes = {kind: min(of, default=None) for kind, of in _orders(tab, rows).items()}
+            pairs = distances.once({kind: row and _pair(*row[1:]) for kind, row in extremes.items()})
+            result.append(
+                {kind: (self.card[one], self.card[other], distance) for kind, (one, other, distance) in pairs.items()}
+            )
+        return result
+
+    def selection(self, seed: int, most: int) -> list[Card]:
+        def drawn(image: Image) -> str:
+            return hashlib.sha256(f"{seed}\n{image['image_id']}".encode()).hexdigest()
+
+        chosen = sorted((image for image in self.all if image["width"] is not None), key=drawn)[:most]
+        return [{"image_id": image["image_id"], **self.card[image["image_id"]]} for image in chosen]
+
+    def most_alike(self, image_ids: list[str], most: int) -> dict[str, list[Card]]:
+        table = self.tables.neighbours[0]
+        is_first = pc.and_(pc.equal(table["relation"], SIMILAR), pc.less_equal(table["rank"], most))
+        rows = table.filter(pc.and_(is_first, pc.is_in(table["image_id"], pa.array(image_ids, pa.string()))))
+        alike: dict[str, list[Card]] = {}
+        for row in sorted(rows.to_pylist(), key=lambda row: row["rank"]):
+            if card := self.card.get(row["neighbour_id"]):
+                alike.setdefault(row["image_id"], []).append({**card, "distance": row["distance"]})
+        return alike
+
+    def gone(self, shown: int) -> dict[int, int]:
+        known = Counter(self._edges.tab.tolist())
+        rows = [len(table) for table in self.tables.neighbours]
+        return {tab: count - known[tab] for tab, count in enumerate(rows) if count > known[tab]}
+
+    # -- what has left -------------------------------------------------------------------------------------------------
+
+    def retire(self, book: Book, earlier: Sequence[str]) -> int:
+        return addresses.retire_here(self._paths, book, earlier)
+
+    def remove_unused(self, kept: list[str]) -> int:
+        return pictures.remove_unused_here(self.site, (row["picture"] for row in self.inventory), kept[1:])
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """Rows of neighbours whose two images are shown, as arrays of one length, in the order of their pages."""
+
+    image: NDArray[np.int64]
+    """The ordinal of the image."""
+    tab: NDArray[np.int64]
+    is_similar: NDArray[np.bool_]
+    rank: NDArray[np.int64]
+    neighbour: NDArray[np.int64]
+    """The ordinal of the neighbour."""
+    distance: NDArray[np.float32]
+
+    @classmethod
+    def of_tab(cls, tab: int, table: pa.Table, ids: pa.Array) -> "_Edges":
+        """``ids``: of all images, by ordinal."""
+        both = [pc.index_in(table[name], value_set=ids) for name in ("image_id", "neighbour_id")]
+        are_shown = pc.and_(*map(pc.is_valid, both))
+        image, neighbour, relation, rank, distance = (
+            column.filter(are_shown) for column in (*both, table["relation"], table["rank"], table["distance"])
+        )
+        return cls(
+            image.to_numpy().astype(np.int64),
+            np.full(len(image), tab),
+            pc.equal(relation, SIMILAR).to_numpy(),
+            rank.to_numpy().astype(np.int64),
+            neighbour.to_numpy().astype(np.int64),
+            distance.to_numpy(),
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Edges]") -> "_Edges":
+        names = [of.name for of in fields(cls)]
+        whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        order = np.lexsort([whole[name] for name in ("rank", "is_similar", "tab", "image")])
+        return cls(**{name: values[order] for name, values in whole.items()})
+
+    def of(self, ordinal: int) -> Iterator[tuple[int, bool, int, int, float]]:
+        """tab, whether it is similar, rank, neighbour and distance of each neighbour of an image."""
+        own = slice(*np.searchsorted(self.image, [ordinal, ordinal + 1]))
+        columns = (self.tab, self.is_similar, self.rank, self.neighbour, self.distance)
+        return zip(*(column[own].tolist() for column in columns))
+
+
+_FILLED = "filled"
+_COUNTED = ("files", "bytes", "items", pages.NEW, pages.CHANGED)
+
+
+_TOTALS = pa.schema([(name, pa.int64()) for name in _COUNTED])
+
+
+def _count(totals: dict[str, int], page: Row) -> None:
+    totals["files"] += 1
+    totals["bytes"] += page["bytes"]
+    totals["items"] += page["items"]
+    if page["state"] in totals:
+        totals[page["state"]] += 1
+
+
+def _sum(files: Iterable[Row]) -> Totals:
+    return sum((Totals(1, file["bytes"], file["items"]) for file in files), Totals())
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page of a list."""
+
+    number: int
+    last: int
+    items: list[Any]
+
+    def row(self, items: list[Any]) -> dict[str, Any]:
+        """The variables of its template, with ``items`` for its own."""
+        return {"number": self.number, "last": self.last, "items": items}
+
+
+def _paged(items: list[Any], per_page: int) -> Iterator[_Page]:
+    """``items`` in pages; one page, without items, of none."""
+    last = max(1, -(-len(items) // per_page))
+    for number in range(1, last + 1):
+        yield _Page(number, last, items[(number - 1) * per_page : number * per_page])
+
+
+def _grouped(
+    members: list[Image], groups_of: Callable[[Image], Iterable[tuple[str, str]]]
+) -> dict[tuple[str, str], list[Image]]:
+    """Attribute and value -> images, in their order."""
+    groups: dict[tuple[str, str], list[Image]] = {}
+    for image in members:
+        for group in groups_of(image):
+            groups.setdefault(group, []).append(image)
+    return groups
+
+
+def _folder(image: Image) -> list[tuple[str, str]]:
+    folder, slash, _ = image["image_id"].partition("/")
+    return [(FOLDER, folder)] if slash else []
+
+
+def _uses(groups: Mapping[tuple[str, str], list[Image]]) -> list[AttributeUse]:
+    by_attribute: dict[str, list[tuple[str, int]]] = {}
+    for (attribute, value), members in groups.items():
+        by_attribute.setdefault(attribute, []).append((value, len(members)))
+    uses = []
+    for attribute, values in by_attribute.items():
+        count = sum(images for _, images in values)
+        length = sum(len(value) * images for value, images in values) / count
+        uses.append(AttributeUse(attribute, count, len(values), length))
+    return uses
+
+
+def _page(image: Image) -> str:
+    page: str = image["page"]
+    return page
+
+
+def _pair(image_id: str, neighbour_id: str, distance: float) -> dict[str, Any]:
+    return {"image_id": image_id, "neighbour_id": neighbour_id, "distance": distance}
+
+
+def _orders(tab: Tab, rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, str, str, float]]]:
+    """Kind of an example -> its pairs: the order, least for the best example, and the pair. As `distances.examples`."""
+    orders: dict[str, list[tuple[float, str, str, float]]] = {
+        kind: [] for kind in ("closest", *distances.places_of(tab), "farthest")
+    }
+    for row in rows:
+        distance, pair = row["distance"], (row["image_id"], row["neighbour_id"], row["distance"])
+        if row["relation"] == DISSIMILAR:
+            orders["farthest"].append((-distance, *pair))
+            continue
+        if distance >= distances.LEAST_SHOWN:
+            orders["closest"].append((distance, *pair))
+        for kind, decile in distances.places_of(tab).items():
+            orders[kind].append((abs(distance - decile), *pair))
+    return orders
