@@ -34,6 +34,23 @@ TINY_TABLES = {
 """What suits the tables of tests in the shared session; no setting of the product."""
 
 
+ONE_GALLERY = "jobs/test_gallery.py", "jobs/test_compare_fingerprints.py", "browser/test_gallery_in_chromium.py"
+"""Files whose tests use `gallery`, which takes long to make."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As ``--dist loadfile``, which gives each worker one file after the other, with `ONE_GALLERY` as one file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = nodeid.partition("::")[0]
+            return ONE_GALLERY[0] if file.endswith(ONE_GALLERY) else file
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="session")
 def spark() -> "Iterator[SparkSession]":
     from pyspark.sql import SparkSession
