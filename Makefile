@@ -47,7 +47,8 @@ test: ready
 	@$(SUPERVISED) -m pytest tests/unit tests/spark -n 2 --dist loadfile -q
 
 # All that CI runs: whole jobs, pages in Chromium where there is one, real standalone clusters on loopback, and an Airflow of its own.
-# Two files at a time: more would make two cores slower, and tests that wait for something fail. Those that last longest come first.
+# Two files at a time leave a tenth of two cores idle: a third would want a Spark session of its own for that. Those that last longest come
+# first.
 test-all: ready $(AIRFLOW)/.installed
 	@$(SUPERVISED) -m pytest tests/airflow tests/cluster tests/jobs tests/browser tests/spark tests/unit \
 	  -n 2 --dist loadfile --no-loadscope-reorder -q --durations=20

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 import oracle
 from image_similarity.jobs import find_neighbours
 from image_similarity.jobs.command_line import main
-from image_similarity.warehouse.warehouse import Warehouse
+from image_similarity.warehouse.snapshot import open_snapshot
 
 Values = NDArray[np.float32]
 
@@ -46,12 +46,13 @@ def run(spark: SparkSession, warehouse: Path, file: str, *options: str) -> int:
     return main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *defaults, *options], spark)
 
 
-def published(spark: SparkSession, warehouse: Path) -> tuple[list[Row], Any]:
-    now = Warehouse(spark, str(warehouse))
-    rows = now.read("neighbours", now.current().runs("neighbours"))
+def published(warehouse: Path) -> tuple[list[Row], Any]:
+    """The table, sorted, and the record of the last run; read without Spark."""
+    now = open_snapshot(str(warehouse))
     columns = ["image_id", "relation", "rank", "neighbour_id", "distance", "method"]
-    record = now.read("runs", now.current().runs("runs")).orderBy("started_at").collect()[-1]
-    return sorted(tuple(row) for row in rows.select(*columns).collect()), record
+    rows = now.table("neighbours", columns=columns).to_pylist()
+    record = now.table("runs").sort_by("started_at").to_pylist()[-1]
+    return sorted(tuple(row[name] for name in columns) for row in rows), record
 
 
 def check(rows: list[Row], vectors: Values, metric: str, k: int) -> float:

@@ -24,6 +24,32 @@ import hostile  # noqa: E402
 # The cluster's and the children's workers must find the library where pytest found it.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
+TINY_TABLES = {
+    "spark.master": "local[2]",  # two tasks at once, whatever the machine
+    "spark.sql.shuffle.partitions": "4",
+    # Interpreting an expression is sooner done than compiling it. Jobs in processes of their own compile, as users' do.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+"""What suits the tables of tests in the shared session; no setting of the product."""
+
+
+ONE_GALLERY = "jobs/test_gallery.py", "jobs/test_compare_fingerprints.py", "browser/test_gallery_in_chromium.py"
+"""Files whose tests use `gallery`, which takes long to make."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As ``--dist loadfile``, which gives each worker one file after the other, with `ONE_GALLERY` as one file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = nodeid.partition("::")[0]
+            return ONE_GALLERY[0] if file.endswith(ONE_GALLERY) else file
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
 
 @pytest.fixture(scope="session")
 def spark() -> "Iterator[SparkSession]":
@@ -39,8 +65,9 @@ def spark() -> "Iterator[SparkSession]":
         builder = builder.config(key, value)
     # Of Java's collectors this one takes the least time in a session that lasts for minutes.
     builder = builder.config("spark.driver.extraJavaOptions", "-XX:+UseParallelGC")
-    # Two tasks at once, whatever the machine; few partitions, for the tables of tests are tiny.
-    session = builder.config("spark.master", "local[2]").config("spark.sql.shuffle.partitions", "4").getOrCreate()
+    for key, value in TINY_TABLES.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
     yield session
     session.stop()
 

@@ -10,10 +10,9 @@ from typing import Any
 import duckdb
 import numpy as np
 from PIL import Image
-from pyspark.sql import SparkSession
 
 from image_similarity.warehouse.schemas import SCHEMAS
-from image_similarity.warehouse.warehouse import Warehouse
+from image_similarity.warehouse.snapshot import open_snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'
@@ -75,10 +74,7 @@ def ask(warehouse: Path, query: str) -> list[Any]:
     return db.sql(query).fetchall()
 
 
-def tables(spark: SparkSession, warehouse: Path) -> dict[str, list[str]]:
-    """All published rows, sorted; without what tells one run from another."""
-    opened = Warehouse(spark, str(warehouse))
-    pointer = opened.current()
-    return {
-        name: sorted(map(repr, opened.read(name, pointer.runs(name)).collect())) for name in SCHEMAS if name != "runs"
-    }
+def tables(warehouse: Path) -> dict[str, list[str]]:
+    """All published rows, sorted; without what tells one run from another. Read without Spark."""
+    published = open_snapshot(str(warehouse))
+    return {name: sorted(map(repr, published.table(name).to_pylist())) for name in SCHEMAS if name != "runs"}

@@ -1,5 +1,5 @@
-"""Whole runs of a DAG, submitted to a real standalone cluster: the first day, whose tasks fail at first, and the
-second.
+"""Whole runs of a DAG: the first day, whose tasks fail at first, submitted to a real standalone cluster; the second,
+submitted to Spark's local mode, which is sooner there.
 """
 
 import json
@@ -22,6 +22,7 @@ from tools import samples
 
 JOBS = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "render_gallery"]
 FIRST, MORE = 12, 5
+LOCAL = "local[2]"
 SETTINGS = """
 retries = 2
 retry_seconds = 0
@@ -85,10 +86,12 @@ class Place:
             picture: Image.Image = samples.FAMILIES[family](np.random.default_rng(number), (160, 120 + number))
             picture.save(self.folder / "pictures" / f"{family} {number}.png")
 
-    def day(self, dag: str, date: str) -> Day:
+    def day(self, dag: str, date: str, master: str) -> Day:
         """One run of ``dag`` to its end, by ``airflow dags test``, which tries again as the scheduler does."""
         (self.folder / "submitted").write_text("")
-        done = self.airflow.run("airflow", "dags", "test", f"image_similarity_{dag}", date)
+        connection = json.dumps({"conn_type": "spark", "host": master, "extra": {"deploy-mode": "client"}})
+        test = ("airflow", "dags", "test", f"image_similarity_{dag}", date)
+        done = self.airflow.run(*test, AIRFLOW_CONN_LOOPBACK=connection)
         run_id = self.airflow.rows("SELECT run_id FROM dag_run ORDER BY id")[-1][0]
         return Day(run_id, done.stdout, done.returncode, (self.folder / "submitted").read_text().split())
 
@@ -111,7 +114,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def place(cluster: Cluster, airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("place")
     (folder / "pictures").mkdir()
     python = standalone.python_without_library(tmp_path_factory.mktemp("machine") / "venv")
@@ -121,24 +124,20 @@ def place(cluster: Cluster, airflow: Airflow, tmp_path_factory: pytest.TempPathF
     submit = airflow.home / "bin" / "spark-submit"
     submit.write_text(SUBMIT.format(folder=folder, real=standalone.SPARK / "bin" / "spark-submit"))
     submit.chmod(0o755)
-    connection = {"conn_type": "spark", "host": cluster.master, "extra": {"deploy-mode": "client"}}
-    environment = {
-        "IMAGE_SIMILARITY_AIRFLOW": str(folder / "airflow.toml"),
-        "AIRFLOW_CONN_LOOPBACK": json.dumps(connection),
-    }
+    environment = {"IMAGE_SIMILARITY_AIRFLOW": str(folder / "airflow.toml")}
     return Place(folder, Airflow(airflow.home, airflow.dist, {**airflow.environment, **environment}))
 
 
 @pytest.fixture(scope="module")
-def first(place: Place) -> Day:
+def first(place: Place, cluster: Cluster) -> Day:
     place.draw(range(FIRST))
-    return place.day("pictures", "2026-01-01")
+    return place.day("pictures", "2026-01-01", cluster.master)
 
 
 @pytest.fixture(scope="module")
 def second(place: Place, first: Day) -> Day:
     place.draw(range(FIRST, FIRST + MORE))
-    return place.day("pictures", "2026-01-02")
+    return place.day("pictures", "2026-01-02", LOCAL)
 
 
 def test_the_first_day_ends_well_though_two_tasks_fail_at_first(place: Place, first: Day) -> None:
@@ -200,7 +199,7 @@ def test_each_day_updates_the_assets_that_others_wait_for(place: Place, first: D
 
 
 def test_wrong_settings_are_not_tried_again(place: Place) -> None:
-    wrong = place.day("misconfigured", "2026-01-01")
+    wrong = place.day("misconfigured", "2026-01-01", LOCAL)
     assert wrong.code != 0
     assert wrong.submitted == ["build_manifest"]
     assert "build_manifest: exit code 2, wrong arguments or settings; not tried again" in wrong.log

@@ -27,7 +27,7 @@ def test_the_same_tables_as_one_machine(
         main(run_pipeline, ["--images", str(pictures), "--warehouse", str(tmp_path / "local"), *common], session=spark)
         == 0
     )
-    here = tables(spark, tmp_path / "local")
+    here = tables(tmp_path / "local")
     assert {name: len(rows) for name, rows in here.items() if rows} == {
         "manifest": 42,
         "vectors": 40,
@@ -38,6 +38,6 @@ def test_the_same_tables_as_one_machine(
     submit(
         "run_pipeline", "--images", pictures, "--warehouse", tmp_path / "w", "--gallery", tmp_path / "gallery", *common
     )
-    assert tables(spark, tmp_path / "w") == here
+    assert tables(tmp_path / "w") == here
     found = crawl(tmp_path / "gallery")
     assert found.dead == [] and sum(path.parent.parent.name == "images" for path in found.pages) == 41

@@ -58,8 +58,8 @@ Submit = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def submit(cluster: Cluster, dist: Path, bare_python: Path) -> Submit:
-    """``submit(job, *arguments, cores=, gpus=, of_task=, executors=)``: with cluster-gpu.conf, but for what belongs to
-    this cluster.
+    """``submit(job, *arguments, cores=, gpus=, of_task=, executors=, attempts=)``: with cluster-gpu.conf, but for what
+    belongs to this cluster.
     """
 
     def submitted(
@@ -69,12 +69,14 @@ def submit(cluster: Cluster, dist: Path, bare_python: Path) -> Submit:
         gpus: int,
         of_task: float = 1,
         executors: int = WORKERS,
+        attempts: int = 4,
         **environment: str,
     ) -> "subprocess.CompletedProcess[str]":
         conf = {
             "spark.executor.cores": str(cores),
             "spark.cores.max": str(executors * cores),
             "spark.task.cpus": "1",
+            "spark.task.maxFailures": str(attempts),
             "spark.executor.resource.gpu.amount": str(gpus),
             "spark.task.resource.gpu.amount": str(of_task),
             **{f"spark.executorEnv.{name}": value for name, value in environment.items()},
@@ -119,7 +121,8 @@ def test_a_gpu_that_torch_cannot_use_ends_the_job_unless_settings_allow_it(
     assert main(build_manifest, ["--images", str(pictures), *common], session=spark) == 0
     before = published(tmp_path / "w")
 
-    failed = submit("embed_images", *common, cores=1, gpus=1, executors=1)
+    # Further attempts would fail alike, each after some seconds.
+    failed = submit("embed_images", *common, cores=1, gpus=1, executors=1, attempts=1)
     assert failed.returncode == 1
     [line] = [line for line in failed.stdout.splitlines() if line.startswith("embed_images: error: ")]
     assert "which Spark gave a task, cannot be used: torch" in line and "--set embeddings.device_fallback=cpu" in line

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 import misbehaving
+from image_similarity.jobs import download_images
 from processes import ask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,16 +19,20 @@ WAIT_SECONDS = 120
 FILES, CONNECTIONS = 60, 2
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
+def arguments(folder: Path) -> list[str]:
     places = ["--catalogue", folder / "list.csv", "--images", folder / "images", "--warehouse", folder / "w"]
     settings = ["--set", "http.private_addresses=true", "--set", f"http.connections_per_host={CONNECTIONS}"]
-    command = [sys.executable, str(ROOT / "jobs" / "download_images.py"), *map(str, places), *settings]
+    return [*map(str, places), *settings]
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(ROOT / "jobs" / "download_images.py"), *arguments(folder)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
-def test_killed_while_it_downloads(tmp_path: Path) -> None:
+def test_killed_while_it_downloads(run: Any, tmp_path: Path) -> None:
     with misbehaving.serving() as server:
         server.files = {f"/{number}.png": misbehaving.picture(number) for number in range(FILES)}
         server.pause = 0.1
@@ -48,9 +54,7 @@ def test_killed_while_it_downloads(tmp_path: Path) -> None:
         assert not (tmp_path / "w" / "_current.json").exists() and not (tmp_path / "images" / "images.parquet").exists()
 
         server.pause = 0.0
-        process = start(tmp_path)
-        told, _ = process.communicate()
-        assert process.returncode == 0, told
+        assert run(download_images, *arguments(tmp_path)) == 0
         assert all(server.gets(f"/{name.removesuffix('.png')}") == 1 for name in there), (
             "what was there is not fetched twice"
         )

@@ -1,4 +1,4 @@
-"""The driver killed in the middle of each job: what was published stays as it was, and running it again succeeds."""
+"""The driver killed in the middle of each job: what was published stays, and the next run goes on from there."""
 
 import json
 import signal
@@ -7,21 +7,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import pyarrow.parquet as pq
 
 from image_similarity.jobs import build_manifest, embed_images, find_neighbours, run_pipeline
 from processes import COMMON, ask, draw, kill, name_of, start
 from wholeness import long_ago, published
 
 WAIT_SECONDS = 120
+CHECKPOINTS = "_state/embed_images/*/*/saved/part-*.parquet"
 Run = Any
 
 
-def kill_when(process: "subprocess.Popen[str]", warehouse: Path, marker: str) -> None:
-    """SIGKILL the driver, its JVM and its workers once a path that matches ``marker`` is in the warehouse."""
+def kill_when(process: "subprocess.Popen[str]", warehouse: Path, marker: str, files: int = 1) -> None:
+    """SIGKILL the driver, its JVM and its workers once ``files`` new paths that match ``marker`` are in the
+    warehouse.
+    """
     before = set(warehouse.glob(marker))
     deadline = time.monotonic() + WAIT_SECONDS
-    while not set(warehouse.glob(marker)) - before:
+    while len(set(warehouse.glob(marker)) - before) < files:
         assert process.poll() is None and time.monotonic() < deadline, (
             f"{marker} never seen: {process.communicate()[0]}"
         )
@@ -40,50 +43,39 @@ def test_killed_in_the_middle_of_each_job(run: Run, tmp_path: Path) -> None:
     assert run(run_pipeline, "--warehouse", warehouse, "--images", images, *COMMON) == 0
     before, right = published(warehouse), neighbours(warehouse)
 
-    draw(images, range(40, 200))  # the nights that die have something to do
-    saved = "_state/embed_images/*/*/saved/part-*.parquet"
-    steps: list[tuple[Any, list[object], str]] = [
-        (build_manifest, ["--images", images], "manifest/run_id=*"),
-        (embed_images, ["--set", "embeddings.save_seconds=0"], saved),
-        (find_neighbours, ["--set", "neighbours.runner=spark"], "_scratch/*/blocks/*"),
+    draw(images, range(40, 240))  # the nights that die have something to do
+    steps: list[tuple[Any, list[object], str, int]] = [
+        (build_manifest, ["--images", images], "manifest/run_id=*", 1),
+        (embed_images, ["--set", "embeddings.save_seconds=0.1"], CHECKPOINTS, 3),
+        (find_neighbours, ["--set", "neighbours.runner=spark"], "_scratch/*/blocks/*", 1),
     ]
-    for job, arguments, marker in steps:
-        kill_when(start(name_of(job), warehouse, *arguments), warehouse, marker)
+    for job, arguments, marker, files in steps:
+        kill_when(start(name_of(job), warehouse, *arguments), warehouse, marker, files)
         assert published(warehouse) == before, f"{name_of(job)} died and changed what is published"
         assert neighbours(warehouse) == right, "and the views still show it"
+        checkpoints = [str(file) for file in warehouse.glob(CHECKPOINTS)]
         assert run(job, "--warehouse", warehouse, *arguments, *COMMON) == 0
+        if job is embed_images:
+            check_resumed(run, warehouse, checkpoints, new=200, all_images=240)
         before = published(warehouse)
         right = neighbours(warehouse)
-    assert len(right) == 200 * 24
+    assert len(right) == 240 * 24
 
 
-def test_a_run_goes_on_where_a_killed_one_was(run: Run, tmp_path: Path) -> None:
-    """What was saved is neither read nor embedded again, and is in the store afterwards, once."""
-    images, warehouse = tmp_path / "images", tmp_path / "w"
-    draw(images, range(400))
-    assert run(build_manifest, "--warehouse", warehouse, "--images", images, *COMMON) == 0
-    process = start("embed_images", warehouse, "--set", "embeddings.save_seconds=0.2")
-    parts = "_state/embed_images/*/*/saved/part-*.parquet"
-    deadline = time.monotonic() + WAIT_SECONDS
-    while len(list(warehouse.glob(parts))) < 6:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    kill(process)
-    counted = (
-        duckdb.connect().execute(f"SELECT count(DISTINCT image_id) FROM read_parquet('{warehouse}/{parts}')").fetchone()
-    )
-    saved = counted[0] if counted else 0
-    assert 0 < saved < 400 and not (warehouse / "vectors").exists()
-    [killed] = (folder.name for folder in warehouse.glob("_state/embed_images/*/*"))
-    assert run(embed_images, "--warehouse", warehouse, *COMMON) == 0
-    counts = json.loads(ask(warehouse, "SELECT counts FROM runs WHERE job = 'embed_images'")[0][0])
-    assert (counts["resumed"], counts["read"], counts["embedded"]) == (saved, 400 - saved, 400 - saved)
+def check_resumed(run: Run, warehouse: Path, checkpoints: list[str], new: int, all_images: int) -> None:
+    """What the killed run had saved was neither read nor embedded again, and is in the store, once."""
+    saved = len(set(pq.read_table(checkpoints, columns=["image_id"])["image_id"].to_pylist()))
+    assert 0 < saved < new
+    counted = "SELECT counts FROM runs WHERE job = 'embed_images' ORDER BY started_at DESC LIMIT 1"
+    counts = json.loads(ask(warehouse, counted)[0][0])
+    assert (counts["resumed"], counts["read"], counts["embedded"]) == (saved, new - saved, new - saved)
     stored = "SELECT count(*), count(DISTINCT content_sha256), count(DISTINCT len(embedding)) FROM vectors"
-    assert ask(warehouse, stored) == [(400, 400, 1)]
-    assert ask(warehouse, "SELECT count(*), count(embedding) FROM embeddings") == [(400, 400)]
+    assert ask(warehouse, stored) == [(all_images, all_images, 1)]
+    assert ask(warehouse, "SELECT count(*), count(embedding) FROM embeddings") == [(all_images, all_images)]
 
-    left = {file.parent.parent.name for file in warehouse.glob(parts)}
-    assert left == {killed}, "which may be at work for all that is known"
+    assert sorted(str(file) for file in warehouse.glob(CHECKPOINTS)) == sorted(checkpoints), (
+        "left for the run that was killed, which may be at work for all that is known"
+    )
     long_ago(warehouse)
     assert run(embed_images, "--warehouse", warehouse, *COMMON) == 0
-    assert ask(warehouse, stored) == [(400, 400, 1)] and not list(warehouse.glob(parts))
+    assert ask(warehouse, stored) == [(all_images, all_images, 1)] and not list(warehouse.glob(CHECKPOINTS))

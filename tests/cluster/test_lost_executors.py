@@ -20,7 +20,7 @@ from processes import ask
 from standalone import Cluster
 
 WAIT_SECONDS = 180
-IMAGES, IMAGES_A_TASK = 300, 20
+IMAGES, IMAGES_A_TASK = 150, 10
 SMALL = '{network="squeezenet1_1",weights="untrained",layer="features",pooling="average"}'
 DECLARED = ["--set", f"fingerprints.small={SMALL}"]
 OF_SMALL = [*DECLARED, "--fingerprint", "small"]
@@ -94,16 +94,14 @@ def test_while_it_embeds(cluster: Cluster, dist: Path, bare_python: Path, spark:
     assert 0 < lost
 
 
-def test_while_it_compares(
-    cluster: Cluster, dist: Path, bare_python: Path, spark: SparkSession, tmp_path: Path
-) -> None:
+def test_while_it_compares(cluster: Cluster, dist: Path, bare_python: Path, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(8000, 256)).astype(np.float32)
     pq.write_table(
         pa.table({"image_id": [f"{i:05d}" for i in range(8000)], "embedding": list(vectors)}), tmp_path / "own.parquet"
     )
     settings = ["--embeddings", str(tmp_path / "own.parquet"), "--set", "neighbours.block_rows=500"]
+    assert main(find_neighbours, ["--warehouse", str(tmp_path / "local"), *settings]) == 0  # in this process
     settings += ["--set", "neighbours.runner=spark"]
-    assert main(find_neighbours, ["--warehouse", str(tmp_path / "local"), *settings], session=spark) == 0
     conf = logging_to(tmp_path / "events")
     job = cluster.start(
         dist, "find_neighbours", "--warehouse", str(tmp_path / "w"), *settings, python=bare_python, conf=conf
@@ -115,29 +113,3 @@ def test_while_it_compares(
     well, lost = tasks(tmp_path / "events")
     print(f"{lost} tasks of {well + lost} were lost with the executor")
     assert 0 < lost
-
-
-def test_several_at_once(cluster: Cluster, dist: Path, bare_python: Path, tmp_path: Path) -> None:
-    """Of two on one slot one is published and the other refused; one on another slot is published beside them."""
-    vectors = np.random.default_rng(0).normal(size=(6000, 256)).astype(np.float32)
-    pq.write_table(
-        pa.table({"image_id": [f"{i:05d}" for i in range(6000)], "embedding": list(vectors)}), tmp_path / "own.parquet"
-    )
-    common = ["--warehouse", str(tmp_path / "w"), "--embeddings", str(tmp_path / "own.parquet")]
-    common += ["--set", "neighbours.runner=spark"]
-    started = [
-        cluster.start(
-            dist, "find_neighbours", *common, "--metric", metric, python=bare_python, conf={"spark.cores.max": "1"}
-        )
-        for metric in ("cosine", "cosine", "euclidean")
-    ]
-    told = [process.communicate()[0] for process in started]
-    codes = [process.returncode for process in started]
-    assert sorted(codes[:2]) == [0, 1] and codes[2] == 0, told
-    assert "another job published neighbours external/cosine while this one ran" in told[codes.index(1)]
-    assert ask(tmp_path / "w", "SELECT count(*) FROM runs") == [(2,)]
-    assert len(list((tmp_path / "w" / "neighbours").glob("run_id=*"))) == 2, "the other's table is gone"
-    assert ask(tmp_path / "w", "SELECT metric, count(*) FROM neighbours GROUP BY 1 ORDER BY 1") == [
-        ("cosine", 6000 * 24),
-        ("euclidean", 6000 * 24),
-    ]

@@ -20,7 +20,7 @@ from image_similarity.stages.neighbours import approximate, audit, layout, offer
 def test_nearly_all_true_neighbours_are_found(spark: SparkSession, tmp_path: Path, metric: str, capsys: Any) -> None:
     vectors = oracle.planted(800, 16, seed=21)
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), "--metric", metric) == 0
-    rows, record = published(spark, tmp_path / "w")
+    rows, record = published(tmp_path / "w")
     recall = check(rows, vectors, metric, 5)
     assert recall >= 0.99 and abs(recall - record["recall"]) < 0.01 and {row[5] for row in rows} == {"approximate"}
     assert f"recall {record['recall']:.4f} (" in capsys.readouterr().out
@@ -36,7 +36,7 @@ def test_the_table_does_not_depend_on_the_order_of_the_data_or_the_number_of_cor
         for module in (approximate, audit, layout, offers):
             monkeypatch.setattr(module, "cores_of", lambda _, cores=1 + 6 * seed: cores)
         assert run(spark, tmp_path / f"w{seed}", file, "--set", f"neighbours.block_rows={64 + 300 * seed}") == 0
-        found.append(published(spark, tmp_path / f"w{seed}")[0])
+        found.append(published(tmp_path / f"w{seed}")[0])
     assert found[0] == found[1]
 
 
@@ -66,7 +66,7 @@ def test_degenerate_collections(spark: SparkSession, tmp_path: Path, case: str) 
     vectors = degenerate()[case]
     options = ["--set", "approximate.nlist=7"] if len(vectors) < 60 else ["--set", "approximate.partition_rows=40"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
-    assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 5) >= 0.99
+    assert check(published(tmp_path / "w")[0], vectors, "cosine", 5) >= 0.99
 
 
 POISON = [f"--set=approximate.{setting}" for setting in ("nprobe=1", "probe_doublings=0", "rounds=0")]
@@ -85,7 +85,7 @@ def test_lists_that_are_not_good_enough_give_way_to_exact_ones(
 ) -> None:
     vectors = oracle.planted(600, 16, seed=25)
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *POISON, "--set=approximate.fallback=exact") == 0
-    rows, record = published(spark, tmp_path / "w")
+    rows, record = published(tmp_path / "w")
     assert check(rows, vectors, "cosine", 5) == 1 and {row[5] for row in rows} == {"exact"} and record["recall"] is None
     assert "exact ones took their place" in capsys.readouterr().out
 
@@ -94,7 +94,7 @@ def test_dissimilar_ones_are_exact_beside_approximate_similar_ones(spark: SparkS
     vectors = oracle.planted(500, 16, seed=26)
     file = written(tmp_path, vectors)
     assert run(spark, tmp_path / "w", file, "--dissimilar", "3") == 0
-    rows, _ = published(spark, tmp_path / "w")
+    rows, _ = published(tmp_path / "w")
     far = [row for row in rows if row[1] == "dissimilar"]
     right = [(f"{i:05d}", r, f"{j:05d}", d) for i, r, j, d in oracle.neighbours(vectors, "cosine", 3, farthest=True)]
     assert [(row[0], row[2], row[3], row[4]) for row in far] == sorted(right) and {row[5] for row in far} == {"exact"}
@@ -107,7 +107,7 @@ def test_lists_that_met_too_few_others_are_filled(spark: SparkSession, tmp_path:
     vectors = oracle.planted(300, 16, seed=30)
     options = ["--set=approximate.nlist=60", *POISON, "--set=approximate.recall_target=0.01", "-k", "25"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
-    assert check(published(spark, tmp_path / "w")[0], vectors, "cosine", 25) > 0.3
+    assert check(published(tmp_path / "w")[0], vectors, "cosine", 25) > 0.3
     assert "compare at full precision: " in capsys.readouterr().err
 
 
@@ -115,7 +115,7 @@ def test_copies_have_one_place_if_so_wanted(spark: SparkSession, tmp_path: Path)
     vectors = np.random.default_rng(31).standard_normal((300, 16)).astype(np.float32)
     vectors[200:] = vectors[100:200]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), "--set=neighbours.drop_duplicates=true") == 0
-    rows, _ = published(spark, tmp_path / "w")
+    rows, _ = published(tmp_path / "w")
     firsts = [row for row in rows if row[0] < "00200"]
     assert check(firsts, vectors[:200], "cosine", 5) >= 0.99
     assert [row[3:5] for row in rows if row[0] == "00250"] == [row[3:5] for row in rows if row[0] == "00150"]
@@ -132,7 +132,7 @@ def test_many_neighbours(spark: SparkSession, tmp_path: Path) -> None:
         "90",
     ]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
-    rows, record = published(spark, tmp_path / "w")
+    rows, record = published(tmp_path / "w")
     assert check(rows, vectors, "cosine", 90) >= 0.89 and json.loads(record["counts"])["rounds"] > 0
 
 
@@ -143,7 +143,7 @@ def test_what_was_found_across_borders_is_told(spark: SparkSession, tmp_path: Pa
         ("none", ["--set=approximate.nlist=2", "--set=approximate.recall_target=0.01", *POISON]),
     ):
         assert run(spark, tmp_path / folder, file, *options) == 0
-        counts = json.loads(published(spark, tmp_path / folder)[1]["counts"])
+        counts = json.loads(published(tmp_path / folder)[1]["counts"])
         across = counts["recall_across_borders"]
         assert across > 0.9 if folder == "all" else across < 0.9
         assert {name.replace("_", " ") for name in counts} <= set(FACTS), "the gallery explains them"
@@ -168,12 +168,12 @@ def test_an_audit_finds_what_the_definition_finds(spark: SparkSession, tmp_path:
     vectors[100:130] = vectors[200:230]
     file = written(tmp_path, vectors)
     assert run(spark, tmp_path / "w", file, *POISON, "--set=approximate.recall_target=0.1") == 0
-    rows, before = published(spark, tmp_path / "w")
+    rows, before = published(tmp_path / "w")
     recall = check(rows, vectors, "cosine", 5)
     for _ in range(2):  # a scheduler's second try does not take it for done
         assert audited(spark, tmp_path / "w") == 1
         assert "is 0." in capsys.readouterr().err
-    after, record = published(spark, tmp_path / "w")
+    after, record = published(tmp_path / "w")
     assert after == rows and record["job"] == "audit_neighbours"
     assert abs(record["recall"] - recall) < 0.04 and abs(before["recall"] - recall) < 1e-9
 
@@ -185,7 +185,7 @@ def test_an_audit_of_exact_neighbours_finds_nothing_wrong(spark: SparkSession, t
         options = ["--method", "exact", "--set", f"neighbours.drop_duplicates={drop_duplicates}"]
         assert run(spark, tmp_path / drop_duplicates, written(tmp_path, vectors), *options) == 0
         assert audited(spark, tmp_path / drop_duplicates) == 0
-        assert published(spark, tmp_path / drop_duplicates)[1]["recall"] == 1
+        assert published(tmp_path / drop_duplicates)[1]["recall"] == 1
 
 
 def test_an_audit_of_vectors_that_were_replaced_is_refused(

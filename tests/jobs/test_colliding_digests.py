@@ -1,21 +1,34 @@
-"""Files whose digests agree in their first 60 bits, from the listing to the gallery, and in the runs that follow."""
+"""Files whose digests agree in their first 60 bits, from the listing to the gallery, and in the run that follows."""
 
-import os
+import hashlib
+import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
-from processes import ROOT, ask, draw, finish
+from image_similarity.jobs import run_pipeline
+from processes import COMMON, ROOT, ask, draw
+
+COLLIDING = ROOT / "tests" / "colliding"
 
 
-def test_files_whose_digests_nearly_agree_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = os.pathsep.join([str(ROOT / "tests" / "colliding"), os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path)
+@pytest.fixture
+def colliding(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digests of ``tests/colliding``, in this process and in workers: those of another environment are others."""
+    monkeypatch.setattr(hashlib, "sha256", hashlib.sha256)  # which is put back at the end
+    runpy.run_path(str(COLLIDING / "sitecustomize.py"))
+    monkeypatch.setitem(spark.sparkContext.environment, "PYTHONPATH", str(COLLIDING))
+
+
+@pytest.mark.usefixtures("colliding")
+def test_files_whose_digests_nearly_agree_are_two(run: Any, tmp_path: Path) -> None:
     images, warehouse, gallery = tmp_path / "images", tmp_path / "w", tmp_path / "gallery"
 
     def pipeline(first: int, beyond: int) -> None:
         draw(images, range(first, beyond))
-        finish("run_pipeline", warehouse, "--images", images, "--gallery", gallery)
+        assert run(run_pipeline, "--warehouse", warehouse, "--images", images, "--gallery", gallery, *COMMON) == 0
         digests = [row[0] for row in ask(warehouse, "SELECT content_sha256 FROM embeddings")]
         assert len(set(digests)) == beyond and {digest[:15] for digest in digests} == {"a" * 15}
         assert ask(warehouse, "SELECT count(DISTINCT embedding) FROM embeddings") == [(beyond,)]
@@ -24,6 +37,7 @@ def test_files_whose_digests_nearly_agree_are_two(tmp_path: Path, monkeypatch: p
         assert len(list((gallery / "pictures").rglob("*.webp"))) == beyond
 
     pipeline(0, 2)
-    pipeline(2, 3)  # a new one is told from those that are known
     (images / "0.jpg").touch()  # read again, and known
-    pipeline(3, 3)
+    pipeline(2, 3)  # a new one is told from those that are known
+    counted = "SELECT counts ->> 'embedded', counts ->> 'read' FROM runs WHERE job = 'embed_images' ORDER BY started_at"
+    assert ask(warehouse, counted) == [("2", "2"), ("1", "2")]

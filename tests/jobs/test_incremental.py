@@ -1,6 +1,5 @@
 """A second run compares only what is new, and its table is that of a run from scratch, row for row."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ import oracle
 from image_similarity.jobs import find_neighbours
 from image_similarity.jobs.command_line import main
 from image_similarity.stages.neighbours import exact, plan
-from image_similarity.warehouse.warehouse import Warehouse
+from image_similarity.warehouse.snapshot import open_snapshot
 
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -51,11 +50,11 @@ def published(spark: SparkSession, warehouse: Path, file: str, *options: str) ->
         *([] if "-k" in options else ["-k", "3"]),
     ]
     assert main(find_neighbours, ["--warehouse", str(warehouse), "--embeddings", file, *asked, *options], spark) == 0
-    now = Warehouse(spark, str(warehouse))
-    rows = now.read("neighbours", now.current().runs("neighbours")).drop("method").collect()
-    run = now.current().runs("neighbours")[0]
-    record = now.read("runs", now.current().runs("runs")).where(f"run_id = '{run}'").collect()[0]
-    return sorted(tuple(row) for row in rows), {**json.loads(record["counts"]), "inputs": json.loads(record["inputs"])}
+    now = open_snapshot(str(warehouse))  # read without Spark
+    rows = now.table("neighbours").drop_columns("method").to_pylist()
+    (run,) = now.run_ids("neighbours")
+    record = now.runs[run]
+    return sorted(tuple(row.values()) for row in rows), {**record.counts, "inputs": record.inputs}
 
 
 def changed(vectors: Vectors, rng: np.random.Generator) -> Vectors:
@@ -84,7 +83,7 @@ def test_only_what_is_new_is_compared(spark: SparkSession, tmp_path: Path, metri
     for turn in range(2):  # the second time from what an incremental run left
         vectors = changed(vectors, rng)
         file = written(tmp_path, vectors)
-        before = Warehouse(spark, str(tmp_path / "w")).current().runs("neighbours")
+        before = open_snapshot(str(tmp_path / "w")).run_ids("neighbours")
         found, counts = published(spark, tmp_path / "w", file, *asked)
         assert 0 < counts["kept"] < counts["vectors"] and counts["inputs"]["neighbours"] == before
         right, counts = published(spark, tmp_path / f"full{turn}", file, *asked)

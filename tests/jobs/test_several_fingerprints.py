@@ -35,8 +35,8 @@ def test_each_has_its_tables_and_the_pictures_are_read_once(run: Any, tmp_path: 
 
 
 def test_stale_means_that_images_differ(run: Any, tmp_path: Path, common: Any, capsys: Any) -> None:
-    common += ["--gallery", tmp_path / "g"]
     assert run(run_pipeline, *common, "--fingerprint", "colours") == 0
+    common += ["--gallery", tmp_path / "g"]
     assert run(run_pipeline, *common, "--fingerprint", "edges") == 0
     assert "run embed_images" not in (told := capsys.readouterr().out) and "run find_neighbours" not in told
     draw(tmp_path / "images", range(IMAGES, IMAGES + 1))

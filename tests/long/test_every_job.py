@@ -39,7 +39,7 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
             main(job, [str(one) for one in ["--warehouse", tmp_path / "local", *common, *arguments]], session=spark)
             == 0
         )
-    here, there = tables(spark, tmp_path / "local"), tables(spark, tmp_path / "w")
+    here, there = tables(tmp_path / "local"), tables(tmp_path / "w")
     # Spark adds up in the order in which tasks end, which moves the last digit of a deviation.
     compared = (
         "SELECT * REPLACE (round(value, 9) AS value, round(standard_error, 9) AS standard_error) FROM comparisons"
@@ -63,7 +63,7 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
         submit("build_manifest", "--warehouse", tmp_path / "w", "--images", pictures)
     cleaned = submit("clean_warehouse", "--warehouse", tmp_path / "w", "--keep-runs", 2)
     assert "manifest/run_id=" in cleaned.stdout
-    assert {**tables(spark, tmp_path / "w"), "comparisons": []} == {**here, "comparisons": []}
+    assert {**tables(tmp_path / "w"), "comparisons": []} == {**here, "comparisons": []}
 
 
 def test_downloads(submit: Any, tmp_path: Path) -> None:

@@ -48,4 +48,4 @@ def test_the_same_tables_with_the_packed_environment(
         folder=unpacked,
     )
     assert done.returncode == 0, done.stdout
-    assert tables(spark, tmp_path / "w") == tables(spark, tmp_path / "local")
+    assert tables(tmp_path / "w") == tables(tmp_path / "local")

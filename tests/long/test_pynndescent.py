@@ -16,7 +16,7 @@ def test_large_parts_go_through_pynndescent(spark: SparkSession, tmp_path: Path,
     options = ["--set=approximate.nndescent_rows=1", "--set=approximate.nlist=3", "--set=approximate.nprobe=2"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
     assert "compile, with pynndescent: " in capsys.readouterr().err
-    rows, record = published(spark, tmp_path / "w")
+    rows, record = published(tmp_path / "w")
     assert check(rows, vectors, "cosine", 5) >= 0.99 and {row[5] for row in rows} == {"approximate"}
 
 

@@ -70,12 +70,12 @@ def expected(vectors: NDArray[np.float32], metric: str, similar: int, dissimilar
 
 @pytest.fixture(scope="module")
 def planted() -> tuple[NDArray[np.float32], dict[str, list[Any]]]:
-    vectors = oracle.planted(5000, 64, seed=7)
+    vectors = oracle.planted(2000, 64, seed=7)
     return vectors, expected(vectors, "cosine", 12, 5)
 
 
-@pytest.mark.parametrize(("block_rows", "partitions"), [(257, 1), (1000, 3), (2048, 8), (8192, 5)])
-def test_five_thousand_vectors_with_planted_ties(
+@pytest.mark.parametrize(("block_rows", "partitions"), [(103, 1), (400, 3), (819, 8), (3277, 5)])
+def test_thousands_of_vectors_with_planted_ties(
     spark: SparkSession, tmp_path: Path, planted: Any, block_rows: int, partitions: int
 ) -> None:
     vectors, right = planted
