@@ -134,10 +134,12 @@ def _in_process(
     )
     cores = local_cores(job.session)
     if because := planning.too_large(files.count, files.dimensions, cores, settings):
+        _check_device(settings, because)
         return None, because
     plan = planning.make_here(files.count, files.dimensions, cores, settings, approximate)
     plan = planning.with_runner(plan, settings, is_local_mode(job.session))
     if plan.runner == SPARK:
+        _check_device(settings, plan.because)
         return None, plan.because
     return InProcess(files, files.open(cores), plan), plan.because
 
@@ -148,12 +150,30 @@ def _remote(warehouse: str, own_embeddings: str | None) -> str | None:
 
 
 def check(settings: NeighboursSettings, warehouse: str, own_embeddings: str | None) -> None:
-    """Raises ``WrongInput`` where this process is asked for what needs Spark."""
+    """Raises ``WrongInput`` where this process is asked for what needs Spark, or for a GPU that is not there."""
     remote = _remote(warehouse, own_embeddings)
     if settings.runner == "process" and remote:
         raise WrongInput(f"neighbours.runner = process, but {remote} is not on this machine: choose spark")
     if settings.runner == "process" and settings.method == "approximate" and settings.similar:
         raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
+    if settings.device == "cuda":
+        if settings.runner == "spark":
+            _check_device(settings, "neighbours.runner asks for Spark")
+        if remote:
+            _check_device(settings, f"{remote} is not on this machine")
+        if settings.method == "approximate" and settings.similar:
+            _check_device(settings, "the search is approximate")
+        from image_similarity.runtime import devices
+
+        devices.check_process()
+
+
+def _check_device(settings: NeighboursSettings, because: str) -> None:
+    """Raises ``WrongInput`` where a GPU is asked for, but Spark's tasks compare, and ``because`` of what they do."""
+    if settings.device == "cuda":
+        raise WrongInput(
+            f"neighbours.device = cuda, but Spark's tasks, which use no GPU, would compare ({because}): choose auto"
+        )
 
 
 def _check_rows(rows: int, wanted: int) -> None:

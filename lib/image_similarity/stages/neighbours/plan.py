@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.knn import all_pairs, calibration, partitioning
+from image_similarity.knn import all_pairs, backends, calibration, partitioning
 from image_similarity.knn.calibration import Rate
 from image_similarity.knn.scoring import FLOAT32, SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
@@ -56,12 +56,15 @@ better; this many are enough for an even distribution."""
 
 EXACT, APPROXIMATE = "exact", "approximate"
 SPARK, PROCESS, AUTO = "spark", "process", "auto"
+CPU, CUDA = "cpu", "cuda"
 
 # The same as above where this process compares, without Spark.
 _FIXED_SECONDS_HERE = 0.5
 _ASSUMED_PRODUCT, _ASSUMED_PAIRS = 4e10, 3e8
 """A second's multiplications and additions, and its pairs of short vectors, on a core of a modest machine: what work is
 estimated by before it is known to be worth a measurement."""
+_ASSUMED_RATE_OF_A_GPU = Rate("bfloat16", 1e14, 4e10)
+"""The same of a modest GPU."""
 _BYTES_PER_CANDIDATE = 40
 """Scores, positions and keys, and their copies while they are sorted."""
 _BYTES_PER_IMAGE = 400
@@ -125,6 +128,8 @@ class Plan:
     """`SPARK` or `PROCESS`: where vectors are compared."""
     because: str = ""
     """Why there."""
+    device: str = CPU
+    """What compares in this process, as torch names it."""
 
     @property
     def lines(self) -> list[str]:
@@ -146,7 +151,7 @@ class Plan:
         if self.runner == PROCESS:
             return [
                 f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: {operations / 1e12:,.2f} Tflop "
-                f"on {self.cores:,} cores; {self.tiles.task_bytes / 2**30:.2f} GiB of memory, "
+                f"on {self._on}; {self.tiles.task_bytes / 2**30:.2f} GiB of memory, "
                 f"{disk_space.shown(self.disk.total)} of disk; about {clock(self.seconds)}",
                 *self.notes,
                 *where,
@@ -161,6 +166,10 @@ class Plan:
             *self.notes,
             *where,
         ]
+
+    @property
+    def _on(self) -> str:
+        return f"{self.cores:,} cores" if self.device == CPU else f"the GPU {self.device}"
 
 
 _WHERE = {SPARK: "by Spark", PROCESS: "in this process, without Spark"}
@@ -229,12 +238,17 @@ def make_here(
 ) -> Plan:
     """The plan for ``rows`` vectors of ``dimensions`` values that this process compares, with ``cores`` threads.
 
-    Work of seconds is estimated. For longer work the speed of this machine is measured.
+    Work of seconds is estimated. For longer work a GPU is looked for, or the speed of the processor is measured.
+    Raises ``JobFailed`` for a GPU that cannot be used.
     """
     if not dimensions:  # there is nothing to compare
         return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, 0), 1, cores, 0, Disk(0), runner=PROCESS)
     rate = Rate("float32", _ASSUMED_PRODUCT, 1 / (2 * dimensions / _ASSUMED_PRODUCT + 1 / _ASSUMED_PAIRS))
-    if _seconds_here(rows, dimensions, cores, rate) > _WORTH_PLANNING:
+    is_long = _seconds_here(rows, dimensions, cores, rate) > _WORTH_PLANNING
+    device = _device(settings, is_long)
+    if device != CPU:
+        rate = _ASSUMED_RATE_OF_A_GPU
+    elif is_long:
         similar, dissimilar = settings.similar, settings.dissimilar
         with all_pairs.one_core(FLOAT32):
             rate = calibration.rate(rows, dimensions, settings.metric, similar, dissimilar, "float32")
@@ -243,8 +257,21 @@ def make_here(
     seconds = _seconds_here(rows, dimensions, cores, rate)
     tiles = Tiles(1, rows, memory)
     disk = _disk_here(rows, settings)
-    plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk, runner=PROCESS)
-    return plan if settings.method == EXACT or not settings.similar else _with_approximate(plan, settings, approximate)
+    plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk, runner=PROCESS, device=device)
+    if settings.method == EXACT or not settings.similar or device != CPU:
+        return plan  # approximate search, which no GPU does, takes longer than all pairs on one
+    return _with_approximate(plan, settings, approximate)
+
+
+def _device(settings: NeighboursSettings, is_long: bool) -> str:
+    """What compares in this process. torch, whose import takes seconds, is asked for a GPU only where one may be of
+    use.
+    """
+    if settings.device == CUDA or (settings.device == AUTO and is_long and backends.may_have_a_gpu()):
+        from image_similarity.runtime import devices
+
+        return devices.of_process(settings.device)
+    return CPU
 
 
 def _seconds_here(rows: int, dimensions: int, cores: int, rate: Rate) -> float:
