@@ -180,7 +180,7 @@ def test_a_gpu_is_refused_where_spark_would_compare(
     assert not gpus and not (tmp_path / "w").exists()
 
 
-def planned(device: str, rows: int, **settings: Any) -> planning.Plan:
+def planned(device: Any, rows: int, **settings: Any) -> planning.Plan:
     return planning.make_here(rows, 512, 2, NeighboursSettings(device=device, **settings), ApproximateSettings())
 
 

@@ -318,9 +318,9 @@ class Cuda:
             for farthest, keys in enumerate(near_and_far):
                 worst = keys[:, -1].cpu().numpy() if keys.shape[1] else np.full(len(keys), NONE)
                 lower_bound = lower_bound_of(worst, strip.error, length, comparison, bool(farthest))
-                of_relation = Lists(np.concatenate(exact[farthest]), lower_bound)
+                of_strip = Lists(np.concatenate(exact[farthest]), lower_bound)
                 before = Lists.empty(len(worst), list_lengths[farthest]) if known is None else known[farthest]
-                lists.append(before.merged(of_relation))
+                lists.append(before.merged(of_strip))
             return lists[0], lists[1]
 
     def _places(self, strips: "Sequence[CudaStrip]") -> tuple[Tensor, Tensor]:
