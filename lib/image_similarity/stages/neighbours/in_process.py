@@ -28,7 +28,7 @@ from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.in_memory import Loaded, load
 from image_similarity.stages.neighbours.local_source import LocalSource
-from image_similarity.stages.neighbours.plan import CPU, EXACT, Plan
+from image_similarity.stages.neighbours.plan import CPU, Plan
 from image_similarity.stages.neighbours.previous import (
     SETTLED,
     SETTLED_LISTS,
@@ -36,8 +36,7 @@ from image_similarity.stages.neighbours.previous import (
     save_known,
     settled_rows,
 )
-from image_similarity.stages.neighbours.table import Naming
-from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.stages.neighbours.table import Naming, labelled
 from image_similarity.warehouse.workspace import Workspace
 
 _STATE_BYTES = 2**26
@@ -68,11 +67,11 @@ class Outputs:
         order = np.argsort(vectors)
         keys = [lists.keys[order] for lists in self.lists]
         for batch in naming.rows(self.loaded.images, vectors[order], *keys):
-            yield _labelled(batch, settings, "neighbours")
+            yield labelled(batch, settings, "neighbours")
 
     def failures(self) -> Iterator[pa.RecordBatch]:
         for batch in self.loaded.failures.to_batches():
-            yield _labelled(batch, self._settings, "failures")
+            yield labelled(batch, self._settings, "failures")
 
 
 def run(
@@ -261,15 +260,3 @@ def _save(search: Search, vectors: Part, lists: Pair, state: Workspace) -> None:
             yield settled_rows(search, -1, vectors[chunk], (near, far))
 
     state.store_file(SETTLED, SETTLED_LISTS, rows())
-
-
-def _labelled(batch: pa.RecordBatch, settings: NeighboursSettings, table: str) -> pa.RecordBatch:
-    """``batch`` in the schema of ``table``."""
-    labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": EXACT}
-    columns = []
-    for field in SCHEMAS[table]:
-        if field.name in batch.schema.names:
-            columns.append(batch.column(field.name))
-        else:
-            columns.append(pa.repeat(pa.scalar(labels.get(field.name), field.type), len(batch)))
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[table])

@@ -1,7 +1,6 @@
 """Estimates before the work begins: tiles, memory, disk and time, and the choice of the method and the runner."""
 
 import json
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from image_similarity.storage import disk_space
 from image_similarity.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 _PROCESS_BYTES = 300 * 2**20
 """Memory of a Python worker with numpy, numba and pyarrow, before it holds a vector."""
@@ -29,8 +28,6 @@ _VECTORS_IN_MEMORY = 5
 a task's memory."""
 _MAX_STRIPS = 1000
 _BLOCKS_WANTED = 16
-_SAMPLE = 100
-
 # Seconds for everything but comparing (packing, numbering, exact distances, writing): fixed, per row, and per value.
 # Measured with up to 200,000 vectors on two cores.
 _FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 3.0, 1.2e-4, 8e-8
@@ -48,6 +45,8 @@ _MIN_NPROBE = 5
 _MIN_SAMPLE_PER_PARTITION = 4
 """Vectors of the sample for each partition."""
 _PARTITION_BLOCK_ROWS = 4096
+_WORTH_CUTTING = 0.5
+"""Seconds. Shorter work is one task, if it fits into its memory."""
 _WORTH_PLANNING = 10.0
 """Seconds. Of shorter work nobody wants to know how it is cut."""
 TASKS_PER_CORE = 4
@@ -191,26 +190,30 @@ def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
 
 def make(
     spark: "SparkSession",
-    vectors: "DataFrame",
     rows: int,
+    dimensions: int,
     settings: NeighboursSettings,
     approximate: ApproximateSettings,
 ) -> Plan:
-    """The plan for ``rows`` vectors of ``vectors`` (content, embedding). Measures on a worker how fast it compares.
+    """The plan for ``rows`` vectors of ``dimensions`` values.
 
-    Raises ``WrongInput`` where ``neighbours.task_bytes`` cannot hold two blocks.
+    Work of seconds is estimated. For longer work it is measured on a worker how fast that compares. Raises
+    ``WrongInput`` where ``neighbours.task_bytes`` cannot hold two blocks.
     """
-    from pyspark.sql import functions as F
-
-    sizes = vectors.select(F.size("embedding").alias("length")).where("length > 0").take(_SAMPLE)
-    lengths = [row["length"] for row in sizes]
     cores = cores_of(spark)
-    if not lengths:  # there is nothing to compare
+    if not dimensions:  # there is nothing to compare
         return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, Disk(0))
-    dimensions = statistics.mode(lengths)
-    measured = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string").collect()
-    rate = Rate(**json.loads(measured[0]["rate"]))
+    rate = _assumed(dimensions)
+    if _pair_seconds(rows, rate) / cores > _WORTH_PLANNING or settings.method != EXACT:
+        task = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string")
+        rate = Rate(**json.loads(task.collect()[0]["rate"]))
+    elif settings.screen != AUTO:
+        rate = replace(rate, screen=settings.screen)
     return estimated(rows, dimensions, rate, cores, settings, approximate)
+
+
+def _assumed(dimensions: int) -> Rate:
+    return Rate("float32", _ASSUMED_PRODUCT, 1 / (2 * dimensions / _ASSUMED_PRODUCT + 1 / _ASSUMED_PAIRS))
 
 
 def estimated(
@@ -243,7 +246,7 @@ def make_here(
     """
     if not dimensions:  # there is nothing to compare
         return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, 0), 1, cores, 0, Disk(0), runner=PROCESS)
-    rate = Rate("float32", _ASSUMED_PRODUCT, 1 / (2 * dimensions / _ASSUMED_PRODUCT + 1 / _ASSUMED_PAIRS))
+    rate = _assumed(dimensions)
     is_long = _seconds_here(rows, dimensions, cores, rate) > _WORTH_PLANNING
     device = _device(settings, is_long)
     if device != CPU:
@@ -485,10 +488,10 @@ def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, setti
         )
     min_strips = max(1, -(-2 * rows * row_bytes // free))
     blocks = max(1, -(-rows // block))
-    strips = next(
-        (count for count in range(min_strips, min(min_strips + 4 * cores, _MAX_STRIPS)) if _is_even(count, cores)),
-        min_strips,
-    )
+    counts = range(min_strips, min(min_strips + 4 * cores, _MAX_STRIPS))
+    if _pair_seconds(rows, _assumed(dimensions)) < _WORTH_CUTTING:
+        counts = counts[:0]
+    strips = next((count for count in counts if _is_even(count, cores)), min_strips)
     strips = min(max(strips, 1), max(blocks, min_strips))
     strip_rows = -(-rows // strips)
     return Tiles(strips, strip_rows, int(_PROCESS_BYTES + buffer_bytes + 2 * strip_rows * row_bytes))
