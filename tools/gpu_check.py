@@ -30,10 +30,14 @@ from adversaries import ADVERSARIES, drawn
 from image_similarity.fingerprints import networks
 from image_similarity.imaging.framing import Framing, framed
 from image_similarity.imaging.sandbox import IsolatedDecoders
-from image_similarity.knn import all_pairs, engine
+from image_similarity.knn import all_pairs, distances, engine, scoring
+from image_similarity.knn.all_pairs import AllPairs
 from image_similarity.knn.backends import tensor_cores
 from image_similarity.knn.backends.cuda import Cuda
+from image_similarity.knn.candidates import Lists
 from image_similarity.knn.distances import METRICS
+from image_similarity.knn.engine import Search
+from image_similarity.knn.rerank import Part
 
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -137,6 +141,40 @@ def check_neighbours() -> None:
             name = f"{len(ADVERSARIES)} kinds that mislead scores"
             seconds = f"{by_processor:.1f}", f"{synchronised() - start:.1f}"
             row(name, metric, screen.name, passed(f"{wrong}, {metric}, {screen.name}", not wrong), *seconds)
+    check_new_vectors()
+
+
+def check_new_vectors() -> None:
+    """New vectors among some whose lists are known, as in a later run of find_neighbours: the table of all pairs."""
+    table("New vectors among known ones", "vectors", "metric", "precision", "same")
+    vectors = clustered(20_000 if HAS_GPU else 600, 64)
+    n, d = vectors.shape
+    is_new: NDArray[np.bool_] = np.random.default_rng(1).random(n) < 0.02
+    old = np.nonzero(~is_new)[0]
+    for metric, of_metric in METRICS.items():
+        expected = all_pairs.neighbours(vectors, metric, K, K, threads=CORES)
+        scale = scoring.scale_of(float(np.abs(vectors).max()), d, of_metric)
+        whole = Part(distances.measured(vectors, of_metric), np.arange(n, dtype=np.int32), np.arange(n))
+        some = Part(whole.vectors[old], np.arange(len(old), dtype=np.int32), old)
+        for screen in tensor_cores.SCREENS.values():
+            backend = Cuda(DEVICE)
+            search = Search(metric, screen.name, d, scale, K, K, n - 1, backend.kind)
+            before = compared(AllPairs(replace(search, others=len(old) - 1), some, backend=backend))
+            known = Lists.empty(n, before[0].keys.shape[1]), Lists.empty(n, before[1].keys.shape[1])
+            for of_all, of_some in zip(known, before):
+                of_all.keys[old], of_all.lower_bound[old] = of_some.keys, of_some.lower_bound
+            lists = compared(AllPairs(search, whole, is_new=is_new, known=known, backend=backend))
+            got = [engine.ranked(of.keys[:, :K], whole.index, far) for of, far in zip(lists, (False, True))]
+            same = equal(expected, (got[0], got[1]))
+            shape = f"{is_new.sum():,} of {n:,} x {d}"
+            row(shape, metric, screen.name, passed(f"new vectors, {metric}, {screen.name}", same))
+
+
+def compared(pairs: AllPairs) -> tuple[Lists, Lists]:
+    pairs.compare()
+    pairs.rerank()
+    pairs.complete()
+    return pairs.lists
 
 
 def equal(a: tuple[engine.Ranked, engine.Ranked], b: tuple[engine.Ranked, engine.Ranked]) -> bool:

@@ -1,13 +1,15 @@
-"""Exact neighbours of a collection that fits into memory, in one process: ours, scikit-learn, and the bare product.
+"""Exact neighbours of a collection that fits into memory, in one process: ours, scikit-learn, faiss, the bare product.
 
-    .venv/bin/python tests/benchmarks/small_collections.py [--sizes 5000x512 20000x512 5000x4096 20000x4096]
-    [--rounds 3] [--hard]
+    .venv/bin/python tests/benchmarks/small_collections.py [--sizes 5000x512 20000x512 5000x4096 20000x4096 ...]
+    [--rounds 3] [--only cold ours scikit-learn faiss product copy] [--hard]
 
 Ours is the whole job, from Parquet to published tables, with similar and dissimilar neighbours and exact distances:
-``cold`` as a command, with the start of Python and all imports, and ``warm`` in a process that has done it before.
-Neither starts Spark. scikit-learn (`NearestNeighbors`, brute force, cosine) finds similar neighbours of vectors that
-are in memory already. ``half product`` is the float32 product of half of the pairs alone. All use all cores. Rounds are
-interleaved. Figures are medians, and ratios are medians of the ratios of each round: others may use the machine.
+``cold`` as a command, with the start of Python and all imports, and ``ours`` in a process that has done it before.
+Neither starts Spark. scikit-learn (`NearestNeighbors`, brute force, cosine) and faiss (`knn`, inner product, of vectors
+that it is given normalised) find similar neighbours of vectors that are in memory already. ``product`` is the float32
+product of half of the pairs alone, ``copy`` reads the vectors from Parquet and writes them once. All use all cores.
+Rounds are interleaved. Figures are medians, and ratios are medians of the ratios of each round: others may use the
+machine. faiss is left out where it is not installed (`pip install -c constraints.txt '.[bench]'`).
 
 Vectors are made: clusters of about 20, not negative, half of them zeros. With ``--hard`` they have no clusters.
 Prints Markdown.
@@ -15,6 +17,7 @@ Prints Markdown.
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import shutil
 import statistics
@@ -22,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,25 +41,30 @@ from image_similarity.jobs.command_line import main as job
 ROOT = Path(__file__).resolve().parents[2]
 K = 12
 _BLOCK = 2048
-_COLD, _WARM, _PEER, _PRODUCT = "cold", "warm", "scikit-learn", "half product"
+SIZES = ["5000x512", "20000x512", "40000x512", "5000x4096", "20000x4096", "29232x4096", "40000x4096"]
+COLD, OURS, SKLEARN, FAISS, PRODUCT, COPY = CONTESTANTS = ("cold", "ours", "scikit-learn", "faiss", "product", "copy")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Exact neighbours of small collections.")
-    parser.add_argument("--sizes", nargs="+", default=["5000x512", "20000x512", "5000x4096", "20000x4096"])
+    parser.add_argument("--sizes", nargs="+", default=SIZES)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--hard", action="store_true", help="vectors without clusters")
     arguments = parser.parse_args()
+    names = [name for name in CONTESTANTS if name in arguments.only]
+    if FAISS in names and importlib.util.find_spec("faiss") is None:
+        print("faiss is not installed, and left out", file=sys.stderr)
+        names.remove(FAISS)
     print(f"{kernels()}; {len(os.sched_getaffinity(0))} cores; medians of {arguments.rounds} rounds\n")
-    columns = (
-        "n | d | scikit-learn / ours | cold / scikit-learn | ours / half product | cold | ours | scikit-learn | half"
-    )
-    print(f"| {columns} |")
-    print("| --: | --: | --: | --: | --: | --: | --: | --: | --: |")
+    columns = ["n", "d", *(" / ".join(ratio) for ratio in RATIOS), *names]
+    print(f"| {' | '.join(columns)} |")
+    print(f"| {' | '.join(['--:'] * len(columns))} |")
     for size in arguments.sizes:
         rows, dimensions = map(int, size.split("x"))
         with tempfile.TemporaryDirectory(prefix="small-") as folder:
-            report(rows, dimensions, measured(Path(folder), made(rows, dimensions, arguments.hard), arguments.rounds))
+            vectors = made(rows, dimensions, arguments.hard)
+            report(rows, dimensions, measured(Path(folder), vectors, arguments.rounds, names))
 
 
 def kernels() -> str:
@@ -74,30 +82,37 @@ def made(rows: int, dimensions: int, hard: bool) -> NDArray[np.float32]:
     return np.maximum(centres[random.integers(0, len(centres), rows)] + np.float32(0.5) * noise, 0)
 
 
-def measured(folder: Path, vectors: NDArray[np.float32], rounds: int) -> list[dict[str, float]]:
+def measured(folder: Path, vectors: NDArray[np.float32], rounds: int, names: Sequence[str]) -> list[dict[str, float]]:
     """The seconds of each contestant in each round."""
     own = folder / "own.parquet"
-    ids = [f"img{number:07d}" for number in range(len(vectors))]
-    lists = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]).cast(pa.list_(pa.float32()))
-    pq.write_table(pa.table({"image_id": ids, "embedding": lists}), own, row_group_size=2**24 // vectors.shape[1])
+    pq.write_table(own_table(vectors), own, row_group_size=2**24 // vectors.shape[1])
     options = ["--warehouse", str(folder / "w"), "--embeddings", str(own), "--set", "neighbours.runner=process"]
     contestants: dict[str, Callable[[], None]] = {
-        _COLD: lambda: command(options),
-        _WARM: lambda: here(options),
-        _PEER: lambda: peer(vectors),
-        _PRODUCT: lambda: half_product(vectors),
+        COLD: lambda: command(options),
+        OURS: lambda: here(options),
+        SKLEARN: lambda: by_sklearn(vectors),
+        FAISS: lambda: by_faiss(vectors),
+        PRODUCT: lambda: half_product(vectors),
+        COPY: lambda: copied(own, folder / "copy.npy"),
     }
-    here(options)  # compiled functions are loaded, once
+    if OURS in names:
+        warm_up(folder)
     seconds: list[dict[str, float]] = []
     for number in range(rounds):
         seconds.append({})
-        for name, run in contestants.items():
+        for name in names:
             shutil.rmtree(folder / "w", ignore_errors=True)
             start = time.perf_counter()
-            run()
+            contestants[name]()
             seconds[-1][name] = time.perf_counter() - start
             print(f"round {number + 1}, {name}: {seconds[-1][name]:.2f} s", file=sys.stderr, flush=True)
     return seconds
+
+
+def own_table(vectors: NDArray[np.float32]) -> pa.Table:
+    ids = [f"img{number:07d}" for number in range(len(vectors))]
+    lists = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]).cast(pa.list_(pa.float32()))
+    return pa.table({"image_id": ids, "embedding": lists})
 
 
 def command(options: list[str]) -> None:
@@ -111,8 +126,28 @@ def here(options: list[str]) -> None:
             raise SystemExit("find_neighbours failed")
 
 
-def peer(vectors: NDArray[np.float32]) -> None:
+def warm_up(folder: Path) -> None:
+    """Compiled functions are loaded, once."""
+    few = folder / "few.parquet"
+    pq.write_table(own_table(made(2000, 64, True)), few)
+    here(["--warehouse", str(folder / "few"), "--embeddings", str(few), "--set", "neighbours.runner=process"])
+
+
+def by_sklearn(vectors: NDArray[np.float32]) -> None:
     NearestNeighbors(n_neighbors=K + 1, algorithm="brute", metric="cosine", n_jobs=-1).fit(vectors).kneighbors(vectors)
+
+
+def by_faiss(vectors: NDArray[np.float32]) -> None:
+    import faiss
+
+    faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    faiss.knn(units, units, K + 1, metric=faiss.METRIC_INNER_PRODUCT)
+
+
+def copied(parquet: Path, to: Path) -> None:
+    column = pq.read_table(parquet, columns=["embedding"]).column("embedding").combine_chunks()
+    np.save(to, column.flatten().to_numpy())
 
 
 def half_product(vectors: NDArray[np.float32]) -> None:
@@ -123,16 +158,22 @@ def half_product(vectors: NDArray[np.float32]) -> None:
             np.matmul(block, other.T, out=buffer[: len(block), : len(other)])
 
 
-def report(rows: int, dimensions: int, seconds: list[dict[str, float]]) -> None:
-    def ratio(of: str, to: str) -> float:
-        return statistics.median(one[of] / one[to] for one in seconds)
+RATIOS = [[SKLEARN, OURS], [FAISS, OURS], [COLD, SKLEARN], [OURS, PRODUCT], [OURS, f"({PRODUCT} + {COPY})"]]
 
-    each = " | ".join(f"{statistics.median(one[name] for one in seconds):.2f} s" for name in seconds[0])
-    print(
-        f"| {rows:,} | {dimensions:,} | {ratio(_PEER, _WARM):.2f} | {ratio(_COLD, _PEER):.2f} | "
-        f"{ratio(_WARM, _PRODUCT):.2f} | {each} |",
-        flush=True,
-    )
+
+def report(rows: int, dimensions: int, seconds: list[dict[str, float]]) -> None:
+    for one in seconds:
+        if PRODUCT in one and COPY in one:
+            one[f"({PRODUCT} + {COPY})"] = one[PRODUCT] + one[COPY]
+
+    def ratio(of: str, to: str) -> str:
+        ratios = [one[of] / one[to] for one in seconds if of in one and to in one]
+        return f"{statistics.median(ratios):.2f}" if ratios else ""
+
+    names = [name for name in CONTESTANTS if name in seconds[0]]
+    each = [f"{statistics.median(one[name] for one in seconds):.2f} s" for name in names]
+    cells = [f"{rows:,}", f"{dimensions:,}", *(ratio(*pair) for pair in RATIOS), *each]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,19 @@ def frame(spark: SparkSession, vectors: NDArray[np.float32], partitions: int, se
     return spark.createDataFrame(table).repartition(partitions)
 
 
+class Written:
+    """What the stage writes."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, rows: DataFrame) -> None:
+        self.rows += rows.toArrow().to_pylist()
+
+    def clear(self) -> None:
+        self.rows = []
+
+
 def computed(
     spark: SparkSession, folder: Path, vectors: DataFrame, images: DataFrame | None = None, **settings: Any
 ) -> tuple[dict[str, list[Any]], stage.Outputs]:
@@ -43,10 +56,10 @@ def computed(
     with warehouse.scratch(run) as scratch, warehouse.state("x", run) as state:
         given = NeighboursSettings(**settings)
         source = Source(images, vectors, (vectors if images is None else images).count())
-        plan = planning.make(spark, vectors, source.count, given, ApproximateSettings())
-        outputs = stage.run(spark, source, given, ApproximateSettings(), plan, scratch, state)
-        table = outputs.neighbours.toArrow().to_pylist()
-        outputs.failures.count()
+        plan = planning.make(spark, source.count, source.dimensions(), given, ApproximateSettings())
+        written = Written()
+        outputs = stage.run(spark, source, given, ApproximateSettings(), plan, scratch, state, written)
+    table = written.rows
     rows: dict[str, list[Any]] = {"similar": [], "dissimilar": []}
     for row in table:
         rows[row["relation"]].append((row["image_id"], row["rank"], row["neighbour_id"], row["distance"]))

@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 import oracle
 from image_similarity.jobs import find_neighbours
 from image_similarity.jobs.command_line import main
+from image_similarity.stages.neighbours import exact
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import POINTER, Pointer, open_snapshot
 from image_similarity.warehouse.warehouse import Warehouse
@@ -208,6 +209,43 @@ def test_every_fault_of_own_vectors_is_told_alike(spark: SparkSession, tmp_path:
             told.append(capsys.readouterr().err)
         assert told[0] == told[1] and len(told[0].splitlines()) == 1
     assert not (tmp_path / "w").exists()
+
+
+def test_spark_is_asked_for_few_jobs(spark: SparkSession, tmp_path: Path) -> None:
+    """Packing, comparing, and the two halves of merging, which writes the table. Nothing is read to be counted."""
+
+    def jobs() -> int:
+        return int(spark.sparkContext._jsc.sc().statusStore().jobsList(None).size())
+
+    pq.write_table(table(list(oracle.planted(900, 16, seed=1))), tmp_path / "own.parquet", row_group_size=300)
+    before = jobs()
+    found(spark, tmp_path / "w", "spark", "--embeddings", str(tmp_path / "own.parquet"))
+    assert 0 < jobs() - before <= 4
+
+
+def test_a_task_that_is_tried_again_changes_nothing(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lists for the next run are written by the task itself."""
+
+    def twice(work: exact.Work) -> Any:
+        work_twice = merging(work)
+
+        def merged(batches: Any) -> Any:
+            again = list(batches)
+            list(work_twice(iter(again)))
+            return work_twice(iter(again))
+
+        return merged
+
+    pq.write_table(hostile(), tmp_path / "own.parquet")
+    given = ["--embeddings", str(tmp_path / "own.parquet"), "-k", "5"]
+    wanted = found(spark, tmp_path / "once", "spark", *given)[0]
+    merging = exact._merging
+    monkeypatch.setattr(exact, "_merging", twice)
+    assert found(spark, tmp_path / "w", "spark", *given)[0] == wanted
+    again = found(spark, tmp_path / "w", "spark", *given)
+    assert again[0] == wanted and again[2]["counts"]["kept"] == again[2]["counts"]["vectors"]
 
 
 def test_runs_say_what_ran(spark: SparkSession, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import oracle
-from image_similarity.knn import all_pairs, candidates, distances, scoring
+from adversaries import ADVERSARIES, drawn
+from image_similarity.knn import all_pairs, candidates, distances, rerank, scoring
 from image_similarity.knn.backends.cpu import Pool
 from image_similarity.knn.distances import METRICS
 from image_similarity.knn.scoring import FLOAT32, SCREENS
@@ -66,13 +67,36 @@ def test_doubtful_pairs_are_computed_again(metric: str, monkeypatch: pytest.Monk
     class Inexact(np.ndarray):
         def __matmul__(self, other: Any) -> Any:
             product = np.asarray(self) @ np.asarray(other)
-            lengths = np.linalg.norm(np.asarray(self), axis=1)
-            noise = np.random.default_rng(3).uniform(-1, 1, product.shape) * np.outer(lengths, lengths)
+            lengths = np.linalg.norm(np.asarray(self), axis=1), np.linalg.norm(np.asarray(other), axis=0)
+            noise = np.random.default_rng(3).uniform(-1, 1, product.shape) * np.outer(*lengths)
             return product + noise * 64 * unit
 
     rows = distances.Vectors.rows
     monkeypatch.setattr(distances.Vectors, "rows", lambda self: rows(self).view(Inexact))
     np.testing.assert_array_equal(np.asarray(distances.block(chosen, vectors, vectors)), right)
+    assert_best(chosen, vectors, right, 12, 7)
+
+
+def assert_best(metric: Any, vectors: Any, bits: Any, similar: int, dissimilar: int) -> None:
+    """By brute force, the first half have the best by ``bits``, the distances of all pairs."""
+    index = np.random.default_rng(4).permutation(len(vectors)).astype(np.int64)
+    half = len(vectors) // 2
+    found = rerank.brute_force(metric, vectors[:half], index[:half], vectors, index, similar, dissimilar)
+    for farthest, keys, k in zip((False, True), found, (similar, dissimilar)):
+        wanted = candidates.key_of(np.asarray(bits)[:half], index[None, :], farthest)
+        wanted[np.arange(half), np.arange(half)] = candidates.NONE
+        wanted = candidates.least(wanted, k)
+        np.testing.assert_array_equal(np.sort(keys, axis=1), np.sort(wanted, axis=1))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("adversary", [*ADVERSARIES, lambda random: oracle.planted(400, 24, 3)])
+def test_brute_force_has_the_best_of_all_distances(metric: str, adversary: Any) -> None:
+    chosen = METRICS[metric]
+    vectors = distances.measured(drawn(adversary, metric, 5), chosen)
+    bits = distances.block(chosen, vectors, vectors)
+    for counts in ((12, 7), (0, 5), (5, 0), (len(vectors) + 3, 2), (0, 0)):
+        assert_best(chosen, vectors, bits, *counts)
 
 
 def test_copies_are_at_distance_zero_and_opposites_at_two() -> None:

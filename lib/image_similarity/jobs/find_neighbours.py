@@ -191,6 +191,7 @@ def _used(
     list_lengths = {relation: getattr(settings, relation) for relation in RELATIONS}
     used: dict[str, Any] = {"neighbours": settings.model_dump(), COMPARED: result.numbers.sha256}
     used["runner"] = {"chosen": plan.runner, "because": plan.because}
+    used["device"] = plan.device
     if result.screen is not None:
         used["screen"] = {"chosen": result.screen.screen, "because": result.screen.because}
     if result.approximate is not None:

@@ -14,6 +14,8 @@ from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.storage import uris
 
 if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
     from image_similarity.knn.screening import Choice
     from image_similarity.stages.neighbours.approximate import ApproximateResult
     from image_similarity.stages.neighbours.local_source import LocalFiles, LocalSource
@@ -75,7 +77,7 @@ class InProcess:
 class BySpark:
     """Exact or approximate search by Spark's tasks."""
 
-    source: "Source"
+    source: "Source | LocalSource"
     inputs: dict[str, list[str]]
     plan: "Plan"
     approximate: ApproximateSettings
@@ -85,59 +87,92 @@ class BySpark:
 
         with job.warehouse.scratch(job.run_id) as scratch:
             with job.step("find neighbours"):
+                table = _Table(job)
                 outputs = stage.run(
-                    job.session, self.source, settings, self.approximate, self.plan, scratch, state, previous
+                    job.session, self.source, settings, self.approximate, self.plan, scratch, state, table, previous
                 )
             with job.step("write tables"):
-                counts, failures = _write(job, outputs)
+                counts, failures = _counted(job, outputs)
         return Result(counts, failures, outputs.packed.numbers, outputs.screen, outputs.approximate)
+
+
+class _Table:
+    """The table ``neighbours`` of a job's run."""
+
+    def __init__(self, job: Job):
+        self._job, self._begun = job, False
+
+    def write(self, rows: "DataFrame") -> None:
+        self._job.warehouse.write("neighbours", self._job.run_id, rows, more=self._begun)
+        self._begun = True
+
+    def clear(self) -> None:
+        self._job.warehouse.remove("neighbours", self._job.run_id)
+        self._begun = False
 
 
 def chosen(
     job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
 ) -> InProcess | BySpark:
     """What compares the vectors: this process, if it can, and Spark otherwise."""
-    here, because = _in_process(job, settings, approximate, own_embeddings)
+    files = _files(job, settings, own_embeddings)
+    here, because = _in_process(job, settings, approximate, own_embeddings, files)
     if here is not None:
         return here
     from image_similarity.stages.neighbours import audit
     from image_similarity.stages.neighbours import plan as planning
 
-    source, inputs = (
-        _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
-    )
-    plan = planning.make(job.session, source.vectors, source.count, settings, approximate)
+    source: Source | LocalSource
+    if files is not None:
+        source, inputs, dimensions = files.open(local_cores(job.session)), files.inputs, files.dimensions
+    else:
+        of_spark = _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
+        source, inputs = of_spark
+        dimensions = source.dimensions()
+    plan = planning.make(job.session, source.count, dimensions, settings, approximate)
     if plan.method == planning.APPROXIMATE:
         audit.check(source.count, approximate)
     return BySpark(source, inputs, replace(plan, because=because), approximate)
 
 
+def _files(job: Job, settings: NeighboursSettings, own_embeddings: str | None) -> "LocalFiles | None":
+    """The vectors, if they are on this machine."""
+    from image_similarity.stages.neighbours import local_source
+
+    check(settings, job.warehouse.uri, own_embeddings)
+    if not own_embeddings:
+        return _published_files(job, settings.fingerprint) if uris.is_local(job.warehouse.uri) else None
+    if not uris.is_local(own_embeddings):
+        return None
+    return local_source.from_parquet(own_embeddings, job.settings.embeddings.read_seconds)
+
+
 def _in_process(
-    job: Job, settings: NeighboursSettings, approximate: ApproximateSettings, own_embeddings: str | None
+    job: Job,
+    settings: NeighboursSettings,
+    approximate: ApproximateSettings,
+    own_embeddings: str | None,
+    files: "LocalFiles | None",
 ) -> tuple[InProcess | None, str]:
     """The search by this process. None, and why, if Spark is to do it."""
-    from image_similarity.stages.neighbours import local_source
     from image_similarity.stages.neighbours import plan as planning
     from image_similarity.stages.neighbours.plan import APPROXIMATE, SPARK
 
-    check(settings, job.warehouse.uri, own_embeddings)
     if settings.runner == SPARK:
         return None, "neighbours.runner asks for it"
     if settings.method == APPROXIMATE and settings.similar:
         return None, "the search is approximate"
-    if remote := _remote(job.warehouse.uri, own_embeddings):
+    remote = _remote(job.warehouse.uri, own_embeddings)
+    if remote or files is None:
         return None, f"{remote} is not on this machine"
-    files = (
-        local_source.from_parquet(own_embeddings, job.settings.embeddings.read_seconds)
-        if own_embeddings
-        else _published_files(job, settings.fingerprint)
-    )
     cores = local_cores(job.session)
     if because := planning.too_large(files.count, files.dimensions, cores, settings):
+        _check_device(settings, because)
         return None, because
     plan = planning.make_here(files.count, files.dimensions, cores, settings, approximate)
     plan = planning.with_runner(plan, settings, is_local_mode(job.session))
     if plan.runner == SPARK:
+        _check_device(settings, plan.because)
         return None, plan.because
     return InProcess(files, files.open(cores), plan), plan.because
 
@@ -148,12 +183,30 @@ def _remote(warehouse: str, own_embeddings: str | None) -> str | None:
 
 
 def check(settings: NeighboursSettings, warehouse: str, own_embeddings: str | None) -> None:
-    """Raises ``WrongInput`` where this process is asked for what needs Spark."""
+    """Raises ``WrongInput`` where this process is asked for what needs Spark, or for a GPU that is not there."""
     remote = _remote(warehouse, own_embeddings)
     if settings.runner == "process" and remote:
         raise WrongInput(f"neighbours.runner = process, but {remote} is not on this machine: choose spark")
     if settings.runner == "process" and settings.method == "approximate" and settings.similar:
         raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
+    if settings.device == "cuda":
+        if settings.runner == "spark":
+            _check_device(settings, "neighbours.runner asks for Spark")
+        if remote:
+            _check_device(settings, f"{remote} is not on this machine")
+        if settings.method == "approximate" and settings.similar:
+            _check_device(settings, "the search is approximate")
+        from image_similarity.runtime import devices
+
+        devices.check_process()
+
+
+def _check_device(settings: NeighboursSettings, because: str) -> None:
+    """Raises ``WrongInput`` where a GPU is asked for, but Spark's tasks compare, and ``because`` of what they do."""
+    if settings.device == "cuda":
+        raise WrongInput(
+            f"neighbours.device = cuda, but Spark's tasks, which use no GPU, would compare ({because}): choose auto"
+        )
 
 
 def _check_rows(rows: int, wanted: int) -> None:
@@ -201,13 +254,15 @@ def _published_files(job: Job, fingerprint: str) -> "LocalFiles":
     return local_source.from_runs(job.base_snapshot, fingerprint)
 
 
-def _write(job: Job, outputs: "Outputs") -> tuple[dict[str, Any], Failures]:
-    """Write the tables, check that every image has its rows, and return the counts and failures."""
+def _counted(job: Job, outputs: "Outputs") -> tuple[dict[str, Any], Failures]:
+    """Write failures, check that every image has its rows, and return the counts and failures."""
     warehouse, run = job.warehouse, job.run_id
-    warehouse.write("failures", run, outputs.failures)
-    warehouse.write("neighbours", run, outputs.neighbours)
-    failures = job.failures() if outputs.packed.unusable else Failures({}, {})
-    rows = warehouse.read("neighbours", [run]).count()
+    if warehouse.local_root is not None:
+        warehouse.write_here("failures", run, [outputs.failures])
+    else:
+        warehouse.write("failures", run, job.session.createDataFrame(outputs.failures))
+    failures = _failures_in(outputs.failures.to_pylist())
+    rows = warehouse.count("neighbours", run)
     _check_rows(rows, outputs.rows)
     result = outputs.approximate
     approximate_counts: dict[str, Any] = {}

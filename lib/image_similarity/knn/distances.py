@@ -203,6 +203,110 @@ def pairs(metric: Metric, a: Vectors, b: Vectors, rows: Indices, columns: Indice
     return distances.view(np.uint32)
 
 
+def best_of_block(
+    metric: Metric, a: Vectors, b: Vectors, own: Indices, index: Indices, similar: int, dissimilar: int
+) -> tuple[tuple[Values, Indices], tuple[Values, Indices]]:
+    """The nearest ``similar`` and the farthest ``dissimilar`` of ``b`` for each of ``a``, from one float64 product.
+
+    ``own``, ``index``: the indices of ``a`` and ``b``; a vector is not its own neighbour. Returns distances (n, k) and
+    indices (n, k), best first; -1 where there are fewer than k others. The same as the best of `block`, but only
+    products that can be among the best are turned into distances.
+    """
+    product = a.rows() @ b.rows().T
+    lists = [
+        (np.full((len(a), k), worst, dtype=np.float32), np.full((len(a), k), -1))
+        for k, worst in ((similar, np.inf), (dissimilar, -np.inf))
+    ]
+    (near, near_index), (far, far_index) = lists
+    of_lists = near, near_index, far, far_index
+    if metric.angular:
+        of_vectors = a.values, a.shift, a.scale, b.values, b.shift, b.scale
+        _angular_best(product, slack(a.values.shape[1]) * GRID, *of_vectors, own, index, *of_lists)
+    else:
+        squares_a, squares_b = (np.square(of.rows()).sum(axis=1) for of in (a, b))
+        error = slack_of_squares(a.values.shape[1])
+        _euclidean_best(product, squares_a, squares_b, error, a.values, b.values, own, index, *of_lists)
+    return lists[0], lists[1]
+
+
+_RUN = 32  # products that are tested together
+
+
+@compiled()
+def _insert(distances, indices, i, distance, index, sign):  # type: ignore[no-untyped-def]
+    """Put an entry into the list ``i``, which is ordered by ``sign`` times the distance, then by index."""
+    place = distances.shape[1] - 1
+    last = sign * distances[i, place]
+    if sign * distance > last or (sign * distance == last and index > indices[i, place]):
+        return
+    while place > 0 and (
+        sign * distance < sign * distances[i, place - 1]
+        or (distance == distances[i, place - 1] and index < indices[i, place - 1])
+    ):
+        distances[i, place], indices[i, place] = distances[i, place - 1], indices[i, place - 1]
+        place -= 1
+    distances[i, place], indices[i, place] = distance, index
+
+
+@compiled()
+def _angular_best(  # type: ignore[no-untyped-def]
+    product, slack, a, shift_a, scale_a, b, shift_b, scale_b, own, index, near, near_index, far, far_index
+):
+    columns, k, m = product.shape[1], near.shape[1], far.shape[1]
+    for i in range(product.shape[0]):
+        for start in range(0, columns, _RUN):
+            end = min(start + _RUN, columns)
+            # A step of the grid makes up for all rounding.
+            least = 1.0 - np.float64(near[i, k - 1]) - 1.0 / GRID if k else np.inf
+            most = 1.0 - np.float64(far[i, m - 1]) + 1.0 / GRID if m else -np.inf
+            any_passes = False
+            for j in range(start, end):
+                any_passes |= (product[i, j] >= least) | (product[i, j] <= most)
+            if any_passes:
+                for j in range(start, end):
+                    if (product[i, j] >= least or product[i, j] <= most) and own[i] != index[j]:
+                        steps = (1.0 - product[i, j]) * GRID
+                        nearest = np.rint(steps)
+                        if abs(steps - nearest) > 0.5 - slack:
+                            in_order = _product_in_order(a[i], shift_a[i], b[j], shift_b[j])
+                            nearest = np.rint((1.0 - in_order * (scale_a[i] * scale_b[j])) * GRID)
+                        distance = np.float32(min(max(nearest, 0.0), 2.0 * GRID) / GRID + 0.0)
+                        if k:
+                            _insert(near, near_index, i, distance, index[j], 1)
+                        if m:
+                            _insert(far, far_index, i, distance, index[j], -1)
+
+
+@compiled()
+def _euclidean_best(  # type: ignore[no-untyped-def]
+    product, squares_a, squares_b, slack, a, b, own, index, near, near_index, far, far_index
+):
+    columns, k, m = product.shape[1], near.shape[1], far.shape[1]
+    for i in range(product.shape[0]):
+        for start in range(0, columns, _RUN):
+            end = min(start + _RUN, columns)
+            # 2**-20 makes up for distances that are rounded to float32.
+            most = np.float64(near[i, k - 1]) ** 2 * (1.0 + 2.0**-20) if k else -np.inf
+            least = np.float64(max(far[i, m - 1], 0.0)) ** 2 * (1.0 - 2.0**-20) if m else np.inf
+            any_passes = False
+            for j in range(start, end):
+                both = squares_a[i] + squares_b[j]
+                squared, error = both - 2.0 * product[i, j], both * slack
+                any_passes |= (squared - error <= most) | (squared + error >= least)
+            if any_passes:
+                for j in range(start, end):
+                    both = squares_a[i] + squares_b[j]
+                    squared, error = both - 2.0 * product[i, j], both * slack
+                    if (squared - error <= most or squared + error >= least) and own[i] != index[j]:
+                        distance = np.float32(np.sqrt(max(squared - error, 0.0)))
+                        if distance != np.float32(np.sqrt(max(squared + error, 0.0))):
+                            distance = np.float32(np.sqrt(_square_in_order(a[i], b[j])))
+                        if k:
+                            _insert(near, near_index, i, distance, index[j], 1)
+                        if m:
+                            _insert(far, far_index, i, distance, index[j], -1)
+
+
 def block(metric: Metric, a: Vectors, b: Vectors) -> Bits:
     """All distances between ``a`` and ``b``: (len(a), len(b)), from one float64 product."""
     product = a.rows() @ b.rows().T

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_similarity.knn import distances, scoring
-from image_similarity.knn.candidates import NONE, Keys, Lists, key_of, least, positions_of, scores_of
+from image_similarity.knn.candidates import NONE, Keys, Lists, key_of, positions_of, scores_of
 from image_similarity.knn.distances import Bits, Indices, Metric, Reals, Values, Vectors
 from image_similarity.knn.scoring import Comparison
 
@@ -49,17 +49,12 @@ def brute_force(
     ``index``, ``row_index``: the indices of ``others`` and ``rows``. They stand in the keys, and a row is not its own
     neighbour.
     """
-    bits = distances.block(metric, rows, others)
-    itself = row_index[:, None] == index[None, :]
-    lists = []
-    for k, farthest in ((similar, False), (dissimilar, True)):
-        keys = (
-            np.where(itself, NONE, key_of(bits, index[None, :], farthest))
-            if k
-            else np.empty((len(rows), 0), dtype=np.int64)
-        )
-        lists.append(least(keys, k))
-    return lists[0], lists[1]
+    best = distances.best_of_block(metric, rows, others, row_index, index, similar, dissimilar)
+    near, far = (
+        np.where(of < 0, NONE, key_of(values.view(np.uint32), of, farthest))
+        for farthest, (values, of) in zip((False, True), best)
+    )
+    return near, far
 
 
 @dataclass(frozen=True)

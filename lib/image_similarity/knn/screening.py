@@ -147,8 +147,8 @@ def chosen(shares: Mapping[str, float], seconds: Mapping[str, float], brute_forc
     return Choice(best, f"{tried}; about {times}")
 
 
-def once_more(screen: str, uncertain: int, vectors: int) -> tuple[str, str]:
+def once_more(screen: str, uncertain: int, vectors: int, following: str = FLOAT32.name) -> tuple[str, str]:
     """What is told where ``screen`` left too many vectors ``uncertain``: in plain words, and in detail."""
     plain = "  many vectors are almost alike: comparing them once more, more precisely"
-    detail = f"{screen} does not tell the neighbours of {uncertain:,} of {vectors:,} vectors: {FLOAT32.name} follows"
+    detail = f"{screen} does not tell the neighbours of {uncertain:,} of {vectors:,} vectors: {following} follows"
     return plain, f"  note: {detail}"

@@ -117,6 +117,27 @@ def check(spark: "SparkSession", settings: EmbeddingsSettings) -> None:
         )
 
 
+def check_process() -> None:
+    """Raises ``WrongInput`` if ``neighbours.device`` is cuda and this process sees no GPU."""
+    if not _visible_count():
+        raise WrongInput(f"neighbours.device = cuda, but {_why_none()}: choose auto or cpu")
+
+
+def of_process(requested: str) -> str:
+    """The device that this process computes on, as torch names it: the first visible GPU, or the CPU if there is none.
+
+    ``requested``: ``neighbours.device``. Raises ``JobFailed`` if the GPU is unusable.
+    """
+    if requested == CPU or not _visible_count():
+        return CPU
+    try:
+        return _usable(0, "GPU 0")
+    except _Unusable as fault:
+        raise JobFailed(
+            f"{socket.gethostname()}: {fault}; repair that, or compare without it by --set neighbours.device=cpu"
+        ) from None
+
+
 def name_of(device: str) -> str:
     """The device's name for people: ``cpu``, or the GPU's model."""
     if device == CPU:

@@ -156,6 +156,11 @@ class NeighboursSettings(Section):
     Java. Only exact search of vectors and a warehouse on this machine can be done there. ``auto``: there if memory
     suffices (``process_bytes``), and by Spark otherwise. A job on a cluster compares only what takes seconds itself."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What compares vectors in the job's own process. ``auto``: a visible GPU for work that would take the processor
+    more than some seconds, else the processor. ``cuda``: the GPU; it is an error if there is none. Spark's tasks
+    compare on the processor. The result is the same."""
+
     process_bytes: Annotated[int, Field(ge=0)] = 8 * 2**30
     """Most memory in bytes that ``runner = "auto"`` takes for vectors and lists in the job's own process. It is never
     more than half of what is available. A vector of 4,096 values takes 36 KB, one of 512 values 7 KB."""

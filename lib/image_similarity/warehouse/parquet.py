@@ -39,9 +39,9 @@ def read_folders(spark: "SparkSession", folders: Sequence[str], schema: Any) -> 
     return spark.read.schema(schema).parquet(*map(escape_glob, folders))
 
 
-def write_folder(folder: str, rows: "DataFrame") -> None:
-    """Writes ``rows`` to ``folder``, which must not exist."""
-    writer = rows.write.mode("errorifexists")
+def write_folder(folder: str, rows: "DataFrame", more: bool = False) -> None:
+    """Writes ``rows`` to ``folder``, which must not exist; with ``more``, beside what is there."""
+    writer = rows.write.mode("append" if more else "errorifexists")
     writer = writer.option("compression", COMPRESSION).option(
         f"parquet.enable.dictionary#{_DENSE}.list.element", "false"
     )

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.reporting import note
@@ -75,12 +76,27 @@ class Warehouse:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def write(self, table: str, run: str, rows: "DataFrame") -> None:
-        """Writes ``rows`` as run ``run`` of ``table``. The folder must not exist; the columns must be the table's."""
+    def write(self, table: str, run: str, rows: "DataFrame", more: bool = False) -> None:
+        """Writes ``rows`` as run ``run`` of ``table``. The folder must not exist; the columns must be the table's.
+
+        ``more``: add to what the run has written.
+        """
         columns = SCHEMAS[table].names
         if rows.columns != columns:
             raise ValueError(f"{table} has the columns {columns}, not {rows.columns}")
-        parquet.write_folder(self.folder(table, run), rows)
+        parquet.write_folder(self.folder(table, run), rows, more)
+
+    def count(self, table: str, run: str) -> int:
+        """The number of rows of run ``run`` of ``table``. Files on this machine tell it at their ends."""
+        if self.local_root is None:
+            return self.read(table, [run]).count()
+        folder = f"{self.local_root}/{table}/run_id={run}"
+        files = [name for name in self.files.entries(folder) if name.endswith(".parquet")]
+        return sum(pq.read_metadata(f"{folder}/{name}").num_rows for name in files)
+
+    def remove(self, table: str, run: str) -> None:
+        """Removes what run ``run`` has written to ``table`` and not published."""
+        self.files.delete(f"{self.uri}/{table}/run_id={run}")
 
     def write_here(self, table: str, run: str, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
         """Writes ``batches``, in the table's schema, as run ``run`` of ``table``: by this process, without Spark.

@@ -6,6 +6,7 @@ distances to the last bit, and so the same lists.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from image_similarity.knn.backends.cpu import Cpu
@@ -91,6 +92,14 @@ def on(device: str) -> Backend:
     from image_similarity.knn.backends.cuda import Cuda
 
     return Cuda(device)
+
+
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+
+
+def may_have_a_gpu() -> bool:
+    """Whether a driver of GPUs is loaded on this machine. It is no proof of one, but needs no torch."""
+    return any(Path(driver).exists() for driver in _DRIVERS)
 
 
 def screens_of(kind: str) -> dict[str, Screen]:

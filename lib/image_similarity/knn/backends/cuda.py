@@ -298,20 +298,18 @@ class Cuda:
         known: tuple[Lists, Lists] | None = None,
     ) -> tuple[Lists, Lists]:
         """The first ``list_lengths`` places of the exact lists of ``strip``, whose candidates were all found in
-        ``strips``. The strips' positions ascend. Lists that are ``known`` are not merged here: ``ValueError``.
+        ``strips``, merged with those that are ``known``. The positions of each strip ascend.
         """
-        if known is not None:
-            raise ValueError("incremental runs are compared on the processor")
         with self.guarded():
             near_and_far = [self.in_tiles(best.complete) for best in strip.lists]
-            counts = list_lengths
+            places = self._places(strips)
             exact: list[list[Keys]] = [[], []]
             start = 0
             while start < len(strip.part):
                 with self._halving():
                     rows = slice(start, start + self.tile)
-                    of_rows = self._exact(strip, strips, start, [keys[rows] for keys in near_and_far])
-                    on_host = [keys[:, :k].cpu().numpy() for keys, k in zip(of_rows, counts)]
+                    of_rows = self._exact(strip, strips, places, start, [keys[rows] for keys in near_and_far])
+                    on_host = [keys[:, : k + 1].cpu().numpy() for keys, k in zip(of_rows, list_lengths)]
                     for of_relation, of_rows_on_host in zip(exact, on_host):
                         of_relation.append(of_rows_on_host)
                     start = rows.stop
@@ -320,18 +318,35 @@ class Cuda:
             for farthest, keys in enumerate(near_and_far):
                 worst = keys[:, -1].cpu().numpy() if keys.shape[1] else np.full(len(keys), NONE)
                 lower_bound = lower_bound_of(worst, strip.error, length, comparison, bool(farthest))
-                lists.append(Lists(np.concatenate(exact[farthest]), lower_bound))
+                of_strip = Lists(np.concatenate(exact[farthest]), lower_bound)
+                before = Lists.empty(len(worst), list_lengths[farthest]) if known is None else known[farthest]
+                lists.append(before.merged(of_strip))
             return lists[0], lists[1]
 
+    def _places(self, strips: "Sequence[CudaStrip]") -> tuple[Tensor, Tensor]:
+        """By position: the number of the strip that holds it, and its row there."""
+        size = 1 + max(int(strip.part.positions[-1]) for strip in strips)
+        owner, row = (torch.zeros(size, dtype=torch.int32, device=self.device) for _ in range(2))
+        for number, strip in enumerate(strips):
+            owner[strip.positions.long()] = number
+            row[strip.positions.long()] = torch.arange(len(strip.part), dtype=torch.int32, device=self.device)
+        return owner, row
+
     def _exact(
-        self, strip: "CudaStrip", strips: "Sequence[CudaStrip]", first: int, near_and_far: list[Tensor]
+        self,
+        strip: "CudaStrip",
+        strips: "Sequence[CudaStrip]",
+        places: tuple[Tensor, Tensor],
+        first: int,
+        near_and_far: list[Tensor],
     ) -> list[Tensor]:
-        """Exact keys, sorted, for lists of scores of the rows from ``first`` on."""
+        """Exact keys, sorted, for lists of scores of the rows from ``first`` on. ``places``: see `_places`."""
         metric = strip.comparison.metric
         flat = torch.cat([keys.flatten() for keys in near_and_far])
         entry = (flat != NONE).nonzero().flatten()
-        position, order = (flat[entry] & _LOW).sort()  # so that the candidates of each strip are together
-        entry = entry[order]
+        position = flat[entry] & _LOW
+        owner, order = places[0][position].sort()  # so that the candidates of each strip are together
+        entry, column = entry[order], places[1][position[order]].long()
         is_far = entry >= near_and_far[0].numel()
         row = torch.where(
             is_far,
@@ -339,17 +354,17 @@ class Cuda:
             entry // max(1, near_and_far[0].shape[1]),
         )
         row += first
-        begins = torch.tensor([int(other.part.positions[0]) for other in strips], device=self.device)
-        ends = [*torch.searchsorted(position, begins).tolist(), len(position)]
+        numbers = torch.arange(len(strips) + 1, dtype=torch.int32, device=self.device)
+        ends = torch.searchsorted(owner, numbers).tolist()
         sums = torch.empty(len(position), dtype=torch.float64, device=self.device)
-        scale, index, column = strip.scale[row], torch.empty_like(position), torch.empty_like(position)
+        scale, index = strip.scale[row], torch.empty_like(position)
         own = strip.sent()
         for other, start, end in zip(strips, ends, ends[1:]):
             if start < end:
-                at = torch.searchsorted(other.positions, position[start:end].int())
+                at = column[start:end]
                 self._sum(metric, own, other.sent(), row[start:end], at, sums[start:end])
                 scale[start:end] *= other.scale[at]
-                index[start:end], column[start:end] = other.index[at], at
+                index[start:end] = other.index[at]
         bits, doubtful = rounded(metric, sums, scale, strip.comparison.dimensions)
         doubtful_ends = np.searchsorted(doubtful.cpu().numpy(), ends)
         for other, start, end in zip(strips, doubtful_ends, doubtful_ends[1:]):

@@ -168,6 +168,7 @@ RECORDED = {
     "compared_sha256": "Checksum of the compared vectors. It shows whether a table is still theirs.",
     "lists": "Lengths of the exact lists that the next run may continue, and the version of their format.",
     "runner": "Where exact neighbours were found, in the job's own process or by Spark, and why.",
+    "device": "What compared the vectors in the job's own process: the processor (cpu) or a GPU.",
     "screen": "The precision of the quick comparison that proposed candidates, and why.",
     # of all
     "versions": "Programs and libraries that this run used.",

@@ -1,19 +1,20 @@
 """Exact neighbours: a blocked cross-join.
 
 Each pair of strips (i <= j) is a task. One matrix product serves both strips, and similar and dissimilar neighbours at
-once. Tasks keep running lists of scores, and pass on only these (`_LISTS`: 8 bytes for each candidate). The lists of
-the same rows are then merged, and their candidates get exact distances. Rows whose lists this does not prove are
-compared by brute force. ``neighbours.task_bytes`` sets the memory of a task, whatever the size of the collection.
+once. Tasks keep running lists of scores, and pass on only these (`_LISTS`: 8 bytes for each candidate). The tasks of a
+second stage merge the lists of the same rows, give the candidates exact distances, keep the lists for the next run, and
+name the rows of the table. Rows whose lists this does not prove are compared by brute force. ``neighbours.task_bytes``
+sets the memory of a task, whatever the size of the collection.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -30,8 +31,10 @@ from image_similarity.knn.screening import Choice
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
+from image_similarity.stages.neighbours.numbers import Images
 from image_similarity.stages.neighbours.plan import Plan, cores_of, merged_at_once, tiled
 from image_similarity.stages.neighbours.previous import (
+    LISTS,
     SETTLED,
     SETTLED_BY_BRUTE_FORCE,
     SETTLED_LISTS,
@@ -41,24 +44,36 @@ from image_similarity.stages.neighbours.previous import (
     save_known,
     settled_rows,
 )
+from image_similarity.stages.neighbours.table import ROWS, Naming
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
+from image_similarity.storage import uris
+from image_similarity.warehouse import parquet
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 from image_similarity.warehouse.workspace import Workspace
 
 AUTO = "auto"
 SCORES = "lists"
+_MERGED_BY_A_TASK = 2048
+"""The fewest vectors for whose lists a task of their own is started, on average."""
 _BLOCKS_TRIED = 8
 """Blocks whose vectors precisions are tried with: a task reads them, and takes seconds at most."""
-_LISTS = pa.schema(
-    [
-        ("block", pa.int32()),
-        ("new", pa.bool_()),
-        ("piece", pa.int32()),
-        ("similar", pa.binary()),
-        ("dissimilar", pa.binary()),
-        ("error", pa.binary()),
-    ]
-)
+_KEY = [("block", pa.int32()), ("new", pa.bool_()), ("piece", pa.int32())]
+_LISTS = pa.schema([*_KEY, *((name, pa.binary()) for name in ("similar", "dissimilar", "error"))])
+"""Lists of scores of some vectors of a block."""
+_ANY_LISTS = pa.schema([*_LISTS, *(field for field in pa.schema(LISTS) if field.name not in _LISTS.names)])
+"""The same, or lists that the previous run left, whose ``error`` is null."""
+
+
+class Output(Protocol):
+    """The table."""
+
+    def write(self, rows: DataFrame) -> None:
+        """Add ``rows`` (`table.ROWS`)."""
+        ...
+
+    def clear(self) -> None:
+        """Remove all rows that were written."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,9 @@ class Work:
     """The number of vectors that are compared by brute force at once."""
     piece_rows: int
     """The number of a block's vectors whose lists are merged at once."""
+    naming: Naming
+    state: str
+    """The folder for the lists that the next run may need."""
 
 
 def run(
@@ -84,9 +102,10 @@ def run(
     scratch: Workspace,
     state: Workspace,
     previous_run: PreviousRun | None,
-) -> tuple[DataFrame, int, Choice]:
-    """`SETTLED_LISTS` of all packed vectors, written to ``state``; the number of vectors that were compared by brute
-    force; and the precision of scores.
+    output: Output,
+) -> tuple[int, Choice]:
+    """Writes the rows of all packed vectors to ``output``, and `SETTLED_LISTS` to ``state``. Returns the number of
+    vectors that were compared by brute force, and the precision of scores.
 
     ``common_scale``: see `scoring.scale_of`. ``previous_run``: the state of a run with the same metric; with it, no two
     vectors are compared that are both not new.
@@ -95,23 +114,24 @@ def run(
     if previous_run is not None and len(packed.kept.vector):
         piece_rows = merged_at_once(packed.vectors, packed.dimensions, plan, settings)
         previous_lists = renumbered_lists(previous_run, packed, piece_rows, scratch)
-    choice = _choice(spark, packed, common_scale, settings, plan)
+    location = state.location("")
+    choice = _choice(spark, packed, common_scale, settings, plan, location)
     screens = _screens(packed, choice.screen, settings, plan)
     for screen in screens:
-        work = _work(packed, common_scale, screen, settings, plan)
-        settled, uncertain = _merge(
-            spark, work, _compare(spark, work, packed, settings, scratch), previous_lists, state
-        )
-        if uncertain <= MAX_UNCERTAIN_SHARE * sum(packed.blocks.new) or screen == screens[-1]:
+        work = _work(packed, common_scale, screen, settings, plan, location)
+        lists = _compare(spark, work, packed, settings, scratch)
+        uncertain = _merge(spark, work, lists, previous_lists, state, output)
+        if len(uncertain) <= MAX_UNCERTAIN_SHARE * sum(packed.blocks.new) or screen == screens[-1]:
             break
-        plain, detail = screening.once_more(screen, uncertain, packed.vectors)
+        plain, detail = screening.once_more(screen, len(uncertain), packed.vectors)
         current().tell("note", plain)
         current().tell("note", detail, detail=True)
         scratch.remove(SCORES)
         state.remove(SETTLED)
-    settled = _completed(spark, work, settled, uncertain, state)
+        output.clear()
+    _complete(spark, work, uncertain, output)
     save_known(packed.numbers, state)
-    return settled, uncertain, replace(choice, screen=screen)
+    return len(uncertain), replace(choice, screen=screen)
 
 
 def _screens(packed: Packed, screen: str, settings: NeighboursSettings, plan: Plan) -> list[str]:
@@ -129,7 +149,7 @@ def _fits_in_float32(packed: Packed, settings: NeighboursSettings, plan: Plan) -
 
 
 def _choice(
-    spark: SparkSession, packed: Packed, common_scale: float, settings: NeighboursSettings, plan: Plan
+    spark: SparkSession, packed: Packed, common_scale: float, settings: NeighboursSettings, plan: Plan, state: str
 ) -> Choice:
     """The precision that the plan found to be fast, unless a sample shows that it proves too little."""
     screen = plan.rate.screen
@@ -137,7 +157,7 @@ def _choice(
         return Choice(screen, "neighbours.screen asks for it")
     if screen == FLOAT32.name or not _fits_in_float32(packed, settings, plan):
         return Choice(screen, "it is the fastest one on this machine")
-    work = _work(packed, common_scale, FLOAT32.name, settings, plan)
+    work = _work(packed, common_scale, FLOAT32.name, settings, plan, state)
 
     def tried(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _ in batches:
@@ -180,13 +200,17 @@ def _search(packed: Packed, common_scale: float, screen: str, settings: Neighbou
     )
 
 
-def _work(packed: Packed, common_scale: float, screen: str, settings: NeighboursSettings, plan: Plan) -> Work:
+def _work(
+    packed: Packed, common_scale: float, screen: str, settings: NeighboursSettings, plan: Plan, state: str
+) -> Work:
     return Work(
         packed.blocks,
         _search(packed, common_scale, screen, settings),
         plan.block_rows,
         max(1, settings.task_bytes // 4 // (40 * plan.block_rows + 24 * packed.dimensions)),
         merged_at_once(packed.vectors, packed.dimensions, plan, settings),
+        Naming(settings.similar, settings.dissimilar, settings.drop_duplicates),
+        state,
     )
 
 
@@ -292,101 +316,112 @@ def _lists_by_piece(work: Work, new: bool, strip: Strip, origin: list[tuple[int,
 
 
 def _merge(
-    spark: SparkSession, work: Work, lists: DataFrame, previous_lists: DataFrame | None, state: Workspace
-) -> tuple[DataFrame, int]:
-    """Exact lists as `SETTLED_LISTS`, written to ``state``, and the number of vectors whose lists are not proven."""
-    groups = max(1, min(len(work.blocks), 8 * cores_of(spark)))
-    key = ["block", "new", "piece"]
-    by_piece = lists.repartition(groups, *key).groupBy(*key)
-    schema = from_arrow_schema(SETTLED_LISTS)
-    if previous_lists is None:
-        merged = by_piece.applyInArrow(_merging(work), schema)
-    else:
-        previous_by_piece = previous_lists.withColumn("new", F.lit(False)).repartition(groups, *key).groupBy(*key)
-        merged = by_piece.cogroup(previous_by_piece).applyInArrow(_merging_with_previous(work), schema)
+    spark: SparkSession,
+    work: Work,
+    lists: DataFrame,
+    previous_lists: DataFrame | None,
+    state: Workspace,
+    output: Output,
+) -> NDArray[Any]:
+    """Writes exact lists, and the rows of the vectors whose lists are proven. Returns `_UNCERTAIN` of the others."""
+    if not len(work.blocks):
+        state.store_file(SETTLED, SETTLED_LISTS, [])
+    vectors = sum(work.blocks.new) + sum(work.blocks.old)
+    groups = max(1, min(len(work.blocks), 8 * cores_of(spark), -(-vectors // _MERGED_BY_A_TASK)))
+    lists = _any_lists(lists)
+    if previous_lists is not None:
+        lists = lists.unionAll(_any_lists(previous_lists.withColumn("new", F.lit(False))))
+    key = [name for name, _ in _KEY]
+    pieces = lists.repartition(groups, *key).sortWithinPartitions(*key)
     with step(spark, "merge lists"):
-        settled = state.write(SETTLED, merged)
-    lengths = [
-        pc.sum(pc.binary_length(part.column("uncertain"))).as_py() or 0 for part in state.parts(SETTLED, ["uncertain"])
-    ]
-    return settled, sum(lengths) // np.dtype(np.int32).itemsize
+        output.write(pieces.mapInArrow(_merging(work), from_arrow_schema(ROWS)))
+    places = []
+    for part in state.parts(SETTLED, ["block", "uncertain"]):
+        for block, content in zip(part["block"].to_pylist(), part["uncertain"].to_pylist()):
+            position = np.frombuffer(content, np.int32)
+            places.append(np.empty(len(position), _UNCERTAIN))
+            places[-1]["block"], places[-1]["position"] = block, position
+    return np.sort(np.concatenate([np.empty(0, _UNCERTAIN), *places]))
 
 
-def _completed(spark: SparkSession, work: Work, settled: DataFrame, uncertain: int, state: Workspace) -> DataFrame:
-    """``settled``, and the lists of the ``uncertain`` vectors that it does not prove, found by brute force."""
-    if uncertain == 0:
-        return settled
-    # Each task takes some of the uncertain vectors, and reads all blocks.
-    tasks = min(uncertain, 4 * cores_of(spark))
-    rows = settled.mapInArrow(_uncertain_rows, "block int, position int").repartition(tasks)
-    with progress(spark, "compare at full precision", uncertain * work.search.others, "pairs", tasks):
-        by_brute_force = state.write(
-            SETTLED_BY_BRUTE_FORCE, rows.mapInArrow(_by_brute_force(work), from_arrow_schema(SETTLED_LISTS))
+_UNCERTAIN = np.dtype([("block", np.int32), ("position", np.int32)])
+"""A vector whose list is not proven."""
+
+
+def _any_lists(lists: DataFrame) -> DataFrame:
+    kinds = from_arrow_schema(_ANY_LISTS)
+    return lists.select(
+        *(
+            F.col(field.name) if field.name in lists.columns else F.lit(None).cast(field.dataType).alias(field.name)
+            for field in kinds
         )
-    return settled.unionAll(by_brute_force)
-
-
-def _merging(work: Work) -> Any:
-    """A function that merges all lists of one piece and gives the remaining candidates exact distances."""
-
-    def merged(lists: pa.Table) -> pa.Table:
-        block, part = _part_of(work, lists)
-        return settled_rows(work.search, block, part, _rescored(work, part, lists))
-
-    return merged
-
-
-def _merging_with_previous(work: Work) -> Any:
-    """The same as `_merging`, but vectors that are not new also keep their lists from the previous run."""
-
-    def merged(lists: pa.Table, previous_lists: pa.Table) -> pa.Table:
-        if lists.num_rows and lists.column("new")[0].as_py():
-            return _merging(work)(lists)
-        block, part = _part_of(work, previous_lists if previous_lists.num_rows else lists)
-        known = lists_of(previous_lists, part.index)
-        return settled_rows(work.search, block, part, _rescored(work, part, lists, known) if lists.num_rows else known)
-
-    return merged
-
-
-def _part_of(work: Work, rows: pa.Table) -> tuple[int, Part]:
-    """The block and the vectors of a group of ``rows`` with equal block, new and piece."""
-    block, new, piece = (rows.column(name)[0].as_py() for name in ("block", "new", "piece"))
-    return block, work.blocks.part(block, new)[piece * work.piece_rows : (piece + 1) * work.piece_rows]
-
-
-def _rescored(work: Work, part: Part, lists: pa.Table, known: Pair | None = None) -> Pair:
-    """The merged lists of ``part``, with exact distances; ``known``: see `engine.rerank_candidates`."""
-    similar, dissimilar = (
-        [candidates.keys_from_bytes(content.as_py(), len(part)) for content in lists.column(relation)]
-        for relation in (SIMILAR, DISSIMILAR)
     )
-    errors = [np.frombuffer(content.as_py(), np.float32).reshape(-1, 2) for content in lists.column("error")]
+
+
+def _complete(spark: SparkSession, work: Work, uncertain: NDArray[Any], output: Output) -> None:
+    """Writes the rows and lists of the ``uncertain`` vectors, found by brute force."""
+    if not len(uncertain):
+        return
+    # Each task takes some of the uncertain vectors, and reads all blocks.
+    tasks = min(len(uncertain), 4 * cores_of(spark))
+    shared = spark.sparkContext.broadcast(np.array_split(uncertain, tasks))
+
+    def by_brute_force(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for task in batch.column("id").to_pylist():
+                yield from _by_brute_force(work, shared.value[task], task)
+
+    with progress(spark, "compare at full precision", len(uncertain) * work.search.others, "pairs", tasks):
+        output.write(spark.range(0, tasks, 1, tasks).mapInArrow(by_brute_force, from_arrow_schema(ROWS)))
+
+
+def _merging(work: Work) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """A function that turns all lists of pieces, which come piece by piece, into exact lists and rows of the table."""
+
+    def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        images = Images.load(work.blocks.folder)
+        rows = (row for batch in batches for number in range(len(batch)) for row in batch.slice(number, 1).to_pylist())
+        for (block, new, piece), of_piece in groupby(rows, lambda row: (row["block"], row["new"], row["piece"])):
+            part = work.blocks.part(block, new)[piece * work.piece_rows : (piece + 1) * work.piece_rows]
+            settled = settled_rows(work.search, block, part, _lists_of_piece(work, part, list(of_piece)))
+            _keep(work, SETTLED, f"{block:06d}-{'new' if new else 'old'}-{piece:04d}", settled)
+            yield from work.naming.rows_of(images, settled)
+
+    return merged
+
+
+def _keep(work: Work, name: str, part: str, settled: pa.Table) -> None:
+    """Writes ``settled`` for the next run. A task that is tried again writes the same to the same place."""
+    parquet.write_file(
+        uris.join(work.state, f"{name}/part-{work.search.screen}-{part}.parquet"), SETTLED_LISTS, [settled]
+    )
+
+
+def _lists_of_piece(work: Work, part: Part, rows: list[dict[str, Any]]) -> Pair:
+    """The exact lists of ``part`` from all ``rows`` (`_ANY_LISTS`) about it."""
+    scores = [row for row in rows if row["error"] is not None]
+    previous = [row for row in rows if row["error"] is None]
+    known = lists_of(previous, part.index) if previous else None
+    if known is not None and not scores:
+        return known
+    similar, dissimilar = (
+        [candidates.keys_from_bytes(row[relation], len(part)) for row in scores] for relation in (SIMILAR, DISSIMILAR)
+    )
+    errors = [np.frombuffer(row["error"], np.float32).reshape(-1, 2) for row in scores]
     scored = engine.merge(work.search, similar, dissimilar, errors)
     return engine.rerank_candidates(part, scored, work.blocks.rescore, known)
 
 
-def _uncertain_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows block, position: one for each uncertain vector of `SETTLED_LISTS`."""
-    for batch in batches:
-        for block, content in zip(batch.column("block").to_pylist(), batch.column("uncertain").to_pylist()):
-            position = np.frombuffer(content, np.int32)
-            columns = {"block": pa.array(np.full(len(position), block, np.int32)), "position": pa.array(position)}
-            yield pa.RecordBatch.from_pydict(columns)
-
-
-def _by_brute_force(work: Work) -> Any:
-    """A function that compares vectors (block, position) with all vectors by brute force: rows of `SETTLED_LISTS`."""
-
-    def brute_force(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for start in range(0, batch.num_rows, work.brute_force_rows):
-                rows = batch.slice(start, work.brute_force_rows)
-                part = _gathered(work.blocks, rows.column("block").to_numpy(), rows.column("position").to_numpy())
-                lists = engine.brute_force(work.search.measure, part, work.blocks.parts(), *work.search.list_lengths)
-                yield from settled_rows(work.search, -1, part, lists).to_batches()
-
-    return brute_force
+def _by_brute_force(work: Work, uncertain: NDArray[Any], task: int) -> Iterator[pa.RecordBatch]:
+    """Compares the ``uncertain`` vectors with all others: keeps their lists, and yields their rows of the table."""
+    images = Images.load(work.blocks.folder)
+    for start in range(0, len(uncertain), work.brute_force_rows):
+        chunk = uncertain[start : start + work.brute_force_rows]
+        part = _gathered(work.blocks, chunk["block"], chunk["position"])
+        lists = engine.brute_force(work.search.measure, part, work.blocks.parts(), *work.search.list_lengths)
+        settled = settled_rows(work.search, -1, part, lists)
+        _keep(work, SETTLED_BY_BRUTE_FORCE, f"{task:06d}-{start:09d}", settled)
+        yield from work.naming.rows_of(images, settled)
 
 
 def _gathered(blocks: Blocks, block: NDArray[np.int32], position: NDArray[np.int32]) -> Part:

@@ -14,7 +14,7 @@ from image_similarity.knn.distances import METRICS, Metric, Values, Vectors
 from image_similarity.knn.rerank import Part
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.local_source import Batches, LocalSource
-from image_similarity.stages.neighbours.numbers import DIGEST_BYTES, Images, Numbers, numbered
+from image_similarity.stages.neighbours.numbers import DIGEST_BYTES, Images, Numbers, numbered, of_images
 from image_similarity.stages.neighbours.usable import (
     by_length,
     digests_of,
@@ -70,10 +70,10 @@ def load(source: LocalSource, settings: NeighboursSettings, threads: int) -> Loa
     keys = {"digest": digests, "row": pa.array(np.arange(len(values), dtype=np.int32))}
     keys |= {"shift": pa.array(shift), "scale": pa.array(scale)}
     packed = pa.table({"content": contents, **keys})
-    ids, failures = _of_images(source.images, packed), _of_images(source.images, unusable)
+    ids, failures = of_images(source.images, packed), of_images(source.images, unusable)
     if len(ids) + len(failures) != source.count:
         raise JobFailed(mismatch(source.count, len(ids), len(failures)))
-    ids = ids.append_column("file", pa.repeat(_MEMORY, len(ids))).sort_by("image_id")
+    ids = ids.append_column("file", pa.repeat(_MEMORY, len(ids)))
     by_content = settings.drop_duplicates and source.images is not None
     numbers, images = numbered([ids], [_MEMORY], by_content)
     largest = max((part.largest for part in measured), default=0.0)
@@ -152,17 +152,6 @@ def _measured(values: Values, metric: Metric) -> _Chunk:
     vectors = distances.measured(values, metric)
     largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
     return _Chunk(vectors.shift, vectors.scale, pa.array(digests_of(values), pa.binary(DIGEST_BYTES)), largest)
-
-
-def _of_images(images: pa.Table | None, contents: pa.Table) -> pa.Table:
-    """``contents`` (content, ...) with the image_id of each image that has such a content, in the order of image_id.
-
-    A content that the store has twice gives two rows, so that counts do not match.
-    """
-    if images is None:
-        names = ["image_id", *contents.column_names[1:]]
-        return contents.rename_columns(names).append_column("content", contents["content"])
-    return images.join(contents, keys="content", join_type="inner").sort_by("image_id")
 
 
 def _compared(numbers: Numbers, values: Values) -> Part:

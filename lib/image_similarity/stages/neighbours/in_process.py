@@ -5,6 +5,7 @@ run: either runner continues what the other left.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.knn import calibration, scoring, screening
+from image_similarity.errors import DeviceFailed, JobFailed
+from image_similarity.knn import backends, calibration, scoring, screening
 from image_similarity.knn.all_pairs import AllPairs
+from image_similarity.knn.backends import Backend
 from image_similarity.knn.candidates import Lists
 from image_similarity.knn.distances import METRICS, Indices
 from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, Pair, Search
@@ -25,7 +28,7 @@ from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.in_memory import Loaded, load
 from image_similarity.stages.neighbours.local_source import LocalSource
-from image_similarity.stages.neighbours.plan import EXACT, Plan
+from image_similarity.stages.neighbours.plan import CPU, Plan
 from image_similarity.stages.neighbours.previous import (
     SETTLED,
     SETTLED_LISTS,
@@ -33,8 +36,7 @@ from image_similarity.stages.neighbours.previous import (
     save_known,
     settled_rows,
 )
-from image_similarity.stages.neighbours.table import Naming
-from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.stages.neighbours.table import Naming, labelled
 from image_similarity.warehouse.workspace import Workspace
 
 _STATE_BYTES = 2**26
@@ -65,11 +67,11 @@ class Outputs:
         order = np.argsort(vectors)
         keys = [lists.keys[order] for lists in self.lists]
         for batch in naming.rows(self.loaded.images, vectors[order], *keys):
-            yield _labelled(batch, settings, "neighbours")
+            yield labelled(batch, settings, "neighbours")
 
     def failures(self) -> Iterator[pa.RecordBatch]:
         for batch in self.loaded.failures.to_batches():
-            yield _labelled(batch, self._settings, "failures")
+            yield labelled(batch, self._settings, "failures")
 
 
 def run(
@@ -82,51 +84,100 @@ def run(
 ) -> Outputs:
     """Neighbours among the images of ``source``. ``state`` receives what the next run may need.
 
-    ``spark``: a session, for the names of steps; it is not started. ``previous_run``: see `stage.run`.
+    ``spark``: a session, for the names of steps; it is not started. ``previous_run``: see `stage.run`. Raises
+    ``JobFailed`` for a GPU that fails.
     """
-    threads = plan.cores
     with step(spark, "pack vectors"):
-        loaded = load(source, settings, threads)
+        loaded = load(source, settings, plan.cores)
         vectors, numbers = loaded.vectors, loaded.numbers
         is_new, known = _known(previous_run, loaded) if previous_run else (np.ones(len(vectors), np.bool_), None)
-    common_scale = scoring.scale_of(loaded.largest, loaded.dimensions, METRICS[settings.metric])
-    search = Search(
-        settings.metric,
-        FLOAT32.name if settings.screen == AUTO else settings.screen,
-        loaded.dimensions,
-        common_scale,
-        settings.similar,
-        settings.dissimilar,
-        max(0, len(vectors) - 1),
-    )
-    comparison = AllPairs(search, vectors, threads, plan.block_rows, is_new, known)
-    choice = _tried(spark, comparison, plan) if settings.screen == AUTO else Choice(settings.screen, _ASKED_FOR)
-    screens = list(dict.fromkeys([choice.screen, FLOAT32.name])) if settings.screen == AUTO else [choice.screen]
-    for screen in screens:
-        if screen != comparison.search.screen:
-            search = replace(search, screen=screen)
-            comparison = AllPairs(search, vectors, threads, plan.block_rows, is_new, known)
-        uncertain = _compared_by(spark, comparison)
-        if uncertain <= MAX_UNCERTAIN_SHARE * is_new.sum() or screen == screens[-1]:
-            break
-        plain, detail = screening.once_more(screen, uncertain, len(vectors))
-        current().tell("note", plain)
-        current().tell("note", detail, detail=True)
-    if uncertain:
-        pairs = uncertain * search.others
-        with progress(spark, "compare at full precision", pairs, "pairs", 1, lambda: comparison.completed_share):
-            comparison.complete()
+    with _named_device():
+        backend = backends.on(plan.device)
+        search = _search(loaded, settings, backend)
+        comparison, choice = _compared(spark, search, vectors, is_new, known, settings, plan, backend)
+        uncertain = int(comparison.uncertain.sum())
+        if uncertain:
+            pairs = uncertain * search.others
+            with progress(spark, "compare at full precision", pairs, "pairs", 1, lambda: comparison.completed_share):
+                comparison.complete()
     with step(spark, "keep the lists for the next run"):
-        _save(search, vectors, comparison.lists, state)
+        _save(comparison.search, vectors, comparison.lists, state)
         save_known(numbers, state)
     others = max(numbers.entries(settings.drop_duplicates) - 1, 0)
     rows = len(numbers) * (min(settings.similar, others) + min(settings.dissimilar, others))
-    return Outputs(
-        loaded, comparison.lists, int((~is_new).sum()), uncertain, replace(choice, screen=screen), rows, settings
+    return Outputs(loaded, comparison.lists, int((~is_new).sum()), uncertain, choice, rows, settings)
+
+
+def _search(loaded: Loaded, settings: NeighboursSettings, backend: Backend) -> Search:
+    """What is looked for, in the most precise of the precisions of ``backend``."""
+    return Search(
+        settings.metric,
+        backend.screens[-1].name,
+        loaded.dimensions,
+        scoring.scale_of(loaded.largest, loaded.dimensions, METRICS[settings.metric]),
+        settings.similar,
+        settings.dissimilar,
+        max(0, len(loaded.vectors) - 1),
+        backend.kind,
     )
 
 
+def _compared(
+    spark: Any,
+    search: Search,
+    vectors: Part,
+    is_new: NDArray[np.bool_],
+    known: Pair | None,
+    settings: NeighboursSettings,
+    plan: Plan,
+    backend: Backend,
+) -> tuple[AllPairs, Choice]:
+    """All pairs with their exact distances, and the precision by which candidates were found.
+
+    Another precision follows where one leaves too many vectors unproven.
+    """
+    threads, block_rows = (plan.cores, plan.block_rows) if backend.kind == CPU else (1, None)
+
+    def in_precision(screen: str) -> AllPairs:
+        return AllPairs(replace(search, screen=screen), vectors, threads, block_rows, is_new, known, backend)
+
+    comparison = in_precision(search.screen)
+    choice = _choice(spark, comparison, settings, plan, backend)
+    screens = list(dict.fromkeys([choice.screen, search.screen])) if settings.screen == AUTO else [choice.screen]
+    for screen in screens:
+        if screen != comparison.search.screen:
+            comparison = in_precision(screen)
+        uncertain = _compared_by(spark, comparison)
+        if uncertain <= MAX_UNCERTAIN_SHARE * is_new.sum() or screen == screens[-1]:
+            break
+        plain, detail = screening.once_more(screen, uncertain, len(vectors), search.screen)
+        current().tell("note", plain)
+        current().tell("note", detail, detail=True)
+    return comparison, replace(choice, screen=screen)
+
+
+def _choice(spark: Any, comparison: AllPairs, settings: NeighboursSettings, plan: Plan, backend: Backend) -> Choice:
+    """The precision that is taken first. ``comparison``: in the most precise one."""
+    if backend.kind == CPU:
+        return _tried(spark, comparison, plan) if settings.screen == AUTO else Choice(settings.screen, _ASKED_FOR)
+    if settings.screen == AUTO:
+        return Choice(backend.screens[0].name, _FASTEST)
+    return Choice(_OF_A_GPU.get(settings.screen, settings.screen), _ASKED_FOR)
+
+
+@contextmanager
+def _named_device() -> Iterator[None]:
+    """Turns what a GPU fails with, which names it, into a line that also says what to do."""
+    try:
+        yield
+    except DeviceFailed as error:
+        raise JobFailed(f"{error}; --set neighbours.device=cpu compares on the processor") from None
+
+
 _ASKED_FOR = "neighbours.screen asks for it"
+_FASTEST = "it is the fastest one of a GPU"
+_OF_A_GPU = {"float32": "tf32"}
+"""What tensor cores multiply in place of a precision that they lack."""
 _SHORT = "the work is too short for another one"
 _WORTH_TRYING = 10.0
 """Seconds of comparing. torch, which multiplies bfloat16, takes some seconds to import."""
@@ -209,15 +260,3 @@ def _save(search: Search, vectors: Part, lists: Pair, state: Workspace) -> None:
             yield settled_rows(search, -1, vectors[chunk], (near, far))
 
     state.store_file(SETTLED, SETTLED_LISTS, rows())
-
-
-def _labelled(batch: pa.RecordBatch, settings: NeighboursSettings, table: str) -> pa.RecordBatch:
-    """``batch`` in the schema of ``table``."""
-    labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": EXACT}
-    columns = []
-    for field in SCHEMAS[table]:
-        if field.name in batch.schema.names:
-            columns.append(batch.column(field.name))
-        else:
-            columns.append(pa.repeat(pa.scalar(labels.get(field.name), field.type), len(batch)))
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[table])

@@ -1,4 +1,7 @@
-"""Where images and vectors come from that this process reads itself, without Spark: files on this machine."""
+"""Where images and vectors come from that need no reader of Spark's: files on this machine.
+
+This process reads them, or each of Spark's tasks some row groups.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,7 +128,8 @@ def from_runs(published: Snapshot, fingerprint: str) -> LocalFiles:
         )
         is_wanted = pc.is_in(contents, value_set=images["content"].combine_chunks())
         starts = np.cumsum([0, *map(len, contents.chunks)]).tolist()
-        wanted = [partial(_filtered, *group, is_wanted.slice(start)) for group, start in zip(groups, starts)]
+        chosen = [is_wanted.slice(start, end - start).combine_chunks() for start, end in zip(starts, starts[1:])]
+        wanted = [partial(_filtered, *group, _copied(of)) for group, of in zip(groups, chosen)]
         return LocalSource(images, wanted, len(images))
 
     return LocalFiles(embeddings.count_rows(), dimensions, inputs, opened)
@@ -145,12 +149,17 @@ def _stored(
         yield from opened.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(columns))
 
 
-def _filtered(file: str, group: int, is_wanted: pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
+def _copied(part: pa.BooleanArray) -> pa.BooleanArray:
+    """``part`` alone: a slice is sent to workers with all that it was cut from."""
+    return pa.array(part.to_numpy(zero_copy_only=False))
+
+
+def _filtered(file: str, group: int, is_wanted: pa.BooleanArray) -> Iterator[pa.RecordBatch]:
     start = 0
     for batch in _stored(file, group):
         chosen = is_wanted.slice(start, len(batch))
         start += len(batch)
-        yield batch if pc.all(chosen).as_py() else batch.filter(pa.concat_arrays(chosen.chunks))
+        yield batch if pc.all(chosen).as_py() else batch.filter(chosen)
 
 
 def _length_of_first(groups: Sequence[Batches]) -> int:

@@ -1,8 +1,8 @@
 """Numbers for images and vectors, so that tasks need no ids.
 
 The number of an image is the position of its id in the byte order of all usable ids, so comparing numbers compares ids.
-Images with equal vectors share one vector: it is compared once, under the number of the first of them. Spark sorts the
-ids. The driver holds the numbers as arrays, which take some 300 bytes per image while they are built. Workers map two
+Images with equal vectors share one vector: it is compared once, under the number of the first of them. The driver sorts
+the ids and holds the numbers as arrays, which take some 500 bytes per image while they are built. Workers map two
 kinds of files: the ids (`Images`), and for each block of vectors the rows that are compared (`alive_file`).
 """
 
@@ -92,6 +92,21 @@ class Numbers:
             if worth_it
             else (known["vector"][:0], previous["vector"][:0])
         )
+
+
+def of_images(images: pa.Table | None, contents: pa.Table) -> pa.Table:
+    """``contents`` (content, ...) with the image_id of each image that has such a content, in the order of image_id.
+
+    ``images``: image_id, content; None where each content is an image. A content that the store has twice gives two
+    rows, so that counts do not match.
+    """
+    # large_string: the rows of a column of strings hold at most 2 GiB.
+    contents = contents.set_column(0, "content", contents["content"].cast(pa.large_string()))
+    if images is None:
+        return contents.add_column(0, "image_id", contents["content"]).sort_by("image_id")
+    schema = pa.schema([(name, pa.large_string()) for name in ("image_id", "content")])
+    images = images.select(schema.names).cast(schema)
+    return images.join(contents, keys="content", join_type="inner").sort_by("image_id")
 
 
 def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool) -> "tuple[Numbers, Images]":

@@ -1,7 +1,6 @@
 """Estimates before the work begins: tiles, memory, disk and time, and the choice of the method and the runner."""
 
 import json
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.knn import all_pairs, calibration, partitioning
+from image_similarity.knn import all_pairs, backends, calibration, partitioning
 from image_similarity.knn.calibration import Rate
 from image_similarity.knn.scoring import FLOAT32, SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
@@ -20,7 +19,7 @@ from image_similarity.storage import disk_space
 from image_similarity.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 _PROCESS_BYTES = 300 * 2**20
 """Memory of a Python worker with numpy, numba and pyarrow, before it holds a vector."""
@@ -29,8 +28,6 @@ _VECTORS_IN_MEMORY = 5
 a task's memory."""
 _MAX_STRIPS = 1000
 _BLOCKS_WANTED = 16
-_SAMPLE = 100
-
 # Seconds for everything but comparing (packing, numbering, exact distances, writing): fixed, per row, and per value.
 # Measured with up to 200,000 vectors on two cores.
 _FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 3.0, 1.2e-4, 8e-8
@@ -48,6 +45,8 @@ _MIN_NPROBE = 5
 _MIN_SAMPLE_PER_PARTITION = 4
 """Vectors of the sample for each partition."""
 _PARTITION_BLOCK_ROWS = 4096
+_WORTH_CUTTING = 0.5
+"""Seconds. Shorter work is one task, if it fits into its memory."""
 _WORTH_PLANNING = 10.0
 """Seconds. Of shorter work nobody wants to know how it is cut."""
 TASKS_PER_CORE = 4
@@ -56,12 +55,15 @@ better; this many are enough for an even distribution."""
 
 EXACT, APPROXIMATE = "exact", "approximate"
 SPARK, PROCESS, AUTO = "spark", "process", "auto"
+CPU, CUDA = "cpu", "cuda"
 
 # The same as above where this process compares, without Spark.
 _FIXED_SECONDS_HERE = 0.5
 _ASSUMED_PRODUCT, _ASSUMED_PAIRS = 4e10, 3e8
 """A second's multiplications and additions, and its pairs of short vectors, on a core of a modest machine: what work is
 estimated by before it is known to be worth a measurement."""
+_ASSUMED_RATE_OF_A_GPU = Rate("bfloat16", 1e14, 4e10)
+"""The same of a modest GPU."""
 _BYTES_PER_CANDIDATE = 40
 """Scores, positions and keys, and their copies while they are sorted."""
 _BYTES_PER_IMAGE = 400
@@ -125,6 +127,8 @@ class Plan:
     """`SPARK` or `PROCESS`: where vectors are compared."""
     because: str = ""
     """Why there."""
+    device: str = CPU
+    """What compares in this process, as torch names it."""
 
     @property
     def lines(self) -> list[str]:
@@ -146,7 +150,7 @@ class Plan:
         if self.runner == PROCESS:
             return [
                 f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: {operations / 1e12:,.2f} Tflop "
-                f"on {self.cores:,} cores; {self.tiles.task_bytes / 2**30:.2f} GiB of memory, "
+                f"on {self._on}; {self.tiles.task_bytes / 2**30:.2f} GiB of memory, "
                 f"{disk_space.shown(self.disk.total)} of disk; about {clock(self.seconds)}",
                 *self.notes,
                 *where,
@@ -161,6 +165,10 @@ class Plan:
             *self.notes,
             *where,
         ]
+
+    @property
+    def _on(self) -> str:
+        return f"{self.cores:,} cores" if self.device == CPU else f"the GPU {self.device}"
 
 
 _WHERE = {SPARK: "by Spark", PROCESS: "in this process, without Spark"}
@@ -182,26 +190,30 @@ def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
 
 def make(
     spark: "SparkSession",
-    vectors: "DataFrame",
     rows: int,
+    dimensions: int,
     settings: NeighboursSettings,
     approximate: ApproximateSettings,
 ) -> Plan:
-    """The plan for ``rows`` vectors of ``vectors`` (content, embedding). Measures on a worker how fast it compares.
+    """The plan for ``rows`` vectors of ``dimensions`` values.
 
-    Raises ``WrongInput`` where ``neighbours.task_bytes`` cannot hold two blocks.
+    Work of seconds is estimated. For longer work it is measured on a worker how fast that compares. Raises
+    ``WrongInput`` where ``neighbours.task_bytes`` cannot hold two blocks.
     """
-    from pyspark.sql import functions as F
-
-    sizes = vectors.select(F.size("embedding").alias("length")).where("length > 0").take(_SAMPLE)
-    lengths = [row["length"] for row in sizes]
     cores = cores_of(spark)
-    if not lengths:  # there is nothing to compare
+    if not dimensions:  # there is nothing to compare
         return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, _PROCESS_BYTES), 1, cores, 0, Disk(0))
-    dimensions = statistics.mode(lengths)
-    measured = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string").collect()
-    rate = Rate(**json.loads(measured[0]["rate"]))
+    rate = _assumed(dimensions)
+    if _pair_seconds(rows, rate) / cores > _WORTH_PLANNING or settings.method != EXACT:
+        task = spark.range(0, 1, 1, 1).mapInArrow(_calibrating(rows, dimensions, settings), "rate string")
+        rate = Rate(**json.loads(task.collect()[0]["rate"]))
+    elif settings.screen != AUTO:
+        rate = replace(rate, screen=settings.screen)
     return estimated(rows, dimensions, rate, cores, settings, approximate)
+
+
+def _assumed(dimensions: int) -> Rate:
+    return Rate("float32", _ASSUMED_PRODUCT, 1 / (2 * dimensions / _ASSUMED_PRODUCT + 1 / _ASSUMED_PAIRS))
 
 
 def estimated(
@@ -229,12 +241,17 @@ def make_here(
 ) -> Plan:
     """The plan for ``rows`` vectors of ``dimensions`` values that this process compares, with ``cores`` threads.
 
-    Work of seconds is estimated. For longer work the speed of this machine is measured.
+    Work of seconds is estimated. For longer work a GPU is looked for, or the speed of the processor is measured.
+    Raises ``JobFailed`` for a GPU that cannot be used.
     """
     if not dimensions:  # there is nothing to compare
         return Plan(EXACT, rows, 0, Rate("float32", 0, 0), Tiles(1, 0, 0), 1, cores, 0, Disk(0), runner=PROCESS)
-    rate = Rate("float32", _ASSUMED_PRODUCT, 1 / (2 * dimensions / _ASSUMED_PRODUCT + 1 / _ASSUMED_PAIRS))
-    if _seconds_here(rows, dimensions, cores, rate) > _WORTH_PLANNING:
+    rate = _assumed(dimensions)
+    is_long = _seconds_here(rows, dimensions, cores, rate) > _WORTH_PLANNING
+    device = _device(settings, is_long)
+    if device != CPU:
+        rate = _ASSUMED_RATE_OF_A_GPU
+    elif is_long:
         similar, dissimilar = settings.similar, settings.dissimilar
         with all_pairs.one_core(FLOAT32):
             rate = calibration.rate(rows, dimensions, settings.metric, similar, dissimilar, "float32")
@@ -243,8 +260,21 @@ def make_here(
     seconds = _seconds_here(rows, dimensions, cores, rate)
     tiles = Tiles(1, rows, memory)
     disk = _disk_here(rows, settings)
-    plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk, runner=PROCESS)
-    return plan if settings.method == EXACT or not settings.similar else _with_approximate(plan, settings, approximate)
+    plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk, runner=PROCESS, device=device)
+    if settings.method == EXACT or not settings.similar or device != CPU:
+        return plan  # approximate search, which no GPU does, takes longer than all pairs on one
+    return _with_approximate(plan, settings, approximate)
+
+
+def _device(settings: NeighboursSettings, is_long: bool) -> str:
+    """What compares in this process. torch, whose import takes seconds, is asked for a GPU only where one may be of
+    use.
+    """
+    if settings.device == CUDA or (settings.device == AUTO and is_long and backends.may_have_a_gpu()):
+        from image_similarity.runtime import devices
+
+        return devices.of_process(settings.device)
+    return CPU
 
 
 def _seconds_here(rows: int, dimensions: int, cores: int, rate: Rate) -> float:
@@ -458,10 +488,10 @@ def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, setti
         )
     min_strips = max(1, -(-2 * rows * row_bytes // free))
     blocks = max(1, -(-rows // block))
-    strips = next(
-        (count for count in range(min_strips, min(min_strips + 4 * cores, _MAX_STRIPS)) if _is_even(count, cores)),
-        min_strips,
-    )
+    counts = range(min_strips, min(min_strips + 4 * cores, _MAX_STRIPS))
+    if _pair_seconds(rows, _assumed(dimensions)) < _WORTH_CUTTING:
+        counts = counts[:0]
+    strips = next((count for count in counts if _is_even(count, cores)), min_strips)
     strips = min(max(strips, 1), max(blocks, min_strips))
     strip_rows = -(-rows // strips)
     return Tiles(strips, strip_rows, int(_PROCESS_BYTES + buffer_bytes + 2 * strip_rows * row_bytes))

@@ -193,12 +193,11 @@ def _lists(row: dict[str, Any], relation: str, rows: int) -> Lists:
     return Lists.from_bytes(row[relation], row[f"{relation}_floor"], rows)
 
 
-def lists_of(rows: pa.Table, index: Indices) -> tuple[Lists, Lists]:
+def lists_of(records: list[dict[str, Any]], index: Indices) -> tuple[Lists, Lists]:
     """The similar and the dissimilar lists of the vectors ``index`` (n,), from all rows of their piece.
 
-    Raises ``JobFailed`` if ``rows`` are not about exactly these vectors.
+    Raises ``JobFailed`` if ``records`` are not about exactly these vectors.
     """
-    records = rows.to_pylist()
     vector = np.concatenate([np.empty(0, np.int64), *(np.frombuffer(row["index"], np.int64) for row in records)])
     order = np.argsort(vector)
     if not np.array_equal(vector[order], np.sort(index)):

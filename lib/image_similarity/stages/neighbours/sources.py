@@ -1,5 +1,6 @@
-"""Where images and vectors come from: runs of the warehouse, or the user's own Parquet."""
+"""Where images and vectors come from that Spark reads: runs of the warehouse, or the user's own Parquet."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,10 +10,12 @@ from pyspark.sql import functions as F
 from image_similarity.errors import WrongInput
 from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.stages.neighbours import own_vectors
+from image_similarity.stages.neighbours.usable import most_frequent
 from image_similarity.storage import uris
 from image_similarity.warehouse.warehouse import Warehouse
 
 _FEW_ENOUGH_TO_SEND = 5_000_000
+_SAMPLE = 100
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Source:
     """content, embedding (array<float>); each content once."""
     count: int
     """How many images."""
+
+    def dimensions(self) -> int:
+        """The length of most of the first vectors; 0 if there are none."""
+        lengths = self.vectors.select(F.size("embedding").alias("length")).where("length > 0").take(_SAMPLE)
+        return most_frequent(Counter(row["length"] for row in lengths))
 
 
 def from_runs(warehouse: Warehouse, inputs: Mapping[str, list[str]]) -> Source:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +10,10 @@ import pyarrow as pa
 from image_similarity.knn import candidates, engine
 from image_similarity.knn.candidates import NONE, Keys
 from image_similarity.knn.distances import Indices
+from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.numbers import Images, Sharing
-from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
+from image_similarity.stages.neighbours.plan import EXACT
+from image_similarity.warehouse.schemas import DISSIMILAR, SCHEMAS, SIMILAR
 
 ROWS = pa.schema(
     [
@@ -39,10 +42,14 @@ class Naming:
         """
         images = Images.load(folder)
         for batch in batches:
-            for lists in batch.to_pylist():
-                vector = np.frombuffer(lists["index"], np.int64)
-                keys = [candidates.keys_from_bytes(lists[relation], len(vector)) for relation in (SIMILAR, DISSIMILAR)]
-                yield from self.rows(images, vector, keys[0], keys[1])
+            yield from self.rows_of(images, batch)
+
+    def rows_of(self, images: Images, lists: pa.RecordBatch | pa.Table) -> Iterator[pa.RecordBatch]:
+        """The same for some ``lists``."""
+        for row in lists.to_pylist():
+            vector = np.frombuffer(row["index"], np.int64)
+            keys = [candidates.keys_from_bytes(row[relation], len(vector)) for relation in (SIMILAR, DISSIMILAR)]
+            yield from self.rows(images, vector, keys[0], keys[1])
 
     def rows(self, images: Images, vector: Indices, similar: Keys, dissimilar: Keys) -> Iterator[pa.RecordBatch]:
         """`ROWS` for every image of ``vector`` (n,). ``similar``, ``dissimilar`` (n, any): the lists of the vectors."""
@@ -72,6 +79,21 @@ class Naming:
                 self.drop_duplicates,
             )
             yield _named(images, engine.ranked(image_keys, image[chunk], farthest), relation)
+
+
+Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
+
+
+def labelled(rows: Rows, settings: NeighboursSettings, table: str) -> Rows:
+    """``rows`` of exact search in the schema of ``table``."""
+    labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": EXACT}
+    columns = []
+    for field in SCHEMAS[table]:
+        if field.name in rows.schema.names:
+            columns.append(rows.column(field.name).cast(field.type))
+        else:
+            columns.append(pa.repeat(pa.scalar(labels.get(field.name), field.type), len(rows)))
+    return type(rows).from_arrays(columns, schema=SCHEMAS[table])
 
 
 def lists_of(

@@ -1,19 +1,20 @@
 """Vectors are checked and written as blocks, which workers read by path.
 
-Vectors are large, so they are read once, in the order in which they come. Only their keys are sorted and joined (see
-`numbers`).
+Vectors are large, so they are read once, in the order in which they come. Only their keys are sorted and joined, by the
+driver (see `numbers`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import TaskContext
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import WrongInput
@@ -21,9 +22,20 @@ from image_similarity.knn.candidates import MAX_INDEX
 from image_similarity.knn.distances import METRICS, Indices, Metric, Values, Vectors, measured
 from image_similarity.knn.rerank import Part, Reranker
 from image_similarity.settings import NeighboursSettings
-from image_similarity.stages.neighbours.numbers import ALIVE, Numbers, alive_file, load, numbered, save, save_alive
+from image_similarity.stages.neighbours.local_source import LocalSource
+from image_similarity.stages.neighbours.numbers import (
+    ALIVE,
+    Numbers,
+    alive_file,
+    load,
+    numbered,
+    of_images,
+    save,
+    save_alive,
+)
+from image_similarity.stages.neighbours.plan import TASKS_PER_CORE, cores_of
 from image_similarity.stages.neighbours.sources import Source
-from image_similarity.stages.neighbours.usable import by_length, digests_of, most_frequent, reasons_of
+from image_similarity.stages.neighbours.usable import by_length, digests_of, most_frequent, reasons_of, wrong_length
 from image_similarity.storage import uris
 from image_similarity.warehouse.workspace import Workspace
 
@@ -119,9 +131,8 @@ class Packed:
 
     blocks: Blocks
     numbers: Numbers
-    failures: DataFrame
+    failures: pa.Table
     """image_id, reason, detail: one row for each unusable image."""
-    unusable: int
     kept: Kept
     largest: float
     """The largest absolute value in any usable vector."""
@@ -138,6 +149,10 @@ class Packed:
         return len(self.numbers)
 
     @property
+    def unusable(self) -> int:
+        return len(self.failures)
+
+    @property
     def vectors(self) -> int:
         """The number of distinct vectors."""
         return sum(self.blocks.new) + sum(self.blocks.old)
@@ -149,7 +164,7 @@ class Packed:
 
 
 def pack(
-    source: Source,
+    source: Source | LocalSource,
     settings: NeighboursSettings,
     block_rows: int,
     previous: NDArray[Any],
@@ -160,21 +175,17 @@ def pack(
     A vector is usable only if it has the most frequent length. Vectors of no image are ignored. ``previous``: the
     vectors of the previous run, as `numbers.KNOWN`. Raises ``WrongInput`` for more vectors than can be numbered.
     """
-    folder, images = scratch.location("blocks"), source.images
-    packed = scratch.write(
-        "packed",
-        source.vectors.mapInArrow(_packing(METRICS[settings.metric], block_rows, folder), from_arrow_schema(_PACKED)),
-    )
-    written = _Written.read(scratch.parts("packed", ["reason", "length", "file", "largest"]))
-    of_images = packed.withColumn("image_id", F.col("content")) if images is None else images.join(packed, "content")
-    is_usable = F.col("reason").isNull() & (F.col("length") == written.dimensions)
-    columns = ["image_id", "digest", "file", "row", "shift", "scale"]
+    folder = scratch.location("blocks")
+    scratch.write("packed", _packed_by_tasks(source, _Packing(METRICS[settings.metric], block_rows, folder)))
+    packed = pa.concat_tables([_PACKED.empty_table(), *scratch.parts("packed", _PACKED.names)])
+    written = _Written.of(packed)
+    images = _images_of(source, scratch)
+    is_usable = pc.and_(pc.is_null(packed["reason"]), pc.equal(packed["length"], written.dimensions))
+    failures = of_images(images, _failures(packed.filter(pc.invert(is_usable)), written.dimensions))
+    ids = of_images(images, packed.filter(is_usable).select(["content", "digest", "file", "row", "shift", "scale"]))
     by_content = settings.drop_duplicates and images is not None
-    columns += ["content"] if by_content else []
-    scratch.write("ids", of_images.where(is_usable).select(*columns).orderBy("image_id"))
-    numbers, named_images = numbered(scratch.parts("ids", columns), written.files, by_content)
+    numbers, named_images = numbered([ids], written.files, by_content)
     named_images.save(folder)
-    failures = _failures(of_images.where(~is_usable) if written.unusable else of_images.limit(0), written.dimensions)
     vector, previous_number = numbers.kept(previous)
     new, old = save_alive(numbers, written.files, vector, folder)
     first = np.cumsum([0, *written.rows], dtype=np.int64)
@@ -184,7 +195,7 @@ def pack(
     files = [written.files[file] for file in alive]
     blocks = Blocks(folder, files, first[alive].tolist(), new[alive].tolist(), old[alive].tolist(), written.dimensions)
     kept = _placed(numbers, vector, previous_number, alive)
-    return Packed(blocks, numbers, failures, failures.count() if written.unusable else 0, kept, written.largest)
+    return Packed(blocks, numbers, failures, kept, written.largest)
 
 
 def _placed(numbers: Numbers, vector: Indices, old: Indices, alive: Indices) -> Kept:
@@ -194,11 +205,22 @@ def _placed(numbers: Numbers, vector: Indices, old: Indices, alive: Indices) -> 
     return Kept(vector, old, block, np.arange(len(block)) - np.searchsorted(block, block))
 
 
-def _failures(unusable: DataFrame, dimensions: int) -> DataFrame:
-    has_values = F.col("reason").isNull()
-    detail = F.when(has_values, F.concat_ws(" ", "length", F.lit(f"values, not {dimensions}")))
-    reason = F.when(has_values, F.lit("wrong_length")).otherwise(F.col("reason"))
-    return unusable.select("image_id", reason.alias("reason"), detail.alias("detail"))
+def _images_of(source: Source | LocalSource, scratch: Workspace) -> pa.Table | None:
+    """image_id, content; None where each content is an image."""
+    if isinstance(source, LocalSource) or source.images is None:
+        return source.images
+    schema = pa.schema([(name, pa.string()) for name in ("image_id", "content")])
+    scratch.write("images", source.images.select(*schema.names))
+    return pa.concat_tables([schema.empty_table(), *scratch.parts("images", schema.names)])
+
+
+def _failures(unusable: pa.Table, dimensions: int) -> pa.Table:
+    """content, reason, detail, from rows of `_PACKED`."""
+    lengths, reasons = unusable["length"].to_pylist(), unusable["reason"].to_pylist()
+    details = [wrong_length(length, dimensions) if reason is None else None for length, reason in zip(lengths, reasons)]
+    columns = {"reason": [reason or "wrong_length" for reason in reasons], "detail": details}
+    texts = {name: pa.array(column, pa.string()) for name, column in columns.items()}
+    return pa.table({"content": unusable["content"], **texts})
 
 
 @dataclass(frozen=True)
@@ -210,43 +232,53 @@ class _Written:
     dimensions: int
     """0 if there is no usable vector."""
     largest: float
-    unusable: int
-    """The number of vectors that are in none of ``files``."""
 
     @classmethod
-    def read(cls, tables: Iterable[pa.Table]) -> "_Written":
+    def of(cls, packed: pa.Table) -> "_Written":
         """From rows of `_PACKED`."""
-        counts = [
-            table.group_by(["file", "length"]).aggregate([([], "count_all"), ("largest", "max")]) for table in tables
-        ]
-        merged_counts = pa.concat_tables(counts).group_by(["file", "length"]) if counts else None
-        files = (
-            merged_counts.aggregate([("count_all", "sum"), ("largest_max", "max")]).to_pylist() if merged_counts else []
-        )
-        usable = [row for row in files if row["file"] is not None]
-        rows_of_length: dict[int, int] = {}
+        counts = packed.group_by(["file", "length"]).aggregate([([], "count_all"), ("largest", "max")]).to_pylist()
+        usable = [row for row in counts if row["file"] is not None]
+        rows_of_length: Counter[int] = Counter()
         for row in usable:
-            rows_of_length[row["length"]] = rows_of_length.get(row["length"], 0) + row["count_all_sum"]
+            rows_of_length[row["length"]] += row["count_all"]
         dimensions = most_frequent(rows_of_length)
         chosen = sorted((row for row in usable if row["length"] == dimensions), key=lambda row: str(row["file"]))
-        rows = [row["count_all_sum"] for row in chosen]
+        rows = [row["count_all"] for row in chosen]
         return cls(
-            [row["file"] for row in chosen],
-            rows,
-            dimensions,
-            max((row["largest_max_max"] for row in chosen), default=0.0),
-            sum(row["count_all_sum"] for row in files) - sum(rows),
+            [row["file"] for row in chosen], rows, dimensions, max((row["largest_max"] for row in chosen), default=0.0)
         )
 
 
-def _packing(metric: Metric, block_rows: int, folder: str) -> Any:
-    def packing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        blocks = _Writer(metric, block_rows, folder)
-        for batch in batches:
-            yield from blocks.add(batch.column("content").cast(pa.string()), batch.column("embedding"))
-        yield from blocks.close()
+def _packed_by_tasks(source: Source | LocalSource, packing: "_Packing") -> DataFrame:
+    """Rows of `_PACKED`. Tasks read the vectors of files on this machine themselves: so these do not pass through the
+    JVM.
+    """
+    if not isinstance(source, LocalSource):
+        return source.vectors.mapInArrow(packing.pack, from_arrow_schema(_PACKED))
+    spark, groups = SparkSession.active(), source.groups
+    tasks = max(1, min(len(groups), TASKS_PER_CORE * cores_of(spark)))
 
-    return packing
+    def read_and_pack(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        read = (batch for of in numbers for number in of.column("id").to_pylist() for batch in groups[number]())
+        yield from packing.pack(read)
+
+    return spark.range(0, len(groups), 1, tasks).mapInArrow(read_and_pack, from_arrow_schema(_PACKED))
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """The parameters of a task; plain values, sent to workers."""
+
+    metric: Metric
+    block_rows: int
+    folder: str
+
+    def pack(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Writes the vectors of ``batches`` (content, embedding) as blocks, and yields rows of `_PACKED`."""
+        blocks = _Writer(self.metric, self.block_rows, self.folder)
+        for batch in batches:
+            yield from blocks.add(batch.column(0).cast(pa.string()), batch.column(1))
+        yield from blocks.close()
 
 
 class _Writer:
