@@ -65,11 +65,11 @@ class Outputs:
         order = np.argsort(vectors)
         keys = [lists.keys[order] for lists in self.lists]
         for batch in naming.rows(self.loaded.images, vectors[order], *keys):
-            yield _labelled(batch, settings, "neighbours")
+            yield labelled(batch, settings, "neighbours")
 
     def failures(self) -> Iterator[pa.RecordBatch]:
         for batch in self.loaded.failures.to_batches():
-            yield _labelled(batch, self._settings, "failures")
+            yield labelled(batch, self._settings, "failures")
 
 
 def run(
@@ -79,14 +79,16 @@ def run(
     plan: Plan,
     state: Workspace,
     previous_run: PreviousRun | None,
+    loaded: Loaded | None = None,
 ) -> Outputs:
     """Neighbours among the images of ``source``. ``state`` receives what the next run may need.
 
-    ``spark``: a session, for the names of steps; it is not started. ``previous_run``: see `stage.run`.
+    ``spark``: a session, for the names of steps; it is not started. ``previous_run``: see `stage.run`. ``loaded``: what
+    ``source`` holds, if it is in memory.
     """
     threads = plan.cores
     with step(spark, "pack vectors"):
-        loaded = load(source, settings, threads)
+        loaded = load(source, settings, threads) if loaded is None else loaded
         vectors, numbers = loaded.vectors, loaded.numbers
         is_new, known = _known(previous_run, loaded) if previous_run else (np.ones(len(vectors), np.bool_), None)
     common_scale = scoring.scale_of(loaded.largest, loaded.dimensions, METRICS[settings.metric])
@@ -211,9 +213,9 @@ def _save(search: Search, vectors: Part, lists: Pair, state: Workspace) -> None:
     state.store_file(SETTLED, SETTLED_LISTS, rows())
 
 
-def _labelled(batch: pa.RecordBatch, settings: NeighboursSettings, table: str) -> pa.RecordBatch:
+def labelled(batch: pa.RecordBatch, settings: NeighboursSettings, table: str, method: str = EXACT) -> pa.RecordBatch:
     """``batch`` in the schema of ``table``."""
-    labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": EXACT}
+    labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": method}
     columns = []
     for field in SCHEMAS[table]:
         if field.name in batch.schema.names:

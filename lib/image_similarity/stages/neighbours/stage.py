@@ -14,7 +14,7 @@ from image_similarity.knn.screening import Choice
 from image_similarity.runtime.progress import step
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours import approximate as approximate_search
-from image_similarity.stages.neighbours import exact
+from image_similarity.stages.neighbours import exact, quality
 from image_similarity.stages.neighbours.approximate import ApproximateResult
 from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN
 from image_similarity.stages.neighbours.plan import APPROXIMATE, EXACT, Plan
@@ -75,7 +75,7 @@ def run(
             similar_only = settings.model_copy(update={"dissimilar": 0})
             tables.append(_labelled(_named(result.lists, packed, similar_only), settings, APPROXIMATE, "neighbours"))
         elif approximate.fallback == "fail":
-            raise JobFailed(_too_low(result, approximate))
+            raise JobFailed(quality.too_low(result, approximate))
     if previous_run is not None and previous_run.similar < exact_settings.similar:
         # Exact lists take the place of approximate ones, of which the previous run left none.
         packed, previous_run = packed.all_new(), None
@@ -95,15 +95,6 @@ def run(
         brute_force=brute_force,
         screen=screen,
         approximate=result,
-    )
-
-
-def _too_low(result: ApproximateResult, approximate: ApproximateSettings) -> str:
-    return (
-        f"recall is {result.recall}, but approximate.recall_target is {approximate.recall_target} "
-        f"(and the interval may begin at {approximate.recall_target - approximate.recall_slack:.4g}): "
-        "nothing was published; raise approximate.nprobe, probe_doublings or rounds, or "
-        'set approximate.fallback = "exact"'
     )
 
 
