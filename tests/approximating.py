@@ -32,6 +32,7 @@ DEFAULTS = {
     "neighbours.similar": 5,
     "neighbours.dissimilar": 0,
     "neighbours.method": "approximate",
+    "neighbours.runner": "spark",
     "approximate.partition_rows": 80,
     "approximate.nprobe": 3,
     "approximate.fallback": "fail",

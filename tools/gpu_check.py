@@ -165,9 +165,9 @@ def check_new_vectors() -> None:
                 of_all.keys[old], of_all.lower_bound[old] = of_some.keys, of_some.lower_bound
             lists = compared(AllPairs(search, whole, is_new=is_new, known=known, backend=backend))
             got = [engine.ranked(of.keys[:, :K], whole.index, far) for of, far in zip(lists, (False, True))]
-            same = equal(expected, (got[0], got[1]))
+            is_same = equal(expected, (got[0], got[1]))
             shape = f"{is_new.sum():,} of {n:,} x {d}"
-            row(shape, metric, screen.name, passed(f"new vectors, {metric}, {screen.name}", same))
+            row(shape, metric, screen.name, passed(f"new vectors, {metric}, {screen.name}", is_same))
 
 
 def compared(pairs: AllPairs) -> tuple[Lists, Lists]:

@@ -10,11 +10,11 @@ import numpy as np
 
 class Peak:
     """The most memory that any Python worker of Spark has held, in bytes, while this context lasts; pages of files
-    included.
+    included. Or what this process has taken meanwhile, if that is more.
     """
 
     def __enter__(self) -> "Peak":
-        self.bytes = 0
+        self.bytes, self._before = 0, _own()
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -26,9 +26,14 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.2):
+            self.bytes = max(self.bytes, _own() - self._before)
             for process in Path("/proc").iterdir():
                 if process.name.isdigit():
                     self.bytes = max(self.bytes, _resident(process))
+
+
+def _own() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _resident(process: Path) -> int:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import oracle
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed
 from image_similarity.jobs import command_line, find_neighbours
 from image_similarity.jobs.command_line import main
 from image_similarity.knn import all_pairs, calibration, distances, engine, scoring, screening
@@ -238,6 +238,7 @@ def planned(rows: int, dimensions: int, is_local: bool = True, **settings: Any) 
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine of 16 GiB whose speed is known."""
+    monkeypatch.setattr(calibration, "probing_rate", lambda *of: calibration.ProbingRate(5e6, 1e6, 2e-3))
     monkeypatch.setattr(calibration, "rate", lambda *of: calibration.Rate("float32", 4e10, 1e7))
     monkeypatch.setattr(planning, "_available_memory", lambda: 16 * 2**30)
     yield
@@ -264,12 +265,20 @@ def test_on_a_cluster_only_seconds_of_work_are_done_here() -> None:
 
 @pytest.mark.usefixtures("unmeasured")
 def test_what_is_asked_for_and_cannot_be_is_told() -> None:
-    with pytest.raises(WrongInput, match="neighbours.runner = process, but approximate search needs Spark"):
-        planned(20_000, 64, runner="process", method="approximate", dissimilar=0)
     with pytest.raises(JobFailed, match="16.00 GiB are available: set neighbours.runner = spark"):
         planned(2_000_000, 4096, runner="process")
-    assert planned(20_000, 64, method="approximate", dissimilar=0).runner == "spark"
-    assert planned(20_000, 64, method="auto", dissimilar=0).runner == "process"
+    assert planned(400_000, 4096, method="approximate", dissimilar=0).runner == "spark"
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_auto_takes_what_the_measured_rates_say_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (planned(rows, 256, method="auto", dissimilar=0) for rows in (20_000, 400_000))
+    assert few.method == "exact" and many.method == "approximate" and {few.runner, many.runner} == {"process"}
+    assert many.seconds < many.exact_seconds and "approximate about" in many.notes[-1]
+    monkeypatch.setattr(calibration, "probing_rate", lambda *of: calibration.ProbingRate(5e4, 1e6, 2e-3))
+    slow = planned(400_000, 256, method="auto", dissimilar=0)
+    assert slow.method == "exact" and slow.seconds == many.exact_seconds
+    assert planned(2_000, 256, method="auto", dissimilar=0).notes == ("method auto: exact takes seconds: exact",)
 
 
 @pytest.mark.usefixtures("unmeasured")
@@ -323,8 +332,8 @@ def test_spark_is_started_where_it_is_asked_for(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(command_line, "open_session", started)
     arguments = ["--warehouse", str(tmp_path / "w"), "--embeddings", str(written(tmp_path, 30, 4))]
-    for options in (["--set", "neighbours.runner=spark"], ["--method", "approximate"]):
-        assert main(find_neighbours, [*arguments, *options]) == 1
+    for method in ("exact", "approximate"):
+        assert main(find_neighbours, [*arguments, "--set", "neighbours.runner=spark", "--method", method]) == 1
         assert "find_neighbours: error: started" in capsys.readouterr().err
 
 
@@ -336,7 +345,6 @@ def test_this_process_is_not_asked_for_what_needs_spark(
     cases = {
         "hdfs://nowhere/w is not on this machine": ["hdfs://nowhere/w", "--embeddings", own],
         "s3a://bucket/own is not on this machine": [str(tmp_path / "w"), "--embeddings", "s3a://bucket/own"],
-        "approximate search needs Spark": [str(tmp_path / "w"), "--embeddings", own, "--method", "approximate"],
     }
     for message, options in cases.items():
         assert main(find_neighbours, [*wanted, *options]) == 2

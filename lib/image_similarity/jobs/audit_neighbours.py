@@ -9,7 +9,7 @@ from image_similarity.jobs.find_neighbours import COMPARED
 from image_similarity.jobs.job import Application, Job
 from image_similarity.reporting import note
 from image_similarity.settings import NeighboursSettings, Settings, renamed
-from image_similarity.stages.neighbours import audit, sources
+from image_similarity.stages.neighbours import audit, quality, sources
 from image_similarity.stages.neighbours.sources import Source
 from image_similarity.warehouse.records import PUBLISHED
 
@@ -36,7 +36,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
         runs = early.runs_of(published, "neighbours", _slot(settings.neighbours), "find_neighbours")
         record = published.runs.get(runs[0])
         if record is not None and "images" in record.counts:
-            audit.check(record.counts["images"], settings.approximate)
+            quality.check(record.counts["images"], settings.approximate)
 
 
 def run(application: Application) -> None:
@@ -47,7 +47,7 @@ def run(application: Application) -> None:
     with job.step("plan"):
         audited, source, settings = _audited(job)
         compared = job.base_snapshot.runs[audited].settings.get(COMPARED)
-    audit.check(source.count, approximate)
+    quality.check(source.count, approximate)
     job.plan(
         f"compare up to {approximate.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) "
         "with all, exactly",

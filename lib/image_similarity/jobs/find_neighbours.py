@@ -17,9 +17,9 @@ from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from image_similarity.stages.neighbours.approximate import ApproximateResult
     from image_similarity.stages.neighbours.plan import Plan
     from image_similarity.stages.neighbours.previous import PreviousRun
+    from image_similarity.stages.neighbours.quality import Approximation
 
 EXTERNAL = "external"
 COMPARED = "compared_sha256"
@@ -76,9 +76,9 @@ def _check_size(
     from image_similarity.stages.neighbours import plan as planning
 
     if settings.method == planning.APPROXIMATE and settings.similar:
-        from image_similarity.stages.neighbours import audit
+        from image_similarity.stages.neighbours import quality
 
-        audit.check(vectors.images, approximate)
+        quality.check(vectors.images, approximate)
     continues = settings.incremental and bool(published.run_ids("neighbours", _slot(settings)))
     least = planning.least_disk(vectors.images, vectors.dimensions, settings, continues)
     if not arguments.dry_run:
@@ -173,7 +173,7 @@ def _all_others(settings: NeighboursSettings, images: int) -> str:
     return f" (there are {others:,} others)" if max(settings.similar, settings.dissimilar) > others else ""
 
 
-def _about_recall(result: "ApproximateResult | None") -> str:
+def _about_recall(result: "Approximation | None") -> str:
     if result is None:
         return ""
     if not result.good_enough:
@@ -192,6 +192,8 @@ def _used(
     used: dict[str, Any] = {"neighbours": settings.model_dump(), COMPARED: result.numbers.sha256}
     used["runner"] = {"chosen": plan.runner, "because": plan.because}
     used["device"] = plan.device
+    if result.changed_mind is not None:
+        used["method"] = {"chosen": "exact", "because": result.changed_mind}
     if result.screen is not None:
         used["screen"] = {"chosen": result.screen.screen, "because": result.screen.because}
     if result.approximate is not None:

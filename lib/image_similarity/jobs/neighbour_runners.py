@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from image_similarity.knn.screening import Choice
-    from image_similarity.stages.neighbours.approximate import ApproximateResult
     from image_similarity.stages.neighbours.local_source import LocalFiles, LocalSource
     from image_similarity.stages.neighbours.numbers import Numbers
     from image_similarity.stages.neighbours.plan import Plan
     from image_similarity.stages.neighbours.previous import PreviousRun
+    from image_similarity.stages.neighbours.quality import Approximation
     from image_similarity.stages.neighbours.sources import Source
     from image_similarity.stages.neighbours.stage import Outputs
     from image_similarity.warehouse.workspace import Workspace
@@ -36,32 +36,45 @@ class Result:
     numbers: "Numbers"
     screen: "Choice | None"
     """The precision of exact search, if there was any."""
-    approximate: "ApproximateResult | None" = None
+    approximate: "Approximation | None" = None
+    changed_mind: str | None = None
+    """Why exact search took the place of the planned one; None if it did not."""
 
 
 @dataclass(frozen=True)
 class InProcess:
-    """Exact search by this process, see `stages.neighbours.in_process`."""
+    """Search by this process, see `stages.neighbours.in_process` and `approximate_in_process`."""
 
     files: "LocalFiles"
     source: "LocalSource"
     plan: "Plan"
+    approximate: ApproximateSettings
 
     @property
     def inputs(self) -> dict[str, list[str]]:
         return self.files.inputs
 
     def run(self, job: Job, settings: NeighboursSettings, state: "Workspace", previous: "PreviousRun | None") -> Result:
-        from image_similarity.stages.neighbours import in_process
+        from image_similarity.stages.neighbours import approximate_in_process, in_process
+        from image_similarity.stages.neighbours.plan import APPROXIMATE
 
+        outputs: in_process.Outputs | approximate_in_process.Outputs
+        approximation, changed_mind = None, None
         with job.step("find neighbours"):
-            outputs = in_process.run(job.session, self.source, settings, self.plan, state, previous)
+            if self.plan.method == APPROXIMATE:
+                outputs = approximate_in_process.run(
+                    job.session, self.source, settings, self.approximate, self.plan, state, previous
+                )
+                approximation, changed_mind = outputs.approximate, outputs.changed_mind
+            else:
+                outputs = in_process.run(job.session, self.source, settings, self.plan, state, previous)
         loaded = outputs.loaded
         with job.step("write tables"):
             job.warehouse.write_here("failures", job.run_id, outputs.failures())
             rows = job.warehouse.write_here("neighbours", job.run_id, outputs.neighbours())
         _check_rows(rows, outputs.rows)
         counts = {
+            **_counts_of(approximation),
             "images": len(loaded.numbers),
             "vectors": len(loaded.vectors),
             "dimensions": loaded.dimensions,
@@ -70,7 +83,8 @@ class InProcess:
             "rows": rows,
         }
         failures = _failures_in(loaded.failures.to_pylist())
-        return Result({**counts, "failures": failures.counts}, failures, loaded.numbers, outputs.screen)
+        counts["failures"] = failures.counts
+        return Result(counts, failures, loaded.numbers, outputs.screen, approximation, changed_mind)
 
 
 @dataclass(frozen=True)
@@ -119,8 +133,8 @@ def chosen(
     here, because = _in_process(job, settings, approximate, own_embeddings, files)
     if here is not None:
         return here
-    from image_similarity.stages.neighbours import audit
     from image_similarity.stages.neighbours import plan as planning
+    from image_similarity.stages.neighbours import quality
 
     source: Source | LocalSource
     if files is not None:
@@ -131,7 +145,7 @@ def chosen(
         dimensions = source.dimensions()
     plan = planning.make(job.session, source.count, dimensions, settings, approximate)
     if plan.method == planning.APPROXIMATE:
-        audit.check(source.count, approximate)
+        quality.check(source.count, approximate)
     return BySpark(source, inputs, replace(plan, because=because), approximate)
 
 
@@ -156,12 +170,11 @@ def _in_process(
 ) -> tuple[InProcess | None, str]:
     """The search by this process. None, and why, if Spark is to do it."""
     from image_similarity.stages.neighbours import plan as planning
+    from image_similarity.stages.neighbours import quality
     from image_similarity.stages.neighbours.plan import APPROXIMATE, SPARK
 
     if settings.runner == SPARK:
         return None, "neighbours.runner asks for it"
-    if settings.method == APPROXIMATE and settings.similar:
-        return None, "the search is approximate"
     remote = _remote(job.warehouse.uri, own_embeddings)
     if remote or files is None:
         return None, f"{remote} is not on this machine"
@@ -174,7 +187,9 @@ def _in_process(
     if plan.runner == SPARK:
         _check_device(settings, plan.because)
         return None, plan.because
-    return InProcess(files, files.open(cores), plan), plan.because
+    if plan.method == APPROXIMATE:
+        quality.check(files.count, approximate)
+    return InProcess(files, files.open(cores), plan, approximate), plan.because
 
 
 def _remote(warehouse: str, own_embeddings: str | None) -> str | None:
@@ -187,15 +202,15 @@ def check(settings: NeighboursSettings, warehouse: str, own_embeddings: str | No
     remote = _remote(warehouse, own_embeddings)
     if settings.runner == "process" and remote:
         raise WrongInput(f"neighbours.runner = process, but {remote} is not on this machine: choose spark")
-    if settings.runner == "process" and settings.method == "approximate" and settings.similar:
-        raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
     if settings.device == "cuda":
+        if settings.method == "approximate" and settings.similar:
+            raise WrongInput(
+                "neighbours.device = cuda, but approximate search uses no GPU: choose device = auto, or method = exact"
+            )
         if settings.runner == "spark":
             _check_device(settings, "neighbours.runner asks for Spark")
         if remote:
             _check_device(settings, f"{remote} is not on this machine")
-        if settings.method == "approximate" and settings.similar:
-            _check_device(settings, "the search is approximate")
         from image_similarity.runtime import devices
 
         devices.check_process()
@@ -264,19 +279,8 @@ def _counted(job: Job, outputs: "Outputs") -> tuple[dict[str, Any], Failures]:
     failures = _failures_in(outputs.failures.to_pylist())
     rows = warehouse.count("neighbours", run)
     _check_rows(rows, outputs.rows)
-    result = outputs.approximate
-    approximate_counts: dict[str, Any] = {}
-    if result is not None:
-        interval = [result.recall.estimate, result.recall.lower, result.recall.upper]
-        approximate_counts = {
-            "nlist": result.nlist,
-            "nprobe": result.nprobe,
-            "rounds": result.rounds,
-            "recall": interval,
-        }
-        approximate_counts["recall_across_borders"] = result.across_borders
     counts = {
-        **approximate_counts,
+        **_counts_of(outputs.approximate),
         "images": outputs.packed.usable,
         "vectors": outputs.packed.vectors,
         "dimensions": outputs.packed.dimensions,
@@ -286,3 +290,16 @@ def _counted(job: Job, outputs: "Outputs") -> tuple[dict[str, Any], Failures]:
         "failures": failures.counts,
     }
     return counts, failures
+
+
+def _counts_of(approximation: "Approximation | None") -> dict[str, Any]:
+    if approximation is None:
+        return {}
+    recall = approximation.recall
+    return {
+        "nlist": approximation.nlist,
+        "nprobe": approximation.nprobe,
+        "rounds": approximation.rounds,
+        "recall": [recall.estimate, recall.lower, recall.upper],
+        "recall_across_borders": approximation.across_borders,
+    }

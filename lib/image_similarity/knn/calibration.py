@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from image_similarity.knn import all_pairs, scoring
+from image_similarity.knn import all_pairs, distances, partitioning, scoring
 from image_similarity.knn.backends.cpu import Cpu, CpuStrip
 from image_similarity.knn.distances import METRICS, Values, measured
+from image_similarity.knn.probing import Probing
 from image_similarity.knn.rerank import Part
 from image_similarity.knn.scoring import BFLOAT16, FLOAT32, SCREENS, Comparison, Screen, candidate_count
 
@@ -31,6 +33,50 @@ class Rate:
     screen: str
     product: float
     pairs: float
+
+
+@dataclass(frozen=True)
+class ProbingRate:
+    """The measured speed of approximate search on one core.
+
+    ``pairs``: pairs per second of vectors and the partitions that they probe, lists included; ``distances``: exact
+    distances per second; ``partition``: seconds to train the centre of a partition.
+    """
+
+    pairs: float
+    distances: float
+    partition: float
+
+
+@lru_cache(maxsize=None)
+def probing_rate(dimensions: int, metric: str, similar: int) -> ProbingRate:
+    """Probe partitions of random vectors, as many as take some tenths of a second."""
+    rows = _PROBING_ROWS if dimensions <= _LONG else _PROBING_ROWS // 4
+    dimensions, chosen = max(dimensions, 2), METRICS[metric]
+    vectors = measured(np.random.default_rng(0).standard_normal((rows, dimensions)).astype(np.float32), chosen)
+    common_scale = scoring.scale_of(float(np.abs(vectors.values).max()), dimensions, chosen)
+    copies, index = scoring.copies(vectors, chosen, FLOAT32, common_scale), np.arange(rows)
+    partitions, length = rows // _PROBED_ROWS, candidate_count(similar, FLOAT32)
+
+    def probed(nprobe: int) -> float:
+        probing = Probing(copies, index, copies.low[:: rows // partitions], length, 1)
+        begin = time.perf_counter()
+        probing.compare(nprobe)
+        return probing.pairs_done / (time.perf_counter() - begin)
+
+    def trained() -> object:
+        return partitioning.centres(copies.low[: _TRAINED * partitioning.SAMPLE_OF_EACH], _TRAINED, chosen.angular, 0)
+
+    with all_pairs.one_core(FLOAT32):
+        probed(1)  # numba's functions are compiled, or read from their cache
+        trained()  # the same with scikit-learn
+        pairs = probed(partitions // 2)
+        others = np.random.default_rng(1).integers(0, rows, rows)
+        seconds = _fastest(lambda: distances.pairs(chosen, vectors, vectors, index, others))
+        return ProbingRate(pairs, rows / seconds, _fastest(trained) / _TRAINED)
+
+
+_PROBING_ROWS, _PROBED_ROWS, _LONG, _TRAINED = 8192, 256, 1024, 32
 
 
 def multiplies_bfloat16() -> bool:

@@ -131,8 +131,8 @@ class NeighboursSettings(Section):
 
     method: Literal["exact", "approximate", "auto"] = "exact"
     """The search for similar neighbours. ``exact`` compares all pairs. ``approximate`` compares likely pairs, and
-    measures the recall. ``auto`` takes the method that is estimated to be faster. Dissimilar neighbours are always
-    exact."""
+    measures the recall. ``auto`` takes the method that is estimated to be faster, and changes to exact search where
+    a sample shows that these vectors need too much. Dissimilar neighbours are always exact."""
 
     metric: Literal["cosine", "correlation", "euclidean"] = "cosine"
     """The distance between two vectors."""
@@ -153,7 +153,7 @@ class NeighboursSettings(Section):
 
     runner: Literal["auto", "spark", "process"] = "auto"
     """Where vectors are compared. ``process``: by the job's own process, with threads, and without starting Spark or
-    Java. Only exact search of vectors and a warehouse on this machine can be done there. ``auto``: there if memory
+    Java. Only vectors and a warehouse on this machine can be compared there. ``auto``: there if memory
     suffices (``process_bytes``), and by Spark otherwise. A job on a cluster compares only what takes seconds itself."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -295,20 +295,23 @@ class ApproximateSettings(Section):
 
     nprobe: Annotated[int, Field(ge=1)] = 16
     """Partitions that each vector is compared with at first, its home partition included. If partitions are larger than
-    ``partition_rows``, there are fewer, but at least five."""
+    ``partition_rows``, there are fewer, but at least five. In the job's own process a sample tells how many are needed,
+    which may be fewer."""
 
     probe_doublings: Annotated[int, Field(ge=0, le=10)] = 2
-    """Most times that ``nprobe`` is doubled while recall is too low."""
+    """Most times that ``nprobe`` is doubled while recall is too low. Where a sample shows that this will not do,
+    nothing is compared, and ``fallback`` decides."""
 
     rounds: Annotated[int, Field(ge=0, le=20)] = 4
-    """Most rounds of comparing neighbours of neighbours. They end when recall is reached."""
+    """Most rounds of comparing neighbours of neighbours. They end when recall is reached. By Spark only: in the job's
+    own process probing more partitions takes less time."""
 
     delta: Annotated[float, Field(ge=0, le=1)] = 0.005
     """A round that changes a smaller share of all entries is the last (NN-descent's delta)."""
 
     nndescent_rows: Annotated[int, Field(ge=1)] = 60_000
     """Partitions with this many vectors or more are searched by pynndescent. In smaller ones comparing all pairs is
-    faster."""
+    faster. By Spark only."""
 
     threads: Annotated[int, Field(ge=1)] = 1
     """Threads of pynndescent, whose lists depend on their number."""

@@ -22,18 +22,18 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from image_similarity.knn import candidates, recall
 from image_similarity.knn.recall import Recall
 from image_similarity.knn.warmup import warm_up
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.stages.neighbours.audit import Audit
+from image_similarity.stages.neighbours import audit
 from image_similarity.stages.neighbours.exchange import exchange, filled_by_brute_force
-from image_similarity.stages.neighbours.graph import Graph, layout_positions
+from image_similarity.stages.neighbours.graph import Graph
 from image_similarity.stages.neighbours.layout import Layout, lay_out
-from image_similarity.stages.neighbours.plan import block_rows_for, cores_of, nlist_for, nprobe_for
+from image_similarity.stages.neighbours.plan import block_rows_for, cores_of, max_nprobe, nlist_for, nprobe_for
 from image_similarity.stages.neighbours.previous import LISTS
 from image_similarity.stages.neighbours.probing import probe, within_blocks
+from image_similarity.stages.neighbours.quality import Approximation, Audit
 from image_similarity.stages.neighbours.vectors import Packed
 from image_similarity.warehouse.workspace import Workspace
 
@@ -42,20 +42,11 @@ _EXTRA_ENTRIES = 14
 
 
 @dataclass(frozen=True)
-class ApproximateResult:
+class ApproximateResult(Approximation):
     """Lists of similar neighbours, their recall, and how they were found."""
 
     lists: DataFrame
     """index, similar, dissimilar: one row for each block, in the form that `exact` leaves; dissimilar is empty."""
-    recall: Recall
-    nlist: int
-    nprobe: int
-    """The number of partitions that each vector was compared with, its home partition among them."""
-    rounds: int
-    """The number of rounds in which neighbours of neighbours were compared."""
-    good_enough: bool
-    across_borders: float | None
-    """The recall of those true neighbours whose home partition is not the vector's own; None if there are none."""
 
 
 def run(
@@ -72,21 +63,21 @@ def run(
     """
     nlist = nlist_for(packed.vectors, packed.dimensions, settings, approximate)
     nprobe = nprobe_for(packed.vectors, nlist, approximate)
-    max_nprobe = nprobe * 2**approximate.probe_doublings
+    most = max_nprobe(packed.vectors, nlist, approximate)
     block_rows = block_rows_for(packed.vectors, packed.dimensions, settings)
     with step(spark, "cut into parts"):
         folder = scratch.location("parts")
         layout = lay_out(
-            spark, packed, settings.metric, common_scale, nlist, max_nprobe, block_rows, settings, approximate, folder
+            spark, packed, settings.metric, common_scale, nlist, most, block_rows, settings, approximate, folder
         )
     graph, probed, rounds = Graph(layout, min(settings.similar, packed.vectors - 1) + _EXTRA_ENTRIES), 0, 0
     _compile(spark, layout, approximate)
     graph = within_blocks(spark, graph, settings, approximate)
-    audit = Audit.begin(spark, packed, common_scale, settings, approximate)
-    positions = layout.array("positions")[audit.vectors]
+    sample = audit.begin(spark, packed, common_scale, settings, approximate)
+    positions = layout.array("positions")[sample.vectors]
 
     def measure(graph: Graph) -> tuple[Recall, bool]:
-        recall = audit.recall(candidates.distances_of(audit.of_images(graph.lists(positions)[0])))
+        recall = sample.recall_of_lists(graph.lists(positions)[0])
         return recall, recall.reaches(approximate.recall_target, approximate.recall_slack)
 
     while True:
@@ -100,13 +91,13 @@ def run(
             (recall, is_good), rounds_since, rounds = measure(graph), rounds_since + 1, rounds + 1
         if is_good or nprobe >= layout.max_nprobe:
             return ApproximateResult(
-                _lists(spark, graph),
                 recall,
                 len(layout.partition_starts) - 1,
                 nprobe,
                 rounds,
                 is_good,
-                _across_borders(graph, audit),
+                _across_borders(graph, sample),
+                _lists(spark, graph),
             )
         nprobe *= 2
 
@@ -127,21 +118,11 @@ def _compile(spark: SparkSession, layout: Layout, approximate: ApproximateSettin
         spark.range(0, workers, 1, workers).mapInArrow(compile_all, "id long").count()
 
 
-def _across_borders(graph: Graph, audit: Audit) -> float | None:
-    """`ApproximateResult.across_borders`, measured on the audited vectors.
-
-    A true neighbour that is not in the list counts as found if the list is complete: others in it are as near.
-    """
+def _across_borders(graph: Graph, sample: Audit) -> float | None:
+    """`Approximation.across_borders`, measured on the audited vectors."""
     position_of, home = graph.layout.array("positions"), graph.layout.array("probes")[:, 0]
-    positions = position_of[audit.vectors]
-    lists = audit.nearest, graph.lists(positions)[0]
-    true_positions, listed_positions = (layout_positions(keys, position_of) for keys in lists)
-    is_complete = recall.of_each(*(candidates.distances_of(keys) for keys in reversed(lists))) == 1
-    across = (true_positions >= 0) & (home[np.maximum(true_positions, 0)] != home[positions][:, None])
-    is_listed = np.array(
-        [np.isin(true_row, listed_row) for true_row, listed_row in zip(true_positions, listed_positions)]
-    ).reshape(true_positions.shape)
-    return float((is_listed | is_complete[:, None])[across].mean()) if across.any() else None
+    home_of_number = np.where(position_of < 0, -1, home[np.maximum(position_of, 0)])
+    return sample.across_borders(graph.lists(position_of[sample.vectors])[0], home_of_number)
 
 
 def _lists(spark: SparkSession, graph: Graph) -> DataFrame:

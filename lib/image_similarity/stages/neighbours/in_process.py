@@ -81,14 +81,15 @@ def run(
     plan: Plan,
     state: Workspace,
     previous_run: PreviousRun | None,
+    loaded: Loaded | None = None,
 ) -> Outputs:
     """Neighbours among the images of ``source``. ``state`` receives what the next run may need.
 
-    ``spark``: a session, for the names of steps; it is not started. ``previous_run``: see `stage.run`. Raises
-    ``JobFailed`` for a GPU that fails.
+    ``spark``: a session, for the names of steps; it is not started. ``previous_run``: see `stage.run`. ``loaded``: what
+    ``source`` holds, if it is in memory. Raises ``JobFailed`` for a GPU that fails.
     """
     with step(spark, "pack vectors"):
-        loaded = load(source, settings, plan.cores)
+        loaded = load(source, settings, plan.cores) if loaded is None else loaded
         vectors, numbers = loaded.vectors, loaded.numbers
         is_new, known = _known(previous_run, loaded) if previous_run else (np.ones(len(vectors), np.bool_), None)
     with _named_device():

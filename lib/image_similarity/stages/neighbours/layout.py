@@ -21,7 +21,7 @@ from image_similarity.knn.nndescent import LEAST_ROWS
 from image_similarity.knn.rerank import Part
 from image_similarity.knn.scoring import FLOAT32
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.stages.neighbours.numbers import ALIVE, alive_file, load, save
+from image_similarity.stages.neighbours.numbers import ALIVE, alive_file, load, sampled, save
 from image_similarity.stages.neighbours.plan import TASKS_PER_CORE, cores_of, sample_for
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
 from image_similarity.storage import uris
@@ -207,17 +207,6 @@ def _packed_places(blocks: Blocks) -> tuple[Indices, NDArray[Any]]:
     places["block"] = np.repeat(np.arange(len(alive)), list(map(len, alive)))
     places["place"] = np.concatenate([np.arange(len(rows)) for rows in alive])
     return np.concatenate(alive), places
-
-
-def sampled(digests: NDArray[np.bytes_], size: int, seed: int) -> Indices:
-    """Indices of ``size`` of ``digests`` (n,), or of all: those that a hash with ``seed`` puts first."""
-    words = np.frombuffer(digests.tobytes(), np.uint8).reshape(len(digests), -1)[:, :8].copy().view(np.uint64)[:, 0]
-    # A digest is random already; the seed turns it into another random number (Steele et al., splitmix64).
-    with np.errstate(over="ignore"):
-        words = words + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
-        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.lexsort((digests, words))[:size]
 
 
 def _train(spark: SparkSession, layout: Layout, sample: NDArray[Any], nlist: int, seed: int) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.knn import all_pairs, backends, calibration, partitioning
-from image_similarity.knn.calibration import Rate
+from image_similarity.knn.calibration import ProbingRate, Rate
 from image_similarity.knn.scoring import FLOAT32, SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.storage import disk_space
@@ -38,6 +38,7 @@ _FIXED_APPROXIMATE_SECONDS, _ROW_APPROXIMATE_SECONDS = 6.5, 5.5e-5
 _WARMING_UP_IN_BLOCKS = 4.0
 # Seconds for each pair of a vector and a partition, and for each partition.
 _RANKING_SECONDS, _PARTITION_SECONDS = 2.5e-8, 2.5e-3
+_RANKING_SECONDS_HERE, _CANDIDATES = 3e-9, 24
 _MAX_STEPS = 16  # with the default settings; the lists of each step stay on disk
 _PARTITIONS_PER_ROOT = 4.0
 _ROWS_PER_NEIGHBOUR = 5
@@ -129,6 +130,10 @@ class Plan:
     """Why there."""
     device: str = CPU
     """What compares in this process, as torch names it."""
+    exact_seconds: float = 0.0
+    """What exact search would take, where ``method`` is approximate."""
+    probing: ProbingRate | None = None
+    """The speed of approximate search in this process, where that is the plan."""
 
     @property
     def lines(self) -> list[str]:
@@ -263,13 +268,15 @@ def make_here(
     plan = Plan(EXACT, rows, dimensions, rate, tiles, block, cores, seconds, disk, runner=PROCESS, device=device)
     if settings.method == EXACT or not settings.similar or device != CPU:
         return plan  # approximate search, which no GPU does, takes longer than all pairs on one
-    return _with_approximate(plan, settings, approximate)
+    return _with_approximate_here(plan, settings, approximate)
 
 
 def _device(settings: NeighboursSettings, is_long: bool) -> str:
     """What compares in this process. torch, whose import takes seconds, is asked for a GPU only where one may be of
     use.
     """
+    if settings.method == APPROXIMATE and settings.similar:
+        return CPU
     if settings.device == CUDA or (settings.device == AUTO and is_long and backends.may_have_a_gpu()):
         from image_similarity.runtime import devices
 
@@ -320,15 +327,10 @@ def _takes(needed: int) -> str:
 def with_runner(plan: Plan, settings: NeighboursSettings, is_local: bool) -> Plan:
     """``plan``, which `make_here` made, with the runner that ``settings.runner`` asks for, and why.
 
-    ``is_local``: whether the session, if there is one, is on this machine alone. Raises ``WrongInput`` where this
-    process is asked for and cannot do it.
+    ``is_local``: whether the session, if there is one, is on this machine alone.
     """
     if settings.runner == PROCESS:
-        if plan.method == APPROXIMATE:
-            raise WrongInput("neighbours.runner = process, but approximate search needs Spark: choose method = exact")
         return replace(plan, because="neighbours.runner asks for it")
-    if plan.method == APPROXIMATE:
-        return replace(plan, runner=SPARK, because="the search is approximate")
     if not is_local and plan.seconds > _WORTH_PLANNING:
         return replace(plan, runner=SPARK, because=f"a cluster is there, and one machine takes {clock(plan.seconds)}")
     return replace(plan, because=_takes(plan.tiles.task_bytes))
@@ -350,6 +352,47 @@ def _with_approximate(plan: Plan, settings: NeighboursSettings, approximate: App
     )
     core_seconds += rows * (_ROW_APPROXIMATE_SECONDS + dimensions * _VALUE_SECONDS)
     approximate_seconds = _FIXED_APPROXIMATE_SECONDS + core_seconds / plan.cores + nlist * _PARTITION_SECONDS
+    disk = _disk_of_approximate(rows, dimensions, plan.disk, settings)
+    return _decided(plan, settings, approximate_seconds, disk, nlist, nprobe)
+
+
+def _with_approximate_here(plan: Plan, settings: NeighboursSettings, approximate: ApproximateSettings) -> Plan:
+    """The same where this process compares. Its speed is measured, except for work of seconds."""
+    if plan.seconds <= _WORTH_PLANNING:
+        if settings.method == AUTO:
+            return replace(plan, notes=("method auto: exact takes seconds: exact",))
+        plan = replace(plan, probing=ProbingRate(plan.rate.pairs / 4, plan.rate.pairs / 10, _PARTITION_SECONDS))
+    else:
+        plan = replace(plan, probing=calibration.probing_rate(plan.dimensions, settings.metric, settings.similar))
+    rows, dimensions = plan.rows, plan.dimensions
+    nlist = nlist_for(rows, dimensions, settings, approximate)
+    nprobe = min(nprobe_for(rows, nlist, approximate), nlist)
+    seconds = _FIXED_SECONDS_HERE + rows * (_ROW_SECONDS + dimensions * _VALUE_SECONDS) / plan.cores
+    seconds += cutting_seconds(nlist, approximate, plan) + probing_seconds(rows, nprobe * rows**2 // nlist, plan)
+    decided = _decided(plan, settings, seconds, plan.disk, nlist, nprobe)
+    return decided if decided.method == APPROXIMATE else replace(decided, probing=None)
+
+
+def cutting_seconds(nlist: int, approximate: ApproximateSettings, plan: Plan) -> float:
+    """What partitions, and the two samples that are compared with all vectors, take in this process."""
+    assert plan.probing is not None
+    products = 2 * 2 * plan.rows * nlist * plan.dimensions / plan.rate.product
+    samples = 2 * min(approximate.audit_queries, plan.rows) * plan.rows / plan.rate.pairs
+    return (
+        nlist * plan.probing.partition + (products + samples + plan.rows * nlist * _RANKING_SECONDS_HERE) / plan.cores
+    )
+
+
+def probing_seconds(rows: int, pairs: int, plan: Plan) -> float:
+    """What ``pairs`` of ``rows`` vectors and their probed partitions take in this process, with exact distances."""
+    assert plan.probing is not None
+    return (pairs / plan.probing.pairs + rows * _CANDIDATES / plan.probing.distances) / plan.cores
+
+
+def _decided(
+    plan: Plan, settings: NeighboursSettings, approximate_seconds: float, disk: Disk, nlist: int, nprobe: int
+) -> Plan:
+    """``plan``, of exact search, or the same of approximate search, which takes ``approximate_seconds``."""
     if settings.dissimilar:
         # Dissimilar neighbours need all pairs; finding similar ones on the way costs next to nothing.
         seconds, reason = (
@@ -363,15 +406,21 @@ def _with_approximate(plan: Plan, settings: NeighboursSettings, approximate: App
         )
     chosen = APPROXIMATE if settings.method == APPROXIMATE or seconds < plan.seconds else EXACT
     description = (
-        f"{nlist:,} partitions of about {rows // nlist:,} vectors, {nprobe:,} probed for each vector; about "
+        f"{nlist:,} partitions of about {plan.rows // nlist:,} vectors, {nprobe:,} probed for each vector; about "
         f"{clock(approximate_seconds)}",
     )
     decision = (f"method auto: {reason}: {chosen}",) if settings.method == "auto" else ()
     if chosen == EXACT:
         return replace(plan, notes=decision)
-    disk = _disk_of_approximate(rows, dimensions, plan.disk, settings)
-    all_pairs = settings.dissimilar > 0
-    return replace(plan, method=chosen, seconds=seconds, disk=disk, all_pairs=all_pairs, notes=description + decision)
+    return replace(
+        plan,
+        method=chosen,
+        seconds=seconds,
+        disk=disk,
+        all_pairs=settings.dissimilar > 0,
+        notes=description + decision,
+        exact_seconds=plan.seconds,
+    )
 
 
 def _disk_of_all_pairs(rows: int, dimensions: int, strips: int, screen: str, settings: NeighboursSettings) -> Disk:
@@ -395,7 +444,7 @@ def least_disk(rows: int, dimensions: int, settings: NeighboursSettings, continu
     """
     block = block_rows(rows, dimensions, settings)
     plans: list[Disk] = []
-    if settings.runner != SPARK and (settings.method != APPROXIMATE or not settings.similar):
+    if settings.runner != SPARK:
         plans.append(_disk_here(rows, settings))
     for screen in SCREENS if settings.screen == "auto" else [settings.screen]:
         try:
@@ -451,6 +500,11 @@ def nprobe_for(vectors: int, nlist: int, approximate: ApproximateSettings) -> in
     """The number of partitions that each vector probes at first: fewer where partitions are larger than by default."""
     rows = approximate.nprobe * approximate.partition_rows
     return min(approximate.nprobe, max(_MIN_NPROBE, round(rows * nlist / max(vectors, 1))))
+
+
+def max_nprobe(vectors: int, nlist: int, approximate: ApproximateSettings) -> int:
+    """The most partitions that each vector may probe."""
+    return nprobe_for(vectors, nlist, approximate) * int(2**approximate.probe_doublings)
 
 
 def cores_of(spark: "SparkSession") -> int:

@@ -15,7 +15,7 @@ from image_similarity.knn.screening import Choice
 from image_similarity.runtime.progress import step
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours import approximate as approximate_search
-from image_similarity.stages.neighbours import exact
+from image_similarity.stages.neighbours import exact, quality
 from image_similarity.stages.neighbours.approximate import ApproximateResult
 from image_similarity.stages.neighbours.exact import Output
 from image_similarity.stages.neighbours.local_source import LocalSource
@@ -77,7 +77,7 @@ def run(
         if result.good_enough:
             exact_settings = settings.model_copy(update={"similar": 0})
         elif approximate.fallback == "fail":
-            raise JobFailed(_too_low(result, approximate))
+            raise JobFailed(quality.too_low(result, approximate))
     if previous_run is not None and previous_run.similar < exact_settings.similar:
         # Exact lists take the place of approximate ones, of which the previous run left none.
         packed, previous_run = packed.all_new(), None
@@ -98,15 +98,6 @@ def run(
         brute_force=brute_force,
         screen=screen,
         approximate=result,
-    )
-
-
-def _too_low(result: ApproximateResult, approximate: ApproximateSettings) -> str:
-    return (
-        f"recall is {result.recall}, but approximate.recall_target is {approximate.recall_target} "
-        f"(and the interval may begin at {approximate.recall_target - approximate.recall_slack:.4g}): "
-        "nothing was published; raise approximate.nprobe, probe_doublings or rounds, or "
-        'set approximate.fallback = "exact"'
     )
 
 

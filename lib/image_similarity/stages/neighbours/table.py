@@ -84,9 +84,9 @@ class Naming:
 Rows = TypeVar("Rows", pa.RecordBatch, pa.Table)
 
 
-def labelled(rows: Rows, settings: NeighboursSettings, table: str) -> Rows:
-    """``rows`` of exact search in the schema of ``table``."""
-    labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": EXACT}
+def labelled(rows: Rows, settings: NeighboursSettings, table: str, method: str = EXACT) -> Rows:
+    """``rows`` of a search by ``method`` in the schema of ``table``."""
+    labels = {"fingerprint": settings.fingerprint, "metric": settings.metric, "method": method}
     columns = []
     for field in SCHEMAS[table]:
         if field.name in rows.schema.names:
