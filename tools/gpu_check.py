@@ -149,7 +149,7 @@ def check_new_vectors() -> None:
     table("New vectors among known ones", "vectors", "metric", "precision", "same")
     vectors = clustered(20_000 if HAS_GPU else 600, 64)
     n, d = vectors.shape
-    is_new: NDArray[np.bool_] = np.random.default_rng(1).random((n,)) < 0.02
+    is_new = np.less(np.random.default_rng(1).random(n), 0.02)
     old = np.nonzero(~is_new)[0]
     for metric, of_metric in METRICS.items():
         expected = all_pairs.neighbours(vectors, metric, K, K, threads=CORES)

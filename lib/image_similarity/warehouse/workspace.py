@@ -29,6 +29,11 @@ class Workspace:
     _root: str
     """The folder, for Spark's readers and writers."""
 
+    @property
+    def session(self) -> "SparkSession":
+        """The session that reads and writes here."""
+        return self._spark
+
     def write(self, name: str, rows: "DataFrame") -> "DataFrame":
         """Materialises ``rows`` as Parquet and reads them back, so they are computed only once."""
         parquet.write_folder(self.folder(name), rows)

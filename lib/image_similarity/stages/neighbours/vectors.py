@@ -176,7 +176,8 @@ def pack(
     vectors of the previous run, as `numbers.KNOWN`. Raises ``WrongInput`` for more vectors than can be numbered.
     """
     folder = scratch.location("blocks")
-    scratch.write("packed", _packed_by_tasks(source, _Packing(METRICS[settings.metric], block_rows, folder)))
+    packing = _Packing(METRICS[settings.metric], block_rows, folder)
+    scratch.write("packed", _packed_by_tasks(scratch.session, source, packing))
     packed = pa.concat_tables([_PACKED.empty_table(), *scratch.parts("packed", _PACKED.names)])
     written = _Written.of(packed)
     images = _images_of(source, scratch)
@@ -249,13 +250,13 @@ class _Written:
         )
 
 
-def _packed_by_tasks(source: Source | LocalSource, packing: "_Packing") -> DataFrame:
+def _packed_by_tasks(spark: SparkSession, source: Source | LocalSource, packing: "_Packing") -> DataFrame:
     """Rows of `_PACKED`. Tasks read the vectors of files on this machine themselves: so these do not pass through the
     JVM.
     """
     if not isinstance(source, LocalSource):
         return source.vectors.mapInArrow(packing.pack, from_arrow_schema(_PACKED))
-    spark, groups = SparkSession.active(), source.groups
+    groups = source.groups
     tasks = max(1, min(len(groups), TASKS_PER_CORE * cores_of(spark)))
 
     def read_and_pack(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
