@@ -102,7 +102,7 @@ def test_no_more_tasks_than_gpus_may_have(
 
     monkeypatch.setattr(stage, "progress", watched)
     arguments = ["--warehouse", tmp_path / "w", *tiny, *CLASSICAL, "--set", "embeddings.max_failed_fraction=0.5"]
-    arguments += ["--set", "embeddings.images_per_task=4"]
+    arguments += ["--set", "embeddings.images_per_task=4", "--set", "embeddings.runner=spark"]
     assert run(build_manifest, "--images", folder, *arguments) == 0
     for name in ("tiny", "colours"):
         assert run(embed_images, *arguments, "--fingerprint", name) == 0
@@ -256,14 +256,17 @@ def test_fingerprints_declared_alike_are_refused(
     assert "fingerprints colours and twin are declared alike" in capsys.readouterr().err
 
 
-def test_a_file_that_kills_its_worker_costs_one_row(run: Any, folder: Path, tmp_path: Path, tiny: list[str]) -> None:
-    """In a Spark of its own, whose workers start with a Pillow that aborts, hangs, or eats memory."""
+@pytest.mark.parametrize("runner", ["process", "spark"])
+def test_a_file_that_kills_its_worker_costs_one_row(
+    run: Any, folder: Path, tmp_path: Path, tiny: list[str], runner: str
+) -> None:
+    """In a job of its own, whose workers start with a Pillow that aborts, hangs, or eats memory."""
     (folder / "abort.png").write_bytes(b"ABORT, says this file")
     (folder / "hang.png").write_bytes(b"HANG, says this one")
     path = os.pathsep.join([str(ROOT / "tests" / "aborting"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
     again = ["--warehouse", str(tmp_path / "w"), *tiny, "--set", "embeddings.max_failed_fraction=0.5"]
-    again += ["--set", "embeddings.decode_seconds=2"]
+    again += ["--set", "embeddings.decode_seconds=2", "--set", f"embeddings.runner={runner}"]
     assert run(build_manifest, *again, "--images", folder) == 0
     command = [sys.executable, str(ROOT / "jobs" / "embed_images.py"), *again]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
