@@ -70,6 +70,32 @@ def test_several_fingerprints_in_one_job(run: Run, folder: Path, tmp_path: Path,
     assert not list((w / "_state" / "embed_images").glob("*/*")), "nothing is left of what is in the store"
 
 
+def test_this_process_and_spark_write_the_same_tables(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any
+) -> None:
+    """At first, when nothing has changed, and when some images are new, changed, copies, or gone."""
+    draw(folder / "copy.png", 3)
+    names = [part for name in ("tiny", "colours") for part in ("--fingerprint", name)]
+    options = [*tiny, *CLASSICAL, "--set", "embeddings.max_failed_fraction=0.5", *names]
+    for change in range(3):
+        if change == 2:
+            draw(folder / "0.png", 99)
+            draw(folder / "new.png", 100)
+            draw(folder / "another.png", 5)
+            (folder / "1.png").unlink()
+        found = []
+        for runner in ("process", "spark"):
+            w = tmp_path / runner
+            run_as = ["--warehouse", w, "--set", f"embeddings.runner={runner}", "--set", f"manifest.runner={runner}"]
+            assert run(build_manifest, "--images", folder, *run_as) == 0
+            assert run(embed_images, *run_as, *options) == 0
+            tables = [ask(w, f"SELECT * EXCLUDE (run_id) FROM {t} ORDER BY ALL") for t in ("manifest", "failures")]
+            tables.append(ask(w, "SELECT * FROM embeddings ORDER BY fingerprint, image_id"))
+            found.append(([counts(w, name) for name in ("tiny", "colours")], *tables))
+        assert found[0] == found[1]
+        assert found[0][0][0]["embedded"] == (12, 0, 2)[change]
+
+
 def test_a_damaged_checkpoint_costs_its_images_only(run: Run, folder: Path, tmp_path: Path, capsys: Any) -> None:
     """A machine lost its power while it wrote: no later run must fail of what is left of the file."""
     w = tmp_path / "w"
