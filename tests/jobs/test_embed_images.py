@@ -70,6 +70,32 @@ def test_several_fingerprints_in_one_job(run: Run, folder: Path, tmp_path: Path,
     assert not list((w / "_state" / "embed_images").glob("*/*")), "nothing is left of what is in the store"
 
 
+def test_this_process_and_spark_write_the_same_tables(
+    run: Run, folder: Path, tmp_path: Path, tiny: list[str], capsys: Any
+) -> None:
+    """At first, when nothing has changed, and when some images are new, changed, copies, or gone."""
+    draw(folder / "copy.png", 3)
+    names = [part for name in ("tiny", "colours") for part in ("--fingerprint", name)]
+    options = [*tiny, *CLASSICAL, "--set", "embeddings.max_failed_fraction=0.5", *names]
+    for change in range(3):
+        if change == 2:
+            draw(folder / "0.png", 99)
+            draw(folder / "new.png", 100)
+            draw(folder / "another.png", 5)
+            (folder / "1.png").unlink()
+        found = []
+        for runner in ("process", "spark"):
+            w = tmp_path / runner
+            run_as = ["--warehouse", w, "--set", f"embeddings.runner={runner}", "--set", f"manifest.runner={runner}"]
+            assert run(build_manifest, "--images", folder, *run_as) == 0
+            assert run(embed_images, *run_as, *options) == 0
+            tables = [ask(w, f"SELECT * EXCLUDE (run_id) FROM {t} ORDER BY ALL") for t in ("manifest", "failures")]
+            tables.append(ask(w, "SELECT * FROM embeddings ORDER BY fingerprint, image_id"))
+            found.append(([counts(w, name) for name in ("tiny", "colours")], *tables))
+        assert found[0] == found[1]
+        assert found[0][0][0]["embedded"] == (12, 0, 2)[change]
+
+
 def test_a_damaged_checkpoint_costs_its_images_only(run: Run, folder: Path, tmp_path: Path, capsys: Any) -> None:
     """A machine lost its power while it wrote: no later run must fail of what is left of the file."""
     w = tmp_path / "w"
@@ -102,7 +128,7 @@ def test_no_more_tasks_than_gpus_may_have(
 
     monkeypatch.setattr(stage, "progress", watched)
     arguments = ["--warehouse", tmp_path / "w", *tiny, *CLASSICAL, "--set", "embeddings.max_failed_fraction=0.5"]
-    arguments += ["--set", "embeddings.images_per_task=4"]
+    arguments += ["--set", "embeddings.images_per_task=4", "--set", "embeddings.runner=spark"]
     assert run(build_manifest, "--images", folder, *arguments) == 0
     for name in ("tiny", "colours"):
         assert run(embed_images, *arguments, "--fingerprint", name) == 0
@@ -256,14 +282,17 @@ def test_fingerprints_declared_alike_are_refused(
     assert "fingerprints colours and twin are declared alike" in capsys.readouterr().err
 
 
-def test_a_file_that_kills_its_worker_costs_one_row(run: Any, folder: Path, tmp_path: Path, tiny: list[str]) -> None:
-    """In a Spark of its own, whose workers start with a Pillow that aborts, hangs, or eats memory."""
+@pytest.mark.parametrize("runner", ["process", "spark"])
+def test_a_file_that_kills_its_worker_costs_one_row(
+    run: Any, folder: Path, tmp_path: Path, tiny: list[str], runner: str
+) -> None:
+    """In a job of its own, whose workers start with a Pillow that aborts, hangs, or eats memory."""
     (folder / "abort.png").write_bytes(b"ABORT, says this file")
     (folder / "hang.png").write_bytes(b"HANG, says this one")
     path = os.pathsep.join([str(ROOT / "tests" / "aborting"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
     again = ["--warehouse", str(tmp_path / "w"), *tiny, "--set", "embeddings.max_failed_fraction=0.5"]
-    again += ["--set", "embeddings.decode_seconds=2"]
+    again += ["--set", "embeddings.decode_seconds=2", "--set", f"embeddings.runner={runner}"]
     assert run(build_manifest, *again, "--images", folder) == 0
     command = [sys.executable, str(ROOT / "jobs" / "embed_images.py"), *again]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -2,7 +2,8 @@
 
 import builtins
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pyspark.sql import SparkSession
 import misbehaving
 from image_similarity.errors import WrongInput
 from image_similarity.settings import HttpSettings, ManifestSettings
-from image_similarity.stages.manifest import by_spark
+from image_similarity.stages.manifest import by_spark, in_process
 from image_similarity.stages.manifest import images as listing
 from image_similarity.storage import blobs
 from image_similarity.warehouse.warehouse import Warehouse
@@ -48,11 +49,33 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_on(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
-    """`by_spark.run`, whose frames can be read until the end of the test."""
+    """`by_spark.run`, whose frames can be read until the end of the test.
+
+    `in_process.run` must give the same rows, or the same error, wherever it can be used.
+    """
     with Warehouse(spark, str(tmp_path_factory.mktemp("warehouse"))).scratch("r1") as scratch:
-        yield lambda images, settings=ManifestSettings(), **options: by_spark.run(
-            spark, str(images), settings, scratch, **options
-        )
+
+        def run(images: Any, settings: ManifestSettings = ManifestSettings(), **options: Any) -> by_spark.Manifest:
+            here: in_process.Manifest | WrongInput | None
+            try:
+                here = in_process.run(str(images), settings, options.get("read_seconds", 120.0))
+            except WrongInput as error:
+                here = error
+            try:
+                built = by_spark.run(spark, str(images), settings, scratch, **options)
+            except WrongInput as error:
+                assert here is None or str(here) == str(error)
+                raise
+            if here is not None and "sample" not in options:
+                assert isinstance(here, in_process.Manifest) and here.skipped == built.skipped
+                assert rows_of(here.rows) == rows_of(built.rows.toArrow().to_batches())
+            return built
+
+        yield run
+
+
+def rows_of(batches: Iterable[pa.RecordBatch]) -> list[dict[str, Any]]:
+    return sorted((row for batch in batches for row in batch.to_pylist()), key=lambda row: str(row["image_id"]))
 
 
 @pytest.fixture
@@ -250,3 +273,21 @@ def test_listing_opens_no_image(run_on: Built, tmp_path: Path, monkeypatch: pyte
     assert [file for file in opened if file.endswith(".jpg")] == []
     blobs.read(str(tmp_path / "good.jpg"), 1)
     assert [file for file in opened if file.endswith(".jpg")], "which would be noticed"
+
+
+def test_what_this_process_leaves_to_spark(tmp_path: Path) -> None:
+    """More images than it holds, and lists of files elsewhere."""
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").touch()
+    (tmp_path / "list.csv").write_text("uri\na.jpg\nb.jpg\nc.jpg\n")
+    (tmp_path / "mixed.csv").write_text("uri\na.jpg\nhttps://example.org/b.jpg\n")
+    for images in (tmp_path, tmp_path / "*.jpg", tmp_path / "list.csv"):
+        assert in_process.run(str(images), ManifestSettings(), 120.0, most=3) is not None
+        assert in_process.run(str(images), ManifestSettings(), 120.0, most=2) is None
+    assert in_process.run(str(tmp_path / "mixed.csv"), ManifestSettings(), 120.0) is None
+
+
+def test_files_from_before_1970_have_their_time(run_on: Built, tmp_path: Path) -> None:
+    (tmp_path / "old.jpg").touch()
+    os.utime(tmp_path / "old.jpg", ns=(-1_999_999_999, -1_999_999_999))
+    assert run_on(tmp_path).rows.count() == 1

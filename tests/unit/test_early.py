@@ -361,7 +361,8 @@ def test_where_only_the_jvm_will_know(where: str, place: Path, monkeypatch: pyte
     assert scratch_folders() == []
     monkeypatch.setattr(disk_space, "_free", lambda folder: 0 if folder == "/tmp" else 2**40)
     monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
-    assert "started" in told_early(build_manifest, ["--images", "pictures"], 1, capsys)
+    by_spark = ["--images", "pictures", "--set", "manifest.runner=spark"]
+    assert "started" in told_early(build_manifest, by_spark, 1, capsys)
 
 
 @pytest.mark.parametrize(("master", "folders"), [("local[2]", ["a", "b"]), ("spark://h:7077", [])])
@@ -385,8 +386,7 @@ def test_where_a_session_that_is_there_writes(
 
 def test_a_disk_that_says_nothing_of_its_size_is_not_full(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 0))
-    monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
-    assert main(build_manifest, ["--warehouse", "w", "--images", "pictures"]) == 1
+    assert main(build_manifest, ["--warehouse", "w", "--images", "pictures"]) == 0
 
 
 def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -421,7 +421,8 @@ def test_a_disk_too_small_for_what_will_be_written(place: Path, monkeypatch: pyt
     monkeypatch.setattr(command_line, "open_session", lambda name: (_ for _ in ()).throw(JobFailed("started")))
     fill(monkeypatch, 2**40)
     assert "started" in told_early(find_neighbours, by_spark, 1, capsys)
-    assert "started" in told_early(embed_images, COLOURS, 1, capsys)
+    by_spark = [*COLOURS, "--set", "embeddings.runner=spark"]
+    assert "started" in told_early(embed_images, by_spark, 1, capsys)
 
 
 def test_only_first_vectors_must_fit_on_a_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

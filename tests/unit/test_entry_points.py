@@ -10,7 +10,16 @@ import pytest
 from image_similarity.jobs import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ("__init__", "command_line", "declaration", "early", "job", "neighbour_runners", "same_way")
+SHARED = (
+    "__init__",
+    "command_line",
+    "declaration",
+    "early",
+    "embedding_runners",
+    "job",
+    "neighbour_runners",
+    "same_way",
+)
 JOBS = sorted(
     file.stem for file in (ROOT / "lib" / "image_similarity" / "jobs").glob("*.py") if file.stem not in SHARED
 )

@@ -96,6 +96,7 @@ def check_fingerprints(arguments: argparse.Namespace, settings: Settings) -> Non
     """Raises ``WrongInput`` for what is seen before Spark is started: fingerprints, networks, layers and local files of
     weights that do not exist, and settings other than those of the vectors that are published.
     """
+    runners.check(settings, arguments.warehouse)
     published = early.snapshot(arguments.warehouse)
     if published:
         same_way.check_declared(published, _wanted(arguments, settings), settings)

@@ -1,6 +1,8 @@
 """images -> manifest -> embeddings -> neighbours -> gallery, in one Spark application."""
 
 import argparse
+import hashlib
+import heapq
 import shlex
 import sys
 import textwrap
@@ -10,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from image_similarity.jobs import build_manifest, command_line, embed_images, find_neighbours, render_gallery
 from image_similarity.jobs.job import Application, work_on
@@ -21,6 +23,7 @@ from image_similarity.runtime import progress
 from image_similarity.settings import Settings
 from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
+from image_similarity.warehouse.snapshot import Snapshot
 
 EXAMPLES = 6
 NEIGHBOURS_SHOWN = 3
@@ -128,38 +131,72 @@ def _totals(application: Application, fingerprint: str) -> Iterator[tuple[str, s
 
 def _copies(application: Application, fingerprint: str) -> int:
     """The number of images that have the same bytes as another one, which counts as the original."""
+    if application.warehouse.local_root is not None:  # without Spark, which may not be started
+        contents = application.warehouse.snapshot().table("embeddings", fingerprint, ["content_sha256"])[0]
+        return len(contents) - int(pc.count_distinct(contents).as_py())
+    from pyspark.sql import functions as F
+
     runs = application.warehouse.current().runs("embeddings", fingerprint)
-    contents = application.warehouse.read("embeddings", runs).select("content_sha256")
+    rows = application.warehouse.read("embeddings", runs).select("content_sha256")
     with progress.described(application.session, "count copies"):
-        images, distinct = contents.agg(F.count("*"), F.count_distinct("content_sha256")).collect()[0]
+        images, distinct = rows.agg(F.count("*"), F.count_distinct("content_sha256")).collect()[0]
     return int(images - distinct)
 
 
 def _show_examples(application: Application, slot: str) -> None:
     """Shows a few images, chosen by a hash of their id, each with its nearest neighbours."""
-    pointer, warehouse = application.warehouse.current(), application.warehouse
-    images = warehouse.read("manifest", pointer.runs("manifest", ""))
-    attributes = images.select("image_id", "attributes")
-    nearest = warehouse.read("neighbours", pointer.runs("neighbours", slot)).where(F.col("relation") == SIMILAR)
-    nearest = nearest.where(F.col("rank") <= NEIGHBOURS_SHOWN)
-    examples = nearest.where("rank = 1").orderBy(F.xxhash64("image_id")).limit(EXAMPLES).select("image_id")
-    shown = _with_attributes(nearest.join(F.broadcast(examples), "image_id"), attributes).orderBy("image_id", "rank")
-    with progress.described(application.session, "show examples"):
-        rows = shown.collect()
+    if application.warehouse.local_root is not None:
+        rows = _examples_here(application.warehouse.snapshot(), slot)
+    else:
+        rows = _examples_by_spark(application, slot)
     if rows:
         say(f"some images and their nearest others ({slot} distances):")
         say(aligned(_example_rows(rows, application.settings.gallery.title_attributes)))
 
 
-def _with_attributes(rows: DataFrame, attributes: DataFrame) -> DataFrame:
+def _examples_here(published: Snapshot, slot: str) -> list[dict[str, Any]]:
+    """image_id, rank, neighbour_id, distance, attributes and neighbour_attributes of the nearest of a few images."""
+    import pyarrow.dataset as ds
+
+    is_near = (ds.field("relation") == SIMILAR) & (ds.field("rank") <= NEIGHBOURS_SHOWN)
+    columns = ["image_id", "rank", "neighbour_id", "distance"]
+    near = published.dataset("neighbours", slot).to_table(columns=columns, filter=is_near)
+    ids = near.filter(pc.equal(near["rank"], 1))["image_id"].to_pylist()
+    chosen = heapq.nsmallest(EXAMPLES, ids, key=lambda image_id: hashlib.sha256(image_id.encode()).hexdigest())
+    rows = near.filter(pc.is_in(near["image_id"], pa.array(chosen, pa.string()))).to_pylist()
+    shown = pa.array({row[column] for row in rows for column in ("image_id", "neighbour_id")}, pa.string())
+    images = published.dataset("manifest").to_table(
+        columns=["image_id", "attributes"], filter=ds.field("image_id").isin(shown)
+    )
+    of = {image["image_id"]: dict(image["attributes"] or ()) for image in images.to_pylist()}
+    return [
+        {**row, "attributes": of[row["image_id"]], "neighbour_attributes": of[row["neighbour_id"]]}
+        for row in sorted(rows, key=lambda row: (row["image_id"], row["rank"]))
+        if row["image_id"] in of and row["neighbour_id"] in of
+    ]
+
+
+def _examples_by_spark(application: Application, slot: str) -> list[Any]:
+    """The same rows as `_examples_here`, of a warehouse that is not on this machine."""
+    from pyspark.sql import functions as F
+
+    pointer, warehouse = application.warehouse.current(), application.warehouse
+    images = warehouse.read("manifest", pointer.runs("manifest", ""))
+    attributes = images.select("image_id", "attributes")
     of_neighbours = attributes.toDF("neighbour_id", "neighbour_attributes")
-    return rows.join(attributes, "image_id").join(of_neighbours, "neighbour_id")
+    nearest = warehouse.read("neighbours", pointer.runs("neighbours", slot)).where(F.col("relation") == SIMILAR)
+    nearest = nearest.where(F.col("rank") <= NEIGHBOURS_SHOWN)
+    examples = nearest.where("rank = 1").orderBy(F.sha2("image_id", 256)).limit(EXAMPLES).select("image_id")
+    shown = nearest.join(F.broadcast(examples), "image_id").join(attributes, "image_id")
+    shown = shown.join(of_neighbours, "neighbour_id").orderBy("image_id", "rank")
+    with progress.described(application.session, "show examples"):
+        return shown.collect()
 
 
 def _example_rows(neighbours: list[Any], titles: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     for row in neighbours:
-        image = _name(row.image_id, row.attributes, titles) if row["rank"] == 1 else ""
-        yield image, f"{row.distance:.4f}", _name(row.neighbour_id, row.neighbour_attributes, titles)
+        image = _name(row["image_id"], row["attributes"], titles) if row["rank"] == 1 else ""
+        yield image, f"{row['distance']:.4f}", _name(row["neighbour_id"], row["neighbour_attributes"], titles)
 
 
 def _name(image_id: str, attributes: Mapping[str, str] | None, titles: tuple[str, ...]) -> str:

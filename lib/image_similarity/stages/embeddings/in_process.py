@@ -50,6 +50,9 @@ _MODULES = {
 }
 """Kind of a fingerprint -> what computes it. Importing torch takes seconds."""
 
+_BATCH = 16
+"""Pictures of 224 pixels in a batch on a CPU. One that is not full takes as long."""
+
 _ROWS = 1024  # of vectors, in memory at once
 
 
@@ -213,7 +216,7 @@ def _results(
     # As in `stage`: copies of a file fall into the same task, and the largest files come first.
     ordered = sorted(unread, key=lambda row: (-row.size_bytes, row.image_id))
     tasks = processes.task_count(cores, len(ordered), LEAST_IMAGES_PER_TASK, settings.images_per_task)
-    parts = _parts(ordered, min(tasks, most or tasks))
+    parts = _parts(ordered, min(tasks, most or tasks), settings.images_per_task)
     shares = [_Share(part, work, available, settings, http, time.time()) for part in parts]
     answers: list[list[Results]] = [[] for _ in parts]
     results: dict[str, dict[str, Any]] = {}
@@ -237,10 +240,11 @@ def _results(
     return results
 
 
-def _parts(rows: list[Row], count: int) -> list[list[Row]]:
-    """``rows`` in ``count`` parts or fewer, of whole batches: a batch that is not full takes as long as one that is."""
+def _parts(rows: list[Row], count: int, most: int) -> list[list[Row]]:
+    """``rows`` in ``count`` parts or fewer, of ``most`` rows at most, and of whole batches if possible."""
     size = -(-len(rows) // count)
-    size = -(-size // LEAST_IMAGES_PER_TASK) * LEAST_IMAGES_PER_TASK if count > 1 else size
+    whole = -(-size // _BATCH) * _BATCH
+    size = whole if whole <= most else size
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
