@@ -162,7 +162,7 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_read(
     assert "neighbours.device = cuda, but torch" in line and line.endswith("choose auto or cpu")
 
 
-def test_a_gpu_is_refused_where_spark_would_compare(
+def test_a_gpu_is_refused_where_none_would_compare(
     tmp_path: Path, gpus: list[Cuda], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(command_line, "open_session", lambda name: pytest.fail("Spark was started"))
@@ -170,13 +170,13 @@ def test_a_gpu_is_refused_where_spark_would_compare(
     cases = {
         "neighbours.runner asks for Spark": [here, "--embeddings", own, "--set", "neighbours.runner=spark"],
         "hdfs://nowhere/w is not on this machine": ["hdfs://nowhere/w", "--embeddings", own],
-        "the search is approximate": [here, "--embeddings", own, "--method", "approximate"],
+        "approximate search uses no GPU": [here, "--embeddings", own, "--method", "approximate"],
         "more than neighbours.process_bytes": [here, "--embeddings", own, "--set", "neighbours.process_bytes=0"],
     }
     for reason, options in cases.items():
         assert main(find_neighbours, ["--set", "neighbours.device=cuda", "--warehouse", *options]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "neighbours.device = cuda, but Spark's tasks" in line and reason in line
+        assert "neighbours.device = cuda, but " in line and reason in line
     assert not gpus and not (tmp_path / "w").exists()
 
 
