@@ -3,12 +3,11 @@
     .venv/bin/python tests/benchmarks/embed_images.py [--images 240] [--rounds 3] [--network vgg16 --layer fc2]
     [--folder F]
 
-Ours is the whole stage, from the manifest to Parquet of new vectors: listing tasks, fetching, hashing, decoding,
-inference, saving, counting, and writing the table. Excluded is what happens once per application: the session, the
-start of the workers and their import of torch, drawing untrained weights. They are paid by a first round over 16
-images, whose seconds are printed. The bare loop reads, decodes, resizes and infers in one process with as many threads
-as there are cores, in the memory layout that convolutions like best. In bfloat16, too: with the speed, and how many of
-the ten nearest neighbours are the same.
+Ours is the whole stage by worker processes, from the manifest to Parquet of new vectors: sharing out, fetching,
+hashing, decoding, inference, saving, and writing the table. Excluded is what happens once per application: the import
+of torch, drawing untrained weights. It is paid by a first round over 16 images, whose seconds are printed. The bare
+loop reads, decodes, resizes and infers in one process with as many threads as there are cores, in the memory layout
+that convolutions like best. In bfloat16, too: with the speed, and how many of the ten nearest neighbours are the same.
 """
 
 import argparse
@@ -22,20 +21,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from image_similarity.fingerprints import networks
 from image_similarity.fingerprints.inference import Inference
 from image_similarity.fingerprints.networks import Prepared
 from image_similarity.imaging import decoding
-from image_similarity.runtime.session import open_session
-from image_similarity.runtime.tasks import ship
-from image_similarity.settings import EmbeddingsSettings, HttpSettings, ManifestSettings
-from image_similarity.stages.embeddings import checkpoints, stage
+from image_similarity.runtime import processes
+from image_similarity.runtime.session import available_cores, lazy_session, open_session
+from image_similarity.settings import EmbeddingsSettings, HttpSettings, ManifestSettings, NetworkSettings
+from image_similarity.stages.embeddings import checkpoints, in_process
 from image_similarity.stages.embeddings.outcomes import Retry
-from image_similarity.stages.manifest import by_spark
+from image_similarity.stages.manifest import in_process as listing
 from image_similarity.warehouse.records import new_run_id
 from image_similarity.warehouse.warehouse import Warehouse
 from tools import samples
@@ -66,36 +68,38 @@ class Ours:
     """The stage over a manifest, each time into a warehouse of its own."""
 
     def __init__(self, session: SparkSession, folder: Path, prepared: Prepared, file: Path):
-        self._session, self._folder, self._prepared = session, folder, prepared
-        self._file = ship(session, file)
+        self._session, self._folder, self._prepared, self._file = session, folder, prepared, file
         self.vectors: NDArray[np.float32] = np.zeros((0, 0), np.float32)
         """Of the last run, in the order of image_id."""
 
-    def __call__(self, images: DataFrame) -> float:
+    def __call__(self, images: pa.Table) -> float:
         """Seconds."""
         warehouse, run = Warehouse(self._session, str(self._folder / new_run_id())), new_run_id()
-        state = warehouse.state_of("embed_images", run)
-        fingerprint = stage.Fingerprint(
+        nothing = warehouse.snapshot().table
+        fingerprint = in_process.Fingerprint(
             name="bench",
             spec=self._prepared.network,
-            file=self._file,
-            published=warehouse.read("embeddings", []),
-            failures=warehouse.read("failures", []),
+            file=str(self._file),
+            published=nothing("embeddings"),
+            failures=nothing("failures"),
             failures_hold=False,
-            vectors=warehouse.read("vectors", []),
-            checkpoints=warehouse.read_folders([], checkpoints.SCHEMA),
-            folder=state.location(checkpoints.FOLDER),
+            contents=frozenset(),
+            checkpoints=(),
+            folder=warehouse.state_of("embed_images", run).location(checkpoints.FOLDER),
         )
-        with warehouse.scratch(run) as scratch:
-            start = time.perf_counter()
-            settings = EmbeddingsSettings(), HttpSettings()
-            (outputs,) = stage.run(self._session, images, [fingerprint], *settings, Retry(), scratch)
-            new = warehouse.read_folders([state.folder(checkpoints.FOLDER)], checkpoints.SCHEMA)
-            warehouse.write("vectors", run, stage.new_vectors(new, fingerprint.vectors))
-            seconds = time.perf_counter() - start
-            assert outputs.read == images.count() and new.count() > 0.9 * outputs.read, "all but copies were embedded"
-            rows = new.orderBy("image_id").select("embedding").toArrow()["embedding"].combine_chunks()
-            self.vectors = rows.flatten().to_numpy().reshape(len(rows), -1)
+        server = in_process.prepare_workers([NetworkSettings(network=self._prepared.network.network)])
+        settings = EmbeddingsSettings(), HttpSettings()
+        start = time.perf_counter()
+        (outputs,) = in_process.run(
+            self._session, available_cores(), lambda: server, images, [fingerprint], *settings, Retry()
+        )
+        files, _ = checkpoints.files(fingerprint.folder)
+        warehouse.write_here("vectors", run, in_process.new_vectors(files, frozenset()))
+        seconds = time.perf_counter() - start
+        new = pa.concat_tables(pq.read_table(file, columns=["image_id", "embedding"]) for file in files)
+        assert outputs.read == len(images) and len(new) > 0.9 * outputs.read, "all but copies were embedded"
+        rows = new.sort_by("image_id")["embedding"].combine_chunks()
+        self.vectors = rows.flatten().to_numpy().reshape(len(rows), -1)
         return seconds
 
 
@@ -125,13 +129,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         listed, files = _files(arguments, folder)
-        session = open_session("bench")
+        session = lazy_session(lambda: open_session("bench"))  # which names the work, and is never started
         state = networks.untrained_state(arguments.network, SEED)
-        warehouse = Warehouse(session, str(folder / "w"))
-        with warehouse.scratch("r0") as scratch:
-            whole = by_spark.run(session, str(listed), ManifestSettings(), scratch).rows
-            warehouse.write("manifest", "r0", whole.where(whole.uri.isin([str(file) for file in files])))
-        images = warehouse.read("manifest", ["r0"])
+        built = listing.run(str(listed), ManifestSettings(), EmbeddingsSettings().read_seconds)
+        assert built is not None
+        images = pa.Table.from_batches(built.rows)
+        images = images.filter(pc.is_in(images["uri"], pa.array(map(str, files))))
         candidates: dict[str, Callable[[], float]] = {}
         ours, first = {}, {}
         for precision in ("float32", "bfloat16"):
@@ -139,14 +142,14 @@ def main() -> int:
             file = folder / f"{precision}.pt"
             prepared.save(file)
             ours[precision] = Ours(session, folder, prepared, file)
-            first[precision] = ours[precision](images.limit(16))
+            first[precision] = ours[precision](images.slice(0, 16))
             candidates[f"embed_images, {precision}"] = lambda run=ours[precision]: run(images)  # type: ignore[misc]
             candidates[f"bare loop, {precision}"] = lambda p=prepared, f=file: bare_loop(p, f, files)  # type: ignore[misc]
         seconds: dict[str, list[float]] = {candidate: [] for candidate in candidates}
         for _ in range(arguments.rounds):
             for candidate, run in candidates.items():
                 seconds[candidate].append(run())
-        session.stop()
+        processes.release()
     report(arguments, seconds, first)
     share = same_neighbours(ours["float32"].vectors, ours["bfloat16"].vectors)
     print(f"recall@{K} of neighbours in bfloat16: {share:.4f}")

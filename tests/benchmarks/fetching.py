@@ -116,7 +116,7 @@ def _embedding(session: SparkSession, folder: Path, weights: str) -> Callable[[s
 
         shared = ["--warehouse", str(folder / new_run_id()), "--set", f"fingerprints.small={declared}"]
         shared += ["--set", "neighbours.fingerprint=small", "--set", "http.private_addresses=true"]
-        shared += ["--set", "http.connections_per_host=8"]
+        shared += ["--set", "http.connections_per_host=8", "--set", "embeddings.runner=spark"]  # its workers stay
         assert (
             command_line.main(build_manifest, [*shared, "--images", str(folder / f"{source}.csv")], session=session)
             == 0

@@ -1,0 +1,101 @@
+"""Embedding without Spark: what is known, how images are shared out, and which vectors are new."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from image_similarity.errors import JobFailed
+from image_similarity.fingerprints.colour_histogram import described
+from image_similarity.settings import EmbeddingsSettings
+from image_similarity.stages.embeddings import in_process
+from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
+from image_similarity.stages.embeddings.embedder import Row
+from image_similarity.stages.embeddings.outcomes import CHECKPOINT, FAILED, PUBLISHED, Retry
+
+SPEC = described("hsv", (2, 2, 2), scaled=True)
+
+
+def checkpoint(folder: Path, attempt: int, *images: str) -> str:
+    """A file with a vector for each of ``images``, which are named after their content."""
+    writer = CheckpointWriter(str(folder), SPEC.key, 0, attempt, 0.0, 0.0)
+    sources = [VectorSource(image[0], 2, 3, image, "v1") for image in images]
+    writer.add(sources, np.full((len(images), 8), attempt, np.float32))
+    writer.write()
+    return str(folder / f"part-00000-{attempt}-00000.parquet")
+
+
+def fingerprint(key: str = SPEC.key, files: Sequence[str] = (), failures_hold: bool = True) -> in_process.Fingerprint:
+    names = ["image_id", "source_version"]
+    published = pa.table([["a"], ["v1"], ["A"], [key]], names=[*names, "content_sha256", "fingerprint_key"])
+    rows = [["a", "f", "g", "h"], ["v1", "v1", "v1", None]]
+    reasons: list[Any] = [["not_an_image", "not_an_image", "timeout", "not_an_image"], ["no picture"] * 4]
+    failures = pa.table([*rows, *reasons], names=[*names, "reason", "detail"])
+    return in_process.Fingerprint("f", SPEC, None, published, failures, failures_hold, frozenset("A"), files, "")
+
+
+def known(of: in_process.Fingerprint, retry: Retry = Retry(), **settings: Any) -> dict[str, tuple[int | None, Any]]:
+    found = in_process._known(of, EmbeddingsSettings(**settings), retry)
+    return {image: (outcome.kind, outcome.content_sha256 or outcome.reason) for (image, _), outcome in found.items()}
+
+
+def test_what_is_known_and_which_of_it_wins(tmp_path: Path) -> None:
+    """A published vector, then a checkpoint, then a failure that is permanent; and no version, no knowledge."""
+    files = [checkpoint(tmp_path, 1, "a", "b")]
+    assert known(fingerprint(files=files)) == {
+        "a": (PUBLISHED, "A"),
+        "b": (CHECKPOINT, "b"),
+        "f": (FAILED, "not_an_image"),
+    }
+    assert set(known(fingerprint("another key", files))) == {"a", "b", "f"}
+    assert known(fingerprint("another key", files))["a"] == (CHECKPOINT, "a")
+    assert set(known(fingerprint(failures_hold=False))) == {"a"}
+    assert set(known(fingerprint(), Retry(all=True))) == set(known(fingerprint(), Retry(reasons=["not_an_image"])))
+    assert "f" not in known(fingerprint(), Retry(all=True))
+    assert known(fingerprint(files=files), recheck="always") == {}
+
+
+def test_each_content_is_stored_once(tmp_path: Path) -> None:
+    files = [
+        checkpoint(tmp_path, 1, "a1", "b1", "a2"),
+        checkpoint(tmp_path, 2, "b2", "c1"),
+        checkpoint(tmp_path, 3, "p"),
+    ]
+    tables = list(in_process.new_vectors(files, frozenset("p")))
+    rows = pa.concat_tables(tables).to_pylist()
+    assert [(row["content_sha256"], row["embedding"][0]) for row in rows] == [("a", 1), ("b", 1), ("c", 2)]
+    assert in_process.contents_of(files) == set("abcp")
+    assert list(in_process.new_vectors(files, frozenset("abcp"))) == []
+
+
+@pytest.mark.parametrize(
+    ("images", "count", "most", "sizes"),
+    [(240, 8, 256, [32] * 7 + [16]), (13, 4, 4, [4, 4, 4, 1]), (13, 1, 256, [13]), (100, 2, 256, [64, 36])],
+)
+def test_tasks_have_whole_batches_unless_that_is_too_many(images: int, count: int, most: int, sizes: list[int]) -> None:
+    rows = [Row(str(number), "", None, 1) for number in range(images)]
+    parts = in_process._parts(rows, count, most)
+    assert [len(part) for part in parts] == sizes and [row for part in parts for row in part] == rows
+
+
+def test_a_worker_that_leaves_results_out_ends_the_job() -> None:
+    rows = [Row("a", "", None, 1), Row("b", "", None, 1)]
+    answer: dict[str, list[Any]] = {"content_sha256": ["A"], "reason": [None]}
+    with pytest.raises(JobFailed, match="1 results of a worker for 2 images"):
+        in_process._by_image(rows, [answer])
+    whole = in_process._by_image(rows, [answer, {"content_sha256": [None], "reason": ["timeout"]}])
+    assert whole == {"a": {"content_sha256": "A", "reason": None}, "b": {"content_sha256": None, "reason": "timeout"}}
+
+
+def test_an_embedding_without_a_vector_is_not_published() -> None:
+    table = pa.table({"content_sha256": ["a", "b"]})
+    nothing = table.slice(0, 0)
+    outputs = in_process.Outputs(table, nothing, 2, 0, 0, 0, 2, {})
+    in_process.check(outputs, {"a", "b"})
+    with pytest.raises(JobFailed, match="1 embeddings have no vector in the store"):
+        in_process.check(outputs, {"a"})
+    with pytest.raises(JobFailed):
+        in_process.check(in_process.Outputs(table, nothing, 3, 0, 0, 0, 3, {}), {"a", "b"})
