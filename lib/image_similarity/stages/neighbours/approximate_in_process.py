@@ -135,12 +135,14 @@ def _similar(
         ranks = lists.ranks_of_sample(approximate)
     is_everyone = len(ranks) == len(loaded.vectors)
     nprobe = needed_nprobe(ranks, approximate.recall_target, most, 0.0 if is_everyone else _STANDARD_ERRORS)
-    if nprobe is None:
-        reached = recall.estimated((ranks < most).mean(axis=1), approximate.seed, len(loaded.vectors))
-        return None, Approximation(reached, lists.probing.nlist, most, 0, False, None), None
-    if settings.method == AUTO and (because := _exact_is_faster(lists.probing, nprobe, plan)):
+    if settings.method == AUTO and (because := _exact_is_faster(lists.probing, nprobe, most, plan)):
         current().tell("note", because)
         return None, None, because
+    if nprobe is None:
+        reached = recall.estimated((ranks < most).mean(axis=1), approximate.seed, len(loaded.vectors))
+        if approximate.fallback != "fail":
+            current().tell("note", f"{most:,} partitions each would give a recall of {reached}: all pairs are compared")
+        return None, Approximation(reached, lists.probing.nlist, most, 0, False, None), None
     again = 0
     while True:
         _probe(spark, lists.probing, nprobe)
@@ -174,15 +176,14 @@ def needed_nprobe(ranks: Any, target: float, most: int, standard_errors: float) 
     return most if shares.mean() >= target else None
 
 
-def _exact_is_faster(probing: Probing, nprobe: int, plan: Plan) -> str | None:
-    """A line that says so, if it is expected."""
-    assert plan.probing is not None, "a plan for approximate search"
-    seconds = planning.probing_seconds(len(probing), probing.pairs(nprobe), plan)
-    if seconds <= plan.exact_seconds:
+def _exact_is_faster(probing: Probing, nprobe: int | None, most: int, plan: Plan) -> str | None:
+    """A line that says so, if it is expected. ``nprobe``: as many as are needed; None if ``most`` are too few."""
+    needed, seconds = nprobe or most, planning.probing_seconds(len(probing), probing.pairs(nprobe or most), plan)
+    if nprobe is not None and seconds <= plan.exact_seconds:
         return None
     return (
-        f"method auto: these vectors need {nprobe:,} of {probing.nlist:,} partitions each, which takes about "
-        f"{clock(seconds)}, and exact search about {clock(plan.exact_seconds)}: exact"
+        f"method auto: these vectors need {'' if nprobe else 'more than '}{needed:,} of {probing.nlist:,} partitions "
+        f"each, which take about {clock(seconds)}, and exact search about {clock(plan.exact_seconds)}: exact"
     )
 
 
