@@ -178,6 +178,21 @@ def test_an_audit_finds_what_the_definition_finds(spark: SparkSession, tmp_path:
     assert abs(record["recall"] - recall) < 0.04 and abs(before["recall"] - recall) < 1e-9
 
 
+def test_an_audit_by_spark_says_what_a_run_in_process_said(spark: SparkSession, tmp_path: Path) -> None:
+    """Both look at the same images, some of which share vectors, and find the same true neighbours."""
+    vectors = oracle.planted(600, 16, seed=36)
+    vectors[100:130] = vectors[200:230]
+    options = ["--set=neighbours.runner=process", "--set=approximate.recall_target=0.8"]
+    options += ["--set=approximate.recall_slack=0.1", "--set=approximate.audit_queries=300"]
+    assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
+    before = published(spark, tmp_path / "w")[1]["recall"]
+    assert main(audit_neighbours, [*AUDIT, "--warehouse", str(tmp_path / "w"), options[1]], spark) == 0
+    assert before == published(spark, tmp_path / "w")[1]["recall"] < 1
+
+
+AUDIT = ["--fingerprint", "external", "--sample", "300", "--set=approximate.recall_slack=0.1"]
+
+
 def test_an_audit_of_exact_neighbours_finds_nothing_wrong(spark: SparkSession, tmp_path: Path) -> None:
     vectors = oracle.planted(400, 16, seed=29)
     vectors[100:180] = vectors[0]

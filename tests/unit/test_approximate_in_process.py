@@ -105,7 +105,8 @@ def test_what_cannot_be_good_enough_is_known_before_anything_is_compared(
     assert run(tmp_path / "w", file, *FEW) == 0
     rows, record = published(tmp_path / "w")
     assert check(rows, vectors, "cosine", 5) == 1 and {row[5] for row in rows} == {"exact"} and record.recall is None
-    assert "exact ones took their place" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "exact ones took their place" in output and "1 partitions each would give a recall of 0." in output
 
 
 def test_dissimilar_ones_are_exact_and_continued(tmp_path: Path) -> None:
@@ -187,9 +188,9 @@ def test_the_sample_tells_how_many_partitions_to_probe(
     assert stage.needed_nprobe(np.array(ranks), target, most, errors) == needed
 
 
-@pytest.mark.parametrize("is_hard", [False, True])
+@pytest.mark.parametrize(("is_hard", "doublings"), [(False, 5), (True, 5), (True, 1)])
 def test_auto_changes_its_mind_where_a_sample_says_that_exact_is_faster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, is_hard: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, is_hard: bool, doublings: int
 ) -> None:
     """Vectors without structure, of which nearly all partitions must be probed."""
     rng = np.random.default_rng(35)
@@ -198,7 +199,7 @@ def test_auto_changes_its_mind_where_a_sample_says_that_exact_is_faster(
     monkeypatch.setattr(planning, "_FIXED_SECONDS_HERE", 0.0)
     monkeypatch.setattr(calibration, "rate", lambda *of: calibration.Rate("float32", 1e12, 1e4))
     monkeypatch.setattr(calibration, "probing_rate", lambda *of: calibration.ProbingRate(8e3, 1e9, 0.0))
-    options = ["--method", "auto", "--set=approximate.probe_doublings=5", "--set=approximate.nprobe=2"]
+    options = ["--method", "auto", f"--set=approximate.probe_doublings={doublings}", "--set=approximate.nprobe=2"]
     options += ["--set=approximate.audit_queries=100", "--set=approximate.recall_slack=0.05"]
     assert run(tmp_path / "w", written(tmp_path, vectors), *options) == 0
     rows, record = published(tmp_path / "w")
@@ -207,6 +208,7 @@ def test_auto_changes_its_mind_where_a_sample_says_that_exact_is_faster(
     if is_hard:
         because = record.settings["method"]["because"]
         assert because.startswith("method auto: these vectors need ") and because.endswith(": exact")
+        assert ("more than" in because) == (doublings == 1)
         assert because in output and check(rows, vectors, "cosine", 5) == 1 and record.recall is None
     else:
         assert "method" not in record.settings and "these vectors need" not in output

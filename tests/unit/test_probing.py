@@ -15,9 +15,13 @@ from image_similarity.knn.probing import Probing
 def made(vectors: Any, metric: str = "cosine", nlist: int = 12, length: int = 9, threads: int = 1) -> Probing:
     chosen = METRICS[metric]
     scale = scoring.scale_of(float(np.abs(vectors).max()), vectors.shape[1], chosen)
-    copies = scoring.copies(measured(vectors, chosen), chosen, scoring.FLOAT32, scale)
-    centres = partitioning.centres(copies.low, nlist, chosen.angular, 0)
-    return Probing(copies, np.arange(len(vectors)), centres, length, threads)
+    everyone = np.arange(len(vectors))
+
+    def copied(rows: Any) -> scoring.Copies:
+        return scoring.copies(measured(vectors, chosen)[rows], chosen, scoring.FLOAT32, scale)
+
+    centres = partitioning.centres(copied(everyone).low, nlist, chosen.angular, 0)
+    return Probing(copied, everyone, centres, length, threads)
 
 
 def lists(of: Probing) -> list[list[int]]:
@@ -73,8 +77,10 @@ def test_the_order_of_the_vectors_does_not_matter() -> None:
     vectors = oracle.planted(400, 12, seed=6)
     order = np.random.default_rng(7).permutation(400)
     first, chosen = made(vectors), METRICS["cosine"]
-    copies = scoring.copies(measured(vectors[order], chosen), chosen, scoring.FLOAT32, 1.0)
-    second = Probing(copies, order, first._centres, 9, 2)
+    again = measured(vectors[order], chosen)
+    second = Probing(
+        lambda rows: scoring.copies(again[rows], chosen, scoring.FLOAT32, 1.0), order, first._centres, 9, 2
+    )
     for of in (first, second):
         of.compare(4)
     renamed = {int(order[row]): {int(order[other]) for other in found} for row, found in enumerate(lists(second))}

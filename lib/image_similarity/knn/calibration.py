@@ -10,10 +10,10 @@ import numpy as np
 
 from image_similarity.knn import all_pairs, distances, partitioning, scoring
 from image_similarity.knn.backends.cpu import Cpu, CpuStrip
-from image_similarity.knn.distances import METRICS, Values, measured
+from image_similarity.knn.distances import METRICS, Indices, Values, measured
 from image_similarity.knn.probing import Probing
 from image_similarity.knn.rerank import Part
-from image_similarity.knn.scoring import BFLOAT16, FLOAT32, SCREENS, Comparison, Screen, candidate_count
+from image_similarity.knn.scoring import BFLOAT16, FLOAT32, SCREENS, Comparison, Copies, Screen, candidate_count
 
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")
 _SAMPLE_FLOP = 1e10
@@ -55,17 +55,22 @@ def probing_rate(dimensions: int, metric: str, similar: int) -> ProbingRate:
     dimensions, chosen = max(dimensions, 2), METRICS[metric]
     vectors = measured(np.random.default_rng(0).standard_normal((rows, dimensions)).astype(np.float32), chosen)
     common_scale = scoring.scale_of(float(np.abs(vectors.values).max()), dimensions, chosen)
-    copies, index = scoring.copies(vectors, chosen, FLOAT32, common_scale), np.arange(rows)
+    index = np.arange(rows)
     partitions, length = rows // _PROBED_ROWS, candidate_count(similar, FLOAT32)
 
+    def copied(some: Indices) -> Copies:
+        return scoring.copies(vectors[some], chosen, FLOAT32, common_scale)
+
+    sample = copied(index[: _TRAINED * partitioning.SAMPLE_OF_EACH]).low
+
     def probed(nprobe: int) -> float:
-        probing = Probing(copies, index, copies.low[:: rows // partitions], length, 1)
+        probing = Probing(copied, index, sample[:partitions], length, 1)
         begin = time.perf_counter()
         probing.compare(nprobe)
         return probing.pairs_done / (time.perf_counter() - begin)
 
     def trained() -> object:
-        return partitioning.centres(copies.low[: _TRAINED * partitioning.SAMPLE_OF_EACH], _TRAINED, chosen.angular, 0)
+        return partitioning.centres(sample, _TRAINED, chosen.angular, 0)
 
     with all_pairs.one_core(FLOAT32):
         probed(1)  # numba's functions are compiled, or read from their cache

@@ -9,7 +9,6 @@ or on the order in which pairs are compared.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -20,6 +19,7 @@ from image_similarity.knn.candidates import Keys, keys_of_scores
 from image_similarity.knn.compiled import compiled
 from image_similarity.knn.distances import Indices, Values
 from image_similarity.knn.scoring import Copies
+from image_similarity.knn.threads import in_threads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,28 +38,31 @@ Offers = tuple[NDArray[np.int32], NDArray[np.int32], Values]
 class Probing:
     """Lists of ``list_length`` candidates for vectors in memory, by the pairs that partitions suggest.
 
-    ``copies``: of n vectors (`scoring.copies`); ``index`` (n,): what orders those of one partition, and decides between
-    equal scores; ``centres``: (m, d), see `partitioning.centres`.
+    ``copied``: makes copies of some of n vectors, by row (`scoring.copies`); ``index`` (n,): what orders those of one
+    partition, and decides between equal scores; ``centres``: (m, d), see `partitioning.centres`.
     """
 
-    def __init__(self, copies: Copies, index: Indices, centres: Values, list_length: int, threads: int):
+    def __init__(
+        self, copied: Callable[[Indices], Copies], index: Indices, centres: Values, list_length: int, threads: int
+    ):
         self._threads, self._centres = max(1, threads), centres
         self._half_centres = (np.einsum("ij,ij->i", centres, centres) / 2).astype(np.float32)
-        n = len(copies)
+        n, everyone = len(index), np.arange(len(index))
         home = np.empty(n, dtype=np.int32)
 
         def assign(rows: slice) -> None:
-            home[rows] = self._distances(copies.low[rows]).argmin(axis=1)
+            home[rows] = self._distances(copied(everyone[rows]).low).argmin(axis=1)
 
         self._each(assign, _slices(0, n, _ROWS_AT_ONCE))
         self.order: Indices = np.lexsort((index, home))
-        """(n,): the row of ``copies`` at each place. Places are ordered by home."""
-        self._home, self._half = home[self.order], copies.half[self.order]
+        """(n,): the row of the vector at each place. Places are ordered by home."""
+        self._home, self._half = home[self.order], np.empty(n, dtype=np.float32)
         self._starts = np.searchsorted(self._home, np.arange(len(centres) + 1))
-        self._low = np.empty_like(copies.low)
+        self._low = np.empty((n, centres.shape[1]), dtype=np.float32)
 
         def place(rows: slice) -> None:
-            _gather(copies.low, self.order[rows], self._low[rows])
+            copies = copied(self.order[rows])
+            self._low[rows], self._half[rows] = copies.low, copies.half
 
         self._each(place, _slices(0, n, _ROWS_AT_ONCE))
         self._scores = np.full((n, list_length), -np.inf, dtype=np.float32)
@@ -194,27 +197,21 @@ class Probing:
     # -- the result ----------------------------------------------------------------------------------------------------
 
     def keys(self, places: Indices | slice) -> Keys:
-        """(s, list_length): the candidates of the vectors at ``places`` as keys of scores, which hold rows of
-        ``copies``; unsorted.
+        """(s, list_length): the candidates of the vectors at ``places`` as keys of scores, which hold rows;
+        unsorted.
         """
         positions = self._positions[places]
         rows = np.where(positions < 0, -1, self.order[np.maximum(positions, 0)]).astype(np.int32)
         return keys_of_scores(self._scores[places], rows)
 
     def homes(self) -> NDArray[np.int32]:
-        """(n,): the home of each row of ``copies``."""
+        """(n,): the home of each row."""
         home = np.empty_like(self._home)
         home[self.order] = self._home
         return home
 
     def _each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        if self._threads == 1:
-            return [work(item) for item in items]
-        with ThreadPoolExecutor(self._threads) as pool:
-            try:
-                return list(pool.map(work, items))
-            finally:
-                pool.shutdown(cancel_futures=True)
+        return in_threads(self._threads, work, items)
 
 
 def _merge_part(offers: Offers, lists: tuple[Values, NDArray[np.int32], Values], part: tuple[int, int]) -> None:

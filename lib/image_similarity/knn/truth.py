@@ -1,7 +1,6 @@
 """The true neighbours of a few vectors among many: each is compared with all."""
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from image_similarity.knn.candidates import NONE, Keys, Lists
 from image_similarity.knn.distances import Values
 from image_similarity.knn.engine import Search
 from image_similarity.knn.rerank import Part, Reranker
+from image_similarity.knn.threads import in_threads
 
 _ROWS_AT_ONCE = 2048
 
@@ -36,8 +36,8 @@ def nearest(search: Search, queries: Part, vectors: Part, threads: int) -> Keys:
             engine.compare([strip], [search.strip(backend, vectors[start : start + _ROWS_AT_ONCE], (0, 0))])
         return strip.keys()[0], strip.error
 
-    with all_pairs.one_core(search.precision), ThreadPoolExecutor(threads) as pool:
-        scores, errors = zip(*pool.map(compared, range(min(threads, len(starts)))))
+    with all_pairs.one_core(search.precision):
+        scores, errors = zip(*in_threads(threads, compared, range(min(threads, len(starts)))))
     return settled(search, queries, scores, errors, lambda reranker: reranker.add(vectors), [vectors])
 
 

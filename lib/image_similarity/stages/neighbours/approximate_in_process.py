@@ -11,7 +11,6 @@ Rows and counts are those of the Spark stage. The lists may differ from its: bot
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +24,9 @@ from image_similarity.knn.distances import METRICS, Indices, Reals
 from image_similarity.knn.engine import Search
 from image_similarity.knn.probing import Probing
 from image_similarity.knn.rerank import Scored
-from image_similarity.knn.scoring import FLOAT32
+from image_similarity.knn.scoring import FLOAT32, Copies
 from image_similarity.knn.screening import Choice
+from image_similarity.knn.threads import in_threads
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
@@ -134,12 +134,14 @@ def _similar(
         ranks = lists.ranks_of_sample(approximate)
     is_everyone = len(ranks) == len(loaded.vectors)
     nprobe = needed_nprobe(ranks, approximate.recall_target, most, 0.0 if is_everyone else _STANDARD_ERRORS)
-    if nprobe is None:
-        reached = recall.estimated((ranks < most).mean(axis=1), approximate.seed, len(loaded.vectors))
-        return None, Approximation(reached, lists.probing.nlist, most, 0, False, None), None
-    if settings.method == AUTO and (because := _exact_is_faster(lists.probing, nprobe, plan)):
+    if settings.method == AUTO and (because := _exact_is_faster(lists.probing, nprobe, most, plan)):
         current().tell("note", because)
         return None, None, because
+    if nprobe is None:
+        reached = recall.estimated((ranks < most).mean(axis=1), approximate.seed, len(loaded.vectors))
+        if approximate.fallback != "fail":
+            current().tell("note", f"{most:,} partitions each would give a recall of {reached}: all pairs are compared")
+        return None, Approximation(reached, lists.probing.nlist, most, 0, False, None), None
     again = 0
     while True:
         _probe(spark, lists.probing, nprobe)
@@ -173,15 +175,14 @@ def needed_nprobe(ranks: Any, target: float, most: int, standard_errors: float) 
     return most if shares.mean() >= target else None
 
 
-def _exact_is_faster(probing: Probing, nprobe: int, plan: Plan) -> str | None:
-    """A line that says so, if it is expected."""
-    assert plan.probing is not None, "a plan for approximate search"
-    seconds = planning.probing_seconds(len(probing), probing.pairs(nprobe), plan)
-    if seconds <= plan.exact_seconds:
+def _exact_is_faster(probing: Probing, nprobe: int | None, most: int, plan: Plan) -> str | None:
+    """A line that says so, if it is expected. ``nprobe``: as many as are needed; None if ``most`` are too few."""
+    needed, seconds = nprobe or most, planning.probing_seconds(len(probing), probing.pairs(nprobe or most), plan)
+    if nprobe is not None and seconds <= plan.exact_seconds:
         return None
     return (
-        f"method auto: these vectors need {nprobe:,} of {probing.nlist:,} partitions each, which takes about "
-        f"{clock(seconds)}, and exact search about {clock(plan.exact_seconds)}: exact"
+        f"method auto: these vectors need {'' if nprobe else 'more than '}{needed:,} of {probing.nlist:,} partitions "
+        f"each, which take about {clock(seconds)}, and exact search about {clock(plan.exact_seconds)}: exact"
     )
 
 
@@ -206,10 +207,13 @@ class _Lists:
         k = min(settings.similar, len(vectors) - 1)
         search = Search(settings.metric, FLOAT32.name, loaded.dimensions, common_scale, k, 0, len(vectors) - 1)
         nlist = planning.nlist_for(len(vectors), loaded.dimensions, settings, approximate)
-        copies = scoring.copies(vectors.vectors, metric, FLOAT32, common_scale)
+
+        def copied(rows: Indices) -> Copies:
+            return scoring.copies(vectors.vectors[rows], metric, FLOAT32, common_scale)
+
         chosen = cls._sampled(loaded, planning.sample_for(loaded.dimensions, nlist, settings), approximate.seed)
-        centres = partitioning.centres(copies.low[chosen], nlist, metric.angular, approximate.seed)
-        probing = Probing(copies, vectors.index, centres, search.list_lengths[0], plan.cores)
+        centres = partitioning.centres(copied(chosen).low, nlist, metric.angular, approximate.seed)
+        probing = Probing(copied, vectors.index, centres, search.list_lengths[0], plan.cores)
         place = np.empty(len(vectors), dtype=np.int64)
         place[probing.order] = np.arange(len(vectors))
         return cls(loaded, search, probing, place, settings, plan.cores)
@@ -253,8 +257,7 @@ class _Lists:
             places = np.arange(start, min(start + _ROWS_AT_ONCE, len(keys)))
             keys[self.probing.order[places]] = self._exact(places)
 
-        with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(fill, range(0, len(keys), _ROWS_AT_ONCE)))
+        in_threads(self.threads, fill, range(0, len(keys), _ROWS_AT_ONCE))
         return keys
 
     def _exact(self, places: Indices) -> Keys:
