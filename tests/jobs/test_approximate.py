@@ -185,9 +185,9 @@ def test_an_audit_by_spark_says_what_a_run_in_process_said(spark: SparkSession, 
     options = ["--set=neighbours.runner=process", "--set=approximate.recall_target=0.8"]
     options += ["--set=approximate.recall_slack=0.1", "--set=approximate.audit_queries=300"]
     assert run(spark, tmp_path / "w", written(tmp_path, vectors), *options) == 0
-    before = published(spark, tmp_path / "w")[1]["recall"]
+    before = published(tmp_path / "w")[1]["recall"]
     assert main(audit_neighbours, [*AUDIT, "--warehouse", str(tmp_path / "w"), options[1]], spark) == 0
-    assert before == published(spark, tmp_path / "w")[1]["recall"] < 1
+    assert before == published(tmp_path / "w")[1]["recall"] < 1
 
 
 AUDIT = ["--fingerprint", "external", "--sample", "300", "--set=approximate.recall_slack=0.1"]
