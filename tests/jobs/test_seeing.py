@@ -5,6 +5,7 @@ signals.
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,7 +210,9 @@ def test_sigterm_ends_a_job_cleanly(tmp_path: Path) -> None:
     images, warehouse, log = draw(tmp_path / "images", 600), tmp_path / "w", tmp_path / "events"
     log.mkdir()
     logged = {"enabled": "true", "dir": log.as_uri(), "compress": "false"}
-    settings = " ".join(f"--conf spark.eventLog.{key}={value}" for key, value in logged.items()) + " pyspark-shell"
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    defaults = "".join(f"spark.eventLog.{key} {value}\n" for key, value in logged.items())
+    (tmp_path / "conf" / "spark-defaults.conf").write_text(defaults)
     slow = 'fingerprints.slow={network="resnet18",weights="untrained",layer="avgpool"}'
     command = [
         sys.executable,
@@ -220,7 +223,7 @@ def test_sigterm_ends_a_job_cleanly(tmp_path: Path) -> None:
         str(warehouse),
     ]
     command += ["--set", slow, "--fingerprint", "slow", "--log-format", "json", "--log-every", "0.2"]
-    environment = {**os.environ, "PYSPARK_SUBMIT_ARGS": settings}
+    environment = {**os.environ, "SPARK_CONF_DIR": str(tmp_path / "conf")}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     try:
         told = []
