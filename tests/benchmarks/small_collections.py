@@ -1,12 +1,13 @@
 """Exact neighbours of a collection that fits into memory, in one process: ours, scikit-learn, faiss, the bare product.
 
     .venv/bin/python tests/benchmarks/small_collections.py [--sizes 5000x512 20000x512 5000x4096 20000x4096 ...]
-    [--rounds 3] [--only cold ours scikit-learn faiss product copy] [--hard]
+    [--rounds 3] [--only cold ours later scikit-learn ...] [--hard]
 
 Ours is the whole job, from Parquet to published tables, with similar and dissimilar neighbours and exact distances:
 ``cold`` as a command, with the start of Python and all imports, and ``ours`` in a process that has done it before.
-Neither starts Spark. scikit-learn (`NearestNeighbors`, brute force, cosine) and faiss (`knn`, inner product, of vectors
-that it is given normalised) find similar neighbours of vectors that are in memory already. ``product`` is the float32
+``later`` is the next run of that, with 1 % of new vectors and 0.5 % of changed ones. None starts Spark. scikit-learn
+(`NearestNeighbors`, brute force, cosine) and faiss (`knn`, inner product, of vectors that it is given normalised) find
+similar neighbours of vectors that are in memory already. ``product`` is the float32
 product of half of the pairs alone, ``copy`` reads the vectors from Parquet and writes them once. All use all cores.
 Rounds are interleaved. Figures are medians, and ratios are medians of the ratios of each round: others may use the
 machine. faiss is left out where it is not installed (`pip install -c constraints.txt '.[bench]'`).
@@ -42,7 +43,9 @@ ROOT = Path(__file__).resolve().parents[2]
 K = 12
 _BLOCK = 2048
 SIZES = ["5000x512", "20000x512", "40000x512", "5000x4096", "20000x4096", "29232x4096", "40000x4096"]
-COLD, OURS, SKLEARN, FAISS, PRODUCT, COPY = CONTESTANTS = ("cold", "ours", "scikit-learn", "faiss", "product", "copy")
+CONTESTANTS = ("cold", "ours", "later", "scikit-learn", "faiss", "product", "copy")
+COLD, OURS, LATER, SKLEARN, FAISS, PRODUCT, COPY = CONTESTANTS
+NEW, CHANGED = 0.01, 0.005
 
 
 def main() -> None:
@@ -53,6 +56,8 @@ def main() -> None:
     parser.add_argument("--hard", action="store_true", help="vectors without clusters")
     arguments = parser.parse_args()
     names = [name for name in CONTESTANTS if name in arguments.only]
+    if LATER in names and OURS not in names:
+        parser.error("later is the next run of ours: name both")
     if FAISS in names and importlib.util.find_spec("faiss") is None:
         print("faiss is not installed, and left out", file=sys.stderr)
         names.remove(FAISS)
@@ -86,10 +91,12 @@ def measured(folder: Path, vectors: NDArray[np.float32], rounds: int, names: Seq
     """The seconds of each contestant in each round."""
     own = folder / "own.parquet"
     pq.write_table(own_table(vectors), own, row_group_size=2**24 // vectors.shape[1])
-    options = ["--warehouse", str(folder / "w"), "--embeddings", str(own), "--set", "neighbours.runner=process"]
+    grown = folder / "grown.parquet"
+    options = ["--warehouse", str(folder / "w"), "--set", "neighbours.runner=process"]
     contestants: dict[str, Callable[[], None]] = {
-        COLD: lambda: command(options),
-        OURS: lambda: here(options),
+        COLD: lambda: command([*options, "--embeddings", str(own)]),
+        OURS: lambda: here([*options, "--embeddings", str(own)]),
+        LATER: lambda: here([*options, "--embeddings", str(grown)]),
         SKLEARN: lambda: by_sklearn(vectors),
         FAISS: lambda: by_faiss(vectors),
         PRODUCT: lambda: half_product(vectors),
@@ -97,11 +104,14 @@ def measured(folder: Path, vectors: NDArray[np.float32], rounds: int, names: Seq
     }
     if OURS in names:
         warm_up(folder)
+    if LATER in names:
+        pq.write_table(own_table(changed(vectors)), grown, row_group_size=2**24 // vectors.shape[1])
     seconds: list[dict[str, float]] = []
     for number in range(rounds):
         seconds.append({})
         for name in names:
-            shutil.rmtree(folder / "w", ignore_errors=True)
+            if name != LATER:
+                shutil.rmtree(folder / "w", ignore_errors=True)
             start = time.perf_counter()
             contestants[name]()
             seconds[-1][name] = time.perf_counter() - start
@@ -124,6 +134,14 @@ def here(options: list[str]) -> None:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         if job(find_neighbours, options):
             raise SystemExit("find_neighbours failed")
+
+
+def changed(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``vectors``, some of them changed, and some more."""
+    random, (rows, dimensions) = np.random.default_rng(1), vectors.shape
+    grown = np.concatenate([vectors, made(int(NEW * rows), dimensions, True)])
+    grown[random.choice(rows, int(CHANGED * rows), replace=False)] = made(int(CHANGED * rows), dimensions, True)
+    return grown
 
 
 def warm_up(folder: Path) -> None:
@@ -158,13 +176,14 @@ def half_product(vectors: NDArray[np.float32]) -> None:
             np.matmul(block, other.T, out=buffer[: len(block), : len(other)])
 
 
-RATIOS = [[SKLEARN, OURS], [FAISS, OURS], [COLD, SKLEARN], [OURS, PRODUCT], [OURS, f"({PRODUCT} + {COPY})"]]
+BOTH = f"({PRODUCT} + {COPY})"
+RATIOS = [(SKLEARN, OURS), (FAISS, OURS), (LATER, OURS), (COLD, SKLEARN), (OURS, PRODUCT), (OURS, BOTH)]
 
 
 def report(rows: int, dimensions: int, seconds: list[dict[str, float]]) -> None:
     for one in seconds:
         if PRODUCT in one and COPY in one:
-            one[f"({PRODUCT} + {COPY})"] = one[PRODUCT] + one[COPY]
+            one[BOTH] = one[PRODUCT] + one[COPY]
 
     def ratio(of: str, to: str) -> str:
         ratios = [one[of] / one[to] for one in seconds if of in one and to in one]
