@@ -3,6 +3,7 @@ code.
 """
 
 import argparse
+import gc
 import importlib
 import json
 import math
@@ -260,7 +261,9 @@ def _seconds(text: str) -> float:
 
 def start(name: str) -> NoReturn:
     """Run the job ``name`` with this process's arguments, and exit with its code: what the scripts in ``jobs/`` do."""
-    sys.exit(main(importlib.import_module(f"image_similarity.jobs.{name}")))
+    code = main(importlib.import_module(f"image_similarity.jobs.{name}"))
+    gc.freeze()  # or the interpreter would look at every object of every library before it ends: seconds, with torch
+    sys.exit(code)
 
 
 def main(job: Any, argv: Sequence[str] | None = None, session: "SparkSession | None" = None) -> int:
