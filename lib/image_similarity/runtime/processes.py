@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -182,6 +183,8 @@ def main(modules: Sequence[str]) -> None:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # or collections in workers would copy the pages of all modules
+    # Python 3.12 and newer warn of threads when they fork. Here they are those of Arrow's allocator, which minds forks.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     while True:
         message, sockets, *_ = socket.recv_fds(control, 1, 1)
         if not message:
