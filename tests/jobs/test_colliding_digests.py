@@ -28,7 +28,8 @@ def test_files_whose_digests_nearly_agree_are_two(run: Any, tmp_path: Path) -> N
 
     def pipeline(first: int, beyond: int) -> None:
         draw(images, range(first, beyond))
-        assert run(run_pipeline, "--warehouse", warehouse, "--images", images, "--gallery", gallery, *COMMON) == 0
+        by_spark = ["--set", "embeddings.runner=spark", "--gallery", gallery, *COMMON]
+        assert run(run_pipeline, "--warehouse", warehouse, "--images", images, *by_spark) == 0
         digests = [row[0] for row in ask(warehouse, "SELECT content_sha256 FROM embeddings")]
         assert len(set(digests)) == beyond and {digest[:15] for digest in digests} == {"a" * 15}
         assert ask(warehouse, "SELECT count(DISTINCT embedding) FROM embeddings") == [(beyond,)]

@@ -160,15 +160,14 @@ def test_what_a_run_at_work_may_be_reading_stays(nights: Nights, run: Any, spark
 def test_what_was_removed_meanwhile_is_not_published(
     nights: Nights, run: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    before = pointer(nights.warehouse)
+    before, counted = pointer(nights.warehouse), neighbour_runners._counted
 
-    def write_and_lose(job: Any, outputs: Any) -> tuple[dict[str, int], None]:
-        for table in ("failures", "neighbours"):
-            job.warehouse.write(table, job.run_id, getattr(outputs, table))
+    def count_and_lose(job: Any, outputs: Any) -> Any:
+        counts = counted(job, outputs)
         shutil.rmtree(nights.warehouse / "neighbours" / f"run_id={job.run_id}")
-        return {"kept": 0}, None
+        return counts
 
-    monkeypatch.setattr(neighbour_runners, "_write", write_and_lose)
+    monkeypatch.setattr(neighbour_runners, "_counted", count_and_lose)
     assert run(find_neighbours, *nights.common, "--set", "neighbours.runner=spark") == 1
     assert "removed meanwhile; nothing was published" in capsys.readouterr().err and pointer(nights.warehouse) == before
 
