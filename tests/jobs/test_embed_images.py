@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,25 @@ def test_this_process_and_spark_write_the_same_tables(
             found.append(([counts(w, name) for name in ("tiny", "colours")], *tables))
         assert found[0] == found[1]
         assert found[0][0][0]["embedded"] == (12, 0, 2)[change]
+
+
+@pytest.mark.parametrize("runner", ["process", "spark"])
+def test_what_a_failed_run_left_serves_images_of_other_names(run: Run, tmp_path: Path, runner: str) -> None:
+    """Their contents are known, and nothing new is embedded: their vectors must come into the store all the same."""
+    w, images = tmp_path / "w", tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        draw(images / f"{number}.png", number)
+        (images / f"broken-{number}.png").write_bytes(b"no picture")
+    again = ["--warehouse", w, *CLASSICAL, "--fingerprint", "colours", "--set", f"embeddings.runner={runner}"]
+    assert run(build_manifest, "--warehouse", w, "--images", images) == 0 and run(embed_images, *again) == 3
+    others = tmp_path / "others"
+    others.mkdir()
+    for number in range(3):
+        shutil.copy(images / f"{number}.png", others / f"renamed-{number}.png")
+    assert run(build_manifest, "--warehouse", w, "--images", others) == 0 and run(embed_images, *again) == 0
+    assert counts(w, "colours")["embedded"] == 0
+    assert ask(w, "SELECT count(*), count(embedding) FROM embeddings") == [(3, 3)]
 
 
 def test_a_damaged_checkpoint_costs_its_images_only(run: Run, folder: Path, tmp_path: Path, capsys: Any) -> None:

@@ -129,6 +129,25 @@ def test_lists_of_vectors_compared_in_full_are_lost(spark: SparkSession, tmp_pat
     assert counts["kept"] == 0 and found == published(spark, tmp_path / "full", file)[0]
 
 
+def test_lists_of_some_vectors_in_place_of_those_of_others_are_noticed(
+    spark: SparkSession, tmp_path: Path, capsys: Any
+) -> None:
+    """As many as should be there, so that no count tells it."""
+    vectors = {f"{i:03d}": vector for i, vector in enumerate(oracle.planted(400, 8, seed=6))}
+    asked = ["--warehouse", str(tmp_path / "w"), "--set", "neighbours.runner=spark", "-k", "3", "--dissimilar", "2"]
+    asked += ["--set", "neighbours.block_rows=100"]
+    assert main(find_neighbours, [*asked, "--embeddings", written(tmp_path, vectors)], spark) == 0
+    before = (tmp_path / "w" / "_current.json").read_text()
+    lists = sorted((tmp_path / "w" / "_state").glob("external/cosine/*/lists/*.parquet"))
+    sizes = [sum(map(len, pq.read_table(file)["index"].to_pylist())) for file in lists]
+    one, other = next((a, b) for a in range(len(lists)) for b in range(a) if sizes[a] == sizes[b])
+    shutil.copy(lists[one], lists[other])
+    more = written(tmp_path, {**vectors, "z": np.ones(8, np.float32)})
+    capsys.readouterr()
+    assert main(find_neighbours, [*asked, "--embeddings", more], spark) == 1
+    assert "incremental" in capsys.readouterr().err and (tmp_path / "w" / "_current.json").read_text() == before
+
+
 def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shuffles = list[int]()
     monkeypatch.setattr(plan, "check", lambda made, *_: shuffles.append(made.disk.shuffles))

@@ -6,6 +6,7 @@ import decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -270,3 +271,18 @@ def test_types_are_seen_where_pyarrow_cannot_open_files(
             own_vectors.read(spark, location, 60)
     with pytest.raises(ValueError, match="none.parquet"):
         own_vectors.read(spark, f"file://{tmp_path}/none.parquet", 60)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    """Its ids were checked; the vectors of another file with the same ids must not come among them."""
+    where = tmp_path / "own.parquet"
+    for number in range(2):
+        ids = pa.array([f"{n}" for n in range(40)])
+        values = np.random.default_rng(number).standard_normal((40, 3)).astype(np.float32)
+        table = pa.table({"image_id": ids, "embedding": pa.FixedSizeListArray.from_arrays(values.ravel(), 3)})
+        pq.write_table(table, where, row_group_size=20)
+        if not number:
+            (file,) = own_vectors.files_on_this_machine(str(where), 60)
+            assert sum(map(len, file.batches(0))) == 20
+    with pytest.raises(ValueError, match="was replaced while it was read"):
+        list(file.batches(1))

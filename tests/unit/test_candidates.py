@@ -158,3 +158,19 @@ def test_a_pool_that_knows_what_to_beat_keeps_what_beats_it(metric: str) -> None
         beating = others[away[row, others] < cut_at[row]] if row % 3 else others
         found = candidates.positions_of(keys[row][keys[row] != candidates.NONE])
         assert set(found) <= set(beating) and np.allclose(away[row, found], np.sort(away[row, beating])[:5], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 4), (60, 3)])
+def test_brute_force_has_the_least_index_among_equal_distances_of_the_least_numbers(shape: tuple[int, int]) -> None:
+    """The least float32 are rounded by more than a share of them. Indices are not in the order of rows."""
+    chosen, random = METRICS["euclidean"], np.random.default_rng(1)
+    values = (random.integers(-3, 4, shape) * 1.4e-45).astype(np.float32)
+    vectors, index = distances.measured(values, chosen), random.permutation(len(values)).astype(np.int64)
+    bits = distances.block(chosen, vectors, vectors)
+    near, far = rerank.brute_force(chosen, vectors, index, vectors, index, 5, 5)
+    for row in range(len(values)):
+        others = [place for place in range(len(values)) if place != row]
+        by_distance = sorted((int(bits[row, place]), int(index[place])) for place in others)
+        by_farthest = sorted((-int(bits[row, place]), int(index[place])) for place in others)
+        assert candidates.positions_of(np.sort(near[row])).tolist() == [at for _, at in by_distance[:5]]
+        assert candidates.positions_of(np.sort(far[row])).tolist() == [at for _, at in by_farthest[:5]]

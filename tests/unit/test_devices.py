@@ -171,7 +171,7 @@ def test_without_gpus_tasks_are_as_many_as_ever(machine: Machine) -> None:
 
 def test_a_task_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """In local mode those of the machine, among all tasks that run at a time; on a cluster those that Spark gave it."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(devices, "available_cores", lambda: 16)
     monkeypatch.setattr(devices, "_visible_count", lambda: 2)
     assert Devices("auto", "fail", 1, in_local_mode=True).cores_of_task() == 8
     assert Devices("auto", "fail", 4, in_local_mode=True).cores_of_task() == 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from image_similarity.errors import JobFailed
 from image_similarity.fingerprints.colour_histogram import described
-from image_similarity.settings import EmbeddingsSettings
+from image_similarity.jobs import embedding_runners
+from image_similarity.settings import EmbeddingsSettings, load
 from image_similarity.stages.embeddings import in_process
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
 from image_similarity.stages.embeddings.embedder import Row
@@ -99,3 +101,41 @@ def test_an_embedding_without_a_vector_is_not_published() -> None:
         in_process.check(outputs, {"a"})
     with pytest.raises(JobFailed):
         in_process.check(in_process.Outputs(table, nothing, 3, 0, 0, 0, 3, {}), {"a", "b"})
+
+
+@pytest.mark.parametrize("large", ["manifest", "embeddings", "failures", "vectors"])
+def test_what_is_known_must_fit_into_memory(large: str) -> None:
+    def published(rows: int) -> Any:
+        of = {large: rows}
+        return SimpleNamespace(dataset=lambda table: SimpleNamespace(count_rows=lambda: of.get(table, 10)))
+
+    assert embedding_runners._is_small(published(100_000), load(None))
+    assert not embedding_runners._is_small(published(2_000_000), load(None))
+
+
+def test_a_manifest_that_is_gone_is_no_matter_of_this_choice() -> None:
+    """A pipeline is about to replace it; whoever reads it says that it is gone."""
+
+    def gone(table: str) -> Any:
+        raise FileNotFoundError(table)
+
+    assert not embedding_runners._is_small(SimpleNamespace(dataset=gone), load(None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "begun",
+        7,
+        None,
+        [],
+        {"reason": []},
+        dict.fromkeys(in_process._RESULTS, 3),
+        dict.fromkeys(in_process._RESULTS, [1] * 9),
+    ],
+)
+def test_an_answer_that_is_no_result_is_refused(answer: Any) -> None:
+    """A worker that a file has taken over may say anything."""
+    assert in_process._checked(dict.fromkeys(in_process._RESULTS, [1] * 8), 8) == 8
+    with pytest.raises(JobFailed, match="no result"):
+        in_process._checked(answer, 8)

@@ -119,3 +119,18 @@ def test_the_speed_of_probing_is_measured() -> None:
     for dimensions in (1, 8):
         rate = calibration.probing_rate(dimensions, "correlation", 5)
         assert rate.pairs > 1e5 and rate.distances > 1e4 and 0 < rate.partition < 1
+
+
+def test_offers_are_no_more_than_lists_hold() -> None:
+    """Of vectors that are much alike nearly all pairs are offered. The best are those that lists would have kept."""
+    random = np.random.default_rng(5)
+    to = np.repeat(np.arange(7, dtype=np.int32), 60)
+    other = np.tile(random.permutation(60).astype(np.int32), 7)
+    score = random.integers(0, 9, len(to)).astype(np.float32)  # many are equal
+    kept = probing._best((to, other, score), 7, 5)
+    for prober in range(7):
+        of_prober = [(-score[place], other[place]) for place in np.nonzero(to == prober)[0]]
+        got = [(-a, b) for t, b, a in zip(*kept) if t == prober]
+        assert sorted(got) == sorted(of_prober)[:5]
+    few = to[:20], other[:20], score[:20]
+    assert probing._best(few, 7, 5) is few

@@ -82,7 +82,12 @@ def test_several_files_at_a_time_but_no_more_pixels_than_one_process_decodes() -
         struct.pack(">I", 4) + b"null",
         struct.pack(">I", 11) + b'{"bytes":1}',
         struct.pack(">I", 22) + b'{"bytes":[99999999999]}',
-        struct.pack(">I", 10) + b'{"turn":[]}'[:10],
+        struct.pack(">I", 11) + b'{"turn":[]}',
+        struct.pack(">I", 14) + b'{"turn":1e999}',
+        struct.pack(">I", 2**15) + b"[" * 2**15,
+        struct.pack(">I", 24) + b'{"bytes":[9],"height":2}',
+        struct.pack(">I", 34) + b'{"bytes":[],"height":2,"width":-1}',
+        (struct.pack(">I", 10) + b'{"turn":0}') * 99,
     ],
 )
 def test_a_child_that_talks_nonsense_is_one_failure(isolated: IsolatedDecoders, answer: bytes) -> None:

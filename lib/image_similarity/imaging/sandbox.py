@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from queue import LifoQueue
 from typing import Any
@@ -29,9 +29,11 @@ from image_similarity.imaging.thumbnails import Thumbnails
 
 _REQUEST = struct.Struct(">IQ")  # bytes of what is asked for, in JSON, and of the file
 _ANSWER = struct.Struct(">I")  # bytes of an answer's header, in JSON
+_LONGEST_DETAIL = 4096
 _READY, _GO = b"ready", b"go"
-_MOST_RECEIVED = 2**27
-"""Bytes of a part of an answer: a child that is taken over may claim anything."""
+_MOST_TOLD, _MOST_RECEIVED, _MOST_TURNS = 2**16, 2**27, 64
+"""Bytes of a header and of another part of an answer, and turns for one file: a child that is taken over may claim
+anything."""
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 """What Python may need to start. The child gets no other variables: a decoder that is taken over finds no secrets."""
 
@@ -114,15 +116,15 @@ class _Child:
         self._connection: "_Connection | None" = None
 
     def framed(self, content: bytes, framings: tuple[Framing, ...]) -> Framed:
-        told, parts = self._ask(_in_json(framings), content, [3 * each.crop**2 for each in framings])
-        squares = [
-            np.frombuffer(part, np.uint8).reshape(each.crop, each.crop, 3) for part, each in zip(parts, framings)
-        ]
-        return Framed(told["width"], told["height"], squares)
+        answer = self._ask(_in_json(framings), content, [3 * each.crop**2 for each in framings])
+        sides = [each.crop for each in framings]
+        squares = [np.frombuffer(part, np.uint8).reshape(side, side, 3) for part, side in zip(answer.parts, sides)]
+        return Framed(answer.width, answer.height, squares)
 
     def thumbnails(self, content: bytes) -> Thumbnails:
-        told, parts = self._ask(_in_json(None), content, None)
-        return Thumbnails(told["width"], told["height"], bytes(parts[0]), bytes(parts[1]) if len(parts) > 1 else None)
+        answer = self._ask(_in_json(None), content, None)
+        small, *large = map(bytes, answer.parts)
+        return Thumbnails(answer.width, answer.height, small, large[0] if large else None)
 
     def end(self) -> str:
         """Says how the process ended, if there was one."""
@@ -133,32 +135,49 @@ class _Child:
         self._process.kill()
         return _exit_detail(self._process.wait())
 
-    def _ask(self, what: bytes, content: bytes, sizes: list[int] | None) -> tuple[dict[str, Any], list[bytearray]]:
-        """The header of the child's answer, and the parts that follow; the header tells their sizes if ``sizes`` is
-        None. Raises `Unreadable`.
+    def _ask(self, what: bytes, content: bytes, sizes: list[int] | None) -> "_Answer":
+        """The child's answer about ``content``, with parts of ``sizes`` bytes; it tells them itself if they are None.
+        Raises `Unreadable`. A child that fails, or talks nonsense, is ended: it may be taken over.
         """
         connection = self._started()
         try:
             connection.restart_clock(self._seconds)
             connection.send(_REQUEST.pack(len(what), len(content)) + what)
             connection.send(content)
-            told = self._told(connection)
-            if "reason" not in told:
-                return told, [connection.receive(size) for size in sizes or told["bytes"]]
-            reason, detail = str(told["reason"]), str(told["detail"])
-        except (OSError, EOFError, ValueError, KeyError, TypeError):  # it died, took too long, or talks nonsense
-            reason, detail = "decoder_crashed", self.end()
-        raise Unreadable(reason, detail)
+            answer = self._answer(connection, sizes)
+        except Exception:
+            raise Unreadable("decoder_crashed", self.end()) from None
+        except BaseException:
+            self.end()
+            raise
+        if isinstance(answer, _Answer):
+            return answer
+        raise Unreadable(*answer)
+
+    def _answer(self, connection: "_Connection", sizes: list[int] | None) -> "_Answer | tuple[str, str]":
+        """The answer, or reason and detail of `Unreadable`."""
+        told = self._told(connection)
+        if "reason" in told:
+            return str(told["reason"]), str(told["detail"])
+        width, height = int(told["width"]), int(told["height"])
+        if sizes is None:
+            sizes = told["bytes"][:2]
+        if not (0 < width < 2**31 and 0 < height < 2**31 and sizes):
+            raise ValueError("no picture")
+        return _Answer(width, height, [connection.receive(size) for size in sizes])
 
     def _told(self, connection: "_Connection") -> dict[str, Any]:
         """The header of the answer. Before it the child asks for turns, each of which gives back the one before."""
         with ExitStack() as turn:
-            while "turn" in (told := connection.receive_json()):
+            for _ in range(_MOST_TURNS):
+                told = connection.receive_json()
+                if "turn" not in told:
+                    return told
                 turn.close()
                 turn.enter_context(decoding.turns.taken(max(0, int(told["turn"])), self._max_pixels))
                 connection.restart_clock(self._seconds)
                 connection.send(_GO)
-            return told
+        raise ValueError("too many turns")
 
     def _started(self) -> "_Connection":
         if self._connection is None or self._process is None or self._process.poll() is not None:
@@ -186,6 +205,13 @@ class _Child:
             is_ready = False
         if not is_ready:
             raise RuntimeError(f"no process to decode images in: {self.end()} before the first of them")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    width: int
+    height: int
+    parts: list[bytearray]
 
 
 class _Connection:
@@ -218,6 +244,8 @@ class _Connection:
 
     def receive_json(self) -> dict[str, Any]:
         (size,) = _ANSWER.unpack(self.receive(_ANSWER.size))
+        if size > _MOST_TOLD:
+            raise ValueError(f"{size} bytes")
         told: dict[str, Any] = json.loads(self.receive(size))
         return told
 
@@ -274,7 +302,7 @@ def main(max_pixels: int, memory_bytes: int, seconds: float) -> None:
             try:
                 told, parts = _answer(what, content, max_pixels)
             except Unreadable as error:
-                told, parts = {"reason": error.reason, "detail": error.detail}, []
+                told, parts = {"reason": error.reason, "detail": error.detail[:_LONGEST_DETAIL]}, []
             signal.setitimer(signal.ITIMER_REAL, 0)
             _write(stream, told, *parts)
 

@@ -73,7 +73,10 @@ def _in_process(job: Job) -> tuple[int, dict[str, int]] | None:
     """
     settings, runner = job.settings, job.settings.manifest.runner
     asked = runner == PROCESS or (runner == "auto" and is_local_mode(job.session))
-    if not asked or _needs_spark(job.arguments, job.warehouse.uri):
+    reason = _needs_spark(job.arguments, job.warehouse.uri)
+    if reason and runner == PROCESS:  # early checks are left out where a label may be published already
+        raise WrongInput(f"manifest.runner = {PROCESS}, but {reason}: choose spark")
+    if not asked or reason:
         return None
     with job.step("list images"):
         read_seconds = settings.embeddings.read_seconds

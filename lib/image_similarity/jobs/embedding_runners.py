@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from image_similarity.errors import WrongInput
 from image_similarity.jobs import early
 from image_similarity.jobs.job import Failures, Job
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from image_similarity.stages.embeddings import in_process, stage
 
 PROCESS = "process"
+_KNOWN_OF = ("embeddings", "failures", "vectors")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def state_of(key: str) -> str:
 
 def chosen(job: Job) -> "InProcess | BySpark":
     """What embeds the images of ``job`` and of others in its pass."""
+    check(job.settings, job.warehouse.uri)
     runner = job.settings.embeddings.runner
     here = runner == PROCESS or (runner == "auto" and is_local_mode(job.session))
     if here and job.warehouse.local_root is not None and _is_small(job.base_snapshot, job.settings):
@@ -89,11 +93,18 @@ def check(settings: Settings, warehouse: str) -> None:
 
 
 def _is_small(published: Snapshot, settings: Settings) -> bool:
-    """Whether what is known of all images fits into the memory of this process."""
+    """Whether what is known of all images fits into the memory of this process, or has to. Rows of earlier manifests
+    and of other fingerprints are looked through, too.
+    """
     from image_similarity.stages.embeddings import in_process
 
-    images: int = published.dataset("manifest").count_rows()
-    return settings.embeddings.runner == PROCESS or images <= in_process.MOST_IMAGES
+    if settings.embeddings.runner == PROCESS:
+        return True
+    most = {"manifest": in_process.MOST_IMAGES} | dict.fromkeys(_KNOWN_OF, in_process.MOST_KNOWN)
+    try:
+        return all(published.dataset(table).count_rows() <= rows for table, rows in most.items())
+    except (OSError, pa.ArrowException):  # whoever needs the table says what is wrong with it
+        return False
 
 
 def will_embed(published: Snapshot | None, settings: Settings, names: Sequence[str]) -> bool:
@@ -182,7 +193,7 @@ class InProcess:
         # does not embed those contents again.
         ours, _ = checkpoints.files(embedding.folder)
         new, added, contents = in_process.contents_of(ours), 0, set(fingerprint.contents)
-        if new or outputs.resumed:
+        if new or fingerprint.checkpoints:  # of earlier runs, perhaps for images that have another name now
             files = [*fingerprint.checkpoints, *ours]
             added = warehouse.write_here("vectors", job.run_id, in_process.new_vectors(files, fingerprint.contents))
             contents |= in_process.contents_of(files)
@@ -257,7 +268,7 @@ class BySpark:
         # Counted from checkpoints and not from results: a task that was lost with its executor may have written some,
         # and its retry does not embed those contents again.
         embedded = _checkpoints(job, embedding.key, this_run_only=True).select("content_sha256").distinct().count()
-        if embedded or outputs.resumed:
+        if embedded or _whole_checkpoints(embedding):  # see `InProcess._write`
             new = stage.new_vectors(_checkpoints(job, embedding.key), vectors)
             job.warehouse.write("vectors", run, new)
             written = job.warehouse.read("vectors", [run])
@@ -298,7 +309,7 @@ def _whole_checkpoints(embedding: Embedding) -> list[str]:
     """The files of checkpoints of earlier runs that were not published, without damaged ones."""
     warehouse, state = embedding.job.warehouse, embedding.state
     folders = [warehouse.state_of(state, run).location(checkpoints.FOLDER) for run in warehouse.states(state)]
-    return [file for folder in folders for file in _readable(folder)[0]]
+    return [file for folder in folders for file in checkpoints.files(folder)[0]]
 
 
 def _readable(folder: str) -> tuple[list[str], list[str]]:

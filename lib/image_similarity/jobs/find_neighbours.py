@@ -198,7 +198,10 @@ def _used(
         used["screen"] = {"chosen": result.screen.screen, "because": result.screen.because}
     if result.approximate is not None:
         used["approximate"] = approximate.model_dump()
-        list_lengths[SIMILAR] = 0 if result.approximate.good_enough else list_lengths[SIMILAR]
+        if result.approximate.good_enough:
+            list_lengths[SIMILAR] = 0
+        else:
+            used.setdefault("method", {"chosen": "exact", "because": f"recall {result.approximate.recall} is too low"})
     return {**used, LISTS: {"version": LISTS_VERSION, **list_lengths}}
 
 
@@ -222,7 +225,7 @@ def _previous_run(job: Job, settings: NeighboursSettings, method: str) -> "tuple
         return None
     if any(stored[relation] < needed[relation] for relation in RELATIONS):
         return None
-    if not any(needed.values()):
+    if not any(needed.values()) and stored[SIMILAR] < settings.similar:  # exact search may still become necessary
         return None
     previous = PreviousRun.read(job.warehouse.state_of(job.slot, runs[0]), stored[SIMILAR])
     if previous is None:

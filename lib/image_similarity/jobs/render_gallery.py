@@ -410,7 +410,8 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
         says_so = settings.get("trained") or weights.startswith(f"{UNTRAINED} (")
         yield "weights", weights if says_so else f"{weights} ({UNTRAINED})"
     if record.job == "find_neighbours":
-        method, metric = settings["neighbours"]["method"], settings["neighbours"]["metric"]
+        metric = settings["neighbours"]["metric"]
+        method = settings.get("method", {}).get("chosen") or settings["neighbours"]["method"]
         yield "method", f"{method}, {metric} distance" + (": all pairs were compared" if method == "exact" else "")
     if record.recall is not None:
         yield "recall", f"{record.recall:.4f}"

@@ -129,9 +129,21 @@ def _totals(application: Application, fingerprint: str) -> Iterator[tuple[str, s
         yield "copies", f"{copies:,} with the same bytes as another image: the view exact_duplicates lists them"
 
 
+_MOST_READ_HERE = 5_000_000
+"""Rows of a table. Spark reads larger ones: their ids would fill the memory of this process."""
+
+
+def _is_read_here(application: Application, table: str, slot: str) -> bool:
+    """Whether this process reads a table itself, without Spark, which may not be started."""
+    warehouse = application.warehouse
+    return warehouse.local_root is not None and (
+        int(warehouse.snapshot().dataset(table, slot).count_rows()) <= _MOST_READ_HERE
+    )
+
+
 def _copies(application: Application, fingerprint: str) -> int:
     """The number of images that have the same bytes as another one, which counts as the original."""
-    if application.warehouse.local_root is not None:  # without Spark, which may not be started
+    if _is_read_here(application, "embeddings", fingerprint):
         contents = application.warehouse.snapshot().table("embeddings", fingerprint, ["content_sha256"])[0]
         return len(contents) - int(pc.count_distinct(contents).as_py())
     from pyspark.sql import functions as F
@@ -145,7 +157,7 @@ def _copies(application: Application, fingerprint: str) -> int:
 
 def _show_examples(application: Application, slot: str) -> None:
     """Shows a few images, chosen by a hash of their id, each with its nearest neighbours."""
-    if application.warehouse.local_root is not None:
+    if _is_read_here(application, "neighbours", slot):
         rows = _examples_here(application.warehouse.snapshot(), slot)
     else:
         rows = _examples_by_spark(application, slot)
@@ -177,7 +189,7 @@ def _examples_here(published: Snapshot, slot: str) -> list[dict[str, Any]]:
 
 
 def _examples_by_spark(application: Application, slot: str) -> list[Any]:
-    """The same rows as `_examples_here`, of a warehouse that is not on this machine."""
+    """The same rows as `_examples_here`, of a warehouse that is not on this machine, or is large."""
     from pyspark.sql import functions as F
 
     pointer, warehouse = application.warehouse.current(), application.warehouse

@@ -277,6 +277,9 @@ def _angular_best(  # type: ignore[no-untyped-def]
                             _insert(far, far_index, i, distance, index[j], -1)
 
 
+_DENORMAL = 2.0**-149  # the least float32
+
+
 @compiled()
 def _euclidean_best(  # type: ignore[no-untyped-def]
     product, squares_a, squares_b, slack, a, b, own, index, near, near_index, far, far_index
@@ -285,9 +288,9 @@ def _euclidean_best(  # type: ignore[no-untyped-def]
     for i in range(product.shape[0]):
         for start in range(0, columns, _RUN):
             end = min(start + _RUN, columns)
-            # 2**-20 makes up for distances that are rounded to float32.
-            most = np.float64(near[i, k - 1]) ** 2 * (1.0 + 2.0**-20) if k else -np.inf
-            least = np.float64(max(far[i, m - 1], 0.0)) ** 2 * (1.0 - 2.0**-20) if m else np.inf
+            # These make up for distances that are rounded to float32: the second for the least of them.
+            most = (np.float64(near[i, k - 1]) + _DENORMAL) ** 2 * (1.0 + 2.0**-20) if k else -np.inf
+            least = max(np.float64(far[i, m - 1]) - _DENORMAL, 0.0) ** 2 * (1.0 - 2.0**-20) if m else np.inf
             any_passes = False
             for j in range(start, end):
                 both = squares_a[i] + squares_b[j]

@@ -180,17 +180,20 @@ class Probing:
         the probers, whose lists other threads may be updating.
         """
         start, end = self._starts[partition : partition + 2].tolist()
-        kept = [_offers(0)]
+        kept = [_offers(0)]  # of earlier chunks
         lists = self._half, self._scores, self._positions, self._cut
         for rows in _slices(0, len(probers) if end > start else 0, _PROBERS_AT_ONCE):
             chunk = probers[rows]
             low = np.empty((len(chunk), self._low.shape[1]), dtype=np.float32)
             _gather(self._low, chunk, low)
+            best = _offers(0)
             for columns in _slices(start, end, _RESIDENTS_AT_ONCE):
                 product = low @ self._low[columns].T
                 to, other, score = _offers(product.size)
                 count = _keep_of_probers(product, chunk, columns.start, *lists, to, other, score)
-                kept.append((to[:count].copy(), other[:count].copy(), score[:count].copy()))
+                offers = _joined([best, (to[:count], other[:count], score[:count])])
+                best = _best(offers, len(chunk), self._scores.shape[1])
+            kept.append(best)
         self.pairs_done += len(probers) * (end - start)
         return _joined(kept)
 
@@ -230,6 +233,19 @@ def _offers(count: int) -> Offers:
 def _joined(offers: Iterable[Offers]) -> Offers:
     to, other, score = (np.concatenate(arrays) for arrays in zip(*offers))
     return to, other, score
+
+
+def _best(offers: Offers, probers: int, list_length: int) -> Offers:
+    """What may enter the lists of ``probers``: the ``list_length`` best offers to each, in the order of `_keep`. Where
+    vectors are much alike nearly all pairs are offered, more than memory holds.
+    """
+    to, other, score = offers
+    if len(to) <= 2 * probers * list_length:
+        return offers
+    order = np.lexsort((other, -score, to))
+    starts = np.searchsorted(to[order], to[order])
+    order = order[np.arange(len(order)) - starts < list_length]
+    return to[order], other[order], score[order]
 
 
 def _bundles(sizes: NDArray[np.int64]) -> Iterator[list[int]]:

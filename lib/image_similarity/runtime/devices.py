@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from pyspark import TaskContext
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.runtime.session import is_local_mode
+from image_similarity.runtime.session import available_cores, is_local_mode
 from image_similarity.settings import EmbeddingsSettings
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Devices:
         """In a task that computes on a GPU: the cores that are left to it."""
         at_once = self.most_tasks()
         if at_once is not None:
-            return max(1, len(os.sched_getaffinity(0)) // at_once)
+            return max(1, available_cores() // at_once)
         context = TaskContext.get()
         return max(_LEAST_CORES, context.cpus() if context is not None else 0)
 

@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import traceback
@@ -22,6 +23,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -30,8 +32,18 @@ from image_similarity.errors import JobFailed
 ATTEMPTS = 3
 """As many as Spark's on one machine, see conf/spark/local.conf."""
 
-BEGUN, DONE = "begun", "done"
+
+class Mark(Enum):
+    """What is no answer: no worker can say it."""
+
+    BEGUN = 1
+    DONE = 2
+
+
+BEGUN, DONE = Mark.BEGUN, Mark.DONE
 _LONGEST_ANSWER = 64 * 2**20  # bytes
+_ANSWER_SECONDS = 60
+"""The longest pause within an answer that has begun. A worker that is taken over might never end it."""
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables for libraries that would start a thread for each core in each worker. Spark sets the first one, too."""
@@ -78,13 +90,16 @@ class Server:
                 socket.send_fds(self._control, [b"1"], [theirs.fileno()])
             except OSError:
                 raise JobFailed(f"no worker processes: their server ended with code {self._process.wait()}") from None
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _ANSWER_SECONDS, 0))
         return Connection(ours.detach())
 
     def close(self) -> None:
         """Ends the server and all of its workers."""
+        if self.is_closed:
+            return  # its number may be another process's by now
         self.is_closed = True
         self._control.close()
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         atexit.unregister(self.close)
@@ -167,7 +182,7 @@ def _received(connection: Connection) -> tuple[str, Any]:
     try:
         message = json.loads(connection.recv_bytes(_LONGEST_ANSWER))
         return message["kind"], message["answer"]
-    except (EOFError, OSError, ValueError, KeyError, TypeError):
+    except (EOFError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return "died", "a worker process was killed, or crashed, in each attempt of a task"
 
 
@@ -187,8 +202,8 @@ def main(modules: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     while True:
         message, sockets, *_ = socket.recv_fds(control, 1, 1)
-        if not message:
-            return
+        if not message:  # the job has ended, perhaps by a signal that cannot be caught: nobody waits for its workers
+            os.killpg(0, signal.SIGKILL)
         if os.fork() == 0:
             control.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a worker may have children, and wait for them

@@ -58,7 +58,7 @@ def explain(name: str, error: BaseException, published: list[str], verbose: bool
     if not isinstance(error, Exception):  # SystemExit and the like are not errors of the job
         raise error
     traceback_text = "".join(traceback.format_exception(error)) if verbose else None
-    if isinstance(error, JobFailed):
+    if isinstance(error, JobFailed) and os.strerror(errno.ENOSPC) not in str(error):
         _tell_error(name, f"error: {error}", error.exit_code, traceback_text, **error.fields)
         return error.exit_code
     _tell_error(

@@ -50,12 +50,26 @@ def write_folder(folder: str, rows: "DataFrame", more: bool = False) -> None:
 
 def write_file(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
     """Writes ``batches`` to the file ``uri``, by this process and one at a time. Returns the number of their rows."""
-    rows, dictionaries = 0, True if _DENSE not in schema.names else [name for name in schema.names if name != _DENSE]
     with blobs.create(uri) as stream:
-        with pq.ParquetWriter(stream, schema, compression=COMPRESSION, use_dictionary=dictionaries) as writer:
-            for batch in batches:
-                writer.write(batch)
-                rows += len(batch)
+        return _write(stream, schema, batches)
+
+
+def write_whole_file(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
+    """As `write_file`, of what fits into memory: readers see the whole file or none. So several attempts of a task may
+    write it, and one that is killed damages nothing.
+    """
+    stream = pa.BufferOutputStream()
+    rows = _write(stream, schema, batches)
+    blobs.write(uri, stream.getvalue().to_pybytes(), "application/vnd.apache.parquet")
+    return rows
+
+
+def _write(stream: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
+    rows, dictionaries = 0, True if _DENSE not in schema.names else [name for name in schema.names if name != _DENSE]
+    with pq.ParquetWriter(stream, schema, compression=COMPRESSION, use_dictionary=dictionaries) as writer:
+        for batch in batches:
+            writer.write(batch)
+            rows += len(batch)
     return rows
 
 

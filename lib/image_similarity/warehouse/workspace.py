@@ -64,10 +64,13 @@ class Workspace:
         """The folder or file ``name``, as programs outside Hadoop name it: for workers that access files themselves."""
         return uris.for_readers(self.folder(name))
 
-    def parts(self, name: str, columns: list[str]) -> Iterator[pa.Table]:
-        """The Parquet files of ``name`` as tables, one after the other, read by this process without a Spark job."""
-        files = sorted(file.uri for file in blobs.list_files(self.location(name)) if file.path.endswith(".parquet"))
-        for file in files:
+    def parts(self, name: str, columns: list[str], prefix: str = "") -> Iterator[pa.Table]:
+        """The Parquet files of ``name`` as tables, one after the other, read by this process without a Spark job.
+
+        ``prefix``: how the names of the files begin.
+        """
+        files = [file for file in blobs.list_files(self.location(name)) if file.path.endswith(".parquet")]
+        for file in sorted(file.uri for file in files if file.path.rpartition("/")[2].startswith(prefix)):
             with blobs.open_input_file(file) as opened:
                 part = pq.read_table(opened, columns=columns)
             yield part

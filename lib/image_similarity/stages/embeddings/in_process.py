@@ -39,6 +39,8 @@ from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+MOST_KNOWN = 1_000_000
+"""Rows of a published table that are looked through."""
 MOST_IMAGES = 100_000
 """What is known of so many images takes some 100 MB of this process."""
 
@@ -50,6 +52,7 @@ _MODULES = {
 }
 """Kind of a fingerprint -> what computes it. Importing torch takes seconds."""
 
+_RESULTS = {"content_sha256", "reason", "detail", "embedded_on", "refused"}
 _BATCH = 16
 """Pictures of 224 pixels in a batch on a CPU. One that is not full takes as long."""
 
@@ -233,8 +236,8 @@ def _results(
             if answer == processes.BEGUN:
                 answers[number], answered[number] = [], 0
             elif answer != processes.DONE:
+                answered[number] += _checked(answer, len(parts[number]) - answered[number])
                 answers[number].append(answer)
-                answered[number] += len(answer["reason"])
             else:
                 results |= _by_image(parts[number], answers[number])
     return results
@@ -246,6 +249,17 @@ def _parts(rows: list[Row], count: int, most: int) -> list[list[Row]]:
     whole = -(-size // _BATCH) * _BATCH
     size = whole if whole <= most else size
     return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+def _checked(answer: Any, most: int) -> int:
+    """The number of results in ``answer``. Raises ``JobFailed`` if it is not `Results` of ``most`` images or fewer: a
+    worker that is taken over by a file may say anything.
+    """
+    columns = list(answer.values()) if isinstance(answer, dict) and set(answer) == _RESULTS else []
+    lengths = {len(column) for column in columns if isinstance(column, list)}
+    if len(lengths) != 1 or not all(isinstance(column, list) for column in columns) or max(lengths) > most:
+        raise JobFailed("a worker answered what is no result: nothing was published")
+    return int(max(lengths))
 
 
 def _by_image(rows: Sequence[Row], answers: Sequence[Results]) -> dict[str, dict[str, Any]]:
@@ -337,5 +351,6 @@ def check(outputs: Outputs, contents: frozenset[str] | set[str]) -> None:
     lost = sum(content not in contents for content in outputs.embeddings["content_sha256"].to_pylist())
     if lost or len(outputs.embeddings) + len(outputs.failures) != outputs.images:
         raise JobFailed(
-            f"{lost:,} embeddings have no vector in the store: nothing was published; run again with recheck = 'always'"
+            f"{lost:,} embeddings have no vector in the store: nothing was published; run again with "
+            "--discard-checkpoints --set embeddings.recheck=always"
         )

@@ -300,5 +300,6 @@ def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vecto
     lost = embeddings.join(vectors.select("content_sha256"), "content_sha256", "left_anti").count()
     if lost:
         raise JobFailed(
-            f"{lost:,} embeddings have no vector in the store: nothing was published; run again with recheck = 'always'"
+            f"{lost:,} embeddings have no vector in the store: nothing was published; run again with "
+            "--discard-checkpoints --set embeddings.recheck=always"
         )

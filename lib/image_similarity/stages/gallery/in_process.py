@@ -313,7 +313,7 @@ class InProcess(Layout):
 
             # A task that is tried again writes the same file.
             file = f"{folder}/{name}-{number:05d}.parquet"
-            parquet.write_file(file, pages.FILLED_SCHEMA, pages.in_batches(filled()))
+            parquet.write_whole_file(file, pages.FILLED_SCHEMA, pages.in_batches(filled()))
             yield pa.RecordBatch.from_pylist([totals], schema=_TOTALS)
 
         def numbered() -> Iterator[tuple[int, list[tuple[str, dict[str, Any]]]]]:

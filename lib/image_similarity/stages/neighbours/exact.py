@@ -336,7 +336,7 @@ def _merge(
     with step(spark, "merge lists"):
         output.write(pieces.mapInArrow(_merging(work), from_arrow_schema(ROWS)))
     places = []
-    for part in state.parts(SETTLED, ["block", "uncertain"]):
+    for part in state.parts(SETTLED, ["block", "uncertain"], _of_screen(work.search)):
         for block, content in zip(part["block"].to_pylist(), part["uncertain"].to_pylist()):
             position = np.frombuffer(content, np.int32)
             places.append(np.empty(len(position), _UNCERTAIN))
@@ -383,7 +383,7 @@ def _merging(work: Work) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
         rows = (row for batch in batches for number in range(len(batch)) for row in batch.slice(number, 1).to_pylist())
         for (block, new, piece), of_piece in groupby(rows, lambda row: (row["block"], row["new"], row["piece"])):
             part = work.blocks.part(block, new)[piece * work.piece_rows : (piece + 1) * work.piece_rows]
-            settled = settled_rows(work.search, block, part, _lists_of_piece(work, part, list(of_piece)))
+            settled = settled_rows(work.search, block, part, _lists_of_piece(work, part, new, list(of_piece)))
             _keep(work, SETTLED, f"{block:06d}-{'new' if new else 'old'}-{piece:04d}", settled)
             yield from work.naming.rows_of(images, settled)
 
@@ -392,16 +392,23 @@ def _merging(work: Work) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
 
 def _keep(work: Work, name: str, part: str, settled: pa.Table) -> None:
     """Writes ``settled`` for the next run. A task that is tried again writes the same to the same place."""
-    parquet.write_file(
-        uris.join(work.state, f"{name}/part-{work.search.screen}-{part}.parquet"), SETTLED_LISTS, [settled]
-    )
+    file = uris.join(work.state, f"{name}/{_of_screen(work.search)}{part}.parquet")
+    parquet.write_whole_file(file, SETTLED_LISTS, [settled])
 
 
-def _lists_of_piece(work: Work, part: Part, rows: list[dict[str, Any]]) -> Pair:
-    """The exact lists of ``part`` from all ``rows`` (`_ANY_LISTS`) about it."""
+def _of_screen(search: Search) -> str:
+    """How the names of files begin that hold lists of one precision: a late task of another may still write its own."""
+    return f"part-{search.screen}-"
+
+
+def _lists_of_piece(work: Work, part: Part, new: bool, rows: list[dict[str, Any]]) -> Pair:
+    """The exact lists of ``part`` from all ``rows`` (`_ANY_LISTS`) about it.
+
+    Raises ``JobFailed`` if vectors that are not ``new`` have no lists of the run before.
+    """
     scores = [row for row in rows if row["error"] is not None]
     previous = [row for row in rows if row["error"] is None]
-    known = lists_of(previous, part.index) if previous else None
+    known = None if new else lists_of(previous, part.index)
     if known is not None and not scores:
         return known
     similar, dissimilar = (

@@ -4,6 +4,7 @@ Spark reads them where it can. Files that it takes for hidden or whose names it 
 know (half floats, UUIDs), are read by pyarrow in Spark's workers. Where no Spark is needed, pyarrow reads all of them.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -137,6 +138,8 @@ class File:
     schema: pa.Schema
     rows: tuple[int, ...]
     """The number of rows of each row group."""
+    marks: tuple[str, ...]
+    """What tells each row group from that of another file, see `_mark`."""
 
     def check(self) -> None:
         """Raise ``ValueError`` if a column is missing, or has a type that cannot serve."""
@@ -154,7 +157,8 @@ class File:
 
     def batches(self, group: int, columns: Sequence[str] = (ID, VECTOR)) -> Iterator[pa.RecordBatch]:
         """The rows of a row group: image_id (string), embedding (list<float>). Raises ``OSError`` or ``ValueError``."""
-        return _read_group(self.part, group, pa.schema([(name, _TYPES[name]) for name in columns]))
+        schema = pa.schema([(name, _TYPES[name]) for name in columns])
+        return _read_group(self.part, group, self.marks[group], schema)
 
     @property
     def spark_schema(self) -> str | None:
@@ -199,8 +203,9 @@ def _opened(parts: list[Part], open_file: Callable[[str], Any], read_seconds: fl
     def opened(part: Part) -> File:
         with open_file(part.uri) as file:
             parquet = pq.ParquetFile(file)
-            groups = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
-            return File(part, parquet.schema_arrow, tuple(groups))
+            numbers = range(parquet.num_row_groups)
+            rows = tuple(parquet.metadata.row_group(number).num_rows for number in numbers)
+            return File(part, parquet.schema_arrow, rows, tuple(_mark(parquet, number) for number in numbers))
 
     def in_time(part: Part) -> File:
         with part.named_in_errors():
@@ -225,23 +230,33 @@ def _by_workers(spark: "SparkSession", files: list[File], columns: tuple[str, ..
     """The columns ``columns`` of ``files``: tasks read some row groups each."""
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    groups = [(file.part, number) for file in files for number in range(len(file.rows))]
+    groups = [(file.part, number, mark) for file in files for number, mark in enumerate(file.marks)]
     schema = pa.schema([(name, _TYPES[name]) for name in columns])
 
     def rows(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in numbers:
             for number in batch.column(0).to_pylist():
-                part, group = groups[number]
-                yield from _read_group(part, group, schema)
+                part, group, mark = groups[number]
+                yield from _read_group(part, group, mark, schema)
 
     tasks = max(1, min(len(groups), _MOST_TASKS))
     return spark.range(0, len(groups), 1, tasks).mapInArrow(rows, from_arrow_schema(schema))
 
 
-def _read_group(part: Part, group: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _mark(parquet: pq.ParquetFile, group: int) -> str:
+    """A digest of what the end of a file says of a row group: its place, its sizes, its least and greatest values."""
+    if group >= parquet.num_row_groups:
+        return ""
+    return hashlib.sha256(repr(parquet.metadata.row_group(group).to_dict()).encode()).hexdigest()
+
+
+def _read_group(part: Part, group: int, mark: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of a row group. Raises ``ValueError`` if the file was replaced since ``mark`` was taken."""
     inside = [name for name in schema.names if name not in part.partition]
     with blobs.open_input_file(part.uri) as file:
         opened = pq.ParquetFile(file)
+        if _mark(opened, group) != mark:
+            raise ValueError("was replaced while it was read: run the job again")
         for batch in opened.iter_batches(_BATCH_ROWS, row_groups=[group], columns=inside or [VECTOR]):
             columns = [
                 _as_floats(batch[VECTOR]) if name == VECTOR else _ids(batch, part.partition) for name in schema.names

@@ -139,7 +139,8 @@ class Plan:
     def lines(self) -> list[str]:
         pairs = self.rows * (self.rows - 1) // 2
         operations, tasks = 2 * pairs * self.dimensions, len(self.tiles.pairs)
-        where = (f"{_WHERE[self.runner]}: {self.because}",) if self.because else ()
+        gpu = "" if self.device == CPU else f", on {self._on}"
+        where = (f"{_WHERE[self.runner]}{gpu}: {self.because}",) if self.because or gpu else ()
         if self.method == APPROXIMATE and not self.all_pairs:
             return [
                 f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk.total / 2**30:.2f} GiB of disk",
@@ -356,6 +357,10 @@ def _with_approximate(plan: Plan, settings: NeighboursSettings, approximate: App
     return _decided(plan, settings, approximate_seconds, disk, nlist, nprobe)
 
 
+_TRIED_SIMILAR = 100
+"""Longer lists are not tried: they take most of the time themselves, seconds."""
+
+
 def _with_approximate_here(plan: Plan, settings: NeighboursSettings, approximate: ApproximateSettings) -> Plan:
     """The same where this process compares. Its speed is measured, except for work of seconds."""
     if plan.seconds <= _WORTH_PLANNING:
@@ -363,7 +368,8 @@ def _with_approximate_here(plan: Plan, settings: NeighboursSettings, approximate
             return replace(plan, notes=("method auto: exact takes seconds: exact",))
         plan = replace(plan, probing=ProbingRate(plan.rate.pairs / 4, plan.rate.pairs / 10, _PARTITION_SECONDS))
     else:
-        plan = replace(plan, probing=calibration.probing_rate(plan.dimensions, settings.metric, settings.similar))
+        similar = min(settings.similar, _TRIED_SIMILAR)
+        plan = replace(plan, probing=calibration.probing_rate(plan.dimensions, settings.metric, similar))
     rows, dimensions = plan.rows, plan.dimensions
     nlist = nlist_for(rows, dimensions, settings, approximate)
     nprobe = min(nprobe_for(rows, nlist, approximate), nlist)
