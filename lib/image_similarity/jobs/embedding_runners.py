@@ -268,7 +268,7 @@ class BySpark:
         # Counted from checkpoints and not from results: a task that was lost with its executor may have written some,
         # and its retry does not embed those contents again.
         embedded = _checkpoints(job, embedding.key, this_run_only=True).select("content_sha256").distinct().count()
-        if embedded or _whole_checkpoints(embedding):  # see `InProcess._write`
+        if embedded or any(checkpoints.files(folder)[0] for folder in _folders(embedding)):  # see `InProcess._write`
             new = stage.new_vectors(_checkpoints(job, embedding.key), vectors)
             job.warehouse.write("vectors", run, new)
             written = job.warehouse.read("vectors", [run])
@@ -307,9 +307,13 @@ def _checkpoints(job: Job, key: str, this_run_only: bool = False) -> "DataFrame"
 
 def _whole_checkpoints(embedding: Embedding) -> list[str]:
     """The files of checkpoints of earlier runs that were not published, without damaged ones."""
+    return [file for folder in _folders(embedding) for file in _readable(folder)[0]]
+
+
+def _folders(embedding: Embedding) -> list[str]:
+    """Where checkpoints of this run and of earlier ones are that were not published."""
     warehouse, state = embedding.job.warehouse, embedding.state
-    folders = [warehouse.state_of(state, run).location(checkpoints.FOLDER) for run in warehouse.states(state)]
-    return [file for folder in folders for file in checkpoints.files(folder)[0]]
+    return [warehouse.state_of(state, run).location(checkpoints.FOLDER) for run in warehouse.states(state)]
 
 
 def _readable(folder: str) -> tuple[list[str], list[str]]:
