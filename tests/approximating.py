@@ -28,6 +28,29 @@ def written(folder: Path, vectors: Values, order: NDArray[np.int64] | None = Non
     return str(file)
 
 
+def degenerate() -> dict[str, Values]:
+    """Collections that are not cut into partitions as usual."""
+    rng = np.random.default_rng(23)
+    plain = rng.standard_normal((300, 8)).astype(np.float32)
+    copies = plain.copy()
+    copies[rng.choice(300, 120, replace=False)] = plain[rng.integers(0, 20, 120)]
+    cluster = plain.copy()
+    cluster[:240] = plain[0] + 0.01 * rng.standard_normal((240, 8)).astype(np.float32)
+    constant = plain.copy()
+    constant[:, 3:] = 1
+    few = {f"{n} images": plain[:n] for n in (1, 2, 6, 50)}
+    return {
+        **few,
+        "all identical": np.repeat(plain[:1], 40, axis=0),
+        "40 % copies": copies,
+        "80 % in one cluster": cluster,
+        "constant dimensions": constant,
+        "on one line": plain[:1] * rng.uniform(1, 2, (300, 1)).astype(np.float32) + np.float32(1e-6) * plain,
+        "an outlier": np.concatenate([cluster[:100], -plain[:1] * 1000]),
+        "one value": np.abs(plain[:, :1]),
+    }
+
+
 DEFAULTS = {
     "neighbours.similar": 5,
     "neighbours.dissimilar": 0,

@@ -155,3 +155,14 @@ def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.Tem
     }
     assert main(render_gallery, [*settings, "--gallery", str(folder / "gallery")], session=spark) == 0
     return Rendered(collection, folder / "gallery", folder / "warehouse", settings, "tall.png", before)
+
+
+@pytest.fixture
+def one_thread_of_torch() -> Iterator[None]:
+    """These are small: threads would wait for one another, and for those of other tests."""
+    import torch  # takes seconds
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

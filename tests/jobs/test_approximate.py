@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 import oracle
-from approximating import Values, check, published, run, written
+from approximating import check, degenerate, published, run, written
 from image_similarity.jobs import audit_neighbours
 from image_similarity.jobs.command_line import main
 from image_similarity.stages.gallery.words import FACTS
@@ -38,27 +38,6 @@ def test_the_table_does_not_depend_on_the_order_of_the_data_or_the_number_of_cor
         assert run(spark, tmp_path / f"w{seed}", file, "--set", f"neighbours.block_rows={64 + 300 * seed}") == 0
         found.append(published(tmp_path / f"w{seed}")[0])
     assert found[0] == found[1]
-
-
-def degenerate() -> dict[str, Values]:
-    rng = np.random.default_rng(23)
-    plain = rng.standard_normal((300, 8)).astype(np.float32)
-    copies = plain.copy()
-    copies[rng.choice(300, 120, replace=False)] = plain[rng.integers(0, 20, 120)]
-    cluster = plain.copy()
-    cluster[:240] = plain[0] + 0.01 * rng.standard_normal((240, 8)).astype(np.float32)
-    constant = plain.copy()
-    constant[:, 3:] = 1
-    few = {f"{n} images": plain[:n] for n in (1, 2, 6, 50)}
-    return {
-        **few,
-        "all identical": np.repeat(plain[:1], 40, axis=0),
-        "40 % copies": copies,
-        "80 % in one cluster": cluster,
-        "constant dimensions": constant,
-        "on one line": plain[:1] * rng.uniform(1, 2, (300, 1)).astype(np.float32) + np.float32(1e-6) * plain,
-        "an outlier": np.concatenate([cluster[:100], -plain[:1] * 1000]),
-    }
 
 
 @pytest.mark.parametrize("case", degenerate())

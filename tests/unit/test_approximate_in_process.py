@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import oracle
-from approximating import check, written
+from approximating import check, degenerate, written
 from image_similarity.jobs import command_line, find_neighbours, neighbour_runners
 from image_similarity.jobs.command_line import main
 from image_similarity.knn import calibration
@@ -65,24 +65,6 @@ def test_the_table_does_not_depend_on_the_order_of_the_data_or_on_threads(
         assert run(tmp_path / f"w{threads}", file) == 0
         found.append(published(tmp_path / f"w{threads}")[0])
     assert found[0] == found[1]
-
-
-def degenerate() -> dict[str, Any]:
-    rng = np.random.default_rng(23)
-    plain = rng.standard_normal((300, 8)).astype(np.float32)
-    copies = plain.copy()
-    copies[rng.choice(300, 120, replace=False)] = plain[rng.integers(0, 20, 120)]
-    cluster = plain.copy()
-    cluster[:240] = plain[0] + 0.01 * rng.standard_normal((240, 8)).astype(np.float32)
-    return {
-        **{f"{n} images": plain[:n] for n in (1, 2, 6, 50)},
-        "all identical": np.repeat(plain[:1], 40, axis=0),
-        "40 % copies": copies,
-        "80 % in one cluster": cluster,
-        "on one line": plain[:1] * rng.uniform(1, 2, (300, 1)).astype(np.float32) + np.float32(1e-6) * plain,
-        "an outlier": np.concatenate([cluster[:100], -plain[:1] * 1000]),
-        "one value": np.abs(plain[:, :1]),
-    }
 
 
 @pytest.mark.parametrize("case", degenerate())

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,9 @@ from image_similarity.knn.distances import METRICS
 
 Vectors = NDArray[np.float32]
 
+pytestmark = pytest.mark.usefixtures("one_thread_of_torch")
 ROOT = Path(__file__).resolve().parents[2]
 SCREENS = pytest.mark.parametrize("screen", tensor_cores.SCREENS.values(), ids=lambda screen: screen.name)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These are small: threads would wait for one another, and for those of other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def assert_same(vectors: Vectors, metric: str, similar: int, dissimilar: int, backend: Backend, **options: Any) -> None:

@@ -240,7 +240,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine of 16 GiB whose speed is known."""
     monkeypatch.setattr(calibration, "probing_rate", lambda *of: calibration.ProbingRate(5e6, 1e6, 2e-3))
     monkeypatch.setattr(calibration, "rate", lambda *of: calibration.Rate("float32", 4e10, 1e7))
-    monkeypatch.setattr(planning, "_available_memory", lambda: 16 * 2**30)
+    monkeypatch.setattr(planning, "available_memory", lambda: 16 * 2**30)
     yield
 
 

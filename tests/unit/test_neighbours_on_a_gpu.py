@@ -1,6 +1,6 @@
 """find_neighbours on a GPU, for which the processor stands in: the same rows, what is refused, and what fails."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,8 @@ from image_similarity.stages.neighbours import own_vectors
 from image_similarity.stages.neighbours import plan as planning
 from image_similarity.warehouse.snapshot import open_snapshot
 
+pytestmark = pytest.mark.usefixtures("one_thread_of_torch")
 GPU = "cuda:0"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These are small: threads would wait for one another, and for those of other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.knn.calibration import Rate
 from image_similarity.knn.scoring import SCREENS
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.stages.neighbours import plan
-from image_similarity.stages.neighbours.plan import Disk, Plan, Tiles
+from image_similarity.stages.neighbours import plan, resources
+from image_similarity.stages.neighbours.plan import Plan, Tiles
+from image_similarity.stages.neighbours.resources import Disk
 from image_similarity.storage import disk_space
 
 
@@ -68,7 +69,7 @@ def test_disk_and_memory_that_do_not_suffice_are_told_before_work_begins(
     plan.check(big(2**20, 2**20), place, local=True)
     with pytest.raises(JobFailed, match="needs about 4,194,304.00 GiB of disk for --warehouse"):
         plan.check(big(2**20, 2**52), place, local=True)
-    monkeypatch.setattr(plan, "_available_memory", lambda: 2**30)
+    monkeypatch.setattr(plan, "available_memory", lambda: 2**30)
     with pytest.raises(JobFailed, match="needs about 2.00 GiB of memory .2 tasks at once., but 1.00 GiB are available"):
         plan.check(big(2**30, 0), place, local=True)
     plan.check(big(2**30, 0), place, local=False)
@@ -80,12 +81,12 @@ def test_what_shuffles_write_is_looked_for_where_they_write(tmp_path: Path, monk
     monkeypatch.setattr(disk_space, "_disk_of", lambda folder: list(free).index(folder))
     monkeypatch.setattr(disk_space, "existing", lambda folder: folder)
     monkeypatch.setattr(disk_space, "_free", free.get)
-    plan.check_disk(Disk(10 * 2**20, 2**20), str(own), [str(other)])
+    resources.check_disk(Disk(10 * 2**20, 2**20), str(own), [str(other)])
     with pytest.raises(JobFailed, match=f"2.0 MiB of disk for spark.local.dir {other}, but {other} has 1.0 MiB free"):
-        plan.check_disk(Disk(10 * 2**20, 2**21), str(own), [str(other)])
+        resources.check_disk(Disk(10 * 2**20, 2**21), str(own), [str(other)])
     monkeypatch.setattr(disk_space, "_disk_of", lambda folder: 0)
     with pytest.raises(JobFailed, match=f"11.0 MiB of disk for --warehouse {own} and spark.local.dir {other}, but"):
-        plan.check_disk(Disk(10 * 2**20, 2**20), str(own), [str(other)])
+        resources.check_disk(Disk(10 * 2**20, 2**20), str(own), [str(other)])
 
 
 @pytest.mark.parametrize("method", ["exact", "approximate", "auto"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import oracle
-from image_similarity.knn import calibration, partitioning, probing, scoring
+from image_similarity.knn import calibration, partitioning, probing, running_lists, scoring
 from image_similarity.knn.candidates import NONE
 from image_similarity.knn.distances import METRICS, measured
 from image_similarity.knn.probing import Probing
@@ -103,7 +103,7 @@ def test_a_list_has_each_neighbour_once_with_its_best_score() -> None:
     scores, positions = np.full((1, 4), -np.inf, np.float32), np.full((1, 4), -1, np.int32)
     cut = np.full(1, -np.inf, np.float32)
     for score, position in ((1.0, 7), (2.0, 8), (3.0, 7), (0.5, 7), (0.5, 6), (0.5, 5), (0.5, 9), (0.5, 4)):
-        probing._keep(scores, positions, cut, 0, np.float32(score), np.int32(position))
+        running_lists.keep(scores, positions, cut, 0, np.float32(score), np.int32(position))
     assert sorted(zip(scores[0].tolist(), positions[0].tolist())) == [(0.5, 4), (0.5, 5), (2.0, 8), (3.0, 7)]
     assert cut[0] == 0.5
 

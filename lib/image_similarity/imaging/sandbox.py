@@ -156,25 +156,25 @@ class _Child:
 
     def _answer(self, connection: "_Connection", sizes: list[int] | None) -> "_Answer | tuple[str, str]":
         """The answer, or reason and detail of `Unreadable`."""
-        told = self._told(connection)
-        if "reason" in told:
-            return str(told["reason"]), str(told["detail"])
-        width, height = int(told["width"]), int(told["height"])
+        header = self._header(connection)
+        if "reason" in header:
+            return str(header["reason"]), str(header["detail"])
+        width, height = int(header["width"]), int(header["height"])
         if sizes is None:
-            sizes = told["bytes"][:2]
+            sizes = header["bytes"][:2]
         if not (0 < width < 2**31 and 0 < height < 2**31 and sizes):
             raise ValueError("no picture")
         return _Answer(width, height, [connection.receive(size) for size in sizes])
 
-    def _told(self, connection: "_Connection") -> dict[str, Any]:
+    def _header(self, connection: "_Connection") -> dict[str, Any]:
         """The header of the answer. Before it the child asks for turns, each of which gives back the one before."""
         with ExitStack() as turn:
             for _ in range(_MOST_TURNS):
-                told = connection.receive_json()
-                if "turn" not in told:
-                    return told
+                header = connection.receive_json()
+                if "turn" not in header:
+                    return header
                 turn.close()
-                turn.enter_context(decoding.turns.taken(max(0, int(told["turn"])), self._max_pixels))
+                turn.enter_context(decoding.turns.taken(max(0, int(header["turn"])), self._max_pixels))
                 connection.restart_clock(self._seconds)
                 connection.send(_GO)
         raise ValueError("too many turns")
@@ -246,8 +246,8 @@ class _Connection:
         (size,) = _ANSWER.unpack(self.receive(_ANSWER.size))
         if size > _MOST_TOLD:
             raise ValueError(f"{size} bytes")
-        told: dict[str, Any] = json.loads(self.receive(size))
-        return told
+        content: dict[str, Any] = json.loads(self.receive(size))
+        return content
 
     def close(self) -> None:
         self._end.close()
@@ -295,16 +295,16 @@ def main(max_pixels: int, memory_bytes: int, seconds: float) -> None:
         decoding.prepare_process(max_pixels, taken)
         stream.write(_READY)
         stream.flush()
-        while header := stream.read(_REQUEST.size):
-            size, length = _REQUEST.unpack(header)
+        while request := stream.read(_REQUEST.size):
+            size, length = _REQUEST.unpack(request)
             what, content = json.loads(_exactly(stream, size)), _exactly(stream, length)
             signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
-                told, parts = _answer(what, content, max_pixels)
+                header, parts = _answer(what, content, max_pixels)
             except Unreadable as error:
-                told, parts = {"reason": error.reason, "detail": error.detail[:_LONGEST_DETAIL]}, []
+                header, parts = {"reason": error.reason, "detail": error.detail[:_LONGEST_DETAIL]}, []
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _write(stream, told, *parts)
+            _write(stream, header, *parts)
 
 
 def _answer(what: Any, content: bytes, max_pixels: int) -> tuple[dict[str, Any], Sequence[bytes | memoryview]]:
@@ -317,9 +317,9 @@ def _answer(what: Any, content: bytes, max_pixels: int) -> tuple[dict[str, Any],
     return {"width": framed.width, "height": framed.height}, [square.data.cast("B") for square in framed.squares]
 
 
-def _write(stream: Any, told: dict[str, Any], *parts: bytes | memoryview) -> None:
-    header = json.dumps(told).encode()
-    stream.write(_ANSWER.pack(len(header)) + header)
+def _write(stream: Any, header: dict[str, Any], *parts: bytes | memoryview) -> None:
+    content = json.dumps(header).encode()
+    stream.write(_ANSWER.pack(len(content)) + content)
     for part in parts:
         stream.write(part)
     stream.flush()

@@ -55,8 +55,8 @@ def run(application: Application) -> None:
         counts={"images": count, "skipped": skipped},
         used={**used, "manifest": job.settings.manifest.model_dump()},
     )
-    told = f"; skipped: {images.describe_skipped(skipped)}" if skipped else ""
-    job.say(f"build_manifest: {count:,} images in {job.seconds:.1f} s{told}")
+    note = f"; skipped: {images.describe_skipped(skipped)}" if skipped else ""
+    job.say(f"build_manifest: {count:,} images in {job.seconds:.1f} s{note}")
 
 
 def _needs_spark(arguments: argparse.Namespace, warehouse: str) -> str | None:

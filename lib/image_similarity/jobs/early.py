@@ -202,7 +202,7 @@ def unread_images(published: Snapshot, fingerprint: str) -> int:
         rows = {table: published.table(table, slot, columns) for table, slot in slots.items()}
     except (OSError, pa.ArrowException):
         return 0
-    images = {table: set(zip(*(column.to_pylist() for column in found.columns))) for table, found in rows.items()}
+    images = {table: set(zip(*(column.to_pylist() for column in ids.columns))) for table, ids in rows.items()}
     return len(images["manifest"] - images["embeddings"] - images["failures"])
 
 

@@ -18,7 +18,7 @@ from image_similarity.reporting import note
 from image_similarity.runtime.session import is_local_mode, local_cores, starts_locally
 from image_similarity.settings import PcaSettings, Settings
 from image_similarity.stages.embeddings import checkpoints
-from image_similarity.stages.embeddings.outcomes import Retry
+from image_similarity.stages.embeddings.outcomes import Counts, Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.storage import uris
 from image_similarity.warehouse import retention
@@ -324,9 +324,7 @@ def _readable(folder: str) -> tuple[list[str], list[str]]:
     return whole, damaged
 
 
-def _counts(
-    outputs: "in_process.Outputs | stage.Outputs", embedded: int, added: int, failures: Failures
-) -> dict[str, Any]:
+def _counts(outputs: Counts, embedded: int, added: int, failures: Failures) -> dict[str, Any]:
     """For ``runs.counts``."""
     return {
         "images": outputs.images,

@@ -74,6 +74,7 @@ def _check_size(
     if vectors is None:
         return
     from image_similarity.stages.neighbours import plan as planning
+    from image_similarity.stages.neighbours import resources
 
     if settings.method == planning.APPROXIMATE and settings.similar:
         from image_similarity.stages.neighbours import quality
@@ -82,7 +83,7 @@ def _check_size(
     continues = settings.incremental and bool(published.run_ids("neighbours", _slot(settings)))
     least = planning.least_disk(vectors.images, vectors.dimensions, settings, continues)
     if not arguments.dry_run:
-        planning.check_disk(least, published.uri, arguments.scratch_folders)
+        resources.check_disk(least, published.uri, arguments.scratch_folders)
 
 
 def run(application: Application, fingerprint: str | None = None) -> None:

@@ -9,6 +9,7 @@
 - ``all_pairs``     the same for vectors in memory: with threads, or on a GPU
 - ``screening``     the precision of scores that proves most for its time
 - ``partitioning``  spherical k-means; ``nndescent``, ``graphs``: neighbours of neighbours
-- ``recall``        the share of true neighbours in a list
+- ``probing``       the pairs that partitions suggest, for vectors in memory; ``running_lists``: what is kept of them
+- ``recall``        the share of true neighbours in a list; ``truth``: the true ones, of a sample
 - ``calibration``   the speed of this machine; ``compiled``, ``warmup``: functions that numba compiles
 """

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_similarity.knn.candidates import Keys, keys_of_scores
-from image_similarity.knn.compiled import compiled
 from image_similarity.knn.distances import Indices, Values
+from image_similarity.knn.running_lists import gather, keep_best, keep_of_probers, keep_within, least, merge
 from image_similarity.knn.scoring import Copies
 from image_similarity.knn.threads import in_threads
 
@@ -29,7 +29,6 @@ _PROBERS_AT_ONCE, _RESIDENTS_AT_ONCE = 1024, 2048
 """Vectors that are multiplied at once: rows, and columns of the partition."""
 _PROBES_AT_ONCE = 2**17
 """Pairs of a vector and a partition between two merges: what they offer is in memory."""
-_RUN = 32  # scores that are tested together
 
 Offers = tuple[NDArray[np.int32], NDArray[np.int32], Values]
 """Arrays (m,): a row, its candidate, and their score."""
@@ -100,11 +99,12 @@ class Probing:
         def compare(rows: slice) -> None:
             chosen = places[rows]
             scores = np.full((len(chosen), k), -np.inf, dtype=np.float32)
-            found, cut = np.full((len(chosen), k), -1, dtype=np.int32), np.full(len(chosen), -np.inf, dtype=np.float32)
+            positions = np.full((len(chosen), k), -1, dtype=np.int32)
+            cut = np.full(len(chosen), -np.inf, dtype=np.float32)
             for columns in _slices(0, len(self), _ROWS_AT_ONCE):
                 product = self._low[chosen] @ self._low[columns].T
-                _keep_best(product, self._half[columns], chosen, columns.start, scores, found, cut)
-            nearest[rows] = found
+                keep_best(product, self._half[columns], chosen, columns.start, scores, positions, cut)
+            nearest[rows] = positions
 
         self._each(compare, _slices(0, len(places), max(1, min(256, -(-len(places) // self._threads)))))
         return nearest
@@ -147,7 +147,7 @@ class Probing:
         probes = np.empty((len(self), count), dtype=np.int32)
 
         def choose(rows: slice) -> None:
-            _least(self._distances(self._low[rows]), self._home[rows], probes[rows])
+            least(self._distances(self._low[rows]), self._home[rows], probes[rows])
 
         self._each(choose, _slices(0, len(self), _ROWS_AT_ONCE // 4))
         return probes
@@ -159,7 +159,7 @@ class Probing:
         for rows in _slices(start, end, _PROBERS_AT_ONCE):
             for columns in _slices(rows.start, end, _PROBERS_AT_ONCE):
                 product = self._low[rows] @ self._low[columns].T
-                _keep_within(product, self._half, rows.start, columns.start, *lists)
+                keep_within(product, self._half, rows.start, columns.start, *lists)
         self.pairs_done += (end - start) ** 2 // 2
 
     def _probe(self, first: int, end: int) -> None:
@@ -185,12 +185,12 @@ class Probing:
         for rows in _slices(0, len(probers) if end > start else 0, _PROBERS_AT_ONCE):
             chunk = probers[rows]
             low = np.empty((len(chunk), self._low.shape[1]), dtype=np.float32)
-            _gather(self._low, chunk, low)
+            gather(self._low, chunk, low)
             best = _offers(0)
             for columns in _slices(start, end, _RESIDENTS_AT_ONCE):
                 product = low @ self._low[columns].T
                 to, other, score = _offers(product.size)
-                count = _keep_of_probers(product, chunk, columns.start, *lists, to, other, score)
+                count = keep_of_probers(product, chunk, columns.start, *lists, to, other, score)
                 offers = _joined([best, (to[:count], other[:count], score[:count])])
                 best = _best(offers, len(chunk), self._scores.shape[1])
             kept.append(best)
@@ -218,7 +218,7 @@ class Probing:
 
 
 def _merge_part(offers: Offers, lists: tuple[Values, NDArray[np.int32], Values], part: tuple[int, int]) -> None:
-    _merge(*offers, *part, *lists)
+    merge(*offers, *part, *lists)
 
 
 def _slices(begin: int, end: int, size: int) -> Iterator[slice]:
@@ -236,7 +236,7 @@ def _joined(offers: Iterable[Offers]) -> Offers:
 
 
 def _best(offers: Offers, probers: int, list_length: int) -> Offers:
-    """What may enter the lists of ``probers``: the ``list_length`` best offers to each, in the order of `_keep`. Where
+    """What may enter the lists of ``probers``: the ``list_length`` best offers to each, in the order of lists. Where
     vectors are much alike nearly all pairs are offered, more than memory holds.
     """
     to, other, score = offers
@@ -264,141 +264,3 @@ def _rank(distances: Values, row: Indices, home: NDArray[np.int32]) -> NDArray[n
         is_lower = np.arange(distances.shape[1])[None, :] < home[some][:, None]
         ranks[some] = ((of_row < own) | ((of_row == own) & is_lower)).sum(axis=1)
     return ranks
-
-
-@compiled()
-def _gather(values, rows, chosen):  # type: ignore[no-untyped-def]
-    for i in range(len(rows)):
-        chosen[i] = values[rows[i]]
-
-
-@compiled()
-def _least(distances, home, nearest):  # type: ignore[no-untyped-def]
-    """The numbers of the least of each row of ``distances``, ascending, into ``nearest``; ``home`` comes first."""
-    count = nearest.shape[1]
-    least = np.empty(count, dtype=np.float32)
-    for i in range(distances.shape[0]):
-        least[:] = np.inf
-        nearest[i] = home[i]
-        least[0] = -np.inf
-        last = least[count - 1]
-        for c in range(distances.shape[1]):
-            distance = distances[i, c]
-            if distance < last and c != home[i]:
-                place = count - 1
-                while least[place - 1] > distance:
-                    least[place], nearest[i, place] = least[place - 1], nearest[i, place - 1]
-                    place -= 1
-                least[place], nearest[i, place] = distance, c
-                last = least[count - 1]
-
-
-@compiled()
-def _keep(scores, positions, cut, i, score, position):  # type: ignore[no-untyped-def]
-    """Offer ``position`` to list ``i``: a heap, the least score first, of equal ones the greatest position.
-
-    A list has each position once, with the greater of its scores.
-    """
-    k = scores.shape[1]
-    if score < scores[i, 0] or (score == scores[i, 0] and position > positions[i, 0] >= 0):
-        return
-    hole = 0
-    for place in range(k):
-        if positions[i, place] == position:
-            if scores[i, place] >= score:
-                return
-            hole = place
-            break
-    while True:
-        child = 2 * hole + 1
-        if child >= k:
-            break
-        right = child + 1
-        if right < k and (
-            scores[i, right] < scores[i, child]
-            or (scores[i, right] == scores[i, child] and positions[i, right] > positions[i, child])
-        ):
-            child = right
-        if scores[i, child] > score or (scores[i, child] == score and positions[i, child] < position):
-            break
-        scores[i, hole], positions[i, hole] = scores[i, child], positions[i, child]
-        hole = child
-    scores[i, hole], positions[i, hole] = score, position
-    cut[i] = scores[i, 0]
-
-
-@compiled()
-def _keep_best(product, half, own, first, scores, positions, cut):  # type: ignore[no-untyped-def]
-    """Offer the columns, whose places begin at ``first``, to the lists of the rows, whose places are ``own``."""
-    columns = product.shape[1]
-    for i in range(product.shape[0]):
-        for start in range(0, columns, _RUN):
-            end = min(start + _RUN, columns)
-            least, any_passes = cut[i], False
-            for j in range(start, end):
-                any_passes |= product[i, j] - half[j] >= least
-            if any_passes:
-                for j in range(start, end):
-                    score = product[i, j] - half[j]
-                    if score >= cut[i] and first + j != own[i]:
-                        _keep(scores, positions, cut, i, score, np.int32(first + j))
-
-
-@compiled()
-def _keep_within(product, half, first_row, first_column, scores, positions, cut):  # type: ignore[no-untyped-def]
-    """Offer the pairs (a < b) of ``product`` to both lists: rows and columns are places from the first ones."""
-    columns = product.shape[1]
-    for i in range(product.shape[0]):
-        a = np.int32(first_row + i)
-        for start in range(max(0, a + 1 - first_column), columns, _RUN):
-            end = min(start + _RUN, columns)
-            least, own, any_passes = cut[a], half[a], False
-            for j in range(start, end):
-                score = product[i, j] - own - half[first_column + j]
-                any_passes |= (score >= least) | (score >= cut[first_column + j])
-            if any_passes:
-                for j in range(start, end):
-                    b = np.int32(first_column + j)
-                    score = product[i, j] - half[a] - half[b]
-                    if score >= cut[a]:
-                        _keep(scores, positions, cut, a, score, b)
-                    if score >= cut[b]:
-                        _keep(scores, positions, cut, b, score, a)
-
-
-@compiled()
-def _keep_of_probers(product, probers, first, half, scores, positions, cut, to, offered, score_of):  # type: ignore[no-untyped-def]
-    """Offer the rows of ``product`` to the lists of its columns, the places from ``first``.
-
-    Writes what the columns offer to the rows, the places ``probers``, into ``to``, ``offered`` and ``score_of``, and
-    returns how much that is.
-    """
-    columns, count = product.shape[1], 0
-    for i in range(product.shape[0]):
-        a = probers[i]
-        own, least = half[a], cut[a]
-        for start in range(0, columns, _RUN):
-            end = min(start + _RUN, columns)
-            any_passes = False
-            for j in range(start, end):
-                score = product[i, j] - own - half[first + j]
-                any_passes |= (score >= least) | (score >= cut[first + j])
-            if any_passes:
-                for j in range(start, end):
-                    b = np.int32(first + j)
-                    score = product[i, j] - own - half[b]
-                    if score >= least:
-                        to[count], offered[count], score_of[count] = a, b, score
-                        count += 1
-                    if score >= cut[b]:
-                        _keep(scores, positions, cut, b, score, a)
-    return count
-
-
-@compiled()
-def _merge(to, offered, score_of, begin, end, scores, positions, cut):  # type: ignore[no-untyped-def]
-    """Keep the offers to the places from ``begin`` to before ``end``."""
-    for p in range(len(to)):
-        a = to[p]
-        if begin <= a < end and score_of[p] >= cut[a]:
-            _keep(scores, positions, cut, a, score_of[p], offered[p])

@@ -32,6 +32,7 @@ from image_similarity.stages.embeddings.outcomes import (
     LEAST_IMAGES_PER_TASK,
     PERMANENT_REASONS,
     PUBLISHED,
+    Counts,
     Retry,
 )
 from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
@@ -83,17 +84,11 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """As `stage.Outputs`. The tables have the schemas of ``embeddings`` and ``failures``."""
+class Outputs(Counts):
+    """The results for one fingerprint. The tables have the schemas of ``embeddings`` and ``failures``."""
 
     embeddings: pa.Table
     failures: pa.Table
-    images: int
-    reused: int
-    resumed: int
-    failed_before: int
-    read: int
-    embedded_on: dict[str, int]
 
 
 class _Outcome(NamedTuple):

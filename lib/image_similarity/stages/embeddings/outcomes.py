@@ -25,6 +25,22 @@ PUBLISHED, CHECKPOINT, FAILED = 0, 1, 2
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What became of the images, for one fingerprint."""
+
+    images: int
+    reused: int
+    """Images that were not read, because they are unchanged."""
+    resumed: int
+    """The images among them that resumed from the checkpoints of an unpublished run."""
+    failed_before: int
+    """The images among the reused ones whose failure stands."""
+    read: int
+    embedded_on: dict[str, int]
+    """device -> images that were embedded on it."""
+
+
+@dataclass(frozen=True)
 class Retry:
     """Which permanent failures of earlier runs are retried although their files are unchanged."""
 

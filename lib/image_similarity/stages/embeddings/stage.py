@@ -32,6 +32,7 @@ from image_similarity.stages.embeddings.outcomes import (
     LEAST_IMAGES_PER_TASK,
     PERMANENT_REASONS,
     PUBLISHED,
+    Counts,
     Retry,
 )
 from image_similarity.warehouse.schemas import SCHEMAS
@@ -65,21 +66,11 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
-class Outputs:
+class Outputs(Counts):
     """The results for one fingerprint. The frames have the tables' schemas."""
 
     embeddings: DataFrame
     failures: DataFrame
-    images: int
-    reused: int
-    """Images that were not read, because they are unchanged."""
-    resumed: int
-    """The images among them that resumed from the checkpoints of an unpublished run."""
-    failed_before: int
-    """The images among the reused ones whose failure stands."""
-    read: int
-    embedded_on: dict[str, int]
-    """device -> images that were embedded on it."""
 
 
 def run(

@@ -9,14 +9,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity.errors import JobFailed
@@ -27,8 +27,9 @@ from image_similarity.runtime.tasks import over_chunks, task_count
 from image_similarity.settings import Settings
 from image_similarity.stages.gallery import addresses, cards, distances, images, listings, pages, pictures, search
 from image_similarity.stages.gallery.by_spark import LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK, NOTHING_TO_SHOW
+from image_similarity.stages.gallery.in_memory import Edges, Image, folder_of, grouped, orders_of, paged, uses_of
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
-from image_similarity.stages.gallery.listings import FOLDER, MOST_VALUES, AttributeUse, Facet
+from image_similarity.stages.gallery.listings import FOLDER, MOST_VALUES, Facet
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
@@ -40,8 +41,6 @@ MOST_IMAGES, MOST_NEIGHBOURS = 50_000, 3_000_000
 _WRITERS = 8
 
 Row = Mapping[str, Any]
-Image = dict[str, Any]
-"""A card with image_id, uri, ordinal, content_sha256, attributes, terms, reason and detail."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +164,11 @@ class InProcess(Layout):
     @cached_property
     def _facets(self) -> tuple[list[Facet], dict[tuple[str, str], list[Image]]]:
         """The facets, and attribute and value -> images."""
-        settings, groups = self.settings.gallery, _grouped(self.all, lambda image: image["attributes"])
-        attributes = listings.chosen_attributes(_uses(groups), self.images, settings)
+        settings, groups = self.settings.gallery, grouped(self.all, lambda image: image["attributes"])
+        attributes = listings.chosen_attributes(uses_of(groups), self.images, settings)
         by_folder = not attributes
         if by_folder:
-            groups, attributes = _grouped(self.all, _folder), [FOLDER]
+            groups, attributes = grouped(self.all, folder_of), [FOLDER]
             groups = groups if len(groups) <= MOST_VALUES else {}
         groups = {group: members for group, members in groups.items() if group[0] in attributes}
         sizes = [(attribute, value, len(members)) for (attribute, value), members in groups.items()]
@@ -221,9 +220,9 @@ class InProcess(Layout):
             return self._fill("images", book, chunks)
 
     @cached_property
-    def _edges(self) -> "_Edges":
+    def _edges(self) -> "Edges":
         ids = pa.array(self.by_id, pa.string())
-        return _Edges.joined([_Edges.of_tab(tab, table, ids) for tab, table in enumerate(self.tables.neighbours)])
+        return Edges.joined([Edges.of_tab(tab, table, ids) for tab, table in enumerate(self.tables.neighbours)])
 
     def _image_rows(self, start: int, end: int) -> Iterator[dict[str, Any]]:
         """The rows of `images.rows` from one ordinal to another."""
@@ -257,19 +256,19 @@ class InProcess(Layout):
         return self._fill("lists", book, [rows[number::tasks] for number in range(tasks)])
 
     def _browse(self) -> Iterator[dict[str, Any]]:
-        for page in _paged(self.all, self.settings.gallery.images_per_page):
+        for page in paged(self.all, self.settings.gallery.images_per_page):
             yield {"path": f"browse/{page.number}.html", **page.row(self._cards(page.items))}
 
     def _groups(self, facet: Facet) -> Iterator[dict[str, Any]]:
         for value in facet.values:
             members = self._facets[1][facet.attribute, value.value]
-            for page in _paged(members, self.settings.gallery.images_per_page):
+            for page in paged(members, self.settings.gallery.images_per_page):
                 path = f"groups/{facet.name}/{value.name}-{page.number}.html"
                 about = {"attribute": facet.attribute, "value": value.value, "images": value.images}
                 yield {"path": path, **about, **page.row(self._cards(page.items))}
 
     def _duplicates(self) -> Iterator[dict[str, Any]]:
-        for page in _paged(self._sets, listings.SETS_PER_PAGE) if self._sets else ():
+        for page in paged(self._sets, listings.SETS_PER_PAGE) if self._sets else ():
             sets = [
                 {
                     "images": len(members),
@@ -290,7 +289,7 @@ class InProcess(Layout):
             item |= {name: sorted(failure[name]) for name in ("fingerprints", "details")}
             by_reason.setdefault(reason, []).append(item)
         for reason, items in by_reason.items():
-            for page in _paged(items, listings.FAILURES_PER_PAGE):
+            for page in paged(items, listings.FAILURES_PER_PAGE):
                 yield {"path": f"failures/{reason}-{page.number}.html", "reason": reason, **page.row(page.items)}
 
     def _cards(self, members: Iterable[Image]) -> list[Card]:
@@ -358,7 +357,7 @@ class InProcess(Layout):
     def examples(self, facets: list[Facet], each: int) -> Mapping[tuple[str, str], list[Card]]:
         examples = {}
         for group, members in self._facets[1].items():
-            pictured = sorted((image for image in members if image["width"] is not None), key=_page)
+            pictured = sorted((image for image in members if image["width"] is not None), key=itemgetter("page"))
             if pictured:
                 examples[group] = self._cards(pictured[:each])
         return examples
@@ -379,7 +378,7 @@ class InProcess(Layout):
         for tab, table in zip(self.tabs, self.tables.neighbours):
             is_shown = pc.and_(pc.is_in(table["image_id"], pictured), pc.is_in(table["neighbour_id"], pictured))
             rows = table.filter(pc.and_(is_shown, pc.equal(table["rank"], 1))).to_pylist()
-            extremes = {kind: min(of, default=None) for kind, of in _orders(tab, rows).items()}
+            extremes = {kind: min(of, default=None) for kind, of in orders_of(tab, rows).items()}
             pairs = distances.once({kind: row and _pair(*row[1:]) for kind, row in extremes.items()})
             result.append(
                 {kind: (self.card[one], self.card[other], distance) for kind, (one, other, distance) in pairs.items()}
@@ -417,50 +416,6 @@ class InProcess(Layout):
         return pictures.remove_unused_here(self.site, (row["picture"] for row in self.inventory), kept[1:])
 
 
-@dataclass(frozen=True)
-class _Edges:
-    """Rows of neighbours whose two images are shown, as arrays of one length, in the order of their pages."""
-
-    image: NDArray[np.int64]
-    """The ordinal of the image."""
-    tab: NDArray[np.int64]
-    is_similar: NDArray[np.bool_]
-    rank: NDArray[np.int64]
-    neighbour: NDArray[np.int64]
-    """The ordinal of the neighbour."""
-    distance: NDArray[np.float32]
-
-    @classmethod
-    def of_tab(cls, tab: int, table: pa.Table, ids: pa.Array) -> "_Edges":
-        """``ids``: of all images, by ordinal."""
-        both = [pc.index_in(table[name], value_set=ids) for name in ("image_id", "neighbour_id")]
-        are_shown = pc.and_(*map(pc.is_valid, both))
-        image, neighbour, relation, rank, distance = (
-            column.filter(are_shown) for column in (*both, table["relation"], table["rank"], table["distance"])
-        )
-        return cls(
-            image.to_numpy().astype(np.int64),
-            np.full(len(image), tab),
-            pc.equal(relation, SIMILAR).to_numpy(),
-            rank.to_numpy().astype(np.int64),
-            neighbour.to_numpy().astype(np.int64),
-            distance.to_numpy(),
-        )
-
-    @classmethod
-    def joined(cls, parts: "Sequence[_Edges]") -> "_Edges":
-        names = [of.name for of in fields(cls)]
-        whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        order = np.lexsort([whole[name] for name in ("rank", "is_similar", "tab", "image")])
-        return cls(**{name: values[order] for name, values in whole.items()})
-
-    def of(self, ordinal: int) -> Iterator[tuple[int, bool, int, int, float]]:
-        """tab, whether it is similar, rank, neighbour and distance of each neighbour of an image."""
-        own = slice(*np.searchsorted(self.image, [ordinal, ordinal + 1]))
-        columns = (self.tab, self.is_similar, self.rank, self.neighbour, self.distance)
-        return zip(*(column[own].tolist() for column in columns))
-
-
 _FILLED = "filled"
 _COUNTED = ("files", "bytes", "items", pages.NEW, pages.CHANGED)
 
@@ -480,75 +435,5 @@ def _sum(files: Iterable[Row]) -> Totals:
     return sum((Totals(1, file["bytes"], file["items"]) for file in files), Totals())
 
 
-@dataclass(frozen=True)
-class _Page:
-    """A page of a list."""
-
-    number: int
-    last: int
-    items: list[Any]
-
-    def row(self, items: list[Any]) -> dict[str, Any]:
-        """The variables of its template, with ``items`` for its own."""
-        return {"number": self.number, "last": self.last, "items": items}
-
-
-def _paged(items: list[Any], per_page: int) -> Iterator[_Page]:
-    """``items`` in pages; one page, without items, of none."""
-    last = max(1, -(-len(items) // per_page))
-    for number in range(1, last + 1):
-        yield _Page(number, last, items[(number - 1) * per_page : number * per_page])
-
-
-def _grouped(
-    members: list[Image], groups_of: Callable[[Image], Iterable[tuple[str, str]]]
-) -> dict[tuple[str, str], list[Image]]:
-    """Attribute and value -> images, in their order."""
-    groups: dict[tuple[str, str], list[Image]] = {}
-    for image in members:
-        for group in groups_of(image):
-            groups.setdefault(group, []).append(image)
-    return groups
-
-
-def _folder(image: Image) -> list[tuple[str, str]]:
-    folder, slash, _ = image["image_id"].partition("/")
-    return [(FOLDER, folder)] if slash else []
-
-
-def _uses(groups: Mapping[tuple[str, str], list[Image]]) -> list[AttributeUse]:
-    by_attribute: dict[str, list[tuple[str, int]]] = {}
-    for (attribute, value), members in groups.items():
-        by_attribute.setdefault(attribute, []).append((value, len(members)))
-    uses = []
-    for attribute, values in by_attribute.items():
-        count = sum(images for _, images in values)
-        length = sum(len(value) * images for value, images in values) / count
-        uses.append(AttributeUse(attribute, count, len(values), length))
-    return uses
-
-
-def _page(image: Image) -> str:
-    page: str = image["page"]
-    return page
-
-
 def _pair(image_id: str, neighbour_id: str, distance: float) -> dict[str, Any]:
     return {"image_id": image_id, "neighbour_id": neighbour_id, "distance": distance}
-
-
-def _orders(tab: Tab, rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, str, str, float]]]:
-    """Kind of an example -> its pairs: the order, least for the best example, and the pair. As `distances.examples`."""
-    orders: dict[str, list[tuple[float, str, str, float]]] = {
-        kind: [] for kind in ("closest", *distances.places_of(tab), "farthest")
-    }
-    for row in rows:
-        distance, pair = row["distance"], (row["image_id"], row["neighbour_id"], row["distance"])
-        if row["relation"] == DISSIMILAR:
-            orders["farthest"].append((-distance, *pair))
-            continue
-        if distance >= distances.LEAST_SHOWN:
-            orders["closest"].append((distance, *pair))
-        for kind, decile in distances.places_of(tab).items():
-            orders[kind].append((abs(distance - decile), *pair))
-    return orders

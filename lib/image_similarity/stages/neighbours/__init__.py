@@ -1,7 +1,8 @@
 """embeddings -> neighbours: for each image the most similar and the most dissimilar others.
 
-- ``plan``         estimates of time and memory, and the choice of the method and the runner
-- ``in_process``   exact search by this process alone, without Spark
+- ``plan``         estimates of time and memory, and the choice of the method and the runner; ``resources``: what this
+  machine has of memory and disk; ``partitions``: how many approximate search cuts
+- ``in_process``, ``approximate_in_process``  search by this process alone, without Spark
 - ``sources``, ``numbers``, ``vectors``  read the vectors, number those that the metric can use, pack them into blocks;
   ``own_vectors`` and ``usable``: the user's own, and which can be compared
 - ``exact``        compares all pairs of blocks; with ``previous``, only those with vectors that are new

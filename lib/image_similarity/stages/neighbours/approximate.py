@@ -30,7 +30,8 @@ from image_similarity.stages.neighbours import audit
 from image_similarity.stages.neighbours.exchange import exchange, filled_by_brute_force
 from image_similarity.stages.neighbours.graph import Graph
 from image_similarity.stages.neighbours.layout import Layout, lay_out
-from image_similarity.stages.neighbours.plan import block_rows_for, cores_of, max_nprobe, nlist_for, nprobe_for
+from image_similarity.stages.neighbours.partitions import block_rows_for, max_nprobe, nlist_for, nprobe_for
+from image_similarity.stages.neighbours.plan import cores_of
 from image_similarity.stages.neighbours.previous import LISTS
 from image_similarity.stages.neighbours.probing import probe, within_blocks
 from image_similarity.stages.neighbours.quality import Approximation, Audit

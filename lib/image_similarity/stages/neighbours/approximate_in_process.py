@@ -30,7 +30,7 @@ from image_similarity.knn.threads import in_threads
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
-from image_similarity.stages.neighbours import in_process
+from image_similarity.stages.neighbours import in_process, partitions
 from image_similarity.stages.neighbours import plan as planning
 from image_similarity.stages.neighbours.in_memory import Loaded, load
 from image_similarity.stages.neighbours.local_source import LocalSource
@@ -38,7 +38,6 @@ from image_similarity.stages.neighbours.numbers import sampled
 from image_similarity.stages.neighbours.plan import APPROXIMATE, AUTO, Plan, clock
 from image_similarity.stages.neighbours.previous import PreviousRun
 from image_similarity.stages.neighbours.quality import Approximation, Audit, too_low
-from image_similarity.stages.neighbours.table import Naming, labelled
 from image_similarity.warehouse.workspace import Workspace
 
 _ROWS_AT_ONCE = 4096
@@ -77,17 +76,13 @@ class Outputs:
     def neighbours(self) -> Iterator[pa.RecordBatch]:
         """The rows of the table, in the order of image_id for each relation."""
         if self.similar is not None:
-            settings, vectors = self._settings, self.loaded.vectors.index
-            naming, order = Naming(settings.similar, 0, settings.drop_duplicates), np.argsort(vectors)
-            nothing = np.empty((len(order), 0), np.int64)
-            for batch in naming.rows(self.loaded.images, vectors[order], self.similar[order], nothing):
-                yield labelled(batch, settings, "neighbours", APPROXIMATE)
+            nothing = np.empty((len(self.similar), 0), np.int64)
+            yield from self.loaded.rows(self.similar, nothing, self._settings, APPROXIMATE)
         if self.exact is not None:
             yield from self.exact.neighbours()
 
     def failures(self) -> Iterator[pa.RecordBatch]:
-        for batch in self.loaded.failures.to_batches():
-            yield labelled(batch, self._settings, "failures")
+        return self.loaded.failures_in(self._settings)
 
 
 def run(
@@ -129,7 +124,7 @@ def _similar(
     """Lists of similar neighbours if they are good enough, how they were found, and why they were not looked for."""
     with step(spark, "cut into partitions"):
         lists = _Lists.cut(loaded, settings, approximate, plan)
-    most = min(planning.max_nprobe(len(loaded.vectors), lists.probing.nlist, approximate), lists.probing.nlist)
+    most = min(partitions.max_nprobe(len(loaded.vectors), lists.probing.nlist, approximate), lists.probing.nlist)
     with step(spark, "try a sample"):
         ranks = lists.ranks_of_sample(approximate)
     is_everyone = len(ranks) == len(loaded.vectors)
@@ -206,12 +201,12 @@ class _Lists:
         common_scale = scoring.scale_of(loaded.largest, loaded.dimensions, metric)
         k = min(settings.similar, len(vectors) - 1)
         search = Search(settings.metric, FLOAT32.name, loaded.dimensions, common_scale, k, 0, len(vectors) - 1)
-        nlist = planning.nlist_for(len(vectors), loaded.dimensions, settings, approximate)
+        nlist = partitions.nlist_for(len(vectors), loaded.dimensions, settings, approximate)
 
         def copied(rows: Indices) -> Copies:
             return scoring.copies(vectors.vectors[rows], metric, FLOAT32, common_scale)
 
-        chosen = cls._sampled(loaded, planning.sample_for(loaded.dimensions, nlist, settings), approximate.seed)
+        chosen = cls._sampled(loaded, partitions.sample_for(loaded.dimensions, nlist, settings), approximate.seed)
         centres = partitioning.centres(copied(chosen).low, nlist, metric.angular, approximate.seed)
         probing = Probing(copied, vectors.index, centres, search.list_lengths[0], plan.cores)
         place = np.empty(len(vectors), dtype=np.int64)

@@ -1,6 +1,6 @@
 """The vectors of a source in memory: checked, numbered, and measured, as `vectors.pack` does with files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from image_similarity.errors import JobFailed
 from image_similarity.knn import distances
+from image_similarity.knn.candidates import Keys
 from image_similarity.knn.distances import METRICS, Metric, Values, Vectors
 from image_similarity.knn.rerank import Part
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours.local_source import Batches, LocalSource
 from image_similarity.stages.neighbours.numbers import DIGEST_BYTES, Images, Numbers, numbered, of_images
+from image_similarity.stages.neighbours.plan import EXACT
+from image_similarity.stages.neighbours.table import Naming, labelled
 from image_similarity.stages.neighbours.usable import (
     by_length,
     digests_of,
@@ -44,6 +47,24 @@ class Loaded:
     def dimensions(self) -> int:
         """Length of a usable vector; 0 if there is none."""
         return int(self.vectors.vectors.values.shape[1])
+
+    def rows(
+        self, similar: Keys, dissimilar: Keys, settings: NeighboursSettings, method: str = EXACT
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of ``neighbours``, in the order of image_id for each relation.
+
+        ``similar``, ``dissimilar``: (n, any) the keys that each vector has; a relation without any has no rows.
+        """
+        order = np.argsort(self.vectors.index)
+        asked = (settings.similar if similar.shape[1] else 0), (settings.dissimilar if dissimilar.shape[1] else 0)
+        naming = Naming(*asked, settings.drop_duplicates)
+        for batch in naming.rows(self.images, self.vectors.index[order], similar[order], dissimilar[order]):
+            yield labelled(batch, settings, "neighbours", method)
+
+    def failures_in(self, settings: NeighboursSettings) -> Iterator[pa.RecordBatch]:
+        """The rows of ``failures``."""
+        for batch in self.failures.to_batches():
+            yield labelled(batch, settings, "failures")
 
 
 def load(source: LocalSource, settings: NeighboursSettings, threads: int) -> Loaded:

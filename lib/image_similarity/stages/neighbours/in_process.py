@@ -36,7 +36,6 @@ from image_similarity.stages.neighbours.previous import (
     save_known,
     settled_rows,
 )
-from image_similarity.stages.neighbours.table import Naming, labelled
 from image_similarity.warehouse.workspace import Workspace
 
 _STATE_BYTES = 2**26
@@ -62,16 +61,11 @@ class Outputs:
 
     def neighbours(self) -> Iterator[pa.RecordBatch]:
         """The rows of the table, in the order of image_id for each relation."""
-        settings, vectors = self._settings, self.loaded.vectors.index
-        naming = Naming(settings.similar, settings.dissimilar, settings.drop_duplicates)
-        order = np.argsort(vectors)
-        keys = [lists.keys[order] for lists in self.lists]
-        for batch in naming.rows(self.loaded.images, vectors[order], *keys):
-            yield labelled(batch, settings, "neighbours")
+        similar, dissimilar = self.lists
+        return self.loaded.rows(similar.keys, dissimilar.keys, self._settings)
 
     def failures(self) -> Iterator[pa.RecordBatch]:
-        for batch in self.loaded.failures.to_batches():
-            yield labelled(batch, self._settings, "failures")
+        return self.loaded.failures_in(self._settings)
 
 
 def run(

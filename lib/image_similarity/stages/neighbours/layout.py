@@ -22,7 +22,8 @@ from image_similarity.knn.rerank import Part
 from image_similarity.knn.scoring import FLOAT32
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
 from image_similarity.stages.neighbours.numbers import ALIVE, alive_file, load, sampled, save
-from image_similarity.stages.neighbours.plan import TASKS_PER_CORE, cores_of, sample_for
+from image_similarity.stages.neighbours.partitions import sample_for
+from image_similarity.stages.neighbours.plan import TASKS_PER_CORE, cores_of
 from image_similarity.stages.neighbours.vectors import Blocks, Packed
 from image_similarity.storage import uris
 

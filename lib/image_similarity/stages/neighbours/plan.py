@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.knn import all_pairs, backends, calibration, partitioning
+from image_similarity.knn import all_pairs, backends, calibration
 from image_similarity.knn.calibration import ProbingRate, Rate
 from image_similarity.knn.scoring import FLOAT32, SCREENS, candidate_count
 from image_similarity.settings import ApproximateSettings, NeighboursSettings
+from image_similarity.stages.neighbours.partitions import BLOCKS_WANTED, block_rows_for, nlist_for, nprobe_for
+from image_similarity.stages.neighbours.resources import Disk, available_memory, check_disk
 from image_similarity.storage import disk_space
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -27,7 +27,6 @@ _VECTORS_IN_MEMORY = 5
 """Vectors in memory for each row of a block while two strips of one block each are compared. These take at most half of
 a task's memory."""
 _MAX_STRIPS = 1000
-_BLOCKS_WANTED = 16
 # Seconds for everything but comparing (packing, numbering, exact distances, writing): fixed, per row, and per value.
 # Measured with up to 200,000 vectors on two cores.
 _FIXED_SECONDS, _ROW_SECONDS, _VALUE_SECONDS = 3.0, 1.2e-4, 8e-8
@@ -40,12 +39,6 @@ _WARMING_UP_IN_BLOCKS = 4.0
 _RANKING_SECONDS, _PARTITION_SECONDS = 2.5e-8, 2.5e-3
 _RANKING_SECONDS_HERE, _CANDIDATES = 3e-9, 24
 _MAX_STEPS = 16  # with the default settings; the lists of each step stay on disk
-_PARTITIONS_PER_ROOT = 4.0
-_ROWS_PER_NEIGHBOUR = 5
-_MIN_NPROBE = 5
-_MIN_SAMPLE_PER_PARTITION = 4
-"""Vectors of the sample for each partition."""
-_PARTITION_BLOCK_ROWS = 4096
 _WORTH_CUTTING = 0.5
 """Seconds. Shorter work is one task, if it fits into its memory."""
 _WORTH_PLANNING = 10.0
@@ -88,22 +81,6 @@ class Tiles:
         """The pairs, longest tasks first: comparing a strip with itself is half the work."""
         pairs = [(i, j) for i in range(self.strips) for j in range(i, self.strips)]
         return sorted(pairs, key=lambda pair: pair[0] == pair[1])
-
-
-@dataclass(frozen=True)
-class Disk:
-    """Bytes that comparing writes."""
-
-    warehouse: int
-    shuffles: int = 0
-    """In Spark's own folders (spark.local.dir)."""
-
-    @property
-    def total(self) -> int:
-        return self.warehouse + self.shuffles
-
-    def __add__(self, other: "Disk") -> "Disk":
-        return Disk(self.warehouse + other.warehouse, self.shuffles + other.shuffles)
 
 
 @dataclass(frozen=True)
@@ -191,7 +168,7 @@ def block_rows(rows: int, dimensions: int, settings: NeighboursSettings) -> int:
     memory.
     """
     rows_in_memory = (settings.task_bytes - _PROCESS_BYTES) // (8 * _VECTORS_IN_MEMORY * max(dimensions, 1))
-    return max(1, min(settings.block_rows, max(256, -(-rows // _BLOCKS_WANTED)), rows_in_memory))
+    return max(1, min(settings.block_rows, max(256, -(-rows // BLOCKS_WANTED)), rows_in_memory))
 
 
 def make(
@@ -308,7 +285,7 @@ def too_large(rows: int, dimensions: int, cores: int, settings: NeighboursSettin
 
     Raises ``JobFailed`` where ``settings.runner`` asks for this process and memory does not suffice.
     """
-    needed, available = bytes_here(rows, dimensions, cores, settings), _available_memory()
+    needed, available = bytes_here(rows, dimensions, cores, settings), available_memory()
     takes = _takes(needed)
     if settings.runner == PROCESS:
         if available is not None and needed > available:
@@ -468,51 +445,6 @@ def least_disk(rows: int, dimensions: int, settings: NeighboursSettings, continu
     return Disk(min(disk.warehouse for disk in plans), min(disk.shuffles for disk in plans))
 
 
-def nlist_for(vectors: int, dimensions: int, settings: NeighboursSettings, approximate: ApproximateSettings) -> int:
-    """The number of partitions that a collection is cut into, 1 or more.
-
-    A partition holds some times as many vectors as there are neighbours in a list.
-    """
-    # Ranking the partitions takes time for each partition, comparing takes time for each vector in a partition. With
-    # the number of partitions in proportion to the root of the number of vectors, both grow like the root.
-    partitions = min(
-        vectors / max(approximate.partition_rows, _ROWS_PER_NEIGHBOUR * settings.similar),
-        _PARTITIONS_PER_ROOT * vectors**0.5,
-    )
-    partitions = min(partitions, _max_sample(dimensions, settings) / _MIN_SAMPLE_PER_PARTITION)
-    return max(1, min(approximate.nlist or round(partitions), vectors))
-
-
-def sample_for(dimensions: int, nlist: int, settings: NeighboursSettings) -> int:
-    """The number of vectors that ``nlist`` centres are trained on: `partitioning.SAMPLE_OF_EACH` for each centre, or as
-    many as fit into memory, since k-means holds several copies.
-    """
-    return min(nlist * partitioning.SAMPLE_OF_EACH, max(nlist, _max_sample(dimensions, settings)))
-
-
-def _max_sample(dimensions: int, settings: NeighboursSettings) -> int:
-    return settings.task_bytes // 8 // (4 * dimensions)
-
-
-def block_rows_for(vectors: int, dimensions: int, settings: NeighboursSettings) -> int:
-    """About how many vectors a block of partitions holds. Does not depend on the number of cores, since the blocks
-    decide which pairs are compared.
-    """
-    rows_in_memory = settings.task_bytes // 16 // (4 * dimensions)
-    return max(1, min(_PARTITION_BLOCK_ROWS, rows_in_memory, -(-vectors // _BLOCKS_WANTED)))
-
-
-def nprobe_for(vectors: int, nlist: int, approximate: ApproximateSettings) -> int:
-    """The number of partitions that each vector probes at first: fewer where partitions are larger than by default."""
-    rows = approximate.nprobe * approximate.partition_rows
-    return min(approximate.nprobe, max(_MIN_NPROBE, round(rows * nlist / max(vectors, 1))))
-
-
-def max_nprobe(vectors: int, nlist: int, approximate: ApproximateSettings) -> int:
-    """The most partitions that each vector may probe."""
-    return nprobe_for(vectors, nlist, approximate) * int(2**approximate.probe_doublings)
-
-
 def cores_of(spark: "SparkSession") -> int:
     """The number of tasks that run at once."""
     cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
@@ -593,7 +525,7 @@ def check(plan: Plan, warehouse: Warehouse, local: bool, shuffled_in: Sequence[s
     """
     if warehouse.local_root is not None:
         check_disk(plan.disk, warehouse.local_root, shuffled_in)
-    available = _available_memory()
+    available = available_memory()
     needed = plan.tiles.task_bytes * min(plan.cores, len(plan.tiles.pairs))
     if local and available is not None and available < needed:
         raise JobFailed(
@@ -601,32 +533,3 @@ def check(plan: Plan, warehouse: Warehouse, local: bool, shuffled_in: Sequence[s
             f"tasks at once), but {disk_space.shown(available)} are available: lower neighbours.task_bytes (now "
             f"{plan.tiles.task_bytes:,} used), or use fewer cores"
         )
-
-
-def check_disk(disk: Disk, warehouse: str, shuffled_in: Sequence[str]) -> None:
-    """Raise ``JobFailed`` where the disks have less than ``disk`` free.
-
-    ``warehouse``: its folder. ``shuffled_in``: Spark's own folders on this machine; empty if they are elsewhere or not
-    known.
-    """
-    needs = [disk_space.Need("--warehouse", warehouse, disk.warehouse)]
-    for folder in shuffled_in:
-        needs.append(disk_space.Need("spark.local.dir", folder, disk.shuffles // len(shuffled_in)))
-    disk_space.check("comparing", needs)
-
-
-def _available_memory() -> int | None:
-    """Bytes that this process may still take: of the machine, and of its container (cgroup v2), if it is in one."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as meminfo:
-            available = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
-    except OSError:
-        available = []
-    with suppress(OSError, ValueError, KeyError):  # "max" is no number, and there is no limit then
-        container = Path("/sys/fs/cgroup")
-        limit = int((container / "memory.max").read_text(encoding="ascii"))
-        used = int((container / "memory.current").read_text(encoding="ascii"))
-        lines = (container / "memory.stat").read_text(encoding="ascii").splitlines()
-        cached = int(dict(line.split() for line in lines)["inactive_file"])  # is given up where memory is short
-        available.append(limit - used + cached)
-    return min(available, default=None)
