@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 import oracle
+from image_similarity.errors import JobFailed
 from image_similarity.jobs import find_neighbours
 from image_similarity.jobs.command_line import main
+from image_similarity.knn.distances import METRICS, measured
+from image_similarity.knn.rerank import Part
 from image_similarity.stages.neighbours import exact, plan
 from image_similarity.warehouse.snapshot import open_snapshot
 
@@ -146,6 +149,14 @@ def test_lists_of_some_vectors_in_place_of_those_of_others_are_noticed(
     capsys.readouterr()
     assert main(find_neighbours, [*asked, "--embeddings", more], spark) == 1
     assert "incremental" in capsys.readouterr().err and (tmp_path / "w" / "_current.json").read_text() == before
+
+
+def test_vectors_that_are_not_new_must_have_lists_of_the_run_before() -> None:
+    """However they were lost. Compared with new vectors alone, they would have wrong neighbours, seemingly proven."""
+    index = np.arange(3)
+    part = Part(measured(np.eye(3, dtype=np.float32), METRICS["cosine"]), index.astype(np.int32), index)
+    with pytest.raises(JobFailed, match="are not those of the vectors that were kept"):
+        exact._lists_of_piece(None, part, False, [])  # type: ignore[arg-type]
 
 
 def test_nothing_new_and_other_settings(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

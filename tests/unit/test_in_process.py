@@ -22,7 +22,7 @@ from image_similarity.jobs import command_line, find_neighbours
 from image_similarity.jobs.command_line import main
 from image_similarity.knn import all_pairs, calibration, distances, engine, scoring, screening
 from image_similarity.knn.all_pairs import AllPairs
-from image_similarity.knn.backends.cpu import CpuStrip
+from image_similarity.knn.backends.cpu import Cpu, CpuStrip
 from image_similarity.knn.candidates import Lists
 from image_similarity.knn.engine import Search
 from image_similarity.knn.rerank import Part
@@ -55,6 +55,19 @@ def test_threads_and_blocks_do_not_matter(threads: int, block_rows: int, metric:
     found = all_pairs.neighbours(vectors, metric, 7, 4, block_rows, threads=threads)
     for of_relation, k, farthest in ((found[0], 7, False), (found[1], 4, True)):
         assert oracle.rows_of(of_relation) == oracle.neighbours(vectors, metric, k, farthest)
+
+
+def test_bounds_hold_for_all_strips_that_were_met() -> None:
+    """Whoever of two offers. One strip has far longer vectors, and so larger errors."""
+    rng = np.random.default_rng(7)
+    short, long = (size * rng.standard_normal((40, 8)).astype(np.float32) for size in (1, 1000))
+    both = search(np.concatenate([short, long]), 3, 3, "euclidean")
+    for first in (0, 1):
+        strips = [both.strip(Cpu(), part(values, "euclidean")) for values in (short, long)]
+        strips[first].offer(strips[1 - first])
+        for one, other in (strips, strips[::-1]):
+            least = scoring.bounds(one.copies, other.copies, both.precision, 8)
+            assert np.all(one.error >= least) and least.max() > 0
 
 
 @pytest.mark.parametrize(("rows", "threads"), [(20_000, 2), (20_000, 16), (20_000, 256), (700, 16), (3, 16)])
