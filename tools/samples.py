@@ -7,7 +7,10 @@ four are small edits of those, so that a search has both a family and a near dup
 import argparse
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -416,8 +419,10 @@ EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def draw_family(folder: Path, seed: int, number: int, label: str) -> Iterator[tuple[str, str, str, str]]:
-    """Draw family `number`, called `label`, into `folder`; yield each picture's row for the manifest."""
+def draw_family(folder: Path, seed: int, number: int, label: str) -> list[tuple[str, str, str, str]]:
+    """Draw family `number`, called `label`, into `folder`; return each picture's row for the manifest."""
+    rows: list[tuple[str, str, str, str]] = []
+    (folder / label).mkdir(parents=True, exist_ok=True)
     originals: list[tuple[str, Image.Image]] = []
     for index in range(DRAWN + EDITED):
         rng, suffix = np.random.default_rng((seed, number, index)), ("png", "jpg")[index % 2]
@@ -432,20 +437,28 @@ def draw_family(folder: Path, seed: int, number: int, label: str) -> Iterator[tu
             edit_of, image = originals[chosen][0], change(originals[chosen][1])
             uri, title = f"{edit_of[:-4]}-{edit}.{suffix}", f"{label.capitalize()} no. {chosen + 1}, {edit}"
         image.save(folder / uri, quality=90, compress_level=3)  # One is for JPEG, the other for PNG.
-        yield uri, title, label, edit_of
+        rows.append((uri, title, label, edit_of))
+    return rows
 
 
-def write_collection(folder: Path, seed: int = 0) -> Path:
+def write_collection(folder: Path, seed: int = 0, processes: int = 1) -> Path:
     """Draw the collection into `folder`, made where it is missing, and return its manifest's path.
+
+    `processes` families are drawn at a time; the bytes are the same.
 
     The manifest, `manifest.csv`, has the columns uri (relative to it), title, label (the family) and edit_of (the uri
     of the picture that this is an edit of, or nothing). The same `seed` gives the same bytes with the same versions of
     the libraries. Raises ValueError for a negative seed, OSError where a file cannot be written.
     """
     rows = [("uri", "title", "label", "edit_of")]
-    for number, label in enumerate(FAMILIES):
-        (folder / label).mkdir(parents=True, exist_ok=True)
-        rows += draw_family(folder, seed, number, label)
+    if processes == 1:
+        for number, label in enumerate(FAMILIES):
+            rows += draw_family(folder, seed, number, label)
+    else:
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            families = [pool.submit(draw_family, folder, seed, *family) for family in enumerate(FAMILIES)]
+            for family in families:
+                rows += family.result()
     # Last, and in one step: a folder that has a manifest has the whole collection.
     manifest, partial = folder / "manifest.csv", folder / "manifest.csv.partial"
     with partial.open("w", encoding="utf-8", newline="") as stream:
@@ -459,10 +472,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="a non-negative integer (default: 0)")
     options = parser.parse_args(argv)
+    if options.seed < 0:
+        parser.error(f"argument --seed: should be 0 or more, not {options.seed}")
     if (options.folder / "manifest.csv").exists():
         print(f"{options.folder / 'manifest.csv'} is there already: nothing drawn")
     else:
-        write_collection(options.folder, options.seed)
+        write_collection(options.folder, options.seed, os.cpu_count() or 1)
         print(f"drew {len(FAMILIES) * (DRAWN + EDITED)} pictures in {len(FAMILIES)} families: {options.folder}")
     return 0
 

@@ -114,7 +114,7 @@ def test_a_collection_that_is_there_is_left_alone(collection: Path, capsys: pyte
 def test_command_says_what_it_drew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "write_collection", lambda folder, seed: folder / f"seed-{seed}")
+    monkeypatch.setattr(samples, "write_collection", lambda folder, seed, processes: folder / f"seed-{seed}")
     assert samples.main([str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"drew 240 pictures in 12 families: {tmp_path}\n"
 
@@ -133,3 +133,16 @@ def test_an_interrupted_drawing_leaves_no_manifest(tmp_path: Path, monkeypatch: 
 def test_negative_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         samples.write_collection(tmp_path, seed=-1)
+    with pytest.raises(SystemExit) as ended:
+        samples.main([str(tmp_path / "none"), "--seed", "-1"])
+    assert ended.value.code == 2 and not (tmp_path / "none").exists()
+
+
+def test_processes_draw_the_same_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own module, whose sizes are not halved: one family, so that it is soon drawn."""
+    monkeypatch.setattr(samples, "FAMILIES", dict(list(samples.FAMILIES.items())[:1]))
+    samples.write_collection(tmp_path / "two", processes=2)
+    monkeypatch.setattr(samples, "SIZES", tuple((2 * width, 2 * height) for width, height in samples.SIZES))
+    samples.write_collection(tmp_path / "one")
+    one, two = (sorted(file for file in (tmp_path / name).rglob("*") if file.is_file()) for name in ("one", "two"))
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two] and len(one) == 21
