@@ -1,7 +1,7 @@
 """From the bytes of a file to pixels. No Spark, no settings.
 
-- ``decoding``    bytes -> (height, width, 3) uint8, upright, or the reason for a failure
-- ``sandbox``     the same in a child process, for files that may crash or hang a decoder
+- ``decoding``    bytes -> an RGB picture, upright, or the reason for a failure
+- ``sandbox``     the same in child processes: for files that may crash or hang a decoder, and to keep a GPU busy
 - ``png``         PNG files without what pixels do not need
 - ``tiff``, ``jpeg2000``   what such files claim beside their size, before a decoder takes memory for it
 - ``framing``     a decoded picture -> the square of pixels that a fingerprint takes

@@ -17,4 +17,7 @@ fails here, with no page touched. Then `addresses.place` puts the pages at their
 breaks no link (a folder can be swapped at once neither on an object store nor for those who are reading), and
 `addresses.retire` replaces the pages of images that have left. A job that dies among them leaves whole pages of two
 renderings. The next one need not know of it: it puts all pages in place.
+
+A `layout.Layout` knows what is on the pages: ``in_process`` for a collection that fits into memory (``in_memory``), and
+``by_spark`` for others.
 """
