@@ -13,10 +13,10 @@ page needs has the rendering or the hash of its content in its name, so that a p
 rendering.
 
 `render.run` fills all pages, and keeps those that differ from the file at their address in the workspace of its run:
-whatever can fail for what the images are fails here, with no page touched. Then `addresses.place` puts the pages at their addresses, one by one, in an order that
-breaks no link (a folder can be swapped at once neither on an object store nor for those who are reading), and
-`addresses.retire` replaces the pages of images that have left. A job that dies among them leaves whole pages of two
-renderings. The next one need not know of it: it compares all pages, too.
+whatever can fail for what the images are fails here, with no page touched. Then `addresses.place` puts the pages at
+their addresses, one by one, in an order that breaks no link (a folder can be swapped at once neither on an object store
+nor for those who are reading), and `addresses.retire` replaces the pages of images that have left. A job that dies
+among them leaves whole pages of two renderings. The next one need not know of it: it compares all pages, too.
 
 A `layout.Layout` knows what is on the pages: ``in_process`` for a collection that fits into memory (``in_memory``), and
 ``by_spark`` for others.
