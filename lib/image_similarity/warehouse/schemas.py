@@ -15,7 +15,7 @@ def _schema(*columns: tuple[str, pa.DataType]) -> pa.Schema:
 
 
 _STRING, _LONG, _INT, _FLOAT, _DOUBLE = pa.string(), pa.int64(), pa.int32(), pa.float32(), pa.float64()
-_TIME = pa.timestamp("us", tz="UTC")
+_TIME, _BOOLEAN = pa.timestamp("us", tz="UTC"), pa.bool_()
 
 SCHEMAS: Mapping[str, pa.Schema] = {
     "manifest": _schema(
@@ -79,6 +79,31 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ("metric", _STRING),
         ("method", _STRING),
     ),
+    "groups": _schema(
+        ("group_id", _STRING),
+        ("image_id", _STRING),
+        ("fingerprint", _STRING),
+        ("metric", _STRING),
+        ("kind", _STRING),
+        ("level", _INT),
+        ("representative", _BOOLEAN),
+        ("distance_to_representative", _FLOAT),
+        ("position", _INT),
+    ),
+    "group_summary": _schema(
+        ("group_id", _STRING),
+        ("fingerprint", _STRING),
+        ("metric", _STRING),
+        ("kind", _STRING),
+        ("level", _INT),
+        ("size", _INT),
+        ("representative_id", _STRING),
+        ("weakest_link", _FLOAT),
+        ("widest_pair", _FLOAT),
+        ("nearest_outside", _FLOAT),
+        ("nearest_outside_id", _STRING),
+        ("label", _STRING),
+    ),
     "comparisons": _schema(
         ("fingerprint", _STRING),
         ("other", _STRING),
@@ -115,3 +140,6 @@ VECTORS, PROJECTIONS, RUNS = "vectors", "projections", "runs"
 
 SIMILAR, DISSIMILAR = "similar", "dissimilar"
 """The values of ``neighbours.relation``."""
+
+IDENTICAL, NEAR_DUPLICATES, ALIKE = "identical", "near-duplicates", "similar"
+"""The values of ``groups.kind``, and the last part of the slots of groups: ``<fingerprint>/<metric>/<kind>``."""
