@@ -1,0 +1,1 @@
+"""neighbours -> groups: the same picture again, and what belongs together."""
