@@ -23,3 +23,12 @@ def _fnv(content, ends, basis, hashed):  # type: ignore[no-untyped-def]
         for byte in content[ends[i] : ends[i + 1]]:
             word = (word ^ np.uint64(byte)) * np.uint64(0x100000001B3)
         hashed[i] = word
+
+
+def mixed(words: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Other random numbers for each ``seed`` (Steele et al., splitmix64)."""
+    with np.errstate(over="ignore"):
+        words = words + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

@@ -215,9 +215,12 @@ class GroupsSettings(Section):
     warehouse and vectors must be on this machine. ``auto``: that process where it can, and Spark otherwise. The tables
     are the same."""
 
-    process_bytes: Annotated[int, Field(ge=2**20)] = 2 * 2**30
-    """Most memory in bytes for vectors that the job's own process, or a task of Spark's, holds at once. Images are
-    grouped in blocks of about this size. A group is in one block, however large it is."""
+    process_bytes: Annotated[int, Field(ge=1)] = 2 * 2**30
+    """Memory in bytes for the vectors that the job's own process compares at once. More of them are read in several
+    passes. What near-duplicates connect is compared at once, however large it is. The result is the same."""
+
+    task_bytes: Annotated[int, Field(ge=1)] = 2**28
+    """The same for a task of Spark's."""
 
     @field_validator("limit", mode="before")
     @classmethod

@@ -45,11 +45,11 @@ class Pointer:
     tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def runs(self, table: str, slot: str | None = None) -> list[str]:
-        """The current runs of one slot, or of all slots. Empty if nothing is published."""
+        """The current runs of one slot, or of all slots, each once. Empty if nothing is published."""
         slots = self.tables.get(table, {})
         if slot is not None:
             return list(slots.get(slot, []))
-        return [run for runs in slots.values() for run in runs]
+        return list(dict.fromkeys(run for runs in slots.values() for run in runs))  # one may be in several slots
 
     def changed(self, replace: Slots, append: Slots) -> "Pointer":
         """The next pointer. ``replace`` gives slots their only run, ``append`` adds runs to slots."""

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from image_similarity.errors import JobFailed
+from image_similarity.grouping.components import Nodes
 from image_similarity.knn import hashing
 from image_similarity.knn.distances import Indices, Values
 from image_similarity.warehouse.schemas import SIMILAR
@@ -26,7 +27,6 @@ from image_similarity.warehouse.schemas import SIMILAR
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-Nodes = NDArray[np.int32]
 Contents = NDArray[np.bytes_]
 """sha256 of files, 32 bytes each."""
 Find = Callable[[pa.Array], Indices]
@@ -116,7 +116,7 @@ def unhexed(contents: pa.Array) -> Contents:
             raise ValueError("another length")
         return np.frombuffer(binascii.unhexlify(digits[int(ends[0]) : int(ends[-1])].tobytes()), "S32")
     except ValueError as error:
-        raise JobFailed(f"embeddings has a content_sha256 that is no sha256 ({error}): run embed_images again") from None
+        raise JobFailed(f"a content_sha256 of embeddings is no sha256 ({error}): run embed_images again") from None
 
 
 def hexed(contents: Contents) -> pa.Array:
@@ -182,16 +182,21 @@ class Names:
         return np.where(is_same.to_numpy(zero_copy_only=False), place, -1)
 
     def _hashes(self, ids: pa.LargeStringArray) -> NDArray[np.uint64]:
-        if not len(ids):
-            return np.empty(0, dtype=np.uint64)
-        ends, content = _buffers(ids)
-        return hashing.fnv(content, ends, self._basis)
+        return hashes(ids, self._basis)
 
     def keys(self) -> NDArray[np.uint64]:
         """(m,): a hash of each id."""
         keys = np.empty(len(self._place), dtype=np.uint64)
         keys[self._place] = self._hashed
         return keys
+
+
+def hashes(texts: pa.LargeStringArray, basis: int = hashing.BASIS) -> NDArray[np.uint64]:
+    """(n,): a hash of each of ``texts``, none of which is null."""
+    if not len(texts):
+        return np.empty(0, dtype=np.uint64)
+    ends, content = _buffers(texts)
+    return hashing.fnv(content, ends, basis)
 
 
 def find_contents(contents: Contents) -> Find:
@@ -235,7 +240,9 @@ def read(neighbours: "ds.Dataset", images: Images, names: Names) -> Graph:
     return graph
 
 
-def _place(graph: Graph, names: Names, image_ids: pa.Array, rank: pa.Array, others: pa.Array, distance: pa.Array) -> None:
+def _place(
+    graph: Graph, names: Names, image_ids: pa.Array, rank: pa.Array, others: pa.Array, distance: pa.Array
+) -> None:
     images = graph.images
     image = _known(names, image_ids)
     node = images.node[image]
@@ -259,7 +266,8 @@ def _known(names: Names, ids: pa.Array) -> Indices:
             f"neighbours name {unknown[0].as_py()!r}, which is not among the images that were embedded: run "
             "find_neighbours again"
         )
-    return found[np.cumsum(starts) - 1]
+    rows: Indices = found[np.cumsum(starts) - 1]
+    return rows
 
 
 def _make_distinct(graph: Graph, rows: slice) -> None:
@@ -283,7 +291,9 @@ def _make_distinct(graph: Graph, rows: slice) -> None:
     graph.distance[rows] = np.take_along_axis(distance, place, axis=1)
 
 
-def _batches(table: "ds.Dataset", columns: list[str], chosen: "pc.Expression | None" = None) -> Iterator[pa.RecordBatch]:
+def _batches(
+    table: "ds.Dataset", columns: list[str], chosen: "pc.Expression | None" = None
+) -> Iterator[pa.RecordBatch]:
     yield from table.to_batches(
         columns=columns,
         filter=chosen,

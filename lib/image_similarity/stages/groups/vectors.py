@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from image_similarity.errors import JobFailed
 from image_similarity.knn.distances import Indices, Values
@@ -30,8 +29,7 @@ class Source(Protocol):
     """Where vectors come from."""
 
     def of(self, images: Images, node: Indices) -> Values:
-        """The vectors of the nodes ``node`` (m,), which are distinct: (m, d). Raises ``JobFailed`` if one is not there.
-        """
+        """The vectors of the distinct nodes ``node`` (m,): (m, d). Raises ``JobFailed`` if one is not there."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +112,13 @@ def gathered(batches: Iterator[pa.RecordBatch], find: Find, count: int) -> Value
     return values if values is not None else np.empty((0, 0), dtype=np.float32)
 
 
-def as_values(lists: pa.Array) -> NDArray[np.float32]:
+def as_values(lists: pa.Array) -> Values:
     """list<float> (n) -> (n, d). Raises ``JobFailed`` for lists of several lengths."""
     lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
     if (lengths != lengths[0]).any() or lengths[0] < 0:
         raise JobFailed(MISMATCH)
-    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    return flat.reshape(len(lists), -1)
+    values: Values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    return values.reshape(len(lists), int(lengths[0]))
 
 
 _ADVICE = "run embed_images and find_neighbours again"
