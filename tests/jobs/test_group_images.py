@@ -97,3 +97,41 @@ def test_both_runners_write_the_same_tables(spark: SparkSession, tmp_path: Path,
     first = by_way.pop("process")
     assert len(first["group_summary"]) >= 8
     assert [way for way, of_way in by_way.items() if of_way != first] == []
+
+
+def changed(vectors: Vectors) -> Vectors:
+    """One member of a group is gone, another group has one more, a stranger is new, and a stranger has a copy."""
+    rng = np.random.default_rng(9)
+    after = {name: vector for name, vector in vectors.items() if name != "c2-01"}
+    near = 0.01 * rng.standard_normal(64).astype(np.float32)
+    return after | {
+        "a-new": rng.standard_normal(64).astype(np.float32),
+        "b-near": vectors["s0000"] + near,
+        "z-copy": vectors["s0100"],
+    }
+
+
+@pytest.mark.parametrize("runner", ["process", "spark"])
+def test_only_components_that_changed_are_worked_on(spark: SparkSession, tmp_path: Path, runner: str) -> None:
+    """And the groups are those of a run from scratch with the same limits."""
+    vectors, _ = planted(3)
+    asked = [*OWN, "--set", f"groups.runner={runner}"]
+    by_way: dict[str, list[dict[str, Any]]] = {}
+    for way in ("again", "from scratch"):
+        warehouse = tmp_path / way.replace(" ", "-")
+        for now in (vectors, vectors, changed(vectors)):
+            found = ["--warehouse", str(warehouse), "--embeddings", written(tmp_path, now), "--dissimilar", "0"]
+            assert main(find_neighbours, found, spark) == 0
+            assert main(group_images, ["--warehouse", str(warehouse), *asked], spark) == 0
+            by_way.setdefault(way, []).append({**rows(warehouse), **last(warehouse).counts})
+            if way == "from scratch":
+                for found_groups in (warehouse / "_state" / "group_images").glob("*/*/found"):
+                    shutil.rmtree(found_groups)
+    first, same, after = by_way["again"]
+    assert first["components_worked_on"] == first["components"] == 4
+    assert same["components_worked_on"] == 0 and same["components"] == 4
+    assert (after["components_worked_on"], after["components"]) == (3, 5)
+    for table in ("groups", "group_summary"):
+        assert first[table] == same[table]
+        assert [of_run[table] for of_run in by_way["again"]] == [of_run[table] for of_run in by_way["from scratch"]]
+    assert by_way["from scratch"][2]["components_worked_on"] == 5

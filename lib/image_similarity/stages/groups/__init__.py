@@ -1,1 +1,1 @@
-"""neighbours -> groups: the same picture again, and what belongs together."""
+"""Groups of images: which are the same picture again, which belong together, and lists to clean by."""
