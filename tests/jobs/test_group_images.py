@@ -1,5 +1,6 @@
 """Groups of a warehouse: what both runners publish, what a second run works on, and what bad input gets."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 

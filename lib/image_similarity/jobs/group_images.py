@@ -3,22 +3,26 @@
 # What computes is imported where it is used: help, and what is wrong in the arguments, should not wait for it.
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from image_similarity.errors import WrongInput
 from image_similarity.jobs import command_line, early, group_sources
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.group_sources import PROCESS, Inputs
 from image_similarity.jobs.job import Application, Job
+from image_similarity.reporting import note
 from image_similarity.settings import Settings
+from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 
 if TYPE_CHECKING:
+    from image_similarity.knn.distances import Indices
     from image_similarity.stages.groups.graph import Graph, Names
     from image_similarity.stages.groups.limits import Chosen
     from image_similarity.stages.groups.tables import Grouping
@@ -63,9 +67,14 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     not go with the kind, and a folder that the lists cannot be written to.
     """
     _check_flags(arguments)
+    published = early.to_read(arguments.warehouse)
     if arguments.export is not None:
-        _check_export(arguments.export, arguments.warehouse, arguments.dry_run)
-    if published := early.to_read(arguments.warehouse):
+        from image_similarity.stages.groups import export
+
+        early.check_folder("--export", arguments.export, arguments.dry_run)
+        images = group_sources.images_folder(published) if published else ""
+        export.check_folder(arguments.export, uris.absolute(arguments.warehouse), images)
+    if published:
         inputs = group_sources.of(published, _neighbours_slot(settings))
         group_sources.check_runner(settings.groups.runner, arguments.warehouse, inputs)
 
@@ -83,10 +92,6 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         )
 
 
-def _check_export(uri: str, warehouse: str, dry_run: bool) -> None:
-    early.check_folder("--export", uri, dry_run)
-
-
 def _neighbours_slot(settings: Settings, fingerprint: str | None = None) -> str:
     return f"{fingerprint or settings.neighbours.fingerprint}/{settings.neighbours.metric}"
 
@@ -96,16 +101,31 @@ def run(application: Application, fingerprint: str | None = None, kind: str | No
     kind = kind or application.arguments.kind
     slot = _neighbours_slot(application.settings, fingerprint)
     job = application.job("group_images", f"{slot}/{kind}")
+    export = getattr(application.arguments, "export", None)
     if job.already_published():
+        if export is not None:  # the run before may have failed when it wrote the lists
+            _export(job, export)
         return
     with job.step("plan"):
         inputs = group_sources.check_current(job, group_sources.of(job.base_snapshot, slot))
         runner, because = group_sources.runner(job, inputs, job.settings.groups.runner)
-    export = getattr(application.arguments, "export", None)
     job.plan(*_plan(job, inputs, kind, runner, because, export))
     with job.warehouse.scratch(job.run_id) as scratch:
         made = _Making(job, inputs, kind, runner, because, scratch)
-        made.near_duplicates(export) if kind == NEAR_DUPLICATES else made.similar()
+        made.near_duplicates() if kind == NEAR_DUPLICATES else made.similar()
+    if export is not None:
+        _export(job, export)
+
+
+def _export(job: Job, folder: str) -> None:
+    """Writes the lists to clean by, of the groups that are published now."""
+    from image_similarity.stages.groups import export
+
+    published = job.warehouse.snapshot()
+    with job.step("write lists to clean by"):
+        groups = published.table("groups", job.slot)
+        written = export.write(folder, published, job.slot.partition("/")[0], groups, job.session)
+    job.say(*written.lines(), event="export")
 
 
 def _plan(job: Job, inputs: Inputs, kind: str, runner: str, because: str, export: str | None) -> Iterable[str]:
@@ -136,7 +156,7 @@ class _Making:
     because: str
     scratch: "Workspace"
 
-    def near_duplicates(self, export: str | None) -> None:
+    def near_duplicates(self) -> None:
         from image_similarity.stages.groups import digests, limits, near_duplicates
 
         job, metric = self.job, self.inputs.settings.metric
@@ -158,7 +178,7 @@ class _Making:
                 names,
                 metric,
                 chosen.limits,
-                self._order(),
+                self._order,
                 digests.State.read(previous[1]) if previous else None,
                 self._block_rows(),
                 partial(self._work, graph, source, chosen.limits),
@@ -199,10 +219,19 @@ class _Making:
     def _source(self) -> "Source":
         return group_sources.vectors_of(self.job, self.inputs, self.runner, self.scratch)
 
-    def _order(self) -> Any:
-        import numpy as np
+    def _order(self, ids: pa.Array) -> "Indices":
+        """The order in which images would be kept, see `ranks.Order`."""
+        from image_similarity.stages.groups import keep
+        from image_similarity.stages.groups.facts import facts
 
-        return lambda ids: np.arange(len(ids))
+        fingerprint = self.inputs.settings.fingerprint
+        known = facts(self.job.base_snapshot, fingerprint, ids.cast(pa.string()))
+        if changed := len(known) - int(pc.sum(known["unchanged"]).as_py() or 0):
+            note(
+                f"{changed:,} images that may be in groups are gone or changed since they were embedded: run "
+                f"embed_images --fingerprint {fingerprint}, then find_neighbours"
+            )
+        return keep.order(self.job.settings.groups.keep, known)
 
     # -- limits --------------------------------------------------------------------------------------------------------
 
@@ -305,7 +334,7 @@ def _summarise(job: Job, counts: dict[str, Any], more: str = "") -> None:
     job.say(*lines)
 
 
-def described(counts: dict[str, Any], kind: str) -> str:
+def described(counts: Mapping[str, Any], kind: str) -> str:
     """``12 groups of near-duplicates, 31 images, the largest of 4``."""
     names = {IDENTICAL: "identical files", NEAR_DUPLICATES: "near-duplicates", ALIKE: "images that belong together"}
     groups, images = counts["groups"], counts["images"]

@@ -82,6 +82,12 @@ def of(published: Snapshot, slot: str) -> Inputs:
     )
 
 
+def images_folder(published: Snapshot) -> str:
+    """The images that build_manifest was given; empty if that run is not known."""
+    runs = published.run_ids("manifest", "")
+    return next((str(published.runs[run].settings["images"]) for run in runs if run in published.runs), "")
+
+
 def check_current(job: Job, inputs: Inputs) -> Inputs:
     """``inputs`` with the runs of ``embeddings`` that are published now, and their key.
 
