@@ -133,10 +133,10 @@ def _edges(neighbour, distance, scale, scaled, strict, place, a, b, length):  # 
 
 
 def grouped(part: Part, metric: Metric, limits: Limits) -> Groups:
-    """The groups of near-duplicates among the nodes of ``part``, by exact distances: see `stars`.
+    """The groups of near-duplicates among the nodes of ``part``: see `stars`.
 
-    In a component of up to `MATRIX_ROWS` distinct vectors all pairs are compared. In a larger one the pairs are
-    ``part.edges``, and those of saturated nodes within ``strict``. If lists are exact, these are the same.
+    Near-duplicates are the pairs of ``part.edges``, and those of two saturated nodes within ``strict``. Within a star,
+    all pairs are compared.
     """
     part = part.by_node()
     a, b = (np.searchsorted(part.node, of).astype(np.int32) for of in (part.edges.a, part.edges.b))
@@ -145,36 +145,67 @@ def grouped(part: Part, metric: Metric, limits: Limits) -> Groups:
     first = np.searchsorted(label[rows], np.arange(int(label.max(initial=-1)) + 2))
     size = np.diff(first)
     tiny = np.nonzero(size <= SINGLE_PAIRS)[0]
-    found = [*_of_tiny(part, metric, limits, [rows[first[c] : first[c + 1]] for c in tiny])]
-    for component in np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]:
-        members = rows[first[component] : first[component + 1]]
-        found.append(_of_matrix(part, metric, limits, members, np.ones(len(members), dtype=np.int64)))
-    many = np.nonzero(size > MATRIX_ROWS)[0]
+    found = [*_of_tiny(part, metric, limits, [rows[first[c] : first[c + 1]] for c in tiny], a, b)]
     of_edge = label[a]
-    by_component = np.argsort(of_edge, kind="stable") if len(many) else of_edge
-    for component in many:
-        inside = by_component[slice(*np.searchsorted(of_edge, [component, component + 1], sorter=by_component))]
+    by_component = np.argsort(of_edge, kind="stable")
+    starts = np.searchsorted(of_edge[by_component], np.arange(len(size) + 1))
+    for component in np.nonzero(size > SINGLE_PAIRS)[0]:
+        inside = by_component[starts[component] : starts[component + 1]]
         members = rows[first[component] : first[component + 1]]
-        found.append(_of_many(part, metric, limits, members, a[inside], b[inside], part.edges.distance[inside]))
+        if len(members) <= MATRIX_ROWS:
+            own_a, own_b = (np.searchsorted(members, of[inside]) for of in (a, b))
+            found.append(_of_matrix(part, metric, limits, members, np.ones_like(members), own_a, own_b))
+        else:
+            found.append(_of_many(part, metric, limits, members, a[inside], b[inside], part.edges.distance[inside]))
     return _summarised(part, stars.joined(found))
 
 
-def _of_tiny(part: Part, metric: Metric, limits: Limits, members: list[Indices]) -> Iterator[Stars]:
-    """The groups of tiny components, many at a time. ``members``: the rows of each."""
+def _of_tiny(
+    part: Part, metric: Metric, limits: Limits, members: list[Indices], a: Nodes, b: Nodes
+) -> Iterator[Stars]:
+    """The groups of tiny components, many at a time. ``members``: the rows of each; ``a``, ``b``: rows of all edges."""
     at_once = _TINY_AT_ONCE // SINGLE_PAIRS
     for start in range(0, len(members), at_once):
         chosen = members[start : start + at_once]
         rows, first = np.concatenate(chosen), np.concatenate([[0], np.cumsum([len(of) for of in chosen])])
         between = matrices(metric, part.vectors, rows, first)
-        found = stars.of(between, first, part.scale[rows], np.ones(len(rows), dtype=np.int64), limits)
+        place = np.full(len(part.node), -1)
+        place[rows] = np.arange(len(rows))
+        inside = place[a] >= 0
+        near = _near(between, first, place[a[inside]], place[b[inside]], part.saturated[rows], limits.strict)
+        found = stars.of(between, near, first, part.scale[rows], np.ones(len(rows), dtype=np.int64), limits)
         yield found.renamed(rows)
 
 
-def _of_matrix(part: Part, metric: Metric, limits: Limits, rows: Indices, weight: Indices) -> Stars:
-    """The groups of one component, from all its distances."""
-    between = matrix(metric, part.vectors[rows])
+def _of_matrix(
+    part: Part, metric: Metric, limits: Limits, rows: Indices, weight: Indices, a: Indices, b: Indices
+) -> Stars:
+    """The groups of one component, from all its distances. ``a``, ``b``: places in ``rows`` of its edges."""
+    between = matrix(metric, part.vectors[rows]).ravel()
     first = np.array([0, len(rows)])
-    return stars.of(between.ravel(), first, part.scale[rows], weight, limits).renamed(rows)
+    near = _near(between, first, a, b, part.saturated[rows], limits.strict)
+    return stars.of(between, near, first, part.scale[rows], weight, limits).renamed(rows)
+
+
+@compiled()
+def _near(distance, first, a, b, saturated, strict):  # type: ignore[no-untyped-def]
+    """As ``distance``, the components' matrices: the pairs of edges, and those of saturated rows within ``strict``."""
+    near = np.zeros(len(distance), dtype=np.bool_)
+    component, begin = np.empty(first[-1], dtype=np.int64), np.empty(len(first), dtype=np.int64)
+    begin[0] = 0
+    for c in range(len(first) - 1):
+        m = first[c + 1] - first[c]
+        begin[c + 1] = begin[c] + m * m
+        component[first[c] : first[c + 1]] = c
+        for i in range(m):
+            for j in range(i):
+                if saturated[first[c] + i] and saturated[first[c] + j] and distance[begin[c] + i * m + j] <= strict:
+                    near[begin[c] + i * m + j] = near[begin[c] + j * m + i] = True
+    for edge in range(len(a)):
+        c = component[a[edge]]
+        m, i, j = first[c + 1] - first[c], a[edge] - first[c], b[edge] - first[c]
+        near[begin[c] + i * m + j] = near[begin[c] + j * m + i] = True
+    return near
 
 
 def _of_many(part: Part, metric: Metric, limits: Limits, rows: Indices, a: Nodes, b: Nodes, distance: Values) -> Stars:
@@ -184,10 +215,11 @@ def _of_many(part: Part, metric: Metric, limits: Limits, rows: Indices, a: Nodes
     """
     leader, equal = _equal(part, rows)
     weight = np.bincount(equal)
+    low, high = np.sort([equal[np.searchsorted(rows, of)] for of in (a, b)], axis=0)
     if len(leader) <= MATRIX_ROWS:
-        found = _of_matrix(part, metric, limits, rows[leader], weight)
+        others = low != high
+        found = _of_matrix(part, metric, limits, rows[leader], weight, low[others], high[others])
     else:
-        low, high = np.sort([equal[np.searchsorted(rows, of)] for of in (a, b)], axis=0)
         once = np.unique(low * len(leader) + high, return_index=True)[1]
         once = once[low[once] != high[once]]
         chosen = rows[leader]

@@ -8,6 +8,7 @@ stay free. A node that is left alone is in no group.
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from image_similarity.grouping.local_scale import Limits
 from image_similarity.knn.compiled import compiled
@@ -44,17 +45,20 @@ def joined(parts: list[Stars]) -> Stars:
     )
 
 
-def of(distance: Values, first: Indices, scale: Values, weight: Indices, limits: Limits) -> Stars:
+def of(
+    distance: Values, near: NDArray[np.bool_], first: Indices, scale: Values, weight: Indices, limits: Limits
+) -> Stars:
     """The groups of several components. Component c has the rows from ``first[c]`` to before ``first[c + 1]``.
 
-    ``distance``: the components' square matrices of distances, one after the other, flat. ``scale``: (n,) float32.
+    ``distance``: the components' square matrices of distances, one after the other, flat; ``near``: as ``distance``,
+    which of these pairs are near-duplicates. ``scale``: (n,) float32.
     ``weight``: (n,) int64, the number of equal nodes that a row stands for; a row of several may be a group by itself.
     """
     n = len(scale)
     row, reach, size = np.empty(n, np.int64), np.empty(n, np.float32), np.empty(n, np.int64)
     link, widest = np.empty(n, np.float32), np.empty(n, np.float32)
     values = limits.scaled, limits.strict, limits.wide
-    members, groups = _stars(distance, first, scale, weight, *values, row, reach, size, link, widest)
+    members, groups = _stars(distance, near, first, scale, weight, *values, row, reach, size, link, widest)
     return Stars(row[:members], reach[:members], size[:groups], link[:groups], widest[:groups])
 
 
@@ -73,22 +77,23 @@ def widths(distance: Values) -> tuple[float, float]:
 
 
 @compiled()
-def _stars(distance, first, scale, weight, scaled, strict, wide, row, reach, size, link, widest):  # type: ignore[no-untyped-def]
+def _stars(distance, near, first, scale, weight, scaled, strict, wide, row, reach, size, link, widest):  # type: ignore[no-untyped-def]
     members, groups, begin = 0, 0, 0
     for component in range(len(first) - 1):
         start, m = first[component], first[component + 1] - first[component]
         between = distance[begin : begin + m * m].reshape(m, m)
+        joined = near[begin : begin + m * m].reshape(m, m)
         begin += m * m
         scales, weights = scale[start : start + m], weight[start : start + m]
         free = np.ones(m, dtype=np.bool_)
         candidates = np.empty(m, dtype=np.int64)
-        for centre in np.argsort(-_degrees(between, scales, weights, scaled, strict), kind="mergesort"):
+        for centre in np.argsort(-_degrees(joined, weights), kind="mergesort"):
             if not free[centre]:
                 continue
             candidates[0], count = centre, 1
             free[centre] = False
             for j in range(m):
-                if free[j] and between[centre, j] <= _limit(scales, centre, j, scaled, strict):
+                if free[j] and joined[centre, j]:
                     candidates[count] = j
                     count += 1
             if count == 1 and weights[centre] == 1:
@@ -107,12 +112,12 @@ def _stars(distance, first, scale, weight, scaled, strict, wide, row, reach, siz
 
 
 @compiled()
-def _degrees(distance, scale, weight, scaled, strict):  # type: ignore[no-untyped-def]
-    """The number of nodes within the limit of each row, itself among them."""
+def _degrees(near, weight):  # type: ignore[no-untyped-def]
+    """The number of near-duplicates of each row, itself among them."""
     degree = weight.copy()
     for i in range(len(degree)):
         for j in range(i):
-            if distance[i, j] <= _limit(scale, i, j, scaled, strict):
+            if near[i, j]:
                 degree[i] += weight[j]
                 degree[j] += weight[i]
     return degree
