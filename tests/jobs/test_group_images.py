@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyspark.sql import SparkSession
 
+import oracle
 from image_similarity.jobs import (
     build_manifest,
     clean_warehouse,
@@ -222,7 +223,7 @@ def test_other_images_than_the_neighbours_were_found_among(
     assert run(build_manifest, "--images", pictures, "--warehouse", warehouse) == 0
     capsys.readouterr()
     assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
-    assert "are gone or changed since they were embedded: run embed_images" in capsys.readouterr().err
+    assert "are gone or changed since they were embedded: run embed_images" in capsys.readouterr().out
     assert run(embed_images, *common) == 0
     before = (warehouse / "_current.json").read_text()
     capsys.readouterr()
@@ -244,16 +245,59 @@ def test_vectors_that_were_replaced_are_noticed(spark: SparkSession, external: P
 
 
 def test_what_runs_leave_is_kept_and_removed_with_them(spark: SparkSession, external: Path) -> None:
-    """Earlier groups can be made current again, and their neighbours are kept with them."""
+    """Earlier groups can be made current again, and go with what they left."""
+    options = ["--warehouse", str(external)]
     for _ in range(3):
-        assert main(group_images, ["--warehouse", str(external), *OWN], spark) == 0
+        assert main(group_images, [*options, *OWN], spark) == 0
     runs = [record.run_id for record in open_snapshot(str(external)).runs.values() if record.job == "group_images"]
-    states = [folder.name for folder in (external / "_state" / "group_images" / "external-cosine").iterdir()]
-    assert sorted(states) == runs[1:]
-    assert main(restore_runs, ["--warehouse", str(external), "--to", runs[1]], spark) == 0
+    state = external / "_state" / "group_images" / "external-cosine"
+    assert sorted(folder.name for folder in state.iterdir()) == runs[1:]
+    assert main(restore_runs, [*options, "--to", runs[1]], spark) == 0
     now = open_snapshot(str(external))
     assert now.run_ids("groups") == now.run_ids("group_summary") == [runs[1]]
-    assert main(clean_warehouse, ["--warehouse", str(external), "--keep-runs", "2"], spark) == 0
-    assert {folder.name for folder in (external / "groups").iterdir()} == {f"run_id={run}" for run in runs[:2]}
-    assert [folder.name for folder in (external / "_state" / "group_images" / "external-cosine").iterdir()] == [runs[1]]
     assert len(grouped(external)) == 4
+    assert main(group_images, [*options, *OWN, "--keep-runs", "2"], spark) == 0
+    last_run = last(external).run_id
+    assert main(clean_warehouse, [*options, "--keep-runs", "2"], spark) == 0
+    for table in ("groups", "group_summary"):
+        assert {folder.name for folder in (external / table).iterdir()} == {
+            f"run_id={run}" for run in (*runs[1:], last_run)
+        }
+    assert {folder.name for folder in state.iterdir()} == {*runs[1:], last_run}
+
+
+def test_what_belongs_together(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    """Levels are nested; distances to representatives are exact, listed or not; and both runners agree."""
+    rng = np.random.default_rng(5)
+    centres = rng.standard_normal((12, 64))
+    vectors = {
+        f"v{i:03d}": (centres[i % 12] + 0.3 * rng.standard_normal(64)).astype(np.float32) for i in range(12 * 20)
+    }
+    vectors |= {f"w{i}": rng.standard_normal(64).astype(np.float32) for i in range(30)}
+    asked = ["--embeddings", written(tmp_path, vectors), "--dissimilar", "0", "-k", "8"]
+    by_way = {}
+    for way in ("process", "spark"):
+        warehouse = tmp_path / way
+        assert main(find_neighbours, ["--warehouse", str(warehouse), *asked], spark) == 0
+        options = ["--warehouse", str(warehouse), "--fingerprint", "external", "--kind", "similar"]
+        assert main(group_images, [*options, "--set", f"groups.runner={way}"], spark) == 0
+        by_way[way] = rows(warehouse)
+    assert by_way["process"] == by_way["spark"]
+    assert "of images that belong together" in capsys.readouterr().out
+    warehouse = tmp_path / "process"
+    counts = last(warehouse).counts
+    assert len(counts["levels"]) >= 2 and 0 < counts["share_proven"] < 1
+    found = open_snapshot(str(warehouse)).table("groups").to_pylist()
+    assert {row["kind"] for row in found} == {"similar"} and {row["level"] for row in found} >= {0, 1}
+    kept = {row["group_id"]: row["image_id"] for row in found if row["representative"]}
+    distance = oracle.distances(np.stack(list(vectors.values())), "cosine")
+    place = {name: number for number, name in enumerate(vectors)}
+    for row in found:
+        exact = distance[place[row["image_id"]], place[kept[row["group_id"]]]]
+        assert row["distance_to_representative"] == (0 if row["representative"] else exact)
+    finer = {row["image_id"]: row["group_id"] for row in found if row["level"] == 0}
+    coarser = {row["image_id"]: row["group_id"] for row in found if row["level"] == 1}
+    assert set(finer) <= set(coarser)
+    assert len({(finer[name], coarser[name]) for name in finer}) == len(set(finer.values())), (
+        "each in one of the coarser"
+    )
