@@ -216,7 +216,19 @@ class _Making:
         _summarise(job, counts, f"; limit {chosen.limits.scaled:g}")
 
     def similar(self) -> None:
-        raise NotImplementedError
+        from image_similarity.stages.groups import similar
+
+        job = self.job
+        graph, _ = self._read()
+        with job.step("group"):
+            result = similar.run(graph, self._source(), self.inputs.settings.metric, self._block_rows())
+        counts = {
+            **_counts(result.levels, graph),
+            "levels": [_counts([level], graph) for level in result.levels],
+            "share_proven": round(result.share_proven, 4),
+        }
+        self._publish(graph, result.levels, (ALIKE,), {}, counts, {})
+        _summarise(job, counts)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
