@@ -19,7 +19,8 @@ def drawn(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     for _ in range(25):
         left, top = random.integers(-20, size[0]), random.integers(-20, size[1])
-        box = (left, top, left + random.integers(20, 140), top + random.integers(20, 110))
+        wide, high = random.integers(20, 140), random.integers(20, 110)
+        box = (int(left), int(top), int(left + wide), int(top + high))
         [draw.ellipse, draw.rectangle][random.integers(2)](box, fill=tuple(random.integers(0, 256, 3).tolist()))
     return picture
 

@@ -7,7 +7,9 @@ from image_similarity.grouping import calibration, confirmation
 from image_similarity.grouping.calibration import Choice, choose, recall_by_kind
 
 
-def strangers(images: int, seed: int = 0, closeness: float = 10.0) -> tuple[np.ndarray, ...]:
+def strangers(
+    images: int, seed: int = 0, closeness: float = 10.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of images: a, b, scaled, disagreement. Strangers become fewer by powers of distance and disagreement."""
     random = np.random.default_rng(seed)
     a = np.repeat(np.arange(images), 4)
@@ -52,7 +54,7 @@ def test_the_precision_holds_for_known_strangers() -> None:
 
 
 def test_where_strangers_are_alike_the_limit_is_lower() -> None:
-    far, near = (choose(*strangers(5000, 4, closeness), 5000) for closeness in (12, 5))
+    far, near = (choose(*strangers(5000, 4, closeness), images=5000) for closeness in (12, 5))
     assert far is not None and near is not None and near.limit < far.limit
 
 
@@ -70,8 +72,9 @@ def test_no_strangers_in_reach_allow_the_greatest_limit() -> None:
 
 
 def test_recall_counts_each_kind_by_itself() -> None:
-    values = [np.array(of, np.float32) for of in ([0.1, 0.1, 0.5, 0.5], [0.4] * 4, [0.4] * 4, [0.0, 0.2, 0.001, 0.02])]
-    found = recall_by_kind(["grey", "grey", "half", "half"], *values, limit=0.7)
+    distance, disagreement = np.array([[0.1, 0.1, 0.5, 0.5], [0.0, 0.2, 0.001, 0.02]], dtype=np.float32)
+    scale = np.full(4, 0.4, dtype=np.float32)
+    found = recall_by_kind(["grey", "grey", "half", "half"], distance, scale, scale, disagreement, limit=0.7)
     assert [(of.kind, of.found, of.made, of.recall) for of in found] == [("grey", 1, 2, 0.5), ("half", 1, 2, 0.5)]
 
 
