@@ -18,8 +18,11 @@ from image_similarity.grouping.local_scale import Limits, saturated, scales, str
 from image_similarity.grouping.matrices import SINGLE_PAIRS, matrices, matrix
 from image_similarity.grouping.stars import Stars
 from image_similarity.knn import range_search
+from image_similarity.knn.all_pairs import one_core
 from image_similarity.knn.compiled import compiled
 from image_similarity.knn.distances import Indices, Metric, Values, Vectors
+from image_similarity.knn.scoring import FLOAT32
+from image_similarity.knn.threads import in_threads
 
 __all__ = ["Edges", "Groups", "Limits", "Part", "edges", "grouped", "saturated", "scales", "strict_limit"]
 
@@ -132,7 +135,7 @@ def _edges(neighbour, distance, scale, scaled, strict, place, a, b, length):  # 
             place[i] += 1
 
 
-def grouped(part: Part, metric: Metric, limits: Limits) -> Groups:
+def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Groups:
     """The groups of near-duplicates among the nodes of ``part``, by exact distances: see `stars`.
 
     In a component of up to `MATRIX_ROWS` distinct vectors all pairs are compared. In a larger one the pairs are
@@ -146,9 +149,14 @@ def grouped(part: Part, metric: Metric, limits: Limits) -> Groups:
     size = np.diff(first)
     tiny = np.nonzero(size <= SINGLE_PAIRS)[0]
     found = [*_of_tiny(part, metric, limits, [rows[first[c] : first[c + 1]] for c in tiny])]
-    for component in np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]:
+    medium = np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]
+
+    def of_medium(component: int) -> Stars:
         members = rows[first[component] : first[component + 1]]
-        found.append(_of_matrix(part, metric, limits, members, np.ones(len(members), dtype=np.int64)))
+        return _of_matrix(part, metric, limits, members, np.ones(len(members), dtype=np.int64))
+
+    with one_core(FLOAT32):  # small products in many threads take ten times as long
+        found.extend(in_threads(threads, of_medium, medium))
     many = np.nonzero(size > MATRIX_ROWS)[0]
     of_edge = label[a]
     by_component = np.argsort(of_edge, kind="stable") if len(many) else of_edge
