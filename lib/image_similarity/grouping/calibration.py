@@ -2,7 +2,7 @@
 
 The risk of a limit is that strangers pass for copies. Whether a pair that passes is one of strangers nobody knows. But
 pairs that *nearly* pass are known: their pictures disagree by up to three times what is allowed. The share of strangers
-whose pictures disagree by less than x falls as a power of x, so the pairs that nearly pass tell how many pass by chance.
+whose pictures disagree by less than x falls as a power of x, so pairs that nearly pass tell how many pass by chance.
 Copies must not be taken for strangers: of images that have a copy, and of these alone, nothing is counted. So the limit
 is about the same whether a collection holds no copies or many.
 """
@@ -58,8 +58,8 @@ def choose(
 ) -> Choice | None:
     """The greatest limit with the precision asked for; None if too few of the ``images`` have no copy.
 
-    ``a``, ``b``: (m,) pairs of images that are listed as neighbours, each once; ``scaled``: their distances on the local
-    scale; ``disagreement``: see `agreement`, of those with ``scaled`` up to 1.
+    ``a``, ``b``: (m,) pairs of images that are listed as neighbours, each once; ``scaled``: their distances on the
+    local scale; ``disagreement``: see `agreement`, of those with ``scaled`` up to 1.
     """
     copies = disagreement <= _CAUTION * confirmation.allowed(scaled / np.float32(_FIRST))
     alone = np.ones(images, dtype=np.bool_)

@@ -7,10 +7,9 @@ copies: small copies are far from their originals for many networks.
 import numpy as np
 from numpy.typing import NDArray
 
+from image_similarity.grouping.agreement import CERTAIN
 from image_similarity.knn.distances import Values
 
-CERTAIN = 0.006
-"""Disagreement at which two pictures are copies however far their vectors are."""
 FAR, NEAR = 0.012, 0.05
 """The most that pictures may disagree at the limit, and where they are much nearer."""
 _NEAR_FROM, _FAR_FROM = 0.55, 0.95

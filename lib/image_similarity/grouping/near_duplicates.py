@@ -160,9 +160,7 @@ def grouped(part: Part, metric: Metric, limits: Limits) -> Groups:
     return _summarised(part, stars.joined(found))
 
 
-def _of_tiny(
-    part: Part, metric: Metric, limits: Limits, members: list[Indices], a: Nodes, b: Nodes
-) -> Iterator[Stars]:
+def _of_tiny(part: Part, metric: Metric, limits: Limits, members: list[Indices], a: Nodes, b: Nodes) -> Iterator[Stars]:
     """The groups of tiny components, many at a time. ``members``: the rows of each; ``a``, ``b``: rows of all edges."""
     at_once = _TINY_AT_ONCE // SINGLE_PAIRS
     for start in range(0, len(members), at_once):

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from image_similarity.grouping import calibration
 from image_similarity.grouping.calibration import Found
-from image_similarity.knn.distances import Values
 from image_similarity.stages.groups.confirm import Candidates, Pictures
 from image_similarity.stages.groups.limits import Calibrated
 
@@ -42,7 +41,9 @@ def calibrated(
     if choice is None:
         return None
     by_kind = recall(choice.limit)
-    return Calibrated(choice.limit, {**calibration.record(choice, by_kind), "images": seen}, tuple(_lines(choice, by_kind)))
+    return Calibrated(
+        choice.limit, {**calibration.record(choice, by_kind), "images": seen}, tuple(_lines(choice, by_kind))
+    )
 
 
 def _part(found: Candidates, chosen: NDArray[np.bool_], images: int, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -69,5 +70,3 @@ def _lines(choice: calibration.Choice, found: Sequence[Found]) -> list[str]:
             + ", ".join(f"{of.kind} {of.found}/{of.made}" for of in found)
         )
     return lines
-
-

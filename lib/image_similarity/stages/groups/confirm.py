@@ -1,7 +1,7 @@
 """Which of the listed pairs are near-duplicates: those within the limit that the pictures confirm."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray

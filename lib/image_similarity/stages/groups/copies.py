@@ -61,7 +61,7 @@ class Copies:
 
 
 def planned(images: int) -> tuple[int, int]:
-    """How many originals, and how many copies of all of them: at least one of each kind, if there are as many images."""
+    """How many originals, and how many copies of all of them: one of each kind at least."""
     copies = min(ORIGINALS * len(EDITS), max(len(EDITS), int(images * SHARE)))
     originals = min(ORIGINALS, images, copies)
     return originals, min(copies, originals * len(EDITS))
