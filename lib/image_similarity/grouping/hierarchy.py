@@ -151,7 +151,8 @@ class _Measured:
         step = self._step()
         closeness = _contrast(self._mean_inside(), around)
         in_a_list = self.possible & (self.size <= self.ranks + 1)
-        close = _best(n, left, right, (self.size - 1) * closeness, in_a_list & (closeness >= 1 - CLOSE))
+        near = in_a_list & (closeness >= 1 - CLOSE)
+        close = _best(n, left, right, (self.size - 1) * closeness, near)
         within = _within(n, left, right, close)
         apart = (step >= 1 - STEP) | (_contrast(self.height, around) >= 1 - APART)
         worth = (self.size - 1) * np.where(close, np.maximum(step, closeness), step)
@@ -163,8 +164,11 @@ class _Measured:
         return (self.inside + (full - self.inside_entries) * self.reach) / full
 
     def _around(self) -> Reals:
-        """Mean distance of the members' listed neighbours outside. Where there is none, it is beyond all lists."""
-        beyond = np.full(len(self.size), np.inf) if self.ranks >= ENOUGH_RANKS else self.reach
+        """Mean distance of the members' listed neighbours outside. Where there is none, it is beyond all lists;
+        but lists that are full of equal images show nothing of it.
+        """
+        enough = (self.ranks >= ENOUGH_RANKS) & (self.reach > 0)
+        beyond = np.where(enough, np.inf, self.reach)
         return np.where(self.outside_entries > 0, self.outside / np.maximum(1, self.outside_entries), beyond)
 
     def _step(self) -> Reals:
@@ -228,7 +232,7 @@ def _alike(neighbour: Integers, start: Integers) -> NDArray[np.int64]:
 
 
 @compiled()
-def _common(neighbour, lists):  # type: ignore[no-untyped-def]
+def _common(neighbour, lists):  # type: ignore[no-untyped-def]  # noqa: C901 (one loop)
     """Each pair of a node and a listed neighbour, once, and the share of their lists (with themselves) in common."""
     n, k = neighbour.shape
     count = 0

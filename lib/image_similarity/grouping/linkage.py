@@ -111,7 +111,7 @@ def _tree(size: NDArray[np.int64], pairs: Pairs, complete: bool, limit: float, l
 
 
 @compiled()
-def _merged(size, a, b, total, entries, start, order, table, complete, limit, largest):  # type: ignore[no-untyped-def]
+def _merged(size, a, b, total, entries, start, order, table, complete, limit, largest):  # type: ignore[no-untyped-def]  # noqa: C901 (one loop)
     n, edges = len(size), len(a)
     now, alive = start.copy(), np.ones(edges, dtype=np.bool_)
     head, tail = np.full(n, -1, dtype=np.int32), np.full(n, -1, dtype=np.int32)
