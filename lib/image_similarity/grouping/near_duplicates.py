@@ -24,7 +24,18 @@ from image_similarity.knn.distances import Indices, Metric, Values, Vectors
 from image_similarity.knn.scoring import FLOAT32
 from image_similarity.knn.threads import in_threads
 
-__all__ = ["Edges", "Groups", "Limits", "Part", "edges", "grouped", "least_limit", "saturated", "scales", "strict_limit"]
+__all__ = [
+    "Edges",
+    "Groups",
+    "Limits",
+    "Part",
+    "edges",
+    "grouped",
+    "least_limit",
+    "saturated",
+    "scales",
+    "strict_limit",
+]
 
 MATRIX_ROWS = 1024
 """Components of more distinct vectors are not compared all with all."""
