@@ -171,7 +171,8 @@ def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Gro
         return _of_matrix(part, metric, limits, members, np.ones_like(members), own_a, own_b)
 
     with one_core(FLOAT32):  # small products in many threads take ten times as long
-        found.extend(in_threads(threads, of_medium, np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]))
+        medium = np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]
+        found.extend(in_threads(threads, of_medium, medium.tolist()))
     for component in np.nonzero(size > MATRIX_ROWS)[0]:
         members = rows[first[component] : first[component + 1]]
         inside = by_component[starts[component] : starts[component + 1]]
