@@ -156,7 +156,7 @@ def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Gro
         return _of_matrix(part, metric, limits, members, np.ones(len(members), dtype=np.int64))
 
     with one_core(FLOAT32):  # small products in many threads take ten times as long
-        found.extend(in_threads(threads, of_medium, medium))
+        found.extend(in_threads(threads, of_medium, medium.tolist()))
     many = np.nonzero(size > MATRIX_ROWS)[0]
     of_edge = label[a]
     by_component = np.argsort(of_edge, kind="stable") if len(many) else of_edge
