@@ -123,7 +123,8 @@ def _first_bad(neighbour):  # type: ignore[no-untyped-def]
 
 def _reach(distance: Distances) -> Reals:
     """(n,) The last distance of each list; 0 for an empty one."""
-    return np.where(np.isfinite(distance), distance, 0).max(axis=1, initial=0).astype(np.float64)
+    reach: Reals = np.where(np.isfinite(distance), distance, 0).max(axis=1, initial=0).astype(np.float64)
+    return reach
 
 
 class _Measured:
@@ -161,7 +162,8 @@ class _Measured:
     def _mean_inside(self) -> Reals:
         """Mean distance of all ordered pairs of members: those that are not listed are at least at the list's end."""
         full = np.maximum(1, self.size * (self.size - 1))
-        return (self.inside + (full - self.inside_entries) * self.reach) / full
+        mean: Reals = (self.inside + (full - self.inside_entries) * self.reach) / full
+        return mean
 
     def _around(self) -> Reals:
         """Mean distance of the members' listed neighbours outside. Where there is none, it is beyond all lists;
@@ -185,7 +187,8 @@ class _Measured:
 def _contrast(inside: Reals, outside: Reals) -> Reals:
     """1 where ``inside`` is nothing to ``outside``, 0 where it is as much. Equal images have none to equal ones."""
     share = np.divide(inside, outside, out=np.ones(len(inside)), where=outside > 0)
-    return np.maximum(0, 1 - share)
+    contrast: Reals = np.maximum(0, 1 - share)
+    return contrast
 
 
 @compiled()
@@ -213,7 +216,7 @@ def _within(n, left, right, chosen):  # type: ignore[no-untyped-def]
     return within
 
 
-def _alike(neighbour: Integers, start: Integers) -> NDArray[np.int64]:
+def _alike(neighbour: Integers, start: Integers) -> Integers:
     """Level 2: groups of ``start`` (n,), -1 for none, and single nodes are joined where they have common neighbours."""
     n = len(neighbour)
     names = np.where(start >= 0, start, start.max(initial=0) + 1 + np.arange(n, dtype=np.int64))
@@ -228,7 +231,7 @@ def _alike(neighbour: Integers, start: Integers) -> NDArray[np.int64]:
     parent[len(size) :] = True
     top = linkage.tops(len(size), tree, parent)
     top = np.where((top < 0) & (size > 1), np.arange(len(size)), top)
-    return top[group]
+    return top[group].astype(np.int32)
 
 
 @compiled()
@@ -267,7 +270,7 @@ def _common(neighbour, lists):  # type: ignore[no-untyped-def]  # noqa: C901 (on
     return a[:count], b[:count], share[:count]
 
 
-def _by_least_node(group: NDArray[np.int64] | Integers) -> Integers:
+def _by_least_node(group: Integers) -> Integers:
     """Labels from 0 in the order of the groups' least nodes."""
     labels = np.full(len(group), -1, dtype=np.int32)
     member = group >= 0

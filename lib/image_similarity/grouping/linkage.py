@@ -46,7 +46,7 @@ def listed_pairs(neighbour: Integers, distance: NDArray[np.float32]) -> Pairs:
     """
     count = _pairs(neighbour, distance, _NONE32, _NONE32, _NONE64, _NONE32)
     a, b, entries = (np.empty(count, dtype=np.int32) for _ in range(3))
-    total = np.empty(count)
+    total = np.empty(count, dtype=np.float64)
     _pairs(neighbour, distance, a, b, total, entries)
     return Pairs(a, b, total, entries)
 
@@ -65,7 +65,7 @@ def alike(size: NDArray[np.int64], a: Integers, b: Integers, share: Reals, least
     """
     low, high = np.minimum(a, b).astype(np.int64), np.maximum(a, b).astype(np.int64)
     key, where = np.unique(low * len(size) + high, return_inverse=True)
-    total = np.bincount(where, share, len(key))
+    total = np.bincount(where, share, len(key)).astype(np.float64)
     entries = np.bincount(where, minlength=len(key)).astype(np.int32)
     given = Pairs((key // len(size)).astype(np.int32), (key % len(size)).astype(np.int32), total, entries)
     return _tree(size, given, True, 1 - least, largest)
