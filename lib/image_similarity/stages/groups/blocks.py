@@ -127,7 +127,7 @@ def block_of(components: Components, graph: Graph, chosen: Indices) -> Block:
     )
 
 
-def work(block: Block, values: Values, metric_name: str, limits: Limits) -> pa.Table:
+def work(block: Block, values: Values, metric_name: str, limits: Limits, threads: int = 1) -> pa.Table:
     """`FOUND` of a block. ``values``: (m, d), the vectors of its nodes.
 
     Raises ``JobFailed`` where they are not those that the lists of neighbours were made of.
@@ -148,7 +148,7 @@ def work(block: Block, values: Values, metric_name: str, limits: Limits) -> pa.T
         raise JobFailed(MISMATCH)
     edges = Edges(block.a, block.b, block.length)
     part = Part(block.node, vectors, block.scale, block.saturated, edges, block.neighbour, block.distance)
-    groups = near_duplicates.grouped(part, metric, limits)
+    groups = near_duplicates.grouped(part, metric, limits, threads)
     member = row(groups.node)
     group = np.repeat(np.arange(len(groups)), np.diff(groups.start))
     representative = _least(block.priority[member], groups.start, member)

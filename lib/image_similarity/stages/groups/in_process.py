@@ -9,6 +9,7 @@ import pyarrow as pa
 from image_similarity.grouping.near_duplicates import Limits
 from image_similarity.knn.distances import Indices
 from image_similarity.runtime.progress import progress
+from image_similarity.runtime.session import local_cores
 from image_similarity.stages.groups.blocks import FOUND, Block, work
 from image_similarity.stages.groups.graph import Images
 from image_similarity.stages.groups.vectors import Source
@@ -31,6 +32,7 @@ def run(
     with progress(spark, "compare images of groups", len(blocks), "blocks", 1, lambda: done / len(blocks)):
         for chosen in blocks:
             block = make(chosen)
-            found.append(work(block, source.of(images, block.node.astype(np.int64)), metric, limits))
+            values = source.of(images, block.node.astype(np.int64))
+            found.append(work(block, values, metric, limits, local_cores(spark)))
             done += 1
     return pa.concat_tables(found)
