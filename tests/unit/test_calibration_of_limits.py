@@ -47,7 +47,7 @@ def test_copies_do_not_move_the_limit(share: float) -> None:
 def test_the_precision_holds_for_known_strangers() -> None:
     a, b, scaled, disagreement = strangers(20_000, seed=3)
     choice = choose(a, b, scaled, disagreement, 20_000)
-    assert choice is not None and calibration.LEAST < choice.limit < calibration.MOST
+    assert choice is not None and calibration.LEAST < choice.limit <= calibration.MOST
     passing = (scaled <= choice.limit) & (disagreement <= confirmation.allowed(scaled / choice.limit))
     assert passing.sum() / 20_000 <= calibration.COPIES * (1 / calibration.PRECISION - 1)
     assert choice.precision >= calibration.PRECISION
@@ -74,13 +74,13 @@ def test_no_strangers_in_reach_allow_the_greatest_limit() -> None:
 def test_recall_counts_each_kind_by_itself() -> None:
     distance, disagreement = np.array([[0.1, 0.1, 0.5, 0.5], [0.0, 0.2, 0.001, 0.02]], dtype=np.float32)
     scale = np.full(4, 0.4, dtype=np.float32)
-    found = recall_by_kind(["grey", "grey", "half", "half"], distance, scale, scale, disagreement, limit=0.7)
+    found = recall_by_kind(["grey", "grey", "half", "half"], distance, scale, scale, 0.0, disagreement, limit=0.7)
     assert [(of.kind, of.found, of.made, of.recall) for of in found] == [("grey", 1, 2, 0.5), ("half", 1, 2, 0.5)]
 
 
 def test_a_scale_of_zero_is_no_fault() -> None:
     zero = np.zeros(1, np.float32)
-    assert recall_by_kind(["grey"], zero, zero, zero, zero, 0.7)[0].found == 1
+    assert recall_by_kind(["grey"], zero, zero, zero, 0.0, zero, 0.7)[0].found == 1
 
 
 def test_a_sample_does_not_depend_on_the_order() -> None:

@@ -29,7 +29,7 @@ _NEARLY = 3.0
 """Times the allowed disagreement: pairs below it nearly pass."""
 _FIRST, _CAUTION = 0.7, 2.0
 """An image has a copy if a pair passes this limit with this much more disagreement than is allowed."""
-LEAST, MOST = 0.3, 0.85
+LEAST, MOST = 0.3, 0.84
 _STEP = 0.02
 _FEWEST = 50
 """Images without a copy; of fewer nothing is learnt."""
@@ -94,14 +94,22 @@ class Found:
 
 
 def recall_by_kind(
-    kinds: Sequence[str], distance: Values, scale: Values, own_scale: Values, disagreement: Values, limit: float
+    kinds: Sequence[str],
+    distance: Values,
+    scale: Values,
+    own_scale: Values,
+    common_scale: float,
+    disagreement: Values,
+    limit: float,
 ) -> list[Found]:
     """How many copies would be joined to their originals, for each kind in the order of first appearance.
 
     All (m,): the ``kinds`` of the copies, their ``distance`` to their originals, the local ``scale`` of the originals
     and ``own_scale`` of the copies (the distance of the 8th neighbour in the collection), and their ``disagreement``.
+    ``common_scale``: the least scale of a pair.
     """
-    scaled = distance / np.sqrt(np.maximum(scale.astype(np.float64) * own_scale, np.finfo(np.float64).tiny))
+    least = max(common_scale, np.finfo(np.float64).tiny)
+    scaled = distance / np.maximum(np.sqrt(scale.astype(np.float64) * own_scale), least)
     passes = disagreement <= confirmation.allowed((scaled / limit).astype(np.float32))
     by_kind: dict[str, list[bool]] = {}
     for kind, joined in zip(kinds, passes.tolist()):

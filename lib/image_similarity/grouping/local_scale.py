@@ -18,6 +18,7 @@ LEAST_NEIGHBOURS = 4
 """A list of fewer neighbours says nothing about the scale."""
 
 _STRICT_QUANTILE = 0.05
+_COMMON_QUANTILE = 0.25
 _ROWS_AT_ONCE = 2**16
 
 
@@ -88,6 +89,15 @@ def strict_limit(scaled: float, scale: Values) -> float:
     """
     known = scale[scale > 0]
     return scaled * float(np.quantile(known, _STRICT_QUANTILE, method="lower")) if len(known) else 0.0
+
+
+def common_scale(scale: Values) -> float:
+    """The first quartile of the scales: no pair is compared with less, since lists full of copies have a small scale.
+
+    Nodes without a scale do not count. 0 if no node has one.
+    """
+    known = scale[scale > 0]
+    return float(np.quantile(known, _COMMON_QUANTILE, method="lower")) if len(known) else 0.0
 
 
 def least_limit(scaled: float, scale: Values) -> float:

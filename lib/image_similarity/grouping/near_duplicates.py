@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from image_similarity.grouping import components, large, stars
 from image_similarity.grouping.components import Nodes
-from image_similarity.grouping.local_scale import Limits, least_limit, saturated, scales, strict_limit
+from image_similarity.grouping.local_scale import Limits, common_scale, least_limit, saturated, scales, strict_limit
 from image_similarity.grouping.matrices import SINGLE_PAIRS, matrices, matrix
 from image_similarity.grouping.stars import Stars
 from image_similarity.knn import range_search
@@ -29,6 +29,7 @@ __all__ = [
     "Groups",
     "Limits",
     "Part",
+    "common_scale",
     "edges",
     "grouped",
     "least_limit",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from image_similarity.grouping import calibration
+from image_similarity.grouping import calibration, near_duplicates
 from image_similarity.grouping.calibration import Found
 from image_similarity.jobs import embed_images, embedding_runners
 from image_similarity.jobs.group_sources import Inputs
@@ -75,6 +75,7 @@ class Copies:
             self._vectors_of(drawn),
             self.thumbprints.pixels[drawn],
             self.scale[drawn],
+            near_duplicates.common_scale(self.scale),
             self._vectors(),
             self.inputs.settings.metric,
             limit,

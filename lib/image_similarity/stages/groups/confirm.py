@@ -26,13 +26,16 @@ class Candidates:
 
     edges: Edges
     scaled: Values
-    """(m,): their distances on the local scale; 0 for equal vectors, and inf where there is no scale."""
+    """(m,): their distances on the local scale, or on the common one where that is larger. 0 for equal vectors, and inf
+    where there is no scale.
+    """
 
 
 def candidates(graph: Graph, scale: Values) -> Candidates:
     """``scale``: of all nodes."""
     edges = near_duplicates.edges(graph.neighbour, graph.distance, scale, _ALL)
     between = np.sqrt(scale[edges.a].astype(np.float64) * scale[edges.b])
+    between = np.maximum(between, near_duplicates.common_scale(scale))
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = (edges.distance / between).astype(np.float32)
     return Candidates(edges, np.where(edges.distance == 0, np.float32(0), scaled))

@@ -152,14 +152,15 @@ def recall(
     vectors: Values,
     thumbprints: NDArray[np.uint8],
     scale: Values,
+    common_scale: float,
     all_vectors: Iterator[Values],
     metric_name: str,
     limit: float,
 ) -> list[Found]:
     """What ``limit`` finds of ``copies`` by kind.
 
-    Of the originals, by their places: ``vectors``, ``thumbprints``, and local ``scale``. ``all_vectors``: those of the
-    collection, part by part, from which the copies' own scales come.
+    Of the originals, by their places: ``vectors``, ``thumbprints``, and local ``scale``. Of the collection:
+    ``common_scale``, and ``all_vectors``, part by part, from which the copies' own scales come.
     """
     metric = METRICS[metric_name]
     usable = ~metric.unusable(copies.vectors)
@@ -177,4 +178,4 @@ def recall(
     both_prints = np.concatenate([thumbprints[place], copies.thumbprints[usable]])
     pairs = np.arange(len(kinds))
     disagreement = agreement.disagreement(both_prints, pairs, pairs + len(kinds))
-    return recall_by_kind(kinds, distance, scale[place], own_scale, disagreement, limit)
+    return recall_by_kind(kinds, distance, scale[place], own_scale, common_scale, disagreement, limit)

@@ -1,0 +1,125 @@
+"""The limit of near-duplicates by whole jobs: calibrated on drawn pictures, confirmed by them, and kept."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from image_similarity.imaging.edits import EDITS, edited
+from image_similarity.jobs import build_manifest, embed_images, find_neighbours, group_images
+from image_similarity.warehouse.snapshot import open_snapshot
+from processes import ask
+
+COLOURS = ["--fingerprint", "colours", "--set", 'fingerprints.colours={kind="colour-histogram"}']
+EASY = ("half the size", "JPEG of quality 30 to 90", "mirrored", "a caption")
+STRANGERS = 90
+
+
+def drawn(seed: int, side: int = 160) -> Image.Image:
+    """Blurred blocks of a few colours."""
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Strangers; two copies of each of ten; and two with the same colours in another order."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(STRANGERS):
+        drawn(seed).save(folder / f"{seed:02d}.png")
+    for seed in range(10):
+        for number, kind in enumerate(EASY[seed % 2 :: 2]):
+            edited(drawn(seed), kind, 1).save(folder / f"{seed:02d}-copy-{number}.png")
+    tiles = np.asarray(drawn(50)).reshape(4, 40, 4, 40, 3).swapaxes(1, 2).reshape(16, 40, 40, 3)
+    tiles = tiles[np.random.default_rng(0).permutation(16)].reshape(4, 4, 40, 40, 3).swapaxes(1, 2)
+    Image.fromarray(np.ascontiguousarray(tiles.reshape(160, 160, 3))).save(folder / "50-shuffled.png")
+    return folder
+
+
+@pytest.fixture
+def warehouse(run: Any, pictures: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "w"
+    assert run(build_manifest, "--images", pictures, "--warehouse", folder) == 0
+    assert run(embed_images, "--warehouse", folder, *COLOURS) == 0
+    assert run(find_neighbours, "--warehouse", folder, *COLOURS, "--dissimilar", 0) == 0
+    return folder
+
+
+def settings(warehouse: Path) -> Any:
+    return list(open_snapshot(str(warehouse)).runs.values())[-1].settings
+
+
+def counts(warehouse: Path) -> Any:
+    return list(open_snapshot(str(warehouse)).runs.values())[-1].counts
+
+
+def groups(warehouse: Path) -> list[list[str]]:
+    query = (
+        "SELECT list(image_id ORDER BY image_id) AS ids FROM groups WHERE kind = 'near-duplicates' GROUP BY group_id"
+    )
+    return sorted(row[0] for row in ask(warehouse, query))
+
+
+def test_copies_are_found_and_the_same_colours_are_refuted(run: Any, warehouse: Path, capsys: Any) -> None:
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
+    told = capsys.readouterr().out
+    assert groups(warehouse) == [
+        [f"{seed:02d}-copy-0.png", f"{seed:02d}-copy-1.png", f"{seed:02d}.png"] for seed in range(10)
+    ]
+    assert counts(warehouse)["refuted_by_pictures"] >= 1  # 50 and its colours in another order: distance 0
+    used = settings(warehouse)
+    assert used["limit"]["source"] == "calibrated" and 0.3 <= used["limit"]["scaled"] <= 0.84
+    recall = used["calibration"]["recall"]
+    assert set(recall) == set(EDITS) and sum(made for _, made in recall.values()) == 12
+    assert recall["mirrored"] == [1, 1] and recall["half the size"] == [1, 1]
+    assert recall["grey"] == [0, 1]  # another colour for a histogram
+    assert "grey 0/1" in told and "12 copies of 12 images" in told
+
+
+def test_the_limit_is_kept_until_it_is_asked_for_anew(run: Any, warehouse: Path, capsys: Any) -> None:
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
+    first, found = settings(warehouse), groups(warehouse)
+    capsys.readouterr()
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
+    told = capsys.readouterr().out
+    assert "as in run" in told and "copies of" not in told
+    assert settings(warehouse)["limit"] == first["limit"]
+    assert settings(warehouse)["calibration"] == first["calibration"]
+    assert groups(warehouse) == found and counts(warehouse)["components_worked_on"] == 0
+    assert run(group_images, "--warehouse", warehouse, *COLOURS, "--recalibrate") == 0
+    assert "12 copies of 12 images" in capsys.readouterr().out
+    assert settings(warehouse)["limit"] == first["limit"]
+
+
+def test_without_thumbprints_the_vectors_decide_and_it_is_said(run: Any, warehouse: Path, capsys: Any) -> None:
+    for file in warehouse.glob("vectors/*/*.parquet"):  # as an earlier version wrote them
+        pq.write_table(pq.read_table(file).drop_columns(["thumbprint"]), file)
+    capsys.readouterr()
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
+    told = "".join(capsys.readouterr())
+    assert "kept no thumbprints" in told and "not calibrated" in told
+    assert settings(warehouse)["limit"]["scaled"] == 0.65 and "calibration" not in settings(warehouse)
+    assert counts(warehouse)["without_pictures"] > 0
+    assert ["50-shuffled.png", "50.png"] in groups(warehouse)
+
+
+def test_pictures_that_are_gone_leave_the_limit_calibrated(
+    run: Any, warehouse: Path, pictures: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from image_similarity.jobs.calibration_copies import Copies
+
+    monkeypatch.setattr(Copies, "_uris", lambda self, ids: [f"{pictures}/gone-{id_}" for id_ in ids.to_pylist()])
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
+    assert "no image could be read again" in "".join(capsys.readouterr())
+    assert settings(warehouse)["limit"]["source"] == "calibrated" and settings(warehouse)["calibration"]["recall"] == {}
+
+
+def test_another_declaration_of_the_fingerprint_is_not_measured(run: Any, warehouse: Path, capsys: Any) -> None:
+    other = ["--fingerprint", "colours", "--set", 'fingerprints.colours={kind="colour-histogram",space="lab"}']
+    assert run(group_images, "--warehouse", warehouse, *other) == 0
+    assert "declared in another way" in "".join(capsys.readouterr())
+    assert settings(warehouse)["calibration"]["recall"] == {}
