@@ -139,7 +139,8 @@ def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Gro
     """The groups of near-duplicates among the nodes of ``part``, by exact distances: see `stars`.
 
     In a component of up to `MATRIX_ROWS` distinct vectors all pairs are compared. In a larger one the pairs are
-    ``part.edges``, and those of saturated nodes within ``strict``. If lists are exact, these are the same.
+    ``part.edges``, and those of saturated nodes within ``strict``. If lists are exact, these are the same. A thread
+    works on one component at a time.
     """
     part = part.by_node()
     a, b = (np.searchsorted(part.node, of).astype(np.int32) for of in (part.edges.a, part.edges.b))
@@ -149,21 +150,18 @@ def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Gro
     size = np.diff(first)
     tiny = np.nonzero(size <= SINGLE_PAIRS)[0]
     found = [*_of_tiny(part, metric, limits, [rows[first[c] : first[c + 1]] for c in tiny])]
-    medium = np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]
-
-    def of_medium(component: int) -> Stars:
-        members = rows[first[component] : first[component + 1]]
-        return _of_matrix(part, metric, limits, members, np.ones(len(members), dtype=np.int64))
-
-    with one_core(FLOAT32):  # small products in many threads take ten times as long
-        found.extend(in_threads(threads, of_medium, medium.tolist()))
-    many = np.nonzero(size > MATRIX_ROWS)[0]
     of_edge = label[a]
-    by_component = np.argsort(of_edge, kind="stable") if len(many) else of_edge
-    for component in many:
-        inside = by_component[slice(*np.searchsorted(of_edge, [component, component + 1], sorter=by_component))]
+    by_component = np.argsort(of_edge, kind="stable") if size.max(initial=0) > MATRIX_ROWS else of_edge
+
+    def of_one(component: int) -> Stars:
         members = rows[first[component] : first[component + 1]]
-        found.append(_of_many(part, metric, limits, members, a[inside], b[inside], part.edges.distance[inside]))
+        if len(members) <= MATRIX_ROWS:
+            return _of_matrix(part, metric, limits, members, np.ones(len(members), dtype=np.int64))
+        inside = by_component[slice(*np.searchsorted(of_edge, [component, component + 1], sorter=by_component))]
+        return _of_many(part, metric, limits, members, a[inside], b[inside], part.edges.distance[inside])
+
+    with one_core(FLOAT32):  # small products in many threads took ten times as long
+        found.extend(in_threads(threads, of_one, np.nonzero(size > SINGLE_PAIRS)[0].tolist()))
     return _summarised(part, stars.joined(found))
 
 
