@@ -59,7 +59,7 @@ def counts(warehouse: Path) -> Any:
 
 def groups(warehouse: Path) -> list[list[str]]:
     query = (
-        "SELECT list(image_id ORDER BY image_id) AS ids FROM groups WHERE kind = 'near-duplicates' GROUP BY group_id"
+        "SELECT list(image_id ORDER BY image_id) FROM groups WHERE kind = 'near-duplicates' GROUP BY group_id"
     )
     return sorted(row[0] for row in ask(warehouse, query))
 

@@ -151,7 +151,7 @@ def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Gro
     """The groups of near-duplicates among the nodes of ``part``: see `stars`.
 
     Near-duplicates are the pairs of ``part.edges``, and those of two saturated nodes within ``strict``. Within a star,
-    all pairs are compared.
+    all pairs are compared. A thread works on one component at a time.
     """
     part = part.by_node()
     a, b = (np.searchsorted(part.node, of).astype(np.int32) for of in (part.edges.a, part.edges.b))
@@ -165,19 +165,16 @@ def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Gro
     by_component = np.argsort(of_edge, kind="stable")
     starts = np.searchsorted(of_edge[by_component], np.arange(len(size) + 1))
 
-    def of_medium(component: int) -> Stars:
+    def of_one(component: int) -> Stars:
         members = rows[first[component] : first[component + 1]]
         inside = by_component[starts[component] : starts[component + 1]]
+        if len(members) > MATRIX_ROWS:
+            return _of_many(part, metric, limits, members, a[inside], b[inside], part.edges.distance[inside])
         own_a, own_b = (np.searchsorted(members, of[inside]) for of in (a, b))
         return _of_matrix(part, metric, limits, members, np.ones_like(members), own_a, own_b)
 
-    with one_core(FLOAT32):  # small products in many threads take ten times as long
-        medium = np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]
-        found.extend(in_threads(threads, of_medium, medium.tolist()))
-    for component in np.nonzero(size > MATRIX_ROWS)[0]:
-        members = rows[first[component] : first[component + 1]]
-        inside = by_component[starts[component] : starts[component + 1]]
-        found.append(_of_many(part, metric, limits, members, a[inside], b[inside], part.edges.distance[inside]))
+    with one_core(FLOAT32):  # small products in many threads took ten times as long
+        found.extend(in_threads(threads, of_one, np.nonzero(size > SINGLE_PAIRS)[0].tolist()))
     return _summarised(part, stars.joined(found))
 
 
