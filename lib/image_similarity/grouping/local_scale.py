@@ -29,8 +29,8 @@ class Limits:
 
     ``scaled``: in (0, 1]. Above 1 lists of neighbours could miss pairs. At 1 they can miss pairs that are exactly as
     far as the last neighbours of both. ``strict``: a raw distance, 0 or more. ``wide``: 1 or more; every pair of a
-    group is within ``wide`` times its limit, or ``wide`` times ``least`` if that is more. ``least``: a raw distance, 0 or
-    more: lists full of copies have a small scale, at which copies of copies would be too far from one another.
+    group is within ``wide`` times its limit, or ``wide`` times ``least`` if that is more. ``least``: a raw distance, 0
+    or more. Lists full of copies have a small scale, by which copies of a copy would be too far from one another.
 
     Raises ValueError for other values.
     """

@@ -24,7 +24,18 @@ from image_similarity.knn.distances import Indices, Metric, Values, Vectors
 from image_similarity.knn.scoring import FLOAT32
 from image_similarity.knn.threads import in_threads
 
-__all__ = ["Edges", "Groups", "Limits", "Part", "edges", "grouped", "least_limit", "saturated", "scales", "strict_limit"]
+__all__ = [
+    "Edges",
+    "Groups",
+    "Limits",
+    "Part",
+    "edges",
+    "grouped",
+    "least_limit",
+    "saturated",
+    "scales",
+    "strict_limit",
+]
 
 MATRIX_ROWS = 1024
 """Components of more distinct vectors are not compared all with all."""
@@ -160,7 +171,8 @@ def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Gro
         return _of_matrix(part, metric, limits, members, np.ones_like(members), own_a, own_b)
 
     with one_core(FLOAT32):  # small products in many threads take ten times as long
-        found.extend(in_threads(threads, of_medium, np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]))
+        medium = np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]
+        found.extend(in_threads(threads, of_medium, medium.tolist()))
     for component in np.nonzero(size > MATRIX_ROWS)[0]:
         members = rows[first[component] : first[component + 1]]
         inside = by_component[starts[component] : starts[component + 1]]

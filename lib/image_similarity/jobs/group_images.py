@@ -178,7 +178,15 @@ class _Making:
         with job.step("look for copies beyond the lists"):
             most_bytes = job.settings.groups.process_bytes
             links = near_duplicates.links(
-                graph, source, metric, chosen.limits, scale, pairs, self.inputs.dimensions, most_bytes
+                graph,
+                source,
+                metric,
+                chosen.limits,
+                scale,
+                pairs,
+                self.inputs.dimensions,
+                most_bytes,
+                local_cores(job.session),
             )
         with job.step("group"):
             previous = self._previous()

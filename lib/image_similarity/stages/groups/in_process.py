@@ -32,6 +32,7 @@ def run(
     with progress(spark, "compare images of groups", len(blocks), "blocks", 1, lambda: done / len(blocks)):
         for chosen in blocks:
             block = make(chosen)
-            found.append(work(block, source.of(images, block.node.astype(np.int64)), metric, limits, local_cores(spark)))
+            values = source.of(images, block.node.astype(np.int64))
+            found.append(work(block, values, metric, limits, local_cores(spark)))
             done += 1
     return pa.concat_tables(found)

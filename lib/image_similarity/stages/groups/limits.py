@@ -1,14 +1,14 @@
 """How near two images must be to be near-duplicates, and for how long a limit that was chosen stays."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.grouping.near_duplicates import Limits, strict_limit
+from image_similarity.grouping.near_duplicates import Limits, least_limit, strict_limit
 from image_similarity.knn.distances import Values
 from image_similarity.settings import GroupsSettings
 from image_similarity.storage import blobs
@@ -97,8 +97,8 @@ def _new(
     calibrated: Calibrated | None,
     lines: tuple[str, ...] = (),
 ) -> Chosen:
-    limits = Limits(scaled, strict_limit(scaled, scale), settings.wide)
-    limit = {"scaled": limits.scaled, "strict": limits.strict, "wide": limits.wide, "source": source}
+    limits = Limits(scaled, strict_limit(scaled, scale), settings.wide, least_limit(scaled, scale))
+    limit = {**asdict(limits), "source": source}
     record: dict[str, Any] = {LIMIT: {**limit, "fingerprint_key": fingerprint_key}}
     if calibrated is not None:
         record[CALIBRATION] = dict(calibrated.record)
@@ -122,7 +122,7 @@ def _kept(
     share = changed_share(before.sketch, sketch)
     if share > settings.recalibrate_share:
         return None
-    limits = Limits(limit["scaled"], limit["strict"], limit["wide"])
+    limits = Limits(limit["scaled"], limit["strict"], limit["wide"], limit["least"])
     record = {key: before.settings[key] for key in (LIMIT, CALIBRATION) if key in before.settings}
     line = f"limit {limits.scaled:g} of the local scale as in run {before.run}: {share:.1%} of the images have changed"
     return Chosen(limits, record, before.sketch, (line,))
