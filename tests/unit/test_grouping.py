@@ -1,11 +1,14 @@
 """Groups of near-duplicates, against what loops over sets would do."""
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 
 from image_similarity.grouping import components, group_id, large, near_duplicates, stars
+from image_similarity.grouping.components import Nodes
+from image_similarity.grouping.digests import component_digest, node_key
 from image_similarity.grouping.near_duplicates import (
     Edges,
     Groups,
@@ -285,6 +288,32 @@ def test_lists_are_saturated_that_may_end_before_strict() -> None:
     assert saturated(distance, limits).tolist() == [False, False, True, True]  # float32(0.1) is more than 0.1
     assert saturated(array32([[0.01, 0.05], [0.05, 0.05], [0.01, 0.05]]), limits).tolist() == [False] * 3
     assert saturated(np.empty((3, 0), np.float32), limits).all() and saturated(distance[:0], limits).shape == (0,)
+
+
+def test_a_digest_is_of_all_that_groups_depend_on_and_not_of_numbers() -> None:
+    rng, limits = np.random.default_rng(0), Limits(0.65, 0.01, 1.5)
+    nodes = np.array([2, 3, 5], dtype=np.int32)
+    neighbour, distance = rng.integers(0, 9, (9, 4)).astype(np.int32), rng.random((9, 4)).astype(np.float32)
+    neighbour[3, 3], distance[3, 3] = -1, np.inf
+    key, scale = rng.integers(0, 256, (9, 16)).astype(np.uint8), rng.random(9).astype(np.float32)
+    state: list[Any] = [key, scale, np.zeros(9, dtype=np.bool_), neighbour, distance]
+
+    def digest(nodes: Nodes, state: list[Any], metric: str = "cosine", limits: Limits = limits) -> bytes:
+        return component_digest(nodes, state[0], state[1], state[2], state[3], state[4], metric, limits)
+
+    # One more node before the others: all numbers are greater by 1.
+    shifted = [np.concatenate([of[:1], of]) for of in state]
+    shifted[3] = np.where(shifted[3] < 0, -1, shifted[3] + 1)
+    assert digest(nodes[::-1] + 1, shifted) == digest(nodes, state)
+    others = [digest(nodes[:2], state), digest(nodes, state, "euclidean")]
+    others.append(digest(nodes, state, limits=Limits(0.65, 0.02, 1.5)))
+    for place, values in enumerate(state):
+        changed = [*state]
+        changed[place] = values.copy()
+        changed[place][5] = values[6] if place != 2 else True
+        others.append(digest(nodes, changed))
+    assert len({digest(nodes, state), *others}) == 1 + 3 + len(state)
+    assert len({node_key("a", ["b", "c"]), node_key("a", ["c", "b"]), node_key("ab", ["c"])}) == 2
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -4,7 +4,7 @@ settings, no tables.
 - ``local_scale``      when two nodes are near-duplicates: limits on a local scale
 - ``near_duplicates``  the pairs within the limits, and the groups of a component
 - ``components``       what pairs connect
-- ``stars``            the groups of one component
+- ``stars``            the groups of components whose distances fit into a matrix (``matrices``); ``large``: of others
 - ``digests``          what the groups of a component depend on
 
 A *node* is a distinct content: identical files are one node. Nodes are numbered in the order of their names, so a tie

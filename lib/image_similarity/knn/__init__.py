@@ -10,6 +10,7 @@
 - ``screening``     the precision of scores that proves most for its time
 - ``partitioning``  spherical k-means; ``nndescent``, ``graphs``: neighbours of neighbours
 - ``probing``       the pairs that partitions suggest, for vectors in memory; ``running_lists``: what is kept of them
+- ``range_search``  all pairs within a radius; ``trees``: what pairs connect
 - ``recall``        the share of true neighbours in a list; ``truth``: the true ones, of a sample
 - ``calibration``   the speed of this machine; ``compiled``, ``warmup``: functions that numba compiles
 """

@@ -1,0 +1,43 @@
+"""Compiles what numba compiles at its first use, so that nobody's first job waits for it: ``make`` calls it once.
+
+A small collection goes through the pipeline, by a fingerprint that needs neither weights nor torch. What is compiled
+lies beside the library, for all jobs to come. Whatever goes wrong here only means that the first job compiles.
+"""
+
+import contextlib
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from image_similarity.jobs import run_pipeline
+from image_similarity.jobs.command_line import main
+
+PICTURES = 80
+_DECLARED = '[fingerprints.colours]\nkind = "colour-histogram"\n'
+
+
+def compile_all() -> int:
+    """The exit code of the pipeline."""
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder) / "pictures"
+        pictures.mkdir()
+        random = np.random.default_rng(0)
+        for number in range(PICTURES):
+            blocks = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+            picture = Image.fromarray(blocks).resize((96, 96), Image.Resampling.BICUBIC)
+            picture.save(pictures / f"{number}.png")
+            if number % 8 == 0:  # a copy, so that there are groups
+                picture.crop((4, 4, 92, 92)).save(pictures / f"{number}-cropped.png")
+        settings = Path(folder) / "settings.toml"
+        settings.write_text(_DECLARED)
+        arguments = ["--images", str(pictures), "--warehouse", f"{folder}/warehouse", "--config", str(settings)]
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return main(run_pipeline, [*arguments, "--fingerprint", "colours"])
+
+
+if __name__ == "__main__":
+    sys.exit(compile_all())
