@@ -270,9 +270,7 @@ def test_what_belongs_together(spark: SparkSession, tmp_path: Path, capsys: Any)
     """Levels are nested; distances to representatives are exact, listed or not; and both runners agree."""
     rng = np.random.default_rng(5)
     centres = rng.standard_normal((40, 64))
-    vectors = {
-        f"v{i:03d}": (centres[i % 40] + 0.3 * rng.standard_normal(64)).astype(np.float32) for i in range(40 * 5)
-    }
+    vectors = {f"v{i:03d}": (centres[i % 40] + 0.3 * rng.standard_normal(64)).astype(np.float32) for i in range(40 * 5)}
     vectors |= {f"w{i}": rng.standard_normal(64).astype(np.float32) for i in range(30)}
     asked = ["--embeddings", written(tmp_path, vectors), "--dissimilar", "0"]
     by_way = {}
