@@ -102,6 +102,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@echo "installing into $(VENV): once, some minutes, 6 GB (most of it is torch)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python tools/compile_ahead.py || echo "nothing was compiled ahead: the first jobs do it"
 	@touch $@
 
 # Apart, since Airflow and what we need want other versions of the same packages.
