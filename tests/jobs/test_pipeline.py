@@ -149,7 +149,7 @@ def test_a_label_is_published_once(run: Run, folder: Path, tmp_path: Path, tiny:
     pointer = (tmp_path / "w" / "_current.json").read_bytes()
     capsys.readouterr()
     assert run(run_pipeline, *arguments) == 0
-    assert capsys.readouterr().out.count("already published under the label 'night 1'") == 3
+    assert capsys.readouterr().out.count("already published under the label 'night 1'") == 5
     assert (tmp_path / "w" / "_current.json").read_bytes() == pointer
     arguments[arguments.index("night 1")] = "night 2"
     assert run(run_pipeline, *arguments) == 0

@@ -132,3 +132,10 @@ def test_a_record_has_no_secrets_of_addresses() -> None:
     row = record("r1", settings={"images": address}, inputs={"embeddings": [address]}).as_parquet()
     [told] = pq.read_table(pa.BufferReader(row)).to_pylist()
     assert "secret" not in str(told) and "list.csv?..." in told["settings"] and "list.csv?..." in told["inputs"]
+
+
+def test_a_run_that_is_current_in_two_slots_is_listed_once() -> None:
+    """Else its rows would stand twice in the views."""
+    pointer = Pointer(1, {"groups": {"a/cosine/identical": ["r1"], "a/cosine/near-duplicates": ["r1"], "b": ["r2"]}})
+    assert pointer.runs("groups") == ["r1", "r2"]
+    assert pointer.runs("groups", "a/cosine/identical") == pointer.runs("groups", "a/cosine/near-duplicates") == ["r1"]

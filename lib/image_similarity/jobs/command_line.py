@@ -338,7 +338,7 @@ def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings, sess
         return  # what the label has published is not done again, whatever became of its input
     arguments.scratch_folders = scratch_folders(session)
     job.check_early(arguments, loaded)
-    places = ("warehouse", "gallery", "report")
+    places = ("warehouse", "gallery", "report", "export")
     early.check_room(arguments, **{flag: getattr(arguments, flag, None) for flag in places})
 
 

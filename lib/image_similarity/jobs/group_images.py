@@ -178,7 +178,15 @@ class _Making:
         with job.step("look for copies beyond the lists"):
             most_bytes = job.settings.groups.process_bytes
             links = near_duplicates.links(
-                graph, source, metric, chosen.limits, scale, pairs, self.inputs.dimensions, most_bytes
+                graph,
+                source,
+                metric,
+                chosen.limits,
+                scale,
+                pairs,
+                self.inputs.dimensions,
+                most_bytes,
+                local_cores(job.session),
             )
         with job.step("group"):
             previous = self._previous()
@@ -199,8 +207,8 @@ class _Making:
                 limits.save(chosen.sketch, state)
                 job.warehouse.sync_state(self._state_slot, job.run_id)
             counts = {
-                **_counts([result.near_duplicates], graph),
-                "identical": _counts([result.identical], graph),
+                **_counts(result.near_duplicates),
+                "identical": _counts(result.identical),
                 "share_proven": 1.0,
                 "components": result.components,
                 "components_worked_on": result.worked_on,
@@ -223,8 +231,8 @@ class _Making:
         with job.step("group"):
             result = similar.run(graph, self._source(), self.inputs.settings.metric, self._block_rows())
         counts = {
-            **_counts(result.levels, graph),
-            "levels": [_counts([level], graph) for level in result.levels],
+            **_counts(result.levels[0]),
+            "levels": [_counts(level) for level in result.levels],
             "share_proven": round(result.share_proven, 4),
         }
         self._publish(graph, result.levels, (ALIKE,), {}, counts, {})
@@ -363,14 +371,10 @@ class _Making:
         warehouse.write(table, run, self.scratch.store(f"{table}-rows", SCHEMAS[table], rows.of(table)))
 
 
-def _counts(groupings: "list[Grouping]", graph: "Graph") -> dict[str, Any]:
-    """Of the groups of one kind. ``groupings``: its levels, the finest first."""
-    finest = groupings[0]
-    return {
-        "groups": len(finest),
-        "images": len(finest.image),
-        "largest": int(finest.sizes.max(initial=0)),
-    }
+def _counts(grouping: "Grouping") -> dict[str, Any]:
+    """Of the groups of one kind and level."""
+    sizes = grouping.sizes
+    return {"groups": len(sizes), "images": int(sizes.sum()), "largest": int(sizes.max(initial=0))}
 
 
 def _summarise(job: Job, counts: dict[str, Any], more: str = "") -> None:

@@ -47,6 +47,7 @@ def links(
     pairs: Confirmed,
     dimensions: int,
     most_bytes: int,
+    threads: int,
 ) -> Links:
     """The near-duplicates: the confirmed ``pairs`` of lists, and those that lists full of copies are too short for.
 
@@ -71,7 +72,9 @@ def links(
         )
         return Links(edges, scale, np.zeros_like(saturated), len(node))
     vectors = distances.measured(source.of(graph.images, node), METRICS[metric])
-    more = range_search.connections(METRICS[metric], vectors, node, limits.strict)
+    label = connected.of(len(graph), edges.a, edges.b)[node].astype(np.int64)
+    label = np.where(label < 0, len(graph) + np.arange(len(node)), label)  # each alone
+    more = range_search.connections(METRICS[metric], vectors, node, limits.strict, label, threads)
     return Links(_joined(edges, more), scale, saturated, 0)
 
 
