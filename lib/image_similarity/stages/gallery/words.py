@@ -6,6 +6,7 @@ from typing import Any
 
 from image_similarity.redaction import redacted
 from image_similarity.settings import meanings
+from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ NUMBERS = {
     ),
 }
 """metric -> what some of its numbers mean, in sentences, for the page about distances."""
+
+KINDS = {
+    IDENTICAL: "the same file",
+    NEAR_DUPLICATES: "nearly the same",
+    ALIKE: "belongs together",
+}
+"""Kind of groups -> its words."""
 
 PAIRS = {
     "closest": "The closest two that are not equal. Is one a copy?",
