@@ -10,8 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from image_similarity.warehouse.records import PUBLISHED, Record, new_run_id
 from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES, RUNS, SCHEMAS
@@ -44,13 +42,13 @@ def publish(warehouse: Path, slot: str, groups: Iterable[Made], neighbours: list
     place: Any = Warehouse(None, str(warehouse))  # type: ignore[arg-type]
     before, run, kinds = place.snapshot(), new_run_id(), sorted({group.kind for group in made})
     common = {"fingerprint": fingerprint, "metric": metric}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {**common, "group_id": group.group_id, "kind": group.kind, "level": group.level, "image_id": image_id}
         | {"representative": number == 0, "distance_to_representative": distance, "position": number}
         for group in made
         for number, (image_id, distance) in enumerate(group.members)
     ]
-    summary = [
+    summary: list[dict[str, Any]] = [
         {**common, "group_id": group.group_id, "kind": group.kind, "level": group.level, "label": group.label}
         | {"size": len(group.members), "representative_id": group.members[0][0], "weakest_link": group.weakest_link}
         for group in made
@@ -100,13 +98,42 @@ def copies(embeddings: Iterable[Mapping[str, Any]]) -> list[Made]:
 
 
 def _components(ids: list[str], edges: list[tuple[str, str]]) -> list[list[str]]:
-    places = {name: number for number, name in enumerate(ids)}
-    ends = [[places[pair[side]] for pair in edges] for side in (0, 1)]
-    _, labels = connected_components(coo_array(([1] * len(edges), ends), shape=(len(ids), len(ids))), directed=False)
-    parts: dict[int, list[str]] = {}
-    for name, label in zip(ids, labels):
-        parts.setdefault(label, []).append(name)
-    return [members for members in parts.values() if len(members) > 1]
+    part = {name: [name] for name in ids}
+    for one, other in edges:
+        if part[one] is not part[other]:
+            part[one] += part[other]
+            part.update(dict.fromkeys(part[other], part[one]))
+    whole = {id(members): sorted(members, key=str.encode) for members in part.values()}
+    return [members for members in whole.values() if len(members) > 1]
+
+
+def hostile(ids: Sequence[str], copied: Iterable[str], failing: Iterable[str]) -> list[Made]:
+    """Groups of a collection that tries to break pages, whose images are ``ids``: one larger than a page and a list
+    have room for, with files that are ``copied`` and one that is ``failing``; one of two; one of which a single image
+    is left; one whose kept image is gone; and two levels of what belongs together.
+    """
+    shown, copies = [name for name in ids if name not in {*failing}], sorted(copied)
+    gone = next(iter(failing))
+
+    def near(members: Iterable[str], weakest_link: float) -> Made:
+        ordered = [(name, 0.001 * number) for number, name in enumerate(members)]
+        return Made(NEAR_DUPLICATES, ordered, weakest_link=weakest_link)
+
+    others = [name for name in shown if name not in copies]
+    levels = [[others[:7], others[7:9], others[9:]], [others[:9]]]
+    labels = {0: "</h1><script>window.hacked=1</script>", 1: None}
+    return [
+        near([*copies, gone, *others[:10]], 0.2),
+        near(others[10:12], 0.0125),
+        near([others[12], "no such image"], 0.1),
+        near([gone, *others[13:15]], 0.1),
+        *(
+            Made(ALIKE, [(name, 0.01 * number) for number, name in enumerate(members)], level, labels[level])
+            for level, groups in enumerate(levels)
+            for members in groups
+        ),
+        Made(IDENTICAL, [(name, 0.0) for name in copies], weakest_link=0.0),
+    ]
 
 
 if __name__ == "__main__":  # grouping_tables.py WAREHOUSE SLOT LIMIT...: for looking at pages of groups

@@ -160,11 +160,11 @@ class _Child:
         if "reason" in header:
             return str(header["reason"]), str(header["detail"])
         width, height = int(header["width"]), int(header["height"])
+        original: tuple[Any, ...] = ()
         if sizes is None:
-            sizes = header["bytes"][:2]
+            sizes, original = header["bytes"][:2], _original(header["original"])
         if not (0 < width < 2**31 and 0 < height < 2**31 and sizes):
             raise ValueError("no picture")
-        original = _original(header["original"]) if "original" in header else ()
         return _Answer(width, height, [connection.receive(size) for size in sizes], original)
 
     def _header(self, connection: "_Connection") -> dict[str, Any]:

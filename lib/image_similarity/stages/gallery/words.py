@@ -155,6 +155,10 @@ FACTS = {
     "in full": _BRUTE_FORCE,
     "kept": "images whose lists of the run before are still right, and were only completed",
     "rows": "rows of the table of neighbours",
+    # of group_images
+    "groups": "groups of each kind",
+    "images in groups": "images that are in a group of each kind",
+    "largest group": "images in the largest group of each kind",
     # of all
     "steps": "seconds that each step took",
     "finished": "when, and after how long",
