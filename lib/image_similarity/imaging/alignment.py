@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -145,7 +146,8 @@ def inside(to: Matrix, own: tuple[int, ...], other: tuple[int, ...]) -> Mask:
     u = to[0, 0] * x + to[0, 1] * y + to[0, 2]
     v = to[1, 0] * x + to[1, 1] * y + to[1, 2]
     edge = 0.499  # the centres of the outermost pixels are inside, whatever rounding does
-    return (u >= edge) & (u <= other[1] - edge) & (v >= edge) & (v <= other[0] - edge)
+    mask: Mask = (u >= edge) & (u <= other[1] - edge) & (v >= edge) & (v <= other[0] - edge)
+    return mask
 
 
 @dataclass(frozen=True)
@@ -230,8 +232,8 @@ class Alignment:
 def oriented(picture: Image.Image, mirrored: bool, quarter_turns: int) -> Image.Image:
     if mirrored:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    turns = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
-    return picture.transpose(turns[quarter_turns]) if quarter_turns else picture
+    turns = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+    return picture.transpose(turns[quarter_turns - 1]) if quarter_turns else picture
 
 
 def aligned(first: Image.Image, second: Image.Image) -> Alignment:
@@ -267,7 +269,7 @@ def _orientations(first: Image.Image, second: Image.Image) -> list[tuple[bool, i
     return [other, (False, 0)] if scores[other] > as_it_is + _TOLD_APART else [(False, 0), other]
 
 
-def _correlation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+def _correlation(one: npt.NDArray[np.floating[Any]], other: npt.NDArray[np.floating[Any]]) -> float:
     one, other = one - one.mean(), other - other.mean()
     norm = math.sqrt(float((one * one).sum() * (other * other).sum()))
     return float((one * other).sum()) / norm if norm > 1e-6 else 0.0
