@@ -50,6 +50,7 @@ _RECIPE = f"difference-1-{_QUALITY}"
 MEMBER = pa.struct(
     [
         ("image_id", pa.string()),
+        ("uri", pa.string()),
         ("page", pa.string()),
         ("title", pa.string()),
         ("subtitle", pa.string()),
@@ -331,6 +332,8 @@ def sentences(kept: Mapping[str, Any], other: Mapping[str, Any], found: Differen
     if not found.is_edit:
         told += _of_grey(found)
         return [*told, "They may be two pictures of one thing: it is not sure that one is an edit of the other."]
+    if found.is_whole and not found.is_recompressed:
+        told.append("Both show the whole of one picture.")
     told += [*_of_place(found), *_of_tones(found), *_of_grey(found)]
     if found.sharpness != 1:
         told.append(f"The other one is {'sharper' if found.sharpness > 1 else 'less sharp'}.")

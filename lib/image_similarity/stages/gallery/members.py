@@ -5,7 +5,7 @@ from typing import Any
 
 from image_similarity.stages.gallery import cards, pictures
 
-MEMBER = ["image_id", *cards.CARD, "size_bytes", *pictures.ORIGINAL]
+MEMBER = ["image_id", "uri", *cards.CARD, "size_bytes", *pictures.ORIGINAL]
 """What is shown of a member, beside its ``distance`` to the kept one (None of this one): `compare.MEMBER`."""
 
 SAME_FILE = "the same file, byte for byte"
