@@ -17,6 +17,7 @@ from image_similarity.settings import Settings
 from image_similarity.stages.gallery import (
     addresses,
     cards,
+    compare,
     distances,
     groups_by_spark,
     images,
@@ -35,6 +36,8 @@ from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import Workspace
 
 LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK = 50, 2000
+LEAST_PAIRS_PER_TASK = 8
+"""Pages that compare two images, for each of which a task makes a picture."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,18 @@ class BySpark(Layout):
                 totals += self._fill(f"groups-{kind}", pages.fill(rows, GROUP_TEMPLATES[kind], book))
         return totals
 
+    def fill_comparisons(self, book: Book) -> Totals:
+        if self._groups is None:
+            return Totals()
+        pairs = self.scratch.write("pairs", compare.rows(self._groups.whole()))
+        if not (count := pairs.count()):
+            return Totals()
+        compare.write_list(pairs, self.site, book.rendering)
+        tasks = task_count(self.spark, count, LEAST_PAIRS_PER_TASK, MOST_PAGES_PER_TASK)
+        rows = pages.fill(pairs.repartition(tasks), "compare.html", book, compare.context(book))
+        with progress(self.spark, "comparisons", count, "pages", tasks):
+            return self._fill("comparisons", rows)
+
     def add(self, filled: list[dict[str, Any]]) -> Totals:
         return self._fill("single", self.spark.createDataFrame(pa.Table.from_pylist(filled, pages.FILLED_SCHEMA)))
 
@@ -239,6 +254,7 @@ class BySpark(Layout):
         return addresses.retire(self.spark, self.filled().select("path"), book, earlier)
 
     def remove_unused(self, kept: list[str]) -> int:
+        compare.remove_unused(self.spark, self.site, kept, self.warehouse)
         return pictures.remove_unused(self.spark, self.site, kept, self.warehouse)
 
 

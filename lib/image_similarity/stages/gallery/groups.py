@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from image_similarity.stages.gallery import members
+from image_similarity.stages.gallery import compare, members
 from image_similarity.stages.gallery.in_memory import Image, paged
 from image_similarity.stages.gallery.members import MEMBER
 from image_similarity.stages.gallery.pages import Grouped
@@ -145,6 +145,12 @@ class Groups:
             for page in paged(group["others"], per_page):
                 path = group_path(group["kind"], group["group_id"], page.number)
                 yield GROUP_TEMPLATES[group["kind"]], {"path": path, "group": about, **page.row(page.items)}
+
+    def pairs(self) -> list[Row]:
+        """The rows of the pages that compare two images, see `compare.pairs`."""
+        near = [group for group in self.all if group["kind"] == NEAR_DUPLICATES]
+        whole = ({**group, "members": [*group["members"][:1], *group["others"]]} for group in near)
+        return [pair for group in whole for pair in compare.pairs(group)]
 
     def of(self, order: Order) -> list[Group]:
         groups = [group for group in self.all if (group["kind"], group["level"]) == (order.kind, order.level)]

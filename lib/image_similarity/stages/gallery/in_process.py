@@ -28,6 +28,7 @@ from image_similarity.settings import Settings
 from image_similarity.stages.gallery import (
     addresses,
     cards,
+    compare,
     distances,
     groups,
     images,
@@ -36,7 +37,12 @@ from image_similarity.stages.gallery import (
     pictures,
     search,
 )
-from image_similarity.stages.gallery.by_spark import LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK, NOTHING_TO_SHOW
+from image_similarity.stages.gallery.by_spark import (
+    LEAST_PAGES_PER_TASK,
+    LEAST_PAIRS_PER_TASK,
+    MOST_PAGES_PER_TASK,
+    NOTHING_TO_SHOW,
+)
 from image_similarity.stages.gallery.groups import Groups, GroupTables
 from image_similarity.stages.gallery.in_memory import Edges, Image, folder_of, grouped, orders_of, paged, uses_of
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
@@ -290,6 +296,16 @@ class InProcess(Layout):
         tasks = task_count(self.spark, len(rows), LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
         return self._fill("groups", book, [rows[number::tasks] for number in range(tasks)])
 
+    def fill_comparisons(self, book: Book) -> Totals:
+        pairs = self._grouped.pairs()
+        if not pairs:
+            return Totals()
+        tasks = task_count(self.spark, len(pairs), LEAST_PAIRS_PER_TASK, MOST_PAGES_PER_TASK)
+        compare.write_list_here([*pairs], self.site, book.rendering)
+        rows = [("compare.html", pair) for pair in pairs]
+        with progress(self.spark, "comparisons", len(pairs), "pages", tasks):
+            return self._fill("comparisons", book, [rows[number::tasks] for number in range(tasks)])
+
     def _browse(self) -> Iterator[dict[str, Any]]:
         for page in paged(self.all, self.settings.gallery.images_per_page):
             yield {"path": f"browse/{page.number}.html", **page.row(self._cards(page.items))}
@@ -332,7 +348,8 @@ class InProcess(Layout):
 
     def _fill(self, name: str, book: Book, chunks: Iterable[list[tuple[str, dict[str, Any]]]]) -> Totals:
         """Fills pages: the template, and the row, of each. They stay in the workspace until all pages are filled."""
-        folder, of_image = self.scratch.location(_FILLED), images.context(book)
+        folder = self.scratch.location(_FILLED)
+        contexts = {"image.html": images.context(book), "compare.html": compare.context(book)}
 
         def fill(chunk: tuple[int, list[tuple[str, dict[str, Any]]]]) -> Iterator[pa.RecordBatch]:
             number, rows = chunk
@@ -340,8 +357,7 @@ class InProcess(Layout):
 
             def filled() -> Iterator[dict[str, Any]]:
                 for template, row in rows:
-                    context = of_image(row) if template == "image.html" else row
-                    page = pages.fill_one(template, book, row["path"], context)
+                    page = pages.fill_one(template, book, row["path"], contexts.get(template, dict)(row))
                     _count(totals, page)
                     yield page
 
@@ -448,6 +464,7 @@ class InProcess(Layout):
         return addresses.retire_here(self._paths, book, earlier)
 
     def remove_unused(self, kept: list[str]) -> int:
+        compare.remove_unused_here(self.site, kept)
         return pictures.remove_unused_here(self.site, (row["picture"] for row in self.inventory), kept[1:])
 
 

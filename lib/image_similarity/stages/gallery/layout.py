@@ -90,6 +90,10 @@ class Layout(ABC):
         """Lists of groups, and their pages."""
 
     @abstractmethod
+    def fill_comparisons(self, book: Book) -> Totals:
+        """The pages that compare two images, see `compare`. Tasks make the pictures of their differences."""
+
+    @abstractmethod
     def add(self, filled: list[dict[str, Any]]) -> Totals:
         """Adds pages (rows of `pages.FILLED`) that the driver has filled."""
 

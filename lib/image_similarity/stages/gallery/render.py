@@ -84,12 +84,13 @@ class _Rendering:
     def write(self) -> Outputs:
         layout, pictures = self.layout, self.layout.pictures()
         of_images = layout.fill_images(self.book)
+        comparisons = layout.fill_comparisons(self.book)
         with step(self.spark, "lists of images"):
             meanings = {
                 reason: {"images": images, "meaning": self.about.reasons.get(reason, "")}
                 for reason, images in self.failed.reasons
             }
-            filled = of_images + layout.fill_lists(self.book, self.facets, meanings)
+            filled = of_images + comparisons + layout.fill_lists(self.book, self.facets, meanings)
             filled += layout.fill_groups(self.book)
             filled += layout.add(self._single_pages(pictures))
         with step(self.spark, "search"):
