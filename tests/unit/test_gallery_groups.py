@@ -20,7 +20,7 @@ def member(
 ) -> dict[str, Any]:
     card = {"page": name * 32, "title": f"Title {name}", "subtitle": "", "alt": name, "picture": name * 32}
     facts = {"width": 40, "height": 30, "size_bytes": size, "pixel_width": width, "pixel_height": height}
-    return {"image_id": name, **card, **facts, "format": "JPEG", "distance": 0.25, **more}
+    return {"image_id": name, "uri": None, **card, **facts, "format": "JPEG", "distance": 0.25, **more}
 
 
 def images(names: str) -> dict[str, dict[str, Any]]:

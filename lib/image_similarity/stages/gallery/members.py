@@ -5,7 +5,7 @@ from typing import Any
 
 from image_similarity.stages.gallery import cards, pictures
 
-MEMBER = ["image_id", *cards.CARD, "size_bytes", *pictures.ORIGINAL]
+MEMBER = ["image_id", "uri", *cards.CARD, "size_bytes", *pictures.ORIGINAL]
 """What is shown of a member, beside its ``distance`` to the kept one (None of this one): `compare.MEMBER`."""
 
 SAME_FILE = "the same file, byte for byte"
@@ -20,9 +20,13 @@ Member = Mapping[str, Any]
 def facts(member: Member) -> list[str]:
     """Size in pixels, size of the file, format: those that are known."""
     size = f"{member['pixel_width']:,} × {member['pixel_height']:,}" if member["pixel_width"] else ""
-    of_format = member["format"] and _NAMES.get(member["format"], member["format"])
+    of_format = member["format"] and format_name(member["format"])
     stored = "" if member["size_bytes"] is None else file_size(member["size_bytes"])
     return [fact for fact in (size, stored, of_format) if fact]
+
+
+def format_name(name: str) -> str:
+    return _NAMES.get(name, name)
 
 
 def file_size(count: int) -> str:

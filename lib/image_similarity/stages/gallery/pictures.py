@@ -164,12 +164,18 @@ def _nulls(column: pa.Field, table: pa.Table) -> pa.Array:
 
 def remove_unused_here(site: Site, own: Iterable[str], earlier: list[str]) -> int:
     """As `remove_unused`, by this process. ``own``: the pictures of this rendering."""
-    shown: dict[str, set[str]] = {}
-    for picture in (*own, *(row["picture"] for row in _inventory_here(site, earlier))):
-        shown.setdefault(picture[:2], set()).add(picture)
+    shown = (*own, *(row["picture"] for row in _inventory_here(site, earlier)))
+    return remove_others_here(f"{site.uri}/{FOLDER}", shown)
+
+
+def remove_others_here(folder: str, shown: Iterable[str]) -> int:
+    """Removes the files below ``folder`` whose picture is not ``shown``, and returns the number of these pictures."""
+    by_shelf: dict[str, set[str]] = {}
+    for picture in shown:
+        by_shelf.setdefault(picture[:2], set()).add(picture)
     shelves = [f"{number:02x}" for number in range(256)]
     with ThreadPoolExecutor(_SWEEPERS, "pictures") as pool:
-        return sum(pool.map(lambda shelf: _sweep(f"{site.uri}/{FOLDER}/{shelf}", shown.get(shelf, set())), shelves))
+        return sum(pool.map(lambda shelf: _sweep(f"{folder}/{shelf}", by_shelf.get(shelf, set())), shelves))
 
 
 def inventory(spark: SparkSession, site: Site, renderings: list[str], warehouse: Warehouse) -> DataFrame:
@@ -200,14 +206,20 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
     """
     own, *earlier = kept
     both = inventory(spark, site, [own], warehouse).unionByName(_earlier_inventory(spark, site, earlier))
-    shown = both.select("picture").distinct()
-    grouped = shown.groupBy(F.substring("picture", 1, 2).alias("shelf")).agg(
-        F.collect_list("picture").alias("pictures")
+    return remove_others(spark, f"{site.uri}/{FOLDER}", both.select("picture"))
+
+
+def remove_others(spark: SparkSession, folder: str, shown: DataFrame) -> int:
+    """As `remove_others_here`, by Spark. ``shown``: a column ``picture``."""
+    grouped = (
+        shown.distinct()
+        .groupBy(F.substring("picture", 1, 2).alias("shelf"))
+        .agg(F.collect_list("picture").alias("pictures"))
     )
     shelves = spark.createDataFrame([(f"{number:02x}",) for number in range(256)], "shelf string")
     rows = shelves.join(grouped, "shelf", "left").select("shelf", "pictures")
     rows = rows.repartition(spark.sparkContext.defaultParallelism)  # else Spark may give all of them to one task
-    removed = rows.mapInArrow(_sweeper(site.uri), "removed long").agg(F.sum("removed")).collect()[0][0]
+    removed = rows.mapInArrow(_sweeper(folder), "removed long").agg(F.sum("removed")).collect()[0][0]
     return int(removed)
 
 
@@ -312,12 +324,12 @@ def _unrecorded(uris: dict[str, str]) -> dict[str, Any]:
     return {"width": width, "height": height, **stamps}
 
 
-def _sweeper(gallery: str) -> Callable[[Batches], Batches]:
+def _sweeper(folder: str) -> Callable[[Batches], Batches]:
     def swept(batches: Batches) -> Batches:
         removed = 0
         for batch in batches:
             for row in batch.to_pylist():
-                removed += _sweep(f"{gallery}/{FOLDER}/{row['shelf']}", set(row["pictures"] or ()))
+                removed += _sweep(f"{folder}/{row['shelf']}", set(row["pictures"] or ()))
         yield pa.RecordBatch.from_pydict({"removed": [removed]})
 
     return swept
