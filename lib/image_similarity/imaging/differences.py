@@ -44,7 +44,7 @@ ONE_COLOUR = 9.0
 """
 PLACE_DIFFERS, REST_DIFFERS, LARGEST_PLACE = 20.0, 7.0, 0.4
 """Mean differences of tiles (of 255) in the one place where two pictures differ, and elsewhere; its share of them."""
-MOST_OF_RECOMPRESSION = 8.0
+MOST_OF_RECOMPRESSION = 10.0
 """Mean difference, of 255."""
 
 
@@ -361,8 +361,8 @@ def _tones(found: Alignment) -> tuple[float, float]:
     one, other = (means[common] for means in found.tiles.means)
     moved, everywhere = other - one, (found.tiles.means[1] - found.tiles.means[0])[found.tiles.used]
     brightness = float(moved.mean())
-    agree = (np.sign(moved) == np.sign(brightness)).mean() >= 0.8 and float(everywhere.mean()) / brightness > 0.5
-    is_brighter = abs(brightness) >= LEAST_BRIGHTNESS and agree
+    agree = (np.sign(moved) == np.sign(brightness)).mean() >= 0.8 and everywhere.mean() * brightness > brightness**2 / 2
+    is_brighter = abs(brightness) >= LEAST_BRIGHTNESS and bool(agree)
     spreads = _spreads(found)
     relative = spreads * float(one.mean()) / max(1.0, float(other.mean()))
     more = spreads >= LEAST_CONTRAST and relative >= LEAST_CONTRAST
