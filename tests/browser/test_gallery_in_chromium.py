@@ -308,7 +308,8 @@ def test_fingers_find_what_is_pressed(browser: Browser, gallery: Rendered) -> No
             small = page.locator(
                 "a:visible, button:visible, summary:visible, input:visible:not([type=radio])"
             ).evaluate_all(
-                "all => all.filter((one) => !one.closest('.skip, .lead, .scale, footer, main p')).map((one) =>"
+                "all => all.filter((one) => !one.closest('.skip, .lead, .scale, footer, main p'))"
+                ".map((one) => one.closest('label') ?? one).map((one) =>"
                 " [one.textContent, one.getBoundingClientRect().width, one.getBoundingClientRect().height])"
                 ".filter(([, width, height]) => height < 24 || width < 24)"
             )
