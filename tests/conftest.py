@@ -34,7 +34,12 @@ TINY_TABLES = {
 """What suits the tables of tests in the shared session; no setting of the product."""
 
 
-ONE_GALLERY = "jobs/test_gallery.py", "jobs/test_compare_fingerprints.py", "browser/test_gallery_in_chromium.py"
+ONE_GALLERY = (
+    "jobs/test_gallery.py",
+    "jobs/test_gallery_groups.py",
+    "jobs/test_compare_fingerprints.py",
+    "browser/test_gallery_in_chromium.py",
+)
 """Files whose tests use `gallery`, which takes long to make."""
 
 
@@ -137,6 +142,7 @@ class Rendered:
 
 @pytest.fixture(scope="session")
 def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    import grouping_tables
     from image_similarity.jobs import embed_images, find_neighbours, render_gallery, run_pipeline
     from image_similarity.jobs.command_line import main
 
@@ -153,6 +159,8 @@ def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.Tem
     before = {
         str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file() and "warehouse" not in file.parts
     }
+    groups = grouping_tables.hostile(collection.ids, collection.copies[0], collection.failing)
+    grouping_tables.publish(folder / "warehouse", "tiny/cosine", groups)
     assert main(render_gallery, [*settings, "--gallery", str(folder / "gallery")], session=spark) == 0
     return Rendered(collection, folder / "gallery", folder / "warehouse", settings, "tall.png", before)
 

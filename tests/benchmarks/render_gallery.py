@@ -1,19 +1,21 @@
 """The gallery of many pictures: the first time, and when one in a hundred has changed; against a bare loop of Pillow.
 
-    .venv/bin/python tests/benchmarks/render_gallery.py [--images 3000] [--rounds 3] [--cheap]
+    .venv/bin/python tests/benchmarks/render_gallery.py [--images 3000] [--rounds 3] [--cheap] [--groups]
 
 Pictures are drawn samples, cropped and brightened at random, each another file of 256 to 384 pixels. Ours is the whole
 job: reading the tables, the files of each picture, pages, search data, publication, tidying up; the session and the
 start of the workers are not counted. The bare loop makes two files of each picture and no pages, in as many processes
 as there are cores. Ours makes one where the picture fits into the small one, as these do: so there is the loop that
 does the same, too. Medians of interleaved rounds. ``--cheap``: for many images, pictures of 160 pixels, compared by
-their colours.
+their colours. ``--groups``: also with groups, in which are about a tenth of the pictures as nearly the same, and half
+of them as what belongs together; the first time and once more.
 """
 
 import argparse
 import multiprocessing
 import os
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -22,12 +24,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from PIL import Image, ImageEnhance
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import grouping_tables
 from benchmarks.measuring import Peak
 from image_similarity.imaging.thumbnails import (
     LARGE,
@@ -41,6 +45,7 @@ from image_similarity.jobs import (
     render_gallery,
 )
 from image_similarity.runtime.session import open_session
+from image_similarity.warehouse.snapshot import open_snapshot
 from tools import samples
 
 COLOURS = 'fingerprints.tiny={kind="colour-histogram"}'
@@ -97,10 +102,12 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--cheap", action="store_true")
+    parser.add_argument("--groups", action="store_true")
     given = parser.parse_args()
     count, rounds = given.images, range(given.rounds)
     side, fingerprint = (CHEAP_SIDE, COLOURS) if given.cheap else (None, TINY)
-    seconds: dict[str, list[float]] = {name: [] for name in (OURS, CHANGED, LOOP, LOOP_AS_OURS)}
+    names = (OURS, *((GROUPED, GROUPED_AGAIN) if given.groups else ()), CHANGED, LOOP, LOOP_AS_OURS)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as name, multiprocessing.Pool() as pool:
         folder = Path(name)
         drawn = sorted(samples.write_collection(folder / "drawn").parent.rglob("*.[jp][pn]g"))
@@ -111,7 +118,8 @@ def main() -> int:
         sources = [drawn[number % len(drawn)] for number in range(count)]
         pool.map(vary, [(sources[n], file, n, side) for n, file in enumerate(files)], chunksize=20)
         session = open_session("bench")
-        tables = ["--warehouse", folder / "w", "--set", fingerprint, "--set", "neighbours.fingerprint=tiny"]
+        options = ["--set", fingerprint, "--set", "neighbours.fingerprint=tiny"]
+        tables = ["--warehouse", folder / "w", *options]
 
         def tabulate() -> None:
             seconds_of(build_manifest, session, *tables, "--images", folder / "pictures")
@@ -119,10 +127,16 @@ def main() -> int:
             seconds_of(find_neighbours, session, *tables)
 
         tabulate()
+        if given.groups:
+            print(publish_groups(folder / "w", folder / "grouped"))
         with Peak() as peak:
             for number in rounds:
                 seconds[LOOP].append(loop(pool, bare, files, folder / "bare"))
                 seconds[OURS].append(seconds_of(render_gallery, session, *tables, "--gallery", folder / f"g{number}"))
+                if given.groups:
+                    grouped = ["--warehouse", folder / "grouped", *options, "--gallery", folder / f"grouped-{number}"]
+                    seconds[GROUPED].append(seconds_of(render_gallery, session, *grouped))
+                    seconds[GROUPED_AGAIN].append(seconds_of(render_gallery, session, *grouped))
                 seconds[LOOP_AS_OURS].append(loop(pool, bare_as_ours, files, folder / "bare"))
         for number, file in list(enumerate(files))[::100]:
             vary((sources[number], file, number + count, side))
@@ -137,7 +151,25 @@ def main() -> int:
 
 
 OURS, CHANGED = "render_gallery", "the same, 1 % changed"
+GROUPED, GROUPED_AGAIN = "render_gallery with groups", "the same again, nothing changed"
 LOOP, LOOP_AS_OURS = "bare loop, two files of each picture", "bare loop, one file where it suffices"
+
+
+def publish_groups(warehouse: Path, copy: Path) -> str:
+    """Makes a copy of a warehouse that has groups. Returns what they are."""
+    shutil.copytree(warehouse, copy)
+    first = open_snapshot(str(copy)).table("neighbours", SLOT).filter(pc.field("rank") == 1)
+    first = first.filter(pc.field("relation") == "similar")
+    limits = pc.quantile(first["distance"], [0.1, 0.4, 0.6]).to_pylist()
+    groups = grouping_tables.likely(copy, SLOT, limits)
+    grouping_tables.publish(copy, SLOT, groups)
+    sizes: dict[tuple[str, int], list[int]] = {}
+    for group in groups:
+        sizes.setdefault((group.kind, group.level), []).append(len(group.members))
+    return ", ".join(f"{len(of)} of {kind} ({sum(of)} images, level {level})" for (kind, level), of in sizes.items())
+
+
+SLOT = "tiny/cosine"
 
 
 def javas() -> list[str]:

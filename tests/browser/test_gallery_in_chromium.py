@@ -301,12 +301,15 @@ def test_fingers_find_what_is_pressed(browser: Browser, gallery: Rendered) -> No
     """WCAG 2.5.8: 24 pixels each way, but for links in a sentence."""
     with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
         page = context.new_page()
-        for path in ("index.html", first_image(gallery), page_like(gallery, "browse/2"), "search.html", "run.html"):
+        groups = "near-duplicates/1.html", "together/level0-1.html", page_like(gallery, "together/[0-9a-f]{16}")
+        others = "index.html", page_like(gallery, "browse/2"), "search.html", "run.html"
+        for path in (first_image(gallery), *groups, *others):
             page.goto(f"{gallery.folder.as_uri()}/{path}")
             small = page.locator(
                 "a:visible, button:visible, summary:visible, input:visible:not([type=radio])"
             ).evaluate_all(
-                "all => all.filter((one) => !one.closest('.skip, .lead, .scale, footer, main p')).map((one) =>"
+                "all => all.filter((one) => !one.closest('.skip, .lead, .scale, footer, main p'))"
+                ".map((one) => one.closest('label') ?? one).map((one) =>"
                 " [one.textContent, one.getBoundingClientRect().width, one.getBoundingClientRect().height])"
                 ".filter(([, width, height]) => height < 24 || width < 24)"
             )
@@ -431,6 +434,10 @@ KINDS = [
     "groups/[^/]*$",
     "groups/.*/",
     "duplicates",
+    "near-duplicates/1",
+    "near-duplicates/[0-9a-f]{16}",
+    "together/level0",
+    "together/[0-9a-f]{16}",
     "failures/index",
     "failures/trunc",
 ]
@@ -470,12 +477,30 @@ def test_the_keyboard_reaches_everything_in_order(visit: Visit) -> None:
     assert reached == in_order
 
 
+@pytest.mark.parametrize("width", [390, 1024, 1920])
+def test_the_kept_one_stands_first_and_pictures_of_a_group_are_of_one_height(
+    browser: Browser, gallery: Rendered, width: int
+) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}, java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{gallery.folder.as_uri()}/near-duplicates/1.html")
+        group = page.locator(".near").first.get_attribute("id")
+        kept, *others = boxes(page, f"#{group} .member")
+        assert page.locator(f"#{group} .member").first.get_by_text("Kept", exact=True).count() == 1
+        assert all((one["y"], one["x"]) > (kept["y"], kept["x"]) for one in others)
+        heights = {round(box["height"]) for box in boxes(page, ".near .member img, .near .member .absent")}
+        assert len(heights) == 1
+        page.get_by_role("link", name="Surest first").click()
+        page.wait_for_url("**/near-duplicates/surest-1.html")
+        assert page.locator(".near").count() == 2
+
+
 def test_nothing_moves_while_pictures_arrive(browser: Browser, gallery: Rendered) -> None:
     for width in (390, 1920):
         with browser.new_context(viewport={"width": width, "height": 900}) as context:
             slowly(context)
             page = context.new_page()
-            for kind in ("index.html", "images/", "browse/1"):
+            for kind in ("index.html", "images/", "browse/1", "near-duplicates/1", "together/[0-9a-f]{16}"):
                 page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, kind)}")
                 assert moved(page) == 0, f"{kind} at {width}"
             page.evaluate("document.querySelector('main').style.marginTop = '200px'")

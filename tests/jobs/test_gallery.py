@@ -19,7 +19,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.imaging import thumbnails
 from image_similarity.jobs import build_manifest, find_neighbours, render_gallery, run_pipeline
 from image_similarity.pages import site
-from image_similarity.stages.gallery import addresses, distances, in_process, pictures, search
+from image_similarity.stages.gallery import addresses, compare, distances, in_process, pictures, search
 from image_similarity.stages.gallery.cards import page_name
 from image_similarity.stages.gallery.pages import Book, render
 
@@ -309,13 +309,13 @@ NAMES_OF_RUNS = ("run.html", "gallery.json", site.LOCK)
 
 
 def contents_of(gallery: Path) -> dict[str, bytes]:
-    """The files of a gallery by their paths, but for the list of pictures. The rendering has the same name in all."""
+    """The files of a gallery by their paths, but for the lists of pictures. The rendering has the same name in all."""
     own = rendering(gallery).name
     files = [path for path in gallery.rglob("*") if path.is_file() and path.name not in NAMES_OF_RUNS]
     return {
         str(path.relative_to(gallery)).replace(own, "own"): path.read_bytes().replace(own.encode(), b"own")
         for path in files
-        if pictures.INVENTORY not in path.parts
+        if not {pictures.INVENTORY, compare.LIST} & set(path.parts)
     }
 
 
@@ -334,6 +334,8 @@ def test_spark_lays_out_the_same_gallery(
     inventories = [pq.read_table(rendering(tmp_path / name) / pictures.INVENTORY) for name in ("here", "spark")]
     known = [table.drop_columns(["small", "large"]).sort_by("picture") for table in inventories]
     assert known[0].equals(known[1])
+    differences = [pq.read_table(rendering(tmp_path / name) / compare.LIST) for name in ("here", "spark")]
+    assert differences[0].num_rows > 10 and differences[0].sort_by("picture").equals(differences[1].sort_by("picture"))
 
 
 @pytest.mark.parametrize("layout", ["here", "by_spark"])

@@ -181,7 +181,7 @@ def test_files_that_pages_share_are_named_by_their_content() -> None:
     tabs = (Tab("one", "one", "cosine"), Tab("two", "two", "cosine"))
     for name in pages.STATIC_FILES:
         path, text = pages.static_file(name, BOOK)
-        assert re.fullmatch(r"static/(gallery|icon)-[0-9a-f]{16}\.(css|js|svg)", path) and text
+        assert re.fullmatch(r"static/(gallery|icon|compare|selection)-[0-9a-f]{16}\.(css|js|svg)", path) and text
         assert (path == pages.static_file(name, replace(BOOK, tabs=tabs))[0]) == (name != "gallery.css")
 
 

@@ -89,6 +89,9 @@ def test_several_files_at_a_time_but_no_more_pixels_than_one_process_decodes() -
         struct.pack(">I", 2**15) + b"[" * 2**15,
         struct.pack(">I", 24) + b'{"bytes":[9],"height":2}',
         struct.pack(">I", 34) + b'{"bytes":[],"height":2,"width":-1}',
+        struct.pack(">I", 34) + b'{"bytes":[9],"height":2,"width":2}',
+        struct.pack(">I", 55) + b'{"bytes":[9],"height":2,"width":2,"original":[2,2,"x"]}',
+        struct.pack(">I", 59) + b'{"bytes":[9],"height":2,"width":2,"original":[-2,2,"JPEG"]}',
         (struct.pack(">I", 10) + b'{"turn":0}') * 99,
     ],
 )

@@ -92,3 +92,19 @@ def test_what_cannot_be_read_says_why(content: bytes, reason: str) -> None:
 def test_the_limit_is_that_of_the_original() -> None:
     with pytest.raises(Unreadable, match="too_many_pixels"):
         thumbnails.thumbnails(encoded(Image.new("RGB", (300, 300))), 80_000)
+
+
+def test_the_original_s_size_and_format_are_told_by_its_content() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    large = Image.new("RGB", (3000, 2000))
+    made = [
+        thumbnails.thumbnails(encoded(large, exif=exif), LIMIT),  # decoded at a half
+        thumbnails.thumbnails(encoded(large.resize((30, 20)), "PNG"), LIMIT),
+        thumbnails.thumbnails(encoded(large.resize((30, 20)), "MPO", save_all=True, append_images=[large]), LIMIT),
+    ]
+    assert [(of.pixel_width, of.pixel_height, of.format) for of in made] == [
+        (2000, 3000, "JPEG"),
+        (30, 20, "PNG"),
+        (30, 20, "JPEG"),
+    ]

@@ -48,7 +48,7 @@ UNREADABLE_REASONS = {
     "decoder_crashed": "the decoder died of it, or took more memory or time than it may",
 }
 
-WHOLE_SIZE = "image_similarity_whole_size"
+WHOLE_SIZE, FORMAT = "image_similarity_whole_size", "image_similarity_format"
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION_IN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 """Keys of ``Image.info`` that may hold an orientation, which is wrong once a picture is upright."""
@@ -129,7 +129,7 @@ def open_upright(
 
     With ``at_least`` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep
     that many pixels. This is much faster, and serves pictures that are shrunk afterwards. ``info[WHOLE_SIZE]`` is the
-    width and height of the whole picture, upright.
+    width and height of the whole picture, upright; ``info[FORMAT]`` is one of `FORMATS`, told by the file's beginning.
 
     The threads of a process together decode at most ``max_pixels`` at a time. So entering waits for others, in
     ``waiting()``, and the context should be left soon. Raises `Unreadable`, also for what Pillow raises inside of it.
@@ -179,6 +179,7 @@ def _opened(content: bytes, max_pixels: int, at_least: int | None, waiting: Wait
         upright = image._new(image.im) if method is None else image.transpose(method)
         upright.info = {name: value for name, value in image.info.items() if name not in _ORIENTATION_IN}
         upright.info |= {WHOLE_SIZE: (height, width) if orientation in _TURNED else (width, height)}
+        upright.info[FORMAT] = "JPEG" if image.format == "MPO" else image.format
         return upright
 
 

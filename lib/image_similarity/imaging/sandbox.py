@@ -126,7 +126,7 @@ class _Child:
     def thumbnails(self, content: bytes) -> Thumbnails:
         answer = self._ask(_in_json(None), content, None)
         small, *large = map(bytes, answer.parts)
-        return Thumbnails(answer.width, answer.height, small, large[0] if large else None)
+        return Thumbnails(answer.width, answer.height, small, large[0] if large else None, *answer.original)
 
     def end(self) -> str:
         """Says how the process ended, if there was one."""
@@ -162,11 +162,12 @@ class _Child:
         if "reason" in header:
             return str(header["reason"]), str(header["detail"])
         width, height = int(header["width"]), int(header["height"])
+        original: tuple[Any, ...] = ()
         if sizes is None:
-            sizes = header["bytes"][:2]
+            sizes, original = header["bytes"][:2], _original(header["original"])
         if not (0 < width < 2**31 and 0 < height < 2**31 and sizes):
             raise ValueError("no picture")
-        return _Answer(width, height, [connection.receive(size) for size in sizes])
+        return _Answer(width, height, [connection.receive(size) for size in sizes], original)
 
     def _header(self, connection: "_Connection") -> dict[str, Any]:
         """The header of the answer. Before it the child asks for turns, each of which gives back the one before."""
@@ -214,6 +215,16 @@ class _Answer:
     width: int
     height: int
     parts: list[bytearray]
+    original: tuple[Any, ...]
+    """Width, height and format of the original, with thumbnails only."""
+
+
+def _original(of: Any) -> tuple[int, int, str]:
+    """What a child says of the original. Raises ``ValueError`` for nonsense."""
+    width, height, of_format = int(of[0]), int(of[1]), of[2]
+    if not (0 < width < 2**31 and 0 < height < 2**31 and of_format in decoding.FORMATS):
+        raise ValueError("no original")
+    return width, height, str(of_format)
 
 
 class _Connection:
@@ -314,7 +325,9 @@ def _answer(what: Any, content: bytes, max_pixels: int) -> tuple[dict[str, Any],
     if what is None:
         made = thumbnails.thumbnails(content, max_pixels)
         parts = [made.small] if made.large is None else [made.small, made.large]
-        return {"width": made.width, "height": made.height, "bytes": [len(part) for part in parts]}, parts
+        original = [made.pixel_width, made.pixel_height, made.format]
+        sizes = [len(part) for part in parts]
+        return {"width": made.width, "height": made.height, "bytes": sizes, "original": original}, parts
     framed = framing.framed(content, [Framing(**each) for each in what], max_pixels)
     pixels = [part.data.cast("B") for part in (*framed.squares, *framed.thumbprints)]
     return {"width": framed.width, "height": framed.height}, pixels

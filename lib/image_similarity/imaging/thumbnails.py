@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import PIL
 from PIL import Image, ImageCms
 
-from image_similarity.imaging.decoding import Waiting, as_unreadable, open_upright, to_rgb
+from image_similarity.imaging.decoding import FORMAT, WHOLE_SIZE, Waiting, as_unreadable, open_upright, to_rgb
 
 SMALL, LARGE = 480, 1280
 """Longest side in pixels, of a picture in a grid and of one that is shown alone. Both suffice for dense screens."""
@@ -32,6 +32,12 @@ class Thumbnails:
     small: bytes
     large: bytes | None
     """None if the picture fits into the small file. Pictures are never enlarged."""
+    pixel_width: int
+    """Width of the original, upright, in pixels."""
+    pixel_height: int
+    """Height of the original, upright, in pixels."""
+    format: str
+    """Format of the original, one of `decoding.FORMATS`, told by the beginning of its file."""
 
 
 def thumbnails(content: bytes, max_pixels: int, waiting: Waiting = nullcontext) -> Thumbnails:
@@ -41,6 +47,7 @@ def thumbnails(content: bytes, max_pixels: int, waiting: Waiting = nullcontext) 
     """
     with as_unreadable():
         with open_upright(content, max_pixels, LARGE, waiting) as picture:
+            (width, height), of_format = picture.info[WHOLE_SIZE], picture.info[FORMAT]
             # A large picture is shrunk before its colours are converted, which saves time.
             if picture.mode in _SHRINKABLE_MODES and "transparency" not in picture.info:
                 _shrink(picture, LARGE)
@@ -49,7 +56,8 @@ def thumbnails(content: bytes, max_pixels: int, waiting: Waiting = nullcontext) 
         small = large.copy()
         _shrink(small, SMALL)
         is_small = max(large.size) <= SMALL
-        return Thumbnails(*large.size, _webp(small), None if is_small else _webp(large))
+        files = _webp(small), None if is_small else _webp(large)
+        return Thumbnails(*large.size, *files, width, height, of_format)
 
 
 def size_of(content: bytes) -> tuple[int, int]:

@@ -23,7 +23,16 @@ from image_similarity.reporting import note, say
 from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.settings import Settings
 from image_similarity.settings.fingerprints import UNTRAINED
-from image_similarity.stages.gallery import addresses, by_spark, distances, in_process, staleness, words
+from image_similarity.stages.gallery import (
+    addresses,
+    by_spark,
+    distances,
+    groups,
+    groups_by_spark,
+    in_process,
+    staleness,
+    words,
+)
 from image_similarity.stages.gallery import render as stage
 from image_similarity.stages.gallery.distances import Compared
 from image_similarity.stages.gallery.layout import Layout
@@ -34,6 +43,7 @@ from image_similarity.storage import tables, uris
 from image_similarity.storage.fetch import FETCH_REASONS
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 from image_similarity.warehouse.snapshot import Snapshot
 from image_similarity.warehouse.workspace import Workspace
 
@@ -208,7 +218,23 @@ def _runs(job: Job, slots: list[str]) -> dict[str, list[str]]:
         "neighbours": [run for slot in slots for run in snapshot.run_ids("neighbours", slot)],
         "embeddings": [run for name in fingerprints for run in snapshot.run_ids("embeddings", name)],
         "failures": [run for name in failures for run in snapshot.run_ids("failures", name)],
+        "groups": list(_groups(snapshot, slots)[1]),
     }
+
+
+def _groups(snapshot: Snapshot, slots: Sequence[str]) -> tuple[int, dict[str, list[str]]]:
+    """The number of the first of ``slots`` by which there are groups; run -> its kinds that are current.
+
+    Groups by other slots are not shown: an image would be in several groups of a kind.
+    """
+    for number, slot in enumerate(slots):
+        kinds: dict[str, list[str]] = {}
+        for kind in (IDENTICAL, NEAR_DUPLICATES, ALIKE):
+            for run in snapshot.run_ids("groups", f"{slot}/{kind}"):
+                kinds.setdefault(run, []).append(kind)
+        if kinds:
+            return number, kinds
+    return 0, {}
 
 
 def _fingerprints(slots: Iterable[str]) -> list[str]:
@@ -250,7 +276,7 @@ def _tables(job: Job, slots: list[str]) -> in_process.Tables:
         if (runs := _compared_runs(job, slot)) and len(keys := _keys(snapshot, runs)) == 1
     }
     return in_process.Tables(
-        manifest=snapshot.table("manifest", "", ["image_id", "uri", "source_version", "attributes"]),
+        manifest=snapshot.table("manifest", "", ["image_id", "uri", "source_version", "size_bytes", "attributes"]),
         contents=contents,
         neighbours=neighbours,
         failures=pa.concat_tables(failures),
@@ -259,7 +285,20 @@ def _tables(job: Job, slots: list[str]) -> in_process.Tables:
             name: snapshot.of_runs("embeddings", runs, ["content_sha256"])["content_sha256"].to_pylist()
             for name, (runs, _) in compared.items()
         },
+        groups=_group_tables(snapshot, slots),
     )
+
+
+def _group_tables(snapshot: Snapshot, slots: list[str]) -> groups.GroupTables | None:
+    tab, grouped = _groups(snapshot, slots)
+    if not grouped:
+        return None
+
+    def of_kinds(name: str, columns: list[str]) -> pa.Table:
+        tables = [(snapshot.of_runs(name, [run], columns), kinds) for run, kinds in grouped.items()]
+        return pa.concat_tables([table.filter(pc.is_in(table["kind"], pa.array(kinds))) for table, kinds in tables])
+
+    return groups.GroupTables(tab, of_kinds("groups", groups.COLUMNS), of_kinds("group_summary", groups.SUMMARY))
 
 
 def _keys(snapshot: Snapshot, runs: list[str]) -> list[str]:
@@ -290,7 +329,20 @@ def _inputs(job: Job, slots: list[str]) -> by_spark.Inputs:
         neighbours=neighbours.select("tab", "image_id", "relation", "rank", "neighbour_id", "distance"),
         failures=warehouse.read("failures", runs["failures"]),
         compared=_compared(job, slots),
+        groups=_group_frames(job, slots),
     )
+
+
+def _group_frames(job: Job, slots: list[str]) -> groups_by_spark.GroupTables | None:
+    tab, grouped = _groups(job.base_snapshot, slots)
+    if not grouped:
+        return None
+
+    def of_kinds(name: str) -> DataFrame:
+        tables = [job.warehouse.read(name, [run]).where(F.col("kind").isin(of)) for run, of in grouped.items()]
+        return reduce(DataFrame.unionByName, tables)
+
+    return groups_by_spark.GroupTables(tab, of_kinds("groups"), of_kinds("group_summary"))
 
 
 def _compared(job: Job, slots: list[str]) -> dict[str, Compared]:
@@ -331,6 +383,11 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
     for slot, label in slots.items():
         published = snapshot.run_ids("neighbours", slot)
         runs += section(f"Neighbours by {label}", published, *_stale_neighbours(job, slot, records))
+    tab, grouped = _groups(snapshot, list(slots))
+    for run, kinds in grouped.items():
+        slot, label = list(slots.items())[tab]
+        title = f"Groups by {label}: {' and '.join(words.KINDS[kind] for kind in kinds)}"
+        runs += section(title, [run], *_stale_groups(snapshot, slot, run, kinds))
     parted = [(slot.partition("/"), label) for slot, label in slots.items()]
     tabs = tuple(Tab(label, fingerprint, metric) for (fingerprint, _, metric), label in parted)
     images = _images_of(job, records)
@@ -368,6 +425,19 @@ def _stale_neighbours(job: Job, slot: str, records: Records) -> list[str]:
     changed = staleness.changed_images(before, now, ("fingerprint_key", "content_sha256"))
     what = f"images have other vectors, or are new or gone, since the neighbours by {slot} were found"
     return _stale_line(changed, what, "find_neighbours", f"{name} --metric {metric}")
+
+
+def _stale_groups(snapshot: Snapshot, slot: str, run: str, kinds: list[str]) -> list[str]:
+    """A line where the groups of ``run`` were made of other neighbours than those that are published; else none."""
+    if _were_read([run], "neighbours", snapshot.run_ids("neighbours", slot), snapshot.runs):
+        return []
+    return [f"neighbours by {slot} were found again since these groups were made: {_group_again(slot, kinds)}"]
+
+
+def _group_again(slot: str, kinds: Sequence[str]) -> str:
+    fingerprint, _, metric = slot.partition("/")
+    commands = [f"--kind {kind}" for kind in (NEAR_DUPLICATES, ALIKE) if kind in kinds]
+    return f"run group_images --fingerprint {fingerprint} --metric {metric} {' and '.join(commands)}".rstrip()
 
 
 def _were_read(runs: list[str], table: str, now: list[str], records: Records) -> bool:
@@ -459,6 +529,11 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
         note(
             f"{gone:,} neighbours by {slot} are not shown, because an image is no longer in the manifest: "
             f"run find_neighbours --fingerprint {fingerprint} --metric {metric}"
+        )
+    if counts["groups_gone"]:
+        note(
+            f"{counts['groups_gone']:,} rows of groups are not shown, because an image of their group is no longer in "
+            "the manifest: run group_images again"
         )
 
 

@@ -23,20 +23,23 @@ from pyspark.sql import functions as F
 
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
-from image_similarity.stages.gallery import pages
+from image_similarity.stages.gallery import compare, groups, pages
 from image_similarity.stages.gallery.layout import Totals
 from image_similarity.stages.gallery.pages import Book
 from image_similarity.storage import blobs
 
 IMAGES = "images"
-LISTINGS = ("browse", "groups", "duplicates", "failures")
-_SHELVES = tuple(f"{IMAGES}/{number:02x}" for number in range(256))
+LISTINGS = ("browse", "groups", "duplicates", "failures", *groups.FOLDERS.values())
+_SHELVED = (IMAGES, compare.FOLDER)
+"""The folders whose pages lie on shelves: 256 folders in each."""
+_SHELVES = tuple(f"{folder}/{number:02x}" for folder in _SHELVED for number in range(256))
 _FOLDERS = (*_SHELVES, *LISTINGS)
 """The folders whose pages may leave. Each of them is one unit of work."""
 
 _ADDRESS = re.compile(
-    r"images/[0-9a-f]{2}/[0-9a-f]{32}\.html|(browse|duplicates)/\d+\.html|failures/[\w-]+\.html"
+    r"(images|compare)/[0-9a-f]{2}/[0-9a-f]{32}\.html|(browse|duplicates)/\d+\.html|failures/[\w-]+\.html"
     r"|groups/[0-9a-f]{32}(/[0-9a-f]{32}-\d+)?\.html"
+    r"|near-duplicates/(surest-)?\d+\.html|together/level\d+-\d+\.html|(near-duplicates|together)/[0-9a-f]{16,64}-\d+\.html"
 )
 """What pages in these folders are called. Files with other names are not ours."""
 
@@ -84,7 +87,7 @@ def retire(spark: SparkSession, paths: DataFrame, book: Book, earlier: Sequence[
 
 
 def _folder(path: Column) -> Column:
-    slashes = F.when(path.startswith(f"{IMAGES}/"), 2).otherwise(1)
+    slashes = F.when(F.substring_index(path, "/", 1).isin(*_SHELVED), 2).otherwise(1)
     return F.array_join(F.slice(F.split(path, "/"), F.lit(1), slashes), "/")
 
 
@@ -93,7 +96,7 @@ def retire_here(paths: Iterable[str], book: Book, earlier: Sequence[str]) -> int
     current: dict[str, set[str]] = {}
     for path in paths:
         parts = path.split("/")
-        current.setdefault("/".join(parts[: 2 if parts[0] == IMAGES else 1]), set()).add(path)
+        current.setdefault("/".join(parts[: 2 if parts[0] in _SHELVED else 1]), set()).add(path)
 
     def retire_from(folder: str) -> int:
         return _retire(book, folder, current.get(folder, set()), earlier, pool)
@@ -157,7 +160,7 @@ def _retire(book: Book, folder: str, current: set[str], earlier: Sequence[str], 
         published.update(path for _, path in moved if _ADDRESS.fullmatch(path))
 
     def replace(path: str) -> bool:
-        left = pages.render("left.html", book, path, {"is_image": folder in _SHELVES})
+        left = pages.render("left.html", book, path, {"is_image": folder.startswith(f"{IMAGES}/")})
         return _write_if_changed(f"{book.gallery}/{path}", left.encode())
 
     def lead_on(page: tuple[str, str]) -> None:

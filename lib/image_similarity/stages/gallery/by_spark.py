@@ -14,16 +14,30 @@ from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import addresses, cards, distances, images, listings, pages, pictures, search
+from image_similarity.stages.gallery import (
+    addresses,
+    cards,
+    compare,
+    distances,
+    groups_by_spark,
+    images,
+    listings,
+    pages,
+    pictures,
+    search,
+)
+from image_similarity.stages.gallery.groups import FOLDERS, GROUP_TEMPLATES, TEMPLATES
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
 from image_similarity.stages.gallery.listings import Facet
-from image_similarity.stages.gallery.pages import Book, Tab
+from image_similarity.stages.gallery.pages import Book, Grouped, Tab
 from image_similarity.stages.gallery.staleness import gone_neighbours
 from image_similarity.warehouse.schemas import SIMILAR
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import Workspace
 
 LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK = 50, 2000
+LEAST_PAIRS_PER_TASK = 8
+"""Pages that compare two images, for each of which a task makes a picture."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class Inputs:
     failures: DataFrame
     compared: dict[str, distances.Compared]
     """fingerprint -> its vectors, where the warehouse has them."""
+    groups: groups_by_spark.GroupTables | None = None
 
 
 def lay_out(
@@ -109,11 +124,26 @@ class BySpark(Layout):
         lost = failed.join(self.cards, "image_id", "left_anti").count()
         return Failed([(row.reason, row.images) for row in reasons], failed.count(), lost)
 
+    @cached_property
+    def _groups(self) -> groups_by_spark.Groups | None:
+        tables = self.inputs.groups
+        return None if tables is None else groups_by_spark.built(tables, self.cards, self.scratch)
+
+    def grouped(self) -> Grouped:
+        return Grouped() if self._groups is None else self._groups.shown
+
+    def groups_gone(self) -> int:
+        return 0 if self._groups is None else self._groups.gone
+
+    def faces(self) -> Mapping[str, list[Card]]:
+        return {} if self._groups is None else self._groups.faces()
+
     # -- pages ---------------------------------------------------------------------------------------------------------
 
     def fill_images(self, book: Book) -> Totals:
         tasks = task_count(self.spark, self.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
-        rows = images.rows(self.cards, self.inputs.neighbours, tasks)
+        of_images = None if self._groups is None else self._groups.of_images()
+        rows = images.rows(self.cards, self.inputs.neighbours, tasks, of_images)
         with progress(self.spark, "pages of images", self.images, "pages", tasks):
             return self._fill("images", pages.fill(rows, "image.html", book, images.context(book)))
 
@@ -133,6 +163,29 @@ class BySpark(Layout):
             filled = pages.fill(rows, "failures.html", book, lambda row: {**row, **failures[row["reason"]]})
             totals += self._fill("failures", filled)
         return totals
+
+    def fill_groups(self, book: Book) -> Totals:
+        totals = Totals()
+        if self._groups is not None:
+            for order in self._groups.lists:
+                rows, name = self._groups.list_pages(order), f"list-{order.kind}-{order.name}"
+                totals += self._fill(name, pages.fill(rows, TEMPLATES[order.kind], book))
+            for kind in FOLDERS:
+                rows = self._groups.pages(kind, self.settings.gallery.images_per_page)
+                totals += self._fill(f"groups-{kind}", pages.fill(rows, GROUP_TEMPLATES[kind], book))
+        return totals
+
+    def fill_comparisons(self, book: Book) -> Totals:
+        if self._groups is None:
+            return Totals()
+        pairs = self.scratch.write("pairs", compare.rows(self._groups.whole()))
+        if not (count := pairs.count()):
+            return Totals()
+        compare.write_list(pairs, self.site, book.rendering)
+        tasks = task_count(self.spark, count, LEAST_PAIRS_PER_TASK, MOST_PAGES_PER_TASK)
+        rows = pages.fill(pairs.repartition(tasks), "compare.html", book, compare.context(book))
+        with progress(self.spark, "comparisons", count, "pages", tasks):
+            return self._fill("comparisons", rows)
 
     def add(self, filled: list[dict[str, Any]]) -> Totals:
         return self._fill("single", self.spark.createDataFrame(pa.Table.from_pylist(filled, pages.FILLED_SCHEMA)))
@@ -201,6 +254,7 @@ class BySpark(Layout):
         return addresses.retire(self.spark, self.filled().select("path"), book, earlier)
 
     def remove_unused(self, kept: list[str]) -> int:
+        compare.remove_unused(self.spark, self.site, kept, self.warehouse)
         return pictures.remove_unused(self.spark, self.site, kept, self.warehouse)
 
 

@@ -28,13 +28,14 @@ _DESCRIBED = pa.schema(
             (name, pa.string())
             for name in ("image_id", "uri", "content_sha256", "picture", "page", "title", "subtitle", "alt")
         ),
+        ("size_bytes", pa.int64()),
         ("attributes", pa.map_(pa.string(), pa.string())),
         ("terms", pa.list_(pa.string())),
     ]
 )
 _COLUMNS = (
     "ordinal long, image_id string, uri string, content_sha256 string, picture string, page string, title string, "
-    "subtitle string, alt string, attributes map<string,string>, terms array<string>"
+    "subtitle string, alt string, size_bytes long, attributes map<string,string>, terms array<string>"
 )
 LONGEST_TERM = 40
 _WORD = re.compile(r"[^\W_]+")
@@ -44,12 +45,14 @@ _MOST_BORDERS = 4
 
 
 def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -> DataFrame:
-    """image_id, uri, content_sha256, source_version, attributes -> `_COLUMNS`, the texts of each image; materialised.
+    """image_id, uri, content_sha256, source_version, size_bytes, attributes -> `_COLUMNS`, the texts of each image;
+    materialised.
 
     ``ordinal`` is the image's position in the byte order of all ids, from 0.
     """
     picture = pictures.name_of(F.col("content_sha256"), F.col("uri"), F.col("source_version"))
-    named = images.select("image_id", "uri", "content_sha256", picture.alias("picture"), "attributes")
+    own = ("image_id", "uri", "content_sha256", "size_bytes", "attributes")
+    named = images.select(*own, picture.alias("picture"))
 
     def described(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -63,7 +66,8 @@ def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -
 
 
 def with_pictures(described: DataFrame, inventory: DataFrame, scratch: Workspace) -> DataFrame:
-    """``described`` with width, height and, for images without a picture, the reason; materialised.
+    """``described`` with width, height, what is known of the original and, for images without a picture, the reason;
+    materialised.
 
     ``inventory``: as `pictures.make` returns it.
     """

@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from image_similarity.pages.captions import clean
+from image_similarity.stages.gallery import groups as grouping
 from image_similarity.stages.gallery.cards import CARD
 from image_similarity.stages.gallery.listings import FOLDER, value_name
 from image_similarity.stages.gallery.pages import Book, Tab
@@ -17,10 +18,11 @@ RELATIONS = (SIMILAR, DISSIMILAR)
 OWN = ["image_id", "uri", "ordinal", "attributes", "reason", "detail", *CARD]
 
 
-def rows(cards: DataFrame, neighbours: DataFrame, tasks: int) -> DataFrame:
+def rows(cards: DataFrame, neighbours: DataFrame, tasks: int, groups: DataFrame | None = None) -> DataFrame:
     """One row for each image: path, the columns of `OWN`, previous, next (pages), items (its neighbours of all tabs).
 
-    ``neighbours``: tab (its number), image_id, relation, rank, neighbour_id, distance.
+    ``neighbours``: tab (its number), image_id, relation, rank, neighbour_id, distance. ``groups``: image_id, and
+    ``groups``, which the rows have, too.
     """
     neighbour_cards = cards.select(F.col("image_id").alias("neighbour_id"), F.struct(*CARD).alias("card"))
     edges = neighbours.join(neighbour_cards, "neighbour_id").repartition(tasks, "image_id")
@@ -35,6 +37,7 @@ def rows(cards: DataFrame, neighbours: DataFrame, tasks: int) -> DataFrame:
         .repartition(tasks, "image_id")
     )
     path = F.concat(F.lit("images/"), F.substring("page", 1, 2), F.lit("/"), "page", F.lit(".html"))
+    own = own if groups is None else own.join(groups.repartition(tasks, "image_id"), "image_id", "left")
     return own.join(lists, "image_id", "left").withColumn("path", path)
 
 
@@ -49,6 +52,7 @@ def context(book: Book) -> Callable[[dict[str, Any]], dict[str, Any]]:
             "facts": [fact for fact in facts if clean(fact[1]) not in (row["title"], row["subtitle"], "")],
             "subtitle_group": groups[0] if groups else None,
             **_neighbours(row, book),
+            "same": grouping.of_image(row),
         }
 
     return of_row

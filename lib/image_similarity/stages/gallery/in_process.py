@@ -25,12 +25,29 @@ from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import over_chunks, task_count
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import addresses, cards, distances, images, listings, pages, pictures, search
-from image_similarity.stages.gallery.by_spark import LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK, NOTHING_TO_SHOW
+from image_similarity.stages.gallery import (
+    addresses,
+    cards,
+    compare,
+    distances,
+    groups,
+    images,
+    listings,
+    pages,
+    pictures,
+    search,
+)
+from image_similarity.stages.gallery.by_spark import (
+    LEAST_PAGES_PER_TASK,
+    LEAST_PAIRS_PER_TASK,
+    MOST_PAGES_PER_TASK,
+    NOTHING_TO_SHOW,
+)
+from image_similarity.stages.gallery.groups import Groups, GroupTables
 from image_similarity.stages.gallery.in_memory import Edges, Image, folder_of, grouped, orders_of, paged, uses_of
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
 from image_similarity.stages.gallery.listings import FOLDER, MOST_VALUES, Facet
-from image_similarity.stages.gallery.pages import Book, Tab
+from image_similarity.stages.gallery.pages import Book, Grouped, Tab
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 from image_similarity.warehouse.workspace import Workspace
@@ -48,7 +65,7 @@ class Tables:
     """What the pages show, in memory."""
 
     manifest: pa.Table
-    """image_id, uri, source_version, attributes."""
+    """image_id, uri, source_version, size_bytes, attributes."""
     contents: Mapping[str, str | None]
     """image_id -> content_sha256 (None where it is unknown) of the compared images."""
     neighbours: Sequence[pa.Table]
@@ -58,6 +75,7 @@ class Tables:
     """fingerprint -> a function that reads the vectors of contents, where the warehouse has them."""
     drawn_from: Mapping[str, Iterable[str]]
     """fingerprint -> the contents that were compared."""
+    groups: GroupTables | None = None
 
 
 def lay_out(
@@ -81,7 +99,7 @@ def lay_out(
     inventory = pictures.make_here(spark, wanted, site, rendering, settings, scratch)
     for image in described:
         of_picture = inventory[image["picture"]]
-        image.update({name: of_picture[name] for name in ("width", "height", "reason", "detail")})
+        image.update({name: of_picture[name] for name in ("width", "height", "reason", "detail", *pictures.ORIGINAL)})
     measured = _measured(tabs, tables)
     return InProcess(spark, tables, settings, site, described, list(inventory.values()), scratch, measured)
 
@@ -100,6 +118,7 @@ def _described(tables: Tables, settings: Settings) -> list[Image]:
                 "image_id": row["image_id"],
                 "uri": row["uri"],
                 "content_sha256": content,
+                "size_bytes": row["size_bytes"],
                 "attributes": row["attributes"] or [],
                 "picture": pictures.name_here(content, row["uri"], row["source_version"]),
                 **cards.texts(row["image_id"], dict(row["attributes"] or ()), settings.gallery),
@@ -210,6 +229,20 @@ class InProcess(Layout):
         ids = {image_id for _, image_id in self._failures}
         return Failed(sorted(by_reason.items()), len(ids), len(ids - self.by_id.keys()))
 
+    @cached_property
+    def _grouped(self) -> Groups:
+        return groups.built(self.tables.groups, self.by_id)
+
+    def grouped(self) -> Grouped:
+        return self._grouped.shown
+
+    def groups_gone(self) -> int:
+        return self._grouped.gone
+
+    def faces(self) -> Mapping[str, list[Card]]:
+        first = groups.first_lists(self._grouped.shown)
+        return {kind: groups.faces(self._grouped.of(order), kind) for kind, order in first.items()}
+
     # -- pages ---------------------------------------------------------------------------------------------------------
 
     def fill_images(self, book: Book) -> Totals:
@@ -242,6 +275,7 @@ class InProcess(Layout):
                     }
                     for tab, is_similar, rank, neighbour, distance in self._edges.of(ordinal)
                 ],
+                "groups": self._grouped.by_image.get(image["image_id"]),
                 "path": pages.image_path(image["page"]),
             }
 
@@ -254,6 +288,23 @@ class InProcess(Layout):
         ]
         tasks = task_count(self.spark, len(rows), LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
         return self._fill("lists", book, [rows[number::tasks] for number in range(tasks)])
+
+    def fill_groups(self, book: Book) -> Totals:
+        rows = [*self._grouped.list_pages(), *self._grouped.group_pages(self.settings.gallery.images_per_page)]
+        if not rows:
+            return Totals()
+        tasks = task_count(self.spark, len(rows), LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
+        return self._fill("groups", book, [rows[number::tasks] for number in range(tasks)])
+
+    def fill_comparisons(self, book: Book) -> Totals:
+        pairs = self._grouped.pairs()
+        if not pairs:
+            return Totals()
+        tasks = task_count(self.spark, len(pairs), LEAST_PAIRS_PER_TASK, MOST_PAGES_PER_TASK)
+        compare.write_list_here([*pairs], self.site, book.rendering)
+        rows = [("compare.html", pair) for pair in pairs]
+        with progress(self.spark, "comparisons", len(pairs), "pages", tasks):
+            return self._fill("comparisons", book, [rows[number::tasks] for number in range(tasks)])
 
     def _browse(self) -> Iterator[dict[str, Any]]:
         for page in paged(self.all, self.settings.gallery.images_per_page):
@@ -297,7 +348,8 @@ class InProcess(Layout):
 
     def _fill(self, name: str, book: Book, chunks: Iterable[list[tuple[str, dict[str, Any]]]]) -> Totals:
         """Fills pages: the template, and the row, of each. They stay in the workspace until all pages are filled."""
-        folder, of_image = self.scratch.location(_FILLED), images.context(book)
+        folder = self.scratch.location(_FILLED)
+        contexts = {"image.html": images.context(book), "compare.html": compare.context(book)}
 
         def fill(chunk: tuple[int, list[tuple[str, dict[str, Any]]]]) -> Iterator[pa.RecordBatch]:
             number, rows = chunk
@@ -305,8 +357,7 @@ class InProcess(Layout):
 
             def filled() -> Iterator[dict[str, Any]]:
                 for template, row in rows:
-                    context = of_image(row) if template == "image.html" else row
-                    page = pages.fill_one(template, book, row["path"], context)
+                    page = pages.fill_one(template, book, row["path"], contexts.get(template, dict)(row))
                     _count(totals, page)
                     yield page
 
@@ -413,6 +464,7 @@ class InProcess(Layout):
         return addresses.retire_here(self._paths, book, earlier)
 
     def remove_unused(self, kept: list[str]) -> int:
+        compare.remove_unused_here(self.site, kept)
         return pictures.remove_unused_here(self.site, (row["picture"] for row in self.inventory), kept[1:])
 
 

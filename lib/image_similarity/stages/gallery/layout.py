@@ -12,7 +12,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 
 from image_similarity.stages.gallery.listings import Facet
-from image_similarity.stages.gallery.pages import Book, Tab
+from image_similarity.stages.gallery.pages import Book, Grouped, Tab
 
 Card = dict[str, Any]
 """The columns `cards.CARD` of an image, and those that a method names."""
@@ -68,6 +68,14 @@ class Layout(ABC):
     @abstractmethod
     def failed(self) -> Failed: ...
 
+    @abstractmethod
+    def grouped(self) -> Grouped:
+        """The groups that are shown."""
+
+    @abstractmethod
+    def groups_gone(self) -> int:
+        """Rows of the table of groups that no page shows."""
+
     # -- pages of images and lists: filled out of sight --
 
     @abstractmethod
@@ -76,6 +84,14 @@ class Layout(ABC):
     @abstractmethod
     def fill_lists(self, book: Book, facets: list[Facet], failures: Mapping[str, Mapping[str, Any]]) -> Totals:
         """``failures``: reason -> ``images`` and ``meaning``, for the template."""
+
+    @abstractmethod
+    def fill_groups(self, book: Book) -> Totals:
+        """Lists of groups, and their pages."""
+
+    @abstractmethod
+    def fill_comparisons(self, book: Book) -> Totals:
+        """The pages that compare two images, see `compare`. Tasks make the pictures of their differences."""
 
     @abstractmethod
     def add(self, filled: list[dict[str, Any]]) -> Totals:
@@ -114,6 +130,10 @@ class Layout(ABC):
     @abstractmethod
     def most_alike(self, image_ids: list[str], most: int) -> dict[str, list[Card]]:
         """image_id -> its nearest neighbours by the first tab, each with ``distance``."""
+
+    @abstractmethod
+    def faces(self) -> Mapping[str, list[Card]]:
+        """Kind of groups -> cards for the front page, see `groups.faces`."""
 
     @abstractmethod
     def gone(self, shown: int) -> dict[int, int]:

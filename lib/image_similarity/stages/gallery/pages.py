@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame
 
 from image_similarity.imaging import thumbnails
 from image_similarity.pages import captions
-from image_similarity.stages.gallery import pictures, words
+from image_similarity.stages.gallery import compare, members, pictures, selection, words
 from image_similarity.storage import blobs
 
 WRITTEN = "path string, bytes long, items long"
@@ -31,7 +31,7 @@ _BATCH_BYTES = 8 << 20
 
 STATIC = "static"
 """The folder of files that all pages share. They have the hash of their content in their names, and stay for good."""
-STATIC_FILES = ("gallery.css", "gallery.js", "icon.svg")
+STATIC_FILES = ("gallery.css", "gallery.js", "icon.svg", "compare.css", "compare.js", "selection.js")
 
 RATIO_STEP, RATIO_STEPS = 1.06, 24
 """The style sheet has 49 classes for aspect ratios of pictures, because the pages' policy allows no inline styles."""
@@ -69,6 +69,19 @@ class Tab:
 
 
 @dataclass(frozen=True)
+class Grouped:
+    """The groups that the pages show."""
+
+    tab: int = 0
+    """The number of the tab that they are groups by."""
+    near: int = 0
+    """Groups of images that are nearly the same, and the images in them."""
+    near_images: int = 0
+    levels: tuple[tuple[int, int], ...] = ()
+    """Groups of images that belong together, and the images in them, by level: the finest first."""
+
+
+@dataclass(frozen=True)
 class Book:
     """The facts that all pages of a rendering share. It is small, because every worker gets it."""
 
@@ -94,6 +107,7 @@ class Book:
     """How many of these have no page."""
     from_list: bool = False
     """Whether a list names the images, and not their folder."""
+    groups: Grouped = Grouped()
 
 
 Context = Callable[[dict[str, Any]], dict[str, Any]]
@@ -204,6 +218,9 @@ def _environment() -> jinja2.Environment:
         compact=json.dumps,
     )
     environment.globals.update(image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL)
+    environment.globals.update(compare_path=compare.compare_path, has_comparison=compare.has_page)
+    environment.globals.update(selection_row=selection.row, selection_columns=selection.COLUMNS)
+    environment.globals.update(better=members.better, best=members.best, facts_of=members.facts)
     environment.globals.update(shown_card=shown_card, ratio_class=ratio_class, ratio_sum=ratio_sum)
     environment.globals.update(most_ratios=MOST_RATIOS, least_ratio=LEAST_RATIO)
     environment.globals.update(static=lambda name, book: static_file(name, book)[0])

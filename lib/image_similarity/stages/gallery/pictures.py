@@ -39,11 +39,17 @@ _SCHEMA = pa.schema(
         ("made", pa.bool_()),
         ("small", pa.string()),
         ("large", pa.string()),
+        ("pixel_width", pa.int32()),
+        ("pixel_height", pa.int32()),
+        ("format", pa.string()),
     ]
 )
 _COLUMNS = (
-    "picture string, width int, height int, reason string, detail string, made boolean, small string, large string"
+    "picture string, width int, height int, reason string, detail string, made boolean, small string, large string, "
+    "pixel_width int, pixel_height int, format string"
 )
+ORIGINAL = ["pixel_width", "pixel_height", "format"]
+"""The columns about the original: null where it could not be read, or was read by an earlier version."""
 _MAKING = pa.schema(
     [
         ("picture", pa.string()),
@@ -53,6 +59,9 @@ _MAKING = pa.schema(
         ("height", pa.int32()),
         ("small", pa.string()),
         ("large", pa.string()),
+        ("pixel_width", pa.int32()),
+        ("pixel_height", pa.int32()),
+        ("format", pa.string()),
     ]
 )
 """What `_maker` takes: a picture, and what the last inventory says of it, if anything."""
@@ -85,12 +94,12 @@ def make(
 
     Returns the inventory, which stays in the rendering's folder: picture; width, height (pixels of the larger file);
     reason, detail (why there is none: as from `fetch.fetch` and `decoding.decode`, or ``changed``); made (by this
-    run); small, large (what `_stamp` says of the two files).
+    run); small, large (what `_stamp` says of the two files); the columns of `ORIGINAL`.
     """
     previous = (
         _earlier_inventory(spark, site, site.renderings[:1])
         .where("reason is null")
-        .select("picture", "width", "height", "small", "large")
+        .select("picture", "width", "height", "small", "large", *ORIGINAL)
     )
     # Copies of a file share one picture. If one of them is gone, another one may be readable.
     uris = F.slice(F.sort_array(F.collect_set("uri")), 1, _COPIES_TRIED)
@@ -155,12 +164,18 @@ def _nulls(column: pa.Field, table: pa.Table) -> pa.Array:
 
 def remove_unused_here(site: Site, own: Iterable[str], earlier: list[str]) -> int:
     """As `remove_unused`, by this process. ``own``: the pictures of this rendering."""
-    shown: dict[str, set[str]] = {}
-    for picture in (*own, *(row["picture"] for row in _inventory_here(site, earlier))):
-        shown.setdefault(picture[:2], set()).add(picture)
+    shown = (*own, *(row["picture"] for row in _inventory_here(site, earlier)))
+    return remove_others_here(f"{site.uri}/{FOLDER}", shown)
+
+
+def remove_others_here(folder: str, shown: Iterable[str]) -> int:
+    """Removes the files below ``folder`` whose picture is not ``shown``, and returns the number of these pictures."""
+    by_shelf: dict[str, set[str]] = {}
+    for picture in shown:
+        by_shelf.setdefault(picture[:2], set()).add(picture)
     shelves = [f"{number:02x}" for number in range(256)]
     with ThreadPoolExecutor(_SWEEPERS, "pictures") as pool:
-        return sum(pool.map(lambda shelf: _sweep(f"{site.uri}/{FOLDER}/{shelf}", shown.get(shelf, set())), shelves))
+        return sum(pool.map(lambda shelf: _sweep(f"{folder}/{shelf}", by_shelf.get(shelf, set())), shelves))
 
 
 def inventory(spark: SparkSession, site: Site, renderings: list[str], warehouse: Warehouse) -> DataFrame:
@@ -191,14 +206,20 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
     """
     own, *earlier = kept
     both = inventory(spark, site, [own], warehouse).unionByName(_earlier_inventory(spark, site, earlier))
-    shown = both.select("picture").distinct()
-    grouped = shown.groupBy(F.substring("picture", 1, 2).alias("shelf")).agg(
-        F.collect_list("picture").alias("pictures")
+    return remove_others(spark, f"{site.uri}/{FOLDER}", both.select("picture"))
+
+
+def remove_others(spark: SparkSession, folder: str, shown: DataFrame) -> int:
+    """As `remove_others_here`, by Spark. ``shown``: a column ``picture``."""
+    grouped = (
+        shown.distinct()
+        .groupBy(F.substring("picture", 1, 2).alias("shelf"))
+        .agg(F.collect_list("picture").alias("pictures"))
     )
     shelves = spark.createDataFrame([(f"{number:02x}",) for number in range(256)], "shelf string")
     rows = shelves.join(grouped, "shelf", "left").select("shelf", "pictures")
     rows = rows.repartition(spark.sparkContext.defaultParallelism)  # else Spark may give all of them to one task
-    removed = rows.mapInArrow(_sweeper(site.uri), "removed long").agg(F.sum("removed")).collect()[0][0]
+    removed = rows.mapInArrow(_sweeper(folder), "removed long").agg(F.sum("removed")).collect()[0][0]
     return int(removed)
 
 
@@ -220,9 +241,12 @@ def _maker(gallery: str, settings: Settings) -> Callable[[Batches], Batches]:
 def _make_one(
     row: dict[str, Any], gallery: str, settings: Settings, budget: ByteBudget, shrink: Shrink
 ) -> dict[str, Any]:
-    """One row of the inventory. A picture whose files exist is not made again."""
-    picture = row["picture"]
-    if known := _known(gallery, row):
+    """One row of the inventory. A picture whose files exist is not made again.
+
+    Its original is read once more if the inventory says nothing of it.
+    """
+    picture, known = row["picture"], _known(gallery, row)
+    if known and known["format"]:
         return {"picture": picture, **known, "made": False}
     failure = Unreadable("not_found", "the manifest does not say where it is")
     max_bytes, read_seconds = settings.embeddings.max_bytes, settings.embeddings.read_seconds
@@ -235,10 +259,15 @@ def _make_one(
         except Unreadable as error:
             failure = error
             continue
+        original = {name: getattr(thumbnail, name) for name in ORIGINAL}
+        if known:
+            return {"picture": picture, **known, **original, "made": False}
         large = None if thumbnail.large is None else _write(gallery, picture, "large", thumbnail.large)
         small = _write(gallery, picture, "small", thumbnail.small)
         size = {"width": thumbnail.width, "height": thumbnail.height}
-        return {"picture": picture, **size, "small": small, "large": large, "made": True}
+        return {"picture": picture, **size, "small": small, "large": large, **original, "made": True}
+    if known:
+        return {"picture": picture, **known, "made": False}
     return {"picture": picture, "reason": failure.reason, "detail": failure.detail, "made": False}
 
 
@@ -256,18 +285,18 @@ def _stamp(uri: str, sha256: str) -> str:
 
 
 def _known(gallery: str, row: dict[str, Any]) -> dict[str, Any] | None:
-    """width, height, small and large of a picture whose files exist and are whole; None if they are to be made."""
+    """What the inventory says of a picture whose files exist and are whole; None if they are to be made."""
     uris = {size: f"{gallery}/{path(row['picture'], size)}" for size in ("small", "large")}
     try:
         if row["width"] is None:
             # Not in the inventory, but perhaps made by a job that died before it wrote one.
-            return None if blobs.status(uris["small"]) is None else _unrecorded(uris)
+            return None if blobs.status(uris["small"]) is None else {**_unrecorded(uris), **dict.fromkeys(ORIGINAL)}
         if not thumbnails.has_large(row["width"], row["height"]):
             del uris["large"]
         stamps = {size: _checked(uri, row[size]) for size, uri in uris.items()}
     except (OSError, ValueError):
         return None
-    return {"width": row["width"], "height": row["height"], **stamps}
+    return {**{name: row.get(name) for name in ("width", "height", *ORIGINAL)}, **stamps}
 
 
 def _checked(uri: str, stamp: str | None) -> str:
@@ -295,12 +324,12 @@ def _unrecorded(uris: dict[str, str]) -> dict[str, Any]:
     return {"width": width, "height": height, **stamps}
 
 
-def _sweeper(gallery: str) -> Callable[[Batches], Batches]:
+def _sweeper(folder: str) -> Callable[[Batches], Batches]:
     def swept(batches: Batches) -> Batches:
         removed = 0
         for batch in batches:
             for row in batch.to_pylist():
-                removed += _sweep(f"{gallery}/{FOLDER}/{row['shelf']}", set(row["pictures"] or ()))
+                removed += _sweep(f"{folder}/{row['shelf']}", set(row["pictures"] or ()))
         yield pa.RecordBatch.from_pydict({"removed": [removed]})
 
     return swept

@@ -66,6 +66,7 @@ def run(spark: SparkSession, layout: Layout, about: About, settings: Settings, s
         failures=failed.images,
         lost=failed.lost,
         from_list=about.from_list,
+        groups=layout.grouped(),
     )
     return _Rendering(spark, layout, about, settings, book, facets, failed).write()
 
@@ -83,12 +84,14 @@ class _Rendering:
     def write(self) -> Outputs:
         layout, pictures = self.layout, self.layout.pictures()
         of_images = layout.fill_images(self.book)
+        comparisons = layout.fill_comparisons(self.book)
         with step(self.spark, "lists of images"):
             meanings = {
                 reason: {"images": images, "meaning": self.about.reasons.get(reason, "")}
                 for reason, images in self.failed.reasons
             }
-            filled = of_images + layout.fill_lists(self.book, self.facets, meanings)
+            filled = of_images + comparisons + layout.fill_lists(self.book, self.facets, meanings)
+            filled += layout.fill_groups(self.book)
             filled += layout.add(self._single_pages(pictures))
         with step(self.spark, "search"):
             written = self._search() + self._static()
@@ -103,6 +106,7 @@ class _Rendering:
                 for number, tab in enumerate(self.about.tabs)
                 if number in gone
             },
+            "groups_gone": layout.groups_gone(),
             "pages": filled.files + 1,
             "pages_new": filled.new,
             "pages_changed": filled.changed,
@@ -170,6 +174,7 @@ class _Rendering:
         return {
             "selection": others or chosen,
             "examples": [(row, alike[row["image_id"]]) for row in first if alike.get(row["image_id"])],
+            "faces": self.layout.faces(),
             "facets": [(facet, facet.values[:VALUES_ON_THE_FRONT_PAGE]) for facet in self.facets],
         }
 

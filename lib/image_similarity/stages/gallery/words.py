@@ -6,6 +6,7 @@ from typing import Any
 
 from image_similarity.redaction import redacted
 from image_similarity.settings import meanings
+from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,13 @@ NUMBERS = {
 }
 """metric -> what some of its numbers mean, in sentences, for the page about distances."""
 
+KINDS = {
+    IDENTICAL: "the same file",
+    NEAR_DUPLICATES: "nearly the same",
+    ALIKE: "belongs together",
+}
+"""Kind of groups -> its words."""
+
 PAIRS = {
     "closest": "The closest two that are not equal. Is one a copy?",
     "near": "Nearest neighbours, nearer than nine in ten here.",
@@ -147,6 +155,10 @@ FACTS = {
     "in full": _BRUTE_FORCE,
     "kept": "images whose lists of the run before are still right, and were only completed",
     "rows": "rows of the table of neighbours",
+    # of group_images
+    "groups": "groups of each kind",
+    "images in groups": "images that are in a group of each kind",
+    "largest group": "images in the largest group of each kind",
     # of all
     "steps": "seconds that each step took",
     "finished": "when, and after how long",
