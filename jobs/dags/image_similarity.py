@@ -1,6 +1,8 @@
 """Airflow DAGs that keep collections of images current: one for each ``[collections.NAME]`` of ``conf/airflow.toml``.
 
-    build_manifest >> embed_images >> find_neighbours >> audit_neighbours >> render_gallery
+    build_manifest >> embed_images >> find_neighbours >> audit_neighbours >> group_images >> render_gallery
+
+``group_images`` has a task for each kind, near-duplicates and similar.
 
 Each task submits one job with Airflow's run id as ``--run-id``, so that a task that is tried again repeats nothing that
 it has published. What it publishes is an Asset, ``image_similarity/<collection>/<table>``. This file imports Airflow
@@ -25,7 +27,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Path(os.environ.get("IMAGE_SIMILARITY_AIRFLOW") or ROOT / "conf" / "airflow.toml")
-JOBS = ("build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "render_gallery")
+JOBS = ("build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery")
+KINDS = ("near-duplicates", "similar")
+"""Of groups, each of which has a task."""
 IN_VAIN = {2: "wrong arguments or settings", 3: "more images failed than max_failed_fraction allows"}
 """Exit codes of jobs that another try would only repeat."""
 SECONDS_TO_END = 60
@@ -102,6 +106,7 @@ class Collection:
     settings: str = "conf/cluster.toml"
     set: list[str] = field(default_factory=list)
     fingerprints: list[str] = field(default_factory=list)
+    groups: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class Settings:
 
 TYPES: dict[Any, tuple[str, Any]] = {
     str: ("a string", lambda value: isinstance(value, str)),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
     int: ("a whole number, 0 or more", lambda value: type(value) is int and value >= 0),
     date: ("a date, as 2026-01-31, without quotes", lambda value: isinstance(value, date)),
     list[str]: (
@@ -264,11 +270,11 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
     ]
     common += [part for one in collection.set for part in ("--set", one)]
     common += ["--keep-runs", str(collection.keep_runs)] if collection.keep_runs else []
-    tables = {table: f"{collection.warehouse}/{table}" for table in ("manifest", "embeddings", "neighbours")}
+    tables = {table: f"{collection.warehouse}/{table}" for table in ("manifest", "embeddings", "neighbours", "groups")}
     assets = {
         table: Asset(name=f"image_similarity/{name}/{table}", uri=_uri(place))
         for table, place in {**tables, "gallery": collection.gallery}.items()
-        if place
+        if place and (table != "groups" or collection.groups)
     }
 
     def task(job: str, *arguments: str, publishes: str = "", suffix: str = "", **how: Any) -> JobOperator:
@@ -294,7 +300,11 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
         find = task("find_neighbours", *flag, publishes="neighbours", suffix=suffix)
         # What it measures does not change by measuring again.
         audit = task("audit_neighbours", *flag, suffix=suffix, retries=0)
-        chain(embed, find, audit, *galleries)
+        grouped = [
+            task("group_images", *flag, "--kind", kind, publishes="groups", suffix=f"_{kind}{suffix}")
+            for kind in (KINDS if collection.groups else ())
+        ]
+        chain(embed, find, audit, *grouped, *galleries)
 
 
 def _submission(job: str, settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,10 @@ import pytest
 from scheduling import ROOT, Airflow
 
 DAG_FILE = ROOT / "jobs" / "dags" / "image_similarity.py"
-CHAIN = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "render_gallery"]
+JOBS = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery"]
+GROUPING = ["group_images_near-duplicates", "group_images_similar"]
+CHAIN = [*JOBS[:4], *GROUPING, JOBS[5]]
+"""The tasks of a collection."""
 GOOD = """
 retries = 3
 [spark]
@@ -38,6 +41,7 @@ fingerprints = ["vgg16-fc2", "hog"]
 images = "s3://bucket/photos"
 warehouse = "s3://bucket/tables"
 start = 2026-02-03T04:00:00+02:00
+groups = false
 """
 )
 FAULTS = {
@@ -45,7 +49,7 @@ FAULTS = {
         GOOD.replace("schedule =", "shedule ="),
         "collections.art.shedule is unknown; known are images, warehouse, start, gallery, schedule, keep_runs, "
         "settings, set, "
-        "fingerprints",
+        "fingerprints, groups",
     ),
     "a missing key": (
         GOOD.replace('images = "/images/{{ ds }}"', ""),
@@ -58,6 +62,10 @@ FAULTS = {
         "collections.art.start must be a date, as 2026-01-31, without quotes, not '2026-02-03'",
     ),
     "no number": (GOOD.replace("retries = 3", "retries = true"), "retries must be a whole number, 0 or more, not True"),
+    "groups of some": (
+        GOOD.replace("schedule =", 'groups = "some"\nschedule ='),
+        "collections.art.groups must be true or false, not 'some'",
+    ),
     "no table": ('spark = "local"\n' + GOOD[GOOD.index("[jobs") :], "spark must be a table, [spark]"),
     "no tables": (
         "jobs = 1\n" + GOOD[: GOOD.index("[jobs")] + GOOD[GOOD.index("[coll") :],
@@ -65,7 +73,7 @@ FAULTS = {
     ),
     "a job that is none": (
         GOOD.replace("jobs.embed_images", "jobs.embed"),
-        f"jobs.embed is no job; jobs are {', '.join(CHAIN)}",
+        f"jobs.embed is no job; jobs are {', '.join(JOBS)}",
     ),
     "a place that depends on the machine": (
         GOOD.replace('"/images/{{ ds }}"', '"images"'),
@@ -122,7 +130,8 @@ def test_its_tasks_submit_the_jobs_one_after_the_other(art: Any, dist: Path) -> 
     tasks = art["tasks"]
     assert {name: task["after"] for name, task in tasks.items()} == dict(zip(CHAIN, [[], *([job] for job in CHAIN)]))
     for name, task in tasks.items():
-        assert task["is_submission"] and task["application"] == str(dist / "jobs" / f"{name}.py")
+        job = "group_images" if name in GROUPING else name
+        assert task["is_submission"] and task["application"] == str(dist / "jobs" / f"{job}.py")
         assert Path(task["application"]).is_file()
         assert task["py_files"] == str(dist / "image_similarity.zip")
         given = task["application_args"]
@@ -134,6 +143,8 @@ def test_its_tasks_submit_the_jobs_one_after_the_other(art: Any, dist: Path) -> 
         assert task["retries"] == (0 if name == "audit_neighbours" else 3)
     assert tasks["build_manifest"]["application_args"][:2] == ["--images", "/images/{{ ds }}"]
     assert tasks["render_gallery"]["application_args"][:2] == ["--gallery", "s3a://pages/art/"]
+    for name in GROUPING:
+        assert tasks[name]["application_args"][:2] == ["--kind", name.rpartition("_")[2]]
 
 
 def test_one_job_has_settings_of_its_own(art: Any, dist: Path) -> None:
@@ -150,6 +161,7 @@ def test_what_is_published_is_an_asset(art: Any) -> None:
         "image_similarity/art/manifest": "file:///tables/art%20%231/manifest",
         "image_similarity/art/embeddings": "file:///tables/art%20%231/embeddings",
         "image_similarity/art/neighbours": "file:///tables/art%20%231/neighbours",
+        "image_similarity/art/groups": "file:///tables/art%20%231/groups",
         "image_similarity/art/gallery": "s3://pages/art",
     }
 
@@ -164,15 +176,17 @@ def test_several_fingerprints_and_collections(parsed: dict[str, Any]) -> None:
         and tasks["render_gallery"]["application_args"][2:6] == flags
     )
     assert tasks["embed_images"]["application_args"][-2:] == ["--keep-runs", "7"]
-    assert tasks["render_gallery"]["after"] == ["audit_neighbours_hog", "audit_neighbours_vgg16-fc2"]
+    assert tasks["render_gallery"]["after"] == [f"group_images_similar_{name}" for name in ("hog", "vgg16-fc2")]
     for name in ("vgg16-fc2", "hog"):
         for job, before in (
             (f"find_neighbours_{name}", "embed_images"),
             (f"audit_neighbours_{name}", f"find_neighbours_{name}"),
+            (f"group_images_near-duplicates_{name}", f"audit_neighbours_{name}"),
+            (f"group_images_similar_{name}", f"group_images_near-duplicates_{name}"),
         ):
             assert tasks[job]["application_args"][:2] == ["--fingerprint", name] and tasks[job]["after"] == [before]
     photos = dags["image_similarity_photos"]
-    assert list(photos["tasks"]) == CHAIN[:-1], "no gallery was asked for"
+    assert list(photos["tasks"]) == CHAIN[:4], "neither groups nor a gallery were asked for"
     assert (photos["schedule"], photos["start"]) == (None, "2026-02-03 02:00:00+00:00")
 
 

@@ -20,7 +20,9 @@ from scheduling import Airflow
 from standalone import Cluster
 from tools import samples
 
-JOBS = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "render_gallery"]
+JOBS = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery"]
+TASKS = [*JOBS[:4], "group_images_near-duplicates", "group_images_similar", JOBS[5]]
+SUBMITTED = [*JOBS[:4], "group_images", "group_images", JOBS[5]]
 FIRST, MORE = 12, 5
 LOCAL = "local[2]"
 SETTINGS = """
@@ -142,10 +144,10 @@ def second(place: Place, first: Day) -> Day:
 
 def test_the_first_day_ends_well_though_two_tasks_fail_at_first(place: Place, first: Day) -> None:
     assert first.code == 0, first.log
-    assert first.submitted == sorted([*JOBS, "embed_images", "find_neighbours"], key=JOBS.index)
+    assert first.submitted == sorted([*SUBMITTED, "embed_images", "find_neighbours"], key=JOBS.index)
     tries = place.airflow.rows(f"SELECT task_id, state, try_number FROM task_instance WHERE run_id = '{first.run_id}'")
     assert sorted(tries) == sorted(
-        (job, "success", 2 if job in ("embed_images", "find_neighbours") else 1) for job in JOBS
+        (task, "success", 2 if task in ("embed_images", "find_neighbours") else 1) for task in TASKS
     )
 
 
@@ -157,8 +159,11 @@ def test_a_second_try_repeats_nothing_that_is_published(place: Place, first: Day
         "find_neighbours": "tiny/cosine",
         "audit_neighbours": "tiny/cosine",
     }
+    kinds = {("group_images", f"tiny/cosine/{kind}", first.run_id) for kind in ("near-duplicates", "similar")}
     assert Counter(runs)[("find_neighbours", "tiny/cosine", first.run_id)] == 1
-    assert {run for run in runs if run[2] == first.run_id} == {(job, slot, first.run_id) for job, slot in slots.items()}
+    assert {run for run in runs if run[2] == first.run_id} == kinds | {
+        (job, slot, first.run_id) for job, slot in slots.items()
+    }
     assert max(Counter(runs).values()) == 1
     assert first.said("find_neighbours tiny/cosine: already published under the label") == 1
 
@@ -169,6 +174,8 @@ def test_the_log_of_a_task_has_the_lines_of_its_job(first: Day) -> None:
         rf"embed_images tiny: {FIRST} images in .*: {FIRST} embedded",
         rf"find_neighbours tiny/cosine: {FIRST * (FIRST - 1) * 2} rows for {FIRST} images",
         r"audit_neighbours tiny/cosine: recall@12 .* is 1\.0000",
+        r"group_images tiny/cosine/near-duplicates: .* in [\d.]+ s",
+        r"group_images tiny/cosine/similar: .* in [\d.]+ s",
         rf"render_gallery: {FIRST} images in ",
     ):
         assert first.said(line) == 1, line
@@ -176,7 +183,7 @@ def test_the_log_of_a_task_has_the_lines_of_its_job(first: Day) -> None:
 
 def test_the_second_day_embeds_what_is_new(place: Place, first: Day, second: Day) -> None:
     assert second.code == 0, second.log
-    assert second.submitted == JOBS
+    assert second.submitted == SUBMITTED
     before, after = place.counts("embed_images", first.run_id), place.counts("embed_images", second.run_id)
     assert (before["embedded"], before["read"]) == (FIRST, FIRST)
     assert (after["embedded"], after["read"]) == (MORE, MORE)
@@ -191,10 +198,11 @@ def test_each_day_updates_the_assets_that_others_wait_for(place: Place, first: D
         "SELECT asset.name, event.source_task_id, event.source_run_id FROM asset_event event JOIN asset ON "
         "asset.id = asset_id"
     )
-    published = {"manifest": JOBS[0], "embeddings": JOBS[1], "neighbours": JOBS[2], "gallery": JOBS[4]}
+    published = [("manifest", TASKS[0]), ("embeddings", TASKS[1]), ("neighbours", TASKS[2]), ("groups", TASKS[4])]
+    published += [("groups", TASKS[5]), ("gallery", TASKS[6])]
     days = (first.run_id, second.run_id)
     assert Counter(updates) == Counter(
-        (f"image_similarity/pictures/{table}", job, day) for day in days for table, job in published.items()
+        (f"image_similarity/pictures/{table}", job, day) for day in days for table, job in published
     )
 
 

@@ -23,15 +23,16 @@ BELOW = {
     "imaging": {"errors"},
     "fingerprints": {"errors", "imaging"},
     "knn": {"errors"},
+    "grouping": {"errors", "knn"},
     "pages": {"errors", "redaction", "storage", "imaging"},
     "stages": {
         *("errors", "redaction", "reporting", "storage", "settings", "warehouse", "runtime"),
-        *("imaging", "fingerprints", "knn", "pages"),
+        *("imaging", "fingerprints", "knn", "grouping", "pages"),
     },
 }
 """Room -> the rooms that it may import. `jobs` may import all."""
 
-COMPUTING = ("imaging", "fingerprints", "knn")
+COMPUTING = ("imaging", "fingerprints", "knn", "grouping")
 NO_SPARK = (*COMPUTING, "errors", "reporting", "settings", "conf")
 EXIT_CODES = {f"image_similarity.errors.{name}" for name in ("JobFailed", "WrongInput", "TooManyFailures")}
 MAY_KNOW_SPARK = ("storage/hadoop.py", "storage/filesystems.py")

@@ -1,4 +1,4 @@
-"""images -> manifest -> embeddings -> neighbours -> gallery, in one Spark application."""
+"""images -> manifest -> embeddings -> neighbours -> groups -> gallery, in one Spark application."""
 
 import argparse
 import hashlib
@@ -15,7 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_similarity.jobs import build_manifest, command_line, embed_images, find_neighbours, render_gallery
+from image_similarity.jobs import (
+    build_manifest,
+    command_line,
+    embed_images,
+    find_neighbours,
+    group_images,
+    render_gallery,
+)
 from image_similarity.jobs.job import Application, work_on
 from image_similarity.pages import captions
 from image_similarity.reporting import aligned, printable, say
@@ -65,6 +72,7 @@ def run(application: Application) -> None:
             "list the images",
             f"embed them as {', '.join(names)}",
             "compare all pairs",
+            *([f"group images: {' and '.join(group_images.KINDS)}"] if _groups(application) else []),
             *([f"render the gallery {gallery.uri}"] if gallery else []),
             f"write all tables to {application.warehouse.uri}",
         ]
@@ -80,9 +88,16 @@ def run(application: Application) -> None:
     embed_images.run(application)
     for name in names:
         find_neighbours.run(application, name)
+        for kind in group_images.KINDS if _groups(application) else ():
+            group_images.run(application, name, kind)
     if gallery:
         render_gallery.render(application)
     _summarise(application, names, time.monotonic() - began)
+
+
+def _groups(application: Application) -> bool:
+    """Whether images are grouped: by their similar neighbours."""
+    return application.settings.groups.enabled and application.settings.neighbours.similar > 0
 
 
 def _prefer(application: Application, fingerprint: str) -> None:
@@ -125,6 +140,9 @@ def _totals(application: Application, fingerprint: str) -> Iterator[tuple[str, s
     yield from (("images", f"{run.counts['images']:,}") for run in finished if run.name == "build_manifest")
     failures: Counter[str] = sum((Counter(run.counts.get("failures", {})) for run in finished), Counter())
     yield "failed", ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
+    for run in finished:
+        if run.name == "group_images" and run.slot.startswith(f"{fingerprint}/"):
+            yield "groups", group_images.described(run.counts, run.slot.rpartition("/")[2])
     if copies := _copies(application, fingerprint):
         yield "copies", f"{copies:,} with the same bytes as another image: the view exact_duplicates lists them"
 

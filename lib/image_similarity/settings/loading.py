@@ -141,7 +141,8 @@ def _lay_given(layers: _Layers, given: Iterable[Given]) -> None:
     for one in given:
         new = _renamed(_parse_override(one), one.words)
         path, value = _only(new, one.override.partition("=")[0].count(".") + 1)
-        if (before := first.setdefault(path, (value, one.words)))[0] != value:
+        before = first.setdefault(path, (value, one.words))
+        if before[0] is not value and before[0] != value:  # nan is not equal to itself
             raise WrongInput(f"{'.'.join(path)} is given twice, by {before[1]} and by {one.words}: once is enough")
         _merge(values, new)
         sources |= dict.fromkeys(_leaves(new), _Source(one.words, path))

@@ -1,6 +1,6 @@
 """All settings except those of fingerprints, a class for each section: name, type, default and purpose."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -189,6 +189,55 @@ class NeighboursSettings(Section):
         return self
 
 
+class GroupsSettings(Section):
+    """``[groups]``: images that are the same picture again, and images that belong together."""
+
+    enabled: bool = True
+    """Whether ``run_pipeline`` groups images after it has found their neighbours."""
+
+    limit: float | Literal["auto"] = "auto"
+    """How near two images must be to be near-duplicates: a share of the distances around them, more than 0 and at most
+    1 (distance / sqrt(s_i s_j), where s is the distance of an image's 8th neighbour). ``auto`` chooses it on the
+    collection itself."""
+
+    wide: Annotated[float, Field(ge=1, le=10)] = 1.5
+    """Every two images of a group of near-duplicates are within this many times the limit."""
+
+    keep: Literal["largest", "first", "best"] = "largest"
+    """The image that stands for a group of near-duplicates or identical files. ``largest`` has most pixels, then most
+    bytes, then the first name. ``first`` has the first name."""
+
+    recalibrate_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """A limit that was chosen stays while no larger share of the images has changed."""
+
+    runner: Literal["auto", "spark", "process"] = "auto"
+    """What compares the images of groups. ``process``: the job's own process, without starting Spark or Java; the
+    warehouse and vectors must be on this machine. ``auto``: that process where it can, and Spark otherwise. The tables
+    are the same."""
+
+    process_bytes: Annotated[int, Field(ge=1)] = 2 * 2**30
+    """Memory in bytes for the vectors that the job's own process compares at once. More of them are read in several
+    passes. What near-duplicates connect is compared at once, however large it is. The result is the same."""
+
+    task_bytes: Annotated[int, Field(ge=1)] = 2**28
+    """The same for a task of Spark's."""
+
+    @field_validator("limit", mode="before")
+    @classmethod
+    def _is_a_share(cls, limit: Any) -> Any:
+        is_share = isinstance(limit, (int, float)) and not isinstance(limit, bool) and 0 < limit <= 1
+        if limit != "auto" and not is_share:
+            raise ValueError(f"should be a number above 0 and at most 1, or auto, not {limit!r}")
+        return limit
+
+    @field_validator("keep")
+    @classmethod
+    def _is_measured(cls, keep: str) -> str:
+        if keep == "best":
+            raise ValueError("best needs the sharpness of images, which is not measured yet: choose largest or first")
+        return keep
+
+
 class GallerySettings(Section):
     """``[gallery]``: the pages that show results."""
 
@@ -336,6 +385,7 @@ class Settings(Section):
     fingerprints: dict[str, AnyFingerprint]
     neighbours: NeighboursSettings = NeighboursSettings()
     approximate: ApproximateSettings = ApproximateSettings()
+    groups: GroupsSettings = GroupsSettings()
     gallery: GallerySettings = GallerySettings()
     http: HttpSettings = HttpSettings()
     downloads: DownloadsSettings = DownloadsSettings()

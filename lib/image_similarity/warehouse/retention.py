@@ -116,6 +116,7 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
     pointer = snapshot.pointer
     history = list(snapshot.runs.values())
     needed = _needed(pointer, history)
+    needed_runs = {run for _, run in needed}
     old = set(superseded(history, keep)).difference(*active.values()) if keep else set()
     unlisted = compaction.runs_by_folder(
         warehouse, set(contents.records).difference(pointer.runs(RUNS)), snapshot.runs.keys()
@@ -133,7 +134,7 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
     for slot, run in contents.states:
         # An active run may be resuming from checkpoints.
         is_kept = slot.startswith(f"{CHECKPOINTS}/") and (active or not discard_checkpoints)
-        is_old = run in old and ("neighbours", run) not in needed
+        is_old = run in old and run not in needed_runs
         if run not in active and (is_old or (run not in owned and not is_kept)):
             paths.append(f"{STATE}/{slot}/{run}")
     paths += [path for path, run in contents.scratch_and_leases if run not in active]

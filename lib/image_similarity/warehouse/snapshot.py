@@ -5,7 +5,7 @@ keeps showing the same tables while other jobs publish, until retention removes 
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,9 @@ POINTER = "_current.json"
 RUNNING = "_running"
 """The folder of leases, see `image_similarity.warehouse.leases`."""
 
+BATCH_ROWS = 1 << 17
+"""Rows of a batch of `Snapshot.batches`, at most."""
+
 HOW_TO_REBUILD = "restore_runs.py --rebuild makes it anew from the runs that are recorded here"
 
 Slots = Mapping[str, Mapping[str, str]]
@@ -45,11 +48,11 @@ class Pointer:
     tables: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def runs(self, table: str, slot: str | None = None) -> list[str]:
-        """The current runs of one slot, or of all slots. Empty if nothing is published."""
+        """The current runs of one slot, or of all slots, each once. Empty if nothing is published."""
         slots = self.tables.get(table, {})
         if slot is not None:
             return list(slots.get(slot, []))
-        return [run for runs in slots.values() for run in runs]
+        return list(dict.fromkeys(run for runs in slots.values() for run in runs))  # one may be in several slots
 
     def changed(self, replace: Slots, append: Slots) -> "Pointer":
         """The next pointer. ``replace`` gives slots their only run, ``append`` adds runs to slots."""
@@ -133,16 +136,37 @@ class Snapshot:
         """
         return self._dataset(table, self.run_ids(table, slot))
 
+    def batches(self, table: str, slot: str | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """``columns`` of the rows of `dataset`, a batch at a time, with little of the table in memory.
+
+        From Hadoop's file systems one file at a time is in memory. Raises as `dataset` does.
+        """
+        files = self._files(table, self.run_ids(table, slot))
+        few = {"columns": columns, "batch_size": BATCH_ROWS, "batch_readahead": 1, "fragment_readahead": 1}
+        if self._is_mapped:
+            yield from _mapped(files, SCHEMAS[table]).to_batches(**few)
+            return
+        for file in files:
+            yield from _in_memory([self.files.read(file) or b""], SCHEMAS[table]).to_batches(**few)
+
     def of_runs(self, table: str, runs: Sequence[str], columns: list[str]) -> pa.Table:
         """``columns`` of the rows of ``runs`` of ``table``, current or not. Raises as `dataset` does."""
         return self._dataset(table, runs).to_table(columns=columns)
 
     def _dataset(self, table: str, runs: Sequence[str]) -> "ds.Dataset":
-        folders = [f"{self.uri}/{table}/run_id={run}" for run in runs]
-        files = [file for folder in folders for file in _data_files(self.files, folder)]
-        if uris.is_local(self.uri) or uris.scheme_of(self.uri) in OBJECT_STORES:
+        files = self._files(table, runs)
+        if self._is_mapped:
             return _mapped(files, SCHEMAS[table])
         return _in_memory((self.files.read(file) or b"" for file in files), SCHEMAS[table])
+
+    def _files(self, table: str, runs: Sequence[str]) -> list[str]:
+        folders = [f"{self.uri}/{table}/run_id={run}" for run in runs]
+        return [file for folder in folders for file in _data_files(self.files, folder)]
+
+    @property
+    def _is_mapped(self) -> bool:
+        """Whether pyarrow opens the files, and reads of them what is wanted."""
+        return uris.is_local(self.uri) or uris.scheme_of(self.uri) in OBJECT_STORES
 
     def table(self, table: str, slot: str | None = None, columns: list[str] | None = None) -> pa.Table:
         """The same rows as a table in memory. ``columns``: only these."""

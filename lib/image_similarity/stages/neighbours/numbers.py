@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from image_similarity.errors import WrongInput
 from image_similarity.knn.candidates import MAX_INDEX
-from image_similarity.knn.compiled import compiled
 from image_similarity.knn.distances import Indices
+from image_similarity.knn.hashing import fnv, mixed
 from image_similarity.stages.neighbours.usable import check_once
 from image_similarity.storage import blobs, uris
 
@@ -166,39 +166,18 @@ def _first_of_equals(values: NDArray[Any]) -> Indices:
 def sampled(digests: NDArray[np.bytes_], size: int, seed: int) -> Indices:
     """Indices of ``size`` of ``digests`` (n,), or of all: those that a hash with ``seed`` puts first."""
     words = np.frombuffer(digests.tobytes(), np.uint8).reshape(len(digests), -1)[:, :8].copy().view(np.uint64)[:, 0]
-    return np.lexsort((digests, _mixed(words, seed)))[:size]
+    return np.lexsort((digests, mixed(words, seed)))[:size]
 
 
 def hashes(ids: pa.LargeStringArray, seed: int) -> NDArray[np.uint64]:
     """(n,): a hash of each id and ``seed``. Those of two seeds are independent."""
     ends, content = np.frombuffer(ids.buffers()[1], np.int64)[ids.offset : ids.offset + len(ids) + 1], ids.buffers()[2]
-    hashed = np.empty(len(ids), dtype=np.uint64)
-    _fnv(np.frombuffer(content, np.uint8) if content is not None else np.empty(0, np.uint8), ends, hashed)
-    return _mixed(hashed, seed)
+    return mixed(fnv(np.frombuffer(content, np.uint8) if content is not None else np.empty(0, np.uint8), ends), seed)
 
 
 def lowest(hashed: NDArray[np.uint64], size: int) -> Indices:
     """Indices of the ``size`` lowest, or of all; of equal ones the first."""
     return np.argsort(hashed, kind="stable")[:size]
-
-
-@compiled()
-def _fnv(content, ends, hashed):  # type: ignore[no-untyped-def]
-    """FNV-1a (Fowler, Noll, Vo) of each span of bytes."""
-    for i in range(len(hashed)):
-        word = np.uint64(0xCBF29CE484222325)
-        for byte in content[ends[i] : ends[i + 1]]:
-            word = (word ^ np.uint64(byte)) * np.uint64(0x100000001B3)
-        hashed[i] = word
-
-
-def _mixed(words: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Other random numbers for each ``seed`` (Steele et al., splitmix64)."""
-    with np.errstate(over="ignore"):
-        words = words + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
-        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 # -- what workers read -------------------------------------------------------------------------------------------------
