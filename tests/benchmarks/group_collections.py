@@ -1,5 +1,5 @@
-"""Collections of pictures in which it is known what belongs together: edited copies among paintings and photographs, and
-a chain of pictures that change slowly.
+"""Collections of pictures in which it is known what belongs together: edited copies among paintings and photographs,
+and a chain of pictures that change slowly.
 
 Edits are written for this benchmark alone. The library's own, by which it chooses a limit, have other parameters, fonts
 and colours, so that a limit is not judged by what it was chosen with.
@@ -165,8 +165,8 @@ def picture(values: Pixels) -> Image.Image:
 
 def edited(data: Path, folder: Path, share: float) -> Collection:
     """All paintings and one photograph of each object; as many copies of 300 paintings and of the photographs that they
-    are ``share`` of all images, at most six of one original; and the twelve pictures of ``bridge``, if there are copies.
-    The copies of a smaller share are among those of a larger one.
+    are ``share`` of these images, at most six of one original; and, if there are copies, the twelve pictures of
+    ``bridge``. The copies of a smaller share are among those of a larger one.
     """
     paintings = sorted((data / "images/wikiart").rglob("*.jpg"))
     photographs = sorted((data / "images/ukbench").glob("*.jpg"))[::4]  # four pictures of each object follow each other

@@ -12,15 +12,16 @@ paintings may be there twice without anybody having said so: pairs that are coun
   than the one by which it chooses.
 - components: what our neighbours within a raw distance connect, at the distance that has the best F1. That is an
   oracle's: somebody who knows the answer has chosen it.
-- imagededup: PHash, and CNN with the same EfficientNet-Lite0 (weights of its own are not fetched), each with its default
-  threshold and with the oracle's. It gives pairs; its groups are what these connect. It is run by ``--imagededup``, a
-  Python that has it and torch, and left out where there is none.
+- imagededup: PHash, and CNN with the same EfficientNet-Lite0 (weights of its own are not fetched), each with its
+  default threshold and with the oracle's. It gives pairs; its groups are what these connect. It is run by
+  ``--imagededup``, a Python that has it and torch, and left out where there is none.
 
 Pairs of the same bytes are in no figure: any method finds them.
 
 ``chain``: 1,000 drawn pictures, each hardly different from the next, the first and the last nothing alike.
 
-The pictures are in --data (default: $IMAGE_SIMILARITY_TEST_DATA), see CONTRIBUTING.md. Prints Markdown.
+The pictures are in --data (default: $IMAGE_SIMILARITY_TEST_DATA). Without them only the chain is tried, by its colours.
+Prints Markdown.
 """
 
 import argparse
@@ -88,7 +89,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("copies", "chain"), default=("copies", "chain"))
     arguments = parser.parse_args()
     if not (arguments.data / "images/wikiart").is_dir():
-        raise SystemExit(f"no pictures at {arguments.data}: name their folder with --data")
+        print(f"no pictures at {arguments.data}: all but the chain, by its colours, is left out", file=sys.stderr)
+        arguments.only, arguments.fingerprints = ["chain"], ["colour-histogram"]
     with tempfile.TemporaryDirectory(prefix="groups-") as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         if "copies" in arguments.only:
@@ -175,9 +177,9 @@ def same_bytes(truth: Truth) -> Pairs:
 def limit_text(settings: dict[str, Any]) -> str:
     """The limit that was chosen, on the local scale."""
     limit = settings.get("limit")
-    return ", ".join(f"{name} {value:.3g}" for name, value in limit.items() if isinstance(value, float)) if isinstance(
-        limit, dict
-    ) else str(limit)
+    if not isinstance(limit, dict):
+        return str(limit)
+    return ", ".join(f"{name} {value:.3g}" for name, value in limit.items() if isinstance(value, float))
 
 
 def imagededup(arguments: argparse.Namespace, folder: Path, truth: Truth) -> list[Answer]:
@@ -210,8 +212,8 @@ def scores_of_pairs(truth: Truth, pairs: Pairs) -> Scores:
 
 
 def table(answers: Iterable[Answer]) -> None:
-    print("| fingerprint | | limit | pairs | false | precision | copy and original | recall | F1 | largest group |", end="")
-    print(" widest pair | bridge |\n| :-- | :-- | :-- | --: | --: | --: | --: | --: | --: | --: | --: | --: |")
+    columns = ["fingerprint", "", "limit", "pairs", "false", "precision", "copy and original", "recall", "F1"]
+    heading([*columns, "largest group", "widest pair", "bridge"], 3)
     for answer in answers:
         scores = answer.scores
         shares = (scores.precision, scores.copies_recall, scores.recall, scores.f1)
@@ -222,11 +224,17 @@ def table(answers: Iterable[Answer]) -> None:
 
 def table_of_edits(answers: Sequence[Answer]) -> None:
     """The share of copies that are found with their original."""
-    print(f"\n| | {' | '.join(f'{answer.fingerprint}, {answer.method}' for answer in answers)} |")
-    print(f"| :-- |{' --: |' * len(answers)}")
+    print()
+    heading(["", *(f"{answer.fingerprint}, {answer.method}" for answer in answers)], 1)
     for kind in collections.EDITS:
         shares = (number(answer.scores.copies.get(kind, math.nan)) for answer in answers)
         print(f"| {kind} | {' | '.join(shares)} |")
+
+
+def heading(columns: Sequence[str], texts: int) -> None:
+    """The first two lines of a table. The first ``texts`` columns are texts, the others numbers."""
+    print(f"| {' | '.join(columns)} |")
+    print(f"|{' :-- |' * texts}{' --: |' * (len(columns) - texts)}")
 
 
 def number(value: float) -> str:
@@ -252,7 +260,10 @@ def chain(arguments: argparse.Namespace, folder: Path) -> None:
     truth = Truth.of(collection)
     embed(arguments, folder, collection)
     print(f"\n## A chain of {len(truth.images):,} pictures\n")
-    print("| fingerprint | next to each other | first and last | limit | groups | images in groups | largest group |", end="")
+    print(
+        "| fingerprint | next to each other | first and last | limit | groups | images in groups | largest group |",
+        end="",
+    )
     print(" widest pair |\n| :-- | --: | --: | :-- | --: | --: | --: | --: |")
     for fingerprint in arguments.fingerprints:
         answer = ours(folder, truth, fingerprint)[0]
@@ -261,7 +272,7 @@ def chain(arguments: argparse.Namespace, folder: Path) -> None:
         _, vectors = published.vectors(fingerprint)
         unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         steps = 1 - (unit[1:] * unit[:-1]).sum(axis=1)
-        cells = [fingerprint, f"{np.median(steps):.4f}", number(1 - float(unit[0] @ unit[-1])), answer.limit]
+        cells = [fingerprint, answer.limit, f"{np.median(steps):.4f}", number(1 - float(unit[0] @ unit[-1]))]
         cells += [f"{len(np.unique(groups[groups >= 0])):,}", f"{int((groups >= 0).sum()):,}"]
         cells += [f"{answer.scores.largest:,}", number(answer.scores.widest)]
         print(f"| {' | '.join(cells)} |")

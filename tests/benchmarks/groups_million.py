@@ -80,7 +80,7 @@ def made(rows: int, dimensions: int, seed: int = 0) -> tuple[NDArray[np.float32]
     alone = strangers(rows - int(sizes.sum()) + len(sizes), dimensions, rng)
     first, rest = alone[: len(sizes)], alone[len(sizes) :]
     group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    distance = np.exp(rng.uniform(*np.log(PAIR_DISTANCE), len(sizes)))
+    distance = np.exp(rng.uniform(np.log(PAIR_DISTANCE[0]), np.log(PAIR_DISTANCE[1]), len(sizes)))
     noise = (np.sqrt(distance / dimensions) * np.linalg.norm(first, axis=1)).astype(np.float32)
     copies = first[group]
     for some in np.array_split(np.arange(len(copies)), -(-len(copies) // _ROWS_AT_ONCE)):
@@ -183,12 +183,12 @@ def report_groups(folder: Path, planted: NDArray[np.int32], rounds: list[Measure
         "peak memory, the job's process": f"{max(each.own for each in rounds) / 2**20:,.0f} MiB",
         "peak memory, its largest other process": f"{max(each.largest_other for each in rounds) / 2**20:,.0f} MiB",
         "groups": f"{group.max() + 1:,}",
-        **whole(planted, found),
+        **planted_found(planted, found),
     }.items():
         print(f"| {what} | {value} |")
 
 
-def whole(planted: NDArray[np.int32], found: NDArray[np.int64]) -> dict[str, str]:
+def planted_found(planted: NDArray[np.int32], found: NDArray[np.int64]) -> dict[str, str]:
     """What became of the planted groups, by size, and of strangers."""
     sizes = np.bincount(planted[planted >= 0])
     members = np.nonzero((planted >= 0) & (found >= 0))[0]
@@ -199,9 +199,9 @@ def whole(planted: NDArray[np.int32], found: NDArray[np.int64]) -> dict[str, str
     for low, high in ((2, 2), (3, 8), (9, 13), (14, 50), (51, LARGEST)):
         some = (sizes >= low) & (sizes <= high)
         together = (most[some] * (most[some] - 1)).sum() / max(1, (sizes[some] * (sizes[some] - 1)).sum())
-        rows[f"planted groups of {low} to {high} found whole"] = (
-            f"{int((most[some] == sizes[some]).sum()):,} of {int(some.sum()):,} (pairs of the largest part: {together:.4f})"
-        )
+        whole = int((most[some] == sizes[some]).sum())
+        rows[f"planted groups of {low} to {high} found whole"] = f"{whole:,} of {int(some.sum()):,}"
+        rows[f"planted groups of {low} to {high}, pairs in their largest parts"] = f"{together:.4f}"
     rows["strangers in a group"] = f"{int((found[planted < 0] >= 0).sum()):,} of {int((planted < 0).sum()):,}"
     rows["groups with images of two planted groups"] = f"{int((np.unique(both[1], return_counts=True)[1] > 1).sum()):,}"
     rows["cores"] = str(len(os.sched_getaffinity(0)))

@@ -32,8 +32,9 @@ class Features(torch.nn.Module):
 
     def __init__(self, file: str):
         super().__init__()
-        # Channels last: several times as fast on processors.
-        self.program = torch.export.load(file).module().to(memory_format=torch.channels_last)
+        program = torch.export.load(file).module()
+        # Several times as fast on processors.
+        self.program = program.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.program(pictures.contiguous(memory_format=torch.channels_last))[0]
@@ -66,7 +67,7 @@ def write(method: Any, folder: Path, file: Path, option: str, default: float, th
             break
         results[f"pairs {threshold}"] = some
     about = json.dumps({"images": images, "default": default, "seconds": seconds})
-    np.savez_compressed(file, about=np.array(about), **results)
+    np.savez_compressed(file, **{"about": np.array(about), **results})  # type: ignore[arg-type]
 
 
 def pairs(duplicates: dict[str, list[str]], number: dict[str, int]) -> np.ndarray[Any, Any]:

@@ -19,12 +19,11 @@ class Published:
         pointer = self._warehouse / "_current.json"
         return pointer.exists() and bool(json.loads(pointer.read_text())["tables"].get(table))
 
-    def columns(self, query: str, *parameters: Any) -> dict[str, NDArray[Any]]:
+    def columns(self, query: str, *parameters: Any) -> dict[str, Any]:
         """The rows of ``query``, column by column."""
         with duckdb.connect() as db:
             db.execute((self._warehouse / "views.sql").read_text())
-            found: dict[str, NDArray[Any]] = db.execute(query, parameters).fetchnumpy()
-            return found
+            return dict(db.execute(query, parameters).fetchnumpy())
 
     def record(self, job: str, slot: str) -> dict[str, Any]:
         """The latest record of ``job`` whose slot starts with ``slot``, with its JSON parsed."""
@@ -46,7 +45,7 @@ class Published:
         rows = self.columns(
             "SELECT image_id, embedding FROM embeddings WHERE fingerprint = ? ORDER BY image_id", fingerprint
         )
-        return list(rows["image_id"]), np.stack(rows["embedding"]).astype(np.float32)
+        return list(rows["image_id"]), np.stack(list(rows["embedding"])).astype(np.float32)
 
     def groups(self, fingerprint: str, kind: str) -> dict[str, str]:
         """The group of each image that is in one."""
