@@ -187,12 +187,13 @@ def imagededup(arguments: argparse.Namespace, folder: Path, truth: Truth) -> lis
     if python is None:
         print("imagededup is not installed, and left out", file=sys.stderr)
         return []
-    program = Path(__file__).parent / "imagededup_pairs.py"
-    weights = arguments.data.resolve() / "weights/efficientnet-lite0-imagenet.pt2"
-    pairs = [python, str(program), str(folder / "pictures"), str(folder / "imagededup"), str(weights)]
-    finished = subprocess.run(pairs, capture_output=True, text=True)
-    if finished.returncode:
-        raise SystemExit(f"imagededup failed:\n{finished.stderr[-2000:]}")
+    if not (folder / "imagededup" / "cnn.npz").exists():  # written last
+        program = Path(__file__).parent / "imagededup_pairs.py"
+        weights = arguments.data.resolve() / "weights/efficientnet-lite0-imagenet.pt2"
+        pairs = [python, str(program), str(folder / "pictures"), str(folder / "imagededup"), str(weights)]
+        finished = subprocess.run(pairs, capture_output=True, text=True)
+        if finished.returncode:
+            raise SystemExit(f"imagededup failed:\n{finished.stderr[-2000:]}")
     answers = []
     for method, fingerprint in (("phash", "pHash"), ("cnn", "efficientnet-lite0")):
         with np.load(folder / "imagededup" / f"{method}.npz") as file:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -34,6 +35,15 @@ def counts(warehouse: Path, fingerprint: str) -> dict[str, Any]:
     sql += "ORDER BY started_at DESC LIMIT 1"
     told: dict[str, Any] = json.loads(ask(warehouse, sql)[0][0])
     return told
+
+
+def octet_lengths(warehouse: Path) -> set[int | None]:
+    """Of all thumbprints. No file keeps them in a dictionary, which would hold each once more."""
+    for file in (warehouse / "vectors").rglob("*.parquet"):
+        group = pq.read_metadata(file).row_group(0)
+        [column] = [c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "thumbprint"]
+        assert not column.has_dictionary_page
+    return {length for (length,) in ask(warehouse, "SELECT DISTINCT octet_length(thumbprint) FROM embeddings")}
 
 
 def draw(file: Path, seed: int) -> None:
@@ -95,11 +105,16 @@ def test_this_process_and_spark_write_the_same_tables(
             found.append(([counts(w, name) for name in ("tiny", "colours")], *tables))
         assert found[0] == found[1]
         assert found[0][0][0]["embedded"] == (12, 0, 2)[change]
+        assert all(octet_lengths(tmp_path / runner) == {1024} for runner in ("process", "spark"))
 
 
-@pytest.mark.parametrize("runner", ["process", "spark"])
-def test_what_a_failed_run_left_serves_images_of_other_names(run: Run, tmp_path: Path, runner: str) -> None:
-    """Their contents are known, and nothing new is embedded: their vectors must come into the store all the same."""
+@pytest.mark.parametrize(("runner", "is_older"), [("process", False), ("spark", False), ("spark", True)])
+def test_what_a_failed_run_left_serves_images_of_other_names(
+    run: Run, tmp_path: Path, runner: str, is_older: bool
+) -> None:
+    """Their contents are known, and nothing new is embedded: their vectors must come into the store all the same.
+    Checkpoints of an older version, too, which have no thumbprints.
+    """
     w, images = tmp_path / "w", tmp_path / "images"
     images.mkdir()
     for number in range(3):
@@ -107,13 +122,17 @@ def test_what_a_failed_run_left_serves_images_of_other_names(run: Run, tmp_path:
         (images / f"broken-{number}.png").write_bytes(b"no picture")
     again = ["--warehouse", w, *CLASSICAL, "--fingerprint", "colours", "--set", f"embeddings.runner={runner}"]
     assert run(build_manifest, "--warehouse", w, "--images", images) == 0 and run(embed_images, *again) == 3
+    if is_older:
+        for file in (w / "_state").rglob("part-*.parquet"):
+            pq.write_table(pq.read_table(file).drop_columns("thumbprint"), file)
     others = tmp_path / "others"
     others.mkdir()
     for number in range(3):
         shutil.copy(images / f"{number}.png", others / f"renamed-{number}.png")
     assert run(build_manifest, "--warehouse", w, "--images", others) == 0 and run(embed_images, *again) == 0
     assert counts(w, "colours")["embedded"] == 0
-    assert ask(w, "SELECT count(*), count(embedding) FROM embeddings") == [(3, 3)]
+    sql = "SELECT count(*), count(embedding), count(thumbprint) FROM embeddings"
+    assert ask(w, sql) == [(3, 3, 0 if is_older else 3)]
 
 
 def test_a_damaged_checkpoint_costs_its_images_only(run: Run, folder: Path, tmp_path: Path, capsys: Any) -> None:
@@ -192,7 +211,8 @@ def test_vectors_do_not_depend_on_the_company(run: Run, folder: Path, tmp_path: 
         assert (
             run(embed_images, *again, *[part for fingerprint in asked for part in ("--fingerprint", fingerprint)]) == 0
         )
-        sql = "SELECT image_id, width, height, embedding FROM embeddings WHERE fingerprint = 'colours' ORDER BY 1"
+        columns = "image_id, width, height, embedding, thumbprint"
+        sql = f"SELECT {columns} FROM embeddings WHERE fingerprint = 'colours' ORDER BY 1"
         found.append(ask(tmp_path / name, sql))
     assert found[0] == found[1] and ("big.jpg", 1400, 1300) in [row[:3] for row in found[0]]
     scaled, full = (
@@ -222,6 +242,8 @@ def test_a_projection_is_fitted_once_and_kept(
     mean, weights = np.array(components[0][2]), np.array([row[2] for row in components[1:]])
     expected = (np.array([vector for _, vector in base]) - mean) @ weights.T
     np.testing.assert_allclose(np.array([vector for _, vector in projected]), expected, atol=1e-5)
+    prints = ask(w, "SELECT count(*), count(DISTINCT thumbprint) FROM embeddings GROUP BY image_id")
+    assert prints == [(2, 1)] * 12, "the projected vectors have those of their base"
     of_key = "SELECT fingerprint_key, count(*) FROM embeddings WHERE fingerprint = 'few' GROUP BY 1"
     key = ask(w, of_key)[0][0]
     draw(folder / "new.png", 50)

@@ -4,17 +4,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pyspark.sql import SparkSession
 
-from image_similarity.jobs import find_neighbours, group_images
+import oracle
+from image_similarity.jobs import (
+    build_manifest,
+    clean_warehouse,
+    embed_images,
+    find_neighbours,
+    group_images,
+    restore_runs,
+)
 from image_similarity.jobs.command_line import main
 from image_similarity.warehouse.snapshot import open_snapshot
-from processes import ask
+from processes import ask, draw
 
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -136,3 +146,158 @@ def test_only_components_that_changed_are_worked_on(spark: SparkSession, tmp_pat
         assert first[table] == same[table]
         assert [of_run[table] for of_run in by_way["again"]] == [of_run[table] for of_run in by_way["from scratch"]]
     assert by_way["from scratch"][2]["components_worked_on"] == 5
+
+
+def warehouse_of_colours(run: Any, folder: Path, images: Path) -> Path:
+    """Pictures by their colours, up to their neighbours."""
+    warehouse = folder / "w"
+    common = ["--warehouse", warehouse, "--set", "neighbours.fingerprint=colour-histogram"]
+    assert run(build_manifest, "--images", images, *common) == 0
+    assert run(embed_images, *common, "--fingerprint", "colour-histogram") == 0
+    assert run(find_neighbours, *common, "--dissimilar", 0) == 0
+    return warehouse
+
+
+COLOURS = ["--fingerprint", "colour-histogram", "--limit", "0.3"]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Pictures of many colours, a smaller copy of one, which comes first by its name, and two of the same bytes."""
+    folder = tmp_path / "pictures"
+    draw(folder, range(30))
+    Image.open(folder / "7.jpg").resize((200, 150)).save(folder / "0-small.png")
+    shutil.copy(folder / "7.jpg", folder / "a copy.jpg")
+    shutil.copy(folder / "9.jpg", folder / "b copy.jpg")
+    return folder
+
+
+def test_the_largest_is_kept_and_identical_files_are_in_its_group(run: Any, tmp_path: Path, pictures: Path) -> None:
+    warehouse = warehouse_of_colours(run, tmp_path, pictures)
+    assert run(group_images, "--warehouse", warehouse, *COLOURS, "--export", tmp_path / "lists") == 0
+    shown = "SELECT image_id, position, representative, distance_to_representative = 0 FROM groups WHERE kind = "
+    assert ask(warehouse, f"{shown}'near-duplicates' ORDER BY position") == [
+        ("7.jpg", 0, True, True),
+        ("a copy.jpg", 1, False, True),
+        ("0-small.png", 2, False, False),
+    ]
+    assert ask(warehouse, f"{shown}'identical' ORDER BY image_id") == [
+        ("7.jpg", 0, True, True),
+        ("9.jpg", 0, True, True),
+        ("a copy.jpg", 1, False, True),
+        ("b copy.jpg", 1, False, True),
+    ]
+    summary = ask(warehouse, "SELECT size, representative_id, weakest_link = widest_pair FROM group_summary ORDER BY 1")
+    assert summary == [(2, "7.jpg", True), (2, "9.jpg", True), (3, "7.jpg", True)]
+    nearest = "SELECT s.nearest_outside_id = n.neighbour_id AND s.nearest_outside = n.distance FROM group_summary s "
+    nearest += "JOIN neighbours n ON n.image_id = '9.jpg' WHERE representative_id = '9.jpg' AND n.rank = 2"
+    assert ask(warehouse, nearest) == [(True,)]
+    removed = duckdb.connect().execute(f"SELECT image_id, kept_id FROM '{tmp_path}/lists/remove.csv' ORDER BY 1")
+    assert removed.fetchall() == [("0-small.png", "7.jpg"), ("a copy.jpg", "7.jpg"), ("b copy.jpg", "9.jpg")]
+    assert run(group_images, "--warehouse", warehouse, *COLOURS, "--keep", "first") == 0
+    assert ask(warehouse, "SELECT count(*) FROM groups WHERE representative AND image_id = '0-small.png'") == [(1,)]
+
+
+def test_lists_are_written_once_more_where_the_groups_are_published(run: Any, tmp_path: Path, pictures: Path) -> None:
+    """A job whose export failed is tried again under its label."""
+    warehouse = warehouse_of_colours(run, tmp_path, pictures)
+    for _ in range(2):
+        label = ["--run-id", "tonight", "--export", tmp_path / "lists"]
+        assert run(group_images, "--warehouse", warehouse, *COLOURS, *label) == 0
+        assert (tmp_path / "lists" / "remove.csv").is_file()
+        shutil.rmtree(tmp_path / "lists")
+    assert [record.job for record in open_snapshot(str(warehouse)).runs.values()].count("group_images") == 1
+
+
+def test_other_images_than_the_neighbours_were_found_among(
+    run: Any, tmp_path: Path, pictures: Path, capsys: Any
+) -> None:
+    """The same images, embedded again, are fine. Others would be listed for removal by what they were."""
+    warehouse = warehouse_of_colours(run, tmp_path, pictures)
+    common = ["--warehouse", warehouse, "--fingerprint", "colour-histogram"]
+    assert run(embed_images, *common) == 0
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
+    shutil.copy(pictures / "3.jpg", pictures / "7.jpg")
+    (pictures / "4.jpg").unlink()
+    draw(pictures, range(40, 42))
+    assert run(build_manifest, "--images", pictures, "--warehouse", warehouse) == 0
+    capsys.readouterr()
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
+    assert "are gone or changed since they were embedded: run embed_images" in capsys.readouterr().out
+    assert run(embed_images, *common) == 0
+    before = (warehouse / "_current.json").read_text()
+    capsys.readouterr()
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 2
+    told = capsys.readouterr().err
+    assert "4 images have other vectors, or are new or gone, since the neighbours colour-histogram/cosine were" in told
+    assert "run find_neighbours --fingerprint colour-histogram --metric cosine first" in told
+    assert (warehouse / "_current.json").read_text() == before
+
+
+def test_vectors_that_were_replaced_are_noticed(spark: SparkSession, external: Path, tmp_path: Path) -> None:
+    """Vectors of one's own may change in their place."""
+    vectors, _ = planted()
+    written(tmp_path, {name: vector + np.float32(0.001) for name, vector in vectors.items()})
+    for runner in ("process", "spark"):
+        options = ["--warehouse", str(external), *OWN, "--set", f"groups.runner={runner}"]
+        assert main(group_images, options, spark) == 1
+    assert open_snapshot(str(external)).run_ids("groups") == []
+
+
+def test_what_runs_leave_is_kept_and_removed_with_them(spark: SparkSession, external: Path) -> None:
+    """Earlier groups can be made current again, and go with what they left."""
+    options = ["--warehouse", str(external)]
+    for _ in range(3):
+        assert main(group_images, [*options, *OWN], spark) == 0
+    runs = [record.run_id for record in open_snapshot(str(external)).runs.values() if record.job == "group_images"]
+    state = external / "_state" / "group_images" / "external-cosine"
+    assert sorted(folder.name for folder in state.iterdir()) == runs[1:]
+    assert main(restore_runs, [*options, "--to", runs[1]], spark) == 0
+    now = open_snapshot(str(external))
+    assert now.run_ids("groups") == now.run_ids("group_summary") == [runs[1]]
+    assert len(grouped(external)) == 4
+    assert main(group_images, [*options, *OWN, "--keep-runs", "2"], spark) == 0
+    last_run = last(external).run_id
+    assert main(clean_warehouse, [*options, "--keep-runs", "2"], spark) == 0
+    for table in ("groups", "group_summary"):
+        assert {folder.name for folder in (external / table).iterdir()} == {
+            f"run_id={run}" for run in (*runs[1:], last_run)
+        }
+    assert {folder.name for folder in state.iterdir()} == {*runs[1:], last_run}
+
+
+def test_what_belongs_together(spark: SparkSession, tmp_path: Path, capsys: Any) -> None:
+    """Levels are nested; distances to representatives are exact, listed or not; and both runners agree."""
+    rng = np.random.default_rng(5)
+    centres = rng.standard_normal((12, 64))
+    vectors = {
+        f"v{i:03d}": (centres[i % 12] + 0.3 * rng.standard_normal(64)).astype(np.float32) for i in range(12 * 20)
+    }
+    vectors |= {f"w{i}": rng.standard_normal(64).astype(np.float32) for i in range(30)}
+    asked = ["--embeddings", written(tmp_path, vectors), "--dissimilar", "0", "-k", "8"]
+    by_way = {}
+    for way in ("process", "spark"):
+        warehouse = tmp_path / way
+        assert main(find_neighbours, ["--warehouse", str(warehouse), *asked], spark) == 0
+        options = ["--warehouse", str(warehouse), "--fingerprint", "external", "--kind", "similar"]
+        assert main(group_images, [*options, "--set", f"groups.runner={way}"], spark) == 0
+        by_way[way] = rows(warehouse)
+    assert by_way["process"] == by_way["spark"]
+    assert "of images that belong together" in capsys.readouterr().out
+    warehouse = tmp_path / "process"
+    counts = last(warehouse).counts
+    assert len(counts["levels"]) >= 2 and 0 < counts["share_proven"] < 1
+    found = open_snapshot(str(warehouse)).table("groups").to_pylist()
+    assert {row["kind"] for row in found} == {"similar"} and {row["level"] for row in found} >= {0, 1}
+    kept = {row["group_id"]: row["image_id"] for row in found if row["representative"]}
+    distance = oracle.distances(np.stack(list(vectors.values())), "cosine")
+    place = {name: number for number, name in enumerate(vectors)}
+    for row in found:
+        exact = distance[place[row["image_id"]], place[kept[row["group_id"]]]]
+        assert row["distance_to_representative"] == (0 if row["representative"] else exact)
+    finer = {row["image_id"]: row["group_id"] for row in found if row["level"] == 0}
+    coarser = {row["image_id"]: row["group_id"] for row in found if row["level"] == 1}
+    assert set(finer) <= set(coarser)
+    assert len({(finer[name], coarser[name]) for name in finer}) == len(set(finer.values())), (
+        "each in one of the coarser"
+    )

@@ -82,10 +82,16 @@ def test_from_a_folder_to_neighbours(run: Run, folder: Path, tmp_path: Path, tin
         ("build_manifest", "", "published"),
         ("embed_images", "tiny", "published"),
         ("find_neighbours", "tiny/cosine", "published"),
+        ("group_images", "tiny/cosine/near-duplicates", "published"),
+        ("group_images", "tiny/cosine/similar", "published"),
     ]
     used = json.loads(ask(warehouse, "SELECT settings FROM runs WHERE job = 'embed_images'")[0][0])
     assert used["weights"] == "untrained (seed 0)" and used["trained"] is False
     told = capsys.readouterr().out
+    assert ask(warehouse, "SELECT image_id FROM groups WHERE kind = 'identical' ORDER BY position") == [
+        ("copy.png",),
+        ("plain.png",),
+    ]
     assert f"warehouse: {warehouse}" in told and "1 truncated" in told and "weights: untrained (seed 0)" in told
     assert "new\\nline.png" in told and "new\nline.png" not in told, "names cannot break lines"
 

@@ -28,7 +28,7 @@ from image_similarity.warehouse.warehouse import Warehouse
 from processes import ask
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = ["build_manifest", "embed_images", "find_neighbours", "render_gallery"]
+JOBS = ["build_manifest", "embed_images", "find_neighbours", "group_images", "group_images", "render_gallery"]
 COLOURS = ["--set", 'fingerprints.colours={kind="colour-histogram"}']
 Run = Any
 Event = dict[str, Any]
@@ -84,7 +84,7 @@ def test_a_pipeline_as_machines_see_it(
         *tiny,
     ]
     arguments += ["--set", "embeddings.max_failed_fraction=0.5", "--log-format", "json"]
-    for section in ("manifest", "embeddings", "neighbours"):
+    for section in ("manifest", "embeddings", "neighbours", "groups"):
         arguments += ["--set", f"{section}.runner=spark"]
     assert run(run_pipeline, *arguments) == 0
     out, err = capsys.readouterr()
@@ -113,7 +113,8 @@ def test_a_pipeline_as_machines_see_it(
 
     named = descriptions(spark, last)
     jobs = Counter((name or "").partition(":")[0] for name in named.values())
-    assert set(jobs) == {*JOBS}, "each has the name of the job that started it"
+    # Where there are no groups, Spark has nothing to do for them.
+    assert {*jobs, "group_images"} == {*JOBS}, "each has the name of the job that started it"
     assert {"embed_images: embed tiny", "find_neighbours: pack vectors", "render_gallery: pictures"} <= set(
         named.values()
     )
@@ -132,11 +133,14 @@ def check_records(warehouse: Path, published: list[Event]) -> None:
     steps = {event["job"]: list(event["stages"]) for event in published}
     assert steps["build_manifest"] == ["look for the label", "list images", "write tables"]
     assert steps["embed_images"][1:] == ["prepare fingerprints", "sort out what is new", "embed tiny", "write tables"]
-    made, embedded, found, rendered = (event["outputs"] for event in published)
+    made, embedded, found, grouped, alike, rendered = (event["outputs"] for event in published)
     assert made == {"replaced": {"manifest": [""]}, "appended": {}}
     key = ask(warehouse, "SELECT DISTINCT fingerprint_key FROM embeddings")[0][0]
     assert embedded == {"replaced": {"embeddings": ["tiny"], "failures": ["tiny"]}, "appended": {"vectors": [key]}}
     assert found["replaced"] == {"neighbours": ["tiny/cosine"], "failures": ["neighbours/tiny/cosine"]}
+    for kinds, outputs in ((["identical", "near-duplicates"], grouped), (["similar"], alike)):
+        slots = [f"tiny/cosine/{kind}" for kind in kinds]
+        assert outputs == {"replaced": {"groups": slots, "group_summary": slots}, "appended": {}}
     assert rendered == {"replaced": {}, "appended": {}}
 
 

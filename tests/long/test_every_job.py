@@ -12,6 +12,7 @@ from image_similarity.jobs import (
     compare_fingerprints,
     embed_images,
     find_neighbours,
+    group_images,
 )
 from image_similarity.jobs.command_line import main
 from processes import ask, name_of, tables
@@ -31,6 +32,8 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
         (embed_images, [*both]),
         (find_neighbours, []),
         (find_neighbours, ["--fingerprint", "colours"]),
+        (group_images, ["--fingerprint", "colours", "--set", "groups.runner=spark"]),
+        (group_images, ["--fingerprint", "colours", "--kind", "similar"]),
         (compare_fingerprints, ["--report", tmp_path / "report"]),
     ]
     for job, arguments in steps:

@@ -31,5 +31,7 @@ def test_from_pictures_to_a_gallery(run: Any, tmp_path: Path, capsys: Any) -> No
         "build_manifest",
         "embed_images",
         "find_neighbours",
+        "group_images",
+        "group_images",
         "render_gallery",
     ]

@@ -133,7 +133,7 @@ def publish(warehouse: Path, contents: list[str], vectors: Any, images: list[tup
     into, run = Warehouse(None, str(warehouse)), "r20260101T000000-00000001"  # type: ignore[arg-type]
     n = len(contents)
     stored = {"content_sha256": contents, "fingerprint_key": ["k"] * n, "width": [1] * n, "height": [1] * n}
-    stored["embedding"] = list(vectors)
+    stored |= {"embedding": list(vectors), "thumbprint": [None] * n}
     rows, later = pa.table(stored, SCHEMAS["vectors"]), "r20260102T000000-00000001"
     into.write_here("vectors", run, [rows.slice(0, n // 3), rows.slice(n // 3, 1)])  # row groups
     into.write_here("vectors", later, [rows.slice(n // 3 + 1)])

@@ -278,7 +278,7 @@ def test_awkward_folder_names_work_to_the_end(spark: SparkSession, tmp_path: Pat
 
 def test_views_show_what_is_published_and_nothing_else(spark: SparkSession, tmp_path: Path) -> None:
     warehouse = Warehouse(spark, str(tmp_path))
-    vectors = [("sha1", "key", 4, 2, [1.0, 0.0]), ("sha2", "key", 4, 2, [0.0, 1.0])]
+    vectors = [("sha1", "key", 4, 2, [1.0, 0.0], b"\1"), ("sha2", "key", 4, 2, [0.0, 1.0], None)]
     embeddings = [(name, "f", "key", sha, "v") for name, sha in (("a", "sha1"), ("b", "sha1"), ("c", "sha2"))]
     warehouse.write("vectors", "r1", spark.createDataFrame(vectors, spark_schema("vectors")))
     warehouse.write("embeddings", "r1", spark.createDataFrame(embeddings, spark_schema("embeddings")))
@@ -289,6 +289,7 @@ def test_views_show_what_is_published_and_nothing_else(spark: SparkSession, tmp_
     db = duckdb.connect()
     db.execute((tmp_path / "views.sql").read_text())
     assert db.sql("SELECT image_id, width, embedding FROM embeddings ORDER BY 1").fetchall()[2] == ("c", 4, [0.0, 1.0])
+    assert db.sql("SELECT thumbprint FROM embeddings ORDER BY image_id").fetchall() == [(b"\1",), (b"\1",), (None,)]
     assert db.sql("SELECT count(*) FROM embeddings").fetchall() == [(3,)]
     assert db.sql("SELECT image_id, copies FROM exact_duplicates").fetchall() == [("a", 2), ("b", 2)]
     for table in SCHEMAS:

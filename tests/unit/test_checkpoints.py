@@ -12,13 +12,16 @@ from image_similarity.stages.embeddings import checkpoints
 from image_similarity.stages.embeddings.checkpoints import CheckpointCount, CheckpointWriter, VectorSource
 from image_similarity.storage import blobs
 
+GREY = b"\x80" * 1024
+"""A thumbprint."""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """With two checkpoints of three vectors each, by the attempts 0 and 1."""
     for attempt in range(2):
         writer = CheckpointWriter(str(tmp_path), "k", 0, attempt, 0.0, 0.0)
-        sources = [VectorSource(f"{attempt}-{number}", 1, 1, str(number), None) for number in range(3)]
+        sources = [VectorSource(f"{attempt}-{number}", 1, 1, GREY, str(number), None) for number in range(3)]
         writer.add(sources, np.ones((3, 5), np.float32))
         writer.write()
     return tmp_path
@@ -71,6 +74,15 @@ def test_a_file_that_another_run_removes_meanwhile(folder: Path, monkeypatch: py
     assert names(checkpoints.files(str(folder))[0]) == [SECOND]
 
 
+def test_thumbprints_count_for_what_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of short vectors they are nearly all of it."""
+    monkeypatch.setattr(checkpoints, "BYTES_PER_FILE", 10 * (1024 + 8))
+    writer = CheckpointWriter(str(tmp_path), "k", 0, 0, 0.0, 3600.0)  # begun in 1970: time is no reason to write
+    for number in range(19):
+        writer.add([VectorSource(str(number), 1, 1, GREY, str(number), None)], np.ones((1, 2), np.float32))
+    assert names(checkpoints.files(str(tmp_path))[0]) == [FIRST] and CheckpointCount(str(tmp_path))() == 10
+
+
 def test_no_file_is_left_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, open_file = list[Any](), blobs.open_input_file
     monkeypatch.setattr(blobs, "open_input_file", lambda uri: opened.append(open_file(uri)) or opened[-1])  # type: ignore[func-returns-value]
@@ -94,7 +106,7 @@ def test_no_disk_is_refused_that_would_do(kind: str, used: float, is_low: bool, 
     if is_low:
         vectors = (vectors.view(np.uint32) & 0xFFFF0000).view(np.float32)
     writer = CheckpointWriter(str(tmp_path), "k", 0, 0, 0.0, 0.0)
-    writer.add([VectorSource(str(number), 1, 1, str(number), None) for number in range(500)], vectors)
+    writer.add([VectorSource(str(number), 1, 1, GREY, str(number), None) for number in range(500)], vectors)
     writer.write()
     [file] = tmp_path.iterdir()
     once = checkpoints.least_bytes(kind, 500, 4096, resumes=True)

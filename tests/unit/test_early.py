@@ -25,6 +25,7 @@ from image_similarity.jobs import (
     early,
     embed_images,
     find_neighbours,
+    group_images,
     render_gallery,
     restore_runs,
     run_pipeline,
@@ -132,6 +133,30 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     "nothing to restore": (restore_runs, [], "--warehouse w: no such folder: "),
     "two flags that contradict": (restore_runs, ["--warehouse", "empty", "--rebuild", "--to", "x"], "takes no --to"),
     "nothing to audit": (audit_neighbours, ["--warehouse", "new"], "no neighbours 'vgg16-fc2/cosine'"),
+    "nothing to group": (group_images, ["--warehouse", "new"], "no neighbours 'vgg16-fc2/cosine'"),
+    "a limit that cannot be": (
+        group_images,
+        ["--limit", "1.5"],
+        "--limit 1.5: should be a number above 0 and at most 1",
+    ),
+    "a limit of no number": (group_images, ["--limit", "nan"], "--limit nan: should be a number above 0 and at most 1"),
+    "the sharpest image": (group_images, ["--keep", "best"], "--keep best: best needs the sharpness of images"),
+    "groups of another kind": (
+        group_images,
+        ["--kind", "near-duplicate"],
+        "'near-duplicate' is no choice; did you mean near-duplicates?",
+    ),
+    "a limit of what has none": (
+        group_images,
+        ["--kind", "similar", "--limit", "0.5", "--export", "lists", "--recalibrate"],
+        "--recalibrate and --export and --limit with --kind similar: this is about near-duplicates",
+    ),
+    "lists in a folder of others": (
+        group_images,
+        ["--warehouse", "new", "--export", "empty"],
+        "--export empty: the folder has other content ('notes.txt')",
+    ),
+    "lists in the warehouse": (group_images, ["--warehouse", "new", "--export", "new/lists"], "warehouse"),
     "nothing to show": (render_gallery, ["--warehouse", "new", "--gallery", "g"], "no neighbours are published"),
     "nothing to compare": (
         compare_fingerprints,
@@ -191,6 +216,7 @@ READERS: dict[Any, list[str]] = {
     embed_images: COLOURS,
     find_neighbours: COLOURS,
     audit_neighbours: [],
+    group_images: [],
     render_gallery: ["--gallery", "g"],
     compare_fingerprints: ["--report", "r"],
 }

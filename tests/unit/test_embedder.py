@@ -20,6 +20,7 @@ from PIL import Image
 
 from image_similarity.imaging import decoding
 from image_similarity.imaging.framing import Framing
+from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings import embedder, workers
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter
@@ -82,6 +83,12 @@ def saved_in(folder: Path) -> dict[str, NDArray[np.float32]]:
     return {row["image_id"]: np.array(row["embedding"], np.float32) for row in rows}
 
 
+def thumbprints_in(folder: Path) -> dict[str, bytes]:
+    """By image."""
+    tables = [pq.read_table(file, columns=["image_id", "thumbprint"]) for file in folder.glob("*.parquet")]
+    return {row["image_id"]: row["thumbprint"] for table in tables for row in table.to_pylist()}
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     """Seven pictures, each of its own brightness."""
@@ -97,6 +104,19 @@ def test_results_are_in_order_and_batches_full(embed: Embed, files: list[Path]) 
     assert {name: vector.tolist() for name, vector in saved.items()} == {f.name: [int(f.stem)] * 3 for f in files}
     assert network.batches == [2, 2, 2, 1]
     assert results["embedded_on"].tolist() == [["cpu"]] * 7 and results["content_sha256"].nunique() == 7
+
+
+def test_thumbprints_are_saved_with_the_vectors(embed: Embed, files: list[Path], tmp_path: Path) -> None:
+    """Also of a fingerprint that alone wants an image, and of those in child processes."""
+    embed(files, Brightness(), Brightness(framing=Framing(2, 2, scaled=False)), wanted=0b10)
+    assert thumbprints_in(tmp_path / "saved-0") == {}
+    expected = {file.name: bytes([int(file.stem)]) * 1024 for file in files}
+    assert thumbprints_in(tmp_path / "saved-1") == expected
+    loaded = Loaded(Brightness(), None, CheckpointWriter(str(tmp_path / "apart"), "key", 3, 7, 0.0, 0.0))
+    with IsolatedDecoders(1, *LIMITS) as decoders:
+        apart = Embedder([loaded], SETTINGS, isolated=decoders)
+        list(apart.results(Row(file.name, str(file), "v1", 1) for file in files))
+    assert thumbprints_in(tmp_path / "apart") == expected
 
 
 def test_copies_go_through_the_network_once(embed: Embed, files: list[Path]) -> None:

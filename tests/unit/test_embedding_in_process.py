@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from image_similarity.errors import JobFailed
@@ -17,6 +18,7 @@ from image_similarity.stages.embeddings import in_process
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
 from image_similarity.stages.embeddings.embedder import Row
 from image_similarity.stages.embeddings.outcomes import CHECKPOINT, FAILED, PUBLISHED, Retry
+from image_similarity.warehouse.schemas import SCHEMAS
 
 SPEC = described("hsv", (2, 2, 2), scaled=True)
 
@@ -24,7 +26,7 @@ SPEC = described("hsv", (2, 2, 2), scaled=True)
 def checkpoint(folder: Path, attempt: int, *images: str) -> str:
     """A file with a vector for each of ``images``, which are named after their content."""
     writer = CheckpointWriter(str(folder), SPEC.key, 0, attempt, 0.0, 0.0)
-    sources = [VectorSource(image[0], 2, 3, image, "v1") for image in images]
+    sources = [VectorSource(image[0], 2, 3, bytes([attempt]) * 1024, image, "v1") for image in images]
     writer.add(sources, np.full((len(images), 8), attempt, np.float32))
     writer.write()
     return str(folder / f"part-00000-{attempt}-00000.parquet")
@@ -69,8 +71,18 @@ def test_each_content_is_stored_once(tmp_path: Path) -> None:
     tables = list(in_process.new_vectors(files, frozenset("p")))
     rows = pa.concat_tables(tables).to_pylist()
     assert [(row["content_sha256"], row["embedding"][0]) for row in rows] == [("a", 1), ("b", 1), ("c", 2)]
+    assert [row["thumbprint"][0] for row in rows] == [1, 1, 2]
     assert in_process.contents_of(files) == set("abcp")
     assert list(in_process.new_vectors(files, frozenset("abcp"))) == []
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_thumbprints(tmp_path: Path) -> None:
+    files = [checkpoint(tmp_path, 1, "a"), checkpoint(tmp_path, 2, "b")]
+    pq.write_table(pq.read_table(files[0]).drop_columns("thumbprint"), files[0])
+    tables = list(in_process.new_vectors(files, frozenset()))
+    assert all(table.schema == SCHEMAS["vectors"] for table in tables)
+    rows = pa.concat_tables(tables).to_pylist()
+    assert [(row["embedding"][0], row["thumbprint"]) for row in rows] == [(1, None), (2, b"\2" * 1024)]
 
 
 @pytest.mark.parametrize(

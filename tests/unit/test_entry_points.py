@@ -16,6 +16,7 @@ SHARED = (
     "declaration",
     "early",
     "embedding_runners",
+    "group_sources",
     "job",
     "neighbour_runners",
     "same_way",

@@ -53,6 +53,8 @@ def test_the_same_squares_and_the_same_refusals(isolated: IsolatedDecoders) -> N
         assert [square.shape[0] for square in got.squares] == [224, 64, 8, 224]
         for ours, theirs in zip(expected.squares, got.squares):
             np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(expected.thumbprints, got.thumbprints)
+        assert len(got.thumbprints) == 4
         assert (got.width, got.height) == (expected.width, expected.height) == (1300, 1100)
     for content, reason in [(b"", "empty"), (b"text", "not_an_image"), (encoded(noise, "PNG")[:999], "truncated")]:
         with pytest.raises(Unreadable) as caught:

@@ -94,5 +94,5 @@ def saturated(distance: Values, limits: Limits) -> NDArray[np.bool_]:
         listed = distance[start : start + _ROWS_AT_ONCE]
         count = np.isfinite(listed).sum(axis=1)
         last = np.where(count > 0, listed[np.arange(len(listed)), np.maximum(count, 1) - 1], 0) if k else count * 0.0
-        beyond[start : start + _ROWS_AT_ONCE] = (last <= limits.strict) & (count < n - 1)
+        beyond[start : start + _ROWS_AT_ONCE] = (last <= np.float64(limits.strict)) & (count < n - 1)
     return beyond

@@ -6,19 +6,27 @@
 4. `grouped` makes the groups of components. Every pair of a group is within the wider limit, by exact distances.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_similarity.grouping import components, stars
+from image_similarity.grouping import components, large, stars
 from image_similarity.grouping.components import Nodes
 from image_similarity.grouping.local_scale import Limits, saturated, scales, strict_limit
-from image_similarity.knn import distances
+from image_similarity.grouping.matrices import SINGLE_PAIRS, matrices, matrix
+from image_similarity.grouping.stars import Stars
+from image_similarity.knn import range_search
 from image_similarity.knn.compiled import compiled
 from image_similarity.knn.distances import Indices, Metric, Values, Vectors
 
 __all__ = ["Edges", "Groups", "Limits", "Part", "edges", "grouped", "saturated", "scales", "strict_limit"]
+
+MATRIX_ROWS = 1024
+"""Components of more distinct vectors are not compared all with all."""
+_TINY_AT_ONCE = 2**18
+"""Nodes in tiny components whose distances are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,12 @@ class Part:
     edges: Edges
     neighbour: Nodes
     distance: Values
+
+    def by_node(self) -> "Part":
+        """The same, the nodes in order."""
+        order = np.argsort(self.node)
+        values = {of.name: getattr(self, of.name) for of in fields(self)}
+        return Part(**{name: value if name == "edges" else value[order] for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -119,49 +133,168 @@ def _edges(neighbour, distance, scale, scaled, strict, place, a, b, length):  # 
 
 
 def grouped(part: Part, metric: Metric, limits: Limits) -> Groups:
-    """The groups of near-duplicates among the nodes of ``part``, by exact distances.
+    """The groups of near-duplicates among the nodes of ``part``: see `stars`.
 
-    In each component, the node with the most neighbours within the limit comes first, ties by node. It takes its free
-    neighbours, the nearest first, as long as each is within the wider limit of all members so far. The others stay
-    free. Nodes that are left alone are in no group.
+    Near-duplicates are the pairs of ``part.edges``, and those of two saturated nodes within ``strict``. Within a star,
+    all pairs are compared.
     """
-    order = np.argsort(part.node)
-    node = part.node[order]
-    a, b = np.searchsorted(node, part.edges.a), np.searchsorted(node, part.edges.b)
-    label = components.of(len(node), a.astype(np.int32), b.astype(np.int32))
-    members: list[Indices] = []
-    links: list[float] = []
-    widest: list[float] = []
-    for component in range(int(label.max(initial=-1)) + 1):
-        rows = order[label == component]
-        vectors = part.vectors[rows]
-        between = distances.block(metric, vectors, vectors).view(np.float32)
-        limit = limits.of_pairs(part.scale[rows][:, None], part.scale[rows][None, :])
-        for group in stars.of(between, limit, limits.wide):
-            members.append(rows[group])
-            inside = between[np.ix_(group, group)]
-            links.append(stars.weakest_link(inside))
-            widest.append(float(inside.max()))
-    return _with_outsiders(part, members, links, widest)
+    part = part.by_node()
+    a, b = (np.searchsorted(part.node, of).astype(np.int32) for of in (part.edges.a, part.edges.b))
+    label = components.of(len(part.node), a, b)
+    rows = np.argsort(label, kind="stable")[np.count_nonzero(label < 0) :]
+    first = np.searchsorted(label[rows], np.arange(int(label.max(initial=-1)) + 2))
+    size = np.diff(first)
+    tiny = np.nonzero(size <= SINGLE_PAIRS)[0]
+    found = [*_of_tiny(part, metric, limits, [rows[first[c] : first[c + 1]] for c in tiny], a, b)]
+    of_edge = label[a]
+    by_component = np.argsort(of_edge, kind="stable")
+    starts = np.searchsorted(of_edge[by_component], np.arange(len(size) + 1))
+    for component in np.nonzero(size > SINGLE_PAIRS)[0]:
+        inside = by_component[starts[component] : starts[component + 1]]
+        members = rows[first[component] : first[component + 1]]
+        if len(members) <= MATRIX_ROWS:
+            own_a, own_b = (np.searchsorted(members, of[inside]) for of in (a, b))
+            found.append(_of_matrix(part, metric, limits, members, np.ones_like(members), own_a, own_b))
+        else:
+            found.append(_of_many(part, metric, limits, members, a[inside], b[inside], part.edges.distance[inside]))
+    return _summarised(part, stars.joined(found))
 
 
-def _with_outsiders(part: Part, members: list[Indices], links: list[float], widest: list[float]) -> Groups:
-    """``members``: rows of ``part``."""
-    in_order = sorted(range(len(members)), key=lambda group: int(part.node[members[group]].min()))
-    nearest, outsider = [], []
-    for group in in_order:
-        rows = members[group]
-        listed, distance = part.neighbour[rows].ravel(), part.distance[rows].ravel()
-        outside = (listed >= 0) & ~np.isin(listed, part.node[rows])
-        best = min(zip(distance[outside].tolist(), listed[outside].tolist()), default=(np.nan, -1))
-        nearest.append(best[0])
-        outsider.append(best[1])
-    sizes = [len(members[group]) for group in in_order]
-    return Groups(
-        node=np.concatenate([np.empty(0, np.int32), *(part.node[members[group]] for group in in_order)]),
-        start=np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
-        weakest_link=np.array([links[group] for group in in_order], dtype=np.float32),
-        widest_pair=np.array([widest[group] for group in in_order], dtype=np.float32),
-        nearest_outside=np.array(nearest, dtype=np.float32),
-        nearest_outside_node=np.array(outsider, dtype=np.int32),
+def _of_tiny(part: Part, metric: Metric, limits: Limits, members: list[Indices], a: Nodes, b: Nodes) -> Iterator[Stars]:
+    """The groups of tiny components, many at a time. ``members``: the rows of each; ``a``, ``b``: rows of all edges."""
+    at_once = _TINY_AT_ONCE // SINGLE_PAIRS
+    for start in range(0, len(members), at_once):
+        chosen = members[start : start + at_once]
+        rows, first = np.concatenate(chosen), np.concatenate([[0], np.cumsum([len(of) for of in chosen])])
+        between = matrices(metric, part.vectors, rows, first)
+        place = np.full(len(part.node), -1)
+        place[rows] = np.arange(len(rows))
+        inside = place[a] >= 0
+        near = _near(between, first, place[a[inside]], place[b[inside]], part.saturated[rows], limits.strict)
+        found = stars.of(between, near, first, part.scale[rows], np.ones(len(rows), dtype=np.int64), limits)
+        yield found.renamed(rows)
+
+
+def _of_matrix(
+    part: Part, metric: Metric, limits: Limits, rows: Indices, weight: Indices, a: Indices, b: Indices
+) -> Stars:
+    """The groups of one component, from all its distances. ``a``, ``b``: places in ``rows`` of its edges."""
+    between = matrix(metric, part.vectors[rows]).ravel()
+    first = np.array([0, len(rows)])
+    near = _near(between, first, a, b, part.saturated[rows], limits.strict)
+    return stars.of(between, near, first, part.scale[rows], weight, limits).renamed(rows)
+
+
+@compiled()
+def _near(distance, first, a, b, saturated, strict):  # type: ignore[no-untyped-def]
+    """As ``distance``, the components' matrices: the pairs of edges, and those of saturated rows within ``strict``."""
+    near = np.zeros(len(distance), dtype=np.bool_)
+    component, begin = np.empty(first[-1], dtype=np.int64), np.empty(len(first), dtype=np.int64)
+    begin[0] = 0
+    for c in range(len(first) - 1):
+        m = first[c + 1] - first[c]
+        begin[c + 1] = begin[c] + m * m
+        component[first[c] : first[c + 1]] = c
+        for i in range(m):
+            for j in range(i):
+                if saturated[first[c] + i] and saturated[first[c] + j] and distance[begin[c] + i * m + j] <= strict:
+                    near[begin[c] + i * m + j] = near[begin[c] + j * m + i] = True
+    for edge in range(len(a)):
+        c = component[a[edge]]
+        m, i, j = first[c + 1] - first[c], a[edge] - first[c], b[edge] - first[c]
+        near[begin[c] + i * m + j] = near[begin[c] + j * m + i] = True
+    return near
+
+
+def _of_many(part: Part, metric: Metric, limits: Limits, rows: Indices, a: Nodes, b: Nodes, distance: Values) -> Stars:
+    """The groups of one large component. Equal vectors count as one, of their weight: they have the same neighbours.
+
+    ``a``, ``b``: rows of ``part``, ``distance``: the component's edges.
+    """
+    leader, equal = _equal(part, rows)
+    weight = np.bincount(equal)
+    low, high = np.sort([equal[np.searchsorted(rows, of)] for of in (a, b)], axis=0)
+    if len(leader) <= MATRIX_ROWS:
+        others = low != high
+        found = _of_matrix(part, metric, limits, rows[leader], weight, low[others], high[others])
+    else:
+        once = np.unique(low * len(leader) + high, return_index=True)[1]
+        once = once[low[once] != high[once]]
+        chosen = rows[leader]
+        component = large.Component(
+            *(metric, part.vectors[chosen], part.scale[chosen], weight, part.saturated[chosen]),
+            *(low[once], high[once], distance[once]),
+        )
+        found = large.of(component, limits).renamed(chosen)
+    return _with_equals(found, rows, leader, equal)
+
+
+def _equal(part: Part, rows: Indices) -> tuple[Indices, Indices]:
+    """Nodes with equal vectors and scales: the place in ``rows`` of the first of each class, ascending; and the class
+    of each.
+    """
+    of_vector = range_search.equal_vectors(part.vectors.values[rows])[1]
+    key = np.stack([of_vector, part.scale[rows].view(np.int32), part.saturated[rows]], axis=1)
+    _, first, equal = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[equal.ravel()]
+
+
+def _with_equals(found: Stars, rows: Indices, leader: Indices, equal: Indices) -> Stars:
+    """``found``, groups of leaders, with the nodes that are equal to these. Members are ordered as in `stars`."""
+    star = np.repeat(np.arange(len(found.size)), found.size)
+    of_class = np.full(len(leader), -1)
+    of_class[np.searchsorted(rows[leader], found.row)] = np.arange(len(found.row))
+    member = of_class[equal]
+    row, member = rows[member >= 0], member[member >= 0]
+    star, reach = star[member], found.reach[member]
+    centre = np.concatenate([[0], np.cumsum(found.size)])[:-1]
+    is_centre = np.isin(row, found.row[centre])
+    order = np.lexsort((row, reach, ~is_centre, star))
+    return Stars(
+        row[order], reach[order], np.bincount(star, minlength=len(found.size)), found.weakest_link, found.widest_pair
     )
+
+
+def _summarised(part: Part, found: Stars) -> Groups:
+    """The groups in the order of their least rows, with the nearest nodes outside."""
+    group = np.repeat(np.arange(len(found.size)), found.size)
+    start = np.concatenate([[0], np.cumsum(found.size)])
+    least = np.minimum.reduceat(found.row, start[:-1]) if len(found.size) else found.size
+    order = np.argsort(least)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    row = found.row[np.argsort(rank[group], kind="stable")]
+    size = found.size[order]
+    group_of = np.full(len(part.node), -1)
+    group_of[row] = np.repeat(np.arange(len(size)), size)
+    nearest, outside = np.full(len(size), np.nan, dtype=np.float32), np.full(len(size), -1, dtype=np.int32)
+    _outside(part.node, group_of, part.neighbour, part.distance, nearest, outside)
+    return Groups(
+        node=part.node[row],
+        start=np.concatenate([[0], np.cumsum(size)]),
+        weakest_link=found.weakest_link[order],
+        widest_pair=found.widest_pair[order],
+        nearest_outside=nearest,
+        nearest_outside_node=outside,
+    )
+
+
+@compiled()
+def _outside(node, group, neighbour, distance, nearest, outside):  # type: ignore[no-untyped-def]
+    """For each group the nearest listed node that is not in it, ties by node. ``node`` ascends; ``group``: of rows."""
+    for i in range(len(node)):
+        own = group[i]
+        if own < 0:
+            continue
+        for c in range(neighbour.shape[1]):
+            other, length = neighbour[i, c], distance[i, c]
+            if other < 0:
+                break
+            if outside[own] >= 0 and (length > nearest[own] or (length == nearest[own] and other >= outside[own])):
+                continue
+            row = np.searchsorted(node, other)
+            if row == len(node) or node[row] != other or group[row] != own:
+                nearest[own], outside[own] = length, other

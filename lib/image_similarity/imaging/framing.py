@@ -1,4 +1,4 @@
-"""A decoded picture of any size -> the square of pixels that a fingerprint takes."""
+"""A decoded picture of any size -> the square of pixels that a fingerprint takes, and its thumbprint."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_similarity.imaging import decoding
+from image_similarity.imaging import decoding, thumbprint
 from image_similarity.imaging.decoding import Waiting
 
 INTERPOLATIONS = {
@@ -87,6 +87,9 @@ class Framed:
     """Height of the whole picture, upright, in pixels."""
     squares: list[NDArray[np.uint8]]
     """Of each framing, (crop, crop, 3) uint8. Equal framings share one."""
+    thumbprints: list[NDArray[np.uint8]]
+    """Of each framing, (32, 32) uint8, see `thumbprint.of`. It is made from the picture as decoded for that framing, so
+    that it does not depend on which other framings are asked for."""
 
 
 def framed(content: bytes, framings: Sequence[Framing], max_pixels: int, waiting: Waiting = nullcontext) -> Framed:
@@ -95,12 +98,17 @@ def framed(content: bytes, framings: Sequence[Framing], max_pixels: int, waiting
     ``framings``: one or more. ``waiting``, and what is raised: see `decoding.open_upright`.
     """
     squares: dict[Framing, NDArray[np.uint8]] = {}
-    for at_least, same in groupby(sorted(set(framings), key=_side), key=_side):
+    thumbprints: dict[Framing, NDArray[np.uint8]] = {}
+    for at_least, group in groupby(sorted(set(framings), key=_side), key=_side):
         picture = decoding.decode(content, max_pixels, at_least or None, waiting)
         width, height = picture.width, picture.height
+        same = list(group)
         squares |= {framing: framing.fit(picture.image) for framing in same}
+        thumbprints |= dict.fromkeys(same, thumbprint.of(picture.image))
         del picture  # before the next is decoded
-    return Framed(width, height, [squares[framing] for framing in framings])
+    return Framed(
+        width, height, [squares[framing] for framing in framings], [thumbprints[framing] for framing in framings]
+    )
 
 
 def _side(framing: Framing) -> int:

@@ -6,6 +6,7 @@ answers are read as numbers and JSON, never as pickled objects. The same child d
 """
 
 import json
+import math
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import decoding, framing, thumbnails
+from image_similarity.imaging import decoding, framing, thumbnails, thumbprint
 from image_similarity.imaging.framing import Framed, Framing
 from image_similarity.imaging.thumbnails import Thumbnails
 
@@ -116,10 +117,11 @@ class _Child:
         self._connection: "_Connection | None" = None
 
     def framed(self, content: bytes, framings: tuple[Framing, ...]) -> Framed:
-        answer = self._ask(_in_json(framings), content, [3 * each.crop**2 for each in framings])
-        sides = [each.crop for each in framings]
-        squares = [np.frombuffer(part, np.uint8).reshape(side, side, 3) for part, side in zip(answer.parts, sides)]
-        return Framed(answer.width, answer.height, squares)
+        shapes: list[tuple[int, ...]] = [(each.crop, each.crop, 3) for each in framings]
+        shapes += [(thumbprint.SIDE, thumbprint.SIDE)] * len(framings)
+        answer = self._ask(_in_json(framings), content, list(map(math.prod, shapes)))
+        parts = [np.frombuffer(part, np.uint8).reshape(shape) for part, shape in zip(answer.parts, shapes)]
+        return Framed(answer.width, answer.height, parts[: len(framings)], parts[len(framings) :])
 
     def thumbnails(self, content: bytes) -> Thumbnails:
         answer = self._ask(_in_json(None), content, None)
@@ -314,7 +316,8 @@ def _answer(what: Any, content: bytes, max_pixels: int) -> tuple[dict[str, Any],
         parts = [made.small] if made.large is None else [made.small, made.large]
         return {"width": made.width, "height": made.height, "bytes": [len(part) for part in parts]}, parts
     framed = framing.framed(content, [Framing(**each) for each in what], max_pixels)
-    return {"width": framed.width, "height": framed.height}, [square.data.cast("B") for square in framed.squares]
+    pixels = [part.data.cast("B") for part in (*framed.squares, *framed.thumbprints)]
+    return {"width": framed.width, "height": framed.height}, pixels
 
 
 def _write(stream: Any, header: dict[str, Any], *parts: bytes | memoryview) -> None:

@@ -158,7 +158,7 @@ def prepare_fingerprints(application: Application) -> None:
     with progress.step(application.session, "prepare fingerprints"):
         for name in _names(application.arguments, application.settings):
             if not isinstance(application.settings.fingerprint(name), PcaSettings):
-                _check_unchanged(application, name, _prepared(application, name))
+                _check_unchanged(application, name, prepared(application, name))
 
 
 def _check_unchanged(application: Application, name: str, prepared: PreparedFingerprint) -> None:
@@ -170,7 +170,8 @@ def _check_unchanged(application: Application, name: str, prepared: PreparedFing
         same_way.check_key(application.arguments, published, name, record.settings.get("fingerprint_key"), now)
 
 
-def _prepared(application: Application, name: str) -> PreparedFingerprint:
+def prepared(application: Application, name: str) -> PreparedFingerprint:
+    """The fingerprint ``name``, prepared once in an application. Raises as `prepare.prepare` does."""
     if name not in application.prepared:
         declared, http = application.settings.fingerprint(name), application.settings.http
         published = application.warehouse.snapshot()
@@ -233,18 +234,18 @@ def _check_distinct(embeddings: list[Embedding]) -> None:
 
 
 def _embedding(job: Job, runner: InProcess | BySpark) -> Embedding:
-    prepared = _prepared(job.application, job.slot)
-    for line in prepared.notes:
+    made_ready = prepared(job.application, job.slot)
+    for line in made_ready.notes:
         job.say(f"{job.slot}: {line}", event="note")
     inputs = {
         "manifest": _manifest_runs(job.base_snapshot),
         "embeddings": job.base_snapshot.run_ids("embeddings", job.slot),
-        "vectors": job.base_snapshot.run_ids("vectors", prepared.spec.key),
+        "vectors": job.base_snapshot.run_ids("vectors", made_ready.spec.key),
     }
     previous = runner.key_of(job, inputs["embeddings"])
-    now = prepare.record(job.slot, _declared(job), prepared)
+    now = prepare.record(job.slot, _declared(job), made_ready)
     same_way.check_key(job.arguments, job.base_snapshot, job.slot, previous, now)
-    return Embedding(job, prepared, inputs, previous)
+    return Embedding(job, made_ready, inputs, previous)
 
 
 def _folder_for_workers() -> Path:

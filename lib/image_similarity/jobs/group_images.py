@@ -17,14 +17,16 @@ from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.group_sources import PROCESS, Inputs
 from image_similarity.jobs.job import Application, Job
 from image_similarity.reporting import note
+from image_similarity.runtime.session import local_cores
 from image_similarity.settings import Settings
 from image_similarity.storage import uris
 from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 
 if TYPE_CHECKING:
-    from image_similarity.knn.distances import Indices
+    from image_similarity.knn.distances import Indices, Values
+    from image_similarity.stages.groups.confirm import Candidates, Pictures
     from image_similarity.stages.groups.graph import Graph, Names
-    from image_similarity.stages.groups.limits import Chosen
+    from image_similarity.stages.groups.limits import Calibrated, Chosen
     from image_similarity.stages.groups.tables import Grouping
     from image_similarity.stages.groups.vectors import Source
     from image_similarity.warehouse.workspace import Workspace
@@ -157,18 +159,26 @@ class _Making:
     scratch: "Workspace"
 
     def near_duplicates(self) -> None:
-        from image_similarity.stages.groups import digests, limits, near_duplicates
+        from image_similarity.grouping.near_duplicates import scales
+        from image_similarity.stages.groups import confirm, digests, limits, near_duplicates
 
         job, metric = self.job, self.inputs.settings.metric
         graph, names = self._read()
         source = self._source()
+        scale = scales(graph.distance)
+        with job.step("read thumbprints"):
+            pictures = self._pictures(graph)
+            found = confirm.candidates(graph, scale)
         with job.step("choose the limit"):
-            chosen = self._limits(graph, names)
+            chosen = self._limits(graph, names, scale, found, pictures)
         for line in chosen.lines:
             job.say(f"group_images {job.slot}: {line}", event="note")
+        with job.step("confirm by pictures"):
+            pairs = confirm.confirmed(found, chosen.limits, pictures)
         with job.step("look for copies beyond the lists"):
+            most_bytes = job.settings.groups.process_bytes
             links = near_duplicates.links(
-                graph, source, metric, chosen.limits, self.inputs.dimensions, job.settings.groups.process_bytes
+                graph, source, metric, chosen.limits, scale, pairs, self.inputs.dimensions, most_bytes
             )
         with job.step("group"):
             previous = self._previous()
@@ -196,6 +206,8 @@ class _Making:
                 "components_worked_on": result.worked_on,
                 "saturated": int(links.saturated.sum()) + links.skipped,
                 "saturated_skipped": links.skipped,
+                "refuted_by_pictures": len(pairs.refuted),
+                "without_pictures": pairs.unconfirmed,
             }
             taken_over = {"groups": [previous[0]]} if previous and result.worked_on < result.components else {}
             slots = (IDENTICAL, NEAR_DUPLICATES)
@@ -204,7 +216,19 @@ class _Making:
         _summarise(job, counts, f"; limit {chosen.limits.scaled:g}")
 
     def similar(self) -> None:
-        raise NotImplementedError
+        from image_similarity.stages.groups import similar
+
+        job = self.job
+        graph, _ = self._read()
+        with job.step("group"):
+            result = similar.run(graph, self._source(), self.inputs.settings.metric, self._block_rows())
+        counts = {
+            **_counts(result.levels, graph),
+            "levels": [_counts([level], graph) for level in result.levels],
+            "share_proven": round(result.share_proven, 4),
+        }
+        self._publish(graph, result.levels, (ALIKE,), {}, counts, {})
+        _summarise(job, counts)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -235,22 +259,44 @@ class _Making:
 
     # -- limits --------------------------------------------------------------------------------------------------------
 
-    def _limits(self, graph: "Graph", names: "Names") -> "Chosen":
-        from image_similarity.grouping.near_duplicates import scales
-        from image_similarity.stages.groups import digests, limits
+    def _pictures(self, graph: "Graph") -> "Pictures":
+        from image_similarity.stages.groups import thumbprints
+        from image_similarity.stages.groups.confirm import Pictures
+
+        most_bytes = self.job.settings.groups.process_bytes
+        read = thumbprints.read(self.job.base_snapshot, self.inputs.key, graph.images, most_bytes)
+        missing = int((~read.is_there).sum())
+        if missing and self.inputs.key is not None:
+            note(
+                f"{missing:,} images were embedded by an earlier version, which kept no thumbprints: what is near to "
+                "them is not confirmed by pictures (embed_images --set embeddings.recheck=always does, once)"
+            )
+        return Pictures(self.job.session, read, local_cores(self.job.session))
+
+    def _limits(
+        self, graph: "Graph", names: "Names", scale: "Values", found: "Candidates", pictures: "Pictures"
+    ) -> "Chosen":
+        from image_similarity.jobs import calibration_copies
+        from image_similarity.stages.groups import calibrate, digests, limits
 
         before = None
         if previous := self._previous():
             record = self.job.base_snapshot.runs.get(previous[0])
             before = limits.Before(previous[0], record.settings if record else {}, limits.read(previous[1]))
+        hashes = digests.image_hashes(graph, names)
+
+        def calibrated() -> "Calibrated | None":
+            copies = calibration_copies.Copies(self.job, self.inputs, graph, scale, pictures.thumbprints, hashes)
+            return calibrate.calibrated(found, len(graph), hashes[graph.images.first], pictures, copies.recall)
+
         return limits.chosen(
             self.job.settings.groups,
-            scales(graph.distance),
-            limits.sketch_of(digests.image_hashes(graph, names)),
+            scale,
+            limits.sketch_of(hashes),
             self.inputs.key,
             before,
             bool(getattr(self.job.arguments, "recalibrate", False)),
-            None,
+            calibrated if self.inputs.key is not None else None,
         )
 
     @property

@@ -200,7 +200,7 @@ class GroupsSettings(Section):
     1 (distance / sqrt(s_i s_j), where s is the distance of an image's 8th neighbour). ``auto`` chooses it on the
     collection itself."""
 
-    wide: Annotated[float, Field(ge=1, le=10)] = 1.5
+    wide: Annotated[float, Field(ge=1, le=10)] = 2.0
     """Every two images of a group of near-duplicates are within this many times the limit."""
 
     keep: Literal["largest", "first", "best"] = "largest"

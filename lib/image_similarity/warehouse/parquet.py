@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 COMPRESSION = "zstd"
-_DENSE = "embedding"
-"""A column of dense floats: a dictionary makes them larger and slower to read."""
+_DENSE = {"embedding": "embedding.list.element", "thumbprint": "thumbprint"}
+"""Columns whose values hardly ever repeat, and their paths in a file: a dictionary makes them larger and slower to
+read."""
 
 
 def spark_schema(table: str) -> "StructType":
@@ -39,12 +40,23 @@ def read_folders(spark: "SparkSession", folders: Sequence[str], schema: Any) -> 
     return spark.read.schema(schema).parquet(*map(escape_glob, folders))
 
 
+def in_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of ``schema``, in its types, of rows that another version of this project wrote. Columns that it did
+    not know are null.
+    """
+    columns: list[Any] = [
+        rows[column.name].cast(column.type) if column.name in rows.column_names else pa.nulls(len(rows), column.type)
+        for column in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
 def write_folder(folder: str, rows: "DataFrame", more: bool = False) -> None:
     """Writes ``rows`` to ``folder``, which must not exist; with ``more``, beside what is there."""
     writer = rows.write.mode("append" if more else "errorifexists")
-    writer = writer.option("compression", COMPRESSION).option(
-        f"parquet.enable.dictionary#{_DENSE}.list.element", "false"
-    )
+    writer = writer.option("compression", COMPRESSION)
+    for path in _DENSE.values():
+        writer = writer.option(f"parquet.enable.dictionary#{path}", "false")
     writer.parquet(folder)
 
 
@@ -65,7 +77,8 @@ def write_whole_file(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBat
 
 
 def _write(stream: Any, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
-    rows, dictionaries = 0, True if _DENSE not in schema.names else [name for name in schema.names if name != _DENSE]
+    # True where possible: a list would have to name the leaves of nested columns.
+    rows, dictionaries = 0, _DENSE.keys().isdisjoint(schema.names) or [n for n in schema.names if n not in _DENSE]
     with pq.ParquetWriter(stream, schema, compression=COMPRESSION, use_dictionary=dictionaries) as writer:
         for batch in batches:
             writer.write(batch)

@@ -15,7 +15,7 @@ def _schema(*columns: tuple[str, pa.DataType]) -> pa.Schema:
 
 
 _STRING, _LONG, _INT, _FLOAT, _DOUBLE = pa.string(), pa.int64(), pa.int32(), pa.float32(), pa.float64()
-_TIME, _BOOLEAN = pa.timestamp("us", tz="UTC"), pa.bool_()
+_TIME, _BOOLEAN, _BINARY = pa.timestamp("us", tz="UTC"), pa.bool_(), pa.binary()
 
 SCHEMAS: Mapping[str, pa.Schema] = {
     "manifest": _schema(
@@ -43,6 +43,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ("width", _INT),
         ("height", _INT),
         ("embedding", pa.list_(_FLOAT)),
+        ("thumbprint", _BINARY),
     ),
     "embeddings": _schema(
         ("image_id", _STRING),

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.storage import blobs, uris
 from image_similarity.storage.files import Files
 from image_similarity.storage.filesystems import OBJECT_STORES, files_of
+from image_similarity.warehouse.parquet import in_schema
 from image_similarity.warehouse.records import Record, from_row
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 
@@ -257,14 +258,5 @@ def _mapped(files: list[str], schema: pa.Schema) -> "ds.Dataset":
 def _in_memory(contents: Iterable[bytes], schema: pa.Schema) -> "ds.Dataset":
     import pyarrow.dataset as ds
 
-    def in_schema(read: pa.Table) -> pa.Table:
-        columns: list[Any] = [
-            read[column.name].cast(column.type)
-            if column.name in read.column_names
-            else pa.nulls(len(read), column.type)
-            for column in schema
-        ]
-        return pa.table(columns, schema=schema)
-
-    tables = [in_schema(pq.read_table(pa.BufferReader(content))) for content in contents]
+    tables = [in_schema(pq.read_table(pa.BufferReader(content)), schema) for content in contents]
     return ds.dataset(pa.concat_tables([schema.empty_table(), *tables]))

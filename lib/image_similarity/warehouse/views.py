@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from image_similarity.warehouse.schemas import SCHEMAS
 
-_EXTENDED = ("runs",)
+_EXTENDED = ("runs", "vectors")
 """Tables that gained columns after their first version. The columns are null where older files lack them."""
 
 _SQL_TYPES = {
@@ -16,6 +16,7 @@ _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.float32(): "FLOAT",
     pa.float64(): "DOUBLE",
+    pa.binary(): "BLOB",
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
     pa.list_(pa.float32()): "FLOAT[]",
     pa.map_(pa.string(), pa.string()): "MAP(VARCHAR, VARCHAR)",
@@ -23,7 +24,8 @@ _SQL_TYPES = {
 
 _EMBEDDINGS_VIEW = """\
 CREATE OR REPLACE VIEW embeddings AS
-SELECT e.image_id, e.fingerprint, e.fingerprint_key, e.content_sha256, e.source_version, v.width, v.height, v.embedding
+SELECT e.image_id, e.fingerprint, e.fingerprint_key, e.content_sha256, e.source_version,
+       v.width, v.height, v.embedding, v.thumbprint
 FROM ({snapshot}) AS e JOIN vectors AS v USING (content_sha256, fingerprint_key);
 """
 

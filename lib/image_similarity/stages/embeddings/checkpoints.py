@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from image_similarity.errors import JobFailed
+from image_similarity.imaging import thumbprint
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
 
@@ -46,6 +47,8 @@ class VectorSource:
     content_sha256: str
     width: int
     height: int
+    thumbprint: bytes
+    """32 x 32 pixels of grey, row by row, see `thumbprint.of`."""
     image_id: str
     source_version: str | None
 
@@ -73,7 +76,8 @@ class CheckpointWriter:
         self._sources += sources
         self._vectors.append(vectors)
         seconds_due = max(self._least_seconds, SHARE_AT_RISK * (time.time() - self._started))
-        is_large = len(self._sources) * vectors.shape[1] * vectors.itemsize >= BYTES_PER_FILE
+        bytes_each = vectors.shape[1] * vectors.itemsize + thumbprint.SIDE**2
+        is_large = len(self._sources) * bytes_each >= BYTES_PER_FILE
         if is_large or time.monotonic() - self._last >= seconds_due:
             self.write()
 
@@ -183,6 +187,7 @@ def _parquet(key: str, sources: Sequence[VectorSource], vectors: NDArray[np.floa
         "width": pa.array([source.width for source in sources], pa.int32()),
         "height": pa.array([source.height for source in sources], pa.int32()),
         "embedding": as_lists(vectors),
+        "thumbprint": pa.array([source.thumbprint for source in sources]),
         "image_id": pa.array([source.image_id for source in sources]),
         "source_version": pa.array([source.source_version for source in sources], pa.string()),
     }

@@ -181,6 +181,8 @@ class _Image:
     height: int = 0
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     """By the number of the fingerprint: the framed pixels, for those that still have to embed the image."""
+    thumbprints: dict[int, bytes] = field(default_factory=dict)
+    """By the number of the fingerprint: the thumbprint, for the same."""
     embedded_on: dict[int, str] = field(default_factory=dict)
     """By the number of the fingerprint: the device that embedded the image."""
     reason: str | None = None
@@ -268,6 +270,7 @@ class Embedder:
             framed = self._framed(content, [self._loaded[number].fingerprint.framing for number in needed])
         image.width, image.height = framed.width, framed.height
         image.pixels = dict(zip(needed, framed.squares))
+        image.thumbprints = {number: made.tobytes() for number, made in zip(needed, framed.thumbprints)}
 
     def _framed(self, content: bytes, framings: Sequence[Framing]) -> Framed:
         if self._isolated is not None:
@@ -301,7 +304,12 @@ class Embedder:
                 loaded.refused[content] = f"{int((~np.isfinite(vector)).sum())} of {len(vector)} values"
         sources = [
             VectorSource(
-                str(image.content_sha256), image.width, image.height, image.row.image_id, image.row.source_version
+                str(image.content_sha256),
+                image.width,
+                image.height,
+                image.thumbprints[number],
+                image.row.image_id,
+                image.row.source_version,
             )
             for image, is_finite in zip(waiting, finite)
             if is_finite

@@ -35,6 +35,7 @@ from image_similarity.stages.embeddings.outcomes import (
     Counts,
     Retry,
 )
+from image_similarity.warehouse.parquet import in_schema
 from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
 
 if TYPE_CHECKING:
@@ -324,7 +325,10 @@ def _table(name: str, fingerprint: Fingerprint, rows: Sequence[Row], outcomes: S
 
 
 def new_vectors(files: Sequence[str], published: frozenset[str]) -> Iterator[pa.Table]:
-    """Rows for ``vectors``: each content in the checkpoint ``files`` once, without those that are ``published``."""
+    """Rows for ``vectors``: each content in the checkpoint ``files`` once, without those that are ``published``.
+
+    Columns that an earlier version did not write are null.
+    """
     seen = set(published)
     for file in files:
         with pq.ParquetFile(file) as opened:
@@ -333,7 +337,7 @@ def new_vectors(files: Sequence[str], published: frozenset[str]) -> Iterator[pa.
                 new = sorted(place for content, place in first.items() if content not in seen)
                 seen.update(contents)
                 if new:
-                    yield pa.Table.from_batches([batch.take(pa.array(new))]).cast(SCHEMAS[VECTORS])
+                    yield in_schema(pa.Table.from_batches([batch.take(pa.array(new))]), SCHEMAS[VECTORS])
 
 
 def contents_of(files: Sequence[str]) -> set[str]:

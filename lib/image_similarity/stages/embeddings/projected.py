@@ -30,8 +30,6 @@ Batches = Iterator[pa.RecordBatch]
 MEAN = -1
 """The ``component`` of the row that holds the mean. The mean is subtracted before projecting."""
 
-_VECTORS = "content_sha256 string, fingerprint_key string, width int, height int, embedding array<float>"
-
 
 @dataclass(frozen=True)
 class Fitted:
@@ -103,7 +101,8 @@ def renamed(rows: DataFrame, name: str, key: str | None = None) -> DataFrame:
 def project(spark: SparkSession, base: DataFrame, fitted: Fitted) -> DataFrame:
     """Rows of ``vectors`` of the projected fingerprint, from ``base``, the rows of ``vectors`` of its base."""
     shared = spark.sparkContext.broadcast(fitted.projection)
-    return base.select(*SCHEMAS["vectors"].names).mapInArrow(_projecting(shared, fitted.key), _VECTORS)
+    rows = base.select(*SCHEMAS["vectors"].names)
+    return rows.mapInArrow(_projecting(shared, fitted.key), spark_schema("vectors"))
 
 
 def _projecting(projection: "Broadcast[Projection]", key: str) -> Callable[[Batches], Batches]:
@@ -123,6 +122,7 @@ def _batch(base: pa.RecordBatch, key: str, vectors: NDArray[np.float32]) -> pa.R
         "width": base["width"],
         "height": base["height"],
         "embedding": as_lists(vectors),
+        "thumbprint": base["thumbprint"],
     }
     return pa.RecordBatch.from_pydict(columns)
 

@@ -80,8 +80,17 @@ def of(
             components.node[rows], key, scale, saturated, graph.neighbour, graph.distance, metric, limits
         )
         order = np.argsort(components.priority[rows], kind="stable").astype(np.int32)
-        digests.append(hashlib.blake2b(hashed + order.tobytes(), digest_size=DIGEST_BYTES).digest())
+        own = _own_edges(components, number)
+        digests.append(hashlib.blake2b(hashed + order.tobytes() + own, digest_size=DIGEST_BYTES).digest())
     return np.frombuffer(b"".join(digests), _TYPE) if digests else np.empty(0, _TYPE)
+
+
+def _own_edges(components: Components, number: int) -> bytes:
+    """The edges of a component by places in it: pictures decide which of the listed pairs are edges."""
+    rows = slice(int(components.start[number]), int(components.start[number + 1]))
+    edges = components.edges[components.edge_rows(np.array([number]))]
+    places = np.searchsorted(components.node[rows], np.stack([edges.a, edges.b]))
+    return np.unique(places.astype(np.int32), axis=1).tobytes()
 
 
 def known(digest: Digests, previous: State | None) -> tuple[NDArray[np.bool_], pa.Table]:

@@ -27,7 +27,7 @@ from image_similarity.errors import JobFailed, WrongInput, listed
 from image_similarity.pages import site
 from image_similarity.stages.groups import attributes, keep
 from image_similarity.stages.groups.attributes import Columns
-from image_similarity.stages.groups.facts import facts
+from image_similarity.stages.groups.facts import facts, in_blocks
 from image_similarity.stages.groups.ordering import Ordered
 from image_similarity.storage import blobs, disk_space, uris
 from image_similarity.storage.files import Files
@@ -384,17 +384,25 @@ class _Rows:
     @classmethod
     def of(cls, lists: _Lists, published: Snapshot, scratch: Path) -> "_Rows":
         names, sample = set[str](), list[str]()
-        for batch in _images(lists, published, ["image_id", "attributes"]):
-            names.update(attributes.names_of(batch["attributes"]))
-            sample += batch["image_id"][::SAMPLED].to_pylist()
+
+        def ids() -> Iterator[pa.RecordBatch]:
+            for batch in _images(lists, published, ["image_id", "attributes"]):
+                names.update(attributes.names_of(batch["attributes"]))
+                sample.extend(batch["image_id"][::SAMPLED].to_pylist())
+                yield batch.select(["image_id"])
+
+        in_groups = lists.fates["image_id"].combine_chunks()
+        found = [pc.index_in(block["image_id"], value_set=in_groups) for block in in_blocks(ids(), len(in_groups))]
+        numbers = pc.fill_null(pa.chunked_array(found, pa.int32()), -1).to_numpy()
         step = ROWS_AT_ONCE // SAMPLED
         kept = Ordered(scratch / "kept", "image_id", sorted(sample)[step::step])
         listed = Ordered(scratch / "listed", "place", range(ROWS_AT_ONCE, len(lists.order), ROWS_AT_ONCE))
         place = np.full(len(lists.fates), -1, np.int64)
-        place[lists.order] = np.arange(len(place[lists.order]))
-        for batch in _images(lists, published, ["image_id", "uri", "attributes"]):
-            image = pc.index_in(batch["image_id"], value_set=lists.fates["image_id"].combine_chunks())
-            number = pc.fill_null(image, -1).to_numpy(zero_copy_only=False)
+        place[lists.order] = np.arange(len(lists.order))
+        first = 0
+        for batch in _images(lists, published, ["image_id", "uri", "attributes"]):  # in the same order again
+            number = numbers[first : first + len(batch)]
+            first += len(batch)
             kept.add(_kept_rows(lists, batch, number, np.append(place, -1)[number] >= 0))
             in_lists = pa.array(np.append(place, -1)[number])
             of_groups = pa.RecordBatch.from_arrays([in_lists, batch["attributes"]], names=["place", "attributes"])

@@ -1,11 +1,12 @@
 """What the tables tell of images in groups: where they are, and how large."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from image_similarity.stages.groups import keep
 from image_similarity.warehouse.snapshot import Snapshot
 
 FACTS = pa.schema(
@@ -48,6 +49,36 @@ def facts(published: Snapshot, fingerprint: str, ids: pa.Array) -> pa.Table:
     return pa.table([*columns, listed["size_bytes"], unchanged], schema=FACTS)
 
 
+def order(rule: str, published: Snapshot, fingerprint: str, ids: pa.Array) -> np.ndarray:
+    """The positions of ``ids``, (n,) int64, in the order in which ``rule`` would keep these images: `keep.order`.
+
+    Tables are read only if the rule needs them. Raises as `keep.order` and `facts` do.
+    """
+    keep.check(rule)
+    known = pa.table({"image_id": ids}) if rule == keep.FIRST else facts(published, fingerprint, ids)
+    return keep.order(rule, known)
+
+
+MOST_IN_BLOCK = 1 << 20
+
+
+def in_blocks(batches: Iterable[pa.RecordBatch], wanted: int) -> Iterator[pa.RecordBatch]:
+    """The rows of ``batches`` in fewer of them, to look up ``wanted`` ids in each.
+
+    Every look-up makes a hash table of all ids that are wanted. So a batch has half as many rows, if that is at most
+    `MOST_IN_BLOCK`.
+    """
+    waiting, rows = list[pa.RecordBatch](), 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += len(batch)
+        if rows >= min(wanted // 2, MOST_IN_BLOCK):
+            yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
+            waiting, rows = [], 0
+    if waiting:
+        yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
+
+
 class _Found:
     """Columns of a table for the rows that have one of ``ids``, as they are found batch by batch."""
 
@@ -59,7 +90,7 @@ class _Found:
 
     def look_up(self, batches: Iterable[pa.RecordBatch], key: str) -> None:
         """Keeps the rows whose column ``key`` has one of the ids. Of several the last one counts."""
-        for batch in batches:
+        for batch in in_blocks(batches, len(self.ids)):
             index = pc.index_in(batch[key], value_set=self.ids)
             batch, index = batch.filter(index.is_valid()), index.drop_null().to_numpy()
             self._place[index] = self._rows + np.arange(len(index))

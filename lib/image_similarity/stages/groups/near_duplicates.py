@@ -15,6 +15,7 @@ from image_similarity.knn.distances import METRICS, Indices, Values
 from image_similarity.reporting import note
 from image_similarity.stages.groups import digests
 from image_similarity.stages.groups.blocks import FOUND, Block, Components, block_of, cut
+from image_similarity.stages.groups.confirm import Confirmed
 from image_similarity.stages.groups.digests import State
 from image_similarity.stages.groups.graph import Graph, Names
 from image_similarity.stages.groups.ranks import Order, Ranks, ranked
@@ -37,14 +38,25 @@ class Links:
     """Saturated nodes whose vectors were too many: pairs that no list holds are missing among them."""
 
 
-def links(graph: Graph, source: Source, metric: str, limits: Limits, dimensions: int, most_bytes: int) -> Links:
-    """The pairs within ``limits``: those of lists, and those that lists full of copies are too short for.
+def links(
+    graph: Graph,
+    source: Source,
+    metric: str,
+    limits: Limits,
+    scale: Values,
+    pairs: Confirmed,
+    dimensions: int,
+    most_bytes: int,
+) -> Links:
+    """The near-duplicates: the confirmed ``pairs`` of lists, and those that lists full of copies are too short for.
 
-    ``dimensions``: of a vector. ``most_bytes``: memory for vectors in this process.
+    ``scale``: of all nodes. ``dimensions``: of a vector. ``most_bytes``: memory for vectors in this process.
     """
-    scale = near_duplicates.scales(graph.distance)
-    edges = near_duplicates.edges(graph.neighbour, graph.distance, scale, limits)
+    edges = pairs.edges
     saturated = near_duplicates.saturated(graph.distance, limits)
+    # What no list holds is not confirmed. So it is trusted only where no picture speaks against what lists hold.
+    is_strict = pairs.refuted.distance <= limits.strict
+    saturated[pairs.refuted.a[is_strict]] = saturated[pairs.refuted.b[is_strict]] = False
     # A node without a list has no vector that could be compared.
     saturated &= graph.neighbour[:, 0] >= 0 if graph.neighbour.shape[1] else False
     node = np.nonzero(saturated)[0]

@@ -1,0 +1,126 @@
+"""The limit of near-duplicates, chosen on the collection itself, and what it finds of copies that were made for it.
+
+The risk of a limit is that strangers pass for copies. Whether a pair that passes is one of strangers nobody knows. But
+pairs that *nearly* pass are known: their pictures disagree by up to three times what is allowed. The share of strangers
+whose pictures disagree by less than x falls as a power of x, so pairs that nearly pass tell how many pass by chance.
+Copies must not be taken for strangers: of images that have a copy, and of these alone, nothing is counted. So the limit
+is about the same whether a collection holds no copies or many.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_similarity.grouping import confirmation
+from image_similarity.knn.distances import Indices, Values
+
+PRECISION = 0.98
+"""The share of pairs that must be copies, of all that pass."""
+COPIES = 0.05
+"""Copies for each image in the collection for which `PRECISION` must hold. In one with more copies it is higher."""
+
+_EXPONENT = 1.5
+"""Of the power by which strangers become fewer as their pictures disagree less. It was 1.9 to 3.4 for paintings and
+photographs; a lower one expects more strangers to pass."""
+_NEARLY = 3.0
+"""Times the allowed disagreement: pairs below it nearly pass."""
+_FIRST, _CAUTION = 0.7, 2.0
+"""An image has a copy if a pair passes this limit with this much more disagreement than is allowed."""
+LEAST, MOST = 0.3, 1.0
+_STEP = 0.02
+_FEWEST = 50
+"""Images without a copy; of fewer nothing is learnt."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A limit, and what it was chosen on."""
+
+    limit: float
+    strangers: int
+    """Images without a copy, whose pairs were looked at."""
+    near_misses: int
+    """Pairs of these within the limit that nearly pass."""
+    expected: float
+    """Pairs of strangers that are expected to pass, for each image."""
+
+    @property
+    def precision(self) -> float:
+        """What is expected in a collection with `COPIES` for each image."""
+        return COPIES / (COPIES + self.expected)
+
+
+def choose(
+    a: NDArray[np.integer], b: NDArray[np.integer], scaled: Values, disagreement: Values, images: int
+) -> Choice | None:
+    """The greatest limit with the precision asked for; None if too few of the ``images`` have no copy.
+
+    ``a``, ``b``: (m,) pairs of images that are listed as neighbours, each once; ``scaled``: their distances on the
+    local scale; ``disagreement``: see `agreement`, of those with ``scaled`` up to 1.
+    """
+    copies = disagreement <= _CAUTION * confirmation.allowed(scaled / np.float32(_FIRST))
+    alone = np.ones(images, dtype=np.bool_)
+    alone[a[copies]] = alone[b[copies]] = False
+    strangers = int(alone.sum())
+    if strangers < _FEWEST:
+        return None
+    looked_at = alone[a] & alone[b] & (scaled <= MOST)
+    scaled, disagreement = scaled[looked_at], disagreement[looked_at]
+    passing_of_near = 1 / (_NEARLY**_EXPONENT - 1)
+    best = None
+    for limit in np.round(np.arange(LEAST, MOST + _STEP / 2, _STEP), 2):
+        within = scaled <= limit
+        nearly = int((disagreement[within] <= _NEARLY * confirmation.allowed(scaled[within] / limit)).sum())
+        choice = Choice(float(limit), strangers, nearly, nearly * passing_of_near / strangers)
+        if best is None or choice.precision >= PRECISION:
+            best = choice
+    return best
+
+
+@dataclass(frozen=True)
+class Found:
+    """How many of the copies of one kind were found."""
+
+    kind: str
+    made: int
+    found: int
+
+    @property
+    def recall(self) -> float:
+        return self.found / self.made
+
+
+def recall_by_kind(
+    kinds: Sequence[str], distance: Values, scale: Values, own_scale: Values, disagreement: Values, limit: float
+) -> list[Found]:
+    """How many copies would be joined to their originals, for each kind in the order of first appearance.
+
+    All (m,): the ``kinds`` of the copies, their ``distance`` to their originals, the local ``scale`` of the originals
+    and ``own_scale`` of the copies (the distance of the 8th neighbour in the collection), and their ``disagreement``.
+    """
+    scaled = distance / np.sqrt(np.maximum(scale.astype(np.float64) * own_scale, np.finfo(np.float64).tiny))
+    passes = disagreement <= confirmation.allowed((scaled / limit).astype(np.float32))
+    by_kind: dict[str, list[bool]] = {}
+    for kind, joined in zip(kinds, passes.tolist()):
+        by_kind.setdefault(kind, []).append(joined)
+    return [Found(kind, len(joined), sum(joined)) for kind, joined in by_kind.items()]
+
+
+def record(choice: Choice, found: Sequence[Found]) -> Mapping[str, Any]:
+    """For ``runs.settings``."""
+    return {
+        "precision": round(choice.precision, 4),
+        "asked_precision": PRECISION,
+        "copies_for_each_image": COPIES,
+        "strangers": choice.strangers,
+        "near_misses": choice.near_misses,
+        "recall": {of.kind: [of.found, of.made] for of in found},
+    }
+
+
+def sample(count: int, of: int, hashes: NDArray[np.uint64]) -> Indices:
+    """The positions of ``count`` of ``of`` images, the least by their ``hashes`` (of,): the same in every order."""
+    return np.sort(np.argsort(hashes, kind="stable")[: min(count, of)])

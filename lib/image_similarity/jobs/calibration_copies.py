@@ -1,0 +1,128 @@
+"""Copies made for a calibration: the job finds originals and the fingerprint, workers edit and embed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_similarity.grouping import calibration
+from image_similarity.grouping.calibration import Found
+from image_similarity.jobs import embed_images, embedding_runners
+from image_similarity.jobs.group_sources import Inputs
+from image_similarity.jobs.job import Job
+from image_similarity.knn.distances import Values
+from image_similarity.reporting import note
+from image_similarity.runtime.session import local_cores
+from image_similarity.settings import PcaSettings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from image_similarity.fingerprints.spec import FingerprintSpec
+    from image_similarity.stages.groups.graph import Graph
+    from image_similarity.stages.groups.thumbprints import Thumbprints
+    from image_similarity.stages.groups.vectors import Batches
+
+_SEED = 20
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What a limit finds of edited copies of some images of the collection."""
+
+    job: Job
+    inputs: Inputs
+    graph: "Graph"
+    scale: Values
+    thumbprints: "Thumbprints"
+    hashes: NDArray[np.uint64]
+    """(m,) one for each image, by which the originals are drawn."""
+
+    def recall(self, limit: float) -> Sequence[Found]:
+        """By kind of copy; none, with a note, where no copies can be embedded as the collection was."""
+        from image_similarity.stages.groups import copies
+
+        fingerprint = self._fingerprint()
+        if fingerprint is None:
+            return []
+        job, (spec, file) = self.job, fingerprint
+        images = self.graph.images
+        originals, count = copies.planned(images.nodes)
+        drawn = calibration.sample(originals, images.nodes, self.hashes[images.first])
+        job.say(
+            f"group_images {job.slot}: {count:,} copies of {originals:,} images are made and embedded, to learn what "
+            "the limit finds",
+            event="note",
+        )
+        uris = self._uris(images.ids.take(images.first[drawn]))
+        with job.step("embed copies"):
+            made = copies.made(
+                embedding_runners.prepare_workers(job.settings, [self.inputs.settings.fingerprint]),
+                copies.originals_of(uris, count, _SEED),
+                spec,
+                file,
+                job.settings.embeddings,
+                job.settings.http,
+                local_cores(job.session),
+            )
+        if made is None:
+            note("no image could be read again, so that it is not known what the limit finds")
+            return []
+        return copies.recall(
+            made,
+            self._vectors_of(drawn),
+            self.thumbprints.pixels[drawn],
+            self.scale[drawn],
+            self._vectors(),
+            self.inputs.settings.metric,
+            limit,
+        )
+
+    def _fingerprint(self) -> "tuple[FingerprintSpec, str | None] | None":
+        """What embeds, and its file. None, with a note, unless it is what embedded the collection."""
+        name, application = self.inputs.settings.fingerprint, self.job.application
+        declared = application.settings.fingerprints.get(name)
+        if declared is None or isinstance(declared, PcaSettings):
+            note(f"what the limit finds is not measured: {name} is {_why(declared)}")
+            return None
+        prepared = embed_images.prepared(application, name)
+        if prepared.spec.key != self.inputs.key:
+            note(f"what the limit finds is not measured: {name} was declared in another way when images were embedded")
+            return None
+        return prepared.spec, str(prepared.file) if prepared.file else None
+
+    def _uris(self, ids: "pa.Array") -> list[str | None]:
+        """Of images, by the manifest as it is published now."""
+        import pyarrow.dataset as ds
+
+        rows = self.job.base_snapshot.dataset("manifest").to_table(
+            columns=["image_id", "uri"], filter=ds.field("image_id").isin(ids.cast("string"))
+        )
+        known = dict(zip(rows["image_id"].to_pylist(), rows["uri"].to_pylist()))
+        return [known.get(image_id) for image_id in ids.to_pylist()]
+
+    def _vectors_of(self, node: NDArray[np.int64]) -> Values:
+        from image_similarity.stages.groups import vectors
+
+        return vectors.Here(self._stored()).of(self.graph.images, node)
+
+    def _vectors(self) -> Iterator[Values]:
+        """Those of all nodes, part by part."""
+        from image_similarity.stages.groups import vectors
+
+        find = vectors.finder(self.graph.images, np.arange(self.graph.images.nodes))
+        for batch in self._stored()():
+            wanted = find(batch.column(0)) >= 0
+            if wanted.any():
+                yield vectors.as_values(batch.column(1).filter(wanted))
+
+    def _stored(self) -> "Batches":
+        from image_similarity.stages.groups import vectors
+
+        return vectors.stored(self.job.base_snapshot, self.inputs.key or "")
+
+
+def _why(declared: object) -> str:
+    return "not declared here" if declared is None else "made of vectors, not of pictures"
