@@ -94,16 +94,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="groups-") as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         if "copies" in arguments.only:
-            for share in arguments.shares:
-                copies(arguments, folder / f"copies-{share:g}", share)
+            for share in sorted(arguments.shares, reverse=True):  # so that nothing is embedded twice
+                copies(arguments, folder / "copies", share)
         if "chain" in arguments.only:
             chain(arguments, folder / "chain")
 
 
 def copies(arguments: argparse.Namespace, folder: Path, share: float) -> None:
-    collection = collections.edited(arguments.data.resolve(), folder / "pictures", share)
+    collection = collections.edited(arguments.data.resolve(), folder / f"pictures-{share:g}", share)
     truth = Truth.of(collection)
-    embed(arguments, folder, collection)
+    group(arguments, folder, collection)
     answers = []
     for fingerprint in arguments.fingerprints:
         answers += ours(folder, truth, fingerprint)
@@ -115,17 +115,18 @@ def copies(arguments: argparse.Namespace, folder: Path, share: float) -> None:
         table_of_edits(answers)
     for answer in answers:
         if answer.method == "ours":
-            false_pairs(folder, truth, answer)
+            false_pairs(folder, folder / f"false-pairs-{share:g}-{answer.fingerprint}.csv", truth, answer)
 
 
-def embed(arguments: argparse.Namespace, folder: Path, collection: Collection) -> None:
+def group(arguments: argparse.Namespace, folder: Path, collection: Collection) -> None:
+    """From pictures to published groups, with a limit that is chosen on these pictures."""
     (folder / "fingerprints.toml").write_text(DECLARED.format(weights=arguments.data.resolve() / "weights"))
     job(folder, "build_manifest", "--images", str(collection.folder))
     names = [text for fingerprint in arguments.fingerprints for text in ("--fingerprint", fingerprint)]
     job(folder, "embed_images", *names)
     for fingerprint in arguments.fingerprints:
         job(folder, "find_neighbours", "--fingerprint", fingerprint, "--dissimilar", "0")
-        job(folder, "group_images", "--fingerprint", fingerprint)
+        job(folder, "group_images", "--fingerprint", fingerprint, "--recalibrate")
 
 
 def job(folder: Path, name: str, *options: str) -> None:
@@ -183,29 +184,39 @@ def limit_text(settings: dict[str, Any]) -> str:
 
 
 def imagededup(arguments: argparse.Namespace, folder: Path, truth: Truth) -> list[Answer]:
+    """Its pairs of the largest collection: among the images of a smaller one it finds the same."""
     python = arguments.imagededup or (sys.executable if importlib.util.find_spec("imagededup") else None)
     if python is None:
         print("imagededup is not installed, and left out", file=sys.stderr)
         return []
-    if not (folder / "imagededup" / "cnn.npz").exists():  # written last
+    out = folder / "imagededup"
+    if not (out / "cnn.npz").exists():  # written last
+        pictures = folder / f"pictures-{max(arguments.shares):g}"
         program = Path(__file__).parent / "imagededup_pairs.py"
         weights = arguments.data.resolve() / "weights/efficientnet-lite0-imagenet.pt2"
-        pairs = [python, str(program), str(folder / "pictures"), str(folder / "imagededup"), str(weights)]
-        finished = subprocess.run(pairs, capture_output=True, text=True)
+        command_line = [python, str(program), str(pictures), str(out), str(weights)]
+        finished = subprocess.run(command_line, capture_output=True, text=True)
         if finished.returncode:
             raise SystemExit(f"imagededup failed:\n{finished.stderr[-2000:]}")
     answers = []
     for method, fingerprint in (("phash", "pHash"), ("cnn", "efficientnet-lite0")):
-        with np.load(folder / "imagededup" / f"{method}.npz") as file:
-            about = json.loads(str(file["about"]))
-            assert about["images"] == truth.images, "it has read every image"
-            found = {name.removeprefix("pairs "): file[name] for name in file.files if name != "about"}
+        default, found = pairs_by_threshold(out / f"{method}.npz", truth.images)
         scores = {threshold: scores_of_pairs(truth, some) for threshold, some in found.items()}
         best = max(scores, key=lambda threshold: scores[threshold].f1 if scores[threshold].pairs else -1.0)
-        default = str(about["default"])
         answers.append(Answer(fingerprint, "imagededup, default", default, scores[default]))
         answers.append(Answer(fingerprint, "imagededup, oracle", best, scores[best]))
     return answers
+
+
+def pairs_by_threshold(file: Path, images: list[str]) -> tuple[str, dict[str, Pairs]]:
+    """The default threshold, and of each threshold the pairs among ``images``, as their numbers."""
+    number = {image: place for place, image in enumerate(images)}
+    with np.load(file) as arrays:
+        about = json.loads(str(arrays["about"]))
+        here = np.array([number.get(image, -1) for image in about["images"]])
+        assert set(number) <= set(about["images"]), "it has read every image"
+        found = {name.removeprefix("pairs "): here[arrays[name]] for name in arrays.files if name != "about"}
+    return str(about["default"]), {threshold: pairs[(pairs >= 0).all(axis=1)] for threshold, pairs in found.items()}
 
 
 def scores_of_pairs(truth: Truth, pairs: Pairs) -> Scores:
@@ -242,13 +253,13 @@ def number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
-def false_pairs(folder: Path, truth: Truth, answer: Answer) -> None:
+def false_pairs(folder: Path, to: Path, truth: Truth, answer: Answer) -> None:
     """Writes all, prints some."""
     images, vectors = Published(folder / "warehouse").vectors(answer.fingerprint)
     unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     rows = [(1 - float(unit[a] @ unit[b]), images[a], images[b]) for a, b in answer.scores.false_pairs.tolist()]
     rows.sort()
-    with open(folder / f"false-pairs-{answer.fingerprint}.csv", "w", newline="") as file:
+    with open(to, "w", newline="") as file:
         csv.writer(file).writerows([("distance", "image", "other"), *rows])
     between = [row for row in rows if not any(image.startswith("copies/") for image in row[1:])]
     print(f"\n{answer.fingerprint}: {len(rows)} pairs counted as false, {len(between)} of them between originals\n")
@@ -259,7 +270,7 @@ def false_pairs(folder: Path, truth: Truth, answer: Answer) -> None:
 def chain(arguments: argparse.Namespace, folder: Path) -> None:
     collection = collections.chain(folder / "pictures")
     truth = Truth.of(collection)
-    embed(arguments, folder, collection)
+    group(arguments, folder, collection)
     print(f"\n## A chain of {len(truth.images):,} pictures\n")
     print(
         "| fingerprint | next to each other | first and last | limit | groups | images in groups | largest group |",

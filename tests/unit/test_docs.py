@@ -236,7 +236,8 @@ def test_every_setting_exists() -> None:
     sections = _sections()
     told = set(
         re.findall(
-            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|webp|parquet)([a-z_]+)\b(?![.(/])", FENCED.sub("", ALL)
+            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|webp|parquet)([a-z_]+)\b(?![.(/])",
+            FENCED.sub("", ALL),
         )
     )
     unknown = [f"{section}.{key}" for section, key in told if key not in sections[section].model_fields]
