@@ -23,6 +23,13 @@ MOST_EDITS = 6
 
 SEED = 20
 BRIDGE = "bridge/"
+SAME_PAINTING = (
+    ("art-nouveau-modern/2676.jpg", "symbolism/2239.jpg"),
+    ("expressionism/45.jpg", "post-impressionism/41.jpg"),
+    ("baroque/727.jpg", "baroque/732.jpg"),
+)
+"""Paintings that are there twice, in files of different bytes. No list of the collection has them: they were seen among
+the pairs that were counted as false."""
 _WORDS = ("photo: archive", "No. 417", "sale ends sunday", "(c) museum 1998", "look at this!", "plate XII, detail")
 Pixels = NDArray[np.float32]
 Rng = np.random.Generator
@@ -174,6 +181,8 @@ def edited(data: Path, folder: Path, share: float) -> Collection:
     originals |= {f"photographs/{file.name}": file for file in photographs}
     contents = {image: copied(file, folder / image) for image, file in originals.items()}
     truth = dict(contents)  # files of the same bytes show the same
+    for one, other in SAME_PAINTING:
+        truth[f"paintings/{other}"] = truth[f"paintings/{one}"]
     edits = {}
     copies = planned(list(originals), len(paintings))
     wanted = round(share / (1 - share) * len(originals))

@@ -4,9 +4,9 @@
     [--fingerprints squeezenet efficientnet-lite0 colour-histogram] [--imagededup PYTHON] [--only copies chain]
 
 ``copies``: 1,460 paintings and 50 photographs, and edited copies of some of them, as many as are ``--shares`` of all
-images (`group_collections`). What belongs together is an original and its copies, and files of the same bytes. Some
-paintings may be there twice without anybody having said so: pairs that are counted as false are listed with their files
-(all of them in --folder), to be looked at.
+images (`group_collections`). What belongs together is an original and its copies, files of the same bytes, and three
+pairs of paintings that are there twice. More may be: pairs that are counted as false are listed with their files (all
+of them in --folder), to be looked at.
 
 - ours: the jobs, as commands, with the limit that group_images chooses by itself; copies are edited here by other code
   than the one by which it chooses.
