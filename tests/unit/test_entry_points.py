@@ -12,6 +12,7 @@ from image_similarity.jobs import command_line
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = (
     "__init__",
+    "calibration_copies",
     "command_line",
     "declaration",
     "early",

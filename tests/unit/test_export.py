@@ -18,7 +18,7 @@ import pytest
 import s3_server
 from image_similarity.errors import WrongInput
 from image_similarity.settings import ManifestSettings
-from image_similarity.stages.groups import attributes, export
+from image_similarity.stages.groups import attributes, export, facts, keep
 from image_similarity.stages.groups.export import Written
 from image_similarity.stages.manifest import lists
 from image_similarity.storage import blobs
@@ -416,10 +416,11 @@ def test_a_store_has_it_too(collection: Collection, tmp_path: Path, bucket: str)
 
 # -- the recipe of docs/cleaning.md ------------------------------------------------------------------------------------
 
+PAGE = Path(__file__).parents[2] / "docs" / "cleaning.md"
+
 
 def recipes() -> list[str]:
-    page = Path(__file__).parents[2] / "docs" / "cleaning.md"
-    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def test_the_recipe_moves_files_and_back(tmp_path: Path) -> None:
@@ -459,3 +460,36 @@ def test_the_recipe_moves_files_and_back(tmp_path: Path) -> None:
         assert moved == {pictures / name for name in names[:5]}
     run(back)
     assert {path: path.read_text() for path in pictures.rglob("*.jpg")} == before
+
+
+def test_what_else_the_page_shows_runs(collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    collection.write(tmp_path / "lists")
+    monkeypatch.chdir(tmp_path / "lists")
+    for program in recipes()[2:]:
+        exec(program, {})
+    assert ids(tmp_path / "lists" / "identical.csv") == ["y.jpg"]
+    [query] = re.findall(r"^```sql\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert duckdb.sql(query).fetchall() == [("near", 4, 1900 + 1800 + 1700), ("copies", 2, 1500)]
+
+
+def test_every_column_is_on_the_page() -> None:
+    """With the rules, the files and the names that the code has."""
+    told = set(re.findall(r"`([a-z_.]+)`", PAGE.read_text(encoding="utf-8")))
+    assert {*export._KEPT.names, *export._REMOVED.names, "action", "position", *keep.RULES, *FILES} <= told
+    assert f"more than {attributes.MOST_COLUMNS} different names" in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_order_by_a_rule_reads_what_it_needs(collection: Collection, tmp_path: Path) -> None:
+    collection.manifest[2]["size_bytes"] = None
+    collection.write(tmp_path / "lists")
+    ids = pa.array(["gone.jpg", "s.jpg", "c.jpg", "a.jpg"])
+    published = open_snapshot(str(tmp_path / "warehouse"))
+    assert facts.order("largest", published, "f", ids).tolist() == [3, 2, 1, 0]
+    assert facts.order("first", open_snapshot(str(tmp_path / "none")), "f", ids).tolist() == [3, 2, 0, 1]
+    known = facts.facts(published, "f", ids).to_pylist()
+    assert known[0] == {**dict.fromkeys(facts.FACTS.names), "image_id": "gone.jpg", "unchanged": False}
+    assert known[2] == {
+        **{"image_id": "c.jpg", "uri": "/pictures/c.jpg", "width": 18, "height": 2, "size_bytes": None},
+        "unchanged": True,
+    }

@@ -74,6 +74,18 @@ def test_runs_and_tables(warehouse: Path, remote: bool) -> None:
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["local", "hadoop"])
+def test_batches_are_the_rows_of_the_table(warehouse: Path, remote: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_similarity.warehouse.snapshot.BATCH_ROWS", 2)
+    old = pa.table({"image_id": [f"i{number}" for number in range(5)]})
+    pq.write_table(old, warehouse / "neighbours" / "run_id=r1" / "q.zstd.parquet")
+    snapshot = open_snapshot(f"hdfs://host{warehouse}", Remote()) if remote else open_snapshot(str(warehouse))
+    batches = list(snapshot.batches("neighbours", None, ["image_id", "distance"]))
+    assert pa.Table.from_batches(batches) == snapshot.table("neighbours", columns=["image_id", "distance"])
+    assert max(map(len, batches)) == 2 and sum(map(len, batches)) == 7
+    assert list(snapshot.batches("manifest", "", ["image_id"])) == []
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "hadoop"])
 def test_columns_that_old_files_lack_are_null(warehouse: Path, remote: bool) -> None:
     columns = [name for name in SCHEMAS["runs"].names if name not in ("stages", "outputs")]
     old = {**dict.fromkeys(columns), "run_id": "r1", "inputs": "{}", "settings": "{}"}

@@ -59,8 +59,19 @@ def disagreement(
 @compiled()
 def _disagreements(pictures, a, b, tried, found):  # type: ignore[no-untyped-def]
     for i in range(len(a)):
-        first, second = min(a[i], b[i]), max(a[i], b[i])
+        first, second = a[i], b[i]
+        if _is_before(pictures[second], pictures[first]):  # so that the order, which is one of names, does not matter
+            first, second = second, first
         found[i] = _disagreement(pictures[first].astype(np.float64), pictures[second].astype(np.float64), tried)
+
+
+@compiled()
+def _is_before(x, y):  # type: ignore[no-untyped-def]
+    for i in range(SIDE):
+        for j in range(SIDE):
+            if x[i, j] != y[i, j]:
+                return x[i, j] < y[i, j]
+    return False
 
 
 @compiled()

@@ -29,7 +29,7 @@ _NEARLY = 3.0
 """Times the allowed disagreement: pairs below it nearly pass."""
 _FIRST, _CAUTION = 0.7, 2.0
 """An image has a copy if a pair passes this limit with this much more disagreement than is allowed."""
-LEAST, MOST = 0.3, 1.0
+LEAST, MOST = 0.3, 0.85
 _STEP = 0.02
 _FEWEST = 50
 """Images without a copy; of fewer nothing is learnt."""

@@ -182,7 +182,7 @@ def _accepted(component: Component, row: Indices, limits: Limits) -> Indices:
         for first in range(0, len(kept), _TILE_ROWS):
             before = kept[first : first + _TILE_ROWS]
             between = distances.block(metric, vectors[places], vectors[before]).view(np.float32)
-            limit = limits.wide * limits.of_pairs(scale[places][:, None], scale[before][None, :])
+            limit = limits.wider_of_pairs(scale[places][:, None], scale[before][None, :])
             places = places[(between <= limit).all(axis=1)]
         between = matrix(metric, vectors[places])
         kept = np.append(kept, places[stars.accepted(between, scale[places], limits)])

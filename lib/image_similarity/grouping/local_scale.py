@@ -29,7 +29,8 @@ class Limits:
 
     ``scaled``: in (0, 1]. Above 1 lists of neighbours could miss pairs. At 1 they can miss pairs that are exactly as
     far as the last neighbours of both. ``strict``: a raw distance, 0 or more. ``wide``: 1 or more; every pair of a
-    group is within ``wide`` times its limit.
+    group is within ``wide`` times its limit, or ``wide`` times ``least`` if that is more. ``least``: a raw distance, 0 or
+    more: lists full of copies have a small scale, at which copies of copies would be too far from one another.
 
     Raises ValueError for other values.
     """
@@ -37,18 +38,26 @@ class Limits:
     scaled: float
     strict: float
     wide: float
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scaled <= 1:
             raise ValueError(f"the limit on the local scale must be above 0 and at most 1, not {self.scaled}")
         if not 0 <= self.strict < np.inf:
             raise ValueError(f"the strict limit must be a distance, 0 or more, not {self.strict}")
+        if not 0 <= self.least < np.inf:
+            raise ValueError(f"the least limit must be a distance, 0 or more, not {self.least}")
         if not 1 <= self.wide < np.inf:
             raise ValueError(f"the wider limit must be a factor of 1 or more, not {self.wide}")
 
     def of_pairs(self, scale_a: Values, scale_b: Values) -> Reals:
         """The raw limits of pairs, float64, from the scales of both."""
         limit: Reals = np.maximum(self.scaled * np.sqrt(scale_a.astype(np.float64) * scale_b), self.strict)
+        return limit
+
+    def wider_of_pairs(self, scale_a: Values, scale_b: Values) -> Reals:
+        """The raw distances within which the pairs of a group are, float64."""
+        limit: Reals = self.wide * np.maximum(self.of_pairs(scale_a, scale_b), self.least)
         return limit
 
 
@@ -79,6 +88,12 @@ def strict_limit(scaled: float, scale: Values) -> float:
     """
     known = scale[scale > 0]
     return scaled * float(np.quantile(known, _STRICT_QUANTILE, method="lower")) if len(known) else 0.0
+
+
+def least_limit(scaled: float, scale: Values) -> float:
+    """``least`` for a limit ``scaled``: ``scaled`` times the median of the scales. 0 if no node has a scale."""
+    known = scale[scale > 0]
+    return scaled * float(np.quantile(known, 0.5, method="lower")) if len(known) else 0.0
 
 
 def saturated(distance: Values, limits: Limits) -> NDArray[np.bool_]:

@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 
 from image_similarity.grouping import components, large, stars
 from image_similarity.grouping.components import Nodes
-from image_similarity.grouping.local_scale import Limits, saturated, scales, strict_limit
+from image_similarity.grouping.local_scale import Limits, least_limit, saturated, scales, strict_limit
 from image_similarity.grouping.matrices import SINGLE_PAIRS, matrices, matrix
 from image_similarity.grouping.stars import Stars
 from image_similarity.knn import range_search
+from image_similarity.knn.all_pairs import one_core
 from image_similarity.knn.compiled import compiled
 from image_similarity.knn.distances import Indices, Metric, Values, Vectors
+from image_similarity.knn.scoring import FLOAT32
+from image_similarity.knn.threads import in_threads
 
-__all__ = ["Edges", "Groups", "Limits", "Part", "edges", "grouped", "saturated", "scales", "strict_limit"]
+__all__ = ["Edges", "Groups", "Limits", "Part", "edges", "grouped", "least_limit", "saturated", "scales", "strict_limit"]
 
 MATRIX_ROWS = 1024
 """Components of more distinct vectors are not compared all with all."""
@@ -132,7 +135,7 @@ def _edges(neighbour, distance, scale, scaled, strict, place, a, b, length):  # 
             place[i] += 1
 
 
-def grouped(part: Part, metric: Metric, limits: Limits) -> Groups:
+def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Groups:
     """The groups of near-duplicates among the nodes of ``part``: see `stars`.
 
     Near-duplicates are the pairs of ``part.edges``, and those of two saturated nodes within ``strict``. Within a star,
@@ -149,14 +152,19 @@ def grouped(part: Part, metric: Metric, limits: Limits) -> Groups:
     of_edge = label[a]
     by_component = np.argsort(of_edge, kind="stable")
     starts = np.searchsorted(of_edge[by_component], np.arange(len(size) + 1))
-    for component in np.nonzero(size > SINGLE_PAIRS)[0]:
-        inside = by_component[starts[component] : starts[component + 1]]
+
+    def of_medium(component: int) -> Stars:
         members = rows[first[component] : first[component + 1]]
-        if len(members) <= MATRIX_ROWS:
-            own_a, own_b = (np.searchsorted(members, of[inside]) for of in (a, b))
-            found.append(_of_matrix(part, metric, limits, members, np.ones_like(members), own_a, own_b))
-        else:
-            found.append(_of_many(part, metric, limits, members, a[inside], b[inside], part.edges.distance[inside]))
+        inside = by_component[starts[component] : starts[component + 1]]
+        own_a, own_b = (np.searchsorted(members, of[inside]) for of in (a, b))
+        return _of_matrix(part, metric, limits, members, np.ones_like(members), own_a, own_b)
+
+    with one_core(FLOAT32):  # small products in many threads take ten times as long
+        found.extend(in_threads(threads, of_medium, np.nonzero((size > SINGLE_PAIRS) & (size <= MATRIX_ROWS))[0]))
+    for component in np.nonzero(size > MATRIX_ROWS)[0]:
+        members = rows[first[component] : first[component + 1]]
+        inside = by_component[starts[component] : starts[component + 1]]
+        found.append(_of_many(part, metric, limits, members, a[inside], b[inside], part.edges.distance[inside]))
     return _summarised(part, stars.joined(found))
 
 

@@ -57,7 +57,7 @@ def of(
     n = len(scale)
     row, reach, size = np.empty(n, np.int64), np.empty(n, np.float32), np.empty(n, np.int64)
     link, widest = np.empty(n, np.float32), np.empty(n, np.float32)
-    values = limits.scaled, limits.strict, limits.wide
+    values = limits.scaled, limits.strict, limits.wide, limits.least
     members, groups = _stars(distance, near, first, scale, weight, *values, row, reach, size, link, widest)
     return Stars(row[:members], reach[:members], size[:groups], link[:groups], widest[:groups])
 
@@ -67,7 +67,7 @@ def accepted(distance: Values, scale: Values, limits: Limits) -> Indices:
     that are within the wider limit of all before.
     """
     order = np.arange(len(distance))
-    return _accepted(distance, scale, order, limits.scaled, limits.strict, limits.wide)  # type: ignore[no-any-return]
+    return _accepted(distance, scale, order, limits.scaled, limits.strict, limits.wide, limits.least)  # type: ignore[no-any-return]
 
 
 def widths(distance: Values) -> tuple[float, float]:
@@ -77,7 +77,7 @@ def widths(distance: Values) -> tuple[float, float]:
 
 
 @compiled()
-def _stars(distance, near, first, scale, weight, scaled, strict, wide, row, reach, size, link, widest):  # type: ignore[no-untyped-def]
+def _stars(distance, near, first, scale, weight, scaled, strict, wide, least, row, reach, size, link, widest):  # type: ignore[no-untyped-def]
     members, groups, begin = 0, 0, 0
     for component in range(len(first) - 1):
         start, m = first[component], first[component + 1] - first[component]
@@ -100,7 +100,7 @@ def _stars(distance, near, first, scale, weight, scaled, strict, wide, row, reac
                 continue
             nearest = 1 + np.argsort(between[centre][candidates[1:count]], kind="mergesort")
             candidates[1:count] = candidates[nearest]
-            chosen = candidates[_accepted(between, scales, candidates[:count], scaled, strict, wide)]
+            chosen = candidates[_accepted(between, scales, candidates[:count], scaled, strict, wide, least)]
             for j in chosen:
                 free[j] = False
                 row[members], reach[members] = start + j, between[centre, j] if j != centre else 0.0
@@ -130,7 +130,7 @@ def _limit(scale, i, j, scaled, strict):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _accepted(distance, scale, candidates, scaled, strict, wide):  # type: ignore[no-untyped-def]
+def _accepted(distance, scale, candidates, scaled, strict, wide, least):  # type: ignore[no-untyped-def]
     """The places of those ``candidates`` that are within the wider limit of all accepted before."""
     places = np.empty(len(candidates), dtype=np.int64)
     count = 0
@@ -138,7 +138,7 @@ def _accepted(distance, scale, candidates, scaled, strict, wide):  # type: ignor
         j, fits = candidates[place], True
         for other in range(count):
             i = candidates[places[other]]
-            if not distance[j, i] <= wide * _limit(scale, i, j, scaled, strict):
+            if not distance[j, i] <= wide * max(_limit(scale, i, j, scaled, strict), least):
                 fits = False
                 break
         if fits:

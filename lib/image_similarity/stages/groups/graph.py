@@ -4,7 +4,7 @@ A node is a distinct content: identical files are one node. Vectors of one's own
 node. Nodes are numbered in the byte order of their first images, so that comparing numbers compares names.
 
 Ids are kept once, and contents as 32 bytes; of the table of neighbours there is never more than a batch in memory. With
-12 neighbours the arrays take some 200 bytes for each image.
+12 neighbours the arrays take some 250 bytes for each image while they are read.
 """
 
 import binascii
@@ -294,10 +294,14 @@ def _make_distinct(graph: Graph, rows: slice) -> None:
 def _batches(
     table: "ds.Dataset", columns: list[str], chosen: "pc.Expression | None" = None
 ) -> Iterator[pa.RecordBatch]:
+    import pyarrow.dataset as ds  # it imports pandas, which takes part of a second
+
     yield from table.to_batches(
         columns=columns,
         filter=chosen,
         batch_size=_BATCH_ROWS,
         batch_readahead=_BATCHES_AHEAD,
         fragment_readahead=1,
+        fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False),
+        use_threads=False,
     )
