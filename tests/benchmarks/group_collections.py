@@ -180,9 +180,8 @@ def edited(data: Path, folder: Path, share: float) -> Collection:
     originals = {f"paintings/{file.parent.name}/{file.name}": file for file in paintings}
     originals |= {f"photographs/{file.name}": file for file in photographs}
     contents = {image: copied(file, folder / image) for image, file in originals.items()}
-    truth = dict(contents)  # files of the same bytes show the same
-    for one, other in SAME_PAINTING:
-        truth[f"paintings/{other}"] = truth[f"paintings/{one}"]
+    same = {contents[f"paintings/{other}"]: contents[f"paintings/{one}"] for one, other in SAME_PAINTING}
+    truth = {image: same.get(content, content) for image, content in contents.items()}
     edits = {}
     copies = planned(list(originals), len(paintings))
     wanted = round(share / (1 - share) * len(originals))
