@@ -11,7 +11,7 @@ are not made again there. Prints Markdown.
 A stranger is a vector that was not copied. Strangers belong to subjects of 5,000, each in 12 dimensions of its own,
 with noise in all: their nearest neighbours, on the local scale, are as far as those of paintings are through
 EfficientNet-Lite0 (the twentieth part is nearer than 0.68, half is nearer than 0.83). Three in ten images belong to a
-planted group. A group is one vector with noise, as much as gives its pairs a cosine distance of 0.001 to 0.06; the
+planted group (``--planted``). A group is one vector with noise, as much as gives its pairs a cosine distance of 0.001 to 0.06; the
 strangers' eighth neighbours are at 0.15 to 0.28. Sizes fall as their square, from 2 to 500.
 """
 
@@ -162,9 +162,9 @@ def report_neighbours(folder: Path, planted: NDArray[np.int32]) -> None:
     group = planted[entries["image"]]
     copies = (group >= 0) & (group == planted[entries["neighbour"]])
     record = published.record("find_neighbours", "external")
-    method = record["settings"].get("method", "")
     print(f"{len(planted):,} vectors; {len(size):,} planted groups of 2 to {size.max()}, with {size.sum():,} images")
-    print(f"neighbours: {record['seconds']:.0f} s, {method}, recall {record['recall'] or 'of exact search'}")
+    recall = "exact" if record["recall"] is None else f"recall {record['recall']:.4f}"
+    print(f"neighbours: {record['seconds']:.0f} s, {recall}")
     for what, some in ((f"{ranks + 1} or fewer", size <= ranks + 1), ("more", size > ranks + 1)):
         wanted = int((size[some] * np.minimum(size[some] - 1, ranks)).sum())
         listed = int(some[group[copies]].sum())
