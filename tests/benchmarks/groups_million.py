@@ -10,9 +10,9 @@ are not made again there. Prints Markdown.
 
 A stranger is a vector that was not copied. Strangers belong to subjects of 5,000, each in 12 dimensions of its own,
 with noise in all: their nearest neighbours, on the local scale, are as far as those of paintings are through
-EfficientNet-Lite0 (the twentieth part is nearer than 0.68, half is nearer than 0.83). Three in ten images belong to a
-planted group (``--planted``). A group is one vector with noise, as much as gives its pairs a cosine distance of 0.001 to 0.06; the
-strangers' eighth neighbours are at 0.15 to 0.28. Sizes fall as their square, from 2 to 500.
+EfficientNet-Lite0 (the twentieth part is nearer than 0.68, half is nearer than 0.83). The share ``--planted`` of the
+images belongs to planted groups. A group is one vector with noise, as much as gives its pairs a cosine distance of
+0.001 to 0.06; the strangers' eighth neighbours are at 0.15 to 0.28. Sizes fall as their square, from 2 to 500.
 """
 
 import argparse
