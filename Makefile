@@ -82,6 +82,8 @@ bench: ready
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
+	$(BIN)/python tests/benchmarks/groups.py
+	$(BIN)/python tests/benchmarks/groups_million.py
 
 # On a machine with a GPU: whether it gives what the processor gives, and how fast it is. Needs no Java and no Spark.
 # PYTHON=python3 make gpu-check takes an environment with torch, torchvision, numba and pillow as it is.
