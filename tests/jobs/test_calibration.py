@@ -58,9 +58,7 @@ def counts(warehouse: Path) -> Any:
 
 
 def groups(warehouse: Path) -> list[list[str]]:
-    query = (
-        "SELECT list(image_id ORDER BY image_id) FROM groups WHERE kind = 'near-duplicates' GROUP BY group_id"
-    )
+    query = "SELECT list(image_id ORDER BY image_id) FROM groups WHERE kind = 'near-duplicates' GROUP BY group_id"
     return sorted(row[0] for row in ask(warehouse, query))
 
 
