@@ -40,7 +40,8 @@ class Thumbprints:
             one, other = a[start : start + _PAIRS_AT_ONCE], b[start : start + _PAIRS_AT_ONCE]
             known = self.is_there[one] & self.is_there[other]
             values = np.full(len(one), np.nan, dtype=np.float32)
-            values[known] = agreement.disagreement(self.pixels, one[known], other[known], align)
+            if known.any():  # it is compiled at its first call, which takes seconds
+                values[known] = agreement.disagreement(self.pixels, one[known], other[known], align)
             return values
 
         with ThreadPoolExecutor(threads) as pool:
