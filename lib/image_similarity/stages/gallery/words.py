@@ -164,9 +164,8 @@ FACTS = {
     "without pictures": "pairs that were judged by their vectors alone",
     "share proven": "the share of pairs in groups whose exact distance is known",
     "saturated": "images whose lists of neighbours hold nothing but near copies",
-    "groups": "groups of each kind",
-    "images in groups": "images that are in a group of each kind",
-    "largest group": "images in the largest group of each kind",
+    "groups": "groups with at least two images",
+    "largest": "images in the largest group",
     # of all
     "steps": "seconds that each step took",
     "finished": "when, and after how long",
