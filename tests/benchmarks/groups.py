@@ -272,11 +272,8 @@ def chain(arguments: argparse.Namespace, folder: Path) -> None:
     truth = Truth.of(collection)
     group(arguments, folder, collection)
     print(f"\n## A chain of {len(truth.images):,} pictures\n")
-    print(
-        "| fingerprint | next to each other | first and last | limit | groups | images in groups | largest group |",
-        end="",
-    )
-    print(" widest pair |\n| :-- | --: | --: | :-- | --: | --: | --: | --: |")
+    columns = ["fingerprint", "limit", "next to each other", "first and last", "groups", "images in groups"]
+    heading([*columns, "largest group", "widest pair"], 2)
     for fingerprint in arguments.fingerprints:
         answer = ours(folder, truth, fingerprint)[0]
         published = Published(folder / "warehouse")
