@@ -59,8 +59,8 @@ def test_where_strangers_are_alike_the_limit_is_lower() -> None:
 
 
 def test_nothing_is_learnt_of_few() -> None:
-    a, b, scaled, disagreement = strangers(calibration._FEWEST - 1)
-    assert choose(a, b, scaled, disagreement, calibration._FEWEST - 1) is None
+    a, b, scaled, disagreement = strangers(calibration.FEWEST - 1)
+    assert choose(a, b, scaled, disagreement, calibration.FEWEST - 1) is None
     empty = np.empty(0, np.int32)
     assert choose(empty, empty, empty.astype(np.float32), empty.astype(np.float32), 3) is None
 

@@ -31,7 +31,7 @@ _FIRST, _CAUTION = 0.7, 2.0
 """An image has a copy if a pair passes this limit with this much more disagreement than is allowed."""
 LEAST, MOST = 0.3, 0.84
 _STEP = 0.02
-_FEWEST = 50
+FEWEST = 50
 """Images without a copy; of fewer nothing is learnt."""
 
 
@@ -54,18 +54,24 @@ class Choice:
 
 
 def choose(
-    a: NDArray[np.integer], b: NDArray[np.integer], scaled: Values, disagreement: Values, images: int
+    a: NDArray[np.integer],
+    b: NDArray[np.integer],
+    scaled: Values,
+    disagreement: Values,
+    images: int,
+    owners: NDArray[np.bool_] | None = None,
 ) -> Choice | None:
     """The greatest limit with the precision asked for; None if too few of the ``images`` have no copy.
 
     ``a``, ``b``: (m,) pairs of images that are listed as neighbours, each once; ``scaled``: their distances on the
     local scale; ``disagreement``: see `agreement`, of those with ``scaled`` up to 1.
+    ``owners``: (images,) bool, where only the pairs of a part of them are given; each pair belongs to one image.
     """
     copies = disagreement <= _CAUTION * confirmation.allowed(scaled / np.float32(_FIRST))
     alone = np.ones(images, dtype=np.bool_)
     alone[a[copies]] = alone[b[copies]] = False
-    strangers = int(alone.sum())
-    if strangers < _FEWEST:
+    strangers = int((alone if owners is None else alone & owners).sum())
+    if strangers < FEWEST:
         return None
     looked_at = alone[a] & alone[b] & (scaled <= MOST)
     scaled, disagreement = scaled[looked_at], disagreement[looked_at]

@@ -18,6 +18,8 @@ LEAST_NEIGHBOURS = 4
 """A list of fewer neighbours says nothing about the scale."""
 
 _STRICT_QUANTILE = 0.05
+_COPIES = 3.0
+"""How much smaller the scales of copies are at least."""
 _COMMON_QUANTILE = 0.25
 _ROWS_AT_ONCE = 2**16
 
@@ -83,27 +85,33 @@ def scales(distance: Values) -> Values:
 
 
 def strict_limit(scaled: float, scale: Values) -> float:
-    """``strict`` for a limit ``scaled`` on the local scale: ``scaled`` times a low scale, the 5th percentile.
-
-    Nodes without a scale do not count. 0 if no node has a scale: then only equal vectors are near-duplicates.
+    """``strict`` for a limit ``scaled`` on the local scale: ``scaled`` times a low scale, the 5th percentile of those
+    that are no copies'. 0 if no node has a scale: then only equal vectors are near-duplicates.
     """
-    known = scale[scale > 0]
-    return scaled * float(np.quantile(known, _STRICT_QUANTILE, method="lower")) if len(known) else 0.0
-
-
-def common_scale(scale: Values) -> float:
-    """The first quartile of the scales: no pair is compared with less, since lists full of copies have a small scale.
-
-    Nodes without a scale do not count. 0 if no node has one.
-    """
-    known = scale[scale > 0]
-    return float(np.quantile(known, _COMMON_QUANTILE, method="lower")) if len(known) else 0.0
+    return scaled * _quantile(scale, _STRICT_QUANTILE)
 
 
 def least_limit(scaled: float, scale: Values) -> float:
-    """``least`` for a limit ``scaled``: ``scaled`` times the median of the scales. 0 if no node has a scale."""
+    """``least`` for a limit ``scaled``: ``scaled`` times the median of the scales that are no copies'."""
+    return scaled * _quantile(scale, 0.5)
+
+
+def common_scale(scale: Values) -> float:
+    """The first quartile of the scales that are no copies': with less no pair is compared whose pictures are known."""
+    return _quantile(scale, _COMMON_QUANTILE)
+
+
+def _quantile(scale: Values, share: float) -> float:
+    """Of the scales that are no copies'; 0 if there are none.
+
+    Lists full of copies have a far smaller scale than others. Below a third of the third quartile a scale is taken for
+    theirs. So this holds unless three quarters of all images are in groups of more than `SCALE_RANK` copies.
+    """
     known = scale[scale > 0]
-    return scaled * float(np.quantile(known, 0.5, method="lower")) if len(known) else 0.0
+    if not len(known):
+        return 0.0
+    own = known[known >= np.quantile(known, 0.75, method="lower") / _COPIES]
+    return float(np.quantile(own, share, method="lower"))
 
 
 def saturated(distance: Values, limits: Limits) -> NDArray[np.bool_]:

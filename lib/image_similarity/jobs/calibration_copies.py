@@ -76,6 +76,8 @@ class Copies:
             self.thumbprints.pixels[drawn],
             self.scale[drawn],
             near_duplicates.common_scale(self.scale),
+            self._reach(drawn),
+            self.graph.distance.shape[1],
             self._vectors(),
             self.inputs.settings.metric,
             limit,
@@ -103,6 +105,12 @@ class Copies:
         )
         known = dict(zip(rows["image_id"].to_pylist(), rows["uri"].to_pylist()))
         return [known.get(image_id) for image_id in ids.to_pylist()]
+
+    def _reach(self, node: NDArray[np.int64]) -> Values:
+        """The distance of the last neighbour of each node."""
+        listed = self.graph.distance[node]
+        reach: Values = np.where(np.isfinite(listed), listed, np.float32(0)).max(axis=1, initial=0)
+        return reach
 
     def _vectors_of(self, node: NDArray[np.int64]) -> Values:
         from image_similarity.stages.groups import vectors

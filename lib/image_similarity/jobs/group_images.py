@@ -293,7 +293,7 @@ class _Making:
             before = limits.Before(previous[0], record.settings if record else {}, limits.read(previous[1]))
         hashes = digests.image_hashes(graph, names)
 
-        def calibrated() -> "Calibrated | None":
+        def calibrated() -> "Calibrated | str":
             copies = calibration_copies.Copies(self.job, self.inputs, graph, scale, pictures.thumbprints, hashes)
             return calibrate.calibrated(found, len(graph), hashes[graph.images.first], pictures, copies.recall)
 

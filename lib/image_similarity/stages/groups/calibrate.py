@@ -13,49 +13,46 @@ from image_similarity.stages.groups.limits import Calibrated
 MOST_PAIRS = 100_000
 """Pairs whose pictures are aligned for a calibration: they take a minute of one core. Of larger collections a part of
 the images is looked at."""
-_POOR = 0.8
-"""Kinds of copies of which fewer are found are named."""
-
 Recall = Callable[[float], Sequence[Found]]
 """A limit -> what it finds of copies by kind; none if none can be made."""
 
 
 def calibrated(
     found: Candidates, images: int, hashes: NDArray[np.uint64], pictures: Pictures, recall: Recall
-) -> Calibrated | None:
-    """The limit; None if too few images stand alone, or too few pictures are known.
+) -> Calibrated | str:
+    """The limit; or why there is none.
 
     ``hashes``: (images,) of the nodes, the same whatever their order.
     """
     chosen = found.scaled <= calibration.MOST
-    chosen &= _part(found, chosen, images, hashes)
+    owners, part = _part(found, int(chosen.sum()), images, hashes)
+    chosen &= part
     pairs, scaled = found.edges[chosen], found.scaled[chosen]
     disagreement = pictures.disagreement(pairs, True, "compare pictures to choose the limit")
     known = ~np.isnan(disagreement)
-    if known.sum() < 0.9 * len(known):
-        return None
-    looked_at = np.zeros(images, dtype=np.bool_)
-    looked_at[pairs.a] = looked_at[pairs.b] = True
-    seen = int(looked_at.sum()) if len(pairs) < (found.scaled <= calibration.MOST).sum() else images
-    choice = calibration.choose(pairs.a[known], pairs.b[known], scaled[known], disagreement[known], images)
+    if known.sum() < 0.9 * len(known) or not pictures.thumbprints.is_there.any():
+        return "most images have no thumbprints"
+    choice = calibration.choose(pairs.a[known], pairs.b[known], scaled[known], disagreement[known], images, owners)
     if choice is None:
-        return None
+        return f"fewer than {calibration.FEWEST} images have no copy"
     by_kind = recall(choice.limit)
-    return Calibrated(
-        choice.limit, {**calibration.record(choice, by_kind), "images": seen}, tuple(_lines(choice, by_kind))
-    )
+    record = {**calibration.record(choice, by_kind), "images": int(owners.sum())}
+    return Calibrated(choice.limit, record, tuple(_lines(choice, by_kind)))
 
 
-def _part(found: Candidates, chosen: NDArray[np.bool_], images: int, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """The pairs among a part of the images that has `MOST_PAIRS` of the ``chosen`` pairs, about."""
-    count = int(chosen.sum())
-    if count <= MOST_PAIRS:
-        return np.ones(len(chosen), dtype=np.bool_)
-    wanted = int(images * MOST_PAIRS / count / 2)
-    is_wanted = np.zeros(images, dtype=np.bool_)
-    is_wanted[calibration.sample(wanted, images, hashes)] = True
-    part: NDArray[np.bool_] = is_wanted[found.edges.a] | is_wanted[found.edges.b]
-    return part
+def _part(
+    found: Candidates, count: int, images: int, hashes: NDArray[np.uint64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The images that are looked at, and the pairs that are theirs: `MOST_PAIRS` of ``count``, about. Each pair belongs
+    to one of its two images, as their hashes decide.
+    """
+    owners = np.ones(images, dtype=np.bool_)
+    if count > MOST_PAIRS:
+        owners[:] = False
+        owners[calibration.sample(images * MOST_PAIRS // count, images, hashes)] = True
+    a, b = found.edges.a, found.edges.b
+    is_first = (hashes[a] ^ hashes[b]) >> np.uint64(20) & np.uint64(1) == 0
+    return owners, owners[np.where(is_first, a, b)]
 
 
 def _lines(choice: calibration.Choice, found: Sequence[Found]) -> list[str]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from image_similarity.grouping import confirmation, near_duplicates
 from image_similarity.grouping.near_duplicates import Edges, Limits
-from image_similarity.knn.distances import Values
+from image_similarity.knn.distances import Reals, Values
 from image_similarity.runtime.progress import progress
 from image_similarity.stages.groups.graph import Graph
 from image_similarity.stages.groups.thumbprints import Thumbprints
@@ -25,20 +25,23 @@ class Candidates:
     """All pairs of lists."""
 
     edges: Edges
+    local: Values
+    """(m,): their distances on the local scale. 0 for equal vectors, and inf where there is no scale."""
     scaled: Values
-    """(m,): their distances on the local scale, or on the common one where that is larger. 0 for equal vectors, and inf
-    where there is no scale.
-    """
+    """(m,): the same, on the common scale where that is larger: pictures tell copies from what is dense there."""
 
 
 def candidates(graph: Graph, scale: Values) -> Candidates:
     """``scale``: of all nodes."""
     edges = near_duplicates.edges(graph.neighbour, graph.distance, scale, _ALL)
     between = np.sqrt(scale[edges.a].astype(np.float64) * scale[edges.b])
-    between = np.maximum(between, near_duplicates.common_scale(scale))
+    common = np.maximum(between, near_duplicates.common_scale(scale))
+    return Candidates(edges, _shares(edges.distance, between), _shares(edges.distance, common))
+
+
+def _shares(distance: Values, of: Reals) -> Values:
     with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = (edges.distance / between).astype(np.float32)
-    return Candidates(edges, np.where(edges.distance == 0, np.float32(0), scaled))
+        return np.where(distance == 0, np.float32(0), (distance / of).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Pictures:
 
     def disagreement(self, pairs: Edges, align: bool, what: str) -> Values:
         """(m,), NaN where a picture is not known."""
+        if not self.thumbprints.is_there.any():
+            return np.full(len(pairs), np.nan, dtype=np.float32)
         parts: list[Values] = [np.empty(0, dtype=np.float32)]
         done = 0
         with progress(self.session, what, len(pairs), "pairs", 1, lambda: done / max(1, len(pairs))):
@@ -81,6 +86,6 @@ def confirmed(found: Candidates, limits: Limits, pictures: Pictures) -> Confirme
     disagreement[within] = pictures.disagreement(pairs[within], True, "confirm near-duplicates by their pictures")
     disagreement[~within] = pictures.disagreement(pairs[~within], False, "look for copies beyond the limit")
     is_known = ~np.isnan(disagreement)
-    by_vector = within & ((found.scaled <= UNCONFIRMED) | (pairs.distance <= limits.strict))
+    by_vector = (found.local <= min(limits.scaled, UNCONFIRMED)) | (pairs.distance <= limits.strict)
     passes: NDArray[np.bool_] = np.where(is_known, disagreement <= confirmation.allowed(share), by_vector)
     return Confirmed(pairs[passes], pairs[within & ~passes], int((within & ~is_known).sum()))

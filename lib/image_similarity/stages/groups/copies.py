@@ -153,14 +153,17 @@ def recall(
     thumbprints: NDArray[np.uint8],
     scale: Values,
     common_scale: float,
+    reach: Values,
+    ranks: int,
     all_vectors: Iterator[Values],
     metric_name: str,
     limit: float,
 ) -> list[Found]:
     """What ``limit`` finds of ``copies`` by kind.
 
-    Of the originals, by their places: ``vectors``, ``thumbprints``, and local ``scale``. Of the collection:
-    ``common_scale``, and ``all_vectors``, part by part, from which the copies' own scales come.
+    Of the originals, by their places: ``vectors``, ``thumbprints``, local ``scale``, and ``reach``, the distance of the
+    last neighbour in their lists of ``ranks``. Of the collection: ``common_scale``, and ``all_vectors``, part by part,
+    from which the copies' own lists come. A pair that neither list would hold is not found.
     """
     metric = METRICS[metric_name]
     usable = ~metric.unusable(copies.vectors)
@@ -169,13 +172,17 @@ def recall(
         return []
     of_copies, of_originals = (distances.measured(values, metric) for values in (copies.vectors[usable], vectors))
     distance = distances.pairs(metric, of_originals, of_copies, place, np.arange(len(kinds))).view(np.float32)
-    nearest = np.full((len(kinds), SCALE_RANK), np.inf, dtype=np.float32)
+    kept = max(SCALE_RANK, ranks)
+    nearest = np.full((len(kinds), kept), np.inf, dtype=np.float32)
     for part in all_vectors:
         lengths = distances.block(metric, of_copies, distances.measured(part[~metric.unusable(part)], metric))
         both = np.concatenate([nearest, lengths.view(np.float32)], axis=1)
-        nearest = np.partition(both, SCALE_RANK - 1, axis=1)[:, :SCALE_RANK]
-    own_scale = np.where(np.isfinite(nearest), nearest, 0).max(axis=1)  # the last one, if there are fewer
+        nearest = np.partition(both, kept - 1, axis=1)[:, :kept]
+    nearest.sort(axis=1)
+    own_scale = np.where(np.isfinite(nearest[:, :SCALE_RANK]), nearest[:, :SCALE_RANK], 0).max(axis=1)
+    is_listed = distance <= np.maximum(nearest[:, ranks - 1], reach[place])
     both_prints = np.concatenate([thumbprints[place], copies.thumbprints[usable]])
     pairs = np.arange(len(kinds))
     disagreement = agreement.disagreement(both_prints, pairs, pairs + len(kinds))
+    disagreement[~is_listed] = np.inf
     return recall_by_kind(kinds, distance, scale[place], own_scale, common_scale, disagreement, limit)

@@ -67,12 +67,12 @@ def chosen(
     fingerprint_key: str | None,
     before: Before | None,
     recalibrate: bool,
-    calibrate: Callable[[], Calibrated | None] | None,
+    calibrate: Callable[[], Calibrated | str] | None,
 ) -> Chosen:
     """The limits of this run: those of the run before where they still hold, or new ones.
 
     ``scale``: of all nodes. ``sketch``: of the collection as it is now. ``calibrate``: None where there are no pictures
-    to calibrate on; it returns None where there are too few.
+    to calibrate on; it returns why where it cannot.
     """
     if before is not None and not recalibrate:
         kept = _kept(settings, sketch, fingerprint_key, before, can_calibrate=calibrate is not None)
@@ -80,9 +80,9 @@ def chosen(
             return kept
     if settings.limit != AUTO:
         return _new(float(settings.limit), GIVEN, settings, scale, sketch, fingerprint_key, None)
-    calibrated = calibrate() if calibrate is not None else None
-    if calibrated is None:
-        line = f"limit {SHIPPED:g} of the local scale, which is shipped: it is not calibrated on this collection"
+    calibrated = calibrate() if calibrate is not None else "vectors of your own have no pictures"
+    if isinstance(calibrated, str):
+        line = f"limit {SHIPPED:g} of the local scale, which is shipped: it is not calibrated, since {calibrated}"
         return _new(SHIPPED, UNCALIBRATED, settings, scale, sketch, fingerprint_key, None, (line,))
     return _new(calibrated.scaled, CALIBRATED, settings, scale, sketch, fingerprint_key, calibrated, calibrated.lines)
 
