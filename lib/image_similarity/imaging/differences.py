@@ -7,6 +7,7 @@ of one thing, only grey and colour are told: neither needs an alignment.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +150,8 @@ def compared(first: Image.Image, second: Image.Image) -> tuple[Differences, Imag
     angle, stretched, cut, added = _geometry(found)
     brightness, contrast = _tones(found)
     errors = _errors(found)
-    sharpness = _sharpness(base, placed, contrast) if found.is_whole else 1.0
+    is_one_size = found.is_whole and first.size == turned.size
+    sharpness = _sharpness(base, placed, contrast) if is_one_size else 1.0
     return Differences(
         is_edit=True,
         mirrored=found.mirrored,
@@ -399,18 +401,24 @@ def _spreads(found: Alignment) -> float:
 
 
 def _sharpness(base: Image.Image, placed: Image.Image, contrast: float) -> float:
-    """How strong the finest detail of ``placed`` is, divided by that of ``base``, beyond what contrast explains."""
+    """How strong the finest detail of ``placed`` is, divided by that of ``base``, beyond what contrast explains.
+
+    The median of all tiles: letters that were written into a few of them make no picture sharper. Neither was resized,
+    as programs that resize sharpen, more or less.
+    """
     one, other = (_finest(picture) for picture in (base, placed))
-    return other / one / contrast if min(one, other) > 1 else 1.0
+    is_fine = np.minimum(one, other) > 1
+    return float(np.median(other[is_fine] / one[is_fine])) / contrast if is_fine.sum() >= 4 else 1.0
 
 
-def _finest(picture: Image.Image) -> float:
-    """The spread of each pixel's luminance from the mean of its four neighbours."""
+def _finest(picture: Image.Image) -> npt.NDArray[np.float64]:
+    """The spread of each pixel's luminance from the mean of its four neighbours, tile by tile."""
     of = np.asarray(picture.convert("L"), np.float32)
-    if min(of.shape) < 3:
-        return 0.0
+    if min(of.shape) < 2 * alignment.TILES:
+        return np.zeros((1, 1))
     detail = of[1:-1, 1:-1] - (of[:-2, 1:-1] + of[2:, 1:-1] + of[1:-1, :-2] + of[1:-1, 2:]) / 4
-    return float(detail.std())
+    everywhere = np.ones(detail.shape, np.bool_)
+    return np.sqrt(_tile_means(detail * detail, everywhere, (alignment.TILES, alignment.TILES)))
 
 
 def _errors(found: Alignment) -> npt.NDArray[np.float64]:
@@ -442,7 +450,9 @@ def _place(found: Alignment, differs: npt.NDArray[np.float64]) -> str:
     return _named_place(top, bottom, left, right, of.used.shape)
 
 
-def _tile_means(plane: alignment.Plane, mask: alignment.Mask, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _tile_means(
+    plane: npt.NDArray[np.floating[Any]], mask: alignment.Mask, shape: tuple[int, ...]
+) -> npt.NDArray[np.float64]:
     tops, lefts = (np.arange(tiles) * of // tiles for tiles, of in zip(shape, plane.shape))
 
     def total(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -44,7 +44,7 @@ LIST = "_differences"
 _LIST = pa.schema([("picture", pa.string())])
 
 _QUALITY = 60
-_RECIPE = f"difference-1-{_QUALITY}"
+_RECIPE = f"difference-2-{_QUALITY}"
 """Its number changes if anything else would be measured, or drawn."""
 
 MEMBER = pa.struct(
