@@ -88,7 +88,7 @@ class Copies:
         name, application = self.inputs.settings.fingerprint, self.job.application
         declared = application.settings.fingerprints.get(name)
         if declared is None or isinstance(declared, PcaSettings):
-            note(f"what the limit finds is not measured: {name} is {_why(declared)}")
+            note(f"what the limit finds is not measured: {_why(name, declared)}")
             return None
         prepared = embed_images.prepared(application, name)
         if prepared.spec.key != self.inputs.key:
@@ -133,5 +133,7 @@ class Copies:
         return vectors.stored(self.job.base_snapshot, self.inputs.key or "")
 
 
-def _why(declared: object) -> str:
-    return "not declared here" if declared is None else "made of vectors, not of pictures"
+def _why(name: str, declared: object) -> str:
+    if declared is not None:
+        return f"{name} is made of vectors, not of pictures"
+    return f"{name} is declared neither in settings nor by --config FILE or --set 'fingerprints.{name}={{...}}'"

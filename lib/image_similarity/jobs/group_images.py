@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep",
-        metavar="largest|first|best",
+        metavar="largest|first",
         help="the image that stands for its group",
         **setting("groups.keep", is_text=True),
     )

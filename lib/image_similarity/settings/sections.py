@@ -203,7 +203,7 @@ class GroupsSettings(Section):
     wide: Annotated[float, Field(ge=1, le=10)] = 2.0
     """Every two images of a group of near-duplicates are within this many times the limit."""
 
-    keep: Literal["largest", "first", "best"] = "largest"
+    keep: Literal["largest", "first"] = "largest"
     """The image that stands for a group of near-duplicates or identical files. ``largest`` has most pixels, then most
     bytes, then the first name. ``first`` has the first name."""
 
@@ -230,9 +230,9 @@ class GroupsSettings(Section):
             raise ValueError(f"should be a number above 0 and at most 1, or auto, not {limit!r}")
         return limit
 
-    @field_validator("keep")
+    @field_validator("keep", mode="before")
     @classmethod
-    def _is_measured(cls, keep: str) -> str:
+    def _is_measured(cls, keep: Any) -> Any:
         if keep == "best":
             raise ValueError("best needs the sharpness of images, which is not measured yet: choose largest or first")
         return keep

@@ -13,6 +13,9 @@ from image_similarity.stages.groups.limits import Calibrated
 MOST_PAIRS = 100_000
 """Pairs whose pictures are aligned for a calibration: they take a minute of one core. Of larger collections a part of
 the images is looked at."""
+_MANY = 500
+"""Images without a copy, of which what is learnt is told without a word of caution."""
+
 Recall = Callable[[float], Sequence[Found]]
 """A limit -> what it finds of copies by kind; none if none can be made."""
 
@@ -56,9 +59,11 @@ def _part(
 
 
 def _lines(choice: calibration.Choice, found: Sequence[Found]) -> list[str]:
+    surely = "" if choice.strangers >= _MANY else " (few images to learn from)"
     lines = [
-        f"limit {choice.limit:g} of the local scale, calibrated on {choice.strangers:,} images without a copy: "
-        f"precision {choice.precision:.3f} expected where one image in {round(1 / calibration.COPIES)} is a copy"
+        f"limit {choice.limit:g}, calibrated on {choice.strangers:,} images without a copy{surely}: where one image in "
+        f"{round(1 / calibration.COPIES)} is a copy, {min(choice.precision, 0.999):.1%} of the pairs are expected to be "
+        "copies"
     ]
     if found:
         made, joined = sum(of.made for of in found), sum(of.found for of in found)

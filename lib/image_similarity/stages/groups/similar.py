@@ -33,9 +33,14 @@ def run(graph: Graph, source: Source, metric: str, block_rows: int) -> Result:
     Representatives, weakest links and widest pairs are those of the lists: pairs that no list holds are not compared.
     Distances to representatives are exact.
     """
-    labels = hierarchy.levels(graph.neighbour, graph.distance)
+    labels = _distinct(hierarchy.levels(graph.neighbour, graph.distance))
     levels = [_level(graph, number, of, source, metric, block_rows) for number, of in enumerate(labels)]
     return Result(levels, _share_listed(graph, labels[0]) if labels else 1.0)
+
+
+def _distinct(labels: list[Nodes]) -> list[Nodes]:
+    """``labels`` without those that are the same as the finer ones."""
+    return [of for number, of in enumerate(labels) if not number or not np.array_equal(of, labels[number - 1])]
 
 
 def _level(graph: Graph, number: int, label: Nodes, source: Source, metric: str, block_rows: int) -> Grouping:
