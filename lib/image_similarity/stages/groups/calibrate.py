@@ -61,9 +61,9 @@ def _part(
 def _lines(choice: calibration.Choice, found: Sequence[Found]) -> list[str]:
     surely = "" if choice.strangers >= _MANY else " (few images to learn from)"
     lines = [
-        f"limit {choice.limit:g}, calibrated on {choice.strangers:,} images without a copy{surely}: where one image in "
-        f"{round(1 / calibration.COPIES)} is a copy, {min(choice.precision, 0.999):.1%} of the pairs are expected to be "
-        "copies"
+        f"limit {choice.limit:g}, calibrated on {choice.strangers:,} images without a copy{surely}: where one image "
+        f"in {round(1 / calibration.COPIES)} is a copy, {min(choice.precision, 0.999):.1%} of the pairs are expected to "
+        "be copies"
     ]
     if found:
         made, joined = sum(of.made for of in found), sum(of.found for of in found)
