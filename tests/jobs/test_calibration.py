@@ -112,7 +112,7 @@ def test_pictures_that_are_gone_leave_the_limit_calibrated(
 
     monkeypatch.setattr(Copies, "_uris", lambda self, ids: [f"{pictures}/gone-{id_}" for id_ in ids.to_pylist()])
     assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
-    assert "no image could be read again" in "".join(capsys.readouterr())
+    assert "no copy could be made" in "".join(capsys.readouterr())
     assert settings(warehouse)["limit"]["source"] == "calibrated" and settings(warehouse)["calibration"]["recall"] == {}
 
 
@@ -121,3 +121,52 @@ def test_another_declaration_of_the_fingerprint_is_not_measured(run: Any, wareho
     assert run(group_images, "--warehouse", warehouse, *other) == 0
     assert "declared in another way" in "".join(capsys.readouterr())
     assert settings(warehouse)["calibration"]["recall"] == {}
+
+
+def test_full_lists_of_two_families_are_not_joined_without_their_pictures(run: Any, tmp_path: Path) -> None:
+    """Two pictures of the same colours, with more copies each than the table has ranks."""
+    folder = tmp_path / "families"
+    folder.mkdir()
+    for seed in range(60):
+        drawn(seed).save(folder / f"s{seed:02d}.png")
+    tiles = np.asarray(drawn(99)).reshape(4, 40, 4, 40, 3).swapaxes(1, 2).reshape(16, 40, 40, 3)
+    other = tiles[np.random.default_rng(0).permutation(16)].reshape(4, 4, 40, 40, 3).swapaxes(1, 2)
+    for name, pixels in (("x", np.asarray(drawn(99))), ("y", np.ascontiguousarray(other.reshape(160, 160, 3)))):
+        for number in range(16):
+            copy = pixels.copy()
+            copy[number, 0] = 255 - copy[number, 0]
+            Image.fromarray(copy).save(folder / f"{name}{number:02d}.png")
+    warehouse = tmp_path / "w"
+    for job, *more in ((build_manifest, "--images", folder), (embed_images, *COLOURS), (find_neighbours, *COLOURS)):
+        assert run(job, "--warehouse", warehouse, *more) == 0
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
+    assert groups(warehouse) == [[f"{name}{number:02d}.png" for number in range(16)] for name in "xy"]
+
+
+def test_copies_beyond_the_wider_limit_are_grouped_and_no_group_has_one_image(run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "pale"
+    folder.mkdir()
+    for seed in range(80):
+        drawn(seed).save(folder / f"{seed:02d}.png")
+    for seed in range(20):  # other colours for a histogram
+        Image.blend(drawn(seed), Image.new("RGB", (160, 160), "white"), 0.12).save(folder / f"{seed:02d}-pale.png")
+    warehouse = tmp_path / "w"
+    for job, *more in ((build_manifest, "--images", folder), (embed_images, *COLOURS), (find_neighbours, *COLOURS)):
+        assert run(job, "--warehouse", warehouse, *more) == 0
+    assert run(group_images, "--warehouse", warehouse, *COLOURS, "--limit", 0.3) == 0
+    listed = "SELECT count(*) FROM neighbours WHERE image_id LIKE '%-pale.png' AND relation = 'similar' AND "
+    ((pairs,),) = ask(warehouse, listed + "neighbour_id = replace(image_id, '-pale', '')")
+    assert all(len(group) == 2 for group in groups(warehouse)) and len(groups(warehouse)) >= pairs > 0
+
+
+def test_weights_that_are_gone_cost_no_groups(run: Any, warehouse: Path, capsys: Any, monkeypatch: Any) -> None:
+    from image_similarity.errors import JobFailed
+    from image_similarity.jobs import embed_images as embedding
+
+    def gone(*arguments: Any) -> None:
+        raise JobFailed("weights: no such file")
+
+    monkeypatch.setattr(embedding, "prepared", gone)
+    assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
+    assert "not measured: weights: no such file" in "".join(capsys.readouterr())
+    assert len(groups(warehouse)) == 10

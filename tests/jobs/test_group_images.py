@@ -148,6 +148,22 @@ def test_only_components_that_changed_are_worked_on(spark: SparkSession, tmp_pat
     assert by_way["from scratch"][2]["components_worked_on"] == 5
 
 
+def test_a_limit_that_is_kept_means_what_it_would_mean_from_scratch(spark: SparkSession, tmp_path: Path) -> None:
+    """A denser theme is new: raw limits of the run before would be too large."""
+    rng = np.random.default_rng(1)
+    before = {f"s{i:03d}": rng.standard_normal(16).astype(np.float32) for i in range(590)}
+    theme = rng.standard_normal(16)
+    after = before | {f"z{i:03d}": (theme + 0.7 * rng.standard_normal(16)).astype(np.float32) for i in range(110)}
+    for name, states in (("again", (before, after)), ("from-scratch", (after,))):
+        for now in states:
+            found = ["--warehouse", str(tmp_path / name), "--embeddings", written(tmp_path, now), "--dissimilar", "0"]
+            assert main(find_neighbours, found, spark) == 0
+            own = ["--fingerprint", "external", "--limit", "0.65"]
+            assert main(group_images, ["--warehouse", str(tmp_path / name), *own], spark) == 0
+    assert rows(tmp_path / "again") == rows(tmp_path / "from-scratch")
+    assert last(tmp_path / "again").counts["largest"] < 10
+
+
 def warehouse_of_colours(run: Any, folder: Path, images: Path) -> Path:
     """Pictures by their colours, up to their neighbours."""
     warehouse = folder / "w"

@@ -68,7 +68,7 @@ def test_nothing_is_learnt_of_few() -> None:
 def test_no_strangers_in_reach_allow_the_greatest_limit() -> None:
     empty = np.empty(0, np.int32)
     choice = choose(empty, empty, empty.astype(np.float32), empty.astype(np.float32), 1000)
-    assert choice == Choice(calibration.MOST, 1000, 0, 0.0)
+    assert choice == Choice(calibration.MOST, 1000, 0)
 
 
 def test_recall_counts_each_kind_by_itself() -> None:
@@ -90,3 +90,25 @@ def test_a_sample_does_not_depend_on_the_order() -> None:
     again = calibration.sample(50, 1000, hashes[order])
     assert set(order[again]) == set(chosen) and len(chosen) == 50
     assert len(calibration.sample(50, 7, hashes[:7])) == 7
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_the_precision_holds_where_strangers_are_near_and_much_alike(share: float) -> None:
+    random = np.random.default_rng(0)
+    images = 20_000
+    a = np.arange(images)
+    b = (a + random.integers(1, images, images)) % images
+    scaled = random.random(images).astype(np.float32)
+    alike = random.random(images) < share
+    disagreement = np.where(alike, 0.3 * random.random(images) ** (1 / 1.5), 1).astype(np.float32)
+    choice = choose(np.minimum(a, b), np.maximum(a, b), scaled, disagreement, images)
+    assert choice is not None
+    passing = (scaled <= choice.limit) & (disagreement <= confirmation.allowed(scaled / np.float32(choice.limit)))
+    true_precision = calibration.COPIES / (calibration.COPIES + passing.sum() / images)
+    assert true_precision >= choice.precision - 0.02
+
+
+def test_few_images_prove_nothing_and_get_no_bolder_limit() -> None:
+    nothing = np.empty(0, np.int32)
+    choice = choose(nothing, nothing, nothing.astype(np.float32), nothing.astype(np.float32), 100)
+    assert choice is not None and choice.limit <= 0.65 and choice.precision < calibration.PRECISION

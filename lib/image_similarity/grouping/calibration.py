@@ -27,10 +27,13 @@ _EXPONENT = 1.5
 photographs; a lower one expects more strangers to pass."""
 _NEARLY = 3.0
 """Times the allowed disagreement: pairs below it nearly pass."""
-_FIRST, _CAUTION = 0.7, 2.0
-"""An image has a copy if a pair passes this limit with this much more disagreement than is allowed."""
-LEAST, MOST = 0.3, 0.84
+_CAUTION = 2.0
+"""An image has a copy if a pair of it disagrees by up to this many times what is allowed."""
+_PASSING = 1 / (_NEARLY**_EXPONENT - _CAUTION**_EXPONENT)
+"""Strangers that pass, for each of those that nearly pass: whose pictures disagree by 2 to 3 times what is allowed."""
+LEAST, MOST, UNPROVEN = 0.3, 0.84, 0.64
 _STEP = 0.02
+_LIMITS = np.round(np.arange(LEAST, MOST + _STEP / 2, _STEP), 2)
 FEWEST = 50
 """Images without a copy; of fewer nothing is learnt."""
 
@@ -44,13 +47,11 @@ class Choice:
     """Images without a copy, whose pairs were looked at."""
     near_misses: int
     """Pairs of these within the limit that nearly pass."""
-    expected: float
-    """Pairs of strangers that are expected to pass, for each image."""
 
     @property
     def precision(self) -> float:
-        """What is expected in a collection with `COPIES` for each image."""
-        return COPIES / (COPIES + self.expected)
+        """At least what is expected in a collection with `COPIES` for each image: with one more that nearly passes."""
+        return float(COPIES / (COPIES + (self.near_misses + 1) * _PASSING / self.strangers))
 
 
 def choose(
@@ -60,30 +61,37 @@ def choose(
     disagreement: Values,
     images: int,
     owners: NDArray[np.bool_] | None = None,
+    owned: NDArray[np.bool_] | None = None,
 ) -> Choice | None:
-    """The greatest limit with the precision asked for; None if too few of the ``images`` have no copy.
+    """The greatest limit with the precision asked for; None if fewer than `FEWEST` of the ``images`` have no copy.
 
     ``a``, ``b``: (m,) pairs of images that are listed as neighbours, each once; ``scaled``: their distances on the
-    local scale; ``disagreement``: see `agreement`, of those with ``scaled`` up to 1.
-    ``owners``: (images,) bool, where only the pairs of a part of them are given; each pair belongs to one image.
+    local scale; ``disagreement``: see `agreement`, of those with ``scaled`` up to `MOST`. ``owners``: (images,) bool,
+    where only the pairs of a part of them are given; ``owned``: (m,) bool, the pairs that count, each of which belongs
+    to one image. Where there are too few strangers to prove the precision of any limit, it is the greatest limit up to
+    `UNPROVEN` that no pair nearly passes, or else the least.
     """
-    copies = disagreement <= _CAUTION * confirmation.allowed(scaled / np.float32(_FIRST))
-    alone = np.ones(images, dtype=np.bool_)
-    alone[a[copies]] = alone[b[copies]] = False
-    strangers = int((alone if owners is None else alone & owners).sum())
-    if strangers < FEWEST:
-        return None
-    looked_at = alone[a] & alone[b] & (scaled <= MOST)
-    scaled, disagreement = scaled[looked_at], disagreement[looked_at]
-    passing_of_near = 1 / (_NEARLY**_EXPONENT - 1)
-    best = None
-    for limit in np.round(np.arange(LEAST, MOST + _STEP / 2, _STEP), 2):
-        within = scaled <= limit
-        nearly = int((disagreement[within] <= _NEARLY * confirmation.allowed(scaled[within] / limit)).sum())
-        choice = Choice(float(limit), strangers, nearly, nearly * passing_of_near / strangers)
-        if best is None or choice.precision >= PRECISION:
+    near = scaled <= MOST
+    a, b, scaled, disagreement = a[near], b[near], scaled[near], disagreement[near]
+    owned = None if owned is None else owned[near]
+    best, surest = None, None
+    for limit in _LIMITS:
+        allowed = confirmation.allowed(scaled / np.float32(limit))
+        alone = np.ones(images, dtype=np.bool_)
+        copies = disagreement <= _CAUTION * allowed
+        alone[a[copies]] = alone[b[copies]] = False
+        strangers = int((alone if owners is None else alone & owners).sum())
+        if strangers < FEWEST:
+            continue
+        nearly = alone[a] & alone[b] & (scaled <= limit) & (disagreement <= _NEARLY * allowed)
+        if owned is not None:
+            nearly &= owned
+        choice = Choice(float(limit), strangers, int(nearly.sum()))
+        if choice.precision >= PRECISION:
             best = choice
-    return best
+        if surest is None or (not choice.near_misses and limit <= UNPROVEN + 1e-9):
+            surest = choice
+    return best or surest
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from image_similarity.grouping.components import Nodes
 from image_similarity.grouping.local_scale import Limits
 from image_similarity.knn.distances import Values
 
-_VERSION = "near-duplicates 1"
+_VERSION = "near-duplicates 2"
 """Changes when the same component would be grouped in another way."""
 
 

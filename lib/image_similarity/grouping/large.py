@@ -17,7 +17,7 @@ from image_similarity.grouping.matrices import matrix
 from image_similarity.grouping.stars import Stars
 from image_similarity.knn import distances, trees
 from image_similarity.knn.compiled import compiled
-from image_similarity.knn.distances import Indices, Metric, Values, Vectors
+from image_similarity.knn.distances import Indices, Metric, Reals, Values, Vectors
 
 _TILE_ROWS = 1024
 _CENTRES_AT_ONCE = 128
@@ -61,7 +61,7 @@ def of(component: Component, limits: Limits) -> Stars:
             continue
         nearest = np.lexsort((row, reach))
         row, reach = np.append(centre, row[nearest]), np.append(np.float32(0), reach[nearest])
-        chosen, link, widest = _split(component, row, limits)
+        chosen, link, widest = _split(component, row, reach, limits)
         free[row[chosen]] = False
         of_group = (np.array([value], dtype=np.float32) for value in (link, widest))
         found.append(Stars(row[chosen], reach[chosen], np.array([len(chosen)]), *of_group))
@@ -163,17 +163,21 @@ def _tiles(metric: Metric, vectors: Vectors, rows: Indices) -> Iterator[tuple[In
             yield a, b, between
 
 
-def _split(component: Component, row: Indices, limits: Limits) -> tuple[Indices, float, float]:
-    """The places of ``row``, a centre and its neighbours, that stay together; weakest link and widest pair of these."""
+def _split(component: Component, row: Indices, reach: Values, limits: Limits) -> tuple[Indices, float, float]:
+    """The places of ``row``, a centre and its neighbours, that stay together; weakest link and widest pair of these.
+
+    ``reach``: the distances to the centre.
+    """
+    far = stars.far_from(reach, component.scale[row], component.scale[row[0]], limits)
     if len(row) <= _TILE_ROWS:
         between = matrix(component.metric, component.vectors[row])
-        chosen = stars.accepted(between, component.scale[row], limits)
+        chosen = stars.accepted(between, component.scale[row], far, limits)
         return chosen, *stars.widths(between[np.ix_(chosen, chosen)])
-    chosen = _accepted(component, row, limits)
+    chosen = _accepted(component, row, far, limits)
     return chosen, *widths(component.metric, component.vectors[row[chosen]])
 
 
-def _accepted(component: Component, row: Indices, limits: Limits) -> Indices:
+def _accepted(component: Component, row: Indices, far: Reals, limits: Limits) -> Indices:
     """The same as `stars.accepted`, tile by tile."""
     metric, vectors, scale = component.metric, component.vectors[row], component.scale[row]
     kept = np.empty(0, dtype=np.int64)
@@ -183,9 +187,10 @@ def _accepted(component: Component, row: Indices, limits: Limits) -> Indices:
             before = kept[first : first + _TILE_ROWS]
             between = distances.block(metric, vectors[places], vectors[before]).view(np.float32)
             limit = limits.wider_of_pairs(scale[places][:, None], scale[before][None, :])
+            limit = np.maximum(limit, np.maximum(far[places][:, None], far[before][None, :]))
             places = places[(between <= limit).all(axis=1)]
         between = matrix(metric, vectors[places])
-        kept = np.append(kept, places[stars.accepted(between, scale[places], limits)])
+        kept = np.append(kept, places[stars.accepted(between, scale[places], far[places], limits)])
     return kept
 
 

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from image_similarity.grouping.local_scale import Limits
 from image_similarity.knn.compiled import compiled
-from image_similarity.knn.distances import Indices, Values
+from image_similarity.knn.distances import Indices, Reals, Values
+
+SLACK = 1.25
+"""Two copies of a centre that are both beyond the limit of it may be that much farther from one another."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,20 @@ def of(
     return Stars(row[:members], reach[:members], size[:groups], link[:groups], widest[:groups])
 
 
-def accepted(distance: Values, scale: Values, limits: Limits) -> Indices:
+def far_from(reach: Values, scale: Values, centre_scale: np.floating, limits: Limits) -> Reals:
+    """How far members may be from one another because they are far from the centre, which they are copies of beyond
+    doubt: (m,) float64, `SLACK` times ``reach`` where that is beyond the limit; else 0.
+    """
+    limit = limits.of_pairs(scale, np.full_like(scale, centre_scale))
+    return np.where(reach > limit, SLACK * reach.astype(np.float64), 0.0)
+
+
+def accepted(distance: Values, scale: Values, far: Reals, limits: Limits) -> Indices:
     """The rows of a star that stay in it, by all distances of its members (m, m): row 0, the centre, and in order those
-    that are within the wider limit of all before.
+    that are within the wider limit of all before. ``far``: (m,), see `far_from`.
     """
     order = np.arange(len(distance))
-    return _accepted(distance, scale, order, limits.scaled, limits.strict, limits.wide, limits.least)  # type: ignore[no-any-return]
+    return _accepted(distance, scale, far, order, limits.scaled, limits.strict, limits.wide, limits.least)  # type: ignore[no-any-return]
 
 
 def widths(distance: Values) -> tuple[float, float]:
@@ -100,7 +111,11 @@ def _stars(distance, near, first, scale, weight, scaled, strict, wide, least, ro
                 continue
             nearest = 1 + np.argsort(between[centre][candidates[1:count]], kind="mergesort")
             candidates[1:count] = candidates[nearest]
-            chosen = candidates[_accepted(between, scales, candidates[:count], scaled, strict, wide, least)]
+            far = np.zeros(m)
+            for j in candidates[:count]:
+                if between[centre, j] > _limit(scales, centre, j, scaled, strict):
+                    far[j] = SLACK * np.float64(between[centre, j])
+            chosen = candidates[_accepted(between, scales, far, candidates[:count], scaled, strict, wide, least)]
             for j in chosen:
                 free[j] = False
                 row[members], reach[members] = start + j, between[centre, j] if j != centre else 0.0
@@ -130,7 +145,7 @@ def _limit(scale, i, j, scaled, strict):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _accepted(distance, scale, candidates, scaled, strict, wide, least):  # type: ignore[no-untyped-def]
+def _accepted(distance, scale, far, candidates, scaled, strict, wide, least):  # type: ignore[no-untyped-def]
     """The places of those ``candidates`` that are within the wider limit of all accepted before."""
     places = np.empty(len(candidates), dtype=np.int64)
     count = 0
@@ -138,7 +153,8 @@ def _accepted(distance, scale, candidates, scaled, strict, wide, least):  # type
         j, fits = candidates[place], True
         for other in range(count):
             i = candidates[places[other]]
-            if not distance[j, i] <= wide * max(_limit(scale, i, j, scaled, strict), least):
+            limit = wide * max(_limit(scale, i, j, scaled, strict), least)
+            if not distance[j, i] <= max(limit, far[i], far[j]):
                 fits = False
                 break
         if fits:

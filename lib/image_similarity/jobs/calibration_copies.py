@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.grouping import calibration, near_duplicates
 from image_similarity.grouping.calibration import Found
 from image_similarity.jobs import embed_images, embedding_runners
@@ -42,6 +43,13 @@ class Copies:
 
     def recall(self, limit: float) -> Sequence[Found]:
         """By kind of copy; none, with a note, where no copies can be embedded as the collection was."""
+        try:
+            return self._recall(limit)
+        except (WrongInput, JobFailed, OSError) as error:  # weights that are not at hand, say: groups need none
+            note(f"what the limit finds is not measured: {error}")
+            return []
+
+    def _recall(self, limit: float) -> Sequence[Found]:
         from image_similarity.stages.groups import copies
 
         fingerprint = self._fingerprint()
@@ -68,7 +76,7 @@ class Copies:
                 local_cores(job.session),
             )
         if made is None:
-            note("no image could be read again, so that it is not known what the limit finds")
+            note("what the limit finds is not measured: no copy could be made")
             return []
         return copies.recall(
             made,

@@ -184,6 +184,7 @@ class _Making:
                 chosen.limits,
                 scale,
                 pairs,
+                pictures,
                 self.inputs.dimensions,
                 most_bytes,
                 local_cores(job.session),

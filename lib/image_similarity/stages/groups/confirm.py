@@ -76,6 +76,13 @@ class Confirmed:
     """Pairs within the limits whose pictures are not known, and that were judged by their vectors alone."""
 
 
+def confirms(pairs: Edges, limits: Limits, pictures: Pictures) -> NDArray[np.bool_]:
+    """(m,): which pairs within ``strict`` are not refuted by their pictures, as far as these are known."""
+    disagreement = pictures.disagreement(pairs, True, "confirm what lists are too short for")
+    share = pairs.distance / np.float32(limits.strict) if limits.strict else np.zeros_like(pairs.distance)
+    return np.isnan(disagreement) | (disagreement <= confirmation.allowed(share))
+
+
 def confirmed(found: Candidates, limits: Limits, pictures: Pictures) -> Confirmed:
     """The candidates that are within ``limits`` and whose pictures agree; and beyond them copies beyond doubt."""
     pairs = found.edges
@@ -88,4 +95,4 @@ def confirmed(found: Candidates, limits: Limits, pictures: Pictures) -> Confirme
     is_known = ~np.isnan(disagreement)
     by_vector = (found.local <= min(limits.scaled, UNCONFIRMED)) | (pairs.distance <= limits.strict)
     passes: NDArray[np.bool_] = np.where(is_known, disagreement <= confirmation.allowed(share), by_vector)
-    return Confirmed(pairs[passes], pairs[within & ~passes], int((within & ~is_known).sum()))
+    return Confirmed(pairs[passes], pairs[within & is_known & ~passes], int((by_vector & ~is_known).sum()))

@@ -111,9 +111,9 @@ def made(
 
 
 def embed(task: Task) -> Iterator[dict[str, Any]]:
-    """In a worker: the copies of a `Work`, one by one. After a worker has died, nothing: a file may have killed it."""
+    """In a worker: the copies of a `Work`, one by one. After two workers have died, nothing: a file may kill them."""
     work: Work = task.work
-    if task.attempt:
+    if task.attempt == processes.ATTEMPTS - 1:
         return
     decoding.prepare_process(work.settings.max_pixels)
     with decoding.quiet_decoders():
@@ -135,8 +135,12 @@ def _copies(work: Work, framing: Any) -> Iterator[tuple[int, str, NDArray[np.uin
         except Unreadable:
             continue
         for kind in original.kinds:
-            copy = edited(picture, kind, original.seed)
-            yield original.place, kind, thumbprint.of(copy), framing.fit(copy)
+            try:
+                copy = edited(picture, kind, original.seed)
+                print_, square = thumbprint.of(copy), framing.fit(copy)
+            except (OSError, ValueError, MemoryError):  # no JPEG is wider than 65,500 pixels, say
+                continue
+            yield original.place, kind, print_, square
 
 
 def _text(values: NDArray[Any]) -> str:

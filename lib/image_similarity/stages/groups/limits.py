@@ -75,7 +75,7 @@ def chosen(
     to calibrate on; it returns why where it cannot.
     """
     if before is not None and not recalibrate:
-        kept = _kept(settings, sketch, fingerprint_key, before, can_calibrate=calibrate is not None)
+        kept = _kept(settings, scale, sketch, fingerprint_key, before, can_calibrate=calibrate is not None)
         if kept is not None:
             return kept
     if settings.limit != AUTO:
@@ -97,7 +97,7 @@ def _new(
     calibrated: Calibrated | None,
     lines: tuple[str, ...] = (),
 ) -> Chosen:
-    limits = Limits(scaled, strict_limit(scaled, scale), settings.wide, least_limit(scaled, scale))
+    limits = _limits(scaled, scale, settings)
     limit = {**asdict(limits), "source": source}
     record: dict[str, Any] = {LIMIT: {**limit, "fingerprint_key": fingerprint_key}}
     if calibrated is not None:
@@ -105,10 +105,21 @@ def _new(
     return Chosen(limits, record, sketch, lines)
 
 
+def _limits(scaled: float, scale: Values, settings: GroupsSettings) -> Limits:
+    return Limits(scaled, strict_limit(scaled, scale), settings.wide, least_limit(scaled, scale))
+
+
 def _kept(
-    settings: GroupsSettings, sketch: Sketch, fingerprint_key: str | None, before: Before, can_calibrate: bool
+    settings: GroupsSettings,
+    scale: Values,
+    sketch: Sketch,
+    fingerprint_key: str | None,
+    before: Before,
+    can_calibrate: bool,
 ) -> Chosen | None:
-    """The limits of the run before; None if they do not hold any more, or others are asked for."""
+    """The limit of the run before; None if it does not hold any more, or another is asked for. What raw limits it means
+    depends on the scales of the images as they are now.
+    """
     limit = before.settings.get(LIMIT, {})
     if not limit or before.sketch is None or limit.get("fingerprint_key") != fingerprint_key:
         return None
@@ -122,8 +133,9 @@ def _kept(
     share = changed_share(before.sketch, sketch)
     if share > settings.recalibrate_share:
         return None
-    limits = Limits(limit["scaled"], limit["strict"], limit["wide"], limit["least"])
-    record = {key: before.settings[key] for key in (LIMIT, CALIBRATION) if key in before.settings}
+    limits = _limits(limit["scaled"], scale, settings)
+    record = {**before.settings, LIMIT: {**limit, **asdict(limits)}}
+    record = {key: record[key] for key in (LIMIT, CALIBRATION) if key in record}
     line = f"limit {limits.scaled:g} of the local scale as in run {before.run}: {share:.1%} of the images have changed"
     return Chosen(limits, record, before.sketch, (line,))
 

@@ -13,9 +13,9 @@ from image_similarity.grouping.near_duplicates import Edges, Limits
 from image_similarity.knn import distances, range_search
 from image_similarity.knn.distances import METRICS, Indices, Values
 from image_similarity.reporting import note
-from image_similarity.stages.groups import digests
+from image_similarity.stages.groups import confirm, digests
 from image_similarity.stages.groups.blocks import FOUND, Block, Components, block_of, cut
-from image_similarity.stages.groups.confirm import Confirmed
+from image_similarity.stages.groups.confirm import Confirmed, Pictures
 from image_similarity.stages.groups.digests import State
 from image_similarity.stages.groups.graph import Graph, Names
 from image_similarity.stages.groups.ranks import Order, Ranks, ranked
@@ -45,6 +45,7 @@ def links(
     limits: Limits,
     scale: Values,
     pairs: Confirmed,
+    pictures: Pictures,
     dimensions: int,
     most_bytes: int,
     threads: int,
@@ -55,7 +56,7 @@ def links(
     """
     edges = pairs.edges
     saturated = near_duplicates.saturated(graph.distance, limits)
-    # What no list holds is not confirmed. So it is trusted only where no picture speaks against what lists hold.
+    # What no list holds is confirmed only where it joins parts. So it is trusted where no picture speaks against lists.
     is_strict = pairs.refuted.distance <= limits.strict
     saturated[pairs.refuted.a[is_strict]] = saturated[pairs.refuted.b[is_strict]] = False
     # A node without a list has no vector that could be compared.
@@ -75,13 +76,14 @@ def links(
     label = connected.of(len(graph), edges.a, edges.b)[node].astype(np.int64)
     label = np.where(label < 0, len(graph) + np.arange(len(node)), label)  # each alone
     more = range_search.connections(METRICS[metric], vectors, node, limits.strict, label, threads)
-    return Links(_joined(edges, more), scale, saturated, 0)
+    joined = Edges(more.a.astype(np.int32), more.b.astype(np.int32), more.distance)
+    return Links(_joined(edges, joined[confirm.confirms(joined, limits, pictures)]), scale, saturated, 0)
 
 
-def _joined(edges: Edges, more: range_search.Pairs) -> Edges:
+def _joined(edges: Edges, more: Edges) -> Edges:
     return Edges(
-        np.concatenate([edges.a, more.a.astype(np.int32)]),
-        np.concatenate([edges.b, more.b.astype(np.int32)]),
+        np.concatenate([edges.a, more.a]),
+        np.concatenate([edges.b, more.b]),
         np.concatenate([edges.distance, more.distance]),
     )
 

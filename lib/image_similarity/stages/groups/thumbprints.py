@@ -74,7 +74,7 @@ def _allocated(count: int, most_bytes: int) -> NDArray[np.uint8]:
     file, name = tempfile.mkstemp(prefix="thumbprints-")
     os.unlink(name)  # it is gone with the last who uses it
     with os.fdopen(file, "w+b") as opened:
-        opened.truncate(count * BYTES)
+        os.posix_fallocate(opened.fileno(), 0, count * BYTES)  # a disk that is full is noticed now
         return np.memmap(opened, np.uint8, "r+", shape=(count, BYTES))
 
 
