@@ -127,7 +127,7 @@ def write(folder: Path, groups: Iterable[dict[str, Any]], of: Book | None = None
             pages.write(str(folder), row["path"], pages.render("compare.html", of, row["path"], context(row)))
             written.append(row["path"])
         about = {**shown, "members": shown["members"][:1], "size": len(shown["members"]), "weakest_link": 0.01}
-        about |= dict.fromkeys(("least_pixels", "most_pixels", "least_bytes", "most_bytes"), 1)
+        about |= dict.fromkeys(("others_pixels", "others_bytes"), 1)
         context_of_group = {"group": about, "items": shown["members"][1:], "number": 1, "last": 1}
         pages.write(str(folder), shown["path"], pages.render("near_group.html", of, shown["path"], context_of_group))
     for name in pages.STATIC_FILES:

@@ -113,7 +113,7 @@ def test_formats_and_sizes_are_those_of_the_files(gallery: Rendered) -> None:
     page = text_of(gallery.folder / group_page(of_kind(gallery, NEAR_DUPLICATES)[0]))
     kept = page.partition('<li class="member kept')[2].partition("</li>")[0]
     size = (gallery.collection.images / "copy one.png").stat().st_size
-    assert re.search(rf">160 × 120, {round(size / 1000)} kB, PNG</p>", kept)
+    assert re.search(rf">160 × 120, {round(size / 1000)}\u00a0kB, PNG</p>", kept)
     assert page.count("the same file, byte for byte") == 2
 
 

@@ -205,7 +205,7 @@ def test_files_are_compared_in_words() -> None:
     assert "The kept one is JPEG, the other one WebP." in sentences(plain, format="WEBP")
     assert "The file of the other one is larger: 1,001 against 1,000 bytes." in sentences(plain, size_bytes=1001)
     unknown = sentences(plain, pixel_width=None, pixel_height=None, size_bytes=None, format=None)
-    assert unknown == ["Both show the whole of one picture."], "nothing is said of what is not known"
+    assert unknown == ["Neither is cropped."], "nothing is said of what is not known"
 
 
 def test_sides_turns_and_tones_are_said_in_words() -> None:
@@ -217,12 +217,13 @@ def test_sides_turns_and_tones_are_said_in_words() -> None:
     assert last(angle=-0.6) == "The other one is turned to the left by less than a degree."
     added = Sides(0.1, 0, 0.1, 0)
     assert last(added=added) == (
-        "The kept one is a part of the other one: about 20 % of it is cut off, at the left and right."
+        "The kept one is a part of the other one: about 20\u00a0% of it is cut off, at the left and right."
     )
     assert last(added=added, added_is_plain=True) == (
-        "The other one has a border, or plain ground, at the left and right: 20 % of it."
+        "The other one has a border, or plain ground, at the left and right: 20\u00a0% of it."
     )
     assert last(brightness=-12.4) == "The other one is darker: by 12 of 255 on average."
+    assert last(brightness=11.9) == "Neither is cropped.", "nobody sees it"
     assert last(contrast=0.7) == "The other one has less contrast."
     assert last(sharpness=0.4) == "The other one is less sharp."
     assert "only resized" in sentences(Differences(is_edit=True, is_even=True, mean=2, largest=9), pixel_width=200)[-1]

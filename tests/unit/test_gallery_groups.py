@@ -107,6 +107,34 @@ def test_a_finer_group_leads_to_the_coarser_one_that_contains_it() -> None:
     assert [group["group_id"] for group in built.by_image["a"]] == ["5", "1"], "the finest of each kind"
 
 
+def test_a_level_that_repeats_the_one_before_is_not_shown() -> None:
+    finest, coarser = (("1", "Abc", ALIKE, 0, 0.1), ("2", "De", ALIKE, 0, 0.1)), ("5", "Abcde", ALIKE, 2, 0.3)
+    again = (("3", "Abc", ALIKE, 1, 0.1), ("4", "De", ALIKE, 1, 0.1))
+    with_, without = (
+        groups.built(tables(*finest, *more, coarser, ("6", "aX", ALIKE, 2, 0.3)), images("abcde"))
+        for more in (again, ())
+    )
+    assert with_ == without and with_.gone == 2, "those of an image that is gone"
+    assert with_.shown.levels == ((2, 5), (1, 5))
+    assert {group["group_id"]: group["parent"] for group in with_.all} == {
+        "1": "together/5-1.html",
+        "2": "together/5-1.html",
+        "5": None,
+    }
+
+
+def test_what_belongs_together_is_not_shown_twice() -> None:
+    def repeats(*made: tuple[str, str, str, int, float | None]) -> bool:
+        built = groups.built(tables(*made), images("abcd"))
+        shown: bool = groups.of_image({"image_id": "b", "groups": built.by_image["b"]})[ALIKE]["repeats"]
+        return shown
+
+    near = ("1", "Abc", NEAR_DUPLICATES, 0, 0.1)
+    assert repeats(near, ("2", "cBa", ALIKE, 0, 0.1)), "the same images in another order"
+    assert not repeats(near, ("2", "Abcd", ALIKE, 0, 0.1)) and not repeats(near, ("2", "Abd", ALIKE, 0, 0.1))
+    assert not repeats(("2", "Abc", ALIKE, 0, 0.1))
+
+
 def test_the_page_of_an_image_shows_the_others_of_its_groups() -> None:
     made = tables(("1", "bAcdefghijk", NEAR_DUPLICATES, 0, 0.1), ("2", "Ab", IDENTICAL, 0, 0.0))
     built = groups.built(made, images("abcdefghijk"))
@@ -139,16 +167,16 @@ def test_every_page_of_groups_has_an_address_that_can_leave() -> None:
 @pytest.mark.parametrize(
     ("size", "words"),
     [
-        (0, "0 bytes"),
-        (1, "1 byte"),
-        (999, "999 bytes"),
-        (1000, "1.0 kB"),
-        (9949, "9.9 kB"),
-        (9950, "10 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1.0 MB"),
-        (3_400_000_000, "3.4 GB"),
-        (10**17, "100000 TB"),
+        (0, "0\u00a0bytes"),
+        (1, "1\u00a0byte"),
+        (999, "999\u00a0bytes"),
+        (1000, "1.0\u00a0kB"),
+        (9949, "9.9\u00a0kB"),
+        (9950, "10\u00a0kB"),
+        (999_499, "999\u00a0kB"),
+        (999_500, "1.0\u00a0MB"),
+        (3_400_000_000, "3.4\u00a0GB"),
+        (10**17, "100000\u00a0TB"),
     ],
 )
 def test_sizes_of_files_have_a_unit_that_fits(size: int, words: str) -> None:
@@ -156,8 +184,8 @@ def test_sizes_of_files_have_a_unit_that_fits(size: int, words: str) -> None:
 
 
 def test_what_is_known_of_an_original_is_said() -> None:
-    assert members.facts(member("a", 1200, 800, 340_000)) == ["1,200 × 800", "340 kB", "JPEG"]
-    assert members.facts(member("a", size=0, format="JPEG2000"))[1:] == ["0 bytes", "JPEG 2000"]
+    assert members.facts(member("a", 1200, 800, 340_000)) == ["1,200 × 800", "340\u00a0kB", "JPEG"]
+    assert members.facts(member("a", size=0, format="JPEG2000"))[1:] == ["0\u00a0bytes", "JPEG 2000"]
     assert members.facts(member("a", None, None, None, format=None)) == []
 
 
@@ -171,23 +199,25 @@ def test_what_is_better_than_the_kept_one_is_said_in_words() -> None:
     assert members.better({**member("b", 41, 30), "picture": kept["picture"]}, kept) == [members.SAME_FILE]
 
 
-def test_the_kept_one_is_the_best_where_others_are_less() -> None:
+def test_the_kept_one_is_the_best_where_all_others_are_less() -> None:
     def best(*others: dict[str, Any]) -> list[str]:
         all_images = {shown["image_id"]: {**shown, "ordinal": n} for n, shown in enumerate((member("a"), *others))}
         names = "A" + "".join(shown["image_id"] for shown in others)
         return members.best(groups.built(tables(("1", names, NEAR_DUPLICATES, 0, 0.1)), all_images).all[0])
 
     assert best(member("b"), member("c")) == [], "all are alike"
-    assert best(member("b", 39), member("c", size=1)) == ["most pixels", "largest file"]
-    assert best(member("b", 39), member("c", 41)) == [], "another one has more"
+    assert best(member("b", 39, size=1), member("c", 39, size=2)) == ["most pixels", "largest file"]
+    assert best(member("b", 39), member("c", size=1)) == [], "another one has as many, and another one is as large"
+    assert best(member("b", 39, size=1), member("c", 41, size=2)) == ["largest file"], "another one has more"
     assert best(member("b", None, None, None)) == []
+    assert best(member("b", 39, size=1), member("c", None, None, None)) == [], "nobody knows of all"
 
 
 def near_page(*others: dict[str, Any], kept: dict[str, Any] | None = None, **of_group: Any) -> str:
     first = {**(kept or member("a")), "distance": None}
     group = {"group_id": "ab" * 8, "kind": NEAR_DUPLICATES, "level": 0, "path": f"near-duplicates/{'ab' * 8}-1.html"}
     group |= {"size": 1 + len(others), "label": None, "weakest_link": 0.125, "parent": None}
-    group |= {"least_pixels": 1, "most_pixels": 1200, "least_bytes": 1, "most_bytes": 900, "members": [first, *others]}
+    group |= {"others_pixels": 1, "others_bytes": 1, "members": [first, *others]}
     book = replace(BOOK, groups=Grouped(0, 1, 2))
     row = {"items": [{**group, **of_group}], "number": 1, "last": 1, "level": 0, "by": "size"}
     return pages.render("near_duplicates.html", book, "near-duplicates/1.html", row)
@@ -210,6 +240,22 @@ def test_a_member_is_compared_with_the_kept_one() -> None:
     assert "weakest link" not in near_page(member("b"), weakest_link=None).partition("<section")[2]
 
 
+def test_a_button_says_how_many_it_marks() -> None:
+    def button(page: str) -> list[str]:
+        return re.findall(r'name="others"[^>]*>([^<]+)<', page)
+
+    assert button(near_page(member("b"), member("c"))) == ["Select all but the kept one"]
+    assert button(near_page(member("b"), member("c"), size=12)) == ["Select the 2 shown"]
+    group = {"group_id": "ab" * 8, "kind": NEAR_DUPLICATES, "size": 3, "weakest_link": None, "members": [member("a")]}
+    group |= {"others_pixels": None, "others_bytes": None}
+    row: dict[str, Any] = {"number": 2, "last": 2, "group": group}
+    pages_of_group = [
+        pages.render("near_group.html", BOOK, "near-duplicates/x-1.html", {**row, "items": items})
+        for items in ([member("b")], [member("b"), member("c")])
+    ]
+    assert [*map(button, pages_of_group)] == [["Select the one shown"], ["Select all but the kept one"]]
+
+
 def test_a_member_without_a_picture_is_compared_by_words_alone() -> None:
     kept, other = said(near_page({**member("b", None, None, None, format=None), "width": None, "height": None}))
     assert "no picture" in other and "Compare" not in other and "more pixels" not in other
@@ -220,7 +266,7 @@ def test_pages_of_groups_escape_what_tables_say() -> None:
     hostile = member("b", title=bad, alt=bad, image_id=bad)
     group = {"group_id": "ab" * 8, "kind": ALIKE, "level": 0, "path": "together/x-1.html", "size": 2, "label": bad}
     group |= {"weakest_link": 0.5, "parent": None, "members": [hostile]}
-    group |= {"least_pixels": 1, "most_pixels": 1200, "least_bytes": 1, "most_bytes": 900}
+    group |= {"others_pixels": 1, "others_bytes": 1}
     book = replace(BOOK, groups=Grouped(0, 1, 2, ((1, 2), (1, 2))))
     row: dict[str, Any] = {"number": 1, "last": 1, "level": 0, "by": "size", "group": group}
     shown = [

@@ -19,7 +19,14 @@ from image_similarity.jobs import render_gallery
 from image_similarity.knn.distances import METRICS
 from image_similarity.pages.captions import LONGEST_ON_CARD, LONGEST_TEXT, clean, location, parts, short
 from image_similarity.pages.captions import link as web_link
-from image_similarity.settings import GallerySettings, NeighboursSettings, Settings, fingerprints, meanings
+from image_similarity.settings import (
+    GallerySettings,
+    GroupsSettings,
+    NeighboursSettings,
+    Settings,
+    fingerprints,
+    meanings,
+)
 from image_similarity.stages.embeddings import outcomes as embeddings
 from image_similarity.stages.gallery import cards, images, listings, pages, search, words
 from image_similarity.stages.gallery.pages import Book, Tab
@@ -431,13 +438,37 @@ def test_what_the_distances_mean_has_the_numbers_of_the_collection_and_pairs() -
     assert set(words.NUMBERS) == set(METRICS)
 
 
+def section_of(job: str, settings: dict[str, Any], counts: dict[str, Any]) -> dict[str, Any]:
+    now = datetime.now(timezone.utc)
+    values: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "versions", "stages"), {})
+    values |= dict.fromkeys(("label", "recall")) | {"settings": settings, "counts": counts, "seconds": 1.0}
+    record = Record(run_id="r", job=job, slot="", status="", started_at=now, finished_at=now, **values)
+    return render_gallery._section("A step", record, ())
+
+
+def test_the_counts_of_groups_are_told_in_words() -> None:
+    one, none = {"groups": 1, "images": 1234, "largest": 1234}, {"groups": 0, "images": 0, "largest": 0}
+    settings = {"groups": GroupsSettings().model_dump(), "runner": {"chosen": "process"}}
+    near = section_of("group_images", settings, {**one, "identical": none, "saturated_skipped": 3})
+    facts = dict(near["facts"])
+    assert facts["images in groups"] == facts["largest group"] == "1,234" and "images" not in facts
+    assert dict(near["nothing"]) == {"identical": "none"}
+    two = {"groups": 2, "images": 9, "largest": 5}
+    alike = section_of("group_images", settings, {**two, "levels": [two, one]})
+    assert dict(alike["facts"])["levels"] == (
+        "level 0: 2 groups, 9 images in groups, 5 in the largest group; "
+        "level 1: 1 group, 1,234 images in groups, 1,234 in the largest group"
+    )
+    names = [name for section in (near, alike) for name, _ in (*section["facts"], *section["nothing"])]
+    assert [name for name in names if name not in words.FACTS] == []
+    of_near, of_alike = ({name for name, _, _ in section["settings"]} for section in (near, alike))
+    assert of_near - of_alike == {f"groups.{name}" for name in ("limit", "wide", "keep", "recalibrate_share")}
+    assert "neighbours" not in words.RECORDED["runner"], "groups have it, too"
+
+
 def test_the_facts_of_a_run_do_not_mislead() -> None:
     def facts(settings: dict[str, Any], counts: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-        now = datetime.now(timezone.utc)
-        values: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "versions", "stages"), {})
-        values |= dict.fromkeys(("label", "recall")) | {"settings": settings, "counts": counts, "seconds": 1.0}
-        record = Record(run_id="r", job="embed_images", slot="", status="", started_at=now, finished_at=now, **values)
-        section = render_gallery._section("A step", record, ())
+        section = section_of("embed_images", settings, counts)
         return dict(section["facts"]), dict(section["nothing"])
 
     counts = {"kept": 0, "images": 240, "failures": {}, "devices": {"cpu": 240}, "skipped": {}}

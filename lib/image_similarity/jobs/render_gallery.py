@@ -49,6 +49,11 @@ from image_similarity.warehouse.workspace import Workspace
 
 DEFAULT_METRIC = "cosine"
 
+_OF_NEAR_DUPLICATES = ("limit", "wide", "keep", "recalibrate_share")
+"""Settings of groups that do not matter to what belongs together."""
+_OF_GROUPS = {"images": "images in groups", "largest": "largest group"}
+"""Counts of group_images -> their names on the page of the run."""
+
 Records = Mapping[str, Record]
 """run_id -> record."""
 
@@ -460,11 +465,19 @@ def _collection(images: str) -> str:
 
 def _section(title: str, record: Record, notes: tuple[str, ...]) -> dict[str, Any]:
     """The section about one run."""
-    settings = [*words.recorded(record.settings), *words.recorded({"versions": record.versions})]
+    settings = [*words.recorded(_used(record)), *words.recorded({"versions": record.versions})]
     facts = list(_facts(record))
     nothing = [(name, value) for name, value in facts if value in ("0", "none") and name != "failures"]
     occurred = [fact for fact in facts if fact not in nothing]
     return {"title": title, "facts": occurred, "nothing": nothing, "notes": notes, "settings": settings}
+
+
+def _used(record: Record) -> Mapping[str, Any]:
+    """The settings of a run. What belongs together is grouped without those that are about near-duplicates alone."""
+    groups = record.settings.get("groups")
+    if "levels" not in record.counts or not isinstance(groups, Mapping):
+        return record.settings
+    return {**record.settings, "groups": {key: groups[key] for key in groups if key not in _OF_NEAR_DUPLICATES}}
 
 
 def _facts(record: Record) -> Iterator[tuple[str, str]]:
@@ -489,16 +502,41 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
         yield "copies found", ", ".join(f"{kind} {joined} of {made}" for kind, (joined, made) in found.items())
     if record.recall is not None:
         yield "recall", f"{record.recall:.4f}"
-    for name, value in record.counts.items():
-        yield name.replace("_", " "), _devices(value) if name == "devices" else _text(value)
+    yield from _of_groups(record.counts) if record.job == "group_images" else _of_counts(record.counts)
     if record.stages:
         yield "steps", ", ".join(f"{step} {seconds:,.1f} s" for step, seconds in record.stages.items())
     yield "finished", f"{record.finished_at.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC, after {record.seconds:,.1f} s"
     yield "run", record.run_id + (f", label {record.label}" if record.label else "")
 
 
+def _of_counts(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in counts.items():
+        yield name.replace("_", " "), _devices(value) if name == "devices" else _text(value)
+
+
+def _of_groups(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The counts of group_images: its ``images`` are those in groups."""
+    named = {_OF_GROUPS.get(name, name): value for name, value in counts.items()}
+    if "identical" in counts:
+        named["identical"] = _grouped(counts["identical"])
+    if "levels" in counts:
+        named["levels"] = "; ".join(f"level {n}: {_grouped(level)}" for n, level in enumerate(counts["levels"]))
+    return _of_counts(named)
+
+
+def _grouped(counts: Mapping[str, int]) -> str:
+    """The groups of one kind and level."""
+    groups, images = counts["groups"], counts["images"]
+    if not groups:
+        return "none"
+    largest = f"{counts['largest']:,} in the largest group"
+    return f"{groups:,} group{'s' * (groups != 1)}, {images:,} images in groups, {largest}"
+
+
 def _text(value: Any) -> str:
-    """A count, a fraction, or counts by reason, as text for people."""
+    """A count, a fraction, counts by reason, or a text, for people."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict):
         return _counted(value)
     if isinstance(value, list):

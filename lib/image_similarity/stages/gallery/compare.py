@@ -27,6 +27,7 @@ from image_similarity.imaging import thumbnails
 from image_similarity.imaging.differences import Differences, Sides, compared
 from image_similarity.pages.site import Site
 from image_similarity.stages.gallery import members, pictures
+from image_similarity.stages.gallery.members import NO_BREAK
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.warehouse import Warehouse
@@ -42,6 +43,9 @@ DIFFERENCES = "differences"
 LIST = "_differences"
 """A folder below each rendering: the names of the difference pictures that it shows."""
 _LIST = pa.schema([("picture", pa.string())])
+
+TOLD_BRIGHTNESS = 12
+"""Differences of mean luminance, of 255, below which nothing is said: they are hard to see."""
 
 _QUALITY = 60
 _RECIPE = f"difference-2-{_QUALITY}"
@@ -333,7 +337,7 @@ def sentences(kept: Mapping[str, Any], other: Mapping[str, Any], found: Differen
         told += _of_grey(found)
         return [*told, "They may be two pictures of one thing: it is not sure that one is an edit of the other."]
     if found.is_whole and not found.is_recompressed:
-        told.append("Both show the whole of one picture.")
+        told.append("Neither is cropped.")
     told += [*_of_place(found), *_of_tones(found), *_of_grey(found)]
     if found.sharpness != 1:
         told.append(f"The other one is {'sharper' if found.sharpness > 1 else 'less sharp'}.")
@@ -395,7 +399,7 @@ def _of_place(found: Differences) -> Iterator[str]:
     if found.stretched != 1:
         percent = round(abs(found.stretched - 1) * 100)
         wider = "wider" if found.stretched > 1 else "narrower"
-        yield f"The other one is stretched: for its height it is about {percent} % {wider}."
+        yield f"The other one is stretched: for its height it is about {percent}{NO_BREAK}% {wider}."
     for sides, is_plain, whole, part in (
         (found.cut, found.cut_is_plain, "kept one", "other one"),
         (found.added, found.added_is_plain, "other one", "kept one"),
@@ -403,13 +407,13 @@ def _of_place(found: Differences) -> Iterator[str]:
         if sides.named:
             where, percent = _listed(sides.named), max(1, round(sides.area * 100))
             if is_plain:
-                yield f"The {whole} has a border, or plain ground, {where}: {percent} % of it."
+                yield f"The {whole} has a border, or plain ground, {where}: {percent}{NO_BREAK}% of it."
             else:
-                yield f"The {part} is a part of the {whole}: about {percent} % of it is cut off, {where}."
+                yield f"The {part} is a part of the {whole}: about {percent}{NO_BREAK}% of it is cut off, {where}."
 
 
 def _of_tones(found: Differences) -> Iterator[str]:
-    if found.brightness:
+    if abs(found.brightness) >= TOLD_BRIGHTNESS:
         word = "brighter" if found.brightness > 0 else "darker"
         yield f"The other one is {word}: by {_of_255(abs(found.brightness))} on average."
     if found.contrast != 1:

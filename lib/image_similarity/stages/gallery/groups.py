@@ -32,9 +32,10 @@ FACES = 3
 """Pictures of a kind of groups on the front page."""
 
 GROUP = ["group_id", "kind", "level", "path", "size", "label", "weakest_link", "parent"]
-GROUP += ["least_pixels", "most_pixels", "least_bytes", "most_bytes", "members"]
+GROUP += ["others_pixels", "others_bytes", "members"]
 """What pages show of a group. ``path``: its page, of identical files the list of exact duplicates; ``parent``: the page
-of the coarser group that contains it, or None; ``members``: the kept one, and in lists `SHOWN` others."""
+of the coarser group that contains it, or None; ``others_pixels``, ``others_bytes``: the most that one beside the kept
+one has, None unless all are known; ``members``: the kept one, and in lists `SHOWN` others."""
 
 COLUMNS = ["group_id", "kind", "level", "image_id", "representative", "distance_to_representative", "position"]
 SUMMARY = ["group_id", "kind", "label", "weakest_link"]
@@ -82,6 +83,20 @@ def grouped(tab: int, sizes: Mapping[tuple[str, int], tuple[int, int]]) -> Group
     return Grouped(tab, *near, tuple(sizes.get((ALIKE, level), (0, 0)) for level in range(max(levels, default=-1) + 1)))
 
 
+def shown_levels(sizes: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], int]:
+    """Kind and level in the tables -> level on the pages. ``sizes``: as for `grouped`.
+
+    A level is not shown if it has as many groups and images as the one before: levels nest, so the groups are the same.
+    """
+    shown = {key: key[1] for key in sizes if key[0] != ALIKE}
+    before = None
+    for key in sorted(key for key in sizes if key[0] == ALIKE):
+        if sizes[key] != before:
+            shown[key] = sum(kind == ALIKE for kind, _ in shown)
+        before = sizes[key]
+    return shown
+
+
 def group_path(kind: str, group_id: str, number: int = 1) -> str:
     """The page of a group."""
     return f"{FOLDERS[kind]}/{group_id}-{number}.html" if kind in FOLDERS else "duplicates/1.html"
@@ -92,14 +107,21 @@ def group_path(kind: str, group_id: str, number: int = 1) -> str:
 
 def of_image(row: Mapping[str, Any]) -> dict[str, Group]:
     """kind -> the group of an image as its page shows it: ``cards``, the kept one first, without the image's own;
-    ``is_kept``: whether that is the kept one. ``row``: with ``image_id`` and ``groups``.
+    ``is_kept``: whether that is the kept one; ``repeats``: whether it shows what nearly the same ones show. ``row``:
+    with ``image_id`` and ``groups``.
     """
     shown = {}
     for group in row.get("groups") or ():
         own = [member["image_id"] == row["image_id"] for member in group["members"]]
         cards = [member for member, is_own in zip(group["members"], own) if not is_own][:SHOWN]
-        shown[group["kind"]] = {**group, "cards": cards, "is_kept": own[0]}
+        shown[group["kind"]] = {**group, "cards": cards, "is_kept": own[0], "repeats": False}
+    if NEAR_DUPLICATES in shown and ALIKE in shown:
+        shown[ALIKE]["repeats"] = _seen(shown[ALIKE]) == _seen(shown[NEAR_DUPLICATES])
     return shown
+
+
+def _seen(group: Group) -> tuple[int, set[str]]:
+    return group["size"], {card["image_id"] for card in group["cards"]}
 
 
 # -- in this process ---------------------------------------------------------------------------------------------------
@@ -176,6 +198,13 @@ def built(tables: GroupTables | None, images: Mapping[str, Image]) -> Groups:
         if row["image_id"] in images:
             rows_of.setdefault(row["group_id"], []).append(row)
     groups = [group for of in rows_of.values() if (group := _built(of, about.get(of[0]["group_id"], {}), images))]
+    gone = len(tables.rows) - sum(group["size"] for group in groups)
+    level_of = shown_levels(_sizes(groups))
+    groups = [
+        {**group, "level": level_of[kind_and_level]}
+        for group in groups
+        if (kind_and_level := (group["kind"], group["level"])) in level_of
+    ]
     groups_of: dict[tuple[str, str, int], Group] = {
         (member["image_id"], group["kind"], group["level"]): group
         for group in groups
@@ -189,12 +218,16 @@ def built(tables: GroupTables | None, images: Mapping[str, Image]) -> Groups:
         for (image_id, of_kind, level), group in groups_of.items():
             if (of_kind, level) == (kind, 0):
                 by_image.setdefault(image_id, []).append({name: group[name] for name in GROUP})
+    return Groups(groups, grouped(tables.tab, _sizes(groups)), gone, by_image)
+
+
+def _sizes(groups: Iterable[Group]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Kind and level -> groups, and images in them."""
     sizes: dict[tuple[str, int], tuple[int, int]] = {}
     for group in groups:
         count, size = sizes.get((group["kind"], group["level"]), (0, 0))
         sizes[group["kind"], group["level"]] = count + 1, size + group["size"]
-    shown = sum(group["size"] for group in groups)
-    return Groups(groups, grouped(tables.tab, sizes), len(tables.rows) - shown, by_image)
+    return sizes
 
 
 def _built(rows: list[Row], about: Mapping[str, Any], images: Mapping[str, Image]) -> Group | None:
@@ -205,8 +238,6 @@ def _built(rows: list[Row], about: Mapping[str, Any], images: Mapping[str, Image
         return None
     shown = [_member(row, images) for row in rows]
     others = [member for row, member in zip(rows, shown) if not row["representative"]]
-    pixels = [count for member in shown if (count := members.pixels(member)) is not None]
-    sizes = [member["size_bytes"] for member in shown if member["size_bytes"] is not None]
     return {
         "group_id": rows[0]["group_id"],
         "kind": rows[0]["kind"],
@@ -216,14 +247,18 @@ def _built(rows: list[Row], about: Mapping[str, Any], images: Mapping[str, Image
         "label": about.get("label"),
         "weakest_link": about.get("weakest_link"),
         "parent": None,
-        "least_pixels": min(pixels, default=None),
-        "most_pixels": max(pixels, default=None),
-        "least_bytes": min(sizes, default=None),
-        "most_bytes": max(sizes, default=None),
+        "others_pixels": _most([members.pixels(member) for member in others]),
+        "others_bytes": _most([member["size_bytes"] for member in others]),
         "members": [{**_member(kept[0], images), "distance": None}, *others[:SHOWN]],
         "others": others,
         "ordinal": images[kept[0]["image_id"]]["ordinal"],
     }
+
+
+def _most(values: Sequence[int | None]) -> int | None:
+    """The largest of ``values``; None if one is not known."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
 
 
 def _member(row: Row, images: Mapping[str, Image]) -> Row:

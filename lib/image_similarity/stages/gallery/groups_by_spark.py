@@ -102,11 +102,15 @@ def built(tables: GroupTables, cards: DataFrame, scratch: Workspace) -> Groups:
     whole = joined.groupBy("group_id", "kind", "level").agg(
         F.count("*").cast("int").alias("size"),
         F.max(F.when(F.col("representative"), F.struct("ordinal", "member"))).alias("face"),
-        *_extremes("pixels", F.col("member.pixel_width").cast("long") * F.col("member.pixel_height")),
-        *_extremes("bytes", F.col("member.size_bytes")),
+        _most("pixels", F.col("member.pixel_width").cast("long") * F.col("member.pixel_height")),
+        _most("bytes", F.col("member.size_bytes")),
     )
-    shown = scratch.write("groups-shown", whole.where("face is not null and size > 1"))
-    rows = scratch.write("groups-rows", _placed(joined.join(shown.select("group_id"), "group_id", "left_semi")))
+    found = scratch.write("groups-found", whole.where("face is not null and size > 1"))
+    sizes = _sizes(found)
+    gone = tables.rows.count() - sum(images for _, images in sizes.values())
+    shown = found.withColumn("level", _level(groups.shown_levels(sizes))).where("level is not null")
+    levels = shown.select("group_id", "level")
+    rows = scratch.write("groups-rows", _placed(joined.drop("level").join(levels, "group_id")))
     first = rows.where(F.col("place") < SHOWN).groupBy("group_id").agg(_in_order(F.col("member")).alias("first"))
     summary = tables.summary.select("group_id", "label", "weakest_link")
     all_groups = (
@@ -115,12 +119,23 @@ def built(tables: GroupTables, cards: DataFrame, scratch: Workspace) -> Groups:
     all_groups = all_groups.withColumn("path", _path(F.col("kind"), F.col("group_id")))
     all_groups = all_groups.withColumn("members", F.concat(F.array("face.member"), "first"))
     written = scratch.write("groups-all", all_groups.select(*GROUP, F.col("face.ordinal").alias("ordinal")))
-    sizes = written.groupBy("kind", "level").agg(F.count("*").alias("groups"), F.sum("size").alias("images")).collect()
-    by_kind = {(row.kind, row.level): (row.groups, row.images) for row in sizes}
-    gone = tables.rows.count() - sum(images for _, images in by_kind.values())
-    grouped = groups.grouped(tables.tab, by_kind)
+    grouped = groups.grouped(tables.tab, _sizes(written))
     lists = {order: _in_list(written, order, scratch) for order in groups.orders(grouped)}
     return Groups(written, rows, grouped, gone, lists)
+
+
+def _sizes(all_groups: DataFrame) -> dict[tuple[str, int], tuple[int, int]]:
+    """Kind and level -> groups, and images in them."""
+    sized = all_groups.groupBy("kind", "level").agg(F.count("*").alias("groups"), F.sum("size").alias("images"))
+    return {(row.kind, row.level): (row.groups, row.images) for row in sized.collect()}
+
+
+def _level(shown: Mapping[tuple[str, int], int]) -> Column:
+    """The level on the pages, see `groups.shown_levels`; null if it is not shown."""
+    number = F.lit(None).cast("int")
+    for (kind, level), own in shown.items():
+        number = F.when((F.col("kind") == kind) & (F.col("level") == level), own).otherwise(number)
+    return number
 
 
 def _in_list(all_groups: DataFrame, order: Order, scratch: Workspace) -> DataFrame:
@@ -158,8 +173,10 @@ def _path(kind: Column, group_id: Column) -> Column:
     return pages
 
 
-def _extremes(name: str, value: Column) -> tuple[Column, Column]:
-    return F.min(value).alias(f"least_{name}"), F.max(value).alias(f"most_{name}")
+def _most(name: str, value: Column) -> Column:
+    """The largest ``value`` of the others; null if one of them is not known."""
+    are_known = F.min(value.isNotNull() | F.col("representative"))
+    return F.when(are_known, F.max(F.when(~F.col("representative"), value))).alias(f"others_{name}")
 
 
 def _others(first: str) -> list[str]:

@@ -10,6 +10,9 @@ MEMBER = ["image_id", "uri", *cards.CARD, "size_bytes", *pictures.ORIGINAL]
 
 SAME_FILE = "the same file, byte for byte"
 
+NO_BREAK = "\u00a0"
+"""A space at which no line ends."""
+
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _NAMES = {"WEBP": "WebP", "JPEG2000": "JPEG 2000"}
 """Pillow's name of a format -> the usual one, where they differ."""
@@ -30,13 +33,16 @@ def format_name(name: str) -> str:
 
 
 def file_size(count: int) -> str:
-    """A number of bytes in the largest unit that leaves a whole one, with two digits or more: 840 bytes, 3.4 MB."""
+    """A number of bytes in the largest unit that leaves a whole one, with two digits or more: 840 bytes, 3.4 MB.
+
+    No line ends between the number and its unit.
+    """
     size, unit = float(count), 0
     while size >= 999.5 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1
     if unit == 0:
-        return f"{count} byte{'s' if count != 1 else ''}"
-    return f"{size:.1f} {_UNITS[unit]}" if size < 9.95 else f"{size:.0f} {_UNITS[unit]}"
+        return f"{count}{NO_BREAK}byte{'s' if count != 1 else ''}"
+    return f"{size:.1f}{NO_BREAK}{_UNITS[unit]}" if size < 9.95 else f"{size:.0f}{NO_BREAK}{_UNITS[unit]}"
 
 
 def pixels(member: Member) -> int | None:
@@ -53,11 +59,11 @@ def better(member: Member, kept: Member) -> list[str]:
 
 
 def best(group: Mapping[str, Any]) -> list[str]:
-    """In what the kept one is the best of its ``group``, where not all are the same."""
+    """In what the kept one is better than every other of its ``group``."""
     kept = group["members"][0]
-    compared = {"most pixels": (pixels(kept), group["least_pixels"], group["most_pixels"])}
-    compared["largest file"] = (kept["size_bytes"], group["least_bytes"], group["most_bytes"])
-    return [words for words, (own, least, most) in compared.items() if own is not None and least < own == most]
+    compared = {"most pixels": (pixels(kept), group["others_pixels"])}
+    compared["largest file"] = (kept["size_bytes"], group["others_bytes"])
+    return [words for words, (own, most) in compared.items() if own is not None and most is not None and own > most]
 
 
 def is_same_file(member: Member, kept: Member) -> bool:

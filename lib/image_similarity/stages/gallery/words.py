@@ -164,8 +164,12 @@ FACTS = {
     "without pictures": "pairs that were judged by their vectors alone",
     "share proven": "the share of pairs in groups whose exact distance is known",
     "saturated": "images whose lists of neighbours hold nothing but near copies",
+    "saturated skipped": "of these, those whose further copies were not looked for: too many for groups.process_bytes",
     "groups": "groups with at least two images",
-    "largest": "images in the largest group",
+    "images in groups": "images that are in one of these groups",
+    "largest group": "images in the largest of these groups",
+    "identical": "groups of files that are equal, byte for byte",
+    "levels": "from the finest groups to the coarsest",
     # of all
     "steps": "seconds that each step took",
     "finished": "when, and after how long",
@@ -186,9 +190,12 @@ RECORDED = {
     # of find_neighbours
     "compared_sha256": "Checksum of the compared vectors. It shows whether a table is still theirs.",
     "lists": "Lengths of the exact lists that the next run may continue, and the version of their format.",
-    "runner": "Where exact neighbours were found, in the job's own process or by Spark, and why.",
+    "runner": "What did the work, the job's own process or Spark, and why.",
     "device": "What compared the vectors in the job's own process: the processor (cpu) or a GPU.",
     "screen": "The precision of the quick comparison that proposed candidates, and why.",
+    # of group_images
+    "limit": "How near near-duplicates are, and who chose that.",
+    "calibration": "What the limit was chosen by: edited copies that it finds, and strangers that it keeps apart.",
     # of all
     "versions": "Programs and libraries that this run used.",
 }

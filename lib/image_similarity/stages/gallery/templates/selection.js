@@ -80,7 +80,7 @@
   }
   function show() {
     const all = rows();
-    bar.hidden = !all.length && !boxes.length;
+    bar.hidden = !all.length && !isFull;
     bar.querySelector(".marked").textContent = `${all.length.toLocaleString("en")} image${all.length === 1 ? "" : "s"} marked for removal`;
     bar.querySelector(".note").textContent = note(all);
     for (const button of bar.querySelectorAll("button")) button.disabled = !all.length;
