@@ -25,7 +25,7 @@ from image_similarity.storage import fetch
 
 ORIGINALS = 200
 """Images that are edited, each in all ways; fewer of small collections."""
-SHARE = 1 / 12
+SHARE = 1 / 24
 """Copies for each image of the collection, at most: embedding them takes as large a part of what embedding takes."""
 
 
