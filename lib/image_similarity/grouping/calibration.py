@@ -124,7 +124,7 @@ def recall_by_kind(
     """
     least = max(common_scale, np.finfo(np.float64).tiny)
     scaled = distance / np.maximum(np.sqrt(scale.astype(np.float64) * own_scale), least)
-    passes = disagreement <= confirmation.allowed((scaled / limit).astype(np.float32))
+    passes = disagreement <= confirmation.allowed(scaled / limit)
     by_kind: dict[str, list[bool]] = {}
     for kind, joined in zip(kinds, passes.tolist()):
         by_kind.setdefault(kind, []).append(joined)
