@@ -75,12 +75,12 @@ def test_recall_counts_each_kind_by_itself() -> None:
     distance, disagreement = np.array([[0.1, 0.1, 0.5, 0.5], [0.0, 0.2, 0.001, 0.02]], dtype=np.float32)
     scale = np.full(4, 0.4, dtype=np.float32)
     found = recall_by_kind(["grey", "grey", "half", "half"], distance, scale, scale, 0.0, disagreement, limit=0.7)
-    assert [(of.kind, of.found, of.made, of.recall) for of in found] == [("grey", 1, 2, 0.5), ("half", 1, 2, 0.5)]
+    assert [(of.kind, of.joined, of.copies, of.recall) for of in found] == [("grey", 1, 2, 0.5), ("half", 1, 2, 0.5)]
 
 
 def test_a_scale_of_zero_is_no_fault() -> None:
     zero = np.zeros(1, np.float32)
-    assert recall_by_kind(["grey"], zero, zero, zero, 0.0, zero, 0.7)[0].found == 1
+    assert recall_by_kind(["grey"], zero, zero, zero, 0.0, zero, 0.7)[0].joined == 1
 
 
 def test_a_sample_does_not_depend_on_the_order() -> None:

@@ -52,14 +52,14 @@ def disagreement(
     nothing. ``thumbprints``: (n, 1024), row by row. ``align``: whether to align them, which takes some 1 ms for a pair
     of strangers; otherwise they are compared as they are, and mirrored, and 1 stands for more than `CERTAIN`.
     """
-    found = np.empty(len(a), dtype=np.float32)
+    values = np.empty(len(a), dtype=np.float32)
     pictures = thumbprints.reshape(-1, SIDE, SIDE)
-    _disagreements(pictures, a.astype(np.int64), b.astype(np.int64), _TRIED if align else 0, found)
-    return found
+    _disagreements(pictures, a.astype(np.int64), b.astype(np.int64), _TRIED if align else 0, values)
+    return values
 
 
 @compiled()
-def _disagreements(pictures, a, b, tried, found):  # type: ignore[no-untyped-def]
+def _disagreements(pictures, a, b, tried, values):  # type: ignore[no-untyped-def]
     for i in range(len(a)):
         first, second = a[i], b[i]
         if _is_before(pictures[second], pictures[first]):  # so that the order, which is one of names, does not matter
@@ -67,9 +67,9 @@ def _disagreements(pictures, a, b, tried, found):  # type: ignore[no-untyped-def
         if tried == 0 and not (
             _may_agree(pictures[first], pictures[second], 1) or _may_agree(pictures[first], pictures[second], -1)
         ):
-            found[i] = 1.0
+            values[i] = 1.0
             continue
-        found[i] = _disagreement(pictures[first].astype(np.float64), pictures[second].astype(np.float64), tried)
+        values[i] = _disagreement(pictures[first].astype(np.float64), pictures[second].astype(np.float64), tried)
 
 
 @compiled()

@@ -95,16 +95,17 @@ def choose(
 
 
 @dataclass(frozen=True)
-class Found:
+class KindRecall:
     """How many of the copies of one kind were found."""
 
     kind: str
-    made: int
-    found: int
+    copies: int
+    joined: int
+    """Copies that would be in a group with their originals."""
 
     @property
     def recall(self) -> float:
-        return self.found / self.made
+        return self.joined / self.copies
 
 
 def recall_by_kind(
@@ -115,7 +116,7 @@ def recall_by_kind(
     common_scale: float,
     disagreement: Values,
     limit: float,
-) -> list[Found]:
+) -> list[KindRecall]:
     """How many copies would be joined to their originals, for each kind in the order of first appearance.
 
     All (m,): the ``kinds`` of the copies, their ``distance`` to their originals, the local ``scale`` of the originals
@@ -128,10 +129,10 @@ def recall_by_kind(
     by_kind: dict[str, list[bool]] = {}
     for kind, joined in zip(kinds, passes.tolist()):
         by_kind.setdefault(kind, []).append(joined)
-    return [Found(kind, len(joined), sum(joined)) for kind, joined in by_kind.items()]
+    return [KindRecall(kind, len(joined), sum(joined)) for kind, joined in by_kind.items()]
 
 
-def record(choice: Choice, found: Sequence[Found]) -> Mapping[str, Any]:
+def record(choice: Choice, by_kind: Sequence[KindRecall]) -> Mapping[str, Any]:
     """For ``runs.settings``."""
     return {
         "precision": round(choice.precision, 4),
@@ -139,7 +140,7 @@ def record(choice: Choice, found: Sequence[Found]) -> Mapping[str, Any]:
         "copies_for_each_image": COPIES,
         "strangers": choice.strangers,
         "near_misses": choice.near_misses,
-        "recall": {of.kind: [of.found, of.made] for of in found},
+        "recall": {of.kind: [of.joined, of.copies] for of in by_kind},
     }
 
 

@@ -76,9 +76,9 @@ def levels(neighbour: Integers, distance: Distances) -> list[Integers]:
     tree = linkage.nearest_first(n, linkage.listed_pairs(neighbour, distance))
     groups = _Measured(neighbour, distance, tree)
     close, apart = groups.standing_apart()
-    found = [linkage.tops(n, tree, close), linkage.tops(n, tree, apart)]
-    found.append(_alike(neighbour, found[-1]))
-    return [_by_least_node(level) for level in found]
+    labels_of_levels = [linkage.tops(n, tree, close), linkage.tops(n, tree, apart)]
+    labels_of_levels.append(_alike(neighbour, labels_of_levels[-1]))
+    return [_by_least_node(level) for level in labels_of_levels]
 
 
 def described(neighbour: Integers, distance: Distances, labels: Integers) -> Groups:

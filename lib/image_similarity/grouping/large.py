@@ -47,7 +47,7 @@ def of(component: Component, limits: Limits) -> Stars:
     listed = _Listed(component, crowd.has(component.a, component.b, component.distance))
     degree = listed.degrees(component.weight) + crowd.degrees()
     free = np.ones(len(component.scale), dtype=np.bool_)
-    found = []
+    all_stars = []
     order = np.argsort(-degree, kind="stable")
     crowd.expect(order)
     for centre in order.tolist():
@@ -64,8 +64,8 @@ def of(component: Component, limits: Limits) -> Stars:
         chosen, link, widest = _split(component, row, reach, limits)
         free[row[chosen]] = False
         of_group = (np.array([value], dtype=np.float32) for value in (link, widest))
-        found.append(Stars(row[chosen], reach[chosen], np.array([len(chosen)]), *of_group))
-    return stars.joined(found)
+        all_stars.append(Stars(row[chosen], reach[chosen], np.array([len(chosen)]), *of_group))
+    return stars.joined(all_stars)
 
 
 class _Listed:
@@ -135,17 +135,17 @@ class _Crowd:
         centres = np.append(centre, self._to_come[: _CENTRES_AT_ONCE - 1])
         self._rows = self._rows[free[self._rows]]
         vectors, metric = self._component.vectors, self._component.metric
-        found: list[list[tuple[Indices, Values]]] = [[] for _ in centres]
+        all_stars: list[list[tuple[Indices, Values]]] = [[] for _ in centres]
         for start in range(0, len(self._rows), _TILE_ROWS):
             rows = self._rows[start : start + _TILE_ROWS]
             between = distances.block(metric, vectors[centres], vectors[rows]).view(np.float32)
-            for of_centre, own, distance in zip(found, centres, between):
+            for of_centre, own, distance in zip(all_stars, centres, between):
                 near = (distance <= self._strict) & (rows != own)
                 of_centre.append((rows[near], distance[near]))
         nothing = np.empty(0, np.int64), np.empty(0, np.float32)
         self._kept = {
             int(own): (np.concatenate([nothing[0], *rows]), np.concatenate([nothing[1], *reach]))
-            for own, (rows, reach) in zip(centres, (tuple(zip(*of)) or ((), ()) for of in found))
+            for own, (rows, reach) in zip(centres, (tuple(zip(*of)) or ((), ()) for of in all_stars))
         }
 
 

@@ -160,7 +160,7 @@ def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Gro
     first = np.searchsorted(label[rows], np.arange(int(label.max(initial=-1)) + 2))
     size = np.diff(first)
     tiny = np.nonzero(size <= SINGLE_PAIRS)[0]
-    found = [*_of_tiny(part, metric, limits, [rows[first[c] : first[c + 1]] for c in tiny], a, b)]
+    all_stars = [*_of_tiny(part, metric, limits, [rows[first[c] : first[c + 1]] for c in tiny], a, b)]
     of_edge = label[a]
     by_component = np.argsort(of_edge, kind="stable")
     starts = np.searchsorted(of_edge[by_component], np.arange(len(size) + 1))
@@ -174,8 +174,8 @@ def grouped(part: Part, metric: Metric, limits: Limits, threads: int = 1) -> Gro
         return _of_matrix(part, metric, limits, members, np.ones_like(members), own_a, own_b)
 
     with one_core(FLOAT32):  # small products in many threads took ten times as long
-        found.extend(in_threads(threads, of_one, np.nonzero(size > SINGLE_PAIRS)[0].tolist()))
-    return _summarised(part, stars.joined(found))
+        all_stars.extend(in_threads(threads, of_one, np.nonzero(size > SINGLE_PAIRS)[0].tolist()))
+    return _summarised(part, stars.joined(all_stars))
 
 
 def _of_tiny(part: Part, metric: Metric, limits: Limits, members: list[Indices], a: Nodes, b: Nodes) -> Iterator[Stars]:
@@ -189,8 +189,8 @@ def _of_tiny(part: Part, metric: Metric, limits: Limits, members: list[Indices],
         place[rows] = np.arange(len(rows))
         inside = place[a] >= 0
         near = _near(between, first, place[a[inside]], place[b[inside]], part.saturated[rows], limits.strict)
-        found = stars.of(between, near, first, part.scale[rows], np.ones(len(rows), dtype=np.int64), limits)
-        yield found.renamed(rows)
+        all_stars = stars.of(between, near, first, part.scale[rows], np.ones(len(rows), dtype=np.int64), limits)
+        yield all_stars.renamed(rows)
 
 
 def _of_matrix(
@@ -234,7 +234,7 @@ def _of_many(part: Part, metric: Metric, limits: Limits, rows: Indices, a: Nodes
     low, high = np.sort([equal[np.searchsorted(rows, of)] for of in (a, b)], axis=0)
     if len(leader) <= MATRIX_ROWS:
         others = low != high
-        found = _of_matrix(part, metric, limits, rows[leader], weight, low[others], high[others])
+        all_stars = _of_matrix(part, metric, limits, rows[leader], weight, low[others], high[others])
     else:
         once = np.unique(low * len(leader) + high, return_index=True)[1]
         once = once[low[once] != high[once]]
@@ -243,8 +243,8 @@ def _of_many(part: Part, metric: Metric, limits: Limits, rows: Indices, a: Nodes
             *(metric, part.vectors[chosen], part.scale[chosen], weight, part.saturated[chosen]),
             *(low[once], high[once], distance[once]),
         )
-        found = large.of(component, limits).renamed(chosen)
-    return _with_equals(found, rows, leader, equal)
+        all_stars = large.of(component, limits).renamed(chosen)
+    return _with_equals(all_stars, rows, leader, equal)
 
 
 def _equal(part: Part, rows: Indices) -> tuple[Indices, Indices]:
@@ -260,32 +260,36 @@ def _equal(part: Part, rows: Indices) -> tuple[Indices, Indices]:
     return first[order], rank[equal.ravel()]
 
 
-def _with_equals(found: Stars, rows: Indices, leader: Indices, equal: Indices) -> Stars:
-    """``found``, groups of leaders, with the nodes that are equal to these. Members are ordered as in `stars`."""
-    star = np.repeat(np.arange(len(found.size)), found.size)
+def _with_equals(all_stars: Stars, rows: Indices, leader: Indices, equal: Indices) -> Stars:
+    """``all_stars``, groups of leaders, with the nodes that are equal to these. Members are ordered as in `stars`."""
+    star = np.repeat(np.arange(len(all_stars.size)), all_stars.size)
     of_class = np.full(len(leader), -1)
-    of_class[np.searchsorted(rows[leader], found.row)] = np.arange(len(found.row))
+    of_class[np.searchsorted(rows[leader], all_stars.row)] = np.arange(len(all_stars.row))
     member = of_class[equal]
     row, member = rows[member >= 0], member[member >= 0]
-    star, reach = star[member], found.reach[member]
-    centre = np.concatenate([[0], np.cumsum(found.size)])[:-1]
-    is_centre = np.isin(row, found.row[centre])
+    star, reach = star[member], all_stars.reach[member]
+    centre = np.concatenate([[0], np.cumsum(all_stars.size)])[:-1]
+    is_centre = np.isin(row, all_stars.row[centre])
     order = np.lexsort((row, reach, ~is_centre, star))
     return Stars(
-        row[order], reach[order], np.bincount(star, minlength=len(found.size)), found.weakest_link, found.widest_pair
+        row[order],
+        reach[order],
+        np.bincount(star, minlength=len(all_stars.size)),
+        all_stars.weakest_link,
+        all_stars.widest_pair,
     )
 
 
-def _summarised(part: Part, found: Stars) -> Groups:
+def _summarised(part: Part, all_stars: Stars) -> Groups:
     """The groups in the order of their least rows, with the nearest nodes outside."""
-    group = np.repeat(np.arange(len(found.size)), found.size)
-    start = np.concatenate([[0], np.cumsum(found.size)])
-    least = np.minimum.reduceat(found.row, start[:-1]) if len(found.size) else found.size
+    group = np.repeat(np.arange(len(all_stars.size)), all_stars.size)
+    start = np.concatenate([[0], np.cumsum(all_stars.size)])
+    least = np.minimum.reduceat(all_stars.row, start[:-1]) if len(all_stars.size) else all_stars.size
     order = np.argsort(least)
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    row = found.row[np.argsort(rank[group], kind="stable")]
-    size = found.size[order]
+    row = all_stars.row[np.argsort(rank[group], kind="stable")]
+    size = all_stars.size[order]
     group_of = np.full(len(part.node), -1)
     group_of[row] = np.repeat(np.arange(len(size)), size)
     nearest, outside = np.full(len(size), np.nan, dtype=np.float32), np.full(len(size), -1, dtype=np.int32)
@@ -293,8 +297,8 @@ def _summarised(part: Part, found: Stars) -> Groups:
     return Groups(
         node=part.node[row],
         start=np.concatenate([[0], np.cumsum(size)]),
-        weakest_link=found.weakest_link[order],
-        widest_pair=found.widest_pair[order],
+        weakest_link=all_stars.weakest_link[order],
+        widest_pair=all_stars.widest_pair[order],
         nearest_outside=nearest,
         nearest_outside_node=outside,
     )

@@ -244,9 +244,9 @@ def aligned(first: Image.Image, second: Image.Image) -> Alignment:
         other = View(oriented(second, mirrored, turns))
         warp = _search(own, other)
         both = overlap(own, other, warp, FINE)
-        found = Alignment(mirrored, turns, warp, own, other, both, tiles(both), warp == whole(own, other))
-        if best is None or found.tiles.same > best.tiles.same:
-            best = found
+        candidate = Alignment(mirrored, turns, warp, own, other, both, tiles(both), warp == whole(own, other))
+        if best is None or candidate.tiles.same > best.tiles.same:
+            best = candidate
         if best.tiles.same > _SURE_ENOUGH:
             break
     assert best is not None
@@ -286,11 +286,11 @@ def _search(first: View, second: View) -> Warp:
     score = _score(first, second, best)
     if score < _CLOSE_ENOUGH and as_it_is < 0.5:
         for begin, stretched in _best_starts(first, second):
-            found = _refined(first, second, begin, COARSE, 8, stretched)
-            found = _refined(first, second, found, MIDDLE, 8, stretched)
-            reached = _score(first, second, found)
+            candidate = _refined(first, second, begin, COARSE, 8, stretched)
+            candidate = _refined(first, second, candidate, MIDDLE, 8, stretched)
+            reached = _score(first, second, candidate)
             if reached > score:
-                best, score, is_stretched = found, reached, stretched
+                best, score, is_stretched = candidate, reached, stretched
             if score > _CLOSE_ENOUGH:
                 break
     if score > _HOPELESS:

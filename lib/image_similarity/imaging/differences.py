@@ -133,29 +133,29 @@ def compared(first: Image.Image, second: Image.Image) -> tuple[Differences, Imag
     """
     whole = first, second
     first, second = _at_most(first), _at_most(second)
-    found = alignment.aligned(first.convert("L"), second.convert("L"))
-    is_sure = found.tiles.same >= (SURE_IF_WHOLE if found.is_whole and _stretched(found) == 1 else SURE)
-    if not is_sure or abs(found.warp.angle) > alignment.MOST_ANGLE:
-        found = _only_scaled(first, second)
+    aligned = alignment.aligned(first.convert("L"), second.convert("L"))
+    is_sure = aligned.tiles.same >= (SURE_IF_WHOLE if aligned.is_whole and _stretched(aligned) == 1 else SURE)
+    if not is_sure or abs(aligned.warp.angle) > alignment.MOST_ANGLE:
+        aligned = _only_scaled(first, second)
         is_sure = False
-    turned = alignment.oriented(second, found.mirrored, found.quarter_turns)
-    base, placed, mask = _placed(first, turned, found)
+    turned = alignment.oriented(second, aligned.mirrored, aligned.quarter_turns)
+    base, placed, mask = _placed(first, turned, aligned)
     difference = (np.asarray(placed, np.int16) - np.asarray(base, np.int16)) * mask[:, :, None]
-    mean, largest, factor = _sizes(*whole, found, difference, mask)
+    mean, largest, factor = _sizes(*whole, aligned, difference, mask)
     picture = Image.fromarray(np.clip(GREY + factor * difference, 0, 255).astype(np.uint8))
     grey = _grey(first, second)
-    matrix = _placing(found, *(picture.size for picture in whole))
+    matrix = _placing(aligned, *(picture.size for picture in whole))
     if not is_sure:
         return Differences(grey=grey, mean=mean, largest=largest, factor=factor, matrix=matrix), picture
-    angle, stretched, cut, added = _geometry(found)
-    brightness, contrast = _tones(found)
-    errors = _errors(found)
-    is_one_size = found.is_whole and first.size == turned.size
+    angle, stretched, cut, added = _geometry(aligned)
+    brightness, contrast = _tones(aligned)
+    errors = _errors(aligned)
+    is_one_size = aligned.is_whole and first.size == turned.size
     sharpness = _sharpness(base, placed, contrast) if is_one_size else 1.0
     return Differences(
         is_edit=True,
-        mirrored=found.mirrored,
-        turned=found.quarter_turns,
+        mirrored=aligned.mirrored,
+        turned=aligned.quarter_turns,
         angle=angle,
         stretched=stretched,
         cut=cut,
@@ -164,10 +164,10 @@ def compared(first: Image.Image, second: Image.Image) -> tuple[Differences, Imag
         added_is_plain=_is_plain(turned, added),
         brightness=brightness,
         contrast=contrast,
-        colour=1.0 if any(grey) else _colour(first, turned, found, contrast),
+        colour=1.0 if any(grey) else _colour(first, turned, aligned, contrast),
         sharpness=sharpness if _beyond_ratio(sharpness, LEAST_SHARPNESS) else 1.0,
         grey=grey,
-        place=_place(found, errors) if found.is_whole and not brightness and contrast == 1 else "",
+        place=_place(aligned, errors) if aligned.is_whole and not brightness and contrast == 1 else "",
         is_even=bool((errors <= PLACE_DIFFERS).all()) and not _beyond_ratio(sharpness, SAME_SHARPNESS),
         mean=mean,
         largest=largest,
@@ -197,17 +197,17 @@ def _only_scaled(first: Image.Image, second: Image.Image) -> Alignment:
 
 
 def _placed(
-    first: Image.Image, turned: Image.Image, found: Alignment
+    first: Image.Image, turned: Image.Image, aligned: Alignment
 ) -> tuple[Image.Image, Image.Image, npt.NDArray[np.bool_]]:
     """Both in one size, in the frame of what both show, and where both are. Neither is enlarged."""
-    warp = found.warp
-    per_unit = min(LARGEST, found.first.pixels, found.second.pixels * warp.scale)
-    size = _size(found.first, per_unit, per_unit)
-    of_second = _size(found.second, per_unit / warp.scale_x, per_unit / warp.scale_y)
+    warp = aligned.warp
+    per_unit = min(LARGEST, aligned.first.pixels, aligned.second.pixels * warp.scale)
+    size = _size(aligned.first, per_unit, per_unit)
+    of_second = _size(aligned.second, per_unit / warp.scale_x, per_unit / warp.scale_y)
     base, seen = alignment.resized(first, size), alignment.resized(turned, of_second)
-    if seen.size == base.size and warp == alignment.whole(found.first, found.second):
+    if seen.size == base.size and warp == alignment.whole(aligned.first, aligned.second):
         return base, seen, np.ones(size[::-1], np.bool_)
-    to = alignment.grid_matrix(found.first, found.second, warp, size[::-1], of_second[::-1])
+    to = alignment.grid_matrix(aligned.first, aligned.second, warp, size[::-1], of_second[::-1])
     mask = alignment.inside(to, size[::-1], of_second[::-1])
     placed = seen.transform(size, Image.Transform.AFFINE, tuple(to.ravel()), Image.Resampling.BILINEAR)
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
@@ -224,7 +224,7 @@ def _size(view: alignment.View, per_x: float, per_y: float) -> tuple[int, int]:
 def _sizes(
     first: Image.Image,
     second: Image.Image,
-    found: Alignment,
+    aligned: Alignment,
     difference: npt.NDArray[np.int16],
     mask: npt.NDArray[np.bool_],
 ) -> tuple[float, int, int]:
@@ -234,8 +234,8 @@ def _sizes(
     """
     absolute = Image.fromarray(np.abs(difference).astype(np.uint8))
     counts = shown = _counted(absolute, 3 * int((~mask).sum()))
-    turned = alignment.oriented(second, found.mirrored, found.quarter_turns) if found.is_whole else second
-    if found.is_whole and first.size == turned.size:
+    turned = alignment.oriented(second, aligned.mirrored, aligned.quarter_turns) if aligned.is_whole else second
+    if aligned.is_whole and first.size == turned.size:
         counts = _counted(ImageChops.difference(first, turned), 0)
     mean = float(counts @ np.arange(256)) / max(1, int(counts.sum()))
     largest = int(np.flatnonzero(counts)[-1]) if counts.any() else 0
@@ -252,19 +252,19 @@ def _counted(picture: Image.Image, outside: int) -> npt.NDArray[np.int64]:
 
 
 def _placing(
-    found: Alignment, first: tuple[int, int], second: tuple[int, int]
+    aligned: Alignment, first: tuple[int, int], second: tuple[int, int]
 ) -> tuple[float, float, float, float, float, float]:
     """`Differences.matrix`."""
     width, height = second
     matrix = np.eye(3)
-    if found.mirrored:
+    if aligned.mirrored:
         matrix = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]]) @ matrix
-    for _ in range(found.quarter_turns):  # to the left: the right side becomes the upper one
+    for _ in range(aligned.quarter_turns):  # to the left: the right side becomes the upper one
         matrix = np.array([[0, 1, 0], [-1, 0, width], [0, 0, 1]]) @ matrix
         width, height = height, width
     per_first, per_second = max(first), max(second)
     warp = np.eye(3)
-    warp[:2, :2], warp[:2, 2] = found.warp.linear, (found.warp.x, found.warp.y)
+    warp[:2, :2], warp[:2, 2] = aligned.warp.linear, (aligned.warp.x, aligned.warp.y)
     placed = np.diag([per_first, per_first, 1]) @ np.linalg.inv(warp) @ np.diag([1 / per_second, 1 / per_second, 1])
     a, c, e, b, d, f = (float(value) for value in (placed @ matrix)[:2].ravel())
     return a, b, c, d, e, f
@@ -273,12 +273,12 @@ def _placing(
 # -- what is told ------------------------------------------------------------------------------------------------------
 
 
-def _geometry(found: Alignment) -> tuple[float, float, Sides, Sides]:
+def _geometry(aligned: Alignment) -> tuple[float, float, Sides, Sides]:
     """angle, stretched, cut and added of `Differences`."""
-    stretched = _stretched(found)
-    if found.is_whole:
+    stretched = _stretched(aligned)
+    if aligned.is_whole:
         return 0.0, stretched, Sides(), Sides()
-    warp, first_view, second_view = found.warp, found.first, found.second
+    warp, first_view, second_view = aligned.warp, aligned.first, aligned.second
     angle = math.degrees(warp.angle)
     if abs(angle) >= LEAST_ANGLE:
         return angle, 1.0, Sides(), Sides()  # the corners that a turn cuts off, or adds, are no sides
@@ -291,10 +291,10 @@ def _geometry(found: Alignment) -> tuple[float, float, Sides, Sides]:
     return 0.0, stretched, cut, added
 
 
-def _stretched(found: Alignment) -> float:
+def _stretched(aligned: Alignment) -> float:
     """`Differences.stretched`. Sizes are whole pixels, so proportions of small pictures are not exact."""
-    sizes = (found.first.luminance.size, found.second.luminance.size)
-    stretched = found.warp.scale_x / found.warp.scale_y
+    sizes = (aligned.first.luminance.size, aligned.second.luminance.size)
+    stretched = aligned.warp.scale_x / aligned.warp.scale_y
     doubt = sum(1 / min(size) for size in sizes)
     return 1.0 if abs(stretched - 1) < max(LEAST_STRETCH, doubt) else float(stretched)
 
@@ -341,25 +341,25 @@ def _chroma(picture: Image.Image) -> npt.NDArray[np.int16]:
     return spread
 
 
-def _colour(first: Image.Image, turned: Image.Image, found: Alignment, contrast: float) -> float:
+def _colour(first: Image.Image, turned: Image.Image, aligned: Alignment, contrast: float) -> float:
     """`Differences.colour`: only of pictures that show the same, and only beyond what contrast explains."""
-    if not found.is_whole:
+    if not aligned.is_whole:
         return 1.0
     one, other = (float(_chroma(picture).mean()) for picture in (first, turned))
     if min(one, other) < LEAST_CHROMA:
         return 1.0
     ratio = other / one
-    told = _beyond_ratio(ratio, LEAST_COLOUR) and _beyond_ratio(ratio / _spreads(found), LEAST_COLOUR)
-    return ratio if told and (ratio > 1) == (ratio / _spreads(found) > 1) else 1.0
+    told = _beyond_ratio(ratio, LEAST_COLOUR) and _beyond_ratio(ratio / _spreads(aligned), LEAST_COLOUR)
+    return ratio if told and (ratio > 1) == (ratio / _spreads(aligned) > 1) else 1.0
 
 
 def _beyond_ratio(ratio: float, least: float) -> bool:
     return ratio >= least or ratio <= 1 / least
 
 
-def _common(found: Alignment) -> npt.NDArray[np.bool_]:
+def _common(aligned: Alignment) -> npt.NDArray[np.bool_]:
     """Tiles that show the same in both: those with the same detail, and plain ones whose tones are as elsewhere."""
-    of, (one, other) = found.tiles, found.tiles.means
+    of, (one, other) = aligned.tiles, aligned.tiles.means
     same = of.used & ((of.correlation > alignment.SAME_DETAIL) | (of.texture <= alignment.TEXTURE))
     if same.sum() < 4:
         return same
@@ -369,33 +369,33 @@ def _common(found: Alignment) -> npt.NDArray[np.bool_]:
     return common
 
 
-def _tones(found: Alignment) -> tuple[float, float]:
+def _tones(aligned: Alignment) -> tuple[float, float]:
     """brightness and contrast of `Differences`.
 
     More brightness is more spread, too, where values are multiplied, and less in proportion where they are added to. So
     contrast is told only if the spread differs both in itself and in proportion to the mean.
     """
-    common = _common(found)
+    common = _common(aligned)
     if common.sum() < 4:
         return 0.0, 1.0
-    one, other = (means[common] for means in found.tiles.means)
-    moved, everywhere = other - one, (found.tiles.means[1] - found.tiles.means[0])[found.tiles.used]
+    one, other = (means[common] for means in aligned.tiles.means)
+    moved, everywhere = other - one, (aligned.tiles.means[1] - aligned.tiles.means[0])[aligned.tiles.used]
     brightness = float(moved.mean())
     agree = (np.sign(moved) == np.sign(brightness)).mean() >= 0.8 and everywhere.mean() * brightness > brightness**2 / 2
     is_brighter = abs(brightness) >= LEAST_BRIGHTNESS and bool(agree)
-    spreads = _spreads(found)
+    spreads = _spreads(aligned)
     relative = spreads * float(one.mean()) / max(1.0, float(other.mean()))
     more = spreads >= LEAST_CONTRAST and relative >= LEAST_CONTRAST
     less = spreads <= 1 / LEAST_CONTRAST and relative <= 1 / LEAST_CONTRAST
     return brightness if is_brighter else 0.0, spreads if more or less else 1.0
 
 
-def _spreads(found: Alignment) -> float:
+def _spreads(aligned: Alignment) -> float:
     """The spread of the second's luminance in common tiles, divided by that of the first."""
-    common = _common(found)
+    common = _common(aligned)
     one, other = (
         math.sqrt(float(variances[common].mean() + means[common].var()))
-        for means, variances in zip(found.tiles.means, found.tiles.variances)
+        for means, variances in zip(aligned.tiles.means, aligned.tiles.variances)
     )
     return other / one if min(one, other) > LEAST_SPREAD else 1.0
 
@@ -421,9 +421,9 @@ def _finest(picture: Image.Image) -> npt.NDArray[np.float64]:
     return np.sqrt(_tile_means(detail * detail, everywhere, (alignment.TILES, alignment.TILES)))
 
 
-def _errors(found: Alignment) -> npt.NDArray[np.float64]:
+def _errors(aligned: Alignment) -> npt.NDArray[np.float64]:
     """The mean difference of each tile, once the tones of the second are those of the first; 0 where none is used."""
-    both, of, common = found.both, found.tiles, _common(found)
+    both, of, common = aligned.both, aligned.tiles, _common(aligned)
     gain, offset = 1.0, 0.0
     if common.sum() >= 4:
         gain, offset, _ = alignment.tones(of.means[1][common], of.means[0][common])
@@ -431,9 +431,9 @@ def _errors(found: Alignment) -> npt.NDArray[np.float64]:
     return _tile_means(error, both.inside, of.used.shape) * of.used
 
 
-def _place(found: Alignment, differs: npt.NDArray[np.float64]) -> str:
+def _place(aligned: Alignment, differs: npt.NDArray[np.float64]) -> str:
     """`Differences.place`. ``differs``: `_errors`."""
-    of = found.tiles
+    of = aligned.tiles
     is_other = of.used & (differs > PLACE_DIFFERS) & (of.correlation < 0.6)
     if not is_other.any():
         return ""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.grouping import calibration, near_duplicates
-from image_similarity.grouping.calibration import Found
+from image_similarity.grouping.calibration import KindRecall
 from image_similarity.jobs import embed_images, embedding_runners
 from image_similarity.jobs.group_sources import Inputs
 from image_similarity.jobs.job import Job
@@ -41,7 +41,7 @@ class Copies:
     hashes: NDArray[np.uint64]
     """(m,) one for each image, by which the originals are drawn."""
 
-    def recall(self, limit: float) -> Sequence[Found]:
+    def recall(self, limit: float) -> Sequence[KindRecall]:
         """By kind of copy; none, with a note, where no copies can be embedded as the collection was."""
         try:
             return self._recall(limit)
@@ -49,7 +49,7 @@ class Copies:
             note(f"what the limit finds is not measured: {error}")
             return []
 
-    def _recall(self, limit: float) -> Sequence[Found]:
+    def _recall(self, limit: float) -> Sequence[KindRecall]:
         from image_similarity.stages.groups import copies
 
         fingerprint = self._fingerprint()

@@ -24,9 +24,10 @@ from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 
 if TYPE_CHECKING:
     from image_similarity.knn.distances import Indices, Values
-    from image_similarity.stages.groups.confirm import Candidates, Pictures
+    from image_similarity.stages.groups.confirm import Candidates, Confirmed, Pictures
     from image_similarity.stages.groups.graph import Graph, Names
     from image_similarity.stages.groups.limits import Calibrated, Chosen
+    from image_similarity.stages.groups.near_duplicates import Links, Result
     from image_similarity.stages.groups.tables import Grouping
     from image_similarity.stages.groups.vectors import Source
     from image_similarity.warehouse.workspace import Workspace
@@ -168,13 +169,13 @@ class _Making:
         scale = scales(graph.distance)
         with job.step("read thumbprints"):
             pictures = self._pictures(graph)
-            found = confirm.candidates(graph, scale)
+            listed = confirm.candidates(graph, scale)
         with job.step("choose the limit"):
-            chosen = self._limits(graph, names, scale, found, pictures)
+            chosen = self._limits(graph, names, scale, listed, pictures)
         for line in chosen.lines:
             job.say(f"group_images {job.slot}: {line}", event="note")
         with job.step("confirm by pictures"):
-            pairs = confirm.confirmed(found, chosen.limits, pictures)
+            pairs = confirm.confirmed(listed, chosen.limits, pictures)
         with job.step("look for copies beyond the lists"):
             most_bytes = job.settings.groups.process_bytes
             links = near_duplicates.links(
@@ -207,17 +208,7 @@ class _Making:
                 result.state.save(state)
                 limits.save(chosen.sketch, state)
                 job.warehouse.sync_state(self._state_slot, job.run_id)
-            counts = {
-                **_counts(result.near_duplicates),
-                "identical": _counts(result.identical),
-                "share_proven": 1.0,
-                "components": result.components,
-                "components_worked_on": result.worked_on,
-                "saturated": int(links.saturated.sum()) + links.skipped,
-                "saturated_skipped": links.skipped,
-                "refuted_by_pictures": len(pairs.refuted),
-                "without_pictures": pairs.unconfirmed,
-            }
+            counts = _counts_of_near_duplicates(result, links, pairs)
             taken_over = {"groups": [previous[0]]} if previous and result.worked_on < result.components else {}
             slots = (IDENTICAL, NEAR_DUPLICATES)
             self._publish(graph, [result.identical, result.near_duplicates], slots, taken_over, counts, chosen.record)
@@ -283,7 +274,7 @@ class _Making:
         return Pictures(self.job.session, read, local_cores(self.job.session))
 
     def _limits(
-        self, graph: "Graph", names: "Names", scale: "Values", found: "Candidates", pictures: "Pictures"
+        self, graph: "Graph", names: "Names", scale: "Values", listed: "Candidates", pictures: "Pictures"
     ) -> "Chosen":
         from image_similarity.jobs import calibration_copies
         from image_similarity.stages.groups import calibrate, digests, limits
@@ -296,7 +287,7 @@ class _Making:
 
         def calibrated() -> "Calibrated | str":
             copies = calibration_copies.Copies(self.job, self.inputs, graph, scale, pictures.thumbprints, hashes)
-            return calibrate.calibrated(found, len(graph), hashes[graph.images.first], pictures, copies.recall)
+            return calibrate.calibrated(listed, len(graph), hashes[graph.images.first], pictures, copies.recall)
 
         return limits.chosen(
             self.job.settings.groups,
@@ -376,6 +367,20 @@ def _counts(grouping: "Grouping") -> dict[str, Any]:
     """Of the groups of one kind and level."""
     sizes = grouping.sizes
     return {"groups": len(sizes), "images": int(sizes.sum()), "largest": int(sizes.max(initial=0))}
+
+
+def _counts_of_near_duplicates(result: "Result", links: "Links", pairs: "Confirmed") -> dict[str, Any]:
+    return {
+        **_counts(result.near_duplicates),
+        "identical": _counts(result.identical),
+        "share_proven": 1.0,
+        "components": result.components,
+        "components_worked_on": result.worked_on,
+        "saturated": int(links.saturated.sum()) + links.skipped,
+        "saturated_skipped": links.skipped,
+        "refuted_by_pictures": len(pairs.refuted),
+        "without_pictures": pairs.unconfirmed,
+    }
 
 
 def _summarise(job: Job, counts: dict[str, Any], more: str = "") -> None:

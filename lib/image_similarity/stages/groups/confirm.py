@@ -83,16 +83,16 @@ def confirms(pairs: Edges, limits: Limits, pictures: Pictures) -> NDArray[np.boo
     return np.isnan(disagreement) | (disagreement <= confirmation.allowed(share))
 
 
-def confirmed(found: Candidates, limits: Limits, pictures: Pictures) -> Confirmed:
+def confirmed(listed: Candidates, limits: Limits, pictures: Pictures) -> Confirmed:
     """The candidates that are within ``limits`` and whose pictures agree; and beyond them copies beyond doubt."""
-    pairs = found.edges
-    share = found.scaled / np.float32(limits.scaled)
+    pairs = listed.edges
+    share = listed.scaled / np.float32(limits.scaled)
     share = np.where(pairs.distance <= limits.strict, np.minimum(share, 1), share)
     within = share <= 1
     disagreement = np.empty(len(pairs), dtype=np.float32)
     disagreement[within] = pictures.disagreement(pairs[within], True, "confirm near-duplicates by their pictures")
     disagreement[~within] = pictures.disagreement(pairs[~within], False, "look for copies beyond the limit")
     is_known = ~np.isnan(disagreement)
-    by_vector = (found.local <= min(limits.scaled, UNCONFIRMED)) | (pairs.distance <= limits.strict)
+    by_vector = (listed.local <= min(limits.scaled, UNCONFIRMED)) | (pairs.distance <= limits.strict)
     passes: NDArray[np.bool_] = np.where(is_known, disagreement <= confirmation.allowed(share), by_vector)
     return Confirmed(pairs[passes], pairs[within & is_known & ~passes], int((by_vector & ~is_known).sum()))

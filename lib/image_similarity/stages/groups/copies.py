@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from image_similarity.errors import Unreadable
 from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.grouping import agreement
-from image_similarity.grouping.calibration import Found, recall_by_kind
+from image_similarity.grouping.calibration import KindRecall, recall_by_kind
 from image_similarity.grouping.local_scale import SCALE_RANK
 from image_similarity.imaging import decoding, thumbprint
 from image_similarity.imaging.edits import EDITS, edited
@@ -162,7 +162,7 @@ def recall(
     all_vectors: Iterator[Values],
     metric_name: str,
     limit: float,
-) -> list[Found]:
+) -> list[KindRecall]:
     """What ``limit`` finds of ``copies`` by kind.
 
     Of the originals, by their places: ``vectors``, ``thumbprints``, local ``scale``, and ``reach``, the distance of the
