@@ -2,7 +2,8 @@
 
 A table is Parquet below ``<warehouse>/<table>/run_id=<run>/``. ``_current.json`` says which runs are current (see
 `image_similarity.warehouse.snapshot`). A *slot* is a part of a table that is published separately: a fingerprint,
-``<fingerprint>/<metric>``, a metric alone, a catalogue, or the empty string for the whole table.
+``<fingerprint>/<metric>``, a metric alone, a catalogue, ``<queries>/<fingerprint>/<metric>``, or the empty string
+for the whole table.
 """
 
 from collections.abc import Mapping
@@ -104,6 +105,18 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ("nearest_outside", _FLOAT),
         ("nearest_outside_id", _STRING),
         ("label", _STRING),
+    ),
+    "matches": _schema(
+        ("queries", _STRING),
+        ("query_id", _STRING),
+        ("query_uri", _STRING),
+        ("image_id", _STRING),
+        ("fingerprint", _STRING),
+        ("metric", _STRING),
+        ("relation", _STRING),
+        ("rank", _INT),
+        ("distance", _FLOAT),
+        ("verdict", _STRING),
     ),
     "comparisons": _schema(
         ("fingerprint", _STRING),

@@ -1,0 +1,1 @@
+"""``image-similarity``, the installed command."""
