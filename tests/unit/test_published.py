@@ -212,7 +212,7 @@ def test_weights_that_cannot_be_reached(folder: Path, tmp_path: Path) -> None:
     snapshot, _ = published_as(tmp_path, of_file(folder / "good.pth"))
     with pytest.raises(
         JobFailed, match=r"tiny: weights http://127.0.0.1:9/a.pth .* cannot be reached: .*--weights"
-    ) as e:
+    ) as raised:
         published.prepare_published(snapshot, "tiny", None, HTTP, {"tiny": "http://127.0.0.1:9/a.pth"})
     assert "--network" not in str(raised.value), "that advice is for those who embed"
 
