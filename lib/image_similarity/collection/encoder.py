@@ -27,12 +27,12 @@ _CPU = "cpu"
 _DECODERS = 2
 """Pictures that are decoded at a time, where several threads ask."""
 _SAME_ALONE = ("float32", "tf32")
-"""Precisions in which a picture alone has nearly the same vector as in a batch. In others it is rounded too coarsely."""
+"""Precisions in which a picture alone has nearly the same vector as in a batch. Others round too coarsely for that."""
 
 
 @dataclass(frozen=True, eq=False)
-class Query:
-    """A picture as it is compared."""
+class Seen:
+    """A picture, as it was decoded and embedded."""
 
     content_sha256: str
     vector: NDArray[np.float32]
@@ -60,9 +60,11 @@ class Encoder:
         self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
         self._loading: Future[Loaded] | None = None
 
-    def look(self, content: bytes) -> Query:
-        """The vector of the picture in ``content``. Raises `Unreadable` if there is none, with a reason of ``failures``;
-        and as `published.prepare_published` does where the network cannot be loaded.
+    def look(self, content: bytes) -> Seen:
+        """The vector of the picture in ``content``.
+
+        Raises `Unreadable`, with a reason of ``failures``, if it has none; and as `published.prepare_published` does
+        where the network cannot be loaded.
         """
         loading = self._load()
         framed = decoders(self.settings).framed(content, [self._origin.framing])
@@ -71,7 +73,7 @@ class Encoder:
             vector = loaded.fingerprint(np.stack(framed.squares))[0]
         if not np.isfinite(vector).all():
             raise Unreadable("non_finite", f"{int((~np.isfinite(vector)).sum())} of {len(vector)} values")
-        return Query(
+        return Seen(
             hashlib.sha256(content).hexdigest(),
             vector,
             framed.width,
@@ -84,9 +86,9 @@ class Encoder:
         """The fingerprint, which one thread loads. A second call is given the same one."""
         with self._lock:
             if self._loading is None:
-                with ThreadPoolExecutor(1, "encoder") as pool:
-                    self._loading = pool.submit(self._loaded)
-                    pool.shutdown(wait=False)
+                pool = ThreadPoolExecutor(1, "encoder")
+                self._loading = pool.submit(self._loaded)
+                pool.shutdown(wait=False)  # the thread ends when it is done
             return self._loading
 
     def _result(self, loading: "Future[Loaded]") -> "Loaded":
