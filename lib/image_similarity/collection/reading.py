@@ -24,6 +24,8 @@ def newest(uri: str) -> Snapshot:
         snapshot = open_snapshot(uri)
         if not snapshot.pointer.version:
             raise WrongInput(f"{shown}: {_why_empty(snapshot)}")
+    except FileNotFoundError as error:  # a bucket
+        raise WrongInput(f"{shown}: {_one_line(error)}") from None
     except OSError as error:
         raise JobFailed(f"{shown}: cannot be read: {_one_line(error)}") from None
     return snapshot

@@ -133,10 +133,11 @@ def store_of(snapshot: Snapshot, fingerprint: str) -> Store:
     Raises ``JobFailed`` where vectors are missing, or cannot be read or put anywhere.
     """
     name = name_of(snapshot, fingerprint)
-    copy = copies.existing(name)
-    if copy is None or (store := _opened(copy)) is None:
-        return _made(name, source_of(snapshot, fingerprint))
-    return store
+    if (copy := copies.existing(name)) is not None:
+        if (store := _opened(copy)) is not None:
+            return store
+        copies.forget(copy)
+    return _made(name, source_of(snapshot, fingerprint))
 
 
 def key_of(snapshot: Snapshot, fingerprint: str) -> str | None:
@@ -197,7 +198,7 @@ def _opened(copy: Copy) -> Store | None:
     """The store in ``copy``; None if it is damaged."""
     try:
         with open(copy.folder / _VECTORS, "rb") as file:
-            vectors = _mapped(file)
+            vectors = _mapped(file, copy.lock)
         with pa.memory_map(str(copy.folder / _NAMES)) as mapped:
             batch = pa.ipc.open_file(mapped).get_batch(0)
     except (OSError, ValueError, pa.ArrowException):
@@ -240,7 +241,13 @@ _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" e
 """Nothing is written, so no memory need be set aside: else a file larger than memory could not be mapped."""
 
 
-def _mapped(file: IO[bytes]) -> Values:
+class _Mapping(mmap.mmap):
+    """A mapped file, and the lock that says so: as long as there is an array of it, the copy is in use."""
+
+    lock: IO[bytes] | None = None
+
+
+def _mapped(file: IO[bytes], lock: IO[bytes] | None) -> Values:
     """The array in a ``.npy`` file. Raises ``ValueError`` if it is cut short."""
     file.seek(0)
     if np.lib.format.read_magic(file) != (1, 0):
@@ -251,7 +258,8 @@ def _mapped(file: IO[bytes]) -> Values:
     if not math.prod(shape):
         return np.empty(shape, np.float32)
     private = mmap.MAP_PRIVATE | _NO_RESERVE
-    content = mmap.mmap(file.fileno(), 0, flags=private, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    content = _Mapping(file.fileno(), 0, flags=private, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    content.lock = lock
     values: Values = np.frombuffer(content, np.float32, offset=file.tell()).reshape(shape)
     return values
 
@@ -274,7 +282,7 @@ def _kept_by_this_process(source: Source, because: str) -> Store:
     try:
         with tempfile.TemporaryFile() as file:
             _write(file, source)
-            vectors = _mapped(file)
+            vectors = _mapped(file, None)
     except OSError as error:
         raise JobFailed(f"{folder}: {error.strerror or error}{reason}") from None
     current().tell("progress", f"vectors are kept in {folder} until this process ends{reason}")
