@@ -376,7 +376,7 @@ def test_vectors_are_in_the_order_of_ids_a_row_for_each_image(made: Made) -> Non
     ids, vectors = collection.embeddings()
     assert list(ids) == ["a.jpg", "b.jpg", "copy of a.jpg", "é.jpg"] and ids.dtype == object
     assert vectors.dtype == np.float32 and not vectors.flags.writeable
-    assert np.array_equal(vectors, np.float32([VECTORS[CONTENTS[name]] for name in ids]))
+    assert np.array_equal(vectors, np.array([VECTORS[CONTENTS[name]] for name in ids], np.float32))
     store = collection.store()
     assert store.dimensions == 4 and store.row_of("é.jpg") == 3 and store.row_of("z.jpg") is store.row_of("") is None
     assert store.row_of_content(sha256("A")) == 0 and store.row_of_content(sha256("gone")) is None
@@ -391,8 +391,11 @@ def test_vectors_of_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for start in range(0, 100, 25):
         new = names[start : start + 25]
         warehouse.embeddings({name: name for name in names[: start + 25]}, {name: vectors[name] for name in new})
+    # A run of vectors that no image has any more, and one of vectors that are there twice.
+    warehouse.embeddings({name: name for name in names}, random_vectors(["gone", "too"]))
+    warehouse.embeddings({name: name for name in names}, {name: vectors[name] for name in names[:9]})
     ids, values = ims.open(warehouse.uri).embeddings()
-    assert list(ids) == sorted(names) and np.array_equal(values, np.float32([vectors[name] for name in ids]))
+    assert list(ids) == sorted(names) and np.array_equal(values, np.array([vectors[name] for name in ids], np.float32))
 
 
 def test_measured_vectors(made: Made) -> None:

@@ -1,12 +1,14 @@
 """Mapped copies of vectors: who makes them, who uses them, and what becomes of them where they cannot be kept."""
 
 import errno
+import fcntl
 import gc
 import os
 import subprocess
 import sys
-from collections import namedtuple
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,7 @@ def half(cache: Path) -> list[str]:
 
 def check(collection: ims.Collection) -> None:
     ids, values = collection.embeddings()
-    assert list(ids) == sorted(NAMES) and np.array_equal(values, np.float32([VECTORS[name] for name in ids]))
+    assert list(ids) == sorted(NAMES) and np.array_equal(values, np.array([VECTORS[name] for name in ids], np.float32))
 
 
 def test_a_copy_is_made_once(made: Made, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +95,7 @@ def test_what_a_dead_process_left_goes_and_what_a_live_one_writes_stays(made: Ma
         (cache / name).mkdir(parents=True)
     (cache / ".dead.0123" / "lock").touch()
     with open(cache / ".live.4567" / "lock", "wb") as lock:
-        copies._flock(lock, copies.fcntl.LOCK_SH)
+        copies._flock(lock, fcntl.LOCK_SH)
         check(ims.open(made.uri))
     assert half(cache) == [".live.4567"]
 
@@ -219,7 +221,7 @@ def test_a_copy_in_a_home_that_cannot_be_written_is_used(made: Made, monkeypatch
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr(copies, "open", read_only, raising=False)
-    monkeypatch.setattr(copies.os, "utime", no_time)
+    monkeypatch.setattr(os, "utime", no_time)
     monkeypatch.setattr(vectors, "source_of", None)
     check(ims.open(made.uri))
 
@@ -228,14 +230,14 @@ def test_a_home_without_locks(made: Made, cache: Path, monkeypatch: pytest.Monke
     def unknown(file: Any, how: int) -> None:
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr(copies.fcntl, "flock", unknown)
+    monkeypatch.setattr(fcntl, "flock", unknown)
     check(ims.open(made.uri))
     check(ims.open(made.uri))
     assert len(whole(cache)) == 1
 
 
 def test_a_disk_that_is_full(made: Made, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    usage = namedtuple("usage", "total used free")(100, 100, 0)
+    usage = SimpleNamespace(total=100, used=100, free=0)
     monkeypatch.setattr("image_similarity.storage.disk_space.shutil.disk_usage", lambda folder: usage)
     check(ims.open(made.uri))
     assert f"but {cache} has 0.0 MiB free" in capsys.readouterr().err and not whole(cache) and not half(cache)
@@ -245,7 +247,7 @@ def _fill(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(vectors.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
 
 
 def test_a_disk_that_fills_meanwhile(made: Made, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -260,7 +262,7 @@ def test_neither_home_nor_memory(made: Made, cache: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(vectors, "available_memory", lambda: 1000)
     collection = ims.open(made.uri)
     check(collection)
-    assert f"vectors are kept in {vectors.tempfile.gettempdir()} until this process ends" in capsys.readouterr().err
+    assert f"vectors are kept in {tempfile.gettempdir()} until this process ends" in capsys.readouterr().err
     assert (
         collection.store().copy is None and collection.store().measured("cosine").values is collection.store().vectors
     )

@@ -27,7 +27,7 @@ def test_a_collection_on_a_store(bucket: str, tmp_path: Path, monkeypatch: pytes
     made.neighbours({"a": ["b"], "b": ["a"]})
     collection = ims.open("s3a://bucket/warehouse/")
     ids, values = collection.embeddings()
-    assert list(ids) == ["a", "b"] and np.array_equal(values, np.float32([contents["A"], contents["B"]]))
+    assert list(ids) == ["a", "b"] and np.array_equal(values, np.array([contents["A"], contents["B"]], np.float32))
     assert collection.neighbours()["neighbour_id"].to_pylist() == ["b", "a"]
     assert collection.images()["width"].to_pylist() == [40, 40]
     assert collection.fingerprints()["dimensions"].to_pylist() == [4]

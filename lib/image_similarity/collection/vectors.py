@@ -227,8 +227,9 @@ def _write(file: IO[bytes], source: Source) -> None:
     for place, values in source.rows():
         order = np.argsort(place)
         place, values = place[order], np.ascontiguousarray(values[order])
-        for run in np.split(np.arange(len(place)), np.nonzero(np.diff(place) != 1)[0] + 1):
-            _put(file.fileno(), values[run[0] : run[-1] + 1].data.cast("B"), start + int(place[run[0]]) * row_bytes)
+        begins = np.nonzero(np.diff(place, prepend=-2) != 1)[0].tolist()
+        for first, end in zip(begins, [*begins[1:], len(place)]):  # rows that follow one another
+            _put(file.fileno(), values[first:end].data.cast("B"), start + int(place[first]) * row_bytes)
 
 
 def _put(descriptor: int, content: memoryview, offset: int) -> None:
