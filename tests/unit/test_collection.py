@@ -20,6 +20,7 @@ from image_similarity.knn import distances
 from image_similarity.settings import DEFAULT_FINGERPRINT, NeighboursSettings
 from image_similarity.storage.local import LocalFiles
 from image_similarity.warehouse import defaults as first
+from image_similarity.warehouse.snapshot import RecordsGone
 from warehouses import Made, random_vectors, sha256
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +150,14 @@ def test_what_was_cleaned_meanwhile(made: Made) -> None:
     told = refused(collection.neighbours, error=ims.JobFailed)
     assert told == f"{made.uri}: version 3 was cleaned meanwhile: refresh() reads the newest"
     assert len(collection.refresh().neighbours(relation="similar")) == 4
+
+
+def test_records_that_were_merged_and_cleaned_meanwhile(made: Made) -> None:
+    collection = ims.open(made.uri)
+    shutil.rmtree(Path(made.uri) / "runs" / "run_id=r00000001")
+    assert "records of runs are gone" in refused(collection.runs, error=RecordsGone)
+    made.neighbours(LISTS)
+    assert "was cleaned meanwhile: refresh()" in refused(collection.runs, error=ims.JobFailed)
 
 
 def test_published_files_that_somebody_has_removed_or_damaged(made: Made) -> None:

@@ -31,6 +31,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.reporting import current
 from image_similarity.stages.neighbours.resources import available_memory
 from image_similarity.storage import disk_space
+from image_similarity.warehouse.parquet import list_length
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -160,14 +161,8 @@ def _keys_in_table(snapshot: Snapshot, fingerprint: str) -> set[str | None]:
 
 def dimensions_of(snapshot: Snapshot, key: str) -> int | None:
     """The length of the published vectors of a ``fingerprint_key``, by the end of one file; None if there are none."""
-    for fragment in snapshot.dataset("vectors", key).get_fragments():
-        footer = fragment.metadata
-        if footer is not None and footer.num_rows:
-            group = footer.row_group(0)
-            columns = (group.column(number) for number in range(group.num_columns))
-            values = sum(part.num_values for part in columns if part.path_in_schema.partition(".")[0] == "embedding")
-            return int(values) // int(group.num_rows)
-    return None
+    footers = (fragment.metadata for fragment in snapshot.dataset("vectors", key).get_fragments())
+    return next((list_length(footer, "embedding") for footer in footers if footer.num_rows), None)
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------
