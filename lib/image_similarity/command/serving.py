@@ -1,0 +1,13 @@
+"""``image-similarity serve``: the page of `image_similarity.serve` as a subcommand."""
+
+from collections.abc import Sequence
+
+from image_similarity.command import running
+from image_similarity.command.catalogue import NAME, SERVE
+
+
+def main(words: Sequence[str]) -> int:
+    """Serves until it is ended, and returns the exit code."""
+    from image_similarity.serve import main as serving
+
+    return running.run(f"{NAME} {SERVE}", serving, words)
