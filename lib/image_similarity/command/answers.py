@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from image_similarity.errors import JobFailed
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One FILE or --id of the command line. Either ``query`` or ``image_id`` is given."""
+    """One FILE or --id of the command line: one of the last three is given."""
 
     name: str
     """As it was typed, on one line and without secrets."""
-    query: Path | str | bytes | None = None
+    uri: str | None = None
+    """A path of this machine, absolute, or an address."""
+    content: bytes | None = None
+    """What came by stdin."""
     image_id: str | None = None
 
 
@@ -37,7 +41,25 @@ class Image:
 @dataclass(frozen=True)
 class Answer:
     asked: Asked
+    title: str
+    """Of the picture that was asked about: the name of the file, or what the collection calls its image."""
+    content: bytes | None
+    """The file that was asked about; None for an image of the collection."""
+    uri: str | None
+    """Where the original of an image of the collection is; else None."""
     images: tuple[Image, ...]
     facts: Mapping[str, Any]
-    """fingerprint, metric, vectors (their number), exact, and more that the collection says of the answer."""
+    """fingerprint, metric, vectors (their number), exact, known, and more that the collection says of the answer."""
     seconds: float
+
+    def images_of(self, relation: str) -> list[Image]:
+        """The images ``relation`` (``similar``, ``dissimilar``), by rank."""
+        return [image for image in self.images if image.relation == relation]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What was asked, and why there is no answer."""
+
+    asked: Asked
+    error: JobFailed

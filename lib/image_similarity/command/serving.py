@@ -1,5 +1,6 @@
 """``image-similarity serve``: the page of `image_similarity.serve` as a subcommand."""
 
+import importlib
 from collections.abc import Sequence
 
 from image_similarity.command import running
@@ -8,6 +9,4 @@ from image_similarity.command.catalogue import NAME, SERVE
 
 def main(words: Sequence[str]) -> int:
     """Serves until it is ended, and returns the exit code."""
-    from image_similarity.serve import main as serving
-
-    return running.run(f"{NAME} {SERVE}", serving, words)
+    return running.run(f"{NAME} {SERVE}", importlib.import_module("image_similarity.serve.main"), words)

@@ -49,7 +49,7 @@ class Column:
 
 
 def lines(columns: Sequence[Column], width: int, style: Style) -> list[str]:
-    """A line of headings, and one for each row; no wider than ``width`` if the columns that may be narrowed allow it."""
+    """A line of headings, and one for each row, of ``width`` cells if the columns that may be narrowed allow it."""
     widths = _shared(columns, width)
     rows = [_line(columns, widths, [column.heading for column in columns], ["quiet"] * len(columns), style)]
     for number in range(len(columns[0].cells)):
