@@ -19,6 +19,11 @@ class Asked:
     """What came by stdin."""
     image_id: str | None = None
 
+    @property
+    def title(self) -> str:
+        """The last part of a path or address, else the name."""
+        return self.name.rstrip("/").rpartition("/")[2] if self.uri else self.name
+
 
 @dataclass(frozen=True)
 class Image:

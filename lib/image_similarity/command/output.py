@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from image_similarity.command import table
-from image_similarity.command.answers import Answer, Asked, Image
+from image_similarity.command.answers import Answer, Image, Refused
 from image_similarity.command.table import Column, Style
 from image_similarity.pages import captions
 from image_similarity.redaction import redacted, redacted_values
@@ -20,14 +20,13 @@ COLUMNS = ("query", "relation", "rank", "distance", "verdict", "image_id", "widt
 """Of the lines for programs."""
 HEADINGS = {"similar": "most alike", "dissimilar": "least alike"}
 _WIDTH_OF_NO_TERMINAL = 120
+_WIDTH_WITH_SIZES = 70
+"""Narrower terminals have room for titles and places alone."""
 
 
 class Output(Protocol):
-    def answered(self, answer: Answer) -> None:
-        """Tells ``answer`` at once."""
-
-    def failed(self, asked: Asked, message: str) -> None:
-        """Tells programs that there is no answer; people have been told."""
+    def tell(self, outcome: Answer | Refused) -> None:
+        """Tells an answer at once. Why there is none was told on stderr; some programs want to read it here, too."""
 
 
 class Terminal:
@@ -37,24 +36,21 @@ class Terminal:
         self._style = Style.of(sys.stdout)
         self._is_first = True
 
-    def answered(self, answer: Answer) -> None:
+    def tell(self, outcome: Answer | Refused) -> None:
+        if isinstance(outcome, Refused):
+            return
         width = shutil.get_terminal_size((_WIDTH_OF_NO_TERMINAL, 24)).columns
-        _write("\n".join([*([] if self._is_first else [""]), *self._lines(answer, width)]))
+        _write("\n".join([*([] if self._is_first else [""]), *self._lines(outcome, width)]))
         self._is_first = False
 
-    def failed(self, asked: Asked, message: str) -> None:
-        pass
-
     def _lines(self, answer: Answer, width: int) -> Iterator[str]:
-        yield f"{self._style(answer.asked.name, 'bold')}: {about(answer)}"
+        yield self._style(answer.asked.name, "bold")
         for relation, heading in HEADINGS.items():
             if images := answer.images_of(relation):
-                yield ""
                 if relation != "similar":
                     yield f"{heading}:"
-                yield from table.lines(_columns(images), width, self._style)
-        if not answer.images:
-            yield "  no image to compare with"
+                yield from table.lines(list(_columns(images, width)), width, self._style)
+        yield self._style(about(answer), "quiet")
 
 
 class Tabs:
@@ -63,25 +59,24 @@ class Tabs:
     def __init__(self) -> None:
         _write("\t".join(COLUMNS))
 
-    def answered(self, answer: Answer) -> None:
-        for image in answer.images:
-            row = {"query": answer.asked.name, **record(image)}
+    def tell(self, outcome: Answer | Refused) -> None:
+        if isinstance(outcome, Refused):
+            return
+        for image in outcome.images:
+            row = {"query": outcome.asked.name, **record(image)}
             _write("\t".join("" if row[name] is None else table.cell(str(row[name])) for name in COLUMNS))
-        print(f"{answer.asked.name}: {about(answer)}", file=sys.stderr)
-
-    def failed(self, asked: Asked, message: str) -> None:
-        pass
+        print(f"{outcome.asked.name}: {about(outcome)}", file=sys.stderr)
 
 
 class Json:
     """One JSON object on a line for each question."""
 
-    def answered(self, answer: Answer) -> None:
-        facts = {"query": answer.asked.name, **answer.facts, "seconds": round(answer.seconds, 3)}
-        _write(_as_json({**facts, "images": [{**record(image), "title": title(image)} for image in answer.images]}))
-
-    def failed(self, asked: Asked, message: str) -> None:
-        _write(_as_json({"query": asked.name, "error": message}))
+    def tell(self, outcome: Answer | Refused) -> None:
+        if isinstance(outcome, Refused):
+            _write(_as_json({"query": outcome.asked.name, "error": str(outcome.error)}))
+            return
+        facts = {"query": outcome.asked.name, **outcome.facts, "seconds": round(outcome.seconds, 3)}
+        _write(_as_json({**facts, "images": [{**record(image), "title": title(image)} for image in outcome.images]}))
 
 
 def chosen(is_json: bool) -> Output:
@@ -130,7 +125,7 @@ def title(image: Image) -> str | None:
     return captions.clean(captions.first_of(image.attributes, TITLES)) or None
 
 
-def _columns(images: list[Image]) -> Iterator[Column]:
+def _columns(images: list[Image], width: int) -> Iterator[Column]:
     yield Column("", [f"{image.rank}" for image in images], is_number=True)
     yield Column("distance", [f"{image.distance:,.4f}" for image in images], is_number=True)
     if any(image.verdict is not None for image in images):
@@ -138,7 +133,8 @@ def _columns(images: list[Image]) -> Iterator[Column]:
         verdicts = [image.verdict or "" for image in images]
         yield Column("same?", verdicts, colours=[colours.get(verdict, "quiet") for verdict in verdicts])
     yield Column("image", [table.cell(title(image) or image.image_id) for image in images], keeps="start")
-    yield Column("size", [_size(image) for image in images], is_number=True)
+    if width >= _WIDTH_WITH_SIZES:
+        yield Column("size", [_size(image) for image in images], is_number=True)
     yield Column("where", [_place(image) for image in images], keeps="end", colours=["quiet"] * len(images))
 
 

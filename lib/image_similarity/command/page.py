@@ -106,8 +106,14 @@ class Sheet:
     _answers: list[dict[str, Any]] = field(default_factory=list)
     _refused: list[tuple[str, str]] = field(default_factory=list)
 
-    def answered(self, answer: Answer) -> None:
-        """Adds ``answer``, with its pictures."""
+    def add(self, outcome: Answer | Refused) -> None:
+        """Adds an answer, with its pictures, or why there is none."""
+        if isinstance(outcome, Answer):
+            self._answers.append(self._answered(outcome))
+        else:
+            self._refused.append((outcome.asked.name, captions.clean(str(outcome.error))))
+
+    def _answered(self, answer: Answer) -> dict[str, Any]:
         made = self.pictures.of_originals([answer.uri, *(image.uri for image in answer.images)])
         own = made[answer.uri] if answer.content is None else self.pictures.of_content(answer.content)
         lists = [
@@ -115,12 +121,7 @@ class Sheet:
             for relation, heading in output.HEADINGS.items()
         ]
         query = {**_shown(own), "title": captions.clean(answer.title), "alt": "the picture that was asked about"}
-        self._answers.append(
-            {"query": query, "about": output.about(answer), "lists": [each for each in lists if each[1]]}
-        )
-
-    def refused(self, refused: Refused) -> None:
-        self._refused.append((refused.asked.name, captions.clean(str(refused.error))))
+        return {"query": query, "about": output.about(answer), "lists": [each for each in lists if each[1]]}
 
     def write(self) -> str | None:
         """Writes the page, whole, and returns its path. Without an answer there is none."""
@@ -129,18 +130,22 @@ class Sheet:
         titles = [answer["query"]["title"] for answer in self._answers]
         heading = f"What looks like {'this' if len(titles) == 1 else f'these {len(titles)}'}?"
         style, style_hash = _style()
-        content = _environment().get_template("page.html").render(
-            title=f"{heading[:-1]}: {titles[0]}" if len(titles) == 1 else heading,
-            heading=heading,
-            style=style,
-            style_hash=style_hash,
-            generator=GENERATOR,
-            warehouse=captions.clean(self.warehouse),
-            answers=self._answers,
-            refused=self._refused,
-            has_verdicts=any(
-                card["verdict"] for answer in self._answers for _, images in answer["lists"] for card in images
-            ),
+        content = (
+            _environment()
+            .get_template("page.html")
+            .render(
+                title=f"{heading[:-1]}: {titles[0]}" if len(titles) == 1 else heading,
+                heading=heading,
+                style=style,
+                style_hash=style_hash,
+                generator=GENERATOR,
+                warehouse=captions.clean(self.warehouse),
+                answers=self._answers,
+                refused=self._refused,
+                has_verdicts=any(
+                    card["verdict"] for answer in self._answers for _, images in answer["lists"] for card in images
+                ),
+            )
         )
         return _written(content.encode(), self.wanted.path)
 
@@ -218,7 +223,7 @@ def _shown(picture: Picture) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _style() -> tuple[str, str]:
     """The style sheet, and its hash for the page's policy, which allows no other."""
-    style = _environment().get_template("base.css").render(cards.STYLE) + _environment().get_template("page.css").render()
+    style = "".join(_environment().get_template(name).render(cards.STYLE) for name in ("base.css", "page.css"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return style, f"sha256-{digest}"
 

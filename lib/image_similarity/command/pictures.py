@@ -1,8 +1,8 @@
-"""Small pictures for a page, within the page: made from the originals, in child processes, since images are not trusted."""
+"""Small pictures within a page. They are made of the originals, in child processes: images are not trusted."""
 
 import base64
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Pictures:
     def __init__(self, decoders: IsolatedDecoders, pool: ThreadPoolExecutor, limits: EmbeddingsSettings):
         self._decoders, self._pool, self._limits = decoders, pool, limits
         self._budget = ByteBudget(limits.fetch_bytes, _FETCHERS)
-        self._made: dict[str, Picture] = {}
+        self._made: dict[str | None, Picture] = {None: Picture(None, reason="not in the manifest")}
 
     def of_content(self, content: bytes) -> Picture:
         try:
@@ -46,11 +46,11 @@ class Pictures:
         source = f"data:image/webp;base64,{base64.b64encode(made.small).decode()}"
         return Picture(source, max(1, round(made.width * shrunk)), max(1, round(made.height * shrunk)))
 
-    def of_originals(self, uris: Iterable[str | None]) -> dict[str | None, Picture]:
-        """uri -> picture."""
-        known = sorted({uri for uri in uris if uri is not None} - self._made.keys())
-        self._made.update(zip(known, self._pool.map(self._of_original, known)))
-        return {**self._made, None: Picture(None, reason="not in the manifest")}
+    def of_originals(self, uris: Iterable[str | None]) -> Mapping[str | None, Picture]:
+        """At least those of ``uris``, by uri. None stands for an original that nobody knows the place of."""
+        new = list({uri for uri in uris if uri is not None} - self._made.keys())
+        self._made.update(zip(new, self._pool.map(self._of_original, new)))
+        return self._made
 
     def _of_original(self, uri: str) -> Picture:
         limits = self._limits

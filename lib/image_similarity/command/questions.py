@@ -30,7 +30,8 @@ def of(files: Sequence[str], ids: Sequence[str], warehouse: str, limits: Embeddi
         raise WrongInput("- is given more than once: stdin has one picture")
     for file in files:
         _check_is_one(file, warehouse)
-    return [*(_of_file(file, limits.max_bytes) for file in files), *(Asked(printable(one), image_id=one) for one in ids)]
+    by_id = [Asked(printable(image_id), image_id=image_id) for image_id in ids]
+    return [*(_of_file(file, limits.max_bytes) for file in files), *by_id]
 
 
 def content_of(asked: Asked, limits: EmbeddingsSettings, http: HttpSettings) -> bytes | None:
@@ -63,7 +64,7 @@ def _check_is_one(file: str, warehouse: str) -> None:
     fault = "" if file == STDIN or not uris.is_local(file) else _fault(file)
     if fault:
         command = f"image-similarity search-images --images {shlex.quote(file)} --warehouse {shlex.quote(warehouse)}"
-        raise WrongInput(f"{printable(file)} is {fault}: name pictures one by one, or ask about all of them by {command}")
+        raise WrongInput(f"{printable(file)} is {fault}: name single pictures, or ask about all of them by {command}")
 
 
 def _fault(file: str) -> str:

@@ -11,13 +11,23 @@ from image_similarity.jobs.command_line import Parser
 _VERBOSE = "--verbose"
 
 
+class _Parser(Parser):
+    """A parser whose words that belong to no flag are ``files``, wherever they stand, if the subcommand takes any."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        parsed, others = super().parse_known_args(args, namespace)
+        if hasattr(parsed, "files"):  # argparse itself takes them from one place only
+            parsed.files, others = [*parsed.files, *(word for word in others if word != "--")], []
+        return parsed, others
+
+
 def run(name: str, module: Any, words: Sequence[str]) -> int:
     """Parses ``words`` and runs ``module``, which has ``add_arguments(parser)`` and ``run(arguments) -> int``.
 
     Returns the exit code. An error is one line on stderr, and with ``--verbose`` its traceback. Ctrl-C, and a
     reader that has gone, are left to the caller. ``name``: what was typed, for help and errors.
     """
-    parser = Parser(prog=name, description=module.__doc__.partition("\n")[0])
+    parser = _Parser(prog=name, description=module.__doc__.partition("\n")[0])
     module.add_arguments(parser)
     if _VERBOSE not in parser._option_string_actions:
         parser.add_argument(_VERBOSE, action="store_true", help="show tracebacks")

@@ -1,32 +1,34 @@
 """Which images of a collection look most like a picture: answered here, without Spark, in seconds."""
 
 import argparse
+import sys
 import time
-import traceback
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 import image_similarity as ims
+from image_similarity.collection import Collection, defaults
 from image_similarity.command import output, page, questions, running
 from image_similarity.command.answers import Answer, Asked, Image, Refused
 from image_similarity.command.catalogue import NAME, SEARCH
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs.command_line import at_least, one_of
+from image_similarity.pages import captions
 from image_similarity.reporting import current
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 
 _PROG = f"{NAME} {SEARCH}"
-_METRICS = ("cosine", "correlation", "euclidean")
 
 
 def main(words: Sequence[str]) -> int:
     """Answers, and returns the exit code: 2 if a picture could not be read, even if others were answered."""
-    import sys
-
     return running.run(_PROG, sys.modules[__name__], words)
 
 
@@ -55,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metric",
-        type=one_of(_METRICS),
-        metavar="|".join(_METRICS),
+        type=one_of(defaults.METRICS),
+        metavar="|".join(defaults.METRICS),
         help="the distance (default: that of the published neighbours, or cosine)",
     )
     parser.add_argument(
@@ -78,35 +80,40 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = page.wanted(arguments, len(asked))
     collection = _opened(arguments)
     told = output.chosen(arguments.json)
-    outcomes: list[Answer | Refused] = []
-    for one in asked:
-        try:
-            with _told_as_work(f"looking for what is like {one.name}"):
-                answer = _ask(collection, one, arguments, limits)
-        except JobFailed as error:
-            outcomes.append(Refused(one, error))
-            running.tell(_PROG, error, arguments.verbose)
-            told.failed(one, str(error))
-        else:
-            outcomes.append(answer)
-            told.answered(answer)
-    if wanted is not None and any(isinstance(outcome, Answer) for outcome in outcomes):
-        with _told_as_work("making the page"):
-            page.write(wanted, outcomes, collection, limits)
-        page.show(wanted)
-    return max((one.error.exit_code for one in outcomes if isinstance(one, Refused)), default=0)
+    codes = []
+    with page.opened(wanted, collection.uri, limits) as sheet:
+        for one in asked:
+            outcome = _outcome(collection, one, arguments, limits)
+            if isinstance(outcome, Refused):
+                codes.append(running.tell(_PROG, outcome.error, arguments.verbose))
+            told.tell(outcome)
+            if sheet is not None:
+                sheet.add(outcome)
+        if sheet is not None and (path := sheet.write()):
+            _show(path, arguments.open)
+    return max(codes, default=0)
 
 
-def _opened(arguments: argparse.Namespace) -> Any:
+def _opened(arguments: argparse.Namespace) -> Collection:
     """The collection. Raises ``WrongInput`` for a place that is no warehouse, and for names that are not published."""
     collection = ims.open(arguments.warehouse)
+    fingerprint = defaults.fingerprint_of(collection.snapshot, arguments.fingerprint)
     if arguments.weights is None:
         return collection
-    fingerprint = arguments.fingerprint or collection.fingerprints()["fingerprint"][0].as_py()
     return ims.open(arguments.warehouse, weights={fingerprint: arguments.weights})
 
 
-def _ask(collection: Any, asked: Asked, arguments: argparse.Namespace, limits: EmbeddingsSettings) -> Answer:
+def _outcome(
+    collection: Collection, asked: Asked, arguments: argparse.Namespace, limits: EmbeddingsSettings
+) -> Answer | Refused:
+    try:
+        with _shown_as_work(f"looking for images like {asked.name}"):
+            return _ask(collection, asked, arguments, limits)
+    except JobFailed as error:
+        return Refused(asked, error)
+
+
+def _ask(collection: Collection, asked: Asked, arguments: argparse.Namespace, limits: EmbeddingsSettings) -> Answer:
     began = time.monotonic()
     content = questions.content_of(asked, limits, HttpSettings())
     found = collection.search(
@@ -118,29 +125,53 @@ def _ask(collection: Any, asked: Asked, arguments: argparse.Namespace, limits: E
         dissimilar=arguments.dissimilar,
     )
     seconds = time.monotonic() - began
-    attributes = _attributes(collection, found["image_id"])
-    return Answer(asked, content, tuple(_images(found, attributes)), _facts(found), seconds)
+    rows = found.select([column.name for column in fields(Image) if column.name != "attributes"]).to_pylist()
+    known = _known(collection, [*(row["image_id"] for row in rows), *([asked.image_id] if asked.image_id else [])])
+    images = tuple(Image(**row, attributes=known[row["image_id"]].attributes) for row in rows)
+    own = known[asked.image_id] if asked.image_id else _Known()
+    return Answer(
+        asked,
+        title=captions.first_of(own.attributes, output.TITLES) or asked.title,
+        content=content,
+        uri=own.uri,
+        images=images,
+        facts=_facts(found),
+        seconds=seconds,
+    )
 
 
-def _images(found: pa.Table, attributes: Mapping[str, Mapping[str, str]]) -> Iterator[Image]:
-    columns = ("relation", "rank", "image_id", "distance", "verdict", "uri", "width", "height")
-    for row in found.select(columns).to_pylist():
-        yield Image(**row, attributes=attributes.get(row["image_id"], {}))
+@dataclass(frozen=True)
+class _Known:
+    """What the manifest says of an image."""
+
+    uri: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
-def _attributes(collection: Any, ids: pa.ChunkedArray) -> dict[str, dict[str, str]]:
-    """image_id -> attributes, of those that have any."""
+def _known(collection: Collection, ids: Sequence[str]) -> Mapping[str, _Known]:
+    """image_id -> what is known of it; nothing of those that have left the manifest."""
     manifest = collection.snapshot.dataset("manifest")
-    rows = manifest.to_table(columns=["image_id", "attributes"], filter=ds.field("image_id").isin(ids.combine_chunks()))
-    return {row["image_id"]: dict(row["attributes"] or ()) for row in rows.to_pylist()}
+    are_wanted = ds.field("image_id").isin(pa.array(ids, pa.string()))
+    rows = manifest.to_table(columns=["image_id", "uri", "attributes"], filter=are_wanted)
+    known: defaultdict[str, _Known] = defaultdict(_Known)
+    known.update((row["image_id"], _Known(row["uri"], dict(row["attributes"] or ()))) for row in rows.to_pylist())
+    return known
 
 
 def _facts(found: pa.Table) -> dict[str, Any]:
     raise NotImplementedError
 
 
+def _show(path: str, is_opened: bool) -> None:
+    """Says where the page is. On stderr: stdout has answers alone."""
+    is_shown = is_opened and page.show(path)
+    advice = f"open it: {Path(path).as_uri()}" if is_opened and not is_shown else ""
+    for line in filter(None, (f"page: {path}", advice)):
+        print(line, file=sys.stderr)
+
+
 @contextmanager
-def _told_as_work(what: str) -> Iterator[None]:
+def _shown_as_work(what: str) -> Iterator[None]:
     """Shows ``what`` on the terminal for as long as it lasts: the first answer takes seconds."""
     reporter = current()
     if not reporter.on_terminal:
