@@ -7,14 +7,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from image_similarity.collection.search import PUBLISHED
 from image_similarity.command import table
 from image_similarity.command.answers import Answer, Image, Refused
 from image_similarity.command.table import Column, Style
 from image_similarity.pages import captions
 from image_similarity.redaction import redacted, redacted_values
+from image_similarity.settings import GallerySettings
 from image_similarity.storage import uris
 
-TITLES = ("title", "name")
+TITLES = GallerySettings().title_attributes
 """Attributes that title an image, as in the gallery unless its settings say otherwise."""
 COLUMNS = ("query", "relation", "rank", "distance", "verdict", "image_id", "width", "height", "uri")
 """Of the lines for programs."""
@@ -90,17 +92,18 @@ def chosen(is_json: bool) -> Output:
 
 def about(answer: Answer) -> str:
     """What the answer is: how many images, out of how many, by which fingerprint, how sure, how long it took."""
-    facts = answer.facts
+    facts, is_inside = answer.facts, answer.asked.image_id is not None
     counts = [
         f"the {count:,} {heading}"
         for relation, heading in HEADINGS.items()
         if (count := len(answer.images_of(relation)))
     ]
+    is_known = facts.get("query_vector") == PUBLISHED
     parts = [
-        f"{' and '.join(counts) or 'none'} of {facts['vectors']:,} images",
+        f"{' and '.join(counts) or 'none'} of {facts['vectors']:,} {'others' if is_inside else 'images'}",
         f"by {facts['fingerprint']}, {facts['metric']} distance",
         *(["exact"] if facts.get("exact") else []),
-        *(["the collection has this very file"] if facts.get("known") else []),
+        *(["the collection has this very file"] if is_known and not is_inside else []),
         f"{answer.seconds:.1f} s",
     ]
     return ", ".join(parts)

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from image_similarity.collection import queries
 from image_similarity.command.answers import Asked
 from image_similarity.errors import Unreadable, WrongInput, no_such_file, what_is
 from image_similarity.redaction import redacted
@@ -35,7 +36,9 @@ def of(files: Sequence[str], ids: Sequence[str], warehouse: str, limits: Embeddi
 
 
 def content_of(asked: Asked, limits: EmbeddingsSettings, http: HttpSettings) -> bytes | None:
-    """The file that is asked about; None for an image of the collection. Raises ``WrongInput`` if it cannot be read."""
+    """The file that is asked about; None for an image of the collection. Raises ``WrongInput`` if it cannot be read,
+    and ``JobFailed`` if it could perhaps be another time: a server does not answer.
+    """
     if asked.uri is None:
         return asked.content
     if uris.is_local(asked.uri) and not os.path.isfile(asked.uri):
@@ -43,8 +46,8 @@ def content_of(asked: Asked, limits: EmbeddingsSettings, http: HttpSettings) -> 
     try:
         return fetch.fetch(asked.uri, limits.max_bytes, http, limits.read_seconds)
     except Unreadable as error:
-        detail = f" ({printable(redacted(error.detail))})" if error.detail else ""
-        raise WrongInput(f"{asked.name}: {fetch.FETCH_REASONS[error.reason]}{detail}") from error
+        detail = printable(redacted(error.detail)) or fetch.FETCH_REASONS[error.reason]
+        raise queries.refused(asked.name, Unreadable(error.reason, detail)) from error
 
 
 def _absence(path: str) -> str:

@@ -3,10 +3,10 @@
 import argparse
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 import image_similarity as ims
-from image_similarity.collection import Collection, defaults
+from image_similarity.collection import Collection, defaults, queries
+from image_similarity.collection.encoder import settings_of
 from image_similarity.command import output, page, questions, running
 from image_similarity.command.answers import Answer, Asked, Image, Refused
 from image_similarity.command.catalogue import NAME, SEARCH
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.jobs.command_line import at_least, one_of
 from image_similarity.pages import captions
 from image_similarity.reporting import current
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 
+_NUMBERS = ("version", "vectors", "query_width", "query_height")
 _PROG = f"{NAME} {SEARCH}"
 
 
@@ -75,91 +77,97 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.k and not arguments.dissimilar:
         raise WrongInput("-k 0 without --dissimilar asks for nothing")
-    limits = EmbeddingsSettings()
+    wanted = page.wanted(arguments, len(arguments.files) + len(arguments.ids))
+    collection, fingerprint = _opened(arguments)
+    limits = _limits(collection, fingerprint)
     asked = questions.of(arguments.files, arguments.ids, arguments.warehouse, limits)
-    wanted = page.wanted(arguments, len(asked))
-    collection = _opened(arguments)
+    search = partial(
+        collection.search,
+        k=arguments.k,
+        fingerprint=fingerprint,
+        metric=arguments.metric,
+        dissimilar=arguments.dissimilar,
+    )
     told = output.chosen(arguments.json)
-    codes = []
+    refusals: list[Refused] = []
     with page.opened(wanted, collection.uri, limits) as sheet:
         for one in asked:
-            outcome = _outcome(collection, one, arguments, limits)
+            outcome = _outcome(collection, search, one, limits)
             if isinstance(outcome, Refused):
-                codes.append(running.tell(_PROG, outcome.error, arguments.verbose))
+                if str(outcome.error) not in {str(other.error) for other in refusals}:  # as of weights that are gone
+                    running.tell(_PROG, outcome.error, arguments.verbose)
+                refusals.append(outcome)
             told.tell(outcome)
             if sheet is not None:
                 sheet.add(outcome)
         if sheet is not None and (path := sheet.write()):
             _show(path, arguments.open)
-    return max(codes, default=0)
+    return max((refused.error.exit_code for refused in refusals), default=0)
 
 
-def _opened(arguments: argparse.Namespace) -> Collection:
-    """The collection. Raises ``WrongInput`` for a place that is no warehouse, and for names that are not published."""
+def _opened(arguments: argparse.Namespace) -> tuple[Collection, str]:
+    """The collection, and the fingerprint that is asked. Raises ``WrongInput`` for what is not published."""
     collection = ims.open(arguments.warehouse)
     fingerprint = defaults.fingerprint_of(collection.snapshot, arguments.fingerprint)
-    if arguments.weights is None:
-        return collection
-    return ims.open(arguments.warehouse, weights={fingerprint: arguments.weights})
+    if arguments.weights is not None:
+        collection = ims.open(arguments.warehouse, weights={fingerprint: arguments.weights})
+    return collection, fingerprint
+
+
+def _limits(collection: Collection, fingerprint: str) -> EmbeddingsSettings:
+    """Those that the collection's own pictures had. Vectors of one's own had none."""
+    is_embedded = collection.snapshot.run_ids("embeddings", fingerprint)
+    return settings_of(collection.snapshot, fingerprint) if is_embedded else EmbeddingsSettings()
 
 
 def _outcome(
-    collection: Collection, asked: Asked, arguments: argparse.Namespace, limits: EmbeddingsSettings
+    collection: Collection, search: Callable[..., pa.Table], asked: Asked, limits: EmbeddingsSettings
 ) -> Answer | Refused:
     try:
         with _shown_as_work(f"looking for images like {asked.name}"):
-            return _ask(collection, asked, arguments, limits)
+            began = time.monotonic()
+            content = questions.content_of(asked, limits, HttpSettings())
+            found = search(content, image_id=asked.image_id)
+            return _answer(collection, asked, content, found, time.monotonic() - began)
     except JobFailed as error:
+        if content_fault := error.fields.get("reason"):  # a message about bytes does not know their name
+            named = queries.refused(asked.name, Unreadable(content_fault, error.fields.get("detail", "")))
+            named.__cause__ = error
+            return Refused(asked, named)
         return Refused(asked, error)
 
 
-def _ask(collection: Collection, asked: Asked, arguments: argparse.Namespace, limits: EmbeddingsSettings) -> Answer:
-    began = time.monotonic()
-    content = questions.content_of(asked, limits, HttpSettings())
-    found = collection.search(
-        content,
-        arguments.k,
-        image_id=asked.image_id,
-        fingerprint=arguments.fingerprint,
-        metric=arguments.metric,
-        dissimilar=arguments.dissimilar,
-    )
-    seconds = time.monotonic() - began
-    rows = found.select([column.name for column in fields(Image) if column.name != "attributes"]).to_pylist()
-    known = _known(collection, [*(row["image_id"] for row in rows), *([asked.image_id] if asked.image_id else [])])
-    images = tuple(Image(**row, attributes=known[row["image_id"]].attributes) for row in rows)
-    own = known[asked.image_id] if asked.image_id else _Known()
+def _answer(collection: Collection, asked: Asked, content: bytes | None, found: pa.Table, seconds: float) -> Answer:
+    attributes, uri = _of_image(collection, asked.image_id)
     return Answer(
         asked,
-        title=captions.first_of(own.attributes, output.TITLES) or asked.title,
+        title=captions.first_of(attributes, output.TITLES) or asked.title,
         content=content,
-        uri=own.uri,
-        images=images,
+        uri=uri,
+        images=tuple(
+            Image(**{**row, "attributes": dict(row["attributes"] or ())})
+            for row in found.select([column.name for column in fields(Image)]).to_pylist()
+        ),
         facts=_facts(found),
         seconds=seconds,
     )
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What the manifest says of an image."""
-
-    uri: str | None = None
-    attributes: Mapping[str, str] = field(default_factory=dict)
-
-
-def _known(collection: Collection, ids: Sequence[str]) -> Mapping[str, _Known]:
-    """image_id -> what is known of it; nothing of those that have left the manifest."""
+def _of_image(collection: Collection, image_id: str | None) -> tuple[dict[str, str], str | None]:
+    """Attributes and uri of an image of the collection; nothing of a picture from outside, and of one that has left."""
+    if image_id is None:
+        return {}, None
     manifest = collection.snapshot.dataset("manifest")
-    are_wanted = ds.field("image_id").isin(pa.array(ids, pa.string()))
-    rows = manifest.to_table(columns=["image_id", "uri", "attributes"], filter=are_wanted)
-    known: defaultdict[str, _Known] = defaultdict(_Known)
-    known.update((row["image_id"], _Known(row["uri"], dict(row["attributes"] or ()))) for row in rows.to_pylist())
-    return known
+    rows = manifest.to_table(columns=["uri", "attributes"], filter=ds.field("image_id") == image_id).to_pylist()
+    return (dict(rows[0]["attributes"] or ()), rows[0]["uri"]) if rows else ({}, None)
 
 
 def _facts(found: pa.Table) -> dict[str, Any]:
-    raise NotImplementedError
+    """What the metadata of an answer say, with numbers as numbers."""
+    facts: dict[str, Any] = {key.decode(): value.decode() for key, value in (found.schema.metadata or {}).items()}
+    facts.update({name: int(facts[name]) for name in _NUMBERS if name in facts})
+    facts["exact"] = facts["exact"] == "true"
+    return facts
 
 
 def _show(path: str, is_opened: bool) -> None:

@@ -4,9 +4,9 @@ import os
 import shlex
 import sys
 
-from image_similarity.collection import defaults
 from image_similarity.command.catalogue import NAME, SEARCH
 from image_similarity.storage import filesystems, uris
+from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, default_of
 from image_similarity.warehouse.snapshot import Snapshot
 
 
@@ -15,11 +15,13 @@ def search(published: Snapshot, fingerprint: str, metric: str) -> str | None:
 
     A fingerprint and a metric that are the defaults are left out.
     """
+    from image_similarity.collection import defaults  # which imports numpy, and help should not wait for that
+
     uri = uris.for_readers(published.uri)
     if not uris.is_local(uri) and uris.scheme_of(uri) not in filesystems.OBJECT_STORES:
         return None
     words = [*_program(), SEARCH, "FILE", "--warehouse", uri]
-    if defaults.default_of(defaults.fingerprints_of(published), defaults.DEFAULT_FINGERPRINT) != fingerprint:
+    if default_of(defaults.fingerprints_of(published), DEFAULT_FINGERPRINT) != fingerprint:
         words += ["--fingerprint", fingerprint]
     if defaults.metric_of(published, fingerprint, None) != metric:
         words += ["--metric", metric]
