@@ -54,7 +54,7 @@ class Answer:
     """Where the original of an image of the collection is; else None."""
     images: tuple[Image, ...]
     facts: Mapping[str, Any]
-    """fingerprint, metric, vectors (their number), exact, query_vector, and more that the collection says of the answer."""
+    """fingerprint, metric, vectors (their number), exact, query_vector, and more that the collection says of it."""
     seconds: float
 
     def images_of(self, relation: str) -> list[Image]:
