@@ -149,7 +149,8 @@ class Guard:
         """
         target = html.escape("/" + (f"?{urlencode(fields)}" if fields else ""))
         response = HTMLResponse(
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={target}">'
+            '<!doctype html><html lang="en"><meta charset="utf-8">'
+            f'<meta http-equiv="refresh" content="0; url={target}">'
             f'<title>Image similarity</title><p><a href="{target}">Go on</a></p></html>'
         )
         response.set_cookie(self._cookie, self._token, path="/", httponly=True, samesite="strict")

@@ -96,7 +96,7 @@ class Server:
         self._server, self._listening = uvicorn.Server(config), listening
 
     def run(self) -> None:
-        """Returns after Ctrl-C, SIGTERM or `stop`, once requests that are at work are answered, or after some seconds."""
+        """Returns after Ctrl-C, SIGTERM or `stop`, once requests are answered that are at work, or after 3 s."""
         with _signals(self.stop):
             self._server.run(sockets=[self._listening])
 
