@@ -272,7 +272,7 @@ def test_a_browser_within_the_terminal_is_not_opened(monkeypatch: pytest.MonkeyP
 
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(page.webbrowser, "get", Browser)
+    monkeypatch.setattr("webbrowser.get", Browser)
     assert not page.show("/a b.html") and opened == []
     monkeypatch.setenv("DISPLAY", ":0")
     assert page.show("/a b.html") and opened == ["file:///a%20b.html"]
