@@ -165,7 +165,7 @@ class Served:
         return f"127.0.0.1:{self.port}"
 
     def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str | None] | None = None) -> Reply:
-        """One request on a connection of its own, by a program that knows the token. A header that is None is left out."""
+        """One request on its own connection, by a program that knows the token. Headers that are None are left out."""
         usual: dict[str, str | None] = {"Authorization": f"Bearer {TOKEN}"}
         given = {name: value for name, value in {**usual, **(headers or {})}.items() if value is not None}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -189,6 +189,11 @@ class Served:
 
     def ask(self, value: Any) -> Reply:
         return self.post("/similar", json.dumps(value), {"Content-Type": "application/json"})
+
+    def head(self, method: str, target: str, length: int = 0) -> bytes:
+        """The head of a request that is sent by `raw`."""
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host}", f"Authorization: Bearer {TOKEN}"]
+        return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
     def raw(self, content: bytes, seconds: float = 20.0) -> bytes:
         """What the server sends for ``content`` until it closes the connection."""
