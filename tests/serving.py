@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from image_similarity.errors import WrongInput
+from image_similarity.collection import queries
+from image_similarity.errors import Unreadable, WrongInput
 from image_similarity.imaging.framing import Framing
 from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.serve.app import Desk, application
@@ -113,7 +114,10 @@ class StandIn:
         if image_id is not None:
             vector = self.vectors[self.ids.index(image_id)]
         else:
-            vector = self.vector(query) if isinstance(query, bytes) else np.asarray(query)
+            try:
+                vector = self.vector(query) if isinstance(query, bytes) else np.asarray(query)
+            except Unreadable as fault:
+                raise queries.refused("the picture", fault) from None
         if len(vector) != self.vectors.shape[1]:
             raise WrongInput(f"the vector has {len(vector)} numbers, those of {name} have {self.vectors.shape[1]}")
         distance = np.linalg.norm(self.vectors - vector, axis=1)
@@ -130,8 +134,11 @@ class StandIn:
                 "uri": [str(self.files[row[2]]) for row in rows],
             }
         )
+        about = self.images().select(["image_id", "width", "height", "attributes"]).take([row[2] for row in rows])
+        for column in about.column_names[1:]:
+            table = table.append_column(column, about[column])
         facts = {"fingerprint": name, "metric": metric, "vectors": str(len(self.ids)), "exact": "true"}
-        return table.replace_schema_metadata(facts)
+        return table.replace_schema_metadata({**facts, "query_vector": "embedded"})
 
 
 _ATTRIBUTES = pa.map_(pa.string(), pa.string())
@@ -165,7 +172,7 @@ class Served:
         return f"127.0.0.1:{self.port}"
 
     def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str | None] | None = None) -> Reply:
-        """One request on a connection of its own, by a program that knows the token. A header that is None is left out."""
+        """One request on its own connection, by a program that knows the token. Headers that are None are left out."""
         usual: dict[str, str | None] = {"Authorization": f"Bearer {TOKEN}"}
         given = {name: value for name, value in {**usual, **(headers or {})}.items() if value is not None}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -189,6 +196,11 @@ class Served:
 
     def ask(self, value: Any) -> Reply:
         return self.post("/similar", json.dumps(value), {"Content-Type": "application/json"})
+
+    def head(self, method: str, target: str, length: int = 0) -> bytes:
+        """The head of a request that is sent by `raw`."""
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host}", f"Authorization: Bearer {TOKEN}"]
+        return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
     def raw(self, content: bytes, seconds: float = 20.0) -> bytes:
         """What the server sends for ``content`` until it closes the connection."""

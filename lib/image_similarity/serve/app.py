@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 from anyio import to_thread
 from starlette.applications import Starlette
@@ -171,15 +172,15 @@ class Desk:
         try:
             async with self._places.admitted():
                 form = await uploads.form(request, self._max_bytes)
-                fields = questions.from_fields(form.fields, ("id", "address"))
+                fields = questions.from_fields(form.fields, ("again", "address"))
                 question = Question(questions.wanted(fields))
                 if form.picture:
                     question = replace(question, content=form.picture)
                 elif fields.get("address", "").strip():
                     question = replace(question, address=fields["address"])
                     question = replace(question, address=questions.checked_address(question.address))
-                elif "id" in fields:
-                    return RedirectResponse(pages.address_of(fields["id"], question.wanted), 303)
+                elif "again" in fields:  # quoted: a form may change line ends
+                    return RedirectResponse(pages.address_of(unquote(fields["again"]), question.wanted), 303)
                 else:
                     raise Refused(400, "nothing to look for: choose a picture, or give its address")
                 return self._page(question, *await self._answered(request, question))

@@ -53,7 +53,6 @@ class Shown:
     uri: str
     width: int | None
     height: int | None
-    content_sha256: str | None
     caption: Caption
 
 
@@ -68,7 +67,9 @@ class Answer:
     """How many the picture was compared with."""
     exact: bool
     vector: str | None
-    """``published`` if the collection has the picture's vector, ``embedded`` if it was made for this answer."""
+    """``published`` if the collection has the picture's vector, ``embedded`` if it was computed for this answer,
+    ``given`` if it was asked for by a vector.
+    """
     seconds: float
     version: int
     """Of the published state that answered."""
@@ -200,7 +201,7 @@ class Asking:
             )
         asked = None
         if question.image_id is not None:
-            asked = _shown({"image_id": question.image_id}, opened.row(question.image_id))
+            asked = _shown(opened.row(question.image_id))
         query: Any = question.content if question.vector is None else question.vector
         try:
             found = opened.collection.search(
@@ -211,16 +212,10 @@ class Asking:
                 metric=wanted.metric,
                 dissimilar=wanted.dissimilar,
             )
-        except Unreadable as error:
-            raise unreadable(error) from None
-        except WrongInput as error:
-            raise Refused(400, str(error)) from None
         except JobFailed as error:
-            raise Refused(503, str(error)) from None
+            raise _refused(error) from None
         facts = {key.decode(): value.decode() for key, value in (found.schema.metadata or {}).items()}
-        rows = found.to_pylist()
-        known = opened.rows_of(row["image_id"] for row in rows)
-        shown = [_shown(row, known.get(row["image_id"], {})) for row in rows]
+        shown = [_shown(row) for row in found.to_pylist()]
         return Answer(
             question,
             tuple(each for each in shown if each.relation == SIMILAR),
@@ -229,7 +224,7 @@ class Asking:
             facts.get("metric", ""),
             int(facts.get("vectors", 0)),
             facts.get("exact", "true").lower() == "true",
-            facts.get("vector"),
+            facts.get("query_vector"),
             time.perf_counter() - started,
             opened.collection.version,
             self.newer,
@@ -243,6 +238,14 @@ def unreadable(error: Unreadable, what: str = "the picture") -> Refused:
     words = {**fetch.FETCH_REASONS}.get(error.reason, error.reason.replace("_", " ")).partition(" (")[0]
     status = 413 if error.reason == "too_many_bytes" else 422
     return Refused(status, f"{what} cannot be used: {words}{f' ({detail})' if detail else ''}", error.reason)
+
+
+def _refused(error: JobFailed) -> Refused:
+    """The refusal for an error of `Collection.search`: of a picture, with its reason."""
+    reason = error.fields.get("reason")
+    if reason is not None:
+        return unreadable(Unreadable(reason, error.fields.get("detail") or ""))
+    return Refused(400 if isinstance(error, WrongInput) else 503, str(error))
 
 
 def warm(opened: Opened) -> None:
@@ -264,21 +267,19 @@ def warm_up(opened: Opened) -> None:
     opened.collection.search(content.getvalue(), k=1, fingerprint=next(iter(opened.fingerprints)))
 
 
-def _shown(row: Mapping[str, Any], about: Mapping[str, Any]) -> Shown:
-    image_id = row["image_id"]
-    attributes = dict(about.get("attributes") or row.get("attributes") or ())
-    width, height = (row.get(side) or about.get(side) for side in ("width", "height"))
+def _shown(row: Mapping[str, Any]) -> Shown:
+    """A row of an answer, or of the collection's images."""
+    attributes = dict(row["attributes"] or ())
     return Shown(
         row.get("relation", SIMILAR),
         row.get("rank", 0),
-        image_id,
+        row["image_id"],
         row.get("distance", 0.0),
         row.get("verdict"),
-        row.get("uri") or about.get("uri") or "",
-        width,
-        height,
-        about.get("content_sha256"),
-        captions.of_image(image_id, attributes, _TITLES.title_attributes, _TITLES.subtitle_attributes),
+        row["uri"] or "",
+        row["width"],
+        row["height"],
+        captions.of_image(row["image_id"], attributes, _TITLES.title_attributes, _TITLES.subtitle_attributes),
     )
 
 

@@ -19,7 +19,7 @@
       const found = page.getElementById("answer");
       if (!found) throw new Error(page.querySelector(".lead")?.textContent || `the server says ${response.status}`);
       answer.replaceChildren(...found.childNodes);
-      for (const hidden of [form, page].map((where) => where.querySelector("input[name=id]"))) hidden?.remove();
+      for (const hidden of [form, page].map((where) => where.querySelector("input[name=again]"))) hidden?.remove();
       const shown = new URL(response.url);
       if (shown.search !== location.search) history.pushState(null, "", shown);
       document.title = page.title;
@@ -38,7 +38,7 @@
   });
   function look(given) {
     /* A File or an address takes the place of what was asked before. */
-    form.querySelector("input[name=id]")?.remove();
+    form.querySelector("input[name=again]")?.remove();
     if (given instanceof File) {
       if (given.size > most) {
         status.textContent = `This file is too large: ${given.size.toLocaleString("en")} bytes, ${most.toLocaleString("en")} are allowed`;
