@@ -127,6 +127,7 @@ def _summarise(application: Application, names: list[str], seconds: float) -> No
             _show_examples(application, slot)
     if application.warehouse.local_root:
         say(f"query: {_example_query(application.warehouse.uri, slots[0], not neighbours.similar)}")
+    find_neighbours.say_how_to_search(application.warehouse, names[0], neighbours.metric)
     say(f"warehouse: {application.warehouse.uri}")
     if application.arguments.gallery:
         index = render_gallery.index_of(application)
