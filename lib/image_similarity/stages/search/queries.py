@@ -1,0 +1,71 @@
+"""Queries: pictures or vectors from outside. They have a name together, and a name each; they enter no collection."""
+
+import os
+import re
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from image_similarity.errors import WrongInput
+from image_similarity.storage import uris
+from image_similarity.warehouse.schemas import SCHEMAS
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_GLOB = re.compile(r"[*?\[]")
+FAILURES = "search"
+"""The first part of the slots of ``failures`` that are queries': no failure there is an image's of the collection."""
+
+ROWS = pa.schema([("query_id", pa.string()), ("query_uri", pa.string()), ("content", pa.string())])
+"""Queries that have a vector, in the byte order of their ids. ``content``: the sha256 of the file's bytes; null for
+vectors of one's own."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What was asked about, once it has vectors."""
+
+    rows: pa.Table
+    """`ROWS`"""
+    failures: pa.Table
+    """Those that could not be embedded, in the schema of ``failures``."""
+
+    @property
+    def count(self) -> int:
+        return len(self.rows) + len(self.failures)
+
+
+def name_of(location: str) -> str:
+    """The name of the queries at ``location``: that of the folder or list, in lower case, with only letters, digits and
+    ``-``. Of a glob it is the last folder without a pattern. ``queries`` where nothing is left.
+    """
+    fixed = _GLOB.split(location, maxsplit=1)[0].rpartition("/")[0] if _GLOB.search(location) else location
+    stem = os.path.splitext(fixed.rstrip("/").rpartition("/")[2])[0]
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "queries"
+
+
+def check_name(name: str) -> str:
+    """``name``, if it can be one. Raises ``WrongInput``: it is part of slots, and of folders."""
+    if _NAME.fullmatch(name):
+        return name
+    raise WrongInput(
+        f"--queries {name}: a name has lower-case letters, digits and single dashes between them; try {name_of(name)}"
+    )
+
+
+def chosen_name(given: str | None, location: str) -> str:
+    """The name ``given``, or that of ``location``. Raises ``WrongInput`` as `check_name` does."""
+    return check_name(given) if given is not None else name_of(uris.absolute(location))
+
+
+def slot_of(queries: str, fingerprint: str, metric: str) -> str:
+    """The slot of ``matches``."""
+    return f"{queries}/{fingerprint}/{metric}"
+
+
+def failures_slot(slot: str) -> str:
+    """The slot of ``failures`` beside the slot ``slot`` of ``matches``."""
+    return f"{FAILURES}/{slot}"
+
+
+def no_failures() -> pa.Table:
+    return SCHEMAS["failures"].empty_table()
