@@ -23,7 +23,7 @@ from image_similarity.runtime.session import is_local_mode, local_cores
 from image_similarity.stages.embeddings import checkpoints
 from image_similarity.stages.embeddings.outcomes import Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
-from image_similarity.stages.search.queries import ROWS, Queries
+from image_similarity.stages.search.queries import ROWS, Queries, no_failures
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
@@ -53,6 +53,8 @@ class Embedded:
     files: Sequence[str]
     """Parquet files with the vectors, and thumbprints, that the collection lacks."""
     counts: dict[str, Any]
+    dimensions: int | None = None
+    """The length of most of the first vectors, where they are the user's own."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,33 @@ def _whole(folder: str) -> list[str]:
     if damaged:
         note(f"{len(damaged):,} damaged files of an earlier search, as {damaged[0]}: their pictures are embedded again")
     return whole
+
+
+# -- vectors of one's own ----------------------------------------------------------------------------------------------
+
+
+def own(job: Job, uri: str) -> Embedded:
+    """The user's own Parquet, with columns image_id and embedding. Raises ``WrongInput`` as find_neighbours does."""
+    from image_similarity.stages.neighbours import local_source
+
+    read_seconds = job.settings.embeddings.read_seconds
+    source: LocalSource | Source
+    with job.step("list queries"):
+        if uris.is_local(uri) and job.warehouse.local_root is not None:
+            files = local_source.from_parquet(uri, read_seconds)
+            source, dimensions = files.open(local_cores(job.session)), files.dimensions
+            ids = [batch.column(0) for group in source.groups for batch in group()]
+        else:
+            from image_similarity.stages.neighbours import sources
+
+            source = sources.from_parquet(job.session, uri, read_seconds)
+            dimensions = source.dimensions()
+            ids = source.vectors.select("content").toArrow()["content"].chunks
+    names = pa.concat_arrays([pa.array([], pa.string()), *(part.cast(pa.string()) for part in ids)])
+    names = names.take(pc.sort_indices(names))
+    nothing = pa.nulls(len(names), pa.string())
+    rows = pa.table([names, nothing, nothing], schema=ROWS)
+    return Embedded(Queries(rows, no_failures()), source, [], {"queries": len(names)}, dimensions)
 
 
 # -- this process ------------------------------------------------------------------------------------------------------
@@ -151,9 +180,9 @@ def _by_process(pictures: Pictures) -> Embedded | None:
     with job.step("keep the vectors of queries"):
         ours, _ = checkpoints.files(fingerprint.folder)
         files = [*fingerprint.checkpoints, *ours, *earlier]
-        counts = {"embedded": len(in_process.contents_of(ours)), "not_read_again": outputs.reused}
+        new = len(in_process.contents_of(ours))
         store(pictures, outputs.embeddings, _vectors_of(files, _missing(pictures, outputs.embeddings)))
-    counts |= {"devices": outputs.embedded_on}
+    counts = {"embedded": new, "not_read_again": outputs.reused, "devices": outputs.embedded_on}
     return _embedded(pictures, manifest, outputs.embeddings, outputs.failures, counts)
 
 
@@ -250,11 +279,11 @@ def _by_spark(pictures: Pictures) -> Embedded:
             )
             ours, _ = checkpoints.files(fingerprint.folder)
             own = warehouse.read_folders(list(map(uris.for_spark, ours)), checkpoints.SCHEMA)
-            counts = {"embedded": own.select("content_sha256").distinct().count(), "not_read_again": outputs.reused}
+            new = own.select("content_sha256").distinct().count()
             rows = saved.dropDuplicates(["content_sha256"]).join(wanted, "content_sha256", "left_semi")
             pictures.state.write(_VECTORS, rows.select(*SCHEMAS[VECTORS].names))
             store(pictures, embeddings, None)
-    counts |= {"devices": outputs.embedded_on}
+    counts = {"embedded": new, "not_read_again": outputs.reused, "devices": outputs.embedded_on}
     return _embedded(pictures, manifest, embeddings, failures, counts)
 
 
@@ -272,7 +301,7 @@ def _checkpoints(pictures: Pictures) -> "DataFrame":
 
 
 def check_failures(job: Job, failures: pa.Table, count: int) -> None:
-    """Raises ``TooManyFailures`` above the fraction that embeddings allow. The rows are written before: it names them."""
+    """Raises ``TooManyFailures`` above the fraction that embeddings allow, and leaves the rows, which it names."""
     by_reason = failures_in(failures)
     if by_reason.total <= job.settings.embeddings.max_failed_fraction * count:
         return
@@ -301,14 +330,15 @@ def store(pictures: Pictures, embeddings: pa.Table, vectors: Iterator[pa.Table] 
 def _embedded(
     pictures: Pictures, manifest: pa.Table, embeddings: pa.Table, failures: pa.Table, counts: dict[str, Any]
 ) -> Embedded:
-    job = pictures.job
     if len(embeddings) + len(failures) != len(manifest):
         raise JobFailed(
             f"{len(embeddings):,} queries were embedded and {len(failures):,} failed, of {len(manifest):,}: nothing "
             "was published; run it again"
         )
-    content = embeddings["content_sha256"].combine_chunks().take(
-        pc.index_in(manifest["image_id"].combine_chunks(), value_set=embeddings["image_id"].combine_chunks())
+    content = (
+        embeddings["content_sha256"]
+        .combine_chunks()
+        .take(pc.index_in(manifest["image_id"].combine_chunks(), value_set=embeddings["image_id"].combine_chunks()))
     )
     rows = pa.table([manifest["image_id"], manifest["uri"], content], schema=ROWS)
     rows = rows.filter(pc.is_valid(rows["content"])).sort_by("query_id").combine_chunks()

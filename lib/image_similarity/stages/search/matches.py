@@ -42,6 +42,14 @@ class Lists:
         return Lists(self.image[:, :k], self.distance[:, :k])
 
 
+def renumbered(*lists: Lists) -> tuple[Indices, Lists, Lists]:
+    """The images that two kinds of ``lists`` name (n,), each once, ascending; and the lists by places among these."""
+    named = np.unique(np.concatenate([of.image.reshape(-1) for of in lists]))
+    named = named[named >= 0]
+    first, second = (Lists(np.where(of.image >= 0, np.searchsorted(named, of.image), -1), of.distance) for of in lists)
+    return named, first, second
+
+
 @dataclass(frozen=True)
 class Known:
     """What is known of n queries or images beside their vectors.
@@ -61,7 +69,9 @@ def known(published: Snapshot, fingerprint: str, key: str | None, ids: pa.Array)
 
     nothing = np.full(len(ids), -1, dtype=np.int64)
     if key is None:
-        return Known(nothing, pa.array([], pa.string()), judging.thumbprints(published, None, pa.array([], pa.string())))
+        return Known(
+            nothing, pa.array([], pa.string()), judging.thumbprints(published, None, pa.array([], pa.string()))
+        )
     wanted = ids.cast(pa.string())
     rows = published.dataset("embeddings", fingerprint).to_table(
         columns=["image_id", "content_sha256"], filter=ds.field("image_id").isin(wanted)

@@ -1,0 +1,517 @@
+"""pictures from outside, or vectors, against the collection: which of its images look most like each, and which of them
+are there already.
+"""
+
+# What computes is imported where it is used: help, and what is wrong in the arguments, should not wait for it.
+
+import argparse
+import atexit
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from image_similarity.errors import WrongInput, did_you_mean, listed
+from image_similarity.jobs import command_line, early, group_sources
+from image_similarity.jobs.command_line import setting
+from image_similarity.jobs.job import Application, Job
+from image_similarity.pages.site import open_site
+from image_similarity.runtime import processes
+from image_similarity.settings import Settings
+from image_similarity.stages.search import queries as asked
+from image_similarity.storage import uris
+from image_similarity.warehouse.schemas import NEAR_DUPLICATES, SCHEMAS
+from image_similarity.warehouse.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from image_similarity.jobs.query_embedding import Embedded, Pictures
+    from image_similarity.jobs.search_runners import Answers
+    from image_similarity.stages.search.judging import Judge, Thumbprints
+    from image_similarity.stages.search.matches import Judged, Lists
+
+EXTERNAL = "external"
+DEFAULT_SIMILAR = 12
+ALREADY, NEARLY, NEW = "are there already", "are near to one that is there", "are new"
+"""What a query with the best verdict yes, near or no is called."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", metavar="URI", help="a folder, a glob, or a list with a `uri` column")
+    parser.add_argument(
+        "--embeddings", metavar="URI", help="Parquet of your own with image_id and embedding, in place of pictures"
+    )
+    parser.add_argument("--fingerprint", metavar="NAME", **setting("neighbours.fingerprint", is_text=True))
+    parser.add_argument(
+        "--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True)
+    )
+    parser.add_argument(
+        "-k",
+        type=command_line.at_least(1),
+        default=DEFAULT_SIMILAR,
+        metavar="N",
+        help="similar images of each query (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dissimilar",
+        type=command_line.at_least(0),
+        default=0,
+        metavar="N",
+        help="dissimilar images of each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queries", metavar="NAME", help="what the queries are called in tables (default: the name of folder or list)"
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="the fingerprint's weights, where those that were used are not there any more"
+    )
+    parser.add_argument(
+        "--report", metavar="URI", help="a folder for pages that show the answers: new, empty, or an earlier report"
+    )
+    parser.add_argument(
+        "--gallery", metavar="URI", help="a gallery of the collection, whose pages and pictures the report uses"
+    )
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the arguments ask for."""
+
+    queries: str
+    """Their name."""
+    fingerprint: str
+    metric: str
+    similar: int
+    dissimilar: int
+    images: str | None
+    own_vectors: str | None
+
+    @property
+    def slot(self) -> str:
+        return asked.slot_of(self.queries, self.fingerprint, self.metric)
+
+    @property
+    def near_duplicates(self) -> str:
+        """The slot of the groups whose limits judge."""
+        return f"{self.fingerprint}/{self.metric}/{NEAR_DUPLICATES}"
+
+
+def _asked(arguments: argparse.Namespace, settings: Settings) -> Asked:
+    """Raises ``WrongInput`` unless pictures or vectors are given, and for a name of queries that cannot be one."""
+    if (arguments.images is None) == (arguments.embeddings is None):
+        given = "both are given" if arguments.images is not None else "neither is given"
+        raise WrongInput(f"--images or --embeddings says what is searched for: {given}")
+    name = asked.chosen_name(arguments.queries, arguments.images or arguments.embeddings)
+    chosen = settings.neighbours
+    return Asked(
+        name,
+        chosen.fingerprint,
+        chosen.metric,
+        arguments.k,
+        arguments.dissimilar,
+        arguments.images,
+        arguments.embeddings,
+    )
+
+
+def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Raises ``WrongInput`` for what is seen before Spark is started: a fingerprint that is not published, pictures or
+    vectors that are not there or have another length, and a report's folder that is something else.
+    """
+    wanted = _asked(arguments, settings)
+    _check_flags(arguments, wanted)
+    published = early.to_read(arguments.warehouse)
+    if published:
+        _check_published(published, wanted)
+    if wanted.images is not None and uris.is_local(wanted.images):
+        from image_similarity.stages.manifest import images
+
+        images.check(uris.absolute(wanted.images), settings.manifest, settings.embeddings.read_seconds)
+    if wanted.own_vectors is not None:
+        _check_vectors(published, wanted, settings)
+
+
+def _check_flags(arguments: argparse.Namespace, wanted: Asked) -> None:
+    if arguments.weights is not None and wanted.images is None:
+        raise WrongInput("--weights with --embeddings: vectors are compared as they are, without weights")
+    if arguments.report is None:
+        if arguments.gallery is not None:
+            raise WrongInput("--gallery without --report: it is the report that links to a gallery")
+        return
+    early.check_folder("--report", arguments.report, arguments.dry_run)
+    if uris.is_local(arguments.report):
+        images = uris.absolute(wanted.images) if wanted.images is not None else ""
+        open_site(None, "report", arguments.report).check_place(images, uris.absolute(arguments.warehouse))
+    if arguments.gallery is not None:
+        _check_gallery(arguments.gallery)
+
+
+def _check_gallery(gallery: str) -> None:
+    """Raises ``WrongInput`` where no gallery is, on this machine."""
+    if not uris.is_local(gallery):
+        return
+    from image_similarity.pages import site
+    from image_similarity.storage.filesystems import files_of
+
+    early.check_folder("--gallery", gallery, dry_run=True)
+    path = uris.absolute(gallery)
+    if site.kind_at(files_of(path), path) != "gallery":
+        raise WrongInput(f"--gallery {gallery}: no gallery is there: run render_gallery first")
+
+
+def _check_published(published: Snapshot, wanted: Asked) -> None:
+    """Raises ``WrongInput``, with near names, where the collection has no such vectors."""
+    if published.run_ids("embeddings", wanted.fingerprint):
+        return
+    if published.run_ids("neighbours", f"{wanted.fingerprint}/{wanted.metric}"):  # vectors of one's own
+        if wanted.images is not None:
+            raise WrongInput(
+                f"{wanted.fingerprint} are vectors of your own: nothing here turns a picture into such a vector; give "
+                "--embeddings in place of --images"
+            )
+        return
+    slots = published.slots("neighbours")
+    metrics = [metric for name, _, metric in (slot.partition("/") for slot in slots) if name == wanted.fingerprint]
+    if metrics:
+        raise WrongInput(
+            f"the vectors {wanted.fingerprint} of your own were compared by {listed(sorted(metrics))} distance only: "
+            f"give --metric {sorted(metrics)[0]}"
+        )
+    names = sorted({*published.slots("embeddings"), *(slot.partition("/")[0] for slot in slots)})
+    if not names:
+        raise WrongInput(f"nothing is published in {published.uri} to search in: run embed_images first")
+    raise WrongInput(
+        f"no fingerprint {wanted.fingerprint!r} is published in {published.uri} (published: {listed(names)})"
+        + (did_you_mean(wanted.fingerprint, names) or ": name one by --fingerprint")
+    )
+
+
+def _check_vectors(published: Snapshot | None, wanted: Asked, settings: Settings) -> None:
+    """Raises ``WrongInput`` for vectors that cannot be read, or have another length than the collection's."""
+    from image_similarity.stages.neighbours import local_source, own_vectors
+
+    own, read_seconds = str(wanted.own_vectors), settings.embeddings.read_seconds
+    own_vectors.check(own, read_seconds)
+    if published and uris.is_local(own):
+        check_lengths(own, local_source.from_parquet(own, read_seconds).dimensions, wanted.fingerprint, published)
+
+
+def check_lengths(own: str, length: int, fingerprint: str, published: Snapshot) -> None:
+    """Raises ``WrongInput`` where vectors of ``length`` values cannot be compared with those of ``fingerprint``."""
+    dimensions = _dimensions(published, fingerprint)
+    if length and dimensions and length != dimensions:
+        raise WrongInput(
+            f"--embeddings {own}: vectors of {length:,} values, but those of {fingerprint} have {dimensions:,}"
+        )
+
+
+def _dimensions(published: Snapshot, fingerprint: str) -> int | None:
+    """The length of the collection's vectors; None if it is not known."""
+    if known := early.vectors_of(published, fingerprint):
+        return known.dimensions
+    runs = [
+        run
+        for slot, runs in published.slots("neighbours").items()
+        if slot.startswith(f"{fingerprint}/")
+        for run in runs
+    ]
+    return next((int(published.runs[run].counts["dimensions"]) for run in runs if run in published.runs), None)
+
+
+# -- the run -----------------------------------------------------------------------------------------------------------
+
+
+def run(application: Application) -> None:
+    wanted = _asked(application.arguments, application.settings)
+    job = application.job("search_images", wanted.slot)
+    if job.already_published():
+        _report(job, wanted)  # the run before may have failed when it rendered
+        return
+    with job.step("plan"):
+        _check_published(job.base_snapshot, wanted)
+        collection = _collection(job, wanted)
+        judge = _judge(job, wanted, collection.key)
+    job.plan(*_plan(job, wanted, collection, judge))
+    try:
+        _Searching(job, wanted, collection, judge).search()
+    finally:
+        processes.release()
+    _report(job, wanted)
+
+
+@dataclass(frozen=True)
+class _Collection:
+    """The vectors that are searched: the runs that hold them."""
+
+    inputs: dict[str, list[str]]
+    key: str | None
+    """The ``fingerprint_key``; None for vectors of one's own."""
+
+
+def _collection(job: Job, wanted: Asked) -> _Collection:
+    published, name = job.base_snapshot, wanted.fingerprint
+    if not published.run_ids("embeddings", name):
+        inputs = group_sources.of(published, f"{name}/{wanted.metric}")
+        return _Collection({"neighbours": [inputs.run], "embeddings": inputs.embeddings}, None)
+    from image_similarity.stages.neighbours.usable import check_keys
+
+    runs = published.run_ids("embeddings", name)
+    keys = sorted(published.of_runs("embeddings", runs, ["fingerprint_key"])["fingerprint_key"].unique().to_pylist())
+    check_keys(name, keys)
+    if not keys:
+        raise WrongInput(f"no image of the collection has a vector by {name}: there is nothing to search in")
+    return _Collection({"embeddings": runs, "vectors": published.run_ids("vectors", keys[0])}, keys[0])
+
+
+def _judge(job: Job, wanted: Asked, key: str | None) -> "Judge | None":
+    from image_similarity.stages.search import judging
+
+    return judging.judge(job.base_snapshot, wanted.fingerprint, wanted.metric, key)
+
+
+def _plan(job: Job, wanted: Asked, collection: _Collection, judge: "Judge | None") -> Iterator[str]:
+    what = f"the pictures {wanted.images}" if wanted.images is not None else f"the vectors {wanted.own_vectors}"
+    yield f"search for {what} ({wanted.queries}) in the collection by {wanted.fingerprint}, {wanted.metric} distance"
+    if judge is not None:
+        yield f"verdicts: by the limit {judge.limits.scaled:g} of the near-duplicates of run {judge.run}"
+    else:
+        yield (
+            "verdicts: for the same files only, since no near-duplicates by "
+            f"{wanted.fingerprint}/{wanted.metric} are published: group_images makes them"
+        )
+    yield f"keep {wanted.similar} similar and {wanted.dissimilar} dissimilar images of each"
+    yield f"write matches and failures to {job.warehouse.uri}"
+    if job.arguments.report is not None:
+        yield f"write pictures and pages to {job.arguments.report}, then replace its index.html"
+
+
+@dataclass(frozen=True)
+class _Searching:
+    """One search."""
+
+    job: Job
+    wanted: Asked
+    collection: _Collection
+    judge: "Judge | None"
+
+    def search(self) -> None:
+        from image_similarity.grouping.verdicts import LEAST_ANSWERS
+
+        job, wanted = self.job, self.wanted
+        pictures = self._pictures() if wanted.images is not None else None
+        embedded = pictures.embedded() if pictures is not None else self._vectors()
+        similar = max(wanted.similar, LEAST_ANSWERS) if self.judge is not None else wanted.similar
+        answers = self._answers(embedded, similar)
+        with job.step("judge"):
+            found = self._found(embedded, answers)
+        failures = pa.concat_tables([embedded.queries.failures, self._unusable(embedded, answers)])
+        from image_similarity.jobs import query_embedding
+
+        query_embedding.check_failures(job, failures, embedded.queries.count)
+        with job.step("write tables"):
+            rows = self._write(found, failures)
+        counts = {**embedded.counts, "images": len(answers.image_ids), **found.counts, "rows": rows}
+        by_reason = query_embedding.failures_in(failures)
+        self._publish({**counts, "failures": by_reason.counts})
+        if pictures is not None:
+            pictures.forget(min([*job.base_snapshot.run_ids("matches", job.slot), job.run_id]))
+        _summarise(job, counts, found.by_verdict, self.judge is not None, by_reason)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _pictures(self) -> "Pictures":
+        from image_similarity.jobs.query_embedding import Pictures
+        from image_similarity.stages.embeddings import published
+
+        job, wanted = self.job, self.wanted
+        weights = {wanted.fingerprint: job.arguments.weights} if job.arguments.weights is not None else None
+        with job.step("prepare the fingerprint"):
+            folder = Path(tempfile.mkdtemp(prefix="image-similarity-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors may join late
+            prepared = published.prepare_published(
+                job.base_snapshot, wanted.fingerprint, folder, job.settings.http, weights
+            )
+        for line in prepared.notes:
+            job.say(f"{wanted.fingerprint}: {line}", event="note")
+        return Pictures(job, str(wanted.images), wanted.fingerprint, prepared, wanted.queries)
+
+    def _vectors(self) -> "Embedded":
+        from image_similarity.jobs import query_embedding
+
+        own = str(self.wanted.own_vectors)
+        embedded = query_embedding.own(self.job, own)
+        check_lengths(own, embedded.dimensions or 0, self.wanted.fingerprint, self.job.base_snapshot)
+        return embedded
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def _answers(self, embedded: "Embedded", similar: int) -> "Answers":
+        from image_similarity.jobs import search_runners
+
+        job, wanted = self.job, self.wanted
+        settings = job.settings.neighbours.model_copy(
+            update={"fingerprint": wanted.fingerprint, "similar": similar, "dissimilar": wanted.dissimilar}
+        )
+        own = self.collection.inputs["embeddings"][0] if self.collection.key is None else None
+        runner = search_runners.chosen(job, settings, embedded.source, own)
+        return runner.run(job, settings)
+
+    def _found(self, embedded: "Embedded", answers: "Answers") -> "_Found":
+        import pyarrow.compute as pc
+
+        from image_similarity.stages.search import matches
+
+        rows = embedded.queries.rows.take(
+            pc.index_in(
+                answers.query_ids.cast(pa.string()), value_set=embedded.queries.rows["query_id"].combine_chunks()
+            )
+        )
+        similar, dissimilar = (
+            matches.Lists.of(of.row, of.rank, of.neighbour, of.distance, len(rows))
+            for of in (answers.similar, answers.dissimilar)
+        )
+        named, similar, dissimilar = matches.renumbered(similar, dissimilar)
+        ids = answers.image_ids.take(pa.array(named))
+        contents = rows["content"].combine_chunks()
+        known = matches.known(self.job.base_snapshot, self.wanted.fingerprint, self.collection.key, ids)
+        judged = matches.judged(
+            self.judge, similar, dissimilar, ids, known, contents, self._thumbprints(embedded, contents)
+        )
+        return _Found(rows, ids, similar, dissimilar, judged, self.wanted)
+
+    def _thumbprints(self, embedded: "Embedded", contents: pa.Array) -> "Thumbprints":
+        """Of all queries, in their order."""
+        from image_similarity.stages.search import judging
+
+        key = self.collection.key if self.judge is not None else None
+        return judging.thumbprints(self.job.base_snapshot, key, contents, embedded.files)
+
+    def _unusable(self, embedded: "Embedded", answers: "Answers") -> pa.Table:
+        """Queries that the metric cannot compare, in the schema of ``failures``."""
+        import pyarrow.compute as pc
+
+        ids = answers.failures["image_id"].cast(pa.string()).combine_chunks()
+        rows = embedded.queries.rows
+        uris_of = rows["query_uri"].combine_chunks().take(pc.index_in(ids, value_set=rows["query_id"].combine_chunks()))
+        nothing = pa.nulls(len(ids), pa.string())
+        name = pa.repeat(pa.scalar(self.wanted.fingerprint, pa.string()), len(ids))
+        columns = {
+            "image_id": ids,
+            "uri": uris_of,
+            "fingerprint": name,
+            "reason": answers.failures["reason"].cast(pa.string()),
+            "detail": answers.failures["detail"].cast(pa.string()),
+            "source_version": nothing,
+        }
+        return pa.table({column: columns[column] for column in SCHEMAS["failures"].names}, schema=SCHEMAS["failures"])
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _write(self, found: "_Found", failures: pa.Table) -> int:
+        from image_similarity.jobs import query_embedding
+
+        job, schema = self.job, SCHEMAS["matches"]
+        query_embedding.write_failures(job, failures)
+        if job.warehouse.local_root is not None:
+            return job.warehouse.write_here("matches", job.run_id, found.table())
+        with job.warehouse.scratch(job.run_id) as scratch:
+            frame = scratch.store("matches-rows", schema, found.table())
+            job.warehouse.write("matches", job.run_id, frame)
+            return job.warehouse.count("matches", job.run_id)
+
+    def _publish(self, counts: Mapping[str, Any]) -> None:
+        job, wanted = self.job, self.wanted
+        inputs = dict(self.collection.inputs)
+        if self.judge is not None:
+            inputs["groups"] = [self.judge.run]
+            inputs["neighbours"] = job.base_snapshot.run_ids("neighbours", f"{wanted.fingerprint}/{wanted.metric}")
+        searched = {
+            "queries": wanted.queries,
+            "images": uris.absolute(wanted.images) if wanted.images is not None else None,
+            "embeddings": uris.absolute(wanted.own_vectors) if wanted.own_vectors is not None else None,
+            "fingerprint": wanted.fingerprint,
+            "metric": wanted.metric,
+            "similar": wanted.similar,
+            "dissimilar": wanted.dissimilar,
+        }
+        used: dict[str, Any] = {"search": searched, "fingerprint_key": self.collection.key}
+        if self.judge is not None:
+            used["limit"] = {"scaled": self.judge.limits.scaled, "strict": self.judge.limits.strict}
+        job.publish(
+            replace={"matches": {job.slot: job.run_id}, "failures": {asked.failures_slot(job.slot): job.run_id}},
+            inputs=inputs,
+            counts=counts,
+            used=used,
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The answers to all queries ``rows``, judged. Lists name images by their places in ``ids``."""
+
+    rows: pa.Table
+    ids: pa.Array
+    similar: "Lists"
+    dissimilar: "Lists"
+    judged: "Judged"
+    wanted: Asked
+
+    @property
+    def by_verdict(self) -> Mapping[str | None, int]:
+        """The best verdict of queries -> their number."""
+        return Counter(self.judged.of_queries.tolist())
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        from image_similarity.stages.search.matches import VERDICTS
+
+        return {"verdicts": {verdict: self.by_verdict[verdict] for verdict in VERDICTS}}
+
+    def table(self) -> Iterator[pa.RecordBatch]:
+        """The rows of ``matches``: as many as are asked for. More were needed to judge."""
+        from image_similarity.stages.search.matches import Judged, Table
+
+        k = self.wanted.similar
+        judged = Judged(self.judged.similar[:, :k], self.judged.dissimilar)
+        named = Table(self.wanted.queries, self.wanted.fingerprint, self.wanted.metric)
+        return named.rows(self.rows, self.ids, self.similar.first(k), self.dissimilar, judged)
+
+
+# -- messages ----------------------------------------------------------------------------------------------------------
+
+
+def _summarise(
+    job: Job, counts: Mapping[str, Any], by_verdict: Mapping[str | None, int], is_judged: bool, failures: Any
+) -> None:
+    message = f"search_images {job.slot}: {counts['queries']:,} queries in {counts['images']:,} images"
+    parts = [described(by_verdict, is_judged)]
+    parts += [f"{failures.total:,} failed"] if failures.total else []
+    job.say(f"{message} in {job.seconds:.1f} s: {'; '.join(parts)}", *failures.lines, failures=failures.fields)
+
+
+def described(by_verdict: Mapping[str | None, int], is_judged: bool) -> str:
+    """``2 are there already, 1 are near to one that is there, 7 are new``; without limits only the first is known."""
+    if not is_judged:
+        return f"{by_verdict.get('yes', 0):,} are there already as the same file; the others are not judged"
+    told = (("yes", ALREADY), ("near", NEARLY), ("no", NEW))
+    return ", ".join(f"{by_verdict.get(verdict, 0):,} {what}" for verdict, what in told)
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+def _report(job: Job, wanted: Asked) -> None:
+    """Renders the answers that are published now, where a report is asked for."""
+    if job.arguments.report is None or job.arguments.dry_run:
+        return
+
+
+if __name__ == "__main__":
+    command_line.start("search_images")
