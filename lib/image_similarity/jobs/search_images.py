@@ -20,8 +20,10 @@ from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.jobs import command_line, early, group_sources
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
-from image_similarity.pages.site import open_site
+from image_similarity.pages.site import Site, open_site
+from image_similarity.reporting import note
 from image_similarity.runtime import processes
+from image_similarity.runtime.session import local_cores
 from image_similarity.settings import Settings
 from image_similarity.stages.search import queries as asked
 from image_similarity.storage import uris
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from image_similarity.jobs.search_runners import Answers
     from image_similarity.stages.search.judging import Judge, Thumbprints
     from image_similarity.stages.search.matches import Judged, Lists
+    from image_similarity.stages.search.report import About
 
 EXTERNAL = "external"
 DEFAULT_SIMILAR = 12
@@ -511,6 +514,55 @@ def _report(job: Job, wanted: Asked) -> None:
     """Renders the answers that are published now, where a report is asked for."""
     if job.arguments.report is None or job.arguments.dry_run:
         return
+    from image_similarity.stages.search import report
+
+    site = open_site(job.session, "report", job.arguments.report)
+    site.check_place(uris.absolute(wanted.images) if wanted.images is not None else "", job.warehouse.uri)
+    published = job.warehouse.snapshot()
+    place = report.Place(site.uri, job.run_id, job.arguments.gallery)
+    site.begin()
+    try:
+        with job.step("render the report"):
+            tables = report.read(published, wanted.slot, asked.failures_slot(wanted.slot), wanted.fingerprint)
+            about = _about(published, wanted)
+            written = report.write(job.session, tables, about, place, job.settings, local_cores(job.session))
+        with site.locked():
+            site.claim(job.run_id)
+            site.write_index(written.index)
+            _remove_others(site, job.run_id)
+    except BaseException:
+        if job.run_id not in open_site(job.session, "report", job.arguments.report).renderings:
+            site.files.delete(site.folder(job.run_id))  # nobody reads it
+        raise
+    job.say(f"report: {site.index} ({written.pages:,} pages, {written.pictures:,} pictures)", event="report")
+    if written.absent:
+        note(f"{written.absent:,} pictures of the report could not be read; its pages say so")
+    if job.arguments.gallery is not None and place.link("any") is None:
+        note(f"no link leads from {site.uri} to {job.arguments.gallery}: give the gallery by its web address")
+
+
+def _remove_others(site: Site, rendering: str) -> None:
+    try:
+        site.remove_others(rendering)
+    except OSError as error:  # not a failure: the next run tries again
+        note(f"what is not used any more could not be removed from {site.uri}: {error}")
+
+
+def _about(published: Snapshot, wanted: Asked) -> "About":
+    """What the pages say of the published search."""
+    from image_similarity.stages.search.report import About
+
+    record = published.runs[published.run_ids("matches", wanted.slot)[0]]
+    embedded = [published.runs[run] for run in record.inputs.get("embeddings", []) if run in published.runs]
+    return About(
+        wanted.queries,
+        wanted.fingerprint,
+        wanted.metric,
+        int(record.counts["images"]),
+        "limit" in record.settings,
+        any(run.settings.get("trained") is False for run in embedded),
+        record.run_id,
+    )
 
 
 if __name__ == "__main__":
