@@ -26,8 +26,12 @@ STYLE: dict[str, Any] = {
 """The variables of the style sheets."""
 
 
+SHARED = ("base.css", "icon.svg")
+"""The templates that all sites share."""
+
+
 def template(name: str) -> str:
-    """The source of a template that all sites share: ``base.css``."""
+    """The source of one of the templates `SHARED`."""
     return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
 
 

@@ -193,7 +193,7 @@ def _environment() -> jinja2.Environment:
     folder = files(__package__).joinpath("templates")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(
-            lambda name: cards.template(name) if name == "base.css" else folder.joinpath(name).read_text("utf-8")
+            lambda name: cards.template(name) if name in cards.SHARED else folder.joinpath(name).read_text("utf-8")
         ),
         autoescape=lambda name: name is None or not name.endswith((".js", ".css")),
         undefined=jinja2.StrictUndefined,
