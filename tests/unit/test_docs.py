@@ -236,7 +236,7 @@ def test_every_setting_exists() -> None:
     sections = _sections()
     told = set(
         re.findall(
-            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|webp|parquet)([a-z_]+)\b(?![.(/])",
+            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|html|webp|parquet)([a-z_]+)\b(?![.(/])",
             FENCED.sub("", ALL),
         )
     )
