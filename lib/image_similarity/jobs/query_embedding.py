@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from image_similarity.errors import JobFailed
-from image_similarity.jobs import embedding_runners
+from image_similarity.jobs import embedding_runners, search_runners
 from image_similarity.jobs.job import Failures, Job
+from image_similarity.jobs.search_runners import Side
 from image_similarity.reporting import note
 from image_similarity.runtime.session import is_local_mode, local_cores
 from image_similarity.stages.embeddings import checkpoints
 from image_similarity.stages.embeddings.outcomes import Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
-from image_similarity.stages.search.queries import ROWS, Queries, no_failures
+from image_similarity.stages.search.queries import ROWS, Queries
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from image_similarity.runtime import processes
-    from image_similarity.stages.neighbours.local_source import LocalSource
-    from image_similarity.stages.neighbours.sources import Source
     from image_similarity.warehouse.workspace import Workspace
 
 PROCESS = "process"
@@ -47,14 +46,13 @@ _ROWS_AT_ONCE = 1024
 class Embedded:
     """Queries, and where their vectors are."""
 
-    queries: Queries
-    source: "LocalSource | Source"
-    """As neighbours are found among: query_id by content, vectors by content."""
+    queries: Queries | None
+    """None for vectors of one's own: their ids are known once they are compared."""
+    side: Side
+    """As `search_runners` takes them."""
     files: Sequence[str]
     """Parquet files with the vectors, and thumbprints, that the collection lacks."""
     counts: dict[str, Any]
-    dimensions: int | None = None
-    """The length of most of the first vectors, where they are the user's own."""
 
 
 @dataclass(frozen=True)
@@ -109,26 +107,9 @@ def _whole(folder: str) -> list[str]:
 
 def own(job: Job, uri: str) -> Embedded:
     """The user's own Parquet, with columns image_id and embedding. Raises ``WrongInput`` as find_neighbours does."""
-    from image_similarity.stages.neighbours import local_source
-
-    read_seconds = job.settings.embeddings.read_seconds
-    source: LocalSource | Source
     with job.step("list queries"):
-        if uris.is_local(uri) and job.warehouse.local_root is not None:
-            files = local_source.from_parquet(uri, read_seconds)
-            source, dimensions = files.open(local_cores(job.session)), files.dimensions
-            ids = [batch.column(0) for group in source.groups for batch in group()]
-        else:
-            from image_similarity.stages.neighbours import sources
-
-            source = sources.from_parquet(job.session, uri, read_seconds)
-            dimensions = source.dimensions()
-            ids = source.vectors.select("content").toArrow()["content"].chunks
-    names = pa.concat_arrays([pa.array([], pa.string()), *(part.cast(pa.string()) for part in ids)])
-    names = names.take(pc.sort_indices(names))
-    nothing = pa.nulls(len(names), pa.string())
-    rows = pa.table([names, nothing, nothing], schema=ROWS)
-    return Embedded(Queries(rows, no_failures()), source, [], {"queries": len(names)}, dimensions)
+        side = search_runners.own(job, uri)
+    return Embedded(None, side, [], {})
 
 
 # -- this process ------------------------------------------------------------------------------------------------------
@@ -343,27 +324,30 @@ def _embedded(
     rows = pa.table([manifest["image_id"], manifest["uri"], content], schema=ROWS)
     rows = rows.filter(pc.is_valid(rows["content"])).sort_by("query_id").combine_chunks()
     files = _whole(pictures.state.location(_VECTORS))
-    source = _source(pictures, rows, files)
-    return Embedded(Queries(rows, failures), source, files, {"queries": len(manifest), **counts})
+    side = _side(pictures, rows, files)
+    return Embedded(Queries(rows, failures), side, files, {"queries": len(manifest), **counts})
 
 
-def _source(pictures: Pictures, rows: pa.Table, files: Sequence[str]) -> "LocalSource | Source":
+def _side(pictures: Pictures, rows: pa.Table, files: Sequence[str]) -> Side:
     """The vectors of queries: those of ``files``, and those that the collection has."""
     job, images = pictures.job, pa.table({"image_id": rows["query_id"], "content": rows["content"]})
     if job.warehouse.local_root is not None:
         from image_similarity.stages.neighbours import local_source
 
-        return local_source.of_files([*files, *job.base_snapshot.dataset(VECTORS, pictures.key).files], images)
+        stored = job.base_snapshot.dataset(VECTORS, pictures.key).files
+        return Side(local_source.from_files([*files, *stored], len(images), lambda: images, {}), {})
     from pyspark.sql import functions as F
 
     from image_similarity.stages.neighbours import sources
 
     frame = job.session.createDataFrame(images)
-    stored = job.warehouse.read(VECTORS, job.base_snapshot.run_ids(VECTORS, pictures.key))
     own = job.warehouse.read_folders(list(map(uris.for_spark, files)), SCHEMAS[VECTORS])
-    vectors = own.unionByName(stored).select(F.col("content_sha256").alias("content"), "embedding")
+    vectors = own.unionByName(job.warehouse.read(VECTORS, job.base_snapshot.run_ids(VECTORS, pictures.key)))
     contents = F.broadcast(frame.select("content").distinct())
-    return sources.Source(frame, vectors.join(contents, "content", "left_semi"), len(images))
+    wanted = vectors.select(F.col("content_sha256").alias("content"), "embedding").join(
+        contents, "content", "left_semi"
+    )
+    return Side(sources.Source(frame, wanted, len(images)), {}, job.warehouse.uri)
 
 
 def failures_in(rows: pa.Table) -> Failures:

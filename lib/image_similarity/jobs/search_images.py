@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from image_similarity.errors import WrongInput, did_you_mean, listed
-from image_similarity.jobs import command_line, early, group_sources
+from image_similarity.jobs import command_line, early, search_runners
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
+from image_similarity.jobs.search_runners import Runner, Side
 from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note
 from image_similarity.runtime import processes
@@ -31,14 +32,14 @@ from image_similarity.warehouse.schemas import NEAR_DUPLICATES, SCHEMAS
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from image_similarity.jobs.job import Failures
     from image_similarity.jobs.query_embedding import Embedded, Pictures
-    from image_similarity.jobs.search_runners import Answers
-    from image_similarity.stages.search.judging import Judge, Thumbprints
+    from image_similarity.stages.search.answers import Answers
+    from image_similarity.stages.search.judging import Judge
     from image_similarity.stages.search.matches import Judged, Lists
+    from image_similarity.stages.search.queries import Queries
     from image_similarity.stages.search.report import About
 
-EXTERNAL = "external"
-DEFAULT_SIMILAR = 12
 ALREADY, NEARLY, NEW = "are there already", "are near to one that is there", "are new"
 """What a query with the best verdict yes, near or no is called."""
 
@@ -52,20 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric", metavar="cosine|correlation|euclidean", **setting("neighbours.metric", is_text=True)
     )
-    parser.add_argument(
-        "-k",
-        type=command_line.at_least(1),
-        default=DEFAULT_SIMILAR,
-        metavar="N",
-        help="similar images of each query (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--dissimilar",
-        type=command_line.at_least(0),
-        default=0,
-        metavar="N",
-        help="dissimilar images of each (default: %(default)s)",
-    )
+    parser.add_argument("-k", metavar="N", help="similar images of each query", **setting("search.similar"))
+    parser.add_argument("--dissimilar", metavar="N", help="dissimilar images of each", **setting("search.dissimilar"))
     parser.add_argument(
         "--queries", metavar="NAME", help="what the queries are called in tables (default: the name of folder or list)"
     )
@@ -117,8 +106,8 @@ def _asked(arguments: argparse.Namespace, settings: Settings) -> Asked:
         name,
         chosen.fingerprint,
         chosen.metric,
-        arguments.k,
-        arguments.dissimilar,
+        settings.search.similar,
+        settings.search.dissimilar,
         arguments.images,
         arguments.embeddings,
     )
@@ -130,6 +119,9 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """
     wanted = _asked(arguments, settings)
     _check_flags(arguments, wanted)
+    search_runners.check(
+        search_runners.compared_as(settings, wanted.fingerprint, wanted.metric), arguments.warehouse, wanted.own_vectors
+    )
     published = early.to_read(arguments.warehouse)
     if published:
         _check_published(published, wanted)
@@ -251,26 +243,21 @@ def run(application: Application) -> None:
 
 @dataclass(frozen=True)
 class _Collection:
-    """The vectors that are searched: the runs that hold them."""
+    """The vectors that are searched."""
 
-    inputs: dict[str, list[str]]
+    side: Side
     key: str | None
     """The ``fingerprint_key``; None for vectors of one's own."""
 
 
 def _collection(job: Job, wanted: Asked) -> _Collection:
-    published, name = job.base_snapshot, wanted.fingerprint
-    if not published.run_ids("embeddings", name):
-        inputs = group_sources.of(published, f"{name}/{wanted.metric}")
-        return _Collection({"neighbours": [inputs.run], "embeddings": inputs.embeddings}, None)
-    from image_similarity.stages.neighbours.usable import check_keys
-
-    runs = published.run_ids("embeddings", name)
-    keys = sorted(published.of_runs("embeddings", runs, ["fingerprint_key"])["fingerprint_key"].unique().to_pylist())
-    check_keys(name, keys)
-    if not keys:
-        raise WrongInput(f"no image of the collection has a vector by {name}: there is nothing to search in")
-    return _Collection({"embeddings": runs, "vectors": published.run_ids("vectors", keys[0])}, keys[0])
+    side = search_runners.published(job, wanted.fingerprint, wanted.metric)
+    if "vectors" not in side.inputs:
+        return _Collection(side, None)
+    rows = job.base_snapshot.dataset("embeddings", wanted.fingerprint).head(1, columns=["fingerprint_key"]).to_pylist()
+    if not rows:
+        raise WrongInput(f"no image of the collection has a vector by {wanted.fingerprint}: there is nothing to search")
+    return _Collection(side, rows[0]["fingerprint_key"])
 
 
 def _judge(job: Job, wanted: Asked, key: str | None) -> "Judge | None":
@@ -305,27 +292,38 @@ class _Searching:
     judge: "Judge | None"
 
     def search(self) -> None:
-        from image_similarity.grouping.verdicts import LEAST_ANSWERS
-
-        job, wanted = self.job, self.wanted
-        pictures = self._pictures() if wanted.images is not None else None
-        embedded = pictures.embedded() if pictures is not None else self._vectors()
-        similar = max(wanted.similar, LEAST_ANSWERS) if self.judge is not None else wanted.similar
-        answers = self._answers(embedded, similar)
-        with job.step("judge"):
-            found = self._found(embedded, answers)
-        failures = pa.concat_tables([embedded.queries.failures, self._unusable(embedded, answers)])
         from image_similarity.jobs import query_embedding
 
-        query_embedding.check_failures(job, failures, embedded.queries.count)
+        job = self.job
+        pictures = self._pictures() if self.wanted.images is not None else None
+        embedded = (
+            pictures.embedded() if pictures is not None else query_embedding.own(job, str(self.wanted.own_vectors))
+        )
+        runner, answers = self._answers(embedded)
+        queries = embedded.queries or asked.of_vectors(_ids(answers))
+        with job.step("judge"):
+            found = self._found(queries, embedded, answers)
+        failures = pa.concat_tables(
+            [queries.failures, asked.unusable(answers.failures, queries, self.wanted.fingerprint)]
+        )
+        query_embedding.check_failures(job, failures, queries.count)
         with job.step("write tables"):
             rows = self._write(found, failures)
-        counts = {**embedded.counts, "images": len(answers.image_ids), **found.counts, "rows": rows}
         by_reason = query_embedding.failures_in(failures)
-        self._publish({**counts, "failures": by_reason.counts})
+        counts = {
+            "queries": queries.count,
+            **embedded.counts,
+            "images": answers.compared,
+            "dimensions": answers.dimensions,
+            "brute_force": answers.brute_force,
+            "verdicts": found.by_verdict,
+            "rows": rows,
+            "failures": by_reason.counts,
+        }
+        self._publish(counts, runner, answers)
         if pictures is not None:
             pictures.forget(min([*job.base_snapshot.run_ids("matches", job.slot), job.run_id]))
-        _summarise(job, counts, found.by_verdict, self.judge is not None, by_reason)
+        _summarise(job, counts, self.judge is not None, by_reason)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -345,75 +343,43 @@ class _Searching:
             job.say(f"{wanted.fingerprint}: {line}", event="note")
         return Pictures(job, str(wanted.images), wanted.fingerprint, prepared, wanted.queries)
 
-    def _vectors(self) -> "Embedded":
-        from image_similarity.jobs import query_embedding
-
-        own = str(self.wanted.own_vectors)
-        embedded = query_embedding.own(self.job, own)
-        check_lengths(own, embedded.dimensions or 0, self.wanted.fingerprint, self.job.base_snapshot)
-        return embedded
-
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def _answers(self, embedded: "Embedded", similar: int) -> "Answers":
-        from image_similarity.jobs import search_runners
+    def _answers(self, embedded: "Embedded") -> "tuple[Runner, Answers]":
+        """The answers, of which there are more than are asked for where they are needed to judge."""
+        from image_similarity.grouping.verdicts import LEAST_ANSWERS
 
         job, wanted = self.job, self.wanted
-        settings = job.settings.neighbours.model_copy(
-            update={"fingerprint": wanted.fingerprint, "similar": similar, "dissimilar": wanted.dissimilar}
-        )
-        own = self.collection.inputs["embeddings"][0] if self.collection.key is None else None
-        runner = search_runners.chosen(job, settings, embedded.source, own)
-        return runner.run(job, settings)
+        settings = search_runners.compared_as(job.settings, wanted.fingerprint, wanted.metric)
+        if self.judge is not None:
+            settings = settings.model_copy(update={"similar": max(wanted.similar, LEAST_ANSWERS)})
+        runner = search_runners.chosen(job, settings, embedded.side, self.collection.side)
+        job.say(*runner.lines, event="plan")
+        return runner, runner.run(job)
 
-    def _found(self, embedded: "Embedded", answers: "Answers") -> "_Found":
+    def _found(self, queries: "Queries", embedded: "Embedded", answers: "Answers") -> "_Found":
         import pyarrow.compute as pc
 
-        from image_similarity.stages.search import matches
+        from image_similarity.stages.search import judging, matches
 
-        rows = embedded.queries.rows.take(
-            pc.index_in(
-                answers.query_ids.cast(pa.string()), value_set=embedded.queries.rows["query_id"].combine_chunks()
-            )
-        )
+        published, key = self.job.base_snapshot, self.collection.key
+        names = queries.rows["query_id"].combine_chunks()
+        rows = queries.rows.take(pc.index_in(answers.queries.cast(pa.string()), value_set=names))
         similar, dissimilar = (
             matches.Lists.of(of.row, of.rank, of.neighbour, of.distance, len(rows))
             for of in (answers.similar, answers.dissimilar)
         )
-        named, similar, dissimilar = matches.renumbered(similar, dissimilar)
-        ids = answers.image_ids.take(pa.array(named))
         contents = rows["content"].combine_chunks()
-        known = matches.known(self.job.base_snapshot, self.wanted.fingerprint, self.collection.key, ids)
         judged = matches.judged(
-            self.judge, similar, dissimilar, ids, known, contents, self._thumbprints(embedded, contents)
+            self.judge,
+            similar,
+            dissimilar,
+            answers.images,
+            matches.known(published, self.wanted.fingerprint, key, answers.images),
+            contents,
+            judging.thumbprints(published, key if self.judge is not None else None, contents, embedded.files),
         )
-        return _Found(rows, ids, similar, dissimilar, judged, self.wanted)
-
-    def _thumbprints(self, embedded: "Embedded", contents: pa.Array) -> "Thumbprints":
-        """Of all queries, in their order."""
-        from image_similarity.stages.search import judging
-
-        key = self.collection.key if self.judge is not None else None
-        return judging.thumbprints(self.job.base_snapshot, key, contents, embedded.files)
-
-    def _unusable(self, embedded: "Embedded", answers: "Answers") -> pa.Table:
-        """Queries that the metric cannot compare, in the schema of ``failures``."""
-        import pyarrow.compute as pc
-
-        ids = answers.failures["image_id"].cast(pa.string()).combine_chunks()
-        rows = embedded.queries.rows
-        uris_of = rows["query_uri"].combine_chunks().take(pc.index_in(ids, value_set=rows["query_id"].combine_chunks()))
-        nothing = pa.nulls(len(ids), pa.string())
-        name = pa.repeat(pa.scalar(self.wanted.fingerprint, pa.string()), len(ids))
-        columns = {
-            "image_id": ids,
-            "uri": uris_of,
-            "fingerprint": name,
-            "reason": answers.failures["reason"].cast(pa.string()),
-            "detail": answers.failures["detail"].cast(pa.string()),
-            "source_version": nothing,
-        }
-        return pa.table({column: columns[column] for column in SCHEMAS["failures"].names}, schema=SCHEMAS["failures"])
+        return _Found(rows, answers.images, similar, dissimilar, judged, self.wanted)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -429,9 +395,9 @@ class _Searching:
             job.warehouse.write("matches", job.run_id, frame)
             return job.warehouse.count("matches", job.run_id)
 
-    def _publish(self, counts: Mapping[str, Any]) -> None:
+    def _publish(self, counts: Mapping[str, Any], runner: Runner, answers: "Answers") -> None:
         job, wanted = self.job, self.wanted
-        inputs = dict(self.collection.inputs)
+        inputs = dict(runner.inputs)
         if self.judge is not None:
             inputs["groups"] = [self.judge.run]
             inputs["neighbours"] = job.base_snapshot.run_ids("neighbours", f"{wanted.fingerprint}/{wanted.metric}")
@@ -444,7 +410,12 @@ class _Searching:
             "similar": wanted.similar,
             "dissimilar": wanted.dissimilar,
         }
-        used: dict[str, Any] = {"search": searched, "fingerprint_key": self.collection.key}
+        used: dict[str, Any] = {
+            "search": searched,
+            "fingerprint_key": self.collection.key,
+            "runner": {"chosen": runner.name, "because": runner.because},
+            "screen": {"chosen": answers.screen.screen, "because": answers.screen.because},
+        }
         if self.judge is not None:
             used["limit"] = {"scaled": self.judge.limits.scaled, "strict": self.judge.limits.strict}
         job.publish(
@@ -467,44 +438,53 @@ class _Found:
     wanted: Asked
 
     @property
-    def by_verdict(self) -> Mapping[str | None, int]:
-        """The best verdict of queries -> their number."""
-        return Counter(self.judged.of_queries.tolist())
+    def _judged(self) -> "Judged":
+        """Of as many as are asked for. More were needed to judge."""
+        from image_similarity.stages.search.matches import Judged
+
+        return Judged(self.judged.similar[:, : self.wanted.similar], self.judged.dissimilar)
 
     @property
-    def counts(self) -> dict[str, Any]:
+    def by_verdict(self) -> dict[str, int]:
+        """The best verdict in the table on each query -> their number."""
         from image_similarity.stages.search.matches import VERDICTS
 
-        return {"verdicts": {verdict: self.by_verdict[verdict] for verdict in VERDICTS}}
+        counted = Counter(self._judged.of_queries.tolist())
+        return {verdict: counted[verdict] for verdict in VERDICTS}
 
     def table(self) -> Iterator[pa.RecordBatch]:
-        """The rows of ``matches``: as many as are asked for. More were needed to judge."""
-        from image_similarity.stages.search.matches import Judged, Table
+        """The rows of ``matches``."""
+        from image_similarity.stages.search.matches import Table
 
-        k = self.wanted.similar
-        judged = Judged(self.judged.similar[:, :k], self.judged.dissimilar)
         named = Table(self.wanted.queries, self.wanted.fingerprint, self.wanted.metric)
-        return named.rows(self.rows, self.ids, self.similar.first(k), self.dissimilar, judged)
+        return named.rows(self.rows, self.ids, self.similar.first(self.wanted.similar), self.dissimilar, self._judged)
+
+
+def _ids(answers: "Answers") -> pa.Array:
+    """Of all queries, those that could not be compared, too."""
+    import pyarrow.compute as pc
+
+    failed = answers.failures["image_id"].cast(pa.large_string()).combine_chunks()
+    ids = pa.concat_arrays([answers.queries.cast(pa.large_string()), failed])
+    return ids.take(pc.sort_indices(ids))
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def _summarise(
-    job: Job, counts: Mapping[str, Any], by_verdict: Mapping[str | None, int], is_judged: bool, failures: Any
-) -> None:
+def _summarise(job: Job, counts: Mapping[str, Any], is_judged: bool, failures: "Failures") -> None:
     message = f"search_images {job.slot}: {counts['queries']:,} queries in {counts['images']:,} images"
-    parts = [described(by_verdict, is_judged)]
+    parts = [described(counts["verdicts"], is_judged)]
     parts += [f"{failures.total:,} failed"] if failures.total else []
     job.say(f"{message} in {job.seconds:.1f} s: {'; '.join(parts)}", *failures.lines, failures=failures.fields)
 
 
-def described(by_verdict: Mapping[str | None, int], is_judged: bool) -> str:
+def described(verdicts: Mapping[str, int], is_judged: bool) -> str:
     """``2 are there already, 1 are near to one that is there, 7 are new``; without limits only the first is known."""
     if not is_judged:
-        return f"{by_verdict.get('yes', 0):,} are there already as the same file; the others are not judged"
+        return f"{verdicts['yes']:,} are there already as the same file; the others are not judged"
     told = (("yes", ALREADY), ("near", NEARLY), ("no", NEW))
-    return ", ".join(f"{by_verdict.get(verdict, 0):,} {what}" for verdict, what in told)
+    return ", ".join(f"{verdicts[verdict]:,} {what}" for verdict, what in told)
 
 
 # -- the report --------------------------------------------------------------------------------------------------------

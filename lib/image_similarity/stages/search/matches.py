@@ -42,14 +42,6 @@ class Lists:
         return Lists(self.image[:, :k], self.distance[:, :k])
 
 
-def renumbered(*lists: Lists) -> tuple[Indices, Lists, Lists]:
-    """The images that two kinds of ``lists`` name (n,), each once, ascending; and the lists by places among these."""
-    named = np.unique(np.concatenate([of.image.reshape(-1) for of in lists]))
-    named = named[named >= 0]
-    first, second = (Lists(np.where(of.image >= 0, np.searchsorted(named, of.image), -1), of.distance) for of in lists)
-    return named, first, second
-
-
 @dataclass(frozen=True)
 class Known:
     """What is known of n queries or images beside their vectors.

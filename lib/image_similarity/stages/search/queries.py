@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from image_similarity.errors import WrongInput
 from image_similarity.storage import uris
@@ -67,5 +68,24 @@ def failures_slot(slot: str) -> str:
     return f"{FAILURES}/{slot}"
 
 
-def no_failures() -> pa.Table:
-    return SCHEMAS["failures"].empty_table()
+def unusable(failed: pa.Table, queries: Queries, fingerprint: str) -> pa.Table:
+    """Queries that could not be compared (image_id, reason, detail), in the schema of ``failures``."""
+    ids = failed["image_id"].cast(pa.string()).combine_chunks()
+    place = pc.index_in(ids, value_set=queries.rows["query_id"].combine_chunks())
+    columns = {
+        "image_id": ids,
+        "uri": queries.rows["query_uri"].combine_chunks().take(place),
+        "fingerprint": pa.repeat(pa.scalar(fingerprint, pa.string()), len(ids)),
+        "reason": failed["reason"].cast(pa.string()),
+        "detail": failed["detail"].cast(pa.string()),
+        "source_version": pa.nulls(len(ids), pa.string()),
+    }
+    schema = SCHEMAS["failures"]
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def of_vectors(ids: pa.Array) -> Queries:
+    """Queries that are vectors of one's own, by their ids (n,), in order. Nothing else is known of them."""
+    nothing = pa.nulls(len(ids), pa.string())
+    rows = pa.table([ids.cast(pa.string()), nothing, nothing], schema=ROWS)
+    return Queries(rows, SCHEMAS["failures"].empty_table())
