@@ -60,7 +60,9 @@ class Answer:
 class Query:
     """A query, its best verdict, and its first answers."""
 
+    name: str
     card: Card
+    """Without a title: the name stands above."""
     verdict: str | None
     answers: tuple[Answer, ...]
 
@@ -211,7 +213,7 @@ def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings
     for row, rows in _rows(tables):
         caption = captions.of_image(row["query_id"], {}, *titles)
         own = Card(
-            caption.title,
+            "",
             caption.alt,
             "",
             made[pictures.name_of("query", row["query_id"])],
@@ -225,7 +227,7 @@ def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings
             link = place.link(answer["image_id"]) or captions.link(image.get("uri") or "")
             card = Card(words.title, words.alt, words.subtitle, picture, link)
             answers.append(Answer(card, answer["distance"], answer["verdict"]))
-        yield Query(own, _best(rows), tuple(answers))
+        yield Query(captions.clean(row["query_id"]), own, _best(rows), tuple(answers))
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
