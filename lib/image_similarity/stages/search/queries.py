@@ -41,7 +41,11 @@ def name_of(location: str) -> str:
     """
     fixed = _GLOB.split(location, maxsplit=1)[0].rpartition("/")[0] if _GLOB.search(location) else location
     stem = os.path.splitext(fixed.rstrip("/").rpartition("/")[2])[0]
-    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "queries"
+    return _plain(stem)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "queries"
 
 
 def check_name(name: str) -> str:
@@ -49,7 +53,7 @@ def check_name(name: str) -> str:
     if _NAME.fullmatch(name):
         return name
     raise WrongInput(
-        f"--queries {name}: a name has lower-case letters, digits and single dashes between them; try {name_of(name)}"
+        f"--queries {name}: a name has lower-case letters, digits and single dashes between them; try {_plain(name)}"
     )
 
 
