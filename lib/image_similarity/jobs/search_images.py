@@ -165,21 +165,15 @@ def _check_published(published: Snapshot, wanted: Asked) -> None:
     """Raises ``WrongInput``, with near names, where the collection has no such vectors."""
     if published.run_ids("embeddings", wanted.fingerprint):
         return
-    if published.run_ids("neighbours", f"{wanted.fingerprint}/{wanted.metric}"):  # vectors of one's own
+    own = sorted({slot.partition("/")[0] for slot in published.slots("neighbours")})
+    if wanted.fingerprint in own:  # compared by find_neighbours --embeddings
         if wanted.images is not None:
             raise WrongInput(
                 f"{wanted.fingerprint} are vectors of your own: nothing here turns a picture into such a vector; give "
                 "--embeddings in place of --images"
             )
         return
-    slots = published.slots("neighbours")
-    metrics = [metric for name, _, metric in (slot.partition("/") for slot in slots) if name == wanted.fingerprint]
-    if metrics:
-        raise WrongInput(
-            f"the vectors {wanted.fingerprint} of your own were compared by {listed(sorted(metrics))} distance only: "
-            f"give --metric {sorted(metrics)[0]}"
-        )
-    names = sorted({*published.slots("embeddings"), *(slot.partition("/")[0] for slot in slots)})
+    names = sorted({*published.slots("embeddings"), *own})
     if not names:
         raise WrongInput(f"nothing is published in {published.uri} to search in: run embed_images first")
     raise WrongInput(
@@ -355,7 +349,8 @@ class _Searching:
             settings = settings.model_copy(update={"similar": max(wanted.similar, LEAST_ANSWERS)})
         runner = search_runners.chosen(job, settings, embedded.side, self.collection.side)
         job.say(*runner.lines, event="plan")
-        return runner, runner.run(job)
+        with job.warehouse.scratch(job.run_id) as scratch:
+            return runner, runner.run(job, scratch)
 
     def _found(self, queries: "Queries", embedded: "Embedded", answers: "Answers") -> "_Found":
         import pyarrow.compute as pc
@@ -397,7 +392,7 @@ class _Searching:
 
     def _publish(self, counts: Mapping[str, Any], runner: Runner, answers: "Answers") -> None:
         job, wanted = self.job, self.wanted
-        inputs = dict(runner.inputs)
+        inputs = dict(self.collection.side.inputs)
         if self.judge is not None:
             inputs["groups"] = [self.judge.run]
             inputs["neighbours"] = job.base_snapshot.run_ids("neighbours", f"{wanted.fingerprint}/{wanted.metric}")
