@@ -263,6 +263,21 @@ def test_too_many_failures_publish_nothing_and_are_listed(
     assert [row["image_id"] for row in pq.read_table(left).to_pylist()] == ["broken.png"]
 
 
+def test_a_folder_may_be_empty_on_a_quiet_day(run: Any, warehouse: Path, incoming: Path, tmp_path: Path) -> None:
+    """What came in the day before is no answer any more."""
+    folder = tmp_path / "inbox"
+    shutil.copytree(incoming, folder)
+    asked = ["--images", folder, "--warehouse", warehouse, *BY, *LENIENT, "--report", tmp_path / "r"]
+    assert run(search_images, *asked) == 0 and matches(warehouse)
+    for file in folder.iterdir():
+        file.unlink()
+    assert run(search_images, *asked) == 0
+    assert matches(warehouse) == [] and ask(warehouse, "FROM query_failures") == []
+    assert last(warehouse).counts["queries"] == 0
+    assert "None." in (tmp_path / "r" / "index.html").read_text()
+    assert run(search_images, *asked[:1], folder / "*.png", *asked[2:]) == 2, "a pattern may be a slip"
+
+
 def test_nothing_is_written_by_a_dry_run(
     run: Any, warehouse: Path, incoming: Path, tmp_path: Path, capsys: Any
 ) -> None:

@@ -79,11 +79,18 @@ class Pictures:
     def state(self) -> "Workspace":
         return self.job.warehouse.state_of(self.slot, self.job.run_id)
 
-    def embedded(self) -> Embedded:
-        """Lists and embeds them. Raises ``TooManyFailures`` above the fraction that embeddings allow, ``WrongInput`` as
-        build_manifest does.
+    def embedded(self) -> Embedded | None:
+        """Lists and embeds them. None where a folder has no picture in it, as that of what came in on a quiet day.
+
+        Raises ``TooManyFailures`` above the fraction that embeddings allow, ``WrongInput`` as build_manifest does.
         """
-        return _by_process(self) or _by_spark(self)
+        from image_similarity.stages.manifest.images import NoImages
+
+        try:
+            return _by_process(self) or _by_spark(self)
+        except NoImages as nothing:
+            note(f"{nothing}: there is nothing to search for")
+            return None
 
     def earlier(self, folder: str) -> list[str]:
         """The files in ``folder`` of the states that earlier searches of these queries left, oldest first."""

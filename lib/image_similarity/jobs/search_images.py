@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,8 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     if wanted.images is not None and uris.is_local(wanted.images):
         from image_similarity.stages.manifest import images
 
-        images.check(uris.absolute(wanted.images), settings.manifest, settings.embeddings.read_seconds)
+        with suppress(images.NoImages):  # nothing has come in today
+            images.check(uris.absolute(wanted.images), settings.manifest, settings.embeddings.read_seconds)
     if wanted.own_vectors is not None:
         _check_vectors(published, wanted, settings)
 
@@ -288,36 +290,33 @@ class _Searching:
     def search(self) -> None:
         from image_similarity.jobs import query_embedding
 
-        job = self.job
-        pictures = self._pictures() if self.wanted.images is not None else None
-        embedded = (
-            pictures.embedded() if pictures is not None else query_embedding.own(job, str(self.wanted.own_vectors))
-        )
+        own = self.wanted.own_vectors
+        pictures = self._pictures() if own is None else None
+        embedded = pictures.embedded() if pictures is not None else query_embedding.own(self.job, str(own))
+        if embedded is None:
+            self._finish(_nothing(self.wanted), SCHEMAS["failures"].empty_table(), {"queries": 0}, {})
+            return
         runner, answers = self._answers(embedded)
         queries = embedded.queries or asked.of_vectors(_ids(answers))
-        with job.step("judge"):
+        with self.job.step("judge"):
             found = self._found(queries, embedded, answers)
-        failures = pa.concat_tables(
-            [queries.failures, asked.unusable(answers.failures, queries, self.wanted.fingerprint)]
-        )
-        query_embedding.check_failures(job, failures, queries.count)
-        with job.step("write tables"):
-            rows = self._write(found, failures)
-        by_reason = query_embedding.failures_in(failures)
+        unusable = asked.unusable(answers.failures, queries, self.wanted.fingerprint)
+        failures = pa.concat_tables([queries.failures, unusable])
+        query_embedding.check_failures(self.job, failures, queries.count)
         counts = {
             "queries": queries.count,
             **embedded.counts,
             "images": answers.compared,
             "dimensions": answers.dimensions,
             "brute_force": answers.brute_force,
-            "verdicts": found.by_verdict,
-            "rows": rows,
-            "failures": by_reason.counts,
         }
-        self._publish(counts, runner, answers)
+        used = {
+            "runner": {"chosen": runner.name, "because": runner.because},
+            "screen": {"chosen": answers.screen.screen, "because": answers.screen.because},
+        }
+        self._finish(found, failures, counts, used)
         if pictures is not None:
-            pictures.forget(min([*job.base_snapshot.run_ids("matches", job.slot), job.run_id]))
-        _summarise(job, counts, self.judge is not None, by_reason)
+            pictures.forget(min([*self.job.base_snapshot.run_ids("matches", self.job.slot), self.job.run_id]))
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -378,6 +377,17 @@ class _Searching:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
+    def _finish(self, found: "_Found", failures: pa.Table, counts: dict[str, Any], used: dict[str, Any]) -> None:
+        """Writes and publishes the tables, and says what was found."""
+        from image_similarity.jobs import query_embedding
+
+        by_reason = query_embedding.failures_in(failures)
+        with self.job.step("write tables"):
+            rows = self._write(found, failures)
+        counts = {**counts, "verdicts": found.by_verdict, "rows": rows, "failures": by_reason.counts}
+        self._publish(counts, used)
+        _summarise(self.job, counts, self.judge is not None, by_reason)
+
     def _write(self, found: "_Found", failures: pa.Table) -> int:
         from image_similarity.jobs import query_embedding
 
@@ -390,7 +400,7 @@ class _Searching:
             job.warehouse.write("matches", job.run_id, frame)
             return job.warehouse.count("matches", job.run_id)
 
-    def _publish(self, counts: Mapping[str, Any], runner: Runner, answers: "Answers") -> None:
+    def _publish(self, counts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         job, wanted = self.job, self.wanted
         inputs = dict(self.collection.side.inputs)
         if self.judge is not None:
@@ -405,12 +415,7 @@ class _Searching:
             "similar": wanted.similar,
             "dissimilar": wanted.dissimilar,
         }
-        used: dict[str, Any] = {
-            "search": searched,
-            "fingerprint_key": self.collection.key,
-            "runner": {"chosen": runner.name, "because": runner.because},
-            "screen": {"chosen": answers.screen.screen, "because": answers.screen.because},
-        }
+        used: dict[str, Any] = {"search": searched, "fingerprint_key": self.collection.key, **more}
         if self.judge is not None:
             used["limit"] = {"scaled": self.judge.limits.scaled, "strict": self.judge.limits.strict}
         job.publish(
@@ -455,6 +460,17 @@ class _Found:
         return named.rows(self.rows, self.ids, self.similar.first(self.wanted.similar), self.dissimilar, self._judged)
 
 
+def _nothing(wanted: Asked) -> _Found:
+    """No query, and so no answer."""
+    import numpy as np
+
+    from image_similarity.stages.search.matches import Judged, Lists
+
+    none, nobody = Lists(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)), np.empty((0, 0), object)
+    ids = pa.array([], pa.large_string())
+    return _Found(asked.ROWS.empty_table(), ids, none, none, Judged(nobody, nobody), wanted)
+
+
 def _ids(answers: "Answers") -> pa.Array:
     """Of all queries, those that could not be compared, too."""
     import pyarrow.compute as pc
@@ -468,7 +484,8 @@ def _ids(answers: "Answers") -> pa.Array:
 
 
 def _summarise(job: Job, counts: Mapping[str, Any], is_judged: bool, failures: "Failures") -> None:
-    message = f"search_images {job.slot}: {counts['queries']:,} queries in {counts['images']:,} images"
+    images = f" in {counts['images']:,} images" if "images" in counts else ""
+    message = f"search_images {job.slot}: {counts['queries']:,} queries{images}"
     parts = [described(counts["verdicts"], is_judged)]
     parts += [f"{failures.total:,} failed"] if failures.total else []
     job.say(f"{message} in {job.seconds:.1f} s: {'; '.join(parts)}", *failures.lines, failures=failures.fields)
@@ -533,7 +550,7 @@ def _about(published: Snapshot, wanted: Asked) -> "About":
         wanted.queries,
         wanted.fingerprint,
         wanted.metric,
-        int(record.counts["images"]),
+        int(record.counts.get("images", 0)),
         "limit" in record.settings,
         any(run.settings.get("trained") is False for run in embedded),
         record.run_id,
