@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from image_similarity.stages.neighbours.local_source import LocalFiles, LocalSource
     from image_similarity.stages.neighbours.sources import Source
     from image_similarity.stages.search.answers import Answers
+    from image_similarity.stages.search.by_spark import Cut
     from image_similarity.warehouse.workspace import Workspace
 
 PROCESS, SPARK = "process", "spark"
@@ -121,9 +122,11 @@ class Runner(Protocol):
     """Why that."""
     lines: tuple[str, ...]
     """Lines for the plan of the job."""
+    inputs: dict[str, list[str]]
+    """What is read of the collection, see `Side`."""
 
-    def run(self, job: Job, scratch: "Workspace") -> "Answers":
-        """Compares the queries with the collection. ``scratch``: of this run; nothing else is called as here.
+    def run(self, job: Job) -> "Answers":
+        """Compares the queries with the collection. By Spark, the scratch folder of the run is removed afterwards.
 
         Raises ``WrongInput`` where no vector of the collection can be compared, or where vectors of one's own are no
         longer those that find_neighbours compared; ``JobFailed`` where images and stored vectors do not match, or a
@@ -233,10 +236,10 @@ class InProcess:
     name = PROCESS
 
     def __init__(self, because: str, work: _Work):
-        self.because, self._work = because, work
+        self.because, self._work, self.inputs = because, work, work.collection.inputs
         self.lines = work.lines("in this process, without Spark", because)
 
-    def run(self, job: Job, scratch: "Workspace") -> "Answers":
+    def run(self, job: Job) -> "Answers":
         from image_similarity.stages.neighbours import in_memory
         from image_similarity.stages.search import in_process
 
@@ -262,27 +265,36 @@ class BySpark:
     name = SPARK
 
     def __init__(self, because: str, work: _Work):
-        self.because, self._work = because, work
+        self.because, self._work, self.inputs = because, work, work.collection.inputs
         self.lines = work.lines("by Spark", because)
 
-    def run(self, job: Job, scratch: "Workspace") -> "Answers":
+    def run(self, job: Job) -> "Answers":
         from image_similarity.stages.neighbours import plan as planning
-        from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN, Images
         from image_similarity.stages.neighbours.resources import Disk, check_disk
-        from image_similarity.stages.neighbours.vectors import pack
-        from image_similarity.stages.search import by_spark
+        from image_similarity.stages.search.by_spark import Cut
 
-        work, settings, cores = self._work, self._work.settings, planning.cores_of(job.session)
-        cut = by_spark.Cut.of(work.queries.count, work.collection.count, work.dimensions, cores, settings)
+        work = self._work
+        cores = planning.cores_of(job.session)
+        cut = Cut.of(work.queries.count, work.collection.count, work.dimensions, cores, work.settings)
         if job.warehouse.local_root is not None:
             copies = 4 * work.dimensions * (work.queries.count + work.collection.count)
             check_disk(Disk(copies + cut.bytes_of_lists), job.warehouse.local_root, ())
+        with job.warehouse.scratch(job.run_id) as scratch:
+            return self._answers(job, cut, scratch)
+
+    def _answers(self, job: Job, cut: "Cut", scratch: "Workspace") -> "Answers":
+        from image_similarity.stages.neighbours import plan as planning
+        from image_similarity.stages.neighbours.numbers import NOTHING_KNOWN, Images
+        from image_similarity.stages.neighbours.vectors import pack
+        from image_similarity.stages.search import by_spark
+
+        work, settings, cores = self._work, self._work.settings, local_cores(job.session)
         with job.step("pack vectors"):
             rows = planning.block_rows(work.collection.count, work.dimensions, settings)
-            source = work.collection.opened(local_cores(job.session))
+            source = work.collection.opened(cores)
             collection = pack(source, settings, rows, NOTHING_KNOWN, scratch, name="collection-")
             _check(work.collection, collection.numbers.sha256, collection.vectors, settings)
-            source, length = work.queries.opened(local_cores(job.session)), collection.dimensions
+            source, length = work.queries.opened(cores), collection.dimensions
             queries = pack(source, settings, cut.block_rows, NOTHING_KNOWN, scratch, length, "queries-")
         asked_images, images = (Images.load(packed.blocks.folder) for packed in (queries, collection))
         return by_spark.run(job.session, queries, asked_images, collection, images, cut, settings, scratch)
