@@ -229,7 +229,17 @@ class Collection:
         metric: str | None = None,
         dissimilar: int = 0,
     ) -> pa.Table:
-        """What looks like one picture."""
+        """What looks like one picture: its ``k`` nearest, and its ``dissimilar`` farthest, of all that have a vector.
+
+        ``query``: a path (str or `pathlib.Path`), the bytes of a file, an http(s) address, or a vector of d numbers;
+        a str that is no file but an image_id is that image, and ``image_id`` is always one. A picture that is not in
+        the collection is embedded as the collection was, and is not added to it.
+
+        Columns: ``relation``, ``rank`` (int32, from 1), ``image_id``, ``distance`` (float32), ``verdict`` (``yes``: the
+        same picture again, ``near``, ``no``; null where no near-duplicates are published), ``uri``, ``width``,
+        ``height``. Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The metadata of the schema say what was
+        compared, and how. Raises ``WrongInput`` for what is no picture, and where weights are gone.
+        """
         from image_similarity.collection import search
 
         return search.search(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 THUMBPRINT_BYTES = agreement.SIDE**2
+_FEW = 1000
+"""Images that are looked up one by one."""
 _MOST_BYTES = 2**30
 """More thumbprints lie in a file."""
 
@@ -53,6 +55,8 @@ class Judge:
         wanted = ids.cast(pa.string())
         table = self.published.dataset("neighbours", f"{self.fingerprint}/{self.metric}")
         is_listed = (ds.field("relation") == SIMILAR) & (ds.field("distance") > 0)
+        if len(wanted) <= _FEW:  # then whole parts of the table can be passed over
+            is_listed &= ds.field("image_id").isin(wanted)
         for batch in table.to_batches(columns=["image_id", "distance"], filter=is_listed):
             place = pc.fill_null(pc.index_in(batch.column(0), value_set=wanted), -1).to_numpy()
             parts.append((place[place >= 0].astype(np.int64), batch.column(1).to_numpy()[place >= 0]))
