@@ -283,6 +283,34 @@ def test_history_is_what_was_published_and_is_still_there(warehouse: Path) -> No
     assert db.execute(history.format(""), [NOW]).fetchall() == every[1:]
 
 
+def changed(db: duckdb.DuckDBPyConnection, *runs: str) -> list[Any]:
+    return db.sql(f"FROM neighbour_changes({', '.join(map(repr, runs))})").fetchall()
+
+
+def test_what_changed_between_two_runs(warehouse: Path) -> None:
+    common = {"relation": "similar", "rank": 1, "fingerprint": "vgg16-fc2", "metric": "cosine"}
+    pairs = {"r0": "ab ac ba ca za", "r1": "ab ad ba da ya"}
+    for run, listed in pairs.items():
+        rows = [{"image_id": pair[0], "neighbour_id": pair[1], **common} for pair in listed.split()]
+        write(warehouse, "neighbours", run, [*rows, {**rows[0], "neighbour_id": "x", "relation": "dissimilar"}])
+    slots = {"r0": "vgg16-fc2/cosine", "r1": "vgg16-fc2/cosine", "r2": "colours/euclidean", "r3": "vgg16-fc2/euclidean"}
+    records = [record(run, slot, {}, "night " + run[1:]) for run, slot in slots.items()]
+    records[2]["label"] = "night 1"  # of a pipeline with two fingerprints
+    write(warehouse, "runs", "r1", records)
+    db = opened(warehouse, EVERYTHING)
+    right = [("a", "changed", 1, 1), ("c", "gone", 0, 1), ("d", "appeared", 1, 0), ("y", "appeared", 1, 0)]
+    right += [("z", "gone", 0, 1)]
+    assert changed(db) == changed(db, "r0", "r1") == changed(db, "night 0", "night 1") == changed(db, "r0") == right
+    assert changed(db, "r1", "r1") == []
+    with pytest.raises(duckdb.Error, match="no run of neighbours is called night 7"):
+        changed(db, "night 7")
+    shutil.rmtree(warehouse / "neighbours" / "run_id=r0")
+    with pytest.raises(duckdb.Error, match="no run of neighbours is called r0, or its files were removed"):
+        changed(db, "r0", "r1")
+    with pytest.raises(duckdb.Error, match="there is no earlier run of neighbours"):
+        changed(db)
+
+
 def test_files_with_and_without_a_column_are_one_view(tmp_path: Path) -> None:
     """Whichever is listed first."""
     new = {"content_sha256": "b", "width": 3, "embedding": [1.0, 2.0], "thumbprint": bytes(range(256)) * 4}

@@ -86,17 +86,19 @@ ORDER BY content_sha256, image_id;
 
 _FINGERPRINTS = """\
 CREATE OR REPLACE VIEW fingerprints AS
-SELECT f.fingerprint, f.is_default, r.settings->'fingerprint'->f.fingerprint->>'kind' AS kind,
-       r.settings->'fingerprint'->f.fingerprint->>'network' AS network,
-       r.settings->'fingerprint'->f.fingerprint->>'layer' AS layer,
-       r.settings->>'weights' AS weights, (r.settings->>'trained')::BOOLEAN AS trained,
-       d.dimensions, coalesce(e.images, 0) AS images, e.fingerprint_key, f.run_id, r.finished_at
-FROM ({rows}) AS f
+SELECT f.fingerprint, coalesce(f.declared->>'kind', CASE WHEN e.fingerprint IS NULL THEN 'external' END) AS kind,
+       f.declared->>'network' AS network, coalesce(f.declared->>'layer', f.settings->'description'->>'layer') AS layer,
+       f.settings->>'weights' AS weights, (f.settings->>'trained')::BOOLEAN AS trained,
+       coalesce(d.dimensions, (f.counts->>'dimensions')::BIGINT)::INTEGER AS dimensions,
+       coalesce(e.images, (f.counts->>'images')::BIGINT) AS images,
+       e.fingerprint_key, f.run_id, f.is_default, f.finished_at
+FROM (
+    SELECT *, settings->'fingerprint'->fingerprint AS declared FROM ({rows}) AS f LEFT JOIN runs AS r USING (run_id)
+) AS f
 LEFT JOIN (
     SELECT fingerprint, fingerprint_key, count(*) AS images FROM ({snapshot}) AS e GROUP BY ALL
 ) AS e USING (fingerprint)
 LEFT JOIN ({dimensions}) AS d USING (fingerprint_key)
-LEFT JOIN runs AS r USING (run_id)
 ORDER BY f.place;
 """
 
@@ -112,7 +114,9 @@ CREATE OR REPLACE MACRO title_of(image_id, attributes) AS coalesce(
 
 -- Each image of the manifest once. Sizes, content and failures are those of the first of the fingerprints.
 CREATE OR REPLACE VIEW images AS
-SELECT m.image_id, title_of(m.image_id, m.attributes) AS title, e.width, e.height, m.size_bytes, f.reason, f.detail,
+SELECT m.image_id, title_of(m.image_id, m.attributes) AS title, e.width, e.height, m.size_bytes,
+       CASE WHEN e.image_id IS NULL THEN f.reason END AS reason,
+       CASE WHEN e.image_id IS NULL THEN f.detail END AS detail,
        e.content_sha256, m.modified_at, m.source_version, m.uri, m.attributes
 FROM manifest AS m
 LEFT JOIN (SELECT image_id, content_sha256, width, height FROM embeddings WHERE fingerprint = {first}) AS e
@@ -186,6 +190,43 @@ FROM read_parquet(
     warehouse_files('neighbours', [of_warehouse({name}, run_ids)]), hive_partitioning = false, filename = true
 ) AS n
 JOIN runs AS r ON r.run_id = regexp_extract(n.filename, 'run_id=([^/]+)/[^/]+$', 1);
+
+-- A run of neighbours by its id, or by its label and the default fingerprint and metric.
+CREATE OR REPLACE MACRO neighbours_run(run_name) AS coalesce(
+    (
+        SELECT max(run_id) FROM runs
+        WHERE run_id IN (SELECT run_id FROM neighbours_history())
+          AND (run_id = run_name OR (label = run_name AND slot = {slot}))
+    ),
+    error('no run of neighbours is called ' || run_name || ', or its files were removed')
+);
+
+-- Images whose similar neighbours are others in run_b than in run_a. Without names: the current run, and that before.
+CREATE OR REPLACE MACRO neighbour_changes(run_a := NULL, run_b := NULL) AS TABLE
+WITH last AS (SELECT CASE WHEN run_b IS NULL THEN {last} ELSE neighbours_run(run_b) END AS run_id),
+first AS (
+    SELECT CASE
+        WHEN run_a IS NOT NULL THEN neighbours_run(run_a)
+        ELSE coalesce(
+            (
+                SELECT max(h.run_id) FROM neighbours_history() AS h, last
+                WHERE h.run_id < last.run_id AND h.fingerprint || '/' || h.metric = {slot}
+            ),
+            error('there is no earlier run of neighbours')
+        )
+    END AS run_id
+),
+pairs AS (
+    SELECT h.image_id, h.neighbour_id, bool_or(h.run_id = first.run_id) AS was,
+           bool_or(h.run_id = last.run_id) AS is_now
+    FROM neighbours_history(of_warehouse({name}, '*')) AS h, first, last
+    WHERE h.relation = '{similar}' AND h.run_id IN (first.run_id, last.run_id)
+    GROUP BY ALL
+)
+SELECT image_id,
+       CASE WHEN NOT bool_or(was) THEN 'appeared' WHEN NOT bool_or(is_now) THEN 'gone' ELSE 'changed' END AS change,
+       count(*) FILTER (NOT was) AS entered, count(*) FILTER (NOT is_now) AS dropped
+FROM pairs GROUP BY image_id HAVING NOT bool_and(was AND is_now) ORDER BY image_id;
 """
 
 
@@ -244,6 +285,7 @@ def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
     slots = sorted(pointer.tables.get("neighbours", {}))
     pairs = [tuple(slot.split("/", 1)) for slot in slots]
     fingerprints = default_first([*pointer.tables.get("embeddings", {}), *(fingerprint for fingerprint, _ in pairs)])
+    embedded = [fingerprint for fingerprint in fingerprints if fingerprint in pointer.tables.get("embeddings", {})]
     default = default_of(fingerprints, DEFAULT_FINGERPRINT)
     metrics = {
         fingerprint: default_of([metric for other, metric in pairs if other == fingerprint], DEFAULT_METRIC)
@@ -253,7 +295,7 @@ def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
     several = f"error('several fingerprints are published: name one of ' || {listed})::VARCHAR"
     return [
         _fingerprints(pointer, snapshot, fingerprints, default),
-        _IMAGES.format(first=_quoted(fingerprints[0]) if fingerprints else "NULL"),
+        _IMAGES.format(first=_quoted(embedded[0]) if embedded else "NULL"),
         _DEFAULTS.format(
             default=_quoted(default) if default else several if fingerprints else "NULL",
             fingerprints=_list(fingerprints),
@@ -266,15 +308,14 @@ def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
         ),
         _NEIGHBOUR_IMAGES.format(name=name, similar=SIMILAR, dissimilar=DISSIMILAR),
         _GROUPED_IMAGES.format(name=name, near_duplicates=NEAR_DUPLICATES, similar=ALIKE),
-        _HISTORY.format(name=name, current=_list(pointer.runs("neighbours"))) if slots else "",
+        _history(pointer, name, f"{default}/{metrics.get(default)}" if default else None) if slots else "",
     ]
 
 
 def _fingerprints(pointer: Pointer, snapshot: str, names: list[str], default: str | None) -> str:
-    runs = {name: pointer.runs("embeddings", name)[-1:] for name in names}
     rows = [
         f"SELECT {place} AS place, {_quoted(name)} AS fingerprint, {str(name == default).lower()} AS is_default, "
-        f"{_quoted(runs[name][0]) if runs[name] else 'NULL::VARCHAR'} AS run_id"
+        f"{_quoted(_run_of(pointer, name))} AS run_id"
         for place, name in enumerate(names)
     ]
     keys = [
@@ -290,6 +331,27 @@ def _fingerprints(pointer: Pointer, snapshot: str, names: list[str], default: st
         rows=_union(rows or [nothing]),
         snapshot=snapshot,
         dimensions=_union(keys or ["SELECT NULL::VARCHAR AS fingerprint_key, NULL::BIGINT AS dimensions"]),
+    )
+
+
+def _run_of(pointer: Pointer, fingerprint: str) -> str:
+    """The run that embedded; of vectors of one's own, which no run embedded, the last one that compared them."""
+    if runs := pointer.runs("embeddings", fingerprint):
+        return runs[-1]
+    slots = pointer.tables["neighbours"].items()
+    return max(run for slot, of_slot in slots for run in of_slot if slot.startswith(f"{fingerprint}/"))
+
+
+def _history(pointer: Pointer, name: str, slot: str | None) -> str:
+    """``slot``: that of the default fingerprint and metric; None if there is none."""
+    last = pointer.runs("neighbours", slot or "")
+    unknown = "error('several fingerprints or metrics are published: name two runs')::VARCHAR"
+    return _HISTORY.format(
+        name=name,
+        current=_list(pointer.runs("neighbours")),
+        slot=_quoted(slot or ""),
+        last=_quoted(last[-1]) if last else unknown,
+        similar=SIMILAR,
     )
 
 
