@@ -45,7 +45,7 @@ def listed(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def collection(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> "Collection":
-    """Two nights of a small collection with a copy, by two fingerprints. Its cache of vectors is a folder of its own."""
+    """Two nights of a small collection with a copy, by two fingerprints."""
     folder = tmp_path_factory.mktemp("questions")
     images, warehouse = folder / "images", folder / "it's a [warehouse]"
     for number in range(15):
@@ -131,6 +131,10 @@ def test_the_answers_are_right(collection: "Collection") -> None:
         ("vgg16-fc2", True),
         ("colours", False),
     ]
-    nights = db.sql("SELECT label, fingerprint, count(*) FROM neighbours_history() GROUP BY ALL ORDER BY ALL").fetchall()
+    nights = db.sql(
+        "SELECT label, fingerprint, count(*) FROM neighbours_history() GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
     images = len(collection.images())
-    assert nights == [(night, name, images * 8) for night in ("night 1", "night 2") for name in ("colours", "vgg16-fc2")]
+    assert nights == [
+        (night, name, images * 8) for night in ("night 1", "night 2") for name in ("colours", "vgg16-fc2")
+    ]

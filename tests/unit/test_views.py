@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import image_similarity as ims
 from image_similarity.errors import WrongInput
 from image_similarity.warehouse.records import PUBLISHED, Record
 from image_similarity.warehouse.schemas import SCHEMAS
-from image_similarity.warehouse.snapshot import Pointer
+from image_similarity.warehouse.snapshot import POINTER, Pointer
 from image_similarity.warehouse.views import views_sql
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -409,3 +411,21 @@ def test_several_warehouses_in_one_database(tmp_path: Path) -> None:
     for asked in ("similar_images('one')", "neighbours_history()"):
         with pytest.raises(duckdb.Error, match="of the warehouse .*/one, and the schema in use of .*/two: USE"):
             db.sql(f"FROM one.{asked}").fetchall()
+
+
+def test_a_collection_brings_its_views_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pointer = small(tmp_path / "old")
+    (tmp_path / "old" / POINTER).write_bytes(pointer.as_json())
+    os.rename(tmp_path / "old", tmp_path / "it's [new]")
+    collection = ims.open(tmp_path / "it's [new]")
+    mine = duckdb.connect()
+    mine.execute("CREATE TABLE mine AS SELECT 'right' AS image_id")
+    for db in (collection.duckdb(), collection.duckdb(mine)):
+        assert db.sql("SELECT neighbour_id FROM similar_images").fetchall() == [("right",)]
+    assert mine.sql("SELECT count(*) FROM mine JOIN images USING (image_id)").fetchall() == [(1,)]
+    shutil.rmtree(tmp_path / "it's [new]" / "manifest")
+    with pytest.raises(ims.JobFailed, match=r"it's \[new\]: DuckDB cannot read it: .*No files found"):
+        collection.duckdb()
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(ims.WrongInput, match="DuckDB is not installed: "):
+        collection.duckdb()
