@@ -127,59 +127,62 @@ LEFT JOIN (
 ) AS f USING (image_id);
 """
 
-# The errors are raised when a query is run, so that the views can be defined and described.
-_DEFAULTS = """\
-CREATE OR REPLACE MACRO fingerprint_of(fingerprint_name) AS CASE
-    WHEN fingerprint_name IS NULL THEN {default}
-    WHEN fingerprint_name IN {fingerprints} THEN fingerprint_name
-    ELSE error('the fingerprint ' || fingerprint_name || ' is not published; published: ' || {listed})
+# The runs are parameters. So DuckDB, which opens the files of all that it defines, opens none for these macros: on an
+# object store each costs a request. And a name that is not published is an error even where there are no rows.
+_OF_ONE_SLOT = """\
+-- FINGERPRINT/METRIC of what is published. Without a metric: the only one, else {default_metric}.
+CREATE OR REPLACE MACRO slot_of(fingerprint_name, metric_name) AS CASE
+    WHEN fingerprint_name || '/' || coalesce(metric_name, {metric}) IN {slots}
+    THEN fingerprint_name || '/' || coalesce(metric_name, {metric})
+    ELSE error('no neighbours by ' || fingerprint_name || coalesce('/' || metric_name, '') || ' are published, or by '
+        || 'several metrics; published: ' || {listed})
 END;
 
-CREATE OR REPLACE MACRO metric_of(fingerprint_name, metric_name) AS CASE
-    WHEN fingerprint_name || '/' || coalesce(metric_name, {metric}) IN {slots} THEN coalesce(metric_name, {metric})
-    ELSE error('no neighbours by ' || fingerprint_name || coalesce('/' || metric_name, '') || ', or by several metrics'
-        || '; published: ' || {listed_slots})
-END;
+CREATE OR REPLACE MACRO neighbour_images(run_ids, relation_name) AS TABLE
+{neighbours}
+FROM read_parquet(warehouse_files('neighbours', run_ids), hive_partitioning = false) AS n
+LEFT JOIN manifest AS i ON i.image_id = n.image_id
+LEFT JOIN manifest AS o ON o.image_id = n.neighbour_id
+WHERE n.relation = relation_name;
+
+CREATE OR REPLACE MACRO grouped_images(run_ids, kind_name) AS TABLE
+{groups}
+FROM read_parquet(warehouse_files('groups', run_ids), hive_partitioning = false) AS g
+LEFT JOIN manifest AS i USING (image_id)
+WHERE g.kind = kind_name;
 """
 
-_NEIGHBOUR_IMAGES = """\
--- Neighbours by one fingerprint and one metric (NULL: the default ones), with what is known of both images.
-CREATE OR REPLACE MACRO neighbour_images(relation_name, fingerprint_name, metric_name) AS TABLE
-SELECT n.image_id, n.neighbour_id, n.rank, n.distance, i.title, o.title AS neighbour_title,
-       i.width, i.height, i.size_bytes,
-       o.width AS neighbour_width, o.height AS neighbour_height, o.size_bytes AS neighbour_size_bytes,
-       i.uri, o.uri AS neighbour_uri, i.attributes, o.attributes AS neighbour_attributes, n.fingerprint, n.metric
-FROM neighbours AS n
-LEFT JOIN images AS i ON i.image_id = n.image_id
-LEFT JOIN images AS o ON o.image_id = n.neighbour_id
-WHERE n.relation = relation_name AND n.fingerprint = fingerprint_of(fingerprint_name)
-  AND n.metric = metric_of(fingerprint_of(fingerprint_name), metric_name);
+_NEIGHBOUR_COLUMNS = """\
+SELECT n.image_id, n.neighbour_id, n.rank, n.distance, title_of(i.image_id, i.attributes) AS title,
+       title_of(o.image_id, o.attributes) AS neighbour_title, i.size_bytes, o.size_bytes AS neighbour_size_bytes,
+       i.uri, o.uri AS neighbour_uri, i.attributes, o.attributes AS neighbour_attributes, n.fingerprint, n.metric"""
 
--- By the default fingerprint and metric. By others: FROM similar_images('NAME'), FROM similar_images('NAME', 'METRIC').
-CREATE OR REPLACE VIEW similar_images AS FROM neighbour_images('{similar}', NULL, NULL);
-CREATE OR REPLACE MACRO similar_images(fingerprint_name, metric_name := NULL) AS TABLE
-FROM neighbour_images('{similar}', of_warehouse({name}, fingerprint_name), metric_name);
-CREATE OR REPLACE VIEW dissimilar_images AS FROM neighbour_images('{dissimilar}', NULL, NULL);
-CREATE OR REPLACE MACRO dissimilar_images(fingerprint_name, metric_name := NULL) AS TABLE
-FROM neighbour_images('{dissimilar}', of_warehouse({name}, fingerprint_name), metric_name);
+_GROUP_COLUMNS = """\
+SELECT g.group_id, g.image_id, g.representative, g.distance_to_representative, g.level, g.position,
+       title_of(i.image_id, i.attributes) AS title, i.size_bytes, i.uri, i.attributes, g.fingerprint, g.metric"""
+
+_NO_ROWS = {
+    "neighbour_images": f"{_NEIGHBOUR_COLUMNS}\nFROM (FROM neighbours WHERE false) AS n, manifest AS i, manifest AS o",
+    "grouped_images": f"{_GROUP_COLUMNS}\nFROM (FROM groups WHERE false) AS g, manifest AS i",
+}
+"""macro -> the columns of its rows."""
+
+_VIEW_OF_ONE_SLOT = """\
+-- By the default fingerprint and metric. By others: FROM {view}('NAME'), FROM {view}('NAME', 'METRIC').
+CREATE OR REPLACE VIEW {view} AS
+{default};
+CREATE OR REPLACE MACRO {view}(fingerprint_name, metric_name := NULL) AS TABLE
+FROM {macro}(CASE slot_of(of_warehouse({name}, fingerprint_name), metric_name) {runs}ELSE error(
+    'none are published by ' || slot_of(fingerprint_name, metric_name)) END, {value});
 """
 
-_GROUPED_IMAGES = """\
--- Groups of one kind, by one fingerprint and one metric (NULL: the default ones), with what is known of each image.
-CREATE OR REPLACE MACRO grouped_images(kind_name, fingerprint_name, metric_name) AS TABLE
-SELECT g.group_id, g.image_id, g.representative, g.distance_to_representative, g.level, g.position, i.title,
-       i.width, i.height, i.size_bytes, i.uri, i.attributes, g.fingerprint, g.metric
-FROM groups AS g LEFT JOIN images AS i USING (image_id)
-WHERE g.kind = kind_name AND g.fingerprint = fingerprint_of(fingerprint_name)
-  AND g.metric = metric_of(fingerprint_of(fingerprint_name), metric_name);
-
-CREATE OR REPLACE VIEW near_duplicates AS FROM grouped_images('{near_duplicates}', NULL, NULL);
-CREATE OR REPLACE MACRO near_duplicates(fingerprint_name, metric_name := NULL) AS TABLE
-FROM grouped_images('{near_duplicates}', of_warehouse({name}, fingerprint_name), metric_name);
-CREATE OR REPLACE VIEW similar_groups AS FROM grouped_images('{similar}', NULL, NULL);
-CREATE OR REPLACE MACRO similar_groups(fingerprint_name, metric_name := NULL) AS TABLE
-FROM grouped_images('{similar}', of_warehouse({name}, fingerprint_name), metric_name);
-"""
+_VIEWS_OF_ONE_SLOT = {
+    "similar_images": ("neighbour_images", "neighbours", SIMILAR),
+    "dissimilar_images": ("neighbour_images", "neighbours", DISSIMILAR),
+    "near_duplicates": ("grouped_images", "groups", NEAR_DUPLICATES),
+    "similar_groups": ("grouped_images", "groups", ALIKE),
+}
+"""view -> the macro that it calls, the table whose runs are read, and which rows: the relation, or the kind."""
 
 # No view: DuckDB opens a file of a view when it is defined. Retention may be removing it, and no view would be defined.
 _HISTORY = """\
@@ -191,35 +194,30 @@ FROM read_parquet(
 ) AS n
 JOIN runs AS r ON r.run_id = regexp_extract(n.filename, 'run_id=([^/]+)/[^/]+$', 1);
 
--- A run of neighbours by its id, or by its label and the default fingerprint and metric.
-CREATE OR REPLACE MACRO neighbours_run(run_name) AS coalesce(
-    (
-        SELECT max(run_id) FROM runs
-        WHERE run_id IN (SELECT run_id FROM neighbours_history())
-          AND (run_id = run_name OR (label = run_name AND slot = {slot}))
-    ),
-    error('no run of neighbours is called ' || run_name || ', or its files were removed')
-);
-
--- Images whose similar neighbours are others in run_b than in run_a. Without names: the current run, and that before.
-CREATE OR REPLACE MACRO neighbour_changes(run_a := NULL, run_b := NULL) AS TABLE
-WITH last AS (SELECT CASE WHEN run_b IS NULL THEN {last} ELSE neighbours_run(run_b) END AS run_id),
+-- Images whose similar neighbours are others in run_b than in run_a, named by their ids, or by their labels and the
+-- default fingerprint and metric. Without names: the current run, and the one before it.
+CREATE OR REPLACE MACRO neighbour_changes(run_a := NULL, run_b := NULL, run_ids := '*') AS TABLE
+WITH history AS (FROM neighbours_history(of_warehouse({name}, run_ids))),
+there AS (SELECT run_id, max(label) AS label, max(fingerprint || '/' || metric) AS slot FROM history GROUP BY run_id),
+last AS (
+    SELECT CASE WHEN run_b IS NULL THEN {last} ELSE coalesce(
+        (SELECT max(run_id) FROM there WHERE run_id = run_b OR (label = run_b AND slot = {slot})),
+        error('no run of neighbours is called ' || run_b || ', or its files were removed')
+    ) END AS run_id
+),
 first AS (
-    SELECT CASE
-        WHEN run_a IS NOT NULL THEN neighbours_run(run_a)
-        ELSE coalesce(
-            (
-                SELECT max(h.run_id) FROM neighbours_history() AS h, last
-                WHERE h.run_id < last.run_id AND h.fingerprint || '/' || h.metric = {slot}
-            ),
-            error('there is no earlier run of neighbours')
-        )
-    END AS run_id
+    SELECT CASE WHEN run_a IS NULL THEN coalesce(
+        (SELECT max(there.run_id) FROM there, last WHERE there.run_id < last.run_id AND slot = {slot}),
+        error('there is no earlier run of neighbours')
+    ) ELSE coalesce(
+        (SELECT max(run_id) FROM there WHERE run_id = run_a OR (label = run_a AND slot = {slot})),
+        error('no run of neighbours is called ' || run_a || ', or its files were removed')
+    ) END AS run_id
 ),
 pairs AS (
     SELECT h.image_id, h.neighbour_id, bool_or(h.run_id = first.run_id) AS was,
            bool_or(h.run_id = last.run_id) AS is_now
-    FROM neighbours_history(of_warehouse({name}, '*')) AS h, first, last
+    FROM history AS h, first, last
     WHERE h.relation = '{similar}' AND h.run_id IN (first.run_id, last.run_id)
     GROUP BY ALL
 )
@@ -279,37 +277,54 @@ def _failures(pointer: Pointer) -> list[str]:
 
 
 def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
-    """Views of one fingerprint and metric, the default ones. ``snapshot``: the SELECT of the table ``embeddings``;
-    ``name``: the warehouse, quoted.
-    """
+    """``snapshot``: the SELECT of the table ``embeddings``; ``name``: the warehouse, quoted."""
     slots = sorted(pointer.tables.get("neighbours", {}))
     pairs = [tuple(slot.split("/", 1)) for slot in slots]
-    fingerprints = default_first([*pointer.tables.get("embeddings", {}), *(fingerprint for fingerprint, _ in pairs)])
-    embedded = [fingerprint for fingerprint in fingerprints if fingerprint in pointer.tables.get("embeddings", {})]
-    default = default_of(fingerprints, DEFAULT_FINGERPRINT)
+    embedded = default_first(pointer.tables.get("embeddings", {}))
+    fingerprints = default_first([*embedded, *(fingerprint for fingerprint, _ in pairs)])
     metrics = {
         fingerprint: default_of([metric for other, metric in pairs if other == fingerprint], DEFAULT_METRIC)
         for fingerprint in fingerprints
     }
-    listed = _quoted(", ".join(fingerprints))
-    several = f"error('several fingerprints are published: name one of ' || {listed})::VARCHAR"
+    default = default_of(fingerprints, DEFAULT_FINGERPRINT)
+    slot = f"{default}/{metrics[default]}" if default and metrics[default] else None
+    of_one_slot = _OF_ONE_SLOT.format(
+        default_metric=DEFAULT_METRIC,
+        metric=_case("fingerprint_name", {fingerprint: metric for fingerprint, metric in metrics.items() if metric}),
+        slots=_list(slots),
+        listed=_quoted(", ".join(slots) or "none"),
+        neighbours=_NEIGHBOUR_COLUMNS,
+        groups=_GROUP_COLUMNS,
+    )
     return [
         _fingerprints(pointer, snapshot, fingerprints, default),
         _IMAGES.format(first=_quoted(embedded[0]) if embedded else "NULL"),
-        _DEFAULTS.format(
-            default=_quoted(default) if default else several if fingerprints else "NULL",
-            fingerprints=_list(fingerprints),
-            listed=listed,
-            metric=_case(
-                "fingerprint_name", {fingerprint: metric for fingerprint, metric in metrics.items() if metric}
-            ),
-            slots=_list(slots),
-            listed_slots=_quoted(", ".join(slots)),
-        ),
-        _NEIGHBOUR_IMAGES.format(name=name, similar=SIMILAR, dissimilar=DISSIMILAR),
-        _GROUPED_IMAGES.format(name=name, near_duplicates=NEAR_DUPLICATES, similar=ALIKE),
-        _history(pointer, name, f"{default}/{metrics.get(default)}" if default else None) if slots else "",
+        of_one_slot,
+        *(_view_of_one_slot(pointer, view, name, slot) for view in _VIEWS_OF_ONE_SLOT),
+        _history(pointer, name, slot) if slots else "",
     ]
+
+
+def _view_of_one_slot(pointer: Pointer, view: str, name: str, slot: str | None) -> str:
+    """``slot``: that of the default fingerprint and metric; None if nothing says which is meant. Then the view is an
+    error, which is raised when it is read: so it can be defined and described.
+    """
+    macro, table, value = _VIEWS_OF_ONE_SLOT[view]
+    suffix = f"/{value}" if table == "groups" else ""
+    published = pointer.tables.get(table, {})
+    runs = {each.removesuffix(suffix): of for each, of in published.items() if each.endswith(suffix)}
+    if slot in runs:
+        default = f"FROM {macro}({_list(runs[slot])}, {_quoted(value)})"
+    elif slot is None and runs:
+        several = f"several are published; name one, FROM {view}(''NAME'', ''METRIC''): {', '.join(sorted(runs))}"
+        every = _list(dict.fromkeys(run for of_slot in runs.values() for run in of_slot))
+        default = f"FROM {macro}({every}, error('{several}')::VARCHAR)"
+    else:
+        default = _NO_ROWS[macro]
+    cases = "".join(f"WHEN {_quoted(each)} THEN {_list(of)} " for each, of in runs.items())
+    return _VIEW_OF_ONE_SLOT.format(
+        view=view, default=default, macro=macro, name=name, runs=cases or "WHEN '' THEN [''] ", value=_quoted(value)
+    )
 
 
 def _fingerprints(pointer: Pointer, snapshot: str, names: list[str], default: str | None) -> str:
@@ -343,7 +358,7 @@ def _run_of(pointer: Pointer, fingerprint: str) -> str:
 
 
 def _history(pointer: Pointer, name: str, slot: str | None) -> str:
-    """``slot``: that of the default fingerprint and metric; None if there is none."""
+    """``slot``: as of `_view_of_one_slot`."""
     last = pointer.runs("neighbours", slot or "")
     unknown = "error('several fingerprints or metrics are published: name two runs')::VARCHAR"
     return _HISTORY.format(
