@@ -86,7 +86,10 @@ ORDER BY content_sha256, image_id;
 
 _FINGERPRINTS = """\
 CREATE OR REPLACE VIEW fingerprints AS
-SELECT f.fingerprint, coalesce(f.declared->>'kind', CASE WHEN e.fingerprint IS NULL THEN 'external' END) AS kind,
+SELECT f.fingerprint,
+       CASE WHEN e.fingerprint IS NULL THEN 'external'  -- vectors of one's own
+            ELSE coalesce(f.declared->>'kind', CASE WHEN f.declared->>'network' IS NOT NULL THEN 'network' END)
+       END AS kind,
        f.declared->>'network' AS network, coalesce(f.declared->>'layer', f.settings->'description'->>'layer') AS layer,
        f.settings->>'weights' AS weights, (f.settings->>'trained')::BOOLEAN AS trained,
        coalesce(d.dimensions, (f.counts->>'dimensions')::BIGINT)::INTEGER AS dimensions,
