@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import image_similarity as ims
 from image_similarity.errors import WrongInput
 from image_similarity.warehouse.records import PUBLISHED, Record
 from image_similarity.warehouse.schemas import SCHEMAS
-from image_similarity.warehouse.snapshot import Pointer
+from image_similarity.warehouse.snapshot import POINTER, Pointer
 from image_similarity.warehouse.views import views_sql
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -197,7 +199,12 @@ def test_one_fingerprint_and_metric_unless_others_are_named(warehouse: Path) -> 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("similar_images('colour')", "the fingerprint colour is not published; published: vgg16-fc2, colours"),
+        (
+            "similar_images('colour')",
+            "no neighbours by colour are published, .*; published: colours/euclidean",
+        ),
+        ("near_duplicates('vgg16-fc2', 'euclidean')", "none are published by vgg16-fc2/euclidean"),
+        ("similar_groups('colours')", "none are published by colours/euclidean"),
         (
             "near_duplicates('colours', 'cosine')",
             "no neighbours by colours/cosine.*; published: colours/euclidean, vgg16",
@@ -215,7 +222,9 @@ def test_no_default_is_guessed(tmp_path: Path) -> None:
         rows = [{"image_id": "a", "fingerprint": fingerprint, "relation": "similar", "metric": "cosine"}]
         write(tmp_path, "neighbours", run, rows)
     db = opened(tmp_path, Pointer(1, {"neighbours": {"one/cosine": ["r1"], "two/cosine": ["r2"]}}))
-    with pytest.raises(duckdb.Error, match="several fingerprints are published: name one of one, two"):
+    with pytest.raises(
+        duckdb.Error, match="several are published; name one, .*: one/cosine, two/cosine"
+    ):
         db.sql("FROM similar_images").fetchall()
     assert db.sql("SELECT fingerprint FROM similar_images('two')").fetchall() == [("two",)]
     assert db.sql("SELECT column_name FROM (DESCRIBE similar_images) LIMIT 1").fetchall() == [("image_id",)]
@@ -226,7 +235,6 @@ def test_both_sides_of_a_pair_say_what_they_are(warehouse: Path) -> None:
     row = db.sql("SELECT * FROM similar_images WHERE image_id = 'a/1.png'").fetchdf().iloc[0].to_dict()
     assert (row["title"], row["neighbour_title"]) == ("No. 0", "2"), "a title, or the name of the file"
     assert (row["size_bytes"], row["neighbour_size_bytes"]) == (100, 101)
-    assert (row["width"], row["neighbour_height"]) == (3, 2)
     assert (row["uri"], row["neighbour_uri"]) == ("/pictures/a/1.png", "/pictures/b/2.jpg")
     assert (row["attributes"], row["neighbour_attributes"]) == ({"Title": "No. 0"}, {})
 
@@ -281,6 +289,34 @@ def test_history_is_what_was_published_and_is_still_there(warehouse: Path) -> No
     assert db.execute(history.format("'r2*'"), [NOW]).fetchall() == every[1:2]
     db = opened(warehouse, pointer)
     assert db.execute(history.format(""), [NOW]).fetchall() == every[1:]
+
+
+def changed(db: duckdb.DuckDBPyConnection, *runs: str) -> list[Any]:
+    return db.sql(f"FROM neighbour_changes({', '.join(map(repr, runs))})").fetchall()
+
+
+def test_what_changed_between_two_runs(warehouse: Path) -> None:
+    common = {"relation": "similar", "rank": 1, "fingerprint": "vgg16-fc2", "metric": "cosine"}
+    pairs = {"r0": "ab ac ba ca za", "r1": "ab ad ba da ya"}
+    for run, listed in pairs.items():
+        rows = [{"image_id": pair[0], "neighbour_id": pair[1], **common} for pair in listed.split()]
+        write(warehouse, "neighbours", run, [*rows, {**rows[0], "neighbour_id": "x", "relation": "dissimilar"}])
+    slots = {"r0": "vgg16-fc2/cosine", "r1": "vgg16-fc2/cosine", "r2": "colours/euclidean", "r3": "vgg16-fc2/euclidean"}
+    records = [record(run, slot, {}, "night " + run[1:]) for run, slot in slots.items()]
+    records[2]["label"] = "night 1"  # of a pipeline with two fingerprints
+    write(warehouse, "runs", "r1", records)
+    db = opened(warehouse, EVERYTHING)
+    right = [("a", "changed", 1, 1), ("c", "gone", 0, 1), ("d", "appeared", 1, 0), ("y", "appeared", 1, 0)]
+    right += [("z", "gone", 0, 1)]
+    assert changed(db) == changed(db, "r0", "r1") == changed(db, "night 0", "night 1") == changed(db, "r0") == right
+    assert changed(db, "r1", "r1") == []
+    with pytest.raises(duckdb.Error, match="no run of neighbours is called night 7"):
+        changed(db, "night 7")
+    shutil.rmtree(warehouse / "neighbours" / "run_id=r0")
+    with pytest.raises(duckdb.Error, match="no run of neighbours is called r0, or its files were removed"):
+        changed(db, "r0", "r1")
+    with pytest.raises(duckdb.Error, match="there is no earlier run of neighbours"):
+        changed(db)
 
 
 def test_files_with_and_without_a_column_are_one_view(tmp_path: Path) -> None:
@@ -378,6 +414,24 @@ def test_several_warehouses_in_one_database(tmp_path: Path) -> None:
         db.execute(f"USE {name}")
         assert db.sql(f"SELECT image_id FROM similar_images('{name}', 'cosine')").fetchall() == [(name,)]
         assert db.sql("SELECT count(*) FROM neighbours_history()").fetchall() == [(0,)]
-    for asked in ("similar_images('one')", "neighbours_history()"):
+    for asked in ("similar_images('one')", "dissimilar_images('one', 'cosine')", "neighbours_history()"):
         with pytest.raises(duckdb.Error, match="of the warehouse .*/one, and the schema in use of .*/two: USE"):
             db.sql(f"FROM one.{asked}").fetchall()
+
+
+def test_a_collection_brings_its_views_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pointer = small(tmp_path / "old")
+    (tmp_path / "old" / POINTER).write_bytes(pointer.as_json())
+    os.rename(tmp_path / "old", tmp_path / "it's [new]")
+    collection = ims.open(tmp_path / "it's [new]")
+    mine = duckdb.connect()
+    mine.execute("CREATE TABLE mine AS SELECT 'right' AS image_id")
+    for db in (collection.duckdb(), collection.duckdb(mine)):
+        assert db.sql("SELECT neighbour_id FROM similar_images").fetchall() == [("right",)]
+    assert mine.sql("SELECT count(*) FROM mine JOIN images USING (image_id)").fetchall() == [(1,)]
+    shutil.rmtree(tmp_path / "it's [new]" / "manifest")
+    with pytest.raises(ims.JobFailed, match=r"it's \[new\]: DuckDB cannot read it: .*No files found"):
+        collection.duckdb()
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(ims.WrongInput, match="DuckDB is not installed: "):
+        collection.duckdb()

@@ -86,17 +86,22 @@ ORDER BY content_sha256, image_id;
 
 _FINGERPRINTS = """\
 CREATE OR REPLACE VIEW fingerprints AS
-SELECT f.fingerprint, f.is_default, r.settings->'fingerprint'->f.fingerprint->>'kind' AS kind,
-       r.settings->'fingerprint'->f.fingerprint->>'network' AS network,
-       r.settings->'fingerprint'->f.fingerprint->>'layer' AS layer,
-       r.settings->>'weights' AS weights, (r.settings->>'trained')::BOOLEAN AS trained,
-       d.dimensions, coalesce(e.images, 0) AS images, e.fingerprint_key, f.run_id, r.finished_at
-FROM ({rows}) AS f
+SELECT f.fingerprint,
+       CASE WHEN e.fingerprint IS NULL THEN 'external'  -- vectors of one's own
+            ELSE coalesce(f.declared->>'kind', CASE WHEN f.declared->>'network' IS NOT NULL THEN 'network' END)
+       END AS kind,
+       f.declared->>'network' AS network, coalesce(f.declared->>'layer', f.settings->'description'->>'layer') AS layer,
+       f.settings->>'weights' AS weights, (f.settings->>'trained')::BOOLEAN AS trained,
+       coalesce(d.dimensions, (f.counts->>'dimensions')::BIGINT)::INTEGER AS dimensions,
+       coalesce(e.images, (f.counts->>'images')::BIGINT) AS images,
+       e.fingerprint_key, f.run_id, f.is_default, f.finished_at
+FROM (
+    SELECT *, settings->'fingerprint'->fingerprint AS declared FROM ({rows}) AS f LEFT JOIN runs AS r USING (run_id)
+) AS f
 LEFT JOIN (
     SELECT fingerprint, fingerprint_key, count(*) AS images FROM ({snapshot}) AS e GROUP BY ALL
 ) AS e USING (fingerprint)
 LEFT JOIN ({dimensions}) AS d USING (fingerprint_key)
-LEFT JOIN runs AS r USING (run_id)
 ORDER BY f.place;
 """
 
@@ -112,7 +117,9 @@ CREATE OR REPLACE MACRO title_of(image_id, attributes) AS coalesce(
 
 -- Each image of the manifest once. Sizes, content and failures are those of the first of the fingerprints.
 CREATE OR REPLACE VIEW images AS
-SELECT m.image_id, title_of(m.image_id, m.attributes) AS title, e.width, e.height, m.size_bytes, f.reason, f.detail,
+SELECT m.image_id, title_of(m.image_id, m.attributes) AS title, e.width, e.height, m.size_bytes,
+       CASE WHEN e.image_id IS NULL THEN f.reason END AS reason,
+       CASE WHEN e.image_id IS NULL THEN f.detail END AS detail,
        e.content_sha256, m.modified_at, m.source_version, m.uri, m.attributes
 FROM manifest AS m
 LEFT JOIN (SELECT image_id, content_sha256, width, height FROM embeddings WHERE fingerprint = {first}) AS e
@@ -123,59 +130,62 @@ LEFT JOIN (
 ) AS f USING (image_id);
 """
 
-# The errors are raised when a query is run, so that the views can be defined and described.
-_DEFAULTS = """\
-CREATE OR REPLACE MACRO fingerprint_of(fingerprint_name) AS CASE
-    WHEN fingerprint_name IS NULL THEN {default}
-    WHEN fingerprint_name IN {fingerprints} THEN fingerprint_name
-    ELSE error('the fingerprint ' || fingerprint_name || ' is not published; published: ' || {listed})
+# The runs are parameters. So DuckDB, which opens the files of all that it defines, opens none for these macros: on an
+# object store each costs a request. And a name that is not published is an error even where there are no rows.
+_OF_ONE_SLOT = """\
+-- FINGERPRINT/METRIC of what is published. Without a metric: the only one, else {default_metric}.
+CREATE OR REPLACE MACRO slot_of(fingerprint_name, metric_name) AS CASE
+    WHEN fingerprint_name || '/' || coalesce(metric_name, {metric}) IN {slots}
+    THEN fingerprint_name || '/' || coalesce(metric_name, {metric})
+    ELSE error('no neighbours by ' || fingerprint_name || coalesce('/' || metric_name, '') || ' are published, or by '
+        || 'several metrics; published: ' || {listed})
 END;
 
-CREATE OR REPLACE MACRO metric_of(fingerprint_name, metric_name) AS CASE
-    WHEN fingerprint_name || '/' || coalesce(metric_name, {metric}) IN {slots} THEN coalesce(metric_name, {metric})
-    ELSE error('no neighbours by ' || fingerprint_name || coalesce('/' || metric_name, '') || ', or by several metrics'
-        || '; published: ' || {listed_slots})
-END;
+CREATE OR REPLACE MACRO neighbour_images(run_ids, relation_name) AS TABLE
+{neighbours}
+FROM read_parquet(warehouse_files('neighbours', run_ids), hive_partitioning = false) AS n
+LEFT JOIN manifest AS i ON i.image_id = n.image_id
+LEFT JOIN manifest AS o ON o.image_id = n.neighbour_id
+WHERE n.relation = relation_name;
+
+CREATE OR REPLACE MACRO grouped_images(run_ids, kind_name) AS TABLE
+{groups}
+FROM read_parquet(warehouse_files('groups', run_ids), hive_partitioning = false) AS g
+LEFT JOIN manifest AS i USING (image_id)
+WHERE g.kind = kind_name;
 """
 
-_NEIGHBOUR_IMAGES = """\
--- Neighbours by one fingerprint and one metric (NULL: the default ones), with what is known of both images.
-CREATE OR REPLACE MACRO neighbour_images(relation_name, fingerprint_name, metric_name) AS TABLE
-SELECT n.image_id, n.neighbour_id, n.rank, n.distance, i.title, o.title AS neighbour_title,
-       i.width, i.height, i.size_bytes,
-       o.width AS neighbour_width, o.height AS neighbour_height, o.size_bytes AS neighbour_size_bytes,
-       i.uri, o.uri AS neighbour_uri, i.attributes, o.attributes AS neighbour_attributes, n.fingerprint, n.metric
-FROM neighbours AS n
-LEFT JOIN images AS i ON i.image_id = n.image_id
-LEFT JOIN images AS o ON o.image_id = n.neighbour_id
-WHERE n.relation = relation_name AND n.fingerprint = fingerprint_of(fingerprint_name)
-  AND n.metric = metric_of(fingerprint_of(fingerprint_name), metric_name);
+_NEIGHBOUR_COLUMNS = """\
+SELECT n.image_id, n.neighbour_id, n.rank, n.distance, title_of(i.image_id, i.attributes) AS title,
+       title_of(o.image_id, o.attributes) AS neighbour_title, i.size_bytes, o.size_bytes AS neighbour_size_bytes,
+       i.uri, o.uri AS neighbour_uri, i.attributes, o.attributes AS neighbour_attributes, n.fingerprint, n.metric"""
 
--- By the default fingerprint and metric. By others: FROM similar_images('NAME'), FROM similar_images('NAME', 'METRIC').
-CREATE OR REPLACE VIEW similar_images AS FROM neighbour_images('{similar}', NULL, NULL);
-CREATE OR REPLACE MACRO similar_images(fingerprint_name, metric_name := NULL) AS TABLE
-FROM neighbour_images('{similar}', of_warehouse({name}, fingerprint_name), metric_name);
-CREATE OR REPLACE VIEW dissimilar_images AS FROM neighbour_images('{dissimilar}', NULL, NULL);
-CREATE OR REPLACE MACRO dissimilar_images(fingerprint_name, metric_name := NULL) AS TABLE
-FROM neighbour_images('{dissimilar}', of_warehouse({name}, fingerprint_name), metric_name);
+_GROUP_COLUMNS = """\
+SELECT g.group_id, g.image_id, g.representative, g.distance_to_representative, g.level, g.position,
+       title_of(i.image_id, i.attributes) AS title, i.size_bytes, i.uri, i.attributes, g.fingerprint, g.metric"""
+
+_NO_ROWS = {
+    "neighbour_images": f"{_NEIGHBOUR_COLUMNS}\nFROM (FROM neighbours WHERE false) AS n, manifest AS i, manifest AS o",
+    "grouped_images": f"{_GROUP_COLUMNS}\nFROM (FROM groups WHERE false) AS g, manifest AS i",
+}
+"""macro -> the columns of its rows."""
+
+_VIEW_OF_ONE_SLOT = """\
+-- By the default fingerprint and metric. By others: FROM {view}('NAME'), FROM {view}('NAME', 'METRIC').
+CREATE OR REPLACE VIEW {view} AS
+{default};
+CREATE OR REPLACE MACRO {view}(fingerprint_name, metric_name := NULL) AS TABLE
+FROM {macro}(CASE slot_of(of_warehouse({name}, fingerprint_name), metric_name) {runs}ELSE error(
+    'none are published by ' || slot_of(fingerprint_name, metric_name)) END, {value});
 """
 
-_GROUPED_IMAGES = """\
--- Groups of one kind, by one fingerprint and one metric (NULL: the default ones), with what is known of each image.
-CREATE OR REPLACE MACRO grouped_images(kind_name, fingerprint_name, metric_name) AS TABLE
-SELECT g.group_id, g.image_id, g.representative, g.distance_to_representative, g.level, g.position, i.title,
-       i.width, i.height, i.size_bytes, i.uri, i.attributes, g.fingerprint, g.metric
-FROM groups AS g LEFT JOIN images AS i USING (image_id)
-WHERE g.kind = kind_name AND g.fingerprint = fingerprint_of(fingerprint_name)
-  AND g.metric = metric_of(fingerprint_of(fingerprint_name), metric_name);
-
-CREATE OR REPLACE VIEW near_duplicates AS FROM grouped_images('{near_duplicates}', NULL, NULL);
-CREATE OR REPLACE MACRO near_duplicates(fingerprint_name, metric_name := NULL) AS TABLE
-FROM grouped_images('{near_duplicates}', of_warehouse({name}, fingerprint_name), metric_name);
-CREATE OR REPLACE VIEW similar_groups AS FROM grouped_images('{similar}', NULL, NULL);
-CREATE OR REPLACE MACRO similar_groups(fingerprint_name, metric_name := NULL) AS TABLE
-FROM grouped_images('{similar}', of_warehouse({name}, fingerprint_name), metric_name);
-"""
+_VIEWS_OF_ONE_SLOT = {
+    "similar_images": ("neighbour_images", "neighbours", SIMILAR),
+    "dissimilar_images": ("neighbour_images", "neighbours", DISSIMILAR),
+    "near_duplicates": ("grouped_images", "groups", NEAR_DUPLICATES),
+    "similar_groups": ("grouped_images", "groups", ALIKE),
+}
+"""view -> the macro that it calls, the table whose runs are read, and which rows: the relation, or the kind."""
 
 # No view: DuckDB opens a file of a view when it is defined. Retention may be removing it, and no view would be defined.
 _HISTORY = """\
@@ -186,6 +196,38 @@ FROM read_parquet(
     warehouse_files('neighbours', [of_warehouse({name}, run_ids)]), hive_partitioning = false, filename = true
 ) AS n
 JOIN runs AS r ON r.run_id = regexp_extract(n.filename, 'run_id=([^/]+)/[^/]+$', 1);
+
+-- Images whose similar neighbours are others in run_b than in run_a, named by their ids, or by their labels and the
+-- default fingerprint and metric. Without names: the current run, and the one before it.
+CREATE OR REPLACE MACRO neighbour_changes(run_a := NULL, run_b := NULL, run_ids := '*') AS TABLE
+WITH history AS (FROM neighbours_history(of_warehouse({name}, run_ids))),
+there AS (SELECT run_id, max(label) AS label, max(fingerprint || '/' || metric) AS slot FROM history GROUP BY run_id),
+last AS (
+    SELECT CASE WHEN run_b IS NULL THEN {last} ELSE coalesce(
+        (SELECT max(run_id) FROM there WHERE run_id = run_b OR (label = run_b AND slot = {slot})),
+        error('no run of neighbours is called ' || run_b || ', or its files were removed')
+    ) END AS run_id
+),
+first AS (
+    SELECT CASE WHEN run_a IS NULL THEN coalesce(
+        (SELECT max(there.run_id) FROM there, last WHERE there.run_id < last.run_id AND slot = {slot}),
+        error('there is no earlier run of neighbours')
+    ) ELSE coalesce(
+        (SELECT max(run_id) FROM there WHERE run_id = run_a OR (label = run_a AND slot = {slot})),
+        error('no run of neighbours is called ' || run_a || ', or its files were removed')
+    ) END AS run_id
+),
+pairs AS (
+    SELECT h.image_id, h.neighbour_id, bool_or(h.run_id = first.run_id) AS was,
+           bool_or(h.run_id = last.run_id) AS is_now
+    FROM history AS h, first, last
+    WHERE h.relation = '{similar}' AND h.run_id IN (first.run_id, last.run_id)
+    GROUP BY ALL
+)
+SELECT image_id,
+       CASE WHEN NOT bool_or(was) THEN 'appeared' WHEN NOT bool_or(is_now) THEN 'gone' ELSE 'changed' END AS change,
+       count(*) FILTER (NOT was) AS entered, count(*) FILTER (NOT is_now) AS dropped
+FROM pairs GROUP BY image_id HAVING NOT bool_and(was AND is_now) ORDER BY image_id;
 """
 
 
@@ -238,43 +280,60 @@ def _failures(pointer: Pointer) -> list[str]:
 
 
 def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
-    """Views of one fingerprint and metric, the default ones. ``snapshot``: the SELECT of the table ``embeddings``;
-    ``name``: the warehouse, quoted.
-    """
+    """``snapshot``: the SELECT of the table ``embeddings``; ``name``: the warehouse, quoted."""
     slots = sorted(pointer.tables.get("neighbours", {}))
     pairs = [tuple(slot.split("/", 1)) for slot in slots]
-    fingerprints = default_first([*pointer.tables.get("embeddings", {}), *(fingerprint for fingerprint, _ in pairs)])
-    default = default_of(fingerprints, DEFAULT_FINGERPRINT)
+    embedded = default_first(pointer.tables.get("embeddings", {}))
+    fingerprints = default_first([*embedded, *(fingerprint for fingerprint, _ in pairs)])
     metrics = {
         fingerprint: default_of([metric for other, metric in pairs if other == fingerprint], DEFAULT_METRIC)
         for fingerprint in fingerprints
     }
-    listed = _quoted(", ".join(fingerprints))
-    several = f"error('several fingerprints are published: name one of ' || {listed})::VARCHAR"
+    default = default_of(fingerprints, DEFAULT_FINGERPRINT)
+    slot = f"{default}/{metrics[default]}" if default and metrics[default] else None
+    of_one_slot = _OF_ONE_SLOT.format(
+        default_metric=DEFAULT_METRIC,
+        metric=_case("fingerprint_name", {fingerprint: metric for fingerprint, metric in metrics.items() if metric}),
+        slots=_list(slots),
+        listed=_quoted(", ".join(slots) or "none"),
+        neighbours=_NEIGHBOUR_COLUMNS,
+        groups=_GROUP_COLUMNS,
+    )
     return [
         _fingerprints(pointer, snapshot, fingerprints, default),
-        _IMAGES.format(first=_quoted(fingerprints[0]) if fingerprints else "NULL"),
-        _DEFAULTS.format(
-            default=_quoted(default) if default else several if fingerprints else "NULL",
-            fingerprints=_list(fingerprints),
-            listed=listed,
-            metric=_case(
-                "fingerprint_name", {fingerprint: metric for fingerprint, metric in metrics.items() if metric}
-            ),
-            slots=_list(slots),
-            listed_slots=_quoted(", ".join(slots)),
-        ),
-        _NEIGHBOUR_IMAGES.format(name=name, similar=SIMILAR, dissimilar=DISSIMILAR),
-        _GROUPED_IMAGES.format(name=name, near_duplicates=NEAR_DUPLICATES, similar=ALIKE),
-        _HISTORY.format(name=name, current=_list(pointer.runs("neighbours"))) if slots else "",
+        _IMAGES.format(first=_quoted(embedded[0]) if embedded else "NULL"),
+        of_one_slot,
+        *(_view_of_one_slot(pointer, view, name, slot) for view in _VIEWS_OF_ONE_SLOT),
+        _history(pointer, name, slot) if slots else "",
     ]
 
 
+def _view_of_one_slot(pointer: Pointer, view: str, name: str, slot: str | None) -> str:
+    """``slot``: that of the default fingerprint and metric; None if nothing says which is meant. Then the view is an
+    error, which is raised when it is read: so it can be defined and described.
+    """
+    macro, table, value = _VIEWS_OF_ONE_SLOT[view]
+    suffix = f"/{value}" if table == "groups" else ""
+    published = pointer.tables.get(table, {})
+    runs = {each.removesuffix(suffix): of for each, of in published.items() if each.endswith(suffix)}
+    if slot in runs:
+        default = f"FROM {macro}({_list(runs[slot])}, {_quoted(value)})"
+    elif slot is None and runs:
+        several = f"several are published; name one, FROM {view}(''NAME'', ''METRIC''): {', '.join(sorted(runs))}"
+        every = _list(dict.fromkeys(run for of_slot in runs.values() for run in of_slot))
+        default = f"FROM {macro}({every}, error('{several}')::VARCHAR)"
+    else:
+        default = _NO_ROWS[macro]
+    cases = "".join(f"WHEN {_quoted(each)} THEN {_list(of)} " for each, of in runs.items())
+    return _VIEW_OF_ONE_SLOT.format(
+        view=view, default=default, macro=macro, name=name, runs=cases or "WHEN '' THEN [''] ", value=_quoted(value)
+    )
+
+
 def _fingerprints(pointer: Pointer, snapshot: str, names: list[str], default: str | None) -> str:
-    runs = {name: pointer.runs("embeddings", name)[-1:] for name in names}
     rows = [
         f"SELECT {place} AS place, {_quoted(name)} AS fingerprint, {str(name == default).lower()} AS is_default, "
-        f"{_quoted(runs[name][0]) if runs[name] else 'NULL::VARCHAR'} AS run_id"
+        f"{_quoted(_run_of(pointer, name))} AS run_id"
         for place, name in enumerate(names)
     ]
     keys = [
@@ -290,6 +349,27 @@ def _fingerprints(pointer: Pointer, snapshot: str, names: list[str], default: st
         rows=_union(rows or [nothing]),
         snapshot=snapshot,
         dimensions=_union(keys or ["SELECT NULL::VARCHAR AS fingerprint_key, NULL::BIGINT AS dimensions"]),
+    )
+
+
+def _run_of(pointer: Pointer, fingerprint: str) -> str:
+    """The run that embedded; of vectors of one's own, which no run embedded, the last one that compared them."""
+    if runs := pointer.runs("embeddings", fingerprint):
+        return runs[-1]
+    slots = pointer.tables["neighbours"].items()
+    return max(run for slot, of_slot in slots for run in of_slot if slot.startswith(f"{fingerprint}/"))
+
+
+def _history(pointer: Pointer, name: str, slot: str | None) -> str:
+    """``slot``: as of `_view_of_one_slot`."""
+    last = pointer.runs("neighbours", slot or "")
+    unknown = "error('several fingerprints or metrics are published: name two runs')::VARCHAR"
+    return _HISTORY.format(
+        name=name,
+        current=_list(pointer.runs("neighbours")),
+        slot=_quoted(slot or ""),
+        last=_quoted(last[-1]) if last else unknown,
+        similar=SIMILAR,
     )
 
 
