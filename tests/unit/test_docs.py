@@ -20,6 +20,7 @@ from image_similarity.stages.embeddings import outcomes as embeddings
 from image_similarity.stages.neighbours import usable
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.snapshot import Pointer
 from image_similarity.warehouse.views import views_sql
 from tools import settings_page
 
@@ -251,7 +252,7 @@ def test_the_sql_of_the_tables_page_runs() -> None:
     """On the views of an empty warehouse."""
     duckdb = pytest.importorskip("duckdb")
     connection = duckdb.connect()
-    connection.execute(views_sql({}))
+    connection.execute(views_sql("/w", Pointer()))
     queries = re.findall(r"^```sql\n(.*?)^```$", TEXTS["docs/tables.md"], re.MULTILINE | re.DOTALL)
     assert len(queries) > 3 and [connection.sql(query).fetchall() for query in queries] == [[]] * len(queries)
 

@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.collection import changes, defaults, reading, runs, summary, tables, vectors
+from image_similarity.collection import changes, database, defaults, reading, runs, summary, tables, vectors
 from image_similarity.collection.runs import Run
 from image_similarity.collection.vectors import Store
 from image_similarity.errors import WrongInput
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
     from image_similarity.collection.encoder import Encoder
 
 
@@ -259,6 +261,17 @@ class Collection:
         return search.search(
             self, query, k, image_id=image_id, fingerprint=fingerprint, metric=metric, dissimilar=dissimilar
         )
+
+    # -- SQL -----------------------------------------------------------------------------------------------------------
+
+    def duckdb(self, connection: "DuckDBPyConnection | None" = None) -> "DuckDBPyConnection":
+        """A connection to DuckDB with a view of each table, and views of several (``docs/tables.md`` lists them).
+
+        They show the state of this collection, wherever its warehouse was when ``views.sql`` was written.
+        ``connection``: one of your own, with the secrets of an object store, say, or with other tables; None: a new one
+        in memory. Raises ``WrongInput`` where DuckDB is not installed, ``JobFailed`` where it cannot read the files.
+        """
+        return database.connected(self.snapshot, connection)
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
