@@ -123,6 +123,15 @@ def test_groups_are_strips_and_the_representative_has_no_distance(show: Any) -> 
     assert repr(show(summary)) == "Picture a  2,000 images"
 
 
+def test_columns_that_are_named_are_told(show: Any) -> None:
+    table = neighbours(("a", "wide", 0.25), scaled=[0.5], n=[3])
+    assert repr(show(table, notes="scaled")) == "Picture a\n  Picture wide  scaled 0.5000"
+    assert repr(show(table, notes=["n", "scaled"])) == "Picture a\n  Picture wide  n 3  scaled 0.5000"
+    assert repr(show(table, notes=[])) == "Picture a\n  Picture wide"
+    with pytest.raises(WrongInput, match="no column 'scale'; did you mean scaled?"):
+        show(table, notes="scale")
+
+
 def test_queries_from_outside_begin_strips(show: Any, images: dict[str, Image]) -> None:
     matches = pa.table(
         {

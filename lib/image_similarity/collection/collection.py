@@ -149,14 +149,15 @@ class Collection:
             self, query, k, image_id=image_id, fingerprint=fingerprint, metric=metric, dissimilar=dissimilar
         )
 
-    def show(self, rows: Any, limit: int = DEFAULT_LIMIT) -> Pictures:
+    def show(self, rows: Any, limit: int = DEFAULT_LIMIT, notes: "str | Sequence[str] | None" = None) -> Pictures:
         """The pictures of ``rows``, for a notebook: small, with titles, distances and verdicts below them.
 
         ``rows``: a table of images, neighbours, groups, matches or answers, by Arrow, pandas or DuckDB, of which the
         first ``limit`` rows are shown; or an image_id, the ``Path`` of a file, or a list of these. Of neighbours, each
         image stands left of what was found for it. The images of a group stand together. Files are read when the
         notebook shows them. One that cannot be read, or that has changed since it was embedded, leaves an empty frame
-        that says so. Outside of notebooks it is a list of titles. Raises ``WrongInput`` for a table without images, and
+        that says so. ``notes``: the column or columns that are told below pictures, in the place of distances and
+        verdicts. Outside of notebooks it is a list of titles. Raises ``WrongInput`` for a table without images, and
         for a limit above 400.
         """
-        return display.pictures(rows, display.of_snapshot(self.snapshot), limit)
+        return display.pictures(rows, display.of_snapshot(self.snapshot), limit, notes)

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_similarity.errors import Unreadable, WrongInput
+from image_similarity.errors import Unreadable, WrongInput, did_you_mean
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
 from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.imaging.thumbnails import Thumbnails
@@ -125,18 +125,22 @@ class Pictures:
         return [picture for strip in self._strips for picture in (strip.first, *strip.others) if picture is not None]
 
 
-def pictures(rows: Any, images: Images, limit: int = DEFAULT_LIMIT) -> Pictures:
+def pictures(
+    rows: Any, images: Images, limit: int = DEFAULT_LIMIT, notes: str | Sequence[str] | None = None
+) -> Pictures:
     """The pictures of the first ``limit`` of ``rows``, with titles, distances and verdicts below them.
 
     ``rows``: a table (Arrow, pandas, or a DuckDB relation) with ``image_id`` or ``representative_id``. With
     ``neighbour_id`` or ``query_id`` besides, each image begins a strip of what was found for it; with ``group_id`` each
     group is a strip. Or an image_id, the ``Path`` of a file, or several of them. An image that ``images`` does not know
-    gets an empty frame. Raises ``WrongInput`` for other rows, and for a limit that is not between 1 and `MOST`.
+    gets an empty frame. ``notes``: the columns that are told below pictures in the place of distances and verdicts.
+    Raises ``WrongInput`` for other rows or columns, and for a limit that is not between 1 and `MOST`.
     """
     if not 1 <= limit <= MOST:
         raise WrongInput(f"limit={limit}: should be between 1 and {MOST}; filter the table to choose what is shown")
     table, files = _table(rows)
     first, other = _sides(table.schema.names)
+    writers = _writers(notes, table.schema.names)
     told = [name for name in _PARTS if name in table.schema.names and _several(table, name)]
     few = table.slice(0, limit).to_pylist()
     known = {**images(sorted({row[side] for row in few for side in (first, other) if side and row[side]})), **files}
@@ -147,7 +151,7 @@ def pictures(rows: Any, images: Images, limit: int = DEFAULT_LIMIT) -> Pictures:
         if key not in strips:
             label = ", ".join(_said(name, row[name]) for name in told)
             strips[key] = Strip(label, _head(row, first, known) if first else None, [])
-        strips[key].others.append(_picture(row[other], row, known))
+        strips[key].others.append(_picture(row[other], row, known, writers))
     return Pictures(list(strips.values()), _rest(table.num_rows, limit))
 
 
@@ -214,22 +218,39 @@ def _said(name: str, value: Any) -> str:
     return captions.clean(f"{name} {value}" if name == "level" else str(value))
 
 
+def _writers(notes: str | Sequence[str] | None, columns: Sequence[str]) -> Mapping[str, Callable[[Any], str]]:
+    """What writes the values of columns below pictures, by their names."""
+    if notes is None:
+        return _NOTES
+    names = [notes] if isinstance(notes, str) else list(notes)
+    for name in names:
+        if name not in columns:
+            raise WrongInput(f"notes: the table has no column {name!r}{did_you_mean(name, columns)}")
+    return {name: partial(_note, name) for name in names}
+
+
+def _note(name: str, value: Any) -> str:
+    return f"{name} {value:,.4f}" if isinstance(value, float) else f"{name} {value}"
+
+
 def _head(row: Mapping[str, Any], first: str, known: Mapping[str, Image]) -> Picture:
     """The picture that begins a strip: an image of the collection, or a query from outside."""
     name = row[first]
     if first == "query_id":
         known = {name: Image(row.get("query_uri"), {})}
-    return _picture(name, {}, known)
+    return _picture(name, {}, known, {})
 
 
-def _picture(image_id: Any, row: Mapping[str, Any], known: Mapping[str, Image]) -> Picture:
+def _picture(
+    image_id: Any, row: Mapping[str, Any], known: Mapping[str, Image], writers: Mapping[str, Callable[[Any], str]]
+) -> Picture:
     image = known.get(image_id, _UNKNOWN)
     gallery = GallerySettings()
     text = captions.of_image(str(image_id), image.attributes, gallery.title_attributes, gallery.subtitle_attributes)
-    values = {name: row.get(name) for name in _NOTES}
-    if row.get("representative"):  # its distance to itself
-        values["distance_to_representative"] = None
-    told = (captions.clean(_NOTES[name](value)) for name, value in values.items() if value is not None)
+    values = {name: row.get(name) for name in writers}
+    if row.get("representative"):
+        values.pop("distance_to_representative", None)  # to itself
+    told = (captions.clean(writers[name](value)) for name, value in values.items() if value is not None)
     return Picture(str(image_id), captions.short(text.title), text.alt, tuple(filter(None, told)), image)
 
 
