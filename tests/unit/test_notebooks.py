@@ -12,7 +12,7 @@ from tools import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
 def cells(book: Path, kind: str) -> list[str]:
