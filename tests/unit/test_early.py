@@ -37,6 +37,7 @@ from image_similarity.settings import NeighboursSettings, load, loading
 from image_similarity.stages.embeddings import checkpoints
 from image_similarity.stages.neighbours import plan as planning
 from image_similarity.storage import disk_space
+from image_similarity.warehouse import places
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import POINTER, Pointer
@@ -510,7 +511,7 @@ def test_what_the_records_show_to_be_wrong(place: Path, capsys: Any) -> None:
 
 @pytest.mark.parametrize("uri", ["hdfs:///w", "hdfs://h/w", "hdfs://h", "s3://b", "s3a://b/w", "file:///w", "w"])
 def test_addresses_that_may_be_written(uri: str) -> None:
-    early._check_address("--warehouse", uri)
+    assert places.fault_of_address(uri) is None
 
 
 @pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a link to gone, which is not there"])

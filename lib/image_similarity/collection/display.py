@@ -42,7 +42,7 @@ _PROBLEMS = {
     "changed": "the file has changed since it was embedded",
 }
 
-_PARTS = ("what", "fingerprint", "metric", "relation", "kind", "level")
+_PARTS = ("change", "what", "fingerprint", "metric", "relation", "kind", "level")
 """Columns that divide a table into strips. One that has several values is told above each strip."""
 _VERDICTS = {"yes": "the same picture again", "near": "nearly the same"}
 _NOTES: Mapping[str, Callable[[Any], str]] = {
@@ -211,7 +211,7 @@ def _rest(rows: int, limit: int) -> str:
 
 
 def _several(table: pa.Table, name: str) -> bool:
-    return bool(pc.count_distinct(table[name], mode="all").as_py() > 1)
+    return len(table[name].unique()) > 1
 
 
 def _said(name: str, value: Any) -> str:

@@ -135,7 +135,7 @@ class Snapshot:
         Columns that old files lack are null. From Hadoop's file systems the files are read into memory at once. Raises
         ``FileNotFoundError`` if a run's files are gone, and other ``OSError`` if they cannot be read.
         """
-        return self._dataset(table, self.run_ids(table, slot))
+        return self.dataset_of(table, self.run_ids(table, slot))
 
     def batches(self, table: str, slot: str | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """``columns`` of the rows of `dataset`, a batch at a time, with little of the table in memory.
@@ -152,9 +152,10 @@ class Snapshot:
 
     def of_runs(self, table: str, runs: Sequence[str], columns: list[str]) -> pa.Table:
         """``columns`` of the rows of ``runs`` of ``table``, current or not. Raises as `dataset` does."""
-        return self._dataset(table, runs).to_table(columns=columns)
+        return self.dataset_of(table, runs).to_table(columns=columns)
 
-    def _dataset(self, table: str, runs: Sequence[str]) -> "ds.Dataset":
+    def dataset_of(self, table: str, runs: Sequence[str]) -> "ds.Dataset":
+        """The rows of ``runs`` of ``table``, current or not. Raises as `dataset` does."""
         files = self._files(table, runs)
         if self._is_mapped:
             return _mapped(files, SCHEMAS[table])
