@@ -51,6 +51,14 @@ def in_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def list_length(footer: pq.FileMetaData, column: str) -> int:
+    """The length of the lists in ``column`` of a file with rows, which are of equal length."""
+    group = footer.row_group(0)
+    columns = (group.column(number) for number in range(group.num_columns))
+    values: int = sum(part.num_values for part in columns if part.path_in_schema.partition(".")[0] == column)
+    return int(values) // int(group.num_rows)
+
+
 def write_folder(folder: str, rows: "DataFrame", more: bool = False) -> None:
     """Writes ``rows`` to ``folder``, which must not exist; with ``more``, beside what is there."""
     writer = rows.write.mode("append" if more else "errorifexists")

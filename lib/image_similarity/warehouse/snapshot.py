@@ -33,6 +33,11 @@ BATCH_ROWS = 1 << 17
 
 HOW_TO_REBUILD = "restore_runs.py --rebuild makes it anew from the runs that are recorded here"
 
+
+class RecordsGone(JobFailed):
+    """Records that a pointer lists are not there."""
+
+
 Slots = Mapping[str, Mapping[str, str]]
 """table -> slot -> run"""
 
@@ -123,7 +128,7 @@ class Snapshot:
         try:
             return records_of(self.table(RUNS))
         except FileNotFoundError as error:
-            raise JobFailed(
+            raise RecordsGone(
                 f"records of runs are gone ({error}), as if an older {POINTER} had been put back: {HOW_TO_REBUILD}"
             ) from None
         except pa.ArrowInvalid as error:
