@@ -107,6 +107,8 @@ def test_what_differs_in_a_table_divides_it(show: Any) -> None:
     shown = show(neighbours(*rows, fingerprint=["x", "x", "y"], relation=["similar", "dissimilar", "similar"]))
     assert re.findall(r"^(\S.*):$", repr(shown), re.MULTILINE) == ["x, similar", "x, dissimilar", "y, similar"]
     assert "similar" not in repr(show(neighbours(*rows, relation=["similar"] * 3)))
+    twice = show(neighbours(("a", "wide", 0.1), ("wide", "a", 0.1), ("a", "tall", 0.9), relation=list("ssd")))
+    assert repr(twice).count("s:") == 1 and twice._repr_html_().count(">s<") == 1, "a label is told where it begins"
 
 
 def test_groups_are_strips_and_the_representative_has_no_distance(show: Any) -> None:
@@ -118,7 +120,7 @@ def test_groups_are_strips_and_the_representative_has_no_distance(show: Any) -> 
             "distance_to_representative": pa.array([0.0, 0.5, 0.0], pa.float32()),
         }
     )
-    assert repr(show(groups)) == "Picture a\nPicture wide  0.5000\nPicture tall"
+    assert repr(show(groups)) == "Picture a\nPicture wide  0.5000\n\nPicture tall"
     summary = pa.table({"group_id": ["g"], "representative_id": ["a"], "size": [2000]})
     assert repr(show(summary)) == "Picture a  2,000 images"
 
@@ -167,9 +169,11 @@ def test_tables_of_others_and_lists_are_taken(show: Any, images: dict[str, Image
     ("rows", "told"),
     [
         (pa.table({"x": [1], "y": [2]}), "no column image_id, neighbour_id or representative_id (x, y)"),
-        (3, "give it a table, an image_id, a Path, or a list of these"),
-        ([1, 2], "give it a table, an image_id, a Path, or a list of these"),
-        (None, "give it a table, an image_id, a Path, or a list of these"),
+        (3, "give it a table, an image_id, a Path, or a list of these, not int"),
+        ([1, 2], "give it a table, an image_id, a Path, or a list of these, not list of int"),
+        ([object()], "give it a table, an image_id, a Path, or a list of these, not list of object"),
+        (None, "give it a table, an image_id, a Path, or a list of these, not NoneType"),
+        (pd.DataFrame({"image_id": ["a", 1]}), "this is no table: "),
     ],
 )
 def test_what_is_no_table_of_images_is_told_in_one_line(show: Any, rows: Any, told: str) -> None:
@@ -208,6 +212,9 @@ def test_what_cannot_be_shown_says_why_and_breaks_nothing(show: Any, images: dic
         "there is no such file",
         "the manifest has no image of this id",
         "the manifest has no image of this id",
+    ]
+    assert repr(shown).splitlines()[-2:] == [
+        f"{name}  (the manifest has no image of this id)" for name in ("nobody", "None")
     ]
     assert "<script" not in html and "\x00" not in html and parsed.names <= {"div", "figure", "figcaption", "img", "br"}
 

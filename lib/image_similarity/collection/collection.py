@@ -248,7 +248,7 @@ class Collection:
         notebook shows them. One that cannot be read, or that has changed since it was embedded, leaves an empty frame
         that says so. ``notes``: the column or columns that are told below pictures, in the place of distances and
         verdicts. Outside of notebooks it is a list of titles. Raises ``WrongInput`` for a table without images, and
-        for a limit above 400.
+        for a limit above 200.
         """
         with reading.named_errors(self.snapshot):
             return display.pictures(rows, display.of_snapshot(self.snapshot), limit, notes)

@@ -27,7 +27,7 @@ from image_similarity.storage import fetch
 from image_similarity.storage.budget import ByteBudget
 from image_similarity.warehouse.snapshot import Snapshot
 
-DEFAULT_LIMIT, MOST = 36, 400
+DEFAULT_LIMIT, MOST = 36, 200
 """Rows of a table that are shown if nothing is said, and at most. A picture takes about 30 KB of the notebook."""
 
 _HEIGHT, _MOST_HEIGHT, _LEAST_WIDTH, _MOST_WIDTH = 120, 240, 80, 240
@@ -103,7 +103,14 @@ class Pictures:
         return len(self._all())
 
     def __repr__(self) -> str:
-        lines = [line for strip in self._strips for line in _as_text(strip)]
+        lines, label = [], ""
+        for number, strip in enumerate(self._strips):
+            if strip.label != label:
+                lines.append(f"{strip.label}:")
+            elif number and strip.first is None:  # nothing else divides two groups
+                lines.append("")
+            lines += _as_text(strip)
+            label = strip.label
         return "\n".join([*lines, *filter(None, [self._rest])])
 
     def _repr_html_(self) -> str:
@@ -183,13 +190,17 @@ def _table(rows: Any) -> tuple[pa.Table, dict[str, Image]]:
     try:
         if hasattr(rows, "columns"):
             return pa.table(rows), {}
+    except (TypeError, ValueError) as error:  # pyarrow's are among them
+        raise WrongInput(f"show: this is no table: {error}") from None
+    try:
         if isinstance(rows, pa.Array | pa.ChunkedArray):
             rows = rows.to_pylist()
         ids = [str(row) if isinstance(row, Path) else row for row in rows]
         files = {str(row): Image(str(row.absolute()), {}) for row in rows if isinstance(row, Path)}
         return pa.table({"image_id": pa.array(ids, pa.string())}), files
-    except (TypeError, ValueError) as error:  # pyarrow's are among them
-        raise WrongInput(f"show: {error}; give it a table, an image_id, a Path, or a list of these") from None
+    except (TypeError, ValueError):
+        kind = f"list of {type(rows[0]).__name__}" if isinstance(rows, list) and rows else type(rows).__name__
+        raise WrongInput(f"show: give it a table, an image_id, a Path, or a list of these, not {kind}") from None
 
 
 def _sides(columns: Sequence[str]) -> tuple[str | None, str]:
@@ -255,10 +266,14 @@ def _picture(
 
 
 def _as_text(strip: Strip) -> list[str]:
-    lines = [f"{strip.label}:"] if strip.label else []
-    lines += [strip.first.title] if strip.first else []
-    indent = "  " if lines else ""
-    return lines + [indent + "  ".join([picture.title, *picture.notes]) for picture in strip.others]
+    indent = "  " if strip.first or strip.label else ""
+    lines = [_line(strip.first)] if strip.first else []
+    return lines + [indent + _line(picture) for picture in strip.others]
+
+
+def _line(picture: Picture) -> str:
+    unknown = [f"({_PROBLEMS['unknown']})"] if picture.image.uri is None else []
+    return "  ".join([picture.title, *picture.notes, *unknown])
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
