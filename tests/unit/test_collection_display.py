@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,10 +17,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image as Pillow
 
+import image_similarity as ims
 from image_similarity.collection import display
 from image_similarity.collection.display import Image, Pictures
 from image_similarity.errors import WrongInput
 from image_similarity.imaging.sandbox import IsolatedDecoders
+from image_similarity.warehouse.schemas import SCHEMAS
+from warehouses import Made
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e\x00"
 
@@ -54,7 +58,7 @@ def show(images: dict[str, Image]) -> Callable[..., Pictures]:
     def looked_up(ids: Sequence[str]) -> Mapping[str, Image]:
         return {name: images[name] for name in ids if name in images}
 
-    return lambda rows, **more: display.pictures(rows, looked_up, **more)
+    return lambda rows, limit=36, **more: display.pictures(rows, looked_up, limit, **more)
 
 
 def neighbours(*rows: tuple[str, str, float], **more: Any) -> pa.Table:
@@ -185,7 +189,7 @@ def test_what_is_no_table_of_images_is_told_in_one_line(show: Any, rows: Any, to
 def test_no_more_is_shown_than_was_asked_for(show: Any) -> None:
     many = pa.table({"image_id": ["a", "wide"] * 1000})
     assert repr(show(many, limit=2)).splitlines()[-1] == "the first 2 of 2,000 rows: show(rows, limit=N) shows more"
-    assert len(show(many)) == display.DEFAULT_LIMIT and len(show(many, limit=display.MOST)) == display.MOST
+    assert len(show(many, limit=display.MOST)) == display.MOST
     for limit in (0, -1, display.MOST + 1):
         with pytest.raises(WrongInput, match="should be between 1 and"):
             show(many, limit=limit)
@@ -244,3 +248,48 @@ def test_files_are_decoded_in_a_child_process_and_once(
 def test_a_thumbnail_is_bounded(show: Any, images: dict[str, Image], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "_LARGEST_FILE", 10)
     assert html_of(show("a")).images == []
+
+
+# -- of a published collection -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Made:
+    """Three pictures of a catalogue, one of which was changed after it was embedded."""
+    made, rows, embedded = Made(str(tmp_path / "warehouse")), [], []
+    for seed, name in enumerate(["one.png", "two.png", "changed.png"]):
+        content = draw(tmp_path / name, (40, 30), seed)
+        attributes = [("Title", f"No. {seed}"), ("artist", "somebody")]
+        rows.append({"image_id": name, "uri": str(tmp_path / name), "attributes": attributes})
+        embedded.append({"image_id": name, "fingerprint": "f", "fingerprint_key": "k", "content_sha256": content})
+    draw(tmp_path / "changed.png", (40, 30), 9)
+    made.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
+    made.publish("embed_images", "f", {"embeddings": {"f": pa.Table.from_pylist(embedded, SCHEMAS["embeddings"])}})
+    made.neighbours({"one.png": ["two.png", "changed.png"]}, "f/cosine")
+    return made
+
+
+def test_a_collection_shows_its_tables(published: Made) -> None:
+    collection = ims.open(published.uri)
+    shown = collection.show(collection.neighbours("f"))
+    assert [line.split("  ")[:2] for line in repr(shown).splitlines()] == [["No. 0"], ["", "No. 1"], ["", "No. 2"]]
+    html = html_of(shown)
+    assert [image["alt"] for image in html.images] == ["No. 0, somebody", "No. 1, somebody"]
+    assert "the file has changed since it was embedded" in shown._repr_html_()
+    assert len(collection.show(collection.images())) == 3 and len(collection.show(collection.images(), limit=1)) == 1
+
+
+def test_a_picture_that_two_fingerprints_saw_in_two_versions_may_be_either(published: Made) -> None:
+    file = Path(ims.open(published.uri).images()["uri"][0].as_py())
+    now = hashlib.sha256(file.read_bytes()).hexdigest()
+    row = {"image_id": file.name, "fingerprint": "g", "fingerprint_key": "l", "content_sha256": now}
+    published.publish("embed_images", "g", {"embeddings": {"g": pa.Table.from_pylist([row], SCHEMAS["embeddings"])}})
+    assert "has changed" not in ims.open(published.uri).show(file.name)._repr_html_()
+
+
+def test_pictures_of_a_state_that_was_cleaned_are_one_line(published: Made, tmp_path: Path) -> None:
+    collection = ims.open(published.uri)
+    published.publish("build_manifest", "", {"manifest": {"": SCHEMAS["manifest"].empty_table()}})
+    shutil.rmtree(tmp_path / "warehouse" / "manifest" / "run_id=r00000001")
+    with pytest.raises(ims.JobFailed, match="was cleaned meanwhile: refresh"):
+        collection.show("one.png")

@@ -4,18 +4,20 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.collection import changes, defaults, display, reading, runs, summary, tables, vectors
-from image_similarity.collection.display import DEFAULT_LIMIT, Pictures
+from image_similarity.collection import changes, defaults, reading, runs, summary, tables, vectors
 from image_similarity.collection.runs import Run
 from image_similarity.collection.vectors import Store
 from image_similarity.errors import WrongInput
 from image_similarity.warehouse.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from image_similarity.collection.display import Pictures
 
 
 class Embeddings(NamedTuple):
@@ -239,7 +241,7 @@ class Collection:
 
     # -- for people ----------------------------------------------------------------------------------------------------
 
-    def show(self, rows: Any, limit: int = DEFAULT_LIMIT, notes: "str | Sequence[str] | None" = None) -> Pictures:
+    def show(self, rows: Any, limit: int = 36, notes: "str | Sequence[str] | None" = None) -> "Pictures":
         """The pictures of ``rows``, for a notebook: small, with titles, distances and verdicts below them.
 
         ``rows``: a table of images, neighbours, groups, matches or answers, by Arrow, pandas or DuckDB, of which the
@@ -250,6 +252,8 @@ class Collection:
         verdicts. Outside of notebooks it is a list of titles. Raises ``WrongInput`` for a table without images, and
         for a limit above 200.
         """
+        from image_similarity.collection import display  # with Pillow, which tables do not need
+
         with reading.named_errors(self.snapshot):
             return display.pictures(rows, display.of_snapshot(self.snapshot), limit, notes)
 

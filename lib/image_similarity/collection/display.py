@@ -27,8 +27,8 @@ from image_similarity.storage import fetch
 from image_similarity.storage.budget import ByteBudget
 from image_similarity.warehouse.snapshot import Snapshot
 
-DEFAULT_LIMIT, MOST = 36, 200
-"""Rows of a table that are shown if nothing is said, and at most. A picture takes about 30 KB of the notebook."""
+MOST = 200
+"""Rows of a table that are shown at most. A picture takes about 30 KB of the notebook."""
 
 _HEIGHT, _MOST_HEIGHT, _LEAST_WIDTH, _MOST_WIDTH = 120, 240, 80, 240
 """Of a picture in the page, in pixels. A wide one is lower than `_HEIGHT`, and a narrow one higher."""
@@ -132,9 +132,7 @@ class Pictures:
         return [picture for strip in self._strips for picture in (strip.first, *strip.others) if picture is not None]
 
 
-def pictures(
-    rows: Any, images: Images, limit: int = DEFAULT_LIMIT, notes: str | Sequence[str] | None = None
-) -> Pictures:
+def pictures(rows: Any, images: Images, limit: int, notes: str | Sequence[str] | None = None) -> Pictures:
     """The pictures of the first ``limit`` of ``rows``, with titles, distances and verdicts below them.
 
     ``rows``: a table (Arrow, pandas, or a DuckDB relation) with ``image_id`` or ``representative_id``. With
