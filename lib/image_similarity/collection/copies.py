@@ -82,7 +82,7 @@ def made(name: str, size: int, write: Callable[[Path], None]) -> Copy:
         raise CannotKeep(f"{disk_space.shown(size)} are more than {LIMIT} allows ({disk_space.shown(limit())})")
     try:
         folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _one_at_a_time(name):
+        with _one_at_a_time(name[:1]):
             copy = existing(name)
             return copy if copy is not None else _made(name, size, write)
     except OSError as error:
@@ -90,14 +90,16 @@ def made(name: str, size: int, write: Callable[[Path], None]) -> Copy:
 
 
 def _made(name: str, size: int, write: Callable[[Path], None]) -> Copy:
-    make_room(size)
-    if (lacking := disk_space.lack("a copy of the vectors", [disk_space.Need("in", str(folder()), size)])) is not None:
-        raise CannotKeep(lacking)
     partial = folder() / f".{name}.{secrets.token_hex(4)}"
-    partial.mkdir(mode=0o700)
-    lock = open(partial / _LOCK, "w+b")
-    try:
+    with _one_at_a_time("room"):  # else another process could remove the folder before it is locked
+        make_room(size)
+        need = disk_space.Need("in", str(folder()), size)
+        if (lacking := disk_space.lack("a copy of the vectors", [need])) is not None:
+            raise CannotKeep(lacking)
+        partial.mkdir(mode=0o700)
+        lock = open(partial / _LOCK, "w+b")
         _flock(lock, fcntl.LOCK_SH)
+    try:
         write(partial)
         (partial / _WHOLE).touch()
         final = folder() / name
@@ -111,19 +113,24 @@ def _made(name: str, size: int, write: Callable[[Path], None]) -> Copy:
         raise
 
 
+def forget(copy: Copy) -> None:
+    """Removes a copy that is damaged, whoever uses it: their mapping stays."""
+    copy.lock.close()
+    _discard(copy.folder)
+
+
 def make_room(size: int) -> None:
     """Removes copies that nobody uses, the one used longest ago first, until ``size`` more bytes are within `limit`.
 
     What dead processes left half written is removed, too.
     """
-    copies = [place for place in folder().iterdir() if place.is_dir()]
-    for place in copies:
+    places = sorted((place for place in folder().iterdir() if place.is_dir()), key=_last_use)
+    for place in places:
         if place.name.startswith("."):
             _remove(place)
-    by_use = sorted((place for place in copies if not place.name.startswith(".")), key=_last_use)
-    sizes = {place: _size(place) for place in by_use}
+    sizes = {place: _size(place) for place in places}
     total = sum(sizes.values())
-    for place in by_use:
+    for place in places:
         if total + size <= limit():
             return
         if _remove(place):
@@ -135,22 +142,27 @@ def _remove(place: Path) -> bool:
     lock = _locked(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if lock is None and (place / _LOCK).exists():
         return False
-    gone = place.with_name(f".gone.{secrets.token_hex(4)}")
     try:
-        os.rename(place, gone)  # at once: nobody finds half of it
-        shutil.rmtree(gone, ignore_errors=True)
-        return True
-    except OSError:
-        return False
+        return _discard(place)
     finally:
         if lock is not None:
             lock.close()
 
 
+def _discard(place: Path) -> bool:
+    gone = place.with_name(f".gone.{secrets.token_hex(4)}")
+    try:
+        os.rename(place, gone)  # at once: nobody finds half of it
+    except OSError:
+        return False
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
+
+
 def _locked(place: Path, how: int) -> IO[bytes] | None:
     """The locked ``lock`` of the copy at ``place``; None if it is gone, or is locked against that."""
     try:
-        lock = open(place / _LOCK, "r+b")
+        lock = _opened(place / _LOCK)
     except OSError:
         return None
     try:
@@ -163,10 +175,17 @@ def _locked(place: Path, how: int) -> IO[bytes] | None:
     return None
 
 
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return open(path, "r+b")  # network drives lock nothing that is open for reading alone
+    except OSError:
+        return open(path, "rb")  # a home that cannot be written
+
+
 @contextmanager
-def _one_at_a_time(name: str) -> Iterator[None]:
-    """Entered by one process at a time for a ``name``: the second finds what the first has made."""
-    with open(folder() / f".making-{name[:1]}", "wb") as lock:
+def _one_at_a_time(what: str) -> Iterator[None]:
+    """Entered by one process at a time, and by one thread, for the same ``what``."""
+    with open(folder() / f".one-{what}", "wb") as lock:
         _flock(lock, fcntl.LOCK_EX)
         yield
 

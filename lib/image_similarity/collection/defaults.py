@@ -7,13 +7,13 @@ from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, DEFAULT_MET
 from image_similarity.warehouse.snapshot import Snapshot
 
 METRICS = ("cosine", "correlation", "euclidean")
+"""Those of `image_similarity.knn.distances`, which takes most of a second to import."""
 
 
 def fingerprints_of(snapshot: Snapshot) -> list[str]:
     """The published fingerprints, the default first: those with vectors, and vectors of one's own with neighbours."""
-    return default_first(
-        [*snapshot.slots("embeddings"), *(slot.partition("/")[0] for slot in snapshot.slots("neighbours"))]
-    )
+    compared = (slot.partition("/")[0] for slot in snapshot.slots("neighbours"))
+    return default_first([*snapshot.slots("embeddings"), *compared])
 
 
 def fingerprint_of(snapshot: Snapshot, fingerprint: str | None) -> str:
@@ -24,14 +24,7 @@ def fingerprint_of(snapshot: Snapshot, fingerprint: str | None) -> str:
     known = fingerprints_of(snapshot)
     if not known:
         raise WrongInput(f"{snapshot.uri}: no fingerprint is published yet: run embed_images first")
-    if fingerprint is None:
-        chosen = default_of(known, DEFAULT_FINGERPRINT)
-        if chosen is None:
-            raise WrongInput(f"{snapshot.uri}: several fingerprints are published: name one of {listed(known)}")
-        return chosen
-    if fingerprint not in known:
-        raise WrongInput(not_published(snapshot.uri, "fingerprint", fingerprint, known))
-    return fingerprint
+    return chosen(snapshot, "fingerprint", fingerprint, known)
 
 
 def metrics_of(snapshot: Snapshot, fingerprint: str) -> list[str]:
@@ -48,6 +41,21 @@ def metric_of(snapshot: Snapshot, fingerprint: str, metric: str | None) -> str:
     if metric is None:
         return default_of(metrics_of(snapshot, fingerprint), DEFAULT_METRIC) or DEFAULT_METRIC
     return one_of("metric", metric, METRICS)
+
+
+def chosen(snapshot: Snapshot, what: str, name: str | None, known: Iterable[str]) -> str:
+    """``name``, if it is among the published ``known``. None: the only one, else the default.
+
+    ``what``: ``fingerprint`` or ``metric``. Raises ``WrongInput``, with what is published, where nothing is chosen.
+    """
+    published = list(dict.fromkeys(known))
+    if name is None:
+        name = default_of(published, DEFAULT_METRIC if what == "metric" else DEFAULT_FINGERPRINT)
+        if name is None:
+            raise WrongInput(f"{snapshot.uri}: which {what}? Several are published: name one of {listed(published)}")
+    if name not in published:
+        raise WrongInput(not_published(snapshot.uri, what, name, published))
+    return name
 
 
 def one_of(what: str, name: str, known: Iterable[str]) -> str:

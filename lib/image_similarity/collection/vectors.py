@@ -24,11 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from image_similarity.collection import copies, defaults
+from image_similarity.collection import copies
 from image_similarity.collection.copies import CannotKeep, Copy
+from image_similarity.collection.defaults import metrics_of, one_of
 from image_similarity.errors import JobFailed
+from image_similarity.reporting import current
 from image_similarity.stages.neighbours.resources import available_memory
 from image_similarity.storage import disk_space
+from image_similarity.warehouse.parquet import list_length, streaming
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 _FORMAT = 1
 """Of copies: another number makes new ones."""
 _BATCH_BYTES = 16 * 2**20
+_WORTH_SAYING = 2**30
+"""Bytes of a copy that takes many seconds."""
 _SHARE_OF_MEMORY = 4
 """Vectors stay in memory where they take at most one part in four of what is available."""
 
@@ -116,8 +121,10 @@ def name_of(snapshot: Snapshot, fingerprint: str) -> str:
     """The name of the copy of the published vectors of ``fingerprint``: another one for every other state of them."""
     runs = snapshot.run_ids("embeddings", fingerprint)
     key = key_of(snapshot, fingerprint) if runs else None
-    parts = [_FORMAT, sys.byteorder, snapshot.uri, fingerprint, key, runs]
-    parts += [snapshot.run_ids("vectors", key) if key else _own_runs(snapshot, fingerprint)]
+    read = [runs, snapshot.run_ids("vectors", key) if key else []]
+    if not runs:
+        read += [snapshot.run_ids("neighbours", f"{fingerprint}/{by}") for by in metrics_of(snapshot, fingerprint)]
+    parts = [_FORMAT, sys.byteorder, snapshot.uri, fingerprint, key, read]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -127,10 +134,11 @@ def store_of(snapshot: Snapshot, fingerprint: str) -> Store:
     Raises ``JobFailed`` where vectors are missing, or cannot be read or put anywhere.
     """
     name = name_of(snapshot, fingerprint)
-    copy = copies.existing(name)
-    if copy is None or (store := _opened(copy)) is None:
-        return _made(name, source_of(snapshot, fingerprint))
-    return store
+    if (copy := copies.existing(name)) is not None:
+        if (store := _opened(copy)) is not None:
+            return store
+        copies.forget(copy)
+    return _made(name, source_of(snapshot, fingerprint))
 
 
 def key_of(snapshot: Snapshot, fingerprint: str) -> str | None:
@@ -151,6 +159,12 @@ def _keys_in_table(snapshot: Snapshot, fingerprint: str) -> set[str | None]:
     return set(snapshot.table("embeddings", fingerprint, ["fingerprint_key"])["fingerprint_key"].unique().to_pylist())
 
 
+def dimensions_of(snapshot: Snapshot, key: str) -> int | None:
+    """The length of the published vectors of a ``fingerprint_key``, by the end of one file; None if there are none."""
+    footers = (fragment.metadata for fragment in snapshot.dataset("vectors", key).get_fragments())
+    return next((list_length(footer, "embedding") for footer in footers if footer.num_rows), None)
+
+
 # -- copies ------------------------------------------------------------------------------------------------------------
 
 _VECTORS, _NAMES = "vectors.npy", "images.arrow"
@@ -163,6 +177,8 @@ def _made(name: str, source: Source) -> Store:
             os.fsync(file.fileno())
         _write_names(folder / _NAMES, source)
 
+    if source.size > _WORTH_SAYING:
+        current().tell("progress", f"copying {disk_space.shown(source.size)} of vectors, once")
     try:
         copy = copies.made(name, source.size, write)
     except CannotKeep as error:
@@ -177,7 +193,7 @@ def _opened(copy: Copy) -> Store | None:
     """The store in ``copy``; None if it is damaged."""
     try:
         with open(copy.folder / _VECTORS, "rb") as file:
-            vectors = _mapped(file)
+            vectors = _mapped(file, copy.lock)
         with pa.memory_map(str(copy.folder / _NAMES)) as mapped:
             batch = pa.ipc.open_file(mapped).get_batch(0)
     except (OSError, ValueError, pa.ArrowException):
@@ -206,8 +222,9 @@ def _write(file: IO[bytes], source: Source) -> None:
     for place, values in source.rows():
         order = np.argsort(place)
         place, values = place[order], np.ascontiguousarray(values[order])
-        for run in np.split(np.arange(len(place)), np.nonzero(np.diff(place) != 1)[0] + 1):
-            _put(file.fileno(), values[run[0] : run[-1] + 1].data.cast("B"), start + int(place[run[0]]) * row_bytes)
+        begins = np.nonzero(np.diff(place, prepend=-2) != 1)[0].tolist()
+        for first, end in zip(begins, [*begins[1:], len(place)]):  # rows that follow one another
+            _put(file.fileno(), values[first:end].data.cast("B"), start + int(place[first]) * row_bytes)
 
 
 def _put(descriptor: int, content: memoryview, offset: int) -> None:
@@ -220,7 +237,13 @@ _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" e
 """Nothing is written, so no memory need be set aside: else a file larger than memory could not be mapped."""
 
 
-def _mapped(file: IO[bytes]) -> Values:
+class _Mapping(mmap.mmap):
+    """A mapped file, and the lock that says so: as long as there is an array of it, the copy is in use."""
+
+    lock: IO[bytes] | None = None
+
+
+def _mapped(file: IO[bytes], lock: IO[bytes] | None) -> Values:
     """The array in a ``.npy`` file. Raises ``ValueError`` if it is cut short."""
     file.seek(0)
     if np.lib.format.read_magic(file) != (1, 0):
@@ -231,38 +254,35 @@ def _mapped(file: IO[bytes]) -> Values:
     if not math.prod(shape):
         return np.empty(shape, np.float32)
     private = mmap.MAP_PRIVATE | _NO_RESERVE
-    content = mmap.mmap(file.fileno(), 0, flags=private, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    content = _Mapping(file.fileno(), 0, flags=private, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    content.lock = lock
     values: Values = np.frombuffer(content, np.float32, offset=file.tell()).reshape(shape)
     return values
 
 
 def _kept_by_this_process(source: Source, because: str) -> Store:
     """A store without a copy: in memory, or in a temporary file that nobody else sees. Says which, and why."""
+    reason = "" if copies.limit() == 0 else f" ({because})"
     available = available_memory()
     if available is None or source.size <= available // _SHARE_OF_MEMORY:
         vectors = np.empty((len(source.ids), source.dimensions), np.float32)
         for place, values in source.rows():
             vectors[place] = values
-        _say(f"vectors are kept in memory ({because})")
+        if reason:  # else it was asked for
+            current().tell("progress", f"vectors are kept in memory{reason}")
         return Store(source.ids, source.contents, vectors)
     folder = tempfile.gettempdir()
     lacking = disk_space.lack("a copy of the vectors", [disk_space.Need("$TMPDIR", folder, source.size)])
     if lacking is not None:
-        raise JobFailed(f"{lacking}; and {because}")
+        raise JobFailed(f"{lacking}{reason}")
     try:
         with tempfile.TemporaryFile() as file:
             _write(file, source)
-            vectors = _mapped(file)
+            vectors = _mapped(file, None)
     except OSError as error:
-        raise JobFailed(f"{folder}: {error.strerror or error}; and {because}") from None
-    _say(f"vectors are kept in {folder} until this process ends ({because})")
+        raise JobFailed(f"{folder}: {error.strerror or error}{reason}") from None
+    current().tell("progress", f"vectors are kept in {folder} until this process ends{reason}")
     return Store(source.ids, source.contents, vectors)
-
-
-def _say(message: str) -> None:
-    import logging
-
-    logging.getLogger("image_similarity").warning(message)
 
 
 # -- sources -----------------------------------------------------------------------------------------------------------
@@ -271,43 +291,56 @@ def _say(message: str) -> None:
 def source_of(snapshot: Snapshot, fingerprint: str) -> Source:
     """The vectors of ``fingerprint`` in the warehouse, or one's own that were compared."""
     key = key_of(snapshot, fingerprint)
-    if key is None:
-        raise NotImplementedError("vectors of one's own")
-    return _stored(snapshot, fingerprint, key)
+    if key is not None:
+        return _stored(snapshot, fingerprint, key)
+    if snapshot.run_ids("embeddings", fingerprint):  # every image failed
+        return Source(_NO_NAMES, _NO_NAMES, 0, lambda: iter(()))
+    from image_similarity.collection import own_vectors
+
+    return own_vectors.source(snapshot, fingerprint)
 
 
 def _stored(snapshot: Snapshot, fingerprint: str, key: str) -> Source:
     images = snapshot.table("embeddings", fingerprint, ["image_id", "content_sha256"])
-    ids, contents = (_large(images[name]) for name in images.column_names)
+    ids, contents = (large(images[name]) for name in images.column_names)
     order = pc.sort_indices(ids)
     ids, contents = ids.take(order), contents.take(order)
-    coded = contents.dictionary_encode()
-    row, first = _by_code(coded.indices.to_numpy(), len(coded.dictionary))
+    distinct = contents.dictionary_encode()
+    row, first = _by_code(distinct.indices.to_numpy(), len(distinct.dictionary))
     store = snapshot.dataset("vectors", key)
-    code = _codes(_large(store.to_table(columns=["content_sha256"])["content_sha256"]), coded.dictionary)
-    if missing := len(coded.dictionary) - int((code >= 0).sum()):
+    # The store also keeps vectors of images that are gone.
+    code = _codes(large(store.to_table(columns=["content_sha256"])["content_sha256"]), distinct.dictionary)
+    if missing := len(distinct.dictionary) - int((code >= 0).sum()):
         raise JobFailed(
             f"{snapshot.uri}: {missing:,} vectors of {fingerprint} are missing: run embed_images with --set "
             "embeddings.recheck=always"
         )
-    dimensions = _length_of_first(store)
+    dimensions = dimensions_of(snapshot, key) or 0
 
     def rows() -> Rows:
-        batch_rows, start = max(1, _BATCH_BYTES // (4 * dimensions)), 0
-        few = {"batch_size": batch_rows, "batch_readahead": 2, "fragment_readahead": 1}
-        for batch in store.to_batches(columns=["embedding"], **few):
-            wanted = code[start : start + len(batch)]
+        start = 0
+        for batch in store.to_batches(columns=["embedding"], batch_size=batch_rows(dimensions), **streaming()):
+            of_batch = code[start : start + len(batch)]
             start += len(batch)
-            values = _values(batch.column(0).filter(pa.array(wanted >= 0)), dimensions)
-            wanted = wanted[wanted >= 0]
-            counts = first[wanted + 1] - first[wanted]
-            places = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-            yield row[np.repeat(first[wanted], counts) + places], np.repeat(values, counts, axis=0)
+            wanted = of_batch[of_batch >= 0]
+            values = values_of(batch.column(0).filter(pa.array(of_batch >= 0)), dimensions)
+            counts = first[wanted + 1] - first[wanted]  # images with the same bytes
+            within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+            yield row[np.repeat(first[wanted], counts) + within], np.repeat(values, counts, axis=0)
 
     return Source(ids, contents, dimensions, rows)
 
 
-def _large(column: pa.ChunkedArray) -> pa.LargeStringArray:
+_NO_NAMES = pa.array([], pa.large_string())
+
+
+def batch_rows(dimensions: int) -> int:
+    """How many vectors are read at once."""
+    return max(1, _BATCH_BYTES // (4 * max(1, dimensions)))
+
+
+def large(column: pa.ChunkedArray) -> pa.LargeStringArray:
+    """``column`` in one piece, which may be longer than 2 GiB."""
     return pa.concat_arrays([pa.array([], pa.large_string()), *column.cast(pa.large_string()).chunks])
 
 
@@ -326,12 +359,8 @@ def _codes(contents: pa.LargeStringArray, known: pa.LargeStringArray) -> NDArray
     return once
 
 
-def _length_of_first(store: Any) -> int:
-    first = store.head(1, columns=["embedding"])
-    return len(first["embedding"][0]) if len(first) else 0
-
-
-def _values(lists: pa.Array, dimensions: int) -> Values:
+def values_of(lists: pa.Array, dimensions: int) -> Values:
+    """list<float> (n) -> (n, d). Raises ``JobFailed`` for lists of other lengths."""
     if not len(lists):
         return np.empty((0, dimensions), np.float32)
     lengths = pc.fill_null(pc.list_value_length(lists), -1)
@@ -364,9 +393,9 @@ def _measured(store: Store, metric: str) -> "Vectors":
 def _shift_and_scale(vectors: Values, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     from image_similarity.knn import distances
 
-    chosen = distances.METRICS[defaults.one_of("metric", metric, distances.METRICS)]
+    chosen = distances.METRICS[one_of("metric", metric, distances.METRICS)]
     shift, scale = np.zeros(len(vectors)), np.zeros(len(vectors))
-    step = max(1, _BATCH_BYTES // (4 * max(1, vectors.shape[1])))
+    step = batch_rows(vectors.shape[1])
     for start in range(0, len(vectors), step):
         values = vectors[start : start + step]
         usable = ~chosen.unusable(values) & np.isfinite(values).all(axis=1)
@@ -383,8 +412,3 @@ def _keep(file: Path, values: NDArray[np.float64]) -> None:
         os.replace(partial, file)
     except OSError:  # a full disk: they are computed again
         partial.unlink(missing_ok=True)
-
-
-def _own_runs(snapshot: Snapshot, fingerprint: str) -> list[str]:
-    slots = sorted(slot for slot in snapshot.slots("neighbours") if slot.partition("/")[0] == fingerprint)
-    return [run for slot in slots for run in snapshot.run_ids("neighbours", slot)]

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from image_similarity.errors import WrongInput
-from image_similarity.knn.candidates import MAX_INDEX
+from image_similarity.knn.candidates import MAX_INDEX, NONE, Keys, moved, positions_of
 from image_similarity.knn.distances import Indices
 from image_similarity.knn.hashing import fnv, mixed
 from image_similarity.stages.neighbours.usable import check_once
@@ -127,11 +127,12 @@ def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool) -> 
     row, shift, scale = (ids.column(name).to_numpy() for name in ("row", "shift", "scale"))
     names = pa.concat_arrays([pa.array([], pa.large_string()), *ids.column("image_id").cast(pa.large_string()).chunks])
     check_once(names)
-    numbers = Numbers(digest, file.to_numpy(), row, shift, scale, content, vector, _sha256(names, digest))
+    numbers = Numbers(digest, file.to_numpy(), row, shift, scale, content, vector, sha256_of(names, digest))
     return numbers, Images.numbered(names, numbers)
 
 
-def _sha256(names: pa.LargeStringArray, digest: NDArray[np.bytes_]) -> str:
+def sha256_of(names: pa.LargeStringArray, digest: NDArray[np.bytes_]) -> str:
+    """`Numbers.sha256` of all ids, in their order, and digests."""
     total = hashlib.sha256(np.ascontiguousarray(digest).data)
     # The lengths tell where one name ends and the next begins.
     total.update(pc.binary_length(names).to_numpy().data)
@@ -207,6 +208,22 @@ class Members:
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         return self.order[first[row] + within], row
 
+    def best(self, keys: Keys, k: int) -> Keys:
+        """The sorted keys (n, ``k``) of the best images, from the ``keys`` (n, any) of the best vectors.
+
+        Of images with equal vectors the first is the best. Lists are padded with `NONE`.
+        """
+        row, place = np.nonzero(keys != NONE)
+        key = keys[row, place]
+        image, source = self.of_vectors(positions_of(key), k)
+        row, key = row[source], moved(key[source], image)
+        order = np.lexsort((key, row))
+        row, key = row[order], key[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        best, within = np.full((len(keys), k), NONE), place < k
+        best[row[within], place[within]] = key[within]
+        return best
+
 
 @dataclass(frozen=True)
 class Sharing:
@@ -225,6 +242,16 @@ class Images:
 
     ids: pa.Array
     sharing: Sharing | None
+
+    def best(self, keys: Keys, k: int) -> Keys:
+        """The keys (n, ``k``) of the best images, from the sorted ``keys`` (n, at least k) of the best vectors."""
+        return keys[:, :k] if self.sharing is None else self.sharing.all.best(keys[:, :k], k)
+
+    def with_vectors(self, vector: Indices) -> tuple[Indices, Indices]:
+        """The images of the vectors (n,), ascending, and for each the index of its vector in ``vector``."""
+        image, row = (vector, np.arange(len(vector))) if self.sharing is None else self.sharing.all.of_vectors(vector)
+        order = np.argsort(image)
+        return image[order], row[order]
 
     @classmethod
     def numbered(cls, names: pa.LargeStringArray, numbers: Numbers) -> "Images":
