@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,9 @@ from image_similarity.collection.runs import Run
 from image_similarity.collection.vectors import Store
 from image_similarity.errors import WrongInput
 from image_similarity.warehouse.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from image_similarity.collection.encoder import Encoder
 
 
 class Embeddings(NamedTuple):
@@ -45,6 +48,7 @@ class Collection:
     weights: Mapping[str, str]
     """fingerprint -> file or address of its weights, in the place of the recorded ones."""
     _stores: dict[str, Store] = field(default_factory=dict)
+    _encoders: "dict[str | None, Encoder]" = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.RLock)
 
     @property
@@ -66,9 +70,12 @@ class Collection:
         if newest.pointer == self.snapshot.pointer:
             return self
         with reading.named_errors(newest), self._lock:
-            kept = {vectors.name_of(newest, name) for name in defaults.fingerprints_of(newest)}
-            stores = {name: store for name, store in self._stores.items() if name in kept}
-        return Collection(newest, self.weights, stores)
+            published = defaults.fingerprints_of(newest)
+            names = {vectors.name_of(newest, name) for name in published}
+            keys = {vectors.key_of(newest, name) for name in published}
+            stores = {name: store for name, store in self._stores.items() if name in names}
+            encoders = {key: encoder for key, encoder in self._encoders.items() if key in keys}
+        return Collection(newest, self.weights, stores, encoders)
 
     def store(self, fingerprint: str | None = None) -> Store:
         """The vectors of ``fingerprint``, read once. For modules of this project alone; users call `embeddings`."""
@@ -78,6 +85,16 @@ class Collection:
             if key not in self._stores:
                 self._stores[key] = vectors.store_of(self.snapshot, name)
             return self._stores[key]
+
+    def encoder(self, fingerprint: str) -> "Encoder":
+        """What embeds pictures by ``fingerprint``, loaded once. For modules of this project alone."""
+        from image_similarity.collection.encoder import Encoder
+
+        key = vectors.key_of(self.snapshot, fingerprint)
+        with self._lock:
+            if key not in self._encoders:
+                self._encoders[key] = Encoder(self.snapshot, fingerprint, self.weights)
+            return self._encoders[key]
 
     # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -237,7 +254,7 @@ class Collection:
 
         Columns: ``relation``, ``rank`` (int32, from 1), ``image_id``, ``distance`` (float32), ``verdict`` (``yes``: the
         same picture again, ``near``, ``no``; null where no near-duplicates are published), ``uri``, ``width``,
-        ``height``. Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The metadata of the schema say what was
+        ``height``, ``attributes``. Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The metadata of the schema say what was
         compared, and how. Raises ``WrongInput`` for what is no picture, and where weights are gone.
         """
         from image_similarity.collection import search
