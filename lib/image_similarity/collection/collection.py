@@ -254,8 +254,9 @@ class Collection:
 
         Columns: ``relation``, ``rank`` (int32, from 1), ``image_id``, ``distance`` (float32), ``verdict`` (``yes``: the
         same picture again, ``near``, ``no``; null where no near-duplicates are published), ``uri``, ``width``,
-        ``height``, ``attributes``. Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The metadata of the schema say what was
-        compared, and how. Raises ``WrongInput`` for what is no picture, and where weights are gone.
+        ``height`` (int32), ``attributes`` (map). Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The
+        metadata of the schema say what was compared, and how. Raises ``WrongInput`` for what is no picture, and where
+        weights are gone.
         """
         from image_similarity.collection import search
 
