@@ -61,6 +61,38 @@ def test_a_copy_is_made_once(made: Made, cache: Path, monkeypatch: pytest.Monkey
     assert ims.open(made.uri).store().copy is not None
 
 
+def test_vectors_are_never_all_in_memory(tmp_path: Path) -> None:
+    program = f"""
+import numpy as np
+import pyarrow as pa
+import image_similarity as ims
+from image_similarity.collection import vectors
+from image_similarity.warehouse import parquet
+from image_similarity.warehouse.schemas import SCHEMAS
+from warehouses import Made, sha256
+
+parquet._BUFFER_BYTES = vectors._BATCH_BYTES = 2**20
+images, dimensions = 20_000, 1024
+made = Made({str(tmp_path / "wide")!r})
+contents = {{str(image): str(image) for image in range(images)}}
+run = made.embeddings(contents, {{"0": [0.0]}})
+def batches():
+    for start in range(0, images, 1000):
+        values = np.random.default_rng(start).random((1000, dimensions), np.float32)
+        names = [sha256(str(image)) for image in range(start, start + 1000)]
+        embedding = pa.ListArray.from_arrays(np.arange(0, values.size + 1, dimensions, dtype=np.int32), values.ravel())
+        yield parquet.in_schema(pa.table({{"content_sha256": names, "embedding": embedding}}), SCHEMAS["vectors"])
+parquet.write_file(f"{{made.uri}}/vectors/run_id={{run}}/part-00000.parquet", SCHEMAS["vectors"], batches())
+values = ims.open(made.uri).embeddings().vectors
+assert values.shape == (images, dimensions)
+print(values.nbytes, pa.default_memory_pool().max_memory())
+"""
+    paths = {**os.environ, "PYTHONPATH": f"{ROOT}/lib{os.pathsep}{ROOT}/tests"}
+    told = subprocess.run([sys.executable, "-c", program], env=paths, stdout=subprocess.PIPE, text=True, check=True)
+    size, most = map(int, told.stdout.split())
+    assert most < 0.75 * size, "pyarrow would read the vectors of a whole file ahead"
+
+
 def test_another_state_is_another_copy(made: Made, cache: Path) -> None:
     check(ims.open(made.uri))
     made.embeddings({name: name for name in NAMES[:3]}, {})
