@@ -193,7 +193,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path, cache: Path, monke
     assert whole(cache) == sorted([names[0], names[2]])
 
 
-def test_no_copy_goes_that_is_in_use(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_copy_goes_that_is_in_use(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv(LIMIT, str(int(1.5 * SIZE)))
     first, second = Made(str(tmp_path / "w1")), Made(str(tmp_path / "w2"))
     for warehouse in (first, second):
@@ -202,7 +202,8 @@ def test_no_copy_goes_that_is_in_use(tmp_path: Path, cache: Path, monkeypatch: p
     gc.collect()
     (name,) = whole(cache)
     other = ims.open(second.uri).embeddings().vectors
-    assert name in whole(cache) and np.array_equal(values, other), "the array alone says that it is used"
+    assert whole(cache) == [name] and np.array_equal(values, other), "the array alone says that it is used"
+    assert f"copies in use take 0.1 MiB of the 0.1 MiB that {LIMIT} allows" in capsys.readouterr().err
     del values, other
     gc.collect()
     made = Made(str(tmp_path / "w3"))
@@ -273,6 +274,18 @@ def test_a_disk_that_is_full(made: Made, cache: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("image_similarity.storage.disk_space.shutil.disk_usage", lambda folder: usage)
     check(ims.open(made.uri))
     assert f"but {cache} has 0.0 MiB free" in capsys.readouterr().err and not whole(cache) and not half(cache)
+
+
+def test_a_disk_that_is_full_of_copies(made: Made, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    (cache / "old").mkdir(parents=True)
+    (cache / "old" / "lock").touch()
+
+    def usage(folder: str) -> SimpleNamespace:
+        return SimpleNamespace(total=100, used=100, free=0 if (cache / "old").exists() else 2**30)
+
+    monkeypatch.setattr("image_similarity.storage.disk_space.shutil.disk_usage", usage)
+    check(ims.open(made.uri))
+    assert len(whole(cache)) == 1 and "old" not in whole(cache) and not capsys.readouterr().err
 
 
 def _fill(monkeypatch: pytest.MonkeyPatch) -> None:
