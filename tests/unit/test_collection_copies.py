@@ -93,6 +93,16 @@ print(values.nbytes, pa.default_memory_pool().max_memory())
     assert most < 0.75 * size, "pyarrow would read the vectors of a whole file ahead"
 
 
+def test_vectors_that_are_larger_than_memory_are_mapped(tmp_path: Path) -> None:
+    rows, dimensions = 2**28, 1024  # a TiB, all of it a hole
+    with open(tmp_path / "vectors.npy", "w+b") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimensions)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 4 * rows * dimensions)
+        values = vectors._mapped(file, None)
+    assert values.nbytes == 2**40 and values[-1, -1] == 0
+
+
 def test_another_state_is_another_copy(made: Made, cache: Path) -> None:
     check(ims.open(made.uri))
     made.embeddings({name: name for name in NAMES[:3]}, {})
