@@ -75,7 +75,7 @@ def test_names_of_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert "did you mean birds/1.jpg?" in refusal(store, "birds/1.jpeg")
     assert "neither a file" in refusal(store, "") and "no such file" in refusal(store, Path("photo.jpeg"))
-    assert "no image 'b.png' has a vector here; did you mean a.png?" in refusal(store, image_id="b.png")
+    assert "no image 'b.png' has a vector here; did you mean" in refusal(store, image_id="b.png")
     assert "image_id is a text, not 3" in refusal(store, image_id=3)
     for odd in ("x" * 5000, "a\0b", "a\nb"):
         refusal(store, odd)
