@@ -66,7 +66,7 @@ EVERYTHING = Pointer(
         "downloads": {"": ["r1"]},
         "vectors": {"k1": ["r1"], "k2": ["r1"]},
         "embeddings": {"colours": ["r2"], "vgg16-fc2": ["r1"]},
-        "failures": {"colours": ["r2"], "vgg16-fc2": ["r1"], "search/from it's shop": ["r3"]},
+        "failures": {"colours": ["r2"], "vgg16-fc2": ["r1"], "search/from it's shop/vgg16-fc2/cosine": ["r3"]},
         "projections": {"p": ["r1"]},
         "neighbours": {"colours/euclidean": ["r2"], "vgg16-fc2/cosine": ["r1"], "vgg16-fc2/euclidean": ["r3"]},
         "groups": {"colours/euclidean/near-duplicates": ["r2"], "vgg16-fc2/cosine/near-duplicates": ["r1"]},
@@ -259,8 +259,8 @@ def test_every_image_once_with_what_became_of_it(warehouse: Path) -> None:
 def test_failures_of_queries_are_not_the_collections(warehouse: Path) -> None:
     db = opened(warehouse, EVERYTHING)
     assert {name for (name,) in db.sql("SELECT image_id FROM failures").fetchall()} == {IMAGES[2]}
-    assert db.sql("SELECT queries, query_id, reason FROM query_failures").fetchall() == [
-        ("from it's shop", "query.jpg", "truncated")
+    assert db.sql("SELECT queries, metric, query_id, reason FROM query_failures").fetchall() == [
+        ("from it's shop", "cosine", "query.jpg", "truncated")
     ]
 
 

@@ -21,7 +21,7 @@ _JSON = ("inputs", "outputs", "settings", "counts", "versions", "stages")
 """Columns of ``runs`` that hold JSON."""
 
 _SEARCH = "search/"
-"""The slots of failures that are of queries, and not of the collection: ``search/<queries>``."""
+"""The slots of failures that are of queries, and not of the collection: ``search/<queries>/<fingerprint>/<metric>``."""
 
 _SQL_TYPES = {
     pa.string(): "VARCHAR",
@@ -269,9 +269,9 @@ def _failures(pointer: Pointer) -> list[str]:
     searches = {slot.removeprefix(_SEARCH): runs for slot, runs in slots.items() if slot.startswith(_SEARCH)}
     runs = dict.fromkeys(run for slot, of_slot in slots.items() if not slot.startswith(_SEARCH) for run in of_slot)
     of_queries = [
-        f"SELECT {_quoted(queries)} AS queries, image_id AS query_id, uri AS query_uri, fingerprint, reason, detail\n"
-        f"FROM ({_select('failures', of_slot)})"
-        for queries, of_slot in (searches or {"": []}).items()
+        f"SELECT {_quoted(slot.partition('/')[0])} AS queries, image_id AS query_id, uri AS query_uri, fingerprint, "
+        f"{_quoted(slot.rpartition('/')[2])} AS metric, reason, detail\nFROM ({_select('failures', of_slot)})"
+        for slot, of_slot in (searches or {"": []}).items()
     ]
     return [
         f"CREATE OR REPLACE VIEW failures AS\n{_select('failures', list(runs))};\n",
