@@ -1,6 +1,7 @@
 """What the documentation promises is there: links, paths, commands, flags, settings, reasons, columns."""
 
 import io
+import json
 import re
 from contextlib import redirect_stdout
 from functools import cache
@@ -35,7 +36,17 @@ COLUMNS = {table: schema.names for table, schema in SCHEMAS.items()}
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES.append(ROOT / "notebooks" / "README.md")
+
+
+def _texts(notebook: Path) -> str:
+    """What a notebook says between its code."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+TEXTS |= {f"notebooks/{book.name}": _texts(book) for book in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 LINKING = {**TEXTS, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")}
 ALL = "\n".join(TEXTS.values())
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
@@ -86,7 +97,7 @@ def test_every_path_exists() -> None:
     paths = {
         path
         for text in texts
-        for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs|tools|\.ci)/[\w./-]*\w/?", text)
+        for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs|tools|notebooks|\.ci)/[\w./-]*\w/?", text)
     }
     assert len(paths) > 30 and [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
