@@ -1,5 +1,13 @@
 """Image similarity at cluster scale: from a collection of images to tables of neighbours.
 
+Programs and notebooks read what was published by `open`::
+
+    import image_similarity as ims
+
+    collection = ims.open("demo/samples-warehouse")
+    collection.neighbours(relation="similar")
+    collection.search("photo.jpg")
+
 The data's path, one job per arrow; jobs meet only in published tables::
 
     images --> manifest --> embeddings --> neighbours --> gallery
@@ -8,6 +16,7 @@ The data's path, one job per arrow; jobs meet only in published tables::
 Where things are, from the top to the bottom; nothing imports upwards::
 
     jobs                      one module for each job: arguments, run
+    collection                what was published, for programs and notebooks
     stages                    Spark: tables in, tables out
     pages                     what the gallery and reports share
     imaging  fingerprints  knn    no Spark, no settings: arrays in, arrays out
@@ -15,9 +24,32 @@ Where things are, from the top to the bottom; nothing imports upwards::
     reporting  redaction  errors    what people and machines are told
 """
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.runtime import garbage
+
+if TYPE_CHECKING:
+    from image_similarity.collection import Collection, Embeddings, Run, open
+
+__all__ = ["Collection", "Embeddings", "JobFailed", "Run", "WrongInput", "open"]
+
+_OF_COLLECTION = ("Collection", "Embeddings", "Run", "open")
 
 if garbage.is_spark_worker():
     garbage.freeze_modules()
+
+
+def __getattr__(name: str) -> Any:
+    # Spark's workers import this package, and should not wait for what they do not use.
+    if name in _OF_COLLECTION:
+        from image_similarity import collection
+
+        return getattr(collection, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OF_COLLECTION})

@@ -30,6 +30,7 @@ from image_similarity.jobs import (
     restore_runs,
     run_pipeline,
     same_way,
+    search_images,
 )
 from image_similarity.jobs.command_line import main
 from image_similarity.runtime.session import scratch_folders
@@ -37,6 +38,7 @@ from image_similarity.settings import NeighboursSettings, load, loading
 from image_similarity.stages.embeddings import checkpoints
 from image_similarity.stages.neighbours import plan as planning
 from image_similarity.storage import disk_space
+from image_similarity.warehouse import places
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import POINTER, Pointer
@@ -157,6 +159,17 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         "--export empty: the folder has other content ('notes.txt')",
     ),
     "lists in the warehouse": (group_images, ["--warehouse", "new", "--export", "new/lists"], "warehouse"),
+    "nothing to search in": (
+        search_images,
+        ["--warehouse", "new", "--images", "pictures"],
+        "nothing is published in",
+    ),
+    "nothing to search for": (search_images, ["--warehouse", "new"], "neither is given"),
+    "queries in a folder without images": (
+        search_images,
+        ["--warehouse", "new", "--images", "empty", "--queries", "a--b"],
+        "--queries a--b: a name has lower-case letters",
+    ),
     "nothing to show": (render_gallery, ["--warehouse", "new", "--gallery", "g"], "no neighbours are published"),
     "nothing to compare": (
         compare_fingerprints,
@@ -219,6 +232,7 @@ READERS: dict[Any, list[str]] = {
     group_images: [],
     render_gallery: ["--gallery", "g"],
     compare_fingerprints: ["--report", "r"],
+    search_images: ["--images", "pictures"],
 }
 """Jobs that read what others published, with arguments."""
 
@@ -510,7 +524,7 @@ def test_what_the_records_show_to_be_wrong(place: Path, capsys: Any) -> None:
 
 @pytest.mark.parametrize("uri", ["hdfs:///w", "hdfs://h/w", "hdfs://h", "s3://b", "s3a://b/w", "file:///w", "w"])
 def test_addresses_that_may_be_written(uri: str) -> None:
-    early._check_address("--warehouse", uri)
+    assert places.fault_of_address(uri) is None
 
 
 @pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a link to gone, which is not there"])

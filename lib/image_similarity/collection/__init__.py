@@ -1,1 +1,13 @@
-"""One published state of a warehouse, for programs and notebooks: read and searched without Spark."""
+"""What was published, for programs and notebooks: read and searched without Spark.
+
+- ``opening``     finds the warehouse and reads its state; ``collection``: the object that programs hold
+- ``defaults``    which fingerprint and metric are meant where none is named
+- ``tables``      tables for people; ``runs``: runs as objects; ``changes``: what differs between two runs
+- ``vectors``     the vectors of a fingerprint; ``copies``: their mapped copies in the user's cache
+"""
+
+from image_similarity.collection.collection import Collection, Embeddings
+from image_similarity.collection.opening import open
+from image_similarity.collection.runs import Run
+
+__all__ = ["Collection", "Embeddings", "Run", "open"]

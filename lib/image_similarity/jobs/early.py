@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from image_similarity.errors import WrongInput, did_you_mean, listed, near, near_files, what_is
+from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.pages import site
 from image_similarity.reporting import note, printable
-from image_similarity.storage import disk_space, filesystems, http_client, uris
-from image_similarity.storage.filesystems import OBJECT_STORES
-from image_similarity.warehouse.schemas import SCHEMAS
-from image_similarity.warehouse.snapshot import POINTER, RUNNING, Snapshot, open_snapshot
-from image_similarity.warehouse.workspace import SCRATCH, STATE
+from image_similarity.storage import disk_space, filesystems, uris
+from image_similarity.warehouse import parquet, places
+from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
 
 LEAST_ROOM = 4 * 2**20
 """Bytes. The smallest run writes about 1 MiB: tables, its record, views, Spark's own files. On a disk with less room it
@@ -28,15 +26,11 @@ def check_folder(flag: str, uri: str, dry_run: bool) -> None:
     Of other places only the address is looked at. Folders need not be there yet. Nothing is written under
     ``--dry-run``.
     """
-    _check_address(flag, uri)
+    if (fault := places.fault_of_folder(uri)) is not None:
+        raise WrongInput(f"{flag} {uri}: {fault}")
     if not uris.is_local(uri):
         return
-    path = uris.absolute(uri)
-    folder = disk_space.existing(path)
-    if not os.path.isdir(folder):
-        raise WrongInput(f"{flag} {uri}: {_fault_of_kind(folder)}")
-    if (fault := _fault_of_name(path)) is not None:
-        raise WrongInput(f"{flag} {uri}: {fault}")
+    folder = disk_space.existing(uris.absolute(uri))
     if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
         raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
 
@@ -54,8 +48,8 @@ def note_lone_publishers(folders: Mapping[str, str]) -> None:
 def check_there(flag: str, uri: str) -> None:
     """Raises ``WrongInput`` if no warehouse can be at ``uri``, which ``flag`` gives: on this machine, no folder is."""
     check_folder(flag, uri, dry_run=True)
-    if uris.is_local(uri) and not os.path.isdir(path := uris.absolute(uri)):
-        raise WrongInput(f"{flag} {uri}: no such folder: {path}{near_files(path)}")
+    if (fault := places.fault_of_missing(uri)) is not None:
+        raise WrongInput(f"{flag} {uri}: {fault}")
 
 
 def check_is_no_site(warehouse: str) -> None:
@@ -63,72 +57,17 @@ def check_is_no_site(warehouse: str) -> None:
     if not uris.is_local(warehouse) or not os.path.isdir(path := uris.absolute(warehouse)):
         return
     if (kind := site.kind_at(filesystems.files_of(path), path)) is not None:
-        raise WrongInput(f"--warehouse {warehouse}: this is a {kind}: name its warehouse{_near_warehouses(path)}")
+        raise WrongInput(f"--warehouse {warehouse}: this is a {kind}: name its warehouse{places.near_warehouses(path)}")
 
 
 def to_read(warehouse: str) -> Snapshot | None:
     """As `snapshot`, for a job that reads what others published. ``WrongInput`` for a place that is no warehouse."""
     check_there("--warehouse", warehouse)
     published = snapshot(warehouse)
-    if published is not None and not published.pointer.version and (names := _content(published.uri)):
-        raise WrongInput(
-            f"--warehouse {warehouse}: this is no warehouse (there are {listed(names)})"
-            f"{_near_warehouses(published.uri)}"
-        )
+    if published is not None and not published.pointer.version:
+        if (fault := places.fault_of_content(published.uri)) is not None:
+            raise WrongInput(f"--warehouse {warehouse}: {fault}")
     return published
-
-
-def _content(folder: str) -> list[str]:
-    """What is in ``folder`` that no job on its way to its first publication has put there."""
-    ours = {*SCHEMAS, SCRATCH, STATE, RUNNING}
-    return sorted(name for name in os.listdir(folder) if name not in ours and not name.startswith("."))
-
-
-def _near_warehouses(folder: str) -> str:
-    """``; did you mean A or B?`` of the warehouses in ``folder``, else of those beside it; of these the near names."""
-    for place in (folder, os.path.dirname(folder)):
-        try:
-            there = sorted(name for name in os.listdir(place) if os.path.isfile(os.path.join(place, name, POINTER)))
-        except OSError:  # others may not list it
-            continue
-        if there:
-            names = near(os.path.basename(folder), there) or there[:1] if len(there) > 1 else there
-            return f"; did you mean {' or '.join(os.path.join(place, name) for name in names)}?"
-    return ""
-
-
-def _check_address(flag: str, uri: str) -> None:
-    """Raises ``WrongInput`` for an address where nothing can be written."""
-    if uris.scheme_of(uri) in http_client.SCHEMES:
-        raise WrongInput(f"{flag} {uri}: nothing can be written to a web address; name a folder or a store")
-    if uris.scheme_of(uri) in OBJECT_STORES:
-        try:
-            bucket, _ = uris.bucket_and_key(uri)
-        except ValueError as error:
-            raise WrongInput(f"{flag} {uri}: {error}") from None
-        if not bucket:
-            raise WrongInput(f"{flag} {uri}: names no bucket; write it as {uris.scheme_of(uri)}://BUCKET/FOLDER")
-    elif "://" in uri and not uris.is_local(uri) and not uri.partition("://")[2].strip("/"):
-        raise WrongInput(f"{flag} {uri}: names no folder")
-
-
-def _fault_of_kind(path: str) -> str:
-    """What is wrong with ``path``, which is no folder: what it is, or that nobody may look."""
-    try:
-        return f"{path} is {what_is(path)}; name a folder"
-    except OSError as error:
-        return f"{path}: {error.strerror}"
-
-
-def _fault_of_name(path: str) -> str | None:
-    """What is wrong with the name ``path``, be there something or not: it is too long, say."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return None
-    except OSError as error:
-        return error.strerror
-    return None
 
 
 def check_room(arguments: argparse.Namespace, **folders: str | None) -> None:
@@ -212,7 +151,7 @@ def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None
         embeddings = published.dataset("embeddings", fingerprint)
         first = embeddings.head(1, columns=["fingerprint_key"]).to_pylist()
         footers = _footers(published, "vectors", first[0]["fingerprint_key"]) if first else []
-        lengths = [length for footer in footers if (length := _list_length(footer, "embedding"))]
+        lengths = [length for footer in footers if (length := parquet.list_length(footer, "embedding"))]
         if not lengths:
             return None
         return PublishedVectors(embeddings.count_rows(), lengths[0])
@@ -222,11 +161,3 @@ def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None
 
 def _footers(published: Snapshot, table: str, slot: str) -> list[pq.FileMetaData]:
     return [fragment.metadata for fragment in published.dataset(table, slot).get_fragments() if fragment.count_rows()]
-
-
-def _list_length(footer: pq.FileMetaData, column: str) -> int:
-    """The length of the lists in ``column`` of a file with rows, which are of equal length."""
-    group = footer.row_group(0)
-    columns = (group.column(number) for number in range(group.num_columns))
-    values: int = sum(part.num_values for part in columns if part.path_in_schema.partition(".")[0] == column)
-    return int(values) // int(group.num_rows)

@@ -17,7 +17,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.storage import blobs, uris
 from image_similarity.storage.files import Files
 from image_similarity.storage.filesystems import OBJECT_STORES, files_of
-from image_similarity.warehouse.parquet import in_schema
+from image_similarity.warehouse.parquet import in_schema, streaming
 from image_similarity.warehouse.records import Record, from_row
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 
@@ -32,6 +32,11 @@ BATCH_ROWS = 1 << 17
 """Rows of a batch of `Snapshot.batches`, at most."""
 
 HOW_TO_REBUILD = "restore_runs.py --rebuild makes it anew from the runs that are recorded here"
+
+
+class RecordsGone(JobFailed):
+    """Records that a pointer lists are not there."""
+
 
 Slots = Mapping[str, Mapping[str, str]]
 """table -> slot -> run"""
@@ -123,7 +128,7 @@ class Snapshot:
         try:
             return records_of(self.table(RUNS))
         except FileNotFoundError as error:
-            raise JobFailed(
+            raise RecordsGone(
                 f"records of runs are gone ({error}), as if an older {POINTER} had been put back: {HOW_TO_REBUILD}"
             ) from None
         except pa.ArrowInvalid as error:
@@ -135,7 +140,7 @@ class Snapshot:
         Columns that old files lack are null. From Hadoop's file systems the files are read into memory at once. Raises
         ``FileNotFoundError`` if a run's files are gone, and other ``OSError`` if they cannot be read.
         """
-        return self._dataset(table, self.run_ids(table, slot))
+        return self.dataset_of(table, self.run_ids(table, slot))
 
     def batches(self, table: str, slot: str | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """``columns`` of the rows of `dataset`, a batch at a time, with little of the table in memory.
@@ -143,18 +148,19 @@ class Snapshot:
         From Hadoop's file systems one file at a time is in memory. Raises as `dataset` does.
         """
         files = self._files(table, self.run_ids(table, slot))
-        few = {"columns": columns, "batch_size": BATCH_ROWS, "batch_readahead": 1, "fragment_readahead": 1}
+        few = {"columns": columns, "batch_size": BATCH_ROWS}
         if self._is_mapped:
-            yield from _mapped(files, SCHEMAS[table]).to_batches(**few)
+            yield from _mapped(files, SCHEMAS[table]).to_batches(**few, **streaming())
             return
         for file in files:
             yield from _in_memory([self.files.read(file) or b""], SCHEMAS[table]).to_batches(**few)
 
     def of_runs(self, table: str, runs: Sequence[str], columns: list[str]) -> pa.Table:
         """``columns`` of the rows of ``runs`` of ``table``, current or not. Raises as `dataset` does."""
-        return self._dataset(table, runs).to_table(columns=columns)
+        return self.dataset_of(table, runs).to_table(columns=columns)
 
-    def _dataset(self, table: str, runs: Sequence[str]) -> "ds.Dataset":
+    def dataset_of(self, table: str, runs: Sequence[str]) -> "ds.Dataset":
+        """The rows of ``runs`` of ``table``, current or not. Raises as `dataset` does."""
         files = self._files(table, runs)
         if self._is_mapped:
             return _mapped(files, SCHEMAS[table])

@@ -127,11 +127,12 @@ def numbered(tables: Iterable[pa.Table], files: list[str], by_content: bool) -> 
     row, shift, scale = (ids.column(name).to_numpy() for name in ("row", "shift", "scale"))
     names = pa.concat_arrays([pa.array([], pa.large_string()), *ids.column("image_id").cast(pa.large_string()).chunks])
     check_once(names)
-    numbers = Numbers(digest, file.to_numpy(), row, shift, scale, content, vector, _sha256(names, digest))
+    numbers = Numbers(digest, file.to_numpy(), row, shift, scale, content, vector, sha256_of(names, digest))
     return numbers, Images.numbered(names, numbers)
 
 
-def _sha256(names: pa.LargeStringArray, digest: NDArray[np.bytes_]) -> str:
+def sha256_of(names: pa.LargeStringArray, digest: NDArray[np.bytes_]) -> str:
+    """`Numbers.sha256` of all ids, in their order, and digests."""
     total = hashlib.sha256(np.ascontiguousarray(digest).data)
     # The lengths tell where one name ends and the next begins.
     total.update(pc.binary_length(names).to_numpy().data)

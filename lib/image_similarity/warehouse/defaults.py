@@ -1,0 +1,20 @@
+"""Which fingerprint and metric come first where several are published: one rule for views, programs and pages."""
+
+from collections.abc import Iterable
+
+DEFAULT_FINGERPRINT = "vgg16-fc2"
+"""That of ``neighbours.fingerprint`` in the settings."""
+DEFAULT_METRIC = "cosine"
+
+
+def default_of(names: Iterable[str], default: str) -> str | None:
+    """The only one of ``names``, else ``default`` if it is among them; None if nothing says which is meant."""
+    known = set(names)
+    if len(known) == 1:
+        return known.pop()
+    return default if default in known else None
+
+
+def default_first(names: Iterable[str], default: str = DEFAULT_FINGERPRINT) -> list[str]:
+    """``names``, each once, in their order, with ``default`` in front if it is among them."""
+    return sorted(set(names), key=lambda name: (name != default, name))
