@@ -19,6 +19,9 @@ from image_similarity.warehouse.snapshot import Snapshot
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+    from image_similarity.collection.display import Pictures
+    from image_similarity.collection.encoder import Encoder
+
 
 class Embeddings(NamedTuple):
     """The vectors of one fingerprint: ``ids, vectors = collection.embeddings()``."""
@@ -48,6 +51,7 @@ class Collection:
     weights: Mapping[str, str]
     """fingerprint -> file or address of its weights, in the place of the recorded ones."""
     _stores: dict[str, Store] = field(default_factory=dict)
+    _encoders: "dict[str | None, Encoder]" = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.RLock)
 
     @property
@@ -71,7 +75,7 @@ class Collection:
         with reading.named_errors(newest), self._lock:
             kept = {vectors.name_of(newest, name) for name in defaults.fingerprints_of(newest)}
             stores = {name: store for name, store in self._stores.items() if name in kept}
-        return Collection(newest, self.weights, stores)
+        return Collection(newest, self.weights, stores, dict(self._encoders))
 
     def store(self, fingerprint: str | None = None) -> Store:
         """The vectors of ``fingerprint``, read once. For modules of this project alone; users call `embeddings`."""
@@ -81,6 +85,16 @@ class Collection:
             if key not in self._stores:
                 self._stores[key] = vectors.store_of(self.snapshot, name)
             return self._stores[key]
+
+    def encoder(self, fingerprint: str) -> "Encoder":
+        """What embeds pictures by ``fingerprint``, loaded once. For modules of this project alone."""
+        from image_similarity.collection.encoder import Encoder
+
+        key = vectors.key_of(self.snapshot, fingerprint)
+        with self._lock:
+            if key not in self._encoders:
+                self._encoders[key] = Encoder(self.snapshot, fingerprint, self.weights)
+            return self._encoders[key]
 
     # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -261,6 +275,22 @@ class Collection:
         return database.connected(self.snapshot, connection)
 
     # -- for people ----------------------------------------------------------------------------------------------------
+
+    def show(self, rows: Any, limit: int = 36, notes: "str | Sequence[str] | None" = None) -> "Pictures":
+        """The pictures of ``rows``, for a notebook: small, with titles, distances and verdicts below them.
+
+        ``rows``: a table of images, neighbours, groups, matches or answers, by Arrow, pandas or DuckDB, of which the
+        first ``limit`` rows are shown; or an image_id, the ``Path`` of a file, or a list of these. Of neighbours, each
+        image stands left of what was found for it. The images of a group stand together. Files are read when the
+        notebook shows them. One that cannot be read, or that has changed since it was embedded, leaves an empty frame
+        that says so. ``notes``: the column or columns that are told below pictures, in the place of distances and
+        verdicts. Outside of notebooks it is a list of titles. Raises ``WrongInput`` for a table without images, and
+        for a limit above 200.
+        """
+        from image_similarity.collection import display  # with Pillow, which tables do not need
+
+        with reading.named_errors(self.snapshot):
+            return display.pictures(rows, display.of_snapshot(self.snapshot), limit, notes)
 
     def __repr__(self) -> str:
         return summary.text(self.snapshot)

@@ -30,7 +30,7 @@ class ColourHistogram(FingerprintSpec):
     bins: tuple[int, int, int]
     """Bins of each channel. The vector has as many values as their product."""
 
-    def load(self, file: str | Parameters | None, device: str) -> "Histogram":
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> "Histogram":
         return Histogram(self)
 
 

@@ -39,15 +39,15 @@ class Program(FingerprintSpec):
     def uses_torch(self) -> bool:
         return True
 
-    def load(self, file: str | Parameters | None, device: str) -> Inference:
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> Inference:
         """``file``: path of the program."""
         if not isinstance(file, str):
             raise ValueError("a program needs its file")
         program = _load(file)
-        batch = _input_shape(program)[0]
-        fixed = int(batch) if isinstance(batch, int) else None
+        size = _input_shape(program)[0]
+        fixed = int(size) if isinstance(size, int) else None
         return Inference(
-            program.module(), self.framing, self.normalisation, self.pooling, self.precision, device, fixed
+            program.module(), self.framing, self.normalisation, self.pooling, self.precision, device, fixed, batch
         )
 
 

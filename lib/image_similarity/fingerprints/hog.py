@@ -23,7 +23,7 @@ class OrientedGradients(FingerprintSpec):
     block: int
     """Side of a block in cells. The histograms of a block are normalised together. Blocks overlap."""
 
-    def load(self, file: str | Parameters | None, device: str) -> "Gradients":
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> "Gradients":
         return Gradients(self)
 
     @property

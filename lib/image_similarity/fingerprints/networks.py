@@ -57,14 +57,14 @@ class Network(FingerprintSpec):
         parameters = _fitting_state(self.network, self.layer, self.framing.crop, state, source)
         return Prepared(replace(self, weights_sha256=state_sha256(parameters)), parameters)
 
-    def load(self, file: str | Parameters | None, device: str) -> Inference:
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> Inference:
         """``file``: path of the parameters that `Prepared.save` wrote, or `Prepared.state`, which is taken over."""
         if file is None:
             raise ValueError("a network needs its file of parameters")
         state = torch.load(file, map_location="cpu", mmap=True, weights_only=True) if isinstance(file, str) else file
         extractor = _extractor(self.network, self.layer, self.framing.crop)
         extractor.load_state_dict(state, assign=True)
-        return Inference(extractor, self.framing, self.normalisation, self.pooling, self.precision, device)
+        return Inference(extractor, self.framing, self.normalisation, self.pooling, self.precision, device, batch=batch)
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,9 @@ class Projected(FingerprintSpec):
     def uses_torch(self) -> bool:
         return self.base.uses_torch
 
-    def load(self, file: str | Parameters | None, device: str) -> "ProjectedVectors":
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> "ProjectedVectors":
         """``file``: that of the base."""
-        return ProjectedVectors(self.base.load(file, device), self.projection)
+        return ProjectedVectors(self.base.load(file, device, batch), self.projection)
 
 
 class ProjectedVectors:

@@ -59,7 +59,8 @@ class FingerprintSpec(ABC):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @abstractmethod
-    def load(self, file: "str | Parameters | None", device: str) -> Fingerprint:
+    def load(self, file: "str | Parameters | None", device: str, batch: int | None = None) -> Fingerprint:
         """Build the fingerprint. ``file``: path of the file that the driver saved for it, or the parameters that would
-        be in it; None if it needs none. ``device``: torch's name of the device.
+        be in it; None if it needs none. ``device``: torch's name of the device. ``batch``: the number of pictures in a
+        batch, if the fingerprint takes any; None for what suits many pictures.
         """

@@ -131,6 +131,7 @@ def _summarise(application: Application, names: list[str], seconds: float) -> No
     if application.warehouse.local_root:
         query = _example_query(application.warehouse.uri, slots[0], not neighbours.similar)
         say(f"query: {query}", *([] if importlib.util.find_spec("duckdb") else [NO_DUCKDB]))
+    find_neighbours.say_how_to_search(application.warehouse, names[0], neighbours.metric)
     say(f"warehouse: {application.warehouse.uri}")
     if application.arguments.gallery:
         index = render_gallery.index_of(application)

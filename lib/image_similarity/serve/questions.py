@@ -53,7 +53,9 @@ def from_fields(fields: Iterable[tuple[str, str]], known: tuple[str, ...] = ()) 
     names = (*known, *Wanted.__dataclass_fields__)
     for name, value in fields:
         if name not in names:
-            raise Refused(400, f"no such field: {name[:40]!r}{did_you_mean(name[:40], names)}; there are {listed(names)}")
+            raise Refused(
+                400, f"no such field: {name[:40]!r}{did_you_mean(name[:40], names)}; there are {listed(names)}"
+            )
         if name in named:
             raise Refused(400, f"{name} is there twice")
         named[name] = value
@@ -96,7 +98,9 @@ def from_json(body: bytes, fields: Mapping[str, str]) -> Question:
     names = ("address", "vector", *Wanted.__dataclass_fields__)
     unknown = next((name for name in value if name not in names), None)
     if unknown is not None:
-        raise Refused(400, f"no such key: {unknown[:40]!r}{did_you_mean(unknown[:40], names)}; there are {listed(names)}")
+        raise Refused(
+            400, f"no such key: {unknown[:40]!r}{did_you_mean(unknown[:40], names)}; there are {listed(names)}"
+        )
     asked = wanted({**fields, **value})
     if ("address" in value) == ("vector" in value):
         raise Refused(400, "give either an address or a vector")
@@ -123,7 +127,7 @@ def _vector(values: Any) -> NDArray[np.float64]:
 
 
 def checked_address(value: Any) -> str:
-    """``value``, if it can be an http(s) address. Raises `Refused`: nothing else is fetched, no file of this machine."""
+    """``value``, if it can be an http(s) address. Raises `Refused`: no file of this machine is read."""
     is_address = isinstance(value, str) and value.strip().lower().startswith(("http://", "https://"))
     if not is_address or len(value) > 8192 or not value.strip().isprintable():
         raise Refused(400, "the address should begin with http:// or https://")

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import signal
 import socket
 import threading
@@ -93,10 +94,11 @@ class Server:
             timeout_graceful_shutdown=3,
             h11_max_incomplete_event_size=_HEAD_BYTES,
         )
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it tells what broken forms hold
         self._server, self._listening = uvicorn.Server(config), listening
 
     def run(self) -> None:
-        """Returns after Ctrl-C, SIGTERM or `stop`, once requests that are at work are answered, or after some seconds."""
+        """Returns after Ctrl-C, SIGTERM or `stop`, once requests are answered that are at work, or after 3 s."""
         with _signals(self.stop):
             self._server.run(sockets=[self._listening])
 

@@ -18,24 +18,24 @@ _FORM_BYTES = 1 << 16
 _LONGEST_FIELD = 1 << 14
 
 
-async def body(request: Request, most: int, seconds: float = SECONDS) -> bytes:
+async def body(request: Request, most: int) -> bytes:
     """The body of ``request``. Raises `Refused` for more than ``most`` bytes, of which no more are read, and for one
-    that takes longer than ``seconds``.
+    that takes longer than `SECONDS`.
     """
     content = io.BytesIO()  # it hands over what it holds; to join chunks would hold the file twice
-    async with _within(seconds):
+    async with _in_time():
         async for chunk in _chunks(request, most):
             content.write(chunk)
     return content.getvalue()
 
 
 @asynccontextmanager
-async def _within(seconds: float) -> AsyncIterator[None]:
+async def _in_time() -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(SECONDS):
             yield
     except TimeoutError:
-        raise Refused(408, f"the body took longer than {seconds:.0f} s") from None
+        raise Refused(408, f"the body took longer than {SECONDS:.0f} s") from None
 
 
 async def _chunks(request: Request, most: int) -> AsyncGenerator[bytes, None]:
@@ -67,7 +67,7 @@ class _InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
-async def form(request: Request, most: int, seconds: float = SECONDS) -> Form:
+async def form(request: Request, most: int) -> Form:
     """The form in the body of ``request``: a file named ``picture``, and other fields. Raises as `body` does, and
     `Refused` for what is no such form.
     """
@@ -76,7 +76,7 @@ async def form(request: Request, most: int, seconds: float = SECONDS) -> Form:
     chunks = _chunks(request, most + _FORM_BYTES)
     parser = _InMemory(request.headers, chunks, max_files=1, max_fields=16, max_part_size=_LONGEST_FIELD)
     try:
-        async with _within(seconds):
+        async with _in_time():
             items = (await parser.parse()).multi_items()
     except MultiPartException as error:
         raise Refused(400, f"the form cannot be read: {error.message}") from None

@@ -41,10 +41,10 @@ class PreparedFingerprint:
     parameters: Parameters | None = None
     """What would be in ``file``, where only this process needs it."""
 
-    def load(self, device: str) -> Fingerprint:
-        """The fingerprint itself, in this process, on ``device`` as torch names it."""
+    def load(self, device: str, batch: int | None = None) -> Fingerprint:
+        """The fingerprint itself, in this process. See `FingerprintSpec.load`."""
         file = str(self.file) if self.file is not None else None
-        return self.spec.load(file if self.parameters is None else self.parameters, device)
+        return self.spec.load(file if self.parameters is None else self.parameters, device, batch)
 
 
 def with_bases(settings: Settings, names: list[str]) -> list[str]:

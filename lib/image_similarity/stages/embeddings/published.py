@@ -8,7 +8,7 @@ checked.
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,26 @@ def _declared(record: Record, name: str) -> FingerprintSettings:
         ) from None
 
 
+@dataclass(frozen=True)
+class FromImages:
+    """What turned images into vectors: the fingerprint itself, or what a projection is based on.
+
+    It is known before anything is loaded that takes seconds.
+    """
+
+    record: Record
+    declared: FingerprintSettings
+    framing: Framing
+
+
+def from_images(snapshot: Snapshot, fingerprint: str) -> FromImages:
+    """What turned images into the vectors of ``fingerprint``. Raises as `prepare_published` does for records."""
+    record = record_of(snapshot, fingerprint)
+    while isinstance(declared := _declared(record, record.slot), PcaSettings):
+        record = _record_of_base(snapshot, record, record.slot)
+    return FromImages(record, declared, _framing(record, record.slot))
+
+
 def prepare_published(
     snapshot: Snapshot, fingerprint: str, folder: Path | None, http: HttpSettings, weights: Weights | None = None
 ) -> PreparedFingerprint:
@@ -161,19 +181,29 @@ def _projection(snapshot: Snapshot, name: str, record: Record) -> Projection:
 
 def _spec(declared: FingerprintSettings, record: Record, name: str) -> FingerprintSpec:
     """The spec in ``record``. ``WrongInput`` if the version that wrote it described fingerprints in another way."""
-    values = dict(record.settings.get("description", {}))
+    values = {**record.settings.get("description", {}), "framing": _framing(record, name)}
     try:
-        values["framing"] = Framing(**values["framing"])
         if isinstance(declared, ColourHistogramSettings):
             return _colour_histogram(values)
         if isinstance(declared, HogSettings):
             return _gradients(values)
         return _of_torch(declared, values)
     except (KeyError, TypeError, ValueError):
-        raise WrongInput(
-            f"fingerprint {name} was published by another version of this program (run {record.run_id}), which "
-            "described it in another way: embed the collection again by this version"
-        ) from None
+        raise _of_another_version(record, name) from None
+
+
+def _framing(record: Record, name: str) -> Framing:
+    try:
+        return Framing(**record.settings["description"]["framing"])
+    except (KeyError, TypeError):
+        raise _of_another_version(record, name) from None
+
+
+def _of_another_version(record: Record, name: str) -> WrongInput:
+    return WrongInput(
+        f"fingerprint {name} was published by another version of this program (run {record.run_id}), which described "
+        "it in another way: embed the collection again by this version"
+    )
 
 
 def _colour_histogram(values: dict[str, Any]) -> FingerprintSpec:
