@@ -1,6 +1,7 @@
 """What the documentation promises is there: links, paths, commands, flags, settings, reasons, columns."""
 
 import io
+import json
 import re
 from contextlib import redirect_stdout
 from functools import cache
@@ -20,6 +21,7 @@ from image_similarity.stages.embeddings import outcomes as embeddings
 from image_similarity.stages.neighbours import usable
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.snapshot import Pointer
 from image_similarity.warehouse.views import views_sql
 from tools import settings_page
 
@@ -34,7 +36,17 @@ COLUMNS = {table: schema.names for table, schema in SCHEMAS.items()}
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES.append(ROOT / "notebooks" / "README.md")
+
+
+def _texts(notebook: Path) -> str:
+    """What a notebook says between its code."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+TEXTS |= {f"notebooks/{book.name}": _texts(book) for book in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 LINKING = {**TEXTS, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")}
 ALL = "\n".join(TEXTS.values())
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
@@ -85,7 +97,7 @@ def test_every_path_exists() -> None:
     paths = {
         path
         for text in texts
-        for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs|tools|\.ci)/[\w./-]*\w/?", text)
+        for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs|tools|notebooks|\.ci)/[\w./-]*\w/?", text)
     }
     assert len(paths) > 30 and [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
@@ -251,7 +263,7 @@ def test_the_sql_of_the_tables_page_runs() -> None:
     """On the views of an empty warehouse."""
     duckdb = pytest.importorskip("duckdb")
     connection = duckdb.connect()
-    connection.execute(views_sql({}))
+    connection.execute(views_sql("/w", Pointer()))
     queries = re.findall(r"^```sql\n(.*?)^```$", TEXTS["docs/tables.md"], re.MULTILINE | re.DOTALL)
     assert len(queries) > 3 and [connection.sql(query).fetchall() for query in queries] == [[]] * len(queries)
 
@@ -274,7 +286,7 @@ def test_every_setting_exists() -> None:
     sections = _sections()
     told = set(
         re.findall(
-            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|webp|parquet)([a-z_]+)\b(?![.(/])",
+            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|html|webp|parquet)([a-z_]+)\b(?![.(/])",
             FENCED.sub("", ALL),
         )
     )

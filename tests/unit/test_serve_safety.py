@@ -61,7 +61,7 @@ def refused(reply: Reply, status: int | None = None) -> str:
 # -- who may ask -------------------------------------------------------------------------------------------------------
 
 ADDRESSES = [("GET", "/"), ("POST", "/"), ("GET", "/similar?id=plain.png"), ("POST", "/similar"), ("GET", "/state")]
-ADDRESSES += [("GET", "/api"), ("GET", "/picture?id=plain.png"), ("GET", "/static/serve.js"), ("GET", "/none")]
+ADDRESSES += [("GET", "/api"), ("GET", "/picture?id=plain.png"), ("GET", "/static"), ("GET", "/none")]
 ADDRESSES += [("GET", "/gallery/index.html")]
 
 

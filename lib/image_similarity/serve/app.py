@@ -24,7 +24,7 @@ from image_similarity.imaging.thumbnails import Thumbnails
 from image_similarity.pages import paths, site
 from image_similarity.serve import pages, questions, uploads
 from image_similarity.serve.asking import Answer, Asking, Fingerprint, unreadable
-from image_similarity.serve.guard import Guard
+from image_similarity.serve.guard import PUBLIC, Guard
 from image_similarity.serve.pictures import SIZES, Pictures
 from image_similarity.serve.places import Places
 from image_similarity.serve.questions import Question
@@ -74,7 +74,7 @@ def application(
         Route("/picture", desk.picture, methods=["GET"]),
         Route("/state", desk.state, methods=["GET"]),
         Route("/api", desk.api, methods=["GET"]),
-        Route("/static/{name}", _static, methods=["GET"]),
+        Route(PUBLIC + "{name}", _static, methods=["GET"]),
     ]
     if desk.gallery.folder is not None:
         routes.append(Mount(_GALLERY, StaticFiles(directory=desk.gallery.folder)))

@@ -20,6 +20,8 @@ from image_similarity.serve.refusals import Refused
 
 TOKEN = "token"
 """The parameter of the printed address."""
+PUBLIC = "/static/"
+"""What is below it is no secret, and pages of refusals need it."""
 REQUEST_SECONDS = 300.0
 """Longest time for one request: a client that does not take its answer has no more."""
 HEADERS = {
@@ -29,7 +31,7 @@ HEADERS = {
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # without a referrer browsers send no Origin with forms either
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
@@ -117,6 +119,8 @@ class Guard:
             if any(name == TOKEN for name, _ in fields):
                 self._check_token(next(value for name, value in fields if name == TOKEN))
                 return self._welcome([(name, value) for name, value in fields if name != TOKEN])
+        if scope["path"].startswith(PUBLIC):
+            return self._app
         if headers.get("sec-fetch-site") in _ELSEWHERE:
             raise Refused(403, f"another site's page asks: {_PRINTED}")
         self._check_knows(headers)
@@ -150,7 +154,7 @@ class Guard:
         target = html.escape("/" + (f"?{urlencode(fields)}" if fields else ""))
         response = HTMLResponse(
             '<!doctype html><html lang="en"><meta charset="utf-8">'
-            f'<meta http-equiv="refresh" content="0; url={target}">'
+            f'<link rel="icon" href="{PUBLIC}icon.svg"><meta http-equiv="refresh" content="0; url={target}">'
             f'<title>Image similarity</title><p><a href="{target}">Go on</a></p></html>'
         )
         response.set_cookie(self._cookie, self._token, path="/", httponly=True, samesite="strict")

@@ -71,7 +71,7 @@ def verdict_sentence(answer: Answer) -> str:
         return "The collection has this picture" if same == 1 else f"The collection has this picture {same} times"
     if answer.verdict == "near":
         return "The collection may have this picture"
-    return "The collection does not have this picture" if answer.verdict == "no" else "What looks like it"
+    return "The collection does not have this picture" if answer.verdict == "no" else "What looks like it most"
 
 
 def in_json(shown: Shown, gallery: GalleryPages) -> dict[str, Any]:

@@ -57,13 +57,22 @@
   file.addEventListener("change", () => { if (file.files.length) look(file.files[0]); });
   address.addEventListener("input", () => { if (address.value) file.value = ""; });
 
+  /* -- more like an image of the answer, by what the form wants now -- */
+  answer.addEventListener("click", (event) => {
+    const more = event.target.closest(".more");
+    if (!more || !form.checkValidity()) return;
+    const target = new URL(more.href);
+    for (const name of ["k", "dissimilar", "fingerprint"]) if (form.elements[name]) target.searchParams.set(name, form.elements[name].value);
+    more.href = target.href;
+  });
+
   /* -- dropping and pasting: a picture, its address, or an image of an answer -- */
   const isAddress = (text) => /^https?:\/\/\S+$/i.test(text);
   function take(data) {
     /* Whether there is something to look for in what was dropped or pasted. */
-    const id = data.getData(OURS);
-    if (id) {
-      location.href = id;
+    const question = data.getData(OURS);
+    if (question) {
+      location.search = question; // whoever set it: it leads nowhere else
       return true;
     }
     const given = [...data.files][0] ?? [data.getData("text/uri-list").split("\n")[0], data.getData("text/plain")].map((text) => text.trim()).find(isAddress);
@@ -82,7 +91,7 @@
   });
   document.addEventListener("dragstart", (event) => {
     const more = event.target.closest?.(".card")?.querySelector(".more");
-    if (more) event.dataTransfer.setData(OURS, more.href);
+    if (more) event.dataTransfer.setData(OURS, new URL(more.href).search);
   });
   document.addEventListener("paste", (event) => {
     const isTyping = event.target.closest?.("input:not([type=file]), select") && !event.clipboardData.files.length;
