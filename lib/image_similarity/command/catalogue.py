@@ -7,6 +7,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "ask a collection": {
         SEARCH: "which images look like this picture? Answered here, without Spark",
         SERVE: "the same in the browser: drop a picture on a page of this machine",
+        "search-images": "the same for a folder or a list of pictures; publishes the answers",
         "compare-fingerprints": "says which network finds best what belongs together",
         "audit-neighbours": "measures how many true neighbours a published table has",
     },
