@@ -44,8 +44,8 @@ class Made:
         self.runs += 1
         run, appended = f"r{self.runs:08}", append or {}
         for table, by_slot in tables.items():
-            rows = pa.concat_tables([SCHEMAS[table].empty_table(), *by_slot.values()], promote_options="default")
-            self.write(table, run, parquet.in_schema(rows, SCHEMAS[table]))
+            schema = SCHEMAS[table]
+            self.write(table, run, pa.concat_tables(parquet.in_schema(rows, schema) for rows in by_slot.values()))
         replace = {table: dict.fromkeys(slots, run) for table, slots in tables.items() if table not in appended}
         outputs = {"replaced": {table: list(slots) for table, slots in replace.items()}, "appended": {}}
         began = BEGAN + timedelta(hours=self.runs)

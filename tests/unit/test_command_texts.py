@@ -5,17 +5,22 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from image_similarity.command import output, page, questions, running, search, table
+import image_similarity as ims
+import warehouses
+from image_similarity.command import output, page, questions, running, search, table, typed
 from image_similarity.command.answers import Answer, Asked, Image, Refused
+from image_similarity.command.main import main
 from image_similarity.command.output import Json, Tabs, Terminal
 from image_similarity.command.table import Column, Style
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
+from image_similarity.warehouse.snapshot import open_snapshot
 
 LIMITS = EmbeddingsSettings()
 PLAIN, COLOURED = Style(False), Style(True)
@@ -272,7 +277,7 @@ def test_a_browser_within_the_terminal_is_not_opened(monkeypatch: pytest.MonkeyP
 
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(page.webbrowser, "get", Browser)
+    monkeypatch.setattr("webbrowser.get", Browser)
     assert not page.show("/a b.html") and opened == []
     monkeypatch.setenv("DISPLAY", ":0")
     assert page.show("/a b.html") and opened == ["file:///a%20b.html"]
@@ -314,3 +319,89 @@ def test_a_fault_is_one_line_and_an_exit_code(
     )
     assert running.run("p", Failing, ["--verbos"]) == 2
     assert capsys.readouterr().err == "p: error: no such flag: --verbos; did you mean --verbose?\n"
+
+
+# -- a collection that no job made -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> warehouses.Made:
+    made = warehouses.Made(str(tmp_path / "w"))
+    contents = {name: f"content of {name}" for name in ("a.jpg", "b.jpg", "c d.jpg")}
+    made.manifest(dict.fromkeys(contents, "1"))
+    made.embeddings(contents, warehouses.random_vectors(contents.values()))
+    made.neighbours({"a.jpg": ["b.jpg"]})
+    return made
+
+
+def ask(made: warehouses.Made, *words: str) -> int:
+    return main(["search", *words, "--warehouse", made.uri])
+
+
+def test_images_of_the_collection_need_no_network(
+    collection: warehouses.Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(collection, "--id", "c d.jpg", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {image["image_id"] for image in answer["images"]} == {"a.jpg", "b.jpg"} and answer["vectors"] == 2
+    assert (answer["query_vector"], answer["trained"], answer["images"][0]["width"]) == ("published", False, 40)
+
+
+def test_a_fault_of_the_collection_is_told_once(
+    collection: warehouses.Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be embedded is not answered; an image of the collection is."""
+    told = f"{collection.uri}: the weights are gone: name others by --weights"
+
+    def encoder(self: Any, fingerprint: str) -> Any:
+        raise WrongInput(told)
+
+    monkeypatch.setattr("image_similarity.collection.collection.Collection.encoder", encoder)
+    for name in ("x.jpg", "y.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    files = [str(tmp_path / name) for name in ("x.jpg", "y.jpg")]
+    assert ask(collection, *files, "--id", "a.jpg", "--json") == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"image-similarity search: error: {told}\n"
+    outcomes = [json.loads(line) for line in printed.out.splitlines()]
+    assert [outcome.get("error") for outcome in outcomes] == [told, told, None]
+
+
+@pytest.mark.parametrize(
+    ("file", "weights"), [("f.pth", "f.pth"), ("vgg16-fc2=f.pth", "f.pth"), ("other=f.pth", "other=f.pth")]
+)
+def test_weights_are_those_of_the_fingerprint(
+    collection: warehouses.Made, file: str, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    opening = ims.open
+
+    def record(uri: Any, *, weights: Any = None) -> Any:
+        given.append(weights)
+        return opening(uri, weights=weights)
+
+    monkeypatch.setattr(ims, "open", record)
+    assert ask(collection, "--id", "a.jpg", "--weights", file) == 0
+    assert given[-1] == {"vgg16-fc2": weights}
+
+
+def test_jobs_say_what_to_type(collection: warehouses.Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typed, "_program", lambda: ["ask"])
+
+    def line(fingerprint: str, metric: str) -> str | None:
+        return typed.search(open_snapshot(collection.uri), fingerprint, metric)
+
+    shown = f"ask search FILE --warehouse {collection.uri}"
+    assert line("vgg16-fc2", "cosine") == shown
+    collection.neighbours({"a.jpg": ["b.jpg"]}, slot="vgg16-fc2/euclidean")
+    assert line("vgg16-fc2", "cosine") == shown and line("vgg16-fc2", "euclidean") == f"{shown} --metric euclidean"
+    collection.embeddings({"a.jpg": "x"}, {"x": [1, 2, 3, 4]}, fingerprint="hog", key="k2")
+    collection.neighbours({"a.jpg": ["b.jpg"]}, slot="hog/cosine")
+    assert line("vgg16-fc2", "cosine") == shown and line("hog", "cosine") == f"{shown} --fingerprint hog"
+
+
+def test_what_programs_cannot_open_is_not_suggested(collection: warehouses.Made) -> None:
+    published = open_snapshot(collection.uri)
+    assert typed.search(replace(published, uri="hdfs://n/w"), "vgg16-fc2", "cosine") is None
+    line = typed.search(replace(published, uri="s3a://b/w x"), "vgg16-fc2", "cosine")
+    assert line is not None and line.endswith(" search FILE --warehouse 's3://b/w x'")

@@ -35,6 +35,9 @@ class Neighbours:
     """Rows of the store, the best first."""
     distance: NDArray[np.float32]
 
+    def first(self, k: int) -> "Neighbours":
+        return Neighbours(self.relation, self.rows[:k], self.distance[:k])
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -63,6 +66,7 @@ def table(
     snapshot: Snapshot,
     store: Store,
     lists: Sequence[Neighbours],
+    verdicts: Sequence[str | None],
     pictures: Mapping[int, Stored],
     about: Mapping[str, str],
 ) -> pa.Table:
@@ -77,7 +81,7 @@ def table(
         "rank": [rank for each in lists for rank in range(1, len(each.rows) + 1)],
         "image_id": ids,
         "distance": np.concatenate([each.distance for each in lists]),
-        "verdict": [None] * len(rows),
+        "verdict": list(verdicts),
         "uri": [by_id.get(name, {}).get("uri") for name in ids],
         "width": [pictures[row].width if row in pictures else None for row in rows.tolist()],
         "height": [pictures[row].height if row in pictures else None for row in rows.tolist()],

@@ -113,6 +113,12 @@ def _made(name: str, size: int, write: Callable[[Path], None]) -> Copy:
         raise
 
 
+def forget(copy: Copy) -> None:
+    """Removes a copy that is damaged, whoever uses it: their mapping stays."""
+    copy.lock.close()
+    _discard(copy.folder)
+
+
 def make_room(size: int) -> None:
     """Removes copies that nobody uses, the one used longest ago first, until ``size`` more bytes are within `limit`.
 
@@ -136,16 +142,21 @@ def _remove(place: Path) -> bool:
     lock = _locked(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if lock is None and (place / _LOCK).exists():
         return False
-    gone = place.with_name(f".gone.{secrets.token_hex(4)}")
     try:
-        os.rename(place, gone)  # at once: nobody finds half of it
-        shutil.rmtree(gone, ignore_errors=True)
-        return True
-    except OSError:
-        return False
+        return _discard(place)
     finally:
         if lock is not None:
             lock.close()
+
+
+def _discard(place: Path) -> bool:
+    gone = place.with_name(f".gone.{secrets.token_hex(4)}")
+    try:
+        os.rename(place, gone)  # at once: nobody finds half of it
+    except OSError:
+        return False
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
 
 
 def _locked(place: Path, how: int) -> IO[bytes] | None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from image_similarity.errors import JobFailed, Unreadable
 from image_similarity.fingerprints.spec import Fingerprint
 from image_similarity.imaging.sandbox import IsolatedDecoders
+from image_similarity.runtime import garbage
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings import published
 from image_similarity.warehouse.snapshot import Snapshot
@@ -101,6 +102,10 @@ class Encoder:
             raise
 
     def _loaded(self) -> "Loaded":
+        with garbage.paused():
+            return self._prepared()
+
+    def _prepared(self) -> "Loaded":
         prepared = published.prepare_published(self._snapshot, self._fingerprint, None, HttpSettings(), self._weights)
         device = self._device() if prepared.spec.uses_torch else _CPU
         precision = getattr(self._origin.declared, "precision", "float32")

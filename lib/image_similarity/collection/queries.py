@@ -28,6 +28,10 @@ class Picture:
     name: str
     """For messages."""
 
+    @property
+    def content_sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
 
 @dataclass(frozen=True)
 class Member:
@@ -65,11 +69,6 @@ def understood(query: Any, image_id: str | None, store: Store, settings: Embeddi
     if type(query).__module__.partition(".")[0] == "PIL":
         return Picture(_as_png(query), "the image")
     return _vector(query, store)
-
-
-def content_of(picture: Picture) -> str:
-    """The sha256 by which the collection names contents."""
-    return hashlib.sha256(picture.content).hexdigest()
 
 
 def refused(name: str, fault: Unreadable) -> JobFailed:

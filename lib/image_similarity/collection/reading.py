@@ -10,7 +10,7 @@ from image_similarity.pages import site
 from image_similarity.redaction import redacted
 from image_similarity.storage import http_client, uris
 from image_similarity.warehouse import places
-from image_similarity.warehouse.snapshot import POINTER, Snapshot, open_snapshot
+from image_similarity.warehouse.snapshot import POINTER, RecordsGone, Snapshot, open_snapshot
 
 
 def newest(uri: str) -> Snapshot:
@@ -24,6 +24,8 @@ def newest(uri: str) -> Snapshot:
         snapshot = open_snapshot(uri)
         if not snapshot.pointer.version:
             raise WrongInput(f"{shown}: {_why_empty(snapshot)}")
+    except FileNotFoundError as error:  # a bucket
+        raise WrongInput(f"{shown}: {_one_line(error)}") from None
     except OSError as error:
         raise JobFailed(f"{shown}: cannot be read: {_one_line(error)}") from None
     return snapshot
@@ -50,13 +52,15 @@ def named_errors(snapshot: Snapshot) -> Iterator[None]:
     """Turns what goes wrong while tables of ``snapshot`` are read into ``JobFailed``."""
     try:
         yield
-    except FileNotFoundError as error:
-        if _is_current(snapshot):
+    except (FileNotFoundError, RecordsGone) as error:
+        if not _is_current(snapshot):
             raise JobFailed(
-                f"{snapshot.uri}: published files are gone ({_one_line(error)}): put back a copy, or run the job again"
+                f"{snapshot.uri}: version {snapshot.pointer.version} was cleaned meanwhile: refresh() reads the newest"
             ) from None
+        if isinstance(error, RecordsGone):
+            raise
         raise JobFailed(
-            f"{snapshot.uri}: version {snapshot.pointer.version} was cleaned meanwhile: refresh() reads the newest"
+            f"{snapshot.uri}: published files are gone ({_one_line(error)}): put back a copy, or run the job again"
         ) from None
     except (OSError, pa.ArrowException) as error:
         raise JobFailed(f"{snapshot.uri}: cannot be read: {_one_line(error)}") from None

@@ -31,6 +31,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.reporting import current
 from image_similarity.stages.neighbours.resources import available_memory
 from image_similarity.storage import disk_space
+from image_similarity.warehouse.parquet import list_length, streaming
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -133,10 +134,11 @@ def store_of(snapshot: Snapshot, fingerprint: str) -> Store:
     Raises ``JobFailed`` where vectors are missing, or cannot be read or put anywhere.
     """
     name = name_of(snapshot, fingerprint)
-    copy = copies.existing(name)
-    if copy is None or (store := _opened(copy)) is None:
-        return _made(name, source_of(snapshot, fingerprint))
-    return store
+    if (copy := copies.existing(name)) is not None:
+        if (store := _opened(copy)) is not None:
+            return store
+        copies.forget(copy)
+    return _made(name, source_of(snapshot, fingerprint))
 
 
 def key_of(snapshot: Snapshot, fingerprint: str) -> str | None:
@@ -159,14 +161,8 @@ def _keys_in_table(snapshot: Snapshot, fingerprint: str) -> set[str | None]:
 
 def dimensions_of(snapshot: Snapshot, key: str) -> int | None:
     """The length of the published vectors of a ``fingerprint_key``, by the end of one file; None if there are none."""
-    for fragment in snapshot.dataset("vectors", key).get_fragments():
-        footer = fragment.metadata
-        if footer is not None and footer.num_rows:
-            group = footer.row_group(0)
-            columns = (group.column(number) for number in range(group.num_columns))
-            values = sum(part.num_values for part in columns if part.path_in_schema.partition(".")[0] == "embedding")
-            return int(values) // int(group.num_rows)
-    return None
+    footers = (fragment.metadata for fragment in snapshot.dataset("vectors", key).get_fragments())
+    return next((list_length(footer, "embedding") for footer in footers if footer.num_rows), None)
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------
@@ -197,7 +193,7 @@ def _opened(copy: Copy) -> Store | None:
     """The store in ``copy``; None if it is damaged."""
     try:
         with open(copy.folder / _VECTORS, "rb") as file:
-            vectors = _mapped(file)
+            vectors = _mapped(file, copy.lock)
         with pa.memory_map(str(copy.folder / _NAMES)) as mapped:
             batch = pa.ipc.open_file(mapped).get_batch(0)
     except (OSError, ValueError, pa.ArrowException):
@@ -226,8 +222,9 @@ def _write(file: IO[bytes], source: Source) -> None:
     for place, values in source.rows():
         order = np.argsort(place)
         place, values = place[order], np.ascontiguousarray(values[order])
-        for run in np.split(np.arange(len(place)), np.nonzero(np.diff(place) != 1)[0] + 1):
-            _put(file.fileno(), values[run[0] : run[-1] + 1].data.cast("B"), start + int(place[run[0]]) * row_bytes)
+        begins = np.nonzero(np.diff(place, prepend=-2) != 1)[0].tolist()
+        for first, end in zip(begins, [*begins[1:], len(place)]):  # rows that follow one another
+            _put(file.fileno(), values[first:end].data.cast("B"), start + int(place[first]) * row_bytes)
 
 
 def _put(descriptor: int, content: memoryview, offset: int) -> None:
@@ -240,7 +237,13 @@ _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" e
 """Nothing is written, so no memory need be set aside: else a file larger than memory could not be mapped."""
 
 
-def _mapped(file: IO[bytes]) -> Values:
+class _Mapping(mmap.mmap):
+    """A mapped file, and the lock that says so: as long as there is an array of it, the copy is in use."""
+
+    lock: IO[bytes] | None = None
+
+
+def _mapped(file: IO[bytes], lock: IO[bytes] | None) -> Values:
     """The array in a ``.npy`` file. Raises ``ValueError`` if it is cut short."""
     file.seek(0)
     if np.lib.format.read_magic(file) != (1, 0):
@@ -251,7 +254,8 @@ def _mapped(file: IO[bytes]) -> Values:
     if not math.prod(shape):
         return np.empty(shape, np.float32)
     private = mmap.MAP_PRIVATE | _NO_RESERVE
-    content = mmap.mmap(file.fileno(), 0, flags=private, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    content = _Mapping(file.fileno(), 0, flags=private, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    content.lock = lock
     values: Values = np.frombuffer(content, np.float32, offset=file.tell()).reshape(shape)
     return values
 
@@ -274,7 +278,7 @@ def _kept_by_this_process(source: Source, because: str) -> Store:
     try:
         with tempfile.TemporaryFile() as file:
             _write(file, source)
-            vectors = _mapped(file)
+            vectors = _mapped(file, None)
     except OSError as error:
         raise JobFailed(f"{folder}: {error.strerror or error}{reason}") from None
     current().tell("progress", f"vectors are kept in {folder} until this process ends{reason}")
@@ -315,8 +319,7 @@ def _stored(snapshot: Snapshot, fingerprint: str, key: str) -> Source:
 
     def rows() -> Rows:
         start = 0
-        few = {"batch_size": batch_rows(dimensions), "batch_readahead": 2, "fragment_readahead": 1}
-        for batch in store.to_batches(columns=["embedding"], **few):
+        for batch in store.to_batches(columns=["embedding"], batch_size=batch_rows(dimensions), **streaming()):
             of_batch = code[start : start + len(batch)]
             start += len(batch)
             wanted = of_batch[of_batch >= 0]

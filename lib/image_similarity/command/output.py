@@ -101,7 +101,8 @@ def about(answer: Answer) -> str:
     is_known = facts.get("query_vector") == PUBLISHED
     parts = [
         f"{' and '.join(counts) or 'none'} of {facts['vectors']:,} {'others' if is_inside else 'images'}",
-        f"by {facts['fingerprint']}, {facts['metric']} distance",
+        f"by {facts['fingerprint']}{' (untrained weights)' if facts.get('trained') is False else ''}",
+        f"{facts['metric']} distance",
         *(["exact"] if facts.get("exact") else []),
         *(["the collection has this very file"] if is_known and not is_inside else []),
         f"{answer.seconds:.1f} s",

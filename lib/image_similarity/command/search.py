@@ -88,11 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
         metric=arguments.metric,
         dissimilar=arguments.dissimilar,
     )
+    trained = {row["fingerprint"]: row["trained"] for row in collection.fingerprints().to_pylist()}
     told = output.chosen(arguments.json)
     refusals: list[Refused] = []
     with page.opened(wanted, collection.uri, limits) as sheet:
         for one in asked:
-            outcome = _outcome(collection, search, one, limits)
+            outcome = _outcome(collection, search, one, limits, trained.get(fingerprint))
             if isinstance(outcome, Refused):
                 if str(outcome.error) not in {str(other.error) for other in refusals}:  # as of weights that are gone
                     running.tell(_PROG, outcome.error, arguments.verbose)
@@ -110,7 +111,8 @@ def _opened(arguments: argparse.Namespace) -> tuple[Collection, str]:
     collection = ims.open(arguments.warehouse)
     fingerprint = defaults.fingerprint_of(collection.snapshot, arguments.fingerprint)
     if arguments.weights is not None:
-        collection = ims.open(arguments.warehouse, weights={fingerprint: arguments.weights})
+        weights = arguments.weights.removeprefix(f"{fingerprint}=")  # as serve takes them
+        collection = ims.open(arguments.warehouse, weights={fingerprint: weights})
     return collection, fingerprint
 
 
@@ -121,14 +123,19 @@ def _limits(collection: Collection, fingerprint: str) -> EmbeddingsSettings:
 
 
 def _outcome(
-    collection: Collection, search: Callable[..., pa.Table], asked: Asked, limits: EmbeddingsSettings
+    collection: Collection,
+    search: Callable[..., pa.Table],
+    asked: Asked,
+    limits: EmbeddingsSettings,
+    is_trained: bool | None,
 ) -> Answer | Refused:
     try:
         with _shown_as_work(f"looking for images like {asked.name}"):
             began = time.monotonic()
             content = questions.content_of(asked, limits, HttpSettings())
             found = search(content, image_id=asked.image_id)
-            return _answer(collection, asked, content, found, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            return _answer(collection, asked, content, found, {"trained": is_trained}, seconds)
     except JobFailed as error:
         if content_fault := error.fields.get("reason"):  # a message about bytes does not know their name
             named = queries.refused(asked.name, Unreadable(content_fault, error.fields.get("detail", "")))
@@ -137,7 +144,15 @@ def _outcome(
         return Refused(asked, error)
 
 
-def _answer(collection: Collection, asked: Asked, content: bytes | None, found: pa.Table, seconds: float) -> Answer:
+def _answer(
+    collection: Collection,
+    asked: Asked,
+    content: bytes | None,
+    found: pa.Table,
+    more: dict[str, Any],
+    seconds: float,
+) -> Answer:
+    """``more``: facts beside those of the answer itself."""
     attributes, uri = _of_image(collection, asked.image_id)
     return Answer(
         asked,
@@ -148,7 +163,7 @@ def _answer(collection: Collection, asked: Asked, content: bytes | None, found: 
             Image(**{**row, "attributes": dict(row["attributes"] or ())})
             for row in found.select([column.name for column in fields(Image)]).to_pylist()
         ),
-        facts=_facts(found),
+        facts={**_facts(found), **more},
         seconds=seconds,
     )
 

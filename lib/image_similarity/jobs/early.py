@@ -12,7 +12,7 @@ from image_similarity.errors import WrongInput, did_you_mean, listed
 from image_similarity.pages import site
 from image_similarity.reporting import note, printable
 from image_similarity.storage import disk_space, filesystems, uris
-from image_similarity.warehouse import places
+from image_similarity.warehouse import parquet, places
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
 
 LEAST_ROOM = 4 * 2**20
@@ -151,7 +151,7 @@ def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None
         embeddings = published.dataset("embeddings", fingerprint)
         first = embeddings.head(1, columns=["fingerprint_key"]).to_pylist()
         footers = _footers(published, "vectors", first[0]["fingerprint_key"]) if first else []
-        lengths = [length for footer in footers if (length := _list_length(footer, "embedding"))]
+        lengths = [length for footer in footers if (length := parquet.list_length(footer, "embedding"))]
         if not lengths:
             return None
         return PublishedVectors(embeddings.count_rows(), lengths[0])
@@ -161,11 +161,3 @@ def vectors_of(published: Snapshot, fingerprint: str) -> PublishedVectors | None
 
 def _footers(published: Snapshot, table: str, slot: str) -> list[pq.FileMetaData]:
     return [fragment.metadata for fragment in published.dataset(table, slot).get_fragments() if fragment.count_rows()]
-
-
-def _list_length(footer: pq.FileMetaData, column: str) -> int:
-    """The length of the lists in ``column`` of a file with rows, which are of equal length."""
-    group = footer.row_group(0)
-    columns = (group.column(number) for number in range(group.num_columns))
-    values: int = sum(part.num_values for part in columns if part.path_in_schema.partition(".")[0] == column)
-    return int(values) // int(group.num_rows)

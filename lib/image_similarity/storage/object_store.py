@@ -21,6 +21,9 @@ from image_similarity.errors import WrongInput
 from image_similarity.storage import blobs, locks, uris
 from image_similarity.storage.files import Change
 
+_NOT_FOUND = "404 Not Found"
+"""In the message of an error: obstore has no class for a bucket that is not there."""
+
 
 class ObjectFiles:
     """Paths are URIs in one bucket. ``WrongInput`` if that of ``uri`` cannot be one."""
@@ -40,7 +43,13 @@ class ObjectFiles:
     def entries(self, path: str) -> list[str]:
         folder = f"{self._key(path)}/" if self._key(path) else ""  # a whole bucket may be the folder
         with _errors_as_oserror(path):
-            listing = self._store.list_with_delimiter(folder or None)
+            try:
+                listing = self._store.list_with_delimiter(folder or None)
+            except BaseError as error:
+                if _NOT_FOUND not in str(error):
+                    raise
+                # Of a folder without objects a store lists none.
+                raise FileNotFoundError(f"there is no bucket {self._bucket}") from error
             names = [*listing["common_prefixes"], *(str(entry["path"]) for entry in listing["objects"])]
             if not names and folder and self._exists(path):
                 raise NotADirectoryError(path)
@@ -185,4 +194,5 @@ def _errors_as_oserror(path: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, FileNotFoundError) as error:
-        raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(f"{path}: {str(error).splitlines()[0]}") from error

@@ -50,8 +50,8 @@ def fault_of_content(folder: str) -> str | None:
 
 
 def near_warehouses(folder: str) -> str:
-    """``; did you mean A or B?`` of the warehouse that ``folder`` is in, else of those in it, else of those beside it; of
-    these the near names.
+    """``; did you mean A or B?`` of the warehouse around ``folder``, else of those in it, else of those beside it; of
+    several the near names.
     """
     if os.path.isfile(os.path.join(os.path.dirname(folder), POINTER)):
         return f"; did you mean {os.path.dirname(folder)}?"

@@ -17,7 +17,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.storage import blobs, uris
 from image_similarity.storage.files import Files
 from image_similarity.storage.filesystems import OBJECT_STORES, files_of
-from image_similarity.warehouse.parquet import in_schema
+from image_similarity.warehouse.parquet import in_schema, streaming
 from image_similarity.warehouse.records import Record, from_row
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 
@@ -32,6 +32,11 @@ BATCH_ROWS = 1 << 17
 """Rows of a batch of `Snapshot.batches`, at most."""
 
 HOW_TO_REBUILD = "restore_runs.py --rebuild makes it anew from the runs that are recorded here"
+
+
+class RecordsGone(JobFailed):
+    """Records that a pointer lists are not there."""
+
 
 Slots = Mapping[str, Mapping[str, str]]
 """table -> slot -> run"""
@@ -123,7 +128,7 @@ class Snapshot:
         try:
             return records_of(self.table(RUNS))
         except FileNotFoundError as error:
-            raise JobFailed(
+            raise RecordsGone(
                 f"records of runs are gone ({error}), as if an older {POINTER} had been put back: {HOW_TO_REBUILD}"
             ) from None
         except pa.ArrowInvalid as error:
@@ -143,9 +148,9 @@ class Snapshot:
         From Hadoop's file systems one file at a time is in memory. Raises as `dataset` does.
         """
         files = self._files(table, self.run_ids(table, slot))
-        few = {"columns": columns, "batch_size": BATCH_ROWS, "batch_readahead": 1, "fragment_readahead": 1}
+        few = {"columns": columns, "batch_size": BATCH_ROWS}
         if self._is_mapped:
-            yield from _mapped(files, SCHEMAS[table]).to_batches(**few)
+            yield from _mapped(files, SCHEMAS[table]).to_batches(**few, **streaming())
             return
         for file in files:
             yield from _in_memory([self.files.read(file) or b""], SCHEMAS[table]).to_batches(**few)
