@@ -86,6 +86,7 @@ bench: ready
 	$(BIN)/python tests/benchmarks/render_gallery.py
 	$(BIN)/python tests/benchmarks/scaling.py
 	$(BIN)/python tests/benchmarks/small_collections.py
+	$(BIN)/python tests/benchmarks/serve.py
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
