@@ -87,6 +87,7 @@ bench: ready
 	$(BIN)/python tests/benchmarks/scaling.py
 	$(BIN)/python tests/benchmarks/small_collections.py
 	$(BIN)/python tests/benchmarks/search_one.py --images 30000
+	$(BIN)/python tests/benchmarks/serve.py
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
 	$(BIN)/python tests/benchmarks/search.py
