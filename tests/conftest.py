@@ -3,9 +3,11 @@
 Tests in `tests/unit` start nothing of this but the data's folder: Spark is imported where it is asked for.
 """
 
+import atexit
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,11 @@ import hostile  # noqa: E402
 # The cluster's and the children's workers must find the library where pytest found it.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
+if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers inherit the folder
+    # Weights that tests fetch are not left in the cache of whoever runs them.
+    os.environ["TORCH_HOME"] = tempfile.mkdtemp(prefix="image-similarity-tests-")
+    atexit.register(shutil.rmtree, os.environ["TORCH_HOME"], ignore_errors=True)
+
 TINY_TABLES = {
     "spark.master": "local[2]",  # two tasks at once, whatever the machine
     "spark.sql.shuffle.partitions": "4",
@@ -38,7 +45,9 @@ ONE_GALLERY = (
     "jobs/test_gallery.py",
     "jobs/test_gallery_groups.py",
     "jobs/test_compare_fingerprints.py",
+    "jobs/test_serve.py",
     "browser/test_gallery_in_chromium.py",
+    "browser/test_serve_in_chromium.py",
 )
 """Files whose tests use `gallery`, which takes long to make."""
 

@@ -1,7 +1,7 @@
 """How long a published collection takes to open and read, and what memory that needs.
 
-``collection.py FOLDER --images 1000000 --dimensions 64`` writes a warehouse of random vectors and lists to FOLDER, unless
-it is there, and reads it in processes of their own: ``cold`` makes the copy of the vectors, ``warm`` maps it.
+``collection.py FOLDER --images 1000000 --dimensions 64`` writes a warehouse of random vectors and lists to FOLDER, if
+it is not there yet, and reads it in processes of their own: ``cold`` makes the copy of the vectors, ``warm`` maps it.
 """
 
 import argparse

@@ -43,7 +43,7 @@ class Machine:
         """This is a task of ``partition``, to which Spark gave ``address``."""
         given = {} if address is None else {"gpu": SimpleNamespace(addresses=[address])}
         task = SimpleNamespace(resources=lambda: given, partitionId=lambda: partition)
-        self._set(devices, "TaskContext", SimpleNamespace(get=lambda: task))
+        self._set(devices, "_task", lambda: task)
 
 
 @pytest.fixture
@@ -178,8 +178,7 @@ def test_a_task_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> N
     assert Devices("auto", "fail", 64, in_local_mode=True).cores_of_task() == 1
     on_cluster = Devices("auto", "fail", 1, in_local_mode=False)
     for cpus, cores in ((1, 2), (6, 6)):
-        task = SimpleNamespace(get=lambda cpus=cpus: SimpleNamespace(cpus=lambda: cpus))
-        monkeypatch.setattr(devices, "TaskContext", task)
+        monkeypatch.setattr(devices, "_task", lambda cpus=cpus: SimpleNamespace(cpus=lambda: cpus))
         assert on_cluster.cores_of_task() == cores
 
 

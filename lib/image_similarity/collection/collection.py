@@ -10,14 +10,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.collection import changes, defaults, reading, runs, summary, tables, vectors
+from image_similarity.collection import changes, database, defaults, reading, runs, summary, tables, vectors
 from image_similarity.collection.runs import Run
 from image_similarity.collection.vectors import Store
 from image_similarity.errors import WrongInput
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
     from image_similarity.collection.display import Pictures
+    from image_similarity.collection.encoder import Encoder
 
 
 class Embeddings(NamedTuple):
@@ -48,6 +51,7 @@ class Collection:
     weights: Mapping[str, str]
     """fingerprint -> file or address of its weights, in the place of the recorded ones."""
     _stores: dict[str, Store] = field(default_factory=dict)
+    _encoders: "dict[str | None, Encoder]" = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.RLock)
 
     @property
@@ -71,7 +75,7 @@ class Collection:
         with reading.named_errors(newest), self._lock:
             kept = {vectors.name_of(newest, name) for name in defaults.fingerprints_of(newest)}
             stores = {name: store for name, store in self._stores.items() if name in kept}
-        return Collection(newest, self.weights, stores)
+        return Collection(newest, self.weights, stores, dict(self._encoders))
 
     def store(self, fingerprint: str | None = None) -> Store:
         """The vectors of ``fingerprint``, read once. For modules of this project alone; users call `embeddings`."""
@@ -81,6 +85,16 @@ class Collection:
             if key not in self._stores:
                 self._stores[key] = vectors.store_of(self.snapshot, name)
             return self._stores[key]
+
+    def encoder(self, fingerprint: str) -> "Encoder":
+        """What embeds pictures by ``fingerprint``, loaded once. For modules of this project alone."""
+        from image_similarity.collection.encoder import Encoder
+
+        key = vectors.key_of(self.snapshot, fingerprint)
+        with self._lock:
+            if key not in self._encoders:
+                self._encoders[key] = Encoder(self.snapshot, fingerprint, self.weights)
+            return self._encoders[key]
 
     # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -232,12 +246,33 @@ class Collection:
         metric: str | None = None,
         dissimilar: int = 0,
     ) -> pa.Table:
-        """What looks like one picture."""
+        """What looks like one picture: its ``k`` nearest, and its ``dissimilar`` farthest, of all that have a vector.
+
+        ``query``: a path (str or `pathlib.Path`), the bytes of a file, an http(s) address, or a vector of d numbers;
+        a str that is no file but an image_id is that image, and ``image_id`` is always one. A picture that is not in
+        the collection is embedded as the collection was, and is not added to it.
+
+        Columns: ``relation``, ``rank`` (int32, from 1), ``image_id``, ``distance`` (float32), ``verdict`` (``yes``: the
+        same picture again, ``near``, ``no``; null where no near-duplicates are published), ``uri``, ``width``,
+        ``height``. Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The metadata of the schema say what was
+        compared, and how. Raises ``WrongInput`` for what is no picture, and where weights are gone.
+        """
         from image_similarity.collection import search
 
         return search.search(
             self, query, k, image_id=image_id, fingerprint=fingerprint, metric=metric, dissimilar=dissimilar
         )
+
+    # -- SQL -----------------------------------------------------------------------------------------------------------
+
+    def duckdb(self, connection: "DuckDBPyConnection | None" = None) -> "DuckDBPyConnection":
+        """A connection to DuckDB with a view of each table, and views of several (``docs/tables.md`` lists them).
+
+        They show the state of this collection, wherever its warehouse was when ``views.sql`` was written.
+        ``connection``: one of your own, with the secrets of an object store, say, or with other tables; None: a new one
+        in memory. Raises ``WrongInput`` where DuckDB is not installed, ``JobFailed`` where it cannot read the files.
+        """
+        return database.connected(self.snapshot, connection)
 
     # -- for people ----------------------------------------------------------------------------------------------------
 

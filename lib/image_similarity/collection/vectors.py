@@ -31,7 +31,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.reporting import current
 from image_similarity.stages.neighbours.resources import available_memory
 from image_similarity.storage import disk_space
-from image_similarity.warehouse.parquet import list_length
+from image_similarity.warehouse.parquet import list_length, streaming
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -319,8 +319,7 @@ def _stored(snapshot: Snapshot, fingerprint: str, key: str) -> Source:
 
     def rows() -> Rows:
         start = 0
-        few = {"batch_size": batch_rows(dimensions), "batch_readahead": 2, "fragment_readahead": 1}
-        for batch in store.to_batches(columns=["embedding"], **few):
+        for batch in store.to_batches(columns=["embedding"], batch_size=batch_rows(dimensions), **streaming()):
             of_batch = code[start : start + len(batch)]
             start += len(batch)
             wanted = of_batch[of_batch >= 0]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.color import rgb2hsv, rgb2lab
 
-from image_similarity.fingerprints.spec import FingerprintSpec
+from image_similarity.fingerprints.spec import FingerprintSpec, Parameters
 from image_similarity.imaging.framing import Framing
 
 SIDE = 128
@@ -30,7 +30,7 @@ class ColourHistogram(FingerprintSpec):
     bins: tuple[int, int, int]
     """Bins of each channel. The vector has as many values as their product."""
 
-    def load(self, file: str | None, device: str) -> "Histogram":
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> "Histogram":
         return Histogram(self)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from image_similarity.fingerprints.inference import USUAL_AXES, Inference, Normalisation, Pooling, tensor_of
-from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
+from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec, Parameters
 from image_similarity.imaging.framing import Framing
 
 
@@ -30,22 +30,24 @@ from image_similarity.imaging.framing import Framing
 class Program(FingerprintSpec):
     """A program: float32 pictures (n, 3, side, side) -> a tensor (n, ...)."""
 
-    uses_torch = True
-
     normalisation: Normalisation
     pooling: Pooling
     precision: str
     program_sha256: str
 
-    def load(self, file: str | None, device: str) -> Inference:
+    @property
+    def uses_torch(self) -> bool:
+        return True
+
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> Inference:
         """``file``: path of the program."""
-        if file is None:
+        if not isinstance(file, str):
             raise ValueError("a program needs its file")
         program = _load(file)
-        batch = _input_shape(program)[0]
-        fixed = int(batch) if isinstance(batch, int) else None
+        size = _input_shape(program)[0]
+        fixed = int(size) if isinstance(size, int) else None
         return Inference(
-            program.module(), self.framing, self.normalisation, self.pooling, self.precision, device, fixed
+            program.module(), self.framing, self.normalisation, self.pooling, self.precision, device, fixed, batch
         )
 
 
@@ -70,9 +72,7 @@ def prepare(
             f"weights {source}: the program takes {_shape_text(shape)}, not (n, 3, {framing.crop}, {framing.crop})"
         )
     axes = _axes(program, shape, framing.crop, source) if pooling != "none" else ()
-    with open(file, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    spec = Program(framing, normalisation, Pooling(pooling, axes), precision, digest)
+    spec = Program(framing, normalisation, Pooling(pooling, axes), precision, sha256_of(file))
     grey = np.full((2, framing.crop, framing.crop, 3), 128, np.uint8)
     try:
         vectors = spec.load(str(file), "cpu")(grey)
@@ -85,6 +85,12 @@ def prepare(
             f"weights {source}: the program answers 2 grey pictures with {vectors.shape}, or values not finite"
         )
     return spec
+
+
+def sha256_of(file: Path) -> str:
+    """The hash of a program, which is part of its spec."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def input_side(file: Path, source: str = "given") -> int:

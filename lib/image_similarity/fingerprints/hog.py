@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from skimage.color import rgb2gray
 from skimage.feature import hog
 
-from image_similarity.fingerprints.spec import FingerprintSpec
+from image_similarity.fingerprints.spec import FingerprintSpec, Parameters
 from image_similarity.imaging.framing import Framing
 
 BATCH = 64
@@ -23,7 +23,7 @@ class OrientedGradients(FingerprintSpec):
     block: int
     """Side of a block in cells. The histograms of a block are normalised together. Blocks overlap."""
 
-    def load(self, file: str | None, device: str) -> "Gradients":
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> "Gradients":
         return Gradients(self)
 
     @property

@@ -67,8 +67,9 @@ class Pooling:
 class Inference:
     """(n, side, side, 3) uint8 -> (n, d) float32 by ``module``, which must be in evaluation mode.
 
-    ``fixed``: the only batch size that the module takes, None if it takes any. The batch size on a GPU is found by
-    trial. If memory runs out, the batch size is halved, and the work goes on.
+    ``fixed``: the only batch size that the module takes, None if it takes any. ``batch``: the batch size of others;
+    None for one that suits many pictures, which is found by trial on a GPU. If memory runs out, the batch size is
+    halved, and the work goes on.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Inference:
         precision: str = "float32",
         device: str = "cpu",
         fixed: int | None = None,
+        batch: int | None = None,
     ):
         self.framing, self._pooling, self._fixed = framing, pooling, fixed
         self._device, self._dtype = torch.device(device), DTYPES[precision]
@@ -94,8 +96,8 @@ class Inference:
         self._normalisation = normalisation
         self._mean = torch.tensor(normalisation.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(normalisation.std, device=self._device).view(1, 3, 1, 1)
-        self.batch = fixed or max(1, min(MOST_ON_CPU, BATCH_BYTES // (3 * framing.crop**2 * 4)))
-        if self._on_gpu and fixed is None:
+        self.batch = fixed or batch or max(1, min(MOST_ON_CPU, BATCH_BYTES // (3 * framing.crop**2 * 4)))
+        if self._on_gpu and fixed is None and batch is None:
             self.batch = self._best_batch()
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

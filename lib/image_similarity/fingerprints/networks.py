@@ -9,7 +9,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from image_similarity.errors import did_you_mean
 from image_similarity.fingerprints.inference import CAFFE, USUAL_AXES, Inference, Normalisation, Pooling
-from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
+from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec, Parameters
 from image_similarity.imaging.framing import Framing
 
 OUTPUT = "embedding"
@@ -38,8 +38,6 @@ State = Mapping[str, torch.Tensor]
 class Network(FingerprintSpec):
     """A network up to one layer. ``weights_sha256`` identifies the parameters."""
 
-    uses_torch = True
-
     network: str
     layer: str
     normalisation: Normalisation
@@ -47,13 +45,26 @@ class Network(FingerprintSpec):
     precision: str
     weights_sha256: str
 
-    def load(self, file: str | None, device: str) -> Inference:
-        """``file``: path of the parameters that `Prepared.save` wrote."""
+    @property
+    def uses_torch(self) -> bool:
+        return True
+
+    def with_parameters(self, state: "State", source: str) -> "Prepared":
+        """The same layer of the same network with the parameters ``state``, whose hash may be another.
+
+        Raises as `prepare` does for parameters that do not fit. ``source`` names them in messages.
+        """
+        parameters = _fitting_state(self.network, self.layer, self.framing.crop, state, source)
+        return Prepared(replace(self, weights_sha256=state_sha256(parameters)), parameters)
+
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> Inference:
+        """``file``: path of the parameters that `Prepared.save` wrote, or `Prepared.state`, which is taken over."""
         if file is None:
             raise ValueError("a network needs its file of parameters")
+        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True) if isinstance(file, str) else file
         extractor = _extractor(self.network, self.layer, self.framing.crop)
-        extractor.load_state_dict(torch.load(file, map_location="cpu", mmap=True, weights_only=True), assign=True)
-        return Inference(extractor, self.framing, self.normalisation, self.pooling, self.precision, device)
+        extractor.load_state_dict(state, assign=True)
+        return Inference(extractor, self.framing, self.normalisation, self.pooling, self.precision, device, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,12 @@ class Prepared:
 
     def save(self, file: Path) -> None:
         """Write the file of parameters for `Network.load`."""
-        torch.save(dict(self.state), file)
+        save(self.state, file)
+
+
+def save(state: State, file: Path) -> None:
+    """Write the file of parameters for `Network.load`."""
+    torch.save(dict(state), file)
 
 
 def check_network(network: str) -> None:

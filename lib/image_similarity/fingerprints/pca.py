@@ -1,10 +1,13 @@
 """Projection of vectors onto fewer dimensions: principal components."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from image_similarity.fingerprints.spec import Fingerprint, FingerprintSpec, Parameters
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,49 @@ class Projection:
     def sha256(self) -> str:
         """A hash of everything that determines projected vectors."""
         return hashlib.sha256(self.mean.tobytes() + self.components.tobytes()).hexdigest()
+
+
+def key_of(base_key: str, projection: Projection) -> str:
+    """The key of the vectors with ``base_key``, projected: 16 hexadecimal digits."""
+    values = {"kind": "projection", "base": base_key, "projection": projection.sha256}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Projected(FingerprintSpec):
+    """A fingerprint whose vectors are projected: one that is computed from images in a single pass.
+
+    It holds the projection, some megabytes for a network's vectors.
+    """
+
+    base: FingerprintSpec
+    projection: Projection
+
+    @property
+    def key(self) -> str:
+        return key_of(self.base.key, self.projection)
+
+    @property
+    def uses_torch(self) -> bool:
+        return self.base.uses_torch
+
+    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> "ProjectedVectors":
+        """``file``: that of the base."""
+        return ProjectedVectors(self.base.load(file, device, batch), self.projection)
+
+
+class ProjectedVectors:
+    """(n, side, side, 3) uint8 -> (n, m) float32, the vectors of ``base`` projected."""
+
+    def __init__(self, base: Fingerprint, projection: Projection):
+        self.framing, self._base, self._projection = base.framing, base, projection
+
+    @property
+    def batch(self) -> int:
+        return self._base.batch
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._projection(self._base(images))
 
 
 def fit(vectors: NDArray[np.float32], dimensions: int, seed: int) -> Projection:

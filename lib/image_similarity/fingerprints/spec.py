@@ -3,8 +3,9 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from image_similarity.imaging.framing import Framing
 
 PIXELS_VERSION = 2
 """Part of every key. Raise it when a change of decoding, resizing or cropping changes vectors."""
+
+
+Parameters = Mapping[str, Any]
+"""Names to tensors of torch."""
 
 
 class FingerprintError(ValueError):
@@ -40,10 +45,12 @@ class FingerprintSpec(ABC):
     Names of classes and fields are part of `key`: a renamed one makes all stored vectors obsolete.
     """
 
-    uses_torch: ClassVar[bool] = False
-    """Whether the fingerprint runs on a device of torch's."""
-
     framing: Framing
+
+    @property
+    def uses_torch(self) -> bool:
+        """Whether the fingerprint runs on a device of torch's."""
+        return False
 
     @property
     def key(self) -> str:
@@ -52,7 +59,8 @@ class FingerprintSpec(ABC):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @abstractmethod
-    def load(self, file: str | None, device: str) -> Fingerprint:
-        """Build the fingerprint. ``file``: path of the file that the driver saved for it, None if it needs none;
-        ``device``: torch's name of the device.
+    def load(self, file: "str | Parameters | None", device: str, batch: int | None = None) -> Fingerprint:
+        """Build the fingerprint. ``file``: path of the file that the driver saved for it, or the parameters that would
+        be in it; None if it needs none. ``device``: torch's name of the device. ``batch``: the number of pictures in a
+        batch, if the fingerprint takes any; None for what suits many pictures.
         """

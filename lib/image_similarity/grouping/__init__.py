@@ -5,6 +5,7 @@ settings, no tables.
 - ``near_duplicates``  the pairs within the limits, and the groups of a component
 - ``components``       what pairs connect
 - ``stars``            the groups of components whose distances fit into a matrix (``matrices``); ``large``: of others
+- ``verdicts``         whether a picture from outside is in a collection
 - ``digests``          what the groups of a component depend on
 
 A *node* is a distinct content: identical files are one node. Nodes are numbered in the order of their names, so a tie

@@ -96,6 +96,10 @@ class Scored:
     """(n, 2): see `scoring.bounds`."""
     comparison: Comparison
 
+    def rows(self, rows: slice) -> "Scored":
+        """Those of some rows."""
+        return Scored(self.similar[rows], self.dissimilar[rows], self.error[rows], self.comparison)
+
 
 Pairs = Callable[[Metric, Vectors, Vectors, Indices, Indices], Bits]
 """Exact distances of pairs: `distances.pairs`, or what gives the same."""

@@ -95,8 +95,10 @@ def _bfloat16_copied(rows: Values) -> tuple[Any, Reals]:
 
 
 def _bfloat16_product(a: Any, b: Any, buffer: Values) -> Values:
-    product: Values = (a @ b.T).float().numpy()
-    return product
+    import torch
+
+    torch.from_numpy(buffer).copy_(a @ b.T)
+    return buffer
 
 
 @contextmanager

@@ -21,13 +21,12 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyspark import TaskContext
-
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.runtime.session import available_cores, is_local_mode
 from image_similarity.settings import EmbeddingsSettings
 
 if TYPE_CHECKING:
+    from pyspark import TaskContext
     from pyspark.sql import SparkSession
 
 CPU = "cpu"
@@ -75,7 +74,7 @@ class Devices:
             )
         if not count:
             return CPU
-        context = TaskContext.get()
+        context = _task()
         partition = context.partitionId() if context is not None else number or 0
         index = partition % count
         return _usable(index, f"GPU {index}")
@@ -91,7 +90,7 @@ class Devices:
         at_once = self.most_tasks()
         if at_once is not None:
             return max(1, available_cores() // at_once)
-        context = TaskContext.get()
+        context = _task()
         return max(_LEAST_CORES, context.cpus() if context is not None else 0)
 
 
@@ -155,9 +154,18 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
+def _task() -> "TaskContext | None":
+    """The task of Spark's that this process works on. Who is in one has imported Spark; others need not wait for it."""
+    if "pyspark" not in sys.modules:
+        return None
+    from pyspark import TaskContext
+
+    return TaskContext.get()
+
+
 def _assigned_address() -> str | None:
     """The address of the GPU that Spark assigned to this task; None if there is none."""
-    context = TaskContext.get()
+    context = _task()
     gpu = context.resources().get("gpu") if context is not None else None
     return str(gpu.addresses[0]) if gpu is not None else None
 

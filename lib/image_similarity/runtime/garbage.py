@@ -7,8 +7,12 @@ What survived such a collection is therefore frozen: later ones do not look at i
 
 import gc
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _modules_when_frozen = 0
+_pauses, _pausing = 0, threading.Lock()
 
 
 def is_spark_worker() -> bool:
@@ -32,3 +36,24 @@ def _after_collection(phase: str, info: "dict[str, int]") -> None:
     if phase == "stop" and info["generation"] == 2 and len(sys.modules) != _modules_when_frozen:
         _modules_when_frozen = len(sys.modules)
         gc.freeze()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """No collections while this context is open, in any thread: importing torch takes a quarter less time.
+
+    It makes hundreds of thousands of objects that stay, and each collection looks at them again. Reference counts free
+    nearly everything meanwhile.
+    """
+    global _pauses
+    with _pausing:
+        _pauses += 1
+        if _pauses == 1:
+            gc.disable()
+    try:
+        yield
+    finally:
+        with _pausing:
+            _pauses -= 1
+            if not _pauses:
+                gc.enable()

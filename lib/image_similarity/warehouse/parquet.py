@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 COMPRESSION = "zstd"
+_BUFFER_BYTES = 2**24
+"""Bytes of a column that are read at once: a store answers to each request after many milliseconds."""
 _DENSE = {"embedding": "embedding.list.element", "thumbprint": "thumbprint"}
 """Columns whose values hardly ever repeat, and their paths in a file: a dictionary makes them larger and slower to
 read."""
@@ -57,6 +59,17 @@ def list_length(footer: pq.FileMetaData, column: str) -> int:
     columns = (group.column(number) for number in range(group.num_columns))
     values: int = sum(part.num_values for part in columns if part.path_in_schema.partition(".")[0] == column)
     return int(values) // int(group.num_rows)
+
+
+def streaming() -> dict[str, Any]:
+    """Arguments of ``Dataset.to_batches``: of files on this machine or in a store little is in memory at a time.
+
+    Without them pyarrow reads the wanted columns of a whole file ahead.
+    """
+    import pyarrow.dataset as ds  # it imports pandas, which takes part of a second
+
+    options = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True, buffer_size=_BUFFER_BYTES)
+    return {"batch_readahead": 1, "fragment_readahead": 1, "fragment_scan_options": options}
 
 
 def write_folder(folder: str, rows: "DataFrame", more: bool = False) -> None:

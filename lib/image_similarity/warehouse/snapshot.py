@@ -17,7 +17,7 @@ from image_similarity.errors import JobFailed
 from image_similarity.storage import blobs, uris
 from image_similarity.storage.files import Files
 from image_similarity.storage.filesystems import OBJECT_STORES, files_of
-from image_similarity.warehouse.parquet import in_schema
+from image_similarity.warehouse.parquet import in_schema, streaming
 from image_similarity.warehouse.records import Record, from_row
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
 
@@ -148,9 +148,9 @@ class Snapshot:
         From Hadoop's file systems one file at a time is in memory. Raises as `dataset` does.
         """
         files = self._files(table, self.run_ids(table, slot))
-        few = {"columns": columns, "batch_size": BATCH_ROWS, "batch_readahead": 1, "fragment_readahead": 1}
+        few = {"columns": columns, "batch_size": BATCH_ROWS}
         if self._is_mapped:
-            yield from _mapped(files, SCHEMAS[table]).to_batches(**few)
+            yield from _mapped(files, SCHEMAS[table]).to_batches(**few, **streaming())
             return
         for file in files:
             yield from _in_memory([self.files.read(file) or b""], SCHEMAS[table]).to_batches(**few)

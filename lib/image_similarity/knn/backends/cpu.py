@@ -18,6 +18,9 @@ from image_similarity.knn.rerank import Part, Reranker, Scored
 from image_similarity.knn.scoring import FLOAT32, Comparison, Copies, Extremes, Screen
 
 _RUN = 32  # scores that are tested together
+_TILE_ROWS = 512
+"""Rows that are compared at once with a strip that keeps no lists: their scores are still in the cache when they are
+tested."""
 
 
 class Best:
@@ -29,6 +32,10 @@ class Best:
         self.positions = np.full((rows, k), -1, dtype=np.int32)
         self.cut = np.full(rows, -np.inf if k else np.inf, dtype=np.float32) if cut is None else cut
         """(n,) float32: a score enters a list only if it exceeds this."""
+
+    def of(self, rows: slice) -> tuple[Values, NDArray[np.int32], Values]:
+        """Scores, positions and cut of some rows."""
+        return self.scores[rows], self.positions[rows], self.cut[rows]
 
     def keys(self) -> Keys:
         """(n, k): the lists as keys, unsorted. The greatest score has the least key."""
@@ -84,6 +91,37 @@ def _offer(product, half_a, half_b, at_a, at_b, diagonal, near_a, near_b, far_a,
                         _push(near_b[0], near_b[1], near_cut_b, j, score, at_a[i])
                     if -score > far_cut_b[j]:
                         _push(far_b[0], far_b[1], far_cut_b, j, -score, at_a[i])
+
+
+_LONG_RUN = 64  # numba's loop becomes vector instructions, where one of `_RUN` does not
+
+
+@compiled()
+def _any_passes(row, own, halves, start, near_cut, far_cut):  # type: ignore[no-untyped-def]
+    """Whether one of the scores from ``start`` on, `_LONG_RUN` of them, beats a list. True where there are fewer."""
+    if len(row) - start < _LONG_RUN:
+        return True
+    run, half, passing = row[start : start + _LONG_RUN], halves[start : start + _LONG_RUN], np.int32(0)
+    for j in range(_LONG_RUN):
+        score = run[j] - own - half[j]
+        passing += np.int32((score > near_cut) | (-score > far_cut))
+    return passing > 0
+
+
+@compiled()
+def _offer_to_rows(product, half_a, half_b, at_b, near, far):  # type: ignore[no-untyped-def]
+    """The same as `_offer` where the columns keep no lists."""
+    columns = product.shape[1]
+    for i in range(product.shape[0]):
+        own, row = half_a[i], product[i]
+        for start in range(0, columns, _LONG_RUN):
+            if _any_passes(row, own, half_b, start, near[2][i], far[2][i]):
+                for j in range(start, min(start + _LONG_RUN, columns)):
+                    score = row[j] - own - half_b[j]
+                    if score > near[2][i]:
+                        _push(near[0], near[1], near[2], i, score, at_b[j])
+                    if -score > far[2][i]:
+                        _push(far[0], far[1], far[2], i, -score, at_b[j])
 
 
 class Pool:
@@ -160,11 +198,23 @@ class CpuStrip:
         """The same vectors, which others are compared with: no list of this strip changes."""
         return CpuStrip(self.part, self._comparison, 0, 0, self._memory, self.copies)
 
+    def with_empty_lists(self) -> "CpuStrip":
+        """The same vectors, for another thread: no list of this strip changes."""
+        of_lists = self.similar.scores.shape[1], self.dissimilar.scores.shape[1]
+        return CpuStrip(self.part, self._comparison, *of_lists, self._memory, self.copies)
+
+    @property
+    def has_lists(self) -> bool:
+        return self.similar.scores.shape[1] + self.dissimilar.scores.shape[1] > 0
+
     def offer(self, other: "CpuStrip") -> None:
         """Compare with ``other``, and update the lists of both. ``other`` may be this strip itself."""
+        self._met, other._met = self._met.joined(other._extremes), other._met.joined(self._extremes)
+        if not other.has_lists:
+            self._take(other)
+            return
         memory = self._memory.of(len(self.part), len(other.part))
         product = self._comparison.screen.product(self.copies.low, other.copies.low, memory)
-        self._met, other._met = self._met.joined(other._extremes), other._met.joined(self._extremes)
         _offer(
             product,
             self.copies.half,
@@ -175,6 +225,23 @@ class CpuStrip:
             *((best.scores, best.positions, best.cut) for best in (self.similar, other.similar)),
             *((best.scores, best.positions, best.cut) for best in (self.dissimilar, other.dissimilar)),
         )
+
+    def _take(self, other: "CpuStrip") -> None:
+        """Compare with ``other``, which keeps no lists."""
+        for start in range(0, len(self.part), _TILE_ROWS):
+            rows = slice(start, start + _TILE_ROWS)
+            low = self.copies.low[rows]
+            memory = self._memory.of(len(low), len(other.part))
+            _offer_to_rows(
+                self._comparison.screen.product(low, other.copies.low, memory),
+                self.copies.half[rows],
+                other.copies.half,
+                other.part.positions,
+                *(
+                    (best.scores[rows], best.positions[rows], best.cut[rows])
+                    for best in (self.similar, self.dissimilar)
+                ),
+            )
 
     @property
     def error(self) -> Values:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from image_similarity.errors import WrongInput
-from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
+from image_similarity.fingerprints.spec import Fingerprint, FingerprintError, FingerprintSpec, Parameters
 from image_similarity.settings import (
     ColourHistogramSettings,
     ExportedSettings,
@@ -38,6 +38,13 @@ class PreparedFingerprint:
     """Notes for people, one line each."""
     completed: Mapping[str, Any] = field(default_factory=dict)
     """Keys that the declaration may leave open, with the values that were used."""
+    parameters: Parameters | None = None
+    """What would be in ``file``, where only this process needs it."""
+
+    def load(self, device: str, batch: int | None = None) -> Fingerprint:
+        """The fingerprint itself, in this process. See `FingerprintSpec.load`."""
+        file = str(self.file) if self.file is not None else None
+        return self.spec.load(file if self.parameters is None else self.parameters, device, batch)
 
 
 def with_bases(settings: Settings, names: list[str]) -> list[str]:

@@ -4,8 +4,6 @@ A projection is fitted once, on a sample, and stored in the table ``projections`
 same components, so old and new vectors can be compared.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +20,11 @@ from image_similarity.fingerprints import pca
 from image_similarity.fingerprints.pca import Projection
 from image_similarity.settings import PcaSettings
 from image_similarity.stages.embeddings.checkpoints import as_lists
+from image_similarity.stages.embeddings.projections import MEAN, stored
 from image_similarity.warehouse.parquet import spark_schema
 from image_similarity.warehouse.schemas import SCHEMAS
 
 Batches = Iterator[pa.RecordBatch]
-
-MEAN = -1
-"""The ``component`` of the row that holds the mean. The mean is subtracted before projecting."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,7 @@ class Fitted:
     @property
     def key(self) -> str:
         """The key of the projected vectors: 16 hexadecimal digits."""
-        values = {"kind": "projection", "base": self.base_key, "projection": self.projection.sha256}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        return pca.key_of(self.base_key, self.projection)
 
     @property
     def explained(self) -> float:
@@ -57,9 +52,7 @@ def published(rows: DataFrame, base_key: str, declared: PcaSettings) -> Fitted |
         return None
     if any((row.base_key, row["sample"], row.seed) != (base_key, declared.sample, declared.seed) for row in ordered):
         return None
-    weights = np.array([row.weights for row in ordered], dtype=np.float32)
-    shares = np.array([row.explained_variance for row in ordered[1:]], dtype=np.float64)
-    return Fitted(base_key, Projection(weights[0], weights[1:], shares))
+    return Fitted(base_key, stored([row.asDict() for row in ordered]))
 
 
 def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fitted:

@@ -47,17 +47,24 @@ class File:
 
 
 def resolve(
-    network: str, names: Sequence[str], sha256: str | None, seed: int, cache: Path, http: HttpSettings = HttpSettings()
+    network: str,
+    names: Sequence[str],
+    sha256: str | None,
+    seed: int,
+    cache: Path,
+    http: HttpSettings = HttpSettings(),
+    advice: str | None = None,
 ) -> Weights:
     """The first of ``names`` that is available: a torchvision name, ``untrained``, or a path or URI of a state dict.
 
     Files are downloaded to ``cache``, and checked. torchvision's own are downloaded by torch.hub, others by our client
     as ``http`` says, and again when the file at the address has changed (see `weights_cache`). Only unreachable weights
     are passed over. A file that exists and is wrong raises ``WrongInput``, and so do paths of which none is there. If
-    none of ``names`` is available, ``JobFailed`` says why, for each of them, and what can be done.
+    none of ``names`` is available, ``JobFailed`` says why, for each of them, and what can be done (``advice``, where
+    the caller knows it better).
     """
     check_network(network)
-    file = _first_of(network, names, sha256, cache, http)
+    file = _first_of(network, names, sha256, cache, http, advice)
     if file.source == UNTRAINED:
         source = f"untrained (seed {seed})"
         return Weights(untrained_state(network, seed), source, trained=False, passed_over=file.passed_over)
@@ -65,12 +72,25 @@ def resolve(
     return Weights(state, file.source, trained=True, passed_over=file.passed_over, notes=file.notes)
 
 
-def resolve_program(names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings = HttpSettings()) -> File:
+def resolve_program(
+    names: Sequence[str],
+    sha256: str | None,
+    cache: Path,
+    http: HttpSettings = HttpSettings(),
+    advice: str | None = None,
+) -> File:
     """The first available file of ``names``, paths or URIs of ``torch.export`` programs. Raises as `resolve` does."""
-    return _first_of(None, names, sha256, cache, http)
+    return _first_of(None, names, sha256, cache, http, advice)
 
 
-def _first_of(network: str | None, names: Sequence[str], sha256: str | None, cache: Path, http: HttpSettings) -> File:
+def _first_of(
+    network: str | None,
+    names: Sequence[str],
+    sha256: str | None,
+    cache: Path,
+    http: HttpSettings,
+    advice: str | None = None,
+) -> File:
     """The first of ``names`` that is available. For `UNTRAINED` the returned file has that source and an empty path."""
     local_weights.check(names)
     passed_over: list[str] = []
@@ -85,7 +105,7 @@ def _first_of(network: str | None, names: Sequence[str], sha256: str | None, cac
             passed_over.append(f"weights {name} of {network or 'the program'} cannot be reached: {_reason(error)}")
             continue
         return File(file, name, tuple(passed_over), notes)
-    raise JobFailed("; ".join(passed_over) + _advice(network, names))
+    raise JobFailed("; ".join(passed_over) + (_advice(network, names) if advice is None else advice))
 
 
 def _advice(network: str | None, names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.grouping.near_duplicates import Limits, least_limit, strict_limit
+from image_similarity.grouping.near_duplicates import Limits, common_scale, least_limit, strict_limit
 from image_similarity.knn.distances import Values
 from image_similarity.settings import GroupsSettings
 from image_similarity.storage import blobs
@@ -23,6 +23,8 @@ SKETCH_SIZE = 4096
 
 LIMIT, CALIBRATION = "limit", "calibration"
 """Keys in ``runs.settings``."""
+COMMON = "common"
+"""A key of the limit: the scale below which none is taken where pictures decide. Searches read it."""
 
 Sketch = NDArray[np.uint64]
 """The lowest hashes of a collection's contents."""
@@ -98,7 +100,7 @@ def _new(
     lines: tuple[str, ...] = (),
 ) -> Chosen:
     limits = _limits(scaled, scale, settings)
-    limit = {**asdict(limits), "source": source}
+    limit = {**asdict(limits), COMMON: common_scale(scale), "source": source}
     record: dict[str, Any] = {LIMIT: {**limit, "fingerprint_key": fingerprint_key}}
     if calibrated is not None:
         record[CALIBRATION] = dict(calibrated.record)
@@ -134,7 +136,7 @@ def _kept(
     if share > settings.recalibrate_share:
         return None
     limits = _limits(limit["scaled"], scale, settings)
-    record = {**before.settings, LIMIT: {**limit, **asdict(limits)}}
+    record = {**before.settings, LIMIT: {**limit, **asdict(limits), COMMON: common_scale(scale)}}
     record = {key: record[key] for key in (LIMIT, CALIBRATION) if key in record}
     line = f"limit {limits.scaled:g} of the local scale as in run {before.run}: {share:.1%} of the images have changed"
     return Chosen(limits, record, before.sketch, (line,))

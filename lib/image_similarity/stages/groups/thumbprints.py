@@ -15,6 +15,7 @@ from image_similarity.grouping.components import Nodes
 from image_similarity.knn.distances import Values
 from image_similarity.stages.groups.graph import Images
 from image_similarity.stages.groups.vectors import finder
+from image_similarity.warehouse.parquet import streaming
 from image_similarity.warehouse.snapshot import Snapshot
 
 BYTES = agreement.SIDE**2
@@ -56,9 +57,8 @@ def read(published: Snapshot, key: str | None, images: Images, most_bytes: int) 
         return Thumbprints(np.zeros((0, BYTES), dtype=np.uint8), is_there)
     pixels = _allocated(count, most_bytes)
     find = finder(images, np.arange(count))
-    batches = published.dataset("vectors", key).to_batches(
-        columns=["content_sha256", COLUMN], batch_size=_BATCH_ROWS, batch_readahead=2, fragment_readahead=1
-    )
+    store = published.dataset("vectors", key)
+    batches = store.to_batches(columns=["content_sha256", COLUMN], batch_size=_BATCH_ROWS, **streaming())
     for batch in batches:
         batch = batch.filter(batch.column(1).is_valid())
         if len(batch):

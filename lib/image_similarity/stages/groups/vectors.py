@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from image_similarity.errors import JobFailed
 from image_similarity.knn.distances import Indices, Values
 from image_similarity.stages.groups.graph import Find, Images, Names, find_contents, hexed
+from image_similarity.warehouse.parquet import streaming
 from image_similarity.warehouse.snapshot import Snapshot
 from image_similarity.warehouse.workspace import Workspace
 
@@ -21,7 +22,6 @@ Batches = Callable[[], Iterator[pa.RecordBatch]]
 """Reads vectors: batches of content (an image's own id where each image is a node), embedding (list<float>)."""
 
 _BATCH_ROWS = 1024
-_BATCHES_AHEAD = 4
 CONTENT, VECTOR = "content", "embedding"
 
 
@@ -68,12 +68,8 @@ def stored(published: Snapshot, key: str) -> Batches:
     """The published vectors of a fingerprint's definition ``key``."""
 
     def read() -> Iterator[pa.RecordBatch]:
-        yield from published.dataset("vectors", key).to_batches(
-            columns=["content_sha256", VECTOR],
-            batch_size=_BATCH_ROWS,
-            batch_readahead=_BATCHES_AHEAD,
-            fragment_readahead=1,
-        )
+        store = published.dataset("vectors", key)
+        yield from store.to_batches(columns=["content_sha256", VECTOR], batch_size=_BATCH_ROWS, **streaming())
 
     return read
 

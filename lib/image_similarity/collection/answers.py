@@ -1,0 +1,107 @@
+"""The table that a search answers with: neighbours, and what is known of their pictures."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from image_similarity.collection.vectors import Store, key_of
+from image_similarity.errors import JobFailed
+from image_similarity.warehouse.snapshot import Snapshot
+
+SCHEMA = pa.schema(
+    [
+        ("relation", pa.string()),
+        ("rank", pa.int32()),
+        ("image_id", pa.string()),
+        ("distance", pa.float32()),
+        ("verdict", pa.string()),
+        ("uri", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("attributes", pa.map_(pa.string(), pa.string())),
+    ]
+)
+"""The columns of an answer. The rows are in the order of relation (similar first) and rank."""
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    relation: str
+    rows: NDArray[np.int64]
+    """Rows of the store, the best first."""
+    distance: NDArray[np.float32]
+
+    def first(self, k: int) -> "Neighbours":
+        return Neighbours(self.relation, self.rows[:k], self.distance[:k])
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store of vectors knows of a picture."""
+
+    content_sha256: str
+    width: int | None
+    height: int | None
+    thumbprint: bytes | None
+
+
+def pictures_of(snapshot: Snapshot, name: str, store: Store, rows: Iterable[int | None]) -> dict[int, Stored]:
+    """What is known of the pictures of ``rows`` of the store (None: of no picture). Nothing of vectors of one's own."""
+    wanted = sorted({int(row) for row in rows if row is not None})
+    if store.contents is None or not wanted:
+        return {}
+    contents = dict(zip(wanted, store.contents.take(pa.array(wanted)).to_pylist()))
+    columns = ["content_sha256", "width", "height", "thumbprint"]
+    with _read(snapshot):
+        table = _rows_with(snapshot, "vectors", key_of(snapshot, name), columns, list(contents.values()))
+    stored = {row["content_sha256"]: Stored(**row) for row in table.to_pylist()}
+    return {row: stored[content] for row, content in contents.items() if content in stored}
+
+
+def table(
+    snapshot: Snapshot,
+    store: Store,
+    lists: Sequence[Neighbours],
+    verdicts: Sequence[str | None],
+    pictures: Mapping[int, Stored],
+    about: Mapping[str, str],
+) -> pa.Table:
+    """The answer: `SCHEMA`, with ``about`` as its metadata."""
+    rows = np.concatenate([each.rows for each in lists])
+    ids = store.ids.take(pa.array(rows)).to_pylist()
+    with _read(snapshot):
+        listed = _rows_with(snapshot, "manifest", None, ["image_id", "uri", "attributes"], ids)
+    by_id = {row["image_id"]: row for row in listed.to_pylist()}
+    columns = {
+        "relation": [each.relation for each in lists for _ in each.rows],
+        "rank": [rank for each in lists for rank in range(1, len(each.rows) + 1)],
+        "image_id": ids,
+        "distance": np.concatenate([each.distance for each in lists]),
+        "verdict": list(verdicts),
+        "uri": [by_id.get(name, {}).get("uri") for name in ids],
+        "width": [pictures[row].width if row in pictures else None for row in rows.tolist()],
+        "height": [pictures[row].height if row in pictures else None for row in rows.tolist()],
+        "attributes": [by_id.get(name, {}).get("attributes") for name in ids],
+    }
+    return pa.table(columns, schema=SCHEMA.with_metadata(dict(about)))
+
+
+def _rows_with(snapshot: Snapshot, table: str, slot: str | None, columns: list[str], values: list[str]) -> pa.Table:
+    """The rows whose first column has one of ``values``."""
+    import pyarrow.dataset as ds
+
+    return snapshot.dataset(table, slot).to_table(columns=columns, filter=ds.field(columns[0]).isin(values))
+
+
+@contextmanager
+def _read(snapshot: Snapshot) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise JobFailed(
+            f"{snapshot.uri}: files of the state that was read were cleaned meanwhile: refresh() reads the newest one"
+        ) from None

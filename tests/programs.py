@@ -1,0 +1,28 @@
+"""Small programs of torch.export, as users bring their own encoders."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Encoder(nn.Module):
+    """(n, 3, side, side) -> (n, 5, side // 2, side // 2)"""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.convolution = nn.Conv2d(3, 5, 3, stride=2, padding=1)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.convolution(pictures)
+        return features
+
+
+def save(file: Path, side: int, seed: int = 0, batch: int | None = None) -> Path:
+    """`Encoder` as a program for pictures of ``side``. ``batch``: the only number of them that it takes."""
+    dynamic: Any = None if batch else ({0: torch.export.Dim("batch", min=1, max=64)},)
+    example = (torch.zeros(batch or 2, 3, side, side),)
+    torch.export.save(torch.export.export(Encoder(seed).eval(), example, dynamic_shapes=dynamic), file)
+    return file
