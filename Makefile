@@ -88,6 +88,7 @@ bench: ready
 	$(BIN)/python tests/benchmarks/small_collections.py
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
+	$(BIN)/python tests/benchmarks/search.py
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
 	$(BIN)/python tests/benchmarks/groups.py
 	$(BIN)/python tests/benchmarks/groups_million.py
