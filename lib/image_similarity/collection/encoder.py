@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from image_similarity.errors import JobFailed, Unreadable
+from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.fingerprints.spec import Fingerprint
 from image_similarity.imaging.framing import Framed
 from image_similarity.imaging.sandbox import IsolatedDecoders
@@ -158,12 +158,12 @@ def devices_of(snapshot: Snapshot, fingerprint: str) -> list[str]:
 
 
 def settings_of(snapshot: Snapshot, fingerprint: str) -> EmbeddingsSettings:
-    """The limits that the collection's own pictures had. The defaults if they are not recorded."""
-    recorded: Any = published.from_images(snapshot, fingerprint).record.settings.get("embeddings", {})
+    """The limits that the collection's own pictures had. The defaults where they are not recorded."""
     try:
+        recorded: Any = published.from_images(snapshot, fingerprint).record.settings.get("embeddings", {})
         known = {key: value for key, value in recorded.items() if key in EmbeddingsSettings.model_fields}
         return EmbeddingsSettings.model_validate(known)
-    except (AttributeError, ValidationError):
+    except (AttributeError, ValidationError, WrongInput):  # pictures that have their vectors are searched for anyway
         return EmbeddingsSettings()
 
 
