@@ -4,6 +4,7 @@
 #   make demo                        neighbours and a gallery of 240 pictures that are drawn here
 #   make demo IMAGES=/my/pictures    the same of your own (a folder, a glob, or a list)
 #   make demo ARGS="-k 5"            with arguments for jobs/run_pipeline.py
+#   make notebooks                   opens notebooks on the demo
 
 PYTHON ?= python3
 VENV   := .venv
@@ -30,7 +31,7 @@ endef
 # An environment that is there already, where PYTHON is given; else .venv.
 GIVEN  := $(filter-out file,$(origin PYTHON))
 
-.PHONY: demo test test-all test-long lint format bench gpu-check package clean ready
+.PHONY: demo notebooks test test-all test-long lint format bench gpu-check package clean ready
 
 demo: ready
 ifeq ($(strip $(IMAGES)),)
@@ -41,6 +42,11 @@ else
 	@name="demo/$$(basename -- "$(IMAGES)" | sed -E 's/\.(csv|jsonl?|ndjson|parquet)$$//')"; \
 	  $(BIN)/python jobs/run_pipeline.py --images "$(IMAGES)" --warehouse "$$name-warehouse" --gallery "$$name-gallery" $(ARGS)
 endif
+
+# Opens notebooks/ in JupyterLab, on the collection of make demo or on IMAGE_SIMILARITY_WAREHOUSE. Commands in notebooks find ours.
+notebooks: ready
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[notebooks]'
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab notebooks
 
 # What a change is tried with: what needs no Spark, stages in a shared session, and one pipeline from images to a gallery.
 test: ready
@@ -65,6 +71,7 @@ lint: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix --select I
 	$(BIN)/ruff format
+	$(BIN)/python tools/notebooks.py
 
 # What a cluster needs, in dist/; ENVIRONMENT=1 packs Python with all dependencies, too (minutes, gigabytes).
 package: $(VENV)/.installed

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from image_similarity.imaging import thumbnails
-from image_similarity.stages.gallery import compare, pages, pictures
-from image_similarity.stages.gallery.cards import page_name
+from image_similarity.pages import paths
+from image_similarity.pages.paths import page_name
+from image_similarity.stages.gallery import compare, pages
 from image_similarity.stages.gallery.pages import Book, Tab
 
 HOSTILE = '=1+2 "quoted", <b>&\'\nnew line ünïcode 漢字.png'
@@ -91,7 +92,7 @@ def member(folder: Path, image_id: str, picture: Image.Image, distance: float | 
     name = hashlib.sha256(out.getvalue()).hexdigest()[:32]
     for size, content in (("small", small.small), ("large", small.large)):
         if content:
-            path = folder / pictures.path(name, size)
+            path = folder / paths.picture_path(name, size)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     title = image_id.partition(".")[0]

@@ -45,7 +45,9 @@ ONE_GALLERY = (
     "jobs/test_gallery.py",
     "jobs/test_gallery_groups.py",
     "jobs/test_compare_fingerprints.py",
+    "jobs/test_serve.py",
     "browser/test_gallery_in_chromium.py",
+    "browser/test_serve_in_chromium.py",
 )
 """Files whose tests use `gallery`, which takes long to make."""
 

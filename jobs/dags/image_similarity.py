@@ -2,7 +2,8 @@
 
     build_manifest >> embed_images >> find_neighbours >> audit_neighbours >> group_images >> render_gallery
 
-``group_images`` has a task for each kind, near-duplicates and similar.
+``group_images`` has a task for each kind, near-duplicates and similar. Where a collection has a folder of ``incoming``
+pictures, ``search_images`` is last: it says which of them the collection has already.
 
 Each task submits one job with Airflow's run id as ``--run-id``, so that a task that is tried again repeats nothing that
 it has published. What it publishes is an Asset, ``image_similarity/<collection>/<table>``. This file imports Airflow
@@ -12,7 +13,7 @@ and nothing of the library: Airflow parses it again and again.
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import date, datetime, timedelta, timezone
@@ -28,6 +29,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Path(os.environ.get("IMAGE_SIMILARITY_AIRFLOW") or ROOT / "conf" / "airflow.toml")
 JOBS = ("build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery")
+SEARCH = "search_images"
+INCOMING = "incoming"
+"""What its queries are called."""
 KINDS = ("near-duplicates", "similar")
 """Of groups, each of which has a task."""
 IN_VAIN = {2: "wrong arguments or settings", 3: "more images failed than max_failed_fraction allows"}
@@ -107,6 +111,8 @@ class Collection:
     set: list[str] = field(default_factory=list)
     fingerprints: list[str] = field(default_factory=list)
     groups: bool = True
+    incoming: str = ""
+    incoming_report: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,8 +195,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     """What is of the right type and cannot be."""
     if not settings.collections:
         yield "no collection: add a table [collections.NAME]"
-    for name in settings.jobs.keys() - set(JOBS):
-        yield f"jobs.{name} is no job; jobs are {', '.join(JOBS)}"
+    for name in settings.jobs.keys() - {*JOBS, SEARCH}:
+        yield f"jobs.{name} is no job; jobs are {', '.join([*JOBS, SEARCH])}"
     if settings.path(settings.dist) != settings.dist:
         yield f"dist must be an absolute path or a URI, not {settings.dist!r}"
     for wanted in sorted(_files(settings)):
@@ -199,7 +205,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     owners: dict[str, str] = {}
     for name, collection in settings.collections.items():
         yield from _unusable(name, collection)
-        for place in filter(None, (collection.warehouse, collection.gallery)):
+        for place in filter(None, (collection.warehouse, collection.gallery, collection.incoming_report)):
             other = owners.setdefault(_uri(place), name)
             if other != name:
                 yield f"collections {other} and {name} both write to {place}: give each one a place of its own"
@@ -211,11 +217,13 @@ def _unusable(name: str, collection: Collection) -> Iterator[str]:
         yield f"collections.{name}: a name has letters, digits, - and _ only"
     if collection.keep_runs == 1:
         yield f"collections.{name}.keep_runs must be 2 or more, for those who are reading the run before; 0 keeps all"
-    for key in ("images", "warehouse", "gallery"):
+    if collection.incoming_report and not collection.incoming:
+        yield f"collections.{name}.incoming_report without incoming: name the folder that is searched for"
+    for key in ("images", "warehouse", "gallery", "incoming", "incoming_report"):
         place = getattr(collection, key)
         if place and not (place.startswith("/") or "://" in place or "{{" in place):
             yield f"collections.{name}.{key} must be an absolute path or a URI, not {place!r}"
-        if "{{" in place and key != "images":
+        if "{{" in place and key not in ("images", "incoming"):
             yield f"collections.{name}.{key} must be the same in all runs, without a template"
 
 
@@ -270,11 +278,12 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
     ]
     common += [part for one in collection.set for part in ("--set", one)]
     common += ["--keep-runs", str(collection.keep_runs)] if collection.keep_runs else []
-    tables = {table: f"{collection.warehouse}/{table}" for table in ("manifest", "embeddings", "neighbours", "groups")}
+    names = ("manifest", "embeddings", "neighbours", "groups", "matches")
+    tables = {table: f"{collection.warehouse}/{table}" for table in names}
     assets = {
         table: Asset(name=f"image_similarity/{name}/{table}", uri=_uri(place))
         for table, place in {**tables, "gallery": collection.gallery}.items()
-        if place and (table != "groups" or collection.groups)
+        if place and (table != "groups" or collection.groups) and (table != "matches" or collection.incoming)
     }
 
     def task(job: str, *arguments: str, publishes: str = "", suffix: str = "", **how: Any) -> JobOperator:
@@ -295,6 +304,7 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
     galleries = []
     if collection.gallery:
         galleries = [task("render_gallery", "--gallery", collection.gallery, *all_flags, publishes="gallery")]
+    search = [_search(task, collection, flags)] if collection.incoming else []
     for flag in flags or [[]]:
         suffix = f"_{flag[1]}" if len(flags) > 1 else ""
         find = task("find_neighbours", *flag, publishes="neighbours", suffix=suffix)
@@ -305,6 +315,17 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
             for kind in (KINDS if collection.groups else ())
         ]
         chain(embed, find, audit, *grouped, *galleries)
+        if flag in flags[:1] or not flags:  # by this one it searches
+            chain((galleries or grouped or [audit])[-1], *search)
+
+
+def _search(task: Callable[..., JobOperator], collection: Collection, flags: list[list[str]]) -> JobOperator:
+    """The task that searches the collection for what came in, by the first of the fingerprints."""
+    arguments = ["--images", collection.incoming, "--queries", INCOMING, *(flags[0] if flags else [])]
+    if collection.incoming_report:
+        arguments += ["--report", collection.incoming_report]
+        arguments += ["--gallery", collection.gallery] if collection.gallery else []
+    return task(SEARCH, *arguments, publishes="matches")
 
 
 def _submission(job: str, settings: Settings) -> dict[str, Any]:

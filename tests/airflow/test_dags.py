@@ -44,12 +44,16 @@ start = 2026-02-03T04:00:00+02:00
 groups = false
 """
 )
+INCOMING = (
+    SEVERAL.replace("keep_runs = 7", 'incoming = "/inbox/{{ ds }}"\nincoming_report = "s3a://pages/inbox"')
+    + 'incoming = "s3://bucket/inbox"\n'
+)
 FAULTS = {
     "an unknown key": (
         GOOD.replace("schedule =", "shedule ="),
         "collections.art.shedule is unknown; known are images, warehouse, start, gallery, schedule, keep_runs, "
         "settings, set, "
-        "fingerprints, groups",
+        "fingerprints, groups, incoming, incoming_report",
     ),
     "a missing key": (
         GOOD.replace('images = "/images/{{ ds }}"', ""),
@@ -73,7 +77,7 @@ FAULTS = {
     ),
     "a job that is none": (
         GOOD.replace("jobs.embed_images", "jobs.embed"),
-        f"jobs.embed is no job; jobs are {', '.join(JOBS)}",
+        f"jobs.embed is no job; jobs are {', '.join([*JOBS, 'search_images'])}",
     ),
     "a place that depends on the machine": (
         GOOD.replace('"/images/{{ ds }}"', '"images"'),
@@ -91,6 +95,14 @@ FAULTS = {
         SEVERAL.replace('"s3://bucket/tables"', '"/tables/../tables/art #1"'),
         "collections art and photos both write to /tables/../tables/art #1: give each one a place of its own",
     ),
+    "a report of nothing": (
+        GOOD.replace("schedule =", 'incoming_report = "/r"\nschedule ='),
+        "collections.art.incoming_report without incoming: name the folder that is searched for",
+    ),
+    "a report of each day": (
+        GOOD.replace("schedule =", 'incoming = "/i"\nincoming_report = "/{{ ds }}"\nschedule ='),
+        "collections.art.incoming_report must be the same in all runs, without a template",
+    ),
     "a name that is no name": (
         GOOD.replace("[collections.art]", '[collections."my art"]'),
         "collections.my art: a name has letters, digits, - and _ only",
@@ -107,7 +119,12 @@ FAULTS = {
 def parsed(airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What becomes of each text above, all of them told to one process."""
     folder = tmp_path_factory.mktemp("settings")
-    texts = {"good": GOOD, "several": SEVERAL, **{name: text for name, (text, _) in FAULTS.items()}}
+    texts = {
+        "good": GOOD,
+        "several": SEVERAL,
+        "incoming": INCOMING,
+        **{name: text for name, (text, _) in FAULTS.items()},
+    }
     for name, text in texts.items():
         (folder / name).write_text(text)
     described = airflow.described(*(folder / name for name in texts))
@@ -188,6 +205,21 @@ def test_several_fingerprints_and_collections(parsed: dict[str, Any]) -> None:
     photos = dags["image_similarity_photos"]
     assert list(photos["tasks"]) == CHAIN[:4], "neither groups nor a gallery were asked for"
     assert (photos["schedule"], photos["start"]) == (None, "2026-02-03 02:00:00+00:00")
+
+
+def test_what_came_in_is_searched_for_last(parsed: dict[str, Any], art: Any) -> None:
+    assert parsed["incoming"]["errors"] == []
+    dags = parsed["incoming"]["dags"]
+    search = dags["image_similarity_art"]["tasks"]["search_images"]
+    assert search["after"] == ["render_gallery"]
+    assert search["application_args"][:10] == [
+        *("--images", "/inbox/{{ ds }}", "--queries", "incoming", "--fingerprint", "vgg16-fc2"),
+        *("--report", "s3a://pages/inbox", "--gallery", "s3a://pages/art/"),
+    ]
+    assert search["publishes"] == {"image_similarity/art/matches": "file:///tables/art%20%231/matches"}
+    photos = dags["image_similarity_photos"]["tasks"]
+    assert photos["search_images"]["after"] == ["audit_neighbours"], "neither groups nor a gallery were asked for"
+    assert "search_images" not in art["tasks"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

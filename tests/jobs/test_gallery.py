@@ -19,8 +19,8 @@ from image_similarity.errors import JobFailed
 from image_similarity.imaging import thumbnails
 from image_similarity.jobs import build_manifest, find_neighbours, render_gallery, run_pipeline
 from image_similarity.pages import site
+from image_similarity.pages.paths import page_name
 from image_similarity.stages.gallery import addresses, compare, distances, in_process, pictures, search
-from image_similarity.stages.gallery.cards import page_name
 from image_similarity.stages.gallery.pages import Book, render
 
 

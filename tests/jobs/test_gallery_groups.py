@@ -14,8 +14,8 @@ from conftest import Rendered, Run
 from crawler import crawl
 from grouping_tables import Made
 from image_similarity.jobs import find_neighbours, render_gallery
+from image_similarity.pages.paths import page_name
 from image_similarity.stages.gallery import pictures
-from image_similarity.stages.gallery.cards import page_name
 from image_similarity.warehouse.schemas import ALIKE, NEAR_DUPLICATES
 from image_similarity.warehouse.snapshot import open_snapshot
 

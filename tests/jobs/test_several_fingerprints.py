@@ -1,6 +1,8 @@
 """One pipeline for several fingerprints; what is stale afterwards and what is not; and the query that is printed."""
 
+import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,14 @@ def test_the_query_shows_each_pair_once(run: Any, tmp_path: Path, common: Any, c
     assert run(run_pipeline, *common, "--fingerprint", "colours", "-k", "1000") == 0
     out = capsys.readouterr().out
     assert f"keep 1000 similar and 12 dissimilar neighbours of each image (there are {IMAGES} others)" in out
+    assert "DuckDB is not installed" not in out
     rows = shown(out[out.rindex("run_pipeline: done") :])
+    pairs = [tuple(cell.strip() for cell in row.split("│")[1:3]) for row in rows]
+    right = (
+        "SELECT DISTINCT least(image_id, neighbour_id), greatest(image_id, neighbour_id), distance FROM neighbours "
+        "WHERE relation = 'similar' AND fingerprint = 'colours' ORDER BY distance, 1 LIMIT 10"
+    )
+    assert sorted(pairs) == sorted(row[:2] for row in ask(tmp_path / "w", right)), "though two are published"
     assert sum("copy.jpg" in row and "0.jpg" in row for row in rows) == 1 and len(rows) == len(set(rows)) >= 3
 
 
@@ -84,9 +93,14 @@ def test_the_summary_names_titles_and_tells_copies(run: Any, tmp_path: Path, com
     assert f"open it: {gallery.as_uri()}/index.html" in told and "%20" in told
 
 
-def test_without_similar_ones_it_shows_the_farthest(run: Any, tmp_path: Path, common: Any, capsys: Any) -> None:
+def test_without_similar_ones_it_shows_the_farthest(
+    run: Any, tmp_path: Path, common: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name != "duckdb" and find(name, *more))
     assert run(run_pipeline, *common, "--fingerprint", "edges", "-k", "0") == 0
     out = capsys.readouterr().out
+    assert f"DuckDB is not installed yet: {sys.executable} -m pip install 'duckdb" in out
     assert "nearest others" not in out and shown(out)
     farthest = ask(tmp_path / "w", "SELECT max(distance) FROM neighbours")[0][0]
     assert f"{farthest:.5f}"[:6] in shown(out)[0]

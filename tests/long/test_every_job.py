@@ -13,9 +13,10 @@ from image_similarity.jobs import (
     embed_images,
     find_neighbours,
     group_images,
+    search_images,
 )
 from image_similarity.jobs.command_line import main
-from processes import ask, name_of, tables
+from processes import ask, draw, name_of, tables
 
 
 def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, tiny: list[str], tmp_path: Path) -> None:
@@ -26,6 +27,7 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
         'fingerprints.colours={kind="colour-histogram"}',
         *tiny,
     ]
+    draw(tmp_path / "incoming", range(100, 106))
     both = ["--fingerprint", "tiny", "--fingerprint", "colours"]
     steps: list[tuple[Any, list[object]]] = [
         (build_manifest, ["--images", pictures]),
@@ -34,6 +36,8 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
         (find_neighbours, ["--fingerprint", "colours"]),
         (group_images, ["--fingerprint", "colours", "--set", "groups.runner=spark"]),
         (group_images, ["--fingerprint", "colours", "--kind", "similar"]),
+        (search_images, ["--images", tmp_path / "incoming", "--set", "search.runner=spark"]),
+        (search_images, ["--images", pictures, "--queries", "again", "--fingerprint", "colours", "--dissimilar", "2"]),
         (compare_fingerprints, ["--report", tmp_path / "report"]),
     ]
     for job, arguments in steps:

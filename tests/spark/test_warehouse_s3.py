@@ -30,7 +30,7 @@ def test_of_two_jobs_on_one_slot_one_wins_and_on_two_slots_both(spark: SparkSess
     tables = {"neighbours": {"a/cosine": ["r1"], "b/cosine": ["r2"]}, "runs": {"": ["r1", "r2"]}}
     assert warehouse.current() == Pointer(2, tables)
     views = blobs.read(f"{bucket}/two/views.sql").decode()
-    assert "s3://warehouse/two/neighbours/run_id=r1/*.parquet" in views and "run_id=r2" in views
+    assert "'s3://warehouse/two'" in views and "warehouse_files('neighbours', ['r1', 'r2'])" in views
     assert sorted(ObjectFiles(bucket).entries(f"{bucket}/two")) == ["_current.json", "views.sql"], (
         "no lock is left, or used"
     )

@@ -14,6 +14,7 @@ from comparing import EDITS, HOSTILE
 from crawler import Page
 from image_similarity.imaging import thumbnails
 from image_similarity.imaging.differences import Differences, Sides
+from image_similarity.pages import paths
 from image_similarity.pages.site import Site, open_site
 from image_similarity.stages.gallery import compare, pages, selection
 from image_similarity.storage import blobs
@@ -98,7 +99,7 @@ def test_pages_have_no_script_or_style_of_their_own_and_lead_to_both_images(
     for page, other in zip(written, others):
         assert page.handlers == []
         targets = {value.removeprefix("../../") for _, name, value in page.references if name == "href"}
-        assert {pages.image_path(kept["page"]), pages.image_path(other["page"]), group["path"]} <= targets
+        assert {paths.image_path(kept["page"]), paths.image_path(other["page"]), group["path"]} <= targets
         shown = {value for tag, _, value in page.references if tag in ("img", "image")}
         assert len(shown) == 3 and all((page.path.parent / value).is_file() for value in shown)
         assert all(image.get("alt") is not None and image.get("width") for image in page.images)

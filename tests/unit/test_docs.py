@@ -1,6 +1,7 @@
 """What the documentation promises is there: links, paths, commands, flags, settings, reasons, columns."""
 
 import io
+import json
 import re
 from contextlib import redirect_stdout
 from functools import cache
@@ -11,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 from pydantic import BaseModel
 
+from image_similarity.command import catalogue, running
 from image_similarity.jobs import command_line
 from image_similarity.settings import Settings
 from image_similarity.settings.fingerprints import keys_of, kinds
@@ -19,6 +21,7 @@ from image_similarity.stages.embeddings import outcomes as embeddings
 from image_similarity.stages.neighbours import usable
 from image_similarity.storage import fetch
 from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.snapshot import Pointer
 from image_similarity.warehouse.views import views_sql
 from tools import settings_page
 
@@ -33,7 +36,17 @@ COLUMNS = {table: schema.names for table, schema in SCHEMAS.items()}
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES.append(ROOT / "notebooks" / "README.md")
+
+
+def _texts(notebook: Path) -> str:
+    """What a notebook says between its code."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+TEXTS |= {f"notebooks/{book.name}": _texts(book) for book in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 LINKING = {**TEXTS, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")}
 ALL = "\n".join(TEXTS.values())
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
@@ -84,7 +97,7 @@ def test_every_path_exists() -> None:
     paths = {
         path
         for text in texts
-        for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs|tools|\.ci)/[\w./-]*\w/?", text)
+        for path in re.findall(r"(?<![\w/.-])(?:lib|conf|tests|jobs|docs|tools|notebooks|\.ci)/[\w./-]*\w/?", text)
     }
     assert len(paths) > 30 and [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
@@ -144,6 +157,35 @@ def _commands(job: str) -> list[str]:
     return re.findall(rf"(?<!benchmarks/)\b{job}\.py ([^\n`]*)", joined)
 
 
+@pytest.mark.parametrize("command", catalogue.COMMANDS)
+def test_every_flag_of_a_subcommand_is_its_own(command: str) -> None:
+    joined = re.sub(r"\\\n\s*", " ", ALL)
+    told = re.findall(rf"\bimage-similarity {command} ([^\n`|]*)", joined)
+    assert {flag for words in told for flag in FLAG.findall(words)} <= _flags_of(command)
+
+
+def _flags_of(command: str) -> set[str]:
+    if command in catalogue.JOBS:
+        return _flags(catalogue.module_of(command))
+    module = import_module("image_similarity." + {"search": "command.search", "serve": "serve.main"}[command])
+    with redirect_stdout(io.StringIO()) as told, pytest.raises(SystemExit):
+        running.run(command, module, ["--help"])
+    return set(FLAG.findall(told.getvalue()))
+
+
+def test_the_arguments_of_search_are_told_as_in_the_code() -> None:
+    page = TEXTS["docs/command.md"]
+    rows = page[page.index("| argument |") : page.index("## As a page")]
+    told = re.findall(r"^\| (`.*?) \| ", rows, re.MULTILINE)
+    assert set(FLAG.findall(" ".join(told))) == _flags_of("search") - {"-h", "--help"}
+
+
+def test_the_help_of_the_command_is_printed_as_it_is() -> None:
+    from image_similarity.command.main import _help
+
+    assert "".join(f"    {line}".rstrip() + "\n" for line in _help().splitlines()) in TEXTS["docs/command.md"]
+
+
 def _typed(text: str) -> list[str]:
     """The commands of a page that start a script or module of ours with arguments: lines of code, and code in
     sentences.
@@ -152,13 +194,16 @@ def _typed(text: str) -> list[str]:
     lines = re.findall(r"^ {4,}(.*)$", joined, re.MULTILINE)
     sentences = "\n".join(line for line in joined.splitlines() if not line.startswith("    "))
     spans = (re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", sentences))
-    return [code for code in (*lines, *spans) if re.search(r"\.py +[^\s#|]|-m image_similarity\b", code)]
+    started = r"\.py +[^\s#|]|-m image_similarity\b|\bimage-similarity [a-z_-]+ +[^\s#|]"
+    return [code for code in (*lines, *spans) if re.search(started, code)]
 
 
 def _is_runnable(command: str) -> bool:
     """Whether ``command`` can be typed as it is: in the project's folder, or by spark-submit from ``dist/``."""
     if started := re.search(r"(?:^|[\s(])\.venv/bin/python (?:-m image_similarity\b|(\S+\.py)\b)", command):
         return started[1] is None or (ROOT / started[1]).is_file()
+    if installed := re.search(r"(?:^|[\s(/])\.venv/bin/image-similarity ([a-z_-]+)", command):
+        return installed[1] in catalogue.COMMANDS
     submitted = re.match(r"spark-submit (?:.* )?(?:local:///opt/image-similarity/)?(jobs/\w+\.py) ", command)
     return submitted is not None and (ROOT / submitted[1]).is_file()
 
@@ -174,6 +219,7 @@ def test_commands_that_do_not_run_are_seen() -> None:
         "make && .venv/bin/python -m image_similarity.jobs.run_pipeline",
         "spark-submit --master yarn jobs/run_pipeline.py --images URI",
         "spark-submit local:///opt/image-similarity/jobs/run_pipeline.py --images URI",
+        ".venv/bin/image-similarity find-neighbours --warehouse URI",
     ]
     bad = [
         "run_pipeline.py --images URI",
@@ -182,10 +228,14 @@ def test_commands_that_do_not_run_are_seen() -> None:
         ".venv/bin/python jobs/run_pipelines.py --images URI",
         "python -m image_similarity.jobs.run_pipeline",
         "spark-submit run_pipeline.py --images URI",
+        ".venv/bin/image-similarity find_neighbors --warehouse URI",
+        "image-similarity search FILE",
     ]
     for code in ("    {}", "Type `{}`.", "- Type\n\n      {}"):
         commands = [code.format(command) for command in (*good, *bad)]
-        assert [[_is_runnable(typed) for typed in _typed(text)] for text in commands] == [[True]] * 4 + [[False]] * 6
+        assert [[_is_runnable(typed) for typed in _typed(text)] for text in commands] == [[True]] * len(good) + [
+            [False]
+        ] * len(bad)
     assert _typed("`clean_warehouse.py` does it.\n\n    spark-submit --master yarn \\\n        jobs/a.py b") == [
         "spark-submit --master yarn  jobs/a.py b"
     ]
@@ -213,7 +263,7 @@ def test_the_sql_of_the_tables_page_runs() -> None:
     """On the views of an empty warehouse."""
     duckdb = pytest.importorskip("duckdb")
     connection = duckdb.connect()
-    connection.execute(views_sql({}))
+    connection.execute(views_sql("/w", Pointer()))
     queries = re.findall(r"^```sql\n(.*?)^```$", TEXTS["docs/tables.md"], re.MULTILINE | re.DOTALL)
     assert len(queries) > 3 and [connection.sql(query).fetchall() for query in queries] == [[]] * len(queries)
 
@@ -236,7 +286,7 @@ def test_every_setting_exists() -> None:
     sections = _sections()
     told = set(
         re.findall(
-            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|webp|parquet)([a-z_]+)\b(?![.(/])",
+            rf"(?<=[`\s\"(])({'|'.join(sections)})\.(?!csv|json|md|html|webp|parquet)([a-z_]+)\b(?![.(/])",
             FENCED.sub("", ALL),
         )
     )

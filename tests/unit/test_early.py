@@ -30,6 +30,7 @@ from image_similarity.jobs import (
     restore_runs,
     run_pipeline,
     same_way,
+    search_images,
 )
 from image_similarity.jobs.command_line import main
 from image_similarity.runtime.session import scratch_folders
@@ -158,6 +159,17 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         "--export empty: the folder has other content ('notes.txt')",
     ),
     "lists in the warehouse": (group_images, ["--warehouse", "new", "--export", "new/lists"], "warehouse"),
+    "nothing to search in": (
+        search_images,
+        ["--warehouse", "new", "--images", "pictures"],
+        "nothing is published in",
+    ),
+    "nothing to search for": (search_images, ["--warehouse", "new"], "neither is given"),
+    "queries in a folder without images": (
+        search_images,
+        ["--warehouse", "new", "--images", "empty", "--queries", "a--b"],
+        "--queries a--b: a name has lower-case letters",
+    ),
     "nothing to show": (render_gallery, ["--warehouse", "new", "--gallery", "g"], "no neighbours are published"),
     "nothing to compare": (
         compare_fingerprints,
@@ -220,6 +232,7 @@ READERS: dict[Any, list[str]] = {
     group_images: [],
     render_gallery: ["--gallery", "g"],
     compare_fingerprints: ["--report", "r"],
+    search_images: ["--images", "pictures"],
 }
 """Jobs that read what others published, with arguments."""
 

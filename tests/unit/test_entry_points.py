@@ -20,7 +20,9 @@ SHARED = (
     "group_sources",
     "job",
     "neighbour_runners",
+    "query_embedding",
     "same_way",
+    "search_runners",
 )
 JOBS = sorted(
     file.stem for file in (ROOT / "lib" / "image_similarity" / "jobs").glob("*.py") if file.stem not in SHARED

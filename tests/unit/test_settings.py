@@ -81,12 +81,12 @@ def test_all_faults_are_told_at_once() -> None:
         ("gallery.page_size=10", "no such setting; did you mean gallery.images_per_page?"),
         ("gallery.pagesize=10", "no such setting; did you mean gallery.images_per_page?"),
         ("page_size=10", "a setting is SECTION.KEY; did you mean gallery.images_per_page?"),
-        ("similar=3", "a setting is SECTION.KEY; did you mean neighbours.similar?"),
+        ("similar=3", "a setting is SECTION.KEY; did you mean neighbours.similar or search.similar?"),
         ("gallery=3", "a setting is SECTION.KEY; all of [gallery]: title, title_attributes,"),
         ("zzz=3", "a setting is SECTION.KEY, as gallery.title; sections are manifest, embeddings,"),
         ("zzz.y=3", "zzz: no such setting; sections are manifest, embeddings,"),
         ("gallery.zzz=3", "no such setting; all of [gallery]: title, title_attributes,"),
-        ("embeddings.similr=4", "no such setting; did you mean neighbours.similar?"),
+        ("embeddings.similr=4", "no such setting; did you mean neighbours.similar or search.similar?"),
         ("fingerprints.vgg16-fc2.zzz=1", "no such setting; all of [fingerprints.vgg16-fc2]: kind, decoding,"),
         ("fingerprints.colours={kind='colour-histogram',bins=4}", "bins: should be a list of 3 numbers, as [1, 2, 3]"),
         ("fingerprints.own={kind='exported',weights='a',mean='0.5,0.5'}", "should be a list of 3 numbers"),
@@ -176,7 +176,10 @@ def test_faults_are_told_where_they_were_made(tmp_path: Path) -> None:
     ("given", "told"),
     [
         ({"overrides": ["neighbors.similar=3"]}, r"--set neighbors.similar=3: neighbors: .* did you mean neighbours\?"),
-        ({"overrides": ["embeddings.similar=3"]}, r"=3: no such setting; did you mean neighbours\.similar\?"),
+        (
+            {"overrides": ["embeddings.similar=3"]},
+            r"=3: no such setting; did you mean neighbours\.similar or search\.similar\?",
+        ),
         ({"overrides": ["neighbours=3"]}, r"--set neighbours=3: a setting is SECTION.KEY; all of \[neighbours\]: fing"),
         (
             {"flags": [Given('neighbours.metric="cosin"', "--metric cosin")]},

@@ -10,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.collection import changes, defaults, reading, runs, summary, tables, vectors
+from image_similarity.collection import changes, database, defaults, reading, runs, summary, tables, vectors
 from image_similarity.collection.runs import Run
 from image_similarity.collection.vectors import Store
 from image_similarity.errors import WrongInput
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from image_similarity.collection.display import Pictures
     from image_similarity.collection.encoder import Encoder
 
 
@@ -264,7 +267,34 @@ class Collection:
             self, query, k, image_id=image_id, fingerprint=fingerprint, metric=metric, dissimilar=dissimilar
         )
 
+    # -- SQL -----------------------------------------------------------------------------------------------------------
+
+    def duckdb(self, connection: "DuckDBPyConnection | None" = None) -> "DuckDBPyConnection":
+        """A connection to DuckDB with a view of each table, and views of several (``docs/tables.md`` lists them).
+
+        They show the state of this collection, wherever its warehouse was when ``views.sql`` was written.
+        ``connection``: one of your own, with the secrets of an object store, say, or with other tables; None: a new one
+        in memory. Raises ``WrongInput`` where DuckDB is not installed, ``JobFailed`` where it cannot read the files.
+        """
+        return database.connected(self.snapshot, connection)
+
     # -- for people ----------------------------------------------------------------------------------------------------
+
+    def show(self, rows: Any, limit: int = 36, notes: "str | Sequence[str] | None" = None) -> "Pictures":
+        """The pictures of ``rows``, for a notebook: small, with titles, distances and verdicts below them.
+
+        ``rows``: a table of images, neighbours, groups, matches or answers, by Arrow, pandas or DuckDB, of which the
+        first ``limit`` rows are shown; or an image_id, the ``Path`` of a file, or a list of these. Of neighbours, each
+        image stands left of what was found for it. The images of a group stand together. Files are read when the
+        notebook shows them. One that cannot be read, or that has changed since it was embedded, leaves an empty frame
+        that says so. ``notes``: the column or columns that are told below pictures, in the place of distances and
+        verdicts. Outside of notebooks it is a list of titles. Raises ``WrongInput`` for a table without images, and
+        for a limit above 200.
+        """
+        from image_similarity.collection import display  # with Pillow, which tables do not need
+
+        with reading.named_errors(self.snapshot):
+            return display.pictures(rows, display.of_snapshot(self.snapshot), limit, notes)
 
     def __repr__(self) -> str:
         return summary.text(self.snapshot)

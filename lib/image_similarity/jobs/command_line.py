@@ -189,12 +189,15 @@ class Parser(argparse.ArgumentParser):
         return [flag for flag in self._option_string_actions if flag != "-h"]
 
 
-def _parser(job: Any, name: str) -> Parser:
+def _parser(job: Any, name: str, prog: str | None = None) -> Parser:
     """A parser with the arguments of ``job`` and those that every job takes.
 
-    A flag that is given twice is an error, unless it is said to be repeatable.
+    A flag that is given twice is an error, unless it is said to be repeatable. ``prog``: what was typed; the name of
+    the job's script by default.
     """
-    parser = Parser(prog=f"{name}.py", description=job.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=prog or f"{name}.py", description=job.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     common = parser.add_argument_group("every job")
     common.add_argument(
         "--config",
@@ -266,19 +269,22 @@ def start(name: str) -> NoReturn:
     sys.exit(code)
 
 
-def main(job: Any, argv: Sequence[str] | None = None, session: "SparkSession | None" = None) -> int:
+def main(
+    job: Any, argv: Sequence[str] | None = None, session: "SparkSession | None" = None, prog: str | None = None
+) -> int:
     """Parse, load settings, run ``job``, and turn what happened into an exit code. Spark starts when it is needed.
 
     ``job``: a module of `image_similarity.jobs`, with ``add_arguments(parser)`` and ``run(application)``. ``session``:
-    one that is there already; it is left running.
+    one that is there already; it is left running. ``prog``: what was typed to start it, for help and errors, if it was
+    not the job's script.
     """
     name = job.__name__.rpartition(".")[2]
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _parser(job, name).parse_args(words)
+        arguments = _parser(job, name, prog).parse_args(words)
     except WrongInput as error:
         with reporting.reporting_to(Reporter(_format_in(words), about={"job": name})):
-            return shutdown.explain(name, error, [], verbose=False)
+            return shutdown.explain(prog or name, error, [], verbose=False)
     reporter = Reporter(arguments.log_format, arguments.log_every, arguments.verbose, arguments.run_id, {"job": name})
     finished: list[Finished] = []
     with reporting.reporting_to(reporter):
@@ -294,7 +300,7 @@ def main(job: Any, argv: Sequence[str] | None = None, session: "SparkSession | N
         except PlanOnly:
             pass
         except BaseException as error:  # the last line of defence: whatever it is, one line and a non-zero exit
-            return shutdown.explain(name, error, [one.name for one in finished], arguments.verbose)
+            return shutdown.explain(prog or name, error, [one.name for one in finished], arguments.verbose)
     return 0
 
 

@@ -186,7 +186,7 @@ class InProcess:
 
         job, warehouse = embedding.job, embedding.job.warehouse
         warehouse.write_here("failures", job.run_id, [outputs.failures])
-        failures = _failures_in(outputs.failures.to_pylist())
+        failures = failures_in(outputs.failures.to_pylist())
         job.check_failures(failures, "images", outputs.images, "embeddings")
         warehouse.write_here("embeddings", job.run_id, [outputs.embeddings])
         # Counted from checkpoints and not from results: a worker that died may have written some, and the next attempt
@@ -201,7 +201,7 @@ class InProcess:
         return Written(_counts(outputs, len(new), added, failures), failures, outputs.failed_before)
 
 
-def _failures_in(rows: Sequence[dict[str, Any]]) -> Failures:
+def failures_in(rows: Sequence[dict[str, Any]]) -> Failures:
     """The same as `Job.failures`, from rows of ``failures``."""
     counts = Counter(row["reason"] for row in rows)
     first = {reason: min(row["uri"] or row["image_id"] for row in rows if row["reason"] == reason) for reason in counts}

@@ -6,15 +6,18 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from image_similarity.command import typed
 from image_similarity.errors import WrongInput
 from image_similarity.jobs import command_line, early, neighbour_runners
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
 from image_similarity.jobs.neighbour_runners import Result
+from image_similarity.reporting import say
 from image_similarity.runtime.session import is_local_mode, scratch_folders
 from image_similarity.settings import ApproximateSettings, NeighboursSettings, Settings
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 from image_similarity.warehouse.snapshot import Snapshot
+from image_similarity.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from image_similarity.stages.neighbours.plan import Plan
@@ -130,6 +133,15 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     # The lists of the previous run stay, since another job may be reading them.
     job.forget_state(job.slot, min([*job.base_snapshot.run_ids("neighbours", job.slot), job.run_id]))
     _summarise(job, result)
+    if own_embeddings is None and fingerprint is None:  # run_pipeline, which names one, says it in the end
+        say_how_to_search(application.warehouse, settings.fingerprint, settings.metric)
+
+
+def say_how_to_search(warehouse: Warehouse, fingerprint: str, metric: str) -> None:
+    """Says what to type to ask about a picture, where that is possible."""
+    command = typed.search(warehouse.snapshot(), fingerprint, metric)
+    if command is not None:
+        say(f"search: {command}")
 
 
 def _slot(settings: NeighboursSettings) -> str:

@@ -140,7 +140,7 @@ def chosen(
     if files is not None:
         source, inputs, dimensions = files.open(local_cores(job.session)), files.inputs, files.dimensions
     else:
-        of_spark = _from_parquet(job, own_embeddings) if own_embeddings else _from_published(job, settings.fingerprint)
+        of_spark = from_parquet(job, own_embeddings) if own_embeddings else from_published(job, settings.fingerprint)
         source, inputs = of_spark
         dimensions = source.dimensions()
     plan = planning.make(job.session, source.count, dimensions, settings, approximate)
@@ -155,7 +155,7 @@ def _files(job: Job, settings: NeighboursSettings, own_embeddings: str | None) -
 
     check(settings, job.warehouse.uri, own_embeddings)
     if not own_embeddings:
-        return _published_files(job, settings.fingerprint) if uris.is_local(job.warehouse.uri) else None
+        return published_files(job, settings.fingerprint) if uris.is_local(job.warehouse.uri) else None
     if not uris.is_local(own_embeddings):
         return None
     return local_source.from_parquet(own_embeddings, job.settings.embeddings.read_seconds)
@@ -236,7 +236,7 @@ def _failures_in(rows: list[dict[str, Any]]) -> Failures:
     return Failures.by_reason((reason, counts[reason], first[reason]) for reason in sorted(counts))
 
 
-def _from_parquet(job: Job, embeddings: str) -> "tuple[Source, dict[str, list[str]]]":
+def from_parquet(job: Job, embeddings: str) -> "tuple[Source, dict[str, list[str]]]":
     """The user's own embeddings, and the inputs to record."""
     from image_similarity.stages.neighbours import sources
 
@@ -244,7 +244,7 @@ def _from_parquet(job: Job, embeddings: str) -> "tuple[Source, dict[str, list[st
     return source, {"embeddings": [uris.absolute(embeddings)]}
 
 
-def _from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list[str]]]":
+def from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list[str]]]":
     """The published embeddings of ``fingerprint``, and the runs read.
 
     Raises ``WrongInput`` if there are none, and ``JobFailed`` if they have several fingerprint keys.
@@ -262,7 +262,7 @@ def _from_published(job: Job, fingerprint: str) -> "tuple[Source, dict[str, list
     return sources.from_runs(job.warehouse, inputs), inputs
 
 
-def _published_files(job: Job, fingerprint: str) -> "LocalFiles":
+def published_files(job: Job, fingerprint: str) -> "LocalFiles":
     from image_similarity.stages.neighbours import local_source
 
     early.runs_of(job.base_snapshot, "embeddings", fingerprint, "embed_images")

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import heapq
+import importlib.util
 import shlex
 import sys
 import textwrap
@@ -29,12 +30,14 @@ from image_similarity.reporting import aligned, printable, say
 from image_similarity.runtime import progress
 from image_similarity.settings import Settings
 from image_similarity.storage import uris
-from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
+from image_similarity.warehouse.schemas import SIMILAR
 from image_similarity.warehouse.snapshot import Snapshot
 
 EXAMPLES = 6
 NEIGHBOURS_SHOWN = 3
 LONGEST_TITLE = 50
+NO_DUCKDB = f"DuckDB is not installed yet: {shlex.quote(sys.executable)} -m pip install 'duckdb>=1.4,<3'"
+"""Below the query: DuckDB is an extra, which no job needs."""
 LABEL = "label"
 """The attribute that is shown behind an image's name in the examples, if the manifest has it and no title."""
 
@@ -126,7 +129,9 @@ def _summarise(application: Application, names: list[str], seconds: float) -> No
         for slot in slots:
             _show_examples(application, slot)
     if application.warehouse.local_root:
-        say(f"query: {_example_query(application.warehouse.uri, slots[0], not neighbours.similar)}")
+        query = _example_query(application.warehouse.uri, slots[0], not neighbours.similar)
+        say(f"query: {query}", *([] if importlib.util.find_spec("duckdb") else [NO_DUCKDB]))
+    find_neighbours.say_how_to_search(application.warehouse, names[0], neighbours.metric)
     say(f"warehouse: {application.warehouse.uri}")
     if application.arguments.gallery:
         index = render_gallery.index_of(application)
@@ -241,10 +246,10 @@ def _name(image_id: str, attributes: Mapping[str, str] | None, titles: tuple[str
 def _example_query(warehouse: str, slot: str, is_farthest: bool) -> str:
     """A shell command that shows the closest pairs of ``slot`` by DuckDB, each once; or the farthest ones."""
     fingerprint, _, metric = slot.partition("/")
+    view = "dissimilar_images" if is_farthest else "similar_images"
     query = (
         "SELECT DISTINCT least(image_id, neighbour_id) AS image_id, greatest(image_id, neighbour_id) AS neighbour_id, "
-        f"distance FROM neighbours WHERE relation = '{DISSIMILAR if is_farthest else SIMILAR}' "
-        f"AND fingerprint = '{fingerprint}' AND metric = '{metric}' "
+        f"distance FROM {view}('{fingerprint}', '{metric}') "
         f"ORDER BY distance{' DESC' if is_farthest else ''}, image_id LIMIT 10"
     )
     program = (

@@ -53,6 +53,11 @@ def nearest(
     search = Search(
         metric.name, FLOAT32.name, dimensions, common_scale, similar, dissimilar, others_of(queries, vectors)
     )
+    return searched(search, queries, vectors, threads)
+
+
+def searched(search: Search, queries: Part, vectors: Part, threads: int) -> tuple[Keys, Keys]:
+    """`nearest` as ``search`` says, by scores however few the queries are."""
     answering = Answering(search, queries, vectors, threads)
     answering.compare()
     answering.rerank()

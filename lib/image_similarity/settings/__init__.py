@@ -25,6 +25,7 @@ from image_similarity.settings.sections import (
     HttpSettings,
     ManifestSettings,
     NeighboursSettings,
+    SearchSettings,
     Settings,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "NeighboursSettings",
     "NetworkSettings",
     "PcaSettings",
+    "SearchSettings",
     "Settings",
     "declared_fingerprints",
     "default_of",

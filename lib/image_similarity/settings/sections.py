@@ -189,6 +189,24 @@ class NeighboursSettings(Section):
         return self
 
 
+class SearchSettings(Section):
+    """``[search]``: pictures from outside, and the images of the collection that look like each. How vectors are
+    compared (memory, precision) is set in ``[neighbours]``.
+    """
+
+    similar: Annotated[int, Field(ge=1, le=10_000)] = 12
+    """Nearest images listed for each query."""
+
+    dissimilar: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Farthest images listed for each query. 0 means none."""
+
+    runner: Literal["auto", "spark", "process"] = "auto"
+    """Where queries are compared with the collection. ``process``: by the job's own process, with threads, and without
+    starting Spark or Java; the warehouse and all vectors must be on this machine. ``auto``: there if memory suffices
+    (``neighbours.process_bytes``), and by Spark otherwise. A job on a cluster compares only what takes seconds itself.
+    The answers are the same."""
+
+
 class GroupsSettings(Section):
     """``[groups]``: images that are the same picture again, and images that belong together."""
 
@@ -385,6 +403,7 @@ class Settings(Section):
     fingerprints: dict[str, AnyFingerprint]
     neighbours: NeighboursSettings = NeighboursSettings()
     approximate: ApproximateSettings = ApproximateSettings()
+    search: SearchSettings = SearchSettings()
     groups: GroupsSettings = GroupsSettings()
     gallery: GallerySettings = GallerySettings()
     http: HttpSettings = HttpSettings()

@@ -22,6 +22,11 @@ from image_similarity.warehouse.workspace import COMPLETE, SCRATCH, STATE
 CHECKPOINTS = "embed_images"
 """The folder below ``_state`` that holds the checkpoints of unpublished runs, from which the next run resumes."""
 
+SEARCHES = "search_images"
+"""The folder below ``_state`` that holds the vectors of queries, which are in no table. Those of unpublished runs stay
+as checkpoints do.
+"""
+
 UNDONE = "undone"
 """A key in the settings of a run that restored others: the newer runs that it replaced."""
 

@@ -1,13 +1,27 @@
-"""SQL views of the published tables, for DuckDB."""
+"""SQL views and macros of the published tables, for DuckDB 1.4 and newer.
 
-from collections.abc import Callable, Iterable, Mapping
+The text finds its warehouse: where it was written, or in the working directory, or where the reader says it is. A view
+takes the views and macros of its own schema, so several warehouses may be read into several schemas of one database. A
+macro takes those of the schema that is in use: `_GUARD` refuses what would be another warehouse.
+"""
+
+from collections.abc import Iterable
 
 import pyarrow as pa
 
-from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.storage import uris
+from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, DEFAULT_METRIC, default_first, default_of
+from image_similarity.warehouse.schemas import ALIKE, DISSIMILAR, NEAR_DUPLICATES, RUNS, SCHEMAS, SIMILAR, VECTORS
+from image_similarity.warehouse.snapshot import Pointer
 
-_EXTENDED = ("runs", "vectors")
+_EXTENDED = (RUNS, VECTORS)
 """Tables that gained columns after their first version. The columns are null where older files lack them."""
+
+_JSON = ("inputs", "outputs", "settings", "counts", "versions", "stages")
+"""Columns of ``runs`` that hold JSON."""
+
+_SEARCH = "search/"
+"""The slots of failures that are of queries, and not of the collection: ``search/<queries>/<fingerprint>/<metric>``."""
 
 _SQL_TYPES = {
     pa.string(): "VARCHAR",
@@ -22,14 +36,47 @@ _SQL_TYPES = {
     pa.map_(pa.string(), pa.string()): "MAP(VARCHAR, VARCHAR)",
 }
 
-_EMBEDDINGS_VIEW = """\
+_FOLDER = """\
+-- The tables as they are published now, for DuckDB 1.4 or newer: .read views.sql
+-- If the warehouse was moved or copied, read this file in its folder, or say before where it is:
+--     SET VARIABLE warehouse = 'FOLDER';
+CREATE OR REPLACE MACRO warehouse_name() AS {folder};
+CREATE OR REPLACE MACRO warehouse_folder() AS coalesce(getvariable('warehouse'), warehouse_name());
+
+-- The files of some runs. DuckDB takes every path for a pattern: special characters of the folder are escaped.
+CREATE OR REPLACE MACRO warehouse_files(table_name, run_ids) AS [
+    regexp_replace(warehouse_folder(), '([*?[])', '[\\1]', 'g') || '/' || table_name
+        || '/run_id=' || run_id || '/*.parquet'
+    FOR run_id IN run_ids
+];
+"""
+
+# A run's folder is written once, and its name is nobody else's: wherever it lies, its rows are the right ones.
+_CHECK = """\
+SET VARIABLE warehouse = CASE
+    WHEN EXISTS (FROM glob(warehouse_files('{table}', [{run}]))) THEN getvariable('warehouse')
+    WHEN getvariable('warehouse') IS NULL AND EXISTS (FROM glob('{table}/run_id=' || {run} || '/*.parquet')) THEN '.'
+    ELSE error('the runs of this file are not in ' || warehouse_folder() || ': say where the warehouse is now, and '
+        || 'read this file again: SET VARIABLE warehouse = ''FOLDER''')
+END;
+"""
+
+_GUARD = """\
+CREATE OR REPLACE MACRO of_warehouse(warehouse, argument) AS CASE
+    WHEN warehouse = warehouse_name() THEN argument
+    ELSE error('this is of the warehouse ' || warehouse || ', and the schema in use of ' || warehouse_name()
+        || ': USE the other')
+END;
+"""
+
+_EMBEDDINGS = """\
 CREATE OR REPLACE VIEW embeddings AS
 SELECT e.image_id, e.fingerprint, e.fingerprint_key, e.content_sha256, e.source_version,
        v.width, v.height, v.embedding, v.thumbprint
 FROM ({snapshot}) AS e JOIN vectors AS v USING (content_sha256, fingerprint_key);
 """
 
-_EXACT_DUPLICATES_VIEW = """\
+_EXACT_DUPLICATES = """\
 CREATE OR REPLACE VIEW exact_duplicates AS
 SELECT content_sha256, image_id, count(*) OVER (PARTITION BY content_sha256) AS copies
 FROM (SELECT DISTINCT content_sha256, image_id FROM ({snapshot}) AS e)
@@ -37,38 +84,329 @@ QUALIFY copies > 1
 ORDER BY content_sha256, image_id;
 """
 
+_FINGERPRINTS = """\
+CREATE OR REPLACE VIEW fingerprints AS
+SELECT f.fingerprint,
+       CASE WHEN e.fingerprint IS NULL THEN 'external'  -- vectors of one's own
+            ELSE coalesce(f.declared->>'kind', CASE WHEN f.declared->>'network' IS NOT NULL THEN 'network' END)
+       END AS kind,
+       f.declared->>'network' AS network, coalesce(f.declared->>'layer', f.settings->'description'->>'layer') AS layer,
+       f.settings->>'weights' AS weights, (f.settings->>'trained')::BOOLEAN AS trained,
+       coalesce(d.dimensions, (f.counts->>'dimensions')::BIGINT)::INTEGER AS dimensions,
+       coalesce(e.images, (f.counts->>'images')::BIGINT) AS images,
+       e.fingerprint_key, f.run_id, f.is_default, f.finished_at
+FROM (
+    SELECT *, settings->'fingerprint'->fingerprint AS declared FROM ({rows}) AS f LEFT JOIN runs AS r USING (run_id)
+) AS f
+LEFT JOIN (
+    SELECT fingerprint, fingerprint_key, count(*) AS images FROM ({snapshot}) AS e GROUP BY ALL
+) AS e USING (fingerprint)
+LEFT JOIN ({dimensions}) AS d USING (fingerprint_key)
+ORDER BY f.place;
+"""
 
-def views_sql(files_of: Mapping[str, Iterable[str]], to_reader: Callable[[str], str] = str) -> str:
-    """DuckDB statements that define one view of each table as it is published now.
+_IMAGES = """\
+CREATE OR REPLACE MACRO attribute_of(attributes, attribute_name) AS list_extract(
+    [entry.value FOR entry IN map_entries(attributes) IF lower(entry.key) = attribute_name AND entry.value <> ''], 1
+);
 
-    ``files_of``: table -> folders of its current runs; a table without runs becomes an empty view. ``to_reader``: turns
-    such a folder into a path that DuckDB can open.
+CREATE OR REPLACE MACRO title_of(image_id, attributes) AS coalesce(
+    attribute_of(attributes, 'title'), attribute_of(attributes, 'name'),
+    nullif(regexp_extract(image_id, '([^/]+?)([.][^./]*)?$', 1), ''), image_id
+);
+
+-- Each image of the manifest once. Sizes, content and failures are those of the first of the fingerprints.
+CREATE OR REPLACE VIEW images AS
+SELECT m.image_id, title_of(m.image_id, m.attributes) AS title, e.width, e.height, m.size_bytes,
+       CASE WHEN e.image_id IS NULL THEN f.reason END AS reason,
+       CASE WHEN e.image_id IS NULL THEN f.detail END AS detail,
+       e.content_sha256, m.modified_at, m.source_version, m.uri, m.attributes
+FROM manifest AS m
+LEFT JOIN (SELECT image_id, content_sha256, width, height FROM embeddings WHERE fingerprint = {first}) AS e
+    USING (image_id)
+LEFT JOIN (
+    SELECT image_id, any_value(reason) AS reason, any_value(detail) AS detail
+    FROM failures WHERE fingerprint = {first} GROUP BY image_id
+) AS f USING (image_id);
+"""
+
+# The runs are parameters. So DuckDB, which opens the files of all that it defines, opens none for these macros: on an
+# object store each costs a request. And a name that is not published is an error even where there are no rows.
+_OF_ONE_SLOT = """\
+-- FINGERPRINT/METRIC of what is published. Without a metric: the only one, else {default_metric}.
+CREATE OR REPLACE MACRO slot_of(fingerprint_name, metric_name) AS CASE
+    WHEN fingerprint_name || '/' || coalesce(metric_name, {metric}) IN {slots}
+    THEN fingerprint_name || '/' || coalesce(metric_name, {metric})
+    ELSE error('no neighbours by ' || fingerprint_name || coalesce('/' || metric_name, '') || ' are published, or by '
+        || 'several metrics; published: ' || {listed})
+END;
+
+CREATE OR REPLACE MACRO neighbour_images(run_ids, relation_name) AS TABLE
+{neighbours}
+FROM read_parquet(warehouse_files('neighbours', run_ids), hive_partitioning = false) AS n
+LEFT JOIN manifest AS i ON i.image_id = n.image_id
+LEFT JOIN manifest AS o ON o.image_id = n.neighbour_id
+WHERE n.relation = relation_name;
+
+CREATE OR REPLACE MACRO grouped_images(run_ids, kind_name) AS TABLE
+{groups}
+FROM read_parquet(warehouse_files('groups', run_ids), hive_partitioning = false) AS g
+LEFT JOIN manifest AS i USING (image_id)
+WHERE g.kind = kind_name;
+"""
+
+_NEIGHBOUR_COLUMNS = """\
+SELECT n.image_id, n.neighbour_id, n.rank, n.distance, title_of(i.image_id, i.attributes) AS title,
+       title_of(o.image_id, o.attributes) AS neighbour_title, i.size_bytes, o.size_bytes AS neighbour_size_bytes,
+       i.uri, o.uri AS neighbour_uri, i.attributes, o.attributes AS neighbour_attributes, n.fingerprint, n.metric"""
+
+_GROUP_COLUMNS = """\
+SELECT g.group_id, g.image_id, g.representative, g.distance_to_representative, g.level, g.position,
+       title_of(i.image_id, i.attributes) AS title, i.size_bytes, i.uri, i.attributes, g.fingerprint, g.metric"""
+
+_NO_ROWS = {
+    "neighbour_images": f"{_NEIGHBOUR_COLUMNS}\nFROM (FROM neighbours WHERE false) AS n, manifest AS i, manifest AS o",
+    "grouped_images": f"{_GROUP_COLUMNS}\nFROM (FROM groups WHERE false) AS g, manifest AS i",
+}
+"""macro -> the columns of its rows."""
+
+_VIEW_OF_ONE_SLOT = """\
+-- By the default fingerprint and metric. By others: FROM {view}('NAME'), FROM {view}('NAME', 'METRIC').
+CREATE OR REPLACE VIEW {view} AS
+{default};
+CREATE OR REPLACE MACRO {view}(fingerprint_name, metric_name := NULL) AS TABLE
+FROM {macro}(CASE slot_of(of_warehouse({name}, fingerprint_name), metric_name) {runs}ELSE error(
+    'none are published by ' || slot_of(fingerprint_name, metric_name)) END, {value});
+"""
+
+_VIEWS_OF_ONE_SLOT = {
+    "similar_images": ("neighbour_images", "neighbours", SIMILAR),
+    "dissimilar_images": ("neighbour_images", "neighbours", DISSIMILAR),
+    "near_duplicates": ("grouped_images", "groups", NEAR_DUPLICATES),
+    "similar_groups": ("grouped_images", "groups", ALIKE),
+}
+"""view -> the macro that it calls, the table whose runs are read, and which rows: the relation, or the kind."""
+
+# No view: DuckDB opens a file of a view when it is defined. Retention may be removing it, and no view would be defined.
+_HISTORY = """\
+-- Neighbours of all published runs that are still there. Of some: FROM neighbours_history('r202611*').
+CREATE OR REPLACE MACRO neighbours_history(run_ids := '*') AS TABLE
+SELECT n.* EXCLUDE (filename), r.run_id, r.label, r.finished_at, r.run_id IN {current} AS is_current
+FROM read_parquet(
+    warehouse_files('neighbours', [of_warehouse({name}, run_ids)]), hive_partitioning = false, filename = true
+) AS n
+JOIN runs AS r ON r.run_id = regexp_extract(n.filename, 'run_id=([^/]+)/[^/]+$', 1);
+
+-- Images whose similar neighbours are others in run_b than in run_a, named by their ids, or by their labels and the
+-- default fingerprint and metric. Without names: the current run, and the one before it.
+CREATE OR REPLACE MACRO neighbour_changes(run_a := NULL, run_b := NULL, run_ids := '*') AS TABLE
+WITH history AS (FROM neighbours_history(of_warehouse({name}, run_ids))),
+there AS (SELECT run_id, max(label) AS label, max(fingerprint || '/' || metric) AS slot FROM history GROUP BY run_id),
+last AS (
+    SELECT CASE WHEN run_b IS NULL THEN {last} ELSE coalesce(
+        (SELECT max(run_id) FROM there WHERE run_id = run_b OR (label = run_b AND slot = {slot})),
+        error('no run of neighbours is called ' || run_b || ', or its files were removed')
+    ) END AS run_id
+),
+first AS (
+    SELECT CASE WHEN run_a IS NULL THEN coalesce(
+        (SELECT max(there.run_id) FROM there, last WHERE there.run_id < last.run_id AND slot = {slot}),
+        error('there is no earlier run of neighbours')
+    ) ELSE coalesce(
+        (SELECT max(run_id) FROM there WHERE run_id = run_a OR (label = run_a AND slot = {slot})),
+        error('no run of neighbours is called ' || run_a || ', or its files were removed')
+    ) END AS run_id
+),
+pairs AS (
+    SELECT h.image_id, h.neighbour_id, bool_or(h.run_id = first.run_id) AS was,
+           bool_or(h.run_id = last.run_id) AS is_now
+    FROM history AS h, first, last
+    WHERE h.relation = '{similar}' AND h.run_id IN (first.run_id, last.run_id)
+    GROUP BY ALL
+)
+SELECT image_id,
+       CASE WHEN NOT bool_or(was) THEN 'appeared' WHEN NOT bool_or(is_now) THEN 'gone' ELSE 'changed' END AS change,
+       count(*) FILTER (NOT was) AS entered, count(*) FILTER (NOT is_now) AS dropped
+FROM pairs GROUP BY image_id HAVING NOT bool_and(was AND is_now) ORDER BY image_id;
+"""
+
+
+def views_sql(uri: str, pointer: Pointer) -> str:
+    """DuckDB statements that define one view of each table as it is published now, and views of several tables.
+
+    ``uri``: the warehouse, in any form. ``pointer``: its current runs; a table without runs becomes an empty view.
     """
-    selects = {table: _select(table, [to_reader(folder) for folder in files_of.get(table, [])]) for table in SCHEMAS}
-    snapshot = selects.pop("embeddings")
-    views = [f"CREATE OR REPLACE VIEW {table} AS\n{select};\n" for table, select in selects.items()]
-    views += [_EMBEDDINGS_VIEW.format(snapshot=snapshot), _EXACT_DUPLICATES_VIEW.format(snapshot=snapshot)]
-    return "-- The tables as they are published now. Read into DuckDB: .read 'views.sql'\n" + "\n".join(views)
+    snapshot, name = _select("embeddings", pointer.runs("embeddings")), _quoted(uris.for_readers(uri))
+    return "\n".join(
+        [
+            _FOLDER.format(folder=name),
+            _check(pointer),
+            _GUARD,
+            *(_view(table, pointer) for table in SCHEMAS if table not in ("embeddings", "failures")),
+            *_failures(pointer),
+            _EMBEDDINGS.format(snapshot=snapshot),
+            _EXACT_DUPLICATES.format(snapshot=snapshot),
+            *_of_several_tables(pointer, snapshot, name),
+        ]
+    )
 
 
-def _select(table: str, folders: list[str]) -> str:
-    columns = list(SCHEMAS[table])
-    if not folders:
-        nulls = ", ".join(f"NULL::{_SQL_TYPES[column.type]} AS {column.name}" for column in columns)
-        return f"SELECT {nulls} WHERE false"
-    names = ", ".join(column.name for column in columns)
-    files = ", ".join(_sql_string(f"{_escape_glob(folder)}/*.parquet") for folder in folders)
+def _check(pointer: Pointer) -> str:
+    """Looks for one of the current runs. Nothing to look for in an empty warehouse."""
+    for table in (RUNS, *SCHEMAS):
+        if runs := pointer.runs(table):
+            return _CHECK.format(table=table, run=_quoted(runs[-1]))
+    return ""
+
+
+def _view(table: str, pointer: Pointer) -> str:
+    return f"CREATE OR REPLACE VIEW {table} AS\n{_select(table, pointer.runs(table))};\n"
+
+
+def _failures(pointer: Pointer) -> list[str]:
+    """The view of the collection's failures, and that of failures of queries."""
+    slots = pointer.tables.get("failures", {})
+    searches = {slot.removeprefix(_SEARCH): runs for slot, runs in slots.items() if slot.startswith(_SEARCH)}
+    runs = dict.fromkeys(run for slot, of_slot in slots.items() if not slot.startswith(_SEARCH) for run in of_slot)
+    of_queries = [
+        f"SELECT {_quoted(slot.partition('/')[0])} AS queries, image_id AS query_id, uri AS query_uri, fingerprint, "
+        f"{_quoted(slot.rpartition('/')[2])} AS metric, reason, detail\nFROM ({_select('failures', of_slot)})"
+        for slot, of_slot in (searches or {"": []}).items()
+    ]
+    return [
+        f"CREATE OR REPLACE VIEW failures AS\n{_select('failures', list(runs))};\n",
+        f"CREATE OR REPLACE VIEW query_failures AS\n{_union(of_queries)};\n",
+    ]
+
+
+def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
+    """``snapshot``: the SELECT of the table ``embeddings``; ``name``: the warehouse, quoted."""
+    slots = sorted(pointer.tables.get("neighbours", {}))
+    pairs = [tuple(slot.split("/", 1)) for slot in slots]
+    embedded = default_first(pointer.tables.get("embeddings", {}))
+    fingerprints = default_first([*embedded, *(fingerprint for fingerprint, _ in pairs)])
+    metrics = {
+        fingerprint: default_of([metric for other, metric in pairs if other == fingerprint], DEFAULT_METRIC)
+        for fingerprint in fingerprints
+    }
+    default = default_of(fingerprints, DEFAULT_FINGERPRINT)
+    slot = f"{default}/{metrics[default]}" if default and metrics[default] else None
+    of_one_slot = _OF_ONE_SLOT.format(
+        default_metric=DEFAULT_METRIC,
+        metric=_case("fingerprint_name", {fingerprint: metric for fingerprint, metric in metrics.items() if metric}),
+        slots=_list(slots),
+        listed=_quoted(", ".join(slots) or "none"),
+        neighbours=_NEIGHBOUR_COLUMNS,
+        groups=_GROUP_COLUMNS,
+    )
+    return [
+        _fingerprints(pointer, snapshot, fingerprints, default),
+        _IMAGES.format(first=_quoted(embedded[0]) if embedded else "NULL"),
+        of_one_slot,
+        *(_view_of_one_slot(pointer, view, name, slot) for view in _VIEWS_OF_ONE_SLOT),
+        _history(pointer, name, slot) if slots else "",
+    ]
+
+
+def _view_of_one_slot(pointer: Pointer, view: str, name: str, slot: str | None) -> str:
+    """``slot``: that of the default fingerprint and metric; None if nothing says which is meant. Then the view is an
+    error, which is raised when it is read: so it can be defined and described.
+    """
+    macro, table, value = _VIEWS_OF_ONE_SLOT[view]
+    suffix = f"/{value}" if table == "groups" else ""
+    published = pointer.tables.get(table, {})
+    runs = {each.removesuffix(suffix): of for each, of in published.items() if each.endswith(suffix)}
+    if slot in runs:
+        default = f"FROM {macro}({_list(runs[slot])}, {_quoted(value)})"
+    elif slot is None and runs:
+        several = f"several are published; name one, FROM {view}(''NAME'', ''METRIC''): {', '.join(sorted(runs))}"
+        every = _list(dict.fromkeys(run for of_slot in runs.values() for run in of_slot))
+        default = f"FROM {macro}({every}, error('{several}')::VARCHAR)"
+    else:
+        default = _NO_ROWS[macro]
+    cases = "".join(f"WHEN {_quoted(each)} THEN {_list(of)} " for each, of in runs.items())
+    return _VIEW_OF_ONE_SLOT.format(
+        view=view, default=default, macro=macro, name=name, runs=cases or "WHEN '' THEN [''] ", value=_quoted(value)
+    )
+
+
+def _fingerprints(pointer: Pointer, snapshot: str, names: list[str], default: str | None) -> str:
+    rows = [
+        f"SELECT {place} AS place, {_quoted(name)} AS fingerprint, {str(name == default).lower()} AS is_default, "
+        f"{_quoted(_run_of(pointer, name))} AS run_id"
+        for place, name in enumerate(names)
+    ]
+    keys = [
+        f"SELECT {_quoted(key)} AS fingerprint_key, "
+        f"(SELECT len(embedding) FROM ({_select(VECTORS, of_key[:1])}) WHERE fingerprint_key = {_quoted(key)} LIMIT 1)"
+        " AS dimensions"
+        for key, of_key in pointer.tables.get(VECTORS, {}).items()
+    ]
+    nothing = (
+        "SELECT 0 AS place, NULL::VARCHAR AS fingerprint, false AS is_default, NULL::VARCHAR AS run_id WHERE false"
+    )
+    return _FINGERPRINTS.format(
+        rows=_union(rows or [nothing]),
+        snapshot=snapshot,
+        dimensions=_union(keys or ["SELECT NULL::VARCHAR AS fingerprint_key, NULL::BIGINT AS dimensions"]),
+    )
+
+
+def _run_of(pointer: Pointer, fingerprint: str) -> str:
+    """The run that embedded; of vectors of one's own, which no run embedded, the last one that compared them."""
+    if runs := pointer.runs("embeddings", fingerprint):
+        return runs[-1]
+    slots = pointer.tables["neighbours"].items()
+    return max(run for slot, of_slot in slots for run in of_slot if slot.startswith(f"{fingerprint}/"))
+
+
+def _history(pointer: Pointer, name: str, slot: str | None) -> str:
+    """``slot``: as of `_view_of_one_slot`."""
+    last = pointer.runs("neighbours", slot or "")
+    unknown = "error('several fingerprints or metrics are published: name two runs')::VARCHAR"
+    return _HISTORY.format(
+        name=name,
+        current=_list(pointer.runs("neighbours")),
+        slot=_quoted(slot or ""),
+        last=_quoted(last[-1]) if last else unknown,
+        similar=SIMILAR,
+    )
+
+
+def _select(table: str, runs: Iterable[str]) -> str:
+    """The rows of ``runs`` of ``table``, in its columns."""
+    columns, run_ids = list(SCHEMAS[table]), list(runs)
+    names = ", ".join(f"{name}::JSON AS {name}" if name in _json_of(table) else name for name in SCHEMAS[table].names)
+    nulls = ", ".join(f"NULL::{_SQL_TYPES[column.type]} AS {column.name}" for column in columns)
+    if not run_ids:
+        return f"SELECT {names}\nFROM (SELECT {nulls} WHERE false)"
     # Folders above the warehouse, such as label=cat, are no columns.
+    files = f"warehouse_files('{table}', {_list(run_ids)}), hive_partitioning = false"
     if table in _EXTENDED:
-        nulls, options = _select(table, []), "union_by_name = true, hive_partitioning = false"
-        return f"SELECT {names}\nFROM ({nulls} UNION ALL BY NAME\nFROM read_parquet([{files}], {options}))"
-    return f"SELECT {names}\nFROM read_parquet([{files}], hive_partitioning = false)"
+        return (
+            f"SELECT {names}\nFROM (SELECT {nulls} WHERE false UNION ALL BY NAME\n"
+            f"FROM read_parquet({files}, union_by_name = true))"
+        )
+    return f"SELECT {names}\nFROM read_parquet({files})"
 
 
-def _escape_glob(path: str) -> str:
-    """``path`` with its special characters escaped, because DuckDB takes every path for a pattern."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in path)
+def _json_of(table: str) -> tuple[str, ...]:
+    return _JSON if table == RUNS else ()
 
 
-def _sql_string(text: str) -> str:
+def _union(selects: list[str]) -> str:
+    return "\nUNION ALL ".join(selects)
+
+
+def _case(value: str, values: dict[str, str]) -> str:
+    """The value that ``values`` has for that of the expression ``value``; NULL if it has none."""
+    cases = " ".join(f"WHEN {_quoted(name)} THEN {_quoted(meant)}" for name, meant in values.items())
+    return f"(CASE {value} {cases} END)" if cases else "NULL::VARCHAR"
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(_quoted, texts))}]"
+
+
+def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"

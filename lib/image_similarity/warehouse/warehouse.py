@@ -233,15 +233,11 @@ class Warehouse:
         """Writes the views of the current tables, and again if these changed meanwhile. So the last writer is right."""
         pointer = self.current()
         while True:
-            self.files.write(f"{self.uri}/{VIEWS}", self._views(pointer).encode())
+            self.files.write(f"{self.uri}/{VIEWS}", views_sql(self.uri, pointer).encode())
             now = self.current()
             if now == pointer:
                 return pointer
             pointer = now
-
-    def _views(self, pointer: Pointer) -> str:
-        folders = {table: [self.folder(table, run) for run in pointer.runs(table)] for table in SCHEMAS}
-        return views_sql(folders, uris.for_readers)
 
 
 def _check_same(base: Pointer, now: Pointer, table: str, slot: str) -> None:

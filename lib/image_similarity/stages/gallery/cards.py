@@ -1,6 +1,5 @@
 """Cards: every image of the collection with all that a page about another image shows of it."""
 
-import hashlib
 import posixpath
 import re
 import unicodedata
@@ -11,7 +10,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from image_similarity.pages import captions
+from image_similarity.pages import captions, paths
 from image_similarity.pages.captions import LONGEST_TEXT, clean, is_address
 from image_similarity.runtime.tasks import numbered
 from image_similarity.settings import GallerySettings
@@ -77,18 +76,13 @@ def with_pictures(described: DataFrame, inventory: DataFrame, scratch: Workspace
 # -- texts -------------------------------------------------------------------------------------------------------------
 
 
-def page_name(image_id: str) -> str:
-    """The name of an image's page: 32 hexadecimal digits of its id's hash, whatever characters the id has."""
-    return hashlib.sha256(image_id.encode()).hexdigest()[:32]
-
-
 def texts(image_id: str, attributes: dict[str, str], settings: GallerySettings) -> dict[str, Any]:
     """The texts of one image: title, subtitle, alternative text, and search terms."""
     caption = captions.of_image(image_id, attributes, settings.title_attributes, settings.subtitle_attributes)
     values = [clean(value) for value in attributes.values()]
     words = [caption.title, posixpath.splitext(image_id)[0], *(value for value in values if not is_address(value))]
     return {
-        "page": page_name(image_id),
+        "page": paths.page_name(image_id),
         "title": caption.title,
         "subtitle": caption.subtitle,
         "alt": caption.alt,

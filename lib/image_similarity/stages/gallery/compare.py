@@ -25,6 +25,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.imaging import thumbnails
 from image_similarity.imaging.differences import Differences, Sides, compared
+from image_similarity.pages import paths
 from image_similarity.pages.site import Site
 from image_similarity.stages.gallery import members, pictures
 from image_similarity.stages.gallery.members import NO_BREAK
@@ -295,7 +296,7 @@ def _about(path: str) -> str:
 def _largest(member: Mapping[str, Any]) -> str:
     """The path of the larger file of a member's picture."""
     is_large = thumbnails.has_large(member["width"], member["height"])
-    return pictures.path(member["picture"], "large" if is_large else "small")
+    return paths.picture_path(member["picture"], "large" if is_large else "small")
 
 
 @lru_cache(maxsize=2)

@@ -21,6 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity.errors import JobFailed
 from image_similarity.knn.distances import Values
+from image_similarity.pages import paths
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import over_chunks, task_count
@@ -120,7 +121,7 @@ def _described(tables: Tables, settings: Settings) -> list[Image]:
                 "content_sha256": content,
                 "size_bytes": row["size_bytes"],
                 "attributes": row["attributes"] or [],
-                "picture": pictures.name_here(content, row["uri"], row["source_version"]),
+                "picture": paths.picture_name(content, row["uri"], row["source_version"]),
                 **cards.texts(row["image_id"], dict(row["attributes"] or ()), settings.gallery),
             }
         )
@@ -276,7 +277,7 @@ class InProcess(Layout):
                     for tab, is_similar, rank, neighbour, distance in self._edges.of(ordinal)
                 ],
                 "groups": self._grouped.by_image.get(image["image_id"]),
-                "path": pages.image_path(image["page"]),
+                "path": paths.image_path(image["page"]),
             }
 
     def fill_lists(self, book: Book, facets: list[Facet], failures: Mapping[str, Mapping[str, Any]]) -> Totals:

@@ -15,8 +15,8 @@ from markupsafe import Markup, escape
 from pyspark.sql import DataFrame
 
 from image_similarity.imaging import thumbnails
-from image_similarity.pages import captions
-from image_similarity.stages.gallery import compare, members, pictures, selection, words
+from image_similarity.pages import captions, cards, paths
+from image_similarity.stages.gallery import compare, members, selection, words
 from image_similarity.storage import blobs
 
 WRITTEN = "path string, bytes long, items long"
@@ -32,13 +32,6 @@ _BATCH_BYTES = 8 << 20
 STATIC = "static"
 """The folder of files that all pages share. They have the hash of their content in their names, and stay for good."""
 STATIC_FILES = ("gallery.css", "gallery.js", "icon.svg", "compare.css", "compare.js", "selection.js")
-
-RATIO_STEP, RATIO_STEPS = 1.06, 24
-"""The style sheet has 49 classes for aspect ratios of pictures, because the pages' policy allows no inline styles."""
-LEAST_RATIO = 0.6
-"""Narrower pictures stand in the middle of a card of this ratio, which has room for words."""
-MOST_RATIOS = 60
-"""The style sheet has a class for each sum of ratios up to this one, for lists of neighbours."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +192,9 @@ def _environment() -> jinja2.Environment:
     """Made once per process. Templates are read through importlib, which can also read them from a zip."""
     folder = files(__package__).joinpath("templates")
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        loader=jinja2.FunctionLoader(
+            lambda name: cards.template(name) if name in cards.SHARED else folder.joinpath(name).read_text("utf-8")
+        ),
         autoescape=lambda name: name is None or not name.endswith((".js", ".css")),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -208,23 +203,23 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(
         count="{:,}".format,
-        distance=_distance,
+        distance=cards.distance,
         roughly=roughly,
         link=captions.link,
         location=captions.location,
         clean=captions.clean,
         short=captions.short,
-        breakable=_breakable,
+        breakable=cards.breakable,
         compact=json.dumps,
     )
-    environment.globals.update(image_path=image_path, picture_path=pictures.path, small=thumbnails.SMALL)
+    environment.globals.update(image_path=paths.image_path, picture_path=paths.picture_path, small=thumbnails.SMALL)
     environment.globals.update(compare_path=compare.compare_path, has_comparison=compare.has_page)
     environment.globals.update(selection_row=selection.row, selection_columns=selection.COLUMNS)
     environment.globals.update(better=members.better, best=members.best, facts_of=members.facts)
-    environment.globals.update(shown_card=shown_card, ratio_class=ratio_class, ratio_sum=ratio_sum)
-    environment.globals.update(most_ratios=MOST_RATIOS, least_ratio=LEAST_RATIO)
+    environment.globals.update(shown_card=shown_card, ratio_class=cards.ratio_class, ratio_sum=_ratio_sum)
+    environment.globals.update(cards.STYLE)
     environment.globals.update(static=lambda name, book: static_file(name, book)[0])
-    environment.globals.update(has_large=thumbnails.has_large, ratio_step=RATIO_STEP, ratio_steps=RATIO_STEPS)
+    environment.globals.update(has_large=thumbnails.has_large)
     environment.globals.update(
         failure=words.reason, scales=words.SCALES, numbers=words.NUMBERS, fact_meanings=words.FACTS
     )
@@ -247,14 +242,14 @@ def shown_card(
     are side by side.
     """
     width, height = card["width"], card["height"]
-    title = _breakable(captions.short(card["title"]))
+    title = cards.breakable(captions.short(card["title"]))
     if width:
         ratio, unheard, lazy = (
-            f" r{ratio_class(width, height)}",
+            f" r{cards.ratio_class(width, height)}",
             ' aria-hidden="true"',
             "" if at_once else ' loading="lazy"',
         )
-        source = f"{root}{pictures.path(card['picture'], 'small')}"
+        source = f"{root}{paths.picture_path(card['picture'], 'small')}"
         picture = f'<img src="{source}" width="{width}" height="{height}" alt="{escape(card["alt"])}"{lazy}>'
     else:
         ratio, unheard, picture = "", "", '<span class="absent">no picture</span>'
@@ -264,33 +259,15 @@ def shown_card(
         end = f'<span class="both"> · {escape(both)}</span>' if both else ""
         line = f'<span class="note{bar}">{unseen}{escape(note)}{end}</span>'
     else:
-        line = f'<span class="note" dir="auto">{_breakable(card["subtitle"])}</span>' if card["subtitle"] else ""
+        line = f'<span class="note" dir="auto">{cards.breakable(card["subtitle"])}</span>' if card["subtitle"] else ""
     return Markup(
-        f'<li class="card{ratio}"><a href="{up}{image_path(card["page"])}">{picture}'
+        f'<li class="card{ratio}"><a href="{up}{paths.image_path(card["page"])}">{picture}'
         f'<span class="title"{unheard} dir="auto">{title}</span>{line}</a></li>'
     )
 
 
-@lru_cache(maxsize=4096)
-def ratio_class(width: int, height: int) -> int:
-    """The class of the nearest aspect ratio: steps of `RATIO_STEP` from a square, negative for upright pictures."""
-    steps = math.floor(math.log(width / height) / math.log(RATIO_STEP) + 0.5)
-    return max(-RATIO_STEPS, min(RATIO_STEPS, steps))
-
-
-def ratio_sum(cards: list[dict[str, Any]]) -> int:
-    """The length of a row of ``cards``, in heights of the row: 1 to `MOST_RATIOS`."""
-    ratios = [RATIO_STEP ** ratio_class(card["width"], card["height"]) if card["width"] else 1 for card in cards]
-    return max(1, min(MOST_RATIOS, round(sum(max(LEAST_RATIO, ratio) for ratio in ratios))))
-
-
-def image_path(page: str) -> str:
-    return f"images/{page[:2]}/{page}.html"
-
-
-def _distance(value: float) -> str:
-    """Four decimal places, which is finer than the eye can tell."""
-    return f"{value:,.4f}"
+def _ratio_sum(shown: list[dict[str, Any]]) -> int:
+    return cards.ratio_sum((card["width"], card["height"]) for card in shown)
 
 
 def roughly(value: float) -> str:
@@ -298,9 +275,3 @@ def roughly(value: float) -> str:
     rounded = float(f"{value:.0e}")
     places = -math.floor(math.log10(rounded)) if rounded > 0 else 0
     return f"{rounded:,.{max(0, places)}f}"
-
-
-def _breakable(text: str) -> Markup:
-    """``text`` with places where a long word may go on in the next line (`captions.parts`)."""
-    parts = captions.parts(text)
-    return Markup("<wbr>").join(map(escape, parts)) if len(parts) > 1 else escape(text)

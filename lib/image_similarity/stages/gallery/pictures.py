@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from image_similarity.errors import Unreadable
 from image_similarity.imaging import decoding, sandbox, thumbnails
 from image_similarity.imaging.sandbox import Shrink
+from image_similarity.pages import paths
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import decoders, over_chunks, task_count
@@ -25,7 +26,6 @@ from image_similarity.warehouse.workspace import Workspace
 
 Batches = Iterator[pa.RecordBatch]
 
-FOLDER = "pictures"
 INVENTORY = "_pictures"
 """A folder below each rendering. It records the pictures, so that the next rendering need not open them."""
 
@@ -74,17 +74,6 @@ def name_of(content_sha256: Column, uri: Column, source_version: Column) -> Colu
     """The name of an image's picture: a hash of its content, or of its uri and version if the content is unknown."""
     identity = F.coalesce(content_sha256, F.concat_ws("\n", uri, source_version))
     return F.substring(F.sha2(F.concat_ws("\n", F.lit(thumbnails.RECIPE), identity), 256), 1, 32)
-
-
-def name_here(content_sha256: str | None, uri: str | None, source_version: str | None) -> str:
-    """As `name_of`."""
-    parts = (thumbnails.RECIPE, content_sha256) if content_sha256 else (thumbnails.RECIPE, uri, source_version)
-    return hashlib.sha256("\n".join(part for part in parts if part is not None).encode()).hexdigest()[:32]
-
-
-def path(picture: str, size: str) -> str:
-    """The path of the file of ``picture`` below the gallery; ``size``: small or large."""
-    return f"{FOLDER}/{picture[:2]}/{picture}-{size}.webp"
 
 
 def make(
@@ -165,7 +154,7 @@ def _nulls(column: pa.Field, table: pa.Table) -> pa.Array:
 def remove_unused_here(site: Site, own: Iterable[str], earlier: list[str]) -> int:
     """As `remove_unused`, by this process. ``own``: the pictures of this rendering."""
     shown = (*own, *(row["picture"] for row in _inventory_here(site, earlier)))
-    return remove_others_here(f"{site.uri}/{FOLDER}", shown)
+    return remove_others_here(f"{site.uri}/{paths.PICTURES}", shown)
 
 
 def remove_others_here(folder: str, shown: Iterable[str]) -> int:
@@ -206,7 +195,7 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
     """
     own, *earlier = kept
     both = inventory(spark, site, [own], warehouse).unionByName(_earlier_inventory(spark, site, earlier))
-    return remove_others(spark, f"{site.uri}/{FOLDER}", both.select("picture"))
+    return remove_others(spark, f"{site.uri}/{paths.PICTURES}", both.select("picture"))
 
 
 def remove_others(spark: SparkSession, folder: str, shown: DataFrame) -> int:
@@ -273,7 +262,7 @@ def _make_one(
 
 def _write(gallery: str, picture: str, size: str, content: bytes) -> str:
     """Writes a file of ``picture``, and returns its stamp."""
-    uri = f"{gallery}/{path(picture, size)}"
+    uri = f"{gallery}/{paths.picture_path(picture, size)}"
     blobs.write(uri, content, "image/webp")
     return _stamp(uri, hashlib.sha256(content).hexdigest())
 
@@ -286,7 +275,7 @@ def _stamp(uri: str, sha256: str) -> str:
 
 def _known(gallery: str, row: dict[str, Any]) -> dict[str, Any] | None:
     """What the inventory says of a picture whose files exist and are whole; None if they are to be made."""
-    uris = {size: f"{gallery}/{path(row['picture'], size)}" for size in ("small", "large")}
+    uris = {size: f"{gallery}/{paths.picture_path(row['picture'], size)}" for size in ("small", "large")}
     try:
         if row["width"] is None:
             # Not in the inventory, but perhaps made by a job that died before it wrote one.

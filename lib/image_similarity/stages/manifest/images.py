@@ -22,6 +22,10 @@ _SECONDS_TO_LIST = 3600.0
 _GLOB = re.compile(r"[*?\[]")
 
 
+class NoImages(WrongInput):
+    """A folder that is there, and has no image in it."""
+
+
 def kind_of(location: str, read_seconds: float) -> str:
     """``folder``, ``list`` or ``glob``. A path that exists is never taken for a glob.
 
@@ -57,14 +61,15 @@ def check(location: str, settings: ManifestSettings, read_seconds: float) -> Non
     try:
         files = _glob(location) if kind == "glob" else blobs.list_files(location)
         if timeouts.within(_SECONDS_TO_LIST, next, _taken(files, settings.extensions, skipped), None) is None:
-            raise WrongInput(_no_image(location, skipped, settings))
+            raise _none_found(location, skipped, settings, kind == "glob")
     except (OSError, re.error) as error:
         raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
 
 
-def _no_image(location: str, skipped: Counter[str], settings: ManifestSettings) -> str:
+def _none_found(location: str, skipped: Counter[str], settings: ManifestSettings, is_glob: bool) -> WrongInput:
     skipped_text = f"; skipped: {describe_skipped(skipped)}" if skipped else ""
-    return f"--images {location}: no image found{skipped_text}. Extensions taken: {', '.join(settings.extensions)}"
+    message = f"--images {location}: no image found{skipped_text}. Extensions taken: {', '.join(settings.extensions)}"
+    return WrongInput(message) if is_glob else NoImages(message)
 
 
 def find(
@@ -80,7 +85,7 @@ def find(
         raise WrongInput(f"--images {location}: cannot be listed: {error}") from None
     files = list(_taken(listed, settings.extensions, skipped))
     if not files:
-        raise WrongInput(_no_image(location, skipped, settings))
+        raise _none_found(location, skipped, settings, is_glob)
     unique = {file.path: file for file in files}.values()  # a glob with several ** matches a file more than once
     columns = zip(*((file.path, file.uri, file.size_bytes, file.modified_ns) for file in unique))
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, FILES.types)], schema=FILES), skipped

@@ -11,14 +11,14 @@ Rows and counts are those of the Spark stage. The lists may differ from its: bot
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from image_similarity.errors import JobFailed
-from image_similarity.knn import all_pairs, engine, partitioning, recall, scoring, truth
+from image_similarity.knn import all_pairs, engine, partitioning, queries, recall, scoring
 from image_similarity.knn.candidates import NONE, Keys
 from image_similarity.knn.distances import METRICS, Indices, Reals
 from image_similarity.knn.engine import Search
@@ -230,7 +230,8 @@ class _Lists:
         loaded = self.loaded
         audit = Audit.of(loaded.numbers, loaded.images, self.settings, approximate, again)
         rows = _rows_of(loaded, audit.vectors)
-        audit = audit.with_truth(truth.nearest(self.search, loaded.vectors[rows], loaded.vectors, self.threads))
+        search = replace(self.search, dissimilar=0)
+        audit = audit.with_truth(queries.searched(search, loaded.vectors[rows], loaded.vectors, self.threads)[0])
         keys = self._exact(self.place[rows])
         estimate = audit.recall_of_lists(keys)
         home = np.full(len(loaded.numbers), -1, dtype=np.int32)

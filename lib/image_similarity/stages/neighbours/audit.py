@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from image_similarity.errors import WrongInput
-from image_similarity.knn import candidates, engine, scoring, truth
+from image_similarity.knn import candidates, engine, queries, scoring
 from image_similarity.knn.backends.cpu import Cpu
 from image_similarity.knn.candidates import Keys
 from image_similarity.knn.distances import METRICS, Reals
@@ -127,12 +127,12 @@ class _Query:
     def compared(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The best scores of the sample against every ``tasks``-th block: a row of `_SCORES`."""
         backend = Cpu()
-        queries = self.search.strip(backend, self.vectors(), truth.list_lengths(self.search))
+        sample = self.search.strip(backend, self.vectors(), queries.list_lengths(self.search))
         for batch in batches:
             for task in batch.column("id").to_pylist():
                 for block in range(task, len(self.blocks), self.tasks):
-                    engine.compare([queries], [self.search.strip(backend, self.blocks.part(block), (0, 0))])
-        arrays = queries.keys()[0].tobytes(), queries.error.tobytes()
+                    engine.compare([sample], [self.search.strip(backend, self.blocks.part(block), (0, 0))])
+        arrays = sample.keys()[0].tobytes(), sample.error.tobytes()
         yield pa.RecordBatch.from_arrays([pa.array([array], pa.binary()) for array in arrays], schema=_SCORES)
 
     def settled(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -140,5 +140,11 @@ class _Query:
         table, part = pa.Table.from_batches(batches, _SCORES), self.vectors()
         scores = [candidates.keys_from_bytes(content.as_py(), len(part)) for content in table.column("similar")]
         errors = [np.frombuffer(content.as_py(), np.float32).reshape(-1, 2) for content in table.column("error")]
-        keys = truth.settled(self.search, part, scores, errors, self.blocks.rescore, self.blocks.parts())
+        nothing = [np.empty((len(part), 0), np.int64)]
+        scored = engine.merge(self.search, scores, nothing, errors, queries.list_lengths(self.search))
+        (similar, _), proven = queries.settled(self.search, part, scored, self.blocks.rescore)
+        keys = similar.keys[:, : self.search.similar].copy()
+        if not proven.all():
+            rows, k = np.nonzero(~proven)[0], self.search.similar
+            keys[rows] = engine.brute_force(self.search.measure, part[rows], self.blocks.parts(), k, 0)[0].keys
         yield pa.RecordBatch.from_pydict({"keys": [keys.tobytes()]}, schema=_KEYS)

@@ -67,11 +67,11 @@ class Loaded:
             yield labelled(batch, settings, "failures")
 
 
-def load(source: LocalSource, settings: NeighboursSettings, threads: int) -> Loaded:
+def load(source: LocalSource, settings: NeighboursSettings, threads: int, dimensions: int | None = None) -> Loaded:
     """Read and check the vectors of ``source``, and number them.
 
-    A vector is usable only if it has the most frequent length. Raises ``JobFailed`` where images and stored vectors do
-    not match, and ``WrongInput`` for more vectors than can be numbered.
+    A vector is usable only if it has ``dimensions`` values, or the most frequent length where that is None. Raises
+    ``JobFailed`` where images and stored vectors do not match, ``WrongInput`` for more vectors than can be numbered.
     """
     metric = METRICS[settings.metric]
     with ThreadPoolExecutor(threads) as pool:
@@ -80,7 +80,8 @@ def load(source: LocalSource, settings: NeighboursSettings, threads: int) -> Loa
         for of_group in groups:
             for length, (_, values) in of_group.usable.items():
                 rows_of_length[length] = rows_of_length.get(length, 0) + len(values)
-        dimensions = most_frequent(rows_of_length)
+        if dimensions is None:
+            dimensions = most_frequent(rows_of_length)
         contents, values = _usable(groups, dimensions)
         unusable = _unusable(groups, dimensions)
         groups.clear()

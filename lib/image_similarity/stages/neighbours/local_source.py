@@ -116,23 +116,36 @@ def from_runs(published: Snapshot, fingerprint: str) -> LocalFiles:
         "vectors": [run for key in keys for run in published.run_ids("vectors", key)],
     }
     files = [file for key in keys for file in published.dataset("vectors", key).files]
+
+    def images() -> pa.Table:
+        rows = embeddings.to_table(columns=["image_id", "content_sha256"])
+        return pa.table({"image_id": rows["image_id"], "content": rows["content_sha256"]})
+
+    return from_files(files, embeddings.count_rows(), images, inputs)
+
+
+def from_files(
+    files: Sequence[str], count: int, images: Callable[[], pa.Table], inputs: dict[str, list[str]]
+) -> LocalFiles:
+    """``count`` images (image_id, content: strings), and their vectors in Parquet ``files`` on this machine.
+
+    ``files``: content_sha256, embedding, and any other columns. They may also hold vectors of other images.
+    """
     groups = [(file, group) for file in files for group in range(pq.read_metadata(file).num_row_groups)]
     dimensions = _length_of_first([partial(_stored, file, group) for file, group in groups])
 
     def opened(threads: int) -> LocalSource:
-        rows = embeddings.to_table(columns=["image_id", "content_sha256"])
-        images = pa.table({"image_id": rows["image_id"], "content": rows["content_sha256"]})
-        # The store also keeps vectors of images that are gone.
+        wanted_images = images()
         contents = pa.chunked_array(
             [_NO_TEXT if not rows else pa.concat_arrays(rows) for rows in map(_contents_of, groups)], pa.string()
         )
-        is_wanted = pc.is_in(contents, value_set=images["content"].combine_chunks())
+        is_wanted = pc.is_in(contents, value_set=wanted_images["content"].combine_chunks())
         starts = np.cumsum([0, *map(len, contents.chunks)]).tolist()
         chosen = [is_wanted.slice(start, end - start).combine_chunks() for start, end in zip(starts, starts[1:])]
         wanted = [partial(_filtered, *group, _copied(of)) for group, of in zip(groups, chosen)]
-        return LocalSource(images, wanted, len(images))
+        return LocalSource(wanted_images, wanted, len(wanted_images))
 
-    return LocalFiles(embeddings.count_rows(), dimensions, inputs, opened)
+    return LocalFiles(count, dimensions, inputs, opened)
 
 
 _NO_TEXT = pa.nulls(0, pa.string())

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from image_similarity.errors import WrongInput
-from image_similarity.knn.candidates import MAX_INDEX
+from image_similarity.knn.candidates import MAX_INDEX, NONE, Keys, moved, positions_of
 from image_similarity.knn.distances import Indices
 from image_similarity.knn.hashing import fnv, mixed
 from image_similarity.stages.neighbours.usable import check_once
@@ -208,6 +208,22 @@ class Members:
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         return self.order[first[row] + within], row
 
+    def best(self, keys: Keys, k: int) -> Keys:
+        """The sorted keys (n, ``k``) of the best images, from the ``keys`` (n, any) of the best vectors.
+
+        Of images with equal vectors the first is the best. Lists are padded with `NONE`.
+        """
+        row, place = np.nonzero(keys != NONE)
+        key = keys[row, place]
+        image, source = self.of_vectors(positions_of(key), k)
+        row, key = row[source], moved(key[source], image)
+        order = np.lexsort((key, row))
+        row, key = row[order], key[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        best, within = np.full((len(keys), k), NONE), place < k
+        best[row[within], place[within]] = key[within]
+        return best
+
 
 @dataclass(frozen=True)
 class Sharing:
@@ -226,6 +242,16 @@ class Images:
 
     ids: pa.Array
     sharing: Sharing | None
+
+    def best(self, keys: Keys, k: int) -> Keys:
+        """The keys (n, ``k``) of the best images, from the sorted ``keys`` (n, at least k) of the best vectors."""
+        return keys[:, :k] if self.sharing is None else self.sharing.all.best(keys[:, :k], k)
+
+    def with_vectors(self, vector: Indices) -> tuple[Indices, Indices]:
+        """The images of the vectors (n,), ascending, and for each the index of its vector in ``vector``."""
+        image, row = (vector, np.arange(len(vector))) if self.sharing is None else self.sharing.all.of_vectors(vector)
+        order = np.argsort(image)
+        return image[order], row[order]
 
     @classmethod
     def numbered(cls, names: pa.LargeStringArray, numbers: Numbers) -> "Images":

@@ -132,17 +132,7 @@ def _shared(sharing: Sharing, vector: Indices, keys: Keys, k: int, farthest: boo
         np.zeros(len(vector), np.uint32), vector, farthest
     )  # images of one vector are at distance 0 from one another
     with_own = np.concatenate([own_key[:, None], keys], axis=1)
-    row, place = np.nonzero(with_own != NONE)
-    key = with_own[row, place]
-    image, source = (sharing.once if drop_duplicates else sharing.all).of_vectors(candidates.positions_of(key), k + 1)
-    row, key = row[source], candidates.moved(key[source], image)
-    order = np.lexsort((key, row))
-    row, key = row[order], key[order]
-    place = np.arange(len(row)) - np.searchsorted(row, row)
-    best = np.full((len(vector), k + 1), NONE)
-    within = place <= k
-    best[row[within], place[within]] = key[within]
-    return best
+    return (sharing.once if drop_duplicates else sharing.all).best(with_own, k + 1)
 
 
 def _without(excluded: Indices, keys: Keys) -> Keys:

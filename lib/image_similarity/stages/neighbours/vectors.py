@@ -169,18 +169,21 @@ def pack(
     block_rows: int,
     previous: NDArray[Any],
     scratch: Workspace,
+    dimensions: int | None = None,
+    name: str = "",
 ) -> Packed:
     """Check the vectors of ``source`` and write the usable ones as blocks.
 
-    A vector is usable only if it has the most frequent length. Vectors of no image are ignored. ``previous``: the
-    vectors of the previous run, as `numbers.KNOWN`. Raises ``WrongInput`` for more vectors than can be numbered.
+    A vector is usable only if it has ``dimensions`` values, or the most frequent length where that is None. Vectors of
+    no image are ignored. ``previous``: the vectors of the previous run, as `numbers.KNOWN`. ``name``: how the names of
+    folders in ``scratch`` begin. Raises ``WrongInput`` for more vectors than can be numbered.
     """
-    folder = scratch.location("blocks")
+    folder = scratch.location(f"{name}blocks")
     packing = _Packing(METRICS[settings.metric], block_rows, folder)
-    scratch.write("packed", _packed_by_tasks(scratch.session, source, packing))
-    packed = pa.concat_tables([_PACKED.empty_table(), *scratch.parts("packed", _PACKED.names)])
-    written = _Written.of(packed)
-    images = _images_of(source, scratch)
+    scratch.write(f"{name}packed", _packed_by_tasks(scratch.session, source, packing))
+    packed = pa.concat_tables([_PACKED.empty_table(), *scratch.parts(f"{name}packed", _PACKED.names)])
+    written = _Written.of(packed, dimensions)
+    images = _images_of(source, scratch, f"{name}images")
     is_usable = pc.and_(pc.is_null(packed["reason"]), pc.equal(packed["length"], written.dimensions))
     failures = of_images(images, _failures(packed.filter(pc.invert(is_usable)), written.dimensions))
     ids = of_images(images, packed.filter(is_usable).select(["content", "digest", "file", "row", "shift", "scale"]))
@@ -206,13 +209,13 @@ def _placed(numbers: Numbers, vector: Indices, old: Indices, alive: Indices) -> 
     return Kept(vector, old, block, np.arange(len(block)) - np.searchsorted(block, block))
 
 
-def _images_of(source: Source | LocalSource, scratch: Workspace) -> pa.Table | None:
+def _images_of(source: Source | LocalSource, scratch: Workspace, folder: str) -> pa.Table | None:
     """image_id, content; None where each content is an image."""
     if isinstance(source, LocalSource) or source.images is None:
         return source.images
     schema = pa.schema([(name, pa.string()) for name in ("image_id", "content")])
-    scratch.write("images", source.images.select(*schema.names))
-    return pa.concat_tables([schema.empty_table(), *scratch.parts("images", schema.names)])
+    scratch.write(folder, source.images.select(*schema.names))
+    return pa.concat_tables([schema.empty_table(), *scratch.parts(folder, schema.names)])
 
 
 def _failures(unusable: pa.Table, dimensions: int) -> pa.Table:
@@ -226,7 +229,7 @@ def _failures(unusable: pa.Table, dimensions: int) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Written:
-    """The files of vectors with the most frequent length."""
+    """The files of vectors of one length."""
 
     files: list[str]
     rows: list[int]
@@ -235,14 +238,15 @@ class _Written:
     largest: float
 
     @classmethod
-    def of(cls, packed: pa.Table) -> "_Written":
-        """From rows of `_PACKED`."""
+    def of(cls, packed: pa.Table, dimensions: int | None) -> "_Written":
+        """From rows of `_PACKED`. ``dimensions``: see `pack`."""
         counts = packed.group_by(["file", "length"]).aggregate([([], "count_all"), ("largest", "max")]).to_pylist()
         usable = [row for row in counts if row["file"] is not None]
         rows_of_length: Counter[int] = Counter()
         for row in usable:
             rows_of_length[row["length"]] += row["count_all"]
-        dimensions = most_frequent(rows_of_length)
+        if dimensions is None:
+            dimensions = most_frequent(rows_of_length)
         chosen = sorted((row for row in usable if row["length"] == dimensions), key=lambda row: str(row["file"]))
         rows = [row["count_all"] for row in chosen]
         return cls(

@@ -2,7 +2,11 @@
 images, and their thumbprints. Read by this process, without Spark.
 """
 
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +16,18 @@ from numpy.typing import NDArray
 from image_similarity.grouping import agreement, verdicts
 from image_similarity.grouping.local_scale import Limits
 from image_similarity.knn.distances import Indices, Values
+from image_similarity.storage import blobs
 from image_similarity.warehouse.schemas import NEAR_DUPLICATES, SIMILAR, VECTORS
 from image_similarity.warehouse.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 THUMBPRINT_BYTES = agreement.SIDE**2
 _FEW = 1000
 """Images that are looked up one by one."""
+_MOST_BYTES = 2**30
+"""More thumbprints lie in a file."""
 
 
 @dataclass(frozen=True)
@@ -111,22 +121,44 @@ class Thumbprints:
     is_there: NDArray[np.bool_]
 
 
-def thumbprints(published: Snapshot, key: str | None, contents: pa.Array) -> Thumbprints:
-    """Those of ``contents`` (n,), strings, each once, as the vectors of ``key`` have them."""
+def thumbprints(published: Snapshot, key: str | None, contents: pa.Array, files: Sequence[str] = ()) -> Thumbprints:
+    """Those of ``contents`` (n,), strings or null, as the vectors of ``key`` have them, or ``files`` of vectors.
+
+    None is known without a ``key``.
+    """
     import pyarrow.dataset as ds
 
-    found = Thumbprints(
-        np.zeros((len(contents), THUMBPRINT_BYTES), dtype=np.uint8), np.zeros(len(contents), dtype=np.bool_)
-    )
-    if key is None or not len(contents):
+    found = Thumbprints(_allocated(len(contents)), np.zeros(len(contents), dtype=np.bool_))
+    wanted = contents.cast(pa.string()).drop_null().unique()
+    if key is None or not len(wanted):
         return found
-    wanted = contents.cast(pa.string())
+    pixels, is_there = _allocated(len(wanted)), np.zeros(len(wanted), dtype=np.bool_)
     is_wanted = ds.field("content_sha256").isin(wanted) & ds.field("thumbprint").is_valid()
-    table = published.dataset(VECTORS, key)
-    for batch in table.to_batches(columns=["content_sha256", "thumbprint"], filter=is_wanted):
-        if len(batch):
-            place = pc.index_in(batch.column(0), value_set=wanted).to_numpy()
-            joined = b"".join(batch.column(1).to_pylist())
-            found.pixels[place] = np.frombuffer(joined, np.uint8).reshape(len(batch), THUMBPRINT_BYTES)
-            found.is_there[place] = True
+    for table in (published.dataset(VECTORS, key), *_datasets(files)):
+        for batch in table.to_batches(columns=["content_sha256", "thumbprint"], filter=is_wanted):
+            if len(batch):
+                place = pc.index_in(batch.column(0), value_set=wanted).to_numpy()
+                joined = b"".join(batch.column(1).to_pylist())
+                pixels[place] = np.frombuffer(joined, np.uint8).reshape(len(batch), THUMBPRINT_BYTES)
+                is_there[place] = True
+    place = pc.fill_null(pc.index_in(contents.cast(pa.string()), value_set=wanted), -1).to_numpy(zero_copy_only=False)
+    is_known = (place >= 0) & np.append(is_there, False)[place]
+    found.pixels[is_known], found.is_there[is_known] = pixels[place[is_known]], True
     return found
+
+
+def _datasets(files: Sequence[str]) -> "Iterator[ds.Dataset]":
+    import pyarrow.dataset as ds
+
+    for file in files:
+        filesystem, path = blobs.filesystem_of(file)
+        yield ds.dataset(path, format="parquet", filesystem=filesystem)
+
+
+def _allocated(count: int) -> NDArray[np.uint8]:
+    """(count, 1024) zeros. Many of them lie in a file without a name, which is gone with the last who uses it."""
+    if count * THUMBPRINT_BYTES <= _MOST_BYTES:
+        return np.zeros((count, THUMBPRINT_BYTES), dtype=np.uint8)
+    with tempfile.TemporaryFile(prefix="thumbprints-") as opened:
+        os.posix_fallocate(opened.fileno(), 0, count * THUMBPRINT_BYTES)  # a disk that is full is noticed now
+        return np.memmap(opened, np.uint8, "r+", shape=(count, THUMBPRINT_BYTES))

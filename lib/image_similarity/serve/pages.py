@@ -1,0 +1,132 @@
+"""The pages and their files: templates, and what they are filled with."""
+
+import base64
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+import jinja2
+
+from image_similarity.imaging.thumbnails import Thumbnails
+from image_similarity.pages import captions, cards, paths
+from image_similarity.serve.asking import Answer, Shown
+from image_similarity.serve.questions import MOST, Wanted
+from image_similarity.stages.gallery import words
+
+STATIC = {"serve.css": "text/css", "serve.js": "text/javascript", "icon.svg": "image/svg+xml"}
+"""The files of pages, and what they are."""
+VERDICTS = {"yes": "the same picture", "near": "perhaps the same"}
+"""What is said below an image. Of others nothing is said."""
+
+
+class GalleryPages(Protocol):
+    @property
+    def address(self) -> str | None: ...
+    def has_page(self, image_id: str) -> bool: ...
+
+
+def page(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(values)
+
+
+@lru_cache(maxsize=len(STATIC))
+def static(name: str) -> bytes:
+    """One of the files `STATIC`."""
+    return page(name).encode()
+
+
+def address_of(image_id: str, wanted: Wanted = Wanted()) -> str:
+    """The address of the page that asks for an image of the collection, and wants as much as ``wanted``."""
+    usual = Wanted()
+    fields = {name: value for name, value in vars(wanted).items() if value not in (None, getattr(usual, name))}
+    return f"/?{urlencode({'id': image_id, **fields})}"
+
+
+def picture_address(image_id: str, size: str) -> str:
+    return f"/picture?{urlencode({'id': image_id, 'size': size})}"
+
+
+def gallery_address(image_id: str, gallery: GalleryPages) -> str | None:
+    """The address of the page of an image; None if it has none."""
+    return f"{gallery.address}/{paths.image_path(paths.page_name(image_id))}" if gallery.has_page(image_id) else None
+
+
+def embedded(picture: Thumbnails) -> Mapping[str, Any]:
+    """The picture that was asked for, as part of the page: no other address has it."""
+    content = base64.b64encode(picture.small).decode()
+    return {"src": f"data:image/webp;base64,{content}", "width": picture.width, "height": picture.height}
+
+
+def linked(asked: Shown) -> Mapping[str, Any]:
+    """The image of the collection that was asked for."""
+    return {"src": picture_address(asked.image_id, paths.SMALL), "width": asked.width, "height": asked.height}
+
+
+def verdict_sentence(answer: Answer) -> str:
+    """What the answer says first."""
+    same = sum(shown.verdict == "yes" for shown in answer.similar)
+    if same:
+        return "The collection has this picture" if same == 1 else f"The collection has this picture {same} times"
+    if answer.verdict == "near":
+        return "The collection may have this picture"
+    return "The collection does not have this picture" if answer.verdict == "no" else "What looks like it most"
+
+
+def in_json(shown: Shown, gallery: GalleryPages) -> dict[str, Any]:
+    """An image of an answer, for programs."""
+    return {
+        "rank": shown.rank,
+        "image_id": shown.image_id,
+        "distance": shown.distance,
+        "verdict": shown.verdict,
+        "title": shown.caption.title,
+        "subtitle": shown.caption.subtitle,
+        "uri": captions.location(shown.uri),
+        "width": shown.width,
+        "height": shown.height,
+        "picture": picture_address(shown.image_id, paths.SMALL),
+        "page": gallery_address(shown.image_id, gallery),
+    }
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    """Made once per process. Templates are read through importlib, which can also read them from a zip."""
+    folder = files(__package__).joinpath("templates")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(
+            lambda name: cards.template(name) if name in cards.SHARED else folder.joinpath(name).read_text("utf-8")
+        ),
+        autoescape=lambda name: name is None or not name.endswith((".js", ".css")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        count="{:,}".format,
+        distance=cards.distance,
+        clean=captions.clean,
+        short=captions.short,
+        breakable=cards.breakable,
+        quoted=quote,
+    )
+    environment.globals.update(cards.STYLE)
+    environment.globals.update(
+        ratio_class=cards.ratio_class,
+        ratio_sum=_ratio_sum,
+        scales=words.SCALES,
+        verdicts=VERDICTS,
+        most=MOST,
+        address_of=address_of,
+        picture_address=picture_address,
+        gallery_address=gallery_address,
+        verdict_sentence=verdict_sentence,
+    )
+    return environment
+
+
+def _ratio_sum(shown: tuple[Shown, ...]) -> int:
+    return cards.ratio_sum((each.width, each.height) for each in shown)

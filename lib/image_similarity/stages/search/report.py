@@ -1,0 +1,345 @@
+"""matches -> a report: pages that show each query beside its answers. They need no other file, and no server.
+
+The pages are made from what is published, so that a report can be rendered again, and says what the tables say.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from image_similarity.grouping.verdicts import NEAR, NO, YES
+from image_similarity.pages import captions, cards, paths
+from image_similarity.settings import Settings
+from image_similarity.stages.search import pictures
+from image_similarity.stages.search.pictures import Picture, Wanted
+from image_similarity.storage import blobs, http_client, uris
+from image_similarity.warehouse.schemas import SIMILAR
+from image_similarity.warehouse.snapshot import Snapshot
+
+SHOWN = 6
+"""Answers that are shown of each query."""
+STYLE = "search.css"
+_QUERIES_OF_PAGE = 4
+"""A query takes as much of a page as so many images of a gallery's."""
+ALL, FAILED = "all", "failed"
+WORDS = {YES: "already there", NEAR: "near", NO: "new"}
+"""Verdict -> its word."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture with its words."""
+
+    title: str
+    alt: str
+    note: str
+    picture: Picture
+    link: str | None
+
+    @property
+    def ratio(self) -> int:
+        return cards.ratio_class(self.picture.width, self.picture.height) if self.picture.path else 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    card: Card
+    distance: float
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query, its best verdict, and its first answers."""
+
+    name: str
+    card: Card
+    """Without a title: the name stands above."""
+    verdict: str | None
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    name: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class About:
+    """What the pages say of the search."""
+
+    queries: str
+    fingerprint: str
+    metric: str
+    images: int
+    """Of the collection."""
+    is_judged: bool
+    """Whether limits of near-duplicates were there to judge by."""
+    untrained: bool
+    run: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Queries with one verdict, or all; and what its pages are called."""
+
+    name: str
+    title: str
+    count: int
+
+    def page(self, number: int, up: str, folder: str) -> str:
+        """The address of page ``number`` as seen from a page that is ``up`` (empty, or ``../``) above its folder."""
+        if self.name == ALL and number == 1:
+            return f"{up}index.html"
+        return f"{'' if up else f'{folder}/'}{self.name}-{number}.html"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the report is, and the gallery that it links to, if any."""
+
+    site: str
+    rendering: str
+    gallery: str | None
+
+    @property
+    def folder(self) -> str:
+        return f"{self.site}/{self.rendering}"
+
+    def link(self, image_id: str) -> str | None:
+        """The address of an image's page in the gallery, from a page in the rendering's folder; None without one."""
+        base = _base(self.gallery, self.site) if self.gallery is not None else None
+        return f"{base}/{paths.image_path(paths.page_name(image_id))}" if base is not None else None
+
+    def picture(self, content: str | None, uri: str | None, version: str | None) -> str | None:
+        """The file of a picture in the gallery."""
+        if self.gallery is None or uris.scheme_of(self.gallery) in http_client.SCHEMES:
+            return None
+        folder = uris.absolute(self.gallery).rstrip("/")
+        return f"{folder}/{paths.picture_path(paths.picture_name(content, uri, version), paths.SMALL)}"
+
+
+def _base(gallery: str, site: str) -> str | None:
+    """The address of ``gallery`` as seen from a folder of ``site``, relative where both are in one place; None where no
+    link leads from the one to the other.
+    """
+    if uris.scheme_of(gallery) in http_client.SCHEMES:
+        return gallery.rstrip("/")
+    there, here = uris.for_spark(uris.absolute(gallery)), uris.for_spark(uris.absolute(site))
+    if there.partition("://")[2].partition("/")[0] != here.partition("://")[2].partition("/")[0]:
+        return None
+    if uris.scheme_of(there) != uris.scheme_of(here):
+        return None
+    relative = os.path.relpath(there.rstrip("/").partition("://")[2] or there, here.partition("://")[2] or here)
+    return f"../{quote(relative)}"
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What was published of a search."""
+
+    matches: pa.Table
+    """The similar images of all queries."""
+    failures: pa.Table
+    images: Mapping[str, Mapping[str, Any]]
+    """image_id -> uri, source_version, attributes, content of the images that are shown."""
+
+
+def read(published: Snapshot, slot: str, failures_slot: str, fingerprint: str) -> Tables:
+    """The tables of the search that is published in ``slot``."""
+    import pyarrow.dataset as ds
+
+    columns = ["query_id", "query_uri", "image_id", "rank", "distance", "verdict"]
+    matches = published.dataset("matches", slot).to_table(columns=columns, filter=ds.field("relation") == SIMILAR)
+    shown = matches.filter(pc.less_equal(matches["rank"], SHOWN))["image_id"].combine_chunks().unique()
+    is_shown = ds.field("image_id").isin(shown)
+    manifest = published.dataset("manifest").to_table(
+        columns=["image_id", "uri", "source_version", "attributes"], filter=is_shown
+    )
+    embedded = published.dataset("embeddings", fingerprint).to_table(
+        columns=["image_id", "content_sha256"], filter=is_shown
+    )
+    contents = dict(zip(embedded["image_id"].to_pylist(), embedded["content_sha256"].to_pylist()))
+    images = {row["image_id"]: {**row, "content": contents.get(row["image_id"])} for row in manifest.to_pylist()}
+    return Tables(
+        matches.sort_by([("query_id", "ascending"), ("rank", "ascending")]),
+        published.table("failures", failures_slot),
+        images,
+    )
+
+
+def _rows(tables: Tables) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Each query, with its answers."""
+    own: list[dict[str, Any]] = []
+    for batch in tables.matches.to_batches(4096):
+        for row in batch.to_pylist():
+            if own and row["query_id"] != own[0]["query_id"]:
+                yield own[0], own
+                own = []
+            own.append(row)
+    if own:
+        yield own[0], own
+
+
+def _best(answers: Sequence[Mapping[str, Any]]) -> str | None:
+    verdicts = {answer["verdict"] for answer in answers}
+    return next((verdict for verdict in (YES, NEAR, NO) if verdict in verdicts), None)
+
+
+def _wanted(tables: Tables, place: Place) -> Iterator[Wanted]:
+    for query, answers in _rows(tables):
+        yield Wanted(pictures.name_of("query", query["query_id"]), query["query_uri"])
+        for answer in answers[:SHOWN]:
+            image = tables.images.get(answer["image_id"], {})
+            in_gallery = place.picture(*(image.get(name) for name in ("content", "uri", "source_version")))
+            yield Wanted(pictures.name_of("image", answer["image_id"]), image.get("uri"), in_gallery if image else None)
+
+
+def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings: Settings) -> Iterator[Query]:
+    titles = settings.gallery.title_attributes, settings.gallery.subtitle_attributes
+    for row, rows in _rows(tables):
+        caption = captions.of_image(row["query_id"], {}, *titles)
+        own = Card(
+            "",
+            caption.alt,
+            "",
+            made[pictures.name_of("query", row["query_id"])],
+            captions.link(row["query_uri"] or ""),
+        )
+        answers = []
+        for answer in rows[:SHOWN]:
+            image = tables.images.get(answer["image_id"], {})
+            words = captions.of_image(answer["image_id"], dict(image.get("attributes") or ()), *titles)
+            picture = made[pictures.name_of("image", answer["image_id"])]
+            link = place.link(answer["image_id"]) or captions.link(image.get("uri") or "")
+            card = Card(words.title, words.alt, words.subtitle, picture, link)
+            answers.append(Answer(card, answer["distance"], answer["verdict"]))
+        yield Query(captions.clean(row["query_id"]), own, _best(rows), tuple(answers))
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Written:
+    index: str
+    """The front page, which belongs beside the rendering."""
+    pages: int
+    pictures: int
+    absent: int
+    """Pictures that could not be read."""
+
+
+def write(session: Any, tables: Tables, about: About, place: Place, settings: Settings, processes: int) -> Written:
+    """Writes pictures and pages into the rendering's folder. Only the front page is left to be put in its place."""
+    made = pictures.make(session, _wanted(tables, place), place.folder, settings, processes)
+    queries = list(_queries(tables, place, made, settings))
+    failures = [
+        Failure(captions.clean(row["image_id"]), row["reason"].replace("_", " "), captions.clean(row["detail"] or ""))
+        for row in tables.failures.sort_by("image_id").to_pylist()
+    ]
+    style = _environment().get_template(STYLE).render(**cards.STYLE)
+    blobs.write(f"{place.folder}/{STYLE}", style.encode(), "text/css; charset=utf-8")
+    blobs.write(f"{place.folder}/icon.svg", cards.template("icon.svg").encode(), "image/svg+xml")
+    per_page = max(1, settings.gallery.images_per_page // _QUERIES_OF_PAGE)
+    pages = _pages(queries, failures, per_page, about)
+    front = ""
+    for listing, number, last, shown in pages:
+        html = _page(about, place, _listings(queries, failures, about), listing, number, last, shown)
+        if listing.name == ALL and number == 1:
+            front = html
+        else:
+            blobs.write(f"{place.folder}/{listing.name}-{number}.html", html.encode(), "text/html; charset=utf-8")
+    absent = sum(picture.path is None for picture in made.values())
+    return Written(front, len(pages), len(made), absent)
+
+
+def _listings(queries: Sequence[Query], failures: Sequence[Failure], about: About) -> list[Listing]:
+    """All, and by verdict what there is."""
+    listings = [Listing(ALL, "All", len(queries))]
+    for verdict, word in WORDS.items():
+        count = sum(query.verdict == verdict for query in queries)
+        if count or about.is_judged:
+            listings.append(Listing(verdict, word.capitalize(), count))
+    return [*listings, *([Listing(FAILED, "Failed", len(failures))] if failures else [])]
+
+
+def _pages(
+    queries: Sequence[Query], failures: Sequence[Failure], per_page: int, about: About
+) -> list[tuple[Listing, int, int, Sequence[Any]]]:
+    """Each page: its listing, its number, the number of the last one, and what it shows."""
+    pages: list[tuple[Listing, int, int, Sequence[Any]]] = []
+    for listing in _listings(queries, failures, about):
+        shown: Sequence[Any] = [one for one in queries if listing.name in (ALL, one.verdict)]
+        if listing.name == FAILED:
+            shown = failures
+        size = per_page * _QUERIES_OF_PAGE if listing.name == FAILED else per_page
+        last = max(1, -(-len(shown) // size))
+        pages += [(listing, page + 1, last, shown[page * size : (page + 1) * size]) for page in range(last)]
+    return pages
+
+
+def _page(
+    about: About,
+    place: Place,
+    listings: Sequence[Listing],
+    listing: Listing,
+    number: int,
+    last: int,
+    shown: Sequence[Any],
+) -> str:
+    up = "" if listing.name == ALL and number == 1 else "../"
+    own = "" if up else f"{place.rendering}/"
+    return (
+        _environment()
+        .get_template("search.html")
+        .render(
+            about=about,
+            listings=listings,
+            listing=listing,
+            number=number,
+            last=last,
+            shown=shown,
+            up=up,
+            own=own,
+            page=lambda of, which: of.page(which, up, place.rendering),
+            # Links of cards are written as from the rendering's folder.
+            link=lambda address: address if up or address is None else address.removeprefix("../"),
+            words=WORDS,
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    """The templates, read once per process. importlib.resources also reads them from a zip."""
+
+    def source(name: str) -> str | None:
+        if name in cards.SHARED:
+            return cards.template(name)
+        return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        autoescape=lambda name: name is None or name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(source),
+    )
+    environment.filters.update(
+        count="{:,}".format, distance=cards.distance, short=captions.short, breakable=cards.breakable
+    )
+    return environment
