@@ -268,6 +268,21 @@ def test_the_sql_of_the_tables_page_runs() -> None:
     assert len(queries) > 3 and [connection.sql(query).fetchall() for query in queries] == [[]] * len(queries)
 
 
+def test_the_views_of_several_tables_are_told_with_their_columns() -> None:
+    duckdb = pytest.importorskip("duckdb")
+    db = duckdb.connect()
+    db.execute(views_sql("/w", Pointer()))
+    views = [view for (view,) in db.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()]
+    columns = {view: [column[0] for column in db.sql(f"FROM {view}").description] for view in views}
+    page = TEXTS["docs/tables.md"].partition("\n## Views")[2].partition("\n## ")[0]
+    told = {
+        view: named.split(", ")
+        for names, named in re.findall(r"^\| (`.*?`) \| (.*?) \|", page, re.MULTILINE)
+        for view in re.findall(r"`(\w+)`", names)
+    }
+    assert told == {view: columns[view] for view in views if view not in SCHEMAS} and len(told) == 8
+
+
 def test_every_common_flag_is_told() -> None:
     jobs = TEXTS["docs/jobs.md"]
     told = jobs[jobs.index("Every job takes") : jobs.index("| exit code |")]

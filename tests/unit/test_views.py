@@ -222,9 +222,7 @@ def test_no_default_is_guessed(tmp_path: Path) -> None:
         rows = [{"image_id": "a", "fingerprint": fingerprint, "relation": "similar", "metric": "cosine"}]
         write(tmp_path, "neighbours", run, rows)
     db = opened(tmp_path, Pointer(1, {"neighbours": {"one/cosine": ["r1"], "two/cosine": ["r2"]}}))
-    with pytest.raises(
-        duckdb.Error, match="several are published; name one, .*: one/cosine, two/cosine"
-    ):
+    with pytest.raises(duckdb.Error, match="several are published; name one, .*: one/cosine, two/cosine"):
         db.sql("FROM similar_images").fetchall()
     assert db.sql("SELECT fingerprint FROM similar_images('two')").fetchall() == [("two",)]
     assert db.sql("SELECT column_name FROM (DESCRIBE similar_images) LIMIT 1").fetchall() == [("image_id",)]
@@ -237,6 +235,17 @@ def test_both_sides_of_a_pair_say_what_they_are(warehouse: Path) -> None:
     assert (row["size_bytes"], row["neighbour_size_bytes"]) == (100, 101)
     assert (row["uri"], row["neighbour_uri"]) == ("/pictures/a/1.png", "/pictures/b/2.jpg")
     assert (row["attributes"], row["neighbour_attributes"]) == ({"Title": "No. 0"}, {})
+
+
+def test_a_neighbour_that_left_the_manifest_stays_in_its_list(warehouse: Path) -> None:
+    write(warehouse, "manifest", "r1", [{"image_id": IMAGES[0], "attributes": {}}])
+    db = opened(warehouse, EVERYTHING)
+    columns = "title, neighbour_title, neighbour_uri"
+    assert db.sql(f"SELECT {columns} FROM similar_images ORDER BY ALL").fetchall() == [
+        ("1", "2", None),
+        ("2", "1", None),
+    ]
+    assert db.sql("SELECT title FROM near_duplicates ORDER BY 1").fetchall() == [("1",), ("2",)]
 
 
 def test_every_image_once_with_what_became_of_it(warehouse: Path) -> None:
