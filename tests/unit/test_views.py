@@ -222,9 +222,7 @@ def test_no_default_is_guessed(tmp_path: Path) -> None:
         rows = [{"image_id": "a", "fingerprint": fingerprint, "relation": "similar", "metric": "cosine"}]
         write(tmp_path, "neighbours", run, rows)
     db = opened(tmp_path, Pointer(1, {"neighbours": {"one/cosine": ["r1"], "two/cosine": ["r2"]}}))
-    with pytest.raises(
-        duckdb.Error, match="several are published; name one, .*: one/cosine, two/cosine"
-    ):
+    with pytest.raises(duckdb.Error, match="several are published; name one, .*: one/cosine, two/cosine"):
         db.sql("FROM similar_images").fetchall()
     assert db.sql("SELECT fingerprint FROM similar_images('two')").fetchall() == [("two",)]
     assert db.sql("SELECT column_name FROM (DESCRIBE similar_images) LIMIT 1").fetchall() == [("image_id",)]
