@@ -43,10 +43,10 @@ else
 	  $(BIN)/python jobs/run_pipeline.py --images "$(IMAGES)" --warehouse "$$name-warehouse" --gallery "$$name-gallery" $(ARGS)
 endif
 
-# Opens notebooks/ in JupyterLab, on the collection of make demo or on IMAGE_SIMILARITY_WAREHOUSE. Commands in notebooks find ours.
-notebooks: ready
-	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[notebooks]'
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab notebooks
+# JupyterLab, on the collection of make demo or on IMAGE_SIMILARITY_WAREHOUSE. Notebooks call our command, and link to docs/.
+notebooks: ready $(VENV)/.notebooks
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" \
+	  --LabApp.default_url=/lab/tree/notebooks/1-first-look.ipynb
 
 # What a change is tried with: what needs no Spark, stages in a shared session, and one pipeline from images to a gallery.
 test: ready
@@ -86,9 +86,11 @@ bench: ready
 	$(BIN)/python tests/benchmarks/render_gallery.py
 	$(BIN)/python tests/benchmarks/scaling.py
 	$(BIN)/python tests/benchmarks/small_collections.py
+	$(BIN)/python tests/benchmarks/search_one.py --images 30000
 	$(BIN)/python tests/benchmarks/serve.py
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
+	$(BIN)/python tests/benchmarks/search.py
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
 	$(BIN)/python tests/benchmarks/groups.py
 	$(BIN)/python tests/benchmarks/groups_million.py
@@ -113,6 +115,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python tools/compile_ahead.py || echo "nothing was compiled ahead: the first jobs do it"
+	@touch $@
+
+$(VENV)/.notebooks: $(VENV)/.installed
+	@echo "installing JupyterLab into $(VENV): once, 120 MB"
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[notebooks]'
 	@touch $@
 
 # Apart, since Airflow and what we need want other versions of the same packages.

@@ -20,8 +20,10 @@ from image_similarity.jobs import find_neighbours, search_runners
 from image_similarity.jobs.command_line import main
 from image_similarity.jobs.job import Application, Job
 from image_similarity.knn.engine import Ranked
+from image_similarity.knn.screening import Choice
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.neighbours import local_source
+from image_similarity.stages.search import by_spark, in_process
 from image_similarity.stages.search.answers import Answers
 from image_similarity.stages.search.by_spark import Cut
 from image_similarity.warehouse.schemas import SCHEMAS
@@ -204,6 +206,44 @@ def test_scores_that_prove_nothing(spark: SparkSession, tmp_path: Path) -> None:
     assert answers.brute_force > 0
     assert rows(answers, answers.similar) == defined(asked, images, "cosine", 5, False)
     assert rows(answers, answers.dissimilar) == defined(asked, images, "cosine", 3, True)
+
+
+def test_precisions_are_tried_where_work_is_long(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16, if this processor multiplies it fast, proves neighbours that stand apart, and none of the others."""
+    random = np.random.default_rng(7)
+    for module in (in_process, by_spark):
+        monkeypatch.setattr(module, "_WORTH_TRYING", 0)
+    monkeypatch.setattr(in_process, "_IMPORT_SECONDS", -1e9)
+    monkeypatch.setattr("image_similarity.knn.calibration.multiplies_bfloat16", lambda: True)
+    for name, clusters, noise in (("apart", 60, 0.3), ("alike", 1, 1e-2)):
+        centres = random.standard_normal((clusters, 32))
+        values = (centres[np.arange(600) % clusters] + noise * random.standard_normal((600, 32))).astype(np.float32)
+        images, asked = dict(zip(names(480), values[:480])), dict(zip(names(120, "q"), values[480:]))
+        publish(tmp_path / name, {image: image for image in images}, images)
+        given = tmp_path / name, store(tmp_path / f"{name}.parquet", asked), "search.similar=2"
+        here, by_tasks = (answered(spark, given[0], runner, *given[1:]) for runner in RUNNERS)
+        assert_same(here, by_tasks)
+        assert rows(here, here.similar) == defined(asked, images, "cosine", 2, False)
+        assert "of a sample unproven" in here.screen.because
+        assert (here.screen.screen == "bfloat16") == (name == "apart")
+        assert by_tasks.screen.screen == "float32" or name == "apart"
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_precision_that_proves_too_little_is_followed_by_float32(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
+) -> None:
+    for module in (in_process, by_spark):
+        monkeypatch.setattr(module, "_choice", lambda *_: Choice("bfloat16", "it is tried here"))
+    random = np.random.default_rng(7)
+    values = (1 + 0.02 * random.standard_normal((300, 24))).astype(np.float32)
+    images, asked = dict(zip(names(240), values[:240])), dict(zip(names(60, "q"), values[240:]))
+    publish(tmp_path / "w", {image: image for image in images}, images)
+    answers = answered(spark, tmp_path / "w", runner, store(tmp_path / "q.parquet", asked), "search.similar=4")
+    assert answers.screen == Choice("float32", "it is tried here") and answers.brute_force < 6
+    assert rows(answers, answers.similar) == defined(asked, images, "cosine", 4, False)
 
 
 def test_a_collection_of_vectors_of_ones_own(spark: SparkSession, tmp_path: Path) -> None:

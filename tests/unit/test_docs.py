@@ -194,7 +194,7 @@ def _typed(text: str) -> list[str]:
     lines = re.findall(r"^ {4,}(.*)$", joined, re.MULTILINE)
     sentences = "\n".join(line for line in joined.splitlines() if not line.startswith("    "))
     spans = (re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", sentences))
-    started = r"\.py +[^\s#|]|-m image_similarity\b|\bimage-similarity [a-z_-]+ +[^\s#|]"
+    started = r"\.py +[^\s#|]|-m image_similarity\b|\bimage-similarity [a-z][a-z_-]* (?:[^\n#|]* )?-"
     return [code for code in (*lines, *spans) if re.search(started, code)]
 
 
@@ -229,7 +229,7 @@ def test_commands_that_do_not_run_are_seen() -> None:
         "python -m image_similarity.jobs.run_pipeline",
         "spark-submit run_pipeline.py --images URI",
         ".venv/bin/image-similarity find_neighbors --warehouse URI",
-        "image-similarity search FILE",
+        "image-similarity search FILE --warehouse URI",
     ]
     for code in ("    {}", "Type `{}`.", "- Type\n\n      {}"):
         commands = [code.format(command) for command in (*good, *bad)]
@@ -266,6 +266,21 @@ def test_the_sql_of_the_tables_page_runs() -> None:
     connection.execute(views_sql("/w", Pointer()))
     queries = re.findall(r"^```sql\n(.*?)^```$", TEXTS["docs/tables.md"], re.MULTILINE | re.DOTALL)
     assert len(queries) > 3 and [connection.sql(query).fetchall() for query in queries] == [[]] * len(queries)
+
+
+def test_the_views_of_several_tables_are_told_with_their_columns() -> None:
+    duckdb = pytest.importorskip("duckdb")
+    db = duckdb.connect()
+    db.execute(views_sql("/w", Pointer()))
+    views = [view for (view,) in db.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()]
+    columns = {view: [column[0] for column in db.sql(f"FROM {view}").description] for view in views}
+    page = TEXTS["docs/tables.md"].partition("\n## Views")[2].partition("\n## ")[0]
+    told = {
+        view: named.split(", ")
+        for names, named in re.findall(r"^\| (`.*?`) \| (.*?) \|", page, re.MULTILINE)
+        for view in re.findall(r"`(\w+)`", names)
+    }
+    assert told == {view: columns[view] for view in views if view not in SCHEMAS} and len(told) == 8
 
 
 def test_every_common_flag_is_told() -> None:

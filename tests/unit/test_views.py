@@ -237,6 +237,17 @@ def test_both_sides_of_a_pair_say_what_they_are(warehouse: Path) -> None:
     assert (row["attributes"], row["neighbour_attributes"]) == ({"Title": "No. 0"}, {})
 
 
+def test_a_neighbour_that_left_the_manifest_stays_in_its_list(warehouse: Path) -> None:
+    write(warehouse, "manifest", "r1", [{"image_id": IMAGES[0], "attributes": {}}])
+    db = opened(warehouse, EVERYTHING)
+    columns = "title, neighbour_title, neighbour_uri"
+    assert db.sql(f"SELECT {columns} FROM similar_images ORDER BY ALL").fetchall() == [
+        ("1", "2", None),
+        ("2", "1", None),
+    ]
+    assert db.sql("SELECT title FROM near_duplicates ORDER BY 1").fetchall() == [("1",), ("2",)]
+
+
 def test_every_image_once_with_what_became_of_it(warehouse: Path) -> None:
     """Though it is embedded, or failed, by two fingerprints."""
     db = opened(warehouse, EVERYTHING)

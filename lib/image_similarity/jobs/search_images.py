@@ -348,8 +348,7 @@ class _Searching:
             settings = settings.model_copy(update={"similar": max(wanted.similar, LEAST_ANSWERS)})
         runner = search_runners.chosen(job, settings, embedded.side, self.collection.side)
         job.say(*runner.lines, event="plan")
-        with job.warehouse.scratch(job.run_id) as scratch:
-            return runner, runner.run(job, scratch)
+        return runner, runner.run(job)
 
     def _found(self, queries: "Queries", embedded: "Embedded", answers: "Answers") -> "_Found":
         import pyarrow.compute as pc

@@ -204,7 +204,7 @@ class SearchSettings(Section):
     """Where queries are compared with the collection. ``process``: by the job's own process, with threads, and without
     starting Spark or Java; the warehouse and all vectors must be on this machine. ``auto``: there if memory suffices
     (``neighbours.process_bytes``), and by Spark otherwise. A job on a cluster compares only what takes seconds itself.
-    The answers are the same."""
+    Both compare on the processor (``neighbours.device`` is for ``find_neighbours``). The answers are the same."""
 
 
 class GroupsSettings(Section):

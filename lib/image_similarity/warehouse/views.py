@@ -156,13 +156,13 @@ WHERE g.kind = kind_name;
 """
 
 _NEIGHBOUR_COLUMNS = """\
-SELECT n.image_id, n.neighbour_id, n.rank, n.distance, title_of(i.image_id, i.attributes) AS title,
-       title_of(o.image_id, o.attributes) AS neighbour_title, i.size_bytes, o.size_bytes AS neighbour_size_bytes,
+SELECT n.image_id, n.neighbour_id, n.rank, n.distance, title_of(n.image_id, i.attributes) AS title,
+       title_of(n.neighbour_id, o.attributes) AS neighbour_title, i.size_bytes, o.size_bytes AS neighbour_size_bytes,
        i.uri, o.uri AS neighbour_uri, i.attributes, o.attributes AS neighbour_attributes, n.fingerprint, n.metric"""
 
 _GROUP_COLUMNS = """\
 SELECT g.group_id, g.image_id, g.representative, g.distance_to_representative, g.level, g.position,
-       title_of(i.image_id, i.attributes) AS title, i.size_bytes, i.uri, i.attributes, g.fingerprint, g.metric"""
+       title_of(g.image_id, i.attributes) AS title, i.size_bytes, i.uri, i.attributes, g.fingerprint, g.metric"""
 
 _NO_ROWS = {
     "neighbour_images": f"{_NEIGHBOUR_COLUMNS}\nFROM (FROM neighbours WHERE false) AS n, manifest AS i, manifest AS o",
@@ -319,9 +319,9 @@ def _view_of_one_slot(pointer: Pointer, view: str, name: str, slot: str | None) 
     if slot in runs:
         default = f"FROM {macro}({_list(runs[slot])}, {_quoted(value)})"
     elif slot is None and runs:
-        several = f"several are published; name one, FROM {view}(''NAME'', ''METRIC''): {', '.join(sorted(runs))}"
+        several = f"several are published; name one, FROM {view}('NAME', 'METRIC'): {', '.join(sorted(runs))}"
         every = _list(dict.fromkeys(run for of_slot in runs.values() for run in of_slot))
-        default = f"FROM {macro}({every}, error('{several}')::VARCHAR)"
+        default = f"FROM {macro}({every}, error({_quoted(several)})::VARCHAR)"
     else:
         default = _NO_ROWS[macro]
     cases = "".join(f"WHEN {_quoted(each)} THEN {_list(of)} " for each, of in runs.items())

@@ -6,6 +6,7 @@ distances. Queries whose answers this does not prove are compared with all by br
 (``neighbours.task_bytes``), however many queries and vectors there are. The driver holds the answers.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -17,14 +18,15 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from image_similarity.knn import candidates, engine, queries, rerank, scoring
+from image_similarity.knn import calibration, candidates, engine, queries, rerank, scoring, screening
 from image_similarity.knn.backends.cpu import Cpu
 from image_similarity.knn.candidates import MAX_INDEX, NONE, Keys
 from image_similarity.knn.distances import METRICS, Indices
-from image_similarity.knn.engine import Search
+from image_similarity.knn.engine import MAX_UNCERTAIN_SHARE, Search
 from image_similarity.knn.rerank import Part, Reranker
-from image_similarity.knn.scoring import FLOAT32, SCREENS
+from image_similarity.knn.scoring import BFLOAT16, FLOAT32, SCREENS
 from image_similarity.knn.screening import Choice
+from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
 from image_similarity.stages.search.answers import Answers, Found, Images, Vectors, named
@@ -43,6 +45,11 @@ _TASKS_PER_CORE = 4
 _WORTH_CUTTING, _LONG = 2e10, 2e13
 """Multiplications and additions for which a task is worth its start, and for which a task takes minutes: what is
 lost where it fails, and what progress is measured in."""
+_WORTH_TRYING = 1e12
+"""Multiplications and additions of a core. Shorter work is done in float32: torch, which multiplies bfloat16, takes
+seconds to import."""
+_BLOCKS_TRIED = 8
+"""Blocks that precisions are tried with: a task reads them, and takes seconds at most."""
 _MOST_PARTS = 1000
 """Parts of the collection. The lists of each cross the network."""
 
@@ -122,6 +129,10 @@ class Work:
     collection: Blocks
     search: Search
 
+    @property
+    def pairs(self) -> int:
+        return sum(self.queries.new) * sum(self.collection.new)
+
     def asked(self, block: int) -> Part:
         return queries.strangers(self.queries.part(block))
 
@@ -141,37 +152,86 @@ def run(
     ``asked_images``, ``images``: the images of both. ``settings``: which answers, and how to compare.
     """
     work = Work(asked.blocks, collection.blocks, _search(asked, collection, settings))
-    if len(work.queries):
-        scores = _compared(spark, work, cut, scratch)
-        with step(spark, "exact distances"):
-            _settle(work, scores, cut, scratch)
-    lists = _Lists.of(_rows(scratch, EXACT) if len(work.queries) else [], work.search)
-    uncertain = np.sort(lists.index[~lists.proven])
+    choice = _choice(spark, work, cut, settings)
+    screens = list(dict.fromkeys([choice.screen, FLOAT32.name])) if settings.screen == AUTO else [choice.screen]
+    for screen in screens:
+        work = replace(work, search=replace(work.search, screen=screen))
+        lists = _lists(spark, work, cut, scratch)
+        uncertain = np.sort(lists.index[~lists.proven])
+        if len(uncertain) <= MAX_UNCERTAIN_SHARE * len(lists.index) or screen == screens[-1]:
+            break
+        plain, detail = screening.once_more(screen, len(uncertain), len(lists.index))
+        current().tell("note", plain)
+        current().tell("note", detail, detail=True)
+        scratch.remove(SCORES)
+        scratch.remove(EXACT)
     if len(uncertain):
         _complete(spark, work, uncertain, cut, settings, scratch)
         lists = lists.completed(scratch)
-    found = Found(lists.index - MAX_INDEX, lists.similar, lists.dissimilar, len(uncertain), _choice(settings))
+    choice = replace(choice, screen=screen)
+    found = Found(lists.index - MAX_INDEX, lists.similar, lists.dissimilar, len(uncertain), choice)
     with step(spark, "name answers"):
         return named(asked_images, asked.failures, images, collection, found)
-
-
-def _choice(settings: NeighboursSettings) -> Choice:
-    if settings.screen == AUTO:
-        return Choice(FLOAT32.name, "it is the one that proves most")
-    return Choice(settings.screen, "neighbours.screen asks for it")
 
 
 def _search(asked: Packed, collection: Packed, settings: NeighboursSettings) -> Search:
     dimensions, largest = collection.dimensions, max(asked.largest, collection.largest)
     return Search(
         settings.metric,
-        _choice(settings).screen,
+        FLOAT32.name,
         dimensions,
         scoring.scale_of(largest, dimensions, METRICS[settings.metric]),
         settings.similar,
         settings.dissimilar,
         sum(collection.blocks.new),
     )
+
+
+# -- the precision of scores -------------------------------------------------------------------------------------------
+
+
+def _choice(spark: SparkSession, work: Work, cut: Cut, settings: NeighboursSettings) -> Choice:
+    """The precision that a worker multiplies fastest, unless a sample shows that it proves too little."""
+    if settings.screen != AUTO:
+        return Choice(settings.screen, "neighbours.screen asks for it")
+    if 2 * work.pairs * work.search.dimensions < _WORTH_TRYING * cut.cores:
+        return Choice(FLOAT32.name, "the work is too short for another one")
+
+    def tried(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"shares": [json.dumps(_unproven(work))]})
+
+    with step(spark, "try precisions"):
+        (row,) = spark.range(0, 1, 1, 1).mapInArrow(tried, "shares string").collect()
+    shares = json.loads(row["shares"])
+    if not shares:
+        return Choice(FLOAT32.name, "it is the fastest one of a worker")
+    share = shares[BFLOAT16.name]
+    if share > MAX_UNCERTAIN_SHARE:
+        return Choice(FLOAT32.name, f"{BFLOAT16.name} would leave {share:.0%} of the queries unproven, by a sample")
+    return Choice(BFLOAT16.name, f"it is the fastest one of a worker, and leaves {share:.0%} of a sample unproven")
+
+
+def _unproven(work: Work) -> dict[str, float]:
+    """The shares of queries that each precision would leave unproven, from a sample of blocks; nothing where a worker
+    multiplies float32 fastest.
+    """
+    search = work.search
+    vectors = sum(work.collection.new)
+    rate = calibration.rate(vectors, search.dimensions, search.metric, search.similar, search.dissimilar, AUTO)
+    if rate.screen == FLOAT32.name:
+        return {}
+    parts = [work.collection.part(block) for block in _spread(len(work.collection), _BLOCKS_TRIED)]
+    blocks = _spread(len(work.queries), _BLOCKS_TRIED)
+    asked = [work.asked(block) for block in blocks]
+    some = rerank.joined([part[_spread(len(part), -(-screening.QUERIES // len(asked)))] for part in asked])
+    strips = (search.strip(Cpu(), part, (0, 0)) for part in parts)
+    return screening.unproven(search, some, strips, work.collection.rescore, vectors, sum(map(len, parts)))
+
+
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` of so many numbers."""
+    return np.unique(np.linspace(0, count - 1, most).astype(np.int64))
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
@@ -188,8 +248,7 @@ def _compared(spark: SparkSession, work: Work, cut: Cut, scratch: Workspace) -> 
             for task in batch.column("id").to_pylist():
                 yield from _task(work, *shared.value[task])
 
-    pairs = sum(work.queries.new) * sum(work.collection.new)
-    with progress(spark, f"compare in {work.search.screen}", pairs, "pairs", len(tasks)):
+    with progress(spark, f"compare in {work.search.screen}", work.pairs, "pairs", len(tasks)):
         lists = spark.range(0, len(tasks), 1, len(tasks)).mapInArrow(compared, from_arrow_schema(_SCORES))
         return scratch.write(SCORES, lists)
 
@@ -213,6 +272,16 @@ def _task(work: Work, blocks: list[int], part: list[int]) -> Iterator[pa.RecordB
 
 
 # -- exact distances ---------------------------------------------------------------------------------------------------
+
+
+def _lists(spark: SparkSession, work: Work, cut: Cut, scratch: Workspace) -> "_Lists":
+    """The exact lists of all queries by their best scores, proven or not."""
+    if not len(work.queries):
+        return _Lists.of([], work.search)
+    scores = _compared(spark, work, cut, scratch)
+    with step(spark, "exact distances"):
+        _settle(work, scores, cut, scratch)
+        return _Lists.of(_rows(scratch, EXACT), work.search)
 
 
 def _settle(work: Work, scores: DataFrame, cut: Cut, scratch: Workspace) -> None:
