@@ -86,11 +86,14 @@ bench: ready
 	$(BIN)/python tests/benchmarks/render_gallery.py
 	$(BIN)/python tests/benchmarks/scaling.py
 	$(BIN)/python tests/benchmarks/small_collections.py
+	$(BIN)/python tests/benchmarks/search_one.py --images 30000
+	$(BIN)/python tests/benchmarks/serve.py
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/find_neighbours.py
 	$(BIN)/python tests/benchmarks/search.py
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
 	$(BIN)/python tests/benchmarks/groups.py
+	$(BIN)/python tests/benchmarks/search_verdicts.py
 	$(BIN)/python tests/benchmarks/groups_million.py
 
 # On a machine with a GPU: whether it gives what the processor gives, and how fast it is. Needs no Java and no Spark.

@@ -16,7 +16,8 @@ class Encoder(nn.Module):
         self.convolution = nn.Conv2d(3, 5, 3, stride=2, padding=1)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.convolution(pictures)
+        # As in real networks nothing is negative: averages whose terms cancel have few digits that mean anything.
+        features: torch.Tensor = self.convolution(pictures).relu()
         return features
 
 

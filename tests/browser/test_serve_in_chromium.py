@@ -160,7 +160,7 @@ def test_the_keyboard_reaches_everything(page: Page, tmp_path: Path) -> None:
         if reached[-1] == "picture":
             assert page.locator("#drop").evaluate("(drop) => getComputedStyle(drop).outlineStyle") == "solid"
             with page.expect_file_chooser() as chooser:
-                page.keyboard.press("Enter")
+                page.keyboard.press("Space")
             chooser.value.set_files(tmp_path / "a.png")
             answered(page)
             break

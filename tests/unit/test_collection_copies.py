@@ -61,6 +61,48 @@ def test_a_copy_is_made_once(made: Made, cache: Path, monkeypatch: pytest.Monkey
     assert ims.open(made.uri).store().copy is not None
 
 
+def test_vectors_are_never_all_in_memory(tmp_path: Path) -> None:
+    program = f"""
+import numpy as np
+import pyarrow as pa
+import image_similarity as ims
+from image_similarity.collection import vectors
+from image_similarity.warehouse import parquet
+from image_similarity.warehouse.schemas import SCHEMAS
+from warehouses import Made, sha256
+
+parquet._BUFFER_BYTES = vectors._BATCH_BYTES = 2**20
+images, dimensions = 20_000, 1024
+made = Made({str(tmp_path / "wide")!r})
+contents = {{str(image): str(image) for image in range(images)}}
+run = made.embeddings(contents, {{"0": [0.0]}})
+def batches():
+    for start in range(0, images, 1000):
+        values = np.random.default_rng(start).random((1000, dimensions), np.float32)
+        names = [sha256(str(image)) for image in range(start, start + 1000)]
+        embedding = pa.ListArray.from_arrays(np.arange(0, values.size + 1, dimensions, dtype=np.int32), values.ravel())
+        yield parquet.in_schema(pa.table({{"content_sha256": names, "embedding": embedding}}), SCHEMAS["vectors"])
+parquet.write_file(f"{{made.uri}}/vectors/run_id={{run}}/part-00000.parquet", SCHEMAS["vectors"], batches())
+values = ims.open(made.uri).embeddings().vectors
+assert values.shape == (images, dimensions)
+print(values.nbytes, pa.default_memory_pool().max_memory())
+"""
+    paths = {**os.environ, "PYTHONPATH": f"{ROOT}/lib{os.pathsep}{ROOT}/tests"}
+    told = subprocess.run([sys.executable, "-c", program], env=paths, stdout=subprocess.PIPE, text=True, check=True)
+    size, most = map(int, told.stdout.split())
+    assert most < 0.75 * size, "pyarrow would read the vectors of a whole file ahead"
+
+
+def test_vectors_that_are_larger_than_memory_are_mapped(tmp_path: Path) -> None:
+    rows, dimensions = 2**28, 1024  # a TiB, all of it a hole
+    with open(tmp_path / "vectors.npy", "w+b") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimensions)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 4 * rows * dimensions)
+        values = vectors._mapped(file, None)
+    assert values.nbytes == 2**40 and values[-1, -1] == 0
+
+
 def test_another_state_is_another_copy(made: Made, cache: Path) -> None:
     check(ims.open(made.uri))
     made.embeddings({name: name for name in NAMES[:3]}, {})
@@ -161,7 +203,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path, cache: Path, monke
     assert whole(cache) == sorted([names[0], names[2]])
 
 
-def test_no_copy_goes_that_is_in_use(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_copy_goes_that_is_in_use(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv(LIMIT, str(int(1.5 * SIZE)))
     first, second = Made(str(tmp_path / "w1")), Made(str(tmp_path / "w2"))
     for warehouse in (first, second):
@@ -170,7 +212,8 @@ def test_no_copy_goes_that_is_in_use(tmp_path: Path, cache: Path, monkeypatch: p
     gc.collect()
     (name,) = whole(cache)
     other = ims.open(second.uri).embeddings().vectors
-    assert name in whole(cache) and np.array_equal(values, other), "the array alone says that it is used"
+    assert whole(cache) == [name] and np.array_equal(values, other), "the array alone says that it is used"
+    assert f"copies in use take 0.1 MiB of the 0.1 MiB that {LIMIT} allows" in capsys.readouterr().err
     del values, other
     gc.collect()
     made = Made(str(tmp_path / "w3"))
@@ -241,6 +284,18 @@ def test_a_disk_that_is_full(made: Made, cache: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("image_similarity.storage.disk_space.shutil.disk_usage", lambda folder: usage)
     check(ims.open(made.uri))
     assert f"but {cache} has 0.0 MiB free" in capsys.readouterr().err and not whole(cache) and not half(cache)
+
+
+def test_a_disk_that_is_full_of_copies(made: Made, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    (cache / "old").mkdir(parents=True)
+    (cache / "old" / "lock").touch()
+
+    def usage(folder: str) -> SimpleNamespace:
+        return SimpleNamespace(total=100, used=100, free=0 if (cache / "old").exists() else 2**30)
+
+    monkeypatch.setattr("image_similarity.storage.disk_space.shutil.disk_usage", usage)
+    check(ims.open(made.uri))
+    assert len(whole(cache)) == 1 and "old" not in whole(cache) and not capsys.readouterr().err
 
 
 def _fill(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_help_tells_every_subcommand_in_a_line() -> None:
         for name, about in commands.items():
             assert sum(line.split()[:1] == [name] and line.endswith(about) for line in lines) == 1
     assert max(map(len, lines)) <= 120
-    assert lines.index("ask a collection:") < lines.index("make one:") < lines.index("look after it:")
+    assert lines.index("to ask a collection:") < lines.index("to make one:") < lines.index("to look after it:")
     assert done.stdout == typed("help").stdout == typed("-h").stdout
 
 

@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert fault_of(tmp_path / "cats.jpg") == f"no such file: {tmp_path}/cats.jpg; did you mean cat.jpg?"
     assert "is a named pipe: give what it sends on stdin" in fault_of(tmp_path / "pipe")
-    assert "larger than embeddings.max_bytes" in fault_of(tmp_path / "cat.jpg", EmbeddingsSettings(max_bytes=3))
+    assert "too_many_bytes: more than 3 bytes" in fault_of(tmp_path / "cat.jpg", EmbeddingsSettings(max_bytes=3))
     assert r"\n" in fault_of(tmp_path / "no\nsuch")
     [asked] = questions.of(["http://user:secret@127.0.0.1:9/a.jpg?signature=x"], [], "w", LIMITS)
     with pytest.raises(WrongInput, match="not on the public internet") as raised:

@@ -194,7 +194,7 @@ def _typed(text: str) -> list[str]:
     lines = re.findall(r"^ {4,}(.*)$", joined, re.MULTILINE)
     sentences = "\n".join(line for line in joined.splitlines() if not line.startswith("    "))
     spans = (re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", sentences))
-    started = r"\.py +[^\s#|]|-m image_similarity\b|\bimage-similarity [a-z_-]+ +[^\s#|]"
+    started = r"\.py +[^\s#|]|-m image_similarity\b|\bimage-similarity [a-z][a-z_-]* (?:[^\n#|]* )?-"
     return [code for code in (*lines, *spans) if re.search(started, code)]
 
 
@@ -229,7 +229,7 @@ def test_commands_that_do_not_run_are_seen() -> None:
         "python -m image_similarity.jobs.run_pipeline",
         "spark-submit run_pipeline.py --images URI",
         ".venv/bin/image-similarity find_neighbors --warehouse URI",
-        "image-similarity search FILE",
+        "image-similarity search FILE --warehouse URI",
     ]
     for code in ("    {}", "Type `{}`.", "- Type\n\n      {}"):
         commands = [code.format(command) for command in (*good, *bad)]

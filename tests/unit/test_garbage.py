@@ -38,3 +38,33 @@ def test_only_workers_of_spark_do_so(name: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec(name, None))
     assert garbage.is_spark_worker() == (name == "pyspark.daemon")
+
+
+PAUSING = """
+import gc, threading
+from image_similarity.runtime import garbage
+inside, leave = threading.Event(), threading.Event()
+def other():
+    with garbage.paused():
+        inside.set()
+        leave.wait()
+thread = threading.Thread(target=other)
+with garbage.paused():
+    thread.start()
+    inside.wait()
+    assert not gc.isenabled()
+assert not gc.isenabled(), "the other thread has not ended"
+leave.set()
+thread.join()
+assert gc.isenabled() and gc.get_freeze_count() > 1000
+try:
+    with garbage.paused():
+        raise ImportError
+except ImportError:
+    assert gc.isenabled()
+"""
+
+
+def test_collections_wait_until_the_last_import_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", PAUSING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -57,6 +57,15 @@ def test_a_fixed_batch_is_filled(images: NDArray[np.uint8]) -> None:
     np.testing.assert_allclose(vectors, images.mean((1, 2)) / 255, rtol=1e-5)
 
 
+def test_a_picture_alone_is_not_padded(images: NDArray[np.uint8], tmp_path: Path) -> None:
+    module = Means()
+    assert Inference(module, FRAMING, PLAIN, Pooling("none"), batch=1)(images[:3]).shape == (3, 3)
+    assert module.batches == [1, 1, 1]
+    file = write(tmp_path / "encoder.pt2", Encoder(), batch=4)
+    program = exported.prepare(file, FRAMING, PLAIN, "average").load(str(file), "cpu", batch=1)
+    assert program.batch == 4 and program(images[:1]).shape == (1, 5), "a program that takes nothing else"
+
+
 @pytest.mark.parametrize("network", ["squeezenet1_1", "resnet18"])
 def test_a_vector_does_not_depend_on_what_else_is_in_the_batch(network: str) -> None:
     torch.manual_seed(0)

@@ -267,8 +267,13 @@ def test_a_newer_state_that_cannot_be_opened_is_told(
 
 
 def test_the_pointer_is_not_read_by_every_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
-    monkeypatch.setattr(StandIn, "refresh", lambda self: looks.append(1) or self)
+    looks: list[StandIn] = []
+
+    def refresh(self: StandIn) -> StandIn:
+        looks.append(self)
+        return self
+
+    monkeypatch.setattr(StandIn, "refresh", refresh)
     monkeypatch.setattr(asking, "LOOK_SECONDS", 0.3)
     with serving.serving(StandIn(tmp_path)) as running:
         time.sleep(0.35)

@@ -1,15 +1,14 @@
 """The table that a search answers with: neighbours, and what is known of their pictures."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from image_similarity.collection import reading
 from image_similarity.collection.vectors import Store, key_of
-from image_similarity.errors import JobFailed
 from image_similarity.warehouse.snapshot import Snapshot
 
 SCHEMA = pa.schema(
@@ -56,7 +55,7 @@ def pictures_of(snapshot: Snapshot, name: str, store: Store, rows: Iterable[int 
         return {}
     contents = dict(zip(wanted, store.contents.take(pa.array(wanted)).to_pylist()))
     columns = ["content_sha256", "width", "height", "thumbprint"]
-    with _read(snapshot):
+    with reading.named_errors(snapshot):
         table = _rows_with(snapshot, "vectors", key_of(snapshot, name), columns, list(contents.values()))
     stored = {row["content_sha256"]: Stored(**row) for row in table.to_pylist()}
     return {row: stored[content] for row, content in contents.items() if content in stored}
@@ -73,7 +72,7 @@ def table(
     """The answer: `SCHEMA`, with ``about`` as its metadata."""
     rows = np.concatenate([each.rows for each in lists])
     ids = store.ids.take(pa.array(rows)).to_pylist()
-    with _read(snapshot):
+    with reading.named_errors(snapshot):
         listed = _rows_with(snapshot, "manifest", None, ["image_id", "uri", "attributes"], ids)
     by_id = {row["image_id"]: row for row in listed.to_pylist()}
     columns = {
@@ -95,13 +94,3 @@ def _rows_with(snapshot: Snapshot, table: str, slot: str | None, columns: list[s
     import pyarrow.dataset as ds
 
     return snapshot.dataset(table, slot).to_table(columns=columns, filter=ds.field(columns[0]).isin(values))
-
-
-@contextmanager
-def _read(snapshot: Snapshot) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise JobFailed(
-            f"{snapshot.uri}: files of the state that was read were cleaned meanwhile: refresh() reads the newest one"
-        ) from None

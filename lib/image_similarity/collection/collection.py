@@ -73,9 +73,12 @@ class Collection:
         if newest.pointer == self.snapshot.pointer:
             return self
         with reading.named_errors(newest), self._lock:
-            kept = {vectors.name_of(newest, name) for name in defaults.fingerprints_of(newest)}
-            stores = {name: store for name, store in self._stores.items() if name in kept}
-        return Collection(newest, self.weights, stores, dict(self._encoders))
+            published = defaults.fingerprints_of(newest)
+            names = {vectors.name_of(newest, name) for name in published}
+            keys = {vectors.key_of(newest, name) for name in published}
+            stores = {name: store for name, store in self._stores.items() if name in names}
+            encoders = {key: encoder for key, encoder in self._encoders.items() if key in keys}
+        return Collection(newest, self.weights, stores, encoders)
 
     def store(self, fingerprint: str | None = None) -> Store:
         """The vectors of ``fingerprint``, read once. For modules of this project alone; users call `embeddings`."""
@@ -223,10 +226,10 @@ class Collection:
         - ``what``: ``file`` or ``place`` of the manifest; ``content`` or ``fingerprint`` (its key) of embeddings, and
           the reason of the failure where an image is gone for one; ``neighbours``
         - ``before``, ``after``: source versions, places, hashes or keys; null for neighbours
-        - ``entered``, ``left`` (int32): how many similar neighbours are new in its list, or gone from it; else null
+        - ``entered``, ``dropped`` (int32): how many similar neighbours are new in its list, or gone from it; else null
 
         Groups, in the order of kind, level, group_id: ``kind``, ``level`` (int32), ``group_id``, ``change``, ``before``
-        (the group_id that a changed group had), ``size_before``, ``size_after``, ``entered``, ``left`` (int32:
+        (the group_id that a changed group had), ``size_before``, ``size_after``, ``entered``, ``dropped`` (int32:
         members).
 
         Raises ``WrongInput`` for runs of different jobs or slots, and for a run whose files retention has removed.
@@ -254,8 +257,9 @@ class Collection:
 
         Columns: ``relation``, ``rank`` (int32, from 1), ``image_id``, ``distance`` (float32), ``verdict`` (``yes``: the
         same picture again, ``near``, ``no``; null where no near-duplicates are published), ``uri``, ``width``,
-        ``height``. Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The metadata of the schema say what was
-        compared, and how. Raises ``WrongInput`` for what is no picture, and where weights are gone.
+        ``height`` (int32), ``attributes`` (map). Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The
+        metadata of the schema say what was compared, and how. Raises ``WrongInput`` for what is no picture, and where
+        weights are gone.
         """
         from image_similarity.collection import search
 

@@ -92,10 +92,7 @@ def made(name: str, size: int, write: Callable[[Path], None]) -> Copy:
 def _made(name: str, size: int, write: Callable[[Path], None]) -> Copy:
     partial = folder() / f".{name}.{secrets.token_hex(4)}"
     with _one_at_a_time("room"):  # else another process could remove the folder before it is locked
-        make_room(size)
-        need = disk_space.Need("in", str(folder()), size)
-        if (lacking := disk_space.lack("a copy of the vectors", [need])) is not None:
-            raise CannotKeep(lacking)
+        _make_room(size)
         partial.mkdir(mode=0o700)
         lock = open(partial / _LOCK, "w+b")
         _flock(lock, fcntl.LOCK_SH)
@@ -119,22 +116,31 @@ def forget(copy: Copy) -> None:
     _discard(copy.folder)
 
 
-def make_room(size: int) -> None:
-    """Removes copies that nobody uses, the one used longest ago first, until ``size`` more bytes are within `limit`.
+def _make_room(size: int) -> None:
+    """Removes copies that nobody uses, the one used longest ago first, until ``size`` more bytes fit.
 
-    What dead processes left half written is removed, too.
+    What dead processes left half written is removed, too. Raises `CannotKeep` if what is in use leaves too little room.
     """
     places = sorted((place for place in folder().iterdir() if place.is_dir()), key=_last_use)
     for place in places:
         if place.name.startswith("."):
             _remove(place)
     sizes = {place: _size(place) for place in places}
-    total = sum(sizes.values())
     for place in places:
-        if total + size <= limit():
+        if _lack(size, sum(sizes.values())) is None:
             return
         if _remove(place):
-            total -= sizes[place]
+            sizes[place] = 0
+    if (lack := _lack(size, sum(sizes.values()))) is not None:
+        raise CannotKeep(lack)
+
+
+def _lack(size: int, others: int) -> str | None:
+    """Why ``size`` more bytes do not fit beside the ``others`` of all copies; None if they do."""
+    if size + others > limit():
+        allowed = disk_space.shown(limit())
+        return f"copies in use take {disk_space.shown(others)} of the {allowed} that {LIMIT} allows"
+    return disk_space.lack("a copy of the vectors", [disk_space.Need("in", str(folder()), size)])
 
 
 def _remove(place: Path) -> bool:

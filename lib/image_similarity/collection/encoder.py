@@ -6,7 +6,7 @@ may be hostile: no picture is decoded in this process.
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from image_similarity.errors import JobFailed, Unreadable
+from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.fingerprints.spec import Fingerprint
+from image_similarity.imaging.framing import Framed
 from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.runtime import garbage
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
@@ -68,7 +69,7 @@ class Encoder:
         where the network cannot be loaded.
         """
         loading = self._load()
-        framed = decoders(self.settings).framed(content, [self._origin.framing])
+        framed = self._framed(content)
         loaded = self._result(loading)
         with self._one_at_a_time:
             vector = loaded.fingerprint(np.stack(framed.squares))[0]
@@ -82,6 +83,12 @@ class Encoder:
             framed.thumbprints[0].tobytes(),
             loaded.device,
         )
+
+    def _framed(self, content: bytes) -> Framed:
+        try:
+            return decoders(self.settings).framed(content, [self._origin.framing])
+        except RuntimeError as error:  # of no file
+            raise JobFailed(str(error)) from None
 
     def _load(self) -> "Future[Loaded]":
         """The fingerprint, which one thread loads. A second call is given the same one."""
@@ -107,29 +114,33 @@ class Encoder:
 
     def _prepared(self) -> "Loaded":
         prepared = published.prepare_published(self._snapshot, self._fingerprint, None, HttpSettings(), self._weights)
-        device = self._device() if prepared.spec.uses_torch else _CPU
+        used = devices_of(self._snapshot, self._fingerprint)
+        device = device_for(used) if prepared.spec.uses_torch else _CPU
         precision = getattr(self._origin.declared, "precision", "float32")
         fingerprint = prepared.load(device, batch=1 if precision in _SAME_ALONE else None)
         return Loaded(fingerprint, device if device == _CPU else _name_of(device))
-
-    def _device(self) -> str:
-        """Where the collection was embedded on a GPU a GPU is used, if there is one. Else the processor: it needs less
-        time for one picture than a GPU takes to start.
-        """
-        if all(name == _CPU for name in devices_of(self._snapshot, self._fingerprint)):
-            return _CPU
-        from image_similarity.runtime import devices
-
-        try:
-            return devices.of_process("auto")
-        except JobFailed:  # it is in use, or broken: the answer says what computed the vector
-            return _CPU
 
 
 @dataclass(frozen=True)
 class Loaded:
     fingerprint: Fingerprint
     device: str
+
+
+def device_for(collections: Sequence[str]) -> str:
+    """The device for a query, as torch names it. ``collections``: what computed the published vectors.
+
+    Where that was a GPU, a GPU is used if there is one. Else the processor: it needs less time for one picture than a
+    GPU takes to start.
+    """
+    if all(name == _CPU for name in collections):
+        return _CPU
+    from image_similarity.runtime import devices
+
+    try:
+        return devices.of_process("auto")
+    except JobFailed:  # it is in use, or broken: the answer says what computed the vector
+        return _CPU
 
 
 def _name_of(device: str) -> str:
@@ -147,12 +158,12 @@ def devices_of(snapshot: Snapshot, fingerprint: str) -> list[str]:
 
 
 def settings_of(snapshot: Snapshot, fingerprint: str) -> EmbeddingsSettings:
-    """The limits that the collection's own pictures had. The defaults if they are not recorded."""
-    recorded: Any = published.from_images(snapshot, fingerprint).record.settings.get("embeddings", {})
+    """The limits that the collection's own pictures had. The defaults where they are not recorded."""
     try:
+        recorded: Any = published.from_images(snapshot, fingerprint).record.settings.get("embeddings", {})
         known = {key: value for key, value in recorded.items() if key in EmbeddingsSettings.model_fields}
         return EmbeddingsSettings.model_validate(known)
-    except (AttributeError, ValidationError):
+    except (AttributeError, ValidationError, WrongInput):  # pictures that have their vectors are searched for anyway
         return EmbeddingsSettings()
 
 

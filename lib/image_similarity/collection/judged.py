@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from image_similarity.collection import reading
 from image_similarity.collection.answers import Neighbours, Stored
 from image_similarity.collection.encoder import Seen
 from image_similarity.collection.vectors import Store
@@ -42,10 +43,12 @@ def judged(
     )
     if judge is None or not len(rows):
         return [verdicts.YES if is_same else None for is_same in same]
+    with reading.named_errors(judge.published):
+        image_scale = judge.scales(store.ids.take(pa.array(rows)).cast(pa.string()))
     found = judge.verdicts(
         np.concatenate([each.distance for each in lists])[None],
         scale,
-        judge.scales(store.ids.take(pa.array(rows)).cast(pa.string()))[None],
+        image_scale[None],
         same[None],
         _thumbprints([picture]),
         _thumbprints(known),

@@ -112,7 +112,8 @@ def _text(query: str, store: Store, settings: EmbeddingsSettings) -> Query:
     if row is not None:
         return Member(query, row)
     if not is_there:
-        near = near_files(path) or _near_ids(query, store)
+        files, images = near_files(path), _near_ids(query, store)
+        near = files if "did you mean" in files else images or files
         raise WrongInput(f"{query!r} is neither a file here nor an image of the collection{near}")
     return _file(query, settings)
 
@@ -181,8 +182,8 @@ def _vector(query: Any, store: Store) -> Vector:
     try:
         given = np.asarray(query)
     except (ValueError, TypeError):  # lists of several lengths
-        given = np.empty(0, object)
-    if given.dtype.kind not in "fiu" and given.size or not given.ndim:
+        given = np.empty(1, object)
+    if given.dtype.kind not in "fiu" or not given.ndim:
         raise WrongInput(f"a query is {_KINDS}, not {type(query).__name__}")
     if given.ndim != 1:
         raise WrongInput(f"a query is one vector of {store.dimensions:,} numbers, not an array of shape {given.shape}")

@@ -4,8 +4,11 @@ The query is compared with every vector of the collection, exactly, by the same 
 image of the collection has the neighbours, ranks and distances of the published table.
 """
 
+import importlib
 import operator
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ from image_similarity.collection.encoder import Seen, devices_of, settings_of
 from image_similarity.collection.queries import Member, Picture, Query, Vector
 from image_similarity.collection.vectors import Store, key_of
 from image_similarity.errors import Unreadable, WrongInput
+from image_similarity.runtime import garbage
 from image_similarity.runtime.session import available_cores
 from image_similarity.settings import EmbeddingsSettings
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from image_similarity.collection.collection import Collection
     from image_similarity.knn.distances import Vectors
     from image_similarity.stages.search.judging import Judge
+
+_ANSWERS = "image_similarity.collection.judged"
+"""Imports numba, which takes part of a second."""
 
 PUBLISHED, EMBEDDED, GIVEN = "published", "embedded", "given"
 """Where the query's vector is from, as the metadata of an answer say it."""
@@ -115,8 +122,11 @@ class OneSearch:
         return judging.judge(snapshot, self.fingerprint, self.metric, key_of(snapshot, self.fingerprint))
 
     def load(self) -> None:
-        """Loads what the answer needs beside the query's vector."""
-        self.vectors, self.judge  # noqa: B018 - they are kept
+        """Loads what the answer needs beside the query's vector. The first time modules are imported."""
+        with nullcontext() if _ANSWERS in sys.modules else garbage.paused():
+            importlib.import_module(_ANSWERS)
+            importlib.import_module("pyarrow.dataset")
+            self.vectors, self.judge  # noqa: B018 - they are kept
 
     # -- the query's vector --------------------------------------------------------------------------------------------
 

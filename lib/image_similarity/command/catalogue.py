@@ -4,13 +4,14 @@ NAME = "image-similarity"
 SEARCH, SERVE = "search", "serve"
 
 GROUPS: dict[str, dict[str, str]] = {
-    "ask a collection": {
+    "to ask a collection": {
         SEARCH: "which images look like this picture? Answered here, without Spark",
         SERVE: "the same in the browser: drop a picture on a page of this machine",
+        "search-images": "the same for a folder or a list of pictures; publishes the answers",
         "compare-fingerprints": "says which network finds best what belongs together",
         "audit-neighbours": "measures how many true neighbours a published table has",
     },
-    "make one": {
+    "to make one": {
         "run-pipeline": "from a folder of images to tables and a gallery, in one go",
         "download-images": "fetches the pictures of a catalogue of addresses",
         "build-manifest": "lists the images of a folder, a glob or a list",
@@ -19,7 +20,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "group-images": "groups what is the same picture again, or belongs together",
         "render-gallery": "makes the pages",
     },
-    "look after it": {
+    "to look after it": {
         "clean-warehouse": "removes older runs and what dead ones left",
         "restore-runs": "makes an earlier run current again",
     },

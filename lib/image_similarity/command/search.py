@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise WrongInput("-k 0 without --dissimilar asks for nothing")
     wanted = page.wanted(arguments, len(arguments.files) + len(arguments.ids))
     collection, fingerprint = _opened(arguments)
-    limits = _limits(collection, fingerprint)
+    limits = settings_of(collection.snapshot, fingerprint)
     asked = questions.of(arguments.files, arguments.ids, arguments.warehouse, limits)
     search = partial(
         collection.search,
@@ -114,12 +114,6 @@ def _opened(arguments: argparse.Namespace) -> tuple[Collection, str]:
         weights = arguments.weights.removeprefix(f"{fingerprint}=")  # as serve takes them
         collection = ims.open(arguments.warehouse, weights={fingerprint: weights})
     return collection, fingerprint
-
-
-def _limits(collection: Collection, fingerprint: str) -> EmbeddingsSettings:
-    """Those that the collection's own pictures had. Vectors of one's own had none."""
-    is_embedded = collection.snapshot.run_ids("embeddings", fingerprint)
-    return settings_of(collection.snapshot, fingerprint) if is_embedded else EmbeddingsSettings()
 
 
 def _outcome(

@@ -24,7 +24,7 @@ from image_similarity.runtime.session import is_local_mode, local_cores
 from image_similarity.stages.embeddings import checkpoints
 from image_similarity.stages.embeddings.outcomes import Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
-from image_similarity.stages.search.queries import ROWS, Queries
+from image_similarity.stages.search.queries import ROWS, Queries, failures_slot
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
@@ -97,6 +97,15 @@ class Pictures:
         states = [self.job.warehouse.state_of(self.slot, run) for run in self.job.warehouse.states(self.slot)]
         return [file for state in states for file in _whole(state.location(folder))]
 
+    @property
+    def failed_runs(self) -> list[str]:
+        """The run of the search that is published, if it was by the same fingerprint key: its failures may stand."""
+        published = self.job.base_snapshot
+        runs = published.run_ids("failures", failures_slot(self.job.slot))
+        records = [published.runs.get(run) for run in runs]
+        same = [of is not None and of.settings.get("fingerprint_key") == self.key for of in records]
+        return runs if all(same) else []
+
     def forget(self, before: str) -> None:
         """Called once the run is published. What an earlier published one left stays: another job may read it."""
         self.job.forget_state(self.slot, before)
@@ -147,8 +156,8 @@ def _by_process(pictures: Pictures) -> Embedded | None:
         spec=pictures.prepared.spec,
         file=str(pictures.prepared.file) if pictures.prepared.file else None,
         published=_listed(pictures),
-        failures=SCHEMAS["failures"].empty_table(),
-        failures_hold=False,
+        failures=published.of_runs("failures", pictures.failed_runs, SCHEMAS["failures"].names),
+        failures_hold=True,
         contents=_contents_in(pictures).union(in_process.contents_of(earlier)),
         checkpoints=pictures.earlier(checkpoints.FOLDER),
         folder=pictures.state.location(checkpoints.FOLDER),
@@ -246,8 +255,8 @@ def _by_spark(pictures: Pictures) -> Embedded:
             spec=prepared.spec,
             file=ship(job.session, prepared.file) if prepared.file else None,
             published=scratch.store("earlier-queries", SCHEMAS["embeddings"], _listed(pictures).to_batches()),
-            failures=job.session.createDataFrame(SCHEMAS["failures"].empty_table()),
-            failures_hold=False,
+            failures=warehouse.read("failures", pictures.failed_runs),
+            failures_hold=True,
             vectors=stored.unionByName(earlier),
             checkpoints=_checkpoints(pictures),
             folder=pictures.state.location(checkpoints.FOLDER),

@@ -17,7 +17,7 @@ from image_similarity.stages.gallery import words
 
 STATIC = {"serve.css": "text/css", "serve.js": "text/javascript", "icon.svg": "image/svg+xml"}
 """The files of pages, and what they are."""
-VERDICTS = {"yes": "the same picture", "near": "perhaps the same"}
+VERDICTS = {"yes": "the same picture", "near": "perhaps the same picture"}
 """What is said below an image. Of others nothing is said."""
 
 
