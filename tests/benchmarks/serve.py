@@ -78,18 +78,21 @@ def measure(warehouse: str, queries: list[bytes], requests: int) -> None:
             beyond.append(seconds - network(content))
         return seconds
 
+    print(f"\n{requests} requests each, {os.cpu_count()} cores\n\n| | p50 | p99 |\n| --- | --: | --: |", flush=True)
     with served(warehouse) as server:
         first = server.post(queries[-1])
-        one = timed(asked_and_alone, queries[:requests], 1)
-        several = timed(server.post, queries[requests:-1], CLIENTS)
-        by_id = timed(server.get, [quote(f"random/{number}") for number in range(requests)], 1)
+        tell("one client, by id", timed(server.get, [quote(f"random/{number}") for number in range(requests)], 1))
+        tell("one client", timed(asked_and_alone, queries[:requests], 1))
+        print(f"| beyond the network | {1000 * statistics.median(beyond):.0f} ms | |", flush=True)
+        tell(f"{CLIENTS} clients", timed(server.post, queries[requests:-1], CLIENTS))
         private, whole = server.peak()
-    print(f"\n{requests} requests each, {os.cpu_count()} cores\n\n| | p50 | p99 |\n| --- | --: | --: |")
-    for name, seconds in (("one client", one), (f"{CLIENTS} clients", several), ("one client, by id", by_id)):
-        print(f"| {name} | {1000 * np.percentile(seconds, 50):.0f} ms | {1000 * np.percentile(seconds, 99):.0f} ms |")
-    print(f"\nbeyond the network: {1000 * statistics.median(beyond):.0f} ms (median)")
-    print(f"first answer, while the network was loaded: {first:.1f} s")
+    print(f"\nfirst answer, while the network was loaded: {first:.1f} s")
     print(f"memory: {private / 2**30:.2f} GiB private, {whole / 2**30:.2f} GiB at most with mapped files")
+
+
+def tell(name: str, seconds: list[float]) -> None:
+    p50, p99 = 1000 * np.percentile(seconds, [50, 99])
+    print(f"| {name} | {p50:.0f} ms | {p99:.0f} ms |", flush=True)
 
 
 def part_of(file: Path, number: int) -> bytes:

@@ -246,6 +246,7 @@ def test_a_search_that_failed_goes_on_where_it_was(
         patched.setattr(_Searching, "_answers", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone")))
         assert run(search_images, *asked) == 1
     assert ask(warehouse, "FROM matches") == []
+    assert run(clean_warehouse, "--warehouse", warehouse) == 0  # it spares what the next search goes on with
     assert run(search_images, *asked) == 0
     assert last(warehouse).counts["embedded"] == 0 and len(matches(warehouse)) == 11 * 12
 

@@ -63,7 +63,7 @@ def test_neighbours_of_many_images_are_those_of_sets(made: Made) -> None:
         change = "appeared" if name not in then else "gone" if name not in now else "changed"
         if before != after:
             expected.append((name, change, len(after - before), len(before - after)))
-    columns = ("image_id", "change", "entered", "left")
+    columns = ("image_id", "change", "entered", "dropped")
     assert list(zip(*(table[name].to_pylist() for name in columns))) == expected and len(expected) > 200
 
 

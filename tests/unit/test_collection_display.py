@@ -151,8 +151,8 @@ def test_queries_from_outside_begin_strips(show: Any, images: dict[str, Image]) 
     shown = show(matches)
     assert repr(shown).splitlines() == [
         "new",
-        "  Picture a  0.0000  the same picture again",
-        "  Picture tall  0.1000  nearly the same",
+        "  Picture a  0.0000  the same picture",
+        "  Picture tall  0.1000  perhaps the same",
         "  Picture tiny  0.2000",
     ]
     assert len(html_of(shown).images) == 4

@@ -29,7 +29,7 @@ IMAGES = pa.schema(
         ("before", pa.string()),
         ("after", pa.string()),
         ("entered", pa.int32()),
-        ("left", pa.int32()),
+        ("dropped", pa.int32()),
     ]
 )
 """What changed for images; only images for which something did, in the order of image_id."""
@@ -44,7 +44,7 @@ GROUPS = pa.schema(
         ("size_before", pa.int32()),
         ("size_after", pa.int32()),
         ("entered", pa.int32()),
-        ("left", pa.int32()),
+        ("dropped", pa.int32()),
     ]
 )
 """What changed for groups: only groups with other members, in the order of kind, level, group_id."""
@@ -330,10 +330,10 @@ def _neighbours(snapshot: Snapshot, before: Run, after: Run) -> pa.Table:
     then, now = _lists(snapshot, before), _lists(snapshot, after)
     images = _Matched.of(pa.table({"image_id": then.ids}), pa.table({"image_id": now.ids}))
     names = hashes(images.ids)
-    entered, left = _counts(names, now.not_in(then)), _counts(names, then.not_in(now))
-    change = images.changes(pa.array((entered > 0) | (left > 0)))
+    entered, dropped = _counts(names, now.not_in(then)), _counts(names, then.not_in(now))
+    change = images.changes(pa.array((entered > 0) | (dropped > 0)))
     what = pc.if_else(pc.equal(change, CHANGED), pa.scalar("neighbours"), pa.scalar(None, pa.string()))
-    return _table(images.ids, change, what=what, entered=entered, left=left)
+    return _table(images.ids, change, what=what, entered=entered, dropped=dropped)
 
 
 def _are_among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -415,5 +415,5 @@ def _row(
     return {
         **{"kind": kind, "level": level, "group_id": group_id, "change": change, "before": old[2] if old else None},
         **{"size_before": len(was) or None, "size_after": len(now) or None},
-        **{"entered": len(now - was), "left": len(was - now)},
+        **{"entered": len(now - was), "dropped": len(was - now)},
     }

@@ -226,10 +226,10 @@ class Collection:
         - ``what``: ``file`` or ``place`` of the manifest; ``content`` or ``fingerprint`` (its key) of embeddings, and
           the reason of the failure where an image is gone for one; ``neighbours``
         - ``before``, ``after``: source versions, places, hashes or keys; null for neighbours
-        - ``entered``, ``left`` (int32): how many similar neighbours are new in its list, or gone from it; else null
+        - ``entered``, ``dropped`` (int32): how many similar neighbours are new in its list, or gone from it; else null
 
         Groups, in the order of kind, level, group_id: ``kind``, ``level`` (int32), ``group_id``, ``change``, ``before``
-        (the group_id that a changed group had), ``size_before``, ``size_after``, ``entered``, ``left`` (int32:
+        (the group_id that a changed group had), ``size_before``, ``size_after``, ``entered``, ``dropped`` (int32:
         members).
 
         Raises ``WrongInput`` for runs of different jobs or slots, and for a run whose files retention has removed.

@@ -44,7 +44,7 @@ _PROBLEMS = {
 
 _PARTS = ("change", "what", "fingerprint", "metric", "relation", "kind", "level")
 """Columns that divide a table into strips. One that has several values is told above each strip."""
-_VERDICTS = {"yes": "the same picture again", "near": "nearly the same"}
+_VERDICTS = {"yes": "the same picture", "near": "perhaps the same"}
 _NOTES: Mapping[str, Callable[[Any], str]] = {
     "distance": "{:,.4f}".format,
     "distance_to_representative": "{:,.4f}".format,

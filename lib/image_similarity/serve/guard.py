@@ -154,7 +154,7 @@ class Guard:
         target = html.escape("/" + (f"?{urlencode(fields)}" if fields else ""))
         response = HTMLResponse(
             '<!doctype html><html lang="en"><meta charset="utf-8">'
-            f'<link rel="icon" href="{PUBLIC}icon.svg"><meta http-equiv="refresh" content="0; url={target}">'
+            f'<link rel="icon" href="data:,"><meta http-equiv="refresh" content="0; url={target}">'
             f'<title>Image similarity</title><p><a href="{target}">Go on</a></p></html>'
         )
         response.set_cookie(self._cookie, self._token, path="/", httponly=True, samesite="strict")

@@ -138,7 +138,7 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
     paths += [f"{RUNS}/run_id={folder}" for folder in merged if folder not in in_use]
     for slot, run in contents.states:
         # An active run may be resuming from checkpoints.
-        is_kept = slot.startswith(f"{CHECKPOINTS}/") and (active or not discard_checkpoints)
+        is_kept = slot.startswith((f"{CHECKPOINTS}/", f"{SEARCHES}/")) and (active or not discard_checkpoints)
         is_old = run in old and run not in needed_runs
         if run not in active and (is_old or (run not in owned and not is_kept)):
             paths.append(f"{STATE}/{slot}/{run}")
