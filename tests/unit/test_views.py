@@ -479,6 +479,7 @@ def test_a_collection_brings_its_views_wherever_it_lies(tmp_path: Path, monkeypa
     os.rename(tmp_path / "old", tmp_path / "it's [new]")
     collection = ims.open(tmp_path / "it's [new]")
     mine = duckdb.connect()
+    mine.execute("SET VARIABLE warehouse = '/another'")
     mine.execute("CREATE TABLE mine AS SELECT 'right' AS image_id")
     for db in (collection.duckdb(), collection.duckdb(mine)):
         assert db.sql("SELECT neighbour_id FROM similar_images").fetchall() == [("right",)]

@@ -18,6 +18,7 @@ def connected(snapshot: Snapshot, connection: "duckdb.DuckDBPyConnection | None"
         raise WrongInput("DuckDB is not installed: python -m pip install 'duckdb>=1.4,<3'") from None
     db = duckdb.connect() if connection is None else connection
     try:
+        db.execute("RESET VARIABLE warehouse")  # said of another one
         db.execute(views_sql(snapshot.uri, snapshot.pointer))
     except duckdb.Error as error:
         raise JobFailed(f"{snapshot.uri}: DuckDB cannot read it: {error}") from None

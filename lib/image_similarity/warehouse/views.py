@@ -2,7 +2,8 @@
 
 The text finds its warehouse: where it was written, or in the working directory, or where the reader says it is. A view
 takes the views and macros of its own schema, and a variable that is its warehouse's alone, so several warehouses may be
-read into several schemas of one database. A macro takes those of the schema that is in use: `_GUARD` refuses what would be another warehouse.
+read into several schemas of one database. A macro takes those of the schema that is in use: `_GUARD` refuses what would
+be another warehouse.
 """
 
 import hashlib
