@@ -18,9 +18,12 @@ LEAST_ANSWERS = verdicts.LEAST_ANSWERS
 """Similar images that must be known to judge, where there are as many."""
 
 
-def scale_of(similar: Neighbours) -> Values:
+def scale_of(similar: Neighbours, store: Store) -> Values:
     """(1,): the query's local scale, from at least `LEAST_ANSWERS` similar images."""
-    return verdicts.scales(similar.distance[None])
+    content = None
+    if store.contents is not None:
+        content = store.contents.take(pa.array(similar.rows)).dictionary_encode().indices.to_numpy()[None]
+    return verdicts.scales(similar.distance[None], content)
 
 
 def judged(

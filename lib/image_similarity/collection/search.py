@@ -174,7 +174,7 @@ class OneSearch:
         rows = [row for each in lists for row in each.rows.tolist()]
         pictures = answers.pictures_of(self.collection.snapshot, self.fingerprint, self.store, [*rows, asked.row])
         picture: Seen | Stored | None = asked.seen or (None if asked.row is None else pictures.get(asked.row))
-        scale = judged.scale_of(near)
+        scale = judged.scale_of(near, self.store)
         verdicts = judged.judged(self.judge, scale, lists, self.store, picture, pictures)
         return answers.table(
             self.collection.snapshot, self.store, lists, verdicts, pictures, self._about(asked, picture)

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from image_similarity.grouping import agreement, verdicts
+from image_similarity.grouping import agreement, local_scale, verdicts
 from image_similarity.grouping.local_scale import Limits
 from image_similarity.knn.distances import Indices, Values
 from image_similarity.storage import blobs
+from image_similarity.warehouse.parquet import streaming
 from image_similarity.warehouse.schemas import NEAR_DUPLICATES, SIMILAR, VECTORS
 from image_similarity.warehouse.snapshot import Snapshot
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 THUMBPRINT_BYTES = agreement.SIDE**2
 _FEW = 1000
 """Images that are looked up one by one."""
+_ROWS_AT_ONCE = 2**17
+"""Each look-up prepares itself for all images."""
 _MOST_BYTES = 2**30
 """More thumbprints lie in a file."""
 
@@ -45,30 +48,50 @@ class Judge:
     run: str
 
     def scales(self, ids: pa.Array) -> Values:
-        """(n,) float32: the local scale of each of ``ids``, from the published neighbours; 0 where there is none.
+        """(n,) float32: the local scale of each of ``ids``, from the published neighbours, as near-duplicates have it;
+        0 where there is none.
 
-        One pass over that table; little of it is in memory.
+        One pass over that table; little of it is in memory. Of a content that is several images only the nearest one
+        counts, and none of the image's own.
         """
+        wanted = ids.cast(pa.string())
+        contents = _Contents.of(self.published, self.fingerprint)
+        own = contents.find(wanted)
+        parts = [(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))]
+        for batch in self._listed(wanted):
+            place = pc.fill_null(pc.index_in(batch["image_id"], value_set=wanted), -1).to_numpy()
+            rows = batch.filter(pa.array(place >= 0))
+            place, content = place[place >= 0].astype(np.int64), contents.find(rows["neighbour_id"])
+            is_other = (content < 0) | (content != own[place])
+            parts.append((place[is_other], rows["distance"].to_numpy()[is_other], content[is_other]))
+        image, distance, content = (np.concatenate(columns) for columns in zip(*parts))
+        order = np.lexsort((distance, image))
+        image, distance, content = image[order], distance[order], content[order]
+        rank = np.arange(len(image)) - np.searchsorted(image, np.arange(len(wanted)))[image]
+        shape = len(wanted), int(rank.max(initial=-1)) + 1
+        lists, of_list = np.full(shape, np.inf, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
+        lists[image, rank], of_list[image, rank] = distance, content
+        lists[verdicts.repeated(of_list)] = np.inf
+        lists.sort(axis=1)
+        return local_scale.scales(lists)
+
+    def _listed(self, wanted: pa.Array) -> Iterator[pa.RecordBatch]:
+        """Rows of similar neighbours, those of ``wanted`` among them, in batches that are worth a look-up."""
         import pyarrow.dataset as ds
 
-        parts: list[tuple[Indices, Values]] = []
-        wanted = ids.cast(pa.string())
         table = self.published.dataset("neighbours", f"{self.fingerprint}/{self.metric}")
-        is_listed = (ds.field("relation") == SIMILAR) & (ds.field("distance") > 0)
+        is_listed = ds.field("relation") == SIMILAR
         if len(wanted) <= _FEW:  # then whole parts of the table can be passed over
             is_listed &= ds.field("image_id").isin(wanted)
-        for batch in table.to_batches(columns=["image_id", "distance"], filter=is_listed):
-            place = pc.fill_null(pc.index_in(batch.column(0), value_set=wanted), -1).to_numpy()
-            parts.append((place[place >= 0].astype(np.int64), batch.column(1).to_numpy()[place >= 0]))
-        nothing = (np.empty(0, np.int64), np.empty(0, np.float32))
-        image, distance = (np.concatenate(columns) for columns in zip(nothing, *parts))
-        order = np.lexsort((distance, image))
-        image, distance = image[order], distance[order]
-        start = np.searchsorted(image, np.arange(len(wanted)))
-        rank = np.arange(len(image)) - start[image]
-        lists = np.full((len(wanted), int(rank.max(initial=-1)) + 1), np.inf, dtype=np.float32)
-        lists[image, rank] = distance
-        return verdicts.scales(lists)
+        columns = ["image_id", "neighbour_id", "distance"]
+        waiting: list[pa.RecordBatch] = []
+        for batch in table.to_batches(columns=columns, filter=is_listed, **streaming()):
+            waiting.append(batch)
+            if sum(map(len, waiting)) >= _ROWS_AT_ONCE:
+                yield pa.concat_batches(waiting)
+                waiting = []
+        if waiting:
+            yield pa.concat_batches(waiting)
 
     def verdicts(
         self,
@@ -95,6 +118,28 @@ class Judge:
         return verdicts.verdicts(
             distance, query_scale, image_scale, self.limits, disagreement, common=self.common, same=same
         )
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The bytes of all images that are embedded, as numbers. Of vectors of one's own none are known."""
+
+    ids: pa.Array
+    number: Indices
+
+    @classmethod
+    def of(cls, published: Snapshot, fingerprint: str) -> "_Contents":
+        columns = ["image_id", "content_sha256"]
+        batches = list(published.batches("embeddings", fingerprint, columns))
+        table = pa.Table.from_batches(batches, pa.schema([(name, pa.string()) for name in columns]))
+        content = table["content_sha256"].combine_chunks().dictionary_encode().indices
+        return cls(table["image_id"].combine_chunks(), pc.fill_null(content, -1).to_numpy().astype(np.int64))
+
+    def find(self, ids: pa.Array) -> Indices:
+        """(n,): -1 for those that are not known."""
+        place = pc.fill_null(pc.index_in(ids, value_set=self.ids), -1).to_numpy(zero_copy_only=False)
+        numbers: Indices = np.append(self.number, -1)[place]
+        return numbers
 
 
 def judge(published: Snapshot, fingerprint: str, metric: str, key: str | None) -> Judge | None:
@@ -135,7 +180,7 @@ def thumbprints(published: Snapshot, key: str | None, contents: pa.Array, files:
     pixels, is_there = _allocated(len(wanted)), np.zeros(len(wanted), dtype=np.bool_)
     is_wanted = ds.field("content_sha256").isin(wanted) & ds.field("thumbprint").is_valid()
     for table in (published.dataset(VECTORS, key), *_datasets(files)):
-        for batch in table.to_batches(columns=["content_sha256", "thumbprint"], filter=is_wanted):
+        for batch in table.to_batches(columns=["content_sha256", "thumbprint"], filter=is_wanted, **streaming()):
             if len(batch):
                 place = pc.index_in(batch.column(0), value_set=wanted).to_numpy()
                 joined = b"".join(batch.column(1).to_pylist())
