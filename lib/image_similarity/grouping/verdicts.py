@@ -54,8 +54,8 @@ def shares(distance: Values, query_scale: Values, image_scale: Values, limits: L
     """(m, k) float32: how far an image is, as a share of the pair's limit; up to 1 it is within.
 
     ``distance``: (m, k). ``query_scale``: (m,). ``image_scale``: (m, k). ``common``: the scale below which none is
-    taken where pictures decide (`local_scale.common_scale`), since they tell copies from what is dense there. 0 for
-    equal vectors, inf where there is no scale and for padding.
+    taken where pictures decide (`local_scale.common_scale`), since they tell copies from what is dense there. 0 at
+    distance 0, inf where there is no scale and for padding.
     """
     between = np.sqrt(query_scale.astype(np.float64)[:, None] * image_scale)
     limit = limits.scaled * np.maximum(between, common)
@@ -105,7 +105,7 @@ def verdicts(
     """(m, k): `YES`, `NEAR` or `NO` of each pair; None for padding (distance inf).
 
     - `YES`: the same bytes; or the pictures agree as those of near-duplicates at that distance do; or, where a picture
-      is not known, the distance is 0: by cosine and correlation vectors are then equal up to their length
+      is not known, the distance is 0: vectors are equal or, by cosine, say, differ in their length alone
     - `NEAR`: within the limit of the vectors, but the pictures do not agree, or are not known
     - `NO`: anything else
 
