@@ -14,7 +14,7 @@ from image_similarity.grouping import local_scale
 from image_similarity.grouping.local_scale import Limits
 from image_similarity.stages.groups import graph
 from image_similarity.stages.search import judging
-from image_similarity.stages.search.judging import Judge
+from image_similarity.stages.search.judging import Contents, Judge
 from image_similarity.storage.filesystems import files_of
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import Pointer, Snapshot
@@ -60,6 +60,11 @@ def test_scales_are_those_of_the_near_duplicates(tmp_path: Path, copies: int, is
     rows = {"neighbours": neighbours} if is_own else {"neighbours": neighbours, "embeddings": embeddings}
     judge = Judge(published(tmp_path, **rows), "f", "cosine", LIMITS, 0.1, "r1")
     assert judge.scales(images.ids).tolist() == wanted.tolist() and (wanted > 0).mean() > 0.5
+    if not is_own:
+        known = Contents.of(
+            *(embeddings[name].combine_chunks().cast(pa.large_string()) for name in embeddings.column_names)
+        )
+        assert judge.scales(images.ids, known).tolist() == wanted.tolist()
     some = images.ids.take(pa.array([7, 3]))
     assert judge.scales(some).tolist() == wanted[[7, 3]].tolist()
     assert judge.scales(pa.array(["nobody's"])).tolist() == [0]

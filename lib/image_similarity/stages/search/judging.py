@@ -47,15 +47,15 @@ class Judge:
     common: float
     run: str
 
-    def scales(self, ids: pa.Array) -> Values:
+    def scales(self, ids: pa.Array, contents: "Contents | None" = None) -> Values:
         """(n,) float32: the local scale of each of ``ids``, from the published neighbours, as near-duplicates have it;
         0 where there is none.
 
         One pass over that table; little of it is in memory. Of a content that is several images only the nearest one
-        counts, and none of the image's own.
+        counts, and none of the image's own. ``contents``: of all images, where the caller has them; else they are read.
         """
         wanted = ids.cast(pa.string())
-        contents = _Contents.of(self.published, self.fingerprint)
+        contents = contents or Contents.published(self.published, self.fingerprint)
         own = contents.find(wanted)
         parts = [(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))]
         for batch in self._listed(wanted):
@@ -121,23 +121,33 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class _Contents:
-    """The bytes of all images that are embedded, as numbers. Of vectors of one's own none are known."""
+class Contents:
+    """The bytes of all images that are embedded, as numbers. Of vectors of one's own none are known.
+
+    ``ids``: (n,) strings. ``number``: (n,) int64, -1 where bytes are not known.
+    """
 
     ids: pa.Array
     number: Indices
 
     @classmethod
-    def of(cls, published: Snapshot, fingerprint: str) -> "_Contents":
+    def of(cls, ids: pa.Array, contents: pa.Array) -> "Contents":
+        """``contents``: (n,) strings, null where bytes are not known."""
+        number = contents.dictionary_encode().indices
+        return cls(ids, pc.fill_null(number, -1).to_numpy(zero_copy_only=False).astype(np.int64))
+
+    @classmethod
+    def published(cls, published: Snapshot, fingerprint: str) -> "Contents":
         columns = ["image_id", "content_sha256"]
         batches = list(published.batches("embeddings", fingerprint, columns))
         table = pa.Table.from_batches(batches, pa.schema([(name, pa.string()) for name in columns]))
-        content = table["content_sha256"].combine_chunks().dictionary_encode().indices
-        return cls(table["image_id"].combine_chunks(), pc.fill_null(content, -1).to_numpy().astype(np.int64))
+        return cls.of(*(table[name].combine_chunks() for name in columns))
 
     def find(self, ids: pa.Array) -> Indices:
         """(n,): -1 for those that are not known."""
-        place = pc.fill_null(pc.index_in(ids, value_set=self.ids), -1).to_numpy(zero_copy_only=False)
+        place = pc.fill_null(pc.index_in(ids.cast(self.ids.type), value_set=self.ids), -1).to_numpy(
+            zero_copy_only=False
+        )
         numbers: Indices = np.append(self.number, -1)[place]
         return numbers
 
