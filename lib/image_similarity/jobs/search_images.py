@@ -114,6 +114,11 @@ def _asked(arguments: argparse.Namespace, settings: Settings) -> Asked:
     )
 
 
+def fingerprint_tables(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Where none is named, the only fingerprint of which these are published is meant."""
+    return ("embeddings", "neighbours")
+
+
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for what is seen before Spark is started: a fingerprint that is not published, pictures or
     vectors that are not there or have another length, and a report's folder that is something else.
