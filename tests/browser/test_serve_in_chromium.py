@@ -243,15 +243,9 @@ def test_the_page_says_why_there_is_no_picture(browser: Browser, tmp_path: Path)
     collection = StandIn(tmp_path)
     with serving.serving(collection) as running, browser.new_context() as context:
         collection.files[1].write_bytes(picture((1, 2, 3)))
-        collection.files[2].unlink()
         page = context.new_page()
         page.goto(f"http://{running.host}/?token={TOKEN}&id=plain.png")
-        absent = page.locator(".absent")
-        expect(absent).to_have_count(2)
-        assert sorted(absent.all_inner_texts()) == [
-            "no picture: the file was replaced since it was embedded",
-            "no picture: there is no such file",
-        ]
+        expect(page.locator(".absent")).to_have_text("no picture: the file was replaced since it was embedded")
         assert page.locator(".card .title[aria-hidden]").count() == page.locator(".card img").count() > 0
         assert Axe().run(page).violations_count == 0
 
