@@ -126,7 +126,8 @@ class Sheet:
 
     def _answered(self, answer: Answer) -> dict[str, Any]:
         asked = answer.asked.image_id
-        made = self._of_images([*filter(None, [asked]), *(image.image_id for image in answer.images)])
+        ids = [image.image_id for image in answer.images]
+        made = self._of_images(ids if asked is None else [asked, *ids])
         lists = [
             (heading.capitalize(), [self._card(image, made[image.image_id]) for image in answer.images_of(relation)])
             for relation, heading in output.HEADINGS.items()
