@@ -10,10 +10,11 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,6 +28,7 @@ from image_similarity.imaging.framing import Framing
 from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.serve.app import Desk, application
 from image_similarity.serve.server import Server, listen
+from image_similarity.settings import EmbeddingsSettings
 
 TOKEN = "a-token-of-tests"
 ODD_IDS = (
@@ -52,6 +54,10 @@ def picture(colour: tuple[int, int, int] = (200, 60, 40), size: tuple[int, int] 
     return content.getvalue()
 
 
+FINGERPRINTS = ("colours", "other")
+"""Those of a `StandIn`. Where none is named, none is meant."""
+
+
 class StandIn:
     """Has what is served of a `Collection`. ``pause``: seconds that every search takes."""
 
@@ -75,8 +81,19 @@ class StandIn:
         return self.newest or self
 
     def fingerprints(self) -> pa.Table:
-        names = ["colours", "other"]
-        return pa.table({"fingerprint": names, "kind": ["colours"] * 2, "trained": pa.array([None, False])})
+        names = list(FINGERPRINTS)
+        trained, images = pa.array([None, False]), [len(self.ids)] * 2
+        return pa.table({"fingerprint": names, "kind": ["colours"] * 2, "trained": trained, "images": images})
+
+    def limits(self, fingerprint: str) -> EmbeddingsSettings:
+        return EmbeddingsSettings()
+
+    def store(self, fingerprint: str) -> Any:
+        return SimpleNamespace(ids=pa.array(self.ids))
+
+    def look_up(self, image_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        wanted = set(image_ids)
+        return {row["image_id"]: row for row in self.images().to_pylist() if row["image_id"] in wanted}
 
     def images(self) -> pa.Table:
         return pa.table(
@@ -112,6 +129,8 @@ class StandIn:
 
     def _found(self, query: Any, k: int, image_id: str | None, name: Any, metric: str, dissimilar: int) -> pa.Table:
         if image_id is not None:
+            if image_id not in self.ids:
+                raise WrongInput(f"no image has the id {image_id!r}")
             vector = self.vectors[self.ids.index(image_id)]
         else:
             try:
@@ -138,6 +157,8 @@ class StandIn:
         for column in about.column_names[1:]:
             table = table.append_column(column, about[column])
         facts = {"fingerprint": name, "metric": metric, "vectors": str(len(self.ids)), "exact": "true"}
+        if image_id is not None:
+            facts |= {"query_width": str(100 + 40 * self.ids.index(image_id)), "query_height": "150"}
         return table.replace_schema_metadata({**facts, "query_vector": "embedded"})
 
 
@@ -224,7 +245,9 @@ def form(fields: Mapping[str, str], file: bytes | None = None, name: str = "pict
 
 @contextmanager
 def serving(collection: Any, gallery: str | None = None, **options: Any) -> Iterator[Served]:
-    """A server in a thread of this process."""
+    """A server in a thread of this process. Of a `StandIn`, ``colours`` is the usual fingerprint."""
+    if isinstance(collection, StandIn):
+        options.setdefault("fingerprints", FINGERPRINTS)
     with listen("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
         app = application(collection, gallery, TOKEN, port=port, **options)

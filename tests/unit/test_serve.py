@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -80,14 +81,15 @@ def test_an_image_of_the_collection_is_asked_for_by_its_id(served: Served) -> No
     again = re.search(r'name="again" value="([^"]*)"', reply.text)
     assert again is not None
     led = served.post("/", *form({"k": "5", "dissimilar": "0", "address": "", "again": again[1]}, b""))
-    assert led.status == 303 and led.headers["location"] == "/?id=new%0Aline.png&k=5"
-    assert len(shown(served.get(led.headers["location"], HTML).text)) == 5
+    assert led.status == 303 and led.headers["location"] == "?id=new%0Aline.png&k=5"
+    assert len(shown(served.get(f"/{led.headers['location']}", HTML).text)) == 5
 
 
 def test_every_address_of_a_page_is_answered(served: Served) -> None:
     text = served.get("/", HTML, id="plain.png", k=8, dissimilar=8).text
-    addresses = {address.replace("&amp;", "&") for address in re.findall(r'(?:href|src)="(/[^"]*)"', text)}
-    assert len(addresses) > 16
+    links = {address.replace("&amp;", "&") for address in re.findall(r'(?:href|src)="([^"#]*)"', text)}
+    assert len(links) > 16 and all(link.startswith("/static/") for link in links if link.startswith("/"))
+    addresses = {urljoin("/", link) for link in links}
     assert {address: served.get(address, HTML).status for address in addresses} == dict.fromkeys(addresses, 200)
 
 
@@ -351,6 +353,7 @@ class Started:
     def __init__(self, folder: Path, *words: str):
         environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'lib'}{os.pathsep}{ROOT / 'tests'}"}
         command = [sys.executable, "-c", PROGRAM, "--warehouse", str(folder), "--port", "0", *words]
+        command += ["--fingerprint", *serving.FINGERPRINTS]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder
         )

@@ -103,8 +103,8 @@
     const notice = document.getElementById("newer");
     if (!notice || document.hidden) return;
     try {
-      const state = await (await fetch("/state")).json();
-      notice.hidden = String(state.version) === notice.dataset.version;
+      const state = await (await fetch("state")).json();
+      notice.hidden = state.state === notice.dataset.state;
     } catch { /* the server has ended: the next question says so */ }
   }
   document.addEventListener("visibilitychange", compareStates);
