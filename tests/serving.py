@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.cookies import SimpleCookie
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,7 @@ class StandIn:
         self.files = [folder / f"{number}.png" for number in range(len(ids))]
         for number, file in enumerate(self.files):
             file.write_bytes(picture((25 * number, 255 - 20 * number, 90), (100 + 40 * number, 150)))
+        self.contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files]
         self.vectors = np.stack([self.vector(file.read_bytes()) for file in self.files])
 
     def vector(self, content: bytes) -> Any:
@@ -100,7 +102,7 @@ class StandIn:
             {
                 "image_id": self.ids,
                 "uri": list(map(str, self.files)),
-                "content_sha256": [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files],
+                "content_sha256": self.contents,
                 "attributes": pa.array([[("title", f"Title {name[:200]}")] for name in self.ids], _ATTRIBUTES),
                 "width": [100 + 40 * number for number in range(len(self.ids))],
                 "height": [150] * len(self.ids),
@@ -218,6 +220,12 @@ class Served:
     def ask(self, value: Any) -> Reply:
         return self.post("/similar", json.dumps(value), {"Content-Type": "application/json"})
 
+    def browser(self) -> "Browser":
+        """A browser that has opened the printed address."""
+        reply = self.get("/", {"Authorization": None}, token=TOKEN)
+        cookie = SimpleCookie(reply.headers["set-cookie"]).popitem()[1]
+        return Browser(self, f"{cookie.key}={cookie.value}", cookie["path"])
+
     def head(self, method: str, target: str, length: int = 0) -> bytes:
         """The head of a request that is sent by `raw`."""
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host}", f"Authorization: Bearer {TOKEN}"]
@@ -231,6 +239,24 @@ class Served:
             while chunk := connection.recv(1 << 16):
                 received += chunk
             return received
+
+
+@dataclass(frozen=True)
+class Browser:
+    """Sends no token, but its cookie. ``path``: of the cookie, below which it has the pages."""
+
+    served: Served
+    cookie: str
+    path: str
+
+    def headers(self, headers: Mapping[str, str | None] | None = None) -> dict[str, str | None]:
+        return {"Authorization": None, "Cookie": f"a=b; {self.cookie}", **(headers or {})}
+
+    def get(self, path: str, headers: Mapping[str, str | None] | None = None) -> Reply:
+        return self.served.get(self.path.removesuffix("/") + path, self.headers(headers))
+
+    def post(self, path: str, body: Any = b"", headers: Mapping[str, str | None] | None = None) -> Reply:
+        return self.served.post(self.path.removesuffix("/") + path, body, self.headers(headers))
 
 
 def form(fields: Mapping[str, str], file: bytes | None = None, name: str = "picture") -> tuple[bytes, dict[str, str]]:

@@ -1,9 +1,8 @@
 """Serve a page on this machine that shows what in the collection looks like a picture of yours."""
 
 import argparse
-import importlib.util
 import html
-import os
+import importlib.util
 import secrets
 import tempfile
 import threading
@@ -150,7 +149,8 @@ def _browser_at(address: str) -> Iterator[None]:
         file, quoted = Path(folder, "open.html"), html.escape(address)
         file.touch(0o600)
         file.write_text(
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={quoted}">'
+            '<!doctype html><html lang="en"><meta charset="utf-8">'
+            f'<meta http-equiv="refresh" content="0; url={quoted}">'
             f'<title>Image similarity</title><p><a href="{quoted}">Go on</a></p></html>',
             encoding="utf-8",
         )

@@ -68,7 +68,11 @@ def embedded(picture: Thumbnails) -> Mapping[str, Any]:
 
 def linked(asked: Shown, state: str) -> Mapping[str, Any]:
     """The image of the collection that was asked for."""
-    return {"src": relative(picture_address(asked.image_id, paths.SMALL, state)), "width": asked.width, "height": asked.height}
+    return {
+        "src": relative(picture_address(asked.image_id, paths.SMALL, state)),
+        "width": asked.width,
+        "height": asked.height,
+    }
 
 
 def verdict_sentence(answer: Answer) -> str:
