@@ -24,8 +24,9 @@ import misbehaving
 import serving
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.pages import paths
+from image_similarity.pages.originals import Original
 from image_similarity.serve import app, asking, main, pages, pictures, questions
-from image_similarity.serve.pictures import Original, Pictures
+from image_similarity.serve.pictures import Pictures
 from image_similarity.serve.refusals import Refused
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.storage import http_connections
@@ -212,7 +213,7 @@ def test_a_gallery_elsewhere_is_linked_to(served: Served) -> None:
 def test_pictures_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = StandIn(tmp_path)
     made = Pictures(None, EmbeddingsSettings(), HttpSettings())
-    originals = [Original(row["uri"], row["content_sha256"]) for row in collection.images().to_pylist()]
+    originals = [Original.of(row["uri"], row["content_sha256"]) for row in collection.images().to_pylist()]
     try:
         most = 3 * max(len(made.of(original, "small")) for original in originals)
         monkeypatch.setattr(pictures, "MOST_BYTES", most)
@@ -353,7 +354,7 @@ def test_pictures_of_an_answer_are_looked_up_together_and_few_are_kept(
     monkeypatch.setattr(asking, "MOST_KNOWN", 4)
     state = asking.Opened(collection, ["other"])  # type: ignore[arg-type]
     state.will_show([*ODD_IDS[:3], "none"])
-    assert [state.original(name).content_sha256 for name in ODD_IDS[:3]] == list(ODD_IDS[:3])
+    assert [state.original(name).contents for name in ODD_IDS[:3]] == [{name} for name in ODD_IDS[:3]]
     assert looks == [{*ODD_IDS[:3], "none"}]
     for name in ("none", *ODD_IDS[3:]):
         if name in rows:
@@ -396,10 +397,10 @@ def test_the_limits_are_those_of_the_collection(
         "colours": EmbeddingsSettings(max_bytes=4500, max_pixels=10**9),
         "other": EmbeddingsSettings(max_bytes=5000, max_pixels=10**6, decode_seconds=7),
     }
-    collection.limits = limits.__getitem__  # type: ignore[method-assign]
+    collection.limits = limits.__getitem__  # type: ignore[method-assign,assignment]
     with serving.serving(collection, max_bytes=given) as running:
         assert running.desk.max_bytes == effective
-        used = running.desk.pictures._embeddings
+        used = running.desk.pictures._originals._limits
         assert (used.max_bytes, used.max_pixels) == (5000, 10**9)
         assert running.post("/similar", b"x" * (effective + 1)).status == 413
         assert f'data-most="{effective}"' in running.get("/", HTML).text

@@ -21,9 +21,9 @@ from starlette.types import Scope
 from image_similarity import reporting
 from image_similarity.errors import Unreadable, WrongInput
 from image_similarity.imaging.thumbnails import Thumbnails
-from image_similarity.pages import paths, site
+from image_similarity.pages import originals, paths, site
 from image_similarity.serve import pages, questions, uploads
-from image_similarity.serve.asking import Answer, Asking, Fingerprint, Opened, unreadable
+from image_similarity.serve.asking import Answer, Asking, Fingerprint, Opened
 from image_similarity.serve.guard import PUBLIC, Guard
 from image_similarity.serve.pictures import SIZES, Pictures
 from image_similarity.serve.places import Places
@@ -295,7 +295,7 @@ class Desk:
             async with self._picture_places.admitted(), self._picture_places.at_work():
                 content = await self._in_thread(request, made)
         except Unreadable as error:
-            raise Refused(404, str(unreadable(error, "the original")), error.reason) from None
+            raise Refused(404, f"no picture: {originals.words(error)}", error.reason) from None
         return Response(content, media_type="image/webp", headers={"Cache-Control": _A_WHILE})
 
     # -- work --
@@ -333,7 +333,7 @@ def widest(limits: Sequence[EmbeddingsSettings]) -> EmbeddingsSettings:
     """The limits of files and pictures that let through what any of ``limits``, one or more, does."""
     most = {
         name: max(getattr(each, name) for each in limits)
-        for name in ("max_bytes", "max_pixels", "decode_bytes", "decode_seconds", "read_seconds")
+        for name in ("max_bytes", "max_pixels", "decode_bytes", "decode_seconds", "fetch_bytes", "read_seconds")
     }
     return limits[0].model_copy(update=most)
 
