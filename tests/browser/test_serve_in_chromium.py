@@ -19,13 +19,17 @@ from conftest import Rendered
 from image_similarity.serve import asking, main
 from serving import TOKEN, Served, StandIn, picture
 
+NAMES = ("second", "tiny")
+"""The fingerprints, the usual one first."""
 SEVERAL = "Compared with all"
 
 
 @pytest.fixture(scope="module")
 def served(gallery: Rendered) -> Iterator[Served]:
     """The collection whose names try to break pages, with its gallery."""
-    with serving.serving(ims.open(str(gallery.warehouse)), str(gallery.folder), max_bytes=1 << 20) as running:
+    with serving.serving(
+        ims.open(str(gallery.warehouse)), str(gallery.folder), max_bytes=1 << 20, fingerprints=NAMES
+    ) as running:
         yield running
 
 
