@@ -100,7 +100,7 @@
 
   /* -- an original of which there is no picture: why -- */
   async function explain(image) {
-    if (!image.getAttribute("src")?.startsWith("/picture?")) return;
+    if (!image.getAttribute("src")?.startsWith("picture?")) return;
     const reply = await fetch(image.src).catch(() => null);
     if (!reply || reply.ok) return;
     const absent = document.createElement("span");
