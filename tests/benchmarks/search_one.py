@@ -99,7 +99,9 @@ def ask(warehouse: str, fingerprint: str, what: str) -> None:
 
 def queries(collection: Any, fingerprint: str, query: str) -> Iterator[dict[str, Any]]:
     ids = collection.store(fingerprint).ids
-    uris = {row["image_id"]: row["uri"] for row in collection.snapshot.table("manifest").to_pylist()}
+    uris = {}
+    if query == "its bytes":
+        uris = {row["image_id"]: row["uri"] for row in collection.snapshot.table("manifest").to_pylist()}
     for number in range(WARM + 1):
         image_id = ids[number * 7 % len(ids)].as_py()
         if query == "id":

@@ -167,10 +167,11 @@ def test_limits_of_other_vectors_of_ones_own_say_nothing(
 
 def test_lists_of_strips_are_no_longer_than_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     from image_similarity.knn import queries
+    from image_similarity.knn.candidates import least
     from image_similarity.knn.distances import METRICS, measured
     from image_similarity.knn.rerank import Part
 
-    lengths, least = [], queries.least
+    lengths = []
 
     def seen(keys: Any, k: int) -> Any:
         lengths.append(k)
