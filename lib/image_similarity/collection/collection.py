@@ -78,7 +78,8 @@ class Collection:
             names = {vectors.name_of(newest, name) for name in published}
             keys = {vectors.key_of(newest, name) for name in published}
             stores = {name: store for name, store in self._stores.items() if name in names}
-            encoders = {key: encoder for key, encoder in self._encoders.items() if key in keys}
+            # One that has not loaded yet would look for its projection in the old state, which may be cleaned.
+            encoders = {key: encoder for key, encoder in self._encoders.items() if key in keys and encoder.is_loaded}
         return Collection(newest, self.weights, stores, encoders)
 
     def store(self, fingerprint: str | None = None) -> Store:
@@ -94,8 +95,8 @@ class Collection:
         """What embeds pictures by ``fingerprint``, loaded once. For modules of this project alone."""
         from image_similarity.collection.encoder import Encoder
 
-        key = vectors.key_of(self.snapshot, fingerprint)
-        with self._lock:
+        with reading.named_errors(self.snapshot), self._lock:
+            key = vectors.key_of(self.snapshot, fingerprint)
             if key not in self._encoders:
                 self._encoders[key] = Encoder(self.snapshot, fingerprint, self.weights)
             return self._encoders[key]

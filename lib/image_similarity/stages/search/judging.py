@@ -18,6 +18,7 @@ from image_similarity.grouping.local_scale import Limits
 from image_similarity.knn.distances import Indices, Values
 from image_similarity.storage import blobs
 from image_similarity.warehouse.parquet import streaming
+from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import NEAR_DUPLICATES, SIMILAR, VECTORS
 from image_similarity.warehouse.snapshot import Snapshot
 
@@ -162,10 +163,24 @@ def judge(published: Snapshot, fingerprint: str, metric: str, key: str | None) -
     limit = record.settings.get("limit") if record is not None else None
     if record is None or not limit or limit.get("fingerprint_key") != key:
         return None
+    if key is None and not _are_of_the_same_vectors(published, record, f"{fingerprint}/{metric}"):
+        return None
     limits = Limits(*(limit[name] for name in ("scaled", "strict", "wide", "least")))
     # Earlier versions did not record it. Any that is lower only asks pictures less.
     common = limit.get("common", limits.strict / limits.scaled)
     return Judge(published, fingerprint, metric, limits, common, record.run_id)
+
+
+def _are_of_the_same_vectors(published: Snapshot, groups: Record, slot: str) -> bool:
+    """Whether ``groups`` were made of the vectors of one's own whose neighbours are published now. They have no key."""
+    read, now = groups.inputs.get("neighbours") or [], published.run_ids("neighbours", slot)
+    if read == now:
+        return True
+    compared = [
+        {published.runs[run].settings.get("compared_sha256") if run in published.runs else None for run in runs}
+        for runs in (read, now)
+    ]
+    return compared[0] == compared[1] and len(compared[0]) == 1 and None not in compared[0]
 
 
 @dataclass(frozen=True)
