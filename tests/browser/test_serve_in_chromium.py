@@ -226,6 +226,44 @@ def test_more_like_one_of_the_answer(page: Page, served: Served) -> None:
     answered(page, 7)
 
 
+def test_going_back_shows_the_answer_of_a_picture_again(page: Page) -> None:
+    paste(page, picture())
+    answered(page)
+    said, first = page.locator("#said").inner_text(), page.locator(".card .title").first.inner_text()
+    page.get_by_role("link", name="More like this").first.click()
+    page.wait_for_url("**/?id=**")
+    answered(page)
+    page.locator("#k").fill("3")
+    for _ in range(2):
+        page.get_by_role("button", name="Look").click()
+        answered(page, 3)
+    page.go_back()
+    answered(page)
+    page.go_back()
+    answered(page)
+    assert (page.locator("#said").inner_text(), page.locator(".card .title").first.inner_text()) == (said, first)
+    page.locator("#k").fill("2")
+    page.get_by_role("button", name="Look").click()
+    answered(page, 2)
+    assert page.locator("#said").inner_text() == said, "the picture is in the form again"
+    page.go_forward()
+    answered(page)
+    assert "id=" in page.url
+
+
+@pytest.mark.parametrize("width, columns", [(390, 2), (1280, 7)])
+def test_all_answers_are_in_one_grid(browser: Browser, served: Served, width: int, columns: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(f"http://{served.host}/?token={TOKEN}")
+        page.locator("#dissimilar").fill("3")
+        paste(page, picture())
+        answered(page, 15)
+        boxes = [card.bounding_box() for card in page.locator(".card").all()]
+        assert len({round(box["width"]) for box in boxes if box}) == 1
+        assert len({round(box["x"]) for box in boxes if box}) == columns
+
+
 def test_results_lead_to_the_gallery(page: Page, served: Served) -> None:
     paste(page, picture())
     answered(page)

@@ -157,6 +157,13 @@ def test_what_was_cleaned_meanwhile(made: Made) -> None:
     assert len(collection.refresh().neighbours(relation="similar")) == 4
 
 
+def test_a_warehouse_that_was_moved(made: Made) -> None:
+    collection = ims.open(made.uri)
+    Path(made.uri).rename(f"{made.uri}-moved")
+    told = refused(collection.neighbours, error=ims.JobFailed)
+    assert told == f"{made.uri}: nothing is published here any more: was the warehouse moved or removed?"
+
+
 def test_duckdb_says_that_a_state_was_cleaned(made: Made) -> None:
     collection = ims.open(made.uri)
     old = collection.neighbours().schema.metadata[b"run_id"].decode()

@@ -72,7 +72,7 @@ def test_a_picture_that_is_sent_by_the_form(served: Served, collection: StandIn)
     reply = served.post("/", *form({"k": "4", "dissimilar": "2", "address": "", "fingerprint": "other"}, content))
     assert reply.status == 200 and len(shown(reply.text)) == 6 and shown(reply.text)[0] == "0.0000"
     assert "The collection has this picture" in reply.text and "the same picture" in reply.text
-    assert "Compared with all 9 others by <strong>other</strong>" in reply.text and "The answer is exact." in reply.text
+    assert "Compared with all 9 images by <strong>other</strong>" in reply.text and "The answer is exact." in reply.text
     assert "Untrained weights" in reply.text, "other is untrained"
     assert 'src="data:image/webp;base64,' in reply.text and "<option selected>other" in reply.text
     assert reply.headers["cache-control"] == "no-store"
@@ -80,12 +80,40 @@ def test_a_picture_that_is_sent_by_the_form(served: Served, collection: StandIn)
 
 def test_an_image_of_the_collection_is_asked_for_by_its_id(served: Served) -> None:
     reply = served.get("/", HTML, id=ODD_IDS[3], k=2, dissimilar=1)
-    assert len(shown(reply.text)) == 3 and "Title new line.png" in reply.text
+    assert len(shown(reply.text)) == 3 and "<title>What looks like Title new line.png – " in reply.text
+    assert "Compared with all 9 others by" in reply.text, "it is one of them itself"
     again = re.search(r'name="again" value="([^"]*)"', reply.text)
     assert again is not None
     led = served.post("/", *form({"k": "5", "dissimilar": "0", "address": "", "again": again[1]}, b""))
     assert led.status == 303 and led.headers["location"] == "?id=new%0Aline.png&k=5"
     assert len(shown(served.get(f"/{led.headers['location']}", HTML).text)) == 5
+
+
+def test_an_id_is_taken_where_an_address_is_typed(served: Served) -> None:
+    reply = served.post("/", *form({"address": f" {ODD_IDS[8]} ", "k": "2"}))
+    assert (
+        reply.status == 200
+        and len(shown(reply.text)) == 2
+        and f"What looks like Title {ODD_IDS[8]}".replace("&", "&amp;") in reply.text
+    )
+    reply = served.post("/", *form({"address": "example.org/a.png"}))
+    told = "no image of the collection has the id 'example.org/a.png'; an address begins with http:// or https://"
+    assert reply.status == 404 and told in html.unescape(reply.text)
+    assert served.ask({"address": ODD_IDS[0]}).status == 400, "programs have a field for ids"
+
+
+def test_how_many_are_wanted(served: Served) -> None:
+    reply = served.get("/", HTML, id="plain.png", k=0, dissimilar=2)
+    assert len(shown(reply.text)) == 2 and "Least like it" in reply.text and "Most like it" not in reply.text
+    for fields, for_people, for_programs in (
+        ({"k": "501"}, "Most alike should be a number from 0 to 500", "k should be a number from 0 to 500"),
+        ({"dissimilar": "-1"}, "Least alike should be a number", "dissimilar should be a number"),
+        ({"k": "0"}, "Most alike and Least alike are both 0", "k and dissimilar are both 0"),
+    ):
+        replies = [served.get("/", HTML, id="plain.png", **fields), served.post("/", *form(fields, picture()))]
+        assert [reply.status for reply in replies] == [400, 400]
+        assert all(for_people in reply.text for reply in replies)
+        assert for_programs in served.get("/similar", id="plain.png", **fields).json["error"]
 
 
 def test_every_address_of_a_page_is_answered(served: Served) -> None:
@@ -386,6 +414,18 @@ def test_files_of_the_warehouse_that_are_gone_are_no_fault_of_ours(tmp_path: Pat
         for path in ("/picture", "/similar"):
             reply = running.get(path, id="plain.png")
             assert reply.status == 503 and "cleaned meanwhile" in reply.json["error"]
+
+
+def test_a_page_is_told_no_function_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = StandIn(tmp_path)
+
+    def cleaned(*arguments: Any, **named: Any) -> Any:
+        raise JobFailed("w: version 1 was cleaned meanwhile: refresh() reads the newest", outdated=True)
+
+    monkeypatch.setattr(collection, "search", cleaned)
+    with serving.serving(collection) as running:
+        reply = running.get("/similar", id="plain.png")
+        assert reply.status == 503 and "ask again" in reply.json["error"] and "refresh" not in reply.json["error"]
 
 
 @pytest.mark.parametrize("given, effective", [(None, 5000), (4000, 4000), (6000, 5000)])

@@ -10,7 +10,7 @@ from image_similarity.pages import site
 from image_similarity.redaction import redacted
 from image_similarity.storage import http_client, uris
 from image_similarity.warehouse import places
-from image_similarity.warehouse.snapshot import POINTER, RecordsGone, Snapshot, open_snapshot
+from image_similarity.warehouse.snapshot import POINTER, Pointer, RecordsGone, Snapshot, open_snapshot
 
 
 def newest(uri: str) -> Snapshot:
@@ -53,9 +53,15 @@ def named_errors(snapshot: Snapshot) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, RecordsGone) as error:
-        if not _is_current(snapshot):
+        now = _pointer_now(snapshot)
+        if not now.version:
             raise JobFailed(
-                f"{snapshot.uri}: version {snapshot.pointer.version} was cleaned meanwhile: refresh() reads the newest"
+                f"{snapshot.uri}: nothing is published here any more: was the warehouse moved or removed?"
+            ) from None
+        if now != snapshot.pointer:
+            raise JobFailed(
+                f"{snapshot.uri}: version {snapshot.pointer.version} was cleaned meanwhile: refresh() reads the newest",
+                outdated=True,
             ) from None
         if isinstance(error, RecordsGone):
             raise
@@ -66,11 +72,12 @@ def named_errors(snapshot: Snapshot) -> Iterator[None]:
         raise JobFailed(f"{snapshot.uri}: cannot be read: {_one_line(error)}") from None
 
 
-def _is_current(snapshot: Snapshot) -> bool:
+def _pointer_now(snapshot: Snapshot) -> Pointer:
+    """What is published now; where that cannot be read, what was published."""
     try:
-        return open_snapshot(snapshot.uri, snapshot.files).pointer == snapshot.pointer
+        return open_snapshot(snapshot.uri, snapshot.files).pointer
     except (OSError, JobFailed):
-        return True
+        return snapshot.pointer
 
 
 def _one_line(error: BaseException) -> str:

@@ -36,7 +36,7 @@ _MOST_PROCESSES = 4
 
 
 Picture: TypeAlias = Mapping[str, Any]
-"""What the template shows of a picture: its address, width, height and class; or None and the reason."""
+"""What the template shows of a picture: its address, width and height; or None and the reason."""
 Shown = TypeVar("Shown", bytes, Original)
 
 
@@ -238,8 +238,7 @@ def _shown(make: Callable[[Shown], Thumbnails], what: Shown) -> Picture:
     except Unreadable as error:
         return {"picture": None, "reason": originals.words(error)}
     width, height = made.small_size
-    ratio = cards.ratio_class(width, height)
-    return {"picture": originals.data_address(made), "width": width, "height": height, "ratio": ratio}
+    return {"picture": originals.data_address(made), "width": width, "height": height}
 
 
 @lru_cache(maxsize=1)

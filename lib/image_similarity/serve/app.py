@@ -164,7 +164,7 @@ class Desk:
         question = Question()
         try:
             fields = questions.from_fields(request.query_params.multi_items(), ("id",))
-            question = Question(questions.wanted(fields), image_id=fields.get("id"))
+            question = Question(questions.wanted(fields, questions.LABELS), image_id=fields.get("id"))
             if question.image_id is None:
                 return self._page(question)
             async with self._places.admitted():
@@ -173,24 +173,26 @@ class Desk:
             return self._page(question, refused=refused)
 
     async def ask_by_form(self, request: Request) -> Response:
-        """The answer to the form of the page: to a file, else an address, else the image that was asked for before."""
+        """The answer to the form of the page: to a file, else an address or an id, else the image asked for before."""
         question = Question()
         try:
             async with self._places.admitted():
                 form = await uploads.form(request, self.max_bytes)
                 fields = questions.from_fields(form.fields, ("again", "address"))
-                question = Question(questions.wanted(fields))
+                question = Question(questions.wanted(fields, questions.LABELS))
+                typed = fields.get("address", "").strip()
                 if form.picture:
                     question = replace(question, content=form.picture)
-                elif fields.get("address", "").strip():
-                    question = replace(question, address=fields["address"])
-                    question = replace(question, address=questions.checked_address(question.address))
+                elif typed:
+                    question = questions.typed(typed, question.wanted)
                 elif "again" in fields:  # quoted: a form may change line ends
                     return RedirectResponse(pages.address_of(unquote(fields["again"]), question.wanted), 303)
                 else:
-                    raise Refused(400, "nothing to look for: choose a picture, or give its address")
+                    raise Refused(400, "nothing to look for: choose a picture, or give its address or id")
                 return self._page(question, *await self._answered(request, question))
         except Refused as refused:
+            if question.image_id is not None and refused.status == 404:
+                refused = Refused(404, f"{refused}; an address begins with http:// or https://")
             return self._page(question, refused=refused)
 
     def _page(

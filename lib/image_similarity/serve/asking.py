@@ -296,6 +296,8 @@ def _refused(error: JobFailed) -> Refused:
     reason = error.fields.get("reason")
     if reason is not None:
         return unreadable(Unreadable(reason, error.fields.get("detail") or ""))
+    if error.fields.get("outdated"):
+        return Refused(503, "files of the published state were removed meanwhile: ask again when the newest is opened")
     return Refused(400 if isinstance(error, WrongInput) else 503, str(error))
 
 

@@ -11,7 +11,7 @@ from image_similarity.imaging.thumbnails import Thumbnails
 from image_similarity.pages import captions, cards, paths
 from image_similarity.pages.originals import data_address
 from image_similarity.serve.asking import Answer, Shown
-from image_similarity.serve.questions import MOST, Wanted
+from image_similarity.serve.questions import LABELS, MOST, Wanted
 from image_similarity.stages.gallery import words
 
 STATIC = {"serve.css": "text/css", "serve.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -104,8 +104,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(quoted=quote, relative=relative)
     environment.globals.update(cards.STYLE)
     environment.globals.update(
-        ratio_class=cards.ratio_class,
-        ratio_sum=_ratio_sum,
+        labels=LABELS,
         scales=words.SCALES,
         of_verdict=captions.of_verdict,
         most=MOST,
@@ -115,7 +114,3 @@ def _environment() -> jinja2.Environment:
         verdict_sentence=verdict_sentence,
     )
     return environment
-
-
-def _ratio_sum(shown: tuple[Shown, ...]) -> int:
-    return cards.ratio_sum((each.width, each.height) for each in shown)

@@ -17,6 +17,9 @@ K, MOST = 12, 500
 LONGEST_VECTOR = 1 << 17
 JSON_BYTES = 4 << 20
 """Most bytes of a body of JSON: a vector of some 100,000 numbers."""
+LABELS = {"k": "Most alike", "dissimilar": "Least alike"}
+"""What a page calls fields."""
+_WEB = ("http://", "https://")
 _METRICS = ("cosine", "correlation", "euclidean")
 
 
@@ -62,25 +65,32 @@ def from_fields(fields: Iterable[tuple[str, str]], known: tuple[str, ...] = ()) 
     return named
 
 
-def wanted(fields: Mapping[str, Any]) -> Wanted:
-    """What ``fields``, of an address, a form or JSON, want. Empty ones count as missing. Raises `Refused`."""
+def wanted(fields: Mapping[str, Any], labels: Mapping[str, str] = {}) -> Wanted:
+    """What ``fields``, of an address, a form or JSON, want. Empty ones count as missing.
+
+    ``labels``: what whoever asks calls a field, where that is not its name. Raises `Refused`.
+    """
     metric = fields.get("metric") or None
     if metric is not None and metric not in _METRICS:
         raise Refused(400, f"metric is none of {listed(_METRICS)}: {str(metric)[:40]!r}")
     fingerprint = fields.get("fingerprint") or None
     if not isinstance(fingerprint, (str, type(None))):
         raise Refused(400, "fingerprint should be a name")
-    return Wanted(_number(fields, "k", 1, K), _number(fields, "dissimilar", 0, 0), fingerprint, metric)
+    called = {"k": "k", "dissimilar": "dissimilar", **labels}
+    k = _number(fields.get("k", ""), called["k"], K)
+    dissimilar = _number(fields.get("dissimilar", ""), called["dissimilar"], 0)
+    if not k and not dissimilar:
+        raise Refused(400, f"nothing is asked for: {called['k']} and {called['dissimilar']} are both 0")
+    return Wanted(k, dissimilar, fingerprint, metric)
 
 
-def _number(fields: Mapping[str, Any], name: str, least: int, usual: int) -> int:
-    value = fields.get(name, "")
+def _number(value: Any, called: str, usual: int) -> int:
     if value == "":
         return usual
     text = str(value)
     is_number = not isinstance(value, bool) and text.isascii() and text.isdigit() and len(text) < 10
-    if not is_number or not least <= int(text) <= MOST:
-        raise Refused(400, f"{name} should be a number from {least} to {MOST}, not {text[:40]!r}")
+    if not is_number or int(text) > MOST:
+        raise Refused(400, f"{called} should be a number from 0 to {MOST}, not {text[:40]!r}")
     return int(text)
 
 
@@ -126,9 +136,16 @@ def _vector(values: Any) -> NDArray[np.float64]:
     return vector
 
 
+def typed(text: str, wanted: Wanted) -> Question:
+    """The question of a page's field for an address or the id of an image. Raises `Refused`."""
+    if text.lower().startswith(_WEB):
+        return Question(wanted, address=checked_address(text))
+    return Question(wanted, image_id=text)
+
+
 def checked_address(value: Any) -> str:
     """``value``, if it can be an http(s) address. Raises `Refused`: no file of this machine is read."""
-    is_address = isinstance(value, str) and value.strip().lower().startswith(("http://", "https://"))
+    is_address = isinstance(value, str) and value.strip().lower().startswith(_WEB)
     if not is_address or len(value) > 8192 or not value.strip().isprintable():
         raise Refused(400, "the address should begin with http:// or https://")
     return str(value.strip())

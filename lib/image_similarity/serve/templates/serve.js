@@ -18,10 +18,14 @@
       const page = new DOMParser().parseFromString(await response.text(), "text/html");
       const found = page.getElementById("answer");
       if (!found) throw new Error(page.querySelector(".lead")?.textContent || `the server says ${response.status}`);
-      answer.replaceChildren(...found.childNodes);
-      for (const hidden of [form, page].map((where) => where.querySelector("input[name=again]"))) hidden?.remove();
       const shown = new URL(response.url);
-      if (shown.search !== location.search) history.pushState(null, "", shown);
+      if (shown.search !== location.search) {
+        keep();
+        history.pushState(++entry, "", shown);
+      }
+      answer.replaceChildren(...found.childNodes);
+      setAgain(page.querySelector("input[name=again]"));
+      if (shown.search) file.value = address.value = ""; // it is an image of the collection
       document.title = page.title;
       status.textContent = "";
       document.getElementById("said")?.focus();
@@ -31,6 +35,10 @@
       if (asking === mine) document.body.classList.remove("busy");
     }
   }
+  function setAgain(hidden) {
+    form.querySelector("input[name=again]")?.remove();
+    if (hidden) form.append(hidden);
+  }
   const submit = () => ask(form.action, { method: "POST", body: new FormData(form) });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -38,7 +46,7 @@
   });
   function look(given) {
     /* A File or an address takes the place of what was asked before. */
-    form.querySelector("input[name=again]")?.remove();
+    setAgain(null);
     if (given instanceof File) {
       if (given.size > most) {
         status.textContent = `This file is too large: ${given.size.toLocaleString("en")} bytes, ${most.toLocaleString("en")} are allowed`;
@@ -64,6 +72,9 @@
     const target = new URL(more.href);
     for (const name of ["k", "dissimilar", "fingerprint"]) if (form.elements[name]) target.searchParams.set(name, form.elements[name].value);
     more.href = target.href;
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // another tab or window
+    event.preventDefault();
+    ask(more.href);
   });
 
   /* -- dropping and pasting: a picture, its address, or an image of an answer -- */
@@ -72,7 +83,9 @@
     /* Whether there is something to look for in what was dropped or pasted. */
     const question = data.getData(OURS);
     if (question) {
-      location.search = question; // whoever set it: it leads nowhere else
+      const target = new URL(location.href);
+      target.search = question; // whoever set it: it leads nowhere else
+      ask(target);
       return true;
     }
     const given = [...data.files][0] ?? [data.getData("text/uri-list").split("\n")[0], data.getData("text/plain")].map((text) => text.trim()).find(isAddress);
@@ -128,5 +141,26 @@
     if (location.search) location.reload();
     else submit();
   });
-  window.addEventListener("popstate", () => location.reload());
+
+  /* -- going back: a picture that was sent has no address, so answers stay in this page -- */
+  const kept = new Map(); // by the number of their entry in the history
+  let entry = history.state ?? 0;
+  function keep() {
+    const files = new DataTransfer();
+    for (const each of file.files) files.items.add(each);
+    kept.set(entry, { nodes: [...answer.childNodes], title: document.title, files: files.files, address: address.value, again: form.querySelector("input[name=again]") });
+  }
+  window.addEventListener("popstate", (event) => {
+    keep();
+    entry = event.state ?? 0;
+    const there = kept.get(entry);
+    if (!there) return location.reload();
+    asking?.abort();
+    answer.replaceChildren(...there.nodes);
+    document.title = there.title;
+    file.files = there.files;
+    address.value = there.address;
+    setAgain(there.again);
+    status.textContent = "";
+  });
 })();
