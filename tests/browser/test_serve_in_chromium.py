@@ -251,7 +251,7 @@ def test_going_back_shows_the_answer_of_a_picture_again(page: Page) -> None:
     assert "id=" in page.url
 
 
-@pytest.mark.parametrize("width, columns", [(390, 2), (1280, 7)])
+@pytest.mark.parametrize("width, columns", [(390, 2), (1280, 6)])
 def test_all_answers_are_in_one_grid(browser: Browser, served: Served, width: int, columns: int) -> None:
     with browser.new_context(viewport={"width": width, "height": 900}) as context:
         page = context.new_page()
