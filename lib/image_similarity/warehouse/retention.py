@@ -39,18 +39,26 @@ _TEMPORARY = re.compile(r".+\.[0-9a-f]{8}\.tmp")
 def superseded(history: Sequence[Record], keep: int) -> list[str]:
     """The runs of each job and slot that are older than its ``keep`` newest runs that wrote tables.
 
-    Current runs may be among them. Undone runs do not count as kept ones.
+    Current runs may be among them. Undone runs do not count as kept ones. Of a slot that was unpublished, all runs
+    until then are older.
     """
     undone_runs = undone(history)
+    unpublished = {(table, slot): run.run_id for run in history for table, slots in run.removed.items() for slot in slots}
     by_slot: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in history:
         if record.replaced:
             by_slot[record.job, record.slot].append(record.run_id)
-    old = []
+    old = [record.run_id for record in history if _is_unpublished(record, unpublished)]
     for runs in by_slot.values():
         kept = [run for run in runs if run not in undone_runs][-keep:]
         old += [run for run in runs if kept and run < kept[0]]
-    return old
+    return list(dict.fromkeys(old))
+
+
+def _is_unpublished(record: Record, unpublished: Mapping[tuple[str, str], str]) -> bool:
+    """Whether all that the run of ``record`` published was unpublished by a later run of ``unpublished``."""
+    slots = [(table, slot) for table, names in record.replaced.items() for slot in names]
+    return bool(slots) and all(record.run_id < unpublished.get(slot, "") for slot in slots)
 
 
 def newer(history: Sequence[Record], than: Sequence[Record]) -> list[str]:
