@@ -185,7 +185,7 @@ class Job:
             return None
         with self.step("look for the label"):
             history = list(self.base_snapshot.runs.values())
-        undone = retention.undone(history)
+        undone = retention.undone(history) | retention.unpublished(history)
         published = [run for run in history if run.status == PUBLISHED]
         same = [run for run in published if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
         previous = next((run for run in same if run.run_id not in undone), None)

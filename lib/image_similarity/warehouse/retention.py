@@ -43,22 +43,32 @@ def superseded(history: Sequence[Record], keep: int) -> list[str]:
     until then are older.
     """
     undone_runs = undone(history)
-    unpublished = {(table, slot): run.run_id for run in history for table, slots in run.removed.items() for slot in slots}
     by_slot: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in history:
         if record.replaced:
             by_slot[record.job, record.slot].append(record.run_id)
-    old = [record.run_id for record in history if _is_unpublished(record, unpublished)]
+    old = sorted(unpublished(history))
     for runs in by_slot.values():
         kept = [run for run in runs if run not in undone_runs][-keep:]
         old += [run for run in runs if kept and run < kept[0]]
     return list(dict.fromkeys(old))
 
 
-def _is_unpublished(record: Record, unpublished: Mapping[tuple[str, str], str]) -> bool:
-    """Whether all that the run of ``record`` published was unpublished by a later run of ``unpublished``."""
-    slots = [(table, slot) for table, names in record.replaced.items() for slot in names]
-    return bool(slots) and all(record.run_id < unpublished.get(slot, "") for slot in slots)
+def unpublished(history: Sequence[Record]) -> set[str]:
+    """Runs whose slots all were unpublished later, and that have not been restored since."""
+    found: set[str] = set()
+    for number, record in enumerate(history):
+        if UNDONE in record.settings:
+            found -= set(record.inputs.get(RUNS, []))
+        if record.removed:
+            found |= {before.run_id for before in history[:number] if _is_of(before, record.removed)}
+    return found
+
+
+def _is_of(record: Record, removed: Mapping[str, Sequence[str]]) -> bool:
+    return bool(record.replaced) and all(
+        set(slots) <= set(removed.get(table, ())) for table, slots in record.replaced.items()
+    )
 
 
 def newer(history: Sequence[Record], than: Sequence[Record]) -> list[str]:

@@ -164,7 +164,10 @@ def read(published: Snapshot, slot: str, failures_slot: str, fingerprint: str) -
 
     columns = ["query_id", "query_uri", "image_id", "rank", "distance", "verdict"]
     matches = published.dataset("matches", slot).to_table(columns=columns, filter=ds.field("relation") == SIMILAR)
-    shown = matches.filter(pc.less_equal(matches["rank"], SHOWN))["image_id"].combine_chunks().unique()
+    may_be_shown = pc.or_kleene(
+        pc.less_equal(matches["rank"], SHOWN), pc.is_in(matches["verdict"], pa.array([YES, NEAR]))
+    )
+    shown = matches.filter(may_be_shown)["image_id"].combine_chunks().unique()
     is_shown = ds.field("image_id").isin(shown)
     manifest = published.dataset("manifest").to_table(
         columns=["image_id", "uri", "source_version", "attributes"], filter=is_shown
@@ -199,10 +202,17 @@ def _best(answers: Sequence[Mapping[str, Any]]) -> str | None:
     return next((verdict for verdict in (YES, NEAR, NO) if verdict in verdicts), None)
 
 
+def _shown(answers: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The first ones. Among them is the first with the best verdict: it says why the query is where it is."""
+    best = _best(answers)
+    place = next(place for place, answer in enumerate(answers) if answer["verdict"] == best)
+    return answers[:SHOWN] if place < SHOWN else [*answers[: SHOWN - 1], answers[place]]
+
+
 def _wanted(tables: Tables, place: Place) -> Iterator[Wanted]:
     for query, answers in _rows(tables):
         yield Wanted(pictures.name_of("query", query["query_id"]), query["query_uri"])
-        for answer in answers[:SHOWN]:
+        for answer in _shown(answers):
             image = tables.images.get(answer["image_id"], {})
             in_gallery = place.picture(*(image.get(name) for name in ("content", "uri", "source_version")))
             yield Wanted(pictures.name_of("image", answer["image_id"]), image.get("uri"), in_gallery if image else None)
@@ -220,7 +230,7 @@ def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings
             captions.link(row["query_uri"] or ""),
         )
         answers = []
-        for answer in rows[:SHOWN]:
+        for answer in _shown(rows):
             image = tables.images.get(answer["image_id"], {})
             words = captions.of_image(answer["image_id"], dict(image.get("attributes") or ()), *titles)
             picture = made[pictures.name_of("image", answer["image_id"])]
