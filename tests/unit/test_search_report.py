@@ -62,12 +62,18 @@ def test_answers_lead_to_their_pages_in_a_gallery(gallery: str | None, site: str
         ("/data/list of 3.csv", "list-of-3"),
         ("s3://bucket/inbox/*/2*.jpg", "inbox"),
         ("/data/inbox/", "inbox"),
-        ("/データ", "queries"),
     ],
 )
 def test_queries_are_called_like_their_folder(location: str, name: str) -> None:
     assert queries.name_of(location) == name
     assert queries.check_name(name) == name
+
+
+@pytest.mark.parametrize("location", ["/データ", "/", "/*.jpg"])
+def test_what_makes_no_name_asks_for_one(location: str) -> None:
+    """Two such folders would have the same name, and the answers to one would replace those to the other."""
+    with pytest.raises(WrongInput, match="give one by --queries"):
+        queries.name_of(location)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "A", "a/b", "-a", "a--b", "ä"])

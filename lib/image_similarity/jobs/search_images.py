@@ -527,7 +527,7 @@ def _nothing(wanted: Asked) -> _Found:
 
     none, nobody = Lists(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)), np.empty((0, 0), object)
     ids = pa.array([], pa.large_string())
-    return _Found(asked.ROWS.empty_table(), ids, none, none, Judged(nobody, nobody), wanted)
+    return _Found(asked.ROWS.empty_table(), ids, none, none, Judged(nobody, nobody, nobody.astype(bool)), wanted)
 
 
 def _ids(answers: "Answers") -> pa.Array:

@@ -178,8 +178,8 @@ class Warehouse:
         """Makes runs current by one replacement of the pointer, and unpublishes the slots ``remove``, all or nothing.
 
         ``base`` is the pointer that the job began with. If another job has published one of the slots in ``replace``
-        or ``remove`` since then, nothing changes, and ``JobFailed`` says which slot. The same holds for ``append``, because two jobs
-        may have added the same vectors; but not for ``runs``, to which all jobs append.
+        or ``remove`` since then, nothing changes, and ``JobFailed`` says which slot. The same holds for ``append``,
+        because two jobs may have added the same vectors; but not for ``runs``, to which all jobs append.
         """
         path = f"{self.uri}/{POINTER}"
         added = ((table, slots) for table, slots in append.items() if table != RUNS)

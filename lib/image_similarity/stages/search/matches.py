@@ -117,10 +117,12 @@ def known(published: Snapshot, fingerprint: str, key: str | None, ids: pa.Array)
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict on each pair of lists, and the best one of each query: (n,), None where nothing was judged."""
+    """The verdict on each pair of lists (n, k), and the best one of each query: (n,), None where nothing was judged."""
 
     similar: NDArray[np.object_]
     dissimilar: NDArray[np.object_]
+    is_same: NDArray[np.bool_]
+    """(n, k): whether the similar image has the query's own bytes."""
 
     @property
     def of_queries(self) -> NDArray[np.object_]:
@@ -130,12 +132,15 @@ class Judged:
         return found
 
     def listed(self, k: int) -> NDArray[np.bool_]:
-        """(n, m): which similar images a query's list has: the first ``k``, and the first with its best verdict, which
-        may come later.
+        """(n, m): which similar images a query's list has: the first ``k``, and the one that says most, which may come
+        later: the first with the query's own bytes, or else the first with its best verdict.
         """
         is_best: NDArray[np.bool_] = self.similar == self.of_queries[:, None]
+        has_same = self.is_same.any(axis=1, keepdims=True)
+        is_best = (has_same & self.is_same) | (~has_same & is_best)
         is_first_of_them = is_best & (np.cumsum(is_best, axis=1) == 1)
-        return is_first_of_them | (np.arange(self.similar.shape[1]) < k)
+        is_listed: NDArray[np.bool_] = is_first_of_them | (np.arange(self.similar.shape[1]) < k)
+        return is_listed
 
 
 def judged(
@@ -157,19 +162,20 @@ def judged(
     if judge is not None:
         image_scale = judge.scales(ids)
     verdict = [np.full(lists.image.shape, None, dtype=object) for lists in (similar, dissimilar)]
+    is_same = [np.zeros(lists.image.shape, dtype=np.bool_) for lists in (similar, dissimilar)]
     for start in range(0, len(content), _QUERIES_AT_ONCE):
         rows = slice(start, start + _QUERIES_AT_ONCE)
-        for lists, found in zip((similar, dissimilar), verdict):
+        for lists, found, same_of_list in zip((similar, dissimilar), verdict, is_same):
             image, distance = lists.image[rows], lists.distance[rows]
             of_image = np.append(images.content, -1)[image]
-            same = (of_image == content[rows, None]) & (of_image >= 0)
+            same = same_of_list[rows] = (of_image == content[rows, None]) & (of_image >= 0)
             if judge is None:
                 found[rows][same] = YES
                 continue
             part = Thumbprints(queries.pixels[rows], queries.is_there[rows])
             scales = np.append(image_scale, np.float32(0))[image]
             found[rows] = judge.verdicts(distance, scale[rows], scales, same, part, images.thumbprints, of_image)
-    return Judged(*verdict)
+    return Judged(verdict[0], verdict[1], is_same[0])
 
 
 @dataclass(frozen=True)
