@@ -22,6 +22,7 @@ from image_similarity.jobs import command_line, early, search_runners
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
 from image_similarity.jobs.search_runners import Runner, Side
+from image_similarity.pages import captions
 from image_similarity.pages.site import Site, open_site
 from image_similarity.redaction import redacted
 from image_similarity.reporting import note
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from image_similarity.stages.search.report import About
 
 NAME = "search_images"
-
-ALREADY, NEARLY, NEW = "are there already", "are near to one that is there", "are new"
-"""What a query with the best verdict yes, near or no is called."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +117,11 @@ def _asked(arguments: argparse.Namespace, settings: Settings) -> Asked:
         arguments.images,
         arguments.embeddings,
     )
+
+
+def fingerprint_tables(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Where none is named, the only fingerprint of which these are published is meant."""
+    return ("embeddings", "neighbours")
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -555,9 +558,9 @@ def described(verdicts: Mapping[str, int], unjudged: str | None) -> str:
     only the first is known.
     """
     if unjudged is not None:
-        return f"{verdicts['yes']:,} are there already as the same file; the others are not judged: {unjudged}"
-    told = (("yes", ALREADY), ("near", NEARLY), ("no", NEW))
-    return ", ".join(f"{verdicts[verdict]:,} {what}" for verdict, what in told)
+        there = captions.VERDICTS["yes"].of_queries
+        return f"{verdicts['yes']:,} {there} as the same file; the others are not judged: {unjudged}"
+    return ", ".join(f"{verdicts[verdict]:,} {words.of_queries}" for verdict, words in captions.VERDICTS.items())
 
 
 # -- forgetting --------------------------------------------------------------------------------------------------------
