@@ -3,13 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import hostile
 from crawler import crawl
 from image_similarity.errors import WrongInput
-from image_similarity.stages.search import queries
+from image_similarity.stages.search import queries, report
 from image_similarity.stages.search.report import About, Place
 from searching import written
 
@@ -30,10 +31,19 @@ def test_every_page_is_there_once_and_says_its_verdict(tmp_path: Path) -> None:
     assert all(page.handlers == [] for page in pages.values())
 
 
+def test_the_answer_with_the_best_verdict_is_shown_though_others_are_nearer() -> None:
+    answers: list[dict[str, Any]] = [{"image_id": str(rank), "verdict": "no"} for rank in range(12)]
+    assert report._shown(answers) == answers[: report.SHOWN]
+    answers[9]["verdict"], answers[10]["verdict"] = "near", "near"
+    assert report._shown(answers) == [*answers[: report.SHOWN - 1], answers[9]]
+    answers[11]["verdict"] = "yes"
+    assert report._shown(answers) == [*answers[: report.SHOWN - 1], answers[11]]
+
+
 def test_without_limits_only_the_same_files_are_told(tmp_path: Path) -> None:
     folder = written(tmp_path, About("inbox", "tiny", "cosine", 3, False, True, "r1"))
     text = crawl(folder).pages[(folder / "index.html").resolve()].text
-    assert "No near-duplicates of the collection are published" in text and "Untrained weights." in text
+    assert "No near-duplicates of the collection as it is now are published" in text and "Untrained weights." in text
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from image_similarity.grouping.verdicts import NEAR, YES
 from image_similarity.pages import captions, cards, paths
 from image_similarity.pages.originals import Original
 from image_similarity.settings import Settings
@@ -163,10 +164,8 @@ def read(published: Snapshot, slot: str, failures_slot: str, fingerprint: str) -
 
     columns = ["query_id", "query_uri", "image_id", "rank", "distance", "verdict"]
     matches = published.dataset("matches", slot).to_table(columns=columns, filter=ds.field("relation") == SIMILAR)
-    may_be_shown = pc.or_kleene(
-        pc.less_equal(matches["rank"], SHOWN), pc.is_in(matches["verdict"], pa.array([YES, NEAR]))
-    )
-    shown = matches.filter(may_be_shown)["image_id"].combine_chunks().unique()
+    is_first, is_there = pc.less_equal(matches["rank"], SHOWN), pc.is_in(matches["verdict"], pa.array([YES, NEAR]))
+    shown = matches.filter(pc.or_(is_first, is_there))["image_id"].combine_chunks().unique()
     is_shown = ds.field("image_id").isin(shown)
     manifest = published.dataset("manifest").to_table(
         columns=["image_id", "uri", "source_version", "attributes"], filter=is_shown
