@@ -349,7 +349,7 @@ def test_whether_a_query_is_there_does_not_depend_on_k(run: Any, warehouse: Path
 
 def _only_the_fourth(judge: Judge, distance: Any, *_: Any) -> NDArray[np.object_]:
     found = np.full(distance.shape, "no", dtype=object)
-    found[:, 3] = "yes"
+    found[:, 3:4] = "yes"
     return found
 
 
@@ -367,7 +367,7 @@ def test_a_label_is_of_one_search(run: Any, warehouse: Path, incoming: Path, tmp
     assert f"was for {tmp_path}/a/inbox, not for {tmp_path}/b/inbox" in told
     shutil.rmtree(tmp_path / "r")
     assert run(search_images, "--warehouse", warehouse, *BY, "--images", tmp_path / "b" / "inbox") == 0
-    told = capsys.readouterr().err
+    told = capsys.readouterr().out
     assert f"inbox are the queries from {tmp_path}/a/inbox, too" in told
     assert run(search_images, *first, tmp_path / "a" / "inbox") == 2
     assert f"no report of run {one}: the answers that are published" in capsys.readouterr().err
