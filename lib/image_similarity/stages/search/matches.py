@@ -158,8 +158,9 @@ def judged(
     Without a ``judge`` only the same bytes are told: they are the same picture whatever a limit is.
     """
     content = _places(query_contents, images.contents)
-    scale, image_scale = verdicts.scales(similar.distance), np.zeros(len(ids), dtype=np.float32)
+    scale, image_scale = np.empty(0, np.float32), np.empty(0, np.float32)
     if judge is not None:
+        scale = verdicts.scales(similar.distance, np.append(images.content, -1)[similar.image])
         image_scale = judge.scales(ids)
     verdict = [np.full(lists.image.shape, None, dtype=object) for lists in (similar, dissimilar)]
     is_same = [np.zeros(lists.image.shape, dtype=np.bool_) for lists in (similar, dissimilar)]
