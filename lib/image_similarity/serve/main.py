@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 8777
 _MAX_BYTES = 64 << 20
+USAGE = "--warehouse URI"
 _EXTRA = ("starlette", "uvicorn", "python_multipart")
 
 
