@@ -122,12 +122,12 @@ def test_sql_and_python_give_one_answer(collection: "Collection", sql: str, prog
 
 def test_they_hold_for_another_fingerprint_and_for_images_without_a_label(tmp_path: Path) -> None:
     made = Made(str(tmp_path / "w"))
-    made.manifest(dict.fromkeys("abc", "1"), label=None, attributes=[])
-    made.embeddings(dict(zip("abc", "ABC")), random_vectors("ABC"), "squeeze")
-    made.neighbours({"a": "bc", "b": "ac", "c": "ab"}, "squeeze/cosine")
+    made.manifest(dict.fromkeys("abcd", "1"), attributes=[])
+    made.embeddings(dict(zip("abcd", "ABCD")), random_vectors("ABCD"), "squeeze")
+    made.neighbours({"a": "bcd", "b": "acd", "c": "abd", "d": "abc"}, "squeeze/cosine")
     collection = ims.open(made.uri)
     vector = collection.embeddings().vectors[0]
-    for subject, count in (("neighbour_label", 1), ("list(list_cosine_distance", 3), ("$vector", 3)):
+    for subject, count in (("neighbour_label", 1), ("list(list_cosine_distance", 4), ("$vector", 4)):
         [(sql, program)] = [(sql, program) for sql, program in PAIRS if subject in sql]
         found = collection.duckdb().execute(sql, {"vector": vector} if "$vector" in sql else None).fetchall()
         names = {"collection": collection, "pc": pc, "np": np, "vector": vector}
