@@ -48,8 +48,13 @@ def tables(folder: Path) -> Tables:
     return Tables(matches, failures, known)
 
 
-def _no_spark() -> Any:
-    raise AssertionError("Spark was started")
+def no_spark() -> Any:
+    """A session that must not be started."""
+
+    def start() -> Any:
+        raise AssertionError("Spark was started")
+
+    return lazy_session(start)
 
 
 def written(folder: Path, about: About = ABOUT) -> Path:
@@ -57,6 +62,6 @@ def written(folder: Path, about: About = ABOUT) -> Path:
     site = open_site(None, "report", str(folder / "r <b>&'"))
     place = Place(site.uri, "r20260101T000000-00000000", None)
     (folder / "files").mkdir()
-    made = report.write(lazy_session(_no_spark), tables(folder / "files"), about, place, SETTINGS, 1)
+    made = report.write(no_spark(), tables(folder / "files"), about, place, SETTINGS, 1)
     site.write_index(made.index)
     return Path(site.uri)

@@ -1,44 +1,37 @@
 """The page of ``image-similarity search --open`` as a person sees it: in Chromium, narrow and wide, light and dark."""
 
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
+from image_similarity.collection import display
 from image_similarity.command import page as pages
 from image_similarity.command.answers import Answer, Asked, Image, Refused
 from image_similarity.errors import WrongInput
+from image_similarity.pages.originals import Original
 from image_similarity.settings import EmbeddingsSettings
 from processes import draw
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LONG = "a folder with a rather long name/IMG_20240101_123456789_with_words_that_never_end_" + "x" * 80 + ".jpg"
 HOSTILE = "<img src=x onerror=alert(1)> \u202e\" '.jpg"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no Chromium on PATH (Debian, Ubuntu: apt-get install chromium), nor in $CHROMIUM")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=program, chromium_sandbox=os.getuid() != 0, args=["--disable-quic", "--disable-gpu"]
-        )
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of two questions with answers, one of them with pictures that are gone, and of one without."""
+    """A page of two questions with answers, some with pictures that are gone or were replaced, and of one without."""
     folder = tmp_path_factory.mktemp("hostile <b>&'")
     draw(folder / "images", range(6))
     facts = {"fingerprint": "f", "metric": "cosine", "vectors": 6, "exact": True, "query_vector": "embedded"}
+
+    places = {f"{number}.jpg": str(folder / "images" / f"{number}.jpg") for number in range(6)}
+    replaced = Original.of(places["3.jpg"], "0" * 64)
+
+    def known(ids: Sequence[str]) -> Mapping[str, display.Image]:
+        of = {**{name: Original(uri) for name, uri in places.items()}, "3.jpg": replaced, LONG: Original("/none.jpg")}
+        return {name: display.Image(of[name]) for name in ids if name in of}
 
     def an_image(number: int, relation: str = "similar", image_id: str = "") -> Image:
         uri = str(folder / "images" / f"{number}.jpg")
@@ -48,11 +41,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     similar = [*map(an_image, range(5)), an_image(7, image_id=LONG), an_image(8, image_id=HOSTILE)]
     content = (folder / "images" / "5.jpg").read_bytes()
     first = Answer(
-        Asked(LONG, uri="/x"), LONG.rpartition("/")[2], content, None, (*similar, an_image(4, "dissimilar")), facts, 1.0
+        Asked(LONG, uri="/x"), LONG.rpartition("/")[2], content, (*similar, an_image(4, "dissimilar")), facts, 1.0
     )
-    second = Answer(Asked("0.jpg", image_id="0.jpg"), HOSTILE, None, "/none.jpg", (an_image(1),), facts, 0.1)
+    second = Answer(Asked(LONG, image_id=LONG), HOSTILE, None, (an_image(1),), facts, 0.1)
     path = folder / "page.html"
-    with pages.opened(pages.Wanted(str(path), False, None), str(folder / "w"), EmbeddingsSettings()) as sheet:
+    with pages.opened(pages.Wanted(str(path), False, None), str(folder / "w"), known, EmbeddingsSettings()) as sheet:
         assert sheet is not None
         for outcome in (first, second, Refused(Asked(HOSTILE), WrongInput(f"no such file: {LONG}"))):
             sheet.add(outcome)
@@ -76,10 +69,15 @@ def page(request: pytest.FixtureRequest, browser: Browser, made: Path) -> Iterat
 
 def test_the_page_shows_everything_and_hinders_nobody(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.locator("img").count() == 1 + 5 + 1 + 1  # the first question, its answers, that of the second
+    assert page.locator("img").count() == 1 + 4 + 1 + 1  # the first question, its answers, that of the second
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-    assert page.locator(".absent").all_inner_texts() == ["no picture: not found"] * 3
-    assert page.get_by_text("0.0000 · same picture").count() == 1
+    assert page.locator(".absent").all_inner_texts() == [
+        "no picture: the file was replaced since it was embedded",
+        "no picture: there is no such file",
+        "no picture: the manifest has no image of this id",
+        "no picture: there is no such file",
+    ]
+    assert page.get_by_text("0.0000 · the same picture").count() == 1
     assert page.get_by_text("perhaps the same picture").count() == 2
     assert page.get_by_role("heading", name="Not answered").count() == 1
     assert Axe().run(page).response["violations"] == []

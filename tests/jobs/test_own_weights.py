@@ -44,8 +44,10 @@ def test_weights_of_a_network(run: Any, tmp_path: Path, common: list[Any], capsy
     assert run(embed_images, *later, *own) == 0, "the same flags: the same fingerprint"
     assert f"0 embedded, {IMAGES} unchanged" in capsys.readouterr().out
     assert run(find_neighbours, *later, "--fingerprint", name, "--metric", "euclidean", "-k", 2) == 0
-    assert run(find_neighbours, *later) == 2, "of the fingerprint that is compared by default"
+    assert run(find_neighbours, *later, "--fingerprint", "vgg16-fc2") == 2
     assert f"(published: {name}): name one by --fingerprint, or run embed" in capsys.readouterr().err
+    assert run(find_neighbours, *later, "-k", 2) == 0, "the only one"
+    assert f"fingerprint {name}: no other is published" in capsys.readouterr().out
     assert run(audit_neighbours, *later, "--fingerprint", name, "--metric", "euclidean") == 0
     assert run(render_gallery, *later, "--gallery", tmp_path / "g", "--fingerprint", name) == 0
     assert run(embed_images, *later, "--fingerprint", name) == 2

@@ -284,7 +284,7 @@ def test_which_runner_compares(spark: SparkSession, tmp_path: Path, monkeypatch:
     assert chosen(elsewhere="s3://b/q") == ("spark", "s3://b/q is not on this machine")
     with pytest.raises(WrongInput, match="search.runner = process, but s3://b/q is not on this machine"):
         chosen("search.runner=process", elsewhere="s3://b/q")
-    monkeypatch.setattr("image_similarity.stages.neighbours.resources.available_memory", lambda: 2**20)
+    monkeypatch.setattr("image_similarity.stages.neighbours.plan.available_memory", lambda: 2**20)
     assert "more than half of the 1.0 MiB" in chosen()[1]
     with pytest.raises(JobFailed, match="1.0 MiB are available: set search.runner = spark"):
         chosen("search.runner=process")

@@ -22,6 +22,8 @@ from image_similarity.collection import display
 from image_similarity.collection.display import Image, Pictures
 from image_similarity.errors import WrongInput
 from image_similarity.imaging.sandbox import IsolatedDecoders
+from image_similarity.pages import originals
+from image_similarity.pages.originals import Original
 from image_similarity.warehouse.schemas import SCHEMAS
 from warehouses import Made
 
@@ -44,12 +46,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Image]:
         [("a", (400, 300)), ("wide", (900, 60)), ("tall", (40, 600)), ("tiny", (1, 1))]
     ):
         content = draw(folder / f"{name}.png", size, seed)
-        known[name] = Image(str(folder / f"{name}.png"), {"title": f"Picture {name}"}, frozenset([content]))
+        known[name] = Image(Original.of(str(folder / f"{name}.png"), content), {"title": f"Picture {name}"})
     (folder / "broken.png").write_bytes(b"no picture")
-    known["broken"] = Image(str(folder / "broken.png"), {"title": HOSTILE})
+    known["broken"] = Image(Original(str(folder / "broken.png")), {"title": HOSTILE})
     draw(folder / "changed.png", (30, 20))
-    known["changed"] = Image(str(folder / "changed.png"), {}, frozenset(["0" * 64]))
-    known["gone"] = Image(str(folder / "gone.png"), {})
+    known["changed"] = Image(Original.of(str(folder / "changed.png"), "0" * 64))
+    known["gone"] = Image(Original(str(folder / "gone.png")))
     return known
 
 
@@ -142,7 +144,7 @@ def test_queries_from_outside_begin_strips(show: Any, images: dict[str, Image]) 
     matches = pa.table(
         {
             "query_id": ["q/new.png"] * 3,
-            "query_uri": [images["wide"].uri] * 3,
+            "query_uri": [images["wide"].original.uri] * 3,
             "image_id": ["a", "tall", "tiny"],
             "distance": pa.array([0.0, 0.1, 0.2], pa.float32()),
             "verdict": ["yes", "near", None],
@@ -152,7 +154,7 @@ def test_queries_from_outside_begin_strips(show: Any, images: dict[str, Image]) 
     assert repr(shown).splitlines() == [
         "new",
         "  Picture a  0.0000  the same picture",
-        "  Picture tall  0.1000  perhaps the same",
+        "  Picture tall  0.1000  perhaps the same picture",
         "  Picture tiny  0.2000",
     ]
     assert len(html_of(shown).images) == 4
@@ -165,7 +167,7 @@ def test_tables_of_others_and_lists_are_taken(show: Any, images: dict[str, Image
     listed += [pa.chunked_array([["a"], ["tall"]]), pa.table({"image_id": ["a", "tall"]}).to_batches()[0]]
     assert {repr(show(rows)) for rows in listed} == {"Picture a\nPicture tall"}
     assert repr(show("a")) == "Picture a" and repr(show([])) == "no rows"
-    file = Path(str(images["tall"].uri))
+    file = Path(str(images["tall"].original.uri))
     assert repr(show(file)) == "tall" and len(html_of(show([file, "a"])).images) == 2
 
 
@@ -212,7 +214,7 @@ def test_what_cannot_be_shown_says_why_and_breaks_nothing(show: Any, images: dic
     problems = re.findall(r"no picture: ([^<]*)<", html)
     assert problems == [
         "the content is none of the formats known here",
-        "the file has changed since it was embedded",
+        "the file was replaced since it was embedded",
         "there is no such file",
         "the manifest has no image of this id",
         "the manifest has no image of this id",
@@ -239,15 +241,10 @@ def test_files_are_decoded_in_a_child_process_and_once(
             asked.append(content)
             return super().thumbnails(content)
 
-    monkeypatch.setattr(display, "IsolatedDecoders", Counting)
+    monkeypatch.setattr(originals, "IsolatedDecoders", Counting)
     shown = show(neighbours(("a", "wide", 0.5), ("wide", "a", 0.5), ("a", "a", 0.0)))
     assert asked == [], "nothing is read before it is shown"
     assert shown._repr_html_() == shown._repr_html_() and len(asked) == 2
-
-
-def test_a_thumbnail_is_bounded(show: Any, images: dict[str, Image], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(display, "_LARGEST_FILE", 10)
-    assert html_of(show("a")).images == []
 
 
 # -- of a published collection -----------------------------------------------------------------------------------------
@@ -275,7 +272,7 @@ def test_a_collection_shows_its_tables(published: Made) -> None:
     assert [line.split("  ")[:2] for line in repr(shown).splitlines()] == [["No. 0"], ["", "No. 1"], ["", "No. 2"]]
     html = html_of(shown)
     assert [image["alt"] for image in html.images] == ["No. 0, somebody", "No. 1, somebody"]
-    assert "the file has changed since it was embedded" in shown._repr_html_()
+    assert "the file was replaced since it was embedded" in shown._repr_html_()
     assert len(collection.show(collection.images())) == 3 and len(collection.show(collection.images(), limit=1)) == 1
 
 
@@ -284,7 +281,7 @@ def test_a_picture_that_two_fingerprints_saw_in_two_versions_may_be_either(publi
     now = hashlib.sha256(file.read_bytes()).hexdigest()
     row = {"image_id": file.name, "fingerprint": "g", "fingerprint_key": "l", "content_sha256": now}
     published.publish("embed_images", "g", {"embeddings": {"g": pa.Table.from_pylist([row], SCHEMAS["embeddings"])}})
-    assert "has changed" not in ims.open(published.uri).show(file.name)._repr_html_()
+    assert "was replaced" not in ims.open(published.uri).show(file.name)._repr_html_()
 
 
 def test_pictures_of_a_state_that_was_cleaned_are_one_line(published: Made, tmp_path: Path) -> None:

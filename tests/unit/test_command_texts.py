@@ -34,7 +34,7 @@ def an_image(rank: int, image_id: str, **other: Any) -> Image:
 
 def an_answer(*images: Image, **facts: Any) -> Answer:
     known = {"fingerprint": "f", "metric": "cosine", "vectors": 1234, "exact": True, **facts}
-    return Answer(Asked("a.jpg", uri="/a.jpg"), "a.jpg", b"", None, images, known, 1.25)
+    return Answer(Asked("a.jpg", uri="/a.jpg"), "a.jpg", b"", images, known, 1.25)
 
 
 class Tty(io.StringIO):

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from image_similarity.command import catalogue, running
 from image_similarity.jobs import command_line
+from image_similarity.pages import captions
 from image_similarity.settings import Settings
 from image_similarity.settings.fingerprints import keys_of, kinds
 from image_similarity.stages.downloads import stage as downloads
@@ -346,6 +347,14 @@ def test_every_reason_is_explained_as_in_the_code() -> None:
     listed = re.findall(r"^\| `(\w+)` \| embed_images", page, re.MULTILINE)
     assert set(listed[listed.index(first) : listed.index(last) + 1]) == set(FETCH_REASONS)
     assert set(listed[listed.index("empty") :]) | {"too_many_bytes"} == set(PERMANENT)
+
+
+def test_verdicts_have_their_words_as_in_the_code() -> None:
+    rows = re.findall(r"^\| `(yes|near|no)` \|(.+)\|$", TEXTS["docs/searching.md"], re.MULTILINE)
+    told = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+    assert told == {
+        name: [words.answer, words.of_image, words.of_query, words.meaning] for name, words in captions.VERDICTS.items()
+    }
 
 
 def test_every_table_has_its_columns_there() -> None:

@@ -22,8 +22,9 @@ import misbehaving
 import serving
 from image_similarity.errors import WrongInput
 from image_similarity.pages import paths
+from image_similarity.pages.originals import Original
 from image_similarity.serve import app, asking, main, pages, pictures, questions
-from image_similarity.serve.pictures import Original, Pictures
+from image_similarity.serve.pictures import Pictures
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.storage import http_connections
 from serving import ODD_IDS, Served, StandIn, form, picture
@@ -207,7 +208,7 @@ def test_a_gallery_elsewhere_is_linked_to(served: Served) -> None:
 def test_pictures_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = StandIn(tmp_path)
     made = Pictures(None, EmbeddingsSettings(), HttpSettings())
-    originals = [Original(row["uri"], row["content_sha256"]) for row in collection.images().to_pylist()]
+    originals = [Original.of(row["uri"], row["content_sha256"]) for row in collection.images().to_pylist()]
     try:
         most = 3 * max(len(made.of(original, "small")) for original in originals)
         monkeypatch.setattr(pictures, "MOST_BYTES", most)

@@ -287,15 +287,14 @@ class Collection:
         ``rows``: a table of images, neighbours, groups, matches or answers, by Arrow, pandas or DuckDB, of which the
         first ``limit`` rows are shown; or an image_id, the ``Path`` of a file, or a list of these. Of neighbours, each
         image stands left of what was found for it. The images of a group stand together. Files are read when the
-        notebook shows them. One that cannot be read, or that has changed since it was embedded, leaves an empty frame
+        notebook shows them. One that cannot be read, or that was replaced since it was embedded, leaves an empty frame
         that says so. ``notes``: the column or columns that are told below pictures, in the place of distances and
         verdicts. Outside of notebooks it is a list of titles. Raises ``WrongInput`` for a table without images, and
         for a limit above 200.
         """
         from image_similarity.collection import display  # with Pillow, which tables do not need
 
-        with reading.named_errors(self.snapshot):
-            return display.pictures(rows, display.of_snapshot(self.snapshot), limit, notes)
+        return display.pictures(rows, display.of_snapshot(self.snapshot), limit, notes)
 
     def __repr__(self) -> str:
         return summary.text(self.snapshot)

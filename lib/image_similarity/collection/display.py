@@ -4,11 +4,8 @@ Files are fetched, and decoded in child processes, when the notebook asks for th
 addresses), so that a saved notebook shows them wherever it is opened.
 """
 
-import base64
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,14 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from image_similarity.collection import reading
 from image_similarity.errors import Unreadable, WrongInput, did_you_mean
-from image_similarity.imaging.decoding import UNREADABLE_REASONS
-from image_similarity.imaging.sandbox import IsolatedDecoders
-from image_similarity.imaging.thumbnails import Thumbnails
-from image_similarity.pages import captions
+from image_similarity.pages import captions, originals
+from image_similarity.pages.originals import Original, Originals
 from image_similarity.settings.sections import EmbeddingsSettings, GallerySettings, HttpSettings
-from image_similarity.storage import fetch
-from image_similarity.storage.budget import ByteBudget
 from image_similarity.warehouse.snapshot import Snapshot
 
 MOST = 200
@@ -32,25 +26,16 @@ MOST = 200
 
 _HEIGHT, _MOST_HEIGHT, _LEAST_WIDTH, _MOST_WIDTH = 120, 240, 80, 240
 """Of a picture in the page, in pixels. A wide one is lower than `_HEIGHT`, and a narrow one higher."""
-_LARGEST_FILE = 2**20
-"""Bytes. A small file has about 20 KB; only a child process that was taken over makes larger ones."""
-_DECODERS, _READERS = 2, 4
-_PROBLEMS = {
-    **fetch.FETCH_REASONS,
-    **UNREADABLE_REASONS,
-    "unknown": "the manifest has no image of this id",
-    "changed": "the file has changed since it was embedded",
-}
+_PROCESSES = 2
 
 _PARTS = ("change", "what", "fingerprint", "metric", "relation", "kind", "level")
 """Columns that divide a table into strips. One that has several values is told above each strip."""
-_VERDICTS = {"yes": "the same picture", "near": "perhaps the same"}
 _NOTES: Mapping[str, Callable[[Any], str]] = {
     "distance": "{:,.4f}".format,
     "distance_to_representative": "{:,.4f}".format,
     "size": "{:,} images".format,
-    "verdict": lambda verdict: _VERDICTS.get(verdict, ""),
-    "reason": lambda reason: _PROBLEMS.get(reason, reason),
+    "verdict": captions.of_verdict,
+    "reason": lambda reason: originals.words(Unreadable(reason)),
 }
 """Columns that are told below a picture."""
 
@@ -59,10 +44,8 @@ _NOTES: Mapping[str, Callable[[Any], str]] = {
 class Image:
     """What the collection knows of an image."""
 
-    uri: str | None
-    attributes: Mapping[str, str] = field(compare=False)
-    contents: frozenset[str] = frozenset()
-    """The sha256 of the file that was embedded: several if fingerprints saw several versions, none if nobody knows."""
+    original: Original
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 Images = Callable[[Sequence[str]], Mapping[str, Image]]
@@ -88,7 +71,7 @@ class Strip:
     others: list[Picture]
 
 
-_UNKNOWN = Image(None, {})
+_UNKNOWN = Image(Original(None))
 
 
 class Pictures:
@@ -124,7 +107,7 @@ class Pictures:
             page = environment.get_template("pictures.html")
             made = _thumbnails(self._all())
             self._html = page.render(
-                strips=self._strips, rest=self._rest, thumbnail_of=lambda picture: made[picture.image]
+                strips=self._strips, rest=self._rest, thumbnail_of=lambda picture: made[picture.image.original]
             )
         return self._html
 
@@ -160,22 +143,28 @@ def pictures(rows: Any, images: Images, limit: int, notes: str | Sequence[str] |
     return Pictures(list(strips.values()), _rest(table.num_rows, limit))
 
 
-def of_snapshot(snapshot: Snapshot) -> Images:
-    """Looks images up in the published manifest, without reading all of its rows into memory."""
+def of_snapshot(snapshot: Snapshot, fingerprint: str | None = None) -> Images:
+    """Looks images up in the published manifest, without reading all of its rows into memory.
+
+    ``fingerprint``: the one whose originals are shown; None: those of all.
+    """
 
     def images(ids: Sequence[str]) -> Mapping[str, Image]:
-        wanted = pc.field("image_id").isin(pa.array(ids, pa.string()))
-        embedded = snapshot.dataset("embeddings").to_table(columns=["image_id", "content_sha256"], filter=wanted)
-        contents: dict[str, set[str]] = defaultdict(set)
-        for image_id, content in zip(*(column.to_pylist() for column in embedded.columns)):
-            contents[image_id].add(content)
-        rows = snapshot.dataset("manifest").to_table(columns=["image_id", "uri", "attributes"], filter=wanted)
-        return {
-            row["image_id"]: Image(row["uri"], dict(row["attributes"] or ()), frozenset(contents[row["image_id"]]))
-            for row in rows.to_pylist()
-        }
+        with reading.named_errors(snapshot):
+            return _looked_up(snapshot, fingerprint, pc.field("image_id").isin(pa.array(ids, pa.string())))
 
     return images
+
+
+def _looked_up(snapshot: Snapshot, fingerprint: str | None, wanted: pc.Expression) -> Mapping[str, Image]:
+    columns = ["image_id", "content_sha256"]
+    embedded = snapshot.dataset("embeddings", fingerprint).to_table(columns=columns, filter=wanted)
+    contents: dict[str, set[str]] = defaultdict(set)
+    for image_id, content in zip(*(column.to_pylist() for column in embedded.columns)):
+        contents[image_id].add(content)
+    rows = snapshot.dataset("manifest").to_table(columns=["image_id", "uri", "attributes"], filter=wanted).to_pylist()
+    place = {row["image_id"]: Original(row["uri"], frozenset(contents[row["image_id"]])) for row in rows}
+    return {row["image_id"]: Image(place[row["image_id"]], dict(row["attributes"] or ())) for row in rows}
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -194,7 +183,7 @@ def _table(rows: Any) -> tuple[pa.Table, dict[str, Image]]:
         if isinstance(rows, pa.Array | pa.ChunkedArray):
             rows = rows.to_pylist()
         ids = [str(row) if isinstance(row, Path) else row for row in rows]
-        files = {str(row): Image(str(row.absolute()), {}) for row in rows if isinstance(row, Path)}
+        files = {str(row): Image(Original(str(row.absolute()))) for row in rows if isinstance(row, Path)}
         return pa.table({"image_id": pa.array(ids, pa.string())}), files
     except (TypeError, ValueError):
         kind = f"list of {type(rows[0]).__name__}" if isinstance(rows, list) and rows else type(rows).__name__
@@ -246,7 +235,7 @@ def _head(row: Mapping[str, Any], first: str, known: Mapping[str, Image]) -> Pic
     """The picture that begins a strip: an image of the collection, or a query from outside."""
     name = row[first]
     if first == "query_id":
-        known = {name: Image(row.get("query_uri"), {})}
+        known = {name: Image(Original(row.get("query_uri")))}
     return _picture(name, {}, known, {})
 
 
@@ -270,7 +259,7 @@ def _as_text(strip: Strip) -> list[str]:
 
 
 def _line(picture: Picture) -> str:
-    unknown = [f"({_PROBLEMS['unknown']})"] if picture.image.uri is None else []
+    unknown = [f"({originals.REASONS[originals.UNKNOWN]})"] if picture.image.original.uri is None else []
     return "  ".join([picture.title, *picture.notes, *unknown])
 
 
@@ -287,32 +276,18 @@ class _Thumbnail:
     problem: str = ""
 
 
-def _thumbnails(wanted: Sequence[Picture]) -> dict[Image, _Thumbnail]:
+def _thumbnails(wanted: Sequence[Picture]) -> dict[Original, _Thumbnail]:
     """The thumbnails of ``wanted``. Each file is read once, a few at a time."""
-    embeddings = EmbeddingsSettings()
-    images = list(dict.fromkeys(picture.image for picture in wanted))
-    limits = embeddings.max_pixels, embeddings.decode_bytes, embeddings.decode_seconds
-    budget = ByteBudget(embeddings.fetch_bytes, _READERS)
-    with IsolatedDecoders(_DECODERS, *limits) as decoders, ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(images, pool.map(partial(_thumbnail, decoders, budget), images)))
+    distinct = list(dict.fromkeys(picture.image.original for picture in wanted))
+    with Originals(_PROCESSES, EmbeddingsSettings(), HttpSettings()) as opened:
+        return dict(zip(distinct, opened.each(partial(_thumbnail, opened), distinct)))
 
 
-def _thumbnail(decoders: IsolatedDecoders, budget: ByteBudget, image: Image) -> _Thumbnail:
-    settings = EmbeddingsSettings()
+def _thumbnail(opened: Originals, original: Original) -> _Thumbnail:
     try:
-        if image.uri is None:
-            raise Unreadable("unknown", "")
-        with fetch.fetched(image.uri, budget, settings.max_bytes, HttpSettings(), settings.read_seconds) as content:
-            if image.contents and hashlib.sha256(content).hexdigest() not in image.contents:
-                raise Unreadable("changed", "")
-            return _in_page(decoders.thumbnails(content))
+        made = opened.of(original)
     except Unreadable as error:
-        return _Thumbnail(problem=_PROBLEMS.get(error.reason, error.reason))
-
-
-def _in_page(made: Thumbnails) -> _Thumbnail:
-    if len(made.small) > _LARGEST_FILE:
-        raise Unreadable("decoder_crashed", f"a thumbnail of {len(made.small):,} bytes")
+        return _Thumbnail(problem=originals.words(error))
     width = min(max(round(_HEIGHT * made.width / made.height), _LEAST_WIDTH), _MOST_WIDTH)
     height = min(max(round(width * made.height / made.width), 1), _MOST_HEIGHT)
-    return _Thumbnail(width, height, f"data:image/webp;base64,{base64.b64encode(made.small).decode()}")
+    return _Thumbnail(width, height, originals.data_address(made))

@@ -50,8 +50,6 @@ class Answer:
     """Of the picture that was asked about: the name of the file, or what the collection calls its image."""
     content: bytes | None
     """The file that was asked about; None for an image of the collection."""
-    uri: str | None
-    """Where the original of an image of the collection is; else None."""
     images: tuple[Image, ...]
     facts: Mapping[str, Any]
     """fingerprint, metric, vectors (their number), exact, query_vector, and more that the collection says of it."""

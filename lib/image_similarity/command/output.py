@@ -137,8 +137,8 @@ def _columns(images: list[Image], width: int) -> Iterator[Column]:
     yield Column("distance", [f"{image.distance:,.4f}" for image in images], is_number=True)
     if any(image.verdict is not None for image in images):
         colours = {"yes": "good", "near": "perhaps"}
-        verdicts = [image.verdict or "" for image in images]
-        yield Column("same?", verdicts, colours=[colours.get(verdict, "quiet") for verdict in verdicts])
+        same = [captions.VERDICTS[image.verdict].answer if image.verdict else "" for image in images]
+        yield Column("same?", same, colours=[colours.get(image.verdict or "", "quiet") for image in images])
     yield Column("image", [table.cell(title(image) or image.image_id) for image in images], keeps="start")
     if width >= _WIDTH_WITH_SIZES:
         yield Column("size", [_size(image) for image in images], is_number=True)

@@ -6,22 +6,23 @@ import hashlib
 import os
 import tempfile
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.resources import files
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import jinja2
 
-from image_similarity.command import output, pictures
+from image_similarity.collection.display import Images
+from image_similarity.command import output
 from image_similarity.command.answers import Answer, Image, Refused
-from image_similarity.command.pictures import Picture, Pictures
-from image_similarity.errors import JobFailed, WrongInput
-from image_similarity.pages import captions, cards, paths, site
-from image_similarity.settings import EmbeddingsSettings
+from image_similarity.errors import JobFailed, Unreadable, WrongInput
+from image_similarity.imaging.thumbnails import Thumbnails
+from image_similarity.pages import captions, cards, originals, paths, site
+from image_similarity.pages.originals import Original, Originals
+from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.storage import blobs, filesystems, http_client, uris
 
 MOST_QUESTIONS = 50
@@ -30,7 +31,13 @@ GENERATOR = "image-similarity search"
 _ENDINGS = (".html", ".htm")
 _BEGINNING = 2048
 """Bytes of a page that tell whether it is one of ours."""
-_VERDICTS = {"yes": "same picture", "near": "perhaps the same picture"}
+_MOST_PROCESSES = 4
+"""Pictures that are made at a time."""
+
+
+Picture: TypeAlias = Mapping[str, Any]
+"""What the template shows of a picture: its address, width, height and class; or None and the reason."""
+Shown = TypeVar("Shown", bytes, Original)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,11 @@ class Sheet:
 
     wanted: Wanted
     warehouse: str
-    pictures: Pictures
+    images: Images
+    """What is known of images of the collection."""
+    originals: Originals
+    _made: dict[Original, Picture] = field(default_factory=dict)
+    """An original that several answers have is read once."""
     _answers: list[dict[str, Any]] = field(default_factory=list)
     _refused: list[tuple[str, str]] = field(default_factory=list)
 
@@ -114,14 +125,24 @@ class Sheet:
             self._refused.append((outcome.asked.name, captions.clean(str(outcome.error))))
 
     def _answered(self, answer: Answer) -> dict[str, Any]:
-        made = self.pictures.of_originals([answer.uri, *(image.uri for image in answer.images)])
-        own = made[answer.uri] if answer.content is None else self.pictures.of_content(answer.content)
+        asked = answer.asked.image_id
+        ids = [image.image_id for image in answer.images]
+        made = self._of_images(ids if asked is None else [asked, *ids])
         lists = [
-            (heading.capitalize(), [self._card(image, made[image.uri]) for image in answer.images_of(relation)])
+            (heading.capitalize(), [self._card(image, made[image.image_id]) for image in answer.images_of(relation)])
             for relation, heading in output.HEADINGS.items()
         ]
-        query = {**_shown(own), "title": captions.clean(answer.title), "alt": "the picture that was asked about"}
+        own = made[asked] if asked is not None else _shown(self.originals.of_content, answer.content or b"")
+        query = {**own, "title": captions.clean(answer.title), "alt": "the picture that was asked about"}
         return {"query": query, "about": output.about(answer), "lists": [each for each in lists if each[1]]}
+
+    def _of_images(self, ids: Sequence[str]) -> Mapping[str, Picture]:
+        """The pictures of images of the collection, by their ids."""
+        known = self.images(ids)
+        of = {name: known[name].original if name in known else Original(None) for name in ids}
+        new = list({*of.values()} - self._made.keys())
+        self._made.update(zip(new, self.originals.each(partial(_shown, self.originals.of), new)))
+        return {name: self._made[original] for name, original in of.items()}
 
     def write(self) -> str | None:
         """Writes the page, whole, and returns its path. Without an answer there is none."""
@@ -142,6 +163,7 @@ class Sheet:
                 warehouse=captions.clean(self.warehouse),
                 answers=self._answers,
                 refused=self._refused,
+                same=captions.VERDICTS["yes"].of_image,
                 has_verdicts=any(
                     card["verdict"] for answer in self._answers for _, images in answer["lists"] for card in images
                 ),
@@ -152,11 +174,11 @@ class Sheet:
     def _card(self, image: Image, picture: Picture) -> dict[str, Any]:
         caption = captions.of_image(image.image_id, image.attributes, output.TITLES, ())
         return {
-            **_shown(picture),
+            **picture,
             "title": caption.title,
             "alt": caption.alt,
             "distance": image.distance,
-            "verdict": _VERDICTS.get(image.verdict or "", ""),
+            "verdict": captions.of_verdict(image.verdict),
             "link": self._link(image),
         }
 
@@ -174,13 +196,13 @@ class Sheet:
 
 
 @contextmanager
-def opened(wanted: Wanted | None, warehouse: str, limits: EmbeddingsSettings) -> Iterator[Sheet | None]:
-    """The page ``wanted``, to be filled; None if it is None."""
+def opened(wanted: Wanted | None, warehouse: str, images: Images, limits: EmbeddingsSettings) -> Iterator[Sheet | None]:
+    """The page ``wanted``, to be filled; None if it is None. Its child processes end with the context."""
     if wanted is None:
         yield None
         return
-    with pictures.opened(limits) as made:
-        yield Sheet(wanted, warehouse, made)
+    with Originals(min(_MOST_PROCESSES, os.cpu_count() or 1), limits, HttpSettings()) as made:
+        yield Sheet(wanted, warehouse, images, made)
 
 
 def show(path: str) -> bool:
@@ -209,15 +231,15 @@ def _written(content: bytes, path: str | None) -> str:
         raise JobFailed(f"the page could not be written: {error}") from error
 
 
-def _shown(picture: Picture) -> dict[str, Any]:
-    is_there = picture.source is not None
-    return {
-        "picture": picture.source,
-        "width": picture.width,
-        "height": picture.height,
-        "reason": picture.reason,
-        "ratio": cards.ratio_class(picture.width, picture.height) if is_there else 0,
-    }
+def _shown(make: Callable[[Shown], Thumbnails], what: Shown) -> Picture:
+    """What the page shows of a picture, or why it shows none."""
+    try:
+        made = make(what)
+    except Unreadable as error:
+        return {"picture": None, "reason": originals.words(error)}
+    width, height = made.small_size
+    ratio = cards.ratio_class(width, height)
+    return {"picture": originals.data_address(made), "width": width, "height": height, "ratio": ratio}
 
 
 @lru_cache(maxsize=1)
@@ -230,16 +252,4 @@ def _style() -> tuple[str, str]:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    """Made once per process. Templates are read through importlib, which can also read them from a zip."""
-    folder = files(__package__).joinpath("templates")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(
-            lambda name: cards.template(name) if name == "base.css" else folder.joinpath(name).read_text("utf-8")
-        ),
-        autoescape=lambda name: name is None or not name.endswith(".css"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(short=captions.short, breakable=cards.breakable, distance=cards.distance)
-    return environment
+    return cards.environment(__package__)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 import image_similarity as ims
-from image_similarity.collection import Collection, defaults, queries
+from image_similarity.collection import Collection, defaults, display, queries
 from image_similarity.collection.encoder import settings_of
 from image_similarity.command import output, page, questions, running
 from image_similarity.command.answers import Answer, Asked, Image, Refused
@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     trained = {row["fingerprint"]: row["trained"] for row in collection.fingerprints().to_pylist()}
     told = output.chosen(arguments.json)
     refusals: list[Refused] = []
-    with page.opened(wanted, collection.uri, limits) as sheet:
+    images = display.of_snapshot(collection.snapshot, fingerprint)
+    with page.opened(wanted, collection.uri, images, limits) as sheet:
         for one in asked:
             outcome = _outcome(collection, search, one, limits, trained.get(fingerprint))
             if isinstance(outcome, Refused):
@@ -148,12 +149,11 @@ def _answer(
     seconds: float,
 ) -> Answer:
     """``more``: facts beside those of the answer itself."""
-    attributes, uri = _of_image(collection, asked.image_id)
+    attributes = _attributes(collection, asked.image_id)
     return Answer(
         asked,
         title=captions.first_of(attributes, output.TITLES) or asked.title,
         content=content,
-        uri=uri,
         images=tuple(
             Image(**{**row, "attributes": dict(row["attributes"] or ())})
             for row in found.select([column.name for column in fields(Image)]).to_pylist()
@@ -163,13 +163,13 @@ def _answer(
     )
 
 
-def _of_image(collection: Collection, image_id: str | None) -> tuple[dict[str, str], str | None]:
-    """Attributes and uri of an image of the collection; nothing of a picture from outside, and of one that has left."""
+def _attributes(collection: Collection, image_id: str | None) -> dict[str, str]:
+    """Those of an image of the collection; none of a picture from outside, and of one that has left."""
     if image_id is None:
-        return {}, None
+        return {}
     manifest = collection.snapshot.dataset("manifest")
-    rows = manifest.to_table(columns=["uri", "attributes"], filter=ds.field("image_id") == image_id).to_pylist()
-    return (dict(rows[0]["attributes"] or ()), rows[0]["uri"]) if rows else ({}, None)
+    rows = manifest.to_table(columns=["attributes"], filter=ds.field("image_id") == image_id).to_pylist()
+    return dict(rows[0]["attributes"] or ()) if rows else {}
 
 
 def _facts(found: pa.Table) -> dict[str, Any]:

@@ -39,6 +39,12 @@ class Thumbnails:
     format: str
     """Format of the original, one of `decoding.FORMATS`, told by the beginning of its file."""
 
+    @property
+    def small_size(self) -> tuple[int, int]:
+        """Width and height of the smaller file, to the pixel before or after."""
+        shrunk = min(1.0, SMALL / max(self.width, self.height))
+        return max(1, round(self.width * shrunk)), max(1, round(self.height * shrunk))
+
 
 def thumbnails(content: bytes, max_pixels: int, waiting: Waiting = nullcontext) -> Thumbnails:
     """The WebP files of the picture in ``content``. Raises `Unreadable`, as `decoding.decode` does.

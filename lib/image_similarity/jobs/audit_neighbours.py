@@ -30,6 +30,11 @@ def _slot(requested: NeighboursSettings) -> str:
     return f"{requested.fingerprint}/{requested.metric}"
 
 
+def fingerprint_tables(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Where none is named, the only fingerprint of which these are published is meant."""
+    return ("neighbours",)
+
+
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` where nothing is published to audit, and for a sample that is too small."""
     if published := early.to_read(arguments.warehouse):

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.grouping import calibration, near_duplicates
 from image_similarity.grouping.calibration import KindRecall
-from image_similarity.jobs import embed_images, embedding_runners
+from image_similarity.jobs import embed_images
 from image_similarity.jobs.group_sources import Inputs
 from image_similarity.jobs.job import Job
 from image_similarity.knn.distances import Values
 from image_similarity.reporting import note
 from image_similarity.runtime.session import local_cores
-from image_similarity.settings import PcaSettings
+from image_similarity.stages.embeddings import in_process, published
+from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from image_similarity.fingerprints.spec import FingerprintSpec
     from image_similarity.stages.groups.graph import Graph
     from image_similarity.stages.groups.thumbprints import Thumbprints
     from image_similarity.stages.groups.vectors import Batches
@@ -52,10 +52,8 @@ class Copies:
     def _recall(self, limit: float) -> Sequence[KindRecall]:
         from image_similarity.stages.groups import copies
 
-        fingerprint = self._fingerprint()
-        if fingerprint is None:
-            return []
-        job, (spec, file) = self.job, fingerprint
+        job, prepared = self.job, self._fingerprint()
+        declared = published.declared_of(job.base_snapshot, self.inputs.settings.fingerprint)
         images = self.graph.images
         originals, count = copies.planned(images.nodes)
         drawn = calibration.sample(originals, images.nodes, self.hashes[images.first])
@@ -67,10 +65,10 @@ class Copies:
         uris = self._uris(images.ids.take(images.first[drawn]))
         with job.step("embed copies"):
             made = copies.made(
-                embedding_runners.prepare_workers(job.settings, [self.inputs.settings.fingerprint]),
+                in_process.prepare_workers([declared]),
                 copies.originals_of(uris, count, _SEED),
-                spec,
-                file,
+                prepared.spec,
+                str(prepared.file) if prepared.file else None,
                 job.settings.embeddings,
                 job.settings.http,
                 local_cores(job.session),
@@ -91,18 +89,14 @@ class Copies:
             limit,
         )
 
-    def _fingerprint(self) -> "tuple[FingerprintSpec, str | None] | None":
-        """What embeds, and its file. None, with a note, unless it is what embedded the collection."""
+    def _fingerprint(self) -> PreparedFingerprint:
+        """What embedded the collection, as this application prepared it, or as it was published."""
         name, application = self.inputs.settings.fingerprint, self.job.application
-        declared = application.settings.fingerprints.get(name)
-        if declared is None or isinstance(declared, PcaSettings):
-            note(f"what the limit finds is not measured: {_why(name, declared)}")
-            return None
-        prepared = embed_images.prepared(application, name)
-        if prepared.spec.key != self.inputs.key:
-            note(f"what the limit finds is not measured: {name} was declared in another way when images were embedded")
-            return None
-        return prepared.spec, str(prepared.file) if prepared.file else None
+        prepared = application.prepared.get(name)
+        if prepared is not None and prepared.spec.key == self.inputs.key:
+            return prepared
+        folder, http = embed_images.folder_for_workers(), self.job.settings.http
+        return published.prepare_published(self.job.base_snapshot, name, folder, http)
 
     def _uris(self, ids: "pa.Array") -> list[str | None]:
         """Of images, by the manifest as it is published now."""
@@ -139,9 +133,3 @@ class Copies:
         from image_similarity.stages.groups import vectors
 
         return vectors.stored(self.job.base_snapshot, self.inputs.key or "")
-
-
-def _why(name: str, declared: object) -> str:
-    if declared is not None:
-        return f"{name} is made of vectors, not of pictures"
-    return f"{name} is declared neither in settings nor by --config FILE or --set 'fingerprints.{name}={{...}}'"

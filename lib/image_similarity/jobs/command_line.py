@@ -311,16 +311,28 @@ def _format_in(words: Sequence[str]) -> str:
 
 
 def _settings(job: Any, arguments: argparse.Namespace) -> Settings:
-    """The settings. A job may have ``declare(arguments, declared)``, which returns more of them."""
+    """The settings. A job may have ``declare(arguments, declared)``, which returns more of them; and
+    ``fingerprint_tables(arguments)``, the tables of which each fingerprint that it can work on has a slot.
+    """
     files = settings.read([conf.local_toml(), *arguments.config])
     if hasattr(job, "declare"):
         declared = settings.declared_fingerprints(files, arguments.overrides)
         arguments.settings_by_flag = [*arguments.settings_by_flag, *job.declare(arguments, declared)]
     loaded = settings.load(files, arguments.overrides, arguments.settings_by_flag)
+    if hasattr(job, "fingerprint_tables") and not _names_fingerprint(arguments, files[1:]):
+        loaded = early.with_only_fingerprint(arguments.warehouse, loaded, job.fingerprint_tables(arguments))
     if arguments.dry_run:
         layers = [*map(str, files), *(["--set"] if arguments.overrides else [])]
         reporting.say(f"settings: {', then '.join(layers)}", event="settings")
     return loaded
+
+
+def _names_fingerprint(arguments: argparse.Namespace, files: Sequence[settings.ReadFile]) -> bool:
+    """Whether somebody said which fingerprint is meant: not the settings of one machine, which always name one."""
+    typed = [*arguments.overrides, *(one.override for one in arguments.settings_by_flag)]
+    return any(override.startswith("neighbours.fingerprint=") for override in typed) or any(
+        "fingerprint" in section for file in files if isinstance(section := file.values.get("neighbours"), dict)
+    )
 
 
 def _check_early(job: Any, arguments: argparse.Namespace, loaded: Settings, session: "SparkSession | None") -> None:

@@ -2,15 +2,16 @@
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from image_similarity.errors import WrongInput, did_you_mean, listed
+from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed
 from image_similarity.pages import site
 from image_similarity.reporting import note, printable
+from image_similarity.settings import Settings
 from image_similarity.storage import disk_space, filesystems, uris
 from image_similarity.warehouse import parquet, places
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
@@ -95,6 +96,24 @@ def snapshot(warehouse: str) -> Snapshot | None:
     Raises as `open_snapshot` does.
     """
     return open_snapshot(warehouse) if uris.is_local(warehouse) else None
+
+
+def with_only_fingerprint(warehouse: str, settings: Settings, tables: Sequence[str]) -> Settings:
+    """``settings`` with the only fingerprint of which one of ``tables`` is published, and a note that says so.
+
+    They stay as they are where several are published, or that of the settings.
+    """
+    try:
+        published = snapshot(warehouse) if tables else None
+    except (JobFailed, OSError):  # the job says what is wrong with the place
+        return settings
+    names = {slot.partition("/")[0] for table in tables for slot in (published.slots(table) if published else ())}
+    if len(names) != 1 or settings.neighbours.fingerprint in names:
+        return settings
+    (only,) = names
+    note(f"fingerprint {only}: no other is published in {printable(warehouse)}")
+    neighbours = settings.neighbours.model_copy(update={"fingerprint": only})
+    return settings.model_copy(update={"neighbours": neighbours})
 
 
 def runs_of(published: Snapshot, table: str, slot: str, job: str) -> list[str]:

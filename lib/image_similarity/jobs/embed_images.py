@@ -176,7 +176,7 @@ def prepared(application: Application, name: str) -> PreparedFingerprint:
         declared, http = application.settings.fingerprint(name), application.settings.http
         published = application.warehouse.snapshot()
         with same_way.naming_published(published, declared):
-            application.prepared[name] = prepare.prepare(name, declared, _folder_for_workers(), http)
+            application.prepared[name] = prepare.prepare(name, declared, folder_for_workers(), http)
     return application.prepared[name]
 
 
@@ -248,7 +248,7 @@ def _embedding(job: Job, runner: InProcess | BySpark) -> Embedding:
     return Embedding(job, made_ready, inputs, previous)
 
 
-def _folder_for_workers() -> Path:
+def folder_for_workers() -> Path:
     """A folder for files of weights. It is kept until this process ends, because executors may join late."""
     folder = Path(tempfile.mkdtemp(prefix="image-similarity-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def fingerprint_tables(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Where none is named, the only fingerprint of which these are published is meant."""
+    return () if arguments.embeddings else ("embeddings",)
+
+
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises for what is seen before Spark is started: ``WrongInput`` for vectors that are not there, settings that
     contradict, and a runner that cannot do what is asked for; ``JobFailed`` for a full disk.

@@ -65,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def fingerprint_tables(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Where none is named, the only fingerprint of which these are published is meant."""
+    return ("neighbours",)
+
+
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for what is seen before Spark is started: neighbours that are not published, flags that do
     not go with the kind, and a folder that the lists cannot be written to.

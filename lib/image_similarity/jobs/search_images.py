@@ -22,6 +22,7 @@ from image_similarity.jobs import command_line, early, search_runners
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
 from image_similarity.jobs.search_runners import Runner, Side
+from image_similarity.pages import captions
 from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note
 from image_similarity.runtime import processes
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from image_similarity.stages.search.matches import Judged, Lists
     from image_similarity.stages.search.queries import Queries
     from image_similarity.stages.search.report import About
-
-ALREADY, NEARLY, NEW = "are there already", "are near to one that is there", "are new"
-"""What a query with the best verdict yes, near or no is called."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +110,11 @@ def _asked(arguments: argparse.Namespace, settings: Settings) -> Asked:
         arguments.images,
         arguments.embeddings,
     )
+
+
+def fingerprint_tables(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Where none is named, the only fingerprint of which these are published is meant."""
+    return ("embeddings", "neighbours")
 
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -505,9 +508,9 @@ def _summarise(job: Job, counts: Mapping[str, Any], is_judged: bool, failures: "
 def described(verdicts: Mapping[str, int], is_judged: bool) -> str:
     """``2 are there already, 1 are near to one that is there, 7 are new``; without limits only the first is known."""
     if not is_judged:
-        return f"{verdicts['yes']:,} are there already as the same file; the others are not judged"
-    told = (("yes", ALREADY), ("near", NEARLY), ("no", NEW))
-    return ", ".join(f"{verdicts[verdict]:,} {what}" for verdict, what in told)
+        there = captions.VERDICTS["yes"].of_queries
+        return f"{verdicts['yes']:,} {there} as the same file; the others are not judged"
+    return ", ".join(f"{verdicts[verdict]:,} {words.of_queries}" for verdict, words in captions.VERDICTS.items())
 
 
 # -- the report --------------------------------------------------------------------------------------------------------

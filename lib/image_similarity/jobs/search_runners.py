@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import WrongInput
 from image_similarity.jobs import early, neighbour_runners
 from image_similarity.jobs.find_neighbours import COMPARED
 from image_similarity.jobs.job import Job
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 PROCESS, SPARK = "process", "spark"
 
-_MOST_OF_AVAILABLE = 0.5
-"""Share of the available memory that is taken unasked."""
 _BYTES_PER_IMAGE, _BYTES_PER_THREAD, _PROCESS_BYTES = 400, 2**28, 300 * 2**20
 _WORTH_A_CLUSTER = 10.0
 """Seconds that one machine takes."""
@@ -204,7 +202,6 @@ class _Work:
 def _why_spark(job: Job, work: _Work, remote: str | None) -> str | None:
     """Why Spark compares; None if this process does."""
     from image_similarity.stages.neighbours import plan as planning
-    from image_similarity.stages.neighbours.resources import available_memory
     from image_similarity.stages.search import in_process
 
     settings, cores = work.settings, local_cores(job.session)
@@ -212,15 +209,9 @@ def _why_spark(job: Job, work: _Work, remote: str | None) -> str | None:
         return "search.runner asks for it"
     if remote:
         return f"{remote} is not on this machine"
-    needed, available, takes = work.bytes_here(cores), available_memory(), work.takes(cores)
-    if settings.runner == PROCESS:
-        if available is not None and needed > available:
-            raise JobFailed(f"{takes}, but {disk_space.shown(available)} are available: set search.runner = spark")
-        return None
-    if needed > settings.process_bytes:
-        return f"{takes}, more than neighbours.process_bytes = {disk_space.shown(settings.process_bytes)}"
-    if available is not None and needed > _MOST_OF_AVAILABLE * available:
-        return f"{takes}, more than half of the {disk_space.shown(available)} that are available"
+    fault = planning.beyond_memory(work.bytes_here(cores), work.takes(cores), settings, "search.runner")
+    if fault is not None or settings.runner == PROCESS:
+        return fault
     seconds = in_process.seconds_of(work.queries.count * work.collection.count, work.dimensions, cores)
     if not is_local_mode(job.session) and seconds > _WORTH_A_CLUSTER:
         return f"a cluster is there, and one machine takes {planning.clock(seconds)}"

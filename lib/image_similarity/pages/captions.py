@@ -3,7 +3,7 @@
 import posixpath
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from image_similarity.redaction import redacted
@@ -28,12 +28,59 @@ _LONGEST_PREFIX = 3
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What is said of a query that is the same picture as an image, or may be, or is not."""
+
+    answer: str
+    """Whether the two are the same, in a word."""
+    of_image: str
+    """The same below an image on a page; empty: nothing is said."""
+    of_query: str
+    """What a query is whose best verdict this is."""
+    of_queries: str
+    """The same of several, as a part of a sentence."""
+    meaning: str
+
+
+VERDICTS = {
+    "yes": Verdict(
+        "yes",
+        "the same picture",
+        "already there",
+        "are there already",
+        "the file is there byte by byte; or it is the same picture again (another size, another compression, a crop, a "
+        "mirrored copy), as vectors and pictures both say",
+    ),
+    "near": Verdict(
+        "perhaps",
+        "perhaps the same picture",
+        "near",
+        "are near to one that is there",
+        "as near as copies are, but the pictures differ, or are not known: look at it",
+    ),
+    "no": Verdict("no", "", "new", "are new", "nothing says that it is the same picture"),
+}
+"""Verdict of tables -> its words on pages, in notebooks and on terminals. The best one comes first."""
+
+
+@dataclass(frozen=True)
 class Caption:
     title: str
     subtitle: str
     """The line below the title; may be empty."""
     alt: str
     """The alternative text of the picture."""
+
+
+def of_verdict(verdict: str | None) -> str:
+    """What is said of ``verdict`` below an image; empty where there is none, or nothing to say."""
+    return VERDICTS[verdict].of_image if verdict in VERDICTS else ""
+
+
+def best(verdicts: Iterable[str | None]) -> str | None:
+    """The best of the verdicts on the images of a query; None where nothing was judged."""
+    given = set(verdicts)
+    return next((verdict for verdict in VERDICTS if verdict in given), None)
 
 
 def of_image(

@@ -6,6 +6,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+import jinja2
 from markupsafe import Markup, escape
 
 from image_similarity.pages import captions
@@ -26,13 +27,35 @@ STYLE: dict[str, Any] = {
 """The variables of the style sheets."""
 
 
-SHARED = ("base.css", "icon.svg")
+_SHARED = ("base.css", "icon.svg")
 """The templates that all sites share."""
 
 
 def template(name: str) -> str:
-    """The source of one of the templates `SHARED`."""
+    """The source of one of the templates that all sites share."""
     return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def environment(package: str) -> jinja2.Environment:
+    """The templates of ``package`` and the shared ones, with the filters for texts.
+
+    They are read through importlib, which can also read them from a zip. Make it once per process.
+    """
+    folder = files(package).joinpath("templates")
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(
+            lambda name: template(name) if name in _SHARED else folder.joinpath(name).read_text("utf-8")
+        ),
+        autoescape=lambda name: name is None or not name.endswith((".js", ".css")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters.update(
+        count="{:,}".format, distance=distance, clean=captions.clean, short=captions.short, breakable=breakable
+    )
+    return made
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ A request passes these modules, from the outside to the inside:
     uploads     bodies of a bounded size, in a bounded time
     questions   what is asked: a picture, an address, a vector or an image, and how many answers
     asking      the answer, by the newest published state
-    pictures    small files of pictures, from the gallery or made in the sandbox
+    pictures    small files of pictures, from the gallery or made of the originals
     pages       templates
 
 ``main`` is the subcommand. Nothing else of the package needs Starlette and uvicorn, which are the extra ``serve``.

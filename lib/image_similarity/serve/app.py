@@ -21,9 +21,9 @@ from starlette.types import Scope
 from image_similarity import reporting
 from image_similarity.errors import Unreadable, WrongInput
 from image_similarity.imaging.thumbnails import Thumbnails
-from image_similarity.pages import paths, site
+from image_similarity.pages import originals, paths, site
 from image_similarity.serve import pages, questions, uploads
-from image_similarity.serve.asking import Answer, Asking, Fingerprint, unreadable
+from image_similarity.serve.asking import Answer, Asking, Fingerprint
 from image_similarity.serve.guard import PUBLIC, Guard
 from image_similarity.serve.pictures import SIZES, Pictures
 from image_similarity.serve.places import Places
@@ -288,7 +288,7 @@ class Desk:
             async with self._picture_places.admitted(), self._picture_places.at_work():
                 content = await self._in_thread(request, made)
         except Unreadable as error:
-            raise Refused(404, str(unreadable(error, "the original")), error.reason) from None
+            raise Refused(404, f"no picture: {originals.words(error)}", error.reason) from None
         return Response(content, media_type="image/webp", headers={"Cache-Control": _A_WHILE})
 
     # -- work --

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from image_similarity import reporting
 from image_similarity.errors import JobFailed, Unreadable, WrongInput, did_you_mean, listed
-from image_similarity.pages import captions
+from image_similarity.pages import captions, originals
 from image_similarity.pages.captions import Caption
-from image_similarity.serve.pictures import Original
+from image_similarity.pages.originals import Original
 from image_similarity.serve.questions import Question
 from image_similarity.serve.refusals import Refused
 from image_similarity.settings.sections import GallerySettings, HttpSettings
@@ -81,8 +81,7 @@ class Answer:
     @property
     def verdict(self) -> str | None:
         """The best one of its images: whether the picture is in the collection already."""
-        given = {shown.verdict for shown in self.similar}
-        return next((verdict for verdict in ("yes", "near", "no") if verdict in given), None)
+        return captions.best(shown.verdict for shown in self.similar)
 
 
 class Opened:
@@ -123,7 +122,7 @@ class Opened:
     def original(self, image_id: str) -> Original:
         """Raises `Refused` if there is no such image."""
         row = self.row(image_id)
-        return Original(row["uri"], row.get("content_sha256"))
+        return Original.of(row["uri"], row.get("content_sha256"))
 
     def row(self, image_id: str) -> dict[str, Any]:
         """Raises `Refused` if there is no such image."""
@@ -235,9 +234,9 @@ class Asking:
 def unreadable(error: Unreadable, what: str = "the picture") -> Refused:
     """The refusal of a picture that cannot be used, with its reason for programs."""
     detail = error.detail.partition(": http.")[0]  # a setting, which a question cannot change
-    words = {**fetch.FETCH_REASONS}.get(error.reason, error.reason.replace("_", " ")).partition(" (")[0]
     status = 413 if error.reason == "too_many_bytes" else 422
-    return Refused(status, f"{what} cannot be used: {words}{f' ({detail})' if detail else ''}", error.reason)
+    words = f"{originals.words(error)}{f' ({detail})' if detail else ''}"
+    return Refused(status, f"{what} cannot be used: {words}", error.reason)
 
 
 def _refused(error: JobFailed) -> Refused:

@@ -1,9 +1,7 @@
 """The pages and their files: templates, and what they are filled with."""
 
-import base64
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
@@ -11,14 +9,13 @@ import jinja2
 
 from image_similarity.imaging.thumbnails import Thumbnails
 from image_similarity.pages import captions, cards, paths
+from image_similarity.pages.originals import data_address
 from image_similarity.serve.asking import Answer, Shown
 from image_similarity.serve.questions import MOST, Wanted
 from image_similarity.stages.gallery import words
 
 STATIC = {"serve.css": "text/css", "serve.js": "text/javascript", "icon.svg": "image/svg+xml"}
 """The files of pages, and what they are."""
-VERDICTS = {"yes": "the same picture", "near": "perhaps the same picture"}
-"""What is said below an image. Of others nothing is said."""
 
 
 class GalleryPages(Protocol):
@@ -55,8 +52,7 @@ def gallery_address(image_id: str, gallery: GalleryPages) -> str | None:
 
 def embedded(picture: Thumbnails) -> Mapping[str, Any]:
     """The picture that was asked for, as part of the page: no other address has it."""
-    content = base64.b64encode(picture.small).decode()
-    return {"src": f"data:image/webp;base64,{content}", "width": picture.width, "height": picture.height}
+    return {"src": data_address(picture), "width": picture.width, "height": picture.height}
 
 
 def linked(asked: Shown) -> Mapping[str, Any]:
@@ -93,32 +89,14 @@ def in_json(shown: Shown, gallery: GalleryPages) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    """Made once per process. Templates are read through importlib, which can also read them from a zip."""
-    folder = files(__package__).joinpath("templates")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(
-            lambda name: cards.template(name) if name in cards.SHARED else folder.joinpath(name).read_text("utf-8")
-        ),
-        autoescape=lambda name: name is None or not name.endswith((".js", ".css")),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    environment.filters.update(
-        count="{:,}".format,
-        distance=cards.distance,
-        clean=captions.clean,
-        short=captions.short,
-        breakable=cards.breakable,
-        quoted=quote,
-    )
+    environment = cards.environment(__package__)
+    environment.filters.update(quoted=quote)
     environment.globals.update(cards.STYLE)
     environment.globals.update(
         ratio_class=cards.ratio_class,
         ratio_sum=_ratio_sum,
         scales=words.SCALES,
-        verdicts=VERDICTS,
+        of_verdict=captions.of_verdict,
         most=MOST,
         address_of=address_of,
         picture_address=picture_address,

@@ -1,18 +1,14 @@
-"""Small files of pictures: the gallery's, or made here from the original, in the sandbox."""
+"""Small files of pictures: the gallery's, or made here of the original."""
 
-import hashlib
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 
-from image_similarity.errors import Unreadable
-from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.imaging.thumbnails import Thumbnails
 from image_similarity.pages import paths
+from image_similarity.pages.originals import Original, Originals
 from image_similarity.pages.paths import LARGE, SMALL
 from image_similarity.settings.sections import EmbeddingsSettings, HttpSettings
-from image_similarity.storage import fetch
 
 SIZES = (SMALL, LARGE)
 MOST_BYTES = 64 << 20
@@ -22,35 +18,26 @@ _DECODE_SECONDS = 30.0
 """A person waits."""
 
 
-@dataclass(frozen=True)
-class Original:
-    """Where a picture of the collection is, and what it was when it was embedded."""
-
-    uri: str
-    content_sha256: str | None
-
-
 class Pictures:
     """Can be called from any thread. ``gallery``: a folder, if there is one. Close it, which ends its processes."""
 
     def __init__(self, gallery: Path | None, embeddings: EmbeddingsSettings, http: HttpSettings):
-        self._gallery, self._embeddings, self._http = gallery, embeddings, http
+        self._gallery = gallery
         self._kept: "OrderedDict[tuple[str, str], bytes]" = OrderedDict()
         self._bytes, self._lock = 0, threading.Lock()
-        self._decoders = IsolatedDecoders(
-            _PROCESSES, embeddings.max_pixels, embeddings.decode_bytes, min(_DECODE_SECONDS, embeddings.decode_seconds)
-        )
+        seconds = min(_DECODE_SECONDS, embeddings.decode_seconds)
+        self._originals = Originals(_PROCESSES, embeddings.model_copy(update={"decode_seconds": seconds}), http)
 
     def close(self) -> None:
-        self._decoders.close()
+        self._originals.close()
 
     def of_query(self, content: bytes) -> Thumbnails:
         """The small files of a picture that was sent. They are not kept. Raises `Unreadable`."""
-        return self._decoders.thumbnails(content)
+        return self._originals.of_content(content)
 
     def of(self, original: Original, size: str) -> bytes:
         """A WebP file of a picture of the collection; ``size``: one of `SIZES`. Raises `Unreadable`."""
-        name = paths.picture_name(original.content_sha256, original.uri, None)
+        name = paths.picture_name(min(original.contents, default=None), original.uri, None)
         content = self._of_gallery(name, size) or self._of_memory((name, size))
         return content if content is not None else self._made(original, name, size)
 
@@ -71,11 +58,7 @@ class Pictures:
             return self._kept.get(key)
 
     def _made(self, original: Original, name: str, size: str) -> bytes:
-        limits = self._embeddings
-        content = fetch.fetch(original.uri, limits.max_bytes, self._http, limits.read_seconds)
-        if original.content_sha256 not in (None, hashlib.sha256(content).hexdigest()):
-            raise Unreadable("changed", "the file was replaced since it was embedded")
-        made = self._decoders.thumbnails(content)
+        made = self._originals.of(original)
         both = {SMALL: made.small, LARGE: made.large or made.small}
         for each in SIZES:
             self._keep((name, each), both[each])

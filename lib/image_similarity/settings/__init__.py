@@ -15,7 +15,7 @@ from image_similarity.settings.fingerprints import (
     NetworkSettings,
     PcaSettings,
 )
-from image_similarity.settings.loading import Given, declared_fingerprints, default_of, load, read
+from image_similarity.settings.loading import Given, ReadFile, declared_fingerprints, default_of, load, read
 from image_similarity.settings.sections import (
     ApproximateSettings,
     DownloadsSettings,
@@ -48,6 +48,7 @@ __all__ = [
     "NeighboursSettings",
     "NetworkSettings",
     "PcaSettings",
+    "ReadFile",
     "SearchSettings",
     "Settings",
     "declared_fingerprints",

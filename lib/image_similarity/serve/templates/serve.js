@@ -98,6 +98,20 @@
     if (!isTyping && take(event.clipboardData)) event.preventDefault();
   });
 
+  /* -- an original of which there is no picture: why -- */
+  async function explain(image) {
+    if (!image.getAttribute("src")?.startsWith("/picture?")) return;
+    const reply = await fetch(image.src).catch(() => null);
+    if (!reply || reply.ok) return;
+    const absent = document.createElement("span");
+    absent.className = "absent";
+    absent.textContent = (await reply.json()).error;
+    image.parentElement?.querySelector(".title")?.removeAttribute("aria-hidden"); // the picture's text has said it
+    image.replaceWith(absent);
+  }
+  document.addEventListener("error", (event) => { if (event.target instanceof HTMLImageElement) explain(event.target); }, true);
+  for (const image of document.images) if (image.complete && image.currentSrc && !image.naturalWidth) explain(image);
+
   /* -- a newer state -- */
   async function compareStates() {
     const notice = document.getElementById("newer");

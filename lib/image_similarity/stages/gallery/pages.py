@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -189,29 +188,8 @@ def content_type(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    """Made once per process. Templates are read through importlib, which can also read them from a zip."""
-    folder = files(__package__).joinpath("templates")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(
-            lambda name: cards.template(name) if name in cards.SHARED else folder.joinpath(name).read_text("utf-8")
-        ),
-        autoescape=lambda name: name is None or not name.endswith((".js", ".css")),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    environment.filters.update(
-        count="{:,}".format,
-        distance=cards.distance,
-        roughly=roughly,
-        link=captions.link,
-        location=captions.location,
-        clean=captions.clean,
-        short=captions.short,
-        breakable=cards.breakable,
-        compact=json.dumps,
-    )
+    environment = cards.environment(__package__)
+    environment.filters.update(roughly=roughly, link=captions.link, location=captions.location, compact=json.dumps)
     environment.globals.update(image_path=paths.image_path, picture_path=paths.picture_path, small=thumbnails.SMALL)
     environment.globals.update(compare_path=compare.compare_path, has_comparison=compare.has_page)
     environment.globals.update(selection_row=selection.row, selection_columns=selection.COLUMNS)

@@ -285,11 +285,20 @@ def too_large(rows: int, dimensions: int, cores: int, settings: NeighboursSettin
 
     Raises ``JobFailed`` where ``settings.runner`` asks for this process and memory does not suffice.
     """
-    needed, available = bytes_here(rows, dimensions, cores, settings), available_memory()
-    takes = _takes(needed)
+    needed = bytes_here(rows, dimensions, cores, settings)
+    return beyond_memory(needed, _takes(needed), settings, "neighbours.runner")
+
+
+def beyond_memory(needed: int, takes: str, settings: NeighboursSettings, runner: str) -> str | None:
+    """Why this process should not hold ``needed`` bytes, of which ``takes`` says what for; None if they fit.
+
+    ``runner``: the setting that chooses. Raises ``JobFailed`` where it asks for this process and memory does not
+    suffice.
+    """
+    available = available_memory()
     if settings.runner == PROCESS:
         if available is not None and needed > available:
-            raise JobFailed(f"{takes}, but {disk_space.shown(available)} are available: set neighbours.runner = spark")
+            raise JobFailed(f"{takes}, but {disk_space.shown(available)} are available: set {runner} = spark")
         return None
     if needed > settings.process_bytes:
         return f"{takes}, more than neighbours.process_bytes = {disk_space.shown(settings.process_bytes)}"

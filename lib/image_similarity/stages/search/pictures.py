@@ -1,21 +1,17 @@
-"""The small pictures of a report: taken from a gallery where it has them, or made by this process.
-
-Files are decoded in child processes with limits, as files from outside may be hostile.
-"""
+"""The small pictures of a report: taken from a gallery where it has them, or made by this process."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from image_similarity.errors import Unreadable
 from image_similarity.imaging import thumbnails
-from image_similarity.imaging.sandbox import IsolatedDecoders
+from image_similarity.pages import originals
+from image_similarity.pages.originals import Original, Originals
 from image_similarity.runtime.progress import progress
 from image_similarity.settings import Settings
-from image_similarity.storage import blobs, fetch
-from image_similarity.storage.budget import ByteBudget
+from image_similarity.storage import blobs
 
 FOLDER = "pictures"
 """Below the rendering."""
@@ -26,15 +22,16 @@ class Wanted:
     """A picture to show. ``name``: of its file."""
 
     name: str
-    uri: str | None
-    """None for a vector of one's own."""
+    original: Original
     in_gallery: str | None = None
     """The small file that a gallery may have of it."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """``path``: below the rendering; None where there is none, for the ``reason``. Width and height in pixels."""
+    """``path``: below the rendering; None where there is none, for the ``reason``, in words. Width and height in
+    pixels.
+    """
 
     path: str | None
     width: int = 0
@@ -52,47 +49,37 @@ def make(
 ) -> Mapping[str, Picture]:
     """Writes the pictures below ``folder``, each once: name -> `Picture`. ``session`` only names the work."""
     distinct = {one.name: one for one in wanted}
-    embeddings, made = settings.embeddings, dict[str, Picture]()
-    limits = embeddings.max_pixels, embeddings.decode_bytes, embeddings.decode_seconds
-    threads = 2 * processes
-    budget = ByteBudget(embeddings.fetch_bytes, threads)
+    made = dict[str, Picture]()
     with (
         progress(session, "pictures", len(distinct), "pictures", 1, lambda: len(made) / max(1, len(distinct))),
-        IsolatedDecoders(processes, *limits) as decoders,
-        ThreadPoolExecutor(threads, "pictures") as pool,
+        Originals(processes, settings.embeddings, settings.http) as opened,
     ):
-        for name, picture in pool.map(lambda one: _one(one, folder, settings, decoders, budget), distinct.values()):
+        for name, picture in zip(distinct, opened.each(lambda one: _one(one, folder, opened), distinct.values())):
             made[name] = picture
     return made
 
 
-def _one(
-    wanted: Wanted, folder: str, settings: Settings, decoders: IsolatedDecoders, budget: ByteBudget
-) -> tuple[str, Picture]:
+def _one(wanted: Wanted, folder: str, opened: Originals) -> Picture:
     try:
-        small = _of_gallery(wanted) or _small(wanted, settings, decoders, budget)
+        small, size = _of_gallery(wanted) or _made(wanted, opened)
     except Unreadable as error:
-        return wanted.name, Picture(None, reason=error.reason)
+        return Picture(None, reason=originals.words(error))
     path = f"{FOLDER}/{wanted.name[:2]}/{wanted.name}.webp"
     blobs.write(f"{folder}/{path}", small, "image/webp")
-    return wanted.name, Picture(path, *thumbnails.size_of(small))
+    return Picture(path, *size)
 
 
-def _of_gallery(wanted: Wanted) -> bytes | None:
-    """The gallery's own file; None where it has none, or a damaged one."""
+def _of_gallery(wanted: Wanted) -> tuple[bytes, tuple[int, int]] | None:
+    """The gallery's own file, with its width and height; None where it has none, or a damaged one."""
     if wanted.in_gallery is None:
         return None
     try:
         small = blobs.read(wanted.in_gallery)
-        thumbnails.size_of(small)
+        return small, thumbnails.size_of(small)
     except (OSError, ValueError):
         return None
-    return small
 
 
-def _small(wanted: Wanted, settings: Settings, decoders: IsolatedDecoders, budget: ByteBudget) -> bytes:
-    if wanted.uri is None:
-        raise Unreadable("no_picture")
-    embeddings = settings.embeddings
-    with fetch.fetched(wanted.uri, budget, embeddings.max_bytes, settings.http, embeddings.read_seconds) as content:
-        return decoders.thumbnails(content).small
+def _made(wanted: Wanted, opened: Originals) -> tuple[bytes, tuple[int, int]]:
+    made = opened.of(wanted.original)
+    return made.small, made.small_size

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
@@ -15,8 +14,8 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_similarity.grouping.verdicts import NEAR, NO, YES
 from image_similarity.pages import captions, cards, paths
+from image_similarity.pages.originals import Original
 from image_similarity.settings import Settings
 from image_similarity.stages.search import pictures
 from image_similarity.stages.search.pictures import Picture, Wanted
@@ -30,8 +29,8 @@ STYLE = "search.css"
 _QUERIES_OF_PAGE = 4
 """A query takes as much of a page as so many images of a gallery's."""
 ALL, FAILED = "all", "failed"
-WORDS = {YES: "already there", NEAR: "near", NO: "new"}
-"""Verdict -> its word."""
+_NO_PICTURE = Picture(None, reason="a vector was given")
+"""Of a query without a picture."""
 
 
 @dataclass(frozen=True)
@@ -194,18 +193,15 @@ def _rows(tables: Tables) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]
         yield own[0], own
 
 
-def _best(answers: Sequence[Mapping[str, Any]]) -> str | None:
-    verdicts = {answer["verdict"] for answer in answers}
-    return next((verdict for verdict in (YES, NEAR, NO) if verdict in verdicts), None)
-
-
 def _wanted(tables: Tables, place: Place) -> Iterator[Wanted]:
     for query, answers in _rows(tables):
-        yield Wanted(pictures.name_of("query", query["query_id"]), query["query_uri"])
+        if query["query_uri"] is not None:
+            yield Wanted(pictures.name_of("query", query["query_id"]), Original(query["query_uri"]))
         for answer in answers[:SHOWN]:
             image = tables.images.get(answer["image_id"], {})
             in_gallery = place.picture(*(image.get(name) for name in ("content", "uri", "source_version")))
-            yield Wanted(pictures.name_of("image", answer["image_id"]), image.get("uri"), in_gallery if image else None)
+            original = Original.of(image.get("uri"), image.get("content"))
+            yield Wanted(pictures.name_of("image", answer["image_id"]), original, in_gallery if image else None)
 
 
 def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings: Settings) -> Iterator[Query]:
@@ -216,7 +212,7 @@ def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings
             "",
             caption.alt,
             "",
-            made[pictures.name_of("query", row["query_id"])],
+            made.get(pictures.name_of("query", row["query_id"]), _NO_PICTURE),
             captions.link(row["query_uri"] or ""),
         )
         answers = []
@@ -227,7 +223,7 @@ def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings
             link = place.link(answer["image_id"]) or captions.link(image.get("uri") or "")
             card = Card(words.title, words.alt, words.subtitle, picture, link)
             answers.append(Answer(card, answer["distance"], answer["verdict"]))
-        yield Query(captions.clean(row["query_id"]), own, _best(rows), tuple(answers))
+        yield Query(captions.clean(row["query_id"]), own, captions.best(row["verdict"] for row in rows), tuple(answers))
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
@@ -270,10 +266,10 @@ def write(session: Any, tables: Tables, about: About, place: Place, settings: Se
 def _listings(queries: Sequence[Query], failures: Sequence[Failure], about: About) -> list[Listing]:
     """All, and by verdict what there is."""
     listings = [Listing(ALL, "Answered" if failures else "All", len(queries))]
-    for verdict, word in WORDS.items():
+    for verdict, words in captions.VERDICTS.items():
         count = sum(query.verdict == verdict for query in queries)
         if count or about.is_judged:
-            listings.append(Listing(verdict, word.capitalize(), count))
+            listings.append(Listing(verdict, words.of_query.capitalize(), count))
     return [*listings, *([Listing(FAILED, "Failed", len(failures))] if failures else [])]
 
 
@@ -318,28 +314,11 @@ def _page(
             page=lambda of, which: of.page(which, up, place.rendering),
             # Links of cards are written as from the rendering's folder.
             link=lambda address: address if up or address is None else address.removeprefix("../"),
-            words=WORDS,
+            verdicts=captions.VERDICTS,
         )
     )
 
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    """The templates, read once per process. importlib.resources also reads them from a zip."""
-
-    def source(name: str) -> str | None:
-        if name in cards.SHARED:
-            return cards.template(name)
-        return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
-
-    environment = jinja2.Environment(
-        autoescape=lambda name: name is None or name.endswith(".html"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(source),
-    )
-    environment.filters.update(
-        count="{:,}".format, distance=cards.distance, short=captions.short, breakable=cards.breakable
-    )
-    return environment
+    return cards.environment(__package__)
