@@ -10,10 +10,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.cookies import SimpleCookie
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,6 +29,7 @@ from image_similarity.imaging.framing import Framing
 from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.serve.app import Desk, application
 from image_similarity.serve.server import Server, listen
+from image_similarity.settings import EmbeddingsSettings
 
 TOKEN = "a-token-of-tests"
 ODD_IDS = (
@@ -52,6 +55,10 @@ def picture(colour: tuple[int, int, int] = (200, 60, 40), size: tuple[int, int] 
     return content.getvalue()
 
 
+FINGERPRINTS = ("colours", "other")
+"""Those of a `StandIn`. Where none is named, none is meant."""
+
+
 class StandIn:
     """Has what is served of a `Collection`. ``pause``: seconds that every search takes."""
 
@@ -65,6 +72,7 @@ class StandIn:
         self.files = [folder / f"{number}.png" for number in range(len(ids))]
         for number, file in enumerate(self.files):
             file.write_bytes(picture((25 * number, 255 - 20 * number, 90), (100 + 40 * number, 150)))
+        self.contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files]
         self.vectors = np.stack([self.vector(file.read_bytes()) for file in self.files])
 
     def vector(self, content: bytes) -> Any:
@@ -75,15 +83,26 @@ class StandIn:
         return self.newest or self
 
     def fingerprints(self) -> pa.Table:
-        names = ["colours", "other"]
-        return pa.table({"fingerprint": names, "kind": ["colours"] * 2, "trained": pa.array([None, False])})
+        names = list(FINGERPRINTS)
+        trained, images = pa.array([None, False]), [len(self.ids)] * 2
+        return pa.table({"fingerprint": names, "kind": ["colours"] * 2, "trained": trained, "images": images})
+
+    def limits(self, fingerprint: str) -> EmbeddingsSettings:
+        return EmbeddingsSettings()
+
+    def store(self, fingerprint: str) -> Any:
+        return SimpleNamespace(ids=pa.array(self.ids))
+
+    def look_up(self, image_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        wanted = set(image_ids)
+        return {row["image_id"]: row for row in self.images().to_pylist() if row["image_id"] in wanted}
 
     def images(self) -> pa.Table:
         return pa.table(
             {
                 "image_id": self.ids,
                 "uri": list(map(str, self.files)),
-                "content_sha256": [hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files],
+                "content_sha256": self.contents,
                 "attributes": pa.array([[("title", f"Title {name[:200]}")] for name in self.ids], _ATTRIBUTES),
                 "width": [100 + 40 * number for number in range(len(self.ids))],
                 "height": [150] * len(self.ids),
@@ -112,6 +131,8 @@ class StandIn:
 
     def _found(self, query: Any, k: int, image_id: str | None, name: Any, metric: str, dissimilar: int) -> pa.Table:
         if image_id is not None:
+            if image_id not in self.ids:
+                raise WrongInput(f"no image has the id {image_id!r}")
             vector = self.vectors[self.ids.index(image_id)]
         else:
             try:
@@ -138,6 +159,8 @@ class StandIn:
         for column in about.column_names[1:]:
             table = table.append_column(column, about[column])
         facts = {"fingerprint": name, "metric": metric, "vectors": str(len(self.ids)), "exact": "true"}
+        if image_id is not None:
+            facts |= {"query_width": str(100 + 40 * self.ids.index(image_id)), "query_height": "150"}
         return table.replace_schema_metadata({**facts, "query_vector": "embedded"})
 
 
@@ -197,6 +220,12 @@ class Served:
     def ask(self, value: Any) -> Reply:
         return self.post("/similar", json.dumps(value), {"Content-Type": "application/json"})
 
+    def browser(self) -> "Browser":
+        """A browser that has opened the printed address."""
+        reply = self.get("/", {"Authorization": None}, token=TOKEN)
+        cookie = SimpleCookie(reply.headers["set-cookie"]).popitem()[1]
+        return Browser(self, f"{cookie.key}={cookie.value}", cookie["path"])
+
     def head(self, method: str, target: str, length: int = 0) -> bytes:
         """The head of a request that is sent by `raw`."""
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host}", f"Authorization: Bearer {TOKEN}"]
@@ -212,6 +241,24 @@ class Served:
             return received
 
 
+@dataclass(frozen=True)
+class Browser:
+    """Sends no token, but its cookie. ``path``: of the cookie, below which it has the pages."""
+
+    served: Served
+    cookie: str
+    path: str
+
+    def headers(self, headers: Mapping[str, str | None] | None = None) -> dict[str, str | None]:
+        return {"Authorization": None, "Cookie": f"a=b; {self.cookie}", **(headers or {})}
+
+    def get(self, path: str, headers: Mapping[str, str | None] | None = None) -> Reply:
+        return self.served.get(self.path.removesuffix("/") + path, self.headers(headers))
+
+    def post(self, path: str, body: Any = b"", headers: Mapping[str, str | None] | None = None) -> Reply:
+        return self.served.post(self.path.removesuffix("/") + path, body, self.headers(headers))
+
+
 def form(fields: Mapping[str, str], file: bytes | None = None, name: str = "picture") -> tuple[bytes, dict[str, str]]:
     """The body and headers of the page's form."""
     parts = [f'Content-Disposition: form-data; name="{key}"\r\n\r\n{value}'.encode() for key, value in fields.items()]
@@ -224,7 +271,9 @@ def form(fields: Mapping[str, str], file: bytes | None = None, name: str = "pict
 
 @contextmanager
 def serving(collection: Any, gallery: str | None = None, **options: Any) -> Iterator[Served]:
-    """A server in a thread of this process."""
+    """A server in a thread of this process. Of a `StandIn`, ``colours`` is the usual fingerprint."""
+    if isinstance(collection, StandIn):
+        options.setdefault("fingerprints", FINGERPRINTS)
     with listen("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
         app = application(collection, gallery, TOKEN, port=port, **options)

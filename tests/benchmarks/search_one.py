@@ -4,8 +4,9 @@
     .venv/bin/python tests/benchmarks/search_one.py --images 30000 --values 4096
 
 Searches for pictures that are drawn, so the collection has none of them; for the bytes of one that it has; and for an
-image by its id. With ``--images`` a collection of random vectors is made in their place, of which only ids and vectors
-are searched. Cold means a new process; files are in the page cache. Needs no Spark.
+image by its id. With ``--images`` a collection of random vectors is made in their place, with thumbprints and with
+hashes in no order, as those of files are; images of it are searched by id alone. Cold means a new process; files are in
+the page cache. Needs no Spark.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,9 @@ def ask(warehouse: str, fingerprint: str, what: str) -> None:
 
 def queries(collection: Any, fingerprint: str, query: str) -> Iterator[dict[str, Any]]:
     ids = collection.store(fingerprint).ids
-    uris = {row["image_id"]: row["uri"] for row in collection.snapshot.table("manifest").to_pylist()}
+    uris = {}
+    if query == "its bytes":
+        uris = {row["image_id"]: row["uri"] for row in collection.snapshot.table("manifest").to_pylist()}
     for number in range(WARM + 1):
         image_id = ids[number * 7 % len(ids)].as_py()
         if query == "id":
@@ -119,7 +123,7 @@ def drawn(seed: int) -> bytes:
 def make(warehouse: Path, images: int, values: int) -> None:
     """A warehouse with random vectors, published as ``random``."""
     ids = [f"{number:08}" for number in range(images)]
-    contents = [f"{number:064x}" for number in range(images)]
+    contents = [sha256(name.encode()).hexdigest() for name in ids]
 
     def rows() -> Iterator[pa.Table]:
         random = np.random.default_rng(0)
@@ -127,6 +131,8 @@ def make(warehouse: Path, images: int, values: int) -> None:
             part = contents[start : start + 1024]
             vectors = np.maximum(random.standard_normal((len(part), values), dtype=np.float32), 0)
             columns = {"content_sha256": part, "fingerprint_key": ["k"] * len(part), "embedding": as_lists(vectors)}
+            columns |= {"width": [640] * len(part), "height": [480] * len(part)}
+            columns["thumbprint"] = [random.bytes(1024) for _ in part]
             yield table("vectors", len(part), columns)
 
     write_file(f"{warehouse}/vectors/run_id=r/part.parquet", SCHEMAS["vectors"], rows())

@@ -1,7 +1,11 @@
 """The page that asks a collection, as a person uses it in Chromium: by mouse, by keyboard, and without a script."""
 
 import base64
+import re
+import threading
+import webbrowser
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,16 +16,20 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 import image_similarity as ims
 import serving
 from conftest import Rendered
-from image_similarity.serve import asking
+from image_similarity.serve import asking, main
 from serving import TOKEN, Served, StandIn, picture
 
+NAMES = ("second", "tiny")
+"""The fingerprints, the usual one first."""
 SEVERAL = "Compared with all"
 
 
 @pytest.fixture(scope="module")
 def served(gallery: Rendered) -> Iterator[Served]:
     """The collection whose names try to break pages, with its gallery."""
-    with serving.serving(ims.open(str(gallery.warehouse)), str(gallery.folder), max_bytes=1 << 20) as running:
+    with serving.serving(
+        ims.open(str(gallery.warehouse)), str(gallery.folder), max_bytes=1 << 20, fingerprints=NAMES
+    ) as running:
         yield running
 
 
@@ -75,10 +83,43 @@ def paste(page: Page, content: bytes | None, text: str = "") -> None:
 
 
 def test_the_token_leaves_the_address(page: Page, served: Served, context: BrowserContext) -> None:
-    assert page.url == f"http://{served.host}/"
+    assert re.fullmatch(rf"http://{served.host}/[\w-]{{16}}/", page.url) and TOKEN not in page.url
     assert page.evaluate("document.cookie") == "", "no script reads it"
     page.goto(f"http://localhost:{served.port}/")
     assert "open the address that was printed" in page.locator("main").inner_text()
+
+
+def test_another_port_of_this_machine_is_sent_no_cookie(context: BrowserContext, page: Page, served: Served) -> None:
+    sent: list[str | None] = []
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            sent.append(self.headers["Cookie"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        context.add_cookies([{"name": "any", "value": "1", "domain": "127.0.0.1", "path": "/"}])
+        page.goto(f"http://127.0.0.1:{other.server_port}/")
+        other.shutdown()
+    assert sent and set(sent) == {"any=1"}, "ports share their cookies"
+
+
+def test_a_file_that_leads_to_the_address_is_opened(
+    context: BrowserContext, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = context.new_page()
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    with main._browser_at(f"http://{served.host}/?token={TOKEN}"):
+        while not opened:
+            page.wait_for_timeout(10)
+        page.goto(opened[0])
+        page.wait_for_selector("#ask")
 
 
 def test_a_picture_is_chosen(page: Page, tmp_path: Path) -> None:
@@ -125,6 +166,7 @@ def test_what_cannot_be_looked_for_is_told(page: Page) -> None:
 
 def test_nothing_that_is_dropped_leads_elsewhere(page: Page, served: Served) -> None:
     """Another site's page may make up what is dragged from it."""
+    own = page.url
     for address in ("javascript:window.hacked=1", "https://evil.example/", "//evil.example"):
         dragged = data_transfer(page, None)
         page.evaluate(
@@ -132,7 +174,7 @@ def test_nothing_that_is_dropped_leads_elsewhere(page: Page, served: Served) -> 
         )
         page.dispatch_event("main", "drop", {"dataTransfer": dragged})
         expect(page.get_by_role("alert")).to_contain_text("no such field")
-        assert page.url.startswith(f"http://{served.host}/?")
+        assert page.url.startswith(f"{own}?")
 
 
 def test_the_keyboard_reaches_everything(page: Page, tmp_path: Path) -> None:
@@ -211,7 +253,11 @@ def test_without_a_script_the_form_does_it(browser: Browser, served: Served, tmp
         page = context.new_page()
         page.goto(f"http://{served.host}/?token={TOKEN}")
         page.wait_for_selector("#ask")
-        assert page.url == f"http://{served.host}/" and not page.get_by_text("paste one").is_visible()
+        assert (
+            page.url.startswith(f"http://{served.host}/")
+            and TOKEN not in page.url
+            and not page.get_by_text("paste one").is_visible()
+        )
         page.set_input_files("#picture", tmp_path / "a.png")
         page.get_by_role("button", name="Look").click()
         answered(page)
@@ -270,8 +316,9 @@ def test_pages_are_accessible_and_fit(browser: Browser, served: Served, width: i
         paste(page, b"no picture")
         expect(page.get_by_role("alert")).to_be_visible()
         check()
-        for path in ("/api", "/?id=none", "/nowhere"):
-            page.goto(f"http://{served.host}{path}")
+        own = page.url.partition("?")[0]
+        for path in ("api", "?id=none", "nowhere"):
+            page.goto(own + path)
             check()
 
 

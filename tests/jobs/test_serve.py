@@ -21,7 +21,7 @@ def collection(gallery: Rendered) -> ims.Collection:
 
 @pytest.fixture(scope="module")
 def served(gallery: Rendered, collection: ims.Collection) -> Iterator[Served]:
-    with serving.serving(collection, str(gallery.folder)) as running:
+    with serving.serving(collection, str(gallery.folder), fingerprints=["tiny", "second"]) as running:
         yield running
 
 

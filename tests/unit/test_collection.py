@@ -128,6 +128,11 @@ def test_weights_are_of_a_published_fingerprint(made: Made) -> None:
     assert "did you mean vgg16-fc2?" in refused(ims.open, made.uri, weights={"vgg16-fc": "f.pth"})
 
 
+def test_weights_are_files_or_addresses(made: Made) -> None:
+    assert ims.open(made.uri, weights={"vgg16-fc2": Path("w.pth")}).weights == {"vgg16-fc2": "w.pth"}
+    assert "give a file or an address, not 3" in refused(ims.open, made.uri, weights={"vgg16-fc2": 3})
+
+
 def test_one_state_is_read_until_it_is_read_anew(made: Made) -> None:
     collection = ims.open(made.uri)
     assert collection.version == 3 and collection.refresh() is collection
@@ -150,6 +155,16 @@ def test_what_was_cleaned_meanwhile(made: Made) -> None:
     told = refused(collection.neighbours, error=ims.JobFailed)
     assert told == f"{made.uri}: version 3 was cleaned meanwhile: refresh() reads the newest"
     assert len(collection.refresh().neighbours(relation="similar")) == 4
+
+
+def test_duckdb_says_that_a_state_was_cleaned(made: Made) -> None:
+    collection = ims.open(made.uri)
+    old = collection.neighbours().schema.metadata[b"run_id"].decode()
+    collection.duckdb()
+    shutil.rmtree(Path(made.uri) / "neighbours" / f"run_id={old}")
+    assert "published files are gone" in refused(collection.duckdb, error=ims.JobFailed)
+    made.neighbours(LISTS)
+    assert "was cleaned meanwhile: refresh()" in refused(collection.duckdb, error=ims.JobFailed)
 
 
 def test_records_that_were_merged_and_cleaned_meanwhile(made: Made) -> None:
@@ -274,6 +289,17 @@ def test_images_add_up_to_the_manifest(made: Made) -> None:
     assert [rows["copy of a.jpg"][name] for name in about] == [40, 30, sha256("A"), None, None]
     assert [rows["broken.jpg"][name] for name in about] == [None, None, None, "not_an_image", "not_an_image it is"]
     assert [rows["new.jpg"][name] for name in about] == [None] * 5
+
+
+def test_texts_are_put_together_a_few_rows_at_a_time(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ims.open(made.uri).images()
+    monkeypatch.setattr(tables, "_BLOCK_ROWS", 2)  # pyarrow's arrays hold 2 GiB of texts
+    table = ims.open(made.uri).images()
+    assert table == before and all(column.num_chunks == 3 for column in table.columns)
+    chunked = pa.chunked_array([["a", "b"], [], ["c"], ["d", None]])
+    place = np.array([4, 0, -1, 3, 2, 0, 1])
+    assert tables._rows(chunked, place).to_pylist() == [None, "a", None, "d", "c", "a", "b"]
+    assert tables._rows(chunked, place[:0]).to_pylist() == []
 
 
 def test_images_before_anything_is_embedded(tmp_path: Path) -> None:

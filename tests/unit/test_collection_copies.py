@@ -99,7 +99,7 @@ def test_vectors_that_are_larger_than_memory_are_mapped(tmp_path: Path) -> None:
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimensions)}
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + 4 * rows * dimensions)
-        values = vectors._mapped(file, None)
+        values = vectors._mapped(file, np.float32, None)
     assert values.nbytes == 2**40 and values[-1, -1] == 0
 
 
@@ -114,12 +114,12 @@ def test_processes_that_begin_at_once_make_one_copy(made: Made, cache: Path) -> 
 import time
 import image_similarity as ims
 from image_similarity.collection import vectors
-write = vectors._write
+write = vectors._Array.write
 def slowly(*arguments):
     print("writes", flush=True)
     time.sleep(0.3)
     write(*arguments)
-vectors._write = slowly
+vectors._Array.write = slowly
 print(ims.open({made.uri!r}).embeddings().vectors.shape)
 """
     paths = {**os.environ, "PYTHONPATH": f"{ROOT}/lib"}

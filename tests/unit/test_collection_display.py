@@ -192,8 +192,8 @@ def test_no_more_is_shown_than_was_asked_for(show: Any) -> None:
     many = pa.table({"image_id": ["a", "wide"] * 1000})
     assert repr(show(many, limit=2)).splitlines()[-1] == "the first 2 of 2,000 rows: show(rows, limit=N) shows more"
     assert len(show(many, limit=display.MOST)) == display.MOST
-    for limit in (0, -1, display.MOST + 1):
-        with pytest.raises(WrongInput, match="should be between 1 and"):
+    for limit in (0, -1, display.MOST + 1, "3", 1.5, None):
+        with pytest.raises(WrongInput, match="should be a whole number between 1 and"):
             show(many, limit=limit)
 
 

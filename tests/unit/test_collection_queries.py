@@ -81,6 +81,16 @@ def test_names_of_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.Monk
         refusal(store, odd)
 
 
+def test_names_that_are_no_utf_8(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for odd in ("caf\udce9.png", "\udcff", "http://there/\udcff.jpg"):
+        refusal(store, odd)
+        assert "has a vector here" in refusal(store, image_id=odd)
+    Path("caf\udce9.png").write_bytes(b"content")
+    assert understood(store, "caf\udce9.png").content == b"content"
+    assert understood(store, b"caf\xe9.png".decode(errors="surrogateescape")).content == b"content"
+
+
 def test_what_is_no_file(store: Store, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "a named pipe: name the file of a picture" in refusal(store, tmp_path / "pipe")
@@ -151,6 +161,11 @@ def test_images_of_pil_are_upright_pixels(store: Store) -> None:
 def test_vectors(store: Store, vector: Any) -> None:
     taken = understood(store, vector)
     assert isinstance(taken, Vector) and taken.values.dtype == np.float32 and taken.values.tolist() == [1, 2, 3]
+
+
+def test_tensors(store: Store) -> None:
+    torch = pytest.importorskip("torch")
+    assert understood(store, torch.ones(3, requires_grad=True)).values.tolist() == [1, 1, 1]
 
 
 def test_what_is_no_vector(store: Store) -> None:

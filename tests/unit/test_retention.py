@@ -1,12 +1,16 @@
 """Which runs are old, undone, or made of others: by the records alone."""
 
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
+from image_similarity.jobs import restore_runs
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.records import Record
-from image_similarity.warehouse.retention import UNDONE
+from image_similarity.warehouse.retention import UNDONE, published_slots
+from image_similarity.warehouse.schemas import RUNS
 from image_similarity.warehouse.snapshot import Pointer
+from image_similarity.warehouse.warehouse import Warehouse
 
 EMBEDDED = {"embeddings": ["pca"], "failures": ["pca"]}
 FITTED = {**EMBEDDED, "projections": ["pca"]}
@@ -69,3 +73,59 @@ def test_a_run_is_stale_when_what_it_was_made_of_is_not_current() -> None:
     assert not retention.is_stale(current, now, history), "the run before is its own slot's"
     assert retention.is_stale(current, found, history)
     assert not retention.is_stale(Pointer(1, {"embeddings": {"pca": ["r1"]}}), found, history)
+
+
+def a_search(run: str, day: int, inputs: Any) -> Record:
+    slot = f"day-{day}/pca/cosine"
+    replaced = {"matches": [slot], "failures": [f"search/{slot}"]}
+    return record(run, "search_images", slot, replaced, inputs=inputs)
+
+
+def run_id(number: int) -> str:
+    return f"r20200101T000000-{number:08x}"
+
+
+def publish(warehouse: Warehouse, made: Record) -> None:
+    """As a job does at its end, with tables that have no files."""
+    base, slots = warehouse.current(), published_slots(made)
+    for table in slots:
+        Path(warehouse.uri, table, f"run_id={made.run_id}").mkdir(parents=True)
+    warehouse.write_record(made)
+    warehouse.publish(base, slots, {RUNS: {"": made.run_id}})
+
+
+def test_searches_keep_nothing_that_they_were_answered_by(tmp_path: Path) -> None:
+    """Each name of queries stays current for ever, and nobody reads again what answered it."""
+    warehouse = Warehouse(None, str(tmp_path))  # type: ignore[arg-type]
+    history = []
+    for night in range(4):
+        embedding, searching = run_id(2 * night), run_id(2 * night + 1)
+        history += [record(embedding), a_search(searching, night, {"embeddings": [embedding], "vectors": [embedding]})]
+    for made in history:
+        publish(warehouse, made)
+    tables = ("embeddings", "failures")
+    old = [f"{tmp_path}/{table}/run_id={run_id(number)}" for table in tables for number in (0, 2)]
+    assert sorted(retention.removable(warehouse, 2)) == old
+
+
+def test_a_run_that_is_no_search_keeps_what_it_was_made_of(tmp_path: Path) -> None:
+    warehouse = Warehouse(None, str(tmp_path))  # type: ignore[arg-type]
+    found = record(run_id(1), "find_neighbours", "pca/cosine", replaced=FOUND, inputs={"embeddings": [run_id(0)]})
+    for made in (record(run_id(0)), found, record(run_id(2)), record(run_id(3))):
+        publish(warehouse, made)
+    assert [path for path in retention.removable(warehouse, 2) if "/embeddings/" in path] == []
+
+
+def test_searches_by_what_was_undone_are_one_note() -> None:
+    found = record("r1", "find_neighbours", "pca/cosine", replaced=FOUND, inputs={"embeddings": ["r0"]})
+    history = [record("r0"), found, *(a_search(f"r{day}", day, {"embeddings": ["r0"]}) for day in range(2, 1500))]
+    slots: dict[str, dict[str, list[str]]] = {}
+    for made in history:
+        for table, published in made.replaced.items():
+            slots.setdefault(table, {}).update({slot: [made.run_id] for slot in published})
+    assert restore_runs.stale(Pointer(1, slots), history) == []
+    slots["embeddings"] = {"pca": ["r9999"]}
+    history.append(record("r9999"))
+    said = restore_runs.stale(Pointer(2, slots), history)
+    assert len(said) == 2 and said[0].startswith("r1 (find_neighbours pca/cosine) was made of other runs")
+    assert "current: 1,498;" in said[1]

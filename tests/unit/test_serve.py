@@ -11,20 +11,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
+import pyarrow as pa
 import pytest
 
 import misbehaving
 import serving
-from image_similarity.errors import WrongInput
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.pages import paths
 from image_similarity.pages.originals import Original
 from image_similarity.serve import app, asking, main, pages, pictures, questions
 from image_similarity.serve.pictures import Pictures
+from image_similarity.serve.refusals import Refused
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.storage import http_connections
 from serving import ODD_IDS, Served, StandIn, form, picture
@@ -81,14 +84,15 @@ def test_an_image_of_the_collection_is_asked_for_by_its_id(served: Served) -> No
     again = re.search(r'name="again" value="([^"]*)"', reply.text)
     assert again is not None
     led = served.post("/", *form({"k": "5", "dissimilar": "0", "address": "", "again": again[1]}, b""))
-    assert led.status == 303 and led.headers["location"] == "/?id=new%0Aline.png&k=5"
-    assert len(shown(served.get(led.headers["location"], HTML).text)) == 5
+    assert led.status == 303 and led.headers["location"] == "?id=new%0Aline.png&k=5"
+    assert len(shown(served.get(f"/{led.headers['location']}", HTML).text)) == 5
 
 
 def test_every_address_of_a_page_is_answered(served: Served) -> None:
     text = served.get("/", HTML, id="plain.png", k=8, dissimilar=8).text
-    addresses = {address.replace("&amp;", "&") for address in re.findall(r'(?:href|src)="(/[^"]*)"', text)}
-    assert len(addresses) > 16
+    links = {address.replace("&amp;", "&") for address in re.findall(r'(?:href|src)="([^"#]*)"', text)}
+    assert len(links) > 16 and all(link.startswith("/static/") for link in links if link.startswith("/"))
+    addresses = {urljoin("/", link) for link in links}
     assert {address: served.get(address, HTML).status for address in addresses} == dict.fromkeys(addresses, 200)
 
 
@@ -143,7 +147,8 @@ def test_the_answer_for_programs(served: Served, collection: StandIn) -> None:
         "picture": "/picture?id=nul%00byte.png&size=small",
         "page": None,
     }
-    assert {name: value for name, value in by_picture.items() if name not in ("similar", "dissimilar", "seconds")} == {
+    others = ("similar", "dissimilar", "seconds", "state")
+    assert {name: value for name, value in by_picture.items() if name not in others} == {
         **{"verdict": "yes", "fingerprint": "colours", "metric": "euclidean", "vectors": 9, "exact": True},
         **{"trained": None, "vector": "embedded", "version": 1, "newer": None},
     }
@@ -193,7 +198,7 @@ def test_results_lead_to_the_gallery_where_it_has_a_page(tmp_path: Path) -> None
             assert running.get("/picture", id=ODD_IDS[1], size=size).body == b"its picture"
         assert running.get("/picture", id=ODD_IDS[2]).body[:4] == b"RIFF"
         text = running.get("/", HTML, id=ODD_IDS[0]).text
-        assert f'<a href="/gallery/{paths.image_path(name)}">' in text and '<a href="/gallery/index.html">' in text
+        assert f'<a href="gallery/{paths.image_path(name)}">' in text and '<a href="gallery/index.html">' in text
 
 
 def test_a_gallery_elsewhere_is_linked_to(served: Served) -> None:
@@ -238,7 +243,8 @@ def test_a_newer_state_answers_as_soon_as_it_is_open(tmp_path: Path, monkeypatch
     collection = StandIn(tmp_path / "one")
     newest = StandIn(tmp_path / "two", ("new.png", *ODD_IDS), version=2)
     with serving.serving(collection) as running:
-        assert running.get("/state").json == {"version": 1, "newer": None, "trouble": None}
+        before = running.get("/state").json
+        assert before == {"version": 1, "state": before["state"], "newer": None, "trouble": None}
         newest.pause = 0.5  # while it is warmed up the old one answers, and says so
         collection.newest = newest
         until(lambda: running.get("/state").json["newer"] == 2)
@@ -250,6 +256,175 @@ def test_a_newer_state_answers_as_soon_as_it_is_open(tmp_path: Path, monkeypatch
         newest.pause = 0
         reply = running.get("/similar", id="new.png").json
         assert (reply["version"], reply["newer"], reply["vectors"]) == (2, None, 10)
+
+
+def test_a_warehouse_that_was_made_again_is_another_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its versions begin anew."""
+    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.0)
+    collection = StandIn(tmp_path / "one")
+    with serving.serving(collection) as running:
+        before = running.get("/similar", id="plain.png").json
+        page = running.get("/", HTML, id="plain.png").text
+        assert f'data-state="{before["state"]}"' in page and f"state={before['state']}" in page
+        collection.newest = StandIn(tmp_path / "two", ("new.png", *ODD_IDS), version=1)
+        until(lambda: running.get("/state").json["state"] != before["state"])
+        after = running.get("/similar", id="new.png").json
+        assert (after["version"], after["newer"], after["vectors"]) == (1, None, 10)
+        assert after["state"] == running.get("/state").json["state"]
+        assert f"state={before['state']}" not in running.get("/", HTML, id="plain.png").text, "kept by browsers"
+
+
+def test_a_newer_state_answers_though_its_first_image_cannot_be_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.0)
+    collection = StandIn(tmp_path / "one")
+    newest = StandIn(tmp_path / "two", version=2)
+    search = newest.search
+
+    def fails(query: Any = None, k: int = 12, **named: Any) -> Any:
+        if named["image_id"] == "plain.png":
+            raise JobFailed("w: cannot be read")
+        return search(query, k, **named)
+
+    monkeypatch.setattr(newest, "search", fails)
+    with serving.serving(collection) as running:
+        collection.newest = newest
+        until(lambda: running.get("/state").json["version"] == 2)
+        until(lambda: running.get("/state").json["newer"] is None)
+        assert running.get("/similar", id="plain.png").status == 503
+        assert running.get("/similar", id=ODD_IDS[1]).status == 200
+    assert "the newest state was opened, but does not answer: w: cannot be read" in capsys.readouterr().err
+
+
+def opened(
+    folder: Path, published: Sequence[str], names: Sequence[str] = (), usual: str | None = None
+) -> asking.Opened:
+    collection = StandIn(folder)
+    rows = pa.table({"fingerprint": published, "kind": ["colours"] * len(published)})
+    collection.fingerprints = lambda: rows  # type: ignore[method-assign]
+    return asking.Opened(collection, names, usual)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "published, names, usual, chosen",
+    [
+        (["a"], [], None, "a"),
+        (["b", "vgg16-fc2"], [], None, "vgg16-fc2"),
+        (["a", "b"], [], None, None),
+        (["a", "b"], ["b", "a"], None, "b"),
+        (["a", "b", "vgg16-fc2"], [], "b", "b"),  # it was the only one when the server was started
+        (["a", "vgg16-fc2"], [], "gone", "vgg16-fc2"),
+        (["a", "b"], [], "gone", None),
+    ],
+)
+def test_the_usual_fingerprint_is_the_default_and_stays(
+    tmp_path: Path, published: list[str], names: list[str], usual: str | None, chosen: str | None
+) -> None:
+    state = opened(tmp_path, published, names, usual)
+    if chosen is None:
+        with pytest.raises(Refused, match="which fingerprint.*name one of a, b"):
+            state.chosen(None)
+    else:
+        assert state.chosen(None) == chosen == state.first.name
+    assert state.chosen(published[-1]) == published[-1]
+
+
+def test_a_newer_state_keeps_the_usual_fingerprint(tmp_path: Path) -> None:
+    asked = asking.Asking(opened(tmp_path / "one", ["b"]), [], 1)
+    newest = opened(tmp_path / "two", ["a", "b", "vgg16-fc2"]).collection
+    asked.opened.collection.refresh = lambda: newest  # type: ignore[method-assign]
+    asked._renew()
+    assert asked.opened.collection is newest and asked.opened.usual == "b" and not asked.trouble
+
+
+def test_pictures_of_an_answer_are_looked_up_together_and_few_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = StandIn(tmp_path)
+    looks: list[set[str]] = []
+    rows = {name: {"uri": "u", "content_sha256": name} for name in ODD_IDS}
+
+    def look_up(image_ids: Iterable[str]) -> Any:
+        looks.append(set(image_ids))
+        return {name: rows[name] for name in looks[-1] if name in rows}
+
+    monkeypatch.setattr(collection, "look_up", look_up)
+    monkeypatch.setattr(collection, "images", lambda: pytest.fail("all images are read"))
+    monkeypatch.setattr(asking, "MOST_KNOWN", 4)
+    state = asking.Opened(collection, ["other"])  # type: ignore[arg-type]
+    state.will_show([*ODD_IDS[:3], "none"])
+    assert [state.original(name).contents for name in ODD_IDS[:3]] == [{name} for name in ODD_IDS[:3]]
+    assert looks == [{*ODD_IDS[:3], "none"}]
+    for name in ("none", *ODD_IDS[3:]):
+        if name in rows:
+            assert state.original(name).uri == "u"
+        else:
+            with pytest.raises(Refused, match="no image of the collection"):
+                state.original(name)
+    assert len(state._known) == 4
+
+
+def test_an_image_that_no_manifest_lists_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors of one's own may have none."""
+    collection = StandIn(tmp_path)
+    monkeypatch.setattr(collection, "look_up", lambda image_ids: {})
+    with serving.serving(collection) as running:
+        assert len(running.get("/similar", id="plain.png", k=3).json["similar"]) == 3
+        assert "plain.png" in running.get("/", HTML, id="plain.png").text
+        assert running.get("/similar", id="none").status == running.get("/picture", id="plain.png").status == 404
+
+
+def test_files_of_the_warehouse_that_are_gone_are_no_fault_of_ours(tmp_path: Path, monkeypatch: Any) -> None:
+    collection = StandIn(tmp_path)
+
+    def gone(image_ids: Iterable[str]) -> Any:
+        raise JobFailed("w: version 1 was cleaned meanwhile")
+
+    monkeypatch.setattr(collection, "look_up", gone)
+    with serving.serving(collection) as running:
+        for path in ("/picture", "/similar"):
+            reply = running.get(path, id="plain.png")
+            assert reply.status == 503 and "cleaned meanwhile" in reply.json["error"]
+
+
+@pytest.mark.parametrize("given, effective", [(None, 5000), (4000, 4000), (6000, 5000)])
+def test_the_limits_are_those_of_the_collection(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: int | None, effective: int
+) -> None:
+    collection = StandIn(tmp_path)
+    limits = {
+        "colours": EmbeddingsSettings(max_bytes=4500, max_pixels=10**9),
+        "other": EmbeddingsSettings(max_bytes=5000, max_pixels=10**6, decode_seconds=7),
+    }
+    collection.limits = limits.__getitem__  # type: ignore[method-assign,assignment]
+    with serving.serving(collection, max_bytes=given) as running:
+        assert running.desk.max_bytes == effective
+        used = running.desk.pictures._originals._limits
+        assert (used.max_bytes, used.max_pixels) == (5000, 10**9)
+        assert running.post("/similar", b"x" * (effective + 1)).status == 413
+        assert f'data-most="{effective}"' in running.get("/", HTML).text
+        main._say(running.desk, "address", given)
+    told = "--max-bytes 6000: files of up to 5000 bytes are taken" in capsys.readouterr().err
+    assert told == (given == 6000)
+
+
+def test_what_fails_while_the_process_ends_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    collection = StandIn(tmp_path)
+    asked = asking.Asking(asking.Opened(collection, ["other"]), [], 1)  # type: ignore[arg-type]
+
+    def fails(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    collection.search = collection.refresh = fails  # type: ignore[assignment,method-assign]
+    main._warm(asked)
+    asked._renew()
+    assert capsys.readouterr().err.count("cannot schedule") == 2
+    asked.close()
+    asked.trouble = None
+    main._warm(asked)
+    asked._renew()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_newer_state_that_cannot_be_opened_is_told(
@@ -349,9 +524,10 @@ sys.exit(main.run(parser.parse_args(sys.argv[1:])))
 class Started:
     """The command as a process of its own."""
 
-    def __init__(self, folder: Path, *words: str):
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'lib'}{os.pathsep}{ROOT / 'tests'}"}
+    def __init__(self, folder: Path, *words: str, **variables: str):
+        environment = {**os.environ, **variables, "PYTHONPATH": f"{ROOT / 'lib'}{os.pathsep}{ROOT / 'tests'}"}
         command = [sys.executable, "-c", PROGRAM, "--warehouse", str(folder), "--port", "0", *words]
+        command += ["--fingerprint", *serving.FINGERPRINTS]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder
         )
@@ -410,6 +586,26 @@ def test_signals_end_it_cleanly_and_nothing_is_told_of_what_was_asked(
     assert (code, err) == (0, "") and time.monotonic() - began < 10
     assert out.count(started.token) == 1 and out.endswith("stopped\n") and "secret" not in out and "similar" not in out
     assert sorted(tmp_path.rglob("*")) == before, "nothing is stored"
+
+
+def test_the_browser_is_started_without_the_token(tmp_path: Path) -> None:
+    """Every account of the machine can read the arguments of a process."""
+    seen, browser = tmp_path / "seen", tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$@" > {seen}.part\nmv {seen}.part {seen}\n')
+    browser.chmod(0o700)
+    running = Started(tmp_path, "--open", BROWSER=f"{browser} %s")
+    try:
+        until(seen.exists)
+        told = seen.read_text().strip()
+        page = Path(told.removeprefix("file://"))
+        assert told.startswith("file:///") and running.token not in told
+        assert page.stat().st_mode & 0o777 == 0o600 and page.parent.stat().st_mode & 0o777 == 0o700
+        assert f'content="0; url=http://127.0.0.1:{running.port}/?token={running.token}"' in page.read_text()
+        assert running.end(signal.SIGTERM)[0] == 0
+        assert not page.exists() and not page.parent.exists()
+    finally:
+        running.process.kill()
+        running.process.communicate()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -99,25 +100,51 @@ def test_a_request_has_one_host(served: Served) -> None:
 )
 @pytest.mark.parametrize("path", ["/", "/similar"])
 def test_a_page_from_elsewhere_cannot_post(served: Served, collection: StandIn, path: str, origin: str) -> None:
-    before, cookie = collection.searches, f"image-similarity-{served.port}={TOKEN}"
-    for known in ({"Authorization": None, "Cookie": cookie}, {}):
-        refused(served.post(path, picture(), {"Origin": origin, **known}), 403)
+    before, browser = collection.searches, served.browser()
+    for client in (browser, served):
+        refused(client.post(path, picture(), {"Origin": origin}), 403)
     assert collection.searches == before
 
 
 def test_the_page_itself_can_post(served: Served) -> None:
-    own = {"Authorization": None, "Cookie": f"a=b; image-similarity-{served.port}={TOKEN}"}
-    assert served.post("/similar", picture(), {**own, "Origin": f"http://{served.host}"}).status == 200
-    assert "Bearer" in refused(served.post("/similar", picture(), own), 403)  # no browser sends a POST without Origin
+    browser = served.browser()
+    assert browser.post("/similar", picture(), {"Origin": f"http://{served.host}"}).status == 200
+    assert "Bearer" in refused(browser.post("/similar", picture()), 403)  # no browser sends a POST without Origin
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 @pytest.mark.parametrize("path", ["/", "/similar?id=plain.png", "/picture?id=plain.png"])
 def test_a_page_from_elsewhere_cannot_embed_or_link(served: Served, path: str, site: str) -> None:
     """Another port of this machine is the same site: its pages send the cookie along."""
-    cookie = {"Authorization": None, "Cookie": f"image-similarity-{served.port}={TOKEN}"}
-    refused(served.get(path, {**cookie, "Sec-Fetch-Site": site}), 403)
-    assert served.get(path, {**cookie, "Sec-Fetch-Site": "same-origin"}).status == 200
+    browser = served.browser()
+    refused(browser.get(path, {"Sec-Fetch-Site": site}), 403)
+    assert browser.get(path, {"Sec-Fetch-Site": "same-origin"}).status == 200
+
+
+def test_a_cookie_is_of_no_use_elsewhere(served: Served) -> None:
+    """Browsers send cookies to every port of a machine, below the cookie's path."""
+    browser = served.browser()
+    assert browser.get("/state").status == 200
+    assert re.fullmatch(r"/[\w-]{16,}/", browser.path), "another port's page cannot guess it"
+    assert TOKEN not in browser.cookie + browser.path
+    name, _, value = browser.cookie.partition("=")
+    for path in ("/", "/state", "/similar?id=plain.png", "/picture?id=plain.png", browser.path.removesuffix("/")):
+        refused(served.get(path, browser.headers()), 403)
+    for headers in ({"Authorization": f"Bearer {value}"}, {"Authorization": f"Bearer {browser.path[1:-1]}"}):
+        refused(served.get("/state", headers), 403)
+    for cookie in (f"{name}={TOKEN}", f"{name}=", "a=b", None):
+        refused(browser.get("/state", {"Cookie": cookie}), 403)
+
+
+def test_a_browser_stays_where_its_cookie_is_sent(served: Served) -> None:
+    browser = served.browser()
+    text = browser.get("/?id=plain.png", {"Accept": "text/html"}).text
+    links = re.findall(r'(?:href|src|action)="([^"#]*)"', text)
+    assert len(links) > 16
+    for link in links:
+        place = urljoin(browser.path, link.replace("&amp;", "&"))
+        assert place.startswith((browser.path, "/static/")), link
+        assert served.get(place, browser.headers({"Accept": "text/html"})).status == 200, link
 
 
 def test_no_answer_is_for_other_origins(served: Served) -> None:
@@ -135,9 +162,10 @@ def test_the_printed_address_leaves_a_cookie_and_no_token(served: Served) -> Non
     reply = served.get("/", {"Authorization": None, "Sec-Fetch-Site": "cross-site"}, token=TOKEN, id="a&b\"'<c>")
     assert reply.status == 200 and "location" not in reply.headers and TOKEN not in reply.text
     name, *flags = re.split("; ?", reply.headers["set-cookie"])
-    assert name == f"image-similarity-{served.port}={TOKEN}"
-    assert {"httponly", "samesite=strict", "path=/"} <= {flag.lower() for flag in flags}
-    assert 'content="0; url=/?id=a%26b%22%27%3Cc%3E"' in reply.text
+    path = served.browser().path
+    assert name.startswith(f"image-similarity-{served.port}=") and TOKEN not in name
+    assert {"httponly", "samesite=strict", f"path={path.lower()}"} <= {flag.lower() for flag in flags}
+    assert f'content="0; url={path}?id=a%26b%22%27%3Cc%3E"' in reply.text
     assert "set-cookie" not in served.get("/").headers
     refused(served.get("/", {"Authorization": None}, token="wrong"), 403)
     refused(served.get("/", {}, token=""), 403)

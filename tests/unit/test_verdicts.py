@@ -21,6 +21,19 @@ def test_the_scale_of_a_query_is_that_of_its_eighth_image_and_identical_files_do
     assert verdicts.scales(np.empty((2, 0), np.float32)).tolist() == [0, 0]
 
 
+def test_images_of_one_content_count_once_in_the_scale_of_a_query() -> None:
+    distance = values(np.repeat(np.arange(0.1, 1.0, 0.1), 2).tolist())
+    assert verdicts.scales(distance)[0] == np.float32(0.4)
+    assert verdicts.scales(distance, np.repeat(np.arange(9), 2)[None])[0] == np.float32(0.8)
+    assert verdicts.scales(distance, np.full((1, 18), -1))[0] == np.float32(0.4), "nobody knows whose bytes they are"
+
+
+def test_what_content_was_there_before() -> None:
+    content = np.array([[3, -1, 1, 3, -1, 1], [1, 2, 3, 4, 5, 6]])
+    assert verdicts.repeated(content).tolist() == [[False, False, False, True, False, True], [False] * 6]
+    assert verdicts.repeated(np.empty((2, 0), np.int64)).shape == (2, 0)
+
+
 @pytest.mark.parametrize(
     ("distance", "disagreement", "verdict"),
     [
@@ -68,3 +81,11 @@ def test_pictures_are_compared_where_both_are_known() -> None:
     found = verdicts.disagreements(share, pictures, np.array([0, -1]), pictures, places)
     assert found[0, 0] == found[0, 3] == 0 and found[0, 1] > 0.5 and np.isnan(found[0, 2])
     assert np.isnan(found[1]).all()
+
+
+def test_of_the_collections_pictures_only_those_that_are_compared_are_in_memory() -> None:
+    """All of them may be a file that is larger than the memory. So large is none that these were copied from."""
+    picture = np.random.default_rng(0).integers(0, 256, (1, 1024)).astype(np.uint8)
+    images = np.broadcast_to(picture, (2**40, 1024))
+    found = verdicts.disagreements(values([0.5, 0.5]), picture, np.array([0]), images, np.array([[2**39, 7]]))
+    assert found.tolist() == [[0, 0]]

@@ -264,6 +264,22 @@ def test_failures_of_queries_are_not_the_collections(warehouse: Path) -> None:
     ]
 
 
+def test_failures_of_many_searches_are_one_read(tmp_path: Path) -> None:
+    """Of the files of a hundred searches the text says little more than their names and runs."""
+    runs = [f"r20261124T020013-{number:08x}" for number in range(100)]
+    for run in runs:
+        write(tmp_path, "failures", run, [{"image_id": f"{run}.jpg", "fingerprint": "f", "reason": "truncated"}])
+    slots = {f"search/day-{number}/f/cosine": [run] for number, run in enumerate(runs)}
+    pointer = Pointer(1, {"failures": {**slots, "search/day-0/f/euclidean": [runs[0][:-1] + "x"]}})
+    write(tmp_path, "failures", runs[0][:-1] + "x", [{"image_id": "other.jpg", "fingerprint": "f"}])
+    db = opened(tmp_path, pointer)
+    shown = db.sql("SELECT queries, metric, query_id FROM query_failures").fetchall()
+    wanted = [(f"day-{number}", "cosine", f"{run}.jpg") for number, run in enumerate(runs)]
+    assert sorted(shown) == sorted([*wanted, ("day-0", "euclidean", "other.jpg")])
+    view = views_sql(str(tmp_path), pointer).partition("VIEW query_failures")[2].partition(";")[0]
+    assert view.count("read_parquet") == 1 and len(view) < 100 * 120
+
+
 def test_fingerprints_say_what_they_are(warehouse: Path) -> None:
     columns = (
         "fingerprint, is_default, kind, network, layer, weights, trained, dimensions, images, fingerprint_key, run_id"
@@ -394,6 +410,35 @@ def test_a_moved_warehouse_opens_in_its_folder_or_where_it_is_said_to_be(
     assert db.sql("SELECT image_id FROM embeddings").fetchall() == [("right",)]
 
 
+def test_several_moved_warehouses_in_one_database(tmp_path: Path) -> None:
+    """Each is said where it is before its file is read, and stays there: beside others, and one that was not moved."""
+    db = duckdb.connect()
+    for name in ("one", "two", "stays"):
+        sql = views_sql(str(tmp_path / name), small(tmp_path / name, name))
+        if name != "stays":
+            os.rename(tmp_path / name, tmp_path / f"new {name}")
+            db.execute(f"SET VARIABLE warehouse = '{tmp_path}/new {name}'")
+        db.execute(f"CREATE SCHEMA {name}; USE {name}; {sql}")
+    for name in ("one", "two", "stays"):
+        assert db.sql(f"SELECT image_id FROM {name}.images").fetchall() == [(name,)]
+        db.execute(f"USE {name}")
+        assert db.sql(f"SELECT image_id FROM similar_images('{name}')").fetchall() == [(name,)]
+
+
+def test_copies_of_one_warehouse_go_their_own_ways(tmp_path: Path) -> None:
+    """All were written in one place, as by containers that mount theirs alike; an empty one takes nobody's folder."""
+    db = duckdb.connect()
+    for name in ("one", "two"):
+        pointer = small(tmp_path / name, name)
+        db.execute(f"SET VARIABLE warehouse = '{tmp_path / name}'")
+        db.execute(f"CREATE SCHEMA {name}; USE {name}; {views_sql('/warehouse', pointer)}")
+    db.execute(f"SET VARIABLE warehouse = '{tmp_path}/empty'; CREATE SCHEMA empty; USE empty")
+    db.execute(views_sql("/warehouse", Pointer()))
+    db.execute(f"CREATE SCHEMA three; USE three; {views_sql(f'{tmp_path}/three', small(tmp_path / 'three', 'three'))}")
+    for name in ("one", "two", "three"):
+        assert db.sql(f"SELECT image_id FROM {name}.images").fetchall() == [(name,)]
+
+
 def test_a_copy_never_shows_another_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder in which a file of views is read need not be its warehouse."""
     gone, other = tmp_path / "gone", tmp_path / "other"
@@ -434,6 +479,7 @@ def test_a_collection_brings_its_views_wherever_it_lies(tmp_path: Path, monkeypa
     os.rename(tmp_path / "old", tmp_path / "it's [new]")
     collection = ims.open(tmp_path / "it's [new]")
     mine = duckdb.connect()
+    mine.execute("SET VARIABLE warehouse = '/another'")
     mine.execute("CREATE TABLE mine AS SELECT 'right' AS image_id")
     for db in (collection.duckdb(), collection.duckdb(mine)):
         assert db.sql("SELECT neighbour_id FROM similar_images").fetchall() == [("right",)]

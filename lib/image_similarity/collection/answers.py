@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from image_similarity.collection import reading
-from image_similarity.collection.vectors import Store, key_of
+from image_similarity.collection.vectors import Store
 from image_similarity.warehouse.snapshot import Snapshot
 
 SCHEMA = pa.schema(
@@ -48,17 +48,21 @@ class Stored:
     thumbprint: bytes | None
 
 
-def pictures_of(snapshot: Snapshot, name: str, store: Store, rows: Iterable[int | None]) -> dict[int, Stored]:
+def pictures_of(store: Store, rows: Iterable[int | None]) -> dict[int, Stored]:
     """What is known of the pictures of ``rows`` of the store (None: of no picture). Nothing of vectors of one's own."""
-    wanted = sorted({int(row) for row in rows if row is not None})
-    if store.contents is None or not wanted:
+    if store.contents is None or store.pictures is None:
         return {}
-    contents = dict(zip(wanted, store.contents.take(pa.array(wanted)).to_pylist()))
-    columns = ["content_sha256", "width", "height", "thumbprint"]
-    with reading.named_errors(snapshot):
-        table = _rows_with(snapshot, "vectors", key_of(snapshot, name), columns, list(contents.values()))
-    stored = {row["content_sha256"]: Stored(**row) for row in table.to_pylist()}
-    return {row: stored[content] for row, content in contents.items() if content in stored}
+    wanted = sorted({int(row) for row in rows if row is not None})
+    contents = store.contents.take(pa.array(wanted, pa.int64())).to_pylist()
+    known = store.pictures.take(pa.array(wanted, pa.int64())).to_pylist()
+    return {
+        row: Stored(content, of["width"], of["height"], _thumbprint(store, row) if of["has_thumbprint"] else None)
+        for row, content, of in zip(wanted, contents, known)
+    }
+
+
+def _thumbprint(store: Store, row: int) -> bytes | None:
+    return None if store.thumbprints is None else store.thumbprints[row].tobytes()
 
 
 def table(
@@ -93,4 +97,5 @@ def _rows_with(snapshot: Snapshot, table: str, slot: str | None, columns: list[s
     """The rows whose first column has one of ``values``."""
     import pyarrow.dataset as ds
 
-    return snapshot.dataset(table, slot).to_table(columns=columns, filter=ds.field(columns[0]).isin(values))
+    wanted = pa.array(values, pa.string())  # none of them would be of no type
+    return snapshot.dataset(table, slot).to_table(columns=columns, filter=ds.field(columns[0]).isin(wanted))

@@ -1,7 +1,7 @@
 """`Collection`: one published state of a warehouse, for programs and notebooks."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.collection import changes, database, defaults, reading, runs, summary, tables, vectors
+from image_similarity.collection import changes, database, defaults, lookup, reading, runs, summary, tables, vectors
 from image_similarity.collection.runs import Run
 from image_similarity.collection.vectors import Store
 from image_similarity.errors import WrongInput
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from image_similarity.collection.display import Pictures
     from image_similarity.collection.encoder import Encoder
+    from image_similarity.settings import EmbeddingsSettings
 
 
 class Embeddings(NamedTuple):
@@ -77,7 +78,8 @@ class Collection:
             names = {vectors.name_of(newest, name) for name in published}
             keys = {vectors.key_of(newest, name) for name in published}
             stores = {name: store for name, store in self._stores.items() if name in names}
-            encoders = {key: encoder for key, encoder in self._encoders.items() if key in keys}
+            # One that has not loaded yet would look for its projection in the old state, which may be cleaned.
+            encoders = {key: encoder for key, encoder in self._encoders.items() if key in keys and encoder.is_loaded}
         return Collection(newest, self.weights, stores, encoders)
 
     def store(self, fingerprint: str | None = None) -> Store:
@@ -93,11 +95,29 @@ class Collection:
         """What embeds pictures by ``fingerprint``, loaded once. For modules of this project alone."""
         from image_similarity.collection.encoder import Encoder
 
-        key = vectors.key_of(self.snapshot, fingerprint)
-        with self._lock:
+        with reading.named_errors(self.snapshot), self._lock:
+            key = vectors.key_of(self.snapshot, fingerprint)
             if key not in self._encoders:
                 self._encoders[key] = Encoder(self.snapshot, fingerprint, self.weights)
             return self._encoders[key]
+
+    def limits(self, fingerprint: str) -> "EmbeddingsSettings":
+        """The limits of files and pictures that ``fingerprint`` was embedded with. For modules of this project alone.
+
+        Those of the settings' defaults where they are not recorded, and for vectors of one's own.
+        """
+        from image_similarity.collection.encoder import settings_of
+        from image_similarity.settings import EmbeddingsSettings
+
+        if not self.snapshot.run_ids("embeddings", fingerprint):
+            return EmbeddingsSettings()
+        with reading.named_errors(self.snapshot):
+            return settings_of(self.snapshot, fingerprint)
+
+    def look_up(self, image_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What is published of a few images, see `lookup.images`. For modules of this project alone."""
+        with reading.named_errors(self.snapshot):
+            return lookup.images(self.snapshot, image_ids)
 
     # -- tables --------------------------------------------------------------------------------------------------------
 

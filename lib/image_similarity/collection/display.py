@@ -124,8 +124,10 @@ def pictures(rows: Any, images: Images, limit: int, notes: str | Sequence[str] |
     gets an empty frame. ``notes``: the columns that are told below pictures in the place of distances and verdicts.
     Raises ``WrongInput`` for other rows or columns, and for a limit that is not between 1 and `MOST`.
     """
-    if not 1 <= limit <= MOST:
-        raise WrongInput(f"limit={limit}: should be between 1 and {MOST}; filter the table to choose what is shown")
+    if not hasattr(limit, "__index__") or not 1 <= limit <= MOST:
+        raise WrongInput(
+            f"limit={limit!r}: should be a whole number between 1 and {MOST}; filter the table to choose what is shown"
+        )
     table, files = _table(rows)
     first, other = _sides(table.schema.names)
     writers = _writers(notes, table.schema.names)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from image_similarity.collection import reading
 from image_similarity.errors import JobFailed, Unreadable, WrongInput
 from image_similarity.fingerprints.spec import Fingerprint
 from image_similarity.imaging.framing import Framed
@@ -61,6 +62,12 @@ class Encoder:
         self.settings = settings_of(snapshot, fingerprint)
         self._lock, self._one_at_a_time = threading.Lock(), threading.Lock()
         self._loading: Future[Loaded] | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether nothing more is read of the published state."""
+        loading = self._loading
+        return loading is not None and loading.done() and loading.exception() is None
 
     def look(self, content: bytes) -> Seen:
         """The vector of the picture in ``content``.
@@ -113,7 +120,10 @@ class Encoder:
             return self._prepared()
 
     def _prepared(self) -> "Loaded":
-        prepared = published.prepare_published(self._snapshot, self._fingerprint, None, HttpSettings(), self._weights)
+        with reading.named_errors(self._snapshot):
+            prepared = published.prepare_published(
+                self._snapshot, self._fingerprint, None, HttpSettings(), self._weights
+            )
         used = devices_of(self._snapshot, self._fingerprint)
         device = device_for(used) if prepared.spec.uses_torch else _CPU
         precision = getattr(self._origin.declared, "precision", "float32")

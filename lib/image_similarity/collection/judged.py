@@ -12,15 +12,18 @@ from image_similarity.collection.encoder import Seen
 from image_similarity.collection.vectors import Store
 from image_similarity.grouping import verdicts
 from image_similarity.knn.distances import Values
-from image_similarity.stages.search.judging import THUMBPRINT_BYTES, Judge, Thumbprints
+from image_similarity.stages.search.judging import THUMBPRINT_BYTES, Contents, Judge, Thumbprints
 
 LEAST_ANSWERS = verdicts.LEAST_ANSWERS
 """Similar images that must be known to judge, where there are as many."""
 
 
-def scale_of(similar: Neighbours) -> Values:
+def scale_of(similar: Neighbours, store: Store) -> Values:
     """(1,): the query's local scale, from at least `LEAST_ANSWERS` similar images."""
-    return verdicts.scales(similar.distance[None])
+    content = None
+    if store.contents is not None:
+        content = store.contents.take(pa.array(similar.rows)).dictionary_encode().indices.to_numpy()[None]
+    return verdicts.scales(similar.distance[None], content)
 
 
 def judged(
@@ -44,7 +47,8 @@ def judged(
     if judge is None or not len(rows):
         return [verdicts.YES if is_same else None for is_same in same]
     with reading.named_errors(judge.published):
-        image_scale = judge.scales(store.ids.take(pa.array(rows)).cast(pa.string()))
+        known_contents = None if store.contents is None else Contents.of(store.ids, store.contents)
+        image_scale = judge.scales(store.ids.take(pa.array(rows)), known_contents)
     found = judge.verdicts(
         np.concatenate([each.distance for each in lists])[None],
         scale,

@@ -150,7 +150,12 @@ def _file(name: str, settings: EmbeddingsSettings) -> Picture:
 
 
 def _address(address: str, settings: EmbeddingsSettings) -> Picture:
-    return _fetched(address, redacted(address), settings)
+    shown = redacted(address)
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise WrongInput(f"{shown!r}: this address has bytes that are no UTF-8: write them as %XX") from None
+    return _fetched(address, shown, settings)
 
 
 def _fetched(uri: str, name: str, settings: EmbeddingsSettings) -> Picture:
@@ -191,8 +196,9 @@ def _as_png(image: Any) -> bytes:
 
 def _vector(query: Any, store: Store) -> Vector:
     try:
-        given = np.asarray(query)
-    except (ValueError, TypeError):  # lists of several lengths
+        # A tensor may be on a GPU, or be the output of a network that is being trained.
+        given = np.asarray(query.detach().cpu() if hasattr(query, "detach") else query)
+    except (ValueError, TypeError, RuntimeError):  # lists of several lengths
         given = np.empty(1, object)
     if given.dtype.kind not in "fiu" or not given.ndim:
         raise WrongInput(f"a query is {_KINDS}, not {type(query).__name__}")

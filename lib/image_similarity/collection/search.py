@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.collection import answers, defaults, queries
+from image_similarity.collection import answers, defaults, queries, reading
 from image_similarity.collection.answers import Neighbours, Stored
 from image_similarity.collection.encoder import Seen, devices_of, settings_of
 from image_similarity.collection.queries import Member, Picture, Query, Vector
@@ -56,6 +56,7 @@ def search(
         raise WrongInput("k and dissimilar are 0: nothing is asked for")
     name = defaults.fingerprint_of(collection.snapshot, fingerprint)
     one = OneSearch(collection, name, defaults.metric_of(collection.snapshot, name, metric), collection.store(name))
+    similar, dissimilar = (min(asked, len(one.store)) for asked in (similar, dissimilar))
     understood = queries.understood(query, image_id, one.store, one.limits)
     with ThreadPoolExecutor(1, "query") as aside:
         asking = aside.submit(one.asked, understood)
@@ -106,7 +107,8 @@ class OneSearch:
         """The limits of files and pictures."""
         snapshot = self.collection.snapshot
         is_embedded = bool(snapshot.run_ids("embeddings", self.fingerprint))
-        return settings_of(snapshot, self.fingerprint) if is_embedded else EmbeddingsSettings()
+        with reading.named_errors(snapshot):
+            return settings_of(snapshot, self.fingerprint) if is_embedded else EmbeddingsSettings()
 
     @cached_property
     def vectors(self) -> "Vectors":
@@ -119,7 +121,8 @@ class OneSearch:
         from image_similarity.stages.search import judging
 
         snapshot = self.collection.snapshot
-        return judging.judge(snapshot, self.fingerprint, self.metric, key_of(snapshot, self.fingerprint))
+        with reading.named_errors(snapshot):
+            return judging.judge(snapshot, self.fingerprint, self.metric, key_of(snapshot, self.fingerprint))
 
     def load(self) -> None:
         """Loads what the answer needs beside the query's vector. The first time modules are imported."""
@@ -172,9 +175,9 @@ class OneSearch:
         near, far = self._neighbours(asked, enough, dissimilar)
         lists = [near.first(similar), far]
         rows = [row for each in lists for row in each.rows.tolist()]
-        pictures = answers.pictures_of(self.collection.snapshot, self.fingerprint, self.store, [*rows, asked.row])
+        pictures = answers.pictures_of(self.store, [*rows, asked.row])
         picture: Seen | Stored | None = asked.seen or (None if asked.row is None else pictures.get(asked.row))
-        scale = judged.scale_of(near)
+        scale = judged.scale_of(near, self.store)
         verdicts = judged.judged(self.judge, scale, lists, self.store, picture, pictures)
         return answers.table(
             self.collection.snapshot, self.store, lists, verdicts, pictures, self._about(asked, picture)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from image_similarity.collection import defaults
-from image_similarity.collection.vectors import dimensions_of, key_of
+from image_similarity.collection.vectors import dimensions_of, key_of, large
 from image_similarity.errors import WrongInput, listed
 from image_similarity.warehouse.schemas import (
     ALIKE,
@@ -22,6 +23,9 @@ from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
+
+_BLOCK_ROWS = 2**16
+"""Of texts that are put into one array, which holds 2 GiB."""
 
 RELATIONS = (SIMILAR, DISSIMILAR)
 KINDS = (NEAR_DUPLICATES, IDENTICAL, ALIKE)
@@ -180,7 +184,8 @@ def images(snapshot: Snapshot, fingerprint: str | None) -> pa.Table:
     _runs_of(snapshot, "manifest", "", "build_manifest")
     name = _embedded_by(snapshot, fingerprint)
     manifest = snapshot.table("manifest")
-    manifest = manifest.take(pc.sort_indices(manifest["image_id"]))
+    order = pc.sort_indices(manifest["image_id"]).to_numpy().astype(np.int64)
+    manifest = pa.table([_rows(column, order) for column in manifest.columns], schema=manifest.schema)
     ids = manifest["image_id"]
     embedded = _looked_up(snapshot, "embeddings", name, ["content_sha256"], ids)
     failed = _looked_up(snapshot, "failures", name, ["reason", "detail"], ids)
@@ -220,9 +225,30 @@ def _sizes(snapshot: Snapshot, fingerprint: str | None, contents: Any) -> dict[s
 
 
 def _taken(rows: pa.Table, key: str, columns: list[str], wanted: Any) -> dict[str, Any]:
-    known = rows[key].combine_chunks() if rows[key].num_chunks != 1 else rows[key].chunk(0)
-    place = pc.index_in(wanted, value_set=known, skip_nulls=True)
-    return {column: rows[column].take(place) for column in columns}
+    found = pc.index_in(wanted.cast(pa.large_string()), value_set=large(rows[key]), skip_nulls=True)
+    place = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    return {column: _rows(rows[column], place) for column in columns}
+
+
+def _rows(column: pa.ChunkedArray, place: NDArray[np.int64]) -> pa.ChunkedArray:
+    """The rows ``place`` of ``column``; null for -1. Few rows at a time: pyarrow would put the texts of all of them, or
+    all that they are taken from, into one array, which holds 2 GiB.
+    """
+    chunks = [pa.nulls(1, column.type), *column.chunks]
+    start = np.cumsum([0, *(len(chunk) for chunk in chunks)]) - 1  # the null is row -1
+    blocks = [_block(chunks, start, place[first : first + _BLOCK_ROWS]) for first in range(0, len(place), _BLOCK_ROWS)]
+    return pa.chunked_array(blocks, column.type)
+
+
+def _block(chunks: list[pa.Array], start: NDArray[np.int64], place: NDArray[np.int64]) -> pa.Array:
+    chunk = np.searchsorted(start, place, side="right") - 1
+    order = np.argsort(chunk, kind="stable")
+    parts = [
+        chunks[number].take(pa.array(place[chunk == number] - start[number])) for number in np.unique(chunk).tolist()
+    ]
+    back = np.empty(len(place), np.int64)
+    back[order] = np.arange(len(place))
+    return pa.concat_arrays(parts).take(pa.array(back))
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------

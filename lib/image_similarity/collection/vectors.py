@@ -2,7 +2,8 @@
 
 The warehouse keeps a vector once for each content, in files of many runs, in no order. So they are copied once, a batch
 at a time, into one file that is mapped by every process that asks (see `image_similarity.collection.copies`). Where no
-copy can be kept they stay in memory, or in a file of this process alone.
+copy can be kept they stay in memory, or in a file of this process alone. What is known of the pictures (their size, and
+their thumbprints) lies beside them in the same order, so that an answer reads what it shows.
 """
 
 import bisect
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -37,16 +38,19 @@ from image_similarity.warehouse.snapshot import Snapshot
 if TYPE_CHECKING:
     from image_similarity.knn.distances import Vectors
 
-_FORMAT = 1
+_FORMAT = 2
 """Of copies: another number makes new ones."""
 _BATCH_BYTES = 16 * 2**20
 _WORTH_SAYING = 2**30
 """Bytes of a copy that takes many seconds."""
+THUMBPRINT_BYTES = 1024
 _SHARE_OF_MEMORY = 4
 """Vectors stay in memory where they take at most one part in four of what is available."""
 
 Values = NDArray[np.float32]
-Rows = Iterator[tuple[NDArray[np.int64], Values]]
+Pixels = NDArray[np.uint8]
+Indices = NDArray[np.int64]
+Rows = Iterator[tuple[Indices, Values]]
 """Vectors (m, d) with the rows (m,) that they belong to."""
 
 
@@ -64,6 +68,11 @@ class Store:
     again for read-only arrays."""
     copy: Copy | None = None
     """The copy that is mapped; None where the vectors are kept by this process alone."""
+    pictures: pa.RecordBatch | None = None
+    """(n,): ``width``, ``height`` (int32) and ``has_thumbprint`` of each row; None for vectors of one's own."""
+    thumbprints: Pixels | None = None
+    """(n, 1024), see `imaging.thumbprint`, mapped as the vectors are; zeros where a picture has none. None where no
+    picture has one."""
     _measured: dict[str, "Vectors"] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -76,7 +85,8 @@ class Store:
 
     def row_of(self, image_id: str) -> int | None:
         """The row of an image; None if it is not among them."""
-        row: int = bisect.bisect_left(self.ids, image_id.encode(), key=lambda name: name.as_py().encode())
+        wanted = image_id.encode(errors="surrogatepass")  # a name of a file may be no UTF-8: it is no image's
+        row: int = bisect.bisect_left(self.ids, wanted, key=lambda name: name.as_py().encode())
         return row if row < len(self) and bool(self.ids[row].as_py() == image_id) else None
 
     def row_of_content(self, content_sha256: str) -> int | None:
@@ -109,12 +119,17 @@ class Source:
     dimensions: int
     rows: Callable[[], Rows]
     """Every row once."""
+    pictures: pa.RecordBatch | None = None
+    """See `Store`."""
+    thumbprints: Callable[[], Iterator[tuple[Indices, Pixels]]] | None = None
+    """Every row with a thumbprint once; None if there is none."""
 
     @property
     def size(self) -> int:
         """Bytes of a copy, about."""
-        names = self.ids.nbytes + (0 if self.contents is None else self.contents.nbytes)
-        return 4 * len(self.ids) * self.dimensions + int(names)
+        columns = (self.ids, self.contents, self.pictures)
+        known = sum(int(column.nbytes) for column in columns if column is not None)
+        return len(self.ids) * (4 * self.dimensions + (THUMBPRINT_BYTES if self.thumbprints else 0)) + known
 
 
 def name_of(snapshot: Snapshot, fingerprint: str) -> str:
@@ -167,15 +182,16 @@ def dimensions_of(snapshot: Snapshot, key: str) -> int | None:
 
 # -- copies ------------------------------------------------------------------------------------------------------------
 
-_VECTORS, _NAMES = "vectors.npy", "images.arrow"
+_VECTORS, _THUMBPRINTS, _IMAGES = "vectors.npy", "thumbprints.npy", "images.arrow"
 
 
 def _made(name: str, source: Source) -> Store:
     def write(folder: Path) -> None:
-        with open(folder / _VECTORS, "wb") as file:
-            _write(file, source)
-            os.fsync(file.fileno())
-        _write_names(folder / _NAMES, source)
+        for array, name in zip(_arrays(source), (_VECTORS, _THUMBPRINTS)):
+            with open(folder / name, "wb") as file:
+                array.write(file)
+                os.fsync(file.fileno())
+        _write_images(folder / _IMAGES, source)
 
     if source.size > _WORTH_SAYING:
         current().tell("progress", f"copying {disk_space.shown(source.size)} of vectors, once")
@@ -192,39 +208,78 @@ def _made(name: str, source: Source) -> Store:
 def _opened(copy: Copy) -> Store | None:
     """The store in ``copy``; None if it is damaged."""
     try:
-        with open(copy.folder / _VECTORS, "rb") as file:
-            vectors = _mapped(file, copy.lock)
-        with pa.memory_map(str(copy.folder / _NAMES)) as mapped:
+        with pa.memory_map(str(copy.folder / _IMAGES)) as mapped:
             batch = pa.ipc.open_file(mapped).get_batch(0)
+        names = batch.schema.names
+        contents = batch["content_sha256"] if "content_sha256" in names else None
+        pictures = batch.select(_PICTURE) if _HAS_THUMBPRINT in names else None
+        has_thumbprints = pictures is not None and pc.any(pictures[_HAS_THUMBPRINT]).as_py()
+        arrays = []
+        for name, dtype in [(_VECTORS, np.float32), *([(_THUMBPRINTS, np.uint8)] if has_thumbprints else [])]:
+            with open(copy.folder / name, "rb") as file:
+                arrays.append(_mapped(file, dtype, copy.lock))
     except (OSError, ValueError, pa.ArrowException):
         return None
-    if len(batch) != len(vectors):
+    if any(len(array) != len(batch) for array in arrays):
         return None
-    contents = batch.column("content_sha256") if batch.num_columns > 1 else None
-    return Store(batch.column("image_id"), contents, vectors, copy)
+    return Store(batch["image_id"], contents, arrays[0], copy, pictures, arrays[1] if has_thumbprints else None)
 
 
-def _write_names(path: Path, source: Source) -> None:
+_HAS_THUMBPRINT = "has_thumbprint"
+_PICTURE = ["width", "height", _HAS_THUMBPRINT]
+
+
+def _write_images(path: Path, source: Source) -> None:
     columns = {"image_id": source.ids} | ({} if source.contents is None else {"content_sha256": source.contents})
+    if source.pictures is not None:
+        columns |= {name: source.pictures[name] for name in _PICTURE}
     batch = pa.record_batch(columns)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
 
 
-def _write(file: IO[bytes], source: Source) -> None:
-    """Writes the vectors of ``source`` as ``.npy``, a batch at a time. Raises ``OSError`` if the disk is full."""
-    shape = len(source.ids), source.dimensions
-    header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    file.flush()
-    start, row_bytes = file.tell(), 4 * source.dimensions
-    file.truncate(start + shape[0] * row_bytes)
-    for place, values in source.rows():
-        order = np.argsort(place)
-        place, values = place[order], np.ascontiguousarray(values[order])
-        begins = np.nonzero(np.diff(place, prepend=-2) != 1)[0].tolist()
-        for first, end in zip(begins, [*begins[1:], len(place)]):  # rows that follow one another
-            _put(file.fileno(), values[first:end].data.cast("B"), start + int(place[first]) * row_bytes)
+@dataclass(frozen=True)
+class _Array:
+    """An array that comes a few rows at a time. The others are zeros."""
+
+    shape: tuple[int, int]
+    dtype: Any
+    rows: Callable[[], Iterator[tuple[Indices, Any]]]
+
+    def write(self, file: IO[bytes]) -> None:
+        """Writes it as ``.npy``. Raises ``OSError`` if the disk is full."""
+        header = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        start, row_bytes = file.tell(), np.dtype(self.dtype).itemsize * self.shape[1]
+        file.truncate(start + self.shape[0] * row_bytes)
+        for place, values in self.rows():
+            order = np.argsort(place)
+            place, values = place[order], np.ascontiguousarray(values[order])
+            begins = np.nonzero(np.diff(place, prepend=-2) != 1)[0].tolist()
+            for first, end in zip(begins, [*begins[1:], len(place)]):  # rows that follow one another
+                _put(file.fileno(), values[first:end].data.cast("B"), start + int(place[first]) * row_bytes)
+
+    def in_memory(self) -> NDArray[Any]:
+        array = np.zeros(self.shape, self.dtype)
+        for place, values in self.rows():
+            array[place] = values
+        return array
+
+    def in_a_file(self) -> NDArray[Any]:
+        """Mapped from a file without a name. Raises ``OSError`` if the disk is full."""
+        with tempfile.TemporaryFile() as file:
+            self.write(file)
+            return _mapped(file, self.dtype, None)
+
+
+def _arrays(source: Source) -> list[_Array]:
+    """The vectors, and thumbprints where there are some."""
+    count = len(source.ids)
+    vectors = _Array((count, source.dimensions), np.float32, source.rows)
+    if source.thumbprints is None:
+        return [vectors]
+    return [vectors, _Array((count, THUMBPRINT_BYTES), np.uint8, source.thumbprints)]
 
 
 def _put(descriptor: int, content: memoryview, offset: int) -> None:
@@ -243,20 +298,21 @@ class _Mapping(mmap.mmap):
     lock: IO[bytes] | None = None
 
 
-def _mapped(file: IO[bytes], lock: IO[bytes] | None) -> Values:
+def _mapped(file: IO[bytes], dtype: Any, lock: IO[bytes] | None) -> NDArray[Any]:
     """The array in a ``.npy`` file. Raises ``ValueError`` if it is cut short."""
     file.seek(0)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("another format")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype != np.float32 or len(shape) != 2 or os.fstat(file.fileno()).st_size != file.tell() + 4 * math.prod(shape):
+    shape, _, written = np.lib.format.read_array_header_1_0(file)
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    if written != dtype or len(shape) != 2 or os.fstat(file.fileno()).st_size != file.tell() + size:
         raise ValueError("cut short")
-    if not math.prod(shape):
-        return np.empty(shape, np.float32)
+    if not size:
+        return np.empty(shape, dtype)
     private = mmap.MAP_PRIVATE | _NO_RESERVE
     content = _Mapping(file.fileno(), 0, flags=private, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     content.lock = lock
-    values: Values = np.frombuffer(content, np.float32, offset=file.tell()).reshape(shape)
+    values: NDArray[Any] = np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
     return values
 
 
@@ -265,24 +321,24 @@ def _kept_by_this_process(source: Source, because: str) -> Store:
     reason = "" if copies.limit() == 0 else f" ({because})"
     available = available_memory()
     if available is None or source.size <= available // _SHARE_OF_MEMORY:
-        vectors = np.empty((len(source.ids), source.dimensions), np.float32)
-        for place, values in source.rows():
-            vectors[place] = values
+        arrays = [array.in_memory() for array in _arrays(source)]
         if reason:  # else it was asked for
             current().tell("progress", f"vectors are kept in memory{reason}")
-        return Store(source.ids, source.contents, vectors)
+        return _uncopied(source, *arrays)
     folder = tempfile.gettempdir()
     lacking = disk_space.lack("a copy of the vectors", [disk_space.Need("$TMPDIR", folder, source.size)])
     if lacking is not None:
         raise JobFailed(f"{lacking}{reason}")
     try:
-        with tempfile.TemporaryFile() as file:
-            _write(file, source)
-            vectors = _mapped(file, None)
+        arrays = [array.in_a_file() for array in _arrays(source)]
     except OSError as error:
         raise JobFailed(f"{folder}: {error.strerror or error}{reason}") from None
     current().tell("progress", f"vectors are kept in {folder} until this process ends{reason}")
-    return Store(source.ids, source.contents, vectors)
+    return _uncopied(source, *arrays)
+
+
+def _uncopied(source: Source, vectors: Values, thumbprints: Pixels | None = None) -> Store:
+    return Store(source.ids, source.contents, vectors, None, source.pictures, thumbprints)
 
 
 # -- sources -----------------------------------------------------------------------------------------------------------
@@ -301,16 +357,22 @@ def source_of(snapshot: Snapshot, fingerprint: str) -> Source:
 
 
 def _stored(snapshot: Snapshot, fingerprint: str, key: str) -> Source:
+    import pyarrow.dataset as ds
+
     images = snapshot.table("embeddings", fingerprint, ["image_id", "content_sha256"])
     ids, contents = (large(images[name]) for name in images.column_names)
     order = pc.sort_indices(ids)
     ids, contents = ids.take(order), contents.take(order)
     distinct = contents.dictionary_encode()
-    row, first = _by_code(distinct.indices.to_numpy(), len(distinct.dictionary))
+    of_image = distinct.indices.to_numpy()
     store = snapshot.dataset("vectors", key)
+    columns = {name: ds.field(name) for name in ("content_sha256", "width", "height")}
+    stored = store.to_table(columns={**columns, _HAS_THUMBPRINT: ds.field("thumbprint").is_valid()}, **streaming())
     # The store also keeps vectors of images that are gone.
-    code = _codes(large(store.to_table(columns=["content_sha256"])["content_sha256"]), distinct.dictionary)
-    if missing := len(distinct.dictionary) - int((code >= 0).sum()):
+    found = pc.index_in(large(stored["content_sha256"]), value_set=distinct.dictionary)
+    code: Indices = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    places = _Places(_once(code), *_by_code(of_image, len(distinct.dictionary)))
+    if missing := len(distinct.dictionary) - int((places.code >= 0).sum()):
         raise JobFailed(
             f"{snapshot.uri}: {missing:,} vectors of {fingerprint} are missing: run embed_images with --set "
             "embeddings.recheck=always"
@@ -318,17 +380,62 @@ def _stored(snapshot: Snapshot, fingerprint: str, key: str) -> Source:
     dimensions = dimensions_of(snapshot, key) or 0
 
     def rows() -> Rows:
+        batches = store.to_batches(columns=["embedding"], batch_size=batch_rows(dimensions), **streaming())
+        return places.spread(batches, lambda lists: values_of(lists, dimensions))
+
+    # A vector that was stored again may have what earlier versions did not know of the picture.
+    has_thumbprint: NDArray[np.bool_] = stored[_HAS_THUMBPRINT].to_numpy()
+    with_thumbprint = replace(places, code=_once(np.where(has_thumbprint, code, -1)))
+
+    def thumbprints() -> Iterator[tuple[Indices, Pixels]]:
+        rows_at_once = _BATCH_BYTES // THUMBPRINT_BYTES
+        batches = store.to_batches(columns=["thumbprint"], batch_size=rows_at_once, **streaming())
+        return with_thumbprint.spread(batches, _pixels_of)
+
+    has_size = pc.is_valid(stored["width"]).to_numpy()
+    sized = _first_of(_once(np.where(has_size, code, -1)), len(distinct.dictionary))[of_image]
+    known = _first_of(with_thumbprint.code, len(distinct.dictionary))[of_image] >= 0
+    sizes = stored.select(["width", "height"]).take(pa.array(sized, mask=sized < 0)).combine_chunks()
+    columns_of = [*(_one_piece(column) for column in sizes.columns), pa.array(known)]
+    pictures = pa.record_batch(columns_of, names=_PICTURE)
+    return Source(ids, contents, dimensions, rows, pictures, thumbprints if known.any() else None)
+
+
+def _one_piece(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays([pa.array([], column.type), *column.chunks])
+
+
+def _pixels_of(thumbprints: pa.Array) -> Pixels:
+    """binary (m) -> (m, 1024)."""
+    if not pc.all(pc.equal(pc.binary_length(thumbprints), THUMBPRINT_BYTES)).as_py():
+        raise JobFailed(f"thumbprints have other lengths than {THUMBPRINT_BYTES}: run embed_images again")
+    return np.frombuffer(b"".join(thumbprints.to_pylist()), np.uint8).reshape(-1, THUMBPRINT_BYTES)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the rows of the store of vectors go: what is known of a content goes to all images with these bytes."""
+
+    code: Indices
+    """(s,): the content of each stored row; -1: it goes nowhere."""
+    row: Indices
+    """(n,): the rows of images, ordered by their content."""
+    first: Indices
+    """Where each content begins among these, and their end."""
+
+    def spread(
+        self, batches: Iterator[pa.RecordBatch], values_of: Callable[[pa.Array], NDArray[Any]]
+    ) -> Iterator[tuple[Indices, NDArray[Any]]]:
+        """The values of all stored rows, a batch at a time, with the rows of the images that they go to."""
         start = 0
-        for batch in store.to_batches(columns=["embedding"], batch_size=batch_rows(dimensions), **streaming()):
-            of_batch = code[start : start + len(batch)]
+        for batch in batches:
+            of_batch = self.code[start : start + len(batch)]
             start += len(batch)
             wanted = of_batch[of_batch >= 0]
-            values = values_of(batch.column(0).filter(pa.array(of_batch >= 0)), dimensions)
-            counts = first[wanted + 1] - first[wanted]  # images with the same bytes
+            values = values_of(batch.column(0).filter(pa.array(of_batch >= 0)))
+            counts = self.first[wanted + 1] - self.first[wanted]  # images with the same bytes
             within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-            yield row[np.repeat(first[wanted], counts) + within], np.repeat(values, counts, axis=0)
-
-    return Source(ids, contents, dimensions, rows)
+            yield self.row[np.repeat(self.first[wanted], counts) + within], np.repeat(values, counts, axis=0)
 
 
 _NO_NAMES = pa.array([], pa.large_string())
@@ -350,13 +457,19 @@ def _by_code(codes: NDArray[np.int32], count: int) -> tuple[NDArray[np.int64], N
     return order, np.searchsorted(codes[order], np.arange(count + 1))
 
 
-def _codes(contents: pa.LargeStringArray, known: pa.LargeStringArray) -> NDArray[np.int64]:
-    """The number of each content among ``known``, where it is met first; else -1."""
-    code: NDArray[np.int64] = pc.fill_null(pc.index_in(contents, value_set=known), -1).to_numpy().astype(np.int64)
+def _once(code: Indices) -> Indices:
+    """``code``, each of them where it is met first; else -1."""
     _, first = np.unique(code, return_index=True)
     once = np.full(len(code), -1, np.int64)
     once[first] = code[first]
     return once
+
+
+def _first_of(once: Indices, count: int) -> Indices:
+    """(count,): where each code is in ``once``; -1 where it is not."""
+    place = np.full(count, -1, np.int64)
+    place[once[once >= 0]] = np.nonzero(once >= 0)[0]
+    return place
 
 
 def values_of(lists: pa.Array, dimensions: int) -> Values:

@@ -12,6 +12,7 @@ from image_similarity.command import catalogue
 from image_similarity.command.catalogue import NAME, SEARCH, SERVE
 from image_similarity.errors import Interrupted, WrongInput, did_you_mean
 from image_similarity.reporting import printable
+from image_similarity.runtime import garbage
 
 _ABOUT = (
     "For every image of a collection, the others that look most like it; and those that look like a picture of yours."
@@ -22,6 +23,7 @@ _READER_GONE = 128 + 13
 
 def start() -> NoReturn:
     """Runs the subcommand of this process's arguments, and exits with its code."""
+    garbage.freeze_after_pauses()
     code = main()
     gc.freeze()  # or the interpreter would look at every object of every library before it ends: seconds, with torch
     sys.exit(code)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from image_similarity.grouping import agreement, confirmation
 from image_similarity.grouping.local_scale import LEAST_NEIGHBOURS, SCALE_RANK, Limits
-from image_similarity.knn.distances import Values
+from image_similarity.knn.distances import Indices, Values
 
 YES, NEAR, NO = "yes", "near", "no"
 """The same picture again; within the limit, but no picture confirms it; neither."""
@@ -18,16 +18,20 @@ LEAST_ANSWERS = 2 * SCALE_RANK
 """Similar images to ask for, at least: the scale of a query is that of the 8th, and copies of it do not count."""
 
 
-def scales(distance: Values) -> Values:
+def scales(distance: Values, content: Indices | None = None) -> Values:
     """The local scale of each query, (m,) float32, from the distances of its similar images (m, k), sorted and padded
     with inf.
 
-    That is the distance of the 8th, or of the last one where there are fewer. Distances of 0 do not count: a list has
-    no image twice, but identical files are several images. 0 where fewer than `LEAST_NEIGHBOURS` are left: then only
-    the strict limit holds.
+    That is the distance of the 8th, or of the last one where there are fewer. Distances of 0 do not count: they are of
+    the query itself. Nor do further images of a content that was counted: identical files are one node of
+    near-duplicates. 0 where fewer than `LEAST_NEIGHBOURS` are left: then only the strict limit holds.
+
+    ``content``: (m, k), a number for the bytes of each image, -1 where they are not known. None: of none.
     """
     m, k = distance.shape
     counts = np.isfinite(distance) & (distance > 0)
+    if content is not None:
+        counts &= ~repeated(content)
     number = np.cumsum(counts, axis=1)
     total = number[:, -1] if k else np.zeros(m, dtype=np.int64)
     is_last = counts & (number == np.minimum(total, SCALE_RANK)[:, None])
@@ -35,12 +39,23 @@ def scales(distance: Values) -> Values:
     return np.where(total < LEAST_NEIGHBOURS, np.float32(0), scale).astype(np.float32)
 
 
+def repeated(content: Indices) -> NDArray[np.bool_]:
+    """(m, k): whether an earlier one of the row has that content. Not where it is not known (-1)."""
+    order = np.argsort(content, axis=1, kind="stable")
+    in_order = np.take_along_axis(content, order, axis=1)
+    is_same = np.zeros(content.shape, dtype=np.bool_)
+    is_same[:, 1:] = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)
+    found = np.empty_like(is_same)
+    np.put_along_axis(found, order, is_same, axis=1)
+    return found
+
+
 def shares(distance: Values, query_scale: Values, image_scale: Values, limits: Limits, common: float = 0.0) -> Values:
     """(m, k) float32: how far an image is, as a share of the pair's limit; up to 1 it is within.
 
     ``distance``: (m, k). ``query_scale``: (m,). ``image_scale``: (m, k). ``common``: the scale below which none is
-    taken where pictures decide (`local_scale.common_scale`), since they tell copies from what is dense there. 0 for
-    equal vectors, inf where there is no scale and for padding.
+    taken where pictures decide (`local_scale.common_scale`), since they tell copies from what is dense there. 0 at
+    distance 0, inf where there is no scale and for padding.
     """
     between = np.sqrt(query_scale.astype(np.float64)[:, None] * image_scale)
     limit = limits.scaled * np.maximum(between, common)
@@ -66,11 +81,13 @@ def disagreements(
     row, column = np.nonzero((image >= 0) & (query >= 0)[:, None])
     if not len(row):  # what compares pictures is compiled at its first call, which takes seconds
         return values
-    thumbprints = np.concatenate([queries, images])
+    used, place = np.unique(image[row, column], return_inverse=True)
+    # Only those that are used: all images' are gigabytes, and lie in a file.
+    thumbprints = np.concatenate([queries, images[used]])
     within = share[row, column] <= 1
     for align in (True, False):
         chosen = within if align else ~within
-        a, b = query[row[chosen]], len(queries) + image[row[chosen], column[chosen]]
+        a, b = query[row[chosen]], len(queries) + place[chosen]
         values[row[chosen], column[chosen]] = agreement.disagreement(thumbprints, a, b, align)
     return values
 
@@ -88,7 +105,7 @@ def verdicts(
     """(m, k): `YES`, `NEAR` or `NO` of each pair; None for padding (distance inf).
 
     - `YES`: the same bytes; or the pictures agree as those of near-duplicates at that distance do; or, where a picture
-      is not known, the vectors are equal
+      is not known, the distance is 0: vectors are equal or, by cosine, say, differ in their length alone
     - `NEAR`: within the limit of the vectors, but the pictures do not agree, or are not known
     - `NO`: anything else
 

@@ -9,7 +9,7 @@ from image_similarity.jobs.job import Application, Job
 from image_similarity.reporting import aligned, note, say
 from image_similarity.warehouse import recovery, retention
 from image_similarity.warehouse.records import Record
-from image_similarity.warehouse.snapshot import POINTER, Snapshot
+from image_similarity.warehouse.snapshot import POINTER, Pointer, Snapshot
 
 NAME = "restore_runs"
 RUNS_LISTED = 5
@@ -66,12 +66,25 @@ def run(application: Application) -> None:
     for record in records:
         if record.job == "render_gallery" and record.run_id in undone:
             note(f"the gallery {record.slot} may show what was undone: run render_gallery again")
-    for record in history:
-        if retention.is_current(pointer, record) and retention.is_stale(pointer, record, history):
-            note(
-                f"{_described(record)} was made of other runs than are current: restore an older one, or run the "
-                "job again"
-            )
+    for line in stale(pointer, history):
+        note(line)
+
+
+def stale(pointer: Pointer, history: Sequence[Record]) -> list[str]:
+    """What is current and was made of other runs than are, a line each.
+
+    Searches, of which there may be thousands, are told together: each is an answer of its day.
+    """
+    current = [record for record in history if retention.is_current(pointer, record)]
+    found = [record for record in current if retention.is_stale(pointer, record, history)]
+    lines = [
+        f"{_described(record)} was made of other runs than are current: restore an older one, or run the job again"
+        for record in found
+        if not retention.is_search(record)
+    ]
+    if searches := sum(map(retention.is_search, found)):
+        lines.append(f"searches that were answered by other runs than are current: {searches:,}; they stay as they are")
+    return lines
 
 
 def _rebuild(application: Application) -> None:

@@ -282,7 +282,7 @@ def _plan(job: Job, wanted: Asked, collection: _Collection, judge: "Judge | None
     else:
         yield (
             "verdicts: for the same files only, since no near-duplicates by "
-            f"{wanted.fingerprint}/{wanted.metric} are published: group_images makes them"
+            f"{wanted.fingerprint}/{wanted.metric} are published for these vectors: group_images makes them"
         )
     yield f"keep {wanted.similar} similar and {wanted.dissimilar} dissimilar images of each"
     yield f"write matches and failures to {job.warehouse.uri}"

@@ -93,7 +93,8 @@ def _exactly(
         row, column = np.repeat(rows, len(part)), np.tile(np.arange(len(part)), len(rows))
         bits = distances.pairs(metric, queries.vectors, part.vectors, row, column).reshape(len(rows), len(part))
         itself = queries.index[:, None] == part.index
-        relations = (similar, False), (dissimilar, True)
+        # No more than the strip has: a list as long as all vectors would be filled up once for each strip.
+        relations = (min(similar, len(part)), False), (min(dissimilar, len(part)), True)
         return [least(np.where(itself, NONE, key_of(bits, part.index, farthest)), k) for k, farthest in relations]
 
     lists = in_threads(threads, compared, range(0, len(vectors), STRIP_ROWS))

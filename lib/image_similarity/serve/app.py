@@ -23,7 +23,7 @@ from image_similarity.errors import Unreadable, WrongInput
 from image_similarity.imaging.thumbnails import Thumbnails
 from image_similarity.pages import originals, paths, site
 from image_similarity.serve import pages, questions, uploads
-from image_similarity.serve.asking import Answer, Asking, Fingerprint
+from image_similarity.serve.asking import Answer, Asking, Fingerprint, Opened
 from image_similarity.serve.guard import PUBLIC, Guard
 from image_similarity.serve.pictures import SIZES, Pictures
 from image_similarity.serve.places import Places
@@ -56,13 +56,14 @@ def application(
     host: str = "127.0.0.1",
     port: int = 8777,
     fingerprints: Sequence[str] = (),
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     verbose: bool = False,
 ) -> Starlette:
     """The application that answers for ``collection``. Its ``state.desk`` is closed when it is not needed any more.
 
     ``gallery``: a folder or an http(s) address, if there is one. ``token``: what clients must know. ``host``, ``port``:
     what the server is bound to. ``fingerprints``: those that may be asked for, the default first; none: all.
+    ``max_bytes``: of a picture that is sent; None: `MAX_BYTES`. No more than the collection's own limit in any case.
     ``verbose``: faults of this program are told with their traceback. Raises ``WrongInput``.
     """
     desk = Desk(collection, gallery, fingerprints, max_bytes)
@@ -140,15 +141,20 @@ class About:
 class Desk:
     """Takes requests, puts questions, and hands out answers. Work is done in threads."""
 
-    def __init__(self, collection: "Collection", gallery: str | None, fingerprints: Sequence[str], max_bytes: int):
-        self.gallery = gallery_at(gallery)
-        self.asking = Asking(collection, fingerprints, max_bytes)
-        self.pictures = Pictures(self.gallery.folder, EmbeddingsSettings(), HttpSettings(total_seconds=30, retries=0))
+    def __init__(
+        self, collection: "Collection", gallery: str | None, fingerprints: Sequence[str], max_bytes: int | None
+    ):
+        self.gallery, opened = gallery_at(gallery), Opened(collection, fingerprints)
+        limits = widest([collection.limits(name) for name in opened.fingerprints])
+        self.max_bytes = min(max_bytes or MAX_BYTES, limits.max_bytes)
+        """Larger pictures are refused. What is larger than the collection's own limit has no vector anyway."""
+        self.asking = Asking(opened, fingerprints, self.max_bytes)
+        self.pictures = Pictures(self.gallery.folder, limits, HttpSettings(total_seconds=30, retries=0))
         self._name = collection.uri.rstrip("/").rpartition("/")[2] or collection.uri
-        self._max_bytes = max_bytes
         self._places, self._picture_places = Places(AT_WORK, WAITING), Places(2, _PICTURES_WAITING)
 
     def close(self) -> None:
+        self.asking.close()
         self.pictures.close()
 
     # -- pages --
@@ -171,7 +177,7 @@ class Desk:
         question = Question()
         try:
             async with self._places.admitted():
-                form = await uploads.form(request, self._max_bytes)
+                form = await uploads.form(request, self.max_bytes)
                 fields = questions.from_fields(form.fields, ("again", "address"))
                 question = Question(questions.wanted(fields))
                 if form.picture:
@@ -197,7 +203,7 @@ class Desk:
         shown = pages.embedded(picture) if picture is not None else None
         if answer is not None and answer.asked is not None:
             asked = answer.asked
-            shown = pages.linked(asked)
+            shown = pages.linked(asked, answer.state)
         html = pages.page(
             "ask.html",
             site=self._about(),
@@ -219,7 +225,7 @@ class Desk:
     def _about(self) -> About:
         opened = self.asking.opened
         fingerprints = tuple(opened.fingerprints.values())
-        return About(self._name, self.gallery, fingerprints, self._max_bytes, self.asking.trouble)
+        return About(self._name, self.gallery, fingerprints, self.max_bytes, self.asking.trouble)
 
     # -- for programs --
 
@@ -241,7 +247,7 @@ class Desk:
             if kind == "application/json":
                 question = questions.from_json(await uploads.body(request, questions.JSON_BYTES), fields)
             else:
-                content = await uploads.body(request, self._max_bytes)
+                content = await uploads.body(request, self.max_bytes)
                 if not content:
                     raise Refused(400, "the body is empty: send a picture, or JSON with an address or a vector")
                 question = Question(wanted, content=content)
@@ -262,6 +268,7 @@ class Desk:
                 "vector": answer.vector,
                 "seconds": round(answer.seconds, 4),
                 "version": answer.version,
+                "state": answer.state,
                 "newer": answer.newer,
             }
         )
@@ -269,9 +276,9 @@ class Desk:
     async def state(self, request: Request) -> Response:
         """Which published state answers, so that a page can tell whether its answer is old."""
         self.asking.look()
-        asking = self.asking
-        version = asking.opened.collection.version
-        return JSONResponse({"version": version, "newer": asking.newer, "trouble": asking.trouble})
+        asking, opened = self.asking, self.asking.opened
+        version, state = opened.collection.version, opened.state
+        return JSONResponse({"version": version, "state": state, "newer": asking.newer, "trouble": asking.trouble})
 
     # -- files --
 
@@ -302,6 +309,8 @@ class Desk:
 
         def answered() -> tuple[Answer, Thumbnails | None]:
             answer = self.asking.answer(question)
+            if request.url.path == "/":
+                self.asking.opened.will_show([shown.image_id for shown in (*answer.similar, *answer.dissimilar)])
             is_shown = question.content is not None and request.url.path == "/"
             return answer, self._of_query(question.content or b"") if is_shown else None
 
@@ -318,6 +327,15 @@ class Desk:
         if await request.is_disconnected():  # while it was waiting
             raise ClientDisconnect
         return await to_thread.run_sync(work)
+
+
+def widest(limits: Sequence[EmbeddingsSettings]) -> EmbeddingsSettings:
+    """The limits of files and pictures that let through what any of ``limits``, one or more, does."""
+    most = {
+        name: max(getattr(each, name) for each in limits)
+        for name in ("max_bytes", "max_pixels", "decode_bytes", "decode_seconds", "fetch_bytes", "read_seconds")
+    }
+    return limits[0].model_copy(update=most)
 
 
 async def _static(request: Request) -> Response:

@@ -1,14 +1,13 @@
 """Questions are put to the newest published state: what is asked -> rows with all that a page or a program is shown."""
 
 import io
+import secrets
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from image_similarity import reporting
 from image_similarity.errors import JobFailed, Unreadable, WrongInput, did_you_mean, listed
@@ -19,6 +18,7 @@ from image_similarity.serve.questions import Question
 from image_similarity.serve.refusals import Refused
 from image_similarity.settings.sections import GallerySettings, HttpSettings
 from image_similarity.storage import fetch
+from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, default_of
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 5.0
 """The pointer of the warehouse is read at most that often."""
-_ABOUT_IMAGES = ("image_id", "uri", "content_sha256", "attributes", "width", "height")
+MOST_KNOWN = 10_000
+"""Images whose places are kept in memory."""
 _TITLES = GallerySettings()
 
 
@@ -38,6 +39,8 @@ class Fingerprint:
     about: str
     """Its network and layer, or its kind, for people."""
     trained: bool | None
+    images: int
+    """How many have a vector."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Answer:
     seconds: float
     version: int
     """Of the published state that answered."""
+    state: str
+    """That state: another word than that of any other. Versions begin anew where a warehouse is made again."""
     newer: int | None
     """A newer state, which is being opened."""
     asked: Shown | None
@@ -85,13 +90,15 @@ class Answer:
 
 
 class Opened:
-    """One published state, with the texts of its images."""
+    """One published state. Can be used from any thread."""
 
-    def __init__(self, collection: "Collection", names: Sequence[str] = ()):
-        """``names``: the fingerprints that may be asked for; none: all. Raises ``WrongInput`` for one that is not
-        published.
+    def __init__(self, collection: "Collection", names: Sequence[str] = (), usual: str | None = None):
+        """``names``: the fingerprints that may be asked for, the usual one first; none: all. ``usual``: the one that
+        was meant until now where none is named. Raises ``WrongInput`` for one of ``names`` that is not published.
         """
-        self.collection = collection
+        self.collection, self.state = collection, secrets.token_hex(8)
+        self._known: OrderedDict[str, Original | None] = OrderedDict()
+        self._lock = threading.Lock()
         rows = {row["fingerprint"]: row for row in collection.fingerprints().to_pylist()}
         for name in names:
             if name not in rows:
@@ -101,48 +108,81 @@ class Opened:
                 )
         if not rows:
             raise WrongInput(f"{collection.uri}: no fingerprint is published yet: run embed_images first")
-        self.fingerprints = {name: _fingerprint(rows[name]) for name in names or rows}
-        images = collection.images()
-        self._images = images.select([name for name in _ABOUT_IMAGES if name in images.column_names])
+        self.usual = names[0] if names else usual if usual in rows else default_of(rows, DEFAULT_FINGERPRINT)
+        """The fingerprint that is meant where none is named; None: it has to be named."""
+        order = names or sorted(rows, key=lambda name: name != self.usual)
+        self.fingerprints = {name: _fingerprint(rows[name]) for name in order}
 
     @property
-    def images(self) -> int:
-        return int(self._images.num_rows)
+    def first(self) -> Fingerprint:
+        """The one that a page offers first."""
+        return next(iter(self.fingerprints.values()))
 
-    @property
-    def first_id(self) -> str | None:
-        return str(self._images["image_id"][0].as_py()) if self._images.num_rows else None
+    def chosen(self, name: str | None) -> str:
+        """``name``, or the usual fingerprint. Raises `Refused` if it cannot be asked for, or if none is usual."""
+        published = listed(self.fingerprints)
+        if name is None and self.usual is None:
+            raise Refused(400, f"which fingerprint? Several are published: name one of {published}")
+        chosen = name or str(self.usual)
+        if chosen not in self.fingerprints:
+            near = did_you_mean(chosen[:60], self.fingerprints)
+            raise Refused(400, f"no such fingerprint: {chosen[:60]!r}; there are {published}{near}")
+        return chosen
 
-    def rows_of(self, image_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """image_id -> what is known of it, for those of ``image_ids`` that are in the collection."""
-        column = self._images["image_id"]
-        wanted = pa.array(list(image_ids), column.type)
-        return {row["image_id"]: row for row in self._images.filter(pc.is_in(column, wanted)).to_pylist()}
+    def will_show(self, image_ids: Sequence[str]) -> None:
+        """Their pictures are asked for next, one by one, and are then looked up together."""
+        with self._lock:
+            self._keep({image_id: self._known.get(image_id) for image_id in image_ids})
 
     def original(self, image_id: str) -> Original:
         """Raises `Refused` if there is no such image."""
-        row = self.row(image_id)
-        return Original.of(row["uri"], row.get("content_sha256"))
+        with self._lock:  # others wait for what is looked up for them, too
+            original = self._known.get(image_id)
+            if original is None:
+                wanted = [name for name, known in self._known.items() if known is None]
+                rows = self._looked_up({image_id, *wanted})
+                for name in wanted:
+                    del self._known[name]
+                self._keep({name: Original.of(row["uri"], row["content_sha256"]) for name, row in rows.items()})
+                original = self._known.get(image_id)
+        if original is None:
+            raise no_image(image_id)
+        return original
 
-    def row(self, image_id: str) -> dict[str, Any]:
-        """Raises `Refused` if there is no such image."""
-        rows = self.rows_of([image_id])
-        if not rows:
-            raise Refused(404, f"no image of the collection has the id {captions.short(captions.clean(image_id))!r}")
-        return rows[image_id]
+    def row(self, image_id: str) -> dict[str, Any] | None:
+        """What the manifest says of an image; None if it is not in the manifest. Raises `Refused`."""
+        return self._looked_up([image_id]).get(image_id)
+
+    def _looked_up(self, image_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        try:
+            return self.collection.look_up(image_ids)
+        except JobFailed as error:
+            raise _refused(error) from None
+
+    def _keep(self, known: "Mapping[str, Original | None]") -> None:
+        for name, original in known.items():
+            self._known[name] = original
+            self._known.move_to_end(name)
+        while len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+
+
+def no_image(image_id: str) -> Refused:
+    return Refused(404, f"no image of the collection has the id {captions.short(captions.clean(image_id))!r}")
 
 
 def _fingerprint(row: Mapping[str, Any]) -> Fingerprint:
     network = " ".join(filter(None, (row.get("network"), row.get("layer")))) or str(row.get("kind") or "")
-    return Fingerprint(row["fingerprint"], network if network != row["fingerprint"] else "", row.get("trained"))
+    about = network if network != row["fingerprint"] else ""
+    return Fingerprint(row["fingerprint"], about, row.get("trained"), row.get("images") or 0)
 
 
 class Asking:
     """Can be called from any thread. Jobs may publish meanwhile: the newest state answers, as soon as it is opened."""
 
-    def __init__(self, collection: "Collection", names: Sequence[str], max_bytes: int):
-        """Raises as `Opened` does. ``max_bytes``: of a picture at an address."""
-        self.opened, self._names = Opened(collection, names), tuple(names)
+    def __init__(self, opened: Opened, names: Sequence[str], max_bytes: int):
+        """``names``: as of `Opened`, of newer states, too. ``max_bytes``: of a picture at an address."""
+        self.opened, self._names = opened, tuple(names)
         self.newer: int | None = None
         """The version of a newer state that is being opened, or that could not be opened: see ``trouble``."""
         self.trouble: str | None = None
@@ -150,6 +190,15 @@ class Asking:
         self._max_bytes = max_bytes
         self._http = HttpSettings(total_seconds=30, connect_seconds=5, read_seconds=10, retries=0)
         self._looked, self._lock = time.monotonic(), threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Nothing is told from now on: what is at work in the background fails when the process ends."""
+        self._is_closed = True
+
+    def tell(self, message: str) -> None:
+        if not self._is_closed:
+            reporting.current().tell("error", f"serve: {message}")
 
     # -- the newest state ----------------------------------------------------------------------------------------------
 
@@ -164,19 +213,26 @@ class Asking:
     def _renew(self) -> None:
         try:
             newest = self.opened.collection.refresh()
-            if newest.version != self.opened.collection.version:
+            if newest is not self.opened.collection:  # it may have the same version, where a warehouse was made again
                 self.newer = newest.version
-                opened = Opened(newest, self._names)
-                warm(opened)
+                opened = Opened(newest, self._names, self.opened.usual)
+                self._warm(opened)
                 self.opened = opened
             self.newer = self.trouble = None
         except Exception as error:  # the state that is open goes on answering
             trouble = f"the newest state could not be opened: {_line(error)}"
             if trouble != self.trouble:
-                reporting.current().tell("error", f"serve: {trouble}")
+                self.tell(trouble)
             self.trouble = trouble
         finally:
             self._looked = time.monotonic()
+
+    def _warm(self, opened: Opened) -> None:
+        """What fails for one question need not fail for others, so the newest state answers nevertheless."""
+        try:
+            warm(opened)
+        except JobFailed as error:
+            self.tell(f"the newest state was opened, but does not answer: {_line(error)}")
 
     # -- questions -----------------------------------------------------------------------------------------------------
 
@@ -191,16 +247,8 @@ class Asking:
         """The answer to a question with a picture's bytes, a vector, or an image_id. Raises `Refused`."""
         opened, started = self.opened, time.perf_counter()
         wanted = question.wanted
-        name = wanted.fingerprint or next(iter(opened.fingerprints))
-        if name not in opened.fingerprints:
-            raise Refused(
-                400,
-                f"no such fingerprint: {name[:60]!r}; there are {listed(opened.fingerprints)}"
-                f"{did_you_mean(name[:60], opened.fingerprints)}",
-            )
-        asked = None
-        if question.image_id is not None:
-            asked = _shown(opened.row(question.image_id))
+        name = opened.chosen(wanted.fingerprint)
+        row = None if question.image_id is None else opened.row(question.image_id)
         query: Any = question.content if question.vector is None else question.vector
         try:
             found = opened.collection.search(
@@ -212,9 +260,12 @@ class Asking:
                 dissimilar=wanted.dissimilar,
             )
         except JobFailed as error:
+            if question.image_id is not None and row is None and isinstance(error, WrongInput):
+                raise no_image(question.image_id) from None
             raise _refused(error) from None
         facts = {key.decode(): value.decode() for key, value in (found.schema.metadata or {}).items()}
         shown = [_shown(row) for row in found.to_pylist()]
+        asked = None if question.image_id is None else _asked(question.image_id, row, facts)
         return Answer(
             question,
             tuple(each for each in shown if each.relation == SIMILAR),
@@ -226,6 +277,7 @@ class Asking:
             facts.get("query_vector"),
             time.perf_counter() - started,
             opened.collection.version,
+            opened.state,
             self.newer,
             asked,
         )
@@ -248,12 +300,13 @@ def _refused(error: JobFailed) -> Refused:
 
 
 def warm(opened: Opened) -> None:
-    """Reads the vectors that are asked for first, so that no question waits for them."""
-    if opened.first_id is not None:
+    """Reads the vectors that are asked for first, so that no question waits for them. Raises as `Collection.search`."""
+    ids = opened.collection.store(opened.first.name).ids
+    if len(ids):
         try:
-            opened.collection.search(image_id=opened.first_id, k=1, fingerprint=next(iter(opened.fingerprints)))
+            opened.collection.search(image_id=ids[0].as_py(), k=1, fingerprint=opened.first.name)
         except WrongInput:
-            pass  # that image has no vector; those of others were read
+            pass  # that vector cannot be compared, say; all were read
 
 
 def warm_up(opened: Opened) -> None:
@@ -263,11 +316,17 @@ def warm_up(opened: Opened) -> None:
     warm(opened)
     content = io.BytesIO()
     Image.effect_noise((64, 64), 64).convert("RGB").save(content, "PNG")  # in no collection, and not of one colour
-    opened.collection.search(content.getvalue(), k=1, fingerprint=next(iter(opened.fingerprints)))
+    opened.collection.search(content.getvalue(), k=1, fingerprint=opened.first.name)
+
+
+def _asked(image_id: str, row: Mapping[str, Any] | None, facts: Mapping[str, str]) -> Shown:
+    """The image that was asked for. ``row``: of the manifest, which need not have it. ``facts``: of the answer."""
+    sizes = {side: int(facts[f"query_{side}"]) if f"query_{side}" in facts else None for side in ("width", "height")}
+    return _shown({**(row or {"image_id": image_id, "uri": None, "attributes": None}), **sizes})
 
 
 def _shown(row: Mapping[str, Any]) -> Shown:
-    """A row of an answer, or of the collection's images."""
+    """A row of an answer, or the image that was asked for."""
     attributes = dict(row["attributes"] or ())
     return Shown(
         row.get("relation", SIMILAR),

@@ -2,6 +2,9 @@
 
 A page of somebody else in another tab can send requests to this machine. It does not know the token, and its browser
 says where it comes from. A name of its own that leads to this machine (DNS rebinding) is none that is served.
+
+Ports of a machine share their cookies, so whatever listens at another port is sent those of this one. The cookie is
+therefore set for one path, which nobody can guess: browsers send it nowhere else. It is not the token.
 """
 
 import asyncio
@@ -81,7 +84,9 @@ class Guard:
         self, app: ASGIApp, token: str, host: str, port: int, refusal: Refusal, failed: Callable[[Exception], None]
     ):
         self._app, self._token, self._host = app, token, host
-        self._cookie = f"image-similarity-{port}"  # ports of a machine share their cookies
+        self._place = f"/{secrets.token_urlsafe(12)}"
+        """Where a browser has its pages. The application does not know of it: its pages link relatively."""
+        self._cookie, self._pass = f"image-similarity-{port}", secrets.token_urlsafe(24)
         self._refusal, self._failed = refusal, failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,14 +104,20 @@ class Guard:
                 await self._refusal(scope, Refused(500, _FAULT))(scope, exchange.receive, exchange.send)
 
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
+        path = scope["path"].removeprefix(self._place)
+        has_place = path != scope["path"] and path.startswith("/")
+        if has_place:
+            scope = {**scope, "path": path, "raw_path": scope["raw_path"].removeprefix(self._place.encode())}
         try:
-            answer = self._checked(scope)
+            answer = self._checked(scope, has_place)
         except Refused as refused:
             answer = self._refusal(scope, refused)
         await answer(scope, exchange.receive, exchange.send)
 
-    def _checked(self, scope: Scope) -> ASGIApp:
-        """What answers the request. Raises `Refused` if it is not allowed."""
+    def _checked(self, scope: Scope, has_place: bool) -> ASGIApp:
+        """What answers the request. Raises `Refused` if it is not allowed. ``has_place``: it came to a browser's
+        pages.
+        """
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not is_served(hosts[0], self._host):
@@ -123,18 +134,20 @@ class Guard:
             return self._app
         if headers.get("sec-fetch-site") in _ELSEWHERE:
             raise Refused(403, f"another site's page asks: {_PRINTED}")
-        self._check_knows(headers)
+        self._check_knows(headers, has_place)
         self._check_origin(method, headers)
         return self._app
 
-    def _check_knows(self, headers: Headers) -> None:
-        """Checks the token that a program sends as a header, or a browser as a cookie."""
+    def _check_knows(self, headers: Headers, has_place: bool) -> None:
+        """Checks the token, which a program sends as a header, or the cookie of a browser."""
         kind, _, bearer = headers.get("authorization", "").partition(" ")
-        cookie = cookie_parser(headers.get("cookie", "")).get(self._cookie, "")
-        self._check_token(bearer.strip() if kind.lower() == "bearer" else cookie)
+        if kind.lower() == "bearer":
+            self._check_token(bearer.strip())
+        elif not has_place or not _equal(cookie_parser(headers.get("cookie", "")).get(self._cookie, ""), self._pass):
+            self._check_token("")
 
     def _check_token(self, given: str) -> None:
-        if not secrets.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
+        if not _equal(given, self._token):
             raise Refused(403, f"the token is missing or wrong: {_PRINTED}, or send Authorization: Bearer TOKEN")
 
     def _check_origin(self, method: str, headers: Headers) -> None:
@@ -147,18 +160,22 @@ class Guard:
             raise Refused(403, f"another site's page asks: {_PRINTED}")
 
     def _welcome(self, fields: list[tuple[str, str]]) -> Response:
-        """A page that leads on without the token, which is a cookie from now on.
+        """A page that leads on without the token: to a place of its own, with a cookie that is sent there alone.
 
         It is no redirect: after one, a browser that came from another site would not send the cookie.
         """
-        target = html.escape("/" + (f"?{urlencode(fields)}" if fields else ""))
+        target = html.escape(f"{self._place}/" + (f"?{urlencode(fields)}" if fields else ""))
         response = HTMLResponse(
             '<!doctype html><html lang="en"><meta charset="utf-8">'
             f'<link rel="icon" href="data:,"><meta http-equiv="refresh" content="0; url={target}">'
             f'<title>Image similarity</title><p><a href="{target}">Go on</a></p></html>'
         )
-        response.set_cookie(self._cookie, self._token, path="/", httponly=True, samesite="strict")
+        response.set_cookie(self._cookie, self._pass, path=f"{self._place}/", httponly=True, samesite="strict")
         return response
+
+
+def _equal(given: str, secret: str) -> bool:
+    return secrets.compare_digest(given.encode("utf-8", "replace"), secret.encode())
 
 
 class _Exchange:

@@ -1,21 +1,25 @@
 """Serve a page on this machine that shows what in the collection looks like a picture of yours."""
 
 import argparse
+import html
 import importlib.util
 import secrets
+import tempfile
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_similarity import reporting
 from image_similarity.errors import JobFailed, WrongInput
 
 if TYPE_CHECKING:
-    from image_similarity.serve.asking import Opened
+    from image_similarity.serve.app import Desk
+    from image_similarity.serve.asking import Asking
 
 HOST, PORT = "127.0.0.1", 8777
-_MAX_BYTES = 64 << 20
 USAGE = "--warehouse URI"
 _EXTRA = ("starlette", "uvicorn", "python_multipart")
 
@@ -49,9 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bytes",
         type=int,
-        default=_MAX_BYTES,
         metavar="N",
-        help="largest file (default: %(default)s)",
+        help="largest file (default: 67108864, 64 MiB; never more than the collection's own embeddings.max_bytes)",
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument("--verbose", action="store_true", help="show tracebacks")
@@ -79,14 +82,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
         address = f"http://{_in_address(arguments.host)}:{port}/?token={token}"
         server = Server(app, listening)
-        _say(app.state.desk.asking.opened, address)
-        threading.Thread(target=_warm, args=(app.state.desk.asking.opened,), name="warming up", daemon=True).start()
-        if arguments.open:
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        desk: Desk = app.state.desk
+        _say(desk, address, arguments.max_bytes)
+        threading.Thread(target=_warm, args=(desk.asking,), name="warming up", daemon=True).start()
         try:
-            server.run()
+            with _browser_at(address) if arguments.open else nullcontext():
+                server.run()
         finally:
-            app.state.desk.close()
+            desk.close()
     reporting.current().tell("result", "stopped")
     return 0
 
@@ -97,7 +100,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise WrongInput(f"serve needs {', '.join(missing)}: pip install 'image-similarity[serve]'")
     if not 0 <= arguments.port < 1 << 16:
         raise WrongInput(f"--port {arguments.port}: give a number from 0 to 65535")
-    if arguments.max_bytes < 1:
+    if arguments.max_bytes is not None and arguments.max_bytes < 1:
         raise WrongInput(f"--max-bytes {arguments.max_bytes}: give at least 1")
     from image_similarity.serve.guard import is_loopback
 
@@ -119,10 +122,16 @@ def _weights(given: Sequence[str]) -> dict[str, str]:
     return weights
 
 
-def _say(opened: "Opened", address: str) -> None:
+def _say(desk: "Desk", address: str, max_bytes: int | None) -> None:
     """What is served, and where. This is the only place where the token is shown."""
-    names = ", ".join(opened.fingerprints)
-    print(f"{opened.images:,} images of {opened.collection.uri} by {names}")
+    opened = desk.asking.opened
+    if max_bytes is not None and max_bytes > desk.max_bytes:
+        desk.asking.tell(
+            f"--max-bytes {max_bytes}: files of up to {desk.max_bytes} bytes are taken, "
+            "as the collection was embedded with (embeddings.max_bytes)"
+        )
+    images = max(each.images for each in opened.fingerprints.values())
+    print(f"{images:,} images of {opened.collection.uri} by {', '.join(opened.fingerprints)}")
     print(f"open {address}   (Ctrl-C ends it)", flush=True)
 
 
@@ -130,13 +139,33 @@ def _in_address(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _warm(opened: "Opened") -> None:
+@contextmanager
+def _browser_at(address: str) -> Iterator[None]:
+    """Opens the browser at ``address``.
+
+    All accounts of a machine can read the arguments of a browser, and ``address`` holds the token: so it is told the
+    name of a file that leads there, which no other account can read.
+    """
+    with tempfile.TemporaryDirectory(prefix="image-similarity-", ignore_cleanup_errors=True) as folder:  # mode 0700
+        file, quoted = Path(folder, "open.html"), html.escape(address)
+        file.touch(0o600)
+        file.write_text(
+            '<!doctype html><html lang="en"><meta charset="utf-8">'
+            f'<meta http-equiv="refresh" content="0; url={quoted}">'
+            f'<title>Image similarity</title><p><a href="{quoted}">Go on</a></p></html>',
+            encoding="utf-8",
+        )
+        threading.Thread(target=webbrowser.open, args=(file.as_uri(),), daemon=True).start()
+        yield
+
+
+def _warm(asking: "Asking") -> None:
     """Reads the vectors and the network, so that the first question does not wait for them."""
     from image_similarity.serve.asking import warm_up
 
     try:
-        warm_up(opened)
+        warm_up(asking.opened)
     except Exception as error:  # whoever asks is told, too
         text = (str(error).splitlines() or [""])[0]
         words = text if isinstance(error, JobFailed) else f"{type(error).__name__}: {text}"
-        reporting.current().tell("error", f"serve: pictures cannot be looked for yet: {words}")
+        asking.tell(f"pictures cannot be looked for yet: {words}")

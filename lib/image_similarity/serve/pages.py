@@ -35,14 +35,16 @@ def static(name: str) -> bytes:
 
 
 def address_of(image_id: str, wanted: Wanted = Wanted()) -> str:
-    """The address of the page that asks for an image of the collection, and wants as much as ``wanted``."""
+    """Where a page asks for an image of the collection, and wants as much as ``wanted``; relative to the page."""
     usual = Wanted()
     fields = {name: value for name, value in vars(wanted).items() if value not in (None, getattr(usual, name))}
-    return f"/?{urlencode({'id': image_id, **fields})}"
+    return f"?{urlencode({'id': image_id, **fields})}"
 
 
-def picture_address(image_id: str, size: str) -> str:
-    return f"/picture?{urlencode({'id': image_id, 'size': size})}"
+def picture_address(image_id: str, size: str, state: str | None = None) -> str:
+    """``state``: of the collection, for browsers, which keep a picture by its address."""
+    of_state = {} if state is None else {"state": state}
+    return f"/picture?{urlencode({'id': image_id, 'size': size, **of_state})}"
 
 
 def gallery_address(image_id: str, gallery: GalleryPages) -> str | None:
@@ -50,14 +52,23 @@ def gallery_address(image_id: str, gallery: GalleryPages) -> str | None:
     return f"{gallery.address}/{paths.image_path(paths.page_name(image_id))}" if gallery.has_page(image_id) else None
 
 
+def relative(path: str) -> str:
+    """``path`` of this server, for a link of a page: a browser has the pages below a path that they do not know."""
+    return path.removeprefix("/")
+
+
 def embedded(picture: Thumbnails) -> Mapping[str, Any]:
     """The picture that was asked for, as part of the page: no other address has it."""
     return {"src": data_address(picture), "width": picture.width, "height": picture.height}
 
 
-def linked(asked: Shown) -> Mapping[str, Any]:
+def linked(asked: Shown, state: str) -> Mapping[str, Any]:
     """The image of the collection that was asked for."""
-    return {"src": picture_address(asked.image_id, paths.SMALL), "width": asked.width, "height": asked.height}
+    return {
+        "src": relative(picture_address(asked.image_id, paths.SMALL, state)),
+        "width": asked.width,
+        "height": asked.height,
+    }
 
 
 def verdict_sentence(answer: Answer) -> str:
@@ -90,7 +101,7 @@ def in_json(shown: Shown, gallery: GalleryPages) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     environment = cards.environment(__package__)
-    environment.filters.update(quoted=quote)
+    environment.filters.update(quoted=quote, relative=relative)
     environment.globals.update(cards.STYLE)
     environment.globals.update(
         ratio_class=cards.ratio_class,

@@ -1,9 +1,10 @@
 """Retention: removes runs that newer ones have replaced, and the leftovers of dead runs.
 
-Never removed: current runs, their inputs (``runs.inputs``), the vector store, and anything that an active run writes or
-may read (see `image_similarity.warehouse.leases`). The vectors stay because a later run, or an earlier one that is
-restored, may need them. The record of every run stays. A folder of records is removed some time after its records have
-been merged into another (see `image_similarity.warehouse.compaction`).
+Never removed: current runs, their inputs (``runs.inputs``; not those of searches, which nobody reads again), the vector
+store, and anything that an active run writes or may read (see `image_similarity.warehouse.leases`). The vectors stay
+because a later run, or an earlier one that is restored, may need them. The record of every run stays. A folder of
+records is removed some time after its records have been merged into another (see
+`image_similarity.warehouse.compaction`).
 """
 
 import re
@@ -97,6 +98,11 @@ def published_slots(record: Record) -> dict[str, dict[str, str]]:
 def is_current(pointer: Pointer, record: Record) -> bool:
     slots = [(table, slot) for table, slots in record.replaced.items() for slot in slots]
     return bool(slots) and all(pointer.runs(table, slot) == [record.run_id] for table, slot in slots)
+
+
+def is_search(record: Record) -> bool:
+    """Whether the run answered a search. Each name of queries is a slot, which may stay current for ever."""
+    return "matches" in record.replaced
 
 
 def is_stale(pointer: Pointer, record: Record, history: Sequence[Record]) -> bool:
@@ -257,9 +263,9 @@ class _Contents:
 
 
 def _needed(pointer: Pointer, history: Sequence[Record]) -> set[tuple[str, str]]:
-    """Table and run of everything published, and of the inputs of current runs."""
+    """Table and run of everything published, and of the inputs of current runs other than searches."""
     published = {(table, run) for table in pointer.tables for run in pointer.runs(table)}
     current = {run for table, run in published if table not in (VECTORS, RUNS)}
-    used = [record.inputs.items() for record in history if record.run_id in current]
+    used = [record.inputs.items() for record in history if record.run_id in current and not is_search(record)]
     components = {(PROJECTIONS, run) for record in history for run in record.inputs.get(PROJECTIONS, [])}
     return published | components | {(table, run) for inputs in used for table, runs in inputs for run in runs}

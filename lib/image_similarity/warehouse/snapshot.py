@@ -113,6 +113,8 @@ class Snapshot:
     uri: str
     pointer: Pointer
     files: Files
+    _listed: dict[tuple[str, str], list[str]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """(table, run) -> the files of published runs: nothing is added to them. What is asked often lists them once."""
 
     def run_ids(self, table: str, slot: str | None = None) -> list[str]:
         """The current runs of one slot of ``table``, or of all its slots. Empty if nothing is published."""
@@ -140,20 +142,20 @@ class Snapshot:
         Columns that old files lack are null. From Hadoop's file systems the files are read into memory at once. Raises
         ``FileNotFoundError`` if a run's files are gone, and other ``OSError`` if they cannot be read.
         """
-        return self.dataset_of(table, self.run_ids(table, slot))
+        return self._dataset(table, self._published_files(table, slot))
 
     def batches(self, table: str, slot: str | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """``columns`` of the rows of `dataset`, a batch at a time, with little of the table in memory.
 
         From Hadoop's file systems one file at a time is in memory. Raises as `dataset` does.
         """
-        files = self._files(table, self.run_ids(table, slot))
+        files = self._published_files(table, slot)
         few = {"columns": columns, "batch_size": BATCH_ROWS}
         if self._is_mapped:
             yield from _mapped(files, SCHEMAS[table]).to_batches(**few, **streaming())
             return
         for file in files:
-            yield from _in_memory([self.files.read(file) or b""], SCHEMAS[table]).to_batches(**few)
+            yield from _in_memory([self._content(file)], SCHEMAS[table]).to_batches(**few)
 
     def of_runs(self, table: str, runs: Sequence[str], columns: list[str]) -> pa.Table:
         """``columns`` of the rows of ``runs`` of ``table``, current or not. Raises as `dataset` does."""
@@ -161,14 +163,29 @@ class Snapshot:
 
     def dataset_of(self, table: str, runs: Sequence[str]) -> "ds.Dataset":
         """The rows of ``runs`` of ``table``, current or not. Raises as `dataset` does."""
-        files = self._files(table, runs)
+        return self._dataset(table, [file for run in runs for file in self._files(table, run)])
+
+    def _dataset(self, table: str, files: list[str]) -> "ds.Dataset":
         if self._is_mapped:
             return _mapped(files, SCHEMAS[table])
-        return _in_memory((self.files.read(file) or b"" for file in files), SCHEMAS[table])
+        return _in_memory((self._content(file) for file in files), SCHEMAS[table])
 
-    def _files(self, table: str, runs: Sequence[str]) -> list[str]:
-        folders = [f"{self.uri}/{table}/run_id={run}" for run in runs]
-        return [file for folder in folders for file in _data_files(self.files, folder)]
+    def _files(self, table: str, run: str) -> list[str]:
+        return _data_files(self.files, f"{self.uri}/{table}/run_id={run}")
+
+    def _published_files(self, table: str, slot: str | None) -> list[str]:
+        runs = self.run_ids(table, slot)
+        for run in runs:
+            if (table, run) not in self._listed:
+                self._listed[table, run] = self._files(table, run)
+        return [file for run in runs for file in self._listed[table, run]]
+
+    def _content(self, file: str) -> bytes:
+        """Raises ``FileNotFoundError`` if it is gone: it was listed."""
+        content = self.files.read(file)
+        if content is None:
+            raise FileNotFoundError(f"{file} is gone")
+        return content
 
     @property
     def _is_mapped(self) -> bool:

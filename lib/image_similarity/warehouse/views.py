@@ -1,11 +1,13 @@
 """SQL views and macros of the published tables, for DuckDB 1.4 and newer.
 
 The text finds its warehouse: where it was written, or in the working directory, or where the reader says it is. A view
-takes the views and macros of its own schema, so several warehouses may be read into several schemas of one database. A
-macro takes those of the schema that is in use: `_GUARD` refuses what would be another warehouse.
+takes the views and macros of its own schema, and a variable that is its warehouse's alone, so several warehouses may be
+read into several schemas of one database. A macro takes those of the schema that is in use: `_GUARD` refuses what would
+be another warehouse.
 """
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
@@ -41,24 +43,26 @@ _FOLDER = """\
 -- If the warehouse was moved or copied, read this file in its folder, or say before where it is:
 --     SET VARIABLE warehouse = 'FOLDER';
 CREATE OR REPLACE MACRO warehouse_name() AS {folder};
-CREATE OR REPLACE MACRO warehouse_folder() AS coalesce(getvariable('warehouse'), warehouse_name());
+CREATE OR REPLACE MACRO warehouse_folder() AS coalesce(getvariable('{place}'), warehouse_name());
 
 -- The files of some runs. DuckDB takes every path for a pattern: special characters of the folder are escaped.
-CREATE OR REPLACE MACRO warehouse_files(table_name, run_ids) AS [
-    regexp_replace(warehouse_folder(), '([*?[])', '[\\1]', 'g') || '/' || table_name
-        || '/run_id=' || run_id || '/*.parquet'
+CREATE OR REPLACE MACRO files_below(folder, table_name, run_ids) AS [
+    regexp_replace(folder, '([*?[])', '[\\1]', 'g') || '/' || table_name || '/run_id=' || run_id || '/*.parquet'
     FOR run_id IN run_ids
 ];
+CREATE OR REPLACE MACRO warehouse_files(table_name, run_ids) AS files_below(warehouse_folder(), table_name, run_ids);
 """
 
 # A run's folder is written once, and its name is nobody else's: wherever it lies, its rows are the right ones.
 _CHECK = """\
-SET VARIABLE warehouse = CASE
-    WHEN EXISTS (FROM glob(warehouse_files('{table}', [{run}]))) THEN getvariable('warehouse')
-    WHEN getvariable('warehouse') IS NULL AND EXISTS (FROM glob('{table}/run_id=' || {run} || '/*.parquet')) THEN '.'
-    ELSE error('the runs of this file are not in ' || warehouse_folder() || ': say where the warehouse is now, and '
+CREATE OR REPLACE MACRO warehouse_said() AS coalesce(getvariable('warehouse'), warehouse_name());
+SET VARIABLE {place} = CASE
+    WHEN EXISTS (FROM glob(files_below(warehouse_said(), '{table}', [{run}]))) THEN getvariable('warehouse')
+    WHEN getvariable('warehouse') IS NULL AND EXISTS (FROM glob(files_below('.', '{table}', [{run}]))) THEN '.'
+    ELSE error('the runs of this file are not in ' || warehouse_said() || ': say where the warehouse is now, and '
         || 'read this file again: SET VARIABLE warehouse = ''FOLDER''')
 END;
+RESET VARIABLE warehouse;  -- the next file of views is another warehouse's
 """
 
 _GUARD = """\
@@ -74,6 +78,16 @@ CREATE OR REPLACE VIEW embeddings AS
 SELECT e.image_id, e.fingerprint, e.fingerprint_key, e.content_sha256, e.source_version,
        v.width, v.height, v.embedding, v.thumbprint
 FROM ({snapshot}) AS e JOIN vectors AS v USING (content_sha256, fingerprint_key);
+"""
+
+# One read: each folder of files that is read for itself costs DuckDB a plan, and there may be thousands of searches.
+_QUERY_FAILURES = """\
+CREATE OR REPLACE VIEW query_failures AS
+SELECT slot[1] AS queries, image_id AS query_id, uri AS query_uri, fingerprint, slot[-1] AS metric, reason, detail
+FROM (
+    SELECT *, string_split({slots}[regexp_extract(filename, 'run_id=([^/]+)/[^/]+$', 1)], '/') AS slot
+    FROM ({files})
+);
 """
 
 _EXACT_DUPLICATES = """\
@@ -236,11 +250,12 @@ def views_sql(uri: str, pointer: Pointer) -> str:
 
     ``uri``: the warehouse, in any form. ``pointer``: its current runs; a table without runs becomes an empty view.
     """
-    snapshot, name = _select("embeddings", pointer.runs("embeddings")), _quoted(uris.for_readers(uri))
+    snapshot, folder = _select("embeddings", pointer.runs("embeddings")), uris.for_readers(uri)
+    name, place = _quoted(folder), _place(folder, pointer)
     return "\n".join(
         [
-            _FOLDER.format(folder=name),
-            _check(pointer),
+            _FOLDER.format(folder=name, place=place),
+            _check(pointer, place),
             _GUARD,
             *(_view(table, pointer) for table in SCHEMAS if table not in ("embeddings", "failures")),
             *_failures(pointer),
@@ -251,12 +266,19 @@ def views_sql(uri: str, pointer: Pointer) -> str:
     )
 
 
-def _check(pointer: Pointer) -> str:
+def _place(folder: str, pointer: Pointer) -> str:
+    """The variable that says where the warehouse is. Copies of one warehouse share it as long as they have the same
+    runs: then each is right for the other.
+    """
+    return f"warehouse_{hashlib.sha256(folder.encode() + pointer.as_json()).hexdigest()[:16]}"
+
+
+def _check(pointer: Pointer, place: str) -> str:
     """Looks for one of the current runs. Nothing to look for in an empty warehouse."""
     for table in (RUNS, *SCHEMAS):
         if runs := pointer.runs(table):
-            return _CHECK.format(table=table, run=_quoted(runs[-1]))
-    return ""
+            return _CHECK.format(place=place, table=table, run=_quoted(runs[-1]))
+    return "RESET VARIABLE warehouse;\n"
 
 
 def _view(table: str, pointer: Pointer) -> str:
@@ -266,17 +288,15 @@ def _view(table: str, pointer: Pointer) -> str:
 def _failures(pointer: Pointer) -> list[str]:
     """The view of the collection's failures, and that of failures of queries."""
     slots = pointer.tables.get("failures", {})
-    searches = {slot.removeprefix(_SEARCH): runs for slot, runs in slots.items() if slot.startswith(_SEARCH)}
     runs = dict.fromkeys(run for slot, of_slot in slots.items() if not slot.startswith(_SEARCH) for run in of_slot)
-    of_queries = [
-        f"SELECT {_quoted(slot.partition('/')[0])} AS queries, image_id AS query_id, uri AS query_uri, fingerprint, "
-        f"{_quoted(slot.rpartition('/')[2])} AS metric, reason, detail\nFROM ({_select('failures', of_slot)})"
-        for slot, of_slot in (searches or {"": []}).items()
-    ]
-    return [
-        f"CREATE OR REPLACE VIEW failures AS\n{_select('failures', list(runs))};\n",
-        f"CREATE OR REPLACE VIEW query_failures AS\n{_union(of_queries)};\n",
-    ]
+    searches = {
+        run: slot.removeprefix(_SEARCH)
+        for slot, of_slot in slots.items()
+        if slot.startswith(_SEARCH)
+        for run in of_slot
+    }
+    of_queries = _QUERY_FAILURES.format(slots=_map(searches), files=_select("failures", searches, has_filename=True))
+    return [f"CREATE OR REPLACE VIEW failures AS\n{_select('failures', list(runs))};\n", of_queries]
 
 
 def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
@@ -373,15 +393,18 @@ def _history(pointer: Pointer, name: str, slot: str | None) -> str:
     )
 
 
-def _select(table: str, runs: Iterable[str]) -> str:
-    """The rows of ``runs`` of ``table``, in its columns."""
+def _select(table: str, runs: Iterable[str], *, has_filename: bool = False) -> str:
+    """The rows of ``runs`` of ``table``, in its columns. ``has_filename``: with another one, ``filename``."""
     columns, run_ids = list(SCHEMAS[table]), list(runs)
-    names = ", ".join(f"{name}::JSON AS {name}" if name in _json_of(table) else name for name in SCHEMAS[table].names)
+    columns += [pa.field("filename", pa.string())] if has_filename else []
+    shown = [f"{of.name}::JSON AS {of.name}" if of.name in _json_of(table) else of.name for of in columns]
+    names = ", ".join(shown)
     nulls = ", ".join(f"NULL::{_SQL_TYPES[column.type]} AS {column.name}" for column in columns)
     if not run_ids:
         return f"SELECT {names}\nFROM (SELECT {nulls} WHERE false)"
     # Folders above the warehouse, such as label=cat, are no columns.
     files = f"warehouse_files('{table}', {_list(run_ids)}), hive_partitioning = false"
+    files += ", filename = true" if has_filename else ""
     if table in _EXTENDED:
         return (
             f"SELECT {names}\nFROM (SELECT {nulls} WHERE false UNION ALL BY NAME\n"
@@ -402,6 +425,10 @@ def _case(value: str, values: dict[str, str]) -> str:
     """The value that ``values`` has for that of the expression ``value``; NULL if it has none."""
     cases = " ".join(f"WHEN {_quoted(name)} THEN {_quoted(meant)}" for name, meant in values.items())
     return f"(CASE {value} {cases} END)" if cases else "NULL::VARCHAR"
+
+
+def _map(texts: Mapping[str, str]) -> str:
+    return f"MAP({_list(texts)}::VARCHAR[], {_list(texts.values())}::VARCHAR[])"
 
 
 def _list(texts: Iterable[str]) -> str:

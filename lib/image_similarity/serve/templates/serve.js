@@ -100,7 +100,7 @@
 
   /* -- an original of which there is no picture: why -- */
   async function explain(image) {
-    if (!image.getAttribute("src")?.startsWith("/picture?")) return;
+    if (!image.getAttribute("src")?.startsWith("picture?")) return;
     const reply = await fetch(image.src).catch(() => null);
     if (!reply || reply.ok) return;
     const absent = document.createElement("span");
@@ -117,8 +117,8 @@
     const notice = document.getElementById("newer");
     if (!notice || document.hidden) return;
     try {
-      const state = await (await fetch("/state")).json();
-      notice.hidden = String(state.version) === notice.dataset.version;
+      const state = await (await fetch("state")).json();
+      notice.hidden = state.state === notice.dataset.state;
     } catch { /* the server has ended: the next question says so */ }
   }
   document.addEventListener("visibilitychange", compareStates);

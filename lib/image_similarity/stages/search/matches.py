@@ -105,8 +105,9 @@ def judged(
     Without a ``judge`` only the same bytes are told: they are the same picture whatever a limit is.
     """
     content = pc.fill_null(pc.index_in(query_contents, value_set=images.contents), -1).to_numpy(zero_copy_only=False)
-    scale, image_scale = verdicts.scales(similar.distance), np.zeros(len(ids), dtype=np.float32)
+    scale, image_scale = np.empty(0, np.float32), np.empty(0, np.float32)
     if judge is not None:
+        scale = verdicts.scales(similar.distance, np.append(images.content, -1)[similar.image])
         image_scale = judge.scales(ids)
     verdict = [np.full(lists.image.shape, None, dtype=object) for lists in (similar, dissimilar)]
     for start in range(0, len(content), _QUERIES_AT_ONCE):
