@@ -277,7 +277,9 @@ def test_a_folder_may_be_empty_on_a_quiet_day(run: Any, warehouse: Path, incomin
         file.unlink()
     assert run(search_images, *asked) == 0
     assert matches(warehouse) == [] and ask(warehouse, "FROM query_failures") == []
-    assert last(warehouse).counts["queries"] == 0
+    counts, page = last(warehouse).counts, (tmp_path / "r" / "index.html").read_text()
+    assert counts["queries"] == 0 and counts["images"] > 0
+    assert f"0 queries in a collection of {counts['images']} images" in page
     assert "None." in (tmp_path / "r" / "index.html").read_text()
     assert run(search_images, *asked[:1], folder / "*.png", *asked[2:]) == 2, "a pattern may be a slip"
 
@@ -289,7 +291,8 @@ def test_nothing_is_written_by_a_dry_run(
     asked = ["--images", incoming, "--warehouse", warehouse, *BY, "--report", tmp_path / "r", "--dry-run"]
     assert run(search_images, *asked) == 0
     assert sorted(tmp_path.rglob("*")) == before
-    assert "by the limit 0.6 of the near-duplicates of run" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "by the limit of the near-duplicates of run" in out and ", 0.6 of the local scale" in out
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The report of a search, made from tables alone; what queries are called; and what needs no Spark."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,12 @@ def test_every_page_is_there_once_and_says_its_verdict(tmp_path: Path) -> None:
         *("index.html", "yes-1.html", "yes-2.html", "near-1.html", "near-2.html", "no-1.html", "no-2.html"),
         "failed-1.html",
     }
-    assert f"Already there {per_verdict}" in " ".join(pages["index.html"].text.split())
+    front = " ".join(pages["index.html"].text.split())
+    assert f"Already there {per_verdict}" in front
+    failed = int(re.search(r"Failed (\d+)", front)[1])  # type: ignore[index]
+    answered = len(hostile.NAMES)
+    assert f"Answered {answered} " in front and f"{answered + failed} queries in a collection" in front
+    assert f"{failed} failed: they have no answer." in front
     assert sum(len(pages[f"near-{number}.html"].images) for number in (1, 2)) == 4 * per_verdict
     assert "<i>gone</i>" in "".join(pages["failed-1.html"].text.split("\u200b"))
     assert all(page.handlers == [] for page in pages.values())

@@ -231,13 +231,21 @@ def _dimensions(published: Snapshot, fingerprint: str) -> int | None:
     """The length of the collection's vectors; None if it is not known."""
     if known := early.vectors_of(published, fingerprint):
         return known.dimensions
-    runs = [
-        run
-        for slot, runs in published.slots("neighbours").items()
-        if slot.startswith(f"{fingerprint}/")
-        for run in runs
-    ]
-    return next((int(published.runs[run].counts["dimensions"]) for run in runs if run in published.runs), None)
+    return next((int(counts["dimensions"]) for counts in _compared(published, fingerprint)), None)
+
+
+def _images(published: Snapshot, fingerprint: str) -> dict[str, int]:
+    """``images``: those of the collection that have a vector; empty if it is not known."""
+    if known := early.vectors_of(published, fingerprint):
+        return {"images": known.images}
+    return next(({"images": int(counts["images"])} for counts in _compared(published, fingerprint)), {})
+
+
+def _compared(published: Snapshot, fingerprint: str) -> Iterator[Mapping[str, Any]]:
+    """The counts of the published neighbours by ``fingerprint``: of vectors of one's own nothing else is recorded."""
+    for slot, runs in published.slots("neighbours").items():
+        if slot.startswith(f"{fingerprint}/"):
+            yield from (published.runs[run].counts for run in runs if run in published.runs)
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------
@@ -333,7 +341,8 @@ def _plan(job: Job, wanted: Asked, collection: _Collection, judge: "Judge | None
     what = f"the pictures {wanted.images}" if wanted.images is not None else f"the vectors {wanted.own_vectors}"
     yield f"search for {what} ({wanted.queries}) in the collection by {wanted.fingerprint}, {wanted.metric} distance"
     if judge is not None:
-        yield f"verdicts: by the limit {judge.limits.scaled:g} of the near-duplicates of run {judge.run}"
+        scaled = f"{judge.limits.scaled:g} of the local scale"
+        yield f"verdicts: by the limit of the near-duplicates of run {judge.run}, {scaled}"
     else:
         yield f"verdicts: for the same files only, since {_why_unjudged(job, wanted)}"
     yield f"keep {wanted.similar} similar and {wanted.dissimilar} dissimilar images of each"
@@ -358,7 +367,8 @@ class _Searching:
         pictures = self._pictures() if own is None else None
         embedded = pictures.embedded() if pictures is not None else query_embedding.own(self.job, str(own))
         if embedded is None:
-            self._finish(_nothing(self.wanted), SCHEMAS["failures"].empty_table(), {"queries": 0}, {})
+            counts = {"queries": 0, **_images(self.job.base_snapshot, self.wanted.fingerprint)}
+            self._finish(_nothing(self.wanted), SCHEMAS["failures"].empty_table(), counts, {})
             return
         runner, answers = self._answers(embedded)
         queries = embedded.queries or asked.of_vectors(_ids(answers))
@@ -389,7 +399,9 @@ class _Searching:
         from image_similarity.stages.embeddings import published
 
         job, wanted = self.job, self.wanted
-        weights = {wanted.fingerprint: job.arguments.weights} if job.arguments.weights is not None else None
+        given = job.arguments.weights
+        name = wanted.fingerprint
+        weights = {name: given.removeprefix(f"{name}=")} if given is not None else None  # NAME=FILE, as serve takes it
         with job.step("prepare the fingerprint"):
             folder = Path(tempfile.mkdtemp(prefix="image-similarity-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors may join late

@@ -274,7 +274,7 @@ def write(session: Any, tables: Tables, about: About, place: Place, settings: Se
 
 def _listings(queries: Sequence[Query], failures: Sequence[Failure], about: About) -> list[Listing]:
     """All, and by verdict what there is."""
-    listings = [Listing(ALL, "All", len(queries))]
+    listings = [Listing(ALL, "Answered" if failures else "All", len(queries))]
     for verdict, words in captions.VERDICTS.items():
         count = sum(query.verdict == verdict for query in queries)
         if count or about.is_judged:
