@@ -1,7 +1,7 @@
 """Small warehouses that are written without a job: what tests of readers read."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -67,13 +67,18 @@ class Made:
         else:
             parquet.write_file(uris.join(folder, "part-00000.parquet"), rows.schema, [rows])
 
-    def manifest(self, versions: Mapping[str, str], label: str | None = None) -> str:
+    def manifest(
+        self,
+        versions: Mapping[str, str],
+        label: str | None = None,
+        attributes: Sequence[tuple[str, str]] = (("label", "a"),),
+    ) -> str:
         """``versions``: image_id -> source_version."""
         rows = [
             {"image_id": name, "uri": f"/pictures/{name}", "size_bytes": 10, "source_version": version}
             for name, version in versions.items()
         ]
-        table = pa.Table.from_pylist([{**row, "attributes": [("label", "a")]} for row in rows], SCHEMAS["manifest"])
+        table = pa.Table.from_pylist([{**row, "attributes": list(attributes)} for row in rows], SCHEMAS["manifest"])
         counts = {"images": len(rows), "skipped": {}}
         return self.publish("build_manifest", "", {"manifest": {"": table}}, label=label, counts=counts)
 

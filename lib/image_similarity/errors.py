@@ -14,6 +14,8 @@ from typing import Any
 
 _LISTED = 8
 _NEAR = 3
+_PROGRAMS = (".py", ".pyc", ".sh")
+"""Endings that nobody means who names data."""
 _AS_NEAR = 0.1  # of difflib's ratio
 
 
@@ -113,6 +115,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
+def sentences(first: str, second: str) -> str:
+    """``first`` and ``second`` as two sentences, where ``first`` may end in a question; ``first`` if that is all."""
+    if not second:
+        return first
+    return f"{first} {second}" if first.endswith((".", "?", "!")) else f"{first}. {second}"
+
+
 def listed(names: Iterable[str]) -> str:
     """``names`` in their order, as text. Of many, the first eight and how many more; ``none`` if there are none."""
     known = list(names)
@@ -142,7 +151,24 @@ def near_files(path: str) -> str:
     except OSError:  # others may not list it
         there = []
     missing = os.path.join(folder, name)
-    return ("" if missing == wanted else f" (there is no {missing})") + did_you_mean(name, there)
+    if missing == wanted:
+        return did_you_mean(name, _of_kind(name, there))
+    return f" (there is no {missing})" + did_you_mean(name, there)
+
+
+def _of_kind(name: str, there: Iterable[str]) -> list[str]:
+    """Those that may be meant by the file ``name``: of the same ending, or spelled alike but for the ending.
+
+    Of weights.pth, weights.py is no near name, but weights.pt is.
+    """
+    stem, ending = os.path.splitext(name)
+    if not ending[1:].isalpha():
+        return list(there)
+    others = [(other, *os.path.splitext(other)) for other in there]
+    same = [other for other, _, of_other in others if of_other.lower() == ending.lower()]
+    if near(name, same):
+        return same
+    return [other for other, of_stem, of_other in others if of_stem == stem and of_other.lower() not in _PROGRAMS]
 
 
 _KINDS = (

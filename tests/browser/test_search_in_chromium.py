@@ -43,6 +43,8 @@ def test_pages_can_be_read(page: Page, folder: Path, width: int, scheme: str) ->
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
         broken = "[...document.images].filter(one => one.complete && !one.naturalWidth).length"
         assert page.evaluate(broken) == 0
+        tags = page.locator(".verdict").all()
+        assert {round(tag.bounding_box()["height"] / 20) for tag in tags} <= {1}, "on one line"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("width", [390, 1280])

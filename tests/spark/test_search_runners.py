@@ -266,6 +266,21 @@ def test_a_collection_of_vectors_of_ones_own(spark: SparkSession, tmp_path: Path
         answered(spark, *given[:1], "process", *given[1:], fingerprint="externl")
 
 
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_vectors_that_were_compared_by_another_metric(spark: SparkSession, tmp_path: Path, runner: str) -> None:
+    """They are known by those that had a distance then; by this metric more of them have one."""
+    vectors, own = oracle.planted(30, 5, seed=2), tmp_path / "own.parquet"
+    images = {**dict(zip(names(30), vectors)), "zero": np.zeros(5, np.float32)}
+    arguments = ["--warehouse", str(tmp_path / "w"), "--embeddings", store(own, images), "--dissimilar", "0"]
+    assert main(find_neighbours, [*arguments, "--set", "neighbours.runner=process"], spark) == 0
+    asked = store(tmp_path / "q.parquet", {"q": vectors[0]})
+    answers = answered(spark, tmp_path / "w", runner, asked, fingerprint="external", metric="euclidean")
+    assert answers.compared == 31
+    store(own, {**images, "another": vectors[0]})
+    with pytest.raises(WrongInput, match="no longer those that find_neighbours compared"):
+        answered(spark, tmp_path / "w", runner, asked, fingerprint="external", metric="euclidean")
+
+
 def test_which_runner_compares(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path / "w", {"x": "c", "y": "z"}, {"c": [1.0, 2.0, 3.0], "z": [0.0, 0.0, 0.0]})
     asked = store(tmp_path / "q.parquet", {"q": [1.0, 0.0, 0.0]})

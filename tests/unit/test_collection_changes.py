@@ -126,7 +126,7 @@ def test_runs_by_id_by_label_and_by_default(made: Made) -> None:
     assert pair("monday", "tuesday", job="build_manifest") == ("r00000001", "r00000003")
     assert pair("r00000002", "wednesday") == ("r00000002", "r00000006")
     assert pair(job="build_manifest") == ("r00000003", "r00000005")
-    assert "is the first of its job and slot" in refused(collection, None, "monday")
+    assert "nothing to compare it with yet" in refused(collection, None, "monday")
 
 
 def test_several_slots_with_one_label(made: Made) -> None:
@@ -159,7 +159,7 @@ def test_runs_that_cannot_be_compared(made: Made) -> None:
     assert "are of different jobs or slots" in refused(collection, "tuesday", "wednesday")
     assert "no run is called 'mondey', and none has that label; did you mean monday?" in refused(collection, "mondey")
     assert "changes() compares runs of build_manifest, embed_images" in refused(collection, "thursday")
-    assert "is the first of its job and slot" in refused(collection)
+    assert "nothing to compare it with yet" in refused(collection)
     assert "did you mean find_neighbours?" in refused(collection, job="find_neighbors")
     told = refused(collection, job="find_neighbours", slot="vgg16-fc2/cosin")
     assert (

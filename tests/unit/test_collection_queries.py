@@ -125,6 +125,7 @@ def test_addresses(store: Store) -> None:
         text = refusal(store, address)
         server.shutdown()
     assert "private_address" in text and "secret" not in text and not asked
+    assert "http." not in text and "give its file or its bytes" in text, "no setting of jobs can be given here"
     assert "unsupported_scheme" in refusal(store, "ftp://host/a.png")
 
 

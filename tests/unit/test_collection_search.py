@@ -53,6 +53,17 @@ def test_lists_are_no_longer_than_the_collection(tmp_path: Path, monkeypatch: py
     assert asked == [(4, 4)] and found["relation"].to_pylist() == ["similar"] * 3 + ["dissimilar"] * 3
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_same_file_is_an_answer_however_many_have_its_vector(tmp_path: Path, k: int) -> None:
+    names = [f"{letter}.jpg" for letter in "abcdefg"]
+    warehouse = Made(str(tmp_path / "warehouse"))
+    warehouse.manifest(dict.fromkeys(names, "1"))
+    warehouse.embeddings({name: name for name in names}, {name: [1.0, 2, 3, 4] for name in names})
+    rows = ims.open(warehouse.uri).search(b"g.jpg", k=k).to_pylist()
+    assert [row["image_id"] for row in rows] == [*names[: k - 1], "g.jpg"] and {row["distance"] for row in rows} == {0}
+    assert rows[-1]["verdict"] == "yes"
+
+
 def test_answers_read_neither_vectors_nor_folders_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = ims.open(made(tmp_path).uri)
     first = collection.search(image_id="a.jpg")

@@ -19,6 +19,7 @@ from image_similarity.command.main import main
 from image_similarity.command.output import Json, Tabs, Terminal
 from image_similarity.command.table import Column, Style
 from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.serve import main as serve_main
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.warehouse.snapshot import open_snapshot
 
@@ -189,7 +190,7 @@ def test_an_answer_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert lines[3].split() == ["2", "0.2000", "no", "x/2.jpg", "https://...@host/2.jpg?..."]
     assert lines[4] == "least alike:" and lines[6].split()[3] == "x/3.jpg"
-    about = "the 2 most alike and the 1 least alike of 1,234 images, by f, cosine distance, exact, 1.2 s"
+    about = "the 2 most alike and the least alike of 1,234 images, by f, cosine distance, exact, 1.2 s"
     assert lines[7:] == [about, "", "a.jpg", "none of 1,234 images, by f, cosine distance, exact, 1.2 s"]
 
 
@@ -210,6 +211,19 @@ def test_lines_for_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ["a.jpg", "similar", "2", "0.2", "near", "d", "", "800", ""],
     ]
     assert printed.err.startswith("a.jpg: the 2 most alike of 1,234 images, by f")
+
+
+@pytest.mark.parametrize("module", [search, serve_main])
+def test_whoever_gives_nothing_is_told_what_to_give(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert running.run("image-similarity x", module, []) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"usage: image-similarity x {module.USAGE}" and "--warehouse URI" in first
+    assert second == "image-similarity x: error: --warehouse must be given; --help says what for"
+
+
+def test_nothing_is_printed_for_programs_where_nothing_was_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    output.chosen(is_json=False).tell(Refused(Asked("b.jpg"), WrongInput("no")))
+    assert capsys.readouterr().out == ""
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

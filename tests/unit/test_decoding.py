@@ -118,6 +118,22 @@ def test_reasons() -> None:
     assert reason_of(bytes(flipped)) == "corrupt"
 
 
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (OSError("Truncated File Read"), "Truncated File Read"),
+        (SyntaxError("broken PNG file"), "broken PNG file"),
+        (KeyError(7), "KeyError: 7"),
+        (EOFError(), "EOFError"),
+        (TypeError("'NoneType' object is not subscriptable"), "TypeError: 'NoneType' object is not subscriptable"),
+    ],
+)
+def test_details_are_in_words(error: Exception, detail: str) -> None:
+    with pytest.raises(Unreadable) as raised, decoding.as_unreadable():
+        raise error
+    assert raised.value.detail == detail
+
+
 def test_formats_are_ones_that_pillow_opens() -> None:
     Image.init()
     assert set(decoding.FORMATS) <= set(Image.OPEN)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from image_similarity.errors import did_you_mean, listed, near, near_files, no_such_file, what_is
+from image_similarity.errors import did_you_mean, listed, near, near_files, no_such_file, sentences, what_is
 from image_similarity.jobs.job import enough_for
 
 NAMES = ["vgg16-fc2", "colour-histogram", "hog", "squeezenet1_1", "squeezenet1_0"]
@@ -40,6 +40,28 @@ def test_near_files_are_those_where_the_path_leaves_what_is_there(tmp_path: Path
     assert near_files(f"{tmp_path}/pictures/cat/") == "; did you mean cats?"
     assert near_files(f"{tmp_path}/picture/cats") == f" (there is no {tmp_path}/picture); did you mean pictures?"
     assert near_files("/xyzzy") == ""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "offered"),
+    [
+        ("w.pth", ["w-moved.pth", "pw.py"], "w-moved.pth"),
+        ("w.pth", ["pw.py", "w.py"], ""),
+        ("w.pth", ["w.pt"], "w.pt"),
+        ("photo.jpg", ["Photo.JPG", "photo.txt"], "Photo.JPG"),
+        ("pictures", ["picture.zip"], "picture.zip"),
+        ("run.2", ["run.3"], "run.3"),
+    ],
+)
+def test_near_files_are_of_the_same_kind(wanted: str, there: list[str], offered: str, tmp_path: Path) -> None:
+    for name in there:
+        (tmp_path / name).touch()
+    assert near_files(f"{tmp_path}/{wanted}") == (f"; did you mean {offered}?" if offered else "")
+
+
+def test_two_sentences() -> None:
+    assert sentences("no such file; did you mean a?", "Name it") == "no such file; did you mean a? Name it"
+    assert sentences("gone", "Name it") == "gone. Name it" and sentences("gone", "") == "gone"
 
 
 @pytest.mark.parametrize(("failed", "count", "enough"), [(2, 9, 0.23), (1, 9, 0.12), (2, 10, 0.2), (1, 1234, 0.00082)])

@@ -1,6 +1,7 @@
 """Fetching from servers that misbehave: what comes of each, and how often it was asked."""
 
 import multiprocessing
+import re
 import socket
 import threading
 import time
@@ -334,6 +335,14 @@ def test_private_addresses_are_refused(server: misbehaving.Misbehaving, host: st
     for scheme in ("http", "https"):
         assert reason(f"{scheme}://{host}:{server.server_port}/good.png", HttpSettings()) == "private_address"
     assert not server.asked
+
+
+@pytest.mark.parametrize("address", ["http://nobody.invalid/a.png", "https://nobody.invalid/", "http://127.0.0.1:9/a"])
+def test_details_name_no_objects_of_a_library(address: str) -> None:
+    with pytest.raises(Unreadable) as raised:
+        http_client.get(address, 10, QUICK.model_copy(update={"retries": 0}))
+    assert raised.value.reason == "io_error"
+    assert re.match("Failed to ", raised.value.detail) and not re.search("host=|Errno", raised.value.detail)
 
 
 @pytest.mark.parametrize("ip", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "64:ff9b::5db8:d70e"])

@@ -200,10 +200,13 @@ def test_a_projection_that_is_gone_is_told(folder: Path, tmp_path: Path) -> None
 def test_weights_that_are_gone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.pth").write_bytes((folder / "good.pth").read_bytes())
     snapshot, before = published_as(tmp_path, of_file(tmp_path / "mine.pth"))
-    (tmp_path / "mine.pth").unlink()
+    (tmp_path / "mine.pth").rename(tmp_path / "mine-moved.pth")
+    (tmp_path / "mine.py").touch()
     with pytest.raises(WrongInput, match=r"fingerprint tiny: .*no such file: .*mine\.pth") as raised:
         published.prepare_published(snapshot, "tiny", None, HTTP)
-    assert "weights={'tiny': FILE} in Python, --weights FILE" in str(raised.value) and "\n" not in str(raised.value)
+    assert "--weights tiny=FILE (in Python weights={'tiny': FILE})" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "; did you mean mine-moved.pth? Name a file" in str(raised.value)
     again = published.prepare_published(snapshot, "tiny", None, HTTP, {"tiny": str(folder / "good.pth")})
     same_vectors(before, again)
 

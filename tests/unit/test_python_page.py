@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import image_similarity as ims
+from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT
 from warehouses import Made, random_vectors
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
@@ -25,6 +26,14 @@ def test_every_method_is_in_the_table_with_its_arguments() -> None:
         parameters = list(inspect.signature(getattr(ims.Collection, name)).parameters.values())[1:]
         expected = [f"{one.name}=" if one.kind is one.KEYWORD_ONLY else one.name for one in parameters]
         assert [argument for argument in arguments.split(", ") if argument] == expected
+
+
+def test_its_examples_can_be_typed_in_the_demo() -> None:
+    """Its fingerprint is the demo's, and its images are those of the questions, whose SQL runs."""
+    questions = (Path(__file__).resolve().parents[2] / "docs" / "questions.md").read_text(encoding="utf-8")
+    fingerprints = set(re.findall(r'fingerprint="(.*?)"', PAGE)) | set(re.findall(r'weights={"(.*?)"', PAGE))
+    images = re.findall(r'image_id="(.*?)"', PAGE)
+    assert fingerprints == {DEFAULT_FINGERPRINT} and images and all(name in questions for name in images)
 
 
 def test_its_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -1,5 +1,6 @@
 """Which runs are old, undone, or made of others: by the records alone."""
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,17 @@ def test_runs_that_were_undone_do_not_push_good_ones_out() -> None:
     history = [record("r1"), record("r2"), record("r3"), record("r4", "restore_runs", "r2", settings={UNDONE: ["r3"]})]
     history += [record("r5")]
     assert retention.superseded(history, 2) == ["r1"], "kept are r2 and r5; r3 lies between them"
+
+
+def test_all_runs_of_what_was_unpublished_are_old_until_one_is_restored() -> None:
+    searched = {"matches": ["inbox/pca/cosine"], "failures": ["search/inbox/pca/cosine"]}
+    history = [record(f"r{number}", "search_images", "inbox/pca/cosine", searched) for number in (1, 2)]
+    history += [record("r3", "search_images", "other/pca/cosine", {"matches": ["other/pca/cosine"]})]
+    forgotten = record("r4", "search_images", "inbox", {})
+    history += [replace(forgotten, outputs={"removed": searched})]
+    assert retention.superseded(history, 2) == ["r1", "r2"] and retention.unpublished(history) == {"r1", "r2"}
+    history += [record("r5", "restore_runs", "r2", {}, inputs={"runs": ["r2"]}, settings={UNDONE: []})]
+    assert retention.superseded(history, 2) == ["r1"]
 
 
 def test_what_was_undone_and_what_was_made_of_it() -> None:

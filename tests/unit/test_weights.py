@@ -249,10 +249,10 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html></html>"], ids=["empty", "html"])
+@pytest.mark.parametrize("content", [b"", b"<html></html>", b"hello", b"e"], ids=["empty", "html", "text", "letter"])
 def test_files_that_are_no_weights(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(WrongInput, match="no state dict that torch.load"):
+    with pytest.raises(WrongInput, match="no state dict that torch.load.* takes: .*[a-z]{4}"):
         weights.resolve(NETWORK, [str(tmp_path / "x.pth")], None, 0, tmp_path)
 
 

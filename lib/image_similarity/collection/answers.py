@@ -37,6 +37,12 @@ class Neighbours:
     def first(self, k: int) -> "Neighbours":
         return Neighbours(self.relation, self.rows[:k], self.distance[:k])
 
+    def holding(self, row: int) -> "Neighbours":
+        """The same list with ``row``, which is as near as its last one, in the last place if it is not there."""
+        if not len(self.rows) or row in self.rows:
+            return self
+        return Neighbours(self.relation, np.append(self.rows[:-1], row), self.distance)
+
 
 @dataclass(frozen=True)
 class Stored:

@@ -58,6 +58,7 @@ _TABLES = {
 """Jobs whose runs can be compared, and the tables that are."""
 
 _NEIGHBOURS = "find_neighbours"
+_FIRST = "there is nothing to compare it with yet; run the job again when images have changed"
 
 
 def between(snapshot: Snapshot, run_a: str | None, run_b: str | None, job: str | None, slot: str | None) -> pa.Table:
@@ -106,7 +107,7 @@ def _pair(
     if run_b is not None:
         earlier = [run for run in _history(snapshot, *place) if run.run_id < one.run_id]
         if not earlier:
-            raise WrongInput(f"{_shown([one])} is the first of its job and slot: nothing is before it")
+            raise WrongInput(f"{_shown([one])} is the first of its job and slot: {_FIRST}")
         return earlier[-1], one
     return one, newest
 
@@ -124,7 +125,7 @@ def _last_two(snapshot: Snapshot, job: str, slot: str | None) -> tuple[Run, Run]
     current = snapshot.run_ids(_TABLES[job], wanted)
     until = next((place for place, run in enumerate(history) if [run.run_id] == current), len(history) - 1)
     if not until:
-        raise WrongInput(f"{snapshot.uri}: {_shown([history[until]])} is the first of its job and slot")
+        raise WrongInput(f"{snapshot.uri}: {_shown([history[until]])} is the first of its job and slot: {_FIRST}")
     return history[until - 1], history[until]
 
 

@@ -145,7 +145,8 @@ class Collection:
         Columns: ``image_id``, ``neighbour_id`` (strings), ``rank`` (int32, from 1), ``distance`` (float32), and
         ``fingerprint``, ``relation``, ``metric``, ``method`` (dictionaries of strings). Rows: ``similar`` ones, then
         ``dissimilar`` ones; of each in the order of image_id, then rank. ``relation``: only these. ``k``: only the
-        first of each list. Raises ``WrongInput`` for lists that are longer than published ones, too.
+        ``k`` of each list. Raises ``WrongInput`` for names that are not published, and for a ``k`` above the length of
+        the published lists.
         """
         with reading.named_errors(self.snapshot):
             return tables.neighbours(self.snapshot, fingerprint, metric, relation, k)

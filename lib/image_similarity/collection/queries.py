@@ -78,6 +78,17 @@ def refused(name: str, fault: Unreadable) -> JobFailed:
     return kind(f"{name}: {fault.reason}{detail}", reason=fault.reason, detail=fault.detail)
 
 
+def without_settings(fault: Unreadable, instead: str) -> Unreadable:
+    """``fault``; if a setting of jobs would allow it, which whoever asks here has not, in words that say what to give.
+
+    ``instead``: of the address.
+    """
+    if fault.reason != "private_address":
+        return fault
+    detail = f"the host is not on the public internet: fetch the picture yourself, and give {instead}"
+    return Unreadable(fault.reason, detail)
+
+
 # -- images of the collection ------------------------------------------------------------------------------------------
 
 
@@ -151,7 +162,7 @@ def _fetched(uri: str, name: str, settings: EmbeddingsSettings) -> Picture:
     try:
         return Picture(fetch.fetch(uri, settings.max_bytes, HttpSettings(), settings.read_seconds), name)
     except Unreadable as fault:
-        raise refused(name, fault) from None
+        raise refused(name, without_settings(fault, "its file or its bytes")) from None
 
 
 def _bytes(content: bytes, settings: EmbeddingsSettings) -> Picture:

@@ -173,7 +173,10 @@ class OneSearch:
         # A verdict needs the query's surroundings, also where fewer are asked for.
         enough = similar if self.judge is None else max(similar, judged.LEAST_ANSWERS)
         near, far = self._neighbours(asked, enough, dissimilar)
-        lists = [near.first(similar), far]
+        shown = near.first(similar)
+        if asked.row is not None and asked.itself is None:  # more images than are listed may have its very vector
+            shown = shown.holding(asked.row)
+        lists = [shown, far]
         rows = [row for each in lists for row in each.rows.tolist()]
         pictures = answers.pictures_of(self.store, [*rows, asked.row])
         picture: Seen | Stored | None = asked.seen or (None if asked.row is None else pictures.get(asked.row))

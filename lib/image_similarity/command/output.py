@@ -56,14 +56,17 @@ class Terminal:
 
 
 class Tabs:
-    """A line for each image, its columns separated by tabs, below a line of their names."""
+    """A line for each image, its columns separated by tabs, below a line of their names. Without an answer, nothing."""
 
     def __init__(self) -> None:
-        _write("\t".join(COLUMNS))
+        self._is_first = True
 
     def tell(self, outcome: Answer | Refused) -> None:
         if isinstance(outcome, Refused):
             return
+        if self._is_first:
+            _write("\t".join(COLUMNS))
+        self._is_first = False
         for image in outcome.images:
             row = {"query": outcome.asked.name, **record(image)}
             _write("\t".join("" if row[name] is None else table.cell(str(row[name])) for name in COLUMNS))
@@ -94,7 +97,7 @@ def about(answer: Answer) -> str:
     """What the answer is: how many images, out of how many, by which fingerprint, how sure, how long it took."""
     facts, is_inside = answer.facts, answer.asked.image_id is not None
     counts = [
-        f"the {count:,} {heading}"
+        f"the {f'{count:,} ' if count > 1 else ''}{heading}"
         for relation, heading in HEADINGS.items()
         if (count := len(answer.images_of(relation)))
     ]

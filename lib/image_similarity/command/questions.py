@@ -47,9 +47,8 @@ def content_of(asked: Asked, limits: EmbeddingsSettings, http: HttpSettings) -> 
         return fetch.fetch(asked.uri, limits.max_bytes, http, limits.read_seconds)
     except Unreadable as error:
         detail = printable(redacted(error.detail)) or fetch.FETCH_REASONS[error.reason]
-        if error.reason == "private_address":  # no setting of a job's is one of this command
-            detail = f"the host is not on the public internet: fetch the picture yourself, and give it by {STDIN}"
-        raise queries.refused(asked.name, Unreadable(error.reason, detail)) from error
+        fault = queries.without_settings(Unreadable(error.reason, detail), f"its file, or {STDIN} and it on stdin")
+        raise queries.refused(asked.name, fault) from error
 
 
 def _absence(path: str) -> str:

@@ -1,5 +1,6 @@
 """What `search` and `serve` share: arguments, and errors as one line with an exit code."""
 
+import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +26,8 @@ def run(name: str, module: Any, words: Sequence[str]) -> int:
     """Parses ``words`` and runs ``module``, which has ``add_arguments(parser)`` and ``run(arguments) -> int``.
 
     Returns the exit code. An error is one line on stderr, and with ``--verbose`` its traceback. Ctrl-C, and a
-    reader that has gone, are left to the caller. ``name``: what was typed, for help and errors.
+    reader that has gone, are left to the caller. ``name``: what was typed, for help and errors. Whoever types no
+    ``words`` is told the ``USAGE`` of ``module``, too.
     """
     parser = _Parser(prog=name, description=module.__doc__.partition("\n")[0])
     module.add_arguments(parser)
@@ -34,6 +36,8 @@ def run(name: str, module: Any, words: Sequence[str]) -> int:
     try:
         arguments = parser.parse_args(words)
     except WrongInput as error:
+        if not words:
+            print(f"usage: {name} {module.USAGE}", file=sys.stderr)
         return tell(name, error, is_verbose=False)
     try:
         code: int = module.run(arguments)

@@ -27,6 +27,7 @@ from image_similarity.settings import EmbeddingsSettings, HttpSettings
 
 _NUMBERS = ("version", "vectors", "query_width", "query_height")
 _PROG = f"{NAME} {SEARCH}"
+USAGE = "FILE --warehouse URI"
 
 
 def main(words: Sequence[str]) -> int:

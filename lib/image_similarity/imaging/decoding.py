@@ -71,6 +71,8 @@ _BLOCK = 2**16
 """Pixels that are converted to RGB at a time."""
 _SCAN = struct.Struct(">HHB")
 """The beginning of a JPEG's scan: marker, length, number of components."""
+_SAYING = (OSError, ValueError, SyntaxError, EOFError, NotImplementedError)
+"""What Pillow raises on purpose, with a text for people."""
 _TRUNCATION_WORDS = ("truncated", "not enough image data", "unexpected end", "eof", "premature")
 _UNSUPPORTED_WORDS = (
     "unsupported",
@@ -351,7 +353,13 @@ def as_unreadable() -> Iterator[None]:
         raise Unreadable("corrupt", "asks for more memory than there is") from None
     # Decoders raise nearly anything on damaged files: struct.error, SyntaxError, KeyError, ...
     except Exception as error:
-        raise Unreadable(_reason_of(error), f"{type(error).__name__}: {error}") from None
+        raise Unreadable(_reason_of(error), _in_words(error)) from None
+
+
+def _in_words(error: Exception) -> str:
+    """What a decoder says; with the class of the error where that is no sentence: a key, or nothing."""
+    text = str(error)
+    return text if isinstance(error, _SAYING) and " " in text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _reason_of(error: Exception) -> str:

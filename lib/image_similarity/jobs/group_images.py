@@ -218,7 +218,7 @@ class _Making:
             slots = (IDENTICAL, NEAR_DUPLICATES)
             self._publish(graph, [result.identical, result.near_duplicates], slots, taken_over, counts, chosen.record)
         job.forget_state(self._state_slot, min([*job.base_snapshot.run_ids("groups", job.slot), job.run_id]))
-        _summarise(job, counts, f"; limit {chosen.limits.scaled:g}")
+        _summarise(job, counts, f"; limit {chosen.limits.scaled:g} of the local scale")
 
     def similar(self) -> None:
         from image_similarity.stages.groups import similar

@@ -26,7 +26,7 @@ from image_similarity.storage import uris
 from image_similarity.warehouse import compaction, leases, retention
 from image_similarity.warehouse.records import PUBLISHED, Record, new_run_id
 from image_similarity.warehouse.schemas import RUNS
-from image_similarity.warehouse.snapshot import Pointer, Slots
+from image_similarity.warehouse.snapshot import Pointer, Removed, Slots
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import SCRATCH, STATE
 
@@ -178,14 +178,14 @@ class Job:
         """The lease of this run. While it is held, cleaning spares what the run writes and what it may read."""
         return leases.held(self.warehouse, self.run_id, self.base_snapshot.pointer, self.older)
 
-    def already_published(self) -> bool:
-        """Whether a run with this ``--run-id`` label has published this job and slot. Reports it if so."""
+    def already_published(self) -> Record | None:
+        """The run with this ``--run-id`` label that has published this job and slot, if there is one. Reports it."""
         label = self.arguments.run_id
         if label is None:
-            return False
+            return None
         with self.step("look for the label"):
             history = list(self.base_snapshot.runs.values())
-        undone = retention.undone(history)
+        undone = retention.undone(history) | retention.unpublished(history)
         published = [run for run in history if run.status == PUBLISHED]
         same = [run for run in published if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
         previous = next((run for run in same if run.run_id not in undone), None)
@@ -195,7 +195,7 @@ class Job:
                 + f": already published under the label {label!r} as {previous.run_id}"
             )
             self.say(message, event="already_published", run_id=previous.run_id)
-        return previous is not None
+        return previous
 
     def plan(self, *lines: str) -> None:
         """Reports the plan. Under ``--dry-run`` raises `PlanOnly`; otherwise takes the leases."""
@@ -251,15 +251,16 @@ class Job:
         used: Mapping[str, Any],
         recall: float | None = None,
         status: str = PUBLISHED,
+        remove: Removed | None = None,
     ) -> None:
         """Makes this run's tables current, with its record in ``runs``.
 
         ``inputs``: table -> runs read. ``counts``: what was counted. ``used``: the settings, and what they resolved to.
         ``recall``: of approximate neighbours. ``status``: another value than `PUBLISHED` if the run does not count as
-        done under its label.
+        done under its label. ``remove``: table -> slots that are unpublished.
         """
         seconds, stages = self.seconds, reporting.current().seconds_by_step(self._began)
-        outputs = _outputs(replace, append or {})
+        outputs = _outputs(replace, append or {}, remove or {})
         record = Record(
             run_id=self.run_id,
             label=self.arguments.run_id,
@@ -281,7 +282,7 @@ class Job:
         self.warehouse.write_record(record)
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended[RUNS] = {"": self.run_id}
-        pointer = self.warehouse.publish(self.base_snapshot.pointer, replace, appended)
+        pointer = self.warehouse.publish(self.base_snapshot.pointer, replace, appended, remove)
         self.application.finished.append(Finished(self.name, self.slot, seconds, counts, used))
         message = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
         self.say(
@@ -344,9 +345,9 @@ def enough_for(failed: int, count: int) -> float:
     return enough if failed <= enough * count else round(enough + step, digits)
 
 
-def _outputs(replace: Slots, append: Slots) -> dict[str, dict[str, list[str]]]:
-    """For ``runs.outputs``: ``replaced`` and ``appended``, each table -> slots."""
-    slots_by_action = {"replaced": replace, "appended": append}
+def _outputs(replace: Slots, append: Slots, remove: Removed) -> dict[str, dict[str, list[str]]]:
+    """For ``runs.outputs``, see `Record.outputs`."""
+    slots_by_action = {"replaced": replace, "appended": append, **({"removed": remove} if remove else {})}
     return {action: {table: sorted(runs) for table, runs in slots.items()} for action, slots in slots_by_action.items()}
 
 

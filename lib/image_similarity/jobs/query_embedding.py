@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import embedding_runners, search_runners
 from image_similarity.jobs.job import Failures, Job
 from image_similarity.jobs.search_runners import Side
-from image_similarity.reporting import note
+from image_similarity.reporting import note, printable
 from image_similarity.runtime.session import is_local_mode, local_cores
+from image_similarity.settings import Settings
 from image_similarity.stages.embeddings import checkpoints
 from image_similarity.stages.embeddings.outcomes import Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
-from image_similarity.stages.search.queries import ROWS, Queries, failures_slot
+from image_similarity.stages.search.queries import ROWS, Queries, failures_slot, state_slot
 from image_similarity.storage import blobs, uris
-from image_similarity.warehouse import retention
 from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
 
 if TYPE_CHECKING:
@@ -40,6 +40,24 @@ _LISTED, _VECTORS = "queries", "vectors"
 """Folders of the state: which bytes each query has, and the vectors of those that the collection lacks."""
 _LISTING = ["image_id", "uri", "source_version", "size_bytes"]
 _ROWS_AT_ONCE = 1024
+
+
+def check(settings: Settings, warehouse: str, images: str) -> None:
+    """Raises ``WrongInput`` where this process is asked for what needs Spark: a warehouse, a folder or list, or a place
+    in that list, that is not on this machine.
+    """
+    embedding_runners.check(settings, warehouse)
+    if settings.embeddings.runner != PROCESS:
+        return
+    if not uris.is_local(images):
+        raise WrongInput(f"embeddings.runner = {PROCESS}, but {images} is not on this machine: choose spark")
+    from image_similarity.stages.manifest import in_process
+
+    if place := in_process.elsewhere(images, settings.manifest, settings.embeddings.read_seconds):
+        raise WrongInput(
+            f"embeddings.runner = {PROCESS}, but {images} names {printable(place)}, which is not on this machine: "
+            "choose spark"
+        )
 
 
 @dataclass(frozen=True)
@@ -72,8 +90,8 @@ class Pictures:
 
     @property
     def slot(self) -> str:
-        """Of the state. Vectors do not depend on the metric."""
-        return f"{retention.SEARCHES}/{self.name}-{self.key}"
+        """Of the state."""
+        return state_slot(self.name, self.key)
 
     @property
     def state(self) -> "Workspace":

@@ -497,7 +497,7 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
         method = settings.get("method", {}).get("chosen") or settings["neighbours"]["method"]
         yield "method", f"{method}, {metric} distance" + (": all pairs were compared" if method == "exact" else "")
     if "limit" in settings:
-        yield "limit", f"{settings['limit']['scaled']:g}, {settings['limit']['source']}"
+        yield "limit", f"{settings['limit']['scaled']:g} of the local scale, {settings['limit']['source']}"
     if found := settings.get("calibration", {}).get("recall"):
         yield "copies found", ", ".join(f"{kind} {joined} of {made}" for kind, (joined, made) in found.items())
     if record.recall is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, sentences
 from image_similarity.jobs.job import library_versions
 from image_similarity.settings import UNTRAINED, FingerprintSettings, NetworkSettings, Settings
 from image_similarity.stages.embeddings import changes
@@ -75,7 +75,8 @@ def naming_published(published: Snapshot, declared: FingerprintSettings) -> Iter
         same = _of_network(published, declared.network) if isinstance(declared, NetworkSettings) else []
         if not same:
             raise
-        raise JobFailed(f"{error}. Published here: {'; '.join(same)} (did you forget --weights FILE?)") from None
+        published_here = f"Published here: {'; '.join(same)} (did you forget --weights FILE?)"
+        raise JobFailed(sentences(str(error), published_here)) from None
 
 
 def _of_network(published: Snapshot, network: str) -> list[str]:

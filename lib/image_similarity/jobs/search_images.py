@@ -24,12 +24,14 @@ from image_similarity.jobs.job import Application, Job
 from image_similarity.jobs.search_runners import Runner, Side
 from image_similarity.pages import captions
 from image_similarity.pages.site import Site, open_site
+from image_similarity.redaction import redacted
 from image_similarity.reporting import note
 from image_similarity.runtime import processes
 from image_similarity.runtime.session import local_cores
 from image_similarity.settings import Settings
 from image_similarity.stages.search import queries as asked
 from image_similarity.storage import uris
+from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import NEAR_DUPLICATES, SCHEMAS
 from image_similarity.warehouse.snapshot import Snapshot
 
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from image_similarity.stages.search.matches import Judged, Lists
     from image_similarity.stages.search.queries import Queries
     from image_similarity.stages.search.report import About
+
+NAME = "search_images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--gallery", metavar="URI", help="a gallery of the collection, whose pages and pictures the report uses"
+    )
+    parser.add_argument(
+        "--forget", metavar="NAME", help="in place of a search: unpublish the searches whose queries are called so"
     )
 
 
@@ -121,6 +128,9 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for what is seen before Spark is started: a fingerprint that is not published, pictures or
     vectors that are not there or have another length, and a report's folder that is something else.
     """
+    if arguments.forget is not None:
+        _check_forget(arguments)
+        return
     wanted = _asked(arguments, settings)
     _check_flags(arguments, wanted)
     search_runners.check(
@@ -129,6 +139,10 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     published = early.to_read(arguments.warehouse)
     if published:
         _check_published(published, wanted)
+    if wanted.images is not None:
+        from image_similarity.jobs import query_embedding
+
+        query_embedding.check(settings, arguments.warehouse, wanted.images)
     if wanted.images is not None and uris.is_local(wanted.images):
         from image_similarity.stages.manifest import images
 
@@ -136,6 +150,13 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
             images.check(uris.absolute(wanted.images), settings.manifest, settings.embeddings.read_seconds)
     if wanted.own_vectors is not None:
         _check_vectors(published, wanted, settings)
+
+
+def _check_forget(arguments: argparse.Namespace) -> None:
+    others = ("images", "embeddings", "queries", "weights", "report", "gallery")
+    if given := [f"--{name}" for name in others if getattr(arguments, name) is not None]:
+        raise WrongInput(f"--forget {arguments.forget} searches for nothing: give it without {listed(given)}")
+    early.to_read(arguments.warehouse)
 
 
 def _check_flags(arguments: argparse.Namespace, wanted: Asked) -> None:
@@ -210,34 +231,79 @@ def _dimensions(published: Snapshot, fingerprint: str) -> int | None:
     """The length of the collection's vectors; None if it is not known."""
     if known := early.vectors_of(published, fingerprint):
         return known.dimensions
-    runs = [
-        run
-        for slot, runs in published.slots("neighbours").items()
-        if slot.startswith(f"{fingerprint}/")
-        for run in runs
-    ]
-    return next((int(published.runs[run].counts["dimensions"]) for run in runs if run in published.runs), None)
+    return next((int(counts["dimensions"]) for counts in _compared(published, fingerprint)), None)
+
+
+def _images(published: Snapshot, fingerprint: str) -> dict[str, int]:
+    """``images``: those of the collection that have a vector; empty if it is not known."""
+    if known := early.vectors_of(published, fingerprint):
+        return {"images": known.images}
+    return next(({"images": int(counts["images"])} for counts in _compared(published, fingerprint)), {})
+
+
+def _compared(published: Snapshot, fingerprint: str) -> Iterator[Mapping[str, Any]]:
+    """The counts of the published neighbours by ``fingerprint``: of vectors of one's own nothing else is recorded."""
+    for slot, runs in published.slots("neighbours").items():
+        if slot.startswith(f"{fingerprint}/"):
+            yield from (published.runs[run].counts for run in runs if run in published.runs)
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------
 
 
 def run(application: Application) -> None:
+    if application.arguments.forget is not None:
+        _forget(application, application.arguments.forget)
+        return
     wanted = _asked(application.arguments, application.settings)
-    job = application.job("search_images", wanted.slot)
-    if job.already_published():
-        _report(job, wanted)  # the run before may have failed when it rendered
+    job = application.job(NAME, wanted.slot)
+    earlier = job.already_published()
+    if earlier is not None:
+        _check_same_search(earlier, wanted)
+        _report(job, wanted, earlier.run_id)  # the run before may have failed when it rendered
         return
     with job.step("plan"):
         _check_published(job.base_snapshot, wanted)
         collection = _collection(job, wanted)
         judge = _judge(job, wanted, collection.key)
+    _note_replaced(job, wanted)
     job.plan(*_plan(job, wanted, collection, judge))
     try:
         _Searching(job, wanted, collection, judge).search()
     finally:
         processes.release()
-    _report(job, wanted)
+    _report(job, wanted, job.run_id)
+
+
+def _check_same_search(earlier: Record, wanted: Asked) -> None:
+    """Raises ``WrongInput`` where the label is that of a search for something else, which would be left undone."""
+    before, now = _place(earlier), _searched_for(wanted)
+    if before not in (None, now):
+        raise WrongInput(
+            f"--run-id {earlier.label}: that search of {wanted.queries} was for {before}, not for {now}: give another "
+            "--run-id, or another name by --queries"
+        )
+
+
+def _note_replaced(job: Job, wanted: Asked) -> None:
+    """Says so where the name is that of queries from another place, whose answers these replace."""
+    runs = [job.base_snapshot.runs.get(run) for run in job.base_snapshot.run_ids("matches", job.slot)]
+    before, now = {_place(run) for run in runs if run is not None} - {None}, _searched_for(wanted)
+    if before and before != {now}:
+        note(
+            f"{wanted.queries} are the queries from {listed(sorted(map(str, before)))}, too: the answers to {now} take "
+            "their place; --queries gives these another name"
+        )
+
+
+def _searched_for(wanted: Asked) -> str:
+    """The place of the queries, as records have it."""
+    return redacted(uris.absolute(str(wanted.images if wanted.images is not None else wanted.own_vectors)))
+
+
+def _place(run: Record) -> str | None:
+    searched: Mapping[str, str | None] = run.settings.get("search", {})
+    return searched.get("images") or searched.get("embeddings")
 
 
 @dataclass(frozen=True)
@@ -265,16 +331,20 @@ def _judge(job: Job, wanted: Asked, key: str | None) -> "Judge | None":
     return judging.judge(job.base_snapshot, wanted.fingerprint, wanted.metric, key)
 
 
+def _why_unjudged(job: Job, wanted: Asked) -> str:
+    from image_similarity.stages.search import judging
+
+    return judging.why_none(job.base_snapshot, wanted.fingerprint, wanted.metric)
+
+
 def _plan(job: Job, wanted: Asked, collection: _Collection, judge: "Judge | None") -> Iterator[str]:
     what = f"the pictures {wanted.images}" if wanted.images is not None else f"the vectors {wanted.own_vectors}"
     yield f"search for {what} ({wanted.queries}) in the collection by {wanted.fingerprint}, {wanted.metric} distance"
     if judge is not None:
-        yield f"verdicts: by the limit {judge.limits.scaled:g} of the near-duplicates of run {judge.run}"
+        scaled = f"{judge.limits.scaled:g} of the local scale"
+        yield f"verdicts: by the limit of the near-duplicates of run {judge.run}, {scaled}"
     else:
-        yield (
-            "verdicts: for the same files only, since no near-duplicates by "
-            f"{wanted.fingerprint}/{wanted.metric} are published for these vectors: group_images makes them"
-        )
+        yield f"verdicts: for the same files only, since {_why_unjudged(job, wanted)}"
     yield f"keep {wanted.similar} similar and {wanted.dissimilar} dissimilar images of each"
     yield f"write matches and failures to {job.warehouse.uri}"
     if job.arguments.report is not None:
@@ -297,7 +367,8 @@ class _Searching:
         pictures = self._pictures() if own is None else None
         embedded = pictures.embedded() if pictures is not None else query_embedding.own(self.job, str(own))
         if embedded is None:
-            self._finish(_nothing(self.wanted), SCHEMAS["failures"].empty_table(), {"queries": 0}, {})
+            counts = {"queries": 0, **_images(self.job.base_snapshot, self.wanted.fingerprint)}
+            self._finish(_nothing(self.wanted), SCHEMAS["failures"].empty_table(), counts, {})
             return
         runner, answers = self._answers(embedded)
         queries = embedded.queries or asked.of_vectors(_ids(answers))
@@ -328,7 +399,9 @@ class _Searching:
         from image_similarity.stages.embeddings import published
 
         job, wanted = self.job, self.wanted
-        weights = {wanted.fingerprint: job.arguments.weights} if job.arguments.weights is not None else None
+        given = job.arguments.weights
+        name = wanted.fingerprint
+        weights = {name: given.removeprefix(f"{name}=")} if given is not None else None  # NAME=FILE, as serve takes it
         with job.step("prepare the fingerprint"):
             folder = Path(tempfile.mkdtemp(prefix="image-similarity-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors may join late
@@ -366,16 +439,20 @@ class _Searching:
             for of in (answers.similar, answers.dissimilar)
         )
         contents = rows["content"].combine_chunks()
+        copies = matches.copies(published, self.wanted.fingerprint, key, contents)
+        ids = pa.concat_arrays([answers.images, copies.cast(pa.large_string())]).unique()  # places stay what they are
+        images = matches.known(published, self.wanted.fingerprint, key, ids)
+        similar = matches.with_copies(similar, ids, images, contents)
         judged = matches.judged(
             self.judge,
             similar,
             dissimilar,
-            answers.images,
-            matches.known(published, self.wanted.fingerprint, key, answers.images),
+            ids,
+            images,
             contents,
             judging.thumbprints(published, key if self.judge is not None else None, contents, embedded.files),
         )
-        return _Found(rows, answers.images, similar, dissimilar, judged, self.wanted)
+        return _Found(rows, ids, similar, dissimilar, judged, self.wanted)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -388,7 +465,8 @@ class _Searching:
             rows = self._write(found, failures)
         counts = {**counts, "verdicts": found.by_verdict, "rows": rows, "failures": by_reason.counts}
         self._publish(counts, used)
-        _summarise(self.job, counts, self.judge is not None, by_reason)
+        because = None if self.judge is not None else _why_unjudged(self.job, self.wanted)
+        _summarise(self.job, counts, because, by_reason)
 
     def _write(self, found: "_Found", failures: pa.Table) -> int:
         from image_similarity.jobs import query_embedding
@@ -440,26 +518,20 @@ class _Found:
     wanted: Asked
 
     @property
-    def _judged(self) -> "Judged":
-        """Of as many as are asked for. More were needed to judge."""
-        from image_similarity.stages.search.matches import Judged
-
-        return Judged(self.judged.similar[:, : self.wanted.similar], self.judged.dissimilar)
-
-    @property
     def by_verdict(self) -> dict[str, int]:
-        """The best verdict in the table on each query -> their number."""
+        """The best verdict on each query, whose row is in the table -> their number."""
         from image_similarity.stages.search.matches import VERDICTS
 
-        counted = Counter(self._judged.of_queries.tolist())
+        counted = Counter(self.judged.of_queries.tolist())
         return {verdict: counted[verdict] for verdict in VERDICTS}
 
     def table(self) -> Iterator[pa.RecordBatch]:
-        """The rows of ``matches``."""
+        """The rows of ``matches``: as many as are asked for of each query, and the one with its best verdict."""
         from image_similarity.stages.search.matches import Table
 
         named = Table(self.wanted.queries, self.wanted.fingerprint, self.wanted.metric)
-        return named.rows(self.rows, self.ids, self.similar.first(self.wanted.similar), self.dissimilar, self._judged)
+        similar = self.similar.only(self.judged.listed(self.wanted.similar))
+        return named.rows(self.rows, self.ids, similar, self.dissimilar, self.judged)
 
 
 def _nothing(wanted: Asked) -> _Found:
@@ -470,7 +542,7 @@ def _nothing(wanted: Asked) -> _Found:
 
     none, nobody = Lists(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)), np.empty((0, 0), object)
     ids = pa.array([], pa.large_string())
-    return _Found(asked.ROWS.empty_table(), ids, none, none, Judged(nobody, nobody), wanted)
+    return _Found(asked.ROWS.empty_table(), ids, none, none, Judged(nobody, nobody, nobody.astype(bool)), wanted)
 
 
 def _ids(answers: "Answers") -> pa.Array:
@@ -485,34 +557,84 @@ def _ids(answers: "Answers") -> pa.Array:
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def _summarise(job: Job, counts: Mapping[str, Any], is_judged: bool, failures: "Failures") -> None:
+def _summarise(job: Job, counts: Mapping[str, Any], unjudged: str | None, failures: "Failures") -> None:
     images = f" in {counts['images']:,} images" if "images" in counts else ""
     message = f"search_images {job.slot}: {counts['queries']:,} queries{images}"
-    parts = [described(counts["verdicts"], is_judged)]
+    parts = [described(counts["verdicts"], unjudged)]
     parts += [f"{failures.total:,} failed"] if failures.total else []
     job.say(f"{message} in {job.seconds:.1f} s: {'; '.join(parts)}", *failures.lines, failures=failures.fields)
 
 
-def described(verdicts: Mapping[str, int], is_judged: bool) -> str:
-    """``2 are there already, 1 are near to one that is there, 7 are new``; without limits only the first is known."""
-    if not is_judged:
+def described(verdicts: Mapping[str, int], unjudged: str | None) -> str:
+    """``2 are there already, 1 are near to one that is there, 7 are new``. ``unjudged``: why there are no limits; then
+    only the first is known.
+    """
+    if unjudged is not None:
         there = captions.VERDICTS["yes"].of_queries
-        return f"{verdicts['yes']:,} {there} as the same file; the others are not judged"
+        return f"{verdicts['yes']:,} {there} as the same file; the others are not judged: {unjudged}"
     return ", ".join(f"{verdicts[verdict]:,} {words.of_queries}" for verdict, words in captions.VERDICTS.items())
+
+
+# -- forgetting --------------------------------------------------------------------------------------------------------
+
+
+def _forget(application: Application, name: str) -> None:
+    """Unpublishes the searches of the queries ``name``, by whatever fingerprint and metric."""
+    job = application.job(NAME, name)
+    if job.already_published() is not None:
+        return
+    published = job.base_snapshot
+    slots = [slot for slot in published.slots("matches") if asked.queries_of(slot) == name]
+    if not slots:
+        names = sorted({asked.queries_of(slot) for slot in published.slots("matches")})
+        raise WrongInput(
+            f"--forget {name}: no search of that name is published in {published.uri}"
+            + (f" (published: {listed(names)})" if names else "")
+            + did_you_mean(name, names)
+        )
+    job.plan(
+        *(f"unpublish the search {slot} of run {', '.join(published.run_ids('matches', slot))}" for slot in slots),
+        "remove the vectors of these queries, which are in no table",
+    )
+    beside = {asked.failures_slot(slot) for slot in slots} & published.slots("failures").keys()
+    job.publish(
+        replace={},
+        inputs={},
+        counts={"forgotten": len(slots)},
+        used={"forget": name},
+        remove={"matches": slots, "failures": sorted(beside)},
+    )
+    keys = {run.settings.get("fingerprint_key") for run in published.runs.values() if run.slot in slots}
+    for key in sorted(str(key) for key in keys if key is not None):
+        job.forget_state(asked.state_slot(name, key))
+    job.say(
+        f"search_images: {len(slots):,} searches of {name} are not published any more; clean_warehouse --keep-runs "
+        "removes their tables, and restore_runs makes one current again until then"
+    )
 
 
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
-def _report(job: Job, wanted: Asked) -> None:
-    """Renders the answers that are published now, where a report is asked for."""
-    if job.arguments.report is None or job.arguments.dry_run:
+def _report(job: Job, wanted: Asked, run: str) -> None:
+    """Renders the answers of ``run``, where a report is asked for. Raises ``WrongInput`` if they are not published any
+    more.
+    """
+    if job.arguments.report is None:
+        return
+    published = job.warehouse.snapshot()
+    if (current := published.run_ids("matches", wanted.slot)) != [run]:
+        raise WrongInput(
+            f"no report of run {run}: the answers that are published as {wanted.slot} are those of "
+            f"{', '.join(current) or 'no run'}. restore_runs --to {run} makes it current again; without its --run-id "
+            "the search is made anew"
+        )
+    if job.arguments.dry_run:
         return
     from image_similarity.stages.search import report
 
     site = open_site(job.session, "report", job.arguments.report)
     site.check_place(uris.absolute(wanted.images) if wanted.images is not None else "", job.warehouse.uri)
-    published = job.warehouse.snapshot()
     place = report.Place(site.uri, job.run_id, job.arguments.gallery)
     site.begin()
     try:

@@ -40,6 +40,8 @@ class Side:
     """The place of ``vectors``, if it is not on this machine."""
     compared_sha256: str | None = None
     """What the collection's vectors must still be, see `Numbers.sha256`; None if that is not known."""
+    compared_by: str | None = None
+    """The metric that they were compared by. Those that have a distance by it may be others than by another metric."""
 
     @property
     def count(self) -> int:
@@ -79,9 +81,9 @@ def published(job: Job, fingerprint: str, metric: str) -> Side:
     if not snapshot.run_ids("embeddings", fingerprint) and (run := _of_own_vectors(snapshot, fingerprint, metric)):
         record = snapshot.runs[run]
         (uri,) = record.inputs["embeddings"]
-        compared = record.settings.get(COMPARED) if record.slot == f"{fingerprint}/{metric}" else None
-        side = own(job, uri)
-        return Side(side.vectors, {"neighbours": [run], **side.inputs}, side.elsewhere, compared)
+        side, inputs = own(job, uri), {"neighbours": [run]}
+        compared_by = record.slot.rpartition("/")[2]
+        return Side(side.vectors, {**inputs, **side.inputs}, side.elsewhere, record.settings.get(COMPARED), compared_by)
     early.runs_of(snapshot, "embeddings", fingerprint, "embed_images")
     if uris.is_local(job.warehouse.uri):
         files = neighbour_runners.published_files(job, fingerprint)
@@ -184,6 +186,14 @@ class _Work:
     dimensions: int
     settings: NeighboursSettings
 
+    @property
+    def as_compared(self) -> NeighboursSettings | None:
+        """By the metric that find_neighbours compared the collection by, where it is another one."""
+        by = self.collection.compared_by
+        if self.collection.compared_sha256 is None or by in (None, self.settings.metric):
+            return None
+        return self.settings.model_copy(update={"metric": by})
+
     def lines(self, where: str, because: str) -> tuple[str, ...]:
         vectors = f"{self.collection.count:,} images of {self.dimensions:,} values"
         return f"compare {self.queries.count:,} queries with {vectors}", f"{where}: {because}"
@@ -236,6 +246,12 @@ class InProcess:
 
         work, cores = self._work, local_cores(job.session)
         with job.step("read vectors"):
+            if (as_compared := work.as_compared) is not None:
+                _check_same(
+                    work.collection,
+                    in_memory.load(_local(work.collection, cores), as_compared, cores).numbers.sha256,
+                    as_compared.metric,
+                )
             collection = in_memory.load(_local(work.collection, cores), work.settings, cores)
             _check(work.collection, collection.numbers.sha256, len(collection.vectors), work.settings)
             queries = in_memory.load(_local(work.queries, cores), work.settings, cores, collection.dimensions)
@@ -283,6 +299,9 @@ class BySpark:
         with job.step("pack vectors"):
             rows = planning.block_rows(work.collection.count, work.dimensions, settings)
             source = work.collection.opened(cores)
+            if (as_compared := work.as_compared) is not None:
+                packed = pack(source, as_compared, rows, NOTHING_KNOWN, scratch, name="compared-")
+                _check_same(work.collection, packed.numbers.sha256, as_compared.metric)
             collection = pack(source, settings, rows, NOTHING_KNOWN, scratch, name="collection-")
             _check(work.collection, collection.numbers.sha256, collection.vectors, settings)
             source, length = work.queries.opened(cores), collection.dimensions
@@ -293,10 +312,17 @@ class BySpark:
 
 def _check(collection: Side, sha256: str, vectors: int, settings: NeighboursSettings) -> None:
     """Raises ``WrongInput`` where the collection has no ``vectors``, or others than were compared."""
-    if collection.compared_sha256 not in (None, sha256):
+    _check_same(collection, sha256, settings.metric)
+    if not vectors:
+        raise WrongInput(f"no vector of {settings.fingerprint} has a {settings.metric} distance")
+
+
+def _check_same(collection: Side, sha256: str, metric: str) -> None:
+    """Raises ``WrongInput`` if ``sha256``, of the vectors that have a distance by ``metric``, shows that others were
+    compared.
+    """
+    if metric == collection.compared_by and collection.compared_sha256 not in (None, sha256):
         raise WrongInput(
             f"the vectors at {collection.inputs['embeddings'][0]} are no longer those that find_neighbours compared: "
             "they were changed or replaced since then; run find_neighbours again"
         )
-    if not vectors:
-        raise WrongInput(f"no vector of {settings.fingerprint} has a {settings.metric} distance")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from image_similarity.serve.asking import Asking
 
 HOST, PORT = "127.0.0.1", 8777
+USAGE = "--warehouse URI"
 _EXTRA = ("starlette", "uvicorn", "python_multipart")
 
 

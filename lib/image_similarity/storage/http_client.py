@@ -8,6 +8,7 @@ address that is not on the public internet. Proxies of the environment are not u
 import io
 import itertools
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,7 +196,7 @@ def _failures_as_unreadable() -> Iterator[None]:
             seconds_left()  # whatever came of it: the reason is that time is up
         except TimeoutError as late:
             raise Unreadable("timeout", str(late)) from None
-        raise _TransientFailure(_reason(error), str(error)) from None
+        raise _TransientFailure(_reason(error), _in_words(error)) from None
 
 
 def _reason(error: Exception) -> str:
@@ -207,6 +208,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ProtocolError):  # reset, closed too early, or no HTTP
         return "incomplete"
     return "io_error"  # an invalid certificate, ...
+
+
+def _in_words(error: Exception) -> str:
+    """The text of ``error`` without the object of urllib3 that it begins with, and without numbers of the system's."""
+    return re.sub(r"\[Errno -?\d+\] ", "", re.sub(r"^\w+\(host=[^)]*\): ", "", str(error)))
 
 
 def _check_status(response: urllib3.BaseHTTPResponse, may_be_unchanged: bool) -> None:

@@ -41,7 +41,7 @@ class Record:
     inputs: Mapping[str, list[str]]
     """table -> runs that this run read."""
     outputs: Mapping[str, Mapping[str, list[str]]]
-    """``replaced`` and ``appended``: each is table -> slots."""
+    """``replaced``, ``appended`` and, of a run that unpublished others, ``removed``: each is table -> slots."""
     settings: Mapping[str, Any]
     """The settings of the run, and the values that they resolved to."""
     counts: Mapping[str, Any]
@@ -57,6 +57,11 @@ class Record:
     def replaced(self) -> Mapping[str, list[str]]:
         """table -> slots whose current run this run became."""
         return self.outputs.get("replaced", {})
+
+    @property
+    def removed(self) -> Mapping[str, list[str]]:
+        """table -> slots that this run has unpublished."""
+        return self.outputs.get("removed", {})
 
     def as_table(self) -> pa.Table:
         """This one row, in the schema of ``runs``; without passwords and queries of addresses."""

@@ -45,7 +45,7 @@ def rebuilt(warehouse: Warehouse) -> Rebuilt:
     records = records_of(rows)
     tables: dict[str, dict[str, list[str]]] = {}
     for record in records.values():
-        make_current(tables, _replaced(warehouse, record, records), _appended(warehouse, record))
+        make_current(tables, _replaced(warehouse, record, records), _appended(warehouse, record), record.removed)
     return Rebuilt(Pointer(len(records), tables), rows, frozenset(folders))
 
 

@@ -40,18 +40,36 @@ _TEMPORARY = re.compile(r".+\.[0-9a-f]{8}\.tmp")
 def superseded(history: Sequence[Record], keep: int) -> list[str]:
     """The runs of each job and slot that are older than its ``keep`` newest runs that wrote tables.
 
-    Current runs may be among them. Undone runs do not count as kept ones.
+    Current runs may be among them. Undone runs do not count as kept ones. Of a slot that was unpublished, all runs
+    until then are older.
     """
     undone_runs = undone(history)
     by_slot: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in history:
         if record.replaced:
             by_slot[record.job, record.slot].append(record.run_id)
-    old = []
+    old = sorted(unpublished(history))
     for runs in by_slot.values():
         kept = [run for run in runs if run not in undone_runs][-keep:]
         old += [run for run in runs if kept and run < kept[0]]
-    return old
+    return list(dict.fromkeys(old))
+
+
+def unpublished(history: Sequence[Record]) -> set[str]:
+    """Runs whose slots all were unpublished later, and that have not been restored since."""
+    found: set[str] = set()
+    for number, record in enumerate(history):
+        if UNDONE in record.settings:
+            found -= set(record.inputs.get(RUNS, []))
+        if record.removed:
+            found |= {before.run_id for before in history[:number] if _is_of(before, record.removed)}
+    return found
+
+
+def _is_of(record: Record, removed: Mapping[str, Sequence[str]]) -> bool:
+    return bool(record.replaced) and all(
+        set(slots) <= set(removed.get(table, ())) for table, slots in record.replaced.items()
+    )
 
 
 def newer(history: Sequence[Record], than: Sequence[Record]) -> list[str]:

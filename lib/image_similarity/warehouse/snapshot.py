@@ -40,6 +40,8 @@ class RecordsGone(JobFailed):
 
 Slots = Mapping[str, Mapping[str, str]]
 """table -> slot -> run"""
+Removed = Mapping[str, Sequence[str]]
+"""table -> slots that are published no more"""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,12 @@ class Pointer:
             return list(slots.get(slot, []))
         return list(dict.fromkeys(run for runs in slots.values() for run in runs))  # one may be in several slots
 
-    def changed(self, replace: Slots, append: Slots) -> "Pointer":
-        """The next pointer. ``replace`` gives slots their only run, ``append`` adds runs to slots."""
+    def changed(self, replace: Slots, append: Slots, remove: Removed | None = None) -> "Pointer":
+        """The next pointer. ``replace`` gives slots their only run, ``append`` adds runs to slots, ``remove`` names
+        slots that are published no more.
+        """
         tables = {table: {slot: list(runs) for slot, runs in slots.items()} for table, slots in self.tables.items()}
-        make_current(tables, replace, append)
+        make_current(tables, replace, append, remove)
         return Pointer(self.version + 1, tables)
 
     def merged(self, merged: str, folders: Set[str]) -> "Pointer":
@@ -96,8 +100,15 @@ class Pointer:
             raise JobFailed(f"{source} is damaged ({error}): put back a copy, or {HOW_TO_REBUILD}") from None
 
 
-def make_current(tables: dict[str, dict[str, list[str]]], replace: Slots, append: Slots) -> None:
+def make_current(
+    tables: dict[str, dict[str, list[str]]], replace: Slots, append: Slots, remove: Removed | None = None
+) -> None:
     """Changes the ``tables`` of a pointer as `Pointer.changed` does, in place."""
+    for table, names in (remove or {}).items():
+        for slot in names:
+            tables.get(table, {}).pop(slot, None)
+        if not tables.get(table):
+            tables.pop(table, None)
     for table, slots in replace.items():
         for slot, run in slots.items():
             tables.setdefault(table, {})[slot] = [run]

@@ -26,7 +26,15 @@ from image_similarity.storage.filesystems import files_of
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.records import Record, parquet_of
 from image_similarity.warehouse.schemas import RUNS, SCHEMAS
-from image_similarity.warehouse.snapshot import HOW_TO_REBUILD, POINTER, Pointer, Slots, Snapshot, open_snapshot
+from image_similarity.warehouse.snapshot import (
+    HOW_TO_REBUILD,
+    POINTER,
+    Pointer,
+    Removed,
+    Slots,
+    Snapshot,
+    open_snapshot,
+)
 from image_similarity.warehouse.views import views_sql
 from image_similarity.warehouse.workspace import COMPLETE, SCRATCH, STATE, Workspace
 
@@ -166,15 +174,16 @@ class Warehouse:
 
     # -- publishing ----------------------------------------------------------------------------------------------------
 
-    def publish(self, base: Pointer, replace: Slots, append: Slots) -> Pointer:
-        """Makes runs current by one replacement of the pointer, all or nothing.
+    def publish(self, base: Pointer, replace: Slots, append: Slots, remove: Removed | None = None) -> Pointer:
+        """Makes runs current by one replacement of the pointer, and unpublishes the slots ``remove``, all or nothing.
 
         ``base`` is the pointer that the job began with. If another job has published one of the slots in ``replace``
-        since then, nothing changes, and ``JobFailed`` says which slot. The same holds for ``append``, because two jobs
-        may have added the same vectors; but not for ``runs``, to which all jobs append.
+        or ``remove`` since then, nothing changes, and ``JobFailed`` says which slot. The same holds for ``append``,
+        because two jobs may have added the same vectors; but not for ``runs``, to which all jobs append.
         """
         path = f"{self.uri}/{POINTER}"
-        exclusive = [*replace.items(), *((table, slots) for table, slots in append.items() if table != RUNS)]
+        added = ((table, slots) for table, slots in append.items() if table != RUNS)
+        exclusive = [*replace.items(), *(remove or {}).items(), *added]
 
         def change(content: bytes | None) -> bytes:
             now = Pointer.from_json(content, path)
@@ -188,7 +197,7 @@ class Warehouse:
             for table, slots in exclusive:
                 for slot in slots:
                     _check_same(base, now, table, slot)
-            return now.changed(replace, append).as_json()
+            return now.changed(replace, append, remove).as_json()
 
         self.files.update(path, change)
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed
+from image_similarity.errors import JobFailed, WrongInput, did_you_mean, listed, sentences
 from image_similarity.fingerprints.pca import Projected, Projection
 from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec
 from image_similarity.imaging.framing import Framing
@@ -261,7 +261,7 @@ def _with_weights(
     from image_similarity.stages.embeddings import weights as sources
 
     source, pinned = (weights[name], None) if name in weights else (_source(record, name), declared.weights_sha256)
-    advice = f". {_remedy(name)}"
+    advice = _remedy(name)
     if isinstance(declared, ExportedSettings):
         from image_similarity.fingerprints import exported
 
@@ -288,7 +288,8 @@ def _source(record: Record, name: str) -> str:
 
 
 def _remedy(name: str) -> str:
-    return f"Name a file or address with the same weights: weights={{{name!r}: FILE}} in Python, --weights FILE else"
+    """Holds for every command, and in answers of a server."""
+    return f"Name a file or address with the same weights: --weights {name}=FILE (in Python weights={{{name!r}: FILE}})"
 
 
 def _notes(notes: tuple[str, ...]) -> tuple[str, ...]:
@@ -320,7 +321,7 @@ def _about_weights(name: str) -> Iterator[None]:
     try:
         yield
     except FingerprintError as error:
-        raise WrongInput(f"fingerprint {name}: {error}. {_remedy(name)}") from None
+        raise WrongInput(sentences(f"fingerprint {name}: {error}", _remedy(name))) from None
     except JobFailed as error:
-        advice = "" if str(error).endswith(_remedy(name)) else f". {_remedy(name)}"
-        raise type(error)(f"fingerprint {name}: {error}{advice}") from None
+        advice = "" if str(error).endswith(_remedy(name)) else _remedy(name)
+        raise type(error)(sentences(f"fingerprint {name}: {error}", advice)) from None

@@ -8,18 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeGuard
 
 import torch
 from torchvision.models import get_model_weights
 
-from image_similarity.errors import JobFailed, Unreadable, WrongInput, did_you_mean, no_such_file
+from image_similarity.errors import JobFailed, Unreadable, WrongInput, did_you_mean, no_such_file, sentences
 from image_similarity.fingerprints.networks import State, check_network, untrained_state
 from image_similarity.settings import UNTRAINED, HttpSettings
 from image_similarity.stages.embeddings import local_weights, weights_cache
 from image_similarity.storage import timeouts, uris
 
 _SECONDS_WITHOUT_AN_ANSWER = 20
+_NOT_WRITTEN = "torch.save has not written it"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _first_of(
             passed_over.append(f"weights {name} of {network or 'the program'} cannot be reached: {_reason(error)}")
             continue
         return File(file, name, tuple(passed_over), notes)
-    raise JobFailed("; ".join(passed_over) + (_advice(network, names) if advice is None else advice))
+    raise JobFailed(sentences("; ".join(passed_over), _advice(network, names) if advice is None else advice))
 
 
 def _advice(network: str | None, names: Sequence[str]) -> str:
@@ -115,12 +117,12 @@ def _advice(network: str | None, names: Sequence[str]) -> str:
     if urls:
         untrained = "end the list with 'untrained'" if len(names) > 1 else f"give --weights {UNTRAINED}"
         return (
-            f". Fetch {urls[0]} where there is internet, and name the file as the weights (--network {network} "
+            f"Fetch {urls[0]} where there is internet, and name the file as the weights (--network {network} "
             f"--weights FILE); or {untrained}, for a network that has seen no picture"
         )
     if all(map(uris.is_local, names)):
         return ""
-    return ". Check the address, and that this machine reaches it; or name a file on this machine"
+    return "Check the address, and that this machine reaches it; or name a file on this machine"
 
 
 def _reason(error: Exception) -> str:
@@ -201,9 +203,10 @@ def _load(file: Path, name: str) -> State:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # on foreign files pickle, zip and tar raise errors of any class
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Others are about bytes that were taken for pickle's: a KeyError of 101, say.
+        reason = str(error).splitlines()[0] if isinstance(error, UnpicklingError) and str(error) else _NOT_WRITTEN
         raise WrongInput(
-            f"weights {name}: {file} is no state dict that torch.load(weights_only=True) takes: {first}"
+            f"weights {name}: {file} is no state dict that torch.load(weights_only=True) takes: {reason}"
         ) from None
     if not _is_state(state):
         inside = [key for key, value in state.items() if _is_state(value)] if isinstance(state, Mapping) else []

@@ -58,9 +58,10 @@ def _part(
 
 def _lines(choice: calibration.Choice, by_kind: Sequence[KindRecall]) -> list[str]:
     lines = [
-        f"limit {choice.limit:g}, calibrated on {choice.strangers:,} images without a copy: where one image in "
-        f"{round(1 / calibration.COPIES)} is a copy, at least {choice.precision:.1%} of the pairs are expected to be "
-        "copies" + ("" if choice.precision >= calibration.PRECISION else "; so few images cannot prove more")
+        f"limit {choice.limit:g} of the local scale, calibrated on {choice.strangers:,} images without a copy: where "
+        f"one image in {round(1 / calibration.COPIES)} is a copy, at least {choice.precision:.1%} of the pairs are "
+        "expected to be copies"
+        + ("" if choice.precision >= calibration.PRECISION else "; so few images cannot prove more")
     ]
     if by_kind:
         copies, joined = sum(of.copies for of in by_kind), sum(of.joined for of in by_kind)

@@ -66,6 +66,21 @@ def _of_list(location: str, settings: ManifestSettings, read_seconds: float, mos
     return Manifest(_with_status(batches, base, read_seconds), dict(listed.skipped))
 
 
+def elsewhere(images: str, settings: ManifestSettings, read_seconds: float) -> str | None:
+    """The first place in the list ``images`` that is not on this machine; None if there is none, or it is no list."""
+    location = uris.absolute(images)
+    if listing.kind_of(location, read_seconds) != "list":
+        return None
+    table, id_column, uri_column = lists.open_list(location, settings, read_seconds)
+    base = uris.parent(location)
+    with lists.reading(location):
+        for batch in lists.Listed(table, id_column, uri_column, settings.schemes).batches():
+            for uri in batch["uri"].to_pylist():
+                if not _is_here(uri, base):
+                    return str(uri)
+    return None
+
+
 def _is_here(uri: str | None, base: str) -> bool:
     """Whether ``uri`` is of a file on this machine. A cell that is empty is refused later."""
     return uri is None or uris.is_local(lists.resolved(uri, base))

@@ -183,6 +183,20 @@ def _are_of_the_same_vectors(published: Snapshot, groups: Record, slot: str) -> 
     return compared[0] == compared[1] and len(compared[0]) == 1 and None not in compared[0]
 
 
+def why_none(published: Snapshot, fingerprint: str, metric: str) -> str:
+    """Why `judge` finds nothing to judge by, and what to do."""
+    runs = published.run_ids("groups", f"{fingerprint}/{metric}/{NEAR_DUPLICATES}")
+    record = published.runs.get(runs[0]) if runs else None
+    if record is None:
+        return f"no near-duplicates by {fingerprint}/{metric} are published: group_images makes them"
+    if not record.settings.get("limit"):
+        return f"the near-duplicates of run {record.run_id} have no limit that is recorded: run group_images again"
+    return (
+        f"the near-duplicates of run {record.run_id} are of vectors that were replaced: run find_neighbours, then "
+        "group_images"
+    )
+
+
 @dataclass(frozen=True)
 class Thumbprints:
     """``pixels``: (n, 1024) uint8. ``is_there``: (n,) bool; images of earlier versions have none."""

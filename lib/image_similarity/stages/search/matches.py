@@ -38,8 +38,9 @@ class Lists:
         lists.image[row, rank - 1], lists.distance[row, rank - 1] = image, distance
         return lists
 
-    def first(self, k: int) -> "Lists":
-        return Lists(self.image[:, :k], self.distance[:, :k])
+    def only(self, is_listed: NDArray[np.bool_]) -> "Lists":
+        """Those of ``is_listed`` (n, k), at the ranks that they have."""
+        return Lists(np.where(is_listed, self.image, -1), np.where(is_listed, self.distance, np.float32(np.inf)))
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,45 @@ class Known:
     content: Indices
     contents: pa.Array
     thumbprints: Thumbprints
+
+
+def copies(published: Snapshot, fingerprint: str, key: str | None, query_contents: pa.Array) -> pa.Array:
+    """The images of the collection whose bytes are those of a query: of each content the first by its id."""
+    import pyarrow.dataset as ds
+
+    contents = query_contents.cast(pa.string()).drop_null().unique()
+    if key is None or not len(contents):
+        return pa.array([], pa.string())
+    rows = published.dataset("embeddings", fingerprint).to_table(
+        columns=["image_id", "content_sha256"], filter=ds.field("content_sha256").isin(contents)
+    )
+    return rows.group_by("content_sha256").aggregate([("image_id", "min")])["image_id_min"].combine_chunks()
+
+
+def with_copies(similar: Lists, ids: pa.Array, images: "Known", query_contents: pa.Array) -> Lists:
+    """``similar``, with an image of the query's own bytes in each list if there is one among ``ids``.
+
+    A list lacks it only where it is full of images with the same vector, which go by their names. So the copy is as
+    near as the last of them, whose place it takes.
+    """
+    content = _places(query_contents, images.contents)
+    copy = np.full(len(images.contents) + 1, -1, dtype=np.int64)
+    last_first = pc.sort_indices(ids).to_numpy()[::-1].astype(np.int64)
+    copy[images.content[last_first]] = last_first
+    copy[-1] = -1
+    of_image = np.append(images.content, -1)[similar.image]
+    lacks = (copy[content] >= 0) & ~(of_image == content[:, None]).any(axis=1)
+    image = similar.image.copy()
+    if image.shape[1]:
+        image[lacks, -1] = copy[content[lacks]]
+    return Lists(image, similar.distance)
+
+
+def _places(contents: pa.Array, among: pa.Array) -> Indices:
+    """(n,): where each of ``contents`` is in ``among``; -1 for null, and for others."""
+    place = pc.fill_null(pc.index_in(contents.cast(pa.string()), value_set=among, skip_nulls=True), -1)
+    places: Indices = place.to_numpy(zero_copy_only=False).astype(np.int64)
+    return places
 
 
 def known(published: Snapshot, fingerprint: str, key: str | None, ids: pa.Array) -> Known:
@@ -77,10 +117,12 @@ def known(published: Snapshot, fingerprint: str, key: str | None, ids: pa.Array)
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict on each pair of lists, and the best one of each query: (n,), None where nothing was judged."""
+    """The verdict on each pair of lists (n, k), and the best one of each query: (n,), None where nothing was judged."""
 
     similar: NDArray[np.object_]
     dissimilar: NDArray[np.object_]
+    is_same: NDArray[np.bool_]
+    """(n, k): whether the similar image has the query's own bytes."""
 
     @property
     def of_queries(self) -> NDArray[np.object_]:
@@ -88,6 +130,17 @@ class Judged:
         for verdict in reversed(VERDICTS):
             found[(self.similar == verdict).any(axis=1)] = verdict
         return found
+
+    def listed(self, k: int) -> NDArray[np.bool_]:
+        """(n, m): which similar images a query's list has: the first ``k``, and the one that says most, which may come
+        later: the first with the query's own bytes, or else the first with its best verdict.
+        """
+        is_best: NDArray[np.bool_] = self.similar == self.of_queries[:, None]
+        has_same = self.is_same.any(axis=1, keepdims=True)
+        is_best = (has_same & self.is_same) | (~has_same & is_best)
+        is_first_of_them = is_best & (np.cumsum(is_best, axis=1) == 1)
+        is_listed: NDArray[np.bool_] = is_first_of_them | (np.arange(self.similar.shape[1]) < k)
+        return is_listed
 
 
 def judged(
@@ -104,25 +157,26 @@ def judged(
 
     Without a ``judge`` only the same bytes are told: they are the same picture whatever a limit is.
     """
-    content = pc.fill_null(pc.index_in(query_contents, value_set=images.contents), -1).to_numpy(zero_copy_only=False)
+    content = _places(query_contents, images.contents)
     scale, image_scale = np.empty(0, np.float32), np.empty(0, np.float32)
     if judge is not None:
         scale = verdicts.scales(similar.distance, np.append(images.content, -1)[similar.image])
         image_scale = judge.scales(ids)
     verdict = [np.full(lists.image.shape, None, dtype=object) for lists in (similar, dissimilar)]
+    is_same = [np.zeros(lists.image.shape, dtype=np.bool_) for lists in (similar, dissimilar)]
     for start in range(0, len(content), _QUERIES_AT_ONCE):
         rows = slice(start, start + _QUERIES_AT_ONCE)
-        for lists, found in zip((similar, dissimilar), verdict):
+        for lists, found, same_of_list in zip((similar, dissimilar), verdict, is_same):
             image, distance = lists.image[rows], lists.distance[rows]
             of_image = np.append(images.content, -1)[image]
-            same = (of_image == content[rows, None]) & (of_image >= 0)
+            same = same_of_list[rows] = (of_image == content[rows, None]) & (of_image >= 0)
             if judge is None:
                 found[rows][same] = YES
                 continue
             part = Thumbprints(queries.pixels[rows], queries.is_there[rows])
             scales = np.append(image_scale, np.float32(0))[image]
             found[rows] = judge.verdicts(distance, scale[rows], scales, same, part, images.thumbprints, of_image)
-    return Judged(*verdict)
+    return Judged(verdict[0], verdict[1], is_same[0])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from image_similarity.errors import WrongInput
 from image_similarity.storage import uris
+from image_similarity.warehouse import retention
 from image_similarity.warehouse.schemas import SCHEMAS
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -37,15 +38,18 @@ class Queries:
 
 def name_of(location: str) -> str:
     """The name of the queries at ``location``: that of the folder or list, in lower case, with only letters, digits and
-    ``-``. Of a glob it is the last folder without a pattern. ``queries`` where nothing is left.
+    ``-``. Of a glob it is the last folder without a pattern. Raises ``WrongInput`` where nothing is left: two such
+    folders would have one name.
     """
     fixed = _GLOB.split(location, maxsplit=1)[0].rpartition("/")[0] if _GLOB.search(location) else location
     stem = os.path.splitext(fixed.rstrip("/").rpartition("/")[2])[0]
-    return _plain(stem)
+    if not (name := _plain(stem)):
+        raise WrongInput(f"{location}: no name with letters a to z or digits can be made of it: give one by --queries")
+    return name
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "queries"
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def check_name(name: str) -> str:
@@ -53,7 +57,8 @@ def check_name(name: str) -> str:
     if _NAME.fullmatch(name):
         return name
     raise WrongInput(
-        f"--queries {name}: a name has lower-case letters, digits and single dashes between them; try {_plain(name)}"
+        f"--queries {name}: a name has lower-case letters, digits and single dashes between them"
+        + (f"; try {plain}" if (plain := _plain(name)) else "")
     )
 
 
@@ -65,6 +70,18 @@ def chosen_name(given: str | None, location: str) -> str:
 def slot_of(queries: str, fingerprint: str, metric: str) -> str:
     """The slot of ``matches``."""
     return f"{queries}/{fingerprint}/{metric}"
+
+
+def queries_of(slot: str) -> str:
+    """The name of the queries of the slot ``slot`` of ``matches``."""
+    return slot.partition("/")[0]
+
+
+def state_slot(queries: str, key: str) -> str:
+    """Where the vectors of queries by the fingerprint ``key`` are kept, see `Warehouse.state_of`. They do not depend on
+    the metric.
+    """
+    return f"{retention.SEARCHES}/{queries}-{key}"
 
 
 def failures_slot(slot: str) -> str:

@@ -14,6 +14,7 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from image_similarity.grouping.verdicts import NEAR, YES
 from image_similarity.pages import captions, cards, paths
 from image_similarity.pages.originals import Original
 from image_similarity.settings import Settings
@@ -163,7 +164,8 @@ def read(published: Snapshot, slot: str, failures_slot: str, fingerprint: str) -
 
     columns = ["query_id", "query_uri", "image_id", "rank", "distance", "verdict"]
     matches = published.dataset("matches", slot).to_table(columns=columns, filter=ds.field("relation") == SIMILAR)
-    shown = matches.filter(pc.less_equal(matches["rank"], SHOWN))["image_id"].combine_chunks().unique()
+    is_first, is_there = pc.less_equal(matches["rank"], SHOWN), pc.is_in(matches["verdict"], pa.array([YES, NEAR]))
+    shown = matches.filter(pc.or_(is_first, is_there))["image_id"].combine_chunks().unique()
     is_shown = ds.field("image_id").isin(shown)
     manifest = published.dataset("manifest").to_table(
         columns=["image_id", "uri", "source_version", "attributes"], filter=is_shown
@@ -193,11 +195,18 @@ def _rows(tables: Tables) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]
         yield own[0], own
 
 
+def _shown(answers: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The first ones. Among them is the first with the best verdict: it says why the query is where it is."""
+    best = captions.best(answer["verdict"] for answer in answers)
+    place = next(place for place, answer in enumerate(answers) if answer["verdict"] == best)
+    return answers[:SHOWN] if place < SHOWN else [*answers[: SHOWN - 1], answers[place]]
+
+
 def _wanted(tables: Tables, place: Place) -> Iterator[Wanted]:
     for query, answers in _rows(tables):
         if query["query_uri"] is not None:
             yield Wanted(pictures.name_of("query", query["query_id"]), Original(query["query_uri"]))
-        for answer in answers[:SHOWN]:
+        for answer in _shown(answers):
             image = tables.images.get(answer["image_id"], {})
             in_gallery = place.picture(*(image.get(name) for name in ("content", "uri", "source_version")))
             original = Original.of(image.get("uri"), image.get("content"))
@@ -216,7 +225,7 @@ def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings
             captions.link(row["query_uri"] or ""),
         )
         answers = []
-        for answer in rows[:SHOWN]:
+        for answer in _shown(rows):
             image = tables.images.get(answer["image_id"], {})
             words = captions.of_image(answer["image_id"], dict(image.get("attributes") or ()), *titles)
             picture = made[pictures.name_of("image", answer["image_id"])]
@@ -265,7 +274,7 @@ def write(session: Any, tables: Tables, about: About, place: Place, settings: Se
 
 def _listings(queries: Sequence[Query], failures: Sequence[Failure], about: About) -> list[Listing]:
     """All, and by verdict what there is."""
-    listings = [Listing(ALL, "All", len(queries))]
+    listings = [Listing(ALL, "Answered" if failures else "All", len(queries))]
     for verdict, words in captions.VERDICTS.items():
         count = sum(query.verdict == verdict for query in queries)
         if count or about.is_judged:
