@@ -84,7 +84,7 @@ def test_the_page_shows_everything_and_hinders_nobody(page: Page) -> None:
 
 
 def test_the_question_stands_beside_its_answers_or_above_them(page: Page) -> None:
-    question, answers = page.locator(".question").first.bounding_box(), page.locator(".rows").first.bounding_box()
+    question, answers = page.locator(".question").first.bounding_box(), page.locator(".cells").first.bounding_box()
     assert question and answers and page.viewport_size
     if page.viewport_size["width"] > 960:
         assert question["x"] + question["width"] <= answers["x"]
@@ -99,3 +99,8 @@ def test_a_keyboard_goes_to_the_answers_and_along_them(page: Page, made: Path) -
     page.keyboard.press("Tab")
     link = page.evaluate("document.activeElement.href")
     assert link == (made.parent / "images" / "0.jpg").as_uri()
+
+
+def test_all_answers_are_in_one_grid(page: Page) -> None:
+    widths = page.evaluate("[...document.querySelectorAll('.card')].map(card => Math.round(card.clientWidth))")
+    assert len(widths) == 9 and len(set(widths)) == 1

@@ -110,10 +110,11 @@ def test_how_many_are_wanted(served: Served) -> None:
         ({"dissimilar": "-1"}, "Least alike should be a number", "dissimilar should be a number"),
         ({"k": "0"}, "Most alike and Least alike are both 0", "k and dissimilar are both 0"),
     ):
-        replies = [served.get("/", HTML, id="plain.png", **fields), served.post("/", *form(fields, picture()))]
+        asked = {"id": "plain.png", **fields}
+        replies = [served.get("/", HTML, **asked), served.post("/", *form(fields, picture()))]
         assert [reply.status for reply in replies] == [400, 400]
         assert all(for_people in reply.text for reply in replies)
-        assert for_programs in served.get("/similar", id="plain.png", **fields).json["error"]
+        assert for_programs in served.get("/similar", None, **asked).json["error"]
 
 
 def test_every_address_of_a_page_is_answered(served: Served) -> None:
