@@ -10,16 +10,19 @@ Programs and notebooks read what was published by `open`::
 
 The data's path, one job per arrow; jobs meet only in published tables::
 
-    images --> manifest --> embeddings --> neighbours --> gallery
-                               \\--> failures    \\--> audit (measured recall), comparisons of fingerprints
+    images --> manifest --> embeddings --> neighbours --> groups --> gallery
+                               |              \\--> audit (measured recall), comparisons of fingerprints
+                               \\--> failures, matches (pictures from outside against the collection)
 
 Where things are, from the top to the bottom; nothing imports upwards::
 
+    command                   the installed command: search, serve, and every job
     jobs                      one module for each job: arguments, run
+    serve                     a page that asks a collection
     collection                what was published, for programs and notebooks
-    stages                    Spark: tables in, tables out
-    pages                     what the gallery and reports share
-    imaging  fingerprints  knn    no Spark, no settings: arrays in, arrays out
+    stages                    tables in, tables out, by Spark or by one process
+    pages                     what the gallery, reports and other pages share
+    imaging  fingerprints  knn  grouping    no Spark, no settings: arrays in, arrays out
     runtime  warehouse  storage  settings
     reporting  redaction  errors    what people and machines are told
 """

@@ -148,16 +148,16 @@ Place = tuple[str, str]
 
 def _named(snapshot: Snapshot, name: str, job: str | None, slot: str | None) -> dict[Place, Run]:
     """The runs with that id or label by their job and slot; of several the newest."""
-    found = runs.run_named(snapshot, name)
+    candidates = runs.run_named(snapshot, name)
     wanted = {
         (run.job, run.slot): run
-        for run in found
+        for run in candidates
         if run.job in _TABLES and job in (None, run.job) and slot in (None, run.slot)
     }
     if not wanted:
         what = " ".join(part for part in (job, slot) if part)
         advice = f"none is of {what}" if what else f"changes() compares runs of {listed(_TABLES)}"
-        raise WrongInput(f"{_shown(found)}: {advice}")
+        raise WrongInput(f"{_shown(candidates)}: {advice}")
     return wanted
 
 
@@ -341,8 +341,8 @@ def _are_among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray
     """Whether each of ``values`` is among ``known``; both ascend, which makes it ten times as fast as ``np.isin``."""
     if not len(known):
         return np.zeros(len(values), np.bool_)
-    found: NDArray[np.bool_] = known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
-    return found
+    is_known: NDArray[np.bool_] = known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+    return is_known
 
 
 def _counts(names: NDArray[np.uint64], images: NDArray[np.uint64]) -> NDArray[np.int32]:

@@ -165,14 +165,14 @@ def _discard(place: Path) -> bool:
     return True
 
 
-def _locked(place: Path, how: int) -> IO[bytes] | None:
+def _locked(place: Path, operation: int) -> IO[bytes] | None:
     """The locked ``lock`` of the copy at ``place``; None if it is gone, or is locked against that."""
     try:
         lock = _opened(place / _LOCK)
     except OSError:
         return None
     try:
-        _flock(lock, how)
+        _flock(lock, operation)
         if os.path.samestat(os.fstat(lock.fileno()), os.stat(place / _LOCK)):
             return lock
     except OSError:  # somebody uses it, or has just removed it
@@ -196,9 +196,9 @@ def _one_at_a_time(what: str) -> Iterator[None]:
         yield
 
 
-def _flock(file: IO[bytes], how: int) -> None:
+def _flock(file: IO[bytes], operation: int) -> None:
     try:
-        fcntl.flock(file, how)
+        fcntl.flock(file, operation)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # some network drives know no locks
             raise

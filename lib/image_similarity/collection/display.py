@@ -105,9 +105,9 @@ class Pictures:
                 loader=PackageLoader("image_similarity.collection"), autoescape=True, trim_blocks=True
             )
             page = environment.get_template("pictures.html")
-            made = _thumbnails(self._all())
+            thumbnails = _thumbnails(self._all())
             self._html = page.render(
-                strips=self._strips, rest=self._rest, thumbnail_of=lambda picture: made[picture.image.original]
+                strips=self._strips, rest=self._rest, thumbnail_of=lambda picture: thumbnails[picture.image.original]
             )
         return self._html
 
@@ -131,15 +131,15 @@ def pictures(rows: Any, images: Images, limit: int, notes: str | Sequence[str] |
     table, files = _table(rows)
     first, other = _sides(table.schema.names)
     writers = _writers(notes, table.schema.names)
-    told = [name for name in _PARTS if name in table.schema.names and _several(table, name)]
+    labelled = [name for name in _PARTS if name in table.schema.names and _several(table, name)]
     few = table.slice(0, limit).to_pylist()
     known = {**images(sorted({row[side] for row in few for side in (first, other) if side and row[side]})), **files}
     strips: dict[tuple[Any, ...], Strip] = {}
     for row in few:
         group = row.get("group_id") if other == "image_id" else None
-        key = (row.get(first), group, *(row[name] for name in told))
+        key = (row.get(first), group, *(row[name] for name in labelled))
         if key not in strips:
-            label = ", ".join(_said(name, row[name]) for name in told)
+            label = ", ".join(_said(name, row[name]) for name in labelled)
             strips[key] = Strip(label, _head(row, first, known) if first else None, [])
         strips[key].others.append(_picture(row[other], row, known, writers))
     return Pictures(list(strips.values()), _rest(table.num_rows, limit))
@@ -250,8 +250,8 @@ def _picture(
     values = {name: row.get(name) for name in writers}
     if row.get("representative"):
         values.pop("distance_to_representative", None)  # to itself
-    told = (captions.clean(writers[name](value)) for name, value in values.items() if value is not None)
-    return Picture(str(image_id), captions.short(text.title), text.alt, tuple(filter(None, told)), image)
+    texts = (captions.clean(writers[name](value)) for name, value in values.items() if value is not None)
+    return Picture(str(image_id), captions.short(text.title), text.alt, tuple(filter(None, texts)), image)
 
 
 def _as_text(strip: Strip) -> list[str]:
@@ -287,9 +287,9 @@ def _thumbnails(wanted: Sequence[Picture]) -> dict[Original, _Thumbnail]:
 
 def _thumbnail(opened: Originals, original: Original) -> _Thumbnail:
     try:
-        made = opened.of(original)
+        thumbnails = opened.of(original)
     except Unreadable as error:
         return _Thumbnail(problem=originals.words(error))
-    width = min(max(round(_HEIGHT * made.width / made.height), _LEAST_WIDTH), _MOST_WIDTH)
-    height = min(max(round(width * made.height / made.width), 1), _MOST_HEIGHT)
-    return _Thumbnail(width, height, originals.data_address(made))
+    width = min(max(round(_HEIGHT * thumbnails.width / thumbnails.height), _LEAST_WIDTH), _MOST_WIDTH)
+    height = min(max(round(width * thumbnails.height / thumbnails.width), 1), _MOST_HEIGHT)
+    return _Thumbnail(width, height, originals.data_address(thumbnails))

@@ -225,8 +225,8 @@ def _sizes(snapshot: Snapshot, fingerprint: str | None, contents: Any) -> dict[s
 
 
 def _taken(rows: pa.Table, key: str, columns: list[str], wanted: Any) -> dict[str, Any]:
-    found = pc.index_in(wanted.cast(pa.large_string()), value_set=large(rows[key]), skip_nulls=True)
-    place = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    places = pc.index_in(wanted.cast(pa.large_string()), value_set=large(rows[key]), skip_nulls=True)
+    place = pc.fill_null(places, -1).to_numpy().astype(np.int64)
     return {column: _rows(rows[column], place) for column in columns}
 
 

@@ -369,8 +369,8 @@ def _stored(snapshot: Snapshot, fingerprint: str, key: str) -> Source:
     columns = {name: ds.field(name) for name in ("content_sha256", "width", "height")}
     stored = store.to_table(columns={**columns, _HAS_THUMBPRINT: ds.field("thumbprint").is_valid()}, **streaming())
     # The store also keeps vectors of images that are gone.
-    found = pc.index_in(large(stored["content_sha256"]), value_set=distinct.dictionary)
-    code: Indices = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    places = pc.index_in(large(stored["content_sha256"]), value_set=distinct.dictionary)
+    code: Indices = pc.fill_null(places, -1).to_numpy().astype(np.int64)
     places = _Places(_once(code), *_by_code(of_image, len(distinct.dictionary)))
     if missing := len(distinct.dictionary) - int((places.code >= 0).sum()):
         raise JobFailed(

@@ -127,12 +127,15 @@ class Sheet:
     def _answered(self, answer: Answer) -> dict[str, Any]:
         asked = answer.asked.image_id
         ids = [image.image_id for image in answer.images]
-        made = self._of_images(ids if asked is None else [asked, *ids])
+        pictures = self._of_images(ids if asked is None else [asked, *ids])
         lists = [
-            (heading.capitalize(), [self._card(image, made[image.image_id]) for image in answer.images_of(relation)])
+            (
+                heading.capitalize(),
+                [self._card(image, pictures[image.image_id]) for image in answer.images_of(relation)],
+            )
             for relation, heading in output.HEADINGS.items()
         ]
-        own = made[asked] if asked is not None else _shown(self.originals.of_content, answer.content or b"")
+        own = pictures[asked] if asked is not None else _shown(self.originals.of_content, answer.content or b"")
         query = {**own, "title": captions.clean(answer.title), "alt": "the picture that was asked about"}
         return {"query": query, "about": output.about(answer), "lists": [each for each in lists if each[1]]}
 
@@ -201,8 +204,8 @@ def opened(wanted: Wanted | None, warehouse: str, images: Images, limits: Embedd
     if wanted is None:
         yield None
         return
-    with Originals(min(_MOST_PROCESSES, os.cpu_count() or 1), limits, HttpSettings()) as made:
-        yield Sheet(wanted, warehouse, images, made)
+    with Originals(min(_MOST_PROCESSES, os.cpu_count() or 1), limits, HttpSettings()) as pictures:
+        yield Sheet(wanted, warehouse, images, pictures)
 
 
 def show(path: str) -> bool:
@@ -234,11 +237,11 @@ def _written(content: bytes, path: str | None) -> str:
 def _shown(make: Callable[[Shown], Thumbnails], what: Shown) -> Picture:
     """What the page shows of a picture, or why it shows none."""
     try:
-        made = make(what)
+        thumbnails = make(what)
     except Unreadable as error:
         return {"picture": None, "reason": originals.words(error)}
-    width, height = made.small_size
-    return {"picture": originals.data_address(made), "width": width, "height": height}
+    width, height = thumbnails.small_size
+    return {"picture": originals.data_address(thumbnails), "width": width, "height": height}
 
 
 @lru_cache(maxsize=1)

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         dissimilar=arguments.dissimilar,
     )
     trained = {row["fingerprint"]: row["trained"] for row in collection.fingerprints().to_pylist()}
-    told = output.chosen(arguments.json)
+    writer = output.chosen(arguments.json)
     refusals: list[Refused] = []
     images = display.of_snapshot(collection.snapshot, fingerprint)
     with page.opened(wanted, collection.uri, images, limits) as sheet:
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if str(outcome.error) not in {str(other.error) for other in refusals}:  # as of weights that are gone
                     running.tell(_PROG, outcome.error, arguments.verbose)
                 refusals.append(outcome)
-            told.tell(outcome)
+            writer.tell(outcome)
             if sheet is not None:
                 sheet.add(outcome)
         if sheet is not None and (path := sheet.write()):
@@ -129,9 +129,9 @@ def _outcome(
         with _shown_as_work(f"looking for images like {asked.name}"):
             began = time.monotonic()
             content = questions.content_of(asked, limits, HttpSettings())
-            found = search(content, image_id=asked.image_id)
+            answers = search(content, image_id=asked.image_id)
             seconds = time.monotonic() - began
-            return _answer(collection, asked, content, found, {"trained": is_trained}, seconds)
+            return _answer(collection, asked, content, answers, {"trained": is_trained}, seconds)
     except JobFailed as error:
         if content_fault := error.fields.get("reason"):  # a message about bytes does not know their name
             named = queries.refused(asked.name, Unreadable(content_fault, error.fields.get("detail", "")))
@@ -144,7 +144,7 @@ def _answer(
     collection: Collection,
     asked: Asked,
     content: bytes | None,
-    found: pa.Table,
+    answers: pa.Table,
     more: dict[str, Any],
     seconds: float,
 ) -> Answer:
@@ -156,9 +156,9 @@ def _answer(
         content=content,
         images=tuple(
             Image(**{**row, "attributes": dict(row["attributes"] or ())})
-            for row in found.select([column.name for column in fields(Image)]).to_pylist()
+            for row in answers.select([column.name for column in fields(Image)]).to_pylist()
         ),
-        facts={**_facts(found), **more},
+        facts={**_facts(answers), **more},
         seconds=seconds,
     )
 
@@ -172,9 +172,9 @@ def _attributes(collection: Collection, image_id: str | None) -> dict[str, str]:
     return dict(rows[0]["attributes"] or ()) if rows else {}
 
 
-def _facts(found: pa.Table) -> dict[str, Any]:
+def _facts(answers: pa.Table) -> dict[str, Any]:
     """What the metadata of an answer say, with numbers as numbers."""
-    facts: dict[str, Any] = {key.decode(): value.decode() for key, value in (found.schema.metadata or {}).items()}
+    facts: dict[str, Any] = {key.decode(): value.decode() for key, value in (answers.schema.metadata or {}).items()}
     facts.update({name: int(facts[name]) for name in _NUMBERS if name in facts})
     facts["exact"] = facts["exact"] == "true"
     return facts

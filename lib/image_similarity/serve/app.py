@@ -86,9 +86,9 @@ def application(
         Refused: lambda request, refused: refusal(request.scope, refused),
         HTTPException: lambda request, error: refusal(request.scope, _as_refused(error)),
     }
-    made = Starlette(routes=routes, middleware=[guarded], exception_handlers=handlers)
-    made.state.desk = desk
-    return made
+    application = Starlette(routes=routes, middleware=[guarded], exception_handlers=handlers)
+    application.state.desk = desk
+    return application
 
 
 # -- the gallery -------------------------------------------------------------------------------------------------------

@@ -251,7 +251,7 @@ class Asking:
         row = None if question.image_id is None else opened.row(question.image_id)
         query: Any = question.content if question.vector is None else question.vector
         try:
-            found = opened.collection.search(
+            answers = opened.collection.search(
                 query,
                 wanted.k,
                 image_id=question.image_id,
@@ -263,8 +263,8 @@ class Asking:
             if question.image_id is not None and row is None and isinstance(error, WrongInput):
                 raise no_image(question.image_id) from None
             raise _refused(error) from None
-        facts = {key.decode(): value.decode() for key, value in (found.schema.metadata or {}).items()}
-        shown = [_shown(row) for row in found.to_pylist()]
+        facts = {key.decode(): value.decode() for key, value in (answers.schema.metadata or {}).items()}
+        shown = [_shown(row) for row in answers.to_pylist()]
         asked = None if question.image_id is None else _asked(question.image_id, row, facts)
         return Answer(
             question,

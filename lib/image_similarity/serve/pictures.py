@@ -58,8 +58,8 @@ class Pictures:
             return self._kept.get(key)
 
     def _made(self, original: Original, name: str, size: str) -> bytes:
-        made = self._originals.of(original)
-        both = {SMALL: made.small, LARGE: made.large or made.small}
+        thumbnails = self._originals.of(original)
+        both = {SMALL: thumbnails.small, LARGE: thumbnails.large or thumbnails.small}
         for each in SIZES:
             self._keep((name, each), both[each])
         return both[size]

@@ -43,7 +43,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Found:
+class Nearest:
     """What a runner found for distinct queries (m): their numbers, and their sorted lists of distinct vectors."""
 
     vector: Indices
@@ -85,15 +85,15 @@ class Vectors(Protocol):
         ...
 
 
-def named(queries: Images, failures: pa.Table, collection: Images, vectors: Vectors, found: Found) -> Answers:
-    """``found`` with ids. ``queries``: the images with the vectors of ``found``; ``failures``: the others.
+def named(queries: Images, failures: pa.Table, collection: Images, vectors: Vectors, neighbours: Nearest) -> Answers:
+    """``neighbours`` with ids. ``queries``: the images with the vectors of ``neighbours``; ``failures``: the others.
 
     ``collection``: the images of ``vectors``.
     """
-    image, row = queries.with_vectors(found.vector)
+    image, row = queries.with_vectors(neighbours.vector)
     similar, dissimilar = (
         engine.ranked(_of_images(collection, keys)[row], image, farthest)
-        for farthest, keys in ((False, found.similar), (True, found.dissimilar))
+        for farthest, keys in ((False, neighbours.similar), (True, neighbours.dissimilar))
     )
     occurring = np.unique(np.concatenate([similar.neighbour, dissimilar.neighbour]))
     similar, dissimilar = (
@@ -109,8 +109,8 @@ def named(queries: Images, failures: pa.Table, collection: Images, vectors: Vect
         len(collection.ids),
         len(vectors.failures),
         vectors.dimensions,
-        found.brute_force,
-        found.screen,
+        neighbours.brute_force,
+        neighbours.screen,
     )
 
 

@@ -29,7 +29,7 @@ from image_similarity.knn.screening import Choice
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
-from image_similarity.stages.search.answers import Answers, Found, Images, Vectors, named
+from image_similarity.stages.search.answers import Answers, Images, Nearest, Vectors, named
 from image_similarity.warehouse.workspace import Workspace
 
 SCORES, EXACT, BRUTE_FORCED = "scores", "exact", "brute-forced"
@@ -169,9 +169,9 @@ def run(
         _complete(spark, work, uncertain, cut, settings, scratch)
         lists = lists.completed(scratch)
     choice = replace(choice, screen=screen)
-    found = Found(lists.index - MAX_INDEX, lists.similar, lists.dissimilar, len(uncertain), choice)
+    neighbours = Nearest(lists.index - MAX_INDEX, lists.similar, lists.dissimilar, len(uncertain), choice)
     with step(spark, "name answers"):
-        return named(asked_images, asked.failures, images, collection, found)
+        return named(asked_images, asked.failures, images, collection, neighbours)
 
 
 def _search(asked: Packed, collection: Packed, settings: NeighboursSettings) -> Search:

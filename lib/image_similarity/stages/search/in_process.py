@@ -16,7 +16,7 @@ from image_similarity.knn.screening import Choice
 from image_similarity.reporting import current
 from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import NeighboursSettings
-from image_similarity.stages.search.answers import Answers, Found, Images, Vectors, named
+from image_similarity.stages.search.answers import Answers, Images, Nearest, Vectors, named
 
 AUTO = "auto"
 _STRIPS_TRIED = 16
@@ -63,9 +63,9 @@ def run(spark: Any, asked: InMemory, collection: InMemory, settings: NeighboursS
             spark, "compare at full precision", pairs, "pairs", 1, lambda: answering.pairs_done / max(1, pairs)
         ):
             answering.complete()
-    found = Found(asked.vectors.index, *answering.keys, uncertain, replace(choice, screen=screen))
+    nearest = Nearest(asked.vectors.index, *answering.keys, uncertain, replace(choice, screen=screen))
     with step(spark, "name answers"):
-        return named(asked.images, asked.failures, collection.images, collection, found)
+        return named(asked.images, asked.failures, collection.images, collection, nearest)
 
 
 def _search(asked: InMemory, collection: InMemory, settings: NeighboursSettings) -> Search:
