@@ -49,7 +49,7 @@ def judged(
     with reading.named_errors(judge.published):
         known_contents = None if store.contents is None else Contents.of(store.ids, store.contents)
         image_scale = judge.scales(store.ids.take(pa.array(rows)), known_contents)
-    verdicts = judge.verdicts(
+    answers = judge.verdicts(
         np.concatenate([each.distance for each in lists])[None],
         scale,
         image_scale[None],
@@ -58,7 +58,7 @@ def judged(
         _thumbprints(known),
         np.arange(len(rows))[None],
     )
-    return [None if verdict is None else str(verdict) for verdict in verdicts[0]]
+    return [None if verdict is None else str(verdict) for verdict in answers[0]]
 
 
 def _thumbprints(known: Sequence[Seen | Stored | None]) -> Thumbprints:
