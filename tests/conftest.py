@@ -27,9 +27,10 @@ import hostile  # noqa: E402
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers inherit the folder
-    # Weights that tests fetch are not left in the cache of whoever runs them.
-    os.environ["TORCH_HOME"] = tempfile.mkdtemp(prefix="image-similarity-tests-")
-    atexit.register(shutil.rmtree, os.environ["TORCH_HOME"], ignore_errors=True)
+    # Weights that tests fetch, and copies of vectors, are not left in the cache of whoever runs them.
+    _CACHE = tempfile.mkdtemp(prefix="image-similarity-tests-")
+    os.environ |= {"XDG_CACHE_HOME": _CACHE, "TORCH_HOME": f"{_CACHE}/torch"}
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 TINY_TABLES = {
     "spark.master": "local[2]",  # two tasks at once, whatever the machine
