@@ -467,7 +467,7 @@ def test_json_that_is_wrong_is_refused_in_one_line(served: Served, body: bytes) 
         (form({}, picture(), "another")[0], "multipart/form-data; boundary=edge", 400),
         (form({f"a{n}": "" for n in range(50)})[0], "multipart/form-data; boundary=edge", 400),
         (form({"address": "x" * 20_000})[0], "multipart/form-data; boundary=edge", 400),
-        (form({"address": "/etc/passwd"})[0], "multipart/form-data; boundary=edge", 400),
+        (form({"address": "/etc/passwd"})[0], "multipart/form-data; boundary=edge", 404),  # no image has this id
         (form({}, b"")[0], "multipart/form-data; boundary=edge", 400),
     ],
     ids=range(13),

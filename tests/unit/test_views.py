@@ -485,7 +485,7 @@ def test_a_collection_brings_its_views_wherever_it_lies(tmp_path: Path, monkeypa
         assert db.sql("SELECT neighbour_id FROM similar_images").fetchall() == [("right",)]
     assert mine.sql("SELECT count(*) FROM mine JOIN images USING (image_id)").fetchall() == [(1,)]
     shutil.rmtree(tmp_path / "it's [new]" / "manifest")
-    with pytest.raises(ims.JobFailed, match=r"it's \[new\]: DuckDB cannot read it: .*No files found"):
+    with pytest.raises(ims.JobFailed, match=r"it's \[new\]: published files are gone"):
         collection.duckdb()
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(ims.WrongInput, match="DuckDB is not installed: "):
