@@ -22,6 +22,7 @@ SHARED = (
     "neighbour_runners",
     "query_embedding",
     "same_way",
+    "search_report",
     "search_runners",
 )
 JOBS = sorted(

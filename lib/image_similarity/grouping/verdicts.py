@@ -45,9 +45,9 @@ def repeated(content: Indices) -> NDArray[np.bool_]:
     in_order = np.take_along_axis(content, order, axis=1)
     is_same = np.zeros(content.shape, dtype=np.bool_)
     is_same[:, 1:] = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)
-    found = np.empty_like(is_same)
-    np.put_along_axis(found, order, is_same, axis=1)
-    return found
+    in_place = np.empty_like(is_same)
+    np.put_along_axis(in_place, order, is_same, axis=1)
+    return in_place
 
 
 def shares(distance: Values, query_scale: Values, image_scale: Values, limits: Limits, common: float = 0.0) -> Values:
@@ -121,6 +121,6 @@ def verdicts(
     if same is not None:
         is_yes |= same
     is_near = shares(distance, query_scale, image_scale, limits) <= 1
-    found = np.where(is_yes, YES, np.where(is_near, NEAR, NO)).astype(object)
-    found[~np.isfinite(distance)] = None
-    return found
+    words = np.where(is_yes, YES, np.where(is_near, NEAR, NO)).astype(object)
+    words[~np.isfinite(distance)] = None
+    return words

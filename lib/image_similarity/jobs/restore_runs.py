@@ -76,13 +76,13 @@ def stale(pointer: Pointer, history: Sequence[Record]) -> list[str]:
     Searches, of which there may be thousands, are told together: each is an answer of its day.
     """
     current = [record for record in history if retention.is_current(pointer, record)]
-    found = [record for record in current if retention.is_stale(pointer, record, history)]
+    stale_records = [record for record in current if retention.is_stale(pointer, record, history)]
     lines = [
         f"{_described(record)} was made of other runs than are current: restore an older one, or run the job again"
-        for record in found
+        for record in stale_records
         if not retention.is_search(record)
     ]
-    if searches := sum(map(retention.is_search, found)):
+    if searches := sum(map(retention.is_search, stale_records)):
         lines.append(f"searches that were answered by other runs than are current: {searches:,}; they stay as they are")
     return lines
 

@@ -5,29 +5,24 @@ are there already.
 # What computes is imported where it is used: help, and what is wrong in the arguments, should not wait for it.
 
 import argparse
-import atexit
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from image_similarity.errors import WrongInput, did_you_mean, listed
-from image_similarity.jobs import command_line, early, search_runners
+from image_similarity.jobs import command_line, early, embed_images, search_report, search_runners
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
 from image_similarity.jobs.search_runners import Runner, Side
 from image_similarity.pages import captions
-from image_similarity.pages.site import Site, open_site
+from image_similarity.pages.site import open_site
 from image_similarity.redaction import redacted
 from image_similarity.reporting import note
 from image_similarity.runtime import processes
-from image_similarity.runtime.session import local_cores
 from image_similarity.settings import Settings
 from image_similarity.stages.search import queries as asked
 from image_similarity.storage import uris
@@ -42,7 +37,6 @@ if TYPE_CHECKING:
     from image_similarity.stages.search.judging import Judge
     from image_similarity.stages.search.matches import Judged, Lists
     from image_similarity.stages.search.queries import Queries
-    from image_similarity.stages.search.report import About
 
 NAME = "search_images"
 
@@ -260,7 +254,7 @@ def run(application: Application) -> None:
     earlier = job.already_published()
     if earlier is not None:
         _check_same_search(earlier, wanted)
-        _report(job, wanted, earlier.run_id)  # the run before may have failed when it rendered
+        search_report.render(job, wanted, earlier.run_id)  # the run before may have failed when it rendered
         return
     with job.step("plan"):
         _check_published(job.base_snapshot, wanted)
@@ -272,7 +266,7 @@ def run(application: Application) -> None:
         _Searching(job, wanted, collection, judge).search()
     finally:
         processes.release()
-    _report(job, wanted, job.run_id)
+    search_report.render(job, wanted, job.run_id)
 
 
 def _check_same_search(earlier: Record, wanted: Asked) -> None:
@@ -373,7 +367,7 @@ class _Searching:
         runner, answers = self._answers(embedded)
         queries = embedded.queries or asked.of_vectors(_ids(answers))
         with self.job.step("judge"):
-            found = self._found(queries, embedded, answers)
+            answered = self._searched(queries, embedded, answers)
         unusable = asked.unusable(answers.failures, queries, self.wanted.fingerprint)
         failures = pa.concat_tables([queries.failures, unusable])
         query_embedding.check_failures(self.job, failures, queries.count)
@@ -388,7 +382,7 @@ class _Searching:
             "runner": {"chosen": runner.name, "because": runner.because},
             "screen": {"chosen": answers.screen.screen, "because": answers.screen.because},
         }
-        self._finish(found, failures, counts, used)
+        self._finish(answered, failures, counts, used)
         if pictures is not None:
             pictures.forget(min([*self.job.base_snapshot.run_ids("matches", self.job.slot), self.job.run_id]))
 
@@ -403,8 +397,7 @@ class _Searching:
         name = wanted.fingerprint
         weights = {name: given.removeprefix(f"{name}=")} if given is not None else None  # NAME=FILE, as serve takes it
         with job.step("prepare the fingerprint"):
-            folder = Path(tempfile.mkdtemp(prefix="image-similarity-"))
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors may join late
+            folder = embed_images.folder_for_workers()
             prepared = published.prepare_published(
                 job.base_snapshot, wanted.fingerprint, folder, job.settings.http, weights
             )
@@ -426,7 +419,7 @@ class _Searching:
         job.say(*runner.lines, event="plan")
         return runner, runner.run(job)
 
-    def _found(self, queries: "Queries", embedded: "Embedded", answers: "Answers") -> "_Found":
+    def _searched(self, queries: "Queries", embedded: "Embedded", answers: "Answers") -> "_Searched":
         import pyarrow.compute as pc
 
         from image_similarity.stages.search import judging, matches
@@ -452,31 +445,31 @@ class _Searching:
             contents,
             judging.thumbprints(published, key if self.judge is not None else None, contents, embedded.files),
         )
-        return _Found(rows, ids, similar, dissimilar, judged, self.wanted)
+        return _Searched(rows, ids, similar, dissimilar, judged, self.wanted)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def _finish(self, found: "_Found", failures: pa.Table, counts: dict[str, Any], used: dict[str, Any]) -> None:
+    def _finish(self, answered: "_Searched", failures: pa.Table, counts: dict[str, Any], used: dict[str, Any]) -> None:
         """Writes and publishes the tables, and says what was found."""
         from image_similarity.jobs import query_embedding
 
         by_reason = query_embedding.failures_in(failures)
         with self.job.step("write tables"):
-            rows = self._write(found, failures)
-        counts = {**counts, "verdicts": found.by_verdict, "rows": rows, "failures": by_reason.counts}
+            rows = self._write(answered, failures)
+        counts = {**counts, "verdicts": answered.by_verdict, "rows": rows, "failures": by_reason.counts}
         self._publish(counts, used)
         because = None if self.judge is not None else _why_unjudged(self.job, self.wanted)
         _summarise(self.job, counts, because, by_reason)
 
-    def _write(self, found: "_Found", failures: pa.Table) -> int:
+    def _write(self, answered: "_Searched", failures: pa.Table) -> int:
         from image_similarity.jobs import query_embedding
 
         job, schema = self.job, SCHEMAS["matches"]
         query_embedding.write_failures(job, failures)
         if job.warehouse.local_root is not None:
-            return job.warehouse.write_here("matches", job.run_id, found.table())
+            return job.warehouse.write_here("matches", job.run_id, answered.table())
         with job.warehouse.scratch(job.run_id) as scratch:
-            frame = scratch.store("matches-rows", schema, found.table())
+            frame = scratch.store("matches-rows", schema, answered.table())
             job.warehouse.write("matches", job.run_id, frame)
             return job.warehouse.count("matches", job.run_id)
 
@@ -507,7 +500,7 @@ class _Searching:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Searched:
     """The answers to all queries ``rows``, judged. Lists name images by their places in ``ids``."""
 
     rows: pa.Table
@@ -534,7 +527,7 @@ class _Found:
         return named.rows(self.rows, self.ids, similar, self.dissimilar, self.judged)
 
 
-def _nothing(wanted: Asked) -> _Found:
+def _nothing(wanted: Asked) -> _Searched:
     """No query, and so no answer."""
     import numpy as np
 
@@ -542,7 +535,7 @@ def _nothing(wanted: Asked) -> _Found:
 
     none, nobody = Lists(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)), np.empty((0, 0), object)
     ids = pa.array([], pa.large_string())
-    return _Found(asked.ROWS.empty_table(), ids, none, none, Judged(nobody, nobody, nobody.astype(bool)), wanted)
+    return _Searched(asked.ROWS.empty_table(), ids, none, none, Judged(nobody, nobody, nobody.astype(bool)), wanted)
 
 
 def _ids(answers: "Answers") -> pa.Array:
@@ -610,74 +603,6 @@ def _forget(application: Application, name: str) -> None:
     job.say(
         f"search_images: {len(slots):,} searches of {name} are not published any more; clean_warehouse --keep-runs "
         "removes their tables, and restore_runs makes one current again until then"
-    )
-
-
-# -- the report --------------------------------------------------------------------------------------------------------
-
-
-def _report(job: Job, wanted: Asked, run: str) -> None:
-    """Renders the answers of ``run``, where a report is asked for. Raises ``WrongInput`` if they are not published any
-    more.
-    """
-    if job.arguments.report is None:
-        return
-    published = job.warehouse.snapshot()
-    if (current := published.run_ids("matches", wanted.slot)) != [run]:
-        raise WrongInput(
-            f"no report of run {run}: the answers that are published as {wanted.slot} are those of "
-            f"{', '.join(current) or 'no run'}. restore_runs --to {run} makes it current again; without its --run-id "
-            "the search is made anew"
-        )
-    if job.arguments.dry_run:
-        return
-    from image_similarity.stages.search import report
-
-    site = open_site(job.session, "report", job.arguments.report)
-    site.check_place(uris.absolute(wanted.images) if wanted.images is not None else "", job.warehouse.uri)
-    place = report.Place(site.uri, job.run_id, job.arguments.gallery)
-    site.begin()
-    try:
-        with job.step("render the report"):
-            tables = report.read(published, wanted.slot, asked.failures_slot(wanted.slot), wanted.fingerprint)
-            about = _about(published, wanted)
-            written = report.write(job.session, tables, about, place, job.settings, local_cores(job.session))
-        with site.locked():
-            site.claim(job.run_id)
-            site.write_index(written.index)
-            _remove_others(site, job.run_id)
-    except BaseException:
-        if job.run_id not in open_site(job.session, "report", job.arguments.report).renderings:
-            site.files.delete(site.folder(job.run_id))  # nobody reads it
-        raise
-    job.say(f"report: {site.index} ({written.pages:,} pages, {written.pictures:,} pictures)", event="report")
-    if written.absent:
-        note(f"{written.absent:,} pictures of the report could not be read; its pages say so")
-    if job.arguments.gallery is not None and place.link("any") is None:
-        note(f"no link leads from {site.uri} to {job.arguments.gallery}: give the gallery by its web address")
-
-
-def _remove_others(site: Site, rendering: str) -> None:
-    try:
-        site.remove_others(rendering)
-    except OSError as error:  # not a failure: the next run tries again
-        note(f"what is not used any more could not be removed from {site.uri}: {error}")
-
-
-def _about(published: Snapshot, wanted: Asked) -> "About":
-    """What the pages say of the published search."""
-    from image_similarity.stages.search.report import About
-
-    record = published.runs[published.run_ids("matches", wanted.slot)[0]]
-    embedded = [published.runs[run] for run in record.inputs.get("embeddings", []) if run in published.runs]
-    return About(
-        wanted.queries,
-        wanted.fingerprint,
-        wanted.metric,
-        int(record.counts.get("images", 0)),
-        "limit" in record.settings,
-        any(run.settings.get("trained") is False for run in embedded),
-        record.run_id,
     )
 
 

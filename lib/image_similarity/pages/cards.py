@@ -42,7 +42,7 @@ def environment(package: str) -> jinja2.Environment:
     They are read through importlib, which can also read them from a zip. Make it once per process.
     """
     folder = files(package).joinpath("templates")
-    made = jinja2.Environment(
+    prepared = jinja2.Environment(
         loader=jinja2.FunctionLoader(
             lambda name: template(name) if name in _SHARED else folder.joinpath(name).read_text("utf-8")
         ),
@@ -52,10 +52,10 @@ def environment(package: str) -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters.update(
+    prepared.filters.update(
         count="{:,}".format, distance=distance, clean=captions.clean, short=captions.short, breakable=breakable
     )
-    return made
+    return prepared
 
 
 @lru_cache(maxsize=4096)

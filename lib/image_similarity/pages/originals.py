@@ -107,11 +107,11 @@ class Originals:
 
     def of_content(self, content: bytes) -> Thumbnails:
         """Of the bytes of a file. Raises `Unreadable`."""
-        made = self._decoders.thumbnails(content)
-        for file, most in ((made.small, _MOST_SMALL), (made.large or b"", _MOST_LARGE)):
+        thumbnails = self._decoders.thumbnails(content)
+        for file, most in ((thumbnails.small, _MOST_SMALL), (thumbnails.large or b"", _MOST_LARGE)):
             if len(file) > most:
                 raise Unreadable("decoder_crashed", f"a thumbnail of {len(file):,} bytes")
-        return made
+        return thumbnails
 
     def each(self, make: Callable[[T], U], wanted: Iterable[T]) -> Iterator[U]:
         """``make`` of each of ``wanted``, in their order, some at a time. It may call `of` and `of_content`."""
@@ -123,6 +123,6 @@ def words(error: Unreadable) -> str:
     return REASONS.get(error.reason, error.reason.replace("_", " "))
 
 
-def data_address(made: Thumbnails) -> str:
+def data_address(thumbnails: Thumbnails) -> str:
     """The small file as a ``data:`` address, for pages that need no other file."""
-    return f"data:image/webp;base64,{base64.b64encode(made.small).decode()}"
+    return f"data:image/webp;base64,{base64.b64encode(thumbnails.small).decode()}"

@@ -212,10 +212,10 @@ def thumbprints(published: Snapshot, key: str | None, contents: pa.Array, files:
     """
     import pyarrow.dataset as ds
 
-    found = Thumbprints(_allocated(len(contents)), np.zeros(len(contents), dtype=np.bool_))
+    known = Thumbprints(_allocated(len(contents)), np.zeros(len(contents), dtype=np.bool_))
     wanted = contents.cast(pa.string()).drop_null().unique()
     if key is None or not len(wanted):
-        return found
+        return known
     pixels, is_there = _allocated(len(wanted)), np.zeros(len(wanted), dtype=np.bool_)
     is_wanted = ds.field("content_sha256").isin(wanted) & ds.field("thumbprint").is_valid()
     for table in (published.dataset(VECTORS, key), *_datasets(files)):
@@ -227,8 +227,8 @@ def thumbprints(published: Snapshot, key: str | None, contents: pa.Array, files:
                 is_there[place] = True
     place = pc.fill_null(pc.index_in(contents.cast(pa.string()), value_set=wanted), -1).to_numpy(zero_copy_only=False)
     is_known = (place >= 0) & np.append(is_there, False)[place]
-    found.pixels[is_known], found.is_there[is_known] = pixels[place[is_known]], True
-    return found
+    known.pixels[is_known], known.is_there[is_known] = pixels[place[is_known]], True
+    return known
 
 
 def _datasets(files: Sequence[str]) -> "Iterator[ds.Dataset]":

@@ -126,10 +126,10 @@ class Judged:
 
     @property
     def of_queries(self) -> NDArray[np.object_]:
-        found = np.full(len(self.similar), None, dtype=object)
+        best = np.full(len(self.similar), None, dtype=object)
         for verdict in reversed(VERDICTS):
-            found[(self.similar == verdict).any(axis=1)] = verdict
-        return found
+            best[(self.similar == verdict).any(axis=1)] = verdict
+        return best
 
     def listed(self, k: int) -> NDArray[np.bool_]:
         """(n, m): which similar images a query's list has: the first ``k``, and the one that says most, which may come
@@ -166,16 +166,16 @@ def judged(
     is_same = [np.zeros(lists.image.shape, dtype=np.bool_) for lists in (similar, dissimilar)]
     for start in range(0, len(content), _QUERIES_AT_ONCE):
         rows = slice(start, start + _QUERIES_AT_ONCE)
-        for lists, found, same_of_list in zip((similar, dissimilar), verdict, is_same):
+        for lists, words, same_of_list in zip((similar, dissimilar), verdict, is_same):
             image, distance = lists.image[rows], lists.distance[rows]
             of_image = np.append(images.content, -1)[image]
             same = same_of_list[rows] = (of_image == content[rows, None]) & (of_image >= 0)
             if judge is None:
-                found[rows][same] = YES
+                words[rows][same] = YES
                 continue
             part = Thumbprints(queries.pixels[rows], queries.is_there[rows])
             scales = np.append(image_scale, np.float32(0))[image]
-            found[rows] = judge.verdicts(distance, scale[rows], scales, same, part, images.thumbprints, of_image)
+            words[rows] = judge.verdicts(distance, scale[rows], scales, same, part, images.thumbprints, of_image)
     return Judged(verdict[0], verdict[1], is_same[0])
 
 

@@ -49,14 +49,14 @@ def make(
 ) -> Mapping[str, Picture]:
     """Writes the pictures below ``folder``, each once: name -> `Picture`. ``session`` only names the work."""
     distinct = {one.name: one for one in wanted}
-    made = dict[str, Picture]()
+    pictures = dict[str, Picture]()
     with (
-        progress(session, "pictures", len(distinct), "pictures", 1, lambda: len(made) / max(1, len(distinct))),
+        progress(session, "pictures", len(distinct), "pictures", 1, lambda: len(pictures) / max(1, len(distinct))),
         Originals(processes, settings.embeddings, settings.http) as opened,
     ):
         for name, picture in zip(distinct, opened.each(lambda one: _one(one, folder, opened), distinct.values())):
-            made[name] = picture
-    return made
+            pictures[name] = picture
+    return pictures
 
 
 def _one(wanted: Wanted, folder: str, opened: Originals) -> Picture:
@@ -81,5 +81,5 @@ def _of_gallery(wanted: Wanted) -> tuple[bytes, tuple[int, int]] | None:
 
 
 def _made(wanted: Wanted, opened: Originals) -> tuple[bytes, tuple[int, int]]:
-    made = opened.of(wanted.original)
-    return made.small, made.small_size
+    thumbnails = opened.of(wanted.original)
+    return thumbnails.small, thumbnails.small_size

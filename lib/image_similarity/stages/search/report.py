@@ -213,7 +213,7 @@ def _wanted(tables: Tables, place: Place) -> Iterator[Wanted]:
             yield Wanted(pictures.name_of("image", answer["image_id"]), original, in_gallery if image else None)
 
 
-def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings: Settings) -> Iterator[Query]:
+def _queries(tables: Tables, place: Place, by_name: Mapping[str, Picture], settings: Settings) -> Iterator[Query]:
     titles = settings.gallery.title_attributes, settings.gallery.subtitle_attributes
     for row, rows in _rows(tables):
         caption = captions.of_image(row["query_id"], {}, *titles)
@@ -221,14 +221,14 @@ def _queries(tables: Tables, place: Place, made: Mapping[str, Picture], settings
             "",
             caption.alt,
             "",
-            made.get(pictures.name_of("query", row["query_id"]), _NO_PICTURE),
+            by_name.get(pictures.name_of("query", row["query_id"]), _NO_PICTURE),
             captions.link(row["query_uri"] or ""),
         )
         answers = []
         for answer in _shown(rows):
             image = tables.images.get(answer["image_id"], {})
             words = captions.of_image(answer["image_id"], dict(image.get("attributes") or ()), *titles)
-            picture = made[pictures.name_of("image", answer["image_id"])]
+            picture = by_name[pictures.name_of("image", answer["image_id"])]
             link = place.link(answer["image_id"]) or captions.link(image.get("uri") or "")
             card = Card(words.title, words.alt, words.subtitle, picture, link)
             answers.append(Answer(card, answer["distance"], answer["verdict"]))
@@ -250,8 +250,8 @@ class Written:
 
 def write(session: Any, tables: Tables, about: About, place: Place, settings: Settings, processes: int) -> Written:
     """Writes pictures and pages into the rendering's folder. Only the front page is left to be put in its place."""
-    made = pictures.make(session, _wanted(tables, place), place.folder, settings, processes)
-    queries = list(_queries(tables, place, made, settings))
+    by_name = pictures.make(session, _wanted(tables, place), place.folder, settings, processes)
+    queries = list(_queries(tables, place, by_name, settings))
     failures = [
         Failure(captions.clean(row["image_id"]), row["reason"].replace("_", " "), captions.clean(row["detail"] or ""))
         for row in tables.failures.sort_by("image_id").to_pylist()
@@ -268,8 +268,8 @@ def write(session: Any, tables: Tables, about: About, place: Place, settings: Se
             front = html
         else:
             blobs.write(f"{place.folder}/{listing.name}-{number}.html", html.encode(), "text/html; charset=utf-8")
-    absent = sum(picture.path is None for picture in made.values())
-    return Written(front, len(pages), len(made), absent)
+    absent = sum(picture.path is None for picture in by_name.values())
+    return Written(front, len(pages), len(by_name), absent)
 
 
 def _listings(queries: Sequence[Query], failures: Sequence[Failure], about: About) -> list[Listing]:
