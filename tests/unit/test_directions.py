@@ -24,10 +24,11 @@ BELOW = {
     "fingerprints": {"errors", "imaging"},
     "knn": {"errors"},
     "grouping": {"errors", "knn"},
+    "tagging": {"errors"},
     "pages": {"errors", "redaction", "storage", "imaging"},
     "stages": {
         *("errors", "redaction", "reporting", "storage", "settings", "warehouse", "runtime"),
-        *("imaging", "fingerprints", "knn", "grouping", "pages"),
+        *("imaging", "fingerprints", "knn", "grouping", "tagging", "pages"),
     },
 }
 BELOW["collection"] = {*BELOW["stages"], "stages"}
@@ -35,7 +36,7 @@ BELOW["serve"] = {*BELOW["collection"], "collection"}
 """Room -> the rooms that it may import. `jobs` and `command` may import all."""
 TOP = {"jobs", "command"}
 
-COMPUTING = ("imaging", "fingerprints", "knn", "grouping")
+COMPUTING = ("imaging", "fingerprints", "knn", "grouping", "tagging")
 NO_SPARK = (*COMPUTING, "errors", "reporting", "settings", "conf")
 EXIT_CODES = {f"image_similarity.errors.{name}" for name in ("JobFailed", "WrongInput", "TooManyFailures")}
 MAY_KNOW_SPARK = ("storage/hadoop.py", "storage/filesystems.py")

@@ -25,8 +25,10 @@ from image_similarity.settings.sections import (
     HttpSettings,
     ManifestSettings,
     NeighboursSettings,
+    QualitySettings,
     SearchSettings,
     Settings,
+    TagsSettings,
 )
 
 __all__ = [
@@ -40,6 +42,8 @@ __all__ = [
     "FingerprintSettings",
     "GallerySettings",
     "GroupsSettings",
+    "QualitySettings",
+    "TagsSettings",
     "Given",
     "HogSettings",
     "HttpSettings",

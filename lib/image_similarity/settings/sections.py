@@ -256,6 +256,30 @@ class GroupsSettings(Section):
         return keep
 
 
+class QualitySettings(Section):
+    """``[quality]``: what is measured of each picture while it is decoded, and from which number on it gets a flag."""
+
+    enabled: bool = True
+    """Whether embed_images measures pictures and publishes the table ``quality``. It changes no vector."""
+
+
+class TagsSettings(Section):
+    """``[tags]``: what is in a picture, in the words of the network's classifier."""
+
+    enabled: bool = True
+    """Whether run_pipeline tags images, where the fingerprint has a classifier. It changes no vector."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A class, or a parent of classes, is a tag of an image if its probability is at least this. Below it, nothing is
+    said."""
+
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Logits are divided by it before softmax. Above 1 the network is less sure of itself."""
+
+    keep: Annotated[int, Field(ge=1, le=64)] = 3
+    """Most probable classes kept for each image, accepted or not. Accepted parents are kept besides them."""
+
+
 class GallerySettings(Section):
     """``[gallery]``: the pages that show results."""
 
@@ -405,6 +429,8 @@ class Settings(Section):
     approximate: ApproximateSettings = ApproximateSettings()
     search: SearchSettings = SearchSettings()
     groups: GroupsSettings = GroupsSettings()
+    quality: QualitySettings = QualitySettings()
+    tags: TagsSettings = TagsSettings()
     gallery: GallerySettings = GallerySettings()
     http: HttpSettings = HttpSettings()
     downloads: DownloadsSettings = DownloadsSettings()
