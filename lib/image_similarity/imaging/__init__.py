@@ -5,5 +5,6 @@
 - ``png``         PNG files without what pixels do not need
 - ``tiff``, ``jpeg2000``   what such files claim beside their size, before a decoder takes memory for it
 - ``framing``     a decoded picture -> the square of pixels that a fingerprint takes
+- ``quality``     a decoded picture -> six numbers that say how good it is, and flags
 - ``thumbnails``  bytes -> the small files that pages show
 """
