@@ -92,6 +92,8 @@ class Picture:
     """Width of the whole picture, upright, in pixels. ``image`` may be smaller."""
     height: int
     """Height of the whole picture, upright, in pixels."""
+    format: str
+    """One of `FORMATS`, told by the file's beginning."""
 
     @property
     def pixels(self) -> Pixels:
@@ -105,12 +107,12 @@ def decode(content: bytes, max_pixels: int, at_least: int | None = None, waiting
     clipped. ``at_least``, ``waiting`` and what is raised: see `open_upright`.
     """
     with open_upright(content, max_pixels, at_least, waiting) as image:
-        width, height = image.info[WHOLE_SIZE]
+        (width, height), of_format = image.info[WHOLE_SIZE], image.info[FORMAT]
         converted = None if _is_rgb(image) else _pixels(image)
         if converted is None:
-            return Picture(image, width, height)
+            return Picture(image, width, height, of_format)
     del image  # converted pixels are copied once more: not beside what they were converted from
-    return Picture(Image.fromarray(converted), width, height)
+    return Picture(Image.fromarray(converted), width, height, of_format)
 
 
 def format_of(content: bytes) -> str:

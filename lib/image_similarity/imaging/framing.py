@@ -1,4 +1,4 @@
-"""A decoded picture of any size -> the square of pixels that a fingerprint takes, and its thumbprint."""
+"""A decoded picture of any size -> the square of pixels that a fingerprint takes, its thumbprint, and its quality."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_similarity.imaging import decoding, thumbprint
+from image_similarity.imaging import decoding, quality, thumbprint
 from image_similarity.imaging.decoding import Waiting
 
 INTERPOLATIONS = {
@@ -90,26 +90,56 @@ class Framed:
     thumbprints: list[NDArray[np.uint8]]
     """Of each framing, (32, 32) uint8, see `thumbprint.of`. It is made from the picture as decoded for that framing, so
     that it does not depend on which other framings are asked for."""
+    format: str
+    """One of `decoding.FORMATS`."""
+    measures: tuple[float, ...] | None = None
+    """The numbers of `quality.MEASURES`; None if they were not asked for."""
 
 
-def framed(content: bytes, framings: Sequence[Framing], max_pixels: int, waiting: Waiting = nullcontext) -> Framed:
+def framed(
+    content: bytes,
+    framings: Sequence[Framing],
+    max_pixels: int,
+    waiting: Waiting = nullcontext,
+    measured: bool = False,
+) -> Framed:
     """The first frame of ``content``, decoded once for all framings that take it at the same size, and cut for each.
 
-    ``framings``: one or more. ``waiting``, and what is raised: see `decoding.open_upright`.
+    ``framings``: one or more, or none if the picture is only ``measured``. That takes no decoding of its own where
+    there are framings. ``waiting``, and what is raised: see `decoding.open_upright`.
     """
     squares: dict[Framing, NDArray[np.uint8]] = {}
     thumbprints: dict[Framing, NDArray[np.uint8]] = {}
-    for at_least, group in groupby(sorted(set(framings), key=_side), key=_side):
+    measures = None
+    for at_least, group in _by_decode_side(framings).items():
         picture = decoding.decode(content, max_pixels, at_least or None, waiting)
-        width, height = picture.width, picture.height
-        same = list(group)
-        squares |= {framing: framing.fit(picture.image) for framing in same}
-        thumbprints |= dict.fromkeys(same, thumbprint.of(picture.image))
+        width, height, of_format = picture.width, picture.height, picture.format
+        squares |= {framing: framing.fit(picture.image) for framing in group}
+        thumbprints |= dict.fromkeys(group, thumbprint.of(picture.image)) if group else {}
+        if measured and measures is None:
+            measures = quality.measure(picture.image)
         del picture  # before the next is decoded
     return Framed(
-        width, height, [squares[framing] for framing in framings], [thumbprints[framing] for framing in framings]
+        width,
+        height,
+        [squares[framing] for framing in framings],
+        [thumbprints[framing] for framing in framings],
+        of_format,
+        measures,
     )
 
 
-def _side(framing: Framing) -> int:
-    return framing.decode_side or 0
+def _by_decode_side(framings: Sequence[Framing]) -> dict[int, list[Framing]]:
+    """Least side of the decoded picture (0: all of it) -> the framings that take it so, each once.
+
+    The first is the one that is measured: the smallest, which most framings share, and the whole picture last. So a
+    picture's numbers hardly depend on who else takes it. Without framings a picture is decoded to be measured.
+    """
+    if not framings:
+        return {quality.DECODE_SIDE: []}
+    ordered = sorted(set(framings), key=_order)
+    return {side: list(group) for (_, side), group in groupby(ordered, key=_order)}
+
+
+def _order(framing: Framing) -> tuple[bool, int]:
+    return framing.decode_side is None, framing.decode_side or 0

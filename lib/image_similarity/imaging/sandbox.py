@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from image_similarity.errors import Unreadable
-from image_similarity.imaging import decoding, framing, thumbnails, thumbprint
+from image_similarity.imaging import decoding, framing, quality, thumbnails, thumbprint
 from image_similarity.imaging.framing import Framed, Framing
 from image_similarity.imaging.thumbnails import Thumbnails
 
@@ -68,10 +68,10 @@ class IsolatedDecoders:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def framed(self, content: bytes, framings: Sequence[Framing]) -> Framed:
+    def framed(self, content: bytes, framings: Sequence[Framing], measured: bool = False) -> Framed:
         """As `framing.framed`; `Unreadable` with ``decoder_crashed`` if the child died or took too long."""
         with self._one() as child:
-            return child.framed(content, tuple(framings))
+            return child.framed(content, tuple(framings), measured)
 
     def thumbnails(self, content: bytes) -> Thumbnails:
         """As `thumbnails.thumbnails`; `Unreadable` with ``decoder_crashed`` if the child died or took too long."""
@@ -116,17 +116,18 @@ class _Child:
         self._process: "subprocess.Popen[bytes] | None" = None
         self._connection: "_Connection | None" = None
 
-    def framed(self, content: bytes, framings: tuple[Framing, ...]) -> Framed:
+    def framed(self, content: bytes, framings: tuple[Framing, ...], measured: bool) -> Framed:
         shapes: list[tuple[int, ...]] = [(each.crop, each.crop, 3) for each in framings]
         shapes += [(thumbprint.SIDE, thumbprint.SIDE)] * len(framings)
-        answer = self._ask(_in_json(framings), content, list(map(math.prod, shapes)))
+        answer = self._ask(_in_json(framings, measured), content, list(map(math.prod, shapes)))
         parts = [np.frombuffer(part, np.uint8).reshape(shape) for part, shape in zip(answer.parts, shapes)]
-        return Framed(answer.width, answer.height, parts[: len(framings)], parts[len(framings) :])
+        squares, thumbprints = parts[: len(framings)], parts[len(framings) :]
+        return Framed(answer.width, answer.height, squares, thumbprints, *answer.about)
 
     def thumbnails(self, content: bytes) -> Thumbnails:
-        answer = self._ask(_in_json(None), content, None)
+        answer = self._ask(_in_json(None, False), content, None)
         small, *large = map(bytes, answer.parts)
-        return Thumbnails(answer.width, answer.height, small, large[0] if large else None, *answer.original)
+        return Thumbnails(answer.width, answer.height, small, large[0] if large else None, *answer.about)
 
     def end(self) -> str:
         """Says how the process ended, if there was one."""
@@ -162,12 +163,16 @@ class _Child:
         if "reason" in header:
             return str(header["reason"]), str(header["detail"])
         width, height = int(header["width"]), int(header["height"])
-        original: tuple[Any, ...] = ()
+        about: tuple[Any, ...]
         if sizes is None:
-            sizes, original = header["bytes"][:2], _original(header["original"])
-        if not (0 < width < 2**31 and 0 < height < 2**31 and sizes):
+            sizes, about = header["bytes"][:2], _original(header["original"])
+            if not sizes:
+                raise ValueError("no thumbnail")
+        else:
+            about = _about(header)
+        if not (0 < width < 2**31 and 0 < height < 2**31):
             raise ValueError("no picture")
-        return _Answer(width, height, [connection.receive(size) for size in sizes], original)
+        return _Answer(width, height, [connection.receive(size) for size in sizes], about)
 
     def _header(self, connection: "_Connection") -> dict[str, Any]:
         """The header of the answer. Before it the child asks for turns, each of which gives back the one before."""
@@ -215,8 +220,8 @@ class _Answer:
     width: int
     height: int
     parts: list[bytearray]
-    original: tuple[Any, ...]
-    """Width, height and format of the original, with thumbnails only."""
+    about: tuple[Any, ...]
+    """With thumbnails: width, height and format of the original. Else format and measures, see `Framed`."""
 
 
 def _original(of: Any) -> tuple[int, int, str]:
@@ -225,6 +230,19 @@ def _original(of: Any) -> tuple[int, int, str]:
     if not (0 < width < 2**31 and 0 < height < 2**31 and of_format in decoding.FORMATS):
         raise ValueError("no original")
     return width, height, str(of_format)
+
+
+def _about(header: dict[str, Any]) -> tuple[str, tuple[float, ...] | None]:
+    """What a child says of a picture: its format and measures. Raises ``ValueError`` for nonsense."""
+    of_format, measures = header["format"], header["measures"]
+    if of_format not in decoding.FORMATS:
+        raise ValueError("no format")
+    if measures is None:
+        return str(of_format), None
+    numbers = tuple(map(float, measures))
+    if len(numbers) != len(quality.MEASURES) or not all(map(math.isfinite, numbers)):
+        raise ValueError("no measures")
+    return str(of_format), numbers
 
 
 class _Connection:
@@ -273,8 +291,10 @@ class _Connection:
 
 
 @cache
-def _in_json(framings: tuple[Framing, ...] | None) -> bytes:
-    return json.dumps(framings and [asdict(each) for each in framings]).encode()
+def _in_json(framings: tuple[Framing, ...] | None, measured: bool) -> bytes:
+    if framings is None:
+        return json.dumps(None).encode()
+    return json.dumps({"framings": [asdict(each) for each in framings], "measured": measured}).encode()
 
 
 def _exit_detail(code: int) -> str:
@@ -321,16 +341,18 @@ def main(max_pixels: int, memory_bytes: int, seconds: float) -> None:
 
 
 def _answer(what: Any, content: bytes, max_pixels: int) -> tuple[dict[str, Any], Sequence[bytes | memoryview]]:
-    """The header of an answer, and the bytes that follow it. ``what``: framings; None for thumbnails."""
+    """The header of an answer, and the bytes that follow it. ``what``: see `_in_json`; None for thumbnails."""
     if what is None:
         made = thumbnails.thumbnails(content, max_pixels)
         parts = [made.small] if made.large is None else [made.small, made.large]
         original = [made.pixel_width, made.pixel_height, made.format]
         sizes = [len(part) for part in parts]
         return {"width": made.width, "height": made.height, "bytes": sizes, "original": original}, parts
-    framed = framing.framed(content, [Framing(**each) for each in what], max_pixels)
+    framings = [Framing(**each) for each in what["framings"]]
+    framed = framing.framed(content, framings, max_pixels, measured=what["measured"])
     pixels = [part.data.cast("B") for part in (*framed.squares, *framed.thumbprints)]
-    return {"width": framed.width, "height": framed.height}, pixels
+    about = {"format": framed.format, "measures": framed.measures}
+    return {"width": framed.width, "height": framed.height, **about}, pixels
 
 
 def _write(stream: Any, header: dict[str, Any], *parts: bytes | memoryview) -> None:

@@ -12,7 +12,7 @@ from image_similarity.errors import WrongInput
 from image_similarity.jobs import command_line, declaration, early, same_way
 from image_similarity.jobs import embedding_runners as runners
 from image_similarity.jobs.embedding_runners import BySpark, Embedding, InProcess
-from image_similarity.jobs.job import Application, Failures, Job, work_on
+from image_similarity.jobs.job import Application, Job, work_on
 from image_similarity.reporting import note
 from image_similarity.runtime import processes, progress
 from image_similarity.settings import ExportedSettings, NetworkSettings, PcaSettings, Settings
@@ -21,6 +21,7 @@ from image_similarity.stages.embeddings.outcomes import Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.storage import disk_space
 from image_similarity.warehouse import retention
+from image_similarity.warehouse.schemas import CLASS_SCORES, QUALITY, VECTORS
 from image_similarity.warehouse.snapshot import Snapshot
 from image_similarity.warehouse.workspace import STATE
 
@@ -221,8 +222,8 @@ def _embed(jobs: list[Job]) -> None:
     reasons = first.arguments.retry_failed
     retry = Retry(EVERY_REASON in reasons, [reason for reason in reasons if reason != EVERY_REASON])
     for embedding, written in zip(embeddings, runner.run(embeddings, retry)):
-        _publish(embedding, written.counts)
-        _summarise(embedding.job, written.counts, written.failures, written.failed_before)
+        _publish(embedding, written)
+        _summarise(embedding.job, written)
 
 
 def _check_distinct(embeddings: list[Embedding]) -> None:
@@ -255,17 +256,37 @@ def folder_for_workers() -> Path:
     return folder
 
 
-def _publish(embedding: Embedding, counts: dict[str, Any]) -> None:
-    job = embedding.job
+def _publish(embedding: Embedding, written: runners.Written) -> None:
+    job, counts = embedding.job, written.counts
     used = prepare.record(job.slot, _declared(job), embedding.prepared)
+    replace = {"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}}
+    is_measured = written.is_measured and _may_publish_quality(job)
+    if is_measured:
+        replace[QUALITY] = {"": job.run_id}
+        used["quality"] = job.settings.quality.model_dump()
+    added = {VECTORS: counts["vectors_added"], CLASS_SCORES: counts.get("classes_added", 0)}
     job.publish(
-        replace={"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}},
-        append={"vectors": {embedding.key: job.run_id}} if counts["vectors_added"] else None,
+        replace=replace,
+        append={table: {embedding.key: job.run_id} for table, rows in added.items() if rows},
         inputs=embedding.inputs,
         counts=counts,
         used={**used, "embeddings": job.settings.embeddings.model_dump()},
     )
     job.forget_state(embedding.state)  # all checkpoints are in the vector store now
+    if is_measured:
+        job.forget_state(runners.MEASUREMENTS)
+
+
+def _may_publish_quality(job: Job) -> bool:
+    """Whether no job with another fingerprint has published ``quality`` since this one began.
+
+    That is no reason to fail. What this run measured stays in its checkpoints.
+    """
+    if job.warehouse.current().runs(QUALITY) == job.base_snapshot.run_ids(QUALITY):
+        return True
+    job.warehouse.remove(QUALITY, job.run_id)
+    note("another job published quality meanwhile: the next embed_images adds what this one has measured")
+    return False
 
 
 def parts(counts: Mapping[str, Any], failed: int, failed_before: int) -> list[str]:
@@ -283,12 +304,36 @@ def parts(counts: Mapping[str, Any], failed: int, failed_before: int) -> list[st
     return [*parts, f"{failed:,} failed"]
 
 
-def _summarise(job: Job, counts: dict[str, Any], failures: Failures, failed_before: int) -> None:
-    totals = parts(counts, failures.total, failed_before)
+def _summarise(job: Job, written: runners.Written) -> None:
+    counts, failures = written.counts, written.failures
+    totals = parts(counts, failures.total, written.failed_before)
     devices_used = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
     details = [f"computed on: {devices_used}"] if devices_used else []
+    details += _about_quality(counts) + _about_classes(counts)
     summary = f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(totals)}"
     job.say(summary, *details, *failures.lines, failures=failures.fields)
+
+
+_AGAIN = "--set embeddings.recheck=always reads them again"
+
+
+def _about_quality(counts: Mapping[str, Any]) -> list[str]:
+    if "measured" not in counts:
+        return []
+    flags = ", ".join(f"{images:,} {name}" for name, images in counts["flags"].items()) or "none flagged"
+    lines = [f"quality: {counts['measured']:,} images measured: {flags}"]
+    if lacking := counts["not_measured"]:
+        lines.append(f"quality: {lacking:,} images were embedded before quality was measured; {_AGAIN}")
+    return lines
+
+
+def _about_classes(counts: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if unclear := counts.get("logits_not_finite"):
+        lines.append(f"classes: of {unclear:,} images the network's logits are not finite: they have no tags")
+    if lacking := counts.get("without_classes", 0) - (unclear or 0):
+        lines.append(f"classes: {lacking:,} images were embedded before classes were kept; {_AGAIN}")
+    return lines
 
 
 # -- fingerprints of vectors -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ of a run.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,11 +17,12 @@ from image_similarity.jobs.job import Failures, Job
 from image_similarity.reporting import note
 from image_similarity.runtime.session import is_local_mode, local_cores, starts_locally
 from image_similarity.settings import PcaSettings, Settings
-from image_similarity.stages.embeddings import checkpoints
+from image_similarity.stages.embeddings import checkpoints, measurements
 from image_similarity.stages.embeddings.outcomes import Counts, Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.storage import uris
 from image_similarity.warehouse import retention
+from image_similarity.warehouse.schemas import CLASS_SCORES, QUALITY
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from image_similarity.stages.embeddings import in_process, stage
 
 PROCESS = "process"
-_KNOWN_OF = ("embeddings", "failures", "vectors")
+_KNOWN_OF = ("embeddings", "failures", "vectors", CLASS_SCORES, QUALITY)
+MEASUREMENTS = f"{retention.CHECKPOINTS}/{measurements.STATE}"
+"""The state slot that holds measurements of pictures, as `state_of` a key holds vectors."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Embedding:
     @property
     def key(self) -> str:
         return self.prepared.spec.key
+
+    @property
+    def keeps_classes(self) -> bool:
+        """Whether classes are kept while images are embedded, since they do not follow from vectors."""
+        return bool(getattr(self.prepared, "keeps_classes", False)) and self.job.settings.tags.enabled
 
     @property
     def state(self) -> str:
@@ -66,6 +74,8 @@ class Written:
     failures: Failures
     failed_before: int
     """Images whose failure stands from an earlier run."""
+    is_measured: bool = False
+    """Whether the run has written ``quality``, of the images of all fingerprints in the pass."""
 
 
 def state_of(key: str) -> str:
@@ -147,6 +157,7 @@ class InProcess:
                 columns=["image_id", "uri", "source_version", "size_bytes"]
             )
             fingerprints = [self._fingerprint(embedding) for embedding in embeddings]
+            quality = self._quality(first) if settings.quality.enabled else None
             outputs = in_process.run(
                 first.session,
                 local_cores(first.session),
@@ -156,10 +167,25 @@ class InProcess:
                 settings.embeddings,
                 settings.http,
                 retry,
+                quality,
             )
         with first.step("write tables"):
             written = list(map(self._write, embeddings, fingerprints, outputs))
+            if quality is not None:
+                rows = in_process.quality_rows(outputs, quality, measurements.limits_in(settings.quality))
+                first.warehouse.write_here(QUALITY, first.run_id, [rows])
+                decoded = len(set().union(*(output.decoded for output in outputs)))
+                written[0] = _measured(written[0], rows, decoded)
         return iter(written)
+
+    def _quality(self, job: Job) -> "in_process.Quality":
+        from image_similarity.stages.embeddings import in_process
+
+        return in_process.Quality(
+            published=job.base_snapshot.table(QUALITY),
+            checkpoints=[file for folder in _measurement_folders(job) for file in _readable(folder)[0]],
+            folder=_own_measurements(job),
+        )
 
     def _fingerprint(self, embedding: Embedding) -> "in_process.Fingerprint":
         from image_similarity.stages.embeddings import in_process
@@ -177,6 +203,8 @@ class InProcess:
             contents=frozenset(published.table("vectors", embedding.key, ["content_sha256"])[0].to_pylist()),
             checkpoints=_whole_checkpoints(embedding),
             folder=embedding.folder,
+            keeps_classes=embedding.keeps_classes,
+            classified=frozenset(published.table(CLASS_SCORES, embedding.key, ["content_sha256"])[0].to_pylist()),
         )
 
     def _write(
@@ -198,7 +226,16 @@ class InProcess:
             added = warehouse.write_here("vectors", job.run_id, in_process.new_vectors(files, fingerprint.contents))
             contents |= in_process.contents_of(files)
         in_process.check(outputs, contents)
-        return Written(_counts(outputs, len(new), added, failures), failures, outputs.failed_before)
+        counts = _counts(outputs, len(new), added, failures)
+        if embedding.keeps_classes:
+            files, kept = [*fingerprint.checkpoints, *ours], fingerprint.classified
+            classified = kept | in_process.classified_in(files)
+            if classified != kept:
+                warehouse.write_here(CLASS_SCORES, job.run_id, in_process.new_class_scores(files, kept))
+            lacking = sum(content not in classified for content in outputs.embeddings["content_sha256"].to_pylist())
+            unclear = len(new - in_process.classified_in(ours))
+            counts |= _class_counts(len(classified - kept), lacking, unclear)
+        return Written(counts, failures, outputs.failed_before)
 
 
 def failures_in(rows: Sequence[dict[str, Any]]) -> Failures:
@@ -227,16 +264,34 @@ class BySpark:
         manifest = first.warehouse.read("manifest", embeddings[0].inputs["manifest"])
         with first.warehouse.scratch(first.run_id) as scratch:
             fingerprints = [self._fingerprint(embedding) for embedding in embeddings]
+            quality = self._quality(first) if settings.quality.enabled else None
             with first.step("sort out what is new"):
                 outputs = stage.run(
-                    first.session, manifest, fingerprints, settings.embeddings, settings.http, retry, scratch
+                    first.session, manifest, fingerprints, settings.embeddings, settings.http, retry, scratch, quality
                 )
             with first.step("write tables"):
                 written = [
                     self._write(embedding, manifest, fingerprint, result)
                     for embedding, fingerprint, result in zip(embeddings, fingerprints, outputs)
                 ]
+                if quality is not None:
+                    images = stage.decoded_images(outputs, quality)
+                    # Again: the tasks have written measurements meanwhile.
+                    rows = stage.quality_rows(images, self._quality(first), measurements.limits_in(settings.quality))
+                    first.warehouse.write(QUALITY, first.run_id, rows)
+                    flags = first.warehouse.read(QUALITY, [first.run_id]).select("flags")
+                    written[0] = _measured(written[0], flags.toArrow(), images.count())
         return iter(written)
+
+    def _quality(self, job: Job) -> "stage.Quality":
+        from image_similarity.stages.embeddings import stage
+
+        runs = job.base_snapshot.run_ids(QUALITY)
+        return stage.Quality(
+            published=job.warehouse.read(QUALITY, runs),
+            checkpoints=_saved(job, MEASUREMENTS, checkpoints.MEASUREMENTS),
+            folder=_own_measurements(job),
+        )
 
     def _fingerprint(self, embedding: Embedding) -> "stage.Fingerprint":
         from image_similarity.runtime.tasks import ship
@@ -253,7 +308,13 @@ class BySpark:
             vectors=job.warehouse.read("vectors", embedding.inputs["vectors"]),
             checkpoints=_checkpoints(job, embedding.key),
             folder=embedding.folder,
+            keeps_classes=embedding.keeps_classes,
+            classified=self._classified(embedding) if embedding.keeps_classes else None,
         )
+
+    def _classified(self, embedding: Embedding) -> "DataFrame":
+        job = embedding.job
+        return job.warehouse.read(CLASS_SCORES, job.base_snapshot.run_ids(CLASS_SCORES, embedding.key))
 
     def _write(
         self, embedding: Embedding, manifest: "DataFrame", fingerprint: "stage.Fingerprint", outputs: "stage.Outputs"
@@ -267,7 +328,8 @@ class BySpark:
         vectors, added = fingerprint.vectors, 0
         # Counted from checkpoints and not from results: a task that was lost with its executor may have written some,
         # and its retry does not embed those contents again.
-        embedded = _checkpoints(job, embedding.key, this_run_only=True).select("content_sha256").distinct().count()
+        ours = _checkpoints(job, embedding.key, this_run_only=True)
+        embedded = ours.select("content_sha256").distinct().count()
         if embedded or any(checkpoints.files(folder)[0] for folder in _folders(embedding)):  # see `InProcess._write`
             new = stage.new_vectors(_checkpoints(job, embedding.key), vectors)
             job.warehouse.write("vectors", run, new)
@@ -275,7 +337,19 @@ class BySpark:
             vectors, added = vectors.unionByName(written), written.count()
         rows = job.warehouse.read("embeddings", [run])
         stage.check(manifest, rows, job.warehouse.read("failures", [run]), vectors)
-        return Written(_counts(outputs, embedded, added, failures), failures, outputs.failed_before)
+        counts = _counts(outputs, embedded, added, failures)
+        if fingerprint.classified is not None:
+            kept = fingerprint.classified
+            new = stage.new_class_scores(_checkpoints(job, embedding.key), kept).cache()
+            classified = new.count()
+            if classified:
+                job.warehouse.write(CLASS_SCORES, run, new)
+                kept = kept.unionByName(job.warehouse.read(CLASS_SCORES, [run]))
+            new.unpersist()
+            lacking = rows.join(kept.select("content_sha256"), "content_sha256", "left_anti").count()
+            clear = ours.where("classes IS NOT NULL").select("content_sha256").distinct().count()
+            counts |= _class_counts(classified, lacking, embedded - clear)
+        return Written(counts, failures, outputs.failed_before)
 
 
 def write_failures(job: Job, rows: "DataFrame", images: int) -> Failures:
@@ -294,12 +368,17 @@ def key_in(embeddings: "DataFrame") -> str | None:
 
 def _checkpoints(job: Job, key: str, this_run_only: bool = False) -> "DataFrame":
     """The checkpoints for ``key`` of this run and of earlier runs that were not published, without damaged files."""
-    runs = [run for run in job.warehouse.states(state_of(key)) if run == job.run_id or not this_run_only]
+    return _saved(job, state_of(key), checkpoints.SCHEMA, this_run_only)
+
+
+def _saved(job: Job, slot: str, schema: pa.Schema, this_run_only: bool = False) -> "DataFrame":
+    """The rows of the checkpoints in the state ``slot``, as `_checkpoints`."""
+    runs = [run for run in job.warehouse.states(slot) if run == job.run_id or not this_run_only]
     readable: list[str] = []
-    for state in (job.warehouse.state_of(state_of(key), run) for run in runs):
+    for state in (job.warehouse.state_of(slot, run) for run in runs):
         whole, damaged = _readable(state.location(checkpoints.FOLDER))
         readable += map(uris.for_spark, whole) if damaged else [state.folder(checkpoints.FOLDER)]
-    return job.warehouse.read_folders(readable, checkpoints.SCHEMA)
+    return job.warehouse.read_folders(readable, schema)
 
 
 # -- both --------------------------------------------------------------------------------------------------------------
@@ -312,8 +391,22 @@ def _whole_checkpoints(embedding: Embedding) -> list[str]:
 
 def _folders(embedding: Embedding) -> list[str]:
     """Where checkpoints of this run and of earlier ones are that were not published."""
-    warehouse, state = embedding.job.warehouse, embedding.state
-    return [warehouse.state_of(state, run).location(checkpoints.FOLDER) for run in warehouse.states(state)]
+    return _folders_in(embedding.job, embedding.state)
+
+
+def _measurement_folders(job: Job) -> list[str]:
+    """As `_folders`, of measurements."""
+    return _folders_in(job, MEASUREMENTS)
+
+
+def _folders_in(job: Job, slot: str) -> list[str]:
+    states = [job.warehouse.state_of(slot, run) for run in job.warehouse.states(slot)]
+    return [state.location(checkpoints.FOLDER) for state in states]
+
+
+def _own_measurements(job: Job) -> str:
+    """Where the tasks of the pass that ``job`` is the first of write measurements."""
+    return job.warehouse.state_of(MEASUREMENTS, job.run_id).location(checkpoints.FOLDER)
 
 
 def _readable(folder: str) -> tuple[list[str], list[str]]:
@@ -336,3 +429,15 @@ def _counts(outputs: Counts, embedded: int, added: int, failures: Failures) -> d
         "vectors_added": added,
         "failures": failures.counts,
     }
+
+
+def _class_counts(added: int, lacking: int, unclear: int) -> dict[str, int]:
+    """For ``runs.counts``. ``lacking``: images; ``unclear``: contents whose logits are not finite."""
+    return {"classes_added": added, "without_classes": lacking, "logits_not_finite": unclear}
+
+
+def _measured(written: Written, rows: pa.Table, decoded: int) -> Written:
+    """``written``, with what is counted of ``rows`` of ``quality``. ``decoded``: images that can be decoded."""
+    flags = measurements.flag_counts(rows["flags"])
+    counts = {"measured": len(rows), "not_measured": decoded - len(rows), "flags": flags}
+    return replace(written, counts={**written.counts, **counts}, is_measured=True)

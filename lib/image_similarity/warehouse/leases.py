@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from image_similarity.errors import WrongInput
 from image_similarity.storage.locks import beating
-from image_similarity.warehouse.schemas import RUNS, VECTORS
+from image_similarity.warehouse.schemas import CLASS_SCORES, RUNS, VECTORS
 from image_similarity.warehouse.snapshot import RUNNING, Pointer
 from image_similarity.warehouse.warehouse import Warehouse
 
@@ -43,7 +43,8 @@ def held(warehouse: Warehouse, run: str, pointer: Pointer, others: Collection[st
     Raises ``WrongInput`` if the warehouse cannot be written at all, and ``OSError`` for transient errors.
     """
     path = f"{warehouse.uri}/{FOLDER}/{run}"
-    current = {run_id for table in pointer.tables if table not in (VECTORS, RUNS) for run_id in pointer.runs(table)}
+    kept = (VECTORS, CLASS_SCORES, RUNS)  # never removed
+    current = {run_id for table in pointer.tables if table not in kept for run_id in pointer.runs(table)}
     records = {f"{RUNS}/{folder}" for folder in pointer.runs(RUNS)}
     content = json.dumps(sorted(current.union(others, records))).encode()
     try:

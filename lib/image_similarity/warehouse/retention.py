@@ -1,10 +1,10 @@
 """Retention: removes runs that newer ones have replaced, and the leftovers of dead runs.
 
 Never removed: current runs, their inputs (``runs.inputs``; not those of searches, which nobody reads again), the vector
-store, and anything that an active run writes or may read (see `image_similarity.warehouse.leases`). The vectors stay
-because a later run, or an earlier one that is restored, may need them. The record of every run stays. A folder of
-records is removed some time after its records have been merged into another (see
-`image_similarity.warehouse.compaction`).
+store with the classes that are kept beside it, and anything that an active run writes or may read (see
+`image_similarity.warehouse.leases`). The vectors stay because a later run, or an earlier one that is restored, may need
+them. The record of every run stays. A folder of records is removed some time after its records have been merged into
+another (see `image_similarity.warehouse.compaction`).
 """
 
 import re
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from image_similarity.errors import WrongInput
 from image_similarity.warehouse import compaction, leases
 from image_similarity.warehouse.records import RUN_ID, Record
-from image_similarity.warehouse.schemas import PROJECTIONS, RUNS, SCHEMAS, VECTORS
+from image_similarity.warehouse.schemas import CLASS_SCORES, PROJECTIONS, QUALITY, RUNS, SCHEMAS, VECTORS
 from image_similarity.warehouse.snapshot import POINTER, Pointer
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import COMPLETE, SCRATCH, STATE
@@ -30,6 +30,9 @@ as checkpoints do.
 
 UNDONE = "undone"
 """A key in the settings of a run that restored others: the newer runs that it replaced."""
+
+_STORES = (VECTORS, CLASS_SCORES)
+"""Tables that runs add to by content."""
 
 FEWEST_KEPT = 2
 """The least number of runs of a slot that can be asked for."""
@@ -114,7 +117,8 @@ def published_slots(record: Record) -> dict[str, dict[str, str]]:
 
 
 def is_current(pointer: Pointer, record: Record) -> bool:
-    slots = [(table, slot) for table, slots in record.replaced.items() for slot in slots]
+    """Whether the run's own slots are its. That of ``quality`` is nobody's own: runs of any fingerprint replace it."""
+    slots = [(table, slot) for table, slots in record.replaced.items() if table != QUALITY for slot in slots]
     return bool(slots) and all(pointer.runs(table, slot) == [record.run_id] for table, slot in slots)
 
 
@@ -154,7 +158,7 @@ def removable(warehouse: Warehouse, keep: int | None, discard_checkpoints: bool 
     owned = active.keys() | snapshot.runs.keys() | set(contents.records).union(*unlisted.values())
     paths = [f"{table}/run_id={run}" for table, run in contents.tables if run not in owned]
     for table, run in contents.tables:
-        if run in old and table != VECTORS and (table, run) not in needed:
+        if run in old and table not in _STORES and (table, run) not in needed:
             paths.append(f"{table}/run_id={run}")
     listed = compaction.runs_by_folder(warehouse, pointer.runs(RUNS), snapshot.runs.keys())
     in_use = active.keys() | {name.removeprefix(f"{RUNS}/") for read in active.values() for name in read}
@@ -283,7 +287,8 @@ class _Contents:
 def _needed(pointer: Pointer, history: Sequence[Record]) -> set[tuple[str, str]]:
     """Table and run of everything published, and of the inputs of current runs other than searches."""
     published = {(table, run) for table in pointer.tables for run in pointer.runs(table)}
-    current = {run for table, run in published if table not in (VECTORS, RUNS)}
+    # What is in ``quality`` was made of pictures and of the rows before, which nobody reads again.
+    current = {run for table, run in published if table not in (*_STORES, QUALITY, RUNS)}
     used = [record.inputs.items() for record in history if record.run_id in current and not is_search(record)]
     components = {(PROJECTIONS, run) for record in history for run in record.inputs.get(PROJECTIONS, [])}
     return published | components | {(table, run) for inputs in used for table, runs in inputs for run in runs}

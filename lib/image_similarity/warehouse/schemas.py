@@ -180,8 +180,11 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 }
 
 
-VECTORS, PROJECTIONS, RUNS = "vectors", "projections", "runs"
+VECTORS, CLASS_SCORES, PROJECTIONS, RUNS = "vectors", "class_scores", "projections", "runs"
 """Tables to which runs are appended. Retention never removes their published runs."""
+
+QUALITY = "quality"
+"""The table of all images that any run of embed_images replaces, whichever fingerprint is its slot."""
 
 SIMILAR, DISSIMILAR = "similar", "dissimilar"
 """The values of ``neighbours.relation``."""

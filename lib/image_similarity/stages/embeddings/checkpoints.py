@@ -1,15 +1,16 @@
-"""Checkpoints: the Parquet files in which tasks save vectors, in a run's folder below ``_state``, while they work.
+"""Checkpoints: the Parquet files in which tasks save vectors and measurements, in folders below ``_state``, at work.
 
 A file appears only when it is complete. Its content stays valid whatever happens to the run: each row is the vector of
-a content. So the next run resumes from the checkpoints of a killed run, and a retried task from those of its first
-attempt.
+a content, or what was measured of it. So the next run resumes from the checkpoints of a killed run, and a retried task
+from those of its first attempt.
 """
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,30 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from image_similarity.errors import JobFailed
-from image_similarity.imaging import thumbprint
+from image_similarity.imaging import quality, thumbprint
 from image_similarity.storage import blobs, uris
-from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
+from image_similarity.warehouse.schemas import CLASS_SCORES, QUALITY, SCHEMAS, VECTORS
 
-SCHEMA = pa.schema([*SCHEMAS[VECTORS], ("image_id", pa.string()), ("source_version", pa.string())])
-"""The columns of a checkpoint file: a vector, and the image that it was computed from."""
+_SCORES = ("classes", "logits", "rest")
+SCHEMA = pa.schema(
+    [
+        *SCHEMAS[VECTORS],
+        ("image_id", pa.string()),
+        ("source_version", pa.string()),
+        *(SCHEMAS[CLASS_SCORES].field(name) for name in _SCORES),
+    ]
+)
+"""The columns of a checkpoint file of vectors: a vector, the image that it was computed from, and the classes that were
+kept with it. Classes are null where none are kept, and missing in files of earlier versions.
+"""
+
+MEASUREMENTS = pa.schema(
+    [
+        SCHEMAS[QUALITY].field(name)
+        for name in ("content_sha256", "width", "height", "size_bytes", "format", *quality.MEASURES)
+    ]
+)
+"""The columns of a checkpoint file of measurements: what is measured of a content while it is decoded."""
 
 FOLDER = "saved"
 """The folder of checkpoint files within a run's state. The name is on disk and stays."""
@@ -40,6 +59,14 @@ _MAGIC = b"PAR1"
 _TYPE = "application/vnd.apache.parquet"
 
 
+class ImageScores(NamedTuple):
+    """The most probable classes of one image, see `image_similarity.tagging.scores.Scores`."""
+
+    classes: NDArray[np.int32]
+    logits: NDArray[np.float32]
+    rest: float
+
+
 @dataclass(frozen=True)
 class VectorSource:
     """Everything known of a vector, except its values."""
@@ -51,44 +78,34 @@ class VectorSource:
     """32 x 32 pixels of grey, row by row, see `thumbprint.of`."""
     image_id: str
     source_version: str | None
+    scores: "ImageScores | None" = None
+    """None where no classes are kept, or logits are not finite."""
 
 
-class CheckpointWriter:
-    """Writes the checkpoints of one task for one fingerprint.
+class CheckpointFiles:
+    """The checkpoint files of one task, in ``folder`` (as programs outside Hadoop name it).
 
-    ``folder``: the folder of the files, as programs outside Hadoop name it. ``key``: the fingerprint key of the
-    vectors. ``partition``, ``attempt``: the task's numbers, for the file names. ``started``: when the job began, in
-    seconds since 1970. ``least_seconds``: the least time between two files.
+    ``partition``, ``attempt``: the task's numbers, for the file names. ``started``: when the job began, in seconds
+    since 1970. ``least_seconds``: the least time between two files.
     """
 
-    def __init__(self, folder: str, key: str, partition: int, attempt: int, started: float, least_seconds: float):
-        self._folder, self._key, self._partition, self._attempt = folder, key, partition, attempt
+    def __init__(self, folder: str, partition: int, attempt: int, started: float, least_seconds: float):
+        self._folder, self._partition, self._attempt = folder, partition, attempt
         self._started, self._least_seconds = started, least_seconds
-        self._sources: list[VectorSource] = []
-        self._vectors: list[NDArray[np.float32]] = []
         self._files = 0
         self._last = time.monotonic()
 
-    def add(self, sources: Sequence[VectorSource], vectors: NDArray[np.float32]) -> None:
-        """Buffers (n, d) vectors of n contents, and writes a checkpoint if one is due."""
-        if not sources:
-            return
-        self._sources += sources
-        self._vectors.append(vectors)
+    def is_due(self, buffered_bytes: int) -> bool:
         seconds_due = max(self._least_seconds, SHARE_AT_RISK * (time.time() - self._started))
-        bytes_each = vectors.shape[1] * vectors.itemsize + thumbprint.SIDE**2
-        is_large = len(self._sources) * bytes_each >= BYTES_PER_FILE
-        if is_large or time.monotonic() - self._last >= seconds_due:
-            self.write()
+        return buffered_bytes >= BYTES_PER_FILE or time.monotonic() - self._last >= seconds_due
 
-    def write(self) -> None:
-        """Writes the buffered vectors to a new file, if there are any."""
-        if self._sources:
+    def write(self, rows: pa.Table | None) -> None:
+        """Writes ``rows`` to a new file, if there are any. The time until the next one begins now."""
+        if rows is not None:
             name = f"part-{self._partition:05d}-{self._attempt}-{self._files:05d}.parquet"
-            content = _parquet(self._key, self._sources, np.concatenate(self._vectors))
-            blobs.write(uris.join(self._folder, name), content, _TYPE)
+            blobs.write(uris.join(self._folder, name), _parquet(rows), _TYPE)
             self._files += 1
-        self._sources, self._vectors, self._last = [], [], time.monotonic()
+        self._last = time.monotonic()
 
     def earlier_contents(self) -> list[str]:
         """The contents in the checkpoints of earlier attempts of the same task."""
@@ -98,6 +115,71 @@ class CheckpointWriter:
         except FileNotFoundError:  # no checkpoint was written yet
             return []
         return [content for file in files for content in _contents(file)]
+
+
+class CheckpointWriter:
+    """Writes the vectors of one task for one fingerprint.
+
+    ``key``: the fingerprint key of the vectors. The other arguments: see `CheckpointFiles`.
+    """
+
+    before_each: Callable[[], None] | None = None
+    """Called before a file is written. What was measured of its images must be on the disk by then: a run that resumes
+    from the file does not read them again."""
+
+    def __init__(self, folder: str, key: str, partition: int, attempt: int, started: float, least_seconds: float):
+        self._files = CheckpointFiles(folder, partition, attempt, started, least_seconds)
+        self._key = key
+        self._sources: list[VectorSource] = []
+        self._vectors: list[NDArray[np.float32]] = []
+
+    def add(self, sources: Sequence[VectorSource], vectors: NDArray[np.float32]) -> None:
+        """Buffers (n, d) vectors of n contents, and writes a checkpoint if one is due."""
+        if not sources:
+            return
+        self._sources += sources
+        self._vectors.append(vectors)
+        bytes_each = vectors.shape[1] * vectors.itemsize + thumbprint.SIDE**2
+        if self._files.is_due(len(self._sources) * bytes_each):
+            self.write()
+
+    def write(self) -> None:
+        """Writes the buffered vectors to a new file, if there are any."""
+        if self._sources:
+            if self.before_each is not None:
+                self.before_each()
+            self._files.write(_rows(self._key, self._sources, np.concatenate(self._vectors)))
+        else:
+            self._files.write(None)
+        self._sources, self._vectors = [], []
+
+    def earlier_contents(self) -> list[str]:
+        """The contents in the checkpoints of earlier attempts of the same task."""
+        return self._files.earlier_contents()
+
+
+class MeasurementWriter:
+    """Writes what one task measures of pictures, by content. The arguments: see `CheckpointFiles`."""
+
+    def __init__(self, folder: str, partition: int, attempt: int, started: float, least_seconds: float):
+        self._files = CheckpointFiles(folder, partition, attempt, started, least_seconds)
+        self._rows: list[tuple[Any, ...]] = []
+
+    def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Buffers rows with the columns of `MEASUREMENTS`, and writes a checkpoint if one is due."""
+        self._rows += rows
+        if self._rows and self._files.is_due(0):
+            self.write()
+
+    def write(self) -> None:
+        """Writes the buffered rows to a new file, if there are any."""
+        columns = [pa.array(values, field.type) for values, field in zip(zip(*self._rows), MEASUREMENTS)]
+        self._files.write(pa.table(columns, schema=MEASUREMENTS) if columns else None)
+        self._rows = []
+
+    def earlier_contents(self) -> list[str]:
+        """The contents in the checkpoints of earlier attempts of the same task."""
+        return self._files.earlier_contents()
 
 
 def least_bytes(kind: str, contents: int, dimensions: int, resumes: bool) -> int:
@@ -179,23 +261,30 @@ class CheckpointCount:
         return sum(self._rows.values())
 
 
-def _parquet(key: str, sources: Sequence[VectorSource], vectors: NDArray[np.float32]) -> bytes:
-    """A file in `SCHEMA`. No value of a vector becomes a Python object."""
+def _rows(key: str, sources: Sequence[VectorSource], vectors: NDArray[np.float32]) -> pa.Table:
+    """Rows in `SCHEMA`. No value of a vector becomes a Python object."""
     columns = {
-        "content_sha256": pa.array([source.content_sha256 for source in sources]),
-        "fingerprint_key": pa.array([key] * len(sources)),
-        "width": pa.array([source.width for source in sources], pa.int32()),
-        "height": pa.array([source.height for source in sources], pa.int32()),
+        "content_sha256": [source.content_sha256 for source in sources],
+        "fingerprint_key": [key] * len(sources),
+        "width": [source.width for source in sources],
+        "height": [source.height for source in sources],
         "embedding": as_lists(vectors),
-        "thumbprint": pa.array([source.thumbprint for source in sources]),
-        "image_id": pa.array([source.image_id for source in sources]),
-        "source_version": pa.array([source.source_version for source in sources], pa.string()),
+        "thumbprint": [source.thumbprint for source in sources],
+        "image_id": [source.image_id for source in sources],
+        "source_version": [source.source_version for source in sources],
+        "classes": [None if source.scores is None else source.scores.classes for source in sources],
+        "logits": [None if source.scores is None else source.scores.logits for source in sources],
+        "rest": [None if source.scores is None else source.scores.rest for source in sources],
     }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    """``rows`` as a Parquet file."""
     out = io.BytesIO()
     # Dense floats: a dictionary makes them larger and slower to read.
-    pq.write_table(
-        pa.table(columns), out, compression="zstd", use_dictionary=["fingerprint_key"], write_statistics=False
-    )
+    dictionaries = [name for name in ("fingerprint_key", "format") if name in rows.column_names]
+    pq.write_table(rows, out, compression="zstd", use_dictionary=dictionaries, write_statistics=False)
     return out.getvalue()
 
 

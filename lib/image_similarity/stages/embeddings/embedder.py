@@ -21,7 +21,8 @@ from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.runtime import devices, watchdog
 from image_similarity.runtime.devices import CPU, Devices
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
-from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, VectorSource
+from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, MeasurementWriter, VectorSource
+from image_similarity.stages.embeddings.classes import image_scores
 from image_similarity.stages.embeddings.known import KnownContents
 from image_similarity.storage import fetch
 from image_similarity.storage.budget import ByteBudget
@@ -54,6 +55,18 @@ class Work:
     """Where its checkpoints are written."""
     known: KnownContents | Shared | None
     """Contents whose vectors exist already."""
+    keeps_classes: bool = False
+    """Whether the most probable classes are kept with each vector."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What tasks measure of each picture that they decode, as it is sent to them."""
+
+    folder: str
+    """Where checkpoints of measurements are written."""
+    known: KnownContents | Shared | None
+    """Contents that are measured already."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ class Attempt:
     """Whether the task was tried before. Its worker may have died of a hostile file."""
 
 
-_fingerprints: dict[tuple[str, str | None, str], Fingerprint] = {}
+_fingerprints: dict[tuple[str, str | None, str, bool], Fingerprint] = {}
 
 
 @dataclass
@@ -82,9 +95,38 @@ class Loaded:
     """Contents whose vectors are not finite, and the detail of the failure."""
     device: str = CPU
     """The device that it computes on, as named by `devices.name_of`."""
+    keeps_classes: bool = False
+
+    def vectors_of(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """(n, crop, crop, 3) uint8 -> (n, d) float32, and logits (n, c) float32 where classes are kept."""
+        if not self.keeps_classes:
+            return self.fingerprint(pictures), None
+        with_logits: Any = self.fingerprint
+        vectors, logits = with_logits.with_logits(pictures)
+        return vectors, logits
 
     def knows(self, content_sha256: str) -> bool:
         return content_sha256 in self.done or (self.known is not None and content_sha256 in self.known)
+
+
+@dataclass
+class Measurer:
+    """In a task: what is measured already, and the checkpoints of what it measures."""
+
+    known: KnownContents | None
+    writer: MeasurementWriter
+    done: set[str] = field(default_factory=set)
+    """Contents that this task has measured, or that an earlier attempt of it has checkpointed."""
+
+    def knows(self, content_sha256: str) -> bool:
+        return content_sha256 in self.done or (self.known is not None and content_sha256 in self.known)
+
+    def add(self, images: "Sequence[_Image]") -> None:
+        """What was measured of ``images``: each content once."""
+        first_of = {str(image.content_sha256): image for image in reversed(images) if image.measured is not None}
+        new = {content: image.measured for content, image in first_of.items() if content not in self.done}
+        self.done.update(new)
+        self.writer.add((content, *measured) for content, measured in new.items() if measured is not None)
 
 
 def load(
@@ -107,12 +149,33 @@ def load(
     ]
 
 
+def measurer_of(
+    measuring: Measuring | None,
+    loaded: Sequence[Loaded],
+    settings: EmbeddingsSettings,
+    started: float,
+    attempt: Attempt,
+) -> Measurer | None:
+    """What measures the pictures of a task, if anything does. It writes checkpoints before those of ``loaded``."""
+    if measuring is None:
+        return None
+    writer = MeasurementWriter(measuring.folder, attempt.partition, attempt.number, started, settings.save_seconds)
+    for item in loaded:
+        item.writer.before_each = writer.write
+    done = set(writer.earlier_contents()) if attempt.is_retry else set()
+    return Measurer(_value_of(measuring.known), writer, done)
+
+
+def _value_of(known: KnownContents | Shared | None) -> KnownContents | None:
+    return known if known is None or isinstance(known, KnownContents) else known.value
+
+
 def _fingerprints_for(pairs: Sequence[tuple[Work, str]], opened: Callable[[str], str] = str) -> list[Fingerprint]:
     """The loaded fingerprints of ``pairs`` of work and device, in that order.
 
     Workers are reused, and so are their loaded fingerprints. Those of another job or device are released first.
     """
-    names = [(item.spec.key, item.file, device) for item, device in pairs]
+    names = [(item.spec.key, item.file, device, item.keeps_classes) for item, device in pairs]
     unused = _fingerprints.keys() - names
     for name in unused:
         del _fingerprints[name]
@@ -121,7 +184,7 @@ def _fingerprints_for(pairs: Sequence[tuple[Work, str]], opened: Callable[[str],
     for name, (item, device) in zip(names, pairs):
         if name not in _fingerprints:
             file = opened(item.file) if item.file is not None else None
-            _fingerprints[name] = item.spec.load(file, device)
+            _fingerprints[name] = _load(item, file, device)
     return [_fingerprints[name] for name in names]
 
 
@@ -132,8 +195,13 @@ def _loaded(
         work.folder, work.spec.key, attempt.partition, attempt.number, started, settings.save_seconds
     )
     done = set(writer.earlier_contents()) if attempt.is_retry else set()
-    known = work.known if work.known is None or isinstance(work.known, KnownContents) else work.known.value
-    return Loaded(fingerprint, known, writer, done, device=devices.name_of(device))
+    name = devices.name_of(device)
+    return Loaded(fingerprint, _value_of(work.known), writer, done, device=name, keeps_classes=work.keeps_classes)
+
+
+def _load(work: Work, file: str | None, device: str) -> Fingerprint:
+    options: dict[str, Any] = {"logits": True} if work.keeps_classes else {}
+    return work.spec.load(file, device, **options)
 
 
 @contextmanager
@@ -185,6 +253,8 @@ class _Image:
     """By the number of the fingerprint: the thumbprint, for the same."""
     embedded_on: dict[int, str] = field(default_factory=dict)
     """By the number of the fingerprint: the device that embedded the image."""
+    measured: tuple[Any, ...] | None = None
+    """Width, height, size_bytes, format and `quality.MEASURES`, for pictures that were measured."""
     reason: str | None = None
     detail: str | None = None
 
@@ -198,7 +268,9 @@ class Embedder:
         settings: EmbeddingsSettings,
         http: HttpSettings = HttpSettings(),
         isolated: IsolatedDecoders | None = None,
+        measurer: Measurer | None = None,
     ):
+        self._measurer = measurer
         self._loaded, self._settings, self._http, self._isolated = list(loaded), settings, http, isolated
         self._batch_size = max(item.fingerprint.batch for item in loaded)
         self._decode_threads = settings.decode_threads_on_cpu if isolated is None else isolated.processes
@@ -220,6 +292,8 @@ class Embedder:
                 batch, to_embed, full = [], 0, min(2 * full, self._batch_size)
         if batch:
             yield self._finished(batch)
+        if self._measurer is not None:
+            self._measurer.writer.write()
         for loaded in self._loaded:
             loaded.writer.write()
 
@@ -261,27 +335,40 @@ class Embedder:
             self._decode(image, content)
 
     def _decode(self, image: _Image, content: bytes) -> None:
-        """Decodes ``content`` for the fingerprints that need it, and frames it for each."""
+        """Decodes ``content`` for the fingerprints that need it, frames it for each, and measures it if nobody has."""
+        digest = str(image.content_sha256)
         wanted = [number for number in range(len(self._loaded)) if image.row.needed_by >> number & 1]
-        needed = [number for number in wanted if not self._loaded[number].knows(str(image.content_sha256))]
-        if not needed:
+        needed = [number for number in wanted if not self._loaded[number].knows(digest)]
+        measured = self._measurer is not None and not self._measurer.knows(digest)
+        if not needed and not measured:
             return
-        with self._decoding:
-            framed = self._framed(content, [self._loaded[number].fingerprint.framing for number in needed])
+        try:
+            with self._decoding:
+                framed = self._framed(
+                    content, [self._loaded[number].fingerprint.framing for number in needed], measured
+                )
+        except Unreadable:
+            if needed:
+                raise
+            return  # its vectors are there, which an earlier version made: that it cannot be measured is no failure
         image.width, image.height = framed.width, framed.height
         image.pixels = dict(zip(needed, framed.squares))
         image.thumbprints = {number: made.tobytes() for number, made in zip(needed, framed.thumbprints)}
+        if framed.measures is not None:
+            image.measured = (framed.width, framed.height, len(content), framed.format, *framed.measures)
 
-    def _framed(self, content: bytes, framings: Sequence[Framing]) -> Framed:
+    def _framed(self, content: bytes, framings: Sequence[Framing], measured: bool) -> Framed:
         if self._isolated is not None:
-            return self._isolated.framed(content, framings)
+            return self._isolated.framed(content, framings, measured)
         bounded = watchdog.watched(self._settings.decode_seconds, framing.framed)
-        return bounded(content, framings, self._settings.max_pixels)
+        return bounded(content, framings, self._settings.max_pixels, measured=measured)
 
     # -- embedding -----------------------------------------------------------------------------------------------------
 
     def _finished(self, batch: list[_Image]) -> Results:
         """Embeds the images of ``batch`` by each fingerprint. One result for every image."""
+        if self._measurer is not None:
+            self._measurer.add(batch)  # first, see `CheckpointWriter`
         for number, loaded in enumerate(self._loaded):
             self._embed(number, loaded, [image for image in batch if number in image.pixels])
         for image in batch:
@@ -293,7 +380,8 @@ class Embedder:
         waiting = [image for image in batch if first_of.get(image.content_sha256) is image]  # each content once
         if not waiting:
             return
-        vectors = loaded.fingerprint(np.stack([image.pixels[number] for image in waiting]))
+        vectors, logits = loaded.vectors_of(np.stack([image.pixels[number] for image in waiting]))
+        kept = [None] * len(waiting) if logits is None else image_scores(logits)
         finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
         for image, vector, is_finite in zip(waiting, vectors, finite):
             content = str(image.content_sha256)
@@ -310,8 +398,9 @@ class Embedder:
                 image.thumbprints[number],
                 image.row.image_id,
                 image.row.source_version,
+                scores,
             )
-            for image, is_finite in zip(waiting, finite)
+            for image, scores, is_finite in zip(waiting, kept, finite)
             if is_finite
         ]
         loaded.writer.add(sources, vectors[finite])

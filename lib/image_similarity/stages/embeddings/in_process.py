@@ -6,7 +6,7 @@ The outcomes, vectors and checkpoints are those of `stage`.
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,16 +18,19 @@ import pyarrow.parquet as pq
 from image_similarity.errors import JobFailed
 from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.imaging import decoding
+from image_similarity.imaging.quality import Limits
 from image_similarity.runtime import processes
 from image_similarity.runtime.devices import CPU, Devices
 from image_similarity.runtime.processes import Task
 from image_similarity.runtime.progress import progress
 from image_similarity.settings import EmbeddingsSettings, FingerprintSettings, HttpSettings
-from image_similarity.stages.embeddings import embedder
-from image_similarity.stages.embeddings.embedder import NON_FINITE, Attempt, Embedder, Results, Row, Work
+from image_similarity.stages.embeddings import checkpoints, embedder, measurements
+from image_similarity.stages.embeddings.checkpoints import MEASUREMENTS
+from image_similarity.stages.embeddings.embedder import NON_FINITE, Attempt, Embedder, Measuring, Results, Row, Work
 from image_similarity.stages.embeddings.known import KnownContents, number_of
 from image_similarity.stages.embeddings.outcomes import (
     CHECKPOINT,
+    DECODABLE,
     FAILED,
     LEAST_IMAGES_PER_TASK,
     PERMANENT_REASONS,
@@ -36,7 +39,7 @@ from image_similarity.stages.embeddings.outcomes import (
     Retry,
 )
 from image_similarity.warehouse.parquet import in_schema
-from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
+from image_similarity.warehouse.schemas import CLASS_SCORES, SCHEMAS, VECTORS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -78,10 +81,25 @@ class Fingerprint:
     checkpoints: Sequence[str]
     """Whole files of unpublished checkpoints of earlier runs."""
     folder: str
+    keeps_classes: bool = False
+    """Whether the most probable classes are kept with each vector."""
+    classified: frozenset[str] = frozenset()
+    """The contents in ``class_scores`` of this key as published."""
 
     @property
     def key(self) -> str:
         return self.spec.key
+
+
+@dataclass(frozen=True)
+class Quality:
+    """As `stage.Quality`, with what is stored in the memory of this process."""
+
+    published: pa.Table
+    """``quality`` as published."""
+    checkpoints: Sequence[str]
+    """Whole files of unpublished measurements of earlier runs."""
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,8 @@ class Outputs(Counts):
 
     embeddings: pa.Table
     failures: pa.Table
+    decoded: Mapping[str, str | None]
+    """image_id -> content_sha256 of the images that can be decoded. None of one that was refused in an earlier run."""
 
 
 class _Outcome(NamedTuple):
@@ -119,6 +139,7 @@ def run(
     settings: EmbeddingsSettings,
     http: HttpSettings,
     retry: Retry,
+    quality: Quality | None = None,
 ) -> list[Outputs]:
     """As `stage.run`. ``session`` only names the work. ``workers`` is called if there are images to read."""
     columns = [manifest[name].to_pylist() for name in ("image_id", "uri", "source_version", "size_bytes")]
@@ -130,8 +151,10 @@ def run(
     ]
     results: dict[str, dict[str, Any]] = {}
     if unread:
-        work = [_work(fingerprint) for fingerprint in fingerprints]
-        results = _results(session, cores, workers(), unread, work, settings, http, [f.name for f in fingerprints])
+        work = [_work(fingerprint, settings) for fingerprint in fingerprints]
+        measuring = None if quality is None else _measuring(quality)
+        names = [fingerprint.name for fingerprint in fingerprints]
+        results = _results(session, cores, workers(), unread, work, settings, http, names, measuring)
     return [
         _split(number, fingerprint, rows, known[number], results) for number, fingerprint in enumerate(fingerprints)
     ]
@@ -178,10 +201,22 @@ def _contents_of(files: Sequence[str]) -> Iterator[str]:
         yield from pq.read_table(file, columns=["content_sha256"])["content_sha256"].to_pylist()
 
 
-def _work(fingerprint: Fingerprint) -> Work:
-    contents, key = fingerprint.contents.union(_contents_of(fingerprint.checkpoints)), secrets.token_hex(16)
-    numbers = np.unique(np.array([number_of(key, content) for content in contents], np.int64))
-    return Work(fingerprint.spec, fingerprint.file, fingerprint.folder, KnownContents(key, numbers))
+def _work(fingerprint: Fingerprint, settings: EmbeddingsSettings) -> Work:
+    contents = fingerprint.contents.union(_contents_of(fingerprint.checkpoints))
+    if fingerprint.keeps_classes and settings.recheck == "always":
+        contents &= fingerprint.classified.union(classified_in(fingerprint.checkpoints))
+    known = _known_contents(contents)
+    return Work(fingerprint.spec, fingerprint.file, fingerprint.folder, known, fingerprint.keeps_classes)
+
+
+def _measuring(quality: Quality) -> Measuring:
+    contents = quality.published["content_sha256"].to_pylist()
+    return Measuring(quality.folder, _known_contents({*contents, *_contents_of(quality.checkpoints)}))
+
+
+def _known_contents(contents: Collection[str]) -> KnownContents:
+    key = secrets.token_hex(16)
+    return KnownContents(key, np.unique(np.array([number_of(key, content) for content in contents], np.int64)))
 
 
 # -- the pass over the images ------------------------------------------------------------------------------------------
@@ -197,6 +232,7 @@ class _Share:
     settings: EmbeddingsSettings
     http: HttpSettings
     started: float
+    measuring: Measuring | None
 
 
 def _results(
@@ -208,6 +244,7 @@ def _results(
     settings: EmbeddingsSettings,
     http: HttpSettings,
     names: Sequence[str],
+    measuring: Measuring | None,
 ) -> dict[str, dict[str, Any]]:
     """The results of the ``unread`` images by image_id, with the columns of `embedder.Results`."""
     available = Devices(settings.device, settings.device_fallback, settings.tasks_per_gpu, in_local_mode=True)
@@ -216,7 +253,7 @@ def _results(
     ordered = sorted(unread, key=lambda row: (-row.size_bytes, row.image_id))
     tasks = processes.task_count(cores, len(ordered), LEAST_IMAGES_PER_TASK, settings.images_per_task)
     parts = _parts(ordered, min(tasks, most or tasks), settings.images_per_task)
-    shares = [_Share(part, work, available, settings, http, time.time()) for part in parts]
+    shares = [_Share(part, work, available, settings, http, time.time(), measuring) for part in parts]
     answers: list[list[Results]] = [[] for _ in parts]
     results: dict[str, dict[str, Any]] = {}
     answered = Counter[int]()
@@ -274,8 +311,9 @@ def embed(task: Task) -> Iterator[Results]:
     attempt = Attempt(task.number, task.attempt, is_retry=task.attempt > 0)
     with decoding.quiet_decoders():
         loaded = embedder.load(share.work, device, share.settings, share.started, attempt)
+        measurer = embedder.measurer_of(share.measuring, loaded, share.settings, share.started, attempt)
         with embedder.isolated(loaded, share.available, share.settings, attempt.is_retry) as decoders:
-            yield from Embedder(loaded, share.settings, share.http, decoders).results(iter(share.rows))
+            yield from Embedder(loaded, share.settings, share.http, decoders, measurer).results(iter(share.rows))
 
 
 # -- the tables --------------------------------------------------------------------------------------------------------
@@ -293,6 +331,7 @@ def _split(
     return Outputs(
         embeddings=_table("embeddings", fingerprint, rows, [o if o.reason is None else None for o in outcomes]),
         failures=_table("failures", fingerprint, rows, [o if o.reason is not None else None for o in outcomes]),
+        decoded={row.image_id: o.content_sha256 for row, o in zip(rows, outcomes) if o.reason in DECODABLE},
         images=len(rows),
         reused=len(rows) - kinds[None],
         resumed=kinds[CHECKPOINT],
@@ -329,20 +368,64 @@ def new_vectors(files: Sequence[str], published: frozenset[str]) -> Iterator[pa.
 
     Columns that an earlier version did not write are null.
     """
-    seen = set(published)
+    yield from _each_content_once(VECTORS, files, published)
+
+
+def new_class_scores(files: Sequence[str], published: frozenset[str]) -> Iterator[pa.Table]:
+    """Rows for ``class_scores``: each content in the checkpoint ``files`` whose classes were kept, once, without those
+    that are ``published``.
+    """
+    yield from _each_content_once(CLASS_SCORES, _with_classes(files), published)
+
+
+def _with_classes(files: Sequence[str]) -> list[str]:
+    """Checkpoints of earlier versions have none."""
+    return [file for file in files if "classes" in pq.read_schema(file).names]
+
+
+def _each_content_once(table: str, files: Sequence[str], published: frozenset[str]) -> Iterator[pa.Table]:
+    schema, seen = SCHEMAS[table], set(published)
     for file in files:
         with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(_ROWS, columns=SCHEMAS[VECTORS].names):
+            for batch in opened.iter_batches(_ROWS, columns=schema.names):
+                if table == CLASS_SCORES:
+                    batch = batch.filter(batch["classes"].is_valid())
                 first = dict(zip(reversed(contents := batch["content_sha256"].to_pylist()), range(len(batch))[::-1]))
                 new = sorted(place for content, place in first.items() if content not in seen)
                 seen.update(contents)
                 if new:
-                    yield in_schema(pa.Table.from_batches([batch.take(pa.array(new))]), SCHEMAS[VECTORS])
+                    yield in_schema(pa.Table.from_batches([batch.take(pa.array(new))]), schema)
 
 
 def contents_of(files: Sequence[str]) -> set[str]:
     """The contents in checkpoint ``files``."""
     return set(_contents_of(files))
+
+
+def classified_in(files: Sequence[str]) -> set[str]:
+    """The contents in checkpoint ``files`` whose classes were kept."""
+    tables = (pq.read_table(file, columns=["content_sha256", "rest"]) for file in _with_classes(files))
+    return {content for table in tables for content in table.filter(table["rest"].is_valid())[0].to_pylist()}
+
+
+def quality_rows(outputs: Sequence[Outputs], quality: Quality, limits: Limits) -> pa.Table:
+    """The rows of ``quality``: the images that any fingerprint could decode, if they were measured, by this run or an
+    earlier one.
+    """
+    earlier = dict(zip(*(quality.published[name].to_pylist() for name in ("image_id", "content_sha256"))))
+    content_by_image: dict[str, str | None] = {}
+    for output in outputs:
+        for image, content in output.decoded.items():
+            content_by_image[image] = content_by_image.get(image) or content
+    files = [*quality.checkpoints, *checkpoints.files(quality.folder)[0]]
+    measured = [pq.read_table(file, schema=MEASUREMENTS) for file in files]
+    known = pa.concat_tables([quality.published.select(MEASUREMENTS.names), *measured])
+    row_by_content = {content: row for row, content in enumerate(known["content_sha256"].to_pylist())}
+    images = {image: row_by_content.get(content or earlier.get(image)) for image, content in content_by_image.items()}
+    rows = {image: row for image, row in images.items() if row is not None}
+    table = known.take(pa.array(list(rows.values()), pa.int64()))
+    table = table.append_column("image_id", pa.array(list(rows), pa.string()))
+    return measurements.with_flags(table, limits)
 
 
 def check(outputs: Outputs, contents: frozenset[str] | set[str]) -> None:

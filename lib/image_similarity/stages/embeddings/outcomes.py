@@ -24,6 +24,10 @@ PUBLISHED, CHECKPOINT, FAILED = 0, 1, 2
 """Why an image is known. The lowest value wins."""
 
 
+DECODABLE = (None, NON_FINITE)
+"""The ``reason`` of images that were decoded: embedded, or refused because of what the network answers."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """What became of the images, for one fingerprint."""

@@ -8,23 +8,25 @@ fingerprint that lacks their vector.
 import functools
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from image_similarity.errors import JobFailed
 from image_similarity.fingerprints.spec import FingerprintSpec
+from image_similarity.imaging.quality import Limits
 from image_similarity.runtime import devices
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import task_count
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
-from image_similarity.stages.embeddings import workers
-from image_similarity.stages.embeddings.checkpoints import CheckpointCount
-from image_similarity.stages.embeddings.embedder import NON_FINITE, Work
+from image_similarity.stages.embeddings import measurements, workers
+from image_similarity.stages.embeddings.checkpoints import MEASUREMENTS, CheckpointCount
+from image_similarity.stages.embeddings.embedder import NON_FINITE, Measuring, Work
 from image_similarity.stages.embeddings.known import KnownContents, number_column
 from image_similarity.stages.embeddings.outcomes import (
     CHECKPOINT,
@@ -35,7 +37,8 @@ from image_similarity.stages.embeddings.outcomes import (
     Counts,
     Retry,
 )
-from image_similarity.warehouse.schemas import SCHEMAS
+from image_similarity.warehouse.parquet import spark_schema
+from image_similarity.warehouse.schemas import CLASS_SCORES, QUALITY, SCHEMAS, VECTORS
 from image_similarity.warehouse.workspace import Workspace
 
 
@@ -59,10 +62,26 @@ class Fingerprint:
     """Unpublished checkpoints of this run and earlier ones, with the columns of `checkpoints.SCHEMA`."""
     folder: str
     """Where this run's tasks write checkpoints, as programs outside Hadoop name it."""
+    keeps_classes: bool = False
+    """Whether the most probable classes are kept with each vector."""
+    classified: DataFrame | None = None
+    """Rows of ``class_scores`` of this key as published, if classes are kept."""
 
     @property
     def key(self) -> str:
         return self.spec.key
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is known of pictures by their contents, before they are measured."""
+
+    published: DataFrame
+    """``quality`` as published."""
+    checkpoints: DataFrame
+    """Unpublished measurements of this run and earlier ones, with the columns of `checkpoints.MEASUREMENTS`."""
+    folder: str
+    """Where this run's tasks write measurements, as programs outside Hadoop name it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,8 @@ class Outputs(Counts):
 
     embeddings: DataFrame
     failures: DataFrame
+    decoded: DataFrame
+    """image_id and content_sha256 of the images that can be decoded. Null of one that was refused in an earlier run."""
 
 
 def run(
@@ -81,10 +102,12 @@ def run(
     http: HttpSettings,
     retry: Retry,
     scratch: Workspace,
+    quality: Quality | None = None,
 ) -> list[Outputs]:
-    """Reads the images that are not known yet, once each, and embeds them.
+    """Reads the images that are not known yet, once each, and embeds them. With ``quality`` it measures them, too.
 
-    The new vectors are in the fingerprints' checkpoint folders, see `new_vectors`.
+    The new vectors are in the fingerprints' checkpoint folders, see `new_vectors`; so are the classes and measurements,
+    see `new_class_scores` and `quality_rows`.
     """
     matched = scratch.write(
         "matched", _matched(manifest, [_known(fingerprint, settings, retry) for fingerprint in fingerprints])
@@ -92,7 +115,8 @@ def run(
     tally = _tally(matched, len(fingerprints))
     results = spark.createDataFrame([], _RESULTS)
     if tally.unread:
-        results = _results(spark, matched.where("needed_by > 0"), tally.unread, fingerprints, settings, http, scratch)
+        unread = matched.where("needed_by > 0")
+        results = _results(spark, unread, tally.unread, fingerprints, settings, http, scratch, quality)
     return [_split(number, fingerprint, matched, results, tally) for number, fingerprint in enumerate(fingerprints)]
 
 
@@ -166,9 +190,16 @@ def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
     return _Tally(images, unread, tuple(each[::3]), tuple(each[1::3]), tuple(each[2::3]))
 
 
-def _known_contents(spark: SparkSession, fingerprint: Fingerprint) -> "Broadcast[KnownContents] | None":
-    """The contents whose vectors exist, for all workers; None if there are none."""
-    contents = fingerprint.vectors.select("content_sha256").unionAll(fingerprint.checkpoints.select("content_sha256"))
+def _embedded_contents(fingerprint: Fingerprint, settings: EmbeddingsSettings) -> DataFrame:
+    """The contents that are not embedded again."""
+    vectors, saved = fingerprint.vectors, fingerprint.checkpoints
+    if fingerprint.classified is not None and settings.recheck == "always":
+        vectors, saved = fingerprint.classified, saved.where("classes IS NOT NULL")
+    return vectors.select("content_sha256").unionAll(saved.select("content_sha256"))
+
+
+def _known_contents(spark: SparkSession, contents: DataFrame) -> "Broadcast[KnownContents] | None":
+    """``contents``, for all workers; None if there are none."""
     key = secrets.token_hex(16)
     numbers = contents.select(number_column(key, "content_sha256").alias("number")).toArrow()["number"]
     known = KnownContents(key, np.unique(numbers.to_numpy()))
@@ -177,6 +208,7 @@ def _known_contents(spark: SparkSession, fingerprint: Fingerprint) -> "Broadcast
 
 # -- the pass over the images ------------------------------------------------------------------------------------------
 
+_DECODED = ("image_id", "content_sha256")
 _RESULTS = f"image_id string, uri string, source_version string, needed_by long, {workers.RESULT}"
 
 
@@ -188,6 +220,7 @@ def _results(
     settings: EmbeddingsSettings,
     http: HttpSettings,
     scratch: Workspace,
+    quality: Quality | None,
 ) -> DataFrame:
     """The outcome of each unread image, with the columns of `_RESULTS`; computed once."""
     available = devices.for_tasks(spark, settings)
@@ -199,11 +232,15 @@ def _results(
     # between two copies). The largest files come first, so that none of them finishes late.
     ordered = unread.repartitionByRange(tasks, F.desc("size_bytes"), "image_id")
     ordered = ordered.select("image_id", "uri", "source_version", "size_bytes", "needed_by")
-    work = [
-        Work(fingerprint.spec, fingerprint.file, fingerprint.folder, _known_contents(spark, fingerprint))
-        for fingerprint in fingerprints
-    ]
-    results = ordered.withColumn("result", workers.embed(work, available, settings, http, time.time()))
+    work = []
+    for fingerprint in fingerprints:
+        known = _known_contents(spark, _embedded_contents(fingerprint, settings))
+        work.append(Work(fingerprint.spec, fingerprint.file, fingerprint.folder, known, fingerprint.keeps_classes))
+    measuring = None
+    if quality is not None:
+        measured = quality.published.select("content_sha256").unionAll(quality.checkpoints.select("content_sha256"))
+        measuring = Measuring(quality.folder, _known_contents(spark, measured))
+    results = ordered.withColumn("result", workers.embed(work, available, settings, http, time.time(), measuring))
     # With so few tasks, finished tasks are no measure of progress: the checkpoints are.
     share = _checkpointed_share(fingerprints, count) if most is not None else None
     with progress(
@@ -243,6 +280,7 @@ def _split(number: int, fingerprint: Fingerprint, matched: DataFrame, results: D
     return Outputs(
         embeddings=rows.where("reason IS NULL").select(*SCHEMAS["embeddings"].names),
         failures=rows.where("reason IS NOT NULL").select(*SCHEMAS["failures"].names),
+        decoded=rows.where(F.col("reason").isNull() | (F.col("reason") == NON_FINITE)).select(*_DECODED),
         images=tally.images,
         reused=tally.images - tally.read[number],
         resumed=tally.resumed[number],
@@ -260,14 +298,48 @@ def _by_device(number: int, results: DataFrame) -> dict[str, int]:
 
 def new_vectors(checkpoints: DataFrame, published: DataFrame) -> DataFrame:
     """Rows for ``vectors``: each content in the checkpoints once, without those that are ``published``."""
+    return _each_content_once(checkpoints.select(*SCHEMAS[VECTORS].names), published)
+
+
+def new_class_scores(checkpoints: DataFrame, published: DataFrame) -> DataFrame:
+    """Rows for ``class_scores``: each content in the checkpoints whose classes were kept, once, without those that are
+    ``published``.
+    """
+    kept = checkpoints.where("classes IS NOT NULL").select(*SCHEMAS[CLASS_SCORES].names)
+    return _each_content_once(kept, published)
+
+
+def _each_content_once(new: DataFrame, published: DataFrame) -> DataFrame:
     contents = published.select("content_sha256")
-    new = checkpoints.select(*SCHEMAS["vectors"].names)
     if contents.take(1):
         # An anti join by content would make Spark sort the vectors. Few rows, if any, have to be left out.
         stored = new.select("content_sha256").join(contents, "content_sha256", "left_semi")
         new = new.join(F.broadcast(stored), "content_sha256", "left_anti") if stored.take(1) else new
     counted = new.agg(F.count("*").alias("all"), F.count_distinct("content_sha256").alias("contents")).collect()[0]
     return new if counted["all"] == counted["contents"] else new.dropDuplicates(["content_sha256"])
+
+
+def decoded_images(outputs: Sequence[Outputs], quality: Quality) -> DataFrame:
+    """The images that any fingerprint could decode: image_id and content_sha256, which is null if it is not known."""
+    frames = [output.decoded for output in outputs]
+    images = functools.reduce(DataFrame.unionAll, frames).groupBy("image_id").agg(F.max("content_sha256").alias("now"))
+    earlier = quality.published.select("image_id", F.col("content_sha256").alias("earlier"))
+    content = F.coalesce("now", "earlier").alias("content_sha256")
+    return images.join(earlier, "image_id", "left").select("image_id", content)
+
+
+def quality_rows(images: DataFrame, quality: Quality, limits: Limits) -> DataFrame:
+    """The rows of ``quality``: of `decoded_images` those that were measured, by this run or an earlier one."""
+    _, *columns = MEASUREMENTS.names
+    known = quality.published.select(*MEASUREMENTS.names).unionAll(quality.checkpoints)
+    measured = known.groupBy("content_sha256").agg(F.min(F.struct(*columns)).alias("measured"))
+    rows = images.join(measured, "content_sha256").select("image_id", "content_sha256", "measured.*")
+
+    def flagged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield from measurements.with_flags(pa.Table.from_batches([batch]), limits).to_batches()
+
+    return rows.mapInArrow(flagged, spark_schema(QUALITY))
 
 
 def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vectors: DataFrame) -> None:

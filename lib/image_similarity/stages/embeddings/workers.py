@@ -17,10 +17,12 @@ from image_similarity.stages.embeddings.embedder import (
     Attempt,
     Embedder,
     Loaded,
+    Measuring,
     Row,
     Work,
     isolated,
     load,
+    measurer_of,
 )
 
 RESULT = "content_sha256 string, reason string, detail string, embedded_on array<string>, refused array<string>"
@@ -29,7 +31,12 @@ vector was refused."""
 
 
 def embed(
-    work: Sequence[Work], available: Devices, settings: EmbeddingsSettings, http: HttpSettings, started: float
+    work: Sequence[Work],
+    available: Devices,
+    settings: EmbeddingsSettings,
+    http: HttpSettings,
+    started: float,
+    measuring: Measuring | None = None,
 ) -> Column:
     """A column of `RESULT` from image_id, uri, source_version, size_bytes and needed_by (bit i: fingerprint i needs the
     image).
@@ -45,7 +52,7 @@ def embed(
 
     @pandas_udf(RESULT)  # type: ignore[call-overload]
     def results(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
-        yield from _results(batches, work, available, settings, http, started)
+        yield from _results(batches, work, available, settings, http, started, measuring)
 
     # Without this the optimiser may run the network again for every table that is computed from its results.
     size = F.coalesce("size_bytes", F.lit(UNKNOWN_SIZE))  # pandas makes floats of integers with nulls
@@ -60,18 +67,26 @@ def _results(
     settings: EmbeddingsSettings,
     http: HttpSettings,
     started: float,
+    measuring: Measuring | None = None,
 ) -> Iterator[pd.DataFrame]:
     rows = (Row(*row) for batch in batches for row in zip(*batch))
     with decoding.quiet_decoders():
-        loaded = _load(work, available, settings, started)
+        attempt = _attempt()
+        loaded = _load(work, available, settings, started, attempt)
+        measurer = measurer_of(measuring, loaded, settings, started, attempt)
         with isolated(loaded, available, settings, is_retry()) as decoders:
-            yield from map(pd.DataFrame, Embedder(loaded, settings, http, decoders).results(rows))
+            yield from map(pd.DataFrame, Embedder(loaded, settings, http, decoders, measurer).results(rows))
 
 
-def _load(work: Sequence[Work], available: Devices, settings: EmbeddingsSettings, started: float) -> list[Loaded]:
+def _attempt() -> Attempt:
     context = TaskContext.get()
-    attempt = Attempt(0, 0, is_retry=False)
-    if context is not None:
-        attempt = Attempt(context.partitionId(), context.taskAttemptId(), context.attemptNumber() > 0)
+    if context is None:
+        return Attempt(0, 0, is_retry=False)
+    return Attempt(context.partitionId(), context.taskAttemptId(), context.attemptNumber() > 0)
+
+
+def _load(
+    work: Sequence[Work], available: Devices, settings: EmbeddingsSettings, started: float, attempt: Attempt
+) -> list[Loaded]:
     device = available.of_task() if any(item.spec.uses_torch for item in work) else CPU
     return load(work, device, settings, started, attempt, shipped)

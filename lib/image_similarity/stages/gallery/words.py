@@ -138,6 +138,12 @@ FACTS = {
     "embedded": "turned into vectors in this run; copies of one file count once",
     "devices": "what computed the vectors: processor or GPU",
     "vectors added": "new vectors in the store",
+    "measured": "images whose brightness, sharpness and so on are in the table of quality",
+    "not measured": "images that were embedded before quality was measured",
+    "flags": "images whose quality passes a limit of the settings, by flag",
+    "classes added": "new pictures whose most probable classes were kept for tags",
+    "without classes": "images that have no classes to make tags of",
+    "logits not finite": "of these, pictures whose classes the network could not compute",
     "failures": "what could not be used, by reason",
     "explained variance": "the share of the differences between vectors that is left after shortening them",
     # of find_neighbours
