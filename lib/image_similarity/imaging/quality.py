@@ -4,6 +4,7 @@ The numbers are measured on the whole picture, shrunk to one size: so they compa
 say nothing of what a picture shows, and a flag is no verdict: a night sky is dark on purpose.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,25 +41,28 @@ def measure(image: Image.Image) -> tuple[float, ...]:
     A JPEG that was decoded at a part of its size, with `DECODE_SIDE` pixels or more, has nearly the same numbers.
     A picture of one pixel, or of one colour, has contrast, sharpness and entropy 0.
     """
-    image = _as_if_decoded_small(image)
+    image = _reduced(image)
     grey = _shrunk(image.convert("L"), _PIXELS, Image.Resampling.BILINEAR)
     histogram = np.array(grey.histogram())
     return (*_brightness(histogram), _laplacian_variance(grey), _entropy(histogram), _one_colour_share(image))
 
 
-def _as_if_decoded_small(image: Image.Image) -> Image.Image:
-    """``image`` reduced as a JPEG's decoder would reduce it for `DECODE_SIDE`: by a power of two, in boxes."""
-    times = min(image.size) // DECODE_SIDE
+def _reduced(image: Image.Image) -> Image.Image:
+    """``image`` reduced by a power of two, as a JPEG's decoder reduces it: what the decoder has not done is done here.
+
+    The area decides, not the shorter side, so that no panorama is converted to grey as a whole.
+    """
+    times = int(math.sqrt(image.width * image.height) / DECODE_SIDE)
     return image.reduce(1 << times.bit_length() - 1) if times > 1 else image
 
 
 def _shrunk(image: Image.Image, pixels: int, resample: Image.Resampling) -> Image.Image:
-    """``image`` with ``pixels`` pixels, or a little more, and its proportions. Smaller ones stay as they are."""
-    width, height = image.size
-    scale = (pixels / (width * height)) ** 0.5
+    """``image`` with about ``pixels`` pixels, and its proportions. One that has fewer stays as it is."""
+    scale = math.sqrt(pixels / (image.width * image.height))
     if scale >= 1:
         return image
-    return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), resample)
+    width, height = (min(pixels, max(1, round(side * scale))) for side in image.size)
+    return image.resize((width, height), resample)
 
 
 def _brightness(histogram: NDArray[np.int64]) -> tuple[float, float, float]:
