@@ -35,6 +35,7 @@ def test_the_same_tables_as_one_machine(
         "vectors": 40,
         "embeddings": 41,
         "failures": 1,
+        "quality": 41,
         "neighbours": 41 * 24,
     }
     submit(

@@ -235,7 +235,7 @@ def test_fingerprints_without_a_network_ask_for_no_device(machine: Machine, monk
     monkeypatch.setattr(embedder, "_fingerprints", {})
     monkeypatch.setattr(workers, "TaskContext", SimpleNamespace(get=lambda: None))
     work = Work(described("hsv", (2, 2, 2), scaled=True), None, "folder", None)
-    [loaded] = workers._load([work], Devices("cuda", "fail", 1, False), EmbeddingsSettings(), 0.0)
+    [loaded] = workers._load([work], Devices("cuda", "fail", 1, False), EmbeddingsSettings(), 0.0, workers._attempt())
     assert loaded.device == "cpu"
 
 

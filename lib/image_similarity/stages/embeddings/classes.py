@@ -9,7 +9,7 @@ from image_similarity.tagging import scores
 
 def image_scores(logits: NDArray[np.float32]) -> list[ImageScores | None]:
     """(n, c) float32 -> the most probable classes of each of n images; None where a logit is not finite."""
-    finite = np.isfinite(logits).all(axis=1)
+    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logits), axis=1)
     if not finite.any():
         return [None] * len(logits)
     kept = scores.kept(logits[finite])

@@ -3,6 +3,7 @@ today.
 """
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,8 @@ STATE = "quality"
 
 
 def limits_in(settings: QualitySettings) -> Limits:
-    return Limits(**{field.name: getattr(settings, field.name, field.default) for field in fields(Limits)})
+    values: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(Limits)}
+    return Limits(**values)
 
 
 def with_flags(rows: pa.Table, limits: Limits) -> pa.Table:
