@@ -100,7 +100,7 @@ def test_this_process_and_spark_write_the_same_tables(
             run_as = ["--warehouse", w, "--set", f"embeddings.runner={runner}", "--set", f"manifest.runner={runner}"]
             assert run(build_manifest, "--images", folder, *run_as) == 0
             assert run(embed_images, *run_as, *options) == 0
-            tables = [ask(w, f"SELECT * FROM {t} ORDER BY ALL") for t in ("manifest", "failures")]
+            tables = [ask(w, f"SELECT * FROM {t} ORDER BY ALL") for t in ("manifest", "failures", "quality")]
             tables.append(ask(w, "SELECT * FROM embeddings ORDER BY fingerprint, image_id"))
             found.append(([counts(w, name) for name in ("tiny", "colours")], *tables))
         assert found[0] == found[1]
