@@ -54,7 +54,7 @@ class Embedding:
     @property
     def keeps_classes(self) -> bool:
         """Whether classes are kept while images are embedded, since they do not follow from vectors."""
-        return bool(getattr(self.prepared, "keeps_classes", False)) and self.job.settings.tags.enabled
+        return self.prepared.keeps_classes and self.job.settings.tags.enabled
 
     @property
     def state(self) -> str:

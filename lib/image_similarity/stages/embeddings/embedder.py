@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_similarity.errors import Unreadable
-from image_similarity.fingerprints.spec import Fingerprint, FingerprintSpec
+from image_similarity.fingerprints.spec import Fingerprint, FingerprintSpec, WithLogits
 from image_similarity.imaging import decoding, framing
 from image_similarity.imaging.framing import Framed, Framing
 from image_similarity.imaging.sandbox import IsolatedDecoders
@@ -22,7 +22,7 @@ from image_similarity.runtime import devices, watchdog
 from image_similarity.runtime.devices import CPU, Devices
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, MeasurementWriter, VectorSource
-from image_similarity.stages.embeddings.classes import image_scores
+from image_similarity.stages.embeddings.kept_classes import image_scores
 from image_similarity.stages.embeddings.known import KnownContents
 from image_similarity.storage import fetch
 from image_similarity.storage.budget import ByteBudget
@@ -101,9 +101,7 @@ class Loaded:
         """(n, crop, crop, 3) uint8 -> (n, d) float32, and logits (n, c) float32 where classes are kept."""
         if not self.keeps_classes:
             return self.fingerprint(pictures), None
-        with_logits: Any = self.fingerprint
-        vectors, logits = with_logits.with_logits(pictures)
-        return vectors, logits
+        return cast(WithLogits, self.fingerprint).with_logits(pictures)
 
     def knows(self, content_sha256: str) -> bool:
         return content_sha256 in self.done or (self.known is not None and content_sha256 in self.known)
@@ -184,7 +182,7 @@ def _fingerprints_for(pairs: Sequence[tuple[Work, str]], opened: Callable[[str],
     for name, (item, device) in zip(names, pairs):
         if name not in _fingerprints:
             file = opened(item.file) if item.file is not None else None
-            _fingerprints[name] = _load(item, file, device)
+            _fingerprints[name] = item.spec.load(file, device, logits=item.keeps_classes)
     return [_fingerprints[name] for name in names]
 
 
@@ -197,11 +195,6 @@ def _loaded(
     done = set(writer.earlier_contents()) if attempt.is_retry else set()
     name = devices.name_of(device)
     return Loaded(fingerprint, _value_of(work.known), writer, done, device=name, keeps_classes=work.keeps_classes)
-
-
-def _load(work: Work, file: str | None, device: str) -> Fingerprint:
-    options: dict[str, Any] = {"logits": True} if work.keeps_classes else {}
-    return work.spec.load(file, device, **options)
 
 
 @contextmanager
