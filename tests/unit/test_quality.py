@@ -172,6 +172,14 @@ def test_a_flag_is_raised_beyond_its_limit_alone(name: str, size: tuple[int, int
     assert quality.flags([size[0]], [size[1]], measures[:1], Limits(**off)) == [[]]  # type: ignore[arg-type]
 
 
+def test_stored_numbers_have_the_flags_of_fresh_ones() -> None:
+    """0.2 as float32, which tables hold, is more than 0.2."""
+    measures = np.array([(0.8, 0.2, 0.16, 60.0, 7.0, 0.95)])
+    limits = Limits(dark=0.2, bright=0.8, flat=0.95)
+    stored = quality.flags([640], [480], measures.astype(np.float32).astype(np.float64), limits)
+    assert stored == quality.flags([640], [480], measures, limits) == [[]]
+
+
 def test_flags_come_in_their_order_and_none_of_no_pictures() -> None:
     assert flagged(Image.new("RGB", (1, 9))) == ["dark", "flat", "tiny", "odd-aspect"]
     assert quality.flags([], [], np.empty((0, len(MEASURES)))) == []
