@@ -27,3 +27,23 @@ def save(file: Path, side: int, seed: int = 0, batch: int | None = None) -> Path
     example = (torch.zeros(batch or 2, 3, side, side),)
     torch.export.save(torch.export.export(Encoder(seed).eval(), example, dynamic_shapes=dynamic), file)
     return file
+
+
+class Classifier(nn.Module):
+    """(n, 3, side, side) -> the mean of each channel (n, 3), and logits (n, 3): their logarithms.
+
+    So the classes of a picture are its colours, the strongest first. A picture without one of them has a logit that is
+    not finite.
+    """
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        means = pictures.mean((2, 3))
+        return means, means.log()
+
+
+def save_classifier(file: Path, side: int) -> Path:
+    """`Classifier` as a program for pictures of ``side``."""
+    dynamic: Any = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    program = torch.export.export(Classifier().eval(), (torch.ones(2, 3, side, side),), dynamic_shapes=dynamic)
+    torch.export.save(program, file)
+    return file

@@ -217,7 +217,7 @@ def test_a_worker_that_gets_another_gpu_leaves_nothing_on_the_one_before(monkeyp
     histogram = described("hsv", (2, 2, 2), scaled=True)
     happened: list[str] = []
 
-    def load(_: Any, file: str | None, device: str) -> Any:
+    def load(_: Any, file: str | None, device: str, logits: bool = False) -> Any:
         happened.append(f"load on {device}")
         return SimpleNamespace(device=device)
 
