@@ -24,7 +24,7 @@ from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.stages.embeddings import embedder, workers
 from image_similarity.stages.embeddings.checkpoints import CheckpointWriter
-from image_similarity.stages.embeddings.embedder import Embedder, Loaded, Row
+from image_similarity.stages.embeddings.embedder import Embedder, Loaded, Measuring, Row
 from image_similarity.stages.embeddings.known import KnownContents, number_of
 from image_similarity.storage import blobs, fetch
 
@@ -252,6 +252,88 @@ def test_vectors_are_saved_when_it_is_time_and_at_the_end(tmp_path: Path, files:
     embedder = Embedder([Loaded(Brightness(), None, patient)], EmbeddingsSettings())
     counts = [len(list(tmp_path.glob("s/*"))) for _ in embedder.results(rows)]
     assert counts == [0, 0, 0, 0] and len(list(tmp_path.glob("s/*"))) == 1
+
+
+class Measured:
+    """A task that measures pictures, and saves vectors after every batch, but measurements only when it must."""
+
+    def __init__(self, folder: Path, known: KnownContents | None = None, number: int = 7):
+        self.folder, settings = folder, EmbeddingsSettings(save_seconds=0)
+        self.loaded = Loaded(
+            Brightness(), None, CheckpointWriter(str(folder / "v"), "key", 3, number, time.time(), 0.0)
+        )
+        attempt = embedder.Attempt(3, number, is_retry=number > 7)
+        measuring = Measuring(str(folder / "q"), known)
+        patient = EmbeddingsSettings(save_seconds=3600)
+        self.measurer = embedder.measurer_of(measuring, [self.loaded], patient, time.time(), attempt)
+        self.embedder = Embedder([self.loaded], settings, measurer=self.measurer)
+
+    def saved(self, name: str) -> list[dict[str, Any]]:
+        files = sorted((self.folder / name).glob("*.parquet"))
+        return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def test_measurements_are_saved_before_the_vectors_of_the_same_pictures(tmp_path: Path, files: list[Path]) -> None:
+    """A run that resumes does not read them again. Copies are measured once."""
+    task = Measured(tmp_path)
+    rows = (Row(file.name, str(file), "v1", 1) for file in [files[0], *files])
+    saved = 0
+    for _ in task.embedder.results(rows):
+        contents = [{row["content_sha256"] for row in task.saved(name)} for name in ("v", "q")]
+        assert contents[0] <= contents[1]
+        saved = max(saved, len(contents[0]))
+    assert saved >= 6, "vectors were saved on the way"
+    measured = task.saved("q")
+    assert len(measured) == len({row["content_sha256"] for row in measured}) == 7
+    first = next(row for row in measured if row["size_bytes"] == files[0].stat().st_size)
+    assert (first["width"], first["height"], first["format"], first["contrast"]) == (3, 2, "PNG", 0)
+
+
+def test_a_task_that_is_tried_again_measures_nothing_twice(tmp_path: Path, files: list[Path]) -> None:
+    rows = [Row(file.name, str(file), "v1", 1) for file in files]
+    list(Measured(tmp_path).embedder.results(iter(rows[:5])))
+    task = Measured(tmp_path, number=8)
+    assert len(task.saved("q")) == 5
+    list(task.embedder.results(iter(rows)))
+    assert len(task.saved("q")) == 7
+
+
+def test_a_known_vector_is_measured_alone_and_known_numbers_are_not_measured_again(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Row(file.name, str(file), "v1", 1) for file in files]
+    first = Measured(tmp_path / "first")
+    results = pd.concat(map(pd.DataFrame, first.embedder.results(iter(rows))))
+    known = KnownContents("key", np.unique([number_of("key", digest) for digest in results["content_sha256"]]))
+    second = Measured(tmp_path / "second")
+    second.loaded.known = known
+    again = pd.concat(map(pd.DataFrame, second.embedder.results(iter(rows))))
+    assert again["embedded_on"].tolist() == [[None]] * 7 and second.saved("v") == []
+    by_content = [{row["content_sha256"]: row for row in task.saved("q")} for task in (first, second)]
+    assert by_content[0] == by_content[1] and len(by_content[0]) == 7
+    monkeypatch.setattr(decoding, "decode", lambda *_: pytest.fail("decoded"))
+    third = Measured(tmp_path / "third", known)
+    third.loaded.known = known
+    assert len(list(third.embedder.results(iter(rows)))) > 0 and third.saved("q") == []
+
+
+def test_classes_are_saved_with_the_vectors_where_logits_are_finite(tmp_path: Path, files: list[Path]) -> None:
+    class Classifying(Brightness):
+        def with_logits(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            vectors = self(images)
+            logits = np.repeat(np.arange(100, dtype=np.float32)[None], len(images), axis=0)
+            logits[vectors[:, 0] == 20, 3] = np.inf
+            return vectors, logits
+
+    writer = CheckpointWriter(str(tmp_path / "s"), "key", 3, 7, 0.0, 0.0)
+    loaded = Loaded(Classifying(), None, writer, keeps_classes=True)
+    list(Embedder([loaded], SETTINGS).results(Row(file.name, str(file), "v1", 1) for file in files[:3]))
+    [saved] = [pq.read_table(file).to_pylist() for file in (tmp_path / "s").iterdir()]
+    classes = {row["image_id"]: (row["classes"], row["logits"], row["rest"]) for row in saved}
+    kept = list(range(99, 35, -1))
+    assert classes["20.png"] == (None, None, None) and classes["10.png"][:2] == (kept, kept)
+    assert classes["10.png"][2] == pytest.approx(np.log(np.exp(np.arange(36.0)).sum()), rel=1e-6)
+    assert all(len(row["embedding"]) == 3 for row in saved)
 
 
 def test_a_process_with_a_decoder_that_hangs_ends_itself(

@@ -1,6 +1,8 @@
 """Decoding in a process of its own: the same pictures, and an end to those that would bring a worker down."""
 
 import io
+import json
+import math
 import signal
 import socket
 import struct
@@ -56,6 +58,15 @@ def test_the_same_squares_and_the_same_refusals(isolated: IsolatedDecoders) -> N
         np.testing.assert_array_equal(expected.thumbprints, got.thumbprints)
         assert len(got.thumbprints) == 4
         assert (got.width, got.height) == (expected.width, expected.height) == (1300, 1100)
+        assert got.format == expected.format == ("JPEG" if content[:2] == b"\xff\xd8" else "PNG")
+        assert got.measures is None
+        alone = isolated.framed(content, [], measured=True)
+        assert alone.squares == alone.thumbprints == [] and (alone.width, alone.height) == (1300, 1100)
+        assert alone.measures is not None
+        assert alone.measures == framing.framed(content, [], LIMIT, measured=True).measures
+        measured = isolated.framed(content, FRAMINGS, measured=True)
+        assert measured.measures == framing.framed(content, FRAMINGS, LIMIT, measured=True).measures
+        np.testing.assert_array_equal(measured.squares[0], expected.squares[0])
     for content, reason in [(b"", "empty"), (b"text", "not_an_image"), (encoded(noise, "PNG")[:999], "truncated")]:
         with pytest.raises(Unreadable) as caught:
             isolated.framed(content, TINY)
@@ -107,6 +118,31 @@ def test_a_child_that_talks_nonsense_is_one_failure(isolated: IsolatedDecoders, 
             isolated.thumbnails(good)
     assert caught.value.reason == "decoder_crashed"
     assert isolated.thumbnails(good).width == 4
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"format": "x", "measures": None},
+        {"format": "PNG"},
+        {"format": "PNG", "measures": [1.0] * 5},
+        {"format": "PNG", "measures": [1.0] * 5 + [math.inf]},
+        {"format": "PNG", "measures": ["a"] * 6},
+        {"format": "PNG", "measures": 7},
+    ],
+)
+def test_measures_that_are_none_are_one_failure(isolated: IsolatedDecoders, about: dict[str, Any]) -> None:
+    good = encoded(Image.new("RGB", (4, 4)), "PNG")
+    isolated.framed(good, [])
+    child, (ours, theirs) = isolated._children[0], socket.socketpair()
+    child._connection = sandbox._Connection(ours)
+    header = json.dumps({"width": 4, "height": 4, **about}).encode()
+    with theirs:
+        theirs.sendall(struct.pack(">I", len(header)) + header)
+        with pytest.raises(Unreadable) as caught:
+            isolated.framed(good, [], measured=True)
+    assert caught.value.reason == "decoder_crashed"
 
 
 def test_the_same_thumbnails() -> None:

@@ -260,7 +260,8 @@ class QualitySettings(Section):
     """``[quality]``: what is measured of each picture while it is decoded, and from which number on it gets a flag."""
 
     enabled: bool = True
-    """Whether embed_images measures pictures and publishes the table ``quality``. It changes no vector."""
+    """Whether embed_images measures pictures and publishes the table ``quality``. If not, the published table stays as
+    it is. It changes no vector."""
 
     dark: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Flagged ``dark``: ``brightness_p95`` is below this. ``0``: none is."""
@@ -286,7 +287,8 @@ class TagsSettings(Section):
     """``[tags]``: what is in a picture, in the words of the network's classifier."""
 
     enabled: bool = True
-    """Whether run_pipeline tags images, where the fingerprint has a classifier. It changes no vector."""
+    """Whether run_pipeline tags images, where the fingerprint has a classifier; and whether embed_images keeps classes
+    for that, where they do not follow from vectors. It changes no vector."""
 
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     """A class, or a parent of classes, is a tag of an image if its probability is at least this. Below it, nothing is
