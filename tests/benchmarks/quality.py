@@ -56,7 +56,7 @@ class Judged:
 
     @property
     def any(self) -> NDArray[np.bool_]:
-        return np.any(list(self.raised.values()), axis=0)
+        return np.logical_or.reduce(list(self.raised.values()))
 
 
 def blurred(share: float) -> Damage:
