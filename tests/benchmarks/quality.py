@@ -248,10 +248,7 @@ def seconds(programs: dict[str, Judged], files: list[Path]) -> None:
         for image in images:
             quality.measure(image)
         took.append(time.process_time() - start)
-    print(
-        f"Measuring one of {len(files)} decoded pictures: {1000 * sorted(took)[1] / len(files):.2f} ms (median of 3).",
-        end="",
-    )
+    print(f"Measuring one of {len(files)} decoded pictures: {1000 * np.median(took) / len(files):.2f} ms", end="")
     for name, judged in programs.items():
         print(f"; with reading and decoding, {name}: {1000 * judged.seconds / len(files):.1f} ms", end="")
     print(" (processor time)")
