@@ -2,7 +2,7 @@
 
     python cleanvision_issues.py SETS.json OUT.json
 
-SETS.json: of each set of pictures its files. OUT.json: of each set the seconds, in one process, imports left out; of
+SETS.json: of each set of pictures its files. OUT.json: of each set the seconds of processor time, without imports; of
 each issue the score (low is bad) and whether it is raised, file by file. Limits are cleanvision's own. Needs
 cleanvision, nothing of ours.
 """
@@ -20,10 +20,10 @@ ISSUES = ("dark", "light", "blurry", "low_information", "odd_aspect_ratio", "odd
 
 
 def judged(files: list[str]) -> dict[str, Any]:
-    start = time.perf_counter()
+    start = time.process_time()
     lab = Imagelab(filepaths=files, verbose=False)
     lab.find_issues(dict.fromkeys(ISSUES, {}), n_jobs=1, verbose=False)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     rows = lab.issues.loc[files]
     issues = {
         issue: {"score": rows[f"{issue}_score"].tolist(), "raised": rows[f"is_{issue}_issue"].tolist()}

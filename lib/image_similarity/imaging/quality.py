@@ -165,4 +165,5 @@ def flags(
 def at_ordinary_contrast(sharpness: NDArray[np.floating], contrast: NDArray[np.floating]) -> NDArray[np.floating]:
     """``sharpness`` as it would be if ``contrast`` were raised to `ORDINARY_CONTRAST`, where it is lower; both (n,)."""
     least = 1 / 255  # of less than a grey level nothing can be said
-    return sharpness * np.maximum(1, ORDINARY_CONTRAST / np.maximum(contrast, least)) ** 2
+    times: NDArray[np.floating] = np.maximum(1, ORDINARY_CONTRAST / np.maximum(contrast, least))
+    return sharpness * times**2
