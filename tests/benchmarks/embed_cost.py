@@ -5,8 +5,8 @@
 
 The pass of one task is timed: fetching, decoding, embedding, and writing checkpoints, by the threads of one process.
 What a job does once (importing torch, loading weights, writing tables) is left out, so that the ratio for a whole job
-is nearer to 1. Each round runs with and without, one after the other, in turns. Told are medians of seconds, the median of
-the rounds' ratios, and the ratio of processor seconds, which others' work on the machine disturbs less.
+is nearer to 1. Each round runs with and without, one after the other, in turns. Told are medians of seconds, the median
+of the rounds' ratios, and the ratio of processor seconds, which others' work on the machine disturbs less.
 
 vgg16: untrained; quality against nothing. squeezenet: ImageNet's weights; quality against nothing. efficientnet: the
 exported program; classes and quality against nothing, then quality alone.

@@ -258,15 +258,14 @@ class Measured:
     """A task that measures pictures, and saves vectors after every batch, but measurements only when it must."""
 
     def __init__(self, folder: Path, known: KnownContents | None = None, number: int = 7):
-        self.folder, settings = folder, EmbeddingsSettings(save_seconds=0)
-        self.loaded = Loaded(
-            Brightness(), None, CheckpointWriter(str(folder / "v"), "key", 3, number, time.time(), 0.0)
-        )
+        self.folder = folder
+        writer = CheckpointWriter(str(folder / "v"), "key", 3, number, time.time(), 0.0)
+        self.loaded = Loaded(Brightness(), None, writer)
         attempt = embedder.Attempt(3, number, is_retry=number > 7)
         measuring = Measuring(str(folder / "q"), known)
         patient = EmbeddingsSettings(save_seconds=3600)
         self.measurer = embedder.measurer_of(measuring, [self.loaded], patient, time.time(), attempt)
-        self.embedder = Embedder([self.loaded], settings, measurer=self.measurer)
+        self.embedder = Embedder([self.loaded], SETTINGS, measurer=self.measurer)
 
     def saved(self, name: str) -> list[dict[str, Any]]:
         files = sorted((self.folder / name).glob("*.parquet"))

@@ -71,8 +71,9 @@ class EmbeddingsSettings(Section):
     """If a larger share of the images fails, nothing is published and the exit code is 3."""
 
     recheck: Literal["changed", "always"] = "changed"
-    """``changed`` reads only files whose place, size or modification time changed. ``always`` reads every file again.
-    No content is embedded twice in either case: the vector store is keyed by the content of files."""
+    """``changed`` reads only files whose place, size or modification time changed. ``always`` reads every file again,
+    and computes what an earlier run did not: quality, and classes for tags. No content has two vectors in either case:
+    the vector store is keyed by the content of files."""
 
     images_per_task: Annotated[int, Field(ge=1)] = 256
     """Most images in one Spark task. There are fewer if that keeps all cores busy."""
