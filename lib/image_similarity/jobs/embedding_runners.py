@@ -228,14 +228,22 @@ class InProcess:
         in_process.check(outputs, contents)
         counts = _counts(outputs, len(new), added, failures)
         if embedding.keeps_classes:
-            files, kept = [*fingerprint.checkpoints, *ours], fingerprint.classified
-            classified = kept | in_process.classified_in(files)
-            if classified != kept:
-                warehouse.write_here(CLASS_SCORES, job.run_id, in_process.new_class_scores(files, kept))
-            lacking = sum(content not in classified for content in outputs.embeddings["content_sha256"].to_pylist())
-            unclear = len(new - in_process.classified_in(ours))
-            counts |= _class_counts(len(classified - kept), lacking, unclear)
+            counts |= self._write_classes(job, fingerprint, outputs, ours)
         return Written(counts, failures, outputs.failed_before)
+
+    def _write_classes(
+        self, job: Job, fingerprint: "in_process.Fingerprint", outputs: "in_process.Outputs", ours: Sequence[str]
+    ) -> dict[str, int]:
+        """Writes the new classes, and counts. ``ours``: the checkpoints of this run."""
+        from image_similarity.stages.embeddings import in_process
+
+        files, published = [*fingerprint.checkpoints, *ours], fingerprint.classified
+        classified = published | in_process.classified_in(files)
+        if classified != published:
+            job.warehouse.write_here(CLASS_SCORES, job.run_id, in_process.new_class_scores(files, published))
+        lacking = sum(content not in classified for content in outputs.embeddings["content_sha256"].to_pylist())
+        unclear = len(in_process.contents_of(ours) - in_process.classified_in(ours))
+        return _class_counts(len(classified) - len(published), lacking, unclear)
 
 
 def failures_in(rows: Sequence[dict[str, Any]]) -> Failures:
@@ -339,17 +347,25 @@ class BySpark:
         stage.check(manifest, rows, job.warehouse.read("failures", [run]), vectors)
         counts = _counts(outputs, embedded, added, failures)
         if fingerprint.classified is not None:
-            kept = fingerprint.classified
-            new = stage.new_class_scores(_checkpoints(job, embedding.key), kept).cache()
-            classified = new.count()
-            if classified:
-                job.warehouse.write(CLASS_SCORES, run, new)
-                kept = kept.unionByName(job.warehouse.read(CLASS_SCORES, [run]))
-            new.unpersist()
-            lacking = rows.join(kept.select("content_sha256"), "content_sha256", "left_anti").count()
             clear = ours.where("classes IS NOT NULL").select("content_sha256").distinct().count()
-            counts |= _class_counts(classified, lacking, embedded - clear)
+            counts |= self._write_classes(embedding, fingerprint.classified, rows, unclear=embedded - clear)
         return Written(counts, failures, outputs.failed_before)
+
+    def _write_classes(
+        self, embedding: Embedding, published: "DataFrame", embeddings: "DataFrame", unclear: int
+    ) -> dict[str, int]:
+        """Writes the new classes, and counts. ``unclear``: contents whose logits are not finite."""
+        from image_similarity.stages.embeddings import stage
+
+        job, run, classified = embedding.job, embedding.job.run_id, published
+        job.warehouse.write(CLASS_SCORES, run, stage.new_class_scores(_checkpoints(job, embedding.key), published))
+        added = job.warehouse.count(CLASS_SCORES, run)
+        if added:
+            classified = published.unionByName(job.warehouse.read(CLASS_SCORES, [run]))
+        else:
+            job.warehouse.remove(CLASS_SCORES, run)
+        lacking = embeddings.join(classified.select("content_sha256"), "content_sha256", "left_anti").count()
+        return _class_counts(added, lacking, unclear)
 
 
 def write_failures(job: Job, rows: "DataFrame", images: int) -> Failures:
