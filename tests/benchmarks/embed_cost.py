@@ -44,7 +44,7 @@ class Seconds:
 def declared(name: str, data: Path) -> FingerprintSettings:
     weights = data / "weights"
     if name == "vgg16":
-        return NetworkSettings(weights=("untrained",))
+        return NetworkSettings(network="vgg16", weights=("untrained",))
     if name == "squeezenet":
         file = str(weights / "squeezenet1_1-features-caffe.pth")
         options = {"layer": "features", "pooling": "average", "preprocessing": "caffe"}
