@@ -13,7 +13,7 @@ from image_similarity.errors import WrongInput
 from image_similarity.fingerprints import colour_histogram, hog, networks
 from image_similarity.fingerprints.classifier import Classifier
 from image_similarity.fingerprints.exported import Program
-from image_similarity.fingerprints.inference import CAFFE, Normalisation, Pooling
+from image_similarity.fingerprints.inference import CAFFE, Inference, Normalisation, Pooling
 from image_similarity.fingerprints.networks import Network
 from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.imaging.framing import Framing
@@ -144,7 +144,6 @@ def test_the_product_on_stored_vectors_is_the_pass(images: NDArray[np.uint8], fo
         ("resnet18", {"layer": "layer4", "pooling": "max"}, False),
         # The addition after bn2 takes the block's input, too.
         ("resnet18", {"layer": "layer4.0.bn2", "pooling": "average"}, False),
-        # An in-place ReLU follows, which must not reach into the vectors.
         ("resnet18", {"layer": "layer4.1.bn1", "pooling": "none"}, False),
         # A convolution and a ReLU come before its pooling.
         ("squeezenet1_1", {}, False),
@@ -165,6 +164,23 @@ def test_logits_follow_from_vectors_where_the_rest_takes_nothing_else(
         prepared.load("cpu").normalised(images),  # type: ignore[attr-defined]
     )
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+class Centred(nn.Module):
+    """(n, 3, side, side) -> ((n, 3),), with negative values."""
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor]:
+        return (pictures.mean((2, 3)) - 0.5,)
+
+
+def test_a_head_that_overwrites_its_input_does_not_reach_into_the_vectors() -> None:
+    images = np.random.default_rng(2).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    plain = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    inference = Inference(Centred(), Framing(8, 8), plain, Pooling("none"), batch=2, head=nn.ReLU(inplace=True))
+    vectors, logits = inference.with_logits(images)
+    assert vectors.min() < 0
+    np.testing.assert_array_equal(vectors, inference(images))
+    np.testing.assert_array_equal(logits, vectors.clip(min=0))
 
 
 def test_a_classifier_changes_neither_key_nor_file_where_logits_follow(folder: Path, tmp_path: Path) -> None:
