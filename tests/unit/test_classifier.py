@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import programs
 from image_similarity.errors import WrongInput
 from image_similarity.fingerprints import colour_histogram, hog, networks
 from image_similarity.fingerprints.classifier import Classifier
 from image_similarity.fingerprints.exported import Program
-from image_similarity.fingerprints.inference import CAFFE, Normalisation, Pooling
+from image_similarity.fingerprints.inference import CAFFE, Inference, Normalisation, Pooling
 from image_similarity.fingerprints.networks import Network
 from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.imaging.framing import Framing
@@ -34,7 +35,7 @@ SIDE = 32
 
 @pytest.fixture(scope="module")
 def images() -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (7, 224, 224, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +65,10 @@ def passed(network: str, state: networks.State, pictures: torch.Tensor) -> NDArr
 def logits_of(prepared: PreparedFingerprint, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """By the way that ``prepared`` says: from stored vectors, or in the pass."""
     assert prepared.classifier is not None and prepared.no_classifier == ""
-    vectors = prepared.load("cpu")(images)
+    vectors = prepared.load("cpu", batch=len(images))(images)
     if prepared.classifier.from_vectors:
         return prepared.classifier.logits(vectors)
-    again, logits = prepared.load("cpu", logits=True).with_logits(images)  # type: ignore[attr-defined]
+    again, logits = prepared.load("cpu", len(images), logits=True).with_logits(images)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(again, vectors)
     return logits  # type: ignore[no-any-return]
 
@@ -109,7 +110,7 @@ def test_what_a_program_says_of_classes_is_no_part_of_its_key() -> None:
 def test_the_product_on_stored_vectors_is_the_pass(images: NDArray[np.uint8], folder: Path, tmp_path: Path) -> None:
     """ResNet-18 with a classifier of known answers: each picture's own direction is the weight of a class."""
     state = dict(torch.load(folder / "resnet18.pth"))
-    vectors = prepared_of(folder, "resnet18").load("cpu")(images)
+    vectors = prepared_of(folder, "resnet18").load("cpu", batch=len(images))(images)
     directions = vectors - vectors.mean(axis=0)
     state["fc.weight"] = torch.zeros(1000, 512)
     state["fc.weight"][100 : 100 + len(images)] = torch.from_numpy(directions)
@@ -118,7 +119,7 @@ def test_the_product_on_stored_vectors_is_the_pass(images: NDArray[np.uint8], fo
 
     prepared = prepared_of(tmp_path, "resnet18")
     assert prepared.classifier is not None and prepared.classifier.from_vectors and not prepared.keeps_classes
-    loaded = prepared.load("cpu")
+    loaded = prepared.load("cpu", batch=len(images))
     stored = loaded(images)
     logits = prepared.classifier.logits(stored)
     assert logits.dtype == np.float32 and logits.argmax(axis=1).tolist() == list(range(100, 100 + len(images)))
@@ -144,7 +145,6 @@ def test_the_product_on_stored_vectors_is_the_pass(images: NDArray[np.uint8], fo
         ("resnet18", {"layer": "layer4", "pooling": "max"}, False),
         # The addition after bn2 takes the block's input, too.
         ("resnet18", {"layer": "layer4.0.bn2", "pooling": "average"}, False),
-        # An in-place ReLU follows, which must not reach into the vectors.
         ("resnet18", {"layer": "layer4.1.bn1", "pooling": "none"}, False),
         # A convolution and a ReLU come before its pooling.
         ("squeezenet1_1", {}, False),
@@ -165,6 +165,23 @@ def test_logits_follow_from_vectors_where_the_rest_takes_nothing_else(
         prepared.load("cpu").normalised(images),  # type: ignore[attr-defined]
     )
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+class Centred(nn.Module):
+    """(n, 3, side, side) -> ((n, 3),), with negative values."""
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor]:
+        return (pictures.mean((2, 3)) - 0.5,)
+
+
+def test_a_head_that_overwrites_its_input_does_not_reach_into_the_vectors() -> None:
+    images = np.random.default_rng(2).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    plain = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    inference = Inference(Centred(), Framing(8, 8), plain, Pooling("none"), batch=2, head=nn.ReLU(inplace=True))
+    vectors, logits = inference.with_logits(images)
+    assert vectors.min() < 0
+    np.testing.assert_array_equal(vectors, inference(images))
+    np.testing.assert_array_equal(logits, vectors.clip(min=0))
 
 
 def test_a_classifier_changes_neither_key_nor_file_where_logits_follow(folder: Path, tmp_path: Path) -> None:
@@ -207,7 +224,7 @@ def test_fine_tuned_weights_tell_their_number_of_classes(
     squeezenet |= {"classifier.1.weight": torch.randn(3, 512, 1, 1), "classifier.1.bias": torch.randn(3)}
     torch.save(squeezenet, tmp_path / "squeezenet1_1.pth")
     in_the_pass = prepared_of(tmp_path, "squeezenet1_1", classes=str(tmp_path / "three.txt"))
-    assert in_the_pass.keeps_classes and logits_of(in_the_pass, images).shape == (7, 3)
+    assert in_the_pass.keeps_classes and logits_of(in_the_pass, images).shape == (3, 3)
 
 
 def test_why_a_network_has_no_classifier(folder: Path, tmp_path: Path) -> None:
@@ -279,7 +296,9 @@ def test_a_programs_outputs_are_named_in_its_order(order: str, programs_folder: 
     with torch.inference_mode():
         expected = module(pictures)
     np.testing.assert_allclose(logits, expected[1].numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(prepared.load("cpu")(images), expected[0].numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        prepared.load("cpu", batch=len(images))(images), expected[0].numpy(), rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(ValueError, match="come from the pass"):
         prepared.classifier.logits(expected[0].numpy())
 
