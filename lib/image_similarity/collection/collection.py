@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from image_similarity.collection import changes, database, defaults, lookup, reading, runs, summary, tables, vectors
 from image_similarity.collection.runs import Run
 from image_similarity.collection.vectors import Store
-from image_similarity.errors import WrongInput
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -209,9 +208,54 @@ class Collection:
         with reading.named_errors(self.snapshot):
             return tables.groups(self.snapshot, "group_summary", kind, fingerprint, metric, level)
 
+    def quality(self) -> pa.Table:
+        """What was measured of each picture while it was decoded, in the order of image_id.
+
+        Columns as of the table ``quality``: ``image_id``, ``content_sha256``, ``format`` (strings), ``width``,
+        ``height`` (int32, pixels), ``size_bytes`` (int64), ``brightness_p5``, ``brightness_p95``, ``contrast``,
+        ``sharpness``, ``entropy``, ``one_colour_share`` (float32), ``flags`` (list of strings). ``docs/quality.md``
+        explains each. Images that could not be decoded, or that were embedded by an earlier version, have no row.
+        """
+        with reading.named_errors(self.snapshot):
+            return tables.quality(self.snapshot)
+
     def tags(self, fingerprint: str | None = None) -> pa.Table:
-        """Raises ``WrongInput``: no job publishes tags yet."""
-        raise WrongInput(f"{self.uri}: tags are not published by any job yet")
+        """The classes that the classifier of one fingerprint sees in each image, in the order of image_id, rank.
+
+        ``fingerprint``: one that has tags; None: the only one, else ``vgg16-fc2``. Columns as of the table ``tags``:
+        ``image_id``, ``fingerprint``, ``class``, ``wnid`` (strings), ``rank`` (int32, from 1), ``probability``
+        (float32), ``accepted`` (boolean). What is not accepted is a guess: *the* tag of an image is its row of rank 1,
+        if that is accepted.
+        """
+        with reading.named_errors(self.snapshot):
+            return tables.tags(self.snapshot, fingerprint)
+
+    def isolation(self, fingerprint: str | None = None, metric: str | None = None) -> pa.Table:
+        """How far each image is from its similar neighbours, the odd ones out first, ties by image_id.
+
+        Columns: ``image_id``, ``mean_distance`` (float32, to the images in its list), ``percentile`` (float32, 0 to 1:
+        the share of the other images that are less isolated), ``neighbours`` (int32: the length of its list),
+        ``fingerprint``, ``metric``. An image without a list has no row.
+        """
+        from image_similarity.collection import odd_ones  # with what compares vectors, which takes part of a second
+
+        with reading.named_errors(self.snapshot):
+            return odd_ones.isolation(self.snapshot, fingerprint, metric)
+
+    def mislabelled(self, attribute: str, fingerprint: str | None = None, metric: str | None = None) -> pa.Table:
+        """Images by how much their similar neighbours speak for another value of ``attribute`` than their own.
+
+        The likeliest mistakes come first, ties by image_id. Columns: ``image_id``, ``label``, ``suggested_label``
+        (strings; null where all neighbours have its own), ``score`` (float32, -1 to 1; above 0 the neighbours speak for
+        the suggested label), ``own_share`` (float32, 0 to 1: how much of them is for its own), ``fingerprint``,
+        ``metric``. Images without a label, or with one that nobody else has, are not judged and have no row.
+
+        Raises ``WrongInput`` for an attribute that no image has, and for one that is another for every image.
+        """
+        from image_similarity.collection import odd_ones
+
+        with reading.named_errors(self.snapshot):
+            return odd_ones.mislabelled(self.snapshot, attribute, fingerprint, metric)
 
     def matches(
         self, queries: str | None = None, fingerprint: str | None = None, metric: str | None = None
