@@ -278,7 +278,7 @@ def groups(
     return described(chosen.sort_by(_ORDERS[table]), fingerprint=name, metric=by, run_id=runs[-1])
 
 
-# -- quality and tags ---------------------------------------------------------------------------------------------------
+# -- quality and tags --------------------------------------------------------------------------------------------------
 
 
 def quality(snapshot: Snapshot) -> pa.Table:

@@ -285,8 +285,8 @@ SELECT NULL AS image_id WHERE CASE  -- never a row, but an error where nothing c
 END
 ORDER BY score DESC, image_id;
 CREATE OR REPLACE MACRO mislabelled(attribute_name, fingerprint_name := NULL, metric_name := NULL) AS TABLE
-FROM mislabelled_images(CASE slot_of(coalesce(fingerprint_name, {default}), metric_name) {runs}END,
-    of_warehouse({name}, attribute_name));
+FROM mislabelled_images(CASE slot_of(of_warehouse({name}, coalesce(fingerprint_name, {default})), metric_name)
+    {runs}END, attribute_name);
 """
 
 # No view: DuckDB opens a file of a view when it is defined. Retention may be removing it, and no view would be defined.
