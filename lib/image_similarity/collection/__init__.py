@@ -7,7 +7,7 @@
 - ``reading``     the newest state, and what is said where files are gone; ``summary``: what ``repr`` says
 - ``vectors``     the vectors of a fingerprint; ``copies``: their mapped copies in the user's cache; ``own_vectors``:
                   those that a user brought
-- ``search``      what looks like a picture; ``queries``, ``encoder``, ``judged``, ``answers``: its parts
+- ``search``      what looks like a picture; ``queries``, ``encoder``, ``judged``, ``tagged``, ``answers``: its parts
 """
 
 from image_similarity.collection.collection import Collection, Embeddings

@@ -51,6 +51,7 @@ class Collection:
     weights: Mapping[str, str]
     """fingerprint -> file or address of its weights, in the place of the recorded ones."""
     _stores: dict[str, Store] = field(default_factory=dict)
+    _tags: dict[str, Any] = field(default_factory=dict)
     _encoders: "dict[str | None, Encoder]" = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.RLock)
 
@@ -79,7 +80,7 @@ class Collection:
             stores = {name: store for name, store in self._stores.items() if name in names}
             # One that has not loaded yet would look for its projection in the old state, which may be cleaned.
             encoders = {key: encoder for key, encoder in self._encoders.items() if key in keys and encoder.is_loaded}
-        return Collection(newest, self.weights, stores, encoders)
+        return Collection(newest, self.weights, stores, _encoders=encoders)
 
     def store(self, fingerprint: str | None = None) -> Store:
         """The vectors of ``fingerprint``, read once. For modules of this project alone; users call `embeddings`."""
@@ -89,6 +90,18 @@ class Collection:
             if key not in self._stores:
                 self._stores[key] = vectors.store_of(self.snapshot, name)
             return self._stores[key]
+
+    def tags_of(self, fingerprint: str) -> Any:
+        """The tag of each image of the store of ``fingerprint``, see `tagged.tags_of`. Read once. For modules of this
+        project alone.
+        """
+        from image_similarity.collection import tagged
+
+        ids = self.store(fingerprint).ids
+        with reading.named_errors(self.snapshot), self._lock:
+            if fingerprint not in self._tags:
+                self._tags[fingerprint] = tagged.tags_of(self.snapshot, fingerprint, ids)
+            return self._tags[fingerprint]
 
     def encoder(self, fingerprint: str) -> "Encoder":
         """What embeds pictures by ``fingerprint``, loaded once. For modules of this project alone."""
@@ -322,7 +335,8 @@ class Collection:
 
         Columns: ``relation``, ``rank`` (int32, from 1), ``image_id``, ``distance`` (float32), ``verdict`` (``yes``: the
         same picture again, ``near``, ``no``; null where no near-duplicates are published), ``uri``, ``width``,
-        ``height`` (int32), ``attributes`` (map). Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The
+        ``height`` (int32), ``attributes`` (map); and where tags are published ``tag``, null for an image without an
+        accepted one. Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The
         metadata of the schema say what was compared, and how. Raises ``WrongInput`` for what is no picture, and where
         weights are gone.
         """

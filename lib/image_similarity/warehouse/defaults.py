@@ -15,6 +15,14 @@ def default_of(names: Iterable[str], default: str) -> str | None:
     return default if default in known else None
 
 
+def tags_by(fingerprints: Iterable[str], fingerprint: str) -> str | None:
+    """The one of ``fingerprints``, which have tags, whose tags go with what ``fingerprint`` compared: its own, else
+    those of the default, else of the first by name. None if there are none.
+    """
+    known = default_first(fingerprints)
+    return fingerprint if fingerprint in known else next(iter(known), None)
+
+
 def default_first(names: Iterable[str], default: str = DEFAULT_FINGERPRINT) -> list[str]:
     """``names``, each once, in their order, with ``default`` in front if it is among them."""
     return sorted(set(names), key=lambda name: (name != default, name))

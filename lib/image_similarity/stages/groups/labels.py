@@ -17,7 +17,7 @@ from image_similarity.knn.distances import Indices
 from image_similarity.pages import captions
 from image_similarity.stages.groups.graph import Names, hashes
 from image_similarity.stages.groups.tables import Grouping
-from image_similarity.warehouse.defaults import default_first
+from image_similarity.warehouse.defaults import tags_by
 from image_similarity.warehouse.snapshot import Snapshot
 
 LONGEST = 60
@@ -47,8 +47,7 @@ class Words:
     @classmethod
     def read(cls, published: Snapshot, fingerprint: str, names: Names, images: int) -> "Words":
         """Of the manifest, and of the tags by ``fingerprint``; where it has none, by the first that has some."""
-        slots = published.slots("tags")
-        slot = fingerprint if fingerprint in slots else next(iter(default_first(slots)), None)
+        slot = tags_by(published.slots("tags"), fingerprint)
         empty = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
         parts = [empty, *((image, hashed) for image, hashed, _, _ in _read(published, slot, names))]
         image, hashed = (np.concatenate(column) for column in zip(*parts))
