@@ -132,6 +132,16 @@ def test_tags_and_attributes_label_groups(tmp_path: Path) -> None:
     assert read.slot == "squeeze" and set(read.runs) == {"manifest", "tags"}
 
 
+def test_folders_label_groups(tmp_path: Path) -> None:
+    made, ids = (
+        Made(str(tmp_path)),
+        [f"{'cats' if number < 3 else 1890 if number < 6 else 'x'}/{number:03}" for number in range(90)],
+    )
+    made.manifest(dict.fromkeys(ids, "1"), attributes=[])
+    read = Words.read(open_snapshot(made.uri), "squeeze", Names(pa.array(ids, pa.large_string())), len(ids))
+    assert read.labelled(grouping([0, 1, 2], [3, 4, 5], [7, 8, 9])) == ["cats", "folder: 1890", None]
+
+
 def test_of_words_that_tell_equally_much_a_tag_is_taken(tmp_path: Path) -> None:
     both = {IDS[number]: [("b", "Zinc"), ("a", "Amber")] for number in range(3)}
     assert words(tmp_path / "1", both, {}).labelled(grouping([0, 1, 2])) == ["Amber"]

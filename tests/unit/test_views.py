@@ -273,7 +273,7 @@ def test_accepted_tags_of_one_fingerprint(warehouse: Path) -> None:
 def labelled(folder: Path, seed: int, images: int = 40, k: int = 6) -> ims.Collection:
     """Random lists of images with an attribute, which two of them lack, and which is nobody else's of a third."""
     rng = np.random.default_rng(seed)
-    made, names = Made(str(folder)), [f"{number:02}" for number in range(images)]
+    made, names = Made(str(folder)), [f"{'xyz'[number % 3]}/{number:02}" for number in range(images)]
     label = ["", *rng.choice(["a", "b", "ç", "it's"], images - 3), None, "alone"]
     attributes = [{} if value is None else {"style": value, "title": name} for name, value in zip(names, label)]
     rows = [{"image_id": name, "uri": name, "attributes": of} for name, of in zip(names, attributes)]
@@ -286,7 +286,7 @@ def labelled(folder: Path, seed: int, images: int = 40, k: int = 6) -> ims.Colle
             zip(rng.permutation(images)[:k].tolist(), np.sort(rng.choice([0, 0.125, 0.5, 0.7], k)).tolist()), 1
         )
     ]
-    lists += [{**lists[0], "relation": "dissimilar", "distance": 2.0, "neighbour_id": "39"}]
+    lists += [{**lists[0], "relation": "dissimilar", "distance": 2.0, "neighbour_id": names[39]}]
     tables = {"neighbours": {"hog/cosine": pa.Table.from_pylist(lists, SCHEMAS["neighbours"])}}
     settings = {"neighbours": {"similar": k, "dissimilar": 1, "metric": "cosine"}}
     made.publish("find_neighbours", "hog/cosine", tables, settings=settings)
@@ -302,10 +302,11 @@ def test_the_odd_ones_out_are_the_same_by_sql_and_by_python(tmp_path: Path, seed
     answer = collection.isolation().select(columns.split(", "))
     assert len(shown) == 35 and shown == [tuple(row.values()) for row in answer.to_pylist()]
     columns = "image_id, label, suggested_label, score, own_share"
-    shown = db.sql(f"SELECT {columns} FROM mislabelled('style')").fetchall()
-    answer = collection.mislabelled("style").select(columns.split(", "))
-    assert len(shown) > 25 and shown == [tuple(row.values()) for row in answer.to_pylist()]
-    assert {label for _, label, *_ in shown} == {"a", "b", "ç", "it's"}, "an image without a label is not judged"
+    for attribute, labels in (("style", {"a", "b", "ç", "it's"}), ("folder", set("xyz"))):
+        shown = db.sql(f"SELECT {columns} FROM mislabelled('{attribute}')").fetchall()
+        answer = collection.mislabelled(attribute).select(columns.split(", "))
+        assert len(shown) > 25 and shown == [tuple(row.values()) for row in answer.to_pylist()]
+        assert {label for _, label, *_ in shown} == labels, "an image without a label is not judged"
 
 
 def test_a_neighbour_that_left_the_manifest_stays_in_its_list(warehouse: Path) -> None:

@@ -263,7 +263,8 @@ class Collection:
         the suggested label), ``own_share`` (float32, 0 to 1: how much of them is for its own), ``fingerprint``,
         ``metric``. Images without a label, or with one that nobody else has, are not judged and have no row.
 
-        Raises ``WrongInput`` for an attribute that no image has, and for one that is another for every image.
+        ``attribute``: ``folder`` is the first folder of image_id where no attribute is called so. Raises ``WrongInput``
+        for an attribute that no image has, and for one that is another for every image.
         """
         from image_similarity.collection import odd_ones
 

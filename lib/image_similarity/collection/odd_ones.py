@@ -9,7 +9,8 @@ from image_similarity.collection.vectors import large
 from image_similarity.errors import WrongInput, did_you_mean
 from image_similarity.grouping import isolation as grouping
 from image_similarity.knn.distances import Indices
-from image_similarity.stages.groups.attributes import names_of
+from image_similarity.stages.groups.attributes import first_folders, names_of
+from image_similarity.warehouse.defaults import FOLDER
 from image_similarity.warehouse.schemas import SIMILAR
 from image_similarity.warehouse.snapshot import Snapshot
 
@@ -55,7 +56,7 @@ def mislabelled(snapshot: Snapshot, attribute: str, fingerprint: str | None, met
     """See `Collection.mislabelled`."""
     lists = tables.neighbours(snapshot, fingerprint, metric, SIMILAR, None)
     manifest = tables.published(snapshot, "manifest", "", "build_manifest", ["image_id", "attributes"])
-    labels = _labels(snapshot, manifest["attributes"], attribute)
+    labels = _labels(snapshot, manifest, attribute)
     names = pc.unique(labels).drop_null().sort()
     # One place more, without a label, for images that are not in the manifest.
     label = np.append(pc.fill_null(pc.index_in(labels, value_set=names), -1).to_numpy(), -1)
@@ -79,10 +80,13 @@ def mislabelled(snapshot: Snapshot, attribute: str, fingerprint: str | None, met
     return _table(columns, MISLABELLED, lists, "score")
 
 
-def _labels(snapshot: Snapshot, attributes: pa.ChunkedArray, attribute: str) -> pa.Array:
-    """The value of ``attribute`` for each of the maps; null where it is empty or missing. Raises ``WrongInput``."""
+def _labels(snapshot: Snapshot, manifest: pa.Table, attribute: str) -> pa.Array:
+    """The value of ``attribute`` for each image; null where it is empty or missing. Raises ``WrongInput``."""
+    attributes = manifest["attributes"]
     values = pa.chunked_array([pc.map_lookup(chunk, attribute, "first") for chunk in attributes.chunks], pa.string())
     labels = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values).combine_chunks()
+    if attribute == FOLDER:
+        labels = pc.coalesce(labels, first_folders(manifest["image_id"]).combine_chunks())
     if labels.null_count == len(labels):
         names = sorted({name for chunk in attributes.chunks for name in names_of(chunk)})
         raise WrongInput(f"{snapshot.uri}: no image has the attribute {attribute!r}{did_you_mean(attribute, names)}")

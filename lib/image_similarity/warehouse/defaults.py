@@ -6,6 +6,9 @@ DEFAULT_FINGERPRINT = "vgg16-fc2"
 """That of ``neighbours.fingerprint`` in the settings."""
 DEFAULT_METRIC = "cosine"
 
+FOLDER = "folder"
+"""Where no attribute is called so, the attribute that is the first folder of an image_id."""
+
 
 def default_of(names: Iterable[str], default: str) -> str | None:
     """The only one of ``names``, else ``default`` if it is among them; None if nothing says which is meant."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 
 from image_similarity.storage import uris
-from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, DEFAULT_METRIC, default_first, default_of
+from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, DEFAULT_METRIC, FOLDER, default_first, default_of
 from image_similarity.warehouse.schemas import ALIKE, DISSIMILAR, NEAR_DUPLICATES, RUNS, SCHEMAS, SIMILAR, VECTORS
 from image_similarity.warehouse.snapshot import Pointer
 
@@ -242,9 +242,12 @@ SELECT t.image_id, t.rank, t.class AS tag, t.probability, t.wnid, title_of(t.ima
 _MISLABELLED = """\
 -- Images by how much their neighbours speak for another value of an attribute than their own, the likeliest mistakes
 -- first: FROM mislabelled('style'). By another fingerprint and metric: FROM mislabelled('style', 'NAME', 'METRIC').
+-- Where no attribute is called so, 'folder' is the first folder of image_id.
 CREATE OR REPLACE MACRO mislabelled_images(run_ids, attribute_name) AS TABLE
 WITH labelled AS (
-    SELECT image_id, attributes[attribute_name] AS label FROM manifest WHERE attributes[attribute_name] <> ''
+    SELECT image_id, coalesce(nullif(attributes[attribute_name], ''), CASE WHEN attribute_name = '{folder}' THEN
+           nullif(regexp_extract(image_id, '^([^/]+)/', 1), '') END) AS label
+    FROM manifest WHERE label IS NOT NULL
 ),
 judged AS (SELECT image_id, label FROM labelled QUALIFY count(*) OVER (PARTITION BY label) > 1),
 lists AS (
@@ -448,6 +451,7 @@ def _mislabelled(pointer: Pointer, name: str, fingerprint: str | None) -> str:
     cases = "".join(f"WHEN {_quoted(slot)} THEN {_list(of)} " for slot, of in runs.items())
     return _MISLABELLED.format(
         similar=SIMILAR,
+        folder=FOLDER,
         digits=9,
         default=_quoted(fingerprint) if fingerprint else f"error({_quoted(several)})::VARCHAR",
         runs=cases or "WHEN '' THEN [''] ",

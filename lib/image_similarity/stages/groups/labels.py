@@ -1,4 +1,4 @@
-"""Labels of groups: the tag, or the value of an attribute, that a group has in common more than the collection has.
+"""Labels of groups: the tag, attribute or folder that a group has in common, more than the collection has.
 
 Words are kept as hashes, 16 bytes for each image and word. The texts are read again, of those that become labels.
 """
@@ -15,9 +15,10 @@ from image_similarity.grouping import labels
 from image_similarity.knn import hashing
 from image_similarity.knn.distances import Indices
 from image_similarity.pages import captions
+from image_similarity.stages.groups.attributes import first_folders
 from image_similarity.stages.groups.graph import Names, hashes
 from image_similarity.stages.groups.tables import Grouping
-from image_similarity.warehouse.defaults import tags_by
+from image_similarity.warehouse.defaults import FOLDER, tags_by
 from image_similarity.warehouse.snapshot import Snapshot
 
 LONGEST = 60
@@ -103,7 +104,7 @@ Part = tuple[Indices, Hashes, pa.LargeStringArray, pa.LargeStringArray]
 
 
 def _read(published: Snapshot, slot: str | None, names: Names) -> Iterator[Part]:
-    """Tags, then attributes, a batch at a time, of images that ``names`` finds."""
+    """Tags, then folders and attributes, a batch at a time, of images that ``names`` finds."""
     if slot is not None:
         for batch in published.batches("tags", slot, ["image_id", "class", "accepted"]):
             batch = batch.filter(batch["accepted"])
@@ -113,7 +114,11 @@ def _read(published: Snapshot, slot: str | None, names: Names) -> Iterator[Part]
         attributes = batch["attributes"]
         ends = attributes.offsets.to_numpy()
         items = slice(int(ends[0]), int(ends[-1]))
-        image = np.repeat(names.find(batch["image_id"]), np.diff(ends))
+        found = names.find(batch["image_id"])
+        yield _part(
+            found, pa.repeat(pa.scalar(FOLDER, pa.large_string()), len(found)), first_folders(batch["image_id"])
+        )
+        image = np.repeat(found, np.diff(ends))
         yield _part(image, attributes.keys[items], attributes.items[items])
 
 
