@@ -92,6 +92,16 @@ def test_tags_are_listed_by_their_images_with_the_most_probable_one_that_has_a_p
     assert listed(second)["cat"].card is None
 
 
+def test_tags_of_the_same_images_have_different_examples() -> None:
+    tagged = listed(
+        *(image(place, ("guitar", None, 0.9 - place / 10), ("instrument", None, 0.95)) for place in range(3))
+    )
+    shown = [tag.card and tag.card["title"] for tag in tagged.values()]
+    assert [*tagged] == ["guitar", "instrument"] and shown == ["image 0", "image 1"]
+    [alone, _] = listed(image(0, CAT, ANIMAL)).values()
+    assert alone.card and _.card and _.card["title"] == "image 0", "there is no other"
+
+
 def test_a_tag_leads_to_more_specific_and_more_general_ones() -> None:
     tagged = listed(image(1, TABBY, CAT, ANIMAL), image(2, CAT, ANIMAL), image(3, ("dog", None, 0.9), ANIMAL))
     narrower = [(tag.title, tag.images) for tag in tagged["animal"].narrower]

@@ -148,7 +148,7 @@ class _Rendering:
             for facet in self.facets:
                 contexts.append((f"groups/{facet.name}.html", "groups.html", {"facet": facet, "examples": examples}))
         if self.book.tags:
-            contexts += [("tags.html", row["path"], row) for row in tag_pages.list_pages(self.layout.tags())]
+            contexts += [(row["path"], "tags.html", row) for row in tag_pages.list_pages(self.layout.tags())]
         if self.book.failures:
             context = {"reasons": self.failed.reasons, "names": self._names_of_failed()}
             contexts.append(("failures/index.html", "failures_by_reason.html", context))

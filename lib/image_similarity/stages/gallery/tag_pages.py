@@ -12,6 +12,8 @@ from image_similarity.stages.gallery.tags import UNTAGGED, list_path, tag_path
 
 PER_LIST = 1000
 """Tags on a page of the list of all tags: a visitor looks for one on the page itself."""
+CANDIDATES = 6
+"""Images of a tag of which one becomes its example, so that tags of the same images have different ones."""
 SHOWN = 24
 """Tags that are shown beside another one: more specific ones, and more general ones."""
 
@@ -36,7 +38,7 @@ class Listed:
     title: str
     images: int
     card: Mapping[str, Any] | None
-    """The image that most probably shows it; None if no image with it has a picture."""
+    """An example: one of the images that most probably show it; None if no image with it has a picture."""
     narrower: tuple[Beside, ...]
     """More specific tags of its images, the most frequent first; at most `SHOWN`."""
     wider: tuple[Beside, ...]
@@ -46,8 +48,9 @@ class Listed:
 def listed(sizes: Iterable[Mapping[str, Any]], pairs: Mapping[tuple[str, str], int]) -> list[Listed]:
     """All tags, those of the most images first.
 
-    ``sizes``: page, title, wnid, images and card of each tag. ``pairs``: the pages of two tags, the more specific one
-    first, and the number of images with both.
+    ``sizes``: page, title, wnid, images and cards of each tag: those of up to `CANDIDATES` images that have a picture,
+    the most probable first. ``pairs``: the pages of two tags, the more specific one first, and the number of images
+    with both.
     """
     by_page = {size["page"]: size for size in sizes}
     titles, namesakes = {page: size["title"] for page, size in by_page.items()}, _namesakes(by_page.values())
@@ -58,18 +61,31 @@ def listed(sizes: Iterable[Mapping[str, Any]], pairs: Mapping[tuple[str, str], i
     for (specific, general), both in pairs.items():
         narrower[general].append(Beside(specific, titles[specific], both))
         wider[specific].append(Beside(general, titles[general], both))
-    tags = [
+    ordered = sorted(by_page, key=lambda page: (-images[page], titles[page], page))
+    examples = _examples({page: by_page[page]["cards"] for page in ordered})
+    return [
         Listed(
             page,
             titles[page],
             images[page],
-            size["card"],
+            examples[page],
             tuple(sorted(narrower[page], key=lambda tag: (-tag.images, tag.title, tag.page))[:SHOWN]),
             tuple(sorted(wider[page], key=lambda tag: (images[tag.page], tag.title, tag.page))[:SHOWN]),
         )
-        for page, size in by_page.items()
+        for page in ordered
     ]
-    return sorted(tags, key=lambda tag: (-tag.images, tag.title, tag.page))
+
+
+def _examples(candidates: Mapping[str, Sequence[Row]]) -> dict[str, Row | None]:
+    """page -> its first candidate whose picture no tag before it has, else its first; None if it has none."""
+    examples: dict[str, Row | None] = {}
+    shown: set[str] = set()
+    for page, cards in candidates.items():
+        new = (card for card in cards if card["picture"] not in shown)
+        example = next(new, cards[0] if cards else None)
+        examples[page] = example
+        shown.update([example["picture"]] if example else [])
+    return examples
 
 
 def _namesakes(sizes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -111,7 +127,7 @@ class Tags:
             {
                 **of_tag[0][0],
                 "images": len(of_tag),
-                "card": next((_card(image) for _, image in of_tag if image["width"] is not None), None),
+                "cards": [_card(image) for _, image in of_tag if image["width"] is not None][:CANDIDATES],
             }
             for of_tag in self._members.values()
         ]

@@ -3,8 +3,9 @@
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from image_similarity.runtime.tasks import numbered
@@ -50,15 +51,26 @@ class Tags:
 
     @cached_property
     def all(self) -> list[Listed]:
-        pictured = F.when(F.col("item.width").isNotNull(), F.struct("order", "item"))
-        sizes = self._members.groupBy(F.col("tag").alias("page")).agg(
-            F.first("title").alias("title"),
-            F.first("wnid").alias("wnid"),
-            F.count("*").alias("images"),
-            F.min(pictured)["item"].alias("card"),
+        sizes = self._members.groupBy("tag").agg(
+            F.first("title").alias("title"), F.first("wnid").alias("wnid"), F.count("*").alias("images")
         )
-        rows = [row.asDict(recursive=True) for row in sizes.collect()]
-        return tag_pages.listed([{**row, "card": row["card"] and _card(row["card"])} for row in rows], self._pairs())
+        candidates = self._candidates()
+        rows = [
+            {"page": row.tag, "title": row.title, "wnid": row.wnid, "images": row.images}
+            | {"cards": candidates.get(row.tag, [])}
+            for row in sizes.collect()
+        ]
+        return tag_pages.listed(rows, self._pairs())
+
+    def _candidates(self) -> dict[str, list[dict[str, Any]]]:
+        """tag (its page) -> cards of which one becomes its example, see `tag_pages.listed`."""
+        place = F.row_number().over(Window.partitionBy("tag").orderBy("order"))
+        pictured = self._members.where("item.width is not null").withColumn("place", place)
+        first = pictured.where(F.col("place") <= tag_pages.CANDIDATES).orderBy("tag", "place")
+        candidates: dict[str, list[dict[str, Any]]] = {}
+        for row in first.select("tag", F.struct(*(f"item.{name}" for name in CARD)).alias("card")).collect():
+            candidates.setdefault(row.tag, []).append(row.card.asDict())
+        return candidates
 
     def _pairs(self) -> dict[tuple[str, str], int]:
         """The pages of two tags, the more specific one first, and the images with both."""
@@ -99,10 +111,6 @@ class Tags:
         path = F.concat(F.lit(f"{FOLDER}/{UNTAGGED}-"), "number", F.lit(".html")).alias("path")
         last = F.lit(-(-self.untagged // per_page)).alias("last")
         return placed.groupBy(number).agg(_in_order(F.col("item")).alias("items")).select(path, "number", last, "items")
-
-
-def _card(item: dict[str, object]) -> dict[str, object]:
-    return {name: item[name] for name in CARD}
 
 
 def _in_order(value: Column) -> Column:
