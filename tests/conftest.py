@@ -45,6 +45,7 @@ TINY_TABLES = {
 ONE_GALLERY = (
     "jobs/test_gallery.py",
     "jobs/test_gallery_groups.py",
+    "jobs/test_gallery_tags.py",
     "jobs/test_compare_fingerprints.py",
     "jobs/test_serve.py",
     "browser/test_gallery_in_chromium.py",
