@@ -45,6 +45,7 @@ TINY_TABLES = {
 ONE_GALLERY = (
     "jobs/test_gallery.py",
     "jobs/test_gallery_groups.py",
+    "jobs/test_gallery_tags.py",
     "jobs/test_compare_fingerprints.py",
     "jobs/test_serve.py",
     "browser/test_gallery_in_chromium.py",
@@ -153,6 +154,7 @@ class Rendered:
 @pytest.fixture(scope="session")
 def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     import grouping_tables
+    import tagging_tables
     from image_similarity.jobs import embed_images, find_neighbours, render_gallery, run_pipeline
     from image_similarity.jobs.command_line import main
 
@@ -171,6 +173,8 @@ def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.Tem
     }
     groups = grouping_tables.hostile(collection.ids, collection.copies[0], collection.failing)
     grouping_tables.publish(folder / "warehouse", "tiny/cosine", groups)
+    shown = [image_id for image_id in collection.ids if image_id not in collection.failing]
+    tagging_tables.publish(folder / "warehouse", "tiny", tagging_tables.hostile(shown))
     assert main(render_gallery, [*settings, "--gallery", str(folder / "gallery")], session=spark) == 0
     return Rendered(collection, folder / "gallery", folder / "warehouse", settings, "tall.png", before)
 
