@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame
 
 from image_similarity.stages.gallery.listings import Facet
 from image_similarity.stages.gallery.pages import Book, Grouped, Tab
+from image_similarity.stages.gallery.ranked import Lists
 
 Card = dict[str, Any]
 """The columns `cards.CARD` of an image, and those that a method names."""
@@ -67,6 +68,10 @@ class Layout(ABC):
 
     @abstractmethod
     def failed(self) -> Failed: ...
+
+    @abstractmethod
+    def ranked(self) -> Lists:
+        """The lists of images by a number."""
 
     @abstractmethod
     def grouped(self) -> Grouped:

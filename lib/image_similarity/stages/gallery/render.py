@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import step
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import listings, pages, search, words
+from image_similarity.stages.gallery import listings, pages, ranked, search, words
 from image_similarity.stages.gallery.layout import Failed, Layout, Totals
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.storage import blobs
@@ -50,7 +50,7 @@ class Outputs:
 
 def run(spark: SparkSession, layout: Layout, about: About, settings: Settings, site: Site, rendering: str) -> Outputs:
     """Fills the pages, and writes the rest of the folder ``rendering``; no page is touched."""
-    facets, failed = layout.facets(), layout.failed()
+    facets, failed, lists = layout.facets(), layout.failed(), layout.ranked()
     book = Book(
         site.uri,
         rendering,
@@ -65,10 +65,11 @@ def run(spark: SparkSession, layout: Layout, about: About, settings: Settings, s
         duplicates=layout.duplicates(),
         failures=failed.images,
         lost=failed.lost,
+        ranked=lists.shown(layout.tabs),
         from_list=about.from_list,
         groups=layout.grouped(),
     )
-    return _Rendering(spark, layout, about, settings, book, facets, failed).write()
+    return _Rendering(spark, layout, about, settings, book, facets, failed, lists).write()
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class _Rendering:
     book: Book
     facets: list[listings.Facet]
     failed: Failed
+    lists: ranked.Lists
 
     def write(self) -> Outputs:
         layout, pictures = self.layout, self.layout.pictures()
@@ -141,6 +143,7 @@ class _Rendering:
         if self.book.failures:
             context = {"reasons": self.failed.reasons, "names": self._names_of_failed()}
             contexts.append(("failures/index.html", "failures_by_reason.html", context))
+        contexts += ranked.pages_of(self.lists, self.book.tabs, self.settings.gallery.images_per_page)
         return [pages.fill_one(template, self.book, path, context) for path, template, context in contexts]
 
     def _names_of_failed(self) -> dict[str, list[Any]]:
