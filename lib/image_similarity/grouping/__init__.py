@@ -6,6 +6,7 @@ settings, no tables.
 - ``components``       what pairs connect
 - ``stars``            the groups of components whose distances fit into a matrix (``matrices``); ``large``: of others
 - ``verdicts``         whether a picture from outside is in a collection
+- ``isolation``        the odd ones out: what is like no other, and whose neighbours have another label
 - ``digests``          what the groups of a component depend on
 
 A *node* is a distinct content: identical files are one node. Nodes are numbered in the order of their names, so a tie

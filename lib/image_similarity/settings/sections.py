@@ -262,6 +262,25 @@ class QualitySettings(Section):
     enabled: bool = True
     """Whether embed_images measures pictures and publishes the table ``quality``. It changes no vector."""
 
+    dark: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Flagged ``dark``: ``brightness_p95`` is below this. ``0``: none is."""
+
+    bright: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Flagged ``bright``: ``brightness_p5`` is above this. ``1``: none is."""
+
+    blurred: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """Flagged ``blurred``: ``sharpness`` is below this, also after the contrast is raised to that of an ordinary
+    photograph, and the picture is not flat. ``0``: none is."""
+
+    flat: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Flagged ``flat``: ``one_colour_share`` is above this. ``1``: none is."""
+
+    tiny: Annotated[int, Field(ge=0)] = 64
+    """Flagged ``tiny``: the shorter side has fewer pixels. ``0``: none is."""
+
+    odd_aspect: Annotated[float, Field(ge=1)] = 3.0
+    """Flagged ``odd-aspect``: the longer side is more than so many times the shorter one. ``inf``: none is."""
+
 
 class TagsSettings(Section):
     """``[tags]``: what is in a picture, in the words of the network's classifier."""
