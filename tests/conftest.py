@@ -153,6 +153,7 @@ class Rendered:
 @pytest.fixture(scope="session")
 def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     import grouping_tables
+    import quality_tables
     from image_similarity.jobs import embed_images, find_neighbours, render_gallery, run_pipeline
     from image_similarity.jobs.command_line import main
 
@@ -171,6 +172,8 @@ def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.Tem
     }
     groups = grouping_tables.hostile(collection.ids, collection.copies[0], collection.failing)
     grouping_tables.publish(folder / "warehouse", "tiny/cosine", groups)
+    measured = quality_tables.rows(quality_tables.of_contents(folder / "warehouse", "tiny"))
+    quality_tables.publish(folder / "warehouse", measured[1:])
     assert main(render_gallery, [*settings, "--gallery", str(folder / "gallery")], session=spark) == 0
     return Rendered(collection, folder / "gallery", folder / "warehouse", settings, "tall.png", before)
 

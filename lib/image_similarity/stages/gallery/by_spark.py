@@ -130,7 +130,7 @@ class BySpark(Layout):
 
     @cached_property
     def _ranked(self) -> RankedBySpark:
-        return RankedBySpark(self.cards, self.images, self.inputs.neighbours, self.inputs.quality, self.scratch)
+        return RankedBySpark(self.cards, self.inputs.neighbours, self.inputs.quality, self.scratch)
 
     def ranked(self) -> Lists:
         return self._ranked.lists(*self._facets)

@@ -97,7 +97,7 @@ ORDERS = (
         "brightness_p5",
         "darkest parts",
         "How bright the darkest twentieth of the picture is at most: 0 % is black, 100 % white.",
-        "So is a drawing in thin lines on white paper.",
+        "A drawing in thin lines on white paper is bright, too.",
         percent,
         falling=True,
         flag="bright",
@@ -187,17 +187,21 @@ def flag_path(flag: str, number: int = 1) -> str:
     return path(f"flag-{flag}", number)
 
 
+def number(order: Order, row: Row) -> str:
+    """The number of an image that a list is in order of, in words."""
+    value = row[order.column]
+    text = "" if value is None else order.form(value)
+    if order.column == "short_side":
+        return f"{row['width']:,} × {row['height']:,}"
+    if order.column == "elongation":
+        return f"{text}, {row['width']:,} × {row['height']:,}"
+    return f"{text} {order.says}" if order.column == "one_colour_share" else f"{order.says} {text}"
+
+
 def note(order: Order, row: Row) -> Markup:
     """The line below an image in a list: its number in words, and its flags."""
-    value = row[order.column]
-    number = "" if value is None else order.form(value)
-    says = f"{number} {order.says}" if order.column == "one_colour_share" else f"{order.says} {number}"
-    if order.column == "short_side":
-        says = f"{row['width']:,} × {row['height']:,}"
-    elif order.column == "elongation":
-        says = f"{number}, {row['width']:,} × {row['height']:,}"
-    marks = [Markup(' <span class="flag">{}</span>').format(FLAG_WORDS.get(flag, flag)) for flag in row["flags"] or ()]
-    return escape(says) + Markup().join(marks)
+    flags = [Markup(' <span class="flag">{}</span>').format(FLAG_WORDS.get(flag, flag)) for flag in row["flags"] or ()]
+    return escape(number(order, row)) + Markup().join(flags)
 
 
 def facts(row: Row) -> list[tuple[str, str, list[str]]]:
@@ -209,8 +213,7 @@ def facts(row: Row) -> list[tuple[str, str, list[str]]]:
         ("sharpness", ("blurred",), _form(row, "sharpness")),
         ("entropy", (), _form(row, "information")),
         ("one colour", ("flat",), _form(row, "one-colour")),
-        ("size", ("tiny", "odd-aspect"), f"{row['width']:,} × {row['height']:,}" if row["width"] else ""),
-        ("file", (), _file(row)),
+        ("size", ("tiny", "odd-aspect"), _size(row)),
     ):
         if text:
             shown.append((name, text, [flag for flag in row["flags"] or () if flag in flags]))
@@ -230,10 +233,11 @@ def _form(row: Row, name: str) -> str:
     return "" if row[order.column] is None else order.form(row[order.column])
 
 
-def _file(row: Row) -> str:
+def _size(row: Row) -> str:
+    size = f"{row['width']:,} × {row['height']:,}" if row["width"] else ""
     of_format = row["format"] and format_name(row["format"])
     stored = "" if row["size_bytes"] is None else file_size(row["size_bytes"])
-    return ", ".join(filter(None, (of_format, stored)))
+    return ", ".join(filter(None, (size, of_format, stored)))
 
 
 # -- arrays: the same for a whole collection, and for the part of it that a task has -----------------------------------
@@ -287,6 +291,11 @@ class Histogram:
     """In each of the bins."""
     flagged: tuple[int, ...]
     """Of these."""
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all images have the same number: no list is in order of it."""
+        return self.lowest == self.highest
 
 
 def borders(order: Order, highest: float) -> NDArray[np.float64]:

@@ -9,25 +9,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from image_similarity.grouping.isolation import mislabelled
 from image_similarity.stages.gallery import measures
 from image_similarity.stages.gallery.in_memory import paged
 from image_similarity.stages.gallery.listings import Facet
-from image_similarity.stages.gallery.measures import MOST, Histogram
+from image_similarity.stages.gallery.measures import Histogram
 from image_similarity.stages.gallery.pages import Ranked, Tab
 
 FOLDER = "odd"
 LEAST_IMAGES = 3
 """Among fewer images with neighbours, none is odd."""
 SUSPECTS_PER_PAGE = 20
-EVIDENCE = 5
+EVIDENCE = 6
 """Neighbours shown beside an image whose label is doubted."""
 EXAMPLES = 4
 """Images of a list that the page about all of them shows."""
 
-Card = Mapping[str, Any]
+Row = Mapping[str, Any]
+Card = Row
 Page = tuple[str, str, dict[str, Any]]
 """Path, template and variables."""
 
@@ -58,29 +60,18 @@ class Odd:
 
 @dataclass(frozen=True)
 class Edges:
-    """The nearest neighbours by the first tab, in the order of the images, the nearest first: arrays of one length."""
-
-    image: NDArray[np.int64]
-    neighbour: NDArray[np.int64]
-    distance: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Doubts:
-    """The images whose neighbours speak most for another label than their own, those first: arrays of one length."""
+    """The nearest neighbours by the first tab, those of each image together and the nearest first: arrays of one
+    length.
+    """
 
     image: NDArray[np.int64]
     """Ordinals."""
-    suggested: NDArray[np.int64]
-    """The label that its neighbours have, as a code."""
-    own_share: NDArray[np.float64]
-    """How much its neighbours speak for its own label, 0 to 1."""
-    evidence: Sequence[Sequence[int]]
-    """Ordinals of its nearest neighbours."""
-
-    def ordinals(self) -> set[int]:
-        """Of all images that are shown."""
-        return {*self.image.tolist(), *(one for few in self.evidence for one in few)}
+    neighbour: NDArray[np.int64]
+    distance: NDArray[np.float32]
+    label: NDArray[np.int64]
+    """Of the image: the place of its value among those of a facet; -1 where it has none."""
+    other: NDArray[np.int64]
+    """Of the neighbour."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +80,7 @@ class Suspects:
 
     facet: Facet
     images: int
-    """Images with a neighbour, and with a label that another image has, too."""
+    """Those that were judged: with a label that another image has, too, and a neighbour that has one."""
     doubted: int
     """Of these, those whose neighbours speak for another one. Not all are shown."""
     rows: Sequence[Mapping[str, Any]] = ()
@@ -104,6 +95,8 @@ class Lists:
     odd: Mapping[int, Odd] = field(default_factory=dict)
     """By the number of the tab."""
     suspects: Sequence[Suspects] = ()
+    unjudged: Sequence[str] = ()
+    """Attributes by which none is judged: no two images have the same value."""
 
     def shown(self, tabs: Sequence[Tab]) -> Ranked:
         return Ranked(
@@ -122,50 +115,72 @@ def suspects_path(facet: Facet, number: int = 1) -> str:
     return f"{FOLDER}/label-{facet.name}-{number}.html"
 
 
-# -- choosing ----------------------------------------------------------------------------------------------------------
+# -- judging labels ----------------------------------------------------------------------------------------------------
+
+JUDGED = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("label", pa.int64()),
+        ("suggested", pa.int64()),
+        ("score", pa.float32()),
+        ("own_share", pa.float32()),
+        ("neighbours", pa.list_(pa.int64())),
+        ("labels", pa.list_(pa.int64())),
+    ]
+)
+"""An image whose label was judged, and its nearest `EVIDENCE` neighbours with their labels."""
 
 
-def doubts(edges: Edges, label: NDArray[np.int64]) -> tuple[Doubts, int, int] | None:
-    """The first `MOST` images whose label is doubted, and `Suspects.images` and `Suspects.doubted`. None where no
-    label has two images.
+def can_be_judged(facet: Facet) -> bool:
+    """Whether two images have one value."""
+    return any(value.images > 1 for value in facet.values)
 
-    ``label``: (n,) the code of each image's label by ordinal; -1 where it has none.
+
+def judged(edges: Edges, facet: Facet) -> pa.Table:
+    """`JUDGED` of the images of ``edges``: of a whole collection, or of a part of it. ``facet``: see `can_be_judged`.
+
+    What is said of an image depends on its own neighbours, and on whether another image of the collection has its
+    label, which the facet knows.
     """
-    try:
-        score, suggested, own_share = mislabelled(edges.image, edges.neighbour, edges.distance, label)
-    except ValueError:
-        return None
-    is_judged = np.isfinite(score)
-    is_doubted = is_judged & (suggested >= 0) & (suggested != label)
-    places = np.flatnonzero(is_doubted)
-    chosen = places[np.lexsort([places, -score[places]])][:MOST]
-    starts, ends = (np.searchsorted(edges.image, chosen, side) for side in ("left", "right"))
-    evidence = [edges.neighbour[start : min(start + EVIDENCE, end)].tolist() for start, end in zip(starts, ends)]
-    return Doubts(chosen, suggested[chosen], own_share[chosen], evidence), int(is_judged.sum()), len(places)
+    images, first, place = np.unique(edges.image, return_index=True, return_inverse=True)
+    codes = np.arange(len(facet.values))
+    # Each row's neighbour is an image of its own here. Every label is there twice more, so that all are judged.
+    label = np.concatenate([edges.label[first], edges.other, codes, codes])
+    judgement = mislabelled(place, len(images) + np.arange(len(place)), edges.distance, label)
+    score, suggested, own_share = (of[: len(images)] for of in judgement)
+    own = edges.label[first]
+    is_shared = np.array([value.images > 1 for value in facet.values])
+    kept = np.flatnonzero(np.isfinite(score) & (own >= 0) & is_shared[own])
+    ends = np.append(first[1:], len(place))
+    shown = [slice(first[at], min(first[at] + EVIDENCE, ends[at])) for at in kept]
+    columns = [images[kept], own[kept], suggested[kept], score[kept], own_share[kept]]
+    lists = ([values[of].tolist() for of in shown] for values in (edges.neighbour, edges.other))
+    arrays = [pa.array(column, field.type) for column, field in zip([*columns, *lists], JUDGED)]
+    return pa.Table.from_arrays(arrays, schema=JUDGED)
 
 
-def suspects(
-    facet: Facet, chosen: tuple[Doubts, int, int], label: NDArray[np.int64], card: Mapping[int, Card]
-) -> Suspects:
-    """``label``: as for `doubts`; its codes are places in the values of ``facet``. ``card``: of the ordinals."""
-    of, judged, doubted = chosen
+def suspects(facet: Facet, images: int, doubted: int, rows: Sequence[Row], card: Mapping[int, Card]) -> Suspects:
+    """``rows``: of `JUDGED`, in the order of the pages. ``card``: of `ordinals_of` them."""
 
     def value(code: int) -> str | None:
         return facet.values[code].value if code >= 0 else None
 
-    rows = [
+    shown = [
         {
-            "card": card[image],
-            "label": value(int(label[image])),
-            "suggested": value(suggested),
-            "own_share": own_share,
-            "neighbours": [(card[other], value(int(label[other]))) for other in few],
+            "card": card[row["ordinal"]],
+            "label": value(row["label"]),
+            "suggested": value(row["suggested"]),
+            "own_share": row["own_share"],
+            "neighbours": [(card[at], value(code)) for at, code in zip(row["neighbours"], row["labels"])],
         }
-        for image, suggested, own_share, few in zip(
-            of.image.tolist(), of.suggested.tolist(), of.own_share.tolist(), of.evidence
-        )
+        for row in rows
     ]
-    return Suspects(facet, judged, doubted, rows)
+    return Suspects(facet, images, doubted, shown)
+
+
+def ordinals_of(rows: Sequence[Row]) -> set[int]:
+    """Of all images that the pages of rows of `JUDGED` show."""
+    return {at for row in rows for at in (row["ordinal"], *row["neighbours"])}
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
@@ -178,6 +193,7 @@ def pages_of(lists: Lists, tabs: Sequence[Tab], per_page: int) -> Iterator[Page]
     links = _odd_links(lists, tabs)
     for tab, odd in lists.odd.items():
         about = {"tab": tab, "links": links, "images": odd.images, "base": odd_path(tabs[tab]).removesuffix("1.html")}
+        about["unjudged"] = lists.unjudged
         for page in paged([*odd.cards], per_page):
             yield odd_path(tabs[tab], page.number), "odd.html", {**about, **page.row(page.items)}
     for of in lists.suspects:
@@ -196,7 +212,11 @@ def _odd_links(lists: Lists, tabs: Sequence[Tab]) -> list[tuple[str, str, str | 
 
 
 def _of_quality(quality: Quality, per_page: int) -> Iterator[Page]:
-    orders = [order for order in measures.ORDERS if order.name in quality.histograms]
+    orders = [
+        order
+        for order in measures.ORDERS
+        if order.name in quality.histograms and not quality.histograms[order.name].is_even
+    ]
     about = {"quality": quality, "orders": orders}
     yield f"{measures.FOLDER}/index.html", "quality.html", {**about, "examples": EXAMPLES}
     for order in orders:

@@ -1,7 +1,6 @@
 """The lists of `ranked` of a collection of any size, by Spark.
 
-Numbers of quality and distances to neighbours are joined and summed by tasks. Labels are judged by this process: that
-takes arrays of the nearest neighbours by the first tab, `MOST_EDGES` of them at the most.
+Spark joins and sorts; tasks ask of their rows, as arrays, what `ranked_in_memory` asks of all of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from image_similarity.reporting import note
 from image_similarity.runtime.tasks import numbered
 from image_similarity.stages.gallery import cards, measures, ranked
 from image_similarity.stages.gallery.listings import Facet
@@ -22,10 +19,11 @@ from image_similarity.stages.gallery.ranked import Edges, Lists, Odd, Quality, S
 from image_similarity.warehouse.schemas import SIMILAR
 from image_similarity.warehouse.workspace import Workspace
 
-MOST_EDGES = 100_000_000
-"""Rows of nearest neighbours whose labels are judged: eight million images with twelve each. They take about 6 GB."""
-
 _CHOSEN = "list string, value double, ordinal long"
+_EDGES = ["ordinal", "neighbour", "distance", "label", "other"]
+_JUDGED = (
+    "ordinal long, label long, suggested long, score float, own_share float, neighbours array<long>, labels array<long>"
+)
 _COUNTED = "name string, images array<long>, flagged array<long>"
 
 
@@ -34,10 +32,8 @@ class RankedBySpark:
     image_id, relation, rank, neighbour_id, distance. ``quality``: rows of that table; None: there are none.
     """
 
-    def __init__(
-        self, images: DataFrame, count: int, neighbours: DataFrame, quality: DataFrame | None, scratch: Workspace
-    ) -> None:
-        self._images, self._count, self._scratch = images, count, scratch
+    def __init__(self, images: DataFrame, neighbours: DataFrame, quality: DataFrame | None, scratch: Workspace) -> None:
+        self._images, self._scratch = images, scratch
         ordinals = images.select("image_id", "ordinal")
         others = ordinals.select(F.col("image_id").alias("neighbour_id"), F.col("ordinal").alias("neighbour"))
         similar = neighbours.where(F.col("relation") == SIMILAR)
@@ -61,7 +57,9 @@ class RankedBySpark:
 
     def lists(self, facets: Sequence[Facet], members: DataFrame) -> Lists:
         """``members``: attribute, value and ordinal of the images of the facets."""
-        return Lists(self._of_quality(), self._odd(), self._suspects(facets, members))
+        judged = [self._suspects(facet, members) for facet in facets if ranked.can_be_judged(facet)]
+        unjudged = [facet.attribute for facet in facets if not ranked.can_be_judged(facet)]
+        return Lists(self._of_quality(), self._odd(), judged, unjudged)
 
     # -- quality -------------------------------------------------------------------------------------------------------
 
@@ -135,50 +133,29 @@ class RankedBySpark:
         card = self._cards(ordinals, own)
         return Odd(images, [card[at] for at in ordinals])
 
-    def _suspects(self, facets: Sequence[Facet], members: DataFrame) -> list[Suspects]:
-        first = self._edges.where("tab = 0")
-        if not facets or not self._are_few(first):
-            return []
-        edges = self._first_edges(first)
-        labels = self._labels(facets, members)
-        chosen = [(facet, label, ranked.doubts(edges, label)) for facet, label in zip(facets, labels)]
-        judged = [(facet, label, of) for facet, label, of in chosen if of is not None]
-        card = self._cards({at for *_, of in judged for at in of[0].ordinals()})
-        return [ranked.suspects(facet, of, label, card) for facet, label, of in judged]
+    def _suspects(self, facet: Facet, members: DataFrame) -> Suspects:
+        """Each task judges its own images."""
 
-    def _are_few(self, edges: DataFrame) -> bool:
-        if (rows := edges.count()) > MOST_EDGES:
-            note(f"labels are not judged: {rows:,} rows of neighbours, and {MOST_EDGES:,} are the most")
-            return False
-        return True
+        def judged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            if parts := list(batches):
+                columns = [column.to_numpy() for column in pa.Table.from_batches(parts).select(_EDGES).columns]
+                yield from ranked.judged(Edges(*columns), facet).to_batches()
 
-    def _first_edges(self, edges: DataFrame) -> Edges:
-        columns = ["ordinal", "rank", "neighbour", "distance"]
-        self._scratch.write("ranked-first", edges.select(*columns))
-        image, rank, neighbour, distance = self._arrays("ranked-first", columns)
-        order = np.lexsort([rank, image])
-        return Edges(image[order], neighbour[order], distance[order])
+        label = self._labels(facet, members)
+        other = label.select(F.col("ordinal").alias("neighbour"), F.col("label").alias("other"))
+        joined = self._edges.where("tab = 0").join(label, "ordinal", "left").join(other, "neighbour", "left")
+        ordered = joined.fillna(-1, ["label", "other"]).repartition("ordinal").sortWithinPartitions("ordinal", "rank")
+        rows = self._scratch.write(f"ranked-{facet.name}", ordered.mapInArrow(judged, _JUDGED))
+        images, doubted = rows.agg(F.count("*"), F.count_if(F.col("score") > 0)).collect()[0]
+        first = rows.where("score > 0").orderBy(F.desc("score"), "ordinal").limit(MOST).toArrow().to_pylist()
+        return ranked.suspects(facet, images, doubted, first, self._cards(ranked.ordinals_of(first)))
 
-    def _labels(self, facets: Sequence[Facet], members: DataFrame) -> list[NDArray[np.int64]]:
-        """For each facet, (n,) the place of each image's value among its values; -1 where it has none."""
-        codes = [
-            (number, facet.attribute, value.value, code)
-            for number, facet in enumerate(facets)
-            for code, value in enumerate(facet.values)
-        ]
-        table = members.sparkSession.createDataFrame(codes, "facet int, attribute string, value string, code int")
-        rows = members.select("attribute", "value", "ordinal").join(F.broadcast(table), ["attribute", "value"])
-        self._scratch.write("ranked-labels", rows.select("facet", "ordinal", "code"))
-        number, ordinal, code = self._arrays("ranked-labels", ["facet", "ordinal", "code"])
-        labels = [np.full(self._count, -1, np.int64) for _ in facets]
-        for place, label in enumerate(labels):
-            label[ordinal[number == place]] = code[number == place]
-        return labels
-
-    def _arrays(self, name: str, columns: list[str]) -> list[NDArray[Any]]:
-        """The columns of what was written as ``name``."""
-        parts = list(self._scratch.parts(name, columns))
-        return [np.concatenate([part[column].to_numpy() for part in parts]) for column in columns]
+    def _labels(self, facet: Facet, members: DataFrame) -> DataFrame:
+        """ordinal and ``label`` (the place of its value among those of the facet) of each image that has one."""
+        codes = [(value.value, code) for code, value in enumerate(facet.values)]
+        table = members.sparkSession.createDataFrame(codes, "value string, label long")
+        own = members.where(F.col("attribute") == facet.attribute).select("value", "ordinal")
+        return own.join(F.broadcast(table), "value").select("ordinal", "label")
 
     def _cards(self, ordinals: Iterable[int], also: DataFrame | None = None) -> Mapping[int, dict[str, Any]]:
         """ordinal -> its card, with the columns of ``also``."""

@@ -48,8 +48,9 @@ class RankedInMemory:
     def lists(self, facets: Sequence[Facet]) -> Lists:
         odd = {tab: self._odd(tab) for tab in self._isolation}
         shown = {tab: of for tab, of in odd.items() if of.images >= ranked.LEAST_IMAGES}
-        of_facets = [self._suspects(facet) for facet in facets]
-        return Lists(self._of_quality(), shown, [of for of in of_facets if of is not None])
+        judged = [self._suspects(facet) for facet in facets if ranked.can_be_judged(facet)]
+        unjudged = [facet.attribute for facet in facets if not ranked.can_be_judged(facet)]
+        return Lists(self._of_quality(), shown, judged, unjudged)
 
     def _of_quality(self) -> Quality | None:
         table = self._quality
@@ -72,21 +73,23 @@ class RankedInMemory:
     def _odd(self, tab: int) -> Odd:
         mean, percentile = self._isolation[tab]
         known = np.flatnonzero(np.isfinite(mean))
-        chosen = known[np.lexsort([known, -mean[known]])][:MOST]
+        chosen = known[np.lexsort((known, -mean[known]))][:MOST]
         cards = [
             {**self._card_of(at), "mean_distance": float(mean[at]), "percentile": float(percentile[at])}
             for at in chosen.tolist()
         ]
         return Odd(len(known), cards)
 
-    def _suspects(self, facet: Facet) -> Suspects | None:
+    def _suspects(self, facet: Facet) -> Suspects:
         label = self._labels(facet)
         own = self._edges.is_similar & (self._edges.tab == 0)
-        edges = Edges(self._edges.image[own], self._edges.neighbour[own], self._edges.distance[own])
-        chosen = ranked.doubts(edges, label)
-        if chosen is None:
-            return None
-        return ranked.suspects(facet, chosen, label, {at: self._card_of(at) for at in chosen[0].ordinals()})
+        image, neighbour = self._edges.image[own], self._edges.neighbour[own]
+        edges = Edges(image, neighbour, self._edges.distance[own], label[image], label[neighbour])
+        judged = ranked.judged(edges, facet)
+        doubted = judged.filter(pc.greater(judged["score"], 0))
+        rows = doubted.sort_by([("score", "descending"), ("ordinal", "ascending")])[:MOST].to_pylist()
+        card = {at: self._card_of(at) for at in ranked.ordinals_of(rows)}
+        return ranked.suspects(facet, len(judged), len(doubted), rows, card)
 
     def _labels(self, facet: Facet) -> NDArray[np.int64]:
         """(n,) the place of each image's value among those of ``facet``; -1 where it has none."""
