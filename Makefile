@@ -94,6 +94,7 @@ bench: ready
 	$(BIN)/python tests/benchmarks/approximate_neighbours.py
 	$(BIN)/python tests/benchmarks/groups.py
 	$(BIN)/python tests/benchmarks/search_verdicts.py
+	$(BIN)/python tests/benchmarks/quality.py
 	$(BIN)/python tests/benchmarks/groups_million.py
 
 # On a machine with a GPU: whether it gives what the processor gives, and how fast it is. Needs no Java and no Spark.

@@ -103,7 +103,8 @@ def scores(lists: Lists, label: Labels) -> Iterator[tuple[tuple[str, str], Reals
         yield (weights, "normalised"), -own / np.maximum(mean[label], 1e-9)
         yield (weights, "margin + half the label's mean"), other - own + mean[label] / 2
         yield (weights, "confident"), 2.0 * (other >= mean[best]) + other - own
-    yield ("the project's", "margin"), mislabelled(owner, neighbour, distance.astype(np.float32), label).score
+    ours = mislabelled(owner, neighbour, distance.astype(np.float32), label)
+    yield ("the project's", "margin"), ours.score.astype(np.float64)
 
 
 def weightings(owner: Labels, distance: Reals) -> Iterator[tuple[str, Reals]]:

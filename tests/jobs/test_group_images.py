@@ -315,3 +315,19 @@ def test_what_belongs_together(spark: SparkSession, tmp_path: Path, capsys: Any)
     assert len({(finer[name], coarser[name]) for name in finer}) == len(set(finer.values())), (
         "each in one of the coarser"
     )
+
+
+@pytest.mark.parametrize("runner", ["process", "spark"])
+def test_groups_are_labelled_by_what_sets_them_apart(run: Any, tmp_path: Path, runner: str) -> None:
+    draw(tmp_path / "pictures" / "many", range(30))
+    (tmp_path / "pictures" / "pair").mkdir()
+    with Image.open(tmp_path / "pictures" / "many" / "7.jpg") as picture:
+        picture.resize((200, 150)).save(tmp_path / "pictures" / "pair" / "small.png")
+        picture.resize((220, 165)).save(tmp_path / "pictures" / "pair" / "smaller.png")
+    (tmp_path / "pictures" / "many" / "7.jpg").unlink()
+    warehouse = warehouse_of_colours(run, tmp_path, tmp_path / "pictures")
+    runner_is = ["--set", f"groups.runner={runner}"]
+    assert run(group_images, "--warehouse", warehouse, *COLOURS, *runner_is) == 0
+    assert ask(warehouse, "SELECT size, label FROM group_summary") == [(2, "pair")]
+    assert last(warehouse).counts["labelled"] == 1
+    assert last(warehouse).inputs["manifest"] == open_snapshot(str(warehouse)).run_ids("manifest", "")

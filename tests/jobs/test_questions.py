@@ -104,7 +104,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_there_are_ten_questions() -> None:
-    assert len(re.findall("^## ", PAGE, re.MULTILINE)) == 10 and len(PAIRS) == 11
+    assert len(re.findall("^## ", PAGE, re.MULTILINE)) == 10 and len(PAIRS) == 13
     assert PAGE.count("```sql") == PAGE.count("```python") == len(PAIRS)
 
 

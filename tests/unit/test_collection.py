@@ -20,6 +20,7 @@ from image_similarity.knn import distances
 from image_similarity.settings import DEFAULT_FINGERPRINT, NeighboursSettings
 from image_similarity.storage.local import LocalFiles
 from image_similarity.warehouse import defaults as first
+from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import RecordsGone
 from warehouses import Made, random_vectors, sha256
 
@@ -381,8 +382,55 @@ def test_matches_of_one_batch(made: Made) -> None:
     assert "did you mean lent?" in refused(collection.matches, "lend")
 
 
-def test_tags_are_not_there_yet(made: Made) -> None:
-    assert "tags are not published by any job yet" in refused(ims.open(made.uri).tags)
+def test_quality_and_tags_that_are_not_published(made: Made) -> None:
+    assert "no tags are published: run tag_images first" in refused(ims.open(made.uri).tags)
+    assert "no quality is published: run embed_images first" in refused(ims.open(made.uri).quality)
+
+
+def test_quality_and_tags_in_order(made: Made) -> None:
+    quality = [{"image_id": name, "flags": flags, "sharpness": 2.5} for name, flags in (("b", ["dark"]), ("a", []))]
+    made.publish("embed_images", "", {"quality": {"": pa.Table.from_pylist(quality, SCHEMAS["quality"])}})
+    collection = ims.open(made.uri)
+    assert collection.quality()["flags"].to_pylist() == [[], ["dark"]]
+    assert collection.quality().column_names == SCHEMAS["quality"].names
+    for fingerprint in ("squeeze", "alex"):
+        tags = [
+            {"image_id": name, "fingerprint": fingerprint, "rank": rank, "class": "cat", "accepted": rank == 1}
+            for name in ("b", "a")
+            for rank in (2, 1)
+        ]
+        made.publish("tag_images", fingerprint, {"tags": {fingerprint: pa.Table.from_pylist(tags, SCHEMAS["tags"])}})
+        if fingerprint == "squeeze":
+            only = ims.open(made.uri).tags()
+            assert only.select(["image_id", "rank"]).to_pylist() == [
+                {"image_id": name, "rank": rank} for name in ("a", "b") for rank in (1, 2)
+            ]
+            assert only.schema.metadata == {b"fingerprint": b"squeeze", b"run_id": b"r00000005"}
+    collection = ims.open(made.uri)
+    assert "which fingerprint with tags? Several are published: name one of" in refused(collection.tags)
+    assert "did you mean squeeze?" in refused(collection.tags, "squeze")
+    assert set(collection.tags("alex")["fingerprint"].to_pylist()) == {"alex"}
+
+
+def test_labels_that_say_nothing_are_refused(made: Made) -> None:
+    collection = ims.open(made.uri)
+    assert "no image has the attribute 'lable'; did you mean label?" in refused(collection.mislabelled, "lable")
+    made.manifest(dict.fromkeys(CONTENTS, "1"), attributes=[("label", "")])
+    assert "no image has the attribute 'label'" in refused(ims.open(made.uri).mislabelled, "label")
+    rows = [{"image_id": name, "attributes": {"title": name}} for name in CONTENTS]
+    made.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
+    assert "no image has the attribute 'folder'" in refused(ims.open(made.uri).mislabelled, "folder")
+    alone = refused(ims.open(made.uri).mislabelled, "title")
+    assert "the attribute 'title' is another one for every image: name one whose values repeat" in alone
+    assert "no neighbours vgg16-fc2/euclidean" in refused(collection.isolation, metric="euclidean")
+
+
+def test_odd_ones_are_said_of_what(made: Made) -> None:
+    collection = ims.open(made.uri)
+    for answer in (collection.isolation(), collection.mislabelled("label")):
+        assert answer.schema.metadata[b"fingerprint"] == b"vgg16-fc2" and answer.schema.metadata[b"metric"] == b"cosine"
+        assert answer["image_id"].to_pylist() == ["a.jpg", "b.jpg"]  # of 0.1875 both
+        assert answer["fingerprint"].to_pylist() == ["vgg16-fc2"] * 2
 
 
 def test_runs_are_objects_the_newest_last(made: Made) -> None:

@@ -13,6 +13,7 @@ from image_similarity.collection import answers, search
 from image_similarity.collection.encoder import Encoder
 from image_similarity.stages.embeddings import published
 from image_similarity.stages.search import judging
+from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import Snapshot
 from warehouses import Made, random_vectors, sha256
 
@@ -36,6 +37,25 @@ def test_one_image_has_no_neighbours(tmp_path: Path) -> None:
     collection = ims.open(made(tmp_path, ["a.jpg"]).uri)
     assert collection.search(image_id="a.jpg", dissimilar=2).schema.equals(answers.SCHEMA)
     assert len(collection.search(image_id="a.jpg")) == 0 and len(collection.search([1.0, 2, 3, 4])) == 1
+
+
+def test_answers_have_tags_where_some_are_published(tmp_path: Path) -> None:
+    warehouse = made(tmp_path)
+    tags = {"d.jpg": [("dog", True), ("cat", False)], "a.jpg": [("cat", False)], "é.jpg": [("animal", True)]}
+    rows = [
+        {"image_id": name, "fingerprint": "other", "rank": rank, "class": word, "accepted": accepted}
+        for name, of in tags.items()
+        for rank, (word, accepted) in enumerate(of, 1)
+    ]
+    warehouse.publish("tag_images", "other", {"tags": {"other": pa.Table.from_pylist(rows, SCHEMAS["tags"])}})
+    answer = ims.open(warehouse.uri).search(image_id="c.jpg", dissimilar=1)
+    assert answer.column_names == [*answers.SCHEMA.names, "tag"] and answer.schema.field("tag").type == pa.string()
+    assert dict(zip(answer["image_id"].to_pylist(), answer["tag"].to_pylist())) == {
+        "d.jpg": "dog",
+        "a.jpg": None,
+        "é.jpg": "animal",
+    }
+    assert answer.schema.metadata[b"tags_run_id"] == b"r00000003"
 
 
 def test_lists_are_no_longer_than_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

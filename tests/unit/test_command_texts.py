@@ -194,6 +194,24 @@ def test_an_answer_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[7:] == [about, "", "a.jpg", "none of 1,234 images, by f, cosine distance, exact, 1.2 s"]
 
 
+def test_tags_are_told_where_they_are_published(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = (an_image(1, "x/1.jpg", tag="a\tcat"), an_image(2, "x/2.jpg"))
+    answer = an_answer(*images)
+    tagged = replace(answer, facts={**answer.facts, "tags_run_id": "r1"})
+    Tabs().tell(tagged)
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == [*output.COLUMNS, "tag"] and [line[-1] for line in lines[1:]] == [r"a\tcat", ""]
+    Json().tell(tagged)
+    assert [image["tag"] for image in json.loads(capsys.readouterr().out)["images"]] == ["a\tcat", None]
+    Json().tell(answer)
+    assert "tag" not in json.loads(capsys.readouterr().out)["images"][0]
+    shown = on_terminal([tagged], 100, monkeypatch)
+    assert "tag" in shown[1].split() and shown[2].split()[3] == r"a\tcat"
+    assert "tag" not in on_terminal([an_answer(images[1])], 100, monkeypatch)[1].split()
+
+
 def test_a_narrow_terminal_and_a_collection_without_near_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = on_terminal([an_answer(an_image(1, "x" * 80))], 50, monkeypatch)
     assert lines[1].split() == ["distance", "image", "where"] and len(lines[2]) <= 50

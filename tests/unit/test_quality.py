@@ -110,7 +110,7 @@ def test_transparent_pixels_are_white_paper() -> None:
 
 
 @pytest.mark.parametrize("size", [(1_800, 1_350), (4_300, 1_100), (1_100, 2_600)], ids=str)
-@pytest.mark.parametrize("family", ["sunset", "tree", "mondrian", "tartan"])
+@pytest.mark.parametrize("family", ["tree", "tartan"])
 def test_numbers_hold_however_a_jpeg_is_decoded(family: str, size: tuple[int, int]) -> None:
     """As one fingerprint or another wants it; the tolerance is that of docs/quality.md."""
     content = as_jpeg(drawing(family, (900, 675)).resize(size, Image.Resampling.LANCZOS))
@@ -129,7 +129,7 @@ def test_fingerprints_decode_no_smaller_than_the_numbers_need() -> None:
 
 
 def test_one_picture_in_several_sizes_has_one_sharpness() -> None:
-    large = drawing("tree", (1_920, 1_440))
+    large = drawing("tree", (1_280, 960))
     sharpness = [
         numbers(large.resize(size, Image.Resampling.LANCZOS))["sharpness"] for size in ((960, 720), (640, 480))
     ]
@@ -166,10 +166,18 @@ def test_a_flag_is_raised_beyond_its_limit_alone(name: str, size: tuple[int, int
     row = dict(zip(MEASURES, GOOD)) | changed
     border = dict(zip(MEASURES, GOOD)) | {key: at_limit[key] for key in changed}
     measures = np.array([list(row.values()), list(border.values()), GOOD])
-    raised = quality.flags([size[0], 640, 300], [size[1], 480, 100], measures, Limits(odd_aspect=3.0))
+    raised = quality.flags([size[0], 64, 300], [size[1], 64, 100], measures, Limits(odd_aspect=3.0))
     assert name in raised[0] and raised[1:] == [[], []]
     off = {"dark": 0, "bright": 1, "blurred": 0, "flat": 1, "tiny": 0, "odd_aspect": np.inf}
     assert quality.flags([size[0]], [size[1]], measures[:1], Limits(**off)) == [[]]  # type: ignore[arg-type]
+
+
+def test_stored_numbers_have_the_flags_of_fresh_ones() -> None:
+    """0.2 as float32, which tables hold, is more than 0.2."""
+    measures = np.array([(0.8, 0.2, 0.16, 60.0, 7.0, 0.95)])
+    limits = Limits(dark=0.2, bright=0.8, flat=0.95)
+    stored = quality.flags([640], [480], measures.astype(np.float32).astype(np.float64), limits)
+    assert stored == quality.flags([640], [480], measures, limits) == [[]]
 
 
 def test_flags_come_in_their_order_and_none_of_no_pictures() -> None:
@@ -217,5 +225,5 @@ def test_settings_are_the_limits_and_each_flag_has_one() -> None:
 def test_good_photographs_are_hardly_flagged_and_blurred_ones_are() -> None:
     images = [decoding.decode(file.read_bytes(), LIMIT).image for file in sorted(PHOTOGRAPHS.glob("*.jpg"))]
     assert len(images) == 200 and sum(bool(flagged(image)) for image in images) <= 3
-    blurred = [image.filter(ImageFilter.GaussianBlur(4)) for image in images[::4]]
+    blurred = [image.filter(ImageFilter.GaussianBlur(4)) for image in images[::8]]
     assert sum("blurred" in flagged(image) for image in blurred) >= 0.95 * len(blurred)

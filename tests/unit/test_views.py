@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +22,7 @@ from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import POINTER, Pointer
 from image_similarity.warehouse.views import views_sql
 from image_similarity.warehouse.warehouse import Warehouse
+from warehouses import Made
 
 PLACES = ["plain", "label=cat/run_id=no", "a*b", "it's [1]?", "ümläut {x}", "two  spaces", "image_id=x"]
 NOW = datetime(2026, 1, 2, 3, tzinfo=timezone.utc)
@@ -48,6 +50,7 @@ def opened(warehouse: Path, pointer: Pointer) -> duckdb.DuckDBPyConnection:
 
 def a_value(field: pa.Field) -> Any:
     values = {pa.string(): "{}", pa.bool_(): True, pa.binary(): b"1", pa.timestamp("us", tz="UTC"): NOW}
+    values |= {pa.list_(pa.int32()): [1, 2], pa.list_(pa.string()): ["dark"]}
     values |= {pa.list_(pa.float32()): [1.0, 2.0], pa.map_(pa.string(), pa.string()): {"title": "A title"}}
     return values.get(field.type, 1)
 
@@ -67,6 +70,9 @@ EVERYTHING = Pointer(
         "vectors": {"k1": ["r1"], "k2": ["r1"]},
         "embeddings": {"colours": ["r2"], "vgg16-fc2": ["r1"]},
         "failures": {"colours": ["r2"], "vgg16-fc2": ["r1"], "search/from it's shop/vgg16-fc2/cosine": ["r3"]},
+        "class_scores": {"k1": ["r1"]},
+        "quality": {"": ["r1"]},
+        "tags": {"colours": ["r2"], "vgg16-fc2": ["r1"]},
         "projections": {"p": ["r1"]},
         "neighbours": {"colours/euclidean": ["r2"], "vgg16-fc2/cosine": ["r1"], "vgg16-fc2/euclidean": ["r3"]},
         "groups": {"colours/euclidean/near-duplicates": ["r2"], "vgg16-fc2/cosine/near-duplicates": ["r1"]},
@@ -143,7 +149,11 @@ def write_all(folder: Path) -> None:
         settings = {"fingerprint": {fingerprint: {"kind": "network", "network": "tiny", "layer": "l"}}}
         runs.append(record(run, fingerprint, {**settings, "weights": "w.pth", "trained": True}, f"night {run}"))
     write(folder, "runs", "r1", runs)
-    for table in ("downloads", "projections", "group_summary", "matches", "comparisons"):
+    for run in ("r1", "r2"):
+        tag = {"fingerprint": SLOTS[run][0], "image_id": IMAGES[0], "rank": 1, "class": "cat", "wnid": "n02121808"}
+        unsure = {**tag, "rank": 2, "class": "tabby", "probability": 0.4, "accepted": False}
+        write(folder, "tags", run, [{**tag, "probability": 0.75, "accepted": True}, unsure])
+    for table in ("downloads", "class_scores", "quality", "projections", "group_summary", "matches", "comparisons"):
         write(folder, table, "r1", [{field.name: a_value(field) for field in SCHEMAS[table]}])
 
 
@@ -182,14 +192,15 @@ def test_no_name_is_a_keyword(warehouse: Path) -> None:
     macros = db.sql("SELECT function_name, parameters FROM duckdb_functions() WHERE NOT internal").fetchall()
     assert len(macros) > 10
     for macro, parameters in macros:
-        assert keywords.get(macro) is None and not keywords.keys() & set(parameters)
+        # ISOLATION is a keyword that names nothing else: a function may be called so.
+        assert keywords.get(macro) in (None, "unreserved") and not keywords.keys() & set(parameters)
 
 
 def test_one_fingerprint_and_metric_unless_others_are_named(warehouse: Path) -> None:
     db = opened(warehouse, EVERYTHING)
     mixed = "SELECT DISTINCT fingerprint, metric FROM {} ORDER BY ALL"
     assert len(db.sql(mixed.format("neighbours")).fetchall()) == 3
-    for view in ("similar_images", "dissimilar_images", "near_duplicates"):
+    for view in ("similar_images", "dissimilar_images", "near_duplicates", "isolation"):
         assert db.sql(mixed.format(view)).fetchall() == [("vgg16-fc2", "cosine")]
         assert db.sql(mixed.format(f"{view}('colours')")).fetchall() == [("colours", "euclidean")]
     assert db.sql(mixed.format("similar_images('vgg16-fc2', 'euclidean')")).fetchall() == [("vgg16-fc2", "euclidean")]
@@ -205,6 +216,11 @@ def test_one_fingerprint_and_metric_unless_others_are_named(warehouse: Path) -> 
         ),
         ("near_duplicates('vgg16-fc2', 'euclidean')", "none are published by vgg16-fc2/euclidean"),
         ("similar_groups('colours')", "none are published by colours/euclidean"),
+        ("isolation('colour')", "no neighbours by colour are published, .*; published: colours/euclidean"),
+        ("mislabelled('style', 'colour')", "no neighbours by colour are published, .*; published: colours/euclidean"),
+        ("mislabelled('style')", "no image has the attribute style"),
+        ("mislabelled('Title')", "the attribute Title is another one for every image: name one whose values repeat"),
+        ("tagged_images('hog')", "no tags by hog are published; published: colours, vgg16-fc2"),
         (
             "near_duplicates('colours', 'cosine')",
             "no neighbours by colours/cosine.*; published: colours/euclidean, vgg16",
@@ -221,7 +237,17 @@ def test_no_default_is_guessed(tmp_path: Path) -> None:
     for run, fingerprint in (("r1", "one"), ("r2", "two")):
         rows = [{"image_id": "a", "fingerprint": fingerprint, "relation": "similar", "metric": "cosine"}]
         write(tmp_path, "neighbours", run, rows)
-    db = opened(tmp_path, Pointer(1, {"neighbours": {"one/cosine": ["r1"], "two/cosine": ["r2"]}}))
+        write(tmp_path, "tags", run, [{"image_id": "a", "class": "cat", "fingerprint": fingerprint, "accepted": True}])
+    tables = {"neighbours": {"one/cosine": ["r1"], "two/cosine": ["r2"]}, "tags": {"one": ["r1"], "two": ["r2"]}}
+    db = opened(tmp_path, Pointer(1, tables))
+    for asked, names in (
+        ("isolation", "one/cosine, two/cosine"),
+        ("mislabelled('style')", "one/cosine, two/cosine"),
+        ("tagged_images", "one, two"),
+    ):
+        with pytest.raises(duckdb.Error, match=f"several .*are published; name one, .*: {names}"):
+            db.sql(f"SELECT count(*) FROM {asked}").fetchall()
+    assert db.sql("SELECT tag FROM tagged_images('two')").fetchall() == [("cat",)]
     with pytest.raises(duckdb.Error, match="several are published; name one, .*: one/cosine, two/cosine"):
         db.sql("FROM similar_images").fetchall()
     assert db.sql("SELECT fingerprint FROM similar_images('two')").fetchall() == [("two",)]
@@ -235,6 +261,52 @@ def test_both_sides_of_a_pair_say_what_they_are(warehouse: Path) -> None:
     assert (row["size_bytes"], row["neighbour_size_bytes"]) == (100, 101)
     assert (row["uri"], row["neighbour_uri"]) == ("/pictures/a/1.png", "/pictures/b/2.jpg")
     assert (row["attributes"], row["neighbour_attributes"]) == ({"Title": "No. 0"}, {})
+
+
+def test_accepted_tags_of_one_fingerprint(warehouse: Path) -> None:
+    db = opened(warehouse, EVERYTHING)
+    row = (IMAGES[0], 1, "cat", 0.75, "n02121808", "No. 0", "/pictures/a/1.png", {"Title": "No. 0"})
+    assert db.sql("FROM tagged_images").fetchall() == [(*row, "vgg16-fc2")]
+    assert db.sql("FROM tagged_images('colours')").fetchall() == [(*row, "colours")]
+
+
+def labelled(folder: Path, seed: int, images: int = 40, k: int = 6) -> ims.Collection:
+    """Random lists of images with an attribute, which two of them lack, and which is nobody else's of a third."""
+    rng = np.random.default_rng(seed)
+    made, names = Made(str(folder)), [f"{'xyz'[number % 3]}/{number:02}" for number in range(images)]
+    label = ["", *rng.choice(["a", "b", "ç", "it's"], images - 3), None, "alone"]
+    attributes = [{} if value is None else {"style": value, "title": name} for name, value in zip(names, label)]
+    rows = [{"image_id": name, "uri": name, "attributes": of} for name, of in zip(names, attributes)]
+    made.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
+    common = {"fingerprint": "hog", "metric": "cosine", "relation": "similar"}
+    lists = [
+        {**common, "image_id": name, "rank": rank, "neighbour_id": names[other], "distance": distance}
+        for name in names[:-5]
+        for rank, (other, distance) in enumerate(
+            zip(rng.permutation(images)[:k].tolist(), np.sort(rng.choice([0, 0.125, 0.5, 0.7], k)).tolist()), 1
+        )
+    ]
+    lists += [{**lists[0], "relation": "dissimilar", "distance": 2.0, "neighbour_id": names[39]}]
+    tables = {"neighbours": {"hog/cosine": pa.Table.from_pylist(lists, SCHEMAS["neighbours"])}}
+    settings = {"neighbours": {"similar": k, "dissimilar": 1, "metric": "cosine"}}
+    made.publish("find_neighbours", "hog/cosine", tables, settings=settings)
+    return ims.open(folder)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_odd_ones_out_are_the_same_by_sql_and_by_python(tmp_path: Path, seed: int) -> None:
+    collection = labelled(tmp_path / "it's [w]", seed)
+    db = collection.duckdb()
+    columns = "image_id, mean_distance, percentile, neighbours"
+    shown = db.sql(f"SELECT {columns} FROM isolation ORDER BY mean_distance DESC, image_id").fetchall()
+    answer = collection.isolation().select(columns.split(", "))
+    assert len(shown) == 35 and shown == [tuple(row.values()) for row in answer.to_pylist()]
+    columns = "image_id, label, suggested_label, score, own_share"
+    for attribute, labels in (("style", {"a", "b", "ç", "it's"}), ("folder", set("xyz"))):
+        shown = db.sql(f"SELECT {columns} FROM mislabelled('{attribute}')").fetchall()
+        answer = collection.mislabelled(attribute).select(columns.split(", "))
+        assert len(shown) > 25 and shown == [tuple(row.values()) for row in answer.to_pylist()]
+        assert {label for _, label, *_ in shown} == labels, "an image without a label is not judged"
 
 
 def test_a_neighbour_that_left_the_manifest_stays_in_its_list(warehouse: Path) -> None:
@@ -423,6 +495,9 @@ def test_several_moved_warehouses_in_one_database(tmp_path: Path) -> None:
         assert db.sql(f"SELECT image_id FROM {name}.images").fetchall() == [(name,)]
         db.execute(f"USE {name}")
         assert db.sql(f"SELECT image_id FROM similar_images('{name}')").fetchall() == [(name,)]
+        assert db.sql(f"SELECT image_id FROM isolation('{name}')").fetchall() == [(name,)]
+        with pytest.raises(duckdb.Error, match="no image has the attribute style"):  # it has read the right files
+            db.sql("FROM mislabelled('style')").fetchall()
 
 
 def test_copies_of_one_warehouse_go_their_own_ways(tmp_path: Path) -> None:
@@ -460,15 +535,16 @@ def test_several_warehouses_in_one_database(tmp_path: Path) -> None:
     with duckdb.connect(str(tmp_path / "three.duckdb")) as file:
         file.execute(views_sql(str(tmp_path / "three"), small(tmp_path / "three", "three")))
     db.execute(f"USE memory.main; ATTACH '{tmp_path}/three.duckdb' AS file (READ_ONLY)")
-    views = ("one.images", "two.images", "file.images")
+    views = ("one.images", "two.images", "file.images", "one.isolation", "file.isolation")
     cursor = db.cursor()
     asked = f"SELECT {', '.join(f'(SELECT image_id FROM {view})' for view in views)}"
-    assert cursor.sql(asked).fetchall() == [("one", "two", "three")]
+    assert cursor.sql(asked).fetchall() == [("one", "two", "three", "one", "three")]
     for name in ("one", "two"):  # a macro takes what is in use
         db.execute(f"USE {name}")
         assert db.sql(f"SELECT image_id FROM similar_images('{name}', 'cosine')").fetchall() == [(name,)]
         assert db.sql("SELECT count(*) FROM neighbours_history()").fetchall() == [(0,)]
-    for asked in ("similar_images('one')", "dissimilar_images('one', 'cosine')", "neighbours_history()"):
+    of_others = ("isolation('one')", "mislabelled('style')", "tagged_images('one')")
+    for asked in ("similar_images('one')", "dissimilar_images('one', 'cosine')", "neighbours_history()", *of_others):
         with pytest.raises(duckdb.Error, match="of the warehouse .*/one, and the schema in use of .*/two: USE"):
             db.sql(f"FROM one.{asked}").fetchall()
 

@@ -24,7 +24,9 @@ SCHEMA = pa.schema(
         ("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
-"""The columns of an answer. The rows are in the order of relation (similar first) and rank."""
+"""The columns of an answer. Where tags are published, there is one more: ``tag``. The rows are in the order of relation
+(similar first) and rank.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +79,10 @@ def table(
     lists: Sequence[Neighbours],
     verdicts: Sequence[str | None],
     pictures: Mapping[int, Stored],
+    tags: pa.DictionaryArray | None,
     about: Mapping[str, str],
 ) -> pa.Table:
-    """The answer: `SCHEMA`, with ``about`` as its metadata."""
+    """The answer: `SCHEMA`, with ``about`` as its metadata. ``tags``: of each row of the store, where there are any."""
     rows = np.concatenate([each.rows for each in lists])
     ids = store.ids.take(pa.array(rows)).to_pylist()
     with reading.named_errors(snapshot):
@@ -96,7 +99,8 @@ def table(
         "height": [pictures[row].height if row in pictures else None for row in rows.tolist()],
         "attributes": [by_id.get(name, {}).get("attributes") for name in ids],
     }
-    return pa.table(columns, schema=SCHEMA.with_metadata(dict(about)))
+    answer = pa.table(columns, schema=SCHEMA.with_metadata(dict(about)))
+    return answer if tags is None else answer.append_column("tag", tags.take(pa.array(rows)).cast(pa.string()))
 
 
 def _rows_with(snapshot: Snapshot, table: str, slot: str | None, columns: list[str], values: list[str]) -> pa.Table:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from image_similarity.collection import changes, database, defaults, lookup, reading, runs, summary, tables, vectors
 from image_similarity.collection.runs import Run
 from image_similarity.collection.vectors import Store
-from image_similarity.errors import WrongInput
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ class Collection:
     weights: Mapping[str, str]
     """fingerprint -> file or address of its weights, in the place of the recorded ones."""
     _stores: dict[str, Store] = field(default_factory=dict)
+    _tags: dict[str, Any] = field(default_factory=dict)
     _encoders: "dict[str | None, Encoder]" = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.RLock)
 
@@ -80,7 +80,7 @@ class Collection:
             stores = {name: store for name, store in self._stores.items() if name in names}
             # One that has not loaded yet would look for its projection in the old state, which may be cleaned.
             encoders = {key: encoder for key, encoder in self._encoders.items() if key in keys and encoder.is_loaded}
-        return Collection(newest, self.weights, stores, encoders)
+        return Collection(newest, self.weights, stores, _encoders=encoders)
 
     def store(self, fingerprint: str | None = None) -> Store:
         """The vectors of ``fingerprint``, read once. For modules of this project alone; users call `embeddings`."""
@@ -90,6 +90,18 @@ class Collection:
             if key not in self._stores:
                 self._stores[key] = vectors.store_of(self.snapshot, name)
             return self._stores[key]
+
+    def tags_of(self, fingerprint: str) -> Any:
+        """The tag of each image of the store of ``fingerprint``, see `tagged.tags_of`. Read once. For modules of this
+        project alone.
+        """
+        from image_similarity.collection import tagged
+
+        ids = self.store(fingerprint).ids
+        with reading.named_errors(self.snapshot), self._lock:
+            if fingerprint not in self._tags:
+                self._tags[fingerprint] = tagged.tags_of(self.snapshot, fingerprint, ids)
+            return self._tags[fingerprint]
 
     def encoder(self, fingerprint: str) -> "Encoder":
         """What embeds pictures by ``fingerprint``, loaded once. For modules of this project alone."""
@@ -209,9 +221,55 @@ class Collection:
         with reading.named_errors(self.snapshot):
             return tables.groups(self.snapshot, "group_summary", kind, fingerprint, metric, level)
 
+    def quality(self) -> pa.Table:
+        """What was measured of each picture while it was decoded, in the order of image_id.
+
+        Columns as of the table ``quality``: ``image_id``, ``content_sha256``, ``format`` (strings), ``width``,
+        ``height`` (int32, pixels), ``size_bytes`` (int64), ``brightness_p5``, ``brightness_p95``, ``contrast``,
+        ``sharpness``, ``entropy``, ``one_colour_share`` (float32), ``flags`` (list of strings). ``docs/quality.md``
+        explains each. Images that could not be decoded, or that were embedded by an earlier version, have no row.
+        """
+        with reading.named_errors(self.snapshot):
+            return tables.quality(self.snapshot)
+
     def tags(self, fingerprint: str | None = None) -> pa.Table:
-        """Raises ``WrongInput``: no job publishes tags yet."""
-        raise WrongInput(f"{self.uri}: tags are not published by any job yet")
+        """The classes that the classifier of one fingerprint sees in each image, in the order of image_id, rank.
+
+        ``fingerprint``: one that has tags; None: the only one, else ``vgg16-fc2``. Columns as of the table ``tags``:
+        ``image_id``, ``fingerprint``, ``class``, ``wnid`` (strings), ``rank`` (int32, from 1), ``probability``
+        (float32), ``accepted`` (boolean). What is not accepted is a guess: *the* tag of an image is its row of rank 1,
+        if that is accepted.
+        """
+        with reading.named_errors(self.snapshot):
+            return tables.tags(self.snapshot, fingerprint)
+
+    def isolation(self, fingerprint: str | None = None, metric: str | None = None) -> pa.Table:
+        """How far each image is from its similar neighbours, the odd ones out first, ties by image_id.
+
+        Columns: ``image_id``, ``mean_distance`` (float32, to the images in its list), ``percentile`` (float32, 0 to 1:
+        the share of the other images that are less isolated), ``neighbours`` (int32: the length of its list),
+        ``fingerprint``, ``metric``. An image without a list has no row.
+        """
+        from image_similarity.collection import odd_ones  # with what compares vectors, which takes part of a second
+
+        with reading.named_errors(self.snapshot):
+            return odd_ones.isolation(self.snapshot, fingerprint, metric)
+
+    def mislabelled(self, attribute: str, fingerprint: str | None = None, metric: str | None = None) -> pa.Table:
+        """Images by how much their similar neighbours speak for another value of ``attribute`` than their own.
+
+        The likeliest mistakes come first, ties by image_id. Columns: ``image_id``, ``label``, ``suggested_label``
+        (strings; null where all neighbours have its own), ``score`` (float32, -1 to 1; above 0 the neighbours speak for
+        the suggested label), ``own_share`` (float32, 0 to 1: how much of them is for its own), ``fingerprint``,
+        ``metric``. Images without a label, or with one that nobody else has, are not judged and have no row.
+
+        ``attribute``: ``folder`` is the first folder of image_id where no attribute is called so. Raises ``WrongInput``
+        for an attribute that no image has, and for one that is another for every image.
+        """
+        from image_similarity.collection import odd_ones
+
+        with reading.named_errors(self.snapshot):
+            return odd_ones.mislabelled(self.snapshot, attribute, fingerprint, metric)
 
     def matches(
         self, queries: str | None = None, fingerprint: str | None = None, metric: str | None = None
@@ -278,7 +336,8 @@ class Collection:
 
         Columns: ``relation``, ``rank`` (int32, from 1), ``image_id``, ``distance`` (float32), ``verdict`` (``yes``: the
         same picture again, ``near``, ``no``; null where no near-duplicates are published), ``uri``, ``width``,
-        ``height`` (int32), ``attributes`` (map). Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The
+        ``height`` (int32), ``attributes`` (map); and where tags are published ``tag``, null for an image without an
+        accepted one. Rows: ``similar`` ones, then ``dissimilar`` ones, by rank. The
         metadata of the schema say what was compared, and how. Raises ``WrongInput`` for what is no picture, and where
         weights are gone.
         """

@@ -26,6 +26,7 @@ from image_similarity.errors import Unreadable, WrongInput
 from image_similarity.runtime import garbage
 from image_similarity.runtime.session import available_cores
 from image_similarity.settings import EmbeddingsSettings
+from image_similarity.warehouse.defaults import tags_by
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 if TYPE_CHECKING:
@@ -124,12 +125,17 @@ class OneSearch:
         with reading.named_errors(snapshot):
             return judging.judge(snapshot, self.fingerprint, self.metric, key_of(snapshot, self.fingerprint))
 
+    @cached_property
+    def tags(self) -> "pa.DictionaryArray | None":
+        """The tag of each row; None where no tags are published."""
+        return self.collection.tags_of(self.fingerprint)
+
     def load(self) -> None:
         """Loads what the answer needs beside the query's vector. The first time modules are imported."""
         with nullcontext() if _ANSWERS in sys.modules else garbage.paused():
             importlib.import_module(_ANSWERS)
             importlib.import_module("pyarrow.dataset")
-            self.vectors, self.judge  # noqa: B018 - they are kept
+            self.vectors, self.judge, self.tags  # noqa: B018 - they are kept
 
     # -- the query's vector --------------------------------------------------------------------------------------------
 
@@ -183,7 +189,7 @@ class OneSearch:
         scale = judged.scale_of(near, self.store)
         verdicts = judged.judged(self.judge, scale, lists, self.store, picture, pictures)
         return answers.table(
-            self.collection.snapshot, self.store, lists, verdicts, pictures, self._about(asked, picture)
+            self.collection.snapshot, self.store, lists, verdicts, pictures, self.tags, self._about(asked, picture)
         )
 
     def _neighbours(self, asked: Asked, similar: int, dissimilar: int) -> list[Neighbours]:
@@ -204,6 +210,10 @@ class OneSearch:
         relations = zip((SIMILAR, DISSIMILAR), ranked)
         return [Neighbours(relation, each.neighbour, each.distance) for relation, each in relations]
 
+    def _tags_runs(self) -> list[str]:
+        snapshot = self.collection.snapshot
+        return snapshot.run_ids("tags", tags_by(snapshot.slots("tags"), self.fingerprint) or "")
+
     def _about(self, asked: Asked, picture: Seen | Stored | None) -> dict[str, str]:
         """The metadata of the answer."""
         snapshot = self.collection.snapshot
@@ -216,6 +226,7 @@ class OneSearch:
             "vectors": int(np.count_nonzero(self.vectors.scale)) - (asked.itself is not None),
             "exact": "true",
             "query_vector": asked.vector_is,
+            "tags_run_id": ",".join(self._tags_runs()) or None,
             "near_duplicates_run_id": self.judge.run if self.judge is not None else None,
         }
         if picture is not None:

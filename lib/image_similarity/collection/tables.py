@@ -278,6 +278,23 @@ def groups(
     return described(chosen.sort_by(_ORDERS[table]), fingerprint=name, metric=by, run_id=runs[-1])
 
 
+# -- quality and tags --------------------------------------------------------------------------------------------------
+
+
+def quality(snapshot: Snapshot) -> pa.Table:
+    rows = published(snapshot, "quality", "", "embed_images")
+    return described(rows.sort_by(_ascending("image_id")), run_id=snapshot.run_ids("quality", "")[-1])
+
+
+def tags(snapshot: Snapshot, fingerprint: str | None) -> pa.Table:
+    slots = snapshot.slots("tags")
+    if not slots:
+        raise WrongInput(f"{snapshot.uri}: no tags are published: run tag_images first")
+    name = defaults.chosen(snapshot, "fingerprint with tags", fingerprint, slots)
+    rows = snapshot.table("tags", name).sort_by(_ascending("image_id", "rank"))
+    return described(rows, fingerprint=name, run_id=slots[name][-1])
+
+
 # -- matches -----------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +330,12 @@ def _runs_of(snapshot: Snapshot, table: str, slot: str, job: str) -> list[str]:
         published = listed(sorted(snapshot.slots(table)))
         raise WrongInput(f"{snapshot.uri}: no {table} {slot} (published: {published}): name one, or run {job} first")
     return runs
+
+
+def published(snapshot: Snapshot, table: str, slot: str, job: str, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a slot. Raises ``WrongInput`` where none is published, with the ``job`` that makes it."""
+    _runs_of(snapshot, table, slot, job)
+    return snapshot.table(table, slot, columns)
 
 
 def _ascending(*columns: str) -> list[tuple[str, str]]:

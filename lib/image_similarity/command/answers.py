@@ -41,6 +41,8 @@ class Image:
     width: int | None
     height: int | None
     attributes: Mapping[str, str]
+    tag: str | None = None
+    """What is in the picture; None where nothing is accepted, or no tags are published."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Answer:
     facts: Mapping[str, Any]
     """fingerprint, metric, vectors (their number), exact, query_vector, and more that the collection says of it."""
     seconds: float
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether tags are published."""
+        return "tags_run_id" in self.facts
 
     def images_of(self, relation: str) -> list[Image]:
         """The images ``relation`` (``similar``, ``dissimilar``), by rank."""

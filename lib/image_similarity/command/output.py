@@ -20,6 +20,8 @@ TITLES = GallerySettings().title_attributes
 """Attributes that title an image, as in the gallery unless its settings say otherwise."""
 COLUMNS = ("query", "relation", "rank", "distance", "verdict", "image_id", "width", "height", "uri")
 """Of the lines for programs."""
+TAG = "tag"
+"""One more column, where tags are published."""
 HEADINGS = {"similar": "most alike", "dissimilar": "least alike"}
 _WIDTH_OF_NO_TERMINAL = 120
 _WIDTH_WITH_SIZES = 70
@@ -64,12 +66,13 @@ class Tabs:
     def tell(self, outcome: Answer | Refused) -> None:
         if isinstance(outcome, Refused):
             return
+        columns = (*COLUMNS, TAG) if outcome.has_tags else COLUMNS
         if self._is_first:
-            _write("\t".join(COLUMNS))
+            _write("\t".join(columns))
         self._is_first = False
         for image in outcome.images:
-            row = {"query": outcome.asked.name, **record(image)}
-            _write("\t".join("" if row[name] is None else table.cell(str(row[name])) for name in COLUMNS))
+            row = {"query": outcome.asked.name, **record(image, outcome.has_tags)}
+            _write("\t".join("" if row[name] is None else table.cell(str(row[name])) for name in columns))
         print(f"{outcome.asked.name}: {about(outcome)}", file=sys.stderr)
 
 
@@ -81,7 +84,8 @@ class Json:
             _write(_as_json({"query": outcome.asked.name, "error": str(outcome.error)}))
             return
         facts = {"query": outcome.asked.name, **outcome.facts, "seconds": round(outcome.seconds, 3)}
-        _write(_as_json({**facts, "images": [{**record(image), "title": title(image)} for image in outcome.images]}))
+        images = [{**record(image, outcome.has_tags), "title": title(image)} for image in outcome.images]
+        _write(_as_json({**facts, "images": images}))
 
 
 def chosen(is_json: bool) -> Output:
@@ -113,8 +117,10 @@ def about(answer: Answer) -> str:
     return ", ".join(parts)
 
 
-def record(image: Image) -> dict[str, Any]:
-    """``image`` for programs: the columns of `COLUMNS` without the query. Addresses have no secrets."""
+def record(image: Image, has_tag: bool = False) -> dict[str, Any]:
+    """``image`` for programs: the columns of `COLUMNS` without the query, and `TAG` where there are any. Addresses have
+    no secrets.
+    """
     return {
         "relation": image.relation,
         "rank": image.rank,
@@ -124,6 +130,7 @@ def record(image: Image) -> dict[str, Any]:
         "width": image.width,
         "height": image.height,
         "uri": None if image.uri is None else redacted(uris.for_readers(image.uri)),
+        **({TAG: image.tag} if has_tag else {}),
     }
 
 
@@ -140,6 +147,8 @@ def _columns(images: list[Image], width: int) -> Iterator[Column]:
         same = [captions.VERDICTS[image.verdict].answer if image.verdict else "" for image in images]
         yield Column("same?", same, colours=[colours.get(image.verdict or "", "quiet") for image in images])
     yield Column("image", [table.cell(title(image) or image.image_id) for image in images], keeps="start")
+    if width >= _WIDTH_WITH_SIZES and any(image.tag for image in images):
+        yield Column("tag", [table.cell(image.tag or "") for image in images], keeps="start")
     if width >= _WIDTH_WITH_SIZES:
         yield Column("size", [_size(image) for image in images], is_number=True)
     yield Column("where", [_place(image) for image in images], keeps="end", colours=["quiet"] * len(images))

@@ -26,6 +26,7 @@ from image_similarity.reporting import current
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 
 _NUMBERS = ("version", "vectors", "query_width", "query_height")
+_COLUMNS = tuple(column.name for column in fields(Image))
 _PROG = f"{NAME} {SEARCH}"
 USAGE = "FILE --warehouse URI"
 
@@ -156,7 +157,7 @@ def _answer(
         content=content,
         images=tuple(
             Image(**{**row, "attributes": dict(row["attributes"] or ())})
-            for row in answers.select([column.name for column in fields(Image)]).to_pylist()
+            for row in answers.select([name for name in _COLUMNS if name in answers.column_names]).to_pylist()
         ),
         facts={**_facts(answers), **more},
         seconds=seconds,

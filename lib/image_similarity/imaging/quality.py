@@ -143,24 +143,27 @@ def flags(
 ) -> list[list[str]]:
     """The flags of n pictures, each in the order of `FLAGS`; an empty list for a picture without any.
 
-    ``width``, ``height``: (n,) pixels of the whole pictures; ``measures``: (n, 6), in the order of `MEASURES`.
+    ``width``, ``height``: (n,) pixels of the whole pictures; ``measures``: (n, 6), in the order of `MEASURES`. They are
+    compared as float32, as tables hold them: what was stored has the flags of what was just measured.
     """
     sides = np.stack([np.asarray(width), np.asarray(height)])
     short, long = sides.min(axis=0), sides.max(axis=0)
-    dark_end, bright_end, contrast, sharpness, _, one_colour = np.asarray(measures).reshape(-1, len(MEASURES)).T
+    rows = np.asarray(measures, dtype=np.float32).reshape(-1, len(MEASURES))
+    dark_end, bright_end, contrast, sharpness, _, one_colour = rows.T
     flat = one_colour > limits.flat
     raised = {
         "dark": bright_end < limits.dark,
         "bright": dark_end > limits.bright,
-        "blurred": (_at_ordinary_contrast(sharpness, contrast) < limits.blurred) & ~flat,
+        "blurred": (at_ordinary_contrast(sharpness, contrast) < limits.blurred) & ~flat,
         "flat": flat,
         "tiny": short < limits.tiny,
         "odd-aspect": long > limits.odd_aspect * short,
     }
-    return [[name for name, rows in raised.items() if rows[row]] for row in range(len(short))]
+    return [[name for name, of_rows in raised.items() if of_rows[row]] for row in range(len(short))]
 
 
-def _at_ordinary_contrast(sharpness: NDArray[np.floating], contrast: NDArray[np.floating]) -> NDArray[np.floating]:
+def at_ordinary_contrast(sharpness: NDArray[np.floating], contrast: NDArray[np.floating]) -> NDArray[np.floating]:
     """``sharpness`` as it would be if ``contrast`` were raised to `ORDINARY_CONTRAST`, where it is lower; both (n,)."""
     least = 1 / 255  # of less than a grey level nothing can be said
-    return sharpness * np.maximum(1, ORDINARY_CONTRAST / np.maximum(contrast, least)) ** 2
+    times: NDArray[np.floating] = np.maximum(1, ORDINARY_CONTRAST / np.maximum(contrast, least))
+    return sharpness * times**2

@@ -216,7 +216,8 @@ class _Making:
             counts = _counts_of_near_duplicates(result, links, pairs)
             taken_over = {"groups": [previous[0]]} if previous and result.worked_on < result.components else {}
             slots = (IDENTICAL, NEAR_DUPLICATES)
-            self._publish(graph, [result.identical, result.near_duplicates], slots, taken_over, counts, chosen.record)
+            groupings = [result.identical, result.near_duplicates]
+            self._publish(graph, names, groupings, slots, taken_over, counts, chosen.record)
         job.forget_state(self._state_slot, min([*job.base_snapshot.run_ids("groups", job.slot), job.run_id]))
         _summarise(job, counts, f"; limit {chosen.limits.scaled:g} of the local scale")
 
@@ -224,7 +225,7 @@ class _Making:
         from image_similarity.stages.groups import similar
 
         job = self.job
-        graph, _ = self._read()
+        graph, names = self._read()
         with job.step("group"):
             result = similar.run(graph, self._source(), self.inputs.settings.metric, self._block_rows())
         counts = {
@@ -232,7 +233,7 @@ class _Making:
             "levels": [_counts(level) for level in result.levels],
             "share_proven": round(result.share_proven, 4),
         }
-        self._publish(graph, result.levels, (ALIKE,), {}, counts, {})
+        self._publish(graph, names, result.levels, (ALIKE,), {}, counts, {})
         _summarise(job, counts)
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -333,24 +334,29 @@ class _Making:
     def _publish(
         self,
         graph: "Graph",
+        names: "Names",
         groupings: "list[Grouping]",
         kinds: tuple[str, ...],
         inputs: dict[str, list[str]],
         counts: dict[str, Any],
         used: dict[str, Any],
     ) -> None:
+        from image_similarity.stages.groups.labels import Words
         from image_similarity.stages.groups.tables import Rows
 
         job, settings = self.job, self.inputs.settings
-        rows = Rows(graph.images, settings.fingerprint, settings.metric, groupings)
+        with job.step("label groups"):
+            words = Words.read(job.base_snapshot, settings.fingerprint, names, len(graph.images))
+            labels = [words.labelled(grouping) for grouping in groupings]
+        rows = Rows(graph.images, settings.fingerprint, settings.metric, groupings, labels)
         with job.step("write tables"):
             for table in TABLES:
                 self._write(table, rows)
         slots = {f"{_slot(self.inputs)}/{kind}": job.run_id for kind in kinds}
         job.publish(
             replace={table: slots for table in TABLES},
-            inputs={**self.inputs.runs, **inputs},
-            counts=counts,
+            inputs={**self.inputs.runs, **words.runs, **inputs},
+            counts={**counts, "labelled": sum(label is not None for of_kind in labels for label in of_kind)},
             used={
                 "groups": job.settings.groups.model_dump(),
                 "runner": {"chosen": self.runner, "because": self.because},

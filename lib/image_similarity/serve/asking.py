@@ -57,6 +57,8 @@ class Shown:
     width: int | None
     height: int | None
     caption: Caption
+    tag: str | None = None
+    """What is in the picture; None where nothing is accepted, or no tags are published."""
 
 
 @dataclass(frozen=True)
@@ -340,6 +342,7 @@ def _shown(row: Mapping[str, Any]) -> Shown:
         row["width"],
         row["height"],
         captions.of_image(row["image_id"], attributes, _TITLES.title_attributes, _TITLES.subtitle_attributes),
+        row.get("tag"),
     )
 
 

@@ -95,6 +95,7 @@ def in_json(shown: Shown, gallery: GalleryPages) -> dict[str, Any]:
         "height": shown.height,
         "picture": picture_address(shown.image_id, paths.SMALL),
         "page": gallery_address(shown.image_id, gallery),
+        **({} if shown.tag is None else {"tag": shown.tag}),
     }
 
 

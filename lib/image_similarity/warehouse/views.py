@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 
 from image_similarity.storage import uris
-from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, DEFAULT_METRIC, default_first, default_of
+from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, DEFAULT_METRIC, FOLDER, default_first, default_of
 from image_similarity.warehouse.schemas import ALIKE, DISSIMILAR, NEAR_DUPLICATES, RUNS, SCHEMAS, SIMILAR, VECTORS
 from image_similarity.warehouse.snapshot import Pointer
 
@@ -169,6 +169,16 @@ CREATE OR REPLACE MACRO grouped_images(run_ids, kind_name) AS TABLE
 FROM read_parquet(warehouse_files('groups', run_ids), hive_partitioning = false) AS g
 LEFT JOIN manifest AS i USING (image_id)
 WHERE g.kind = kind_name;
+
+CREATE OR REPLACE MACRO isolated_images(run_ids, relation_name) AS TABLE
+{isolation}
+FROM (
+    SELECT image_id, avg(distance::DOUBLE)::FLOAT AS mean_distance, count(*)::INTEGER AS neighbours,
+           any_value(fingerprint) AS fingerprint, any_value(metric) AS metric
+    FROM read_parquet(warehouse_files('neighbours', run_ids), hive_partitioning = false)
+    WHERE relation = relation_name GROUP BY image_id
+) AS n
+LEFT JOIN manifest AS i USING (image_id);
 """
 
 _NEIGHBOUR_COLUMNS = """\
@@ -180,9 +190,15 @@ _GROUP_COLUMNS = """\
 SELECT g.group_id, g.image_id, g.representative, g.distance_to_representative, g.level, g.position,
        title_of(g.image_id, i.attributes) AS title, i.size_bytes, i.uri, i.attributes, g.fingerprint, g.metric"""
 
+_ISOLATION_COLUMNS = """\
+SELECT n.image_id, n.mean_distance, percent_rank() OVER (ORDER BY n.mean_distance)::FLOAT AS percentile, n.neighbours,
+       title_of(n.image_id, i.attributes) AS title, i.uri, i.attributes, n.fingerprint, n.metric"""
+
 _NO_ROWS = {
     "neighbour_images": f"{_NEIGHBOUR_COLUMNS}\nFROM (FROM neighbours WHERE false) AS n, manifest AS i, manifest AS o",
     "grouped_images": f"{_GROUP_COLUMNS}\nFROM (FROM groups WHERE false) AS g, manifest AS i",
+    "isolated_images": f"{_ISOLATION_COLUMNS}\nFROM (SELECT *, distance AS mean_distance, rank AS neighbours "
+    "FROM neighbours WHERE false) AS n, manifest AS i",
 }
 """macro -> the columns of its rows."""
 
@@ -200,8 +216,81 @@ _VIEWS_OF_ONE_SLOT = {
     "dissimilar_images": ("neighbour_images", "neighbours", DISSIMILAR),
     "near_duplicates": ("grouped_images", "groups", NEAR_DUPLICATES),
     "similar_groups": ("grouped_images", "groups", ALIKE),
+    "isolation": ("isolated_images", "neighbours", SIMILAR),
 }
 """view -> the macro that it calls, the table whose runs are read, and which rows: the relation, or the kind."""
+
+_TAGGED = """\
+-- The accepted tags of images, by one fingerprint. By another one: FROM tagged_images('NAME').
+CREATE OR REPLACE MACRO tags_of_images(run_ids) AS TABLE
+{tagged}
+FROM read_parquet(warehouse_files('tags', run_ids), hive_partitioning = false) AS t
+LEFT JOIN manifest AS i USING (image_id)
+WHERE t.accepted;
+CREATE OR REPLACE VIEW tagged_images AS
+{default};
+CREATE OR REPLACE MACRO tagged_images(fingerprint_name) AS TABLE
+FROM tags_of_images(CASE of_warehouse({name}, fingerprint_name) {runs}ELSE error(
+    'no tags by ' || fingerprint_name || ' are published; published: ' || {listed}) END);
+"""
+
+_TAGGED_COLUMNS = """\
+SELECT t.image_id, t.rank, t.class AS tag, t.probability, t.wnid, title_of(t.image_id, i.attributes) AS title, i.uri,
+       i.attributes, t.fingerprint"""
+
+# The rule is that of `image_similarity.grouping.isolation.mislabelled`, which explains it.
+_MISLABELLED = """\
+-- Images by how much their neighbours speak for another value of an attribute than their own, the likeliest mistakes
+-- first: FROM mislabelled('style'). By another fingerprint and metric: FROM mislabelled('style', 'NAME', 'METRIC').
+-- Where no attribute is called so, 'folder' is the first folder of image_id.
+CREATE OR REPLACE MACRO mislabelled_images(run_ids, attribute_name) AS TABLE
+WITH labelled AS (
+    SELECT image_id, coalesce(nullif(attributes[attribute_name], ''), CASE WHEN attribute_name = '{folder}' THEN
+           nullif(regexp_extract(image_id, '^([^/]+)/', 1), '') END) AS label
+    FROM manifest WHERE label IS NOT NULL
+),
+judged AS (SELECT image_id, label FROM labelled QUALIFY count(*) OVER (PARTITION BY label) > 1),
+lists AS (
+    SELECT image_id, neighbour_id, fingerprint, metric, CASE WHEN mean > 0 THEN exp(-2 * pow(distance / mean, 2)) ELSE 1
+           END AS weight
+    FROM (
+        SELECT *, avg(distance::DOUBLE) OVER (PARTITION BY image_id) AS mean
+        FROM read_parquet(warehouse_files('neighbours', run_ids), hive_partitioning = false)
+        WHERE relation = '{similar}'
+    )
+),
+spoken AS (
+    SELECT l.image_id, j.label, o.label AS said, sum(l.weight) AS weight, any_value(l.fingerprint) AS fingerprint,
+           any_value(l.metric) AS metric
+    FROM lists AS l JOIN judged AS j USING (image_id) JOIN labelled AS o ON o.image_id = l.neighbour_id
+    GROUP BY ALL
+),
+shares AS (
+    SELECT *, round(weight / nullif(sum(weight) OVER (PARTITION BY image_id), 0), {digits}) AS share FROM spoken
+),
+answers AS (
+    SELECT image_id, label, first(said ORDER BY share DESC, said) FILTER (said <> label) AS suggested_label,
+           coalesce(max(share) FILTER (said = label), 0) AS own_share,
+           coalesce(max(share) FILTER (said <> label), 0) AS other_share,
+           any_value(fingerprint) AS fingerprint, any_value(metric) AS metric
+    FROM shares WHERE share IS NOT NULL GROUP BY ALL
+)
+SELECT a.image_id, a.label, a.suggested_label, (other_share - own_share)::FLOAT AS score,
+       own_share::FLOAT AS own_share, title_of(a.image_id, i.attributes) AS title, i.uri, i.attributes, a.fingerprint,
+       a.metric
+FROM answers AS a JOIN manifest AS i USING (image_id)
+UNION ALL BY NAME
+SELECT NULL AS image_id WHERE CASE  -- never a row, but an error where nothing can be judged
+    WHEN EXISTS (FROM judged) THEN false
+    WHEN EXISTS (FROM labelled) THEN error(
+        'the attribute ' || attribute_name || ' is another one for every image: name one whose values repeat')
+    ELSE error('no image has the attribute ' || attribute_name)
+END
+ORDER BY score DESC, image_id;
+CREATE OR REPLACE MACRO mislabelled(attribute_name, fingerprint_name := NULL, metric_name := NULL) AS TABLE
+FROM mislabelled_images(CASE slot_of(of_warehouse({name}, coalesce(fingerprint_name, {default})), metric_name)
+    {runs}END, attribute_name);
+"""
 
 # No view: DuckDB opens a file of a view when it is defined. Retention may be removing it, and no view would be defined.
 _HISTORY = """\
@@ -320,12 +409,15 @@ def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
         listed=_quoted(", ".join(slots) or "none"),
         neighbours=_NEIGHBOUR_COLUMNS,
         groups=_GROUP_COLUMNS,
+        isolation=_ISOLATION_COLUMNS,
     )
     return [
         _fingerprints(pointer, snapshot, fingerprints, default),
         _IMAGES.format(first=_quoted(embedded[0]) if embedded else "NULL"),
         of_one_slot,
         *(_view_of_one_slot(pointer, view, name, slot) for view in _VIEWS_OF_ONE_SLOT),
+        _mislabelled(pointer, name, default),
+        _tagged(pointer, name),
         _history(pointer, name, slot) if slots else "",
     ]
 
@@ -349,6 +441,41 @@ def _view_of_one_slot(pointer: Pointer, view: str, name: str, slot: str | None) 
     cases = "".join(f"WHEN {_quoted(each)} THEN {_list(of)} " for each, of in runs.items())
     return _VIEW_OF_ONE_SLOT.format(
         view=view, default=default, macro=macro, name=name, runs=cases or "WHEN '' THEN [''] ", value=_quoted(value)
+    )
+
+
+def _mislabelled(pointer: Pointer, name: str, fingerprint: str | None) -> str:
+    """``fingerprint``: the default one; None if nothing says which is meant."""
+    runs = pointer.tables.get("neighbours", {})
+    several = f"several fingerprints are published; name one, FROM mislabelled('ATTRIBUTE', 'NAME'): {', '.join(runs)}"
+    cases = "".join(f"WHEN {_quoted(slot)} THEN {_list(of)} " for slot, of in runs.items())
+    return _MISLABELLED.format(
+        similar=SIMILAR,
+        folder=FOLDER,
+        digits=9,
+        default=_quoted(fingerprint) if fingerprint else f"error({_quoted(several)})::VARCHAR",
+        runs=cases or "WHEN '' THEN [''] ",
+        name=name,
+    )
+
+
+def _tagged(pointer: Pointer, name: str) -> str:
+    runs = pointer.tables.get("tags", {})
+    fingerprint, listed = default_of(runs, DEFAULT_FINGERPRINT), ", ".join(sorted(runs))
+    if fingerprint in runs:
+        default = f"FROM tags_of_images({_list(runs[fingerprint])})"
+    elif runs:
+        several = _quoted(f"several are published; name one, FROM tagged_images('NAME'): {listed}")
+        default = f"FROM tags_of_images({_list(pointer.runs('tags'))}) WHERE error({several})::VARCHAR = ''"
+    else:
+        default = f"{_TAGGED_COLUMNS}\nFROM (FROM tags WHERE false) AS t, manifest AS i"
+    cases = "".join(f"WHEN {_quoted(each)} THEN {_list(of)} " for each, of in runs.items())
+    return _TAGGED.format(
+        tagged=_TAGGED_COLUMNS,
+        default=default,
+        name=name,
+        runs=cases or "WHEN '' THEN [''] ",
+        listed=_quoted(listed or "none"),
     )
 
 

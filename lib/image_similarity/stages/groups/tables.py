@@ -77,21 +77,23 @@ class Rows:
     fingerprint: str
     metric: str
     groupings: Sequence[Grouping]
+    labels: Sequence[Sequence[str | None]]
+    """Those of the groups of each of ``groupings``."""
 
     def of(self, table: str) -> Iterator[pa.RecordBatch]:
         """The rows of ``table`` in its schema, group by group, some 65,000 images at once."""
-        for grouping in self.groupings:
+        for grouping, labels in zip(self.groupings, self.labels, strict=True):
             for first, last in _chunks(grouping.start):
                 ids = self.images.ids.take(pa.array(grouping.image[grouping.start[first] : grouping.start[last]]))
                 starts = grouping.start[first : last + 1] - grouping.start[first]
                 names = ids.to_pylist()
-                labels = (self.fingerprint, self.metric, grouping.kind, grouping.level)
-                group_ids = [group_id(*labels, names[start:end]) for start, end in zip(starts, starts[1:])]
+                about = (self.fingerprint, self.metric, grouping.kind, grouping.level)
+                group_ids = [group_id(*about, names[start:end]) for start, end in zip(starts, starts[1:])]
                 chunk = slice(first, last)
                 yield (
                     self._groups(grouping, chunk, ids, starts, group_ids)
                     if table == GROUPS
-                    else self._summary(grouping, chunk, ids, starts, group_ids)
+                    else self._summary(grouping, chunk, ids, starts, group_ids, labels[chunk])
                 )
 
     def _groups(
@@ -112,7 +114,13 @@ class Rows:
         )
 
     def _summary(
-        self, grouping: Grouping, chunk: slice, ids: pa.Array, starts: Indices, group_ids: list[str]
+        self,
+        grouping: Grouping,
+        chunk: slice,
+        ids: pa.Array,
+        starts: Indices,
+        group_ids: list[str],
+        labels: Sequence[str | None],
     ) -> pa.RecordBatch:
         outside = grouping.outside[chunk]
         return self._batch(
@@ -126,11 +134,12 @@ class Rows:
             widest_pair=_numbers(grouping.widest_pair[chunk]),
             nearest_outside=_numbers(grouping.nearest_outside[chunk]),
             nearest_outside_id=self.images.ids.take(pa.array(outside, mask=outside < 0)),
+            label=pa.array(labels, pa.string()),
         )
 
     def _batch(self, table: str, grouping: Grouping, rows: int, **columns: pa.Array) -> pa.RecordBatch:
         values = {"fingerprint": self.fingerprint, "metric": self.metric, "kind": grouping.kind}
-        constants = {**values, "level": grouping.level, "label": None}
+        constants = {**values, "level": grouping.level}
         arrays = [
             columns[field.name].cast(field.type)
             if field.name in columns
