@@ -45,6 +45,7 @@ TINY_TABLES = {
 ONE_GALLERY = (
     "jobs/test_gallery.py",
     "jobs/test_gallery_groups.py",
+    "jobs/test_gallery_tags.py",
     "jobs/test_compare_fingerprints.py",
     "jobs/test_serve.py",
     "browser/test_gallery_in_chromium.py",
@@ -154,6 +155,7 @@ class Rendered:
 def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     import grouping_tables
     import quality_tables
+    import tagging_tables
     from image_similarity.jobs import embed_images, find_neighbours, render_gallery, run_pipeline
     from image_similarity.jobs.command_line import main
 
@@ -174,6 +176,8 @@ def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.Tem
     grouping_tables.publish(folder / "warehouse", "tiny/cosine", groups)
     measured = quality_tables.rows(quality_tables.of_contents(folder / "warehouse", "tiny"))
     quality_tables.publish(folder / "warehouse", measured[1:])
+    shown = [image_id for image_id in collection.ids if image_id not in collection.failing]
+    tagging_tables.publish(folder / "warehouse", "tiny", tagging_tables.hostile(shown))
     assert main(render_gallery, [*settings, "--gallery", str(folder / "gallery")], session=spark) == 0
     return Rendered(collection, folder / "gallery", folder / "warehouse", settings, "tall.png", before)
 

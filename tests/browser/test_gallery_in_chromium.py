@@ -285,9 +285,10 @@ def test_fingers_find_what_is_pressed(browser: Browser, gallery: Rendered) -> No
     """WCAG 2.5.8: 24 pixels each way, but for links in a sentence."""
     with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
         page = context.new_page()
+        tagged = "tags/1.html", page_like(gallery, "tags/[0-9a-f]{32}")
         groups = "near-duplicates/1.html", "together/level0-1.html", page_like(gallery, "together/[0-9a-f]{16}")
         others = "index.html", page_like(gallery, "browse/2"), "search.html", "run.html"
-        for path in (first_image(gallery), *groups, *others):
+        for path in (first_image(gallery), *tagged, *groups, *others):
             page.goto(f"{gallery.folder.as_uri()}/{path}")
             small = page.locator(
                 "a:visible, button:visible, summary:visible, input:visible:not([type=radio])"
@@ -298,6 +299,30 @@ def test_fingers_find_what_is_pressed(browser: Browser, gallery: Rendered) -> No
                 ".filter(([, width, height]) => height < 24 || width < 24)"
             )
             assert small == [], path
+
+
+def test_a_tag_is_found_on_the_list_of_all(visit: Visit) -> None:
+    page = visit.open("tags/1.html")
+    listed = page.locator("#tags > li")
+    everything = listed.count()
+    page.get_by_label("Find a tag").fill("CÁRD")
+    assert page.locator("#tags > li:visible .title").all_inner_texts() == ["Cardigan", "cardigan"]
+    assert page.locator(".narrow [role=status]").inner_text() == f"2 of {everything}"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.querySelector('.title').textContent") == "Cardigan"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/tags/*-1.html")
+    assert page.inner_text("h1") == "Cardigan" and page.locator(".rows .card").count() > 0
+    page.go_back()
+    page.get_by_label("Find a tag").fill("")
+    assert page.locator("#tags > li:visible").count() == everything
+
+
+def test_a_tag_is_found_by_the_search(visit: Visit) -> None:
+    page = visit.open("search.html?q=crane")
+    page.wait_for_selector("#results li")
+    page.locator("#results a").first.click()
+    assert page.locator(".tags").get_by_role("link", name="crane, probability").count() == 1
 
 
 def test_a_search_for_nothing_is_answered(visit: Visit) -> None:
@@ -422,6 +447,9 @@ KINDS = [
     "near-duplicates/[0-9a-f]{16}",
     "together/level0",
     "together/[0-9a-f]{16}",
+    "tags/1",
+    "tags/[0-9a-f]{32}",
+    "tags/none",
     "failures/index",
     "failures/trunc",
 ]
@@ -484,7 +512,7 @@ def test_nothing_moves_while_pictures_arrive(browser: Browser, gallery: Rendered
         with browser.new_context(viewport={"width": width, "height": 900}) as context:
             slowly(context)
             page = context.new_page()
-            for kind in ("index.html", "images/", "browse/1", "near-duplicates/1", "together/[0-9a-f]{16}"):
+            for kind in ("index.html", "images/", "browse/1", "near-duplicates/1", "together/[0-9a-f]{16}", "tags/1"):
                 page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, kind)}")
                 assert moved(page) == 0, f"{kind} at {width}"
             page.evaluate("document.querySelector('main').style.marginTop = '200px'")

@@ -32,12 +32,13 @@ from image_similarity.stages.gallery import (
     in_process,
     measures,
     staleness,
+    tags,
     words,
 )
 from image_similarity.stages.gallery import render as stage
 from image_similarity.stages.gallery.distances import Compared
 from image_similarity.stages.gallery.layout import Layout
-from image_similarity.stages.gallery.pages import Tab
+from image_similarity.stages.gallery.pages import Tab, Tagged
 from image_similarity.stages.gallery.render import About, Outputs
 from image_similarity.stages.neighbours import usable
 from image_similarity.storage import tables, uris
@@ -228,6 +229,7 @@ def _runs(job: Job, slots: list[str]) -> dict[str, list[str]]:
         "failures": [run for name in failures for run in snapshot.run_ids("failures", name)],
         "quality": snapshot.run_ids("quality", ""),
         "groups": list(_groups(snapshot, slots)[1]),
+        "tags": snapshot.run_ids("tags", name) if (name := _tagger(snapshot, fingerprints)) else [],
     }
 
 
@@ -244,6 +246,11 @@ def _groups(snapshot: Snapshot, slots: Sequence[str]) -> tuple[int, dict[str, li
         if kinds:
             return number, kinds
     return 0, {}
+
+
+def _tagger(snapshot: Snapshot, fingerprints: Iterable[str]) -> str | None:
+    """The first of ``fingerprints`` by which images are tagged; None if there is none. Tags by others are not shown."""
+    return next((name for name in fingerprints if snapshot.run_ids("tags", name)), None)
 
 
 def _fingerprints(slots: Iterable[str]) -> list[str]:
@@ -296,6 +303,7 @@ def _tables(job: Job, slots: list[str]) -> in_process.Tables:
             for name, (runs, _) in compared.items()
         },
         groups=_group_tables(snapshot, slots),
+        tags=_tag_table(snapshot, _tagger(snapshot, fingerprints)),
     )
 
 
@@ -309,6 +317,14 @@ def _group_tables(snapshot: Snapshot, slots: list[str]) -> groups.GroupTables | 
         return pa.concat_tables([table.filter(pc.is_in(table["kind"], pa.array(kinds))) for table, kinds in tables])
 
     return groups.GroupTables(tab, of_kinds("groups", groups.COLUMNS), of_kinds("group_summary", groups.SUMMARY))
+
+
+def _tag_table(snapshot: Snapshot, name: str | None) -> pa.Table | None:
+    """The tags by fingerprint ``name`` that are accepted. A run may have tagged by others, too."""
+    if name is None:
+        return None
+    is_shown = pc.field("accepted") & (pc.field("fingerprint") == name)
+    return snapshot.dataset("tags", name).to_table(["image_id", *tags.GIVEN], filter=is_shown)
 
 
 def _keys(snapshot: Snapshot, runs: list[str]) -> list[str]:
@@ -341,6 +357,7 @@ def _inputs(job: Job, slots: list[str]) -> by_spark.Inputs:
         quality=warehouse.read("quality", runs["quality"]) if runs["quality"] else None,
         compared=_compared(job, slots),
         groups=_group_frames(job, slots),
+        tags=_tag_frame(job, _tagger(snapshot, _fingerprints(slots))),
     )
 
 
@@ -354,6 +371,14 @@ def _group_frames(job: Job, slots: list[str]) -> groups_by_spark.GroupTables | N
         return reduce(DataFrame.unionByName, tables)
 
     return groups_by_spark.GroupTables(tab, of_kinds("groups"), of_kinds("group_summary"))
+
+
+def _tag_frame(job: Job, name: str | None) -> DataFrame | None:
+    """As `_tag_table`."""
+    if name is None:
+        return None
+    rows = job.warehouse.read("tags", job.base_snapshot.run_ids("tags", name))
+    return rows.where(F.col("accepted") & (F.col("fingerprint") == name)).select("image_id", *tags.GIVEN)
 
 
 def _compared(job: Job, slots: list[str]) -> dict[str, Compared]:
@@ -399,12 +424,17 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
         slot, label = list(slots.items())[tab]
         title = f"Groups by {label}: {' and '.join(words.KINDS[kind] for kind in kinds)}"
         runs += section(title, [run], *_stale_groups(snapshot, slot, run, kinds))
+    tagger = _tagger(snapshot, _fingerprints(slots))
+    if tagger is not None:
+        published = snapshot.run_ids("tags", tagger)
+        runs += section(f"Tags by {tagger}", published, *_stale_tags(snapshot, tagger, published))
     parted = [(slot.partition("/"), label) for slot, label in slots.items()]
     tabs = tuple(Tab(label, fingerprint, metric) for (fingerprint, _, metric), label in parted)
     images = _images_of(job, records)
     title, from_list = clean(job.settings.gallery.title or _collection(images)), tables.kind_of(images) is not None
     reasons = {**usable.FAILURE_REASONS, **FETCH_REASONS, **UNREADABLE_REASONS}
-    return About(title, tabs, tuple(untrained), from_list, reasons, runs)
+    tagged = tagger and _tagged(snapshot, tagger, records)
+    return About(title, tabs, tuple(untrained), from_list, reasons, runs, tagged or None)
 
 
 def _stale_embeddings(job: Job, name: str, records: Records) -> list[str]:
@@ -443,6 +473,22 @@ def _stale_groups(snapshot: Snapshot, slot: str, run: str, kinds: list[str]) -> 
     if _were_read([run], "neighbours", snapshot.run_ids("neighbours", slot), snapshot.runs):
         return []
     return [f"neighbours by {slot} were found again since these groups were made: {_group_again(slot, kinds)}"]
+
+
+def _stale_tags(snapshot: Snapshot, name: str, runs: list[str]) -> list[str]:
+    """A line where the tags of ``runs`` were given to other vectors than those that are published; else none."""
+    if _were_read(runs, "embeddings", snapshot.run_ids("embeddings", name), snapshot.runs):
+        return []
+    return [f"images were embedded again as {name} since these tags were given: run tag_images --fingerprint {name}"]
+
+
+def _tagged(snapshot: Snapshot, name: str, records: Records) -> Tagged:
+    """What gave the tags by fingerprint ``name``."""
+    given = [records[run].settings for run in snapshot.run_ids("tags", name) if run in records]
+    embedded = [dict(_facts(records[run])) for run in snapshot.run_ids("embeddings", name) if run in records]
+    network = [embedded[0][fact] for fact in ("network", "weights") if fact in embedded[0]] if embedded else []
+    threshold = given[0].get("tags", {}).get("threshold") if given else None
+    return Tagged(name, ", ".join(network), threshold)
 
 
 def _group_again(slot: str, kinds: Sequence[str]) -> str:
@@ -582,6 +628,11 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
         note(
             f"{counts['groups_gone']:,} rows of groups are not shown, because an image of their group is no longer in "
             "the manifest: run group_images again"
+        )
+    if counts["tags_gone"]:
+        note(
+            f"{counts['tags_gone']:,} tags are not shown, because their image is no longer in the manifest: "
+            "run tag_images again"
         )
 
 

@@ -25,6 +25,7 @@ from image_similarity.stages.gallery import (
     pages,
     pictures,
     search,
+    tags_by_spark,
 )
 from image_similarity.stages.gallery.groups import FOLDERS, GROUP_TEMPLATES, TEMPLATES
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
@@ -33,6 +34,7 @@ from image_similarity.stages.gallery.pages import Book, Grouped, Tab
 from image_similarity.stages.gallery.ranked import Lists
 from image_similarity.stages.gallery.ranked_by_spark import RankedBySpark
 from image_similarity.stages.gallery.staleness import gone_neighbours
+from image_similarity.stages.gallery.tag_pages import Listed
 from image_similarity.warehouse.schemas import SIMILAR
 from image_similarity.warehouse.warehouse import Warehouse
 from image_similarity.warehouse.workspace import Workspace
@@ -55,6 +57,8 @@ class Inputs:
     compared: dict[str, distances.Compared]
     """fingerprint -> its vectors, where the warehouse has them."""
     groups: groups_by_spark.GroupTables | None = None
+    tags: DataFrame | None = None
+    """image_id and `tags.GIVEN` of the accepted tags. None: none are published."""
 
 
 def lay_out(
@@ -70,7 +74,7 @@ def lay_out(
     """Makes missing pictures below the gallery. Raises ``JobFailed`` if no image of the manifest was compared."""
     collection = inputs.contents.join(inputs.manifest, "image_id")
     listings.check_group_by(collection, settings.gallery)
-    described = cards.describe(collection, settings.gallery, scratch)
+    described = cards.describe(tags_by_spark.joined(collection, inputs.tags), settings.gallery, scratch)
     count = described.count()
     if count == 0:
         raise JobFailed(NOTHING_TO_SHOW)
@@ -149,6 +153,19 @@ class BySpark(Layout):
     def faces(self) -> Mapping[str, list[Card]]:
         return {} if self._groups is None else self._groups.faces()
 
+    @cached_property
+    def _tags(self) -> tags_by_spark.Tags:
+        return tags_by_spark.Tags(self.cards, self.scratch)
+
+    def tags(self) -> Sequence[Listed]:
+        return self._tags.all
+
+    def untagged(self) -> int:
+        return self._tags.untagged
+
+    def tags_gone(self) -> int:
+        return 0 if self.inputs.tags is None else self.inputs.tags.join(self.cards, "image_id", "left_anti").count()
+
     # -- pages ---------------------------------------------------------------------------------------------------------
 
     def fill_images(self, book: Book) -> Totals:
@@ -185,6 +202,19 @@ class BySpark(Layout):
             for kind in FOLDERS:
                 rows = self._groups.pages(kind, self.settings.gallery.images_per_page)
                 totals += self._fill(f"groups-{kind}", pages.fill(rows, GROUP_TEMPLATES[kind], book))
+        return totals
+
+    def fill_tags(self, book: Book) -> Totals:
+        if book.tags is None:
+            return Totals()
+        per_page, totals = self.settings.gallery.images_per_page, Totals()
+        if by_page := {tag.page: tag for tag in self.tags()}:
+            of_tag = pages.fill(
+                self._tags.pages(per_page), "tag.html", book, lambda row: {**row, "tag": by_page[row["tag"]]}
+            )
+            totals += self._fill("tags", of_tag)
+        if self.untagged():
+            totals += self._fill("untagged", pages.fill(self._tags.untagged_pages(per_page), "untagged.html", book))
         return totals
 
     def fill_comparisons(self, book: Book) -> Totals:

@@ -3,7 +3,7 @@
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from image_similarity.pages import captions, paths
 from image_similarity.pages.captions import LONGEST_TEXT, clean, is_address
 from image_similarity.runtime.tasks import numbered
 from image_similarity.settings import GallerySettings
-from image_similarity.stages.gallery import pictures
+from image_similarity.stages.gallery import pictures, tags
 from image_similarity.warehouse.workspace import Workspace
 
 CARD = ["page", "title", "subtitle", "alt", "picture", "width", "height"]
@@ -29,12 +29,14 @@ _DESCRIBED = pa.schema(
         ),
         ("size_bytes", pa.int64()),
         ("attributes", pa.map_(pa.string(), pa.string())),
+        ("tags", pa.list_(tags.TAG)),
         ("terms", pa.list_(pa.string())),
     ]
 )
 _COLUMNS = (
     "ordinal long, image_id string, uri string, content_sha256 string, picture string, page string, title string, "
-    "subtitle string, alt string, size_bytes long, attributes map<string,string>, terms array<string>"
+    f"subtitle string, alt string, size_bytes long, attributes map<string,string>, tags array<{tags.TAG_COLUMNS}>, "
+    "terms array<string>"
 )
 LONGEST_TERM = 40
 _WORD = re.compile(r"[^\W_]+")
@@ -44,19 +46,20 @@ _MOST_BORDERS = 4
 
 
 def describe(images: DataFrame, settings: GallerySettings, scratch: Workspace) -> DataFrame:
-    """image_id, uri, content_sha256, source_version, size_bytes, attributes -> `_COLUMNS`, the texts of each image;
-    materialised.
+    """image_id, uri, content_sha256, source_version, size_bytes, attributes, tags -> `_COLUMNS`, the texts of each
+    image; materialised. ``tags``: as `tags_by_spark.joined` adds them.
 
     ``ordinal`` is the image's position in the byte order of all ids, from 0.
     """
     picture = pictures.name_of(F.col("content_sha256"), F.col("uri"), F.col("source_version"))
-    own = ("image_id", "uri", "content_sha256", "size_bytes", "attributes")
+    own = ("image_id", "uri", "content_sha256", "size_bytes", "attributes", "tags")
     named = images.select(*own, picture.alias("picture"))
 
     def described(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             rows = [
-                {**row, **texts(row["image_id"], dict(row["attributes"] or ()), settings)} for row in batch.to_pylist()
+                {**row, **texts(row["image_id"], dict(row["attributes"] or ()), settings, row["tags"] or ())}
+                for row in batch.to_pylist()
             ]
             yield pa.RecordBatch.from_pylist(rows, schema=_DESCRIBED)
 
@@ -76,16 +79,24 @@ def with_pictures(described: DataFrame, inventory: DataFrame, scratch: Workspace
 # -- texts -------------------------------------------------------------------------------------------------------------
 
 
-def texts(image_id: str, attributes: dict[str, str], settings: GallerySettings) -> dict[str, Any]:
-    """The texts of one image: title, subtitle, alternative text, and search terms."""
+def texts(
+    image_id: str, attributes: dict[str, str], settings: GallerySettings, tagged: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The texts of one image: title, subtitle, alternative text, tags, and search terms.
+
+    ``tagged``: its rows of the table of tags, see `tags.of_image`.
+    """
+    own_tags = tags.of_image(tagged)
     caption = captions.of_image(image_id, attributes, settings.title_attributes, settings.subtitle_attributes)
     values = [clean(value) for value in attributes.values()]
     words = [caption.title, posixpath.splitext(image_id)[0], *(value for value in values if not is_address(value))]
+    words += [tag["title"] for tag in own_tags]
     return {
         "page": paths.page_name(image_id),
         "title": caption.title,
         "subtitle": caption.subtitle,
-        "alt": caption.alt,
+        "alt": tags.with_tag(caption.alt, own_tags),
+        "tags": own_tags,
         "terms": sorted({term for text in words for term in terms(text[:LONGEST_TEXT])}),
     }
 

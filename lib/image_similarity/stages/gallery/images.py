@@ -9,13 +9,14 @@ from pyspark.sql import functions as F
 
 from image_similarity.pages.captions import clean
 from image_similarity.stages.gallery import groups as grouping
+from image_similarity.stages.gallery import tags as tagging
 from image_similarity.stages.gallery.cards import CARD
 from image_similarity.stages.gallery.listings import FOLDER, value_name
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 
 RELATIONS = (SIMILAR, DISSIMILAR)
-OWN = ["image_id", "uri", "ordinal", "attributes", "reason", "detail", *CARD]
+OWN = ["image_id", "uri", "ordinal", "attributes", "tags", "reason", "detail", *CARD]
 
 
 def rows(cards: DataFrame, neighbours: DataFrame, tasks: int, groups: DataFrame | None = None) -> DataFrame:
@@ -42,7 +43,7 @@ def rows(cards: DataFrame, neighbours: DataFrame, tasks: int, groups: DataFrame 
 
 
 def context(book: Book) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A function from a row of `rows` to the template's variables: facts, and neighbours by relation and tab.
+    """A function from a row of `rows` to the template's variables: facts, tags, and neighbours by relation and tab.
 
     A row may have ``measured`` (a `measures.Row`) and ``isolation`` (tab, mean_distance, percentile).
     """
@@ -56,6 +57,7 @@ def context(book: Book) -> Callable[[dict[str, Any]], dict[str, Any]]:
             "subtitle_group": groups[0] if groups else None,
             **_neighbours(row, book),
             "same": grouping.of_image(row),
+            "trails": tagging.trails(row.get("tags") or []),
         }
 
     return of_row

@@ -51,6 +51,7 @@ from image_similarity.stages.gallery.listings import FOLDER, MOST_VALUES, Facet
 from image_similarity.stages.gallery.pages import Book, Grouped, Tab
 from image_similarity.stages.gallery.ranked import Lists
 from image_similarity.stages.gallery.ranked_in_memory import RankedInMemory
+from image_similarity.stages.gallery.tag_pages import Listed, Tags
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 from image_similarity.warehouse.workspace import Workspace
@@ -81,6 +82,8 @@ class Tables:
     drawn_from: Mapping[str, Iterable[str]]
     """fingerprint -> the contents that were compared."""
     groups: GroupTables | None = None
+    tags: pa.Table | None = None
+    """image_id and `tags.GIVEN` of the accepted tags. None: none are published."""
 
 
 def lay_out(
@@ -114,6 +117,7 @@ def _described(tables: Tables, settings: Settings) -> list[Image]:
     listed = [row for row in tables.manifest.to_pylist() if row["image_id"] in tables.contents]
     _check_group_by(listed, settings)
     listed.sort(key=lambda row: row["image_id"])
+    tagged = _tagged(tables.tags)
     described = []
     for ordinal, row in enumerate(listed):
         content = tables.contents[row["image_id"]]
@@ -126,10 +130,20 @@ def _described(tables: Tables, settings: Settings) -> list[Image]:
                 "size_bytes": row["size_bytes"],
                 "attributes": row["attributes"] or [],
                 "picture": paths.picture_name(content, row["uri"], row["source_version"]),
-                **cards.texts(row["image_id"], dict(row["attributes"] or ()), settings.gallery),
+                **cards.texts(
+                    row["image_id"], dict(row["attributes"] or ()), settings.gallery, tagged.get(row["image_id"], ())
+                ),
             }
         )
     return described
+
+
+def _tagged(table: pa.Table | None) -> dict[str, list[Row]]:
+    """image_id -> its rows of the table of tags."""
+    tagged: dict[str, list[Row]] = {}
+    for row in () if table is None else table.to_pylist():
+        tagged.setdefault(row["image_id"], []).append(row)
+    return tagged
 
 
 def _check_group_by(listed: list[dict[str, Any]], settings: Settings) -> None:
@@ -255,6 +269,20 @@ class InProcess(Layout):
         first = groups.first_lists(self._grouped.shown)
         return {kind: groups.faces(self._grouped.of(order), kind) for kind, order in first.items()}
 
+    @cached_property
+    def _tags(self) -> Tags:
+        return Tags(self.all)
+
+    def tags(self) -> Sequence[Listed]:
+        return self._tags.all
+
+    def untagged(self) -> int:
+        return len(self._tags.untagged)
+
+    def tags_gone(self) -> int:
+        table = self.tables.tags
+        return 0 if table is None else sum(image_id not in self.by_id for image_id in table["image_id"].to_pylist())
+
     # -- pages ---------------------------------------------------------------------------------------------------------
 
     def fill_images(self, book: Book) -> Totals:
@@ -308,6 +336,13 @@ class InProcess(Layout):
             return Totals()
         tasks = task_count(self.spark, len(rows), LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
         return self._fill("groups", book, [rows[number::tasks] for number in range(tasks)])
+
+    def fill_tags(self, book: Book) -> Totals:
+        if book.tags is None:
+            return Totals()
+        rows = [*self._tags.pages(self.settings.gallery.images_per_page)]
+        tasks = task_count(self.spark, len(rows), LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
+        return self._fill("tags", book, [rows[number::tasks] for number in range(tasks)])
 
     def fill_comparisons(self, book: Book) -> Totals:
         pairs = self._grouped.pairs()

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame
 from image_similarity.stages.gallery.listings import Facet
 from image_similarity.stages.gallery.pages import Book, Grouped, Tab
 from image_similarity.stages.gallery.ranked import Lists
+from image_similarity.stages.gallery.tag_pages import Listed
 
 Card = dict[str, Any]
 """The columns `cards.CARD` of an image, and those that a method names."""
@@ -81,6 +82,18 @@ class Layout(ABC):
     def groups_gone(self) -> int:
         """Rows of the table of groups that no page shows."""
 
+    @abstractmethod
+    def tags(self) -> Sequence[Listed]:
+        """All tags of the images, those of the most images first."""
+
+    @abstractmethod
+    def untagged(self) -> int:
+        """The number of images without a tag."""
+
+    @abstractmethod
+    def tags_gone(self) -> int:
+        """Accepted rows of the table of tags whose image has no page."""
+
     # -- pages of images and lists: filled out of sight --
 
     @abstractmethod
@@ -93,6 +106,10 @@ class Layout(ABC):
     @abstractmethod
     def fill_groups(self, book: Book) -> Totals:
         """Lists of groups, and their pages."""
+
+    @abstractmethod
+    def fill_tags(self, book: Book) -> Totals:
+        """The pages of the images with each tag, and of those without one."""
 
     @abstractmethod
     def fill_comparisons(self, book: Book) -> Totals:

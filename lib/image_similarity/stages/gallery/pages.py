@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 
 from image_similarity.imaging import thumbnails
 from image_similarity.pages import captions, cards, paths
-from image_similarity.stages.gallery import compare, measures, members, selection, words
+from image_similarity.stages.gallery import compare, measures, members, selection, tags, words
 from image_similarity.storage import blobs
 
 WRITTEN = "path string, bytes long, items long"
@@ -88,6 +88,21 @@ class Grouped:
 
 
 @dataclass(frozen=True)
+class Tagged:
+    """The tags that the pages show, and what gave them."""
+
+    fingerprint: str
+    network: str = ""
+    """What of this fingerprint's looked at the images: its network and weights, for people."""
+    threshold: float | None = None
+    """The probability from which on a class is a tag. None: not known."""
+    tags: int = 0
+    """Different ones."""
+    images: int = 0
+    """Those that have a tag."""
+
+
+@dataclass(frozen=True)
 class Book:
     """The facts that all pages of a rendering share. It is small, because every worker gets it."""
 
@@ -115,6 +130,8 @@ class Book:
     from_list: bool = False
     """Whether a list names the images, and not their folder."""
     groups: Grouped = Grouped()
+    tags: Tagged | None = None
+    """None: no tags are published."""
 
 
 Context = Callable[[dict[str, Any]], dict[str, Any]]
@@ -205,12 +222,14 @@ def content_type(path: str) -> str:
 def _environment() -> jinja2.Environment:
     environment = cards.environment(__package__)
     environment.filters.update(roughly=roughly, link=captions.link, location=captions.location, compact=json.dumps)
+    environment.filters.update(percent=tags.percent)
     environment.globals.update(image_path=paths.image_path, picture_path=paths.picture_path, small=thumbnails.SMALL)
     environment.globals.update(compare_path=compare.compare_path, has_comparison=compare.has_page)
     environment.globals.update(selection_row=selection.row, selection_columns=selection.COLUMNS)
     environment.globals.update(better=members.better, best=members.best, facts_of=members.facts)
     environment.globals.update(shown_card=shown_card, ratio_class=cards.ratio_class, ratio_sum=_ratio_sum)
     environment.globals.update(measures=measures)
+    environment.globals.update(tag_path=tags.tag_path, tag_list_path=tags.list_path, untagged=tags.UNTAGGED)
     environment.globals.update(cards.STYLE)
     environment.globals.update(static=lambda name, book: static_file(name, book)[0])
     environment.globals.update(has_large=thumbnails.has_large)
@@ -231,9 +250,9 @@ def shown_card(
 ) -> Markup:
     """An image in a list. Pages have dozens: a macro would take three quarters of the time of all pages.
 
-    ``card``: the columns of `cards.CARD`, perhaps with a ``distance``; ``note``: the line below its title; ``at_once``:
-    load it eagerly; ``near``: the length of the bar in the note, 0 to 9; ``both``: the end of the note, for lists that
-    are side by side.
+    ``card``: the columns of `cards.CARD`, perhaps with a ``distance`` or ``probability``; ``note``: the line below its
+    title; ``at_once``: load it eagerly; ``near``: the length of the bar in the note, 0 to 9; ``both``: the end of the
+    note, for lists that are side by side.
     """
     width, height = card["width"], card["height"]
     title = cards.breakable(captions.short(card["title"]))
@@ -249,7 +268,8 @@ def shown_card(
         ratio, unheard, picture = "", "", '<span class="absent">no picture</span>'
     if note:
         bar = "" if near is None else f" n{near}"
-        unseen = '<span class="unseen">distance </span>' if "distance" in card else ""
+        number = next((name for name in ("distance", "probability") if name in card), None)
+        unseen = f'<span class="unseen">{number} </span>' if number else ""
         end = f'<span class="both"> · {escape(both)}</span>' if both else ""
         line = f'<span class="note{bar}">{unseen}{escape(note)}{end}</span>'
     else:

@@ -1,7 +1,7 @@
 """One rendering of the gallery. Spark tasks make pictures and fill most pages; the driver fills the single pages."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -9,14 +9,15 @@ from pyspark.sql import SparkSession
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import step
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import listings, pages, ranked, search, words
+from image_similarity.stages.gallery import listings, pages, ranked, search, tag_pages, words
 from image_similarity.stages.gallery.layout import Failed, Layout, Totals
-from image_similarity.stages.gallery.pages import Book, Tab
+from image_similarity.stages.gallery.pages import Book, Tab, Tagged
 from image_similarity.storage import blobs
 
 ROWS_OF_EXAMPLES, NEIGHBOURS_IN_EXAMPLES = 4, 6
 EXAMPLES_OF_A_VALUE = 3
 VALUES_ON_THE_FRONT_PAGE = 12
+TAGS_ON_THE_FRONT_PAGE = 24
 ABSENT_SHOWN = 100
 FEW_FAILURES = 20
 """So many failed images are named where their reasons are; more have pages of their own only."""
@@ -34,6 +35,8 @@ class About:
     """reason of a failure -> its meaning."""
     runs: list[dict[str, Any]]
     """For the page of the run: title, facts (pairs), notes, and settings of each job."""
+    tags: Tagged | None = None
+    """What gave the tags, without their numbers; None: none are published."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,13 @@ def run(spark: SparkSession, layout: Layout, about: About, settings: Settings, s
         ranked=lists.shown(layout.tabs),
         from_list=about.from_list,
         groups=layout.grouped(),
+        tags=_tagged(about.tags, layout),
     )
     return _Rendering(spark, layout, about, settings, book, facets, failed, lists).write()
+
+
+def _tagged(tags: Tagged | None, layout: Layout) -> Tagged | None:
+    return tags and replace(tags, tags=len(layout.tags()), images=layout.images - layout.untagged())
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class _Rendering:
                 for reason, images in self.failed.reasons
             }
             filled = of_images + comparisons + layout.fill_lists(self.book, self.facets, meanings)
-            filled += layout.fill_groups(self.book)
+            filled += layout.fill_groups(self.book) + layout.fill_tags(self.book)
             filled += layout.add(self._single_pages(pictures))
         with step(self.spark, "search"):
             written = self._search() + self._static()
@@ -109,6 +117,7 @@ class _Rendering:
                 if number in gone
             },
             "groups_gone": layout.groups_gone(),
+            "tags_gone": layout.tags_gone(),
             "pages": filled.files + 1,
             "pages_new": filled.new,
             "pages_changed": filled.changed,
@@ -140,6 +149,8 @@ class _Rendering:
             examples = self.layout.examples(self.facets, EXAMPLES_OF_A_VALUE)
             for facet in self.facets:
                 contexts.append((f"groups/{facet.name}.html", "groups.html", {"facet": facet, "examples": examples}))
+        if self.book.tags:
+            contexts += [(row["path"], "tags.html", row) for row in tag_pages.list_pages(self.layout.tags())]
         if self.book.failures:
             context = {"reasons": self.failed.reasons, "names": self._names_of_failed()}
             contexts.append(("failures/index.html", "failures_by_reason.html", context))
@@ -178,6 +189,7 @@ class _Rendering:
             "selection": others or chosen,
             "examples": [(row, alike[row["image_id"]]) for row in first if alike.get(row["image_id"])],
             "faces": self.layout.faces(),
+            "tags": self.layout.tags()[:TAGS_ON_THE_FRONT_PAGE] if self.book.tags else (),
             "facets": [(facet, facet.values[:VALUES_ON_THE_FRONT_PAGE]) for facet in self.facets],
         }
 

@@ -207,6 +207,27 @@
     }));
   }
 
+  /* -- the list of tags, narrowed down to those with a text; Enter leads to the first -- */
+  const narrow = document.getElementById("narrow");
+  if (narrow) {
+    const plain = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+    const items = [...document.querySelectorAll("#tags > li")];
+    const titles = items.map((item) => plain(item.querySelector(".title").textContent));
+    const status = narrow.parentElement.querySelector("[role=status]");
+    const update = () => {
+      const text = plain(narrow.value.trim());
+      items.forEach((item, place) => { item.hidden = !titles[place].includes(text); });
+      const left = items.filter((item) => !item.hidden).length;
+      status.textContent = text ? `${left.toLocaleString("en")} of ${items.length.toLocaleString("en")}` : "";
+    };
+    narrow.parentElement.hidden = false;
+    narrow.addEventListener("input", update);
+    narrow.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") items.find((item) => !item.hidden)?.querySelector("a").focus();
+    });
+    if (narrow.value) update(); // the browser has kept it
+  }
+
   /* -- the switch between fingerprints keeps its position -- */
   const KEY = "image-similarity-slot";
   const switches = document.querySelectorAll(".switch input");
