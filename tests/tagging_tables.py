@@ -16,7 +16,7 @@ Tag = tuple[str, str | None, float]
 """class, wnid and probability."""
 
 LONG = "a class with a name that does not end " * 20
-RTL = "\u202eright to left \u05d0\u05d1\u05d2"
+RTL = "\u202eright to left \u05d0\u05d1\u05d2\x01\ufffe"
 CLASSES = [
     SCRIPT,
     "",
@@ -32,6 +32,8 @@ CLASSES = [
 """Names of classes that try to break pages and addresses."""
 CRANES: Sequence[tuple[str, str | None]] = (("crane", "n02012849"), ("crane", "n03126707"))
 THRESHOLD = 0.5
+CONTROL = f"{SCRIPT}\x01\ufffe"
+COUNTS = dict.fromkeys(("images", "tagged", "untagged", "without_scores", "different_tags", "rows"), 1)
 
 
 def publish(warehouse: Path, fingerprint: str, tags: Mapping[str, Sequence[Tag]], **record: Any) -> str:
@@ -42,7 +44,8 @@ def publish(warehouse: Path, fingerprint: str, tags: Mapping[str, Sequence[Tag]]
     values: dict[str, Any] = {
         **{"run_id": run, "label": None, "job": "tag_images", "slot": fingerprint, "status": PUBLISHED},
         **{"inputs": {"embeddings": before.run_ids("embeddings", fingerprint)}, "outputs": {"replaced": {}}},
-        **{"settings": {"tags": {"threshold": THRESHOLD, "keep": 3}}, "counts": {}, "versions": {}, "seconds": 0.1},
+        **{"settings": {"tags": {"threshold": THRESHOLD}, "classifier": {"key": "k", "classes": 12}, "label": None}},
+        **{"counts": {**COUNTS, "most_frequent": {CONTROL: 2}}, "versions": {}, "seconds": 0.1},
         **{"stages": {}, "recall": None, "started_at": datetime.now(timezone.utc)},
         **{"finished_at": datetime.now(timezone.utc), **record},
     }

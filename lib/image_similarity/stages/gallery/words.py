@@ -170,6 +170,12 @@ FACTS = {
     "largest group": "images in the largest of these groups",
     "identical": "groups of files that are equal, byte for byte",
     "levels": "from the finest groups to the coarsest",
+    # of tag_images
+    "tagged": "images that have a tag",
+    "untagged": "images of which the network is not sure enough to say anything",
+    "without scores": "images of which it was not asked, or gave no usable answer",
+    "different tags": "tags that are the most specific one of an image",
+    "most frequent": "how many images these are the most specific tag of",
     # of all
     "steps": "seconds that each step took",
     "finished": "when, and after how long",
@@ -196,6 +202,9 @@ RECORDED = {
     # of group_images
     "limit": "How near near-duplicates are, and who chose that.",
     "calibration": "What the limit was chosen by: edited copies that it finds, and strangers that it keeps apart.",
+    # of tag_images
+    "classifier": "What gave the classes: a hash of the last layer and of their names, and how many they are.",
+    "label": "The attribute that the tags were compared with, to measure how often they are right.",
     # of all
     "versions": "Programs and libraries that this run used.",
 }
