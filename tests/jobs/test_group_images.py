@@ -319,8 +319,8 @@ def test_what_belongs_together(spark: SparkSession, tmp_path: Path, capsys: Any)
 
 @pytest.mark.parametrize("runner", ["process", "spark"])
 def test_groups_are_labelled_by_what_sets_them_apart(run: Any, tmp_path: Path, runner: str) -> None:
+    (tmp_path / "pictures" / "pair").mkdir(parents=True)
     draw(tmp_path / "pictures" / "many", range(30))
-    (tmp_path / "pictures" / "pair").mkdir()
     with Image.open(tmp_path / "pictures" / "many" / "7.jpg") as picture:
         picture.resize((200, 150)).save(tmp_path / "pictures" / "pair" / "small.png")
         picture.resize((220, 165)).save(tmp_path / "pictures" / "pair" / "smaller.png")

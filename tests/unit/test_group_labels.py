@@ -84,7 +84,8 @@ def test_the_bound_holds(images: int, having: int, size: int) -> None:
 
 
 def test_what_all_have_is_no_label() -> None:
-    assert telling([[0, 1, 2, 3, 4, 5, 6, 7]], {0: set(range(100)), 1: set(range(60))}, 100) == {}
+    assert telling([list(range(30))], {0: set(range(100)), 1: set(range(60))}, 100) == {}, "though it is no chance"
+    assert telling([list(range(30))], {0: set(range(100)), 1: set(range(50))}, 100) == {0: {1}}
     assert telling([], {0: {1, 2}}, 10) == telling([[0, 1]], {}, 10) == {}
 
 

@@ -189,6 +189,17 @@ def test_the_answer_for_programs(served: Served, collection: StandIn) -> None:
     assert [each["rank"] for each in by_id["similar"]] == [1, 2]
 
 
+def test_tags_are_told_where_an_image_has_one(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "tag" not in served.get("/similar", id="plain.png").json["similar"][0]
+    of_row = asking._shown
+    monkeypatch.setattr(
+        asking, "_shown", lambda row: of_row({**row, "tag": "<b>cat" if row.get("rank") == 1 else None})
+    )
+    told = served.get("/similar", id="plain.png").json["similar"]
+    assert [image.get("tag") for image in told[:2]] == ["<b>cat", None]
+    assert "<bdi>&lt;b&gt;cat</bdi>" in served.get("/", id="plain.png").text
+
+
 def test_what_is_given_in_json_wins_over_the_address(served: Served, collection: StandIn) -> None:
     value = json.dumps({"vector": collection.vectors[0].tolist(), "k": 2})
     reply = served.post("/similar?k=5&dissimilar=1", value, {"Content-Type": "application/json; charset=utf-8"})

@@ -80,9 +80,9 @@ def mislabelled(owner: Indices, neighbour: Indices, distance: Values, label: Ind
     own, other, suggested = np.zeros(images), np.zeros(images), np.full(images, -1, dtype=np.int64)
     own[image[is_own]] = share[is_own]
     others = np.nonzero(~is_own & is_known[image])[0]
-    others = others[np.lexsort((of_label[others], -share[others], image[others]))]
-    with_other, first = np.unique(image[others], return_index=True)
-    other[with_other], suggested[with_other] = share[others[first]], of_label[others[first]]
+    np.maximum.at(other, image[others], share[others])
+    best = others[share[others] == other[image[others]]][::-1]
+    suggested[image[best]] = of_label[best]  # of equals the lesser code, which is written last
     own = np.where(is_known, own, np.nan)
     return Judgement((other - own).astype(np.float32), suggested, own.astype(np.float32))
 
