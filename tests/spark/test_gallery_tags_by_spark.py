@@ -44,7 +44,7 @@ def test_spark_makes_the_same_pages(spark: SparkSession, tmp_path: Path, rows: p
     here = Tags(described)
 
     columns = "image_id string, uri string, content_sha256 string, source_version string, size_bytes long, "
-    listed = [(name, f"/{name}", None, "1", 10, {}) for name in IDS]
+    listed: list[tuple[Any, ...]] = [(name, f"/{name}", None, "1", 10, {}) for name in IDS]
     collection = spark.createDataFrame(listed, f"{columns} attributes map<string,string>")
     joined = tags_by_spark.joined(collection, spark.createDataFrame(rows))
     frame = cards.describe(joined, GallerySettings(), scratch).drop("picture")
