@@ -146,6 +146,7 @@ def test_numbers_are_told_in_words() -> None:
         "smallest": "640 × 160",
         "elongated": "4 : 1, 640 × 160",
     }
+    assert measures.axis(measures.ORDERS[6], Histogram(1, 9, (1,), (0,))) == ("1\u00a0pixel", "9\u00a0pixels")
     assert measures.note(measures.ORDERS[0], row()).count('<span class="flag">') == 2
     hostile = measures.note(measures.ORDERS[0], row(flags=[SCRIPT]))
     assert "<script>" not in hostile and "&lt;script&gt;" in hostile

@@ -48,7 +48,7 @@ def _bits(value: float) -> str:
 
 
 def _pixels(value: float) -> str:
-    return f"{value:,.0f}{NO_BREAK}pixels"
+    return f"{value:,.0f}{NO_BREAK}pixel{'s' if value != 1 else ''}"
 
 
 def _ratio(value: float) -> str:
@@ -192,9 +192,9 @@ def number(order: Order, row: Row) -> str:
     value = row[order.column]
     text = "" if value is None else order.form(value)
     if order.column == "short_side":
-        return f"{row['width']:,} × {row['height']:,}"
+        return _sides(row)
     if order.column == "elongation":
-        return f"{text}, {row['width']:,} × {row['height']:,}"
+        return f"{text}, {_sides(row)}"
     return f"{text} {order.says}" if order.column == "one_colour_share" else f"{order.says} {text}"
 
 
@@ -233,8 +233,12 @@ def _form(row: Row, name: str) -> str:
     return "" if row[order.column] is None else order.form(row[order.column])
 
 
+def _sides(row: Row) -> str:
+    return f"{row['width']:,}{NO_BREAK}×{NO_BREAK}{row['height']:,}"
+
+
 def _size(row: Row) -> str:
-    size = f"{row['width']:,} × {row['height']:,}" if row["width"] else ""
+    size = _sides(row) if row["width"] else ""
     of_format = row["format"] and format_name(row["format"])
     stored = "" if row["size_bytes"] is None else file_size(row["size_bytes"])
     return ", ".join(filter(None, (size, of_format, stored)))
