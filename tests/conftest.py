@@ -154,6 +154,7 @@ class Rendered:
 @pytest.fixture(scope="session")
 def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     import grouping_tables
+    import quality_tables
     import tagging_tables
     from image_similarity.jobs import embed_images, find_neighbours, render_gallery, run_pipeline
     from image_similarity.jobs.command_line import main
@@ -173,6 +174,8 @@ def gallery(spark: "SparkSession", tiny: list[str], tmp_path_factory: pytest.Tem
     }
     groups = grouping_tables.hostile(collection.ids, collection.copies[0], collection.failing)
     grouping_tables.publish(folder / "warehouse", "tiny/cosine", groups)
+    measured = quality_tables.rows(quality_tables.of_contents(folder / "warehouse", "tiny"))
+    quality_tables.publish(folder / "warehouse", measured[1:])
     shown = [image_id for image_id in collection.ids if image_id not in collection.failing]
     tagging_tables.publish(folder / "warehouse", "tiny", tagging_tables.hostile(shown))
     assert main(render_gallery, [*settings, "--gallery", str(folder / "gallery")], session=spark) == 0

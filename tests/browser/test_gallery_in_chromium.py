@@ -288,7 +288,13 @@ def test_fingers_find_what_is_pressed(browser: Browser, gallery: Rendered) -> No
         tagged = "tags/1.html", page_like(gallery, "tags/[0-9a-f]{32}")
         groups = "near-duplicates/1.html", "together/level0-1.html", page_like(gallery, "together/[0-9a-f]{16}")
         others = "index.html", page_like(gallery, "browse/2"), "search.html", "run.html"
-        for path in (first_image(gallery), *tagged, *groups, *others):
+        ranked = (
+            "quality/index.html",
+            "quality/darkest-1.html",
+            page_like(gallery, "odd/label-.*-1"),
+            "odd/tiny-cosine-1.html",
+        )
+        for path in (first_image(gallery), *tagged, *groups, *ranked, *others):
             page.goto(f"{gallery.folder.as_uri()}/{path}")
             small = page.locator(
                 "a:visible, button:visible, summary:visible, input:visible:not([type=radio])"
@@ -450,6 +456,11 @@ KINDS = [
     "tags/1",
     "tags/[0-9a-f]{32}",
     "tags/none",
+    "quality/index",
+    "quality/darkest-1",
+    "quality/flag-",
+    "odd/tiny",
+    "odd/label-",
     "failures/index",
     "failures/trunc",
 ]

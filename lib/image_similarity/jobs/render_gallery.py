@@ -30,6 +30,7 @@ from image_similarity.stages.gallery import (
     groups,
     groups_by_spark,
     in_process,
+    measures,
     staleness,
     tags,
     words,
@@ -49,6 +50,8 @@ from image_similarity.warehouse.snapshot import Snapshot
 from image_similarity.warehouse.workspace import Workspace
 
 DEFAULT_METRIC = "cosine"
+
+_OF_QUALITY = ["image_id", "content_sha256", *measures.STORED]
 
 _OF_NEAR_DUPLICATES = ("limit", "wide", "keep", "recalibrate_share")
 """Settings of groups that do not matter to what belongs together."""
@@ -224,6 +227,7 @@ def _runs(job: Job, slots: list[str]) -> dict[str, list[str]]:
         "neighbours": [run for slot in slots for run in snapshot.run_ids("neighbours", slot)],
         "embeddings": [run for name in fingerprints for run in snapshot.run_ids("embeddings", name)],
         "failures": [run for name in failures for run in snapshot.run_ids("failures", name)],
+        "quality": snapshot.run_ids("quality", ""),
         "groups": list(_groups(snapshot, slots)[1]),
         "tags": snapshot.run_ids("tags", name) if (name := _tagger(snapshot, fingerprints)) else [],
     }
@@ -292,6 +296,7 @@ def _tables(job: Job, slots: list[str]) -> in_process.Tables:
         contents=contents,
         neighbours=neighbours,
         failures=pa.concat_tables(failures),
+        quality=snapshot.table("quality", "", _OF_QUALITY) if snapshot.run_ids("quality", "") else None,
         vectors={name: partial(_vectors, snapshot, key) for name, (_, key) in compared.items()},
         drawn_from={
             name: snapshot.of_runs("embeddings", runs, ["content_sha256"])["content_sha256"].to_pylist()
@@ -349,6 +354,7 @@ def _inputs(job: Job, slots: list[str]) -> by_spark.Inputs:
         contents=contents,
         neighbours=neighbours.select("tab", "image_id", "relation", "rank", "neighbour_id", "distance"),
         failures=warehouse.read("failures", runs["failures"]),
+        quality=warehouse.read("quality", runs["quality"]) if runs["quality"] else None,
         compared=_compared(job, slots),
         groups=_group_frames(job, slots),
         tags=_tag_frame(job, _tagger(snapshot, _fingerprints(slots))),

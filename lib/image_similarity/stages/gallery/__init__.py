@@ -1,9 +1,10 @@
-"""manifest, embeddings, neighbours, groups, tags, failures -> a gallery: a folder of static pages.
+"""manifest, embeddings, neighbours, groups, quality, tags, failures -> a gallery: a folder of static pages.
 
     <gallery>/index.html                            the front page; replaced last
     <gallery>/images/ab/<hash of image_id>.html     the page of an image
     <gallery>/browse/, groups/, ..., search.html    lists and single pages (groups/: images by attribute)
     <gallery>/near-duplicates/, together/           groups of images: lists, and a page for each group
+    <gallery>/quality/, odd/                        images in the order of a number
     <gallery>/tags/                                 images by tag
     <gallery>/pictures/ab/<picture>-*.webp          small files of pictures, by content; shared by renderings
     <gallery>/static/                               style and script, by content; shared by renderings

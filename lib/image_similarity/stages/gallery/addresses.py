@@ -23,13 +23,16 @@ from pyspark.sql import functions as F
 
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
-from image_similarity.stages.gallery import compare, groups, pages, tags
+from image_similarity.stages.gallery import compare, groups, measures, pages, ranked, tags
 from image_similarity.stages.gallery.layout import Totals
 from image_similarity.stages.gallery.pages import Book
 from image_similarity.storage import blobs
 
 IMAGES = "images"
-LISTINGS = ("browse", "groups", "duplicates", "failures", *groups.FOLDERS.values(), tags.FOLDER)
+LISTINGS = (
+    *("browse", "groups", "duplicates", "failures", *groups.FOLDERS.values()),
+    *(tags.FOLDER, measures.FOLDER, ranked.FOLDER),
+)
 _SHELVED = (IMAGES, compare.FOLDER)
 """The folders whose pages lie on shelves: 256 folders in each."""
 _SHELVES = tuple(f"{folder}/{number:02x}" for folder in _SHELVED for number in range(256))
@@ -39,6 +42,7 @@ _FOLDERS = (*_SHELVES, *LISTINGS)
 _ADDRESS = re.compile(
     r"(images|compare)/[0-9a-f]{2}/[0-9a-f]{32}\.html|(browse|duplicates)/\d+\.html|failures/[\w-]+\.html"
     r"|groups/[0-9a-f]{32}(/[0-9a-f]{32}-\d+)?\.html"
+    r"|quality/(index|[a-z-]+-\d+)\.html|odd/[a-z0-9-]+-\d+\.html"
     r"|tags/(([0-9a-f]{32}|none)-)?\d+\.html"
     r"|near-duplicates/(surest-)?\d+\.html|together/level\d+-\d+\.html|(near-duplicates|together)/[0-9a-f]{16,64}-\d+\.html"
 )

@@ -31,6 +31,8 @@ from image_similarity.stages.gallery.groups import FOLDERS, GROUP_TEMPLATES, TEM
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
 from image_similarity.stages.gallery.listings import Facet
 from image_similarity.stages.gallery.pages import Book, Grouped, Tab
+from image_similarity.stages.gallery.ranked import Lists
+from image_similarity.stages.gallery.ranked_by_spark import RankedBySpark
 from image_similarity.stages.gallery.staleness import gone_neighbours
 from image_similarity.stages.gallery.tag_pages import Listed
 from image_similarity.warehouse.schemas import SIMILAR
@@ -50,6 +52,8 @@ class Inputs:
     neighbours: DataFrame
     """Rows of ``neighbours`` with the number of their tab."""
     failures: DataFrame
+    quality: DataFrame | None
+    """Rows of that table. None: it is not published."""
     compared: dict[str, distances.Compared]
     """fingerprint -> its vectors, where the warehouse has them."""
     groups: groups_by_spark.GroupTables | None = None
@@ -129,6 +133,13 @@ class BySpark(Layout):
         return Failed([(row.reason, row.images) for row in reasons], failed.count(), lost)
 
     @cached_property
+    def _ranked(self) -> RankedBySpark:
+        return RankedBySpark(self.cards, self.inputs.neighbours, self.inputs.quality, self.scratch)
+
+    def ranked(self) -> Lists:
+        return self._ranked.lists(*self._facets)
+
+    @cached_property
     def _groups(self) -> groups_by_spark.Groups | None:
         tables = self.inputs.groups
         return None if tables is None else groups_by_spark.built(tables, self.cards, self.scratch)
@@ -161,6 +172,7 @@ class BySpark(Layout):
         tasks = task_count(self.spark, self.images, LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK)
         of_images = None if self._groups is None else self._groups.of_images()
         rows = images.rows(self.cards, self.inputs.neighbours, tasks, of_images)
+        rows = rows.join(self._ranked.of_images().repartition(tasks, "image_id"), "image_id", "left")
         with progress(self.spark, "pages of images", self.images, "pages", tasks):
             return self._fill("images", pages.fill(rows, "image.html", book, images.context(book)))
 

@@ -43,13 +43,16 @@ def rows(cards: DataFrame, neighbours: DataFrame, tasks: int, groups: DataFrame 
 
 
 def context(book: Book) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A function from a row of `rows` to the template's variables: facts, tags, and neighbours by relation and tab."""
+    """A function from a row of `rows` to the template's variables: facts, tags, and neighbours by relation and tab.
+
+    A row may have ``measured`` (a `measures.Row`) and ``isolation`` (tab, mean_distance, percentile).
+    """
 
     def of_row(row: dict[str, Any]) -> dict[str, Any]:
         facts = _facts(row["image_id"], row["attributes"] or [], book)
         groups = [group for _, value, group in facts if group and clean(value) == row["subtitle"]]
         return {
-            **row,
+            **{"measured": None, "isolation": None, **row},
             "facts": [fact for fact in facts if clean(fact[1]) not in (row["title"], row["subtitle"], "")],
             "subtitle_group": groups[0] if groups else None,
             **_neighbours(row, book),

@@ -49,6 +49,8 @@ from image_similarity.stages.gallery.in_memory import Edges, Image, folder_of, g
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
 from image_similarity.stages.gallery.listings import FOLDER, MOST_VALUES, Facet
 from image_similarity.stages.gallery.pages import Book, Grouped, Tab
+from image_similarity.stages.gallery.ranked import Lists
+from image_similarity.stages.gallery.ranked_in_memory import RankedInMemory
 from image_similarity.stages.gallery.tag_pages import Listed, Tags
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
@@ -73,6 +75,8 @@ class Tables:
     neighbours: Sequence[pa.Table]
     """For each tab: image_id, relation, rank, neighbour_id, distance."""
     failures: pa.Table
+    quality: pa.Table | None
+    """Rows of that table. None: it is not published."""
     vectors: Mapping[str, Callable[[list[str]], Values]]
     """fingerprint -> a function that reads the vectors of contents, where the warehouse has them."""
     drawn_from: Mapping[str, Iterable[str]]
@@ -245,6 +249,13 @@ class InProcess(Layout):
         return Failed(sorted(by_reason.items()), len(ids), len(ids - self.by_id.keys()))
 
     @cached_property
+    def _ranked(self) -> RankedInMemory:
+        return RankedInMemory(self.all, self.card, self._edges, self.tables.quality)
+
+    def ranked(self) -> Lists:
+        return self._ranked.lists(self.facets())
+
+    @cached_property
     def _grouped(self) -> Groups:
         return groups.built(self.tables.groups, self.by_id)
 
@@ -305,6 +316,7 @@ class InProcess(Layout):
                     for tab, is_similar, rank, neighbour, distance in self._edges.of(ordinal)
                 ],
                 "groups": self._grouped.by_image.get(image["image_id"]),
+                **self._ranked.of_image(ordinal),
                 "path": paths.image_path(image["page"]),
             }
 

@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame
 
 from image_similarity.stages.gallery.listings import Facet
 from image_similarity.stages.gallery.pages import Book, Grouped, Tab
+from image_similarity.stages.gallery.ranked import Lists
 from image_similarity.stages.gallery.tag_pages import Listed
 
 Card = dict[str, Any]
@@ -68,6 +69,10 @@ class Layout(ABC):
 
     @abstractmethod
     def failed(self) -> Failed: ...
+
+    @abstractmethod
+    def ranked(self) -> Lists:
+        """The lists of images by a number."""
 
     @abstractmethod
     def grouped(self) -> Grouped:

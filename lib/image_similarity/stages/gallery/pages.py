@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 
 from image_similarity.imaging import thumbnails
 from image_similarity.pages import captions, cards, paths
-from image_similarity.stages.gallery import compare, members, selection, tags, words
+from image_similarity.stages.gallery import compare, measures, members, selection, tags, words
 from image_similarity.storage import blobs
 
 WRITTEN = "path string, bytes long, items long"
@@ -58,6 +58,20 @@ class Tab:
     def nearness(self, distance: float) -> int | None:
         """0 to 9: how many of `marks` are not below ``distance``. None without marks."""
         return sum(distance <= mark for mark in self.marks) if self.marks else None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The lists of images by a number that there are, see `ranked`."""
+
+    measured: bool = False
+    """Whether images have numbers of quality."""
+    flags: tuple[str, ...] = ()
+    """Those that an image has."""
+    odd: tuple[tuple[int, str], ...] = ()
+    """Number of a tab, and the path of its list of odd ones."""
+    suspects: tuple[tuple[str, str], ...] = ()
+    """Attribute, and the path of the list of images that are likely mislabelled."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,7 @@ class Book:
     """The number of images that could not be used, by a fingerprint or by all."""
     lost: int = 0
     """How many of these have no page."""
+    ranked: Ranked = Ranked()
     from_list: bool = False
     """Whether a list names the images, and not their folder."""
     groups: Grouped = Grouped()
@@ -213,6 +228,7 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(selection_row=selection.row, selection_columns=selection.COLUMNS)
     environment.globals.update(better=members.better, best=members.best, facts_of=members.facts)
     environment.globals.update(shown_card=shown_card, ratio_class=cards.ratio_class, ratio_sum=_ratio_sum)
+    environment.globals.update(measures=measures)
     environment.globals.update(tag_path=tags.tag_path, tag_list_path=tags.list_path, untagged=tags.UNTAGGED)
     environment.globals.update(cards.STYLE)
     environment.globals.update(static=lambda name, book: static_file(name, book)[0])

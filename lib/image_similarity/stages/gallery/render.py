@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import step
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import listings, pages, search, tag_pages, words
+from image_similarity.stages.gallery import listings, pages, ranked, search, tag_pages, words
 from image_similarity.stages.gallery.layout import Failed, Layout, Totals
 from image_similarity.stages.gallery.pages import Book, Tab, Tagged
 from image_similarity.storage import blobs
@@ -53,7 +53,7 @@ class Outputs:
 
 def run(spark: SparkSession, layout: Layout, about: About, settings: Settings, site: Site, rendering: str) -> Outputs:
     """Fills the pages, and writes the rest of the folder ``rendering``; no page is touched."""
-    facets, failed = layout.facets(), layout.failed()
+    facets, failed, lists = layout.facets(), layout.failed(), layout.ranked()
     book = Book(
         site.uri,
         rendering,
@@ -68,11 +68,12 @@ def run(spark: SparkSession, layout: Layout, about: About, settings: Settings, s
         duplicates=layout.duplicates(),
         failures=failed.images,
         lost=failed.lost,
+        ranked=lists.shown(layout.tabs),
         from_list=about.from_list,
         groups=layout.grouped(),
         tags=_tagged(about.tags, layout),
     )
-    return _Rendering(spark, layout, about, settings, book, facets, failed).write()
+    return _Rendering(spark, layout, about, settings, book, facets, failed, lists).write()
 
 
 def _tagged(tags: Tagged | None, layout: Layout) -> Tagged | None:
@@ -88,6 +89,7 @@ class _Rendering:
     book: Book
     facets: list[listings.Facet]
     failed: Failed
+    lists: ranked.Lists
 
     def write(self) -> Outputs:
         layout, pictures = self.layout, self.layout.pictures()
@@ -152,6 +154,7 @@ class _Rendering:
         if self.book.failures:
             context = {"reasons": self.failed.reasons, "names": self._names_of_failed()}
             contexts.append(("failures/index.html", "failures_by_reason.html", context))
+        contexts += ranked.pages_of(self.lists, self.book.tabs, self.settings.gallery.images_per_page)
         return [pages.fill_one(template, self.book, path, context) for path, template, context in contexts]
 
     def _names_of_failed(self) -> dict[str, list[Any]]:
