@@ -22,6 +22,8 @@ from tools import samples
 
 JOBS = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery"]
 TASKS = [*JOBS[:4], "group_images_near-duplicates", "group_images_similar", JOBS[5]]
+TAGGING = "tag_images"
+"""It is beside the others, in whatever order Airflow takes it."""
 SUBMITTED = [*JOBS[:4], "group_images", "group_images", JOBS[5]]
 FIRST, MORE = 12, 5
 LOCAL = "local[2]"
