@@ -1,0 +1,125 @@
+"""The classifiers of published fingerprints: which fingerprints have one, and that of one of them, made ready."""
+
+# What prepares weights is imported where it is used: what is wrong in the arguments should not wait for torch.
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from image_similarity.errors import JobFailed, WrongInput, listed
+from image_similarity.jobs import same_way
+from image_similarity.jobs.job import Job
+from image_similarity.settings import FingerprintSettings, Settings
+from image_similarity.stages.embeddings import classes as lists_of_classes
+from image_similarity.stages.embeddings import prepare
+from image_similarity.stages.embeddings import published as published_fingerprints
+from image_similarity.warehouse.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from image_similarity.fingerprints.classifier import Classifier
+    from image_similarity.stages.embeddings.prepare import PreparedFingerprint
+
+_CHANGE_NO_VECTOR = ("outputs", "classes")
+"""Settings that may be declared otherwise than when images were embedded."""
+
+
+class NoTags(WrongInput):
+    """Nothing can be said of the images by this fingerprint. A pipeline goes on without tags."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The classifier of a published fingerprint."""
+
+    classifier: "Classifier"
+    key: str
+    """The ``fingerprint_key`` of the published vectors."""
+    notes: tuple[str, ...] = ()
+    """Notes for people, one line each."""
+
+
+# -- what records tell -------------------------------------------------------------------------------------------------
+
+
+def declared_of(published: Snapshot, settings: Settings, name: str, classes: str | None) -> FingerprintSettings:
+    """The published fingerprint ``name`` as it was declared, with the classes that are declared now, or those in the
+    file ``classes``.
+
+    Raises as `published.declared_of` does.
+    """
+    recorded = published_fingerprints.declared_of(published, name)
+    now = settings.fingerprints.get(name)
+    changed: dict[str, Any] = {}
+    if type(now) is type(recorded):
+        changed = {key: getattr(now, key) for key in _CHANGE_NO_VECTOR if key in now.model_fields_set}
+    if classes is not None and "classes" in type(recorded).model_fields:
+        changed["classes"] = classes
+    return recorded.model_copy(update=changed)
+
+
+def why_none(published: Snapshot, settings: Settings, name: str, classes: str | None = None) -> str:
+    """Why the published fingerprint ``name`` has no classifier, as far as records tell; empty if it may have one."""
+    record = same_way.record_of(published, name)
+    if record is not None and record.settings.get("trained") is False:
+        return f"its weights are {record.settings.get('weights', 'untrained')}, which have seen no picture"
+    try:
+        return prepare.no_classifier(declared_of(published, settings, name, classes))
+    except JobFailed:  # of its run there is no record, or one that cannot be read
+        return ""
+
+
+def check(published: Snapshot, settings: Settings, name: str, classes: str | None) -> None:
+    """Raises `NoTags`, with the published fingerprints that have one, where ``name`` has no classifier for certain.
+    ``WrongInput`` for a file ``classes`` that cannot be read.
+    """
+    lists_of_classes.check(classes)
+    if because := why_none(published, settings, name, classes):
+        raise NoTags(_without(published, settings, name, because))
+
+
+def _without(published: Snapshot, settings: Settings, name: str, because: str) -> str:
+    others = [one for one in sorted(published.slots("embeddings")) if one != name]
+    able = [one for one in others if not why_none(published, settings, one)]
+    advice = f"published with one: {listed(able)} (--fingerprint NAME)" if able else "no published fingerprint has one"
+    return f"fingerprint {name} has no classifier: {because}; {advice}"
+
+
+# -- made ready --------------------------------------------------------------------------------------------------------
+
+
+def prepared(job: Job, classes: str | None) -> Prepared:
+    """The classifier of the published fingerprint that is the slot of ``job``.
+
+    ``classes``: a file with the names of its classes, in the place of those that are declared. Raises `NoTags` where
+    there is none, and ``WrongInput`` for weights that are not those of the published vectors (both keys are told).
+    """
+    name = job.slot
+    key = _key(job.base_snapshot, name)
+    fingerprint = job.application.prepared.get(name)  # where this application has embedded by it
+    if fingerprint is None or classes is not None:
+        fingerprint = _as_published(job, name, classes)
+    if fingerprint.spec.key != key:
+        raise WrongInput(
+            f"fingerprint {name}: its weights or settings (key {fingerprint.spec.key}) are not those that the images "
+            f"were embedded by (key {key}), so their classifier would speak of others: put back what was used, or run "
+            "embed_images again"
+        )
+    if fingerprint.classifier is None:
+        raise NoTags(_without(job.base_snapshot, job.settings, name, fingerprint.no_classifier))
+    return Prepared(fingerprint.classifier, key, fingerprint.notes)
+
+
+def _key(published: Snapshot, name: str) -> str:
+    """Of the published vectors. Raises ``JobFailed`` if images were embedded in several ways."""
+    batches = published.batches("embeddings", name, ["fingerprint_key"])
+    keys = sorted({key for batch in batches for key in batch.column(0).unique().to_pylist()})
+    if len(keys) != 1:
+        raise JobFailed(f"the embeddings {name} mix the keys {', '.join(keys)}: run embed_images again")
+    return str(keys[0])
+
+
+def _as_published(job: Job, name: str, classes: str | None) -> "PreparedFingerprint":
+    declared = declared_of(job.base_snapshot, job.settings, name, classes)
+    with tempfile.TemporaryDirectory(prefix="image-similarity-") as folder:
+        return prepare.prepare(name, declared, Path(folder), job.settings.http)
