@@ -1,6 +1,6 @@
 """tag_images in its own process, without Spark: what it publishes, says and refuses. The classifier is made."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from image_similarity.errors import WrongInput
 from image_similarity.jobs import classifiers, command_line, tag_images
 from image_similarity.jobs.classifiers import Prepared
 from image_similarity.jobs.command_line import main
@@ -18,7 +17,6 @@ from image_similarity.stages.tags import in_process
 from image_similarity.stages.tags.scores import as_batch
 from image_similarity.tagging.scores import kept
 from image_similarity.warehouse.records import Record
-from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import open_snapshot
 from warehouses import Made, sha256
 
@@ -55,11 +53,11 @@ class Place:
     def embed(self, contents: dict[str, str] = CONTENTS, vectors: dict[str, Any] = VECTORS, **more: Any) -> None:
         self.warehouse.embeddings(contents, vectors, fingerprint="net", **more)
 
-    def keep_classes(self, contents: str, key: str = "k1") -> None:
-        """As embed_images keeps them, of the ``contents``, one letter each."""
+    def keep_classes(self, contents: Iterable[str], key: str = "k1") -> None:
+        """As embed_images keeps them."""
         logits = np.array([VECTORS[content] for content in contents], np.float32)
         scores = as_batch(pa.array(list(map(sha256, contents)), pa.string()), kept(logits))
-        table = pa.Table.from_batches([scores]).append_column("fingerprint_key", pa.array([key] * len(contents)))
+        table = pa.Table.from_batches([scores])
         self.warehouse.publish("embed_images", "net", {"class_scores": {key: table}}, append={"class_scores": key})
 
     def classify(self, classifier: Any, key: str = "k1") -> None:
@@ -133,17 +131,15 @@ def test_images_whose_classes_were_not_kept_are_told_with_what_to_do(place: Plac
     assert "embed_images --fingerprint net --set embeddings.recheck=always" in told.err + told.out
 
 
-@pytest.mark.parametrize("kept", ["", "old"])
-def test_nothing_that_was_kept_is_refused_with_what_to_do(place: Place, kept: str, capsys: Any) -> None:
+@pytest.mark.parametrize("contents", [[], ["old"]])
+def test_nothing_that_was_kept_is_refused_with_what_to_do(place: Place, contents: list[str], capsys: Any) -> None:
     place.embed()
-    if kept:
-        logits = np.array([VECTORS["old"]], np.float32)
-        scores = pa.Table.from_batches([as_batch(pa.array([sha256("old")]), globals()["kept"](logits))])
-        place.warehouse.publish("embed_images", "net", {"class_scores": {"k1": scores}}, append={"class_scores": "k1"})
+    if contents:
+        place.keep_classes(contents)
     place.classify(Identity(from_vectors=False))
     assert place.run() == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "embed_images --fingerprint net --set embeddings.recheck=always" in told
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("tag_images: error: the classes of net were not kept") and "embed_images --fingerprint net --set embeddings.recheck=always" in told
     assert open_snapshot(place.warehouse.uri).slots("tags") == {}
     assert not list(Path(place.warehouse.uri, "tags").glob("run_id=*")), "what was written is removed"
 
