@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.color import rgb2hsv, rgb2lab
 
-from image_similarity.fingerprints.spec import FingerprintSpec, Parameters
+from image_similarity.fingerprints.spec import FingerprintSpec, Parameters, refuse_logits
 from image_similarity.imaging.framing import Framing
 
 SIDE = 128
@@ -30,7 +30,11 @@ class ColourHistogram(FingerprintSpec):
     bins: tuple[int, int, int]
     """Bins of each channel. The vector has as many values as their product."""
 
-    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> "Histogram":
+    def load(
+        self, file: str | Parameters | None, device: str, batch: int | None = None, logits: bool = False
+    ) -> "Histogram":
+        if logits:
+            refuse_logits(self)
         return Histogram(self)
 
 

@@ -7,6 +7,8 @@ Write a program with::
     program = torch.export.export(encoder.eval(), (torch.zeros(2, 3, 224, 224),), dynamic_shapes=({0: batch},))
     torch.export.save(program, "encoder.pt2")
 
+A program may return several tensors. One of them is the vector, another may be logits, from which images are tagged.
+
 A program is code, and loading it can do whatever its author wanted. Use programs you trust, and pin them by their
 sha256.
 """
@@ -14,41 +16,97 @@ sha256.
 import hashlib
 import logging
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from image_similarity.fingerprints.inference import USUAL_AXES, Inference, Normalisation, Pooling, tensor_of
-from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec, Parameters
+from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec, Parameters, refuse_logits
 from image_similarity.imaging.framing import Framing
+
+VECTOR, LOGITS, OTHER = "vector", "logits", "other"
+"""What an output of a program is."""
 
 
 @dataclass(frozen=True)
 class Program(FingerprintSpec):
-    """A program: float32 pictures (n, 3, side, side) -> a tensor (n, ...)."""
+    """A program: float32 pictures (n, 3, side, side) -> tensors (n, ...)."""
 
     normalisation: Normalisation
     pooling: Pooling
     precision: str
     program_sha256: str
+    outputs: tuple[str, ...] = (VECTOR,)
+    """What its outputs are, in their order. Of these, only the place of the vector is part of the key."""
 
     @property
     def uses_torch(self) -> bool:
         return True
 
-    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> Inference:
+    def _determining(self) -> dict[str, Any]:
+        values = super()._determining()
+        del values["outputs"]
+        place = self.outputs.index(VECTOR)
+        return {**values, "vector": place} if place else values
+
+    def load(
+        self, file: str | Parameters | None, device: str, batch: int | None = None, logits: bool = False
+    ) -> Inference:
         """``file``: path of the program."""
         if not isinstance(file, str):
             raise ValueError("a program needs its file")
+        if logits and LOGITS not in self.outputs:
+            refuse_logits(self)
         program = _load(file)
         size = _input_shape(program)[0]
-        fixed = int(size) if isinstance(size, int) else None
         return Inference(
-            program.module(), self.framing, self.normalisation, self.pooling, self.precision, device, fixed, batch
+            _Chosen(program.module(), self.outputs),
+            self.framing,
+            self.normalisation,
+            self.pooling,
+            self.precision,
+            device,
+            fixed=int(size) if isinstance(size, int) else None,
+            batch=batch,
+            head=_Second() if logits else None,
         )
+
+
+class _Chosen(nn.Module):
+    """A program's vector alone; or its vector and its logits, in this order."""
+
+    def __init__(self, module: nn.Module, outputs: tuple[str, ...]):
+        super().__init__()
+        self.module = module
+        self._places = [outputs.index(name) for name in (VECTOR, LOGITS) if name in outputs]
+
+    def forward(self, pictures: torch.Tensor) -> Any:
+        output = self.module(pictures)
+        if self._places == [0]:
+            return output  # of which the first tensor counts
+        tensors = list(tensors_of(output))
+        return tuple(tensors[place] for place in self._places)
+
+
+class _Second(nn.Module):
+    """A head that has nothing to compute: the logits are the second value."""
+
+    def forward(self, vector: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return logits
+
+
+def tensors_of(output: Any) -> Iterator[torch.Tensor]:
+    """The tensors in ``output``, which may be lists, tuples and mappings, however nested, in their order."""
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, (list, tuple, Mapping)):
+        for value in output.values() if isinstance(output, Mapping) else output:
+            yield from tensors_of(value)
 
 
 def prepare(
@@ -58,11 +116,12 @@ def prepare(
     pooling: str,
     precision: str = "float32",
     source: str = "given",
+    outputs: tuple[str, ...] = (VECTOR,),
 ) -> Program:
     """The spec of the program in ``file``. The program is run on grey pictures, and must return finite numbers.
 
-    Raises ``FingerprintError`` if the program cannot be loaded, takes other pictures, fails, or cannot be pooled. If
-    the program has several outputs, the first one is used. ``source`` names the program in messages.
+    Raises ``FingerprintError`` if the program cannot be loaded, takes other pictures, fails, cannot be pooled, or does
+    not return ``outputs``. It may return more. ``source`` names the program in messages.
     """
     program = _loaded(file, source)
     shape = _input_shape(program)
@@ -71,11 +130,13 @@ def prepare(
         raise FingerprintError(
             f"weights {source}: the program takes {_shape_text(shape)}, not (n, 3, {framing.crop}, {framing.crop})"
         )
-    axes = _axes(program, shape, framing.crop, source) if pooling != "none" else ()
-    spec = Program(framing, normalisation, Pooling(pooling, axes), precision, sha256_of(file))
+    _check_outputs(program, outputs, source)
+    axes = _axes(program, outputs, shape, framing.crop, source) if pooling != "none" else ()
+    spec = Program(framing, normalisation, Pooling(pooling, axes), precision, sha256_of(file), outputs)
     grey = np.full((2, framing.crop, framing.crop, 3), 128, np.uint8)
     try:
-        vectors = spec.load(str(file), "cpu")(grey)
+        loaded = spec.load(str(file), "cpu", logits=LOGITS in outputs)
+        vectors, logits = loaded.with_logits(grey) if LOGITS in outputs else (loaded(grey), None)
     except Exception as error:  # the program's operators may raise anything
         raise FingerprintError(
             f"weights {source}: the program fails on a grey picture in {precision}: {_first_line(error)}"
@@ -84,6 +145,8 @@ def prepare(
         raise FingerprintError(
             f"weights {source}: the program answers 2 grey pictures with {vectors.shape}, or values not finite"
         )
+    if logits is not None and not np.isfinite(logits).all():
+        raise FingerprintError(f"weights {source}: the program's logits for a grey picture are not finite")
     return spec
 
 
@@ -138,11 +201,41 @@ def _input_shape(program: Any) -> tuple[Any, ...]:
     return tuple(inputs[0].meta["val"].shape) if len(inputs) == 1 else ()
 
 
-def _axes(program: Any, shape: tuple[Any, ...], side: int, source: str) -> tuple[int, ...]:
-    """The spatial axes of the program's output. ``FingerprintError`` if it has none."""
+def classes_of(file: Path, outputs: tuple[str, ...], source: str = "given") -> int:
+    """The number of classes that the logits of the program in ``file`` are for. Raises as `prepare` does."""
+    program = _loaded(file, source)
+    _check_outputs(program, outputs, source)
+    return int(_output_shapes(program)[outputs.index(LOGITS)][1])
+
+
+def _check_outputs(program: Any, outputs: tuple[str, ...], source: str) -> None:
+    """``FingerprintError`` if the program returns no ``outputs``, or logits that are no logits. Does not run it."""
+    shapes = _output_shapes(program)
+    if len(shapes) < len(outputs):
+        returned = "one output" if len(shapes) == 1 else f"{len(shapes)} outputs"
+        raise FingerprintError(
+            f"weights {source}: the program returns {returned}, but outputs names {len(outputs)}: {', '.join(outputs)}"
+        )
+    logits = shapes[outputs.index(LOGITS)] if LOGITS in outputs else (0, 1)
+    if len(logits) != 2 or not isinstance(logits[1], int):
+        raise FingerprintError(
+            f"weights {source}: the program's logits are {_shape_text(logits)}, not (n, classes). Its outputs are "
+            f"{', '.join(map(_shape_text, shapes))}: outputs must name them in this order"
+        )
+
+
+def _output_shapes(program: Any) -> list[tuple[Any, ...]]:
+    """Shapes of the tensors that the program returns, in the order of `tensors_of`."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    returned = [values.get(name) for name in program.graph_signature.user_outputs if isinstance(name, str)]
+    return [tuple(value.shape) for value in returned if isinstance(value, torch.Tensor)]
+
+
+def _axes(program: Any, outputs: tuple[str, ...], shape: tuple[Any, ...], side: int, source: str) -> tuple[int, ...]:
+    """The spatial axes of the program's vector. ``FingerprintError`` if it has none."""
     batch = shape[0] if isinstance(shape[0], int) else 2
     with torch.inference_mode():
-        output = tensor_of(program.module()(torch.zeros(batch, 3, side, side)))
+        output = tensor_of(_Chosen(program.module(), outputs)(torch.zeros(batch, 3, side, side)))
     if output.dim() not in USUAL_AXES:
         raise FingerprintError(
             f"weights {source}: pooling is for outputs with places; the program's is {tuple(output.shape)}"

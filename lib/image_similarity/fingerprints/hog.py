@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from skimage.color import rgb2gray
 from skimage.feature import hog
 
-from image_similarity.fingerprints.spec import FingerprintSpec, Parameters
+from image_similarity.fingerprints.spec import FingerprintSpec, Parameters, refuse_logits
 from image_similarity.imaging.framing import Framing
 
 BATCH = 64
@@ -23,7 +23,11 @@ class OrientedGradients(FingerprintSpec):
     block: int
     """Side of a block in cells. The histograms of a block are normalised together. Blocks overlap."""
 
-    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> "Gradients":
+    def load(
+        self, file: str | Parameters | None, device: str, batch: int | None = None, logits: bool = False
+    ) -> "Gradients":
+        if logits:
+            refuse_logits(self)
         return Gradients(self)
 
     @property

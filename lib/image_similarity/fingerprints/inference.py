@@ -67,6 +67,8 @@ class Pooling:
 class Inference:
     """(n, side, side, 3) uint8 -> (n, d) float32 by ``module``, which must be in evaluation mode.
 
+    ``module`` may return several values: the first is pooled to the vector. ``head`` takes all of them and gives the
+    logits (n, c). Without it there is no `with_logits`.
     ``fixed``: the only batch size that the module takes, None if it takes any. ``batch``: the batch size of others;
     None for one that suits many pictures, which is found by trial on a GPU. If memory runs out, the batch size is
     halved, and the work goes on.
@@ -82,17 +84,14 @@ class Inference:
         device: str = "cpu",
         fixed: int | None = None,
         batch: int | None = None,
+        head: nn.Module | None = None,
     ):
         self.framing, self._pooling, self._fixed = framing, pooling, fixed
         self._device, self._dtype = torch.device(device), DTYPES[precision]
         self._rounds_float32 = precision == TF32
         self._on_gpu = self._device.type == "cuda"
-        # On a CPU the whole module is cast once: VGG16 in bfloat16 has 2.0 times the speed of float32. With autocast,
-        # which casts parameters in every batch, it has 1.85 times. On a GPU, autocast keeps operations in float32 that
-        # would overflow in float16.
-        module = module.to(self._device) if self._on_gpu else module.to(self._dtype)
-        # Channels last is the faster layout for convolutions, on CPUs (1.2 to 1.6 times, measured) and on GPUs.
-        self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module = self._placed(module)
+        self._head = None if head is None else self._placed(head)
         self._normalisation = normalisation
         self._mean = torch.tensor(normalisation.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(normalisation.std, device=self._device).view(1, 3, 1, 1)
@@ -100,14 +99,33 @@ class Inference:
         if self._on_gpu and fixed is None and batch is None:
             self.batch = self._best_batch()
 
+    def _placed(self, module: nn.Module) -> nn.Module:
+        """``module`` on the device, in the precision and layout of the arithmetic."""
+        # On a CPU the whole module is cast once: VGG16 in bfloat16 has 2.0 times the speed of float32. With autocast,
+        # which casts parameters in every batch, it has 1.85 times. On a GPU, autocast keeps operations in float32 that
+        # would overflow in float16.
+        module = module.to(self._device) if self._on_gpu else module.to(self._dtype)
+        # Channels last is the faster layout for convolutions, on CPUs (1.2 to 1.6 times, measured) and on GPUs.
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Vectors of ``images`` (n, side, side, 3) uint8, n >= 1."""
-        outputs: list[torch.Tensor] = []
+        return self._in_batches(images, logits=False)[0]
+
+    def with_logits(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Vectors and logits of ``images`` in one pass, see `spec.WithLogits`."""
+        if self._head is None:
+            raise ValueError("this fingerprint was loaded without its classifier")
+        vectors, logits = self._in_batches(images, logits=True)
+        return vectors, logits
+
+    def _in_batches(self, images: NDArray[np.uint8], logits: bool) -> tuple[NDArray[np.float32], ...]:
+        outputs: list[tuple[torch.Tensor, ...]] = []
         done = 0
         while done < len(images):
             part = images[done : done + self.batch]
             try:
-                outputs.append(self._vectors(part))
+                outputs.append(self._computed(part, logits))
             except torch.OutOfMemoryError:
                 if self.batch == 1 or self._fixed is not None:
                     raise
@@ -115,27 +133,32 @@ class Inference:
                 continue
             done += len(part)
         # Only this line waits for a GPU. In the loop the CPU prepares the next part while the GPU works.
-        vectors: NDArray[np.float32] = torch.cat(outputs).float().cpu().numpy()
-        return vectors
+        return tuple(torch.cat(parts).float().cpu().numpy() for parts in zip(*outputs))
 
     def _halve_the_batch(self) -> None:
         self.batch //= 2
         if self._on_gpu:
             torch.cuda.empty_cache()
 
-    def _vectors(self, images: NDArray[np.uint8]) -> torch.Tensor:
+    def _computed(self, images: NDArray[np.uint8], logits: bool = False) -> tuple[torch.Tensor, ...]:
+        """The vectors of one batch, and its logits if asked for."""
         # On a CPU the order of sums, and so their last bits, depends on the number of pictures. With full batches a
         # picture's vector is the same on every executor, whatever other pictures are in the batch.
         batch_size = self._fixed or (0 if self._on_gpu else self.batch)
         if len(images) < batch_size:
             padded = np.concatenate([images, np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)])
-            return self._vectors(padded)[: len(images)]
+            return tuple(output[: len(images)] for output in self._computed(padded, logits))
         with (
             _float32(self._rounds_float32),
             torch.inference_mode(),
             torch.autocast(self._device.type, self._dtype, enabled=self._on_gpu and self._is_low),
         ):
-            return self._pooling(tensor_of(self._module(self.normalised(images))))
+            output = self._module(self.normalised(images))
+            vectors = self._pooling(tensor_of(output))
+            if not logits or self._head is None:
+                return (vectors,)
+            vectors = vectors.clone()  # the head's first operation may overwrite its input
+            return vectors, self._head(*output)
 
     @property
     def _is_low(self) -> bool:
@@ -172,7 +195,7 @@ class Inference:
         """Pictures per second of a second run on ``images``; the first run is not counted."""
         for _ in range(2):
             start = time.perf_counter()
-            self._vectors(images).cpu()
+            self._computed(images)[0].cpu()
         return len(images) / (time.perf_counter() - start)
 
 

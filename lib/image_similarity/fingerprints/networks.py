@@ -21,14 +21,16 @@ from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from image_similarity.errors import did_you_mean
+from image_similarity.fingerprints.division import Division, divided
 from image_similarity.fingerprints.inference import CAFFE, USUAL_AXES, Inference, Normalisation, Pooling
 from image_similarity.fingerprints.spec import FingerprintError, FingerprintSpec, Parameters
 from image_similarity.imaging.framing import Framing
 
-OUTPUT = "embedding"
+OUTPUT, LOGITS = "embedding", "logits"
 LAYER_ALIASES = {"vgg": {"fc1": "classifier.1", "fc2": "classifier.4"}}
 
 USUAL_SIDE = 224
+USUAL_CLASSES = 1000  # ImageNet's
 _PICTURES = 2  # pictures in a trial batch
 
 State = Mapping[str, torch.Tensor]
@@ -57,14 +59,31 @@ class Network(FingerprintSpec):
         parameters = _fitting_state(self.network, self.layer, self.framing.crop, state, source)
         return Prepared(replace(self, weights_sha256=state_sha256(parameters)), parameters)
 
-    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> Inference:
-        """``file``: path of the parameters that `Prepared.save` wrote, or `Prepared.state`, which is taken over."""
+    def load(
+        self, file: str | Parameters | None, device: str, batch: int | None = None, logits: bool = False
+    ) -> Inference:
+        """``file``: path of the parameters that `save` wrote, or the parameters, which are taken over. For ``logits``
+        those of the whole network.
+        """
         if file is None:
             raise ValueError("a network needs its file of parameters")
         state = torch.load(file, map_location="cpu", mmap=True, weights_only=True) if isinstance(file, str) else file
-        extractor = _extractor(self.network, self.layer, self.framing.crop)
-        extractor.load_state_dict(state, assign=True)
-        return Inference(extractor, self.framing, self.normalisation, self.pooling, self.precision, device, batch=batch)
+        head = None
+        if logits:
+            division = division_of(self, classes_of(self.network, state))
+            extractor, head = division.trunk, with_state(division.head, state)
+        else:
+            extractor = _extractor(self.network, self.layer, self.framing.crop)
+        return Inference(
+            with_state(extractor, state),
+            self.framing,
+            self.normalisation,
+            self.pooling,
+            self.precision,
+            device,
+            batch=batch,
+            head=head,
+        )
 
 
 @dataclass(frozen=True)
@@ -75,9 +94,9 @@ class Prepared:
     state: State
     """The parameters up to the layer."""
 
-    def save(self, file: Path) -> None:
-        """Write the file of parameters for `Network.load`."""
-        save(self.state, file)
+    def save(self, file: Path, head: State | None = None) -> None:
+        """Write the file of parameters for `Network.load`. ``head``: those after the layer, if logits are wanted."""
+        save({**self.state, **(head or {})}, file)
 
 
 def save(state: State, file: Path) -> None:
@@ -103,7 +122,7 @@ def untrained_state(network: str, seed: int) -> State:
         return _build(network, _preset(network, "").crop_size[0]).state_dict()
 
 
-def _build(network: str, side: int = USUAL_SIDE) -> nn.Module:
+def _build(network: str, side: int = USUAL_SIDE, classes: int = USUAL_CLASSES) -> nn.Module:
     """The network for pictures of ``side`` x ``side`` pixels. Most networks take any side."""
     options: dict[str, Any] = {}
     if network in ("googlenet", "inception_v3"):
@@ -111,17 +130,17 @@ def _build(network: str, side: int = USUAL_SIDE) -> nn.Module:
         options = {"transform_input": True, "init_weights": True}
     elif network.startswith("vit_"):
         options = {"image_size": side}
-    model: nn.Module = get_model(network, weights=None, **options)
+    model: nn.Module = get_model(network, weights=None, num_classes=classes, **options)
     return model
 
 
-def _empty(network: str, side: int = USUAL_SIDE) -> nn.Module:
+def _empty(network: str, side: int = USUAL_SIDE, classes: int = USUAL_CLASSES) -> nn.Module:
     """The network on torch's meta device: its parameters take no memory."""
     try:
         with torch.device("meta"):
-            return _build(network, side)
+            return _build(network, side, classes)
     except NotImplementedError:  # RegNets compute their widths with tensors, which need values
-        return _build(network, side).to("meta")
+        return _build(network, side, classes).to("meta")
 
 
 def prepare(
@@ -172,6 +191,11 @@ def spatial_axes(network: str, node: str, side: int) -> tuple[int, ...]:
         return usual
     growing = tuple(axis for axis, (small, large) in enumerate(zip(shape, larger)) if small != large)
     return growing if growing and usual else usual
+
+
+def features_shape(network: Network) -> tuple[int, ...]:
+    """Shape of the layer's output before pooling: (n, ...)."""
+    return _output_shape(network.network, network.layer, network.framing.crop)
 
 
 def vector_length(network: str, layer: str, pooling: str) -> int:
@@ -226,12 +250,24 @@ def default_layer(network: str) -> tuple[str, str]:
     """
     check_network(network)
     modules, nodes = dict(_empty(network).named_modules()), layers(network)
-    at = max(index for index, node in enumerate(nodes) if isinstance(modules.get(node), (nn.Linear, nn.Conv2d))) - 1
+    at = nodes.index(classifier_of(network)) - 1
     while isinstance(modules.get(nodes[at]), nn.Dropout):
         at -= 1
     side = _preset(network, "").crop_size[0]
     has_places = len(_output_shape(network, nodes[at], side)) > 2
     return nodes[at], "average" if has_places else "none"
+
+
+@lru_cache(maxsize=4)
+def classifier_of(network: str) -> str:
+    """The last linear or convolutional module, which has an output for each class."""
+    modules = dict(_empty(network).named_modules())
+    return [node for node in layers(network) if isinstance(modules.get(node), (nn.Linear, nn.Conv2d))][-1]
+
+
+def classes_of(network: str, state: State) -> int:
+    """The number of classes of the network whose parameters are ``state``. ``KeyError`` if they lack the classifier."""
+    return int(state[f"{classifier_of(network)}.weight"].shape[0])
 
 
 def _fitting_state(network: str, node: str, side: int, state: State, source: str) -> State:
@@ -258,6 +294,22 @@ def _extractor(network: str, node: str, side: int) -> nn.Module:
     with torch.device("meta"):
         extractor: nn.Module = create_feature_extractor(model, {node: OUTPUT}, suppress_diff_warning=True).eval()
         return extractor
+
+
+def with_state(module: nn.Module, state: State) -> nn.Module:
+    """``module``, on the meta device until now, with its parameters of ``state``, which may hold others too."""
+    module.load_state_dict({name: state[name] for name in module.state_dict()}, assign=True)
+    return module
+
+
+def division_of(network: Network, classes: int) -> Division:
+    """The network up to its layer, and what follows, on torch's meta device. ``classes``: how many it tells apart."""
+    model = _empty(network.network, network.framing.crop, classes).eval()
+    last = layers(network.network)[-1]
+    outputs = {network.layer: OUTPUT} | ({last: LOGITS} if last != network.layer else {})
+    with torch.device("meta"):
+        traced = create_feature_extractor(model, outputs, suppress_diff_warning=True).eval()
+    return divided(traced, OUTPUT, outputs[last])
 
 
 @lru_cache(maxsize=4)

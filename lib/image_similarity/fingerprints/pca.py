@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from image_similarity.fingerprints.spec import Fingerprint, FingerprintSpec, Parameters
+from image_similarity.fingerprints.spec import Fingerprint, FingerprintSpec, Parameters, refuse_logits
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,12 @@ class Projected(FingerprintSpec):
     def uses_torch(self) -> bool:
         return self.base.uses_torch
 
-    def load(self, file: str | Parameters | None, device: str, batch: int | None = None) -> "ProjectedVectors":
+    def load(
+        self, file: str | Parameters | None, device: str, batch: int | None = None, logits: bool = False
+    ) -> "ProjectedVectors":
         """``file``: that of the base."""
+        if logits:
+            refuse_logits(self)
         return ProjectedVectors(self.base.load(file, device, batch), self.projection)
 
 

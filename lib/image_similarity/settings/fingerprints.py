@@ -1,13 +1,13 @@
 """``[fingerprints.NAME]``: the computation of a vector from an image, one class for each kind."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from image_similarity.errors import did_you_mean, listed
-from image_similarity.settings.base import Section, Strings, as_three
+from image_similarity.settings.base import Section, Strings, as_three, as_tuple
 
 DEFAULT_FINGERPRINT = "vgg16-fc2"
 UNTRAINED = "untrained"
@@ -17,6 +17,19 @@ Bins = Annotated[int, Field(ge=1, le=256)]
 Pooling = Literal["none", "average", "max"]
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Output = Literal["vector", "logits", "other"]
+VECTOR: Output = "vector"
+LOGITS: Output = "logits"
+OTHER: Output = "other"
+IMAGENET = "imagenet"
+
+
+def _as_list(value: Any) -> Any:
+    """``"vector, logits"`` as a tuple of its words."""
+    return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else as_tuple(value)
+
+
+Outputs = Annotated[tuple[Output, ...], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class FingerprintSettings(Section):
@@ -27,6 +40,10 @@ class FingerprintSettings(Section):
 
     kind: str
     """``network`` (the default), ``exported``, ``colour-histogram``, ``hog`` or ``pca``."""
+
+    def of_vectors(self) -> "FingerprintSettings":
+        """These settings, without the ones that change no vector."""
+        return self
 
 
 class ImageFingerprintSettings(FingerprintSettings):
@@ -71,6 +88,14 @@ class NetworkSettings(ImageFingerprintSettings):
     """Precision of the network's arithmetic. Vectors are stored as float32. ``tf32``: on a GPU, float32
     rounded to 10 bits before it is multiplied, several times as fast; float32 elsewhere."""
 
+    classes: str | None = None
+    """Names of the classes that the network tells apart, for tags: ``imagenet``, or a file with one class a line or a
+    column ``class`` (CSV), in the order of the logits. Default: those of torchvision's weights; ImageNet's for other
+    weights of 1,000 classes. It changes no vector."""
+
+    def of_vectors(self) -> "NetworkSettings":
+        return self.model_copy(update={"classes": None})
+
 
 class ExportedSettings(ImageFingerprintSettings):
     """Your own encoder, as a ``torch.export`` program. It is code: use programs that you trust."""
@@ -108,6 +133,25 @@ class ExportedSettings(ImageFingerprintSettings):
     precision: Precision = "float32"
     """Precision of the program's arithmetic, as of a network's. Vectors are stored as float32."""
 
+    outputs: Outputs = (VECTOR,)
+    """What the program returns, in its order: ``vector``, ``logits`` (for tags) and ``other``; "vector, logits" if the
+    second output has a number for each class. What is not named is not used."""
+
+    classes: str | None = None
+    """Names of the classes of the logits, for tags: ``imagenet`` (in the order of torchvision), or a file with one
+    class a line or a column ``class`` (CSV). It changes no vector."""
+
+    def of_vectors(self) -> "ExportedSettings":
+        return self.model_copy(update={"classes": None, "outputs": until_vector(self.outputs)})
+
+    @model_validator(mode="after")
+    def _has_one_vector(self) -> "ExportedSettings":
+        if self.outputs.count(VECTOR) != 1 or self.outputs.count(LOGITS) > 1:
+            raise ValueError(f"outputs must name one vector, and logits at most once, not {', '.join(self.outputs)}")
+        if self.classes is not None and LOGITS not in self.outputs:
+            raise ValueError('classes are those of the logits: set outputs = "vector, logits" if the program has them')
+        return self
+
     @field_validator("std")
     @classmethod
     def _is_positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
@@ -120,6 +164,11 @@ class ExportedSettings(ImageFingerprintSettings):
         if self.resize is not None and self.input_size is not None and self.resize < self.input_size:
             raise ValueError(f"resize ({self.resize}) must not be less than input_size ({self.input_size})")
         return self
+
+
+def until_vector(outputs: Sequence[str]) -> tuple[str, ...]:
+    """``outputs`` up to the vector. What the others are called changes no vector."""
+    return (OTHER,) * list(outputs).index(VECTOR) + (VECTOR,)
 
 
 class ColourHistogramSettings(ImageFingerprintSettings):

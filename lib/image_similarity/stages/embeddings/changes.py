@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from image_similarity.settings import FingerprintSettings, NetworkSettings, renamed
-from image_similarity.settings.fingerprints import UNTRAINED, class_of
+from image_similarity.settings.fingerprints import UNTRAINED, VECTOR, class_of, until_vector
 from image_similarity.stages.embeddings import prepare
 
 Record = Mapping[str, Any]
@@ -23,13 +23,15 @@ _DIGITS = 12
 _DECIDE = {
     NETWORK: ("kind", "network", "layer", "pooling", "preprocessing", "precision", "decoding"),
     "exported": ("kind", "input_size", "resize", "interpolation", "preprocessing", "mean", "std", "pooling")
-    + ("precision", "decoding"),
+    + ("precision", "decoding", "outputs"),
     "colour-histogram": ("kind", "space", "bins", "decoding"),
     "hog": ("kind", "size", "orientations", "cell", "block", "decoding"),
     "pca": ("kind", "dimensions"),
 }
 """kind -> the settings of which another value always means other vectors, whatever the weights are. What is unused, as
 mean and std by Caffe's preprocessing, `_of_settings` passes over."""
+_OF_CLASSES = "classes"
+"""It changes no vector. ``outputs`` change them if another one is the vector."""
 _OF_PROGRAM = ("input_size",)
 """Settings that a program tells where they are left open."""
 
@@ -89,9 +91,12 @@ def all_of(name: str, published: Record, prepared: Record) -> list[Change]:
 
 def _of_settings(before: Record, now: Record, random: bool, published: Record, node: str | None) -> list[Change]:
     """The settings that differ. ``random``: both have untrained weights, which follow from the seed."""
-    unused = {*_OF_WEIGHTS, *(["seed"] if now.get("kind") == NETWORK and not random else [])}
+    unused = {_OF_CLASSES, *_OF_WEIGHTS, *(["seed"] if now.get("kind") == NETWORK and not random else [])}
     if before.get("preprocessing") == now.get("preprocessing") == "caffe":
         unused |= {"mean", "std"}
+    before = {"outputs": [VECTOR], **before}
+    if now.get("outputs") and until_vector(before["outputs"]) == until_vector(now["outputs"]):
+        unused.add("outputs")
     if before.get("resize") or now.get("resize"):
         before, now = _with_short_side(before), _with_short_side(now)
     changes = _changes(before, now, [key for key in now if key not in unused])

@@ -19,9 +19,10 @@ from image_similarity.settings import (
     PcaSettings,
     Settings,
 )
-from image_similarity.stages.embeddings import local_weights
+from image_similarity.stages.embeddings import classes, classifiers, local_weights
 
 if TYPE_CHECKING:
+    from image_similarity.fingerprints.classifier import Classifier
     from image_similarity.fingerprints.hog import OrientedGradients
 
 
@@ -40,11 +41,23 @@ class PreparedFingerprint:
     """Keys that the declaration may leave open, with the values that were used."""
     parameters: Parameters | None = None
     """What would be in ``file``, where only this process needs it."""
+    classifier: "Classifier | None" = None
+    """What names the classes in a picture."""
+    no_classifier: str = ""
+    """Why there is none: one line, which goes after the name of the fingerprint and a colon."""
 
-    def load(self, device: str, batch: int | None = None) -> Fingerprint:
+    @property
+    def keeps_classes(self) -> bool:
+        """Whether the pass that embeds images must keep their classes, since they do not follow from vectors.
+
+        Then ``file`` holds the whole network, and ``load(..., logits=True)`` works.
+        """
+        return self.classifier is not None and not self.classifier.from_vectors
+
+    def load(self, device: str, batch: int | None = None, logits: bool = False) -> Fingerprint:
         """The fingerprint itself, in this process. See `FingerprintSpec.load`."""
         file = str(self.file) if self.file is not None else None
-        return self.spec.load(file if self.parameters is None else self.parameters, device, batch)
+        return self.spec.load(file if self.parameters is None else self.parameters, device, batch, logits)
 
 
 def with_bases(settings: Settings, names: list[str]) -> list[str]:
@@ -63,6 +76,8 @@ def check(name: str, declared: FingerprintSettings) -> None:
 
     Loads no weights, so it fails early.
     """
+    if isinstance(declared, (NetworkSettings, ExportedSettings)):
+        classes.check(declared.classes)
     if isinstance(declared, ExportedSettings):
         local_weights.check(declared.weights)
     if isinstance(declared, NetworkSettings):
@@ -86,7 +101,7 @@ def check_together(settings: Settings, names: Sequence[str]) -> None:
     for name in names:
         declared = settings.fingerprint(name)
         for other, first in by_settings:
-            if other == declared:
+            if other.of_vectors() == declared.of_vectors():
                 raise WrongInput(alike(first, name))
         by_settings.append((declared, name))
         length = vector_length(settings.fingerprint(declared.base)) if isinstance(declared, PcaSettings) else None
@@ -131,25 +146,30 @@ def vector_length(declared: FingerprintSettings) -> int | None:
     return None
 
 
-def prepare(name: str, declared: FingerprintSettings, folder: Path, http: HttpSettings) -> PreparedFingerprint:
+def prepare(
+    name: str, declared: FingerprintSettings, folder: Path, http: HttpSettings, classifier: bool = True
+) -> PreparedFingerprint:
     """Prepares the fingerprint ``name``. Files for workers go into ``folder``.
 
-    Raises ``WrongInput`` for weights that do not fit, and ``JobFailed`` for weights that are not available.
+    ``classifier``: whether one is looked for, which takes up to a few seconds and holds the parameters of the last
+    layer (16 MB of VGG16). Raises ``WrongInput`` for weights or a list of classes that do not fit, and ``JobFailed``
+    for weights that are not available.
     """
     if isinstance(declared, NetworkSettings):
         with _faults_as_wrong_input(f"fingerprint {name}"):
-            return _network(declared, folder / f"{name}.pt", http)
+            return _network(declared, folder / f"{name}.pt", http, classifier)
     if isinstance(declared, ExportedSettings):
         with _faults_as_wrong_input(f"fingerprint {name}"):
-            return _program(name, declared, http)
+            return _program(name, declared, http, classifier)
     if isinstance(declared, ColourHistogramSettings):
         from image_similarity.fingerprints import colour_histogram
 
         return PreparedFingerprint(
-            colour_histogram.described(declared.space, declared.bins, declared.decoding == "scaled")
+            colour_histogram.described(declared.space, declared.bins, declared.decoding == "scaled"),
+            no_classifier=classifiers.none_by_settings(declared),
         )
     if isinstance(declared, HogSettings):
-        return PreparedFingerprint(_hog(declared))
+        return PreparedFingerprint(_hog(declared), no_classifier=classifiers.none_by_settings(declared))
     raise WrongInput(f"fingerprint {name} is made of vectors, not of images")
 
 
@@ -176,7 +196,7 @@ def cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> PreparedFingerprint:
+def _network(declared: NetworkSettings, file: Path, http: HttpSettings, classifier: bool) -> PreparedFingerprint:
     from image_similarity.fingerprints import networks
     from image_similarity.stages.embeddings import weights
 
@@ -194,13 +214,20 @@ def _network(declared: NetworkSettings, file: Path, http: HttpSettings) -> Prepa
         source=resolved.source,
         scaled=declared.decoding == "scaled",
     )
-    prepared.save(file)
+    after = (
+        classifiers.of_network(declared, prepared.network, resolved, cache(), http)
+        if classifier
+        else classifiers.NOT_ASKED_FOR
+    )
+    prepared.save(file, after.in_the_pass)
     return PreparedFingerprint(
         prepared.network,
         file,
         {"weights": resolved.source, "trained": resolved.trained},
         (*_notes(declared, resolved), *_about_preprocessing(declared, resolved.source)),
         {"layer": layer, "pooling": pooling},
+        classifier=after.classifier,
+        no_classifier=after.reason,
     )
 
 
@@ -214,7 +241,7 @@ def layer_and_pooling(declared: NetworkSettings) -> tuple[str, str]:
     return layer, declared.pooling or pooling
 
 
-def _program(name: str, declared: ExportedSettings, http: HttpSettings) -> PreparedFingerprint:
+def _program(name: str, declared: ExportedSettings, http: HttpSettings, classifier: bool) -> PreparedFingerprint:
     from image_similarity.fingerprints import exported
     from image_similarity.fingerprints.inference import CAFFE, Normalisation
     from image_similarity.imaging.framing import Framing
@@ -225,7 +252,16 @@ def _program(name: str, declared: ExportedSettings, http: HttpSettings) -> Prepa
     framing = Framing(declared.resize or size, size, declared.interpolation, scaled=declared.decoding == "scaled")
     normalisation = CAFFE if declared.preprocessing == "caffe" else Normalisation(declared.mean, declared.std)
     program = exported.prepare(
-        resolved.path, framing, normalisation, declared.pooling or "none", declared.precision, resolved.source
+        resolved.path,
+        framing,
+        normalisation,
+        declared.pooling or "none",
+        declared.precision,
+        resolved.source,
+        declared.outputs,
+    )
+    after = (
+        classifiers.of_program(declared, program, resolved, cache(), http) if classifier else classifiers.NOT_ASKED_FOR
     )
     return PreparedFingerprint(
         program,
@@ -237,6 +273,8 @@ def _program(name: str, declared: ExportedSettings, http: HttpSettings) -> Prepa
             *_about_defaults(name, declared),
         ),
         {"input_size": size},
+        classifier=after.classifier,
+        no_classifier=after.reason,
     )
 
 
@@ -284,5 +322,6 @@ def record(name: str, declared: FingerprintSettings, prepared: PreparedFingerpri
         "fingerprint": {name: {**declared.model_dump(), **prepared.completed}},
         "description": asdict(prepared.spec),
         "fingerprint_key": prepared.spec.key,
+        **({"classifier_key": prepared.classifier.key} if prepared.classifier else {}),
         **prepared.used,
     }

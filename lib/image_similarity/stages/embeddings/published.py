@@ -28,7 +28,7 @@ from image_similarity.settings import (
     NetworkSettings,
     PcaSettings,
 )
-from image_similarity.settings.fingerprints import class_of
+from image_similarity.settings.fingerprints import VECTOR, class_of
 from image_similarity.stages.embeddings import changes, projections
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint, cache
 from image_similarity.warehouse.records import Record
@@ -229,7 +229,7 @@ def _of_torch(declared: FingerprintSettings, values: dict[str, Any]) -> Fingerpr
     if isinstance(declared, ExportedSettings):
         from image_similarity.fingerprints.exported import Program
 
-        return Program(**values)
+        return Program(**{**values, "outputs": tuple(values.get("outputs", (VECTOR,)))})
     from image_similarity.fingerprints.networks import Network
 
     return Network(**values)
