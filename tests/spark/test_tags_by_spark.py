@@ -10,8 +10,8 @@ import torch
 from pyspark.sql import SparkSession
 
 from image_similarity.fingerprints.classifier import Classifier, Head
-from image_similarity.jobs import classifiers, tag_images
-from image_similarity.jobs.classifiers import Prepared
+from image_similarity.jobs import published_classifiers, tag_images
+from image_similarity.jobs.published_classifiers import Prepared
 from image_similarity.jobs.command_line import main
 from image_similarity.stages.tags.scores import as_batch
 from image_similarity.tagging.scores import kept
@@ -53,8 +53,8 @@ def network(from_vectors: bool) -> Classifier:
 def test_both_runners_give_the_same_rows(
     from_vectors: bool, warehouse: Made, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(classifiers, "why_none", lambda *_: "")
-    monkeypatch.setattr(classifiers, "prepared", lambda *_: Prepared(network(from_vectors), "k1"))
+    monkeypatch.setattr(published_classifiers, "why_none", lambda *_: "")
+    monkeypatch.setattr(published_classifiers, "prepared", lambda *_: Prepared(network(from_vectors), "k1"))
     rows, counts = [], []
     for runner in ("process", "spark"):
         arguments = ["--warehouse", warehouse.uri, "--set", f"tags.runner={runner}"]

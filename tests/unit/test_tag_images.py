@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from image_similarity.jobs import classifiers, command_line, tag_images
-from image_similarity.jobs.classifiers import Prepared
+from image_similarity.jobs import command_line, published_classifiers, tag_images
+from image_similarity.jobs.published_classifiers import Prepared
 from image_similarity.jobs.command_line import main
 from image_similarity.stages.tags import in_process
 from image_similarity.stages.tags.scores import as_batch
@@ -61,7 +61,7 @@ class Place:
         self.warehouse.publish("embed_images", "net", {"class_scores": {key: table}}, append={"class_scores": key})
 
     def classify(self, classifier: Any, key: str = "k1") -> None:
-        self.monkeypatch.setattr(classifiers, "prepared", lambda job, classes: Prepared(classifier, key))
+        self.monkeypatch.setattr(published_classifiers, "prepared", lambda job, classes: Prepared(classifier, key))
 
     def run(self, *arguments: str) -> int:
         return main(tag_images, ["--warehouse", self.warehouse.uri, *arguments])
@@ -81,7 +81,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setattr(command_line, "open_session", lambda name: pytest.fail("Spark was started"))
-    monkeypatch.setattr(classifiers, "why_none", lambda *_: "")
+    monkeypatch.setattr(published_classifiers, "why_none", lambda *_: "")
     made = Place(Made(str(tmp_path / "w")), monkeypatch)
     made.warehouse.manifest(dict.fromkeys(CONTENTS, "v1"))
     made.classify(Identity())
@@ -179,9 +179,9 @@ def test_a_fingerprint_that_gives_no_tags_is_no_fault_where_that_is_said(place: 
     assert place.run() == 0 and place.rows()
 
     def refused(job: Any, classes: Any) -> Prepared:
-        raise classifiers.NoTags("fingerprint net has no classifier: untrained")
+        raise published_classifiers.NoTags("fingerprint net has no classifier: untrained")
 
-    place.monkeypatch.setattr(classifiers, "prepared", refused)
+    place.monkeypatch.setattr(published_classifiers, "prepared", refused)
     assert place.run() == 2
     assert "error: fingerprint net has no classifier: untrained" in capsys.readouterr().err and place.rows()
     assert place.run("--where-possible") == 0
@@ -196,7 +196,7 @@ def test_a_fingerprint_that_gives_no_tags_is_no_fault_where_that_is_said(place: 
 
 def test_a_dry_run_says_the_plan_and_prepares_nothing(place: Place, capsys: Any) -> None:
     place.embed()
-    place.monkeypatch.setattr(classifiers, "prepared", lambda *_: pytest.fail("weights were prepared"))
+    place.monkeypatch.setattr(published_classifiers, "prepared", lambda *_: pytest.fail("weights were prepared"))
     assert place.run("--dry-run") == 0
     told = capsys.readouterr().out
     assert "tag 5 images by the classifier of net, where a probability is 0.5 or more" in told
@@ -207,7 +207,7 @@ def test_a_dry_run_says_the_plan_and_prepares_nothing(place: Place, capsys: Any)
 def test_what_a_label_has_published_is_not_done_again(place: Place, capsys: Any) -> None:
     place.embed()
     assert place.run("--run-id", "night") == 0
-    place.monkeypatch.setattr(classifiers, "prepared", lambda *_: pytest.fail("weights were prepared"))
+    place.monkeypatch.setattr(published_classifiers, "prepared", lambda *_: pytest.fail("weights were prepared"))
     assert place.run("--run-id", "night") == 0
     assert "already published under the label 'night'" in capsys.readouterr().out
 

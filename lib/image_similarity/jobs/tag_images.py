@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from image_similarity.errors import WrongInput
-from image_similarity.jobs import classifiers, command_line, early
-from image_similarity.jobs.classifiers import NoTags, Prepared
+from image_similarity.errors import WrongInput, listed
+from image_similarity.jobs import command_line, early, published_classifiers
+from image_similarity.jobs.published_classifiers import NoTags, Prepared
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
-from image_similarity.reporting import aligned, note, printable
+from image_similarity.reporting import note, printable
 from image_similarity.settings import Settings
 from image_similarity.storage import uris
 
@@ -67,7 +67,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
         early.runs_of(published, "embeddings", name, "embed_images")
         _check_runner(settings, arguments.warehouse)
         with suppress(NoTags) if arguments.where_possible else nullcontext():
-            classifiers.check(published, settings, name, arguments.classes)
+            published_classifiers.check(published, settings, name, arguments.classes)
 
 
 def _check_runner(settings: Settings, warehouse: str) -> None:
@@ -98,15 +98,13 @@ def run(application: Application, fingerprint: str | None = None, where_possible
 def _tag(job: Job) -> None:
     with job.step("plan"):
         early.runs_of(job.base_snapshot, "embeddings", job.slot, "embed_images")
-        classifiers.check(job.base_snapshot, job.settings, job.slot, getattr(job.arguments, "classes", None))
+        published_classifiers.check(job.base_snapshot, job.settings, job.slot, getattr(job.arguments, "classes", None))
         images = _images(job)
         runner, because = _runner(job, images)
         labels = _labels(job)
     job.plan(*_plan(job, images, runner, because, labels))
     with job.step("prepare the classifier"):
-        prepared = classifiers.prepared(job, getattr(job.arguments, "classes", None))
-    for line in prepared.notes:
-        job.say(f"{job.slot}: {line}", event="note")
+        prepared = published_classifiers.prepared(job, getattr(job.arguments, "classes", None))
     with job.warehouse.scratch(job.run_id) as scratch:
         _Tagging(job, images, prepared, runner, because, labels, scratch).run()
 
@@ -179,6 +177,8 @@ class _Tagging:
 
     def run(self) -> None:
         source, tagger = self._source(), self._tagger()
+        if self.labels is not None:
+            _check_labels(self.job, self.labels, tagger)
         with self.job.step("write tags"):
             self._write(source, tagger)
         counts = self._counts(self._by_tag())
@@ -284,7 +284,15 @@ class _Tagging:
     def _calibration(self, labels: "Labels", source: Any, tagger: "Tagger") -> dict[str, Any]:
         from image_similarity.stages.tags import calibrated
 
-        return calibrated.against(labels.by_content(self.job.base_snapshot, self.job.slot), source, tagger)
+        measured = calibrated.against(labels.by_content(self.job.base_snapshot, self.job.slot), source.of, tagger)
+        unmatched = measured.unmatched
+        return {
+            "attribute": self.job.arguments.label,
+            **measured.record(),
+            "unmatched": dict(list(unmatched.items())[:_MOST_FREQUENT]),
+            "unmatched_labels": len(unmatched),
+            "unmatched_images": sum(unmatched.values()),
+        }
 
     def _publish(self, counts: Mapping[str, Any]) -> None:
         job, classifier = self.job, self.prepared.classifier
@@ -299,6 +307,16 @@ class _Tagging:
                 "label": getattr(job.arguments, "label", None),
                 "runner": {"chosen": self.runner, "because": self.because},
             },
+        )
+
+
+def _check_labels(job: Job, labels: "Labels", tagger: "Tagger") -> None:
+    """Raises ``WrongInput`` if no label is a class, or a parent of classes: nothing could be measured."""
+    values = sorted(set(labels.by_image.values()))
+    if not any(map(tagger.hierarchy.named, values)):
+        raise WrongInput(
+            f"--label {job.arguments.label}: none of its {len(values):,} values ({listed(map(printable, values))}) is a "
+            f"class that {job.slot} knows, or a parent of its classes"
         )
 
 
@@ -322,7 +340,33 @@ def _summarise(job: Job, counts: Mapping[str, Any], remedy: str) -> None:
         lines.append(f"  most frequent of {counts['different_tags']:,} different tags: {tags}")
     else:
         lines.append(f"  no class has a probability of {_threshold(job)} or more in any image (--threshold)")
+    if "calibration" in counts:
+        lines += [f"  {line}" for line in _measured(counts["calibration"])]
     job.say(*lines)
+
+
+def _measured(measured: Mapping[str, Any]) -> Iterator[str]:
+    """What the labels tell."""
+    said = [
+        f"the first tag is right in {measured['precision']:.3f} of them" if measured["precision"] is not None else "",
+        f"the most probable class in {measured['accuracy']:.3f} of all",
+    ]
+    yield (
+        f"measured against the {printable(measured['attribute'])} of {measured['labelled']:,} images: "
+        f"{measured['coverage']:.3f} have a tag; {'; '.join(filter(None, said))}"
+    )
+    yield (
+        f"expected calibration error {measured['expected_calibration_error']:.3f}; "
+        f"{measured['expected_calibration_error_at_best']:.3f} at the temperature that fits best, "
+        f"{measured['best_temperature']:.2f} (--set tags.temperature)"
+    )
+    if measured["unmatched_labels"]:
+        labels = ", ".join(f"{printable(label)} {images:,}" for label, images in measured["unmatched"].items())
+        more = measured["unmatched_labels"] - len(measured["unmatched"])
+        yield (
+            f"not measured: {measured['unmatched_images']:,} images whose label is no class: {labels}"
+            f"{f' and {more:,} more labels' if more else ''}"
+        )
 
 
 if __name__ == "__main__":

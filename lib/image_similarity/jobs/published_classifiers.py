@@ -2,23 +2,20 @@
 
 # What prepares weights is imported where it is used: what is wrong in the arguments should not wait for torch.
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from image_similarity.errors import JobFailed, WrongInput, listed
 from image_similarity.jobs import same_way
 from image_similarity.jobs.job import Job
 from image_similarity.settings import FingerprintSettings, Settings
-from image_similarity.stages.embeddings import classes as lists_of_classes
-from image_similarity.stages.embeddings import prepare
+from image_similarity.stages.embeddings import class_names
+from image_similarity.stages.embeddings import classifiers as declared_classifiers
 from image_similarity.stages.embeddings import published as published_fingerprints
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from image_similarity.fingerprints.classifier import Classifier
-    from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 
 _CHANGE_NO_VECTOR = ("outputs", "classes")
 """Settings that may be declared otherwise than when images were embedded."""
@@ -35,8 +32,6 @@ class Prepared:
     classifier: "Classifier"
     key: str
     """The ``fingerprint_key`` of the published vectors."""
-    notes: tuple[str, ...] = ()
-    """Notes for people, one line each."""
 
 
 # -- what records tell -------------------------------------------------------------------------------------------------
@@ -64,7 +59,7 @@ def why_none(published: Snapshot, settings: Settings, name: str, classes: str | 
     if record is not None and record.settings.get("trained") is False:
         return f"its weights are {record.settings.get('weights', 'untrained')}, which have seen no picture"
     try:
-        return prepare.no_classifier(declared_of(published, settings, name, classes))
+        return declared_classifiers.none_by_settings(declared_of(published, settings, name, classes))
     except JobFailed:  # of its run there is no record, or one that cannot be read
         return ""
 
@@ -73,7 +68,7 @@ def check(published: Snapshot, settings: Settings, name: str, classes: str | Non
     """Raises `NoTags`, with the published fingerprints that have one, where ``name`` has no classifier for certain.
     ``WrongInput`` for a file ``classes`` that cannot be read.
     """
-    lists_of_classes.check(classes)
+    class_names.check(classes)
     if because := why_none(published, settings, name, classes):
         raise NoTags(_without(published, settings, name, because))
 
@@ -95,19 +90,25 @@ def prepared(job: Job, classes: str | None) -> Prepared:
     there is none, and ``WrongInput`` for weights that are not those of the published vectors (both keys are told).
     """
     name = job.slot
-    key = _key(job.base_snapshot, name)
-    fingerprint = job.application.prepared.get(name)  # where this application has embedded by it
-    if fingerprint is None or classes is not None:
-        fingerprint = _as_published(job, name, classes)
-    if fingerprint.spec.key != key:
-        raise WrongInput(
-            f"fingerprint {name}: its weights or settings (key {fingerprint.spec.key}) are not those that the images "
-            f"were embedded by (key {key}), so their classifier would speak of others: put back what was used, or run "
-            "embed_images again"
+    classifier, because = _embedded_by(job, name) if classes is None else (None, None)
+    if because is None:
+        outcome = published_fingerprints.classifier_of(
+            job.base_snapshot, name, declared_of(job.base_snapshot, job.settings, name, classes), job.settings.http
         )
-    if fingerprint.classifier is None:
-        raise NoTags(_without(job.base_snapshot, job.settings, name, fingerprint.no_classifier))
-    return Prepared(fingerprint.classifier, key, fingerprint.notes)
+        classifier, because = outcome.classifier, outcome.reason
+    if classifier is None:
+        raise NoTags(_without(job.base_snapshot, job.settings, name, because))
+    return Prepared(classifier, _key(job.base_snapshot, name))
+
+
+def _embedded_by(job: Job, name: str) -> "tuple[Classifier | None, str | None]":
+    """The classifier of the fingerprint by which this application has embedded, or why it has none. Two None where it
+    has embedded by none of this name, or by another one.
+    """
+    fingerprint = job.application.prepared.get(name)
+    if fingerprint is None or fingerprint.spec.key != _key(job.base_snapshot, name):
+        return None, None
+    return fingerprint.classifier, fingerprint.no_classifier
 
 
 def _key(published: Snapshot, name: str) -> str:
@@ -117,9 +118,3 @@ def _key(published: Snapshot, name: str) -> str:
     if len(keys) != 1:
         raise JobFailed(f"the embeddings {name} mix the keys {', '.join(keys)}: run embed_images again")
     return str(keys[0])
-
-
-def _as_published(job: Job, name: str, classes: str | None) -> "PreparedFingerprint":
-    declared = declared_of(job.base_snapshot, job.settings, name, classes)
-    with tempfile.TemporaryDirectory(prefix="image-similarity-") as folder:
-        return prepare.prepare(name, declared, Path(folder), job.settings.http)
