@@ -43,6 +43,8 @@ class Program(FingerprintSpec):
     program_sha256: str
     outputs: tuple[str, ...] = (VECTOR,)
     """What its outputs are, in their order. Of these, only the place of the vector is part of the key."""
+    classes: int | None = None
+    """The number of logits of a picture; None if no output is logits. No part of the key."""
 
     @property
     def uses_torch(self) -> bool:
@@ -50,7 +52,7 @@ class Program(FingerprintSpec):
 
     def _determining(self) -> dict[str, Any]:
         values = super()._determining()
-        del values["outputs"]
+        del values["outputs"], values["classes"]
         place = self.outputs.index(VECTOR)
         return {**values, "vector": place} if place else values
 
@@ -130,9 +132,9 @@ def prepare(
         raise FingerprintError(
             f"weights {source}: the program takes {_shape_text(shape)}, not (n, 3, {framing.crop}, {framing.crop})"
         )
-    _check_outputs(program, outputs, source)
+    classes = _class_count(program, outputs, source)
     axes = _axes(program, outputs, shape, framing.crop, source) if pooling != "none" else ()
-    spec = Program(framing, normalisation, Pooling(pooling, axes), precision, sha256_of(file), outputs)
+    spec = Program(framing, normalisation, Pooling(pooling, axes), precision, sha256_of(file), outputs, classes)
     grey = np.full((2, framing.crop, framing.crop, 3), 128, np.uint8)
     try:
         loaded = spec.load(str(file), "cpu", logits=LOGITS in outputs)
@@ -201,27 +203,26 @@ def _input_shape(program: Any) -> tuple[Any, ...]:
     return tuple(inputs[0].meta["val"].shape) if len(inputs) == 1 else ()
 
 
-def classes_of(file: Path, outputs: tuple[str, ...], source: str = "given") -> int:
-    """The number of classes that the logits of the program in ``file`` are for. Raises as `prepare` does."""
-    program = _loaded(file, source)
-    _check_outputs(program, outputs, source)
-    return int(_output_shapes(program)[outputs.index(LOGITS)][1])
+def _class_count(program: Any, outputs: tuple[str, ...], source: str) -> int | None:
+    """The number of logits of a picture; None if no output is logits. Does not run the program.
 
-
-def _check_outputs(program: Any, outputs: tuple[str, ...], source: str) -> None:
-    """``FingerprintError`` if the program returns no ``outputs``, or logits that are no logits. Does not run it."""
+    ``FingerprintError`` if the program returns fewer values than ``outputs``, or logits of another shape.
+    """
     shapes = _output_shapes(program)
     if len(shapes) < len(outputs):
         returned = "one output" if len(shapes) == 1 else f"{len(shapes)} outputs"
         raise FingerprintError(
             f"weights {source}: the program returns {returned}, but outputs names {len(outputs)}: {', '.join(outputs)}"
         )
-    logits = shapes[outputs.index(LOGITS)] if LOGITS in outputs else (0, 1)
+    if LOGITS not in outputs:
+        return None
+    logits = shapes[outputs.index(LOGITS)]
     if len(logits) != 2 or not isinstance(logits[1], int):
         raise FingerprintError(
             f"weights {source}: the program's logits are {_shape_text(logits)}, not (n, classes). Its outputs are "
             f"{', '.join(map(_shape_text, shapes))}: outputs must name them in this order"
         )
+    return logits[1]
 
 
 def _output_shapes(program: Any) -> list[tuple[Any, ...]]:

@@ -17,16 +17,19 @@ from image_similarity.settings import (
     PcaSettings,
 )
 from image_similarity.settings.fingerprints import LOGITS
-from image_similarity.stages.embeddings import classes
+from image_similarity.stages.embeddings import class_names
 
 if TYPE_CHECKING:
     from image_similarity.fingerprints.classifier import Classifier
     from image_similarity.fingerprints.exported import Program
     from image_similarity.fingerprints.networks import Network
-    from image_similarity.stages.embeddings.weights import File, Weights
+    from image_similarity.stages.embeddings.weights import Weights
 
 IMAGENET_CLASSES = 1000
-_UNTRAINED = "untrained weights tell no classes apart"
+UNTRAINED_WEIGHTS = "untrained weights tell no classes apart"
+_WITHOUT_LOGITS = (
+    "its images were embedded when no logits were named (embed_images --set embeddings.recheck=always keeps them)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def none_by_settings(declared: FingerprintSettings) -> str:
     if isinstance(declared, ExportedSettings) and declared.classes is None:
         return 'its settings name no classes (classes = "imagenet", or a file)'
     if isinstance(declared, NetworkSettings) and declared.weights == (UNTRAINED,):
-        return _UNTRAINED
+        return UNTRAINED_WEIGHTS
     return ""
 
 
@@ -69,7 +72,7 @@ def of_network(
     from image_similarity.fingerprints import classifier  # importing torch takes seconds
 
     if not weights.trained:
-        return Outcome(reason=_UNTRAINED)
+        return Outcome(reason=UNTRAINED_WEIGHTS)
     try:
         after = classifier.of_network(network, weights.state, weights.source)
     except FingerprintError as error:
@@ -78,23 +81,21 @@ def of_network(
         return Outcome(
             reason=f"the {after.classes:,} classes of {weights.source} have no names (classes = FILE gives them)"
         )
-    names = classes.of_weights(declared.classes, after.classes, cache, http)
+    names = class_names.of_weights(declared.classes, after.classes, cache, http)
     known = classifier.Classifier(names, classifier.key_of(after.sha256, names), after.head)
     return Outcome(known, in_the_pass=None if known.from_vectors else after.parameters)
 
 
-def of_program(
-    declared: ExportedSettings, program: "Program", file: "File", cache: Path, http: HttpSettings
-) -> Outcome:
+def of_program(declared: ExportedSettings, program: "Program", cache: Path, http: HttpSettings) -> Outcome:
     """The classes of the logits that ``program`` returns. Raises ``WrongInput`` for a list of classes that does not
     fit.
     """
-    from image_similarity.fingerprints import classifier, exported
+    from image_similarity.fingerprints import classifier
 
     if reason := none_by_settings(declared):
         return Outcome(reason=reason)
-    names = classes.of_weights(
-        declared.classes, exported.classes_of(file.path, program.outputs, file.source), cache, http
-    )
+    if program.classes is None:
+        return Outcome(reason=_WITHOUT_LOGITS)
+    names = class_names.of_weights(declared.classes, program.classes, cache, http)
     place = program.outputs.index(LOGITS)
     return Outcome(classifier.Classifier(names, classifier.key_of(f"{program.program_sha256} {place}", names)))

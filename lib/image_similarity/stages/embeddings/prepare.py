@@ -19,7 +19,7 @@ from image_similarity.settings import (
     PcaSettings,
     Settings,
 )
-from image_similarity.stages.embeddings import classes, classifiers, local_weights
+from image_similarity.stages.embeddings import class_names, classifiers, local_weights
 
 if TYPE_CHECKING:
     from image_similarity.fingerprints.classifier import Classifier
@@ -77,7 +77,7 @@ def check(name: str, declared: FingerprintSettings) -> None:
     Loads no weights, so it fails early.
     """
     if isinstance(declared, (NetworkSettings, ExportedSettings)):
-        classes.check(declared.classes)
+        class_names.check(declared.classes)
     if isinstance(declared, ExportedSettings):
         local_weights.check(declared.weights)
     if isinstance(declared, NetworkSettings):
@@ -260,9 +260,7 @@ def _program(name: str, declared: ExportedSettings, http: HttpSettings, classifi
         resolved.source,
         declared.outputs,
     )
-    after = (
-        classifiers.of_program(declared, program, resolved, cache(), http) if classifier else classifiers.NOT_ASKED_FOR
-    )
+    after = classifiers.of_program(declared, program, cache(), http) if classifier else classifiers.NOT_ASKED_FOR
     return PreparedFingerprint(
         program,
         resolved.path,

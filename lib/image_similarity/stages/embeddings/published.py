@@ -29,13 +29,15 @@ from image_similarity.settings import (
     PcaSettings,
 )
 from image_similarity.settings.fingerprints import VECTOR, class_of
-from image_similarity.stages.embeddings import changes, projections
+from image_similarity.stages.embeddings import changes, classifiers, projections
+from image_similarity.stages.embeddings.classifiers import Outcome
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint, cache
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from image_similarity.fingerprints.networks import Network
+    from image_similarity.stages.embeddings import weights as sources
 
 Weights = Mapping[str, str]
 """Fingerprint -> file or address of its weights, where those that are recorded are gone or have no whole address."""
@@ -124,6 +126,35 @@ def prepare_published(
     gone, or are others (both keys are told); ``JobFailed`` for weights that cannot be reached, and for damaged records.
     """
     return _prepared(snapshot, record_of(snapshot, fingerprint), fingerprint, folder, http, weights or {})
+
+
+def classifier_of(
+    snapshot: Snapshot,
+    fingerprint: str,
+    declared: FingerprintSettings,
+    http: HttpSettings,
+    weights: Weights | None = None,
+) -> Outcome:
+    """The classifier of the published ``fingerprint``, or why there is none. Of its network only the last layers are
+    kept in memory, and of a program nothing is loaded.
+
+    ``declared``: the settings that it was published with (`declared_of`), perhaps with other names of ``classes``.
+    Raises as `prepare_published` does, and ``WrongInput`` for classes that do not fit.
+    """
+    record = record_of(snapshot, fingerprint)
+    if reason := classifiers.none_by_settings(declared):
+        return Outcome(reason=reason)
+    if record.settings.get("trained") is False:
+        return Outcome(reason=classifiers.UNTRAINED_WEIGHTS)
+    spec = _checked(record, fingerprint, _spec(_declared(record, fingerprint), record, fingerprint))
+    if isinstance(declared, ExportedSettings):
+        return classifiers.of_program(declared, spec, cache(), http)  # type: ignore[arg-type]
+    assert isinstance(declared, NetworkSettings)
+    with _about_weights(fingerprint):
+        resolved, fitted = _resolved(declared, spec, record, fingerprint, http, weights or {}, mapped=True)
+    if fitted.spec.key != spec.key:
+        raise WrongInput(_other_weights(spec, fitted, record, fingerprint))
+    return classifiers.of_network(declared, spec, resolved, cache(), http)  # type: ignore[arg-type]
 
 
 def _prepared(
@@ -258,21 +289,44 @@ def _with_weights(
     weights: Weights,
 ) -> PreparedFingerprint:
     """``spec`` with the weights that were used, or with ``weights[name]``. They may be others: the key tells."""
-    from image_similarity.stages.embeddings import weights as sources
-
-    source, pinned = (weights[name], None) if name in weights else (_source(record, name), declared.weights_sha256)
-    advice = _remedy(name)
     if isinstance(declared, ExportedSettings):
         from image_similarity.fingerprints import exported
+        from image_similarity.stages.embeddings import weights as sources
 
-        program = sources.resolve_program([source], pinned, cache(), http, advice)
+        source, pinned = _pinned_source(declared, record, name, weights)
+        program = sources.resolve_program([source], pinned, cache(), http, _remedy(name))
         now: FingerprintSpec = replace(spec, program_sha256=exported.sha256_of(program.path))  # type: ignore[call-arg]
         return PreparedFingerprint(now, program.path, {"weights": source, "trained": True}, _notes(program.notes))
+    return _resolved(declared, spec, record, name, http, weights)[1]
+
+
+def _resolved(
+    declared: NetworkSettings,
+    spec: FingerprintSpec,
+    record: Record,
+    name: str,
+    http: HttpSettings,
+    weights: Weights,
+    mapped: bool = False,
+) -> "tuple[sources.Weights, PreparedFingerprint]":
+    """The weights of a network, and ``spec`` with them. ``mapped``: see `weights.resolve`."""
+    from image_similarity.stages.embeddings import weights as sources
+
     network: Network = spec  # type: ignore[assignment]
-    resolved = sources.resolve(declared.network, [source], pinned, declared.seed, cache(), http, advice)
+    source, pinned = _pinned_source(declared, record, name, weights)
+    resolved = sources.resolve(
+        declared.network, [source], pinned, declared.seed, cache(), http, _remedy(name), mapped=mapped
+    )
     fitted = network.with_parameters(resolved.state, source)
     used = {"weights": resolved.source, "trained": resolved.trained}
-    return PreparedFingerprint(fitted.network, None, used, _notes(resolved.notes), parameters=fitted.state)
+    return resolved, PreparedFingerprint(fitted.network, None, used, _notes(resolved.notes), parameters=fitted.state)
+
+
+def _pinned_source(
+    declared: NetworkSettings | ExportedSettings, record: Record, name: str, weights: Weights
+) -> tuple[str, str | None]:
+    """The weights that were used, or ``weights[name]``; and their checksum, if it is declared."""
+    return (weights[name], None) if name in weights else (_source(record, name), declared.weights_sha256)
 
 
 def _source(record: Record, name: str) -> str:

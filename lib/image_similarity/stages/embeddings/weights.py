@@ -4,6 +4,7 @@ import hashlib
 import socket
 import sys
 import urllib.error
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -56,6 +57,7 @@ def resolve(
     cache: Path,
     http: HttpSettings = HttpSettings(),
     advice: str | None = None,
+    mapped: bool = False,
 ) -> Weights:
     """The first of ``names`` that is available: a torchvision name, ``untrained``, or a path or URI of a state dict.
 
@@ -63,14 +65,14 @@ def resolve(
     as ``http`` says, and again when the file at the address has changed (see `weights_cache`). Only unreachable weights
     are passed over. A file that exists and is wrong raises ``WrongInput``, and so do paths of which none is there. If
     none of ``names`` is available, ``JobFailed`` says why, for each of them, and what can be done (``advice``, where
-    the caller knows it better).
+    the caller knows it better). ``mapped``: parameters stay in their file until they are used, where its format allows.
     """
     check_network(network)
     file = _first_of(network, names, sha256, cache, http, advice)
     if file.source == UNTRAINED:
         source = f"untrained (seed {seed})"
         return Weights(untrained_state(network, seed), source, trained=False, passed_over=file.passed_over)
-    state = _load(file.path, file.source)
+    state = _load(file.path, file.source, mapped and zipfile.is_zipfile(file.path))
     return Weights(state, file.source, trained=True, passed_over=file.passed_over, notes=file.notes)
 
 
@@ -198,10 +200,10 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _load(file: Path, name: str) -> State:
+def _load(file: Path, name: str, mapped: bool = False) -> State:
     """A state dict from ``file``. Nothing in the file is executed. Raises ``WrongInput`` if it is no state dict."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # on foreign files pickle, zip and tar raise errors of any class
         # Others are about bytes that were taken for pickle's: a KeyError of 101, say.
         reason = str(error).splitlines()[0] if isinstance(error, UnpicklingError) and str(error) else _NOT_WRITTEN
