@@ -61,7 +61,7 @@ class Place:
         self.warehouse.publish("embed_images", "net", {"class_scores": {key: table}}, append={"class_scores": key})
 
     def classify(self, classifier: Any, key: str = "k1") -> None:
-        self.monkeypatch.setattr(published_classifiers, "prepared", lambda job, classes: Prepared(classifier, key))
+        self.monkeypatch.setattr(published_classifiers, "prepared", lambda *_: Prepared(classifier, key))
 
     def run(self, *arguments: str) -> int:
         return main(tag_images, ["--warehouse", self.warehouse.uri, *arguments])
@@ -178,7 +178,7 @@ def test_a_fingerprint_that_gives_no_tags_is_no_fault_where_that_is_said(place: 
     place.embed()
     assert place.run() == 0 and place.rows()
 
-    def refused(job: Any, classes: Any) -> Prepared:
+    def refused(*_: Any) -> Prepared:
         raise published_classifiers.NoTags("fingerprint net has no classifier: untrained")
 
     place.monkeypatch.setattr(published_classifiers, "prepared", refused)

@@ -83,18 +83,19 @@ def _without(published: Snapshot, settings: Settings, name: str, because: str) -
 # -- made ready --------------------------------------------------------------------------------------------------------
 
 
-def prepared(job: Job, classes: str | None) -> Prepared:
+def prepared(job: Job, classes: str | None = None, weights: str | None = None) -> Prepared:
     """The classifier of the published fingerprint that is the slot of ``job``.
 
-    ``classes``: a file with the names of its classes, in the place of those that are declared. Raises `NoTags` where
+    ``classes``: a file with the names of its classes, in the place of those that are declared. ``weights``: where its
+    weights are now, if not where they were. Raises `NoTags` where
     there is none, and ``WrongInput`` for weights that are not those of the published vectors (both keys are told).
     """
     name = job.slot
     classifier, because = _embedded_by(job, name) if classes is None else (None, None)
     if because is None:
-        outcome = published_fingerprints.classifier_of(
-            job.base_snapshot, name, declared_of(job.base_snapshot, job.settings, name, classes), job.settings.http
-        )
+        published, declared = job.base_snapshot, declared_of(job.base_snapshot, job.settings, name, classes)
+        given = {name: weights.removeprefix(f"{name}=")} if weights is not None else None  # NAME=FILE, as in messages
+        outcome = published_fingerprints.classifier_of(published, name, declared, job.settings.http, given)
         classifier, because = outcome.classifier, outcome.reason
     if classifier is None:
         raise NoTags(_without(job.base_snapshot, job.settings, name, because))

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the names of the classifier's classes, one a line, in its order (default: those of its weights)",
     )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="the fingerprint's weights, where those that were used are not there any more"
+    )
     parser.add_argument("--threshold", metavar="P", help="the least probability of a tag", **setting("tags.threshold"))
     parser.add_argument(
         "--label",
@@ -98,15 +101,19 @@ def run(application: Application, fingerprint: str | None = None, where_possible
 def _tag(job: Job) -> None:
     with job.step("plan"):
         early.runs_of(job.base_snapshot, "embeddings", job.slot, "embed_images")
-        published_classifiers.check(job.base_snapshot, job.settings, job.slot, getattr(job.arguments, "classes", None))
+        published_classifiers.check(job.base_snapshot, job.settings, job.slot, _classes(job))
         images = _images(job)
         runner, because = _runner(job, images)
         labels = _labels(job)
     job.plan(*_plan(job, images, runner, because, labels))
     with job.step("prepare the classifier"):
-        prepared = published_classifiers.prepared(job, getattr(job.arguments, "classes", None))
+        prepared = published_classifiers.prepared(job, _classes(job), getattr(job.arguments, "weights", None))
     with job.warehouse.scratch(job.run_id) as scratch:
         _Tagging(job, images, prepared, runner, because, labels, scratch).run()
+
+
+def _classes(job: Job) -> str | None:
+    return getattr(job.arguments, "classes", None)
 
 
 def _images(job: Job) -> int:
