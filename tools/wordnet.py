@@ -179,7 +179,6 @@ PARENTS = dict(
     n02970849 cart
     n04235291 sled
     n02924116 bus
-    n03094503 container
     n04531098 vessel
     n02773037 bag
     n02876657 bottle
@@ -252,11 +251,12 @@ ADDED = {
 """Child -> parent: what a picture shows as one thing, and WordNet has as two."""
 
 REMOVED = {
-    ("n04576211", "n03094503"),  # a wheeled vehicle: a container
     ("n06359193", "n03082979"),  # a web site: a computer
     ("n04238763", "n02708224"),  # a slide rule: a computer
     ("n07565083", "n07560652"),  # a menu: food
     ("n07871810", "n07683786"),  # a meat loaf: a loaf of bread
+    ("n03724870", "n03206718"),  # a mask: clothing
+    ("n04162706", "n04125853"),  # a seat belt: clothing
 }
 """Child and parent: true of the word, and untrue of the picture."""
 

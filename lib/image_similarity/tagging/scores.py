@@ -40,6 +40,10 @@ class Scores:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def rows(self, rows: NDArray[np.integer] | slice) -> "Scores":
+        """Those of some images."""
+        return Scores(self.classes[rows], self.logits[rows], self.rest[rows], self.class_count)
+
     @property
     def other_count(self) -> int:
         """How many classes are in ``rest``."""
@@ -55,7 +59,7 @@ def kept(logits: Logits, most: int = MOST) -> Scores:
     return Scores(
         classes=order[:, :most].astype(np.int32),
         logits=falling[:, :most].astype(np.float32),
-        rest=_log_sum_exp(falling[:, most:].astype(np.float64)).astype(np.float32),
+        rest=log_sum_exp(falling[:, most:].astype(np.float64)).astype(np.float32),
         class_count=logits.shape[1],
     )
 
@@ -75,13 +79,15 @@ def log_probabilities(scores: Scores, temperature: float) -> tuple[Probabilities
     logits = scores.logits.astype(np.float64) / temperature
     others = np.log(max(scores.other_count, 1))
     each_other = (scores.rest.astype(np.float64) - others) / temperature
-    total = _log_sum_exp(np.column_stack([logits, each_other + others]))
+    total = log_sum_exp(np.column_stack([logits, each_other + others]))
     return logits - total[:, None], each_other - total
 
 
-def _log_sum_exp(values: Probabilities) -> Probabilities:
+def log_sum_exp(values: Probabilities) -> Probabilities:
     """(n,): of each row of ``values`` (n, m); -inf where m is 0."""
     if not values.shape[1]:
         return np.full(len(values), -np.inf)
-    greatest: Probabilities = values.max(axis=1)
-    return greatest + np.log(np.exp(values - greatest[:, None]).sum(axis=1))
+    greatest = values.max(axis=1)
+    sums = np.exp(values - greatest[:, None]).sum(axis=1)
+    logs: Probabilities = np.log(sums) + greatest
+    return logs

@@ -46,7 +46,7 @@ def tags_of(scores: Scores, hierarchy: Hierarchy, threshold: float, temperature:
     if scores.class_count != hierarchy.class_count:
         raise ValueError(f"{scores.class_count} classes have scores, and {hierarchy.class_count} have names")
     parts = [
-        _entries(_part(scores, start), start, hierarchy, threshold, temperature, keep)
+        _entries(scores.rows(slice(start, start + _IMAGES_AT_ONCE)), start, hierarchy, threshold, temperature, keep)
         for start in range(0, max(len(scores), 1), _IMAGES_AT_ONCE)
     ]
     row, node, probability = (np.concatenate(values) for values in zip(*parts))
@@ -66,11 +66,6 @@ def tags_of(scores: Scores, hierarchy: Hierarchy, threshold: float, temperature:
 
 
 _Entries = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
-
-
-def _part(scores: Scores, start: int) -> Scores:
-    of = slice(start, start + _IMAGES_AT_ONCE)
-    return Scores(scores.classes[of], scores.logits[of], scores.rest[of], scores.class_count)
 
 
 def _entries(
@@ -94,7 +89,7 @@ def _sums(classes: NDArray[np.int32], of_classes: NDArray[np.float64], hierarchy
     above = hierarchy.above[classes]  # (n, K, parents of each), a class that has fewer: count
     cells = np.arange(images)[:, None, None] * (count + 1) + above
     weights = np.broadcast_to(of_classes[:, :, None], above.shape)
-    sums: NDArray[np.float64] = np.bincount(cells.ravel(), weights.ravel(), minlength=images * (count + 1))
+    sums = np.bincount(cells.ravel(), weights.ravel(), minlength=images * (count + 1)).astype(np.float64)
     return sums.reshape(images, count + 1)[:, :count]
 
 
