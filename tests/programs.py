@@ -21,9 +21,30 @@ class Encoder(nn.Module):
         return features
 
 
-def save(file: Path, side: int, seed: int = 0, batch: int | None = None) -> Path:
-    """`Encoder` as a program for pictures of ``side``. ``batch``: the only number of them that it takes."""
+CLASSES = ("red", "green", "blue", "grey")
+
+
+class Classifying(nn.Module):
+    """(n, 3, side, side) -> ``outputs`` in their order: a vector (n, 5), logits (n, 4) for `CLASSES` that follow from
+    it, and another value, the features with their places.
+    """
+
+    def __init__(self, outputs: tuple[str, ...] = ("vector", "logits"), seed: int = 0) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.encoder = Encoder(seed)
+        self.classifier = nn.Linear(5, len(CLASSES))
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        features = self.encoder(pictures)
+        vector = features.mean((2, 3))
+        values = {"vector": vector, "logits": self.classifier(vector), "other": features}
+        return tuple(values[name] for name in self.outputs)
+
+
+def save(file: Path, side: int, seed: int = 0, batch: int | None = None, module: nn.Module | None = None) -> Path:
+    """``module`` (an `Encoder`) as a program for pictures of ``side``. ``batch``: the only number of them it takes."""
     dynamic: Any = None if batch else ({0: torch.export.Dim("batch", min=1, max=64)},)
     example = (torch.zeros(batch or 2, 3, side, side),)
-    torch.export.save(torch.export.export(Encoder(seed).eval(), example, dynamic_shapes=dynamic), file)
+    torch.export.save(torch.export.export((module or Encoder(seed)).eval(), example, dynamic_shapes=dynamic), file)
     return file
