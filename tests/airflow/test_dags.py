@@ -208,7 +208,10 @@ def test_several_fingerprints_and_collections(parsed: dict[str, Any]) -> None:
             (f"group_images_near-duplicates_{name}", f"audit_neighbours_{name} tag_images_{name}"),
             (f"group_images_similar_{name}", f"group_images_near-duplicates_{name}"),
         ):
-            assert tasks[job]["application_args"][:2] == ["--fingerprint", name] and sorted(tasks[job]["after"]) == before.split()
+            assert (
+                tasks[job]["application_args"][:2] == ["--fingerprint", name]
+                and sorted(tasks[job]["after"]) == before.split()
+            )
     photos = dags["image_similarity_photos"]
     assert list(photos["tasks"]) == CHAIN[:4], "neither tags nor groups nor a gallery were asked for"
     assert (photos["schedule"], photos["start"]) == (None, "2026-02-03 02:00:00+00:00")

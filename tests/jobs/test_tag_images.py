@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pyspark.sql import SparkSession
@@ -73,9 +72,7 @@ def test_the_last_layer_names_the_classes(
     assert None not in wnids
 
 
-def test_a_list_of_another_length_is_refused(
-    spark: SparkSession, embedded: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_list_of_another_length_is_refused(spark: SparkSession, embedded: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "few.txt").write_text("apple\npear\n")
     assert tag(spark, embedded, "--fingerprint", "mine", "--classes", tmp_path / "few.txt") == 2
     told = capsys.readouterr().err
@@ -99,7 +96,10 @@ def test_other_weights_in_the_same_place_are_refused_with_both_keys(
 
 @pytest.mark.parametrize(
     ("name", "because"),
-    [("hog", "gradients have no classifier"), ("tiny", "its weights are untrained (seed 0), which have seen no picture")],
+    [
+        ("hog", "gradients have no classifier"),
+        ("tiny", "its weights are untrained (seed 0), which have seen no picture"),
+    ],
 )
 def test_a_fingerprint_without_classifier_is_refused_with_those_that_have_one(
     name: str, because: str, spark: SparkSession, embedded: Path, capsys: Any

@@ -11,10 +11,11 @@ from pyspark.sql import SparkSession
 
 from image_similarity.fingerprints.classifier import Classifier, Head
 from image_similarity.jobs import published_classifiers, tag_images
-from image_similarity.jobs.published_classifiers import Prepared
 from image_similarity.jobs.command_line import main
+from image_similarity.jobs.published_classifiers import Prepared
 from image_similarity.stages.tags.scores import as_batch
 from image_similarity.tagging.scores import kept
+from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import open_snapshot
 from warehouses import Made, random_vectors, sha256
 
@@ -27,7 +28,11 @@ def warehouse(tmp_path: Path) -> Made:
     made = Made(str(tmp_path / "w"))
     contents = [f"c{number}" for number in range(IMAGES // 2)]
     images = {f"{number:03d}.jpg": contents[number * 7 % len(contents)] for number in range(IMAGES)}
-    made.manifest(dict.fromkeys(images, "v1"))
+    rows = [
+        {"image_id": image, "uri": f"/{image}", "attributes": [("what", f"class {number % CLASSES}")]}
+        for number, image in enumerate(images)
+    ]
+    made.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
     vectors = random_vectors([*contents, "gone"], dimensions=16)
     vectors["c5"] = [float("nan")] * 16
     made.embeddings(images, vectors, fingerprint="net")
@@ -57,7 +62,7 @@ def test_both_runners_give_the_same_rows(
     monkeypatch.setattr(published_classifiers, "prepared", lambda *_: Prepared(network(from_vectors), "k1"))
     rows, counts = [], []
     for runner in ("process", "spark"):
-        arguments = ["--warehouse", warehouse.uri, "--set", f"tags.runner={runner}"]
+        arguments = ["--warehouse", warehouse.uri, "--set", f"tags.runner={runner}", "--label", "what"]
         assert main(tag_images, arguments, spark) == 0
         published = open_snapshot(warehouse.uri)
         rows.append(published.table("tags").to_pylist())
@@ -67,6 +72,7 @@ def test_both_runners_give_the_same_rows(
     assert [(row["image_id"], row["rank"]) for row in rows[1]] == sorted(
         (row["image_id"], row["rank"]) for row in rows[1]
     )
+    assert 0 < counts[1]["calibration"]["accuracy"] < 1
     missing = 2 if from_vectors else 4
     assert counts[1]["without_scores"] == missing and 0 < counts[1]["tagged"] < IMAGES - missing
     assert not Path(warehouse.uri, "_scratch").exists() or not list(Path(warehouse.uri, "_scratch").iterdir())

@@ -11,12 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from image_similarity.jobs import command_line, published_classifiers, tag_images
-from image_similarity.jobs.published_classifiers import Prepared
 from image_similarity.jobs.command_line import main
+from image_similarity.jobs.published_classifiers import Prepared
+from image_similarity.settings import ExportedSettings, load
 from image_similarity.stages.tags import in_process
 from image_similarity.stages.tags.scores import as_batch
 from image_similarity.tagging.scores import kept
 from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import open_snapshot
 from warehouses import Made, sha256
 
@@ -139,7 +141,10 @@ def test_nothing_that_was_kept_is_refused_with_what_to_do(place: Place, contents
     place.classify(Identity(from_vectors=False))
     assert place.run() == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("tag_images: error: the classes of net were not kept") and "embed_images --fingerprint net --set embeddings.recheck=always" in told
+    assert (
+        told.startswith("tag_images: error: the classes of net were not kept")
+        and "embed_images --fingerprint net --set embeddings.recheck=always" in told
+    )
     assert open_snapshot(place.warehouse.uri).slots("tags") == {}
     assert not list(Path(place.warehouse.uri, "tags").glob("run_id=*")), "what was written is removed"
 
@@ -216,3 +221,118 @@ def test_no_image_with_a_vector(place: Place, capsys: Any) -> None:
     place.embed(contents={}, vectors={}, failures={"a.jpg": "corrupt"})
     assert place.run() == 2
     assert "no image has a vector by net: there is nothing to tag" in capsys.readouterr().err
+
+
+LABELS = {"a.jpg": "apple", "z.jpg": "apple", "b.jpg": "plum", "c.jpg": "Pear", "d.jpg": "a still life"}
+
+
+@pytest.fixture
+def labelled(place: Place) -> Place:
+    """The third of five is wrong; of the fourth nothing is said; the fifth is no class."""
+    rows = [
+        {"image_id": image, "uri": f"/{image}", "attributes": [("what", label), ("file", image), ("who", "Renoir")]}
+        for image, label in LABELS.items()
+    ]
+    table = pa.Table.from_pylist(rows, SCHEMAS["manifest"])
+    place.warehouse.publish("build_manifest", "", {"manifest": {"": table}})
+    place.embed()
+    return place
+
+
+@pytest.mark.parametrize("from_vectors", [True, False])
+def test_labels_tell_how_sure_tags_are(labelled: Place, from_vectors: bool, capsys: Any) -> None:
+    labelled.keep_classes("abcd")
+    labelled.classify(Identity(from_vectors=from_vectors))
+    assert labelled.run("--label", "what") == 0
+    measured = labelled.record().counts["calibration"]
+    assert (measured["labelled"], measured["coverage"], measured["precision"]) == (4, 0.75, round(2 / 3, 4))
+    assert (measured["unmatched"], measured["unmatched_images"]) == ({"a still life": 1}, 1)
+    assert measured["attribute"] == labelled.record().settings["label"] == "what"
+    told = capsys.readouterr().out
+    assert "measured against the what of 4 images: 0.750 have a tag; the first tag is right in 0.667 of them" in told
+    assert "expected calibration error " in told and "(--set tags.temperature)" in told
+    assert "not measured: 1 images whose label is no class: a still life 1" in told
+
+
+@pytest.mark.parametrize(
+    ("attribute", "because"),
+    [
+        ("what ", "no image has that attribute (there are: file, what, who); did you mean what"),
+        ("file", "no two of 5 images have the same value, as 'a.jpg'"),
+        ("who", "none of its 1 values (Renoir) is a class that net knows, or a parent of its classes"),
+    ],
+)
+def test_labels_of_which_nothing_can_be_learned(labelled: Place, attribute: str, because: str, capsys: Any) -> None:
+    assert labelled.run("--label", attribute) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and f"--label {attribute}: {because}" in told[0]
+    assert labelled.rows() == []
+
+
+def test_many_labels_are_measured_by_a_sample(labelled: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_similarity.stages.tags.labels.MOST_MEASURED", 3)
+    assert labelled.run("--label", "what") == 0
+    first = labelled.record().counts["calibration"]
+    assert first["labelled"] + first["unmatched_images"] == 3
+    assert labelled.run("--label", "what") == 0
+    assert labelled.record().counts["calibration"] == first
+
+
+def test_labels_of_images_without_scores_are_not_measured(labelled: Place, capsys: Any) -> None:
+    labelled.keep_classes("d")  # the only one whose label is no class
+    labelled.classify(Identity(from_vectors=False))
+    assert labelled.run("--label", "what") == 0
+    assert "calibration" not in labelled.record().counts
+    told = capsys.readouterr()
+    assert "--label what: tags are not measured: no label is a class of the network" in told.out + told.err
+
+
+# -- which fingerprints have a classifier ------------------------------------------------------------------------------
+
+
+DECLARED: dict[str, tuple[dict[str, Any], str]] = {
+    "colours": ({"kind": "colour-histogram"}, "colour histograms have no classifier"),
+    "edges": ({"kind": "hog"}, "gradients have no classifier"),
+    "less": ({"kind": "pca", "base": "net", "dimensions": 2}, "their base net may have one"),
+    "program": ({"kind": "exported", "weights": ["p.pt2"]}, 'outputs = "vector, logits"'),
+    "random": ({"network": "vgg16", "weights": ["IMAGENET1K_V1", "untrained"]}, "its weights are untrained (seed 0)"),
+    "net": ({"network": "vgg16"}, ""),
+}
+
+
+@pytest.fixture
+def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Published fingerprints of each kind."""
+    monkeypatch.setattr(command_line, "open_session", lambda name: pytest.fail("Spark was started"))
+    made = Made(str(tmp_path / "w"))
+    made.manifest({"a": "v1"})
+    embeddings = pa.Table.from_pylist([{"image_id": "a", "fingerprint_key": "k"}], SCHEMAS["embeddings"])
+    for name, (declared, _) in DECLARED.items():
+        settings: dict[str, Any] = {"fingerprint": {name: declared}, "fingerprint_key": "k"}
+        if name == "random":
+            settings |= {"trained": False, "weights": "untrained (seed 0)"}
+        made.publish("embed_images", name, {"embeddings": {name: embeddings}}, settings=settings)
+    return Place(made, monkeypatch)
+
+
+@pytest.mark.parametrize("name", [name for name in DECLARED if name != "net"])
+def test_a_fingerprint_without_classifier_is_refused_before_anything_is_loaded(
+    several: Place, name: str, capsys: Any
+) -> None:
+    assert several.run("--fingerprint", name) == 2
+    told = capsys.readouterr().err
+    assert f"fingerprint {name} has no classifier: " in told and DECLARED[name][1] in told
+    assert told.endswith("published with one: net (--fingerprint NAME)\n") and told.count("\n") == 1
+
+
+def test_classes_and_logits_may_be_declared_afterwards(several: Place, tmp_path: Path) -> None:
+    """They change no vector."""
+    published = open_snapshot(several.warehouse.uri)
+    text = '{kind="exported",weights="elsewhere.pt2",outputs="vector, logits",classes="imagenet"}'
+    settings = load([], [f"fingerprints.program={text}"])
+    declared = published_classifiers.declared_of(published, settings, "program", None)
+    assert isinstance(declared, ExportedSettings)
+    assert (declared.weights, declared.outputs, declared.classes) == (("p.pt2",), ("vector", "logits"), "imagenet")
+    named = published_classifiers.declared_of(published, settings, "program", "mine.txt")
+    assert isinstance(named, ExportedSettings) and named.classes == "mine.txt"
+    assert published_classifiers.why_none(published, settings, "program") == ""

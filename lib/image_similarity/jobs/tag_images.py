@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from image_similarity.errors import WrongInput, listed
 from image_similarity.jobs import command_line, early, published_classifiers
-from image_similarity.jobs.published_classifiers import NoTags, Prepared
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
+from image_similarity.jobs.published_classifiers import NoTags, Prepared
 from image_similarity.reporting import note, printable
 from image_similarity.settings import Settings
 from image_similarity.storage import uris
@@ -164,9 +164,7 @@ def _withdraw(job: Job, reason: str) -> None:
     if not earlier:
         return
     job.application.begin()
-    job.publish(
-        replace={}, remove={"tags": [job.slot]}, inputs={}, counts={"images": 0}, used={"no_tags": reason}
-    )
+    job.publish(replace={}, remove={"tags": [job.slot]}, inputs={}, counts={"images": 0}, used={"no_tags": reason})
     job.say(f"tag_images {job.slot}: the tags of run {', '.join(earlier)} are not published any more", event="note")
 
 
@@ -194,7 +192,7 @@ class _Tagging:
             raise NoTags(self._nothing_kept())
         if self.labels is not None:
             with self.job.step("measure against labels"):
-                counts["calibration"] = self._calibration(self.labels, source, tagger)
+                counts |= self._calibration(self.labels, source, tagger)
         self._publish(counts)
         _summarise(self.job, counts, self._remedy)
 
@@ -289,17 +287,24 @@ class _Tagging:
         }
 
     def _calibration(self, labels: "Labels", source: Any, tagger: "Tagger") -> dict[str, Any]:
+        """For the counts of the run; empty if there is nothing to measure."""
         from image_similarity.stages.tags import calibrated
 
-        measured = calibrated.against(labels.by_content(self.job.base_snapshot, self.job.slot), source.of, tagger)
+        attribute = self.job.arguments.label
+        try:
+            measured = calibrated.against(labels.by_content(self.job.base_snapshot, self.job.slot), source.of, tagger)
+        except ValueError as error:  # those whose labels are classes have no scores
+            note(f"--label {attribute}: tags are not measured: {error}")
+            return {}
         unmatched = measured.unmatched
-        return {
-            "attribute": self.job.arguments.label,
+        of_labels = {
+            "attribute": attribute,
             **measured.record(),
             "unmatched": dict(list(unmatched.items())[:_MOST_FREQUENT]),
             "unmatched_labels": len(unmatched),
             "unmatched_images": sum(unmatched.values()),
         }
+        return {"calibration": of_labels}
 
     def _publish(self, counts: Mapping[str, Any]) -> None:
         job, classifier = self.job, self.prepared.classifier

@@ -1,6 +1,6 @@
 """Tags by this process: it reads scores, or vectors, a batch at a time, and holds the tags of all contents."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,9 @@ class Source:
     def _read(self, table: str, columns: list[str], contents: Collection[str]) -> Iterator[pa.RecordBatch]:
         stored = self.published.dataset(table, self.key)
         for batch in stored.to_batches(columns=columns, batch_size=_BATCH_ROWS, **streaming()):
-            wanted = batch.filter(pa.array([content in contents for content in batch.column(0).to_pylist()], pa.bool_()))
+            wanted = batch.filter(
+                pa.array([content in contents for content in batch.column(0).to_pylist()], pa.bool_())
+            )
             if len(wanted):
                 yield wanted
 

@@ -50,7 +50,9 @@ def scores_in(batch: pa.RecordBatch, class_count: int) -> Scores:
     """
     classes, logits = _matrix(batch.column("classes"), np.int32), _matrix(batch.column("logits"), np.float32)
     if classes.max(initial=0) >= class_count or classes.shape[1] > class_count:
-        raise JobFailed(f"scores of classes were kept by another classifier than this one of {class_count:,}: {_ADVICE}")
+        raise JobFailed(
+            f"scores of classes were kept by another classifier than this one of {class_count:,}: {_ADVICE}"
+        )
     return Scores(classes, logits, batch.column("rest").to_numpy(zero_copy_only=False), class_count)
 
 
