@@ -3,8 +3,9 @@
     build_manifest >> embed_images >> find_neighbours >> audit_neighbours >> group_images >> render_gallery
                       embed_images >> tag_images                          >> group_images
 
-``group_images`` has a task for each kind, near-duplicates and similar; tags are there before it labels groups. Where a collection has a folder of ``incoming``
-pictures, ``search_images`` is last: it says which of them the collection has already.
+``group_images`` has a task for each kind, near-duplicates and similar; tags are there before it labels groups. Where a
+collection has a folder of ``incoming`` pictures, ``search_images`` is last: it says which of them the collection has
+already.
 
 Each task submits one job with Airflow's run id as ``--run-id``, so that a task that is tried again repeats nothing that
 it has published. What it publishes is an Asset, ``image_similarity/<collection>/<table>``. This file imports Airflow

@@ -9,7 +9,6 @@ from image_similarity.errors import JobFailed, WrongInput, listed
 from image_similarity.jobs import same_way
 from image_similarity.jobs.job import Job
 from image_similarity.settings import FingerprintSettings, Settings
-from image_similarity.stages.embeddings import class_names
 from image_similarity.stages.embeddings import classifiers as declared_classifiers
 from image_similarity.stages.embeddings import published as published_fingerprints
 from image_similarity.warehouse.snapshot import Snapshot
@@ -65,10 +64,7 @@ def why_none(published: Snapshot, settings: Settings, name: str, classes: str | 
 
 
 def check(published: Snapshot, settings: Settings, name: str, classes: str | None) -> None:
-    """Raises `NoTags`, with the published fingerprints that have one, where ``name`` has no classifier for certain.
-    ``WrongInput`` for a file ``classes`` that cannot be read.
-    """
-    class_names.check(classes)
+    """Raises `NoTags`, with the published fingerprints that have one, where ``name`` has no classifier for certain."""
     if because := why_none(published, settings, name, classes):
         raise NoTags(_without(published, settings, name, because))
 

@@ -19,6 +19,7 @@ from image_similarity.jobs.job import Application, Job
 from image_similarity.jobs.published_classifiers import NoTags, Prepared
 from image_similarity.reporting import note, printable
 from image_similarity.settings import Settings
+from image_similarity.stages.embeddings import class_names
 from image_similarity.storage import uris
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for what is seen before Spark is started: vectors that are not published, a fingerprint
     that has no classifier for certain, and a file of classes that cannot be read.
     """
+    class_names.check(arguments.classes)
     published = early.to_read(arguments.warehouse)
     if published:
         name = settings.neighbours.fingerprint
@@ -327,8 +329,8 @@ def _check_labels(job: Job, labels: "Labels", tagger: "Tagger") -> None:
     values = sorted(set(labels.by_image.values()))
     if not any(map(tagger.hierarchy.named, values)):
         raise WrongInput(
-            f"--label {job.arguments.label}: none of its {len(values):,} values ({listed(map(printable, values))}) is a "
-            f"class that {job.slot} knows, or a parent of its classes"
+            f"--label {job.arguments.label}: none of its {len(values):,} values ({listed(map(printable, values))}) is "
+            f"a class that {job.slot} knows, or a parent of its classes"
         )
 
 
