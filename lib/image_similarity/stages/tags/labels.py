@@ -24,9 +24,9 @@ class Labels:
     labelled: int
     """Images that have a label: these, or more."""
 
-    def by_content(self, published: Snapshot, fingerprint: str) -> "list[tuple[str, str]]":
+    def by_content(self, published: Snapshot, fingerprint: str) -> list[tuple[str, str]]:
         """content, label: one for each of the images that is embedded, in the order of ids."""
-        pairs = []
+        pairs: list[tuple[str, str, str]] = []
         for batch in published.batches("embeddings", fingerprint, ["image_id", CONTENT]):
             known = (
                 (image, content, self.by_image[image])
@@ -56,9 +56,10 @@ def read(published: Snapshot, attribute: str) -> Labels:
             f"{did_you_mean(attribute, known)}"
         )
     if len(values) > 1 and max(Counter(values.values()).values()) == 1:
+        example = next(iter(values.values()))
         raise WrongInput(
-            f"--label {attribute}: no two of {len(values):,} images have the same value, as {next(iter(values.values()))!r}: "
-            "name the attribute that says what is in the image"
+            f"--label {attribute}: no two of {len(values):,} images have the same value, as {example!r}: name the "
+            "attribute that says what is in the image"
         )
     if len(values) <= MOST_MEASURED:
         return Labels(values, len(values))

@@ -2,7 +2,7 @@
 gives to stored vectors.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,8 @@ from image_similarity.tagging.scores import Scores, kept
 
 if TYPE_CHECKING:
     from image_similarity.fingerprints.classifier import Classifier
+
+Number = TypeVar("Number", bound=np.generic)
 
 CONTENT, VECTOR = "content_sha256", "embedding"
 SCORES = pa.schema(
@@ -62,14 +64,14 @@ def _lists(values: NDArray[np.generic], kind: pa.DataType) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).ravel(), kind))
 
 
-def _matrix(lists: pa.Array, kind: type[np.generic]) -> NDArray[np.generic]:
+def _matrix(lists: pa.Array, kind: type[Number]) -> NDArray[Number]:
     """Lists of equal length -> (n, k). Raises ``JobFailed`` for a null, or lists of several lengths."""
     lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
     if not len(lengths):
         return np.empty((0, 0), kind)
     if lengths[0] < 0 or (lengths != lengths[0]).any():
         raise JobFailed(f"stored lists of {int(lengths.min())} to {int(lengths.max())} values in one column: {_ADVICE}")
-    values = lists.flatten().to_numpy(zero_copy_only=False).astype(kind, copy=False)
+    values: NDArray[Number] = lists.flatten().to_numpy(zero_copy_only=False).astype(kind, copy=False)
     return values.reshape(len(lists), int(lengths[0]))
 
 
