@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from image_similarity.errors import WrongInput
 from image_similarity.fingerprints import networks
 from image_similarity.settings import FingerprintSettings, HttpSettings, load
 from image_similarity.stages.embeddings import changes, prepare
@@ -175,3 +176,29 @@ def test_a_seed_without_random_weights_is_no_difference(place: Path, tmp_path: P
     )
     assert [change.key for change in changes.certain("f", published, settings)] == ["pooling"]
     assert [change.key for change in changes.all_of("f", published, today)] == ["pooling"]
+
+
+def test_names_of_classes_are_no_difference_and_another_output_is(place: Path) -> None:
+    """Vectors stay where tags are wanted of a program later. Another output as the vector makes other vectors."""
+    was = declared(PROGRAM, place)
+    recorded = {"input_size": 224, **_given(was)}
+    before_there_were_classes = {key: value for key, value in recorded.items() if key not in ("outputs", "classes")}
+    tagged = declared({**PROGRAM, "outputs": "vector, logits", "classes": "imagenet"}, place)
+    turned = declared({**PROGRAM, "outputs": "logits, vector", "pooling": "max"}, place)
+    for values in (recorded, before_there_were_classes):
+        published = {"fingerprint": {"f": values}, "trained": True, "fingerprint_key": "a"}
+        assert changes.certain("f", published, tagged) == []
+        both = changes.certain("f", published, turned)
+        assert sorted(change.key for change in both) == ["outputs", "pooling"]
+        alone = changes.certain("f", published, turned.model_copy(update={"pooling": "none"}))
+        assert [str(change) for change in alone] == ["outputs was ['vector'], is ['logits', 'vector'] now"]
+
+
+def test_fingerprints_that_differ_in_classes_alone_are_declared_alike(place: Path) -> None:
+    one, other = declared(OWN, place), declared({**OWN, "classes": "imagenet"}, place)
+    assert one != other and one.of_vectors() == other.of_vectors()
+    settings = load(
+        overrides=[f'fingerprints.{name}={{network="{NETWORK}",classes="{name}"}}' for name in ("imagenet", "others")]
+    )
+    with pytest.raises(WrongInput, match="imagenet and others are declared alike"):
+        prepare.check_together(settings, ["imagenet", "others"])

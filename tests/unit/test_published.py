@@ -307,3 +307,48 @@ def test_what_is_not_published(tmp_path: Path) -> None:
 def test_spark_is_not_imported() -> None:
     program = "import sys; from image_similarity.stages.embeddings import published; sys.exit('pyspark' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+# -- classifiers -------------------------------------------------------------------------------------------------------
+
+
+def test_the_classifier_of_a_published_network_is_that_of_its_weights(folder: Path, tmp_path: Path) -> None:
+    declared = NetworkSettings(network="resnet18", weights=(str(tmp_path / "own.pth"),))
+    torch.save(networks.untrained_state("resnet18", 0), tmp_path / "own.pth")
+    snapshot, before = published_as(tmp_path / "warehouse", declared)
+    after = published.classifier_of(snapshot, "tiny", published.declared_of(snapshot, "tiny"), HTTP)
+    assert after.classifier is not None and before.classifier is not None and after.reason == ""
+    assert after.classifier.key == before.classifier.key and after.classifier.classes == before.classifier.classes
+    vectors = before.load("cpu", batch=2)(pictures(224))
+    np.testing.assert_array_equal(after.classifier.logits(vectors), before.classifier.logits(vectors))
+    (tmp_path / "few.txt").write_text("cat\ndog\n")
+    with pytest.raises(WrongInput, match="few.txt has 2 classes, but the weights tell 1,000 apart"):
+        few = declared.model_copy(update={"classes": str(tmp_path / "few.txt")})
+        published.classifier_of(snapshot, "tiny", few, HTTP)
+    torch.save(networks.untrained_state("resnet18", 1), tmp_path / "own.pth")
+    with pytest.raises(WrongInput, match="are not those of the collection .key .*; published: key "):
+        published.classifier_of(snapshot, "tiny", declared, HTTP)
+
+
+def test_a_published_programs_classes_need_no_program(tmp_path: Path) -> None:
+    file = programs.save(tmp_path / "own.pt2", side=32, module=programs.Classifying())
+    (tmp_path / "four.txt").write_text("\n".join(programs.CLASSES))
+    declared = ExportedSettings(
+        kind="exported", weights=(str(file),), outputs=("vector", "logits"), classes=str(tmp_path / "four.txt")
+    )
+    snapshot, before = published_as(tmp_path / "warehouse", declared)
+    file.unlink()
+    after = published.classifier_of(snapshot, "tiny", published.declared_of(snapshot, "tiny"), HTTP)
+    assert after.classifier and before.classifier and after.classifier.key == before.classifier.key
+    assert after.classifier.classes == programs.CLASSES and not after.classifier.from_vectors
+
+
+def test_why_a_published_fingerprint_has_no_classifier(tmp_path: Path) -> None:
+    snapshot, _ = published_as(tmp_path / "untrained", NETWORK)
+    trained_or_not = NETWORK.model_copy(update={"weights": ("gone.pth", "untrained")})
+    assert "untrained" in published.classifier_of(snapshot, "tiny", trained_or_not, HTTP).reason
+    file = programs.save(tmp_path / "own.pt2", side=32, module=programs.Classifying())
+    declared = ExportedSettings(kind="exported", weights=(str(file),))
+    snapshot, _ = published_as(tmp_path / "program", declared)
+    now = declared.model_copy(update={"outputs": ("vector", "logits"), "classes": "imagenet"})
+    assert "embeddings.recheck=always" in published.classifier_of(snapshot, "tiny", now, HTTP).reason
