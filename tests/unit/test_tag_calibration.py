@@ -121,6 +121,13 @@ def test_wider_labels_are_guessed_in_their_own_words() -> None:
     assert as_beagle.by_coverage[0].threshold == pytest.approx(0.5, abs=1e-2) and as_beagle.accuracy == 1
 
 
+def test_of_several_wider_labels_the_narrowest_is_guessed() -> None:
+    scores = of_imagenet(*[{"beagle": 0.5, "basset": 0.3, "pug": 0.1}] * 3)
+    for labels, probability in ((["dog", "hound", "animal"], 0.8), (["animal", "beagle", "dog"], 0.5)):
+        result = measured(scores, IMAGENET, labels, 0.95, 1.0)
+        assert [point.threshold for point in result.by_coverage] == [pytest.approx(probability, abs=0.01)]
+
+
 def test_a_tag_above_the_label_is_right_and_one_beside_it_is_not() -> None:
     scores = of_imagenet({"beagle": 0.3, "basset": 0.3}, {"tabby": 0.3, "tiger cat": 0.3}, {"teapot": 0.2})
     result = measured(scores, IMAGENET, ["beagle", "n02088364", "coffeepot"], 0.5, 1.0)

@@ -141,7 +141,7 @@ def expected_calibration_error(confidence: Floats, right: Bools) -> float:
     """
     if not len(confidence):
         return float("nan")
-    edges = np.quantile(confidence, np.linspace(0, 1, BINS + 1)[1:-1], method="inverted_cdf")
+    edges = np.quantile(confidence, np.linspace(0, 1, BINS + 1)[1:-1])
     bins = np.searchsorted(edges, confidence)
     gaps = np.bincount(bins, confidence - right, minlength=BINS)
     return float(np.abs(gaps).sum() / len(confidence))
