@@ -351,11 +351,11 @@ def _summarise(job: Job, counts: Mapping[str, Any], remedy: str) -> None:
     lines = [f"tag_images {job.slot}: {described(counts)}, in {job.seconds:.1f} s"]
     if counts["most_frequent"]:
         tags = ", ".join(f"{printable(tag)} {images:,}" for tag, images in counts["most_frequent"].items())
-        lines.append(f"  most frequent of {counts['different_tags']:,} different tags: {tags}")
+        lines.append(f"most frequent of {counts['different_tags']:,} different tags: {tags}")
     else:
-        lines.append(f"  no class has a probability of {_threshold(job)} or more in any image (--threshold)")
+        lines.append(f"no class has a probability of {_threshold(job)} or more in any image (--threshold)")
     if "calibration" in counts:
-        lines += [f"  {line}" for line in _measured(counts["calibration"])]
+        lines += _measured(counts["calibration"])
     job.say(*lines)
 
 
