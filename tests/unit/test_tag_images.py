@@ -146,6 +146,7 @@ def test_nothing_that_was_kept_is_refused_with_what_to_do(place: Place, contents
         and "embed_images --fingerprint net --set embeddings.recheck=always" in told
     )
     assert open_snapshot(place.warehouse.uri).slots("tags") == {}
+    assert place.run("--where-possible") == 0
     assert not list(Path(place.warehouse.uri, "tags").glob("run_id=*")), "what was written is removed"
 
 
