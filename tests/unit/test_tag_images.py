@@ -190,6 +190,8 @@ def test_a_fingerprint_that_gives_no_tags_is_no_fault_where_that_is_said(place: 
     place.monkeypatch.setattr(published_classifiers, "prepared", refused)
     assert place.run() == 2
     assert "error: fingerprint net has no classifier: untrained" in capsys.readouterr().err and place.rows()
+    place.monkeypatch.setattr(published_classifiers, "why_none", lambda *_: "untrained")
+    assert place.run("--where-possible", "--dry-run") == 0 and place.rows(), "a plan changes nothing"
     assert place.run("--where-possible") == 0
     told = capsys.readouterr().out
     assert "no tags: fingerprint net has no classifier" in told and "not published any more" in told

@@ -103,24 +103,30 @@ def run(application: Application, fingerprint: str | None = None, where_possible
 def _tag(job: Job) -> None:
     with job.step("plan"):
         early.runs_of(job.base_snapshot, "embeddings", job.slot, "embed_images")
-        published_classifiers.check(job.base_snapshot, job.settings, job.slot, _classes(job))
+        published_classifiers.check(job.base_snapshot, job.settings, job.slot, _own(job, "classes"))
         images = _images(job)
         runner, because = _runner(job, images)
         labels = _labels(job)
     job.plan(*_plan(job, images, runner, because, labels))
     with job.step("prepare the classifier"):
-        prepared = published_classifiers.prepared(job, _classes(job), getattr(job.arguments, "weights", None))
+        prepared = published_classifiers.prepared(job, _own(job, "classes"), _own(job, "weights"))
     with job.warehouse.scratch(job.run_id) as scratch:
         _Tagging(job, images, prepared, runner, because, labels, scratch).run()
 
 
-def _classes(job: Job) -> str | None:
-    return getattr(job.arguments, "classes", None)
+def _own(job: Job, flag: str) -> Any:
+    """What a flag of this job says; None in a pipeline, whose flags may be called so, too."""
+    return getattr(job.arguments, flag) if hasattr(job.arguments, "where_possible") else None
 
 
 def _images(job: Job) -> int:
     """How many images have a vector. Raises `NoTags` if none has."""
-    if images := int(job.base_snapshot.dataset("embeddings", job.slot).count_rows()):
+    published = job.base_snapshot
+    if job.warehouse.local_root is not None:
+        images = int(published.dataset("embeddings", job.slot).count_rows())
+    else:  # `dataset` might hold all files in memory
+        images = sum(map(len, published.batches("embeddings", job.slot, ["fingerprint_key"])))
+    if images:
         return images
     raise NoTags(f"no image has a vector by {job.slot}: there is nothing to tag")
 
@@ -143,7 +149,7 @@ def _runner(job: Job, images: int) -> tuple[str, str]:
 def _labels(job: Job) -> "Labels | None":
     from image_similarity.stages.tags import labels
 
-    attribute = getattr(job.arguments, "label", None)
+    attribute = _own(job, "label")
     return labels.read(job.base_snapshot, attribute) if attribute is not None else None
 
 
@@ -163,7 +169,7 @@ def _withdraw(job: Job, reason: str) -> None:
     """Says why there are no tags. Those of vectors that were replaced are unpublished."""
     earlier = job.base_snapshot.run_ids("tags", job.slot)
     job.say(f"tag_images {job.slot}: no tags: {reason}", event="note")
-    if not earlier:
+    if not earlier or job.arguments.dry_run:
         return
     job.application.begin()
     job.publish(replace={}, remove={"tags": [job.slot]}, inputs={}, counts={"images": 0}, used={"no_tags": reason})
@@ -318,7 +324,7 @@ class _Tagging:
                 "tags": job.settings.tags.model_dump(),
                 "fingerprint_key": self.prepared.key,
                 "classifier": {"key": classifier.key, "classes": len(classifier.classes)},
-                "label": getattr(job.arguments, "label", None),
+                "label": _own(job, "label"),
                 "runner": {"chosen": self.runner, "because": self.because},
             },
         )
