@@ -119,16 +119,24 @@ def test_a_pipeline_tags_where_the_fingerprint_has_a_classifier(
     draw(tmp_path / "pictures", range(PICTURES))
     arguments = ["--images", str(tmp_path / "pictures"), "--warehouse", str(tmp_path / "w")]
     mine = ["--network", "resnet18", "--weights", str(weights), "--fingerprint", "mine"]
-    both = [*mine, "--fingerprint", "tiny", "--set", f"fingerprints.tiny={TINY}"]
+    headless = tmp_path / "headless.pth"
+    torch.save(
+        {name: value for name, value in untrained_state("squeezenet1_1", 0).items() if "features" in name}, headless
+    )
+    none = f'{{network="squeezenet1_1",weights="{headless}"}}'
+    both = [*mine, "--fingerprint", "tiny", "--set", f"fingerprints.tiny={TINY}", "--set", "groups.enabled=false"]
+    both += ["--fingerprint", "none", "--set", f"fingerprints.none={none}"]
     assert main(run_pipeline, [*arguments, *both], spark) == 0
     told = capsys.readouterr().out
     assert f"of {PICTURES} images have a tag" in told
     assert "tag_images tiny: no tags: fingerprint tiny has no classifier" in told
+    assert "tag_images none: no tags: fingerprint none has no classifier: weights " in told
+    assert told.count("images by the classifier of") == 1, "where there is none, one line says so"
     published = open_snapshot(str(tmp_path / "w"))
     assert list(published.slots("tags")) == ["mine"]
     assert {row["image_id"] for row in published.table("tags").to_pylist()} == {f"{n}.jpg" for n in range(PICTURES)}
     jobs = [run.job for run in published.runs.values()]
-    assert jobs.index("tag_images") < jobs.index("group_images")
+    assert jobs.index("embed_images") < jobs.index("tag_images") < jobs.index("find_neighbours")
     untrained = ["--network", "resnet18", "--weights", "untrained", "--fingerprint", "mine", "--replace-fingerprint"]
     untrained += ["--set", "fingerprints.mine.seed=3", "--set", "groups.enabled=false"]
     assert main(run_pipeline, [*arguments, *untrained, "--set", "tags.enabled=false"], spark) == 0

@@ -79,6 +79,13 @@ def _without(published: Snapshot, settings: Settings, name: str, because: str) -
 # -- made ready --------------------------------------------------------------------------------------------------------
 
 
+def check_embedded_by(job: Job) -> None:
+    """Raises `NoTags` where this application has embedded by the fingerprint of ``job``, and it has no classifier."""
+    classifier, because = _embedded_by(job, job.slot)
+    if classifier is None and because is not None:
+        raise NoTags(_without(job.base_snapshot, job.settings, job.slot, because))
+
+
 def prepared(job: Job, classes: str | None = None, weights: str | None = None) -> Prepared:
     """The classifier of the published fingerprint that is the slot of ``job``.
 

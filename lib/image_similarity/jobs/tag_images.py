@@ -105,6 +105,7 @@ def _tag(job: Job) -> None:
         early.runs_of(job.base_snapshot, "embeddings", job.slot, "embed_images")
         published_classifiers.check(job.base_snapshot, job.settings, job.slot, _own(job, "classes"))
         images = _images(job)
+        published_classifiers.check_embedded_by(job)
         runner, because = _runner(job, images)
         labels = _labels(job)
     job.plan(*_plan(job, images, runner, because, labels))
