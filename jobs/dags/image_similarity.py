@@ -1,9 +1,11 @@
 """Airflow DAGs that keep collections of images current: one for each ``[collections.NAME]`` of ``conf/airflow.toml``.
 
     build_manifest >> embed_images >> find_neighbours >> audit_neighbours >> group_images >> render_gallery
+                      embed_images >> tag_images                          >> group_images
 
-``group_images`` has a task for each kind, near-duplicates and similar. Where a collection has a folder of ``incoming``
-pictures, ``search_images`` is last: it says which of them the collection has already.
+``group_images`` has a task for each kind, near-duplicates and similar; tags are there before it labels groups. Where a
+collection has a folder of ``incoming`` pictures, ``search_images`` is last: it says which of them the collection has
+already.
 
 Each task submits one job with Airflow's run id as ``--run-id``, so that a task that is tried again repeats nothing that
 it has published. What it publishes is an Asset, ``image_similarity/<collection>/<table>``. This file imports Airflow
@@ -28,7 +30,10 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Path(os.environ.get("IMAGE_SIMILARITY_AIRFLOW") or ROOT / "conf" / "airflow.toml")
-JOBS = ("build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery")
+JOBS = (
+    *("build_manifest", "embed_images", "tag_images", "find_neighbours", "audit_neighbours", "group_images"),
+    "render_gallery",
+)
 SEARCH = "search_images"
 INCOMING = "incoming"
 """What its queries are called."""
@@ -110,6 +115,7 @@ class Collection:
     settings: str = "conf/cluster.toml"
     set: list[str] = field(default_factory=list)
     fingerprints: list[str] = field(default_factory=list)
+    tags: bool = True
     groups: bool = True
     incoming: str = ""
     incoming_report: str = ""
@@ -278,12 +284,13 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
     ]
     common += [part for one in collection.set for part in ("--set", one)]
     common += ["--keep-runs", str(collection.keep_runs)] if collection.keep_runs else []
-    names = ("manifest", "embeddings", "neighbours", "groups", "matches")
+    names = ("manifest", "embeddings", "tags", "neighbours", "groups", "matches")
     tables = {table: f"{collection.warehouse}/{table}" for table in names}
+    wanted = {"tags": collection.tags, "groups": collection.groups, "matches": bool(collection.incoming)}
     assets = {
         table: Asset(name=f"image_similarity/{name}/{table}", uri=_uri(place))
         for table, place in {**tables, "gallery": collection.gallery}.items()
-        if place and (table != "groups" or collection.groups) and (table != "matches" or collection.incoming)
+        if place and wanted.get(table, True)
     }
 
     def task(job: str, *arguments: str, publishes: str = "", suffix: str = "", **how: Any) -> JobOperator:
@@ -315,6 +322,9 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
             for kind in (KINDS if collection.groups else ())
         ]
         chain(embed, find, audit, *grouped, *galleries)
+        if collection.tags:  # a fingerprint without classifier ends it well, with one line
+            tag = task("tag_images", *flag, "--where-possible", publishes="tags", suffix=suffix)
+            chain(embed, tag, *[*grouped, *galleries][:1])
         if flag in flags[:1] or not flags:  # by this one it searches
             chain((galleries or grouped or [audit])[-1], *search)
 

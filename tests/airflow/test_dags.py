@@ -11,9 +11,10 @@ from scheduling import ROOT, Airflow
 
 DAG_FILE = ROOT / "jobs" / "dags" / "image_similarity.py"
 JOBS = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery"]
+TAGGING = "tag_images"
 GROUPING = ["group_images_near-duplicates", "group_images_similar"]
 CHAIN = [*JOBS[:4], *GROUPING, JOBS[5]]
-"""The tasks of a collection."""
+"""The tasks of a collection, one after the other. `TAGGING` is beside them."""
 GOOD = """
 retries = 3
 [spark]
@@ -42,6 +43,7 @@ images = "s3://bucket/photos"
 warehouse = "s3://bucket/tables"
 start = 2026-02-03T04:00:00+02:00
 groups = false
+tags = false
 """
 )
 INCOMING = (
@@ -53,7 +55,7 @@ FAULTS = {
         GOOD.replace("schedule =", "shedule ="),
         "collections.art.shedule is unknown; known are images, warehouse, start, gallery, schedule, keep_runs, "
         "settings, set, "
-        "fingerprints, groups, incoming, incoming_report",
+        "fingerprints, tags, groups, incoming, incoming_report",
     ),
     "a missing key": (
         GOOD.replace('images = "/images/{{ ds }}"', ""),
@@ -77,7 +79,7 @@ FAULTS = {
     ),
     "a job that is none": (
         GOOD.replace("jobs.embed_images", "jobs.embed"),
-        f"jobs.embed is no job; jobs are {', '.join([*JOBS, 'search_images'])}",
+        f"jobs.embed is no job; jobs are {', '.join([*JOBS[:2], TAGGING, *JOBS[2:], 'search_images'])}",
     ),
     "a place that depends on the machine": (
         GOOD.replace('"/images/{{ ds }}"', '"images"'),
@@ -145,7 +147,10 @@ def test_a_collection_is_a_dag_with_one_run_at_a_time(art: Any, parsed: dict[str
 
 def test_its_tasks_submit_the_jobs_one_after_the_other(art: Any, dist: Path) -> None:
     tasks = art["tasks"]
-    assert {name: task["after"] for name, task in tasks.items()} == dict(zip(CHAIN, [[], *([job] for job in CHAIN)]))
+    after = dict(zip(CHAIN, [[], *([job] for job in CHAIN)]))
+    after |= {TAGGING: ["embed_images"], GROUPING[0]: ["audit_neighbours", TAGGING]}
+    assert {name: sorted(task["after"]) for name, task in tasks.items()} == after
+    assert tasks[TAGGING]["application_args"][0] == "--where-possible"
     for name, task in tasks.items():
         job = "group_images" if name in GROUPING else name
         assert task["is_submission"] and task["application"] == str(dist / "jobs" / f"{job}.py")
@@ -177,6 +182,7 @@ def test_what_is_published_is_an_asset(art: Any) -> None:
     assert {name: uri for assets in published for name, uri in assets.items()} == {
         "image_similarity/art/manifest": "file:///tables/art%20%231/manifest",
         "image_similarity/art/embeddings": "file:///tables/art%20%231/embeddings",
+        "image_similarity/art/tags": "file:///tables/art%20%231/tags",
         "image_similarity/art/neighbours": "file:///tables/art%20%231/neighbours",
         "image_similarity/art/groups": "file:///tables/art%20%231/groups",
         "image_similarity/art/gallery": "s3://pages/art",
@@ -198,12 +204,16 @@ def test_several_fingerprints_and_collections(parsed: dict[str, Any]) -> None:
         for job, before in (
             (f"find_neighbours_{name}", "embed_images"),
             (f"audit_neighbours_{name}", f"find_neighbours_{name}"),
-            (f"group_images_near-duplicates_{name}", f"audit_neighbours_{name}"),
+            (f"tag_images_{name}", "embed_images"),
+            (f"group_images_near-duplicates_{name}", f"audit_neighbours_{name} tag_images_{name}"),
             (f"group_images_similar_{name}", f"group_images_near-duplicates_{name}"),
         ):
-            assert tasks[job]["application_args"][:2] == ["--fingerprint", name] and tasks[job]["after"] == [before]
+            assert (
+                tasks[job]["application_args"][:2] == ["--fingerprint", name]
+                and sorted(tasks[job]["after"]) == before.split()
+            )
     photos = dags["image_similarity_photos"]
-    assert list(photos["tasks"]) == CHAIN[:4], "neither groups nor a gallery were asked for"
+    assert list(photos["tasks"]) == CHAIN[:4], "neither tags nor groups nor a gallery were asked for"
     assert (photos["schedule"], photos["start"]) == (None, "2026-02-03 02:00:00+00:00")
 
 

@@ -4,14 +4,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
 from pyspark.sql import SparkSession
 
 from crawler import crawl
-from image_similarity.jobs import (
-    run_pipeline,
-)
+from image_similarity.fingerprints.networks import untrained_state
+from image_similarity.jobs import build_manifest, embed_images, run_pipeline, tag_images
 from image_similarity.jobs.command_line import main
-from processes import tables
+from processes import name_of, tables
 
 
 def test_machines_do_not_have_the_library(bare_python: Path) -> None:
@@ -44,3 +44,18 @@ def test_the_same_tables_as_one_machine(
     assert tables(tmp_path / "w") == here
     found = crawl(tmp_path / "gallery")
     assert found.dead == [] and sum(path.parent.parent.name == "images" for path in found.pages) == 41
+
+
+def test_the_same_tags_as_one_machine(submit: Any, spark: SparkSession, pictures: Path, tmp_path: Path) -> None:
+    """A last layer goes to the workers, and needs no weights there."""
+    torch.save(dict(untrained_state("resnet18", 0)), tmp_path / "mine.pth")
+    mine = ["--network", "resnet18", "--weights", str(tmp_path / "mine.pth"), "--fingerprint", "mine"]
+    lenient = ["--set", "embeddings.max_failed_fraction=0.1"]
+    steps = [(build_manifest, ["--images", str(pictures)]), (embed_images, [*mine, *lenient])]
+    for job, arguments in steps:
+        submit(name_of(job), "--warehouse", tmp_path / "w", *arguments)
+        assert main(job, ["--warehouse", str(tmp_path / "local"), *arguments], session=spark) == 0
+    submit("tag_images", "--warehouse", tmp_path / "w", "--fingerprint", "mine", "--set", "tags.runner=spark")
+    assert main(tag_images, ["--warehouse", str(tmp_path / "local"), "--fingerprint", "mine"], session=spark) == 0
+    tags = tables(tmp_path / "w")["tags"]
+    assert len(tags) >= 3 * 41 and tags == tables(tmp_path / "local")["tags"]

@@ -31,6 +31,7 @@ from image_similarity.jobs import (
     run_pipeline,
     same_way,
     search_images,
+    tag_images,
 )
 from image_similarity.jobs.command_line import main
 from image_similarity.runtime.session import scratch_folders
@@ -136,6 +137,13 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     "two flags that contradict": (restore_runs, ["--warehouse", "empty", "--rebuild", "--to", "x"], "takes no --to"),
     "nothing to audit": (audit_neighbours, ["--warehouse", "new"], "no neighbours 'vgg16-fc2/cosine'"),
     "nothing to group": (group_images, ["--warehouse", "new"], "no neighbours 'vgg16-fc2/cosine'"),
+    "nothing to tag": (tag_images, ["--warehouse", "new"], "no embeddings 'vgg16-fc2'"),
+    "classes in a file that is not there": (
+        tag_images,
+        ["--warehouse", "new", "--classes", "lists.csv"],
+        "no such file: ",
+    ),
+    "a tag that is more than certain": (tag_images, ["--threshold", "1.5"], "--threshold 1.5: "),
     "a limit that cannot be": (
         group_images,
         ["--limit", "1.5"],
@@ -230,6 +238,7 @@ READERS: dict[Any, list[str]] = {
     find_neighbours: COLOURS,
     audit_neighbours: [],
     group_images: [],
+    tag_images: [],
     render_gallery: ["--gallery", "g"],
     compare_fingerprints: ["--report", "r"],
     search_images: ["--images", "pictures"],

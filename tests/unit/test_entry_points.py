@@ -20,6 +20,7 @@ SHARED = (
     "group_sources",
     "job",
     "neighbour_runners",
+    "published_classifiers",
     "query_embedding",
     "same_way",
     "search_report",

@@ -16,6 +16,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "download-images": "fetches the pictures of a catalogue of addresses",
         "build-manifest": "lists the images of a folder, a glob or a list",
         "embed-images": "turns images into vectors",
+        "tag-images": "says what is in each image, where it is sure enough",
         "find-neighbours": "finds the most similar and the most dissimilar images of each",
         "group-images": "groups what is the same picture again, or belongs together",
         "render-gallery": "makes the pages",

@@ -1,4 +1,4 @@
-"""images -> manifest -> embeddings -> neighbours -> groups -> gallery, in one Spark application."""
+"""images -> manifest -> embeddings -> tags, neighbours -> groups -> gallery, in one Spark application."""
 
 import argparse
 import hashlib
@@ -23,6 +23,7 @@ from image_similarity.jobs import (
     find_neighbours,
     group_images,
     render_gallery,
+    tag_images,
 )
 from image_similarity.jobs.job import Application, work_on
 from image_similarity.pages import captions
@@ -74,6 +75,7 @@ def run(application: Application) -> None:
         steps = [
             "list the images",
             f"embed them as {', '.join(names)}",
+            *(["tag them, where the fingerprint has a classifier"] if application.settings.tags.enabled else []),
             "compare all pairs",
             *([f"group images: {' and '.join(group_images.KINDS)}"] if _groups(application) else []),
             *([f"render the gallery {gallery.uri}"] if gallery else []),
@@ -90,6 +92,8 @@ def run(application: Application) -> None:
         gallery.begin()  # fails before hours of work if the folder cannot be written
     embed_images.run(application)
     for name in names:
+        if application.settings.tags.enabled:
+            tag_images.run(application, name, where_possible=True)
         find_neighbours.run(application, name)
         for kind in group_images.KINDS if _groups(application) else ():
             group_images.run(application, name, kind)
@@ -146,6 +150,8 @@ def _totals(application: Application, fingerprint: str) -> Iterator[tuple[str, s
     failures: Counter[str] = sum((Counter(run.counts.get("failures", {})) for run in finished), Counter())
     yield "failed", ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
     for run in finished:
+        if run.name == "tag_images" and run.slot == fingerprint and run.counts["images"]:
+            yield "tags", tag_images.described(run.counts)
         if run.name == "group_images" and run.slot.startswith(f"{fingerprint}/"):
             yield "groups", group_images.described(run.counts, run.slot.rpartition("/")[2])
     if copies := _copies(application, fingerprint):

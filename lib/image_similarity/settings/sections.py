@@ -301,6 +301,11 @@ class TagsSettings(Section):
     keep: Annotated[int, Field(ge=1, le=64)] = 3
     """Most probable classes kept for each image, accepted or not. Accepted parents are kept besides them."""
 
+    runner: Literal["auto", "spark", "process"] = "auto"
+    """What tags. ``process``: the job's own process, without starting Spark or Java; the warehouse must be on this
+    machine. ``auto``: that process, where it can and there are at most 1,000,000 images, and Spark otherwise. The rows
+    are the same."""
+
 
 class GallerySettings(Section):
     """``[gallery]``: the pages that show results."""
