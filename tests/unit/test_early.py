@@ -261,6 +261,7 @@ def test_a_place_to_read_that_is_no_warehouse(job: Any, place: Path, capsys: Any
     (place / "w").rename(demo / "samples-warehouse")
     missing = demo / "sample-warehouse"
     assert f"no such folder: {missing}; did you mean samples-warehouse?" in told("demo/sample-warehouse")
+    assert f"--warehouse {missing}: no such folder; did you mean samples-warehouse?" in told(str(missing))
     assert "pictures: this is no warehouse (there are a.jpg)" in told("pictures")
     meant = f"; did you mean {demo / 'samples-warehouse'}?"
     assert f"this is no warehouse (there are samples-warehouse){meant}" in told("demo")

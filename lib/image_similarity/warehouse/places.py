@@ -37,10 +37,14 @@ def fault_of_address(uri: str) -> str | None:
 
 
 def fault_of_missing(uri: str) -> str | None:
-    """That the local folder ``uri`` is not there, with near names; None if it is, or is elsewhere."""
+    """That the local folder ``uri`` is not there, with near names; None if it is, or is elsewhere.
+
+    Of a relative ``uri`` it says which folder that is from here.
+    """
     if not uris.is_local(uri) or os.path.isdir(path := uris.absolute(uri)):
         return None
-    return f"no such folder: {path}{near_files(path)}"
+    where = "" if path == uri.rstrip("/") else f": {path}"
+    return f"no such folder{where}{near_files(path)}"
 
 
 def fault_of_content(folder: str) -> str | None:
