@@ -224,12 +224,15 @@ def test_a_classifier_changes_neither_key_nor_file_where_logits_follow(folder: P
     assert without.spec.key == with_one.spec.key and without.file.stat().st_size == size
 
 
-def test_the_classifiers_key_tells_its_parameters_and_not_its_names(folder: Path, tmp_path: Path) -> None:
-    state = dict(torch.load(folder / "resnet18.pth"))
-    torch.save({**state, "fc.bias": state["fc.bias"] + 1}, tmp_path / "resnet18.pth")
+@pytest.mark.parametrize("network, bias", [("resnet18", "fc.bias"), ("squeezenet1_1", "classifier.1.bias")])
+def test_the_classifiers_key_tells_its_parameters_and_not_its_names(
+    network: str, bias: str, folder: Path, tmp_path: Path
+) -> None:
+    state = dict(torch.load(folder / f"{network}.pth"))
+    torch.save({**state, bias: state[bias] + 1}, tmp_path / f"{network}.pth")
     (tmp_path / "names.txt").write_text("\n".join(f"class {index}" for index in range(1000)))
-    one, other = prepared_of(folder, "resnet18"), prepared_of(tmp_path, "resnet18")
-    named = prepared_of(folder, "resnet18", classes=str(tmp_path / "names.txt"))
+    one, other = prepared_of(folder, network), prepared_of(tmp_path, network)
+    named = prepared_of(folder, network, classes=str(tmp_path / "names.txt"))
     assert one.classifier and other.classifier and named.classifier
     assert one.spec.key == other.spec.key == named.spec.key
     assert one.classifier.key == named.classifier.key != other.classifier.key
