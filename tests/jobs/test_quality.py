@@ -12,8 +12,10 @@ from PIL import Image
 from image_similarity.errors import JobFailed
 from image_similarity.imaging import decoding, quality
 from image_similarity.jobs import build_manifest, clean_warehouse, embed_images, restore_runs
-from image_similarity.jobs.job import Job
+from image_similarity.warehouse.records import Record
+from image_similarity.warehouse.schemas import QUALITY
 from image_similarity.warehouse.snapshot import POINTER
+from image_similarity.warehouse.warehouse import Warehouse
 from processes import ask
 
 Run = Any
@@ -190,17 +192,22 @@ def test_another_fingerprints_job_that_publishes_meanwhile_is_no_conflict(
 ) -> None:
     by_process.embed(fingerprints=("edges",))
     draw(by_process.pictures / "new.png", 9)
-    check = embed_images._may_publish_quality
+    write_record, published = Warehouse.write_record, list[Record]()
 
-    def meanwhile(job: Job) -> bool:
-        if job.slot == "colours":
-            by_process.embed(fingerprints=("edges",))
-        return check(job)
+    def meanwhile(warehouse: Warehouse, record: Record) -> None:
+        write_record(warehouse, record)  # the last step before the pointer is replaced
+        if (record.job, record.slot) == ("embed_images", "colours"):
+            published.append(record)
+            if len(published) == 1:
+                by_process.embed(fingerprints=("edges",))
 
-    monkeypatch.setattr(embed_images, "_may_publish_quality", meanwhile)
-    by_process.embed(fingerprints=("colours",))
+    with monkeypatch.context() as patched:
+        patched.setattr(Warehouse, "write_record", meanwhile)
+        by_process.embed(fingerprints=("colours",))
+    assert [QUALITY in record.replaced for record in published] == [True, False]
     assert "another job published quality meanwhile" in capsys.readouterr().out
-    monkeypatch.undo()
+    unpublished = by_process.warehouse / QUALITY / f"run_id={published[-1].run_id}"
+    assert not unpublished.exists()
     assert by_process.images == sorted([*DECODED, "new.png"])
     by_process.embed(fingerprints=("colours",))
     assert by_process.images == sorted([*DECODED, "new.png"])

@@ -23,6 +23,7 @@ from image_similarity.storage import disk_space
 from image_similarity.warehouse import retention
 from image_similarity.warehouse.schemas import CLASS_SCORES, QUALITY, VECTORS
 from image_similarity.warehouse.snapshot import Snapshot
+from image_similarity.warehouse.warehouse import Conflict
 from image_similarity.warehouse.workspace import STATE
 
 if TYPE_CHECKING:
@@ -259,11 +260,31 @@ def folder_for_workers() -> Path:
 
 
 def _publish(embedding: Embedding, written: runners.Written) -> None:
-    job, counts = embedding.job, written.counts
+    """Publishes the slots of one fingerprint, and ``quality`` if it was measured.
+
+    That another fingerprint's job has published ``quality`` since this one began is no reason to fail: the numbers stay
+    in their checkpoints.
+    """
+    if not written.is_measured:
+        _publish_slots(embedding, written.counts)
+        return
+    job = embedding.job
+    try:
+        _publish_slots(embedding, written.counts, with_quality=True)
+        job.forget_state(runners.MEASUREMENTS)
+    except Conflict as conflict:
+        if conflict.table != QUALITY:
+            raise
+        _publish_slots(embedding, written.counts)
+        job.warehouse.remove(QUALITY, job.run_id)
+        note("another job published quality meanwhile: the next embed_images adds what this one has measured")
+
+
+def _publish_slots(embedding: Embedding, counts: Mapping[str, Any], with_quality: bool = False) -> None:
+    job = embedding.job
     used = prepare.record(job.slot, _declared(job), embedding.prepared)
     replace = {"embeddings": {job.slot: job.run_id}, "failures": {job.slot: job.run_id}}
-    is_measured = written.is_measured and _may_publish_quality(job)
-    if is_measured:
+    if with_quality:
         replace[QUALITY] = {"": job.run_id}
         used["quality"] = job.settings.quality.model_dump()
     append = {VECTORS: {embedding.key: job.run_id}} if counts["vectors_added"] else {}
@@ -277,20 +298,6 @@ def _publish(embedding: Embedding, written: runners.Written) -> None:
         used={**used, "embeddings": job.settings.embeddings.model_dump()},
     )
     job.forget_state(embedding.state)  # all checkpoints are in the vector store now
-    if is_measured:
-        job.forget_state(runners.MEASUREMENTS)
-
-
-def _may_publish_quality(job: Job) -> bool:
-    """Whether no job with another fingerprint has published ``quality`` since this one began.
-
-    That is no reason to fail. What this run measured stays in its checkpoints.
-    """
-    if job.warehouse.current().runs(QUALITY) == job.base_snapshot.run_ids(QUALITY):
-        return True
-    job.warehouse.remove(QUALITY, job.run_id)
-    note("another job published quality meanwhile: the next embed_images adds what this one has measured")
-    return False
 
 
 def parts(counts: Mapping[str, Any], failed: int, failed_before: int) -> list[str]:

@@ -44,6 +44,14 @@ if TYPE_CHECKING:
 VIEWS = "views.sql"
 
 
+class Conflict(JobFailed):
+    """Another job has published a slot of ``table`` since this one began."""
+
+    def __init__(self, table: str, message: str):
+        super().__init__(message)
+        self.table = table
+
+
 class Warehouse:
     """One warehouse, accessed through one Spark session, which is started when Spark itself reads or writes.
 
@@ -178,7 +186,7 @@ class Warehouse:
         """Makes runs current by one replacement of the pointer, and unpublishes the slots ``remove``, all or nothing.
 
         ``base`` is the pointer that the job began with. If another job has published one of the slots in ``replace``
-        or ``remove`` since then, nothing changes, and ``JobFailed`` says which slot. The same holds for ``append``,
+        or ``remove`` since then, nothing changes, and ``Conflict`` says which slot. The same holds for ``append``,
         because two jobs may have added the same vectors; but not for ``runs``, to which all jobs append.
         """
         path = f"{self.uri}/{POINTER}"
@@ -252,7 +260,8 @@ class Warehouse:
 def _check_same(base: Pointer, now: Pointer, table: str, slot: str) -> None:
     if now.runs(table, slot) != base.runs(table, slot):
         other = ", ".join(now.runs(table, slot)) or "nothing"
-        raise JobFailed(
+        raise Conflict(
+            table,
             f"another job published {table} {slot or '(whole table)'} while this one ran (now: {other}); "
-            "nothing of this run was published: run it again"
+            "nothing of this run was published: run it again",
         )
