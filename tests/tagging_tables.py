@@ -33,7 +33,9 @@ CLASSES = [
 CRANES: Sequence[tuple[str, str | None]] = (("crane", "n02012849"), ("crane", "n03126707"))
 THRESHOLD = 0.5
 CONTROL = f"{SCRIPT}\x01\ufffe"
-COUNTS = dict.fromkeys(("images", "tagged", "untagged", "without_scores", "different_tags", "rows"), 1)
+COUNTS = dict.fromkeys(
+    ("images", "tagged", "untagged", "without_scores", "logits_not_finite", "different_tags", "rows"), 1
+)
 
 
 def publish(warehouse: Path, fingerprint: str, tags: Mapping[str, Sequence[Tag]], **record: Any) -> str:

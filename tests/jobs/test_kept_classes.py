@@ -100,13 +100,11 @@ ANOTHER, ALWAYS = "vector, other, logits", ("--set", "embeddings.recheck=always"
 
 
 def test_classes_are_kept_by_content(collection: Collection, capsys: Any) -> None:
-    """Copies and images of another name have those of their content. Logits that are not finite leave no row."""
+    """Copies and images of another name have those of their content."""
     collection.draw("copy.png", COLOURS["red.png"])
-    collection.draw("black.png", (0, 0, 0))
     collection.embed()
     assert collection.classes == {"blue.png": BLUE, "copy.png": RED, "green.png": GREEN, "red.png": RED}
-    assert collection.told() == (3, 1, 1)
-    assert "classes: of 1 images the network's logits are not finite: they have no tags" in capsys.readouterr().out
+    assert collection.told() == (3, 0, 0)
     [(logits, rest)] = collection.ask(
         "SELECT logits, rest FROM class_scores WHERE content_sha256 IN "
         "(SELECT content_sha256 FROM embeddings WHERE image_id = 'red.png')"
@@ -120,6 +118,29 @@ def test_classes_are_kept_by_content(collection: Collection, capsys: Any) -> Non
     assert collection.classes == {"copy.png": RED, "green.png": GREEN, "new.png": BLUE, "renamed.png": BLUE}
     assert collection.counts["embedded"] == collection.counts["classes_added"] == 1
     assert collection.ask("SELECT count(*), count(DISTINCT content_sha256) FROM class_scores") == [(4, 4)]
+
+
+def test_images_whose_logits_are_not_finite_are_known_as_such(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """They are told at each run, are never taken for images without classes, and are not embedded again."""
+    with monkeypatch.context() as patched:
+        patched.setattr(embed_images, "_publish", killed)
+        collection.draw("black.png", (0, 0, 0))
+        collection.embed(code=1)
+    collection.draw("copy.png", (0, 0, 0))
+    told = "classes: of 2 images the network's logits are not finite: they have no tags"
+    for added, recheck in ((4, ()), (0, ()), (0, ALWAYS)):
+        capsys.readouterr()
+        collection.embed(*recheck)
+        assert collection.told() == (added, 2, 2) and collection.counts["embedded"] == 0
+        output = capsys.readouterr().out
+        assert told in output and "without this classifier" not in output
+    assert collection.classes["black.png"] == [] and collection.classes["red.png"] == RED
+    assert collection.ask("SELECT logits, rest FROM class_scores WHERE len(classes) = 0") == [([], None)]
+    collection.draw("dark.png", (0, 0, 7))
+    collection.embed()
+    assert collection.told() == (1, 3, 3), "a row is published, though it has no classes"
 
 
 def test_what_was_embedded_without_classes_is_embedded_again_on_request(collection: Collection, capsys: Any) -> None:

@@ -13,7 +13,7 @@ from image_similarity.fingerprints.classifier import Classifier, Head
 from image_similarity.jobs import published_classifiers, tag_images
 from image_similarity.jobs.command_line import main
 from image_similarity.jobs.published_classifiers import Prepared
-from image_similarity.stages.tags.scores import as_batch
+from image_similarity.stages.tags.scores import SCORES, as_batch
 from image_similarity.tagging.scores import kept
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import open_snapshot
@@ -42,6 +42,9 @@ def warehouse(tmp_path: Path) -> Made:
     made.publish("embed_images", "net", {"class_scores": {"k1/c1": scores}}, append={"class_scores": "k1/c1"})
     reversed_logits = -network(True).logits(np.array([vectors[content] for content in known], np.float32))
     others = as_batch(pa.array(list(map(sha256, known)), pa.string()), kept(reversed_logits))
+    unclear = {"content_sha256": sha256("c6"), "classes": [], "logits": [], "rest": None}
+    no_scores = {"k1/c1": pa.Table.from_pylist([unclear], SCORES)}
+    made.publish("embed_images", "net", {"class_scores": no_scores}, append={"class_scores": "k1/c1"})
     other = {"k1/another": pa.Table.from_batches([others])}
     made.publish("embed_images", "net", {"class_scores": other}, append={"class_scores": "k1/another"})
     return made
@@ -78,5 +81,6 @@ def test_both_runners_give_the_same_rows(
     )
     assert 0 < counts[1]["calibration"]["accuracy"] < 1
     missing = 2 if from_vectors else 4
+    assert counts[1]["logits_not_finite"] == 2, "of vectors: c5; of kept classes: c6"
     assert counts[1]["without_scores"] == missing and 0 < counts[1]["tagged"] < IMAGES - missing
     assert not Path(warehouse.uri, "_scratch").exists() or not list(Path(warehouse.uri, "_scratch").iterdir())

@@ -15,7 +15,7 @@ from image_similarity.jobs.command_line import main
 from image_similarity.jobs.published_classifiers import Prepared
 from image_similarity.settings import ExportedSettings, load
 from image_similarity.stages.tags import in_process
-from image_similarity.stages.tags.scores import as_batch
+from image_similarity.stages.tags.scores import SCORES, as_batch
 from image_similarity.tagging.scores import kept
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import SCHEMAS
@@ -62,6 +62,13 @@ class Place:
         scores = as_batch(pa.array(list(map(sha256, contents)), pa.string()), kept(logits))
         table = pa.Table.from_batches([scores])
         self.warehouse.publish("embed_images", "net", {"class_scores": {slot: table}}, append={"class_scores": slot})
+
+    def keep_as_not_finite(self, contents: Iterable[str]) -> None:
+        """As embed_images keeps what has logits that are not finite."""
+        rows = [{"content_sha256": sha256(content), "classes": [], "logits": [], "rest": None} for content in contents]
+        table = pa.Table.from_pylist(rows, SCORES)
+        slots = {"class_scores": {"k1/c1": table}}
+        self.warehouse.publish("embed_images", "net", slots, append={"class_scores": "k1/c1"})
 
     def classify(self, classifier: Any, key: str = "k1") -> None:
         self.monkeypatch.setattr(published_classifiers, "prepared", lambda *_: Prepared(classifier, key))
@@ -174,9 +181,36 @@ def test_logits_that_are_not_finite_are_counted_and_told(place: Place, capsys: A
     assert place.tags() == {"a.jpg": "apple", "c.jpg": None, "z.jpg": "apple"}
     assert place.record().counts["without_scores"] == 2
     told = capsys.readouterr()
-    assert "2 images of net have no tags: of their vectors the classifier makes values that are not finite" in (
+    assert "2 images of net have no tags: of them the classifier makes values that are not finite" in (
         told.out + told.err
     )
+
+
+def test_kept_logits_that_are_not_finite_are_told_apart_from_those_that_were_not_kept(
+    place: Place, capsys: Any
+) -> None:
+    place.embed()
+    place.keep_classes("b")
+    place.keep_as_not_finite("a")
+    place.classify(Identity(from_vectors=False))
+    assert place.run() == 0
+    assert place.tags() == {"b.jpg": "pear"}
+    counts = place.record().counts
+    assert (counts["without_scores"], counts["logits_not_finite"]) == (4, 2)
+    told = capsys.readouterr().out
+    assert "2 images of net have no tags: of them the classifier makes values that are not finite\n" in told
+    assert "2 images of net have no tags: no classes of this classifier were kept when they were embedded" in told
+
+
+@pytest.mark.parametrize("from_vectors", [True, False])
+def test_where_no_logits_are_finite_that_is_the_reason(from_vectors: bool, place: Place, capsys: Any) -> None:
+    """To embed the images again would not help."""
+    place.embed(vectors=dict.fromkeys(VECTORS, [np.nan] * 4))
+    place.keep_as_not_finite("abcd")
+    place.classify(Identity(from_vectors=from_vectors))
+    assert place.run() == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "tag_images: error: of all images of net the classifier makes values that are not finite"
 
 
 def test_the_flag_beats_the_setting(place: Place) -> None:

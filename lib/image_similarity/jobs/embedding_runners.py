@@ -206,7 +206,7 @@ class InProcess:
         job, published = embedding.job, embedding.job.base_snapshot
         columns = ["image_id", "source_version"]
         prepared = embedding.prepared
-        classified = published.of_runs(CLASS_SCORES, embedding.scores, ["content_sha256"])
+        classified = published.of_runs(CLASS_SCORES, embedding.scores, ["content_sha256", "rest"])
         return in_process.Fingerprint(
             name=job.slot,
             spec=prepared.spec,
@@ -218,7 +218,7 @@ class InProcess:
             checkpoints=_whole_checkpoints(embedding),
             folder=embedding.folder,
             classifier=embedding.classifier,
-            classified=frozenset(classified[0].to_pylist()),
+            classified=in_process.are_clear(classified),
         )
 
     def _write(
@@ -257,13 +257,12 @@ class InProcess:
         from image_similarity.stages.embeddings import in_process
 
         files, published = [*fingerprint.checkpoints, *ours], fingerprint.classified
-        classified = published | in_process.classified_in(files, classifier)
-        if classified != published:
+        classified = {**in_process.classified_in(files, classifier), **published}
+        if len(classified) > len(published):
             rows = in_process.new_class_scores(files, published, classifier)
             job.warehouse.write_here(CLASS_SCORES, job.run_id, rows)
-        lacking = sum(content not in classified for content in outputs.embeddings["content_sha256"].to_pylist())
-        unclear = len(in_process.contents_of(ours) - in_process.classified_in(ours, classifier))
-        return _class_counts(len(classified) - len(published), lacking, unclear)
+        images = Counter(map(classified.get, outputs.embeddings["content_sha256"].to_pylist()))
+        return _class_counts(len(classified) - len(published), images[None] + images[False], images[False])
 
 
 def failures_in(rows: Sequence[dict[str, Any]]) -> Failures:
@@ -362,15 +361,14 @@ class BySpark:
         rows = job.warehouse.read("embeddings", [run])
         stage.check(manifest, rows, job.warehouse.read("failures", [run]), vectors)
         counts = _counts(outputs, embedded, added, failures)
-        if (classifier := embedding.classifier) is not None:
-            clear = stage.with_classes(ours, classifier).select("content_sha256").distinct().count()
-            counts |= self._write_classes(embedding, classifier, fingerprint.classified, rows, unclear=embedded - clear)
+        if embedding.classifier is not None:
+            counts |= self._write_classes(embedding, embedding.classifier, fingerprint.classified, rows)
         return Written(counts, failures, outputs.failed_before)
 
     def _write_classes(
-        self, embedding: Embedding, classifier: str, published: "DataFrame", embeddings: "DataFrame", unclear: int
+        self, embedding: Embedding, classifier: str, published: "DataFrame", embeddings: "DataFrame"
     ) -> dict[str, int]:
-        """Writes the new classes, and counts. ``unclear``: contents whose logits are not finite."""
+        """Writes the new classes, and counts."""
         from image_similarity.stages.embeddings import stage
 
         job, run, classified = embedding.job, embedding.job.run_id, published
@@ -381,8 +379,7 @@ class BySpark:
             classified = published.unionByName(job.warehouse.read(CLASS_SCORES, [run]))
         else:
             job.warehouse.remove(CLASS_SCORES, run)
-        lacking = embeddings.join(classified.select("content_sha256"), "content_sha256", "left_anti").count()
-        return _class_counts(added, lacking, unclear)
+        return _class_counts(added, *stage.class_counts(embeddings, classified))
 
 
 def write_failures(job: Job, rows: "DataFrame", images: int) -> Failures:
@@ -465,7 +462,9 @@ def _counts(outputs: Counts, embedded: int, added: int, failures: Failures) -> d
 
 
 def _class_counts(added: int, lacking: int, unclear: int) -> dict[str, int]:
-    """For ``runs.counts``. ``lacking``: images; ``unclear``: contents whose logits are not finite."""
+    """For ``runs.counts``. ``added``: contents; ``lacking``: images without classes; ``unclear``: those of them whose
+    logits are not finite.
+    """
     return {"classes_added": added, "without_classes": lacking, "logits_not_finite": unclear}
 
 

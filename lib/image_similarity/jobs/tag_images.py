@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PROCESS, SPARK = "process", "spark"
 _MOST_FREQUENT = 10
+_NOT_FINITE = "the classifier makes values that are not finite"
 _EMBED_AGAIN = "embed_images --fingerprint {} --set embeddings.recheck=always"
 
 
@@ -196,15 +197,16 @@ class _Tagging:
             _check_labels(self.job, self.labels, tagger)
         with self.job.step("write tags"):
             self._write(source, tagger)
-        counts = self._counts(self._by_tag())
+        counts = self._counts(self._by_tag(), source)
         if counts["without_scores"] == self.images:
             self.job.warehouse.remove("tags", self.job.run_id)
-            raise NoTags(self._nothing_kept())
+            is_kept = counts["logits_not_finite"] == self.images
+            raise NoTags(f"of all images of {self.job.slot} {_NOT_FINITE}" if is_kept else self._nothing_kept())
         if self.labels is not None:
             with self.job.step("measure against labels"):
                 counts |= self._calibration(self.labels, source, tagger)
         self._publish(counts)
-        _summarise(self.job, counts, self._remedy)
+        _summarise(self.job, counts)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -239,16 +241,6 @@ class _Tagging:
         return (
             f"no classes of this classifier were kept when the images of {self.job.slot} were embedded: run "
             f"{_EMBED_AGAIN.format(self.job.slot)}, once"
-        )
-
-    @property
-    def _remedy(self) -> str:
-        """About images without scores."""
-        if self.prepared.classifier.from_vectors:
-            return "of their vectors the classifier makes values that are not finite"
-        return (
-            "no classes of this classifier were kept when they were embedded, or its logits are not finite: "
-            f"{_EMBED_AGAIN.format(self.job.slot)} keeps them, once"
         )
 
     def _tagger(self) -> "Tagger":
@@ -287,19 +279,31 @@ class _Tagging:
         counted: pa.Table = first.agg(F.count("*").alias("count_all")).toArrow()
         return counted
 
-    def _counts(self, by_tag: pa.Table) -> dict[str, Any]:
+    def _counts(self, by_tag: pa.Table, source: Any) -> dict[str, Any]:
         accepted = {row["class"]: row["count_all"] for row in by_tag.to_pylist() if row["accepted"]}
         scored, tagged = sum(by_tag["count_all"].to_pylist()), sum(accepted.values())
         ordered = sorted(accepted.items(), key=lambda item: (-item[1], item[0]))
+        without = self.images - scored
         return {
             "images": self.images,
             "tagged": tagged,
             "untagged": scored - tagged,
-            "without_scores": self.images - scored,
+            "without_scores": without,
+            "logits_not_finite": self._not_finite(source, without),
             "different_tags": len(accepted),
             "most_frequent": dict(ordered[:_MOST_FREQUENT]),
             "rows": self.job.warehouse.count("tags", self.job.run_id),
         }
+
+    def _not_finite(self, source: Any, without_scores: int) -> int:
+        """How many images have no scores because the logits are not finite. Every image has a vector, so that of those
+        that are tagged by vectors there is no other reason.
+        """
+        if self.prepared.classifier.from_vectors or not without_scores:
+            return without_scores
+        if self.runner == PROCESS:
+            return int(source.not_finite(self.job.slot))
+        return int(source.not_finite(self.job.base_snapshot.run_ids("embeddings", self.job.slot)))
 
     def _calibration(self, labels: "Labels", source: Any, tagger: "Tagger") -> dict[str, Any]:
         """For the counts of the run; empty if there is nothing to measure."""
@@ -362,9 +366,14 @@ def described(counts: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _summarise(job: Job, counts: Mapping[str, Any], remedy: str) -> None:
-    if counts["without_scores"]:
-        note(f"{counts['without_scores']:,} images of {job.slot} have no tags: {remedy}")
+def _summarise(job: Job, counts: Mapping[str, Any]) -> None:
+    if unclear := counts["logits_not_finite"]:
+        note(f"{unclear:,} images of {job.slot} have no tags: of them {_NOT_FINITE}")
+    if lacking := counts["without_scores"] - unclear:
+        note(
+            f"{lacking:,} images of {job.slot} have no tags: no classes of this classifier were kept when they were "
+            f"embedded: {_EMBED_AGAIN.format(job.slot)} keeps them, once"
+        )
     lines = [f"tag_images {job.slot}: {described(counts)}, in {job.seconds:.1f} s"]
     if counts["most_frequent"]:
         tags = ", ".join(f"{printable(tag)} {images:,}" for tag, images in counts["most_frequent"].items())

@@ -61,11 +61,14 @@ _TYPE = "application/vnd.apache.parquet"
 
 
 class ImageScores(NamedTuple):
-    """The most probable classes of one image, see `image_similarity.tagging.scores.Scores`."""
+    """The most probable classes of one image, see `image_similarity.tagging.scores.Scores`.
+
+    No classes and no rest: its logits are not finite. Such a row says that the classifier has seen the image.
+    """
 
     classes: NDArray[np.int32]
     logits: NDArray[np.float32]
-    rest: float
+    rest: float | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class VectorSource:
     image_id: str
     source_version: str | None
     scores: "ImageScores | None" = None
-    """None where no classes are kept, or logits are not finite."""
+    """None where no classes are kept."""
 
 
 class CheckpointFiles:

@@ -21,7 +21,12 @@ from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.runtime import devices, watchdog
 from image_similarity.runtime.devices import CPU, Devices
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
-from image_similarity.stages.embeddings.checkpoints import CheckpointWriter, MeasurementWriter, VectorSource
+from image_similarity.stages.embeddings.checkpoints import (
+    CheckpointWriter,
+    ImageScores,
+    MeasurementWriter,
+    VectorSource,
+)
 from image_similarity.stages.embeddings.kept_classes import image_scores
 from image_similarity.stages.embeddings.known import KnownContents
 from image_similarity.storage import fetch
@@ -382,6 +387,7 @@ class Embedder:
         if not waiting:
             return
         vectors, logits = loaded.vectors_of(np.stack([image.pixels[number] for image in waiting]))
+        kept: Sequence[ImageScores | None]
         kept = [None] * len(waiting) if logits is None else image_scores(logits)
         finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
         for image, vector, is_finite in zip(waiting, vectors, finite):

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -84,8 +84,8 @@ class Fingerprint:
     folder: str
     classifier: str | None = None
     """The key of the classifier whose most probable classes are kept with each vector; None if none are kept."""
-    classified: frozenset[str] = frozenset()
-    """The contents in ``class_scores`` of this key and classifier as published."""
+    classified: Mapping[str, bool] = field(default_factory=dict)
+    """The contents in ``class_scores`` of this key and classifier as published -> whether their logits are finite."""
 
     @property
     def key(self) -> str:
@@ -205,7 +205,7 @@ def _contents_of(files: Sequence[str]) -> Iterator[str]:
 def _work(fingerprint: Fingerprint, settings: EmbeddingsSettings) -> Work:
     contents = fingerprint.contents.union(_contents_of(fingerprint.checkpoints))
     if fingerprint.classifier is not None and settings.recheck == "always":
-        contents &= fingerprint.classified.union(classified_in(fingerprint.checkpoints, fingerprint.classifier))
+        contents &= {*fingerprint.classified, *classified_in(fingerprint.checkpoints, fingerprint.classifier)}
     known = _known_contents(contents)
     return Work(fingerprint.spec, fingerprint.file, fingerprint.folder, known, fingerprint.classifier)
 
@@ -372,9 +372,9 @@ def new_vectors(files: Sequence[str], published: frozenset[str]) -> Iterator[pa.
     yield from _each_content_once(VECTORS, files, published)
 
 
-def new_class_scores(files: Sequence[str], published: frozenset[str], classifier: str) -> Iterator[pa.Table]:
-    """Rows for ``class_scores``: each content in the checkpoint ``files`` whose classes were kept by the classifier of
-    that key, once, without those that are ``published``.
+def new_class_scores(files: Sequence[str], published: Collection[str], classifier: str) -> Iterator[pa.Table]:
+    """Rows for ``class_scores``: each content in the checkpoint ``files`` that the classifier of that key has seen,
+    once, without those that are ``published``.
     """
     yield from _each_content_once(CLASS_SCORES, _with_classes(files), published, classifier)
 
@@ -385,7 +385,7 @@ def _with_classes(files: Sequence[str]) -> list[str]:
 
 
 def _each_content_once(
-    table: str, files: Sequence[str], published: frozenset[str], classifier: str | None = None
+    table: str, files: Sequence[str], published: Collection[str], classifier: str | None = None
 ) -> Iterator[pa.Table]:
     """``classifier``: only rows of its key."""
     schema, seen = SCHEMAS[table], set(published)
@@ -406,11 +406,18 @@ def contents_of(files: Sequence[str]) -> set[str]:
     return set(_contents_of(files))
 
 
-def classified_in(files: Sequence[str], classifier: str) -> set[str]:
-    """The contents in checkpoint ``files`` whose classes were kept by the classifier of that key."""
-    tables = (pq.read_table(file, columns=["content_sha256", "classifier_key"]) for file in _with_classes(files))
-    kept = (table.filter(pc.equal(table["classifier_key"], classifier)) for table in tables)
-    return {content for table in kept for content in table["content_sha256"].to_pylist()}
+def classified_in(files: Sequence[str], classifier: str) -> dict[str, bool]:
+    """The contents in checkpoint ``files`` that the classifier of that key has seen -> whether logits are finite."""
+    classified: dict[str, bool] = {}
+    for file in _with_classes(files):
+        table = pq.read_table(file, columns=["content_sha256", "classifier_key", "rest"])
+        classified |= are_clear(table.filter(pc.equal(table["classifier_key"], classifier)))
+    return classified
+
+
+def are_clear(scores: pa.Table) -> dict[str, bool]:
+    """Rows of ``class_scores`` -> content -> whether its logits are finite: those that are not have no ``rest``."""
+    return dict(zip(scores["content_sha256"].to_pylist(), scores["rest"].is_valid().to_pylist()))
 
 
 def quality_rows(outputs: Sequence[Outputs], quality: Quality, limits: Limits) -> pa.Table:

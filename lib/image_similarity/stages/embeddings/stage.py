@@ -302,15 +302,15 @@ def new_vectors(checkpoints: DataFrame, published: DataFrame) -> DataFrame:
 
 
 def new_class_scores(checkpoints: DataFrame, published: DataFrame, classifier: str) -> DataFrame:
-    """Rows for ``class_scores``: each content in the checkpoints whose classes were kept by the classifier of that key,
-    once, without those that are ``published``.
+    """Rows for ``class_scores``: each content in the checkpoints that the classifier of that key has seen, once,
+    without those that are ``published``.
     """
     kept = with_classes(checkpoints, classifier).select(*SCHEMAS[CLASS_SCORES].names)
     return _each_content_once(kept, published)
 
 
 def with_classes(checkpoints: DataFrame, classifier: str) -> DataFrame:
-    """The rows with classes that the classifier of that key gave."""
+    """The rows of contents that the classifier of that key has seen."""
     return checkpoints.where(F.col("classifier_key") == classifier)
 
 
@@ -322,6 +322,18 @@ def _each_content_once(new: DataFrame, published: DataFrame) -> DataFrame:
         new = new.join(F.broadcast(stored), "content_sha256", "left_anti") if stored.take(1) else new
     counted = new.agg(F.count("*").alias("all"), F.count_distinct("content_sha256").alias("contents")).collect()[0]
     return new if counted["all"] == counted["contents"] else new.dropDuplicates(["content_sha256"])
+
+
+def class_counts(embeddings: DataFrame, classified: DataFrame) -> tuple[int, int]:
+    """How many images have no classes, and how many of these because their logits are not finite: they have no ``rest``
+    in ``class_scores``.
+    """
+    is_clear = classified.select("content_sha256", F.col("rest").isNotNull().alias("is_clear"))
+    of_images = embeddings.join(is_clear, "content_sha256", "left")
+    lacking, unclear = of_images.agg(
+        F.count_if(~F.coalesce("is_clear", F.lit(False))), F.count_if(~F.col("is_clear"))
+    ).collect()[0]
+    return lacking, unclear
 
 
 def decoded_images(outputs: Sequence[Outputs], quality: Quality) -> DataFrame:

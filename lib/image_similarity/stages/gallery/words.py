@@ -141,7 +141,7 @@ FACTS = {
     "measured": "images whose brightness, sharpness and so on are in the table of quality",
     "not measured": "images that were embedded before quality was measured",
     "flags": "images whose quality passes a limit of the settings, by flag",
-    "classes added": "new pictures whose most probable classes were kept for tags",
+    "classes added": "new pictures whose most probable classes are known from now on, for tags",
     "without classes": "images that have no classes to make tags of",
     "logits not finite": "of these, pictures whose classes the network could not compute",
     "failures": "what could not be used, by reason",

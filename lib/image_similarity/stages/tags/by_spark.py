@@ -44,10 +44,19 @@ class Source:
         for part in self.scratch.parts("asked-scores", SCORES.names):
             yield from (batch for batch in part.cast(SCORES).to_batches() if len(batch))
 
+    def not_finite(self, embeddings: list[str]) -> int:
+        """As `in_process.Source.not_finite`, of the images in the runs ``embeddings``."""
+        unclear = self._kept.where("rest IS NULL").select(CONTENT)
+        return self.warehouse.read("embeddings", embeddings).join(unclear, CONTENT, "left_semi").count()
+
+    @property
+    def _kept(self) -> DataFrame:
+        return self.warehouse.read("class_scores", self.runs)
+
     @property
     def _stored(self) -> DataFrame:
         if self.classifier is None:
-            return self.warehouse.read("class_scores", self.runs).select(*SCORES.names)
+            return self._kept.where("rest IS NOT NULL").select(*SCORES.names)
         return self.warehouse.read("vectors", self.runs).select(CONTENT, VECTOR)
 
     def _scored(self, stored: DataFrame) -> DataFrame:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from image_similarity.runtime.progress import progress
 from image_similarity.stages.tags.scores import CONTENT, SCORES, VECTOR, from_vectors
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 MOST_IMAGES = 1_000_000
 """Their tags, and the names of their contents, take about a gigabyte."""
 _BATCH_ROWS = 1024
+IS_FINITE = ds.field("rest").is_valid()
+"""Of a row of ``class_scores``: its logits are finite."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,23 @@ class Source:
     def of(self, contents: Collection[str]) -> Iterator[pa.RecordBatch]:
         """Batches of `SCORES`, of those of ``contents`` that have scores."""
         if self.classifier is None:
-            yield from self._read("class_scores", SCORES.names, contents)
+            yield from self._read("class_scores", SCORES.names, contents, IS_FINITE)
             return
         for batch in self._read("vectors", [CONTENT, VECTOR], contents):
             yield from_vectors(batch, self.classifier)
 
-    def _read(self, table: str, columns: list[str], contents: Collection[str]) -> Iterator[pa.RecordBatch]:
+    def not_finite(self, fingerprint: str) -> int:
+        """How many images of ``fingerprint`` have no scores because the logits kept were not finite."""
+        kept = self.published.dataset("class_scores", self.slot)
+        unclear = set(kept.to_table(columns=[CONTENT], filter=~IS_FINITE)[CONTENT].to_pylist())
+        contents = self.published.table("embeddings", fingerprint, [CONTENT])[CONTENT].to_pylist()
+        return sum(content in unclear for content in contents)
+
+    def _read(
+        self, table: str, columns: list[str], contents: Collection[str], where: ds.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
         stored = self.published.dataset(table, self.slot)
-        for batch in stored.to_batches(columns=columns, batch_size=_BATCH_ROWS, **streaming()):
+        for batch in stored.to_batches(columns=columns, filter=where, batch_size=_BATCH_ROWS, **streaming()):
             wanted = batch.filter(
                 pa.array([content in contents for content in batch.column(0).to_pylist()], pa.bool_())
             )
