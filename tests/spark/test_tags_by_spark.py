@@ -42,7 +42,7 @@ def warehouse(tmp_path: Path) -> Made:
     made.publish("embed_images", "net", {"class_scores": {"k1/c1": scores}}, append={"class_scores": "k1/c1"})
     reversed_logits = -network(True).logits(np.array([vectors[content] for content in known], np.float32))
     others = as_batch(pa.array(list(map(sha256, known)), pa.string()), kept(reversed_logits))
-    unclear = {"content_sha256": sha256("c6"), "classes": [], "logits": [], "rest": None}
+    unclear: dict[str, Any] = {"content_sha256": sha256("c6"), "classes": [], "logits": [], "rest": None}
     no_scores = {"k1/c1": pa.Table.from_pylist([unclear], SCORES)}
     made.publish("embed_images", "net", {"class_scores": no_scores}, append={"class_scores": "k1/c1"})
     other = {"k1/another": pa.Table.from_batches([others])}

@@ -65,6 +65,7 @@ class Place:
 
     def keep_as_not_finite(self, contents: Iterable[str]) -> None:
         """As embed_images keeps what has logits that are not finite."""
+        rows: list[dict[str, Any]]
         rows = [{"content_sha256": sha256(content), "classes": [], "logits": [], "rest": None} for content in contents]
         table = pa.Table.from_pylist(rows, SCORES)
         slots = {"class_scores": {"k1/c1": table}}
