@@ -99,6 +99,9 @@ def test_images_are_tagged_by_their_vectors_where_they_are_sure_enough(place: Pl
     assert place.run() == 0
     assert place.tags() == TAGS
     rows = place.rows()
+    assert {row["image_id"]: row["content_sha256"] for row in rows} == {
+        image_id: sha256(content) for image_id, content in CONTENTS.items()
+    }
     assert [(row["image_id"], row["rank"]) for row in rows] == sorted((row["image_id"], row["rank"]) for row in rows)
     assert {row["fingerprint"] for row in rows} == {"net"} and {row["wnid"] for row in rows} == {None}
     first = {row["image_id"]: row["probability"] for row in rows if row["rank"] == 1}

@@ -153,8 +153,11 @@ def write_all(folder: Path) -> None:
     write(folder, "runs", "r1", runs)
     for run in ("r1", "r2"):
         tag = {"fingerprint": SLOTS[run][0], "image_id": IMAGES[0], "rank": 1, "class": "cat", "wnid": "n02121808"}
+        tag["content_sha256"] = f"sha of {IMAGES[0]}"
         unsure = {**tag, "rank": 2, "class": "tabby", "probability": 0.4, "accepted": False}
-        write(folder, "tags", run, [{**tag, "probability": 0.75, "accepted": True}, unsure])
+        sure = {**tag, "probability": 0.75, "accepted": True}
+        others = [{**sure, "image_id": image, "content_sha256": "sha of what it was"} for image in IMAGES]
+        write(folder, "tags", run, [sure, unsure, *others])
     for table in ("downloads", "class_scores", "quality", "projections", "group_summary", "matches", "comparisons"):
         write(folder, table, "r1", [{field.name: a_value(field) for field in SCHEMAS[table]}])
 
@@ -249,8 +252,11 @@ def test_no_default_is_guessed(tmp_path: Path) -> None:
     for run, fingerprint in (("r1", "one"), ("r2", "two")):
         rows = [{"image_id": "a", "fingerprint": fingerprint, "relation": "similar", "metric": "cosine"}]
         write(tmp_path, "neighbours", run, rows)
-        write(tmp_path, "tags", run, [{"image_id": "a", "class": "cat", "fingerprint": fingerprint, "accepted": True}])
+        own = {"image_id": "a", "fingerprint": fingerprint, "content_sha256": "sha"}
+        write(tmp_path, "embeddings", run, [own])
+        write(tmp_path, "tags", run, [{**own, "class": "cat", "accepted": True}])
     tables = {"neighbours": {"one/cosine": ["r1"], "two/cosine": ["r2"]}, "tags": {"one": ["r1"], "two": ["r2"]}}
+    tables["embeddings"] = tables["tags"]
     db = opened(tmp_path, Pointer(1, tables))
     for asked, names in (
         ("isolation", "one/cosine, two/cosine"),

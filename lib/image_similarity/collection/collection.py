@@ -237,8 +237,9 @@ class Collection:
 
         ``fingerprint``: one that has tags; None: the only one, else ``vgg16-fc2``. Columns as of the table ``tags``:
         ``image_id``, ``fingerprint``, ``class``, ``wnid`` (strings), ``rank`` (int32, from 1), ``probability``
-        (float32), ``accepted`` (boolean). What is not accepted is a guess: *the* tag of an image is its row of rank 1,
-        if that is accepted.
+        (float32), ``accepted`` (boolean), ``content_sha256`` (string). What is not accepted is a guess: *the* tag of an
+        image is its row of rank 1, if that is accepted. An image has rows only while its content is the one that was
+        tagged: a file that was replaced has none until ``tag_images`` runs again.
         """
         with reading.named_errors(self.snapshot):
             return tables.tags(self.snapshot, fingerprint)

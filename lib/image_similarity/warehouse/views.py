@@ -221,10 +221,12 @@ _VIEWS_OF_ONE_SLOT = {
 """view -> the macro that it calls, the table whose runs are read, and which rows: the relation, or the kind."""
 
 _TAGGED = """\
--- The accepted tags of images, by one fingerprint. By another one: FROM tagged_images('NAME').
+-- The accepted tags of images, by one fingerprint. By another one: FROM tagged_images('NAME'). An image has tags only
+-- while its content is the one that was tagged, see image_similarity.warehouse.current_tags.
 CREATE OR REPLACE MACRO tags_of_images(run_ids) AS TABLE
 {tagged}
 FROM read_parquet(warehouse_files('tags', run_ids), hive_partitioning = false) AS t
+SEMI JOIN ({snapshot}) AS e USING (image_id, fingerprint, content_sha256)
 LEFT JOIN manifest AS i USING (image_id)
 WHERE t.accepted;
 CREATE OR REPLACE VIEW tagged_images AS
@@ -417,7 +419,7 @@ def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
         of_one_slot,
         *(_view_of_one_slot(pointer, view, name, slot) for view in _VIEWS_OF_ONE_SLOT),
         _mislabelled(pointer, name, default),
-        _tagged(pointer, name),
+        _tagged(pointer, snapshot, name),
         _history(pointer, name, slot) if slots else "",
     ]
 
@@ -459,7 +461,8 @@ def _mislabelled(pointer: Pointer, name: str, fingerprint: str | None) -> str:
     )
 
 
-def _tagged(pointer: Pointer, name: str) -> str:
+def _tagged(pointer: Pointer, snapshot: str, name: str) -> str:
+    """``snapshot``, ``name``: as of `_of_several_tables`."""
     runs = pointer.tables.get("tags", {})
     fingerprint, listed = default_of(runs, DEFAULT_FINGERPRINT), ", ".join(sorted(runs))
     if fingerprint in runs:
@@ -472,6 +475,7 @@ def _tagged(pointer: Pointer, name: str) -> str:
     cases = "".join(f"WHEN {_quoted(each)} THEN {_list(of)} " for each, of in runs.items())
     return _TAGGED.format(
         tagged=_TAGGED_COLUMNS,
+        snapshot=snapshot,
         default=default,
         name=name,
         runs=cases or "WHEN '' THEN [''] ",
