@@ -164,7 +164,8 @@ def test_a_temperature_at_an_end_of_what_is_looked_at_is_not_named(right: int, i
     scores, labels = two_classes(0.8, right, images)
     fit = measured(scores, Hierarchy.flat("ab"), labels, 0.5, 1.0).temperature
     assert fit.best is None and fit.labels == images
-    assert (temperature.HOTTEST if not right else temperature.COLDEST) in map(pytest.approx, fit.interval)
+    end, bound = (fit.interval[0], temperature.COLDEST) if right else (fit.interval[1], temperature.HOTTEST)
+    assert end == pytest.approx(bound)
     record = measured(scores, Hierarchy.flat("ab"), labels, 0.5, 1.0).record()
     assert record["best_temperature"] is record["expected_calibration_error_at_best"] is None
     assert record["temperatures_that_fit"] == [round(end, 4) for end in fit.interval]
