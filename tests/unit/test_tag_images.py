@@ -324,7 +324,9 @@ def test_lines_name_long_classes_by_their_beginning(labelled: Place, capsys: Any
     assert max(len(row["class"]) for row in labelled.rows()) == 400, "the table has them whole"
 
 
-@pytest.mark.parametrize(("change", "says"), [("misspelt", "are taken for these"), ("swapped", "no class has parents")])
+@pytest.mark.parametrize(
+    ("change", "says"), [("misspelt", "count as ImageNet's there"), ("swapped", "no class has parents")]
+)
 def test_names_that_are_nearly_imagenets_are_told(place: Place, change: str, says: str, capsys: Any) -> None:
     names = list(imagenet())
     if change == "misspelt":
