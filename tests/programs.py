@@ -51,15 +51,16 @@ def save(file: Path, side: int, seed: int = 0, batch: int | None = None, module:
 
 
 class Classifier(nn.Module):
-    """(n, 3, side, side) -> the mean of each channel (n, 3), and logits (n, 3): their logarithms.
+    """(n, 3, side, side) -> the mean of each channel (n, 3), and logits (n, 3): their logarithms. Then the logits of
+    another classifier: the same in the order blue, green, red.
 
     So the classes of a picture are its colours, the strongest first. A picture without one of them has a logit that is
     not finite.
     """
 
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         means = pictures.mean((2, 3))
-        return means, means.log()
+        return means, means.log(), means.log().flip(1)
 
 
 def save_classifier(file: Path, side: int) -> Path:

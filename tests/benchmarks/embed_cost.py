@@ -60,7 +60,8 @@ def one_pass(prepared: PreparedFingerprint, files: list[Path], classes: bool, me
     attempt = Attempt(0, 0, is_retry=False)
     with tempfile.TemporaryDirectory() as folder:
         shipped = str(prepared.file) if prepared.file else None
-        work = Work(prepared.spec, shipped, f"{folder}/vectors", None, classes)
+        classifier = prepared.classifier.key if classes and prepared.classifier else None
+        work = Work(prepared.spec, shipped, f"{folder}/vectors", None, classifier)
         loaded = embedder.load([work], CPU, SETTINGS, time.time(), attempt)
         measuring = Measuring(f"{folder}/quality", None) if measured else None
         measurer = embedder.measurer_of(measuring, loaded, SETTINGS, time.time(), attempt)

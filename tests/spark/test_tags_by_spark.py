@@ -39,7 +39,11 @@ def warehouse(tmp_path: Path) -> Made:
     known = [content for content in vectors if content not in ("c5", "c6")]
     logits = network(True).logits(np.array([vectors[content] for content in known], np.float32))
     scores = pa.Table.from_batches([as_batch(pa.array(list(map(sha256, known)), pa.string()), kept(logits))])
-    made.publish("embed_images", "net", {"class_scores": {"k1": scores}}, append={"class_scores": "k1"})
+    made.publish("embed_images", "net", {"class_scores": {"k1/c1": scores}}, append={"class_scores": "k1/c1"})
+    reversed_logits = -network(True).logits(np.array([vectors[content] for content in known], np.float32))
+    others = as_batch(pa.array(list(map(sha256, known)), pa.string()), kept(reversed_logits))
+    other = {"k1/another": pa.Table.from_batches([others])}
+    made.publish("embed_images", "net", {"class_scores": other}, append={"class_scores": "k1/another"})
     return made
 
 

@@ -1,6 +1,7 @@
 """Classifiers: which fingerprints have one, whether logits follow from stored vectors, and what is refused."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from image_similarity.settings import (
     NetworkSettings,
     PcaSettings,
 )
-from image_similarity.stages.embeddings import class_names, classifiers, prepare
+from image_similarity.stages.embeddings import class_names, classifiers, embedder, prepare
+from image_similarity.stages.embeddings.embedder import Work
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 
 HTTP = HttpSettings()
@@ -89,11 +91,39 @@ KEYS: dict[str, FingerprintSpec] = {
     "9ab0b676b9d4ff78": hog.described(128, 9, 16, 2, True),
 }
 """As they were before there were classifiers."""
+_TWO_PLACES = (("vector", "logits", "other"), ("vector", "other", "logits"))
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_stored_vectors_stay_valid(key: str) -> None:
     assert KEYS[key].key == key
+
+
+def test_a_worker_shares_nothing_between_classifiers_or_between_outputs_of_a_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their fingerprint keys are the same, and so is the file."""
+    loaded: list[tuple[str, ...]] = []
+
+    def load(spec: Program, *_: str, logits: bool) -> object:
+        loaded.append(spec.outputs)
+        return object()
+
+    program = KEYS["a92e5693913a78c4"]
+    assert isinstance(program, Program)
+    first, other = (replace(program, outputs=outputs, classes=9) for outputs in _TWO_PLACES)
+    assert first.key == other.key
+    monkeypatch.setattr(Program, "load", load)
+    monkeypatch.setattr(embedder, "_fingerprints", {})
+    works = [Work(spec, "f.pt2", "", None, key) for spec, key in ((first, "c1"), (other, "c1"), (first, "c2"))]
+    kernels = embedder._fingerprints_for([(work, "cpu") for work in (*works, works[0])])
+    assert len(set(map(id, kernels))) == 3 and kernels[3] is kernels[0]
+    assert loaded == [first.outputs, other.outputs, first.outputs]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_worker_shares_what_it_loads_by_spec(key: str) -> None:
+    assert hash(KEYS[key]) == hash(replace(KEYS[key]))
 
 
 def test_what_a_program_says_of_classes_is_no_part_of_its_key() -> None:
@@ -194,15 +224,19 @@ def test_a_classifier_changes_neither_key_nor_file_where_logits_follow(folder: P
     assert without.spec.key == with_one.spec.key and without.file.stat().st_size == size
 
 
-def test_the_classifiers_key_tells_its_parameters_and_names(folder: Path, tmp_path: Path) -> None:
-    state = dict(torch.load(folder / "resnet18.pth"))
-    torch.save({**state, "fc.bias": state["fc.bias"] + 1}, tmp_path / "resnet18.pth")
+@pytest.mark.parametrize("network, bias", [("resnet18", "fc.bias"), ("squeezenet1_1", "classifier.1.bias")])
+def test_the_classifiers_key_tells_its_parameters_and_not_its_names(
+    network: str, bias: str, folder: Path, tmp_path: Path
+) -> None:
+    state = dict(torch.load(folder / f"{network}.pth"))
+    torch.save({**state, bias: state[bias] + 1}, tmp_path / f"{network}.pth")
     (tmp_path / "names.txt").write_text("\n".join(f"class {index}" for index in range(1000)))
-    one, other = prepared_of(folder, "resnet18"), prepared_of(tmp_path, "resnet18")
-    named = prepared_of(folder, "resnet18", classes=str(tmp_path / "names.txt"))
+    one, other = prepared_of(folder, network), prepared_of(tmp_path, network)
+    named = prepared_of(folder, network, classes=str(tmp_path / "names.txt"))
     assert one.classifier and other.classifier and named.classifier
     assert one.spec.key == other.spec.key == named.spec.key
-    assert len({one.classifier.key, other.classifier.key, named.classifier.key}) == 3
+    assert one.classifier.key == named.classifier.key != other.classifier.key
+    assert one.classifier.names_key == other.classifier.names_key != named.classifier.names_key
 
 
 def test_fine_tuned_weights_tell_their_number_of_classes(

@@ -150,7 +150,11 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         "--limit 1.5: should be a number above 0 and at most 1",
     ),
     "a limit of no number": (group_images, ["--limit", "nan"], "--limit nan: should be a number above 0 and at most 1"),
-    "the sharpest image": (group_images, ["--keep", "best"], "--keep best: best needs the sharpness of images"),
+    "the sharpest image": (
+        group_images,
+        ["--keep", "best"],
+        "the sharpness of images, which groups do not use yet: choose",
+    ),
     "groups of another kind": (
         group_images,
         ["--kind", "near-duplicate"],

@@ -324,11 +324,12 @@ def test_classes_are_saved_with_the_vectors_where_logits_are_finite(tmp_path: Pa
             logits[vectors[:, 0] == 20, 3] = np.inf
             return vectors, logits
 
-    writer = CheckpointWriter(str(tmp_path / "s"), "key", 3, 7, 0.0, 0.0)
+    writer = CheckpointWriter(str(tmp_path / "s"), "key", 3, 7, 0.0, 0.0, "c1")
     loaded = Loaded(Classifying(), None, writer, keeps_classes=True)
     list(Embedder([loaded], SETTINGS).results(Row(file.name, str(file), "v1", 1) for file in files[:3]))
     [saved] = [pq.read_table(file).to_pylist() for file in (tmp_path / "s").iterdir()]
     classes = {row["image_id"]: (row["classes"], row["logits"], row["rest"]) for row in saved}
+    assert {row["image_id"]: row["classifier_key"] for row in saved} == {"10.png": "c1", "20.png": None, "30.png": "c1"}
     kept = list(range(99, 35, -1))
     assert classes["20.png"] == (None, None, None) and classes["10.png"][:2] == (kept, kept)
     assert classes["10.png"][2] == pytest.approx(np.log(np.exp(np.arange(36.0)).sum()), rel=1e-6)

@@ -72,7 +72,7 @@ def test_no_groups_have_no_representatives() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule, message", [("best", "sharpness .* not measured yet"), ("larges", "did you mean largest")]
+    "rule, message", [("best", "groups do not use the sharpness of images yet"), ("larges", "did you mean largest")]
 )
 def test_rules_that_there_are_not_yet_are_refused(rule: str, message: str) -> None:
     with pytest.raises(WrongInput, match=rf"^--keep {rule}: .*{message}.*largest \(.*first \(") as caught:

@@ -168,7 +168,7 @@ def test_a_flag_is_raised_beyond_its_limit_alone(name: str, size: tuple[int, int
     measures = np.array([list(row.values()), list(border.values()), GOOD])
     raised = quality.flags([size[0], 64, 300], [size[1], 64, 100], measures, Limits(odd_aspect=3.0))
     assert name in raised[0] and raised[1:] == [[], []]
-    off = {"dark": 0, "bright": 1, "blurred": 0, "flat": 1, "tiny": 0, "odd_aspect": np.inf}
+    off = {"dark": 0, "bright": 1, "blurred": 0, "flat": 1, "tiny": 0, "odd_aspect": 1e9}
     assert quality.flags([size[0]], [size[1]], measures[:1], Limits(**off)) == [[]]  # type: ignore[arg-type]
 
 

@@ -33,6 +33,7 @@ class Identity:
     classes: tuple[str, ...] = CLASSES
     from_vectors: bool = True
     key: str = "c1"
+    names_key: str = "n1"
 
     def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         return vectors
@@ -56,12 +57,12 @@ class Place:
     def embed(self, contents: dict[str, str] = CONTENTS, vectors: dict[str, Any] = VECTORS, **more: Any) -> None:
         self.warehouse.embeddings(contents, vectors, fingerprint="net", **more)
 
-    def keep_classes(self, contents: Iterable[str], key: str = "k1") -> None:
+    def keep_classes(self, contents: Iterable[str], slot: str = "k1/c1") -> None:
         """As embed_images keeps them."""
         logits = np.array([VECTORS[content] for content in contents], np.float32)
         scores = as_batch(pa.array(list(map(sha256, contents)), pa.string()), kept(logits))
         table = pa.Table.from_batches([scores])
-        self.warehouse.publish("embed_images", "net", {"class_scores": {key: table}}, append={"class_scores": key})
+        self.warehouse.publish("embed_images", "net", {"class_scores": {slot: table}}, append={"class_scores": slot})
 
     def classify(self, classifier: Any, key: str = "k1") -> None:
         self.monkeypatch.setattr(published_classifiers, "prepared", lambda *_: Prepared(classifier, key))
@@ -122,6 +123,23 @@ def test_classes_that_were_kept_give_the_same_tags(place: Place) -> None:
     assert place.record().inputs.keys() == {"embeddings", "class_scores"}
 
 
+def test_classes_that_another_classifier_gave_are_not_read(place: Place, capsys: Any) -> None:
+    """Its scores would get the names of this one's classes."""
+    place.embed()
+    place.keep_classes("abcd")
+    place.keep_classes("ab", "k1/c2")
+    place.classify(Identity(from_vectors=False, key="c2"))
+    assert place.run() == 0
+    assert place.record().counts["without_scores"] == 2 and set(place.tags()) == {"a.jpg", "b.jpg", "z.jpg"}
+    told = capsys.readouterr()
+    assert "2 images of net have no tags: no classes of this classifier were kept when they were embedded" in (
+        told.out + told.err
+    )
+    place.classify(Identity(from_vectors=False, key="c3"))
+    assert place.run() == 2
+    assert "no classes of this classifier were kept when the images of net were embedded" in capsys.readouterr().err
+
+
 def test_images_whose_classes_were_not_kept_are_told_with_what_to_do(place: Place, capsys: Any) -> None:
     place.embed()
     place.keep_classes("ab")
@@ -143,7 +161,7 @@ def test_nothing_that_was_kept_is_refused_with_what_to_do(place: Place, contents
     assert place.run() == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert (
-        told.startswith("tag_images: error: the classes of net were not kept")
+        told.startswith("tag_images: error: no classes of this classifier were kept when the images of net were")
         and "embed_images --fingerprint net --set embeddings.recheck=always" in told
     )
     assert open_snapshot(place.warehouse.uri).slots("tags") == {}

@@ -1,5 +1,7 @@
 """The views show the published rows, wherever the warehouse lies, and mix nothing."""
 
+import json
+import math
 import os
 import re
 import shutil
@@ -70,7 +72,7 @@ EVERYTHING = Pointer(
         "vectors": {"k1": ["r1"], "k2": ["r1"]},
         "embeddings": {"colours": ["r2"], "vgg16-fc2": ["r1"]},
         "failures": {"colours": ["r2"], "vgg16-fc2": ["r1"], "search/from it's shop/vgg16-fc2/cosine": ["r3"]},
-        "class_scores": {"k1": ["r1"]},
+        "class_scores": {"k1/c1": ["r1"]},
         "quality": {"": ["r1"]},
         "tags": {"colours": ["r2"], "vgg16-fc2": ["r1"]},
         "projections": {"p": ["r1"]},
@@ -162,6 +164,16 @@ def views_of(db: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 # -- what the views show -----------------------------------------------------------------------------------------------
+
+
+def test_numbers_that_are_not_finite_are_null_in_records(warehouse: Path) -> None:
+    """JSON has none: one record of such would make the views of all runs unreadable."""
+    settings = {"a": {"limit": math.inf, "mean": [math.nan, 0.5, -math.inf]}, "b": 1}
+    row = record("r9", "", settings)
+    assert json.loads(row["settings"]) == {"a": {"limit": None, "mean": [None, 0.5, None]}, "b": 1}
+    write(warehouse, "runs", "r9", [row])
+    db = opened(warehouse, Pointer(1, {**EVERYTHING.tables, "runs": {"": ["r1", "r9"]}}))
+    assert db.sql("SELECT settings->'a'->'mean'->>1 FROM runs WHERE run_id = 'r9'").fetchall() == [("0.5",)]
 
 
 def test_every_table_and_view_has_rows(warehouse: Path) -> None:

@@ -6,7 +6,6 @@ read. Else they come from the pass that embeds (`spec.WithLogits`).
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,8 +31,13 @@ class Classifier:
     classes: tuple[str, ...]
     """The names of the c classes, in the order of the logits. Names may repeat (ImageNet has two cranes)."""
     key: str
-    """A hash of the parameters that turn features into logits, and of the names: 16 hexadecimal digits."""
+    """A hash of what makes the logits of features, without the names: 16 hexadecimal digits."""
     head: "Head | None" = None
+
+    @property
+    def names_key(self) -> str:
+        """A hash of the names, of 16 hexadecimal digits."""
+        return key_of(self.classes)
 
     @property
     def from_vectors(self) -> bool:
@@ -83,9 +87,11 @@ class NetworkHead:
         return networks.state_sha256(self.parameters)
 
 
-def key_of(parameters_sha256: str, classes: Sequence[str]) -> str:
-    """`Classifier.key`."""
-    return hashlib.sha256(json.dumps([parameters_sha256, list(classes)]).encode()).hexdigest()[:16]
+def key_of(*parts: object) -> str:
+    """`Classifier.key`, of the hash of the parameters that turn features into logits, or of a program and the place of
+    its output.
+    """
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def of_network(network: Network, state: State, source: str) -> NetworkHead:

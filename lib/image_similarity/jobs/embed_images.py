@@ -177,7 +177,9 @@ def prepared(application: Application, name: str) -> PreparedFingerprint:
         declared, http = application.settings.fingerprint(name), application.settings.http
         published = application.warehouse.snapshot()
         with same_way.naming_published(published, declared):
-            application.prepared[name] = prepare.prepare(name, declared, folder_for_workers(), http)
+            application.prepared[name] = prepare.prepare(
+                name, declared, folder_for_workers(), http, classifier=application.settings.tags.enabled
+            )
     return application.prepared[name]
 
 
@@ -264,10 +266,12 @@ def _publish(embedding: Embedding, written: runners.Written) -> None:
     if is_measured:
         replace[QUALITY] = {"": job.run_id}
         used["quality"] = job.settings.quality.model_dump()
-    added = {VECTORS: counts["vectors_added"], CLASS_SCORES: counts.get("classes_added", 0)}
+    append = {VECTORS: {embedding.key: job.run_id}} if counts["vectors_added"] else {}
+    if embedding.scores_slot is not None and counts["classes_added"]:
+        append[CLASS_SCORES] = {embedding.scores_slot: job.run_id}
     job.publish(
         replace=replace,
-        append={table: {embedding.key: job.run_id} for table, rows in added.items() if rows},
+        append=append,
         inputs=embedding.inputs,
         counts=counts,
         used={**used, "embeddings": job.settings.embeddings.model_dump()},
@@ -332,7 +336,7 @@ def _about_classes(counts: Mapping[str, Any]) -> list[str]:
     if unclear := counts.get("logits_not_finite"):
         lines.append(f"classes: of {unclear:,} images the network's logits are not finite: they have no tags")
     if lacking := counts.get("without_classes", 0) - (unclear or 0):
-        lines.append(f"classes: {lacking:,} images were embedded before classes were kept; {_AGAIN}")
+        lines.append(f"classes: {lacking:,} images were embedded without this classifier; {_AGAIN}")
     return lines
 
 

@@ -22,7 +22,7 @@ from image_similarity.stages.embeddings.outcomes import Counts, Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.storage import uris
 from image_similarity.warehouse import retention
-from image_similarity.warehouse.schemas import CLASS_SCORES, QUALITY
+from image_similarity.warehouse.schemas import CLASS_SCORES, QUALITY, scores_slot
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -52,9 +52,22 @@ class Embedding:
         return self.prepared.spec.key
 
     @property
-    def keeps_classes(self) -> bool:
-        """Whether classes are kept while images are embedded, since they do not follow from vectors."""
-        return self.prepared.keeps_classes and self.job.settings.tags.enabled
+    def classifier(self) -> str | None:
+        """The key of the classifier whose classes are kept while images are embedded, since they do not follow from
+        vectors; None if none are kept.
+        """
+        known = self.prepared.classifier
+        return known.key if known is not None and self.prepared.keeps_classes else None
+
+    @property
+    def scores_slot(self) -> str | None:
+        """The slot of ``class_scores`` for `classifier`; None if no classes are kept."""
+        return None if self.classifier is None else scores_slot(self.key, self.classifier)
+
+    @property
+    def scores(self) -> list[str]:
+        """The published runs of `scores_slot`."""
+        return [] if self.scores_slot is None else self.job.base_snapshot.run_ids(CLASS_SCORES, self.scores_slot)
 
     @property
     def state(self) -> str:
@@ -193,6 +206,7 @@ class InProcess:
         job, published = embedding.job, embedding.job.base_snapshot
         columns = ["image_id", "source_version"]
         prepared = embedding.prepared
+        classified = published.of_runs(CLASS_SCORES, embedding.scores, ["content_sha256"])
         return in_process.Fingerprint(
             name=job.slot,
             spec=prepared.spec,
@@ -203,8 +217,8 @@ class InProcess:
             contents=frozenset(published.table("vectors", embedding.key, ["content_sha256"])[0].to_pylist()),
             checkpoints=_whole_checkpoints(embedding),
             folder=embedding.folder,
-            keeps_classes=embedding.keeps_classes,
-            classified=frozenset(published.table(CLASS_SCORES, embedding.key, ["content_sha256"])[0].to_pylist()),
+            classifier=embedding.classifier,
+            classified=frozenset(classified[0].to_pylist()),
         )
 
     def _write(
@@ -227,22 +241,28 @@ class InProcess:
             contents |= in_process.contents_of(files)
         in_process.check(outputs, contents)
         counts = _counts(outputs, len(new), added, failures)
-        if embedding.keeps_classes:
-            counts |= self._write_classes(job, fingerprint, outputs, ours)
+        if embedding.classifier is not None:
+            counts |= self._write_classes(job, fingerprint, embedding.classifier, outputs, ours)
         return Written(counts, failures, outputs.failed_before)
 
     def _write_classes(
-        self, job: Job, fingerprint: "in_process.Fingerprint", outputs: "in_process.Outputs", ours: Sequence[str]
+        self,
+        job: Job,
+        fingerprint: "in_process.Fingerprint",
+        classifier: str,
+        outputs: "in_process.Outputs",
+        ours: Sequence[str],
     ) -> dict[str, int]:
         """Writes the new classes, and counts. ``ours``: the checkpoints of this run."""
         from image_similarity.stages.embeddings import in_process
 
         files, published = [*fingerprint.checkpoints, *ours], fingerprint.classified
-        classified = published | in_process.classified_in(files)
+        classified = published | in_process.classified_in(files, classifier)
         if classified != published:
-            job.warehouse.write_here(CLASS_SCORES, job.run_id, in_process.new_class_scores(files, published))
+            rows = in_process.new_class_scores(files, published, classifier)
+            job.warehouse.write_here(CLASS_SCORES, job.run_id, rows)
         lacking = sum(content not in classified for content in outputs.embeddings["content_sha256"].to_pylist())
-        unclear = len(in_process.contents_of(ours) - in_process.classified_in(ours))
+        unclear = len(in_process.contents_of(ours) - in_process.classified_in(ours, classifier))
         return _class_counts(len(classified) - len(published), lacking, unclear)
 
 
@@ -316,13 +336,9 @@ class BySpark:
             vectors=job.warehouse.read("vectors", embedding.inputs["vectors"]),
             checkpoints=_checkpoints(job, embedding.key),
             folder=embedding.folder,
-            keeps_classes=embedding.keeps_classes,
-            classified=self._classified(embedding) if embedding.keeps_classes else None,
+            classifier=embedding.classifier,
+            classified=job.warehouse.read(CLASS_SCORES, embedding.scores),
         )
-
-    def _classified(self, embedding: Embedding) -> "DataFrame":
-        job = embedding.job
-        return job.warehouse.read(CLASS_SCORES, job.base_snapshot.run_ids(CLASS_SCORES, embedding.key))
 
     def _write(
         self, embedding: Embedding, manifest: "DataFrame", fingerprint: "stage.Fingerprint", outputs: "stage.Outputs"
@@ -346,19 +362,20 @@ class BySpark:
         rows = job.warehouse.read("embeddings", [run])
         stage.check(manifest, rows, job.warehouse.read("failures", [run]), vectors)
         counts = _counts(outputs, embedded, added, failures)
-        if fingerprint.classified is not None:
-            clear = ours.where("classes IS NOT NULL").select("content_sha256").distinct().count()
-            counts |= self._write_classes(embedding, fingerprint.classified, rows, unclear=embedded - clear)
+        if (classifier := embedding.classifier) is not None:
+            clear = stage.with_classes(ours, classifier).select("content_sha256").distinct().count()
+            counts |= self._write_classes(embedding, classifier, fingerprint.classified, rows, unclear=embedded - clear)
         return Written(counts, failures, outputs.failed_before)
 
     def _write_classes(
-        self, embedding: Embedding, published: "DataFrame", embeddings: "DataFrame", unclear: int
+        self, embedding: Embedding, classifier: str, published: "DataFrame", embeddings: "DataFrame", unclear: int
     ) -> dict[str, int]:
         """Writes the new classes, and counts. ``unclear``: contents whose logits are not finite."""
         from image_similarity.stages.embeddings import stage
 
         job, run, classified = embedding.job, embedding.job.run_id, published
-        job.warehouse.write(CLASS_SCORES, run, stage.new_class_scores(_checkpoints(job, embedding.key), published))
+        new = stage.new_class_scores(_checkpoints(job, embedding.key), published, classifier)
+        job.warehouse.write(CLASS_SCORES, run, new)
         added = job.warehouse.count(CLASS_SCORES, run)
         if added:
             classified = published.unionByName(job.warehouse.read(CLASS_SCORES, [run]))

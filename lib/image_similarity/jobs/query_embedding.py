@@ -27,7 +27,7 @@ from image_similarity.stages.embeddings.outcomes import Retry
 from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 from image_similarity.stages.search.queries import ROWS, Queries, failures_slot, state_slot
 from image_similarity.storage import blobs, uris
-from image_similarity.warehouse.schemas import SCHEMAS, VECTORS
+from image_similarity.warehouse.schemas import CLASS_SCORES, SCHEMAS, VECTORS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -278,6 +278,8 @@ def _by_spark(pictures: Pictures) -> Embedded:
             vectors=stored.unionByName(earlier),
             checkpoints=_checkpoints(pictures),
             folder=pictures.state.location(checkpoints.FOLDER),
+            classifier=None,
+            classified=warehouse.read(CLASS_SCORES, []),
         )
         with job.step("embed queries"):
             (outputs,) = stage.run(

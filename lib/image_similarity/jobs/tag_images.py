@@ -21,6 +21,7 @@ from image_similarity.reporting import brief, note, printable
 from image_similarity.settings import Settings
 from image_similarity.stages.embeddings import class_names
 from image_similarity.storage import uris
+from image_similarity.warehouse.schemas import scores_slot
 
 if TYPE_CHECKING:
     from image_similarity.stages.tags import by_spark, in_process
@@ -216,8 +217,13 @@ class _Tagging:
         return "vectors" if self.prepared.classifier.from_vectors else "class_scores"
 
     @property
+    def _slot(self) -> str:
+        classifier = self.prepared.classifier
+        return self.prepared.key if classifier.from_vectors else scores_slot(self.prepared.key, classifier.key)
+
+    @property
     def _runs(self) -> list[str]:
-        return self.job.base_snapshot.run_ids(self._table, self.prepared.key)
+        return self.job.base_snapshot.run_ids(self._table, self._slot)
 
     def _source(self) -> "in_process.Source | by_spark.Source":
         """Raises `NoTags` where no classes were kept while images were embedded."""
@@ -227,14 +233,14 @@ class _Tagging:
         if self.runner == PROCESS:
             from image_similarity.stages.tags import in_process
 
-            return in_process.Source(self.job.base_snapshot, self.prepared.key, classifier)
+            return in_process.Source(self.job.base_snapshot, self._slot, classifier)
         from image_similarity.stages.tags import by_spark
 
         return by_spark.Source(self.job.warehouse, self._runs, self.scratch, classifier)
 
     def _nothing_kept(self) -> str:
         return (
-            f"the classes of {self.job.slot} were not kept when its images were embedded: run "
+            f"no classes of this classifier were kept when the images of {self.job.slot} were embedded: run "
             f"{_EMBED_AGAIN.format(self.job.slot)}, once"
         )
 
@@ -244,7 +250,7 @@ class _Tagging:
         if self.prepared.classifier.from_vectors:
             return "of their vectors the classifier makes values that are not finite"
         return (
-            "their classes were not kept when they were embedded, or are not finite: "
+            "no classes of this classifier were kept when they were embedded, or its logits are not finite: "
             f"{_EMBED_AGAIN.format(self.job.slot)} keeps them, once"
         )
 
@@ -329,7 +335,11 @@ class _Tagging:
             used={
                 "tags": job.settings.tags.model_dump(),
                 "fingerprint_key": self.prepared.key,
-                "classifier": {"key": classifier.key, "classes": len(classifier.classes)},
+                "classifier": {
+                    "key": classifier.key,
+                    "names_key": classifier.names_key,
+                    "classes": len(classifier.classes),
+                },
                 "label": _own(job, "label"),
                 "runner": {"chosen": self.runner, "because": self.because},
             },

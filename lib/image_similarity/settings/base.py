@@ -25,4 +25,5 @@ Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Numbers are finite: runs record settings as JSON, which has no others.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

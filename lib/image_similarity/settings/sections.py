@@ -253,7 +253,7 @@ class GroupsSettings(Section):
     @classmethod
     def _is_measured(cls, keep: Any) -> Any:
         if keep == "best":
-            raise ValueError("best needs the sharpness of images, which is not measured yet: choose largest or first")
+            raise ValueError("best needs the sharpness of images, which groups do not use yet: choose largest or first")
         return keep
 
 
@@ -270,7 +270,7 @@ class QualitySettings(Section):
     bright: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Flagged ``bright``: ``brightness_p5`` is above this. ``1``: none is."""
 
-    blurred: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    blurred: Annotated[float, Field(ge=0)] = 60.0
     """Flagged ``blurred``: ``sharpness`` is below this, also after the contrast is raised to that of an ordinary
     photograph, and the picture is not flat. ``0``: none is."""
 
@@ -281,7 +281,7 @@ class QualitySettings(Section):
     """Flagged ``tiny``: the shorter side has fewer pixels. ``0``: none is."""
 
     odd_aspect: Annotated[float, Field(ge=1)] = 3.0
-    """Flagged ``odd-aspect``: the longer side is more than so many times the shorter one. ``inf``: none is."""
+    """Flagged ``odd-aspect``: the longer side is more than so many times the shorter one. ``1e9``: none is."""
 
 
 class TagsSettings(Section):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import secrets
 from collections.abc import Mapping
@@ -64,15 +65,26 @@ class Record:
         return self.outputs.get("removed", {})
 
     def as_table(self) -> pa.Table:
-        """This one row, in the schema of ``runs``; without passwords and queries of addresses."""
+        """This one row, in the schema of ``runs``; without passwords and queries of addresses. Numbers that are not
+        finite are null: JSON has none, and one of them would make the views of all runs unreadable.
+        """
         row: dict[str, Any] = {name: getattr(self, name) for name in SCHEMAS[RUNS].names}
         for name in _JSON:
-            row[name] = json.dumps(redacted_values(row[name]), sort_keys=name != "stages")
+            row[name] = json.dumps(_finite(redacted_values(row[name])), sort_keys=name != "stages", allow_nan=False)
         return pa.Table.from_pylist([row], schema=SCHEMAS[RUNS])
 
     def as_parquet(self) -> bytes:
         """`as_table` as a Parquet file."""
         return parquet_of(self.as_table())
+
+
+def _finite(value: Any) -> Any:
+    """``value`` of JSON, with None in the place of each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parquet_of(records: pa.Table) -> bytes:

@@ -2,8 +2,8 @@
 
 A table is Parquet below ``<warehouse>/<table>/run_id=<run>/``. ``_current.json`` says which runs are current (see
 `image_similarity.warehouse.snapshot`). A *slot* is a part of a table that is published separately: a fingerprint,
-``<fingerprint>/<metric>``, a metric alone, a catalogue, ``<queries>/<fingerprint>/<metric>``, or the empty string
-for the whole table.
+``<fingerprint>/<metric>``, a metric alone, a catalogue, ``<queries>/<fingerprint>/<metric>``, a ``fingerprint_key``
+(vectors), `scores_slot` (class_scores), or the empty string for the whole table.
 """
 
 from collections.abc import Mapping
@@ -64,6 +64,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "class_scores": _schema(
         ("content_sha256", _STRING),
         ("fingerprint_key", _STRING),
+        ("classifier_key", _STRING),
         ("classes", pa.list_(_INT)),
         ("logits", pa.list_(_FLOAT)),
         ("rest", _FLOAT),
@@ -182,6 +183,12 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 
 VECTORS, CLASS_SCORES, PROJECTIONS, RUNS = "vectors", "class_scores", "projections", "runs"
 """Tables to which runs are appended. Retention never removes their published runs."""
+
+
+def scores_slot(fingerprint_key: str, classifier_key: str) -> str:
+    """The slot of ``class_scores`` with what one classifier says of the contents that one fingerprint embedded."""
+    return f"{fingerprint_key}/{classifier_key}"
+
 
 QUALITY = "quality"
 """The table of all images that any run of embed_images replaces, whichever fingerprint is its slot."""

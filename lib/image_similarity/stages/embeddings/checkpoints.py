@@ -22,7 +22,7 @@ from image_similarity.imaging import quality, thumbprint
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse.schemas import CLASS_SCORES, QUALITY, SCHEMAS, VECTORS
 
-_SCORES = ("classes", "logits", "rest")
+_SCORES = ("classifier_key", "classes", "logits", "rest")
 SCHEMA = pa.schema(
     [
         *SCHEMAS[VECTORS],
@@ -32,7 +32,8 @@ SCHEMA = pa.schema(
     ]
 )
 """The columns of a checkpoint file of vectors: a vector, the image that it was computed from, and the classes that were
-kept with it. Classes are null where none are kept, and missing in files of earlier versions.
+kept with it by the classifier of that key. Key and classes are null where none are kept, and missing in files of
+earlier versions.
 """
 
 MEASUREMENTS = pa.schema(
@@ -120,16 +121,26 @@ class CheckpointFiles:
 class CheckpointWriter:
     """Writes the vectors of one task for one fingerprint.
 
-    ``key``: the fingerprint key of the vectors. The other arguments: see `CheckpointFiles`.
+    ``key``: the fingerprint key of the vectors; ``classifier``: the key of the classifier whose classes are kept with
+    them. The other arguments: see `CheckpointFiles`.
     """
 
     before_each: Callable[[], None] | None = None
     """Called before a file is written. What was measured of its images must be on the disk by then: a run that resumes
     from the file does not read them again."""
 
-    def __init__(self, folder: str, key: str, partition: int, attempt: int, started: float, least_seconds: float):
+    def __init__(
+        self,
+        folder: str,
+        key: str,
+        partition: int,
+        attempt: int,
+        started: float,
+        least_seconds: float,
+        classifier: str | None = None,
+    ):
         self._files = CheckpointFiles(folder, partition, attempt, started, least_seconds)
-        self._key = key
+        self._key, self._classifier = key, classifier
         self._sources: list[VectorSource] = []
         self._vectors: list[NDArray[np.float32]] = []
 
@@ -148,7 +159,7 @@ class CheckpointWriter:
         if self._sources:
             if self.before_each is not None:
                 self.before_each()
-            self._files.write(_rows(self._key, self._sources, np.concatenate(self._vectors)))
+            self._files.write(_rows(self._key, self._classifier, self._sources, np.concatenate(self._vectors)))
         else:
             self._files.write(None)
         self._sources, self._vectors = [], []
@@ -261,7 +272,7 @@ class CheckpointCount:
         return sum(self._rows.values())
 
 
-def _rows(key: str, sources: Sequence[VectorSource], vectors: NDArray[np.float32]) -> pa.Table:
+def _rows(key: str, classifier: str | None, sources: Sequence[VectorSource], vectors: NDArray[np.float32]) -> pa.Table:
     """Rows in `SCHEMA`. No value of a vector becomes a Python object."""
     columns = {
         "content_sha256": [source.content_sha256 for source in sources],
@@ -272,6 +283,7 @@ def _rows(key: str, sources: Sequence[VectorSource], vectors: NDArray[np.float32
         "thumbprint": [source.thumbprint for source in sources],
         "image_id": [source.image_id for source in sources],
         "source_version": [source.source_version for source in sources],
+        "classifier_key": [None if source.scores is None else classifier for source in sources],
         "classes": [None if source.scores is None else source.scores.classes for source in sources],
         "logits": [None if source.scores is None else source.scores.logits for source in sources],
         "rest": [None if source.scores is None else source.scores.rest for source in sources],
@@ -283,7 +295,7 @@ def _parquet(rows: pa.Table) -> bytes:
     """``rows`` as a Parquet file."""
     out = io.BytesIO()
     # Dense floats: a dictionary makes them larger and slower to read.
-    dictionaries = [name for name in ("fingerprint_key", "format") if name in rows.column_names]
+    dictionaries = [name for name in ("fingerprint_key", "classifier_key", "format") if name in rows.column_names]
     pq.write_table(rows, out, compression="zstd", use_dictionary=dictionaries, write_statistics=False)
     return out.getvalue()
 

@@ -82,7 +82,7 @@ def of_network(
             reason=f"the {after.classes:,} classes of {weights.source} have no names (classes = FILE gives them)"
         )
     names = class_names.of_weights(declared.classes, after.classes, cache, http)
-    known = classifier.Classifier(names, classifier.key_of(after.sha256, names), after.head)
+    known = classifier.Classifier(names, classifier.key_of(after.sha256), after.head)
     return Outcome(known, in_the_pass=None if known.from_vectors else after.parameters)
 
 
@@ -98,4 +98,4 @@ def of_program(declared: ExportedSettings, program: "Program", cache: Path, http
         return Outcome(reason=_WITHOUT_LOGITS)
     names = class_names.of_weights(declared.classes, program.classes, cache, http)
     place = program.outputs.index(LOGITS)
-    return Outcome(classifier.Classifier(names, classifier.key_of(f"{program.program_sha256} {place}", names)))
+    return Outcome(classifier.Classifier(names, classifier.key_of(program.program_sha256, place)))

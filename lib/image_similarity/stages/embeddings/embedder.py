@@ -55,8 +55,8 @@ class Work:
     """Where its checkpoints are written."""
     known: KnownContents | Shared | None
     """Contents whose vectors exist already."""
-    keeps_classes: bool = False
-    """Whether the most probable classes are kept with each vector."""
+    classifier: str | None = None
+    """The key of the classifier whose most probable classes are kept with each vector; None if none are kept."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Attempt:
     """Whether the task was tried before. Its worker may have died of a hostile file."""
 
 
-_fingerprints: dict[tuple[str, str | None, str, bool], Fingerprint] = {}
+_fingerprints: dict[tuple[FingerprintSpec, str | None, str, str | None], Fingerprint] = {}
 
 
 @dataclass
@@ -173,7 +173,8 @@ def _fingerprints_for(pairs: Sequence[tuple[Work, str]], opened: Callable[[str],
 
     Workers are reused, and so are their loaded fingerprints. Those of another job or device are released first.
     """
-    names = [(item.spec.key, item.file, device, item.keeps_classes) for item, device in pairs]
+    # The spec and not its key: programs of one key may differ in what their outputs are, so what is loaded differs.
+    names = [(item.spec, item.file, device, item.classifier) for item, device in pairs]
     unused = _fingerprints.keys() - names
     for name in unused:
         del _fingerprints[name]
@@ -182,7 +183,7 @@ def _fingerprints_for(pairs: Sequence[tuple[Work, str]], opened: Callable[[str],
     for name, (item, device) in zip(names, pairs):
         if name not in _fingerprints:
             file = opened(item.file) if item.file is not None else None
-            _fingerprints[name] = item.spec.load(file, device, logits=item.keeps_classes)
+            _fingerprints[name] = item.spec.load(file, device, logits=item.classifier is not None)
     return [_fingerprints[name] for name in names]
 
 
@@ -190,11 +191,18 @@ def _loaded(
     work: Work, fingerprint: Fingerprint, device: str, settings: EmbeddingsSettings, started: float, attempt: Attempt
 ) -> Loaded:
     writer = CheckpointWriter(
-        work.folder, work.spec.key, attempt.partition, attempt.number, started, settings.save_seconds
+        work.folder,
+        work.spec.key,
+        attempt.partition,
+        attempt.number,
+        started,
+        settings.save_seconds,
+        work.classifier,
     )
     done = set(writer.earlier_contents()) if attempt.is_retry else set()
     name = devices.name_of(device)
-    return Loaded(fingerprint, _value_of(work.known), writer, done, device=name, keeps_classes=work.keeps_classes)
+    keeps_classes = work.classifier is not None
+    return Loaded(fingerprint, _value_of(work.known), writer, done, device=name, keeps_classes=keeps_classes)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from image_similarity.errors import JobFailed
@@ -81,10 +82,10 @@ class Fingerprint:
     checkpoints: Sequence[str]
     """Whole files of unpublished checkpoints of earlier runs."""
     folder: str
-    keeps_classes: bool = False
-    """Whether the most probable classes are kept with each vector."""
+    classifier: str | None = None
+    """The key of the classifier whose most probable classes are kept with each vector; None if none are kept."""
     classified: frozenset[str] = frozenset()
-    """The contents in ``class_scores`` of this key as published."""
+    """The contents in ``class_scores`` of this key and classifier as published."""
 
     @property
     def key(self) -> str:
@@ -203,10 +204,10 @@ def _contents_of(files: Sequence[str]) -> Iterator[str]:
 
 def _work(fingerprint: Fingerprint, settings: EmbeddingsSettings) -> Work:
     contents = fingerprint.contents.union(_contents_of(fingerprint.checkpoints))
-    if fingerprint.keeps_classes and settings.recheck == "always":
-        contents &= fingerprint.classified.union(classified_in(fingerprint.checkpoints))
+    if fingerprint.classifier is not None and settings.recheck == "always":
+        contents &= fingerprint.classified.union(classified_in(fingerprint.checkpoints, fingerprint.classifier))
     known = _known_contents(contents)
-    return Work(fingerprint.spec, fingerprint.file, fingerprint.folder, known, fingerprint.keeps_classes)
+    return Work(fingerprint.spec, fingerprint.file, fingerprint.folder, known, fingerprint.classifier)
 
 
 def _measuring(quality: Quality) -> Measuring:
@@ -371,25 +372,28 @@ def new_vectors(files: Sequence[str], published: frozenset[str]) -> Iterator[pa.
     yield from _each_content_once(VECTORS, files, published)
 
 
-def new_class_scores(files: Sequence[str], published: frozenset[str]) -> Iterator[pa.Table]:
-    """Rows for ``class_scores``: each content in the checkpoint ``files`` whose classes were kept, once, without those
-    that are ``published``.
+def new_class_scores(files: Sequence[str], published: frozenset[str], classifier: str) -> Iterator[pa.Table]:
+    """Rows for ``class_scores``: each content in the checkpoint ``files`` whose classes were kept by the classifier of
+    that key, once, without those that are ``published``.
     """
-    yield from _each_content_once(CLASS_SCORES, _with_classes(files), published)
+    yield from _each_content_once(CLASS_SCORES, _with_classes(files), published, classifier)
 
 
 def _with_classes(files: Sequence[str]) -> list[str]:
-    """Checkpoints of earlier versions have none."""
-    return [file for file in files if "classes" in pq.read_schema(file).names]
+    """Checkpoints of earlier versions have none, or do not say whose they are."""
+    return [file for file in files if "classifier_key" in pq.read_schema(file).names]
 
 
-def _each_content_once(table: str, files: Sequence[str], published: frozenset[str]) -> Iterator[pa.Table]:
+def _each_content_once(
+    table: str, files: Sequence[str], published: frozenset[str], classifier: str | None = None
+) -> Iterator[pa.Table]:
+    """``classifier``: only rows of its key."""
     schema, seen = SCHEMAS[table], set(published)
     for file in files:
         with pq.ParquetFile(file) as opened:
             for batch in opened.iter_batches(_ROWS, columns=schema.names):
-                if table == CLASS_SCORES:
-                    batch = batch.filter(batch["classes"].is_valid())
+                if classifier is not None:
+                    batch = batch.filter(pc.equal(batch["classifier_key"], classifier))
                 first = dict(zip(reversed(contents := batch["content_sha256"].to_pylist()), range(len(batch))[::-1]))
                 new = sorted(place for content, place in first.items() if content not in seen)
                 seen.update(contents)
@@ -402,10 +406,11 @@ def contents_of(files: Sequence[str]) -> set[str]:
     return set(_contents_of(files))
 
 
-def classified_in(files: Sequence[str]) -> set[str]:
-    """The contents in checkpoint ``files`` whose classes were kept."""
-    tables = (pq.read_table(file, columns=["content_sha256", "rest"]) for file in _with_classes(files))
-    return {content for table in tables for content in table.filter(table["rest"].is_valid())[0].to_pylist()}
+def classified_in(files: Sequence[str], classifier: str) -> set[str]:
+    """The contents in checkpoint ``files`` whose classes were kept by the classifier of that key."""
+    tables = (pq.read_table(file, columns=["content_sha256", "classifier_key"]) for file in _with_classes(files))
+    kept = (table.filter(pc.equal(table["classifier_key"], classifier)) for table in tables)
+    return {content for table in kept for content in table["content_sha256"].to_pylist()}
 
 
 def quality_rows(outputs: Sequence[Outputs], quality: Quality, limits: Limits) -> pa.Table:

@@ -62,10 +62,10 @@ class Fingerprint:
     """Unpublished checkpoints of this run and earlier ones, with the columns of `checkpoints.SCHEMA`."""
     folder: str
     """Where this run's tasks write checkpoints, as programs outside Hadoop name it."""
-    keeps_classes: bool = False
-    """Whether the most probable classes are kept with each vector."""
-    classified: DataFrame | None = None
-    """Rows of ``class_scores`` of this key as published, if classes are kept."""
+    classifier: str | None
+    """The key of the classifier whose most probable classes are kept with each vector; None if none are kept."""
+    classified: DataFrame
+    """Rows of ``class_scores`` of this key and classifier as published."""
 
     @property
     def key(self) -> str:
@@ -193,8 +193,8 @@ def _tally(matched: DataFrame, fingerprints: int) -> _Tally:
 def _embedded_contents(fingerprint: Fingerprint, settings: EmbeddingsSettings) -> DataFrame:
     """The contents that are not embedded again."""
     vectors, saved = fingerprint.vectors, fingerprint.checkpoints
-    if fingerprint.classified is not None and settings.recheck == "always":
-        vectors, saved = fingerprint.classified, saved.where("classes IS NOT NULL")
+    if fingerprint.classifier is not None and settings.recheck == "always":
+        vectors, saved = fingerprint.classified, with_classes(saved, fingerprint.classifier)
     return vectors.select("content_sha256").unionAll(saved.select("content_sha256"))
 
 
@@ -235,7 +235,7 @@ def _results(
     work = []
     for fingerprint in fingerprints:
         known = _known_contents(spark, _embedded_contents(fingerprint, settings))
-        work.append(Work(fingerprint.spec, fingerprint.file, fingerprint.folder, known, fingerprint.keeps_classes))
+        work.append(Work(fingerprint.spec, fingerprint.file, fingerprint.folder, known, fingerprint.classifier))
     measuring = None
     if quality is not None:
         measured = quality.published.select("content_sha256").unionAll(quality.checkpoints.select("content_sha256"))
@@ -301,12 +301,17 @@ def new_vectors(checkpoints: DataFrame, published: DataFrame) -> DataFrame:
     return _each_content_once(checkpoints.select(*SCHEMAS[VECTORS].names), published)
 
 
-def new_class_scores(checkpoints: DataFrame, published: DataFrame) -> DataFrame:
-    """Rows for ``class_scores``: each content in the checkpoints whose classes were kept, once, without those that are
-    ``published``.
+def new_class_scores(checkpoints: DataFrame, published: DataFrame, classifier: str) -> DataFrame:
+    """Rows for ``class_scores``: each content in the checkpoints whose classes were kept by the classifier of that key,
+    once, without those that are ``published``.
     """
-    kept = checkpoints.where("classes IS NOT NULL").select(*SCHEMAS[CLASS_SCORES].names)
+    kept = with_classes(checkpoints, classifier).select(*SCHEMAS[CLASS_SCORES].names)
     return _each_content_once(kept, published)
+
+
+def with_classes(checkpoints: DataFrame, classifier: str) -> DataFrame:
+    """The rows with classes that the classifier of that key gave."""
+    return checkpoints.where(F.col("classifier_key") == classifier)
 
 
 def _each_content_once(new: DataFrame, published: DataFrame) -> DataFrame:

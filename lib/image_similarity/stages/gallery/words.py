@@ -209,7 +209,7 @@ RECORDED = {
     "limit": "How near near-duplicates are, and who chose that.",
     "calibration": "What the limit was chosen by: edited copies that it finds, and strangers that it keeps apart.",
     # of tag_images
-    "classifier": "What gave the classes: a hash of the last layer and of their names, and how many they are.",
+    "classifier": "What gave the classes: hashes of what makes their logits and of their names, and how many they are.",
     "label": "The attribute that the tags were compared with, to measure how often they are right.",
     # of all
     "versions": "Programs and libraries that this run used.",

@@ -25,7 +25,7 @@ def check(rule: str) -> None:
         return
     rules = "; ".join(f"{name} ({meaning})" for name, meaning in RULES.items())
     if rule == BEST:
-        raise WrongInput(f"--keep {rule}: the sharpness of images is not measured yet; the rules are: {rules}")
+        raise WrongInput(f"--keep {rule}: groups do not use the sharpness of images yet; the rules are: {rules}")
     raise WrongInput(f"--keep {rule}: no such rule{did_you_mean(rule, RULES)}; the rules are: {rules}")
 
 

@@ -29,7 +29,8 @@ class Source:
     """
 
     published: Snapshot
-    key: str
+    slot: str
+    """Of ``vectors``, or of ``class_scores`` where there is no ``classifier``."""
     classifier: "Classifier | None" = None
 
     def of(self, contents: Collection[str]) -> Iterator[pa.RecordBatch]:
@@ -41,7 +42,7 @@ class Source:
             yield from_vectors(batch, self.classifier)
 
     def _read(self, table: str, columns: list[str], contents: Collection[str]) -> Iterator[pa.RecordBatch]:
-        stored = self.published.dataset(table, self.key)
+        stored = self.published.dataset(table, self.slot)
         for batch in stored.to_batches(columns=columns, batch_size=_BATCH_ROWS, **streaming()):
             wanted = batch.filter(
                 pa.array([content in contents for content in batch.column(0).to_pylist()], pa.bool_())
