@@ -140,7 +140,9 @@ def test_labels_are_doubted_by_a_fingerprint_that_is_named_and_with_both_shares(
 
 @pytest.mark.parametrize("images_of", [1, 3])
 def test_where_no_image_is_before_another_there_are_a_sentence_and_the_images(images_of: int) -> None:
-    cards = everything(["a"])[0].lists([]).quality.lists["darkest"]
+    of_all = everything(["a"])[0].lists([]).quality
+    assert of_all is not None
+    cards = of_all.lists["darkest"]
     same = [{**card, "measured": cards[0]["measured"]} for card in cards[:images_of]]
     even = Histogram(1.0, 1.0, (images_of,), (images_of,))
     names = [order.name for order in measures.ORDERS]

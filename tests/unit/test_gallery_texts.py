@@ -463,7 +463,7 @@ def test_the_first_tab_is_the_one_asked_for_or_the_default(
     published = ["colours/cosine", "hog/cosine", "vgg16-fc2/cosine", "vgg16-fc2/euclidean"]
     job: Any = SimpleNamespace(
         base_snapshot=SimpleNamespace(slots=lambda table: published, uri="w"),
-        settings=SimpleNamespace(neighbours=NeighboursSettings(**settings)),
+        settings=SimpleNamespace(neighbours=NeighboursSettings.model_validate(settings)),
     )
     assert list(render_gallery._slots(job, asked)) == shown
 

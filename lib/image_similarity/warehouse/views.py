@@ -26,6 +26,7 @@ _SEARCH = "search/"
 """The slots of failures that are of queries, and not of the collection: ``search/<queries>/<fingerprint>/<metric>``."""
 
 _FIRST = "run find_neighbours first"
+"""What is said where no neighbours are published."""
 
 _SQL_TYPES = {
     pa.string(): "VARCHAR",
