@@ -159,7 +159,8 @@ def test_where_no_image_is_before_another_there_are_a_sentence_and_the_images(im
         *(f"quality/flag-dark-{n}.html" for n in (1, 2)[:images_of]),
     ]
     index = shown[0][1]
-    assert ("One image was measured" if images_of == 1 else "All images have the same numbers") in index
+    assert ("One image was measured" if images_of == 1 else "All measured images have the same numbers") in index
+    assert ("The first 2 are here" in index) == (images_of > 2)
     assert index.count('<li class="card') == min(images_of, 2) and 'class="panels"' not in index
     assert "first pictures of each list" not in index
     assert not any(re.search(r"<ul[^>]*>\s*</ul>", page) for _, page in shown)
