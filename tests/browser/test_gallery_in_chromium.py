@@ -374,8 +374,8 @@ def test_words_of_labels_stay_whole_below_narrow_pictures(browser: Browser, tmp_
     facet = Facet("style", "0" * 32, values)
     card = {"page": "0" * 32, "title": "expressionism", "subtitle": "", "alt": "", "picture": "0" * 32}
     cards = {at: {**card, "width": 1 if at % 2 else 3, "height": 2} for at in range(7)}
-    row = {"ordinal": 0, "label": 0, "suggested": 1, "score": 0.5, "own_share": 0.25}
-    row |= {"neighbours": [*range(1, 7)], "labels": [0, 1, 1, 0, 1, 1]}
+    near = {"neighbours": [*range(1, 7)], "labels": [0, 1, 1, 0, 1, 1]}
+    row = {"ordinal": 0, "label": 0, "suggested": 1, "score": 0.5, "own_share": 0.25, **near}
     lists = ranked.Lists(suspects=[ranked.suspects(facet, 7, 1, [row], cards)])
     [(path, template, context)] = ranked.pages_of(lists, tabs, 60)
     pages.write(book.gallery, path, pages.render(template, book, path, context))
