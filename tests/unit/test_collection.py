@@ -426,6 +426,9 @@ def test_labels_that_say_nothing_are_refused(made: Made) -> None:
     rows = [{"image_id": name, "attributes": {"title": name}} for name in CONTENTS]
     made.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
     assert "no image has the attribute 'folder'" in refused(ims.open(made.uri).mislabelled, "folder")
+    for no_name in (None, 3):
+        message = f"the attribute {no_name} is no text: name one, as in mislabelled('folder')"
+        assert refused(collection.mislabelled, no_name) == message
     alone = refused(ims.open(made.uri).mislabelled, "title")
     assert "the attribute 'title' is another one for every image: name one whose values repeat" in alone
     assert "no neighbours vgg16-fc2/euclidean" in refused(collection.isolation, metric="euclidean")

@@ -44,12 +44,11 @@ from image_similarity.stages.neighbours import usable
 from image_similarity.storage import tables, uris
 from image_similarity.storage.fetch import FETCH_REASONS
 from image_similarity.warehouse import current_tags, retention
+from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, DEFAULT_METRIC
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 from image_similarity.warehouse.snapshot import Snapshot
 from image_similarity.warehouse.workspace import Workspace
-
-DEFAULT_METRIC = "cosine"
 
 _OF_QUALITY = ["image_id", "content_sha256", *measures.STORED]
 
@@ -194,17 +193,26 @@ def _by_fingerprint(snapshot: Snapshot, fingerprints: Sequence[str]) -> dict[str
 
 
 def _slots(job: Job, fingerprints: Sequence[str]) -> dict[str, str]:
-    """The slots of ``neighbours`` to show, each with its label. The settings' fingerprint and metric come first."""
+    """The slots of ``neighbours`` to show, each with its label.
+
+    ``fingerprints`` come in their order; without them, first those of the settings, then the default. So do metrics.
+    """
     by_fingerprint = _by_fingerprint(job.base_snapshot, fingerprints)
     settings = job.settings.neighbours
-    first_fingerprint, first_slot = settings.fingerprint, f"{settings.fingerprint}/{settings.metric}"
-    names = dict.fromkeys(fingerprints) or sorted(by_fingerprint, key=lambda name: (name != first_fingerprint, name))
+    names = dict.fromkeys(fingerprints) or _first(by_fingerprint, settings.fingerprint, DEFAULT_FINGERPRINT)
     shown = {}
     for name in names:
-        for slot in sorted(by_fingerprint[name], key=lambda slot: (slot != first_slot, slot)):
+        metrics = [slot.partition("/")[2] for slot in by_fingerprint[name]]
+        for slot in (f"{name}/{metric}" for metric in _first(metrics, settings.metric, DEFAULT_METRIC)):
             is_plain = by_fingerprint[name] == [f"{name}/{DEFAULT_METRIC}"]
             shown[slot] = name if is_plain else slot.replace("/", ", ")
     return shown
+
+
+def _first(names: Iterable[str], *preferred: str) -> list[str]:
+    """``names`` in their order, with those that are ``preferred`` in front."""
+    known = sorted(names)
+    return list(dict.fromkeys([*(name for name in preferred if name in known), *known]))
 
 
 def _images_of(job: Job, records: Records) -> str:
