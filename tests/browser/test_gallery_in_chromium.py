@@ -9,13 +9,15 @@ import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, FloatRect, Page, Request, Route
 
 from conftest import Rendered
-from image_similarity.stages.gallery import addresses, pages
+from image_similarity.stages.gallery import addresses, pages, ranked
+from image_similarity.stages.gallery.listings import Facet, FacetValue
 from image_similarity.stages.gallery.pages import Book, Tab
 
 
@@ -166,6 +168,35 @@ def test_on_a_phone_the_first_neighbours_are_on_the_first_screen(
         page.goto(f"{gallery.folder.as_uri()}/index.html")
         assert boxes(page, ".example .own img")[0]["height"] <= 0.45 * 844
         assert boxes(page, ".example .others .card")[0]["y"] < 844
+
+
+def test_on_a_phone_tags_are_not_cut_off_and_take_little_of_the_screen(browser: Browser, gallery: Rendered) -> None:
+    """Of many, the first part of a third line says that there are more."""
+    with browser.new_context(viewport={"width": 390, "height": 844}) as context:
+        page, lines = context.new_page(), set()
+        for path in (path for path in shown(gallery) if path.startswith("images/")):
+            page.goto(f"{gallery.folder.as_uri()}/{path}")
+            for tags in page.locator(".tags").all():
+                assert tags.evaluate("tags => tags.scrollWidth <= tags.clientWidth"), path
+                line = tags.evaluate("tags => parseFloat(getComputedStyle(tags).lineHeight)")
+                hidden = tags.evaluate("tags => tags.scrollHeight - tags.clientHeight")
+                lines.add(round((tags.evaluate("tags => tags.clientHeight") - 8) / line, 1))
+                assert max(lines) <= 2.6 and (not hidden or max(lines) == 2.6), path
+        assert lines
+
+
+def test_tags_are_above_a_random_selection_and_in_the_words_of_the_search(visit: Visit) -> None:
+    page = visit.open("index.html")
+    headings = [page.locator(f"#{name}").bounding_box() for name in ("tags", "groups", "chance")]
+    tops = [box["y"] for box in headings if box]
+    assert len(tops) == 3 and tops == sorted(tops)
+    field = page.locator("#find")
+    assert field.get_attribute("placeholder") == "Title, file, tag, attribute"
+    assert field.evaluate(
+        "field => { const text = document.createElement('canvas').getContext('2d'), style = getComputedStyle(field);"
+        " text.font = style.font; const room = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);"
+        " return text.measureText(field.placeholder).width <= field.clientWidth - room; }"
+    ), "all of it is seen"
 
 
 def test_an_enlarged_picture_has_its_name_and_is_no_larger_than_it_can_be(visit: Visit, gallery: Rendered) -> None:
@@ -362,6 +393,31 @@ def test_no_word_below_a_picture_is_cut_off(browser: Browser, gallery: Rendered)
                 " getComputedStyle(one).textOverflow !== 'clip').map((one) => one.textContent)"
             )
             assert cut == [], path
+
+
+@pytest.mark.parametrize("width", [390, 705, 800, 961, 1024, 1920])
+def test_words_of_labels_stay_whole_below_narrow_pictures(browser: Browser, tmp_path: Path, width: int) -> None:
+    tabs = (Tab("one", "one", "cosine"),)
+    book = Book(str(tmp_path), "r1", "Title", 7, tabs, (), 200)
+    values = tuple(FacetValue(value, 2, value) for value in ("expressionism", "impressionism"))
+    facet = Facet("style", "0" * 32, values)
+    card = {"page": "0" * 32, "title": "expressionism", "subtitle": "", "alt": "", "picture": "0" * 32}
+    cards = {at: {**card, "width": 1 if at % 2 else 3, "height": 2} for at in range(7)}
+    near = {"neighbours": [*range(1, 7)], "labels": [0, 1, 1, 0, 1, 1]}
+    row = {"ordinal": 0, "label": 0, "suggested": 1, "score": 0.5, "own_share": 0.25, **near}
+    lists = ranked.Lists(suspects=[ranked.suspects(facet, 7, 1, [row], cards)])
+    [(path, template, context)] = ranked.pages_of(lists, tabs, 60)
+    pages.write(book.gallery, path, pages.render(template, book, path, context))
+    pages.write(book.gallery, *pages.static_file("gallery.css", book))
+    with browser.new_context(viewport={"width": width, "height": 900}) as opened:
+        page = opened.new_page()
+        page.goto(f"{tmp_path.as_uri()}/{path}")
+        broken = page.locator(".suspect .card :is(.title, bdi)").evaluate_all(
+            "all => all.filter((one) => one.getClientRects().length > 1 || one.offsetHeight > 30)"
+            ".map((one) => one.textContent)"
+        )
+        assert broken == [] and page.locator(".suspect .card bdi").count() == 7
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_long_names_of_fingerprints_scroll_in_their_row_and_not_the_page(browser: Browser, gallery: Rendered) -> None:
