@@ -127,8 +127,8 @@ def test_old_tags_are_said_to_be_old(
     capsys.readouterr()
     assert run(render_gallery, *render) == 0
     assert told not in capsys.readouterr().out, "nothing has changed"
-    lasting = [*arguments, "--set", "fingerprints.tiny.layer=features.4"]
-    assert run(embed_images, *lasting, "--fingerprint", "tiny") == 0
+    anew = [*arguments, "--set", "fingerprints.tiny.layer=features.4"]
+    assert run(embed_images, *anew, "--fingerprint", "tiny", "--replace-fingerprint") == 0
     capsys.readouterr()
     assert run(render_gallery, *render) == 0
     assert told in capsys.readouterr().out and told in text_of(tmp_path / "g" / "run.html")
