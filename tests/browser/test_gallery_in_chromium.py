@@ -605,3 +605,29 @@ def slowly(context: BrowserContext) -> None:
         route.continue_()
 
     context.route("**/*.webp", late)
+
+
+@pytest.mark.parametrize("width", [800, 1024, 1280])
+def test_the_search_stands_beside_the_lists_of_the_header(browser: Browser, gallery: Rendered, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 844}) as context:
+        page = context.new_page()
+        page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, 'images/')}")
+        name, lists, find = (boxes(page, f"header {part}")[0] for part in (".name", "nav", ".search"))
+        assert name["x"] + name["width"] <= lists["x"] and lists["x"] + lists["width"] <= find["x"]
+        assert lists["y"] < find["y"] + find["height"] / 2 < lists["y"] + lists["height"]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_lists_of_the_header_fade_where_they_go_on_and_the_last_is_clear(
+    browser: Browser, gallery: Rendered
+) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 844}) as context:
+        page = context.new_page()
+        page.goto(f"{gallery.folder.as_uri()}/{page_like(gallery, 'images/')}")
+        lists = page.locator("header nav ul")
+        assert lists.evaluate("one => one.scrollWidth > one.clientWidth")
+        assert "gradient" in page.locator("header nav").evaluate("one => getComputedStyle(one).maskImage")
+        lists.evaluate("one => { one.scrollLeft = one.scrollWidth; }")
+        nav, last = boxes(page, "header nav")[0], boxes(page, "header nav a")[-1]
+        assert last["x"] + last["width"] <= nav["x"] + nav["width"] - 3.5 * 16
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -118,12 +118,17 @@ def test_old_tags_are_said_to_be_old(
     shutil.copytree(gallery.warehouse, warehouse)
     arguments = [*gallery.arguments[:-2], "--warehouse", warehouse]
     render = [*arguments, "--gallery", tmp_path / "g"]
-    told = "images were embedded again as tiny since these tags were given: run tag_images --fingerprint tiny"
+    told = "images are others, new or gone since they were tagged by tiny: run tag_images --fingerprint tiny"
     assert run(render_gallery, *render) == 0
     printed = capsys.readouterr().out
     assert told not in printed
     assert "1 tags are not shown, because their image is gone, or its file was replaced: run tag_images" in printed
     assert run(embed_images, *arguments, "--fingerprint", "tiny") == 0
+    capsys.readouterr()
+    assert run(render_gallery, *render) == 0
+    assert told not in capsys.readouterr().out, "nothing has changed"
+    anew = [*arguments, "--set", "fingerprints.tiny.layer=features.4"]
+    assert run(embed_images, *anew, "--fingerprint", "tiny", "--replace-fingerprint") == 0
     capsys.readouterr()
     assert run(render_gallery, *render) == 0
     assert told in capsys.readouterr().out and told in text_of(tmp_path / "g" / "run.html")

@@ -1,6 +1,7 @@
 """The jobs as functions, in one shared session: what they publish, what a second run does, and what bad input gets."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def test_from_a_folder_to_neighbours(run: Run, folder: Path, tmp_path: Path, tin
         ("plain.png",),
     ]
     assert f"warehouse: {warehouse}" in told and "1 truncated" in told and "weights: untrained (seed 0)" in told
+    assert re.search(r"^ *quality +8 images measured: ", told, re.MULTILINE), "in the summary, too"
     assert "new\\nline.png" in told and "new\nline.png" not in told, "names cannot break lines"
 
 

@@ -135,15 +135,22 @@ def test_nothing_is_measured_when_it_is_turned_off(collection: Collection, capsy
     assert collection.rows == [] and "measured" not in collection.counts()
     assert "quality" not in json.loads((collection.warehouse / POINTER).read_text())["tables"]
     assert not list((collection.warehouse / "_state").rglob("*.parquet"))
-    capsys.readouterr()
+    assert "quality" not in capsys.readouterr().out
+    collection.embed()
+    told = (
+        "quality: none of 5 images has numbers: they were embedded before quality was measured; --set embeddings.rech"
+    )
+    assert told in capsys.readouterr().out
     draw(collection.pictures / "new.png", 9)
     collection.embed()
     assert collection.images == ["new.png"] and collection.counts()["not_measured"] == 5
     told = "quality: 5 images were embedded before quality was measured; --set embeddings.recheck=always reads them"
     assert told in capsys.readouterr().out
     before = collection.rows
+    capsys.readouterr()
     collection.embed(*off)
     assert collection.rows == before, "the table stays as it is"
+    assert "quality: not measured (quality.enabled); the published table stays as it is" in capsys.readouterr().out
     collection.embed("--set", "embeddings.recheck=always")
     assert collection.images == sorted([*DECODED, "new.png"])
     counts = collection.counts()

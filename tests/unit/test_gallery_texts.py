@@ -25,6 +25,7 @@ from image_similarity.settings import (
     GroupsSettings,
     NeighboursSettings,
     Settings,
+    TagsSettings,
     fingerprints,
     meanings,
 )
@@ -499,6 +500,48 @@ def test_the_facts_of_a_run_do_not_mislead() -> None:
     assert told["images"] == "240" and told["failures"] == "none" and nothing == {"kept": "0", "skipped": "none"}
     told, nothing = facts({"weights": "/w/own.pth", "trained": False}, {"devices": {}})
     assert told["weights"] == "own.pth (untrained)" and nothing == {"devices": "none"}
+
+
+def test_what_labels_tell_of_tags_is_told_in_words() -> None:
+    settings = {"tags": TagsSettings().model_dump(), "label": "species"}
+    points = [[0.9, 0.1, 1.0], [0.5, 0.6, 0.8]]
+    calibration = {
+        **{"attribute": "species", "labelled": 1234, "unmatched": {"a vase": 3}, "unmatched_labels": 1},
+        **{"unmatched_images": 3, "accuracy": 0.8065, "accuracy_by_coverage": points, "coverage": 0.775},
+        **{"precision": 0.9, "expected_calibration_error": 0.222, "best_temperature": None},
+    }
+    section = section_of("tag_images", settings, {"images": 2000, "calibration": calibration})
+    told = dict(section["facts"])
+    assert told["labelled"] == "1,234 images, by species" and told["not compared"] == "3 images, with 1 labels"
+    assert (told["coverage"], told["precision"], told["accuracy"]) == ("0.775", "0.900", "0.806")
+    assert told["calibration error"] == "0.222" and "calibration" not in told
+    assert [name for name in told if name not in words.FACTS] == []
+    without = dict(section_of("tag_images", settings, {"calibration": {**calibration, "precision": None}})["facts"])
+    assert "precision" not in without and without["coverage"] == "0.775"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        ({"not_found": 1234, "empty": 2}, "1,234 not found, 2 empty"),
+        ({"share": 0.25, "of_all": 3, "name": "a b", "absent": None}, "share 0.2500; of all 3; name a b; absent none"),
+        ({"inner": {"a": {"b": [1, 2.5]}}, "done": True}, "inner (a (b (1, 2.5000))); done yes"),
+        ([[0.9, 1], {"a": 1}, [], None, "x"], "(0.9000, 1), (1 a), (none), none, x"),
+        (list(range(1000)), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, and 988 more"),
+        ({}, "none"),
+    ],
+)
+def test_a_count_of_another_version_is_shown_however_it_is_nested(count: Any, text: str) -> None:
+    section = section_of("embed_images", {}, {"of_a_later_version": count})
+    assert dict([*section["facts"], *section["nothing"]])["of a later version"] == text
+
+
+@pytest.mark.parametrize(
+    "value", ["text", 3, None, [1], {}, {"labelled": [1], "coverage": "?", "unmatched_images": {}}]
+)
+def test_a_calibration_of_another_version_is_shown(value: Any) -> None:
+    section = section_of("tag_images", {}, {"calibration": value})
+    assert section["facts"] or section["nothing"]
 
 
 def test_every_setting_has_its_words() -> None:

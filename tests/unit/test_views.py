@@ -250,6 +250,29 @@ def test_what_is_not_published_is_an_error(warehouse: Path, asked: str, message:
         db.sql(f"FROM {asked}").fetchall()
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        "FROM {} WHERE score > 0.5",
+        "FROM {} WHERE image_id = 'another'",
+        "SELECT count(*) FROM {}",
+        "SELECT count(*) FROM {} WHERE own_share = 0",
+        "FROM {} LIMIT 1",
+        "SELECT label, count(*) FROM {} GROUP BY label",
+        "FROM images JOIN {} USING (image_id) WHERE score > 0.5",
+        "FROM {} LEFT JOIN quality USING (image_id) WHERE score > 0 AND flags IS NULL",
+        "FROM images WHERE image_id IN (SELECT image_id FROM {} WHERE score > 0)",
+        "FROM images WHERE EXISTS (FROM {} WHERE score > 0)",
+    ],
+)
+def test_what_cannot_be_judged_is_an_error_whatever_is_asked_of_it(warehouse: Path, question: str) -> None:
+    """A filter once dropped the row that raised the error: no rows, as if no label were wrong."""
+    db = opened(warehouse, EVERYTHING)
+    for attribute, message in (("style", "no image has the attribute style"), ("Title", "the attribute Title is anot")):
+        with pytest.raises(duckdb.Error, match=message):
+            db.sql(question.format(f"mislabelled('{attribute}')")).fetchall()
+
+
 def test_no_default_is_guessed(tmp_path: Path) -> None:
     for run, fingerprint in (("r1", "one"), ("r2", "two")):
         rows = [{"image_id": "a", "fingerprint": fingerprint, "relation": "similar", "metric": "cosine"}]

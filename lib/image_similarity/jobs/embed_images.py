@@ -320,7 +320,7 @@ def _summarise(job: Job, written: runners.Written) -> None:
     totals = parts(counts, failures.total, written.failed_before)
     devices_used = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
     details = [f"computed on: {devices_used}"] if devices_used else []
-    details += _about_quality(counts) + _about_classes(counts)
+    details += _about_quality(job, counts) + _about_classes(counts)
     summary = f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(totals)}"
     job.say(summary, *details, *failures.lines, failures=failures.fields)
 
@@ -328,12 +328,24 @@ def _summarise(job: Job, written: runners.Written) -> None:
 _AGAIN = "--set embeddings.recheck=always reads them again"
 
 
-def _about_quality(counts: Mapping[str, Any]) -> list[str]:
-    if "measured" not in counts:
-        return []
+def quality_described(counts: Mapping[str, Any]) -> str:
+    """``608 images measured: 3 blurred, 1 dark``; where some lack numbers, ``500 of 608 images measured: ...``."""
+    measured, lacking = counts["measured"], counts["not_measured"]
+    if not measured and lacking:
+        return f"none of {lacking:,} images has numbers: they were embedded before quality was measured"
+    of_all = f" of {measured + lacking:,}" if lacking else ""
     flags = ", ".join(f"{images:,} {name}" for name, images in counts["flags"].items()) or "none flagged"
-    lines = [f"quality: {counts['measured']:,} images measured: {flags}"]
-    if lacking := counts["not_measured"]:
+    return f"{measured:,}{of_all} images measured: {flags}"
+
+
+def _about_quality(job: Job, counts: Mapping[str, Any]) -> list[str]:
+    if "measured" not in counts:
+        published = not job.settings.quality.enabled and job.base_snapshot.run_ids(QUALITY)
+        return ["quality: not measured (quality.enabled); the published table stays as it is"] if published else []
+    lines, lacking = [f"quality: {quality_described(counts)}"], counts["not_measured"]
+    if lacking and not counts["measured"]:
+        return [f"{lines[0]}; {_AGAIN}"]
+    if lacking:
         lines.append(f"quality: {lacking:,} images were embedded before quality was measured; {_AGAIN}")
     return lines
 

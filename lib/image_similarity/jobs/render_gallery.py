@@ -439,7 +439,7 @@ def _about(job: Job, slots: dict[str, str], records: Records) -> About:
     tagger = _tagger(snapshot, _fingerprints(slots))
     if tagger is not None:
         published = snapshot.run_ids("tags", tagger)
-        runs += section(f"Tags by {tagger}", published, *_stale_tags(snapshot, tagger, published))
+        runs += section(f"Tags by {tagger}", published, *_stale_tags(job, tagger, records))
     parted = [(slot.partition("/"), label) for slot, label in slots.items()]
     tabs = tuple(Tab(label, fingerprint, metric) for (fingerprint, _, metric), label in parted)
     images = _images_of(job, records)
@@ -487,11 +487,18 @@ def _stale_groups(snapshot: Snapshot, slot: str, run: str, kinds: list[str]) -> 
     return [f"neighbours by {slot} were found again since these groups were made: {_group_again(slot, kinds)}"]
 
 
-def _stale_tags(snapshot: Snapshot, name: str, runs: list[str]) -> list[str]:
-    """A line where the tags of ``runs`` were given to other vectors than those that are published; else none."""
-    if _were_read(runs, "embeddings", snapshot.run_ids("embeddings", name), snapshot.runs):
+def _stale_tags(job: Job, name: str, records: Records) -> list[str]:
+    """A line where images have other vectors by ``name`` than those that the tags were given to; else none."""
+    snapshot = job.base_snapshot
+    published, embeddings = snapshot.run_ids("tags", name), snapshot.run_ids("embeddings", name)
+    if _were_read(published, "embeddings", embeddings, records):
         return []
-    return [f"images were embedded again as {name} since these tags were given: run tag_images --fingerprint {name}"]
+    read = [run for of in published if of in records for run in records[of].inputs.get("embeddings", [])]
+    if not all(retention.is_whole(job.warehouse, "embeddings", run) for run in read):
+        return [f"images were embedded as {name} since these tags were given: run tag_images --fingerprint {name}"]
+    before, now = job.warehouse.read("embeddings", read), job.warehouse.read("embeddings", embeddings)
+    changed = staleness.changed_images(before, now, ("fingerprint_key", "content_sha256"))
+    return _stale_line(changed, f"images are others, new or gone since they were tagged by {name}", "tag_images", name)
 
 
 def _tagged(snapshot: Snapshot, name: str, records: Records) -> Tagged:
@@ -575,7 +582,20 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
 
 def _of_counts(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in counts.items():
-        yield name.replace("_", " "), _devices(value) if name == "devices" else _text(value)
+        if name == "calibration" and isinstance(value, dict):
+            yield from _of_calibration(value)
+        else:
+            yield name.replace("_", " "), _devices(value) if name == "devices" else _text(value)
+
+
+def _of_calibration(measured: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What labels tell of tags. Older records, and those of other versions, may lack any of it."""
+    yield "labelled", f"{_text(measured.get('labelled'))} images, by {_text(measured.get('attribute'))}"
+    for fact, of in words.CALIBRATION.items():
+        if isinstance(share := measured.get(of), (int, float)):
+            yield fact, f"{share:.3f}"
+    if unmatched := measured.get("unmatched_images"):
+        yield "not compared", f"{_text(unmatched)} images, with {_text(measured.get('unmatched_labels'))} labels"
 
 
 def _of_groups(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -597,15 +617,26 @@ def _grouped(counts: Mapping[str, int]) -> str:
     return f"{groups:,} group{'s' * (groups != 1)}, {images:,} images in groups, {largest}"
 
 
+_MOST_PARTS = 12
+"""Parts of one count that are shown; the table of runs has all of them."""
+
+
 def _text(value: Any) -> str:
-    """A count, a fraction, counts by reason, or a text, for people."""
+    """A count, a fraction, a text, or lists and maps of these in any depth, for people."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
         return _counted(value)
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        return _few([_part(part) for part in value], ", ")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "none"
+
+
+def _few(parts: list[str], between: str) -> str:
+    more = [f"and {len(parts) - _MOST_PARTS:,} more"] if len(parts) > _MOST_PARTS else []
+    return between.join([*parts[:_MOST_PARTS], *more]) or "none"
 
 
 def _devices(images: dict[str, int]) -> str:
@@ -614,8 +645,17 @@ def _devices(images: dict[str, int]) -> str:
     return ", ".join(by_device) or "none"
 
 
-def _counted(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items()) or "none"
+def _counted(parts: dict[str, Any]) -> str:
+    """Reason -> images as ``3 not found``; where anything else is counted, names before their values."""
+    named = {name.replace("_", " "): value for name, value in parts.items()}
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in named.values()):
+        return _few([f"{value:,} {name}" for name, value in named.items()], ", ")
+    return _few([f"{name} {_part(value)}" for name, value in named.items()], "; ")
+
+
+def _part(value: Any) -> str:
+    """A value within another one: maps and lists stand in brackets."""
+    return f"({_text(value)})" if isinstance(value, (dict, list)) else _text(value)
 
 
 def _summarise(job: Job, counts: dict[str, Any]) -> None:

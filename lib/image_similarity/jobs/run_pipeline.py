@@ -27,7 +27,7 @@ from image_similarity.jobs import (
 )
 from image_similarity.jobs.job import Application, work_on
 from image_similarity.pages import captions
-from image_similarity.reporting import aligned, printable, say
+from image_similarity.reporting import aligned, note, printable, say
 from image_similarity.runtime import progress
 from image_similarity.settings import Settings
 from image_similarity.storage import uris
@@ -94,6 +94,8 @@ def run(application: Application) -> None:
     for name in names:
         if application.settings.tags.enabled:
             tag_images.run(application, name, where_possible=True)
+        elif application.warehouse.current().runs("tags", name):
+            note(f"images are not tagged (tags.enabled); the published tags by {name} stay as they are")
         find_neighbours.run(application, name)
         for kind in group_images.KINDS if _groups(application) else ():
             group_images.run(application, name, kind)
@@ -149,6 +151,8 @@ def _totals(application: Application, fingerprint: str) -> Iterator[tuple[str, s
     yield from (("images", f"{run.counts['images']:,}") for run in finished if run.name == "build_manifest")
     failures: Counter[str] = sum((Counter(run.counts.get("failures", {})) for run in finished), Counter())
     yield "failed", ", ".join(f"{count:,} {reason}" for reason, count in failures.items()) or "none"
+    for counts in [run.counts for run in finished if run.name == "embed_images" and "measured" in run.counts][:1]:
+        yield "quality", embed_images.quality_described(counts)
     for run in finished:
         if run.name == "tag_images" and run.slot == fingerprint and run.counts["images"]:
             yield "tags", tag_images.described(run.counts)

@@ -281,19 +281,21 @@ answers AS (
            coalesce(max(share) FILTER (said <> label), 0) AS other_share,
            any_value(fingerprint) AS fingerprint, any_value(metric) AS metric
     FROM shares GROUP BY ALL
+),
+-- An error where nothing can be judged, whatever is asked: each row needs it, and an aggregate always has a row.
+guard AS (
+    SELECT bool_and(is_judged) AS is_judged FROM (SELECT CASE
+        WHEN attribute_name IS NULL THEN error('the attribute is NULL: name one, FROM mislabelled(''ATTRIBUTE'')')
+        WHEN (SELECT count(*) FROM judged) > 0 THEN true
+        WHEN (SELECT count(*) FROM labelled) > 0 THEN error(
+            'the attribute ' || attribute_name || ' is another one for every image: name one whose values repeat')
+        ELSE error('no image has the attribute ' || attribute_name)
+    END AS is_judged)
 )
 SELECT a.image_id, a.label, a.suggested_label, (other_share - own_share)::FLOAT AS score,
        own_share::FLOAT AS own_share, title_of(a.image_id, i.attributes) AS title, i.uri, i.attributes, a.fingerprint,
        a.metric
-FROM answers AS a JOIN manifest AS i USING (image_id)
-UNION ALL BY NAME
-SELECT NULL AS image_id WHERE CASE  -- never a row, but an error where nothing can be judged
-    WHEN attribute_name IS NULL THEN error('the attribute is NULL: name one, FROM mislabelled(''ATTRIBUTE'')')
-    WHEN EXISTS (FROM judged) THEN false
-    WHEN EXISTS (FROM labelled) THEN error(
-        'the attribute ' || attribute_name || ' is another one for every image: name one whose values repeat')
-    ELSE error('no image has the attribute ' || attribute_name)
-END
+FROM answers AS a JOIN manifest AS i USING (image_id) WHERE (SELECT is_judged FROM guard)
 ORDER BY score DESC, image_id;
 CREATE OR REPLACE MACRO mislabelled(attribute_name, fingerprint_name := NULL, metric_name := NULL) AS TABLE
 FROM mislabelled_images(CASE slot_of(of_warehouse({name}, coalesce(fingerprint_name, {default})), metric_name)

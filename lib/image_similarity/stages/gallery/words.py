@@ -182,12 +182,26 @@ FACTS = {
     "without scores": "images of which it was not asked, or gave no usable answer",
     "different tags": "tags that are the most specific one of an image",
     "most frequent": "how many images these are the most specific tag of",
+    "labelled": "images whose label is a class, or a parent of classes: tags were measured by them",
+    "coverage": "the share of these images that have a tag",
+    "precision": "of those that have a tag, the share whose first tag is right",
+    "accuracy": "the share whose most probable class is right, however sure the network is",
+    "calibration error": "how far probabilities are from the share that is right, on average",
+    "not compared": "images whose label is neither a class nor a parent of classes",
     # of all
     "steps": "seconds that each step took",
     "finished": "when, and after how long",
     "run": "the name of this run in the tables",
 }
 """Name of a fact on the page of the run -> a short explanation; older names, too."""
+
+CALIBRATION = {
+    "coverage": "coverage",
+    "precision": "precision",
+    "accuracy": "accuracy",
+    "calibration error": "expected_calibration_error",
+}
+"""Name of a fact about tags that were compared with labels -> its name in the record."""
 
 RECORDED = {
     # of build_manifest
