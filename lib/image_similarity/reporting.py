@@ -178,6 +178,12 @@ def printable(text: str) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
+def brief(name: str, most: int = 60) -> str:
+    """``name`` as `printable`, cut to ``most`` characters: for a line that names several."""
+    shown = printable(name)
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
 def longest(seconds: dict[str, float], most: int = 5) -> str:
     """The longest steps of ``seconds`` (step -> seconds), as text for people."""
     chosen = sorted(seconds.items(), key=lambda step: -step[1])[:most]

@@ -168,6 +168,35 @@ def test_on_a_phone_the_first_neighbours_are_on_the_first_screen(
         assert boxes(page, ".example .others .card")[0]["y"] < 844
 
 
+def test_on_a_phone_tags_are_not_cut_off_and_take_little_of_the_screen(browser: Browser, gallery: Rendered) -> None:
+    """Of many, the first part of a third line says that there are more."""
+    with browser.new_context(viewport={"width": 390, "height": 844}) as context:
+        page, lines = context.new_page(), set()
+        for path in (path for path in shown(gallery) if path.startswith("images/")):
+            page.goto(f"{gallery.folder.as_uri()}/{path}")
+            for tags in page.locator(".tags").all():
+                assert tags.evaluate("tags => tags.scrollWidth <= tags.clientWidth"), path
+                line = tags.evaluate("tags => parseFloat(getComputedStyle(tags).lineHeight)")
+                hidden = tags.evaluate("tags => tags.scrollHeight - tags.clientHeight")
+                lines.add(round((tags.evaluate("tags => tags.clientHeight") - 8) / line, 1))
+                assert max(lines) <= 2.6 and (not hidden or max(lines) == 2.6), path
+        assert lines
+
+
+def test_tags_are_above_a_random_selection_and_in_the_words_of_the_search(visit: Visit) -> None:
+    page = visit.open("index.html")
+    headings = [page.locator(f"#{name}").bounding_box() for name in ("tags", "groups", "chance")]
+    tops = [box["y"] for box in headings if box]
+    assert len(tops) == 3 and tops == sorted(tops)
+    field = page.locator("#find")
+    assert field.get_attribute("placeholder") == "Title, file, tag, attribute"
+    assert field.evaluate(
+        "field => { const text = document.createElement('canvas').getContext('2d'), style = getComputedStyle(field);"
+        " text.font = style.font; const room = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);"
+        " return text.measureText(field.placeholder).width <= field.clientWidth - room; }"
+    ), "all of it is seen"
+
+
 def test_an_enlarged_picture_has_its_name_and_is_no_larger_than_it_can_be(visit: Visit, gallery: Rendered) -> None:
     page = visit.open(first_image(gallery))
     title, place = page.inner_text("h1"), page.inner_text(".turning .number")

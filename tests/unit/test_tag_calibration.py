@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
-from image_similarity.tagging import calibration
+from image_similarity.tagging import calibration, temperature
 from image_similarity.tagging.calibration import accuracy_by_coverage, expected_calibration_error, measured
 from image_similarity.tagging.hierarchy import Hierarchy
 from image_similarity.tagging.scores import Scores, kept
@@ -35,7 +35,7 @@ def test_a_perfect_classifier_is_calibrated() -> None:
     scores, labels = drawn(20_000)
     result = measured(scores, FLAT, labels, 0.5, 1.0)
     assert result.expected_calibration_error < 0.4 * np.sqrt(15 / 20_000)
-    assert result.best_temperature == pytest.approx(1, abs=0.03)
+    assert result.temperature.best == pytest.approx(1, abs=0.03)
     assert result.images == 20_000 and not result.unmatched
 
 
@@ -46,9 +46,9 @@ def test_the_temperature_is_that_by_which_it_is_overconfident(times: float, clas
     scores, labels = drawn(10_000, times, classes)
     flat = Hierarchy.flat(NAMES[:classes])
     result = measured(scores, flat, labels, 0.5, 1.0)
-    assert result.best_temperature == pytest.approx(times, rel=error)
-    assert result.expected_calibration_error > 3 * result.error_at_best_temperature
-    at_best = measured(scores, flat, labels, 0.5, result.best_temperature)
+    assert result.temperature.best == pytest.approx(times, rel=error)
+    assert result.error_at_best_temperature and result.expected_calibration_error > 3 * result.error_at_best_temperature
+    at_best = measured(scores, flat, labels, 0.5, result.temperature.best or 0)
     assert at_best.expected_calibration_error == pytest.approx(result.error_at_best_temperature)
 
 
@@ -59,7 +59,7 @@ def test_in_closed_form() -> None:
     says = 0.8**2 / (0.8**2 + 0.2**2)
     assert result.accuracy == 0.8
     assert result.expected_calibration_error == pytest.approx(says - 0.8, abs=1e-6)
-    assert result.best_temperature == pytest.approx(2, rel=2e-3)
+    assert result.temperature.best == pytest.approx(2, rel=2e-3)
     assert result.error_at_best_temperature == pytest.approx(0, abs=1e-3)
     assert (result.tags.coverage, result.tags.precision) == (0, None)
     [point] = result.by_coverage
@@ -158,18 +158,51 @@ def test_an_ambiguous_label_is_either() -> None:
     assert measured(scores, IMAGENET, ["crane"] * 3, 0.5, 1.0).accuracy == pytest.approx(2 / 3)
 
 
-def test_a_classifier_that_is_never_wrong_wants_the_coldest() -> None:
-    scores, labels = two_classes(0.8, 10, 10)
-    result = measured(scores, Hierarchy.flat("ab"), labels, 0.5, 1.0)
-    assert result.best_temperature == pytest.approx(calibration.COLDEST, rel=0.01)
+@pytest.mark.parametrize(("right", "images"), [(12, 12), (3000, 3000), (0, 30)])
+def test_a_temperature_at_an_end_of_what_is_looked_at_is_not_named(right: int, images: int) -> None:
+    """Labels that contradict no guess, or every one, would make probabilities 1, or equal."""
+    scores, labels = two_classes(0.8, right, images)
+    fit = measured(scores, Hierarchy.flat("ab"), labels, 0.5, 1.0).temperature
+    assert fit.best is None and fit.labels == images
+    end, bound = (fit.interval[0], temperature.COLDEST) if right else (fit.interval[1], temperature.HOTTEST)
+    assert end == pytest.approx(bound)
+    record = measured(scores, Hierarchy.flat("ab"), labels, 0.5, 1.0).record()
+    assert record["best_temperature"] is record["expected_calibration_error_at_best"] is None
+    assert record["temperatures_that_fit"] == [round(end, 4) for end in fit.interval]
+
+
+def test_how_many_labels_tell_a_temperature() -> None:
+    """Those that are said to be needed: with half as many it is not told, with more it is."""
+    few = measured(*at_temperature_two(20)).temperature
+    assert few.best is None and few.needed and 40 < few.needed < 400
+    assert measured(*at_temperature_two(few.needed // 20 * 10)).temperature.best is None
+    enough = measured(*at_temperature_two(-(-few.needed * 2 // 10) * 10)).temperature
+    assert enough.needed is None and enough.best == pytest.approx(2, rel=1e-2)
+    low, high = enough.interval
+    assert low < 2 < high <= low * temperature.NARROW
+
+
+def at_temperature_two(images: int) -> tuple[Scores, Hierarchy, list[str], float, float]:
+    scores, labels = two_classes(0.8, images * 8 // 10, images, times=2)
+    return scores, Hierarchy.flat("ab"), labels, 0.5, 1.0
+
+
+def test_the_interval_holds_the_true_temperature_nineteen_times_in_twenty() -> None:
+    random, hits = np.random.default_rng(3), 0
+    for _ in range(200):
+        right = int(random.binomial(300, 0.8))
+        scores, labels = two_classes(0.8, right, 300, times=2)
+        low, high = measured(scores, Hierarchy.flat("ab"), labels, 0.5, 1.0).temperature.interval
+        hits += low <= 2 <= high
+    assert 182 <= hits <= 197
 
 
 def test_a_label_whose_classes_are_not_kept_is_still_possible() -> None:
     logits = np.zeros((50, 1000), dtype=np.float32)
     logits[:, :100] = 3
     result = measured(kept(logits), IMAGENET, ["toilet tissue"] * 50, 0.5, 1.0)
-    assert result.accuracy == 0 and np.isfinite(result.best_temperature)
-    assert result.best_temperature > 5  # the hotter, the less certain
+    assert result.accuracy == 0 and result.temperature.best is None
+    assert result.temperature.interval[0] > 2  # the hotter, the less certain
 
 
 def test_the_record_is_short_and_plain() -> None:

@@ -14,6 +14,7 @@ from image_similarity.jobs import command_line, published_classifiers, tag_image
 from image_similarity.jobs.command_line import main
 from image_similarity.jobs.published_classifiers import Prepared
 from image_similarity.settings import ExportedSettings, load
+from image_similarity.stages.embeddings.class_names import imagenet
 from image_similarity.stages.tags import in_process
 from image_similarity.stages.tags.scores import as_batch
 from image_similarity.tagging.scores import kept
@@ -276,7 +277,9 @@ def test_labels_tell_how_sure_tags_are(labelled: Place, from_vectors: bool, caps
     assert measured["attribute"] == labelled.record().settings["label"] == "what"
     told = capsys.readouterr().out
     assert "measured against the what of 4 images: 0.750 have a tag; the first tag is right in 0.667 of them" in told
-    assert "expected calibration error " in told and "(--set tags.temperature)" in told
+    assert "these are few labels: any of the shares may be off by 0.50" in told
+    assert "which temperature fits best cannot be told: 4 labels fit any from" in told and "--set tags" not in told
+    assert measured["best_temperature"] is None and measured["labels_for_temperature"] > 4
     assert "not measured: 1 images whose label is no class: a still life 1" in told
 
 
@@ -302,6 +305,63 @@ def test_many_labels_are_measured_by_a_sample(labelled: Place, monkeypatch: pyte
     assert first["labelled"] + first["unmatched_images"] == 3
     assert labelled.run("--label", "what") == 0
     assert labelled.record().counts["calibration"] == first
+
+
+def test_the_temperature_that_fits_is_told_where_labels_tell(place: Place, capsys: Any) -> None:
+    """Of 400 images that say apple at .71, .6 are apples."""
+    contents = {f"{number}.jpg": "d" for number in range(400)}
+    rows = [
+        {"image_id": image, "uri": f"/{image}", "attributes": [("what", "apple" if number < 240 else "plum")]}
+        for number, image in enumerate(contents)
+    ]
+    place.warehouse.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
+    place.embed(contents)
+    assert place.run("--label", "what") == 0
+    told, best = capsys.readouterr().out, place.record().counts["calibration"]["best_temperature"]
+    assert best == pytest.approx(2 / np.log(0.6 / 0.4 * 3), abs=2e-3)
+    assert "0.000 at the temperature that fits best, 1.33 (--set tags.temperature)" in told
+    assert "few labels" not in told and "cannot be told" not in told
+
+
+def test_the_first_folder_is_a_label_where_no_attribute_is_called_so(place: Place, capsys: Any) -> None:
+    contents = {"apple/1.jpg": "a", "apple/2.jpg": "d", "pear/1.jpg": "b", "3.jpg": "c", "there/4.jpg": "b"}
+    rows = [
+        {"image_id": image, "uri": f"/{image}", "attributes": [("folder", "pear")] if image == "there/4.jpg" else []}
+        for image in contents
+    ]
+    place.warehouse.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
+    place.embed(contents)
+    assert place.run("--label", "folder") == 0
+    measured = place.record().counts["calibration"]
+    assert (measured["labelled"], measured["precision"], measured["unmatched_images"]) == (4, 1.0, 0)
+    assert place.run("--label", "folders") == 2
+    assert "no image has that attribute" in capsys.readouterr().err
+
+
+def test_lines_name_long_classes_by_their_beginning(labelled: Place, capsys: Any) -> None:
+    labelled.classify(Identity(("apple" * 80, "pear" * 80, *CLASSES[2:])))
+    assert labelled.run("--label", "what") == 0
+    told = capsys.readouterr().out
+    assert "most frequent of 2 different tags: appleapple" in told and "... 3, pearpear" in told
+    assert max(map(len, told.splitlines())) < 250
+    assert max(len(row["class"]) for row in labelled.rows()) == 400, "the table has them whole"
+
+
+@pytest.mark.parametrize(("change", "says"), [("misspelt", "are taken for these"), ("swapped", "no class has parents")])
+def test_names_that_are_nearly_imagenets_are_told(place: Place, change: str, says: str, capsys: Any) -> None:
+    names = list(imagenet())
+    if change == "misspelt":
+        names[281] = "tabby catt"
+    else:
+        names[281], names[282] = names[282], names[281]
+    logits = np.zeros(1000, np.float32)
+    logits[281:284] = 9
+    place.classify(Identity(tuple(names)))
+    place.embed({"a.jpg": "cat"}, {"cat": list(map(float, logits))})
+    assert place.run() == 0
+    told = capsys.readouterr()
+    assert says in told.out + told.err and f"{names[281]} (class 282)" in told.out + told.err
+    assert place.tags() == {"a.jpg": "cat" if change == "misspelt" else None}
 
 
 def test_labels_of_images_without_scores_are_not_measured(labelled: Place, capsys: Any) -> None:

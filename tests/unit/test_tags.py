@@ -242,16 +242,36 @@ def test_every_way_of_writing_imagenets_names_is_known() -> None:
     assert underscored[134] == underscored[517] == "crane"
 
 
-@pytest.mark.parametrize("change", ["swapped", "shorter", "another"])
-def test_other_names_have_no_parents(change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [("swapped", [3, 4]), ("shorter", []), ("many others", list(range(101))), ("all others", [])],
+)
+def test_other_names_have_no_parents(change: str, differing: list[int]) -> None:
+    """Which of them differ is known where most are ImageNet's."""
     names = list(_IMAGENET_CATEGORIES)
     if change == "swapped":
         names[3], names[4] = names[4], names[3]
-    names = names[:-1] if change == "shorter" else ["Kate", *names[1:]] if change == "another" else names
+    elif change == "shorter":
+        names.pop()
+    else:
+        others = 101 if change == "many others" else 1000
+        names[:others] = [f"person {number}" for number in range(others)]
     hierarchy = Hierarchy.of(names)
     assert len(hierarchy.nodes) == len(names) and hierarchy.nodes[1] == Node(names[1], frozenset([1]))
+    assert list(hierarchy.differing) == differing and not hierarchy.has_parents
     with pytest.raises(ValueError, match="in their order"):
         Hierarchy.imagenet(names)
+
+
+@pytest.mark.parametrize("others", [1, 100])
+def test_a_few_other_names_are_those_of_the_classes_at_their_places(others: int) -> None:
+    """One misspelt class must not cost all parents."""
+    names = [f"{name}{'?' * (number < others)}" for number, name in enumerate(_IMAGENET_CATEGORIES)]
+    hierarchy = Hierarchy.of(names)
+    assert list(hierarchy.differing) == list(range(others)) and hierarchy.has_parents
+    assert [node.name for node in hierarchy.nodes[:1000]] == names
+    assert [node.leaves for node in hierarchy.nodes] == [node.leaves for node in IMAGENET.nodes]
+    assert hierarchy.nodes[0].wnid == IMAGENET.nodes[0].wnid and not IMAGENET.differing
 
 
 def test_names_of_parents_are_those_of_nothing_else() -> None:

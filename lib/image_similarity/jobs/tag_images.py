@@ -17,7 +17,7 @@ from image_similarity.jobs import command_line, early, published_classifiers
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
 from image_similarity.jobs.published_classifiers import NoTags, Prepared
-from image_similarity.reporting import note, printable
+from image_similarity.reporting import brief, note, printable
 from image_similarity.settings import Settings
 from image_similarity.stages.embeddings import class_names
 from image_similarity.storage import uris
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from image_similarity.stages.tags import by_spark, in_process
     from image_similarity.stages.tags.labels import Labels
     from image_similarity.stages.tags.table import Tagger
+    from image_similarity.tagging.hierarchy import Hierarchy
     from image_similarity.warehouse.workspace import Workspace
 
 PROCESS, SPARK = "process", "spark"
 _MOST_FREQUENT = 10
+_FEW = 100
+"""Labels. A share of fewer images may be off by a tenth: a proportion's error is at most .98 / sqrt(n), at 95 %."""
 _EMBED_AGAIN = "embed_images --fingerprint {} --set embeddings.recheck=always"
 
 
@@ -48,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label",
         metavar="ATTRIBUTE",
-        help="an attribute that says what is in the image: tags are measured against it",
+        help="an attribute that says what is in the image, or folder: tags are measured against it",
     )
     parser.add_argument(
         "--where-possible",
@@ -268,6 +271,8 @@ class _Tagging:
 
         settings = self.job.settings.tags
         hierarchy = Hierarchy.of(self.prepared.classifier.classes)
+        if hierarchy.differing:
+            note(_names_differ(self.job.slot, hierarchy))
         return Tagger(hierarchy, settings.threshold, settings.temperature, settings.keep)
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -357,7 +362,7 @@ def _check_labels(job: Job, labels: "Labels", tagger: "Tagger") -> None:
     values = sorted(set(labels.by_image.values()))
     if not any(map(tagger.hierarchy.named, values)):
         raise WrongInput(
-            f"--label {job.arguments.label}: none of its {len(values):,} values ({listed(map(printable, values))}) is "
+            f"--label {job.arguments.label}: none of its {len(values):,} values ({listed(map(brief, values))}) is "
             f"a class that {job.slot} knows, or a parent of its classes"
         )
 
@@ -378,7 +383,7 @@ def _summarise(job: Job, counts: Mapping[str, Any], remedy: str) -> None:
         note(f"{counts['without_scores']:,} images of {job.slot} have no tags: {remedy}")
     lines = [f"tag_images {job.slot}: {described(counts)}, in {job.seconds:.1f} s"]
     if counts["most_frequent"]:
-        tags = ", ".join(f"{printable(tag)} {images:,}" for tag, images in counts["most_frequent"].items())
+        tags = ", ".join(f"{brief(tag)} {images:,}" for tag, images in counts["most_frequent"].items())
         lines.append(f"most frequent of {counts['different_tags']:,} different tags: {tags}")
     else:
         lines.append(f"no class has a probability of {_threshold(job)} or more in any image (--threshold)")
@@ -397,18 +402,44 @@ def _measured(measured: Mapping[str, Any]) -> Iterator[str]:
         f"measured against the {printable(measured['attribute'])} of {measured['labelled']:,} images: "
         f"{measured['coverage']:.3f} have a tag; {'; '.join(filter(None, said))}"
     )
-    yield (
-        f"expected calibration error {measured['expected_calibration_error']:.3f}; "
-        f"{measured['expected_calibration_error_at_best']:.3f} at the temperature that fits best, "
-        f"{measured['best_temperature']:.2f} (--set tags.temperature)"
-    )
+    if measured["labelled"] < _FEW:
+        yield f"these are few labels: any of the shares may be off by {measured['labelled'] ** -0.5:.2f} (at 95 %)"
+    yield from _temperature(measured)
     if measured["unmatched_labels"]:
-        labels = ", ".join(f"{printable(label)} {images:,}" for label, images in measured["unmatched"].items())
+        labels = ", ".join(f"{brief(label)} {images:,}" for label, images in measured["unmatched"].items())
         more = measured["unmatched_labels"] - len(measured["unmatched"])
         yield (
             f"not measured: {measured['unmatched_images']:,} images whose label is no class: {labels}"
             f"{f' and {more:,} more labels' if more else ''}"
         )
+
+
+def _temperature(measured: Mapping[str, Any]) -> Iterator[str]:
+    error = f"expected calibration error {measured['expected_calibration_error']:.3f}"
+    if measured["best_temperature"] is not None:
+        yield (
+            f"{error}; {measured['expected_calibration_error_at_best']:.3f} at the temperature that fits best, "
+            f"{measured['best_temperature']:.2f} (--set tags.temperature)"
+        )
+        return
+    cold, hot = measured["temperatures_that_fit"]
+    more = measured["labels_for_temperature"]
+    yield (
+        f"{error}; which temperature fits best cannot be told: {measured['labelled']:,} labels fit any from {cold:g} "
+        f"to {hot:g}, and {f'some {more:,} or more are needed' if more else 'perhaps any beyond'}"
+    )
+
+
+def _names_differ(fingerprint: str, hierarchy: "Hierarchy") -> str:
+    """About 1,000 names of which most are ImageNet's."""
+    examples = listed(f"{brief(hierarchy.nodes[number].name)} (class {number + 1})" for number in hierarchy.differing)
+    count = f"{len(hierarchy.differing):,} of {hierarchy.class_count:,} classes of {fingerprint}"
+    if hierarchy.has_parents:
+        return f"{count} are not called as ImageNet's at their places, and are taken for these: {examples}"
+    return (
+        f"{count} are not called as ImageNet's at their places, so no class has parents (a cat, if not which): "
+        f"{examples}; is the order that of the classifier?"
+    )
 
 
 if __name__ == "__main__":

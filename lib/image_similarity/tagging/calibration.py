@@ -11,9 +11,8 @@ Labels may be wider than classes. The guess is then made in the labels' words: w
 as a dog, with the probability of all dogs.
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,15 +22,11 @@ from numpy.typing import NDArray
 from image_similarity.tagging.hierarchy import Hierarchy
 from image_similarity.tagging.scores import Scores, log_probabilities, log_sum_exp, probabilities
 from image_similarity.tagging.tags import tags_of
+from image_similarity.tagging.temperature import Fit, fitted
 
 BINS = 15
 POINTS = 20
 """Of accuracy by coverage, at most."""
-COLDEST, HOTTEST = 0.05, 20.0
-"""Temperatures between which the best is looked for. A classifier that is never wrong would want 0."""
-_PRECISION = 1e-3
-"""Of the logarithm of the temperature."""
-_GOLDEN = (5**0.5 - 1) / 2
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -74,9 +69,10 @@ class Calibration:
     """Of the first tags, parents included. A tag is right if it is the label, or above it, or below it."""
     classes: Said
     """The same if classes alone could be said."""
-    best_temperature: float
-    error_at_best_temperature: float
-    """The expected calibration error there."""
+    temperature: Fit
+    """The one that fits best."""
+    error_at_best_temperature: float | None
+    """The expected calibration error there; None if it cannot be told which it is."""
 
     def record(self) -> dict[str, Any]:
         """For ``runs``: numbers rounded to 4 digits."""
@@ -92,7 +88,9 @@ class Calibration:
             "precision": _short(self.tags.precision),
             "coverage_of_classes": _short(self.classes.coverage),
             "precision_of_classes": _short(self.classes.precision),
-            "best_temperature": _short(self.best_temperature),
+            "best_temperature": _short(self.temperature.best),
+            "temperatures_that_fit": [_short(end) for end in self.temperature.interval],
+            "labels_for_temperature": self.temperature.needed,
             "expected_calibration_error_at_best": _short(self.error_at_best_temperature),
         }
 
@@ -111,7 +109,7 @@ def measured(
     unmatched = Counter(label for label in labels if label and not known[label])
     rows = np.array([row for row, label in enumerate(labels) if label and known[label]], dtype=np.int64)
     if not len(rows):
-        examples = ", ".join(repr(label) for label, _ in unmatched.most_common(3)) or "there are none"
+        examples = ", ".join(f"{label!r:.60}" for label, _ in unmatched.most_common(3)) or "there are none"
         raise ValueError(f"no label is a class of the network, or a parent of its classes: {examples}")
     truth = _Truth.of([known[str(labels[row])] for row in rows], hierarchy)
     scores = scores.rows(rows)
@@ -119,7 +117,7 @@ def measured(
     tags = tags_of(scores, hierarchy, threshold, temperature, 1)
     first, top = tags.rank == 1, scores.classes[:, 0]
     top_probability = probabilities(scores, temperature)[:, 0].astype(np.float32)
-    best = truth.best_temperature(scores)
+    fit = truth.fit(scores)
     return Calibration(
         images=len(rows),
         unmatched=dict(sorted(unmatched.items(), key=lambda item: (-item[1], item[0]))),
@@ -128,8 +126,10 @@ def measured(
         by_coverage=accuracy_by_coverage(confidence, right),
         tags=_said(tags.accepted[first], truth.related(tags.node[first])),
         classes=_said(top_probability.astype(np.float64) >= threshold, truth.related(top)),
-        best_temperature=best,
-        error_at_best_temperature=expected_calibration_error(*truth.guesses(scores, best)),
+        temperature=fit,
+        error_at_best_temperature=(
+            None if fit.best is None else expected_calibration_error(*truth.guesses(scores, fit.best))
+        ),
     )
 
 
@@ -201,19 +201,14 @@ class _Truth:
             narrowest[list(self.hierarchy.nodes[node].leaves)] = node
         return narrowest
 
-    def best_temperature(self, scores: Scores) -> float:
-        """The one with the least negative log-likelihood, from `COLDEST` to `HOTTEST`, by golden sections."""
+    def fit(self, scores: Scores) -> Fit:
+        """The temperature with the least negative log-likelihood."""
         leaves = [
             frozenset(leaf for node in meaning for leaf in self.hierarchy.nodes[node].leaves)
             for meaning in self.meanings
         ]
-
         below = _Below.of(scores.classes, leaves, self.label)
-
-        def loss(log_temperature: float) -> float:
-            return -float(below.log_probabilities(scores, math.exp(log_temperature)).mean())
-
-        return math.exp(_least(loss, math.log(COLDEST), math.log(HOTTEST)))
+        return fitted(lambda temperature: -float(below.log_probabilities(scores, temperature).mean()), len(scores))
 
 
 @dataclass(frozen=True)
@@ -245,22 +240,6 @@ class _Below:
 
 def _said(accepted: Bools, right: Bools) -> Said:
     return Said(float(accepted.mean()), float(right[accepted].mean()) if accepted.any() else None)
-
-
-def _least(loss: Callable[[float], float], low: float, high: float) -> float:
-    """Where ``loss``, which falls and then rises, is least between ``low`` and ``high``: golden-section search."""
-    a, b = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_a, at_b = loss(a), loss(b)
-    while high - low > _PRECISION:
-        if at_a <= at_b:
-            high, b, at_b = b, a, at_a
-            a = high - _GOLDEN * (high - low)
-            at_a = loss(a)
-        else:
-            low, a, at_a = a, b, at_b
-            b = low + _GOLDEN * (high - low)
-            at_b = loss(b)
-    return (low + high) / 2
 
 
 def _short(value: float | None) -> float | None:

@@ -7,7 +7,7 @@ may have several parents, so what lies below a parent is a set of classes, and a
 
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -33,11 +33,25 @@ class Hierarchy:
 
     nodes: tuple[Node, ...]
     class_count: int
+    differing: tuple[int, ...] = ()
+    """Where most names are ImageNet's: the numbers of the classes that are called otherwise than ImageNet's there."""
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "Hierarchy":
-        """ImageNet's hierarchy if ``names`` are those of its classes, else a flat one."""
-        return cls.imagenet(names) if _are_imagenet(names) else cls.flat(names)
+        """ImageNet's hierarchy if ``names`` are those of its classes, else a flat one.
+
+        Up to a tenth of 1,000 names may be others: a misspelt class is still the one at its place. But where one of
+        these is the name of another class, the order is another, so no place tells anything.
+        """
+        differing = _differing(names)
+        if _is_order_kept(names, differing):
+            return cls._by_place(names, differing)
+        most = len(names) == _CLASSES and sum(_plain(name) in _words() for name in names) > _CLASSES / 2
+        return replace(cls.flat(names), differing=differing) if most else cls.flat(names)
+
+    @property
+    def has_parents(self) -> bool:
+        return len(self.nodes) > self.class_count
 
     @classmethod
     def flat(cls, names: Sequence[str]) -> "Hierarchy":
@@ -51,13 +65,17 @@ class Hierarchy:
         Names are those of the classes at the same places: any of WordNet's words, case and underscores aside, or the
         id. What follows a comma does not count. ``ValueError`` if one is another's.
         """
-        if not _are_imagenet(names):
+        if len(names) != _CLASSES or _differing(names):
             raise ValueError("these are not the names of ImageNet's 1,000 classes in their order")
+        return cls._by_place(names, ())
+
+    @classmethod
+    def _by_place(cls, names: Sequence[str], differing: tuple[int, ...]) -> "Hierarchy":
         lines = _imagenet()
         leaves = _leaves(lines)
         own = [*names, *(line.name for line in lines[len(names) :])]
         nodes = (Node(name, leaves[line.wnid], line.wnid, line.words) for name, line in zip(own, lines))
-        return cls(tuple(nodes), len(names))
+        return cls(tuple(nodes), len(names), differing)
 
     @cached_property
     def above(self) -> NDArray[np.int32]:
@@ -127,6 +145,7 @@ class _Line:
 
 
 _CLASSES = 1000
+_MOST_DIFFERING = _CLASSES // 10
 
 
 @cache
@@ -139,10 +158,26 @@ def _imagenet() -> tuple[_Line, ...]:
     )
 
 
-def _are_imagenet(names: Sequence[str]) -> bool:
-    return len(names) == _CLASSES and all(
-        _plain(name) in {_plain(word) for word in (line.wnid, line.name, *line.words)}
-        for name, line in zip(names, _imagenet())
+@cache
+def _words() -> Mapping[str, frozenset[int]]:
+    """Each word for a class -> the numbers of the classes that it may mean."""
+    meanings: dict[str, set[int]] = {}
+    for number, line in enumerate(_imagenet()[:_CLASSES]):
+        for word in (line.wnid, line.name, *line.words):
+            meanings.setdefault(_plain(word), set()).add(number)
+    return {word: frozenset(numbers) for word, numbers in meanings.items()}
+
+
+def _differing(names: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of the classes that ImageNet's class at that place is not called."""
+    return tuple(number for number, name in enumerate(names) if number not in _words().get(_plain(name), ()))
+
+
+def _is_order_kept(names: Sequence[str], differing: Sequence[int]) -> bool:
+    return (
+        len(names) == _CLASSES
+        and len(differing) <= _MOST_DIFFERING
+        and not any(_plain(names[number]) in _words() for number in differing)
     )
 
 

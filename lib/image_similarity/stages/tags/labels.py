@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from image_similarity.errors import WrongInput, did_you_mean, listed
+from image_similarity.reporting import brief
 from image_similarity.stages.tags.scores import CONTENT
+from image_similarity.warehouse.defaults import FOLDER
 from image_similarity.warehouse.snapshot import Snapshot
 
 MOST_MEASURED = 100_000
@@ -38,7 +40,7 @@ class Labels:
 
 
 def read(published: Snapshot, attribute: str) -> Labels:
-    """The values of ``attribute`` in the published manifest.
+    """The values of ``attribute`` in the published manifest; of `FOLDER`, the first folder where an image has none.
 
     Raises ``WrongInput`` where no image has it, with the attributes that there are; and where no two images have the
     same value, as with a file name: nothing can be learned from such labels.
@@ -47,7 +49,7 @@ def read(published: Snapshot, attribute: str) -> Labels:
     values: dict[str, str] = {}
     for image, attributes in _attributes(published):
         names.update(attributes)
-        if value := attributes.get(attribute):
+        if value := attributes.get(attribute) or (_first_folder(image) if attribute == FOLDER else ""):
             values[image] = value
     if not values:
         known = sorted(names)
@@ -58,13 +60,19 @@ def read(published: Snapshot, attribute: str) -> Labels:
     if len(values) > 1 and max(Counter(values.values()).values()) == 1:
         example = next(iter(values.values()))
         raise WrongInput(
-            f"--label {attribute}: no two of {len(values):,} images have the same value, as {example!r}: name the "
-            "attribute that says what is in the image"
+            f"--label {attribute}: no two of {len(values):,} images have the same value, as {brief(example)!r}: "
+            "name the attribute that says what is in the image"
         )
     if len(values) <= MOST_MEASURED:
         return Labels(values, len(values))
     chosen = heapq.nsmallest(MOST_MEASURED, values, key=lambda image: hashlib.sha256(image.encode()).digest())
     return Labels({image: values[image] for image in chosen}, len(values))
+
+
+def _first_folder(image_id: str) -> str:
+    """ "" for an id without one."""
+    folder, slash, _ = image_id.partition("/")
+    return folder if slash else ""
 
 
 def _attributes(published: Snapshot) -> Iterator[tuple[str, dict[str, str]]]:
