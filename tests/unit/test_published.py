@@ -341,7 +341,9 @@ def test_another_classifier_after_the_same_layers_is_refused(folder: Path, tmp_p
     key = rf"another classifier \(key [0-9a-f]{{16}}; when images were embedded: {before.classifier.key}\). Name a file"
     with pytest.raises(WrongInput, match=key):
         published.classifier_of(snapshot, "tiny", declared, HTTP)
-    del published.record_of(snapshot, "tiny").settings["classifier_key"]
+    settings = published.record_of(snapshot, "tiny").settings
+    assert isinstance(settings, dict)
+    del settings["classifier_key"]
     assert published.classifier_of(snapshot, "tiny", declared, HTTP).classifier is not None
 
 
