@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -36,11 +37,19 @@ CONTROL = f"{SCRIPT}\x01\ufffe"
 COUNTS = dict.fromkeys(("images", "tagged", "untagged", "without_scores", "different_tags", "rows"), 1)
 
 
-def publish(warehouse: Path, fingerprint: str, tags: Mapping[str, Sequence[Tag]], **record: Any) -> str:
-    """Publishes the ``tags`` of images, by rank: those below `THRESHOLD` are not accepted. Returns the run."""
+def publish(
+    warehouse: Path, fingerprint: str, tags: Mapping[str, Sequence[Tag]], replaced: Iterable[str] = (), **record: Any
+) -> str:
+    """Publishes the ``tags`` of images, by rank: those below `THRESHOLD` are not accepted. Returns the run.
+
+    Images have the content that is embedded, but for those whose file was ``replaced`` since they were tagged.
+    """
     place: Any = Warehouse(None, str(warehouse))  # type: ignore[arg-type]
     before, run = place.snapshot(), new_run_id()
-    place.write_here("tags", run, [table_of(fingerprint, tags)])
+    embedded = before.table("embeddings", fingerprint, ["image_id", "content_sha256"])
+    contents = dict(zip(*(column.to_pylist() for column in embedded.columns)))
+    contents |= dict.fromkeys(replaced, "what it was")
+    place.write_here("tags", run, [table_of(fingerprint, tags, contents)])
     values: dict[str, Any] = {
         **{"run_id": run, "label": None, "job": "tag_images", "slot": fingerprint, "status": PUBLISHED},
         **{"inputs": {"embeddings": before.run_ids("embeddings", fingerprint)}, "outputs": {"replaced": {}}},
@@ -54,10 +63,14 @@ def publish(warehouse: Path, fingerprint: str, tags: Mapping[str, Sequence[Tag]]
     return run
 
 
-def table_of(fingerprint: str, tags: Mapping[str, Iterable[Tag]]) -> pa.Table:
+def table_of(
+    fingerprint: str, tags: Mapping[str, Iterable[Tag]], contents: Mapping[str, str] = MappingProxyType({})
+) -> pa.Table:
+    """``contents``: image_id -> its content; null for others."""
     rows = [
         {"image_id": image_id, "fingerprint": fingerprint, "rank": rank, "class": name, "wnid": wnid}
         | {"probability": probability, "accepted": probability >= THRESHOLD}
+        | {"content_sha256": contents.get(image_id)}
         for image_id, of_image in tags.items()
         for rank, (name, wnid, probability) in enumerate(of_image, 1)
     ]

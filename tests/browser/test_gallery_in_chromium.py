@@ -9,13 +9,15 @@ import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, FloatRect, Page, Request, Route
 
 from conftest import Rendered
-from image_similarity.stages.gallery import addresses, pages
+from image_similarity.stages.gallery import addresses, pages, ranked
+from image_similarity.stages.gallery.listings import Facet, FacetValue
 from image_similarity.stages.gallery.pages import Book, Tab
 
 
@@ -391,6 +393,31 @@ def test_no_word_below_a_picture_is_cut_off(browser: Browser, gallery: Rendered)
                 " getComputedStyle(one).textOverflow !== 'clip').map((one) => one.textContent)"
             )
             assert cut == [], path
+
+
+@pytest.mark.parametrize("width", [390, 705, 800, 961, 1024, 1920])
+def test_words_of_labels_stay_whole_below_narrow_pictures(browser: Browser, tmp_path: Path, width: int) -> None:
+    tabs = (Tab("one", "one", "cosine"),)
+    book = Book(str(tmp_path), "r1", "Title", 7, tabs, (), 200)
+    values = tuple(FacetValue(value, 2, value) for value in ("expressionism", "impressionism"))
+    facet = Facet("style", "0" * 32, values)
+    card = {"page": "0" * 32, "title": "expressionism", "subtitle": "", "alt": "", "picture": "0" * 32}
+    cards = {at: {**card, "width": 1 if at % 2 else 3, "height": 2} for at in range(7)}
+    near = {"neighbours": [*range(1, 7)], "labels": [0, 1, 1, 0, 1, 1]}
+    row = {"ordinal": 0, "label": 0, "suggested": 1, "score": 0.5, "own_share": 0.25, **near}
+    lists = ranked.Lists(suspects=[ranked.suspects(facet, 7, 1, [row], cards)])
+    [(path, template, context)] = ranked.pages_of(lists, tabs, 60)
+    pages.write(book.gallery, path, pages.render(template, book, path, context))
+    pages.write(book.gallery, *pages.static_file("gallery.css", book))
+    with browser.new_context(viewport={"width": width, "height": 900}) as opened:
+        page = opened.new_page()
+        page.goto(f"{tmp_path.as_uri()}/{path}")
+        broken = page.locator(".suspect .card :is(.title, bdi)").evaluate_all(
+            "all => all.filter((one) => one.getClientRects().length > 1 || one.offsetHeight > 30)"
+            ".map((one) => one.textContent)"
+        )
+        assert broken == [] and page.locator(".suspect .card bdi").count() == 7
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_long_names_of_fingerprints_scroll_in_their_row_and_not_the_page(browser: Browser, gallery: Rendered) -> None:

@@ -122,7 +122,7 @@ def test_old_tags_are_said_to_be_old(
     assert run(render_gallery, *render) == 0
     printed = capsys.readouterr().out
     assert told not in printed
-    assert "1 tags are not shown, because their image is no longer in the manifest: run tag_images again" in printed
+    assert "1 tags are not shown, because their image is gone, or its file was replaced: run tag_images" in printed
     assert run(embed_images, *arguments, "--fingerprint", "tiny") == 0
     capsys.readouterr()
     assert run(render_gallery, *render) == 0
@@ -131,6 +131,26 @@ def test_old_tags_are_said_to_be_old(
     record = [of for of in snapshot.runs.values() if of.job == "render_gallery"][-1]
     assert record.inputs["tags"] == snapshot.run_ids("tags", "tiny"), "so that they are kept as long as it is"
     assert record.counts["tags_gone"] == 1
+
+
+@pytest.mark.parametrize("layout", ["here", "by_spark"])
+def test_an_image_whose_file_was_replaced_has_no_tags(
+    run: Run, gallery: Rendered, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if layout == "by_spark":
+        monkeypatch.setattr(in_process, "MOST_IMAGES", 0)
+    warehouse, target = tmp_path / "w", tmp_path / "g"
+    shutil.copytree(gallery.warehouse, warehouse)
+    kept, replaced, unsure, *others = ids(gallery)
+    given: dict[str, list[tagging_tables.Tag]] = {kept: [("kept", None, 0.9)], unsure: [("a doubt", None, 0.1)]}
+    given[replaced] = [("what it was", None, 0.9), ("old", None, 0.8), ("a doubt", None, 0.1)]
+    tagging_tables.publish(warehouse, "tiny", given, replaced=[replaced])
+    assert run(render_gallery, *gallery.arguments[:-2], "--warehouse", warehouse, "--gallery", target) == 0
+    page = text_of(target / tags.list_path())
+    assert "1 tag of 1 image," in page and ">kept<" in page
+    assert f"{len(others) + 2} images without a tag</a>, {len(others) + 1} of which the network has not" in page
+    assert not [file for file in target.rglob("*.html") if "what it was" in text_of(file)]
+    assert [*open_snapshot(str(warehouse)).runs.values()][-1].counts["tags_gone"] == 2
 
 
 def test_tags_are_those_of_the_first_fingerprint_that_has_some(run: Run, gallery: Rendered, tmp_path: Path) -> None:

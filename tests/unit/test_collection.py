@@ -394,8 +394,10 @@ def test_quality_and_tags_in_order(made: Made) -> None:
     assert collection.quality()["flags"].to_pylist() == [[], ["dark"]]
     assert collection.quality().column_names == SCHEMAS["quality"].names
     for fingerprint in ("squeeze", "alex"):
+        made.embeddings({name: name for name in "ab"}, {}, fingerprint=fingerprint, key=fingerprint)
         tags = [
             {"image_id": name, "fingerprint": fingerprint, "rank": rank, "class": "cat", "accepted": rank == 1}
+            | {"content_sha256": sha256(name)}
             for name in ("b", "a")
             for rank in (2, 1)
         ]
@@ -405,11 +407,15 @@ def test_quality_and_tags_in_order(made: Made) -> None:
             assert only.select(["image_id", "rank"]).to_pylist() == [
                 {"image_id": name, "rank": rank} for name in ("a", "b") for rank in (1, 2)
             ]
-            assert only.schema.metadata == {b"fingerprint": b"squeeze", b"run_id": b"r00000005"}
+            assert only.schema.metadata == {b"fingerprint": b"squeeze", b"run_id": b"r00000006"}
     collection = ims.open(made.uri)
     assert "which fingerprint with tags? Several are published: name one of" in refused(collection.tags)
     assert "did you mean squeeze?" in refused(collection.tags, "squeze")
     assert set(collection.tags("alex")["fingerprint"].to_pylist()) == {"alex"}
+    made.embeddings({"a": "another file", "b": "b"}, {}, fingerprint="alex", key="alex")
+    now = ims.open(made.uri).tags("alex")
+    assert now["image_id"].to_pylist() == ["b", "b"] and now.column_names == SCHEMAS["tags"].names
+    assert ims.open(made.uri).tags("squeeze")["image_id"].to_pylist() == ["a", "a", "b", "b"]
 
 
 def test_labels_that_say_nothing_are_refused(made: Made) -> None:
@@ -420,6 +426,9 @@ def test_labels_that_say_nothing_are_refused(made: Made) -> None:
     rows = [{"image_id": name, "attributes": {"title": name}} for name in CONTENTS]
     made.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
     assert "no image has the attribute 'folder'" in refused(ims.open(made.uri).mislabelled, "folder")
+    for no_name in (None, 3):
+        message = f"the attribute {no_name} is no text: name one, as in mislabelled('folder')"
+        assert refused(collection.mislabelled, no_name) == message
     alone = refused(ims.open(made.uri).mislabelled, "title")
     assert "the attribute 'title' is another one for every image: name one whose values repeat" in alone
     assert "no neighbours vgg16-fc2/euclidean" in refused(collection.isolation, metric="euclidean")

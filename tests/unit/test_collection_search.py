@@ -41,9 +41,12 @@ def test_one_image_has_no_neighbours(tmp_path: Path) -> None:
 
 def test_answers_have_tags_where_some_are_published(tmp_path: Path) -> None:
     warehouse = made(tmp_path)
+    names = ["a.jpg", "c.jpg", "d.jpg", "é.jpg"]
+    warehouse.embeddings({name: name for name in names}, {}, fingerprint="other", key="k2")
     tags = {"d.jpg": [("dog", True), ("cat", False)], "a.jpg": [("cat", False)], "é.jpg": [("animal", True)]}
     rows = [
         {"image_id": name, "fingerprint": "other", "rank": rank, "class": word, "accepted": accepted}
+        | {"content_sha256": sha256(name)}
         for name, of in tags.items()
         for rank, (word, accepted) in enumerate(of, 1)
     ]
@@ -55,7 +58,12 @@ def test_answers_have_tags_where_some_are_published(tmp_path: Path) -> None:
         "a.jpg": None,
         "é.jpg": "animal",
     }
-    assert answer.schema.metadata[b"tags_run_id"] == b"r00000003"
+    assert answer.schema.metadata[b"tags_run_id"] == b"r00000004"
+    replaced = {**{name: name for name in names}, "d.jpg": "another file"}
+    warehouse.embeddings(replaced, {}, fingerprint="other", key="k2")
+    answer = ims.open(warehouse.uri).search(image_id="c.jpg", dissimilar=1)
+    now = dict(zip(answer["image_id"].to_pylist(), answer["tag"].to_pylist()))
+    assert now == {"d.jpg": None, "a.jpg": None, "é.jpg": "animal"}
 
 
 def test_lists_are_no_longer_than_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
+import image_similarity as ims
 from image_similarity.command import catalogue, running
 from image_similarity.jobs import command_line
 from image_similarity.pages import captions
@@ -25,6 +27,7 @@ from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import Pointer
 from image_similarity.warehouse.views import views_sql
 from tools import settings_page
+from warehouses import Made
 
 EMBED_REASONS, PERMANENT = embeddings.FAILURE_REASONS, embeddings.PERMANENT_REASONS
 DOWNLOAD_REASONS, FETCH_REASONS, VECTOR_REASONS = (
@@ -267,6 +270,37 @@ def test_the_sql_of_the_tables_page_runs() -> None:
     connection.execute(views_sql("/w", Pointer()))
     queries = re.findall(r"^```sql\n(.*?)^```$", TEXTS["docs/tables.md"], re.MULTILINE | re.DOTALL)
     assert len(queries) > 3 and [connection.sql(query).fetchall() for query in queries] == [[]] * len(queries)
+
+
+@pytest.mark.parametrize("page", ["tags", "quality", "odd-ones"])
+def test_the_sql_of_other_pages_runs(page: str, tmp_path: Path) -> None:
+    """On a small warehouse, and each query has rows."""
+    pytest.importorskip("duckdb")
+    blocks = re.findall(r"^```sql\n([^`]*)^```$|^((?:    .*\n)+)", TEXTS[f"docs/{page}.md"], re.MULTILINE)
+    queries = [text for block in blocks for text in block if text.lstrip().startswith(("SELECT", "FROM"))]
+    db = ims.open(_small_warehouse(tmp_path)).duckdb()
+    assert queries and [query for query in queries if not db.sql(query).fetchall()] == []
+
+
+def _small_warehouse(folder: Path) -> str:
+    """An image that is blurred, tagged and likely mislabelled; the run that tagged was measured by labels."""
+    made, names = Made(str(folder)), ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    rows = [
+        {"image_id": name, "uri": name, "attributes": {"department": label}}
+        for name, label in zip(names, ("prints", "maps", "maps", "prints"))
+    ]
+    made.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
+    made.neighbours({"a.jpg": ["b.jpg", "c.jpg"]})
+    quality = [{"image_id": "a.jpg", "sharpness": 1.0, "flags": ["blurred"]}]
+    made.publish("embed_images", "", {"quality": {"": pa.Table.from_pylist(quality, SCHEMAS["quality"])}})
+    embedded = {"image_id": "a.jpg", "fingerprint": "vgg16-fc2", "fingerprint_key": "k1", "content_sha256": "c1"}
+    embeddings = {"embeddings": {"vgg16-fc2": pa.Table.from_pylist([embedded], SCHEMAS["embeddings"])}}
+    made.publish("embed_images", "vgg16-fc2", embeddings)
+    of_tag = {"image_id": "a.jpg", "fingerprint": "vgg16-fc2", "class": "animal", "rank": 1, "accepted": True}
+    of_tag["content_sha256"] = "c1"
+    tags = {"tags": {"vgg16-fc2": pa.Table.from_pylist([of_tag], SCHEMAS["tags"])}}
+    made.publish("tag_images", "vgg16-fc2", tags, counts={"calibration": {"tags_by_threshold": [[0.5, 0.1, 1.0]]}})
+    return made.uri
 
 
 def test_the_views_of_several_tables_are_told_with_their_columns() -> None:

@@ -105,9 +105,12 @@ def test_the_likeliest_come_first_and_the_neighbours_are_shown() -> None:
     assert [(row["ordinal"], row["suggested"], round(row["score"], 6)) for row in judged] == [
         (0, 1, 1.0),
         (1, 1, 0.5),
-        (2, 1, 0.333333),
+        (2, 1, 0.25),
         (3, -1, -1.0),
     ]
+    card = {at: {"page": str(at)} for at in range(14)}
+    shares = [(row["suggested_share"], row["own_share"]) for row in ranked.suspects(facet, 4, 3, judged, card).rows]
+    assert shares == [(1.0, 0.0), (0.75, 0.25), (0.5, 0.25), (0.0, 1.0)], "the one without a label speaks for nobody"
     assert judged[2]["neighbours"] == [7, 8, 3, 13] and judged[2]["labels"] == [1, 1, 0, -1]
     alone = as_facets(["l"], [("l", "a", 1), ("l", "b", 6)], False, GallerySettings())[0]
     assert ranked.judged(edges, alone).num_rows == 0, "nobody else has their label"
@@ -121,6 +124,46 @@ def test_values_that_are_all_different_are_told() -> None:
     [(path, template, context)] = [page for page in ranked.pages_of(lists, TABS, 60) if page[1] == "odd.html"]
     page = pages.render(template, replace(BOOK, ranked=lists.shown(TABS)), path, context)
     assert "by its <bdi>key</bdi>: no two have the same" in page
+
+
+def test_labels_are_doubted_by_a_fingerprint_that_is_named_and_with_both_shares() -> None:
+    in_process, facets = everything(["a", "b"], "style")
+    lists = in_process.lists(facets)
+    [(path, template, context)] = [page for page in ranked.pages_of(lists, TABS, 60) if page[1] == "mislabelled.html"]
+    for tabs, neighbours in (
+        (TABS, "images whose nearest neighbours speak"),
+        ((*TABS, Tab("two", "two", "cosine")), "images whose nearest neighbours by one speak"),
+    ):
+        page = pages.render(template, replace(BOOK, tabs=tabs, ranked=lists.shown(TABS)), path, context)
+        assert neighbours in page and "100\u00a0%, its own 0\u00a0%" in page
+
+
+@pytest.mark.parametrize("images_of", [1, 3])
+def test_where_no_image_is_before_another_there_are_a_sentence_and_the_images(images_of: int) -> None:
+    of_all = everything(["a"])[0].lists([]).quality
+    assert of_all is not None
+    cards = of_all.lists["darkest"]
+    same = [{**card, "measured": cards[0]["measured"]} for card in cards[:images_of]]
+    even = Histogram(1.0, 1.0, (images_of,), (images_of,))
+    names = [order.name for order in measures.ORDERS]
+    flags = dict.fromkeys(["dark"], images_of)
+    lists = dict.fromkeys([*names, "flag-dark"], same)
+    quality = ranked.Quality(images_of, lists, dict.fromkeys(names, even), flags)
+    book = replace(BOOK, images=images_of, ranked=Ranked(True))
+    shown = [
+        (path, pages.render(template, book, path, context))
+        for path, template, context in ranked.pages_of(Lists(quality), TABS, per_page=2)
+    ]
+    assert [path for path, _ in shown] == [
+        "quality/index.html",
+        *(f"quality/flag-dark-{n}.html" for n in (1, 2)[:images_of]),
+    ]
+    index = shown[0][1]
+    assert ("One image was measured" if images_of == 1 else "All measured images have the same numbers") in index
+    assert ("The first 2 are here" in index) == (images_of > 2)
+    assert index.count('<li class="card') == min(images_of, 2) and 'class="panels"' not in index
+    assert "first pictures of each list" not in index
+    assert not any(re.search(r"<ul[^>]*>\s*</ul>", page) for _, page in shown)
 
 
 def test_all_flags_lead_to_a_list_by_their_number() -> None:

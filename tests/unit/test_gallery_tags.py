@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ BOOK = Book(
 
 def rows(*given: tuple[str, str | None, float]) -> list[dict[str, Any]]:
     return [
-        {"rank": rank, "class": name, "wnid": wnid, "probability": probability}
+        {"rank": rank, "class": name, "wnid": wnid, "probability": probability, "accepted": True}
         for rank, (name, wnid, probability) in enumerate(given, 1)
     ]
 
@@ -38,7 +39,7 @@ def test_an_image_has_its_tags_by_rank_and_each_once() -> None:
     given = rows(TABBY, CAT, ANIMAL, ("cat", "n1", 0.1))
     assert [tag["title"] for tag in tags.of_image(given[::-1])] == ["tabby", "cat", "animal"]
     assert tags.of_image(given)[1]["probability"] == 0.8, "the first of two"
-    assert tags.of_image([]) == []
+    assert tags.of_image([]) == tags.of_image([{**given[0], "accepted": False}]) == []
 
 
 def test_classes_of_one_name_have_pages_of_their_own() -> None:
@@ -147,8 +148,32 @@ def test_a_list_says_what_a_tag_is_and_how_many_images_have_none() -> None:
     page = pages.render("tags.html", BOOK, row["path"], row)
     assert "vgg16, weights.pth" in page and "each with a probability of at least 0.5" in page
     assert '<a href="../tags/none-1.html">7 images without a tag</a>' in page
+
+
+@pytest.mark.parametrize(
+    "unjudged, of_list, of_none",
+    [
+        (0, "for none of them was the network sure enough", "9 images of which the network is not sure enough"),
+        (
+            3,
+            "3 were not looked at, and for none of the others was the network sure enough",
+            "9 images: of 6 the network is not sure enough, 3 it has not looked at",
+        ),
+        (9, "the network has looked at none of them", "9 images that the network has not looked at"),
+    ],
+)
+def test_images_that_were_not_looked_at_are_not_said_to_be_uncertain(unjudged: int, of_list: str, of_none: str) -> None:
+    book = replace(BOOK, tags=Tagged("one", "", 0.5, 0, 0, unjudged))
     [nothing] = tag_pages.list_pages([])
-    assert "No image has a tag" in pages.render("tags.html", BOOK, nothing["path"], nothing)
+    assert f"No image has a tag: {of_list}. " in pages.render("tags.html", book, nothing["path"], nothing)
+    [row] = [row for _, row in Tags([image(0)]).pages(per_page=2)]
+    assert f'<p class="lead">{of_none}</p>' in pages.render("untagged.html", book, row["path"], row)
+
+
+def test_a_list_says_how_many_of_those_without_a_tag_were_not_looked_at() -> None:
+    [row] = tag_pages.list_pages(Tags([image(0, CAT)]).all)
+    page = pages.render("tags.html", replace(BOOK, tags=Tagged("one", "", 0.5, 3, 2, 4)), row["path"], row)
+    assert "7 images without a tag</a>, 4 of which the network has not looked at" in page
 
 
 def test_a_long_list_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -444,6 +445,27 @@ def section_of(job: str, settings: dict[str, Any], counts: dict[str, Any]) -> di
     values |= dict.fromkeys(("label", "recall")) | {"settings": settings, "counts": counts, "seconds": 1.0}
     record = Record(run_id="r", job=job, slot="", status="", started_at=now, finished_at=now, **values)
     return render_gallery._section("A step", record, ())
+
+
+@pytest.mark.parametrize(
+    "asked, settings, shown",
+    [
+        ((), {}, ["vgg16-fc2/cosine", "vgg16-fc2/euclidean", "colours/cosine", "hog/cosine"]),
+        ((), {"fingerprint": "hog"}, ["hog/cosine", "vgg16-fc2/cosine", "vgg16-fc2/euclidean", "colours/cosine"]),
+        ((), {"fingerprint": "gone"}, ["vgg16-fc2/cosine", "vgg16-fc2/euclidean", "colours/cosine", "hog/cosine"]),
+        (("hog", "vgg16-fc2"), {"metric": "euclidean"}, ["hog/cosine", "vgg16-fc2/euclidean", "vgg16-fc2/cosine"]),
+    ],
+)
+def test_the_first_tab_is_the_one_asked_for_or_the_default(
+    asked: tuple[str, ...], settings: dict[str, str], shown: list[str]
+) -> None:
+    """It judges labels."""
+    published = ["colours/cosine", "hog/cosine", "vgg16-fc2/cosine", "vgg16-fc2/euclidean"]
+    job: Any = SimpleNamespace(
+        base_snapshot=SimpleNamespace(slots=lambda table: published, uri="w"),
+        settings=SimpleNamespace(neighbours=NeighboursSettings.model_validate(settings)),
+    )
+    assert list(render_gallery._slots(job, asked)) == shown
 
 
 def test_the_counts_of_groups_are_told_in_words() -> None:

@@ -1,7 +1,9 @@
 """A label names what a group has in common, more than the collection has."""
 
+from collections.abc import Mapping
 from math import comb, log
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from image_similarity.stages.groups.labels import Words
 from image_similarity.stages.groups.tables import Grouping
 from image_similarity.warehouse.schemas import SCHEMAS
 from image_similarity.warehouse.snapshot import open_snapshot
-from warehouses import Made
+from warehouses import Made, sha256
 
 # -- the rule ----------------------------------------------------------------------------------------------------------
 
@@ -95,14 +97,23 @@ IDS = [f"{number:03}" for number in range(100)]
 
 
 def words(
-    folder: Path, attributes: dict[str, list[tuple[str, Any]]], tags: dict[str, list[tuple[str, str, bool]]]
+    folder: Path,
+    attributes: dict[str, list[tuple[str, Any]]],
+    tags: dict[str, list[tuple[str, str, bool]]],
+    outdated: Mapping[str, str] = MappingProxyType({}),
 ) -> Words:
-    """``attributes``: image_id -> those it has. ``tags``: fingerprint -> image_id, class, accepted."""
+    """``attributes``: image_id -> those it has. ``tags``: fingerprint -> image_id, class, accepted. ``outdated``:
+    image_id -> another content that was tagged.
+    """
     made = Made(str(folder))
     rows = [{"image_id": name, "attributes": attributes.get(name)} for name in reversed(IDS)]
     made.publish("build_manifest", "", {"manifest": {"": pa.Table.from_pylist(rows, SCHEMAS["manifest"])}})
     for fingerprint, of in tags.items():
-        table = [{"image_id": name, "class": word, "accepted": accepted} for name, word, accepted in of]
+        made.embeddings({name: name for name in IDS[:90]}, {}, fingerprint=fingerprint)
+        table = [
+            {"image_id": name, "class": word, "accepted": accepted, "content_sha256": sha256(outdated.get(name, name))}
+            for name, word, accepted in of
+        ]
         made.publish("tag_images", fingerprint, {"tags": {fingerprint: pa.Table.from_pylist(table, SCHEMAS["tags"])}})
     return Words.read(open_snapshot(made.uri), "squeeze", Names(pa.array(IDS, pa.large_string())), len(IDS))
 
@@ -148,6 +159,13 @@ def test_of_words_that_tell_equally_much_a_tag_is_taken(tmp_path: Path) -> None:
     assert words(tmp_path / "1", both, {}).labelled(grouping([0, 1, 2])) == ["Amber"]
     tags = [(IDS[number], "zebra", True) for number in range(3)]
     assert words(tmp_path / "2", both, {"alex": tags}).labelled(grouping([0, 1, 2])) == ["zebra"], "another's tags"
+
+
+def test_tags_of_what_an_image_was_before_label_nothing(tmp_path: Path) -> None:
+    tags = {"squeeze": [(IDS[number], "cat", True) for number in (0, 1, 2, 97, 98, 99)]}
+    told = words(tmp_path / "1", {}, tags).labelled(grouping([0, 1, 2], [97, 98, 99]))
+    assert told == ["cat", None], "the last ones are not embedded"
+    assert words(tmp_path / "2", {}, tags, dict.fromkeys(IDS[:2], "old")).labelled(grouping([0, 1, 2])) == [None]
 
 
 def test_without_manifest_and_tags_there_are_no_labels(tmp_path: Path) -> None:

@@ -34,13 +34,14 @@ def by_hand(
         rows = np.nonzero(owner == image)[0].tolist()
         mean = np.mean([float(distance[row]) for row in rows]) if rows else 0
         shares: dict[int, float] = {}
+        total = 0.0
         for row in rows:
             weight = np.exp(-2 * (float(distance[row]) / mean) ** 2) if mean else 1.0
             said = int(label[neighbour[row]])
+            total += weight
             if said >= 0:
                 shares[said] = shares.get(said, 0) + weight
-        total = sum(shares.values())
-        if own < 0 or (label == own).sum() < 2 or not total:
+        if own < 0 or (label == own).sum() < 2 or not sum(shares.values()):
             answers.append((np.nan, -1, np.nan))
             continue
         others = {said: round(share / total, 9) for said, share in shares.items() if said != own}
@@ -73,6 +74,16 @@ def test_ties_have_the_lesser_label_whatever_the_order_of_rows() -> None:
     for order in (slice(None), slice(None, None, -1)):
         found = mislabelled(owner[order], neighbour[order], distance[order], label)
         assert (found.suggested[0], found.score[0], found.own_share[0]) == (1, 0.5, 0)
+
+
+def test_one_vote_among_neighbours_without_labels_is_weak() -> None:
+    """They speak for nobody: one of twelve is no certainty."""
+    owner, neighbour = np.zeros(12, np.int64), np.arange(1, 13)
+    label = np.array([0, 1, *[-1] * 11, 0, 1])
+    found = mislabelled(owner, neighbour, np.full(12, 0.5, np.float32), label)
+    assert (found.score[0], found.suggested[0], found.own_share[0]) == (pytest.approx(1 / 12), 1, 0)
+    label[1] = -1
+    assert np.isnan(mislabelled(owner, neighbour, np.full(12, 0.5, np.float32), label).score[0]), "nobody says anything"
 
 
 def test_one_label_for_all_is_nobodys_mistake() -> None:

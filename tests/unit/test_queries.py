@@ -123,7 +123,7 @@ def test_lists_of_one_side_alone_are_those_of_both(lengths: tuple[int, int], col
     The values are multiples of 1/32, so that products are exact: else the last bits of a score depend on where BLAS
     divides its blocks, which differs between processors.
     """
-    values = np.round(32 * np.random.default_rng(1).standard_normal((700 + columns, 8))).astype(np.float32) / 32
+    values = (np.round(32 * np.random.default_rng(1).standard_normal((700 + columns, 8))) / 32).astype(np.float32)
     whole = part(values, "euclidean")
     search = Search("euclidean", "float32", 8, scoring.scale_of(9, 8, METRICS["euclidean"]), 1, 1, columns)
     rows, others = whole[:700], whole[700:]

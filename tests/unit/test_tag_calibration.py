@@ -158,10 +158,12 @@ def test_an_ambiguous_label_is_either() -> None:
     assert measured(scores, IMAGENET, ["crane"] * 3, 0.5, 1.0).accuracy == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize(("right", "images"), [(12, 12), (3000, 3000), (0, 30)])
-def test_a_temperature_at_an_end_of_what_is_looked_at_is_not_named(right: int, images: int) -> None:
+@pytest.mark.parametrize(
+    ("confidence", "right", "images"), [(0.8, 12, 12), (0.8, 3000, 3000), (0.51, 3000, 3000), (0.8, 0, 30)]
+)
+def test_a_temperature_at_an_end_of_what_is_looked_at_is_not_named(confidence: float, right: int, images: int) -> None:
     """Labels that contradict no guess, or every one, would make probabilities 1, or equal."""
-    scores, labels = two_classes(0.8, right, images)
+    scores, labels = two_classes(confidence, right, images)
     fit = measured(scores, Hierarchy.flat("ab"), labels, 0.5, 1.0).temperature
     assert fit.best is None and fit.labels == images
     end, bound = (fit.interval[0], temperature.COLDEST) if right else (fit.interval[1], temperature.HOTTEST)

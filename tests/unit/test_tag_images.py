@@ -100,6 +100,9 @@ def test_images_are_tagged_by_their_vectors_where_they_are_sure_enough(place: Pl
     assert place.run() == 0
     assert place.tags() == TAGS
     rows = place.rows()
+    assert {row["image_id"]: row["content_sha256"] for row in rows} == {
+        image_id: sha256(content) for image_id, content in CONTENTS.items()
+    }
     assert [(row["image_id"], row["rank"]) for row in rows] == sorted((row["image_id"], row["rank"]) for row in rows)
     assert {row["fingerprint"] for row in rows} == {"net"} and {row["wnid"] for row in rows} == {None}
     first = {row["image_id"]: row["probability"] for row in rows if row["rank"] == 1}
@@ -347,7 +350,9 @@ def test_lines_name_long_classes_by_their_beginning(labelled: Place, capsys: Any
     assert max(len(row["class"]) for row in labelled.rows()) == 400, "the table has them whole"
 
 
-@pytest.mark.parametrize(("change", "says"), [("misspelt", "are taken for these"), ("swapped", "no class has parents")])
+@pytest.mark.parametrize(
+    ("change", "says"), [("misspelt", "count as ImageNet's there"), ("swapped", "no class has parents")]
+)
 def test_names_that_are_nearly_imagenets_are_told(place: Place, change: str, says: str, capsys: Any) -> None:
     names = list(imagenet())
     if change == "misspelt":

@@ -237,8 +237,9 @@ class Collection:
 
         ``fingerprint``: one that has tags; None: the only one, else ``vgg16-fc2``. Columns as of the table ``tags``:
         ``image_id``, ``fingerprint``, ``class``, ``wnid`` (strings), ``rank`` (int32, from 1), ``probability``
-        (float32), ``accepted`` (boolean). What is not accepted is a guess: *the* tag of an image is its row of rank 1,
-        if that is accepted.
+        (float32), ``accepted`` (boolean), ``content_sha256`` (string). What is not accepted is a guess: *the* tag of an
+        image is its row of rank 1, if that is accepted. An image has rows only while its content is the one that was
+        tagged: a file that was replaced has none until ``tag_images`` runs again.
         """
         with reading.named_errors(self.snapshot):
             return tables.tags(self.snapshot, fingerprint)
@@ -260,8 +261,9 @@ class Collection:
 
         The likeliest mistakes come first, ties by image_id. Columns: ``image_id``, ``label``, ``suggested_label``
         (strings; null where all neighbours have its own), ``score`` (float32, -1 to 1; above 0 the neighbours speak for
-        the suggested label), ``own_share`` (float32, 0 to 1: how much of them is for its own), ``fingerprint``,
-        ``metric``. Images without a label, or with one that nobody else has, are not judged and have no row.
+        the suggested label), ``own_share`` (float32, 0 to 1: the share of its own in their weight), ``fingerprint``,
+        ``metric``. Images without a label, or with one that nobody else has, are not judged and have no row. As
+        neighbours, those without a label speak for none, and their weight counts.
 
         ``attribute``: ``folder`` is the first folder of image_id where no attribute is called so. Raises ``WrongInput``
         for an attribute that no image has, and for one that is another for every image.

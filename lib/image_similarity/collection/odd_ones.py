@@ -54,6 +54,8 @@ def isolation(snapshot: Snapshot, fingerprint: str | None, metric: str | None) -
 
 def mislabelled(snapshot: Snapshot, attribute: str, fingerprint: str | None, metric: str | None) -> pa.Table:
     """See `Collection.mislabelled`."""
+    if not isinstance(attribute, str):
+        raise WrongInput(f"the attribute {attribute!r} is no text: name one, as in mislabelled('folder')")
     lists = tables.neighbours(snapshot, fingerprint, metric, SIMILAR, None)
     manifest = tables.published(snapshot, "manifest", "", "build_manifest", ["image_id", "attributes"])
     labels = _labels(snapshot, manifest, attribute)

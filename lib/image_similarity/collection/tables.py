@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from image_similarity.collection import defaults
 from image_similarity.collection.vectors import dimensions_of, key_of, large
 from image_similarity.errors import WrongInput, listed
+from image_similarity.warehouse import current_tags
 from image_similarity.warehouse.schemas import (
     ALIKE,
     DISSIMILAR,
@@ -291,8 +292,8 @@ def tags(snapshot: Snapshot, fingerprint: str | None) -> pa.Table:
     if not slots:
         raise WrongInput(f"{snapshot.uri}: no tags are published: run tag_images first")
     name = defaults.chosen(snapshot, "fingerprint with tags", fingerprint, slots)
-    rows = snapshot.table("tags", name).sort_by(_ascending("image_id", "rank"))
-    return described(rows, fingerprint=name, run_id=slots[name][-1])
+    rows, _ = current_tags.split(snapshot, name, SCHEMAS["tags"].names)
+    return described(rows.sort_by(_ascending("image_id", "rank")), fingerprint=name, run_id=slots[name][-1])
 
 
 # -- matches -----------------------------------------------------------------------------------------------------------

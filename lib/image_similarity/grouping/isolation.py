@@ -33,7 +33,7 @@ class Judgement(NamedTuple):
     suggested: Indices
     """(n,) int64: the best other label; -1 where no neighbour has another one."""
     own_share: Values
-    """(n,) float32, 0 to 1: how much of the neighbours' weight is for the own label; NaN for an image not judged."""
+    """(n,) float32, 0 to 1: the share of the own label in the weight of all neighbours; NaN for an image not judged."""
 
 
 def isolation(owner: Indices, distance: Values, images: int) -> Isolation:
@@ -55,7 +55,8 @@ def mislabelled(owner: Indices, neighbour: Indices, distance: Values, label: Ind
     """How much the neighbours of each image speak for another label than its own.
 
     ``owner``, ``neighbour``: (m,), ``distance``: (m,) float32. ``label``: (n,), codes from 0; -1 for an image without
-    a label, which is not judged and has no say. Nor is an image judged whose label nobody else has, or none of whose
+    a label. Such an image is not judged. As a neighbour it speaks for no label, and its weight counts all the same: one
+    vote among many that say nothing is weak. Nor is an image judged whose label nobody else has, or none of whose
     neighbours has a label.
 
     A neighbour weighs exp(-2 (d / mean distance of the list)^2): the nearest ones count most, on the scale of the
@@ -69,9 +70,9 @@ def mislabelled(owner: Indices, neighbour: Indices, distance: Values, label: Ind
     if count.max(initial=0) < 2:
         raise ValueError("no label has two images")
     has_say = (label[neighbour] >= 0) & (label[owner] >= 0) & (count[label[owner]] > 1)
-    weight = np.where(has_say, _weights(owner, distance, images), 0)
+    weight = _weights(owner, distance, images)
     total = _sums(owner, weight, images)
-    is_known = total > 0
+    is_known = _sums(owner, np.where(has_say, weight, 0), images) > 0
     said, place = np.unique(owner[has_say] * labels + label[neighbour[has_say]], return_inverse=True)
     image, of_label = np.divmod(said, labels)
     spoken = _sums(place, weight[has_say], len(said))

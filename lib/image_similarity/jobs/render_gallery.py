@@ -43,13 +43,12 @@ from image_similarity.stages.gallery.render import About, Outputs
 from image_similarity.stages.neighbours import usable
 from image_similarity.storage import tables, uris
 from image_similarity.storage.fetch import FETCH_REASONS
-from image_similarity.warehouse import retention
+from image_similarity.warehouse import current_tags, retention
+from image_similarity.warehouse.defaults import DEFAULT_FINGERPRINT, DEFAULT_METRIC
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 from image_similarity.warehouse.snapshot import Snapshot
 from image_similarity.warehouse.workspace import Workspace
-
-DEFAULT_METRIC = "cosine"
 
 _OF_QUALITY = ["image_id", "content_sha256", *measures.STORED]
 
@@ -194,17 +193,26 @@ def _by_fingerprint(snapshot: Snapshot, fingerprints: Sequence[str]) -> dict[str
 
 
 def _slots(job: Job, fingerprints: Sequence[str]) -> dict[str, str]:
-    """The slots of ``neighbours`` to show, each with its label. The settings' fingerprint and metric come first."""
+    """The slots of ``neighbours`` to show, each with its label.
+
+    ``fingerprints`` come in their order; without them, first those of the settings, then the default. So do metrics.
+    """
     by_fingerprint = _by_fingerprint(job.base_snapshot, fingerprints)
     settings = job.settings.neighbours
-    first_fingerprint, first_slot = settings.fingerprint, f"{settings.fingerprint}/{settings.metric}"
-    names = dict.fromkeys(fingerprints) or sorted(by_fingerprint, key=lambda name: (name != first_fingerprint, name))
+    names = dict.fromkeys(fingerprints) or _first(by_fingerprint, settings.fingerprint, DEFAULT_FINGERPRINT)
     shown = {}
     for name in names:
-        for slot in sorted(by_fingerprint[name], key=lambda slot: (slot != first_slot, slot)):
+        metrics = [slot.partition("/")[2] for slot in by_fingerprint[name]]
+        for slot in (f"{name}/{metric}" for metric in _first(metrics, settings.metric, DEFAULT_METRIC)):
             is_plain = by_fingerprint[name] == [f"{name}/{DEFAULT_METRIC}"]
             shown[slot] = name if is_plain else slot.replace("/", ", ")
     return shown
+
+
+def _first(names: Iterable[str], *preferred: str) -> list[str]:
+    """``names`` in their order, with those that are ``preferred`` in front."""
+    known = sorted(names)
+    return list(dict.fromkeys([*(name for name in preferred if name in known), *known]))
 
 
 def _images_of(job: Job, records: Records) -> str:
@@ -303,7 +311,7 @@ def _tables(job: Job, slots: list[str]) -> in_process.Tables:
             for name, (runs, _) in compared.items()
         },
         groups=_group_tables(snapshot, slots),
-        tags=_tag_table(snapshot, _tagger(snapshot, fingerprints)),
+        **_tag_tables(snapshot, _tagger(snapshot, fingerprints)),
     )
 
 
@@ -319,12 +327,12 @@ def _group_tables(snapshot: Snapshot, slots: list[str]) -> groups.GroupTables | 
     return groups.GroupTables(tab, of_kinds("groups", groups.COLUMNS), of_kinds("group_summary", groups.SUMMARY))
 
 
-def _tag_table(snapshot: Snapshot, name: str | None) -> pa.Table | None:
-    """The tags by fingerprint ``name`` that are accepted. A run may have tagged by others, too."""
+def _tag_tables(snapshot: Snapshot, name: str | None) -> dict[str, Any]:
+    """``tags`` and ``outdated_tags`` of the layout, by fingerprint ``name``."""
     if name is None:
-        return None
-    is_shown = pc.field("accepted") & (pc.field("fingerprint") == name)
-    return snapshot.dataset("tags", name).to_table(["image_id", *tags.GIVEN], filter=is_shown)
+        return {}
+    current, others = current_tags.split(snapshot, name, ["image_id", *tags.GIVEN], tags.wanted(pc.field))
+    return {"tags": current, "outdated_tags": pc.sum(others["accepted"], min_count=0).as_py()}
 
 
 def _keys(snapshot: Snapshot, runs: list[str]) -> list[str]:
@@ -357,7 +365,7 @@ def _inputs(job: Job, slots: list[str]) -> by_spark.Inputs:
         quality=warehouse.read("quality", runs["quality"]) if runs["quality"] else None,
         compared=_compared(job, slots),
         groups=_group_frames(job, slots),
-        tags=_tag_frame(job, _tagger(snapshot, _fingerprints(slots))),
+        **_tag_frames(job, _tagger(snapshot, _fingerprints(slots))),
     )
 
 
@@ -373,12 +381,16 @@ def _group_frames(job: Job, slots: list[str]) -> groups_by_spark.GroupTables | N
     return groups_by_spark.GroupTables(tab, of_kinds("groups"), of_kinds("group_summary"))
 
 
-def _tag_frame(job: Job, name: str | None) -> DataFrame | None:
-    """As `_tag_table`."""
+def _tag_frames(job: Job, name: str | None) -> dict[str, Any]:
+    """As `_tag_tables`. The rule is that of `current_tags.split`."""
     if name is None:
-        return None
-    rows = job.warehouse.read("tags", job.base_snapshot.run_ids("tags", name))
-    return rows.where(F.col("accepted") & (F.col("fingerprint") == name)).select("image_id", *tags.GIVEN)
+        return {}
+    read, snapshot, of_what = job.warehouse.read, job.base_snapshot, current_tags.OF_WHAT
+    rows = read("tags", snapshot.run_ids("tags", name)).where((F.col("fingerprint") == name) & tags.wanted(F.col))
+    now = read("embeddings", snapshot.run_ids("embeddings", name)).select(*of_what)
+    outdated = rows.where("accepted").join(now, of_what, "left_anti").count()
+    current = rows.join(now, of_what, "left_semi").select("image_id", *tags.GIVEN)
+    return {"tags": current, "outdated_tags": outdated}
 
 
 def _compared(job: Job, slots: list[str]) -> dict[str, Compared]:
@@ -631,7 +643,7 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
         )
     if counts["tags_gone"]:
         note(
-            f"{counts['tags_gone']:,} tags are not shown, because their image is no longer in the manifest: "
+            f"{counts['tags_gone']:,} tags are not shown, because their image is gone, or its file was replaced: "
             "run tag_images again"
         )
 

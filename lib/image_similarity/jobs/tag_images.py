@@ -423,23 +423,22 @@ def _temperature(measured: Mapping[str, Any]) -> Iterator[str]:
         )
         return
     cold, hot = measured["temperatures_that_fit"]
-    more = measured["labels_for_temperature"]
+    needed = measured["labels_for_temperature"]
+    more = f"some {float(f'{needed:.2g}'):,.0f} or more are needed" if needed else "perhaps any beyond"
     yield (
-        f"{error}; which temperature fits best cannot be told: {measured['labelled']:,} labels fit any from {cold:g} "
-        f"to {hot:g}, and {f'some {more:,} or more are needed' if more else 'perhaps any beyond'}"
+        f"{error}; which temperature fits best cannot be told: {measured['labelled']:,} labels fit any from {cold:.3g} "
+        f"to {hot:.3g}, and {more}"
     )
 
 
 def _names_differ(fingerprint: str, hierarchy: "Hierarchy") -> str:
     """About 1,000 names of which most are ImageNet's."""
     examples = listed(f"{brief(hierarchy.nodes[number].name)} (class {number + 1})" for number in hierarchy.differing)
-    count = f"{len(hierarchy.differing):,} of {hierarchy.class_count:,} classes of {fingerprint}"
+    places = f"at {len(hierarchy.differing):,} of {hierarchy.class_count:,} places"
+    differ = f"the class names of {fingerprint} differ from ImageNet's {places}"
     if hierarchy.has_parents:
-        return f"{count} are not called as ImageNet's at their places, and are taken for these: {examples}"
-    return (
-        f"{count} are not called as ImageNet's at their places, so no class has parents (a cat, if not which): "
-        f"{examples}; is the order that of the classifier?"
-    )
+        return f"{differ}, and count as ImageNet's there: {examples}"
+    return f"{differ}, so no class has parents: {examples}; are they in the classifier's order?"
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ("wnid", _STRING),
         ("probability", _FLOAT),
         ("accepted", _BOOLEAN),
+        ("content_sha256", _STRING),
     ),
     "projections": _schema(
         ("fingerprint", _STRING),

@@ -25,6 +25,9 @@ _JSON = ("inputs", "outputs", "settings", "counts", "versions", "stages")
 _SEARCH = "search/"
 """The slots of failures that are of queries, and not of the collection: ``search/<queries>/<fingerprint>/<metric>``."""
 
+_FIRST = "run find_neighbours first"
+"""What is said where no neighbours are published."""
+
 _SQL_TYPES = {
     pa.string(): "VARCHAR",
     pa.int64(): "BIGINT",
@@ -69,6 +72,7 @@ RESET VARIABLE warehouse;  -- the next file of views is another warehouse's
 
 _GUARD = """\
 CREATE OR REPLACE MACRO of_warehouse(warehouse, argument) AS CASE
+    WHEN argument IS NULL THEN error('a name is NULL: say which is meant')::VARCHAR
     WHEN warehouse = warehouse_name() THEN argument
     ELSE error('this is of the warehouse ' || warehouse || ', and the schema in use of ' || warehouse_name()
         || ': USE the other')
@@ -221,10 +225,12 @@ _VIEWS_OF_ONE_SLOT = {
 """view -> the macro that it calls, the table whose runs are read, and which rows: the relation, or the kind."""
 
 _TAGGED = """\
--- The accepted tags of images, by one fingerprint. By another one: FROM tagged_images('NAME').
+-- The accepted tags of images, by one fingerprint. By another one: FROM tagged_images('NAME'). An image has tags only
+-- while its content is the one that was tagged, see image_similarity.warehouse.current_tags.
 CREATE OR REPLACE MACRO tags_of_images(run_ids) AS TABLE
 {tagged}
 FROM read_parquet(warehouse_files('tags', run_ids), hive_partitioning = false) AS t
+SEMI JOIN ({snapshot}) AS e USING (image_id, fingerprint, content_sha256)
 LEFT JOIN manifest AS i USING (image_id)
 WHERE t.accepted;
 CREATE OR REPLACE VIEW tagged_images AS
@@ -242,7 +248,8 @@ SELECT t.image_id, t.rank, t.class AS tag, t.probability, t.wnid, title_of(t.ima
 _MISLABELLED = """\
 -- Images by how much their neighbours speak for another value of an attribute than their own, the likeliest mistakes
 -- first: FROM mislabelled('style'). By another fingerprint and metric: FROM mislabelled('style', 'NAME', 'METRIC').
--- Where no attribute is called so, 'folder' is the first folder of image_id.
+-- Where no attribute is called so, 'folder' is the first folder of image_id. A neighbour without a label speaks for
+-- none, and counts in the weight of all.
 CREATE OR REPLACE MACRO mislabelled_images(run_ids, attribute_name) AS TABLE
 WITH labelled AS (
     SELECT image_id, coalesce(nullif(attributes[attribute_name], ''), CASE WHEN attribute_name = '{folder}' THEN
@@ -262,18 +269,18 @@ lists AS (
 spoken AS (
     SELECT l.image_id, j.label, o.label AS said, sum(l.weight) AS weight, any_value(l.fingerprint) AS fingerprint,
            any_value(l.metric) AS metric
-    FROM lists AS l JOIN judged AS j USING (image_id) JOIN labelled AS o ON o.image_id = l.neighbour_id
+    FROM lists AS l JOIN judged AS j USING (image_id) LEFT JOIN labelled AS o ON o.image_id = l.neighbour_id
     GROUP BY ALL
 ),
-shares AS (
-    SELECT *, round(weight / nullif(sum(weight) OVER (PARTITION BY image_id), 0), {digits}) AS share FROM spoken
-),
+totals AS (SELECT image_id, sum(weight) AS total FROM spoken GROUP BY image_id HAVING
+           sum(weight) FILTER (said IS NOT NULL) > 0),
+shares AS (SELECT *, round(weight / total, {digits}) AS share FROM spoken JOIN totals USING (image_id)),
 answers AS (
     SELECT image_id, label, first(said ORDER BY share DESC, said) FILTER (said <> label) AS suggested_label,
            coalesce(max(share) FILTER (said = label), 0) AS own_share,
            coalesce(max(share) FILTER (said <> label), 0) AS other_share,
            any_value(fingerprint) AS fingerprint, any_value(metric) AS metric
-    FROM shares WHERE share IS NOT NULL GROUP BY ALL
+    FROM shares GROUP BY ALL
 )
 SELECT a.image_id, a.label, a.suggested_label, (other_share - own_share)::FLOAT AS score,
        own_share::FLOAT AS own_share, title_of(a.image_id, i.attributes) AS title, i.uri, i.attributes, a.fingerprint,
@@ -281,6 +288,7 @@ SELECT a.image_id, a.label, a.suggested_label, (other_share - own_share)::FLOAT 
 FROM answers AS a JOIN manifest AS i USING (image_id)
 UNION ALL BY NAME
 SELECT NULL AS image_id WHERE CASE  -- never a row, but an error where nothing can be judged
+    WHEN attribute_name IS NULL THEN error('the attribute is NULL: name one, FROM mislabelled(''ATTRIBUTE'')')
     WHEN EXISTS (FROM judged) THEN false
     WHEN EXISTS (FROM labelled) THEN error(
         'the attribute ' || attribute_name || ' is another one for every image: name one whose values repeat')
@@ -406,7 +414,7 @@ def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
         default_metric=DEFAULT_METRIC,
         metric=_case("fingerprint_name", {fingerprint: metric for fingerprint, metric in metrics.items() if metric}),
         slots=_list(slots),
-        listed=_quoted(", ".join(slots) or "none"),
+        listed=_quoted(", ".join(slots) or f"none; {_FIRST}"),
         neighbours=_NEIGHBOUR_COLUMNS,
         groups=_GROUP_COLUMNS,
         isolation=_ISOLATION_COLUMNS,
@@ -417,7 +425,7 @@ def _of_several_tables(pointer: Pointer, snapshot: str, name: str) -> list[str]:
         of_one_slot,
         *(_view_of_one_slot(pointer, view, name, slot) for view in _VIEWS_OF_ONE_SLOT),
         _mislabelled(pointer, name, default),
-        _tagged(pointer, name),
+        _tagged(pointer, snapshot, name),
         _history(pointer, name, slot) if slots else "",
     ]
 
@@ -447,19 +455,23 @@ def _view_of_one_slot(pointer: Pointer, view: str, name: str, slot: str | None) 
 def _mislabelled(pointer: Pointer, name: str, fingerprint: str | None) -> str:
     """``fingerprint``: the default one; None if nothing says which is meant."""
     runs = pointer.tables.get("neighbours", {})
-    several = f"several fingerprints are published; name one, FROM mislabelled('ATTRIBUTE', 'NAME'): {', '.join(runs)}"
+    names = ", ".join(default_first(slot.partition("/")[0] for slot in runs))
+    which = f"several fingerprints are published; name one, FROM mislabelled('ATTRIBUTE', 'NAME'): {names}"
+    if not runs:
+        fingerprint, which = None, f"no neighbours are published: {_FIRST}"
     cases = "".join(f"WHEN {_quoted(slot)} THEN {_list(of)} " for slot, of in runs.items())
     return _MISLABELLED.format(
         similar=SIMILAR,
         folder=FOLDER,
         digits=9,
-        default=_quoted(fingerprint) if fingerprint else f"error({_quoted(several)})::VARCHAR",
+        default=_quoted(fingerprint) if fingerprint else f"error({_quoted(which)})::VARCHAR",
         runs=cases or "WHEN '' THEN [''] ",
         name=name,
     )
 
 
-def _tagged(pointer: Pointer, name: str) -> str:
+def _tagged(pointer: Pointer, snapshot: str, name: str) -> str:
+    """``snapshot``, ``name``: as of `_of_several_tables`."""
     runs = pointer.tables.get("tags", {})
     fingerprint, listed = default_of(runs, DEFAULT_FINGERPRINT), ", ".join(sorted(runs))
     if fingerprint in runs:
@@ -472,6 +484,7 @@ def _tagged(pointer: Pointer, name: str) -> str:
     cases = "".join(f"WHEN {_quoted(each)} THEN {_list(of)} " for each, of in runs.items())
     return _TAGGED.format(
         tagged=_TAGGED_COLUMNS,
+        snapshot=snapshot,
         default=default,
         name=name,
         runs=cases or "WHEN '' THEN [''] ",

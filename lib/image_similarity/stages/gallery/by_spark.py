@@ -58,7 +58,11 @@ class Inputs:
     """fingerprint -> its vectors, where the warehouse has them."""
     groups: groups_by_spark.GroupTables | None = None
     tags: DataFrame | None = None
-    """image_id and `tags.GIVEN` of the accepted tags. None: none are published."""
+    """image_id and `tags.GIVEN` of the `tags.wanted` rows that are true of the images as they are now. None: none are
+    published.
+    """
+    outdated_tags: int = 0
+    """Accepted rows of what images were before."""
 
 
 def lay_out(
@@ -164,7 +168,15 @@ class BySpark(Layout):
         return self._tags.untagged
 
     def tags_gone(self) -> int:
-        return 0 if self.inputs.tags is None else self.inputs.tags.join(self.cards, "image_id", "left_anti").count()
+        if self.inputs.tags is None:
+            return 0
+        accepted = self.inputs.tags.where("accepted")
+        return self.inputs.outdated_tags + accepted.join(self.cards, "image_id", "left_anti").count()
+
+    def unjudged(self) -> int:
+        if self.inputs.tags is None:
+            return self.images
+        return self.cards.join(self.inputs.tags, "image_id", "left_anti").count()
 
     # -- pages ---------------------------------------------------------------------------------------------------------
 

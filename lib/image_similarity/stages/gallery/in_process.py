@@ -83,7 +83,11 @@ class Tables:
     """fingerprint -> the contents that were compared."""
     groups: GroupTables | None = None
     tags: pa.Table | None = None
-    """image_id and `tags.GIVEN` of the accepted tags. None: none are published."""
+    """image_id and `tags.GIVEN` of the `tags.wanted` rows that are true of the images as they are now. None: none are
+    published.
+    """
+    outdated_tags: int = 0
+    """Accepted rows of what images were before."""
 
 
 def lay_out(
@@ -281,7 +285,14 @@ class InProcess(Layout):
 
     def tags_gone(self) -> int:
         table = self.tables.tags
-        return 0 if table is None else sum(image_id not in self.by_id for image_id in table["image_id"].to_pylist())
+        if table is None:
+            return 0
+        accepted = table.filter(table["accepted"])["image_id"].to_pylist()
+        return self.tables.outdated_tags + sum(image_id not in self.by_id for image_id in accepted)
+
+    def unjudged(self) -> int:
+        table = self.tables.tags
+        return self.images - (0 if table is None else len(self.by_id.keys() & {*table["image_id"].to_pylist()}))
 
     # -- pages ---------------------------------------------------------------------------------------------------------
 

@@ -92,7 +92,11 @@ class Layout(ABC):
 
     @abstractmethod
     def tags_gone(self) -> int:
-        """Accepted rows of the table of tags whose image has no page."""
+        """Accepted rows of the table of tags whose image has no page, or whose file was replaced."""
+
+    @abstractmethod
+    def unjudged(self) -> int:
+        """The number of images of which the table of tags has no rows: the network has not looked at them."""
 
     # -- pages of images and lists: filled out of sight --
 

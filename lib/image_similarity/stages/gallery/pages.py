@@ -100,6 +100,8 @@ class Tagged:
     """Different ones."""
     images: int = 0
     """Those that have a tag."""
+    unjudged: int = 0
+    """Those that the network has not looked at, as they are now."""
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Suspects:
     doubted: int
     """Of these, those whose neighbours speak for another one. Not all are shown."""
     rows: Sequence[Mapping[str, Any]] = ()
-    """card, label, suggested, own_share, neighbours (card and label of each)."""
+    """card, label, suggested, the shares of both (own_share, suggested_share), neighbours (card and label of each)."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,7 @@ def suspects(facet: Facet, images: int, doubted: int, rows: Sequence[Row], card:
             "label": value(row["label"]),
             "suggested": value(row["suggested"]),
             "own_share": row["own_share"],
+            "suggested_share": row["score"] + row["own_share"],
             "neighbours": [(card[at], value(code)) for at, code in zip(row["neighbours"], row["labels"])],
         }
         for row in rows
@@ -218,7 +219,8 @@ def _of_quality(quality: Quality, per_page: int) -> Iterator[Page]:
         if order.name in quality.histograms and not quality.histograms[order.name].is_even
     ]
     about = {"quality": quality, "orders": orders}
-    yield f"{measures.FOLDER}/index.html", "quality.html", {**about, "examples": EXAMPLES}
+    alike = next((cards for cards in quality.lists.values() if cards), []) if not orders else []
+    yield f"{measures.FOLDER}/index.html", "quality.html", {**about, "examples": EXAMPLES, "alike": alike[:per_page]}
     for order in orders:
         of_order = {**about, "order": order, "flag": None, "images": quality.images, "base": f"{order.name}-"}
         for page in paged([*quality.lists[order.name]], per_page):

@@ -77,7 +77,10 @@ def run(spark: SparkSession, layout: Layout, about: About, settings: Settings, s
 
 
 def _tagged(tags: Tagged | None, layout: Layout) -> Tagged | None:
-    return tags and replace(tags, tags=len(layout.tags()), images=layout.images - layout.untagged())
+    if tags is None:
+        return None
+    tagged = layout.images - layout.untagged()
+    return replace(tags, tags=len(layout.tags()), images=tagged, unjudged=layout.unjudged())
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,14 @@ A tag is a class, or a parent of classes. Only accepted ones are shown: of the o
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from image_similarity.pages.captions import LONGEST_TEXT, clean, short
 
-COLUMNS = ["image_id", "fingerprint", "rank", "class", "wnid", "probability", "accepted"]
-"""The columns of the table ``tags`` that pages are made of."""
-
-GIVEN = ["rank", "class", "wnid", "probability"]
+GIVEN = ["rank", "class", "wnid", "probability", "accepted"]
 """What `of_image` takes of a row."""
 
 TAG = pa.struct([("page", pa.string()), ("title", pa.string()), ("wnid", pa.string()), ("probability", pa.float32())])
@@ -32,10 +29,19 @@ _NO_BREAK = "\u00a0"
 Tag = dict[str, Any]
 
 
+def wanted(column: Callable[[str], Any]) -> Any:
+    """Which rows of ``tags`` are read: accepted ones, and the first of each image, which says that it was judged.
+
+    ``column``: makes a column of a name, pyarrow's or Spark's.
+    """
+    return column("accepted") | (column("rank") == 1)
+
+
 def of_image(rows: Iterable[Mapping[str, Any]]) -> list[Tag]:
-    """`TAG` of the accepted ``rows`` (`GIVEN`) of an image: the most specific first, each once."""
+    """`TAG` of those ``rows`` (`GIVEN`) of an image that are accepted: the most specific first, each once."""
     tags: dict[str, Tag] = {}
-    for row in sorted(rows, key=lambda row: (row["rank"], row["class"] or "", row["wnid"] or "")):
+    accepted = (row for row in rows if row["accepted"])
+    for row in sorted(accepted, key=lambda row: (row["rank"], row["class"] or "", row["wnid"] or "")):
         page, title = page_name(row["class"] or "", row["wnid"]), clean(row["class"] or "")[:LONGEST_TEXT] or EMPTY
         tags.setdefault(page, {"page": page, "title": title, "wnid": row["wnid"], "probability": row["probability"]})
     return list(tags.values())

@@ -15,7 +15,7 @@ from image_similarity.stages.gallery.tag_pages import Listed
 from image_similarity.stages.gallery.tags import FOLDER, GIVEN, UNTAGGED
 from image_similarity.warehouse.workspace import Workspace
 
-_GIVEN = "array<struct<rank: int, class: string, wnid: string, probability: float>>"
+_GIVEN = "array<struct<rank: int, class: string, wnid: string, probability: float, accepted: boolean>>"
 
 
 def joined(images: DataFrame, tags: DataFrame | None) -> DataFrame:

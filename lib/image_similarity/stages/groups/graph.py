@@ -171,6 +171,9 @@ class Names:
         order = np.argsort(hashed)
         self._hashed, self._place = hashed[order], order.astype(np.int32)
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def find(self, names: pa.Array) -> Indices:
         """The positions of ``names`` (n,) among the ids, -1 for those that are not there."""
         if not len(self._ids):

@@ -18,6 +18,7 @@ from image_similarity.pages import captions
 from image_similarity.stages.groups.attributes import first_folders
 from image_similarity.stages.groups.graph import Names, hashes
 from image_similarity.stages.groups.tables import Grouping
+from image_similarity.warehouse import current_tags
 from image_similarity.warehouse.defaults import FOLDER, tags_by
 from image_similarity.warehouse.snapshot import Snapshot
 
@@ -104,11 +105,16 @@ Part = tuple[Indices, Hashes, pa.LargeStringArray, pa.LargeStringArray]
 
 
 def _read(published: Snapshot, slot: str | None, names: Names) -> Iterator[Part]:
-    """Tags, then folders and attributes, a batch at a time, of images that ``names`` finds."""
+    """Tags of what images are now (see `current_tags`), then folders and attributes, a batch at a time, of images that
+    ``names`` finds.
+    """
     if slot is not None:
-        for batch in published.batches("tags", slot, ["image_id", "class", "accepted"]):
+        content = _contents(published, slot, names)
+        for batch in published.batches("tags", slot, ["image_id", "class", "accepted", "content_sha256"]):
             batch = batch.filter(batch["accepted"])
             image = names.find(batch["image_id"])
+            tagged = _content_hashes(batch["content_sha256"])
+            image = np.where((tagged > 0) & (content[image] == tagged), image, -1)
             yield _part(image, pa.repeat(pa.scalar(TAG, pa.large_string()), len(image)), batch["class"])
     for batch in published.batches("manifest", "", ["image_id", "attributes"]):
         attributes = batch["attributes"]
@@ -120,6 +126,22 @@ def _read(published: Snapshot, slot: str | None, names: Names) -> Iterator[Part]
         )
         image = np.repeat(found, np.diff(ends))
         yield _part(image, attributes.keys[items], attributes.items[items])
+
+
+def _contents(published: Snapshot, fingerprint: str, names: Names) -> Hashes:
+    """(n + 1,): a hash of the content of each of the images that ``names`` finds, 0 where it has none; then a 0."""
+    content = np.zeros(len(names) + 1, np.uint64)
+    for batch in published.batches("embeddings", fingerprint, current_tags.OF_WHAT):
+        image = names.find(batch["image_id"])
+        is_known = image >= 0
+        content[image[is_known]] = _content_hashes(batch["content_sha256"])[is_known]
+    return content
+
+
+def _content_hashes(contents: pa.Array) -> Hashes:
+    """(n,): 0 for null."""
+    known = contents.is_valid().to_numpy(zero_copy_only=False)
+    return np.where(known, hashes(pc.fill_null(contents, "").cast(pa.large_string())), np.uint64(0))
 
 
 def _part(image: Indices, name: pa.Array, value: pa.Array) -> Part:

@@ -56,7 +56,7 @@ def run(session: Any, source: Source, fingerprint: str, tagger: Tagger) -> Itera
     images = source.published.table("embeddings", fingerprint, ["image_id", CONTENT]).sort_by("image_id")
     encoded = images[CONTENT].combine_chunks().dictionary_encode()
     number = {content: place for place, content in enumerate(encoded.dictionary.to_pylist())}
-    tags, done = Collected(len(number), tagger), 0
+    tags, done = Collected(encoded.dictionary, tagger), 0
     with progress(session, "tag", len(number), "pictures", 1, lambda: done / max(1, len(number))):
         for batch in filter(len, source.of(number)):
             tags.add(np.array([number[content] for content in batch.column(0).to_pylist()], np.int32), batch)

@@ -41,10 +41,9 @@ class Tagger:
 
 
 class Collected:
-    """The tags of many contents, in 17 bytes each. Contents are numbered from 0."""
+    """The tags of many contents, in 17 bytes each. A content's number is its place in ``contents``, strings."""
 
-    def __init__(self, contents: int, tagger: Tagger):
-        """``contents``: how many there are."""
+    def __init__(self, contents: pa.Array, tagger: Tagger):
         self._tagger, self._contents = tagger, contents
         self._parts: list[tuple[NDArray[np.generic], ...]] = []
 
@@ -60,7 +59,8 @@ class Collected:
             pa.array([getattr(one, name) for one in self._tagger.hierarchy.nodes], pa.string())
             for name in ("name", "wnid")
         )
-        ends = np.searchsorted(number, np.arange(self._contents + 1))
+        contents = self._contents
+        ends = np.searchsorted(number, np.arange(len(contents) + 1))
         for start in range(0, len(ids), _IMAGES_AT_ONCE):
             part = content[start : start + _IMAGES_AT_ONCE]
             count = ends[part + 1] - ends[part]
@@ -72,6 +72,7 @@ class Collected:
                 pa.nulls(len(image), pa.string()).fill_null(fingerprint),
                 *(pa.array(rank[entry]), names.take(nodes), wnids.take(nodes)),
                 *(pa.array(probability[entry]), pa.array(accepted[entry])),
+                contents.take(pa.array(part[image])),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=SCHEMAS["tags"])
 
