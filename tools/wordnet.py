@@ -26,7 +26,7 @@ WORDNET = Path("/usr/share/wordnet/data.noun")
 HEAD = """\
 # ImageNet's 1,000 classes in their order, then their parents. Written by tools/wordnet.py.
 # WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved. Its licence is WORDNET-LICENSE, beside this.
-# id, name, WordNet's words for it, ids of its parents
+# id, name, words for it (WordNet's, then others that people use), ids of its parents
 """
 
 PARENTS = dict(
@@ -244,9 +244,54 @@ PARENTS = dict(
 )
 """Id -> the name that people use. Its first word in WordNet is not always that: domestic cat, geological formation."""
 
+SPOKEN = {
+    noun: words.split(", ")
+    for noun, words in (
+        line.strip().split(" ", 1)
+        for line in """
+        n02389026 horse
+        n04404412 TV
+        n04344873 sofa, couch
+        n03388549 bed
+        n03785016 motorcycle, motorbike
+        n03791053 motorcycle, motorbike
+        n04355933 glasses
+        n04356056 glasses
+        n03891251 bench
+        n02412080 sheep
+        n02415577 sheep
+        n03443371 wine glass
+        n07742313 apple
+        n04447861 toilet
+        n02992529 cell phone, smartphone
+        n04553703 sink
+        n04070727 fridge
+        n04228054 skis
+        n03594734 jeans
+        n04120489 sneaker, trainers
+        n09428293 beach
+        n09332890 lake
+        n04380533 lamp
+        n01514668 rooster, chicken
+        n01514859 chicken
+        n02437312 camel
+        n02356798 squirrel
+        n04086273 pistol
+        n04597913 spoon
+        n02917067 train
+        n03510583 aeroplane
+        n04490091 lorry
+        """.strip().splitlines()
+    )
+}
+"""Id -> words that people use for it, and WordNet has for something wider, or not at all. Labels may be such words."""
+
 ADDED = {
     "n07555863": "n00021265",  # WordNet has food that is solid apart from food that is eaten
     "n07734744": "n12992868",  # and mushrooms on a plate apart from those in a wood
+    "n03201208": "n04379243",  # a table with food apart from other tables
+    "n02924116": "n04524313",  # buses, and trains, apart from vehicles
+    "n02917067": "n04524313",
 }
 """Child -> parent: what a picture shows as one thing, and WordNet has as two."""
 
@@ -257,6 +302,8 @@ REMOVED = {
     ("n07871810", "n07683786"),  # a meat loaf: a loaf of bread
     ("n03724870", "n03206718"),  # a mask: clothing
     ("n04162706", "n04125853"),  # a seat belt: clothing
+    ("n03529860", "n04417809"),  # a home theater: a building
+    ("n04023962", "n02778669"),  # a punching bag: a ball
 }
 """Child and parent: true of the word, and untrue of the picture."""
 
@@ -303,7 +350,7 @@ class Nouns:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of the table: classes in order, then parents as `PARENTS` has them."""
+    """Lines of the table: classes in order, then parents as `PARENTS` has them. Words are WordNet's, then `SPOKEN`."""
 
     nouns: Nouns
     classes: Sequence[str]
@@ -319,7 +366,7 @@ class Table:
     def _lines(self) -> Iterator[tuple[str, str, str, str]]:
         for noun, name in self.names.items():
             parents = sorted(self.nouns.parents(noun), key=list(PARENTS).index)
-            yield noun, name, ", ".join(self.nouns.words[noun]), " ".join(parents)
+            yield noun, name, ", ".join([*self.nouns.words[noun], *SPOKEN.get(noun, [])]), " ".join(parents)
 
     def faults(self) -> list[str]:
         """Parents that say nothing that another line does not say."""

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -397,6 +398,17 @@ def test_files_that_are_no_list_of_classes(name: str, content: bytes, message: s
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WrongInput, match=message):
         class_names.check(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("change", [sorted, reversed, lambda names: sorted(name.replace(" ", "_") for name in names)])
+def test_imagenets_names_in_another_order_are_refused(change: Any, tmp_path: Path) -> None:
+    """Each class would have another's name."""
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(change(class_names.imagenet())))
+    with pytest.raises(WrongInput, match="in another order.*: class 1 is '.*', not 'tench'; classes = imagenet"):
+        class_names.of_weights(str(file), 1000, tmp_path)
+    file.write_text("\n".join(name.replace(" ", "_") for name in class_names.imagenet()))
+    assert class_names.of_weights(str(file), 1000, tmp_path)[2] == "great_white_shark"
 
 
 def test_a_file_of_classes_that_is_not_there_is_said_early(tmp_path: Path) -> None:

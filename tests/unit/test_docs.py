@@ -293,10 +293,13 @@ def _small_warehouse(folder: Path) -> str:
     made.neighbours({"a.jpg": ["b.jpg", "c.jpg"]})
     quality = [{"image_id": "a.jpg", "sharpness": 1.0, "flags": ["blurred"]}]
     made.publish("embed_images", "", {"quality": {"": pa.Table.from_pylist(quality, SCHEMAS["quality"])}})
+    embedded = {"image_id": "a.jpg", "fingerprint": "vgg16-fc2", "fingerprint_key": "k1", "content_sha256": "c1"}
+    embeddings = {"embeddings": {"vgg16-fc2": pa.Table.from_pylist([embedded], SCHEMAS["embeddings"])}}
+    made.publish("embed_images", "vgg16-fc2", embeddings)
     of_tag = {"image_id": "a.jpg", "fingerprint": "vgg16-fc2", "class": "animal", "rank": 1, "accepted": True}
+    of_tag["content_sha256"] = "c1"
     tags = {"tags": {"vgg16-fc2": pa.Table.from_pylist([of_tag], SCHEMAS["tags"])}}
-    point = {"threshold": 0.5, "coverage": 0.1, "accuracy": 1.0}
-    made.publish("tag_images", "vgg16-fc2", tags, counts={"calibration": {"accuracy_by_coverage": [point]}})
+    made.publish("tag_images", "vgg16-fc2", tags, counts={"calibration": {"tags_by_threshold": [[0.5, 0.1, 1.0]]}})
     return made.uri
 
 

@@ -330,6 +330,23 @@ def test_the_classifier_of_a_published_network_is_that_of_its_weights(folder: Pa
         published.classifier_of(snapshot, "tiny", declared, HTTP)
 
 
+def test_another_classifier_after_the_same_layers_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Its logits of the same vectors are others. Records of earlier versions tell no classifier."""
+    declared = NetworkSettings(network="resnet18", weights=(str(tmp_path / "own.pth"),))
+    state = dict(networks.untrained_state("resnet18", 0))
+    torch.save(state, tmp_path / "own.pth")
+    snapshot, before = published_as(tmp_path / "warehouse", declared)
+    torch.save({**state, "fc.bias": state["fc.bias"] + 1}, tmp_path / "own.pth")
+    assert before.classifier is not None
+    key = rf"another classifier \(key [0-9a-f]{{16}}; when images were embedded: {before.classifier.key}\). Name a file"
+    with pytest.raises(WrongInput, match=key):
+        published.classifier_of(snapshot, "tiny", declared, HTTP)
+    settings = published.record_of(snapshot, "tiny").settings
+    assert isinstance(settings, dict)
+    del settings["classifier_key"]
+    assert published.classifier_of(snapshot, "tiny", declared, HTTP).classifier is not None
+
+
 def test_a_published_programs_classes_need_no_program(tmp_path: Path) -> None:
     file = programs.save(tmp_path / "own.pt2", side=32, module=programs.Classifying())
     (tmp_path / "four.txt").write_text("\n".join(programs.CLASSES))

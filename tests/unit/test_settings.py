@@ -47,6 +47,16 @@ def test_overrides_win_and_are_read_as_toml_or_text(tmp_path: Path) -> None:
     assert loaded.manifest.extensions == ("png", "jpg")
 
 
+def test_a_number_may_begin_with_its_point() -> None:
+    program = ['fingerprints.p={kind="exported",weights="p.pt2"}', "fingerprints.p.mean=[.5, .25,0.1]"]
+    loaded = settings.load([], ["tags.threshold=.01", "tags.temperature=+.5e1", "gallery.title=v.5 of .5", *program])
+    assert (loaded.tags.threshold, loaded.tags.temperature) == (0.01, 5.0)
+    assert loaded.fingerprints["p"].model_dump()["mean"] == (0.5, 0.25, 0.1)
+    assert loaded.gallery.title == "v.5 of .5"
+    assert settings.load([], ['gallery.title=".5"']).gallery.title == ".5"
+    assert settings.load([], [], [settings.Given("tags.threshold=.2", "--threshold .2")]).tags.threshold == 0.2
+
+
 def test_an_override_may_declare_a_fingerprint() -> None:
     loaded = settings.load(
         None, ['fingerprints.mine={network="resnet18", layer="avgpool"}', "fingerprints.mine.seed=7"]

@@ -207,6 +207,23 @@ def test_a_label_whose_classes_are_not_kept_is_still_possible() -> None:
     assert result.temperature.interval[0] > 2  # the hotter, the less certain
 
 
+def test_tags_are_measured_at_several_thresholds() -> None:
+    """Parents included: a beagle at .34 and a tabby at .3 are an animal at .6."""
+    of_classes = np.full((2, 1000), 1e-9)
+    of_classes[0, [PLACE["beagle"], PLACE["tabby"]]] = 0.34, 0.3
+    of_classes[1, PLACE["teapot"]] = 0.75
+    rest = (1 - of_classes.sum(axis=1, keepdims=True)) / 500
+    of_classes[:, 500:1000] += rest  # things, none of which has much
+    result = measured(kept(np.log(of_classes).astype(np.float32)), IMAGENET, ["dog", "beagle"], 0.85, 1.0)
+    said = {at: (said.coverage, said.precision) for at, said in result.by_threshold.items()}
+    assert list(said) == list(calibration.THRESHOLDS)
+    assert said[0.3] == said[0.6] == (1.0, 0.5) and said[0.7] == (0.5, 0.0) and said[0.9] == (0.0, None)
+    record = result.record()
+    assert record["tags_by_threshold"][5:7] == [[0.6, 1.0, 0.5], [0.7, 0.5, 0.0]]
+    assert record["tags_by_threshold"][-1] == [0.9, 0.0, None]
+    assert (record["coverage"], record["precision"]) == (0.0, None)
+
+
 def test_the_record_is_short_and_plain() -> None:
     scores, labels = drawn(200)
     record = measured(scores, FLAT, labels, 0.5, 1.0).record()

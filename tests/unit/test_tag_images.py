@@ -248,6 +248,11 @@ def test_a_fingerprint_that_gives_no_tags_is_no_fault_where_that_is_said(place: 
     assert place.run() == 2
     assert "error: fingerprint net has no classifier: untrained" in capsys.readouterr().err and place.rows()
     place.monkeypatch.setattr(published_classifiers, "why_none", lambda *_: "untrained")
+    runs = len(open_snapshot(place.warehouse.uri).runs)
+    assert place.run("--where-possible") == 0 and place.rows(), "they may be of classes that were named by hand"
+    assert len(open_snapshot(place.warehouse.uri).runs) == runs
+    assert "stay: their vectors did not change" in capsys.readouterr().out
+    place.monkeypatch.setattr(published_classifiers, "key_of", lambda *_: "k2")
     assert place.run("--where-possible", "--dry-run") == 0 and place.rows(), "a plan changes nothing"
     assert place.run("--where-possible") == 0
     told = capsys.readouterr().out

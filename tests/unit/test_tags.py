@@ -102,6 +102,38 @@ def test_a_siamese_cat_and_a_tabby_are_a_cat() -> None:
     assert tags.rank.tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_of_two_that_exclude_each_other_the_more_probable_is_the_tag() -> None:
+    """Which may both be accepted below a threshold of .5, and the other has fewer words above it, or below."""
+    tags = of_imagenet({"tabby": 0.32, "beagle": 0.34, "pug": 0.33}, threshold=0.3)
+    assert [name for name, _ in said(tags)][:6] == ["beagle", "hound", "dog", "canine", "mammal", "animal"]
+    assert [name for name, _ in said(tags)][6:] == ["pug", "tabby", "cat", "feline"]
+    flat = tags_of(scores_of({"tabby": 0.32, "pug": 0.6}), Hierarchy.flat(_IMAGENET_CATEGORIES), 0.3, 1.0, 1)
+    assert said(flat) == [("pug", 0.6)]
+    wide = of_imagenet({"tabby": 0.32, "pug": 0.2, "beagle": 0.25, "boxer": 0.2}, threshold=0.3)
+    assert [name for name, _ in said(wide)][:2] == ["dog", "canine"] and said(wide)[-1][0] == "feline"
+
+
+def test_the_tag_is_what_a_plain_search_from_the_top_comes_to() -> None:
+    logits = (np.random.default_rng(5).normal(size=(300, 1000)) * 4).astype(np.float32)
+    tags = tags_of(kept(logits), IMAGENET, 0.1, 1.0, 3)
+    nodes, differ = IMAGENET.nodes, 0
+    for row in range(300):
+        entries = [
+            (-probability, len(nodes[node].leaves), name, node)
+            for of, node, name, probability, yes in zip(tags.row, tags.node, tags.name, tags.probability, tags.accepted)
+            if of == row and yes
+        ]
+        ranks = [node for of, node, yes in zip(tags.row, tags.node, tags.accepted) if of == row and yes]
+        differ += bool(entries) and min(entries, key=lambda entry: (entry[1], entry[0], entry[2]))[3] != ranks[0]
+        below, tag = entries, -1
+        while below:
+            tag = min(below)[3]
+            below = [entry for entry in below if nodes[entry[3]].leaves < nodes[tag].leaves]
+        above = [node for node in ranks if tag >= 0 and nodes[tag].leaves < nodes[node].leaves]
+        assert ranks[: 1 + len(above)] == ([tag, *above] if tag >= 0 else [])
+    assert differ > 10
+
+
 def test_a_certain_class_is_the_tag_and_its_parents_follow() -> None:
     tags = of_imagenet({"beagle": 0.9})
     assert [name for name, _ in said(tags)] == ["beagle", "hound", "dog", "canine", "mammal", "animal"]
@@ -266,6 +298,12 @@ def test_parents_are_words_that_people_use() -> None:
         ("DOG", ["dog"]),
         ("puma", ["cougar"]),
         ("crane", ["crane bird", "crane"]),
+        ("horse", ["sorrel"]),
+        ("Couch", ["studio couch"]),
+        ("motorcycle", ["moped", "motor scooter"]),
+        ("glasses", ["sunglass", "sunglasses"]),
+        ("tv", ["television"]),
+        ("bed", ["four-poster"]),
         ("Picasso", []),
         ("", []),
     ],
@@ -279,6 +317,23 @@ def test_what_is_above_and_below_is_related() -> None:
     related = IMAGENET.related
     assert related(cat, tabby) and related(tabby, cat) and related(cat, animal) and related(cat, cat)
     assert not related(cat, dog) and not related(tabby, dog)
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "is_so"),
+    [
+        ("dining table", "table", True),
+        ("dining table", "furniture", True),
+        ("school bus", "vehicle", True),
+        ("bullet train", "vehicle", True),
+        ("home theater", "building", False),
+        ("punching bag", "ball", False),
+        ("cinema", "building", True),
+    ],
+)
+def test_pictures_are_of_what_is_above_them(below: str, above: str, is_so: bool) -> None:
+    ([lower], [upper]) = IMAGENET.named(below), IMAGENET.named(above)
+    assert (IMAGENET.nodes[lower].leaves < IMAGENET.nodes[upper].leaves) == is_so
 
 
 # The table

@@ -102,7 +102,7 @@ def prepared(job: Job, classes: str | None = None, weights: str | None = None) -
         classifier, because = outcome.classifier, outcome.reason
     if classifier is None:
         raise NoTags(_without(job.base_snapshot, job.settings, name, because))
-    return Prepared(classifier, _key(job.base_snapshot, name))
+    return Prepared(classifier, key_of(job.base_snapshot, name))
 
 
 def _embedded_by(job: Job, name: str) -> "tuple[Classifier | None, str | None]":
@@ -110,13 +110,15 @@ def _embedded_by(job: Job, name: str) -> "tuple[Classifier | None, str | None]":
     has embedded by none of this name, or by another one.
     """
     fingerprint = job.application.prepared.get(name)
-    if fingerprint is None or fingerprint.spec.key != _key(job.base_snapshot, name):
+    if fingerprint is None or fingerprint.spec.key != key_of(job.base_snapshot, name):
         return None, None
     return fingerprint.classifier, fingerprint.no_classifier
 
 
-def _key(published: Snapshot, name: str) -> str:
-    """Of the published vectors. Raises ``JobFailed`` if images were embedded in several ways."""
+def key_of(published: Snapshot, name: str) -> str:
+    """The ``fingerprint_key`` of the published vectors. Raises ``JobFailed`` if images were embedded in several ways,
+    or none has a vector.
+    """
     batches = published.batches("embeddings", name, ["fingerprint_key"])
     keys = sorted({key for batch in batches for key in batch.column(0).unique().to_pylist()})
     if len(keys) != 1:

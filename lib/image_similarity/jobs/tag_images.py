@@ -5,7 +5,7 @@ is sure enough.
 # What computes is imported where it is used: help, and what is wrong in the arguments, should not wait for it.
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -172,14 +172,25 @@ def _threshold(job: Job) -> str:
 
 
 def _withdraw(job: Job, reason: str) -> None:
-    """Says why there are no tags. Those of vectors that were replaced are unpublished."""
+    """Says why there are no tags. Those of vectors that were replaced are unpublished; others stay."""
     earlier = job.base_snapshot.run_ids("tags", job.slot)
     job.say(f"tag_images {job.slot}: no tags: {reason}", event="note")
     if not earlier or job.arguments.dry_run:
         return
+    if _are_of_published_vectors(job, earlier):
+        job.say(f"tag_images {job.slot}: the tags of run {', '.join(earlier)} stay: their vectors did not change")
+        return
     job.application.begin()
     job.publish(replace={}, remove={"tags": [job.slot]}, inputs={}, counts={"images": 0}, used={"no_tags": reason})
     job.say(f"tag_images {job.slot}: the tags of run {', '.join(earlier)} are not published any more", event="note")
+
+
+def _are_of_published_vectors(job: Job, runs: Sequence[str]) -> bool:
+    """Whether the tags of ``runs`` were made of vectors like those that are published now."""
+    records = [job.base_snapshot.runs.get(run) for run in runs]
+    keys = {record.settings.get("fingerprint_key") if record is not None else None for record in records}
+    is_any_embedded = next(filter(len, job.base_snapshot.batches("embeddings", job.slot, ["fingerprint_key"])), None)
+    return is_any_embedded is not None and keys == {published_classifiers.key_of(job.base_snapshot, job.slot)}
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class Given:
     """One setting of the command line."""
 
     override: str
-    """``section.key=value``. The value is read as TOML if it is valid TOML, else as a string."""
+    """``section.key=value``. The value is read as TOML if it is valid TOML, else as a string. A number may be
+    ``.5``."""
     words: str
     """What was typed, for messages: ``--set neighbours.similar=3``, or ``-k 3``."""
 
@@ -247,13 +248,24 @@ def _parse_override(given: Given) -> dict[str, Any]:
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
         raise WrongInput(f"{given.words}: write it as --set section.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = _parse_value(text)
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
+
+
+_POINT_FIRST = re.compile(r"(?<![\w.])\.(?=\d)")
+"""Where TOML misses the zero of a number: ``.5``."""
+
+
+def _parse_value(text: str) -> Any:
+    """``text`` as TOML, whose numbers may begin with their point here; else itself."""
+    for toml in (text, text if '"' in text or "'" in text else _POINT_FIRST.sub("0.", text)):
+        try:
+            return tomllib.loads(f"value = {toml}")["value"]
+        except tomllib.TOMLDecodeError:
+            pass
+    return text
 
 
 def _only(values: Mapping[str, Any], depth: int) -> tuple[tuple[str, ...], Any]:

@@ -27,6 +27,8 @@ from image_similarity.tagging.temperature import Fit, fitted
 BINS = 15
 POINTS = 20
 """Of accuracy by coverage, at most."""
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""At which tags are measured, besides at the one in use."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -64,9 +66,11 @@ class Calibration:
     """The share of images whose most probable class is right."""
     expected_calibration_error: float
     by_coverage: tuple[Point, ...]
-    """With rising coverage."""
+    """Of the most probable classes, with rising coverage."""
     tags: Said
     """Of the first tags, parents included. A tag is right if it is the label, or above it, or below it."""
+    by_threshold: Mapping[float, Said]
+    """The same at each of `THRESHOLDS`."""
     classes: Said
     """The same if classes alone could be said."""
     temperature: Fit
@@ -83,6 +87,10 @@ class Calibration:
             "expected_calibration_error": _short(self.expected_calibration_error),
             "accuracy_by_coverage": [
                 [_short(of.threshold), _short(of.coverage), _short(of.accuracy)] for of in self.by_coverage
+            ],
+            "tags_by_threshold": [
+                [threshold, _short(said.coverage), _short(said.precision)]
+                for threshold, said in self.by_threshold.items()
             ],
             "coverage": _short(self.tags.coverage),
             "precision": _short(self.tags.precision),
@@ -114,8 +122,7 @@ def measured(
     truth = _Truth.of([known[str(labels[row])] for row in rows], hierarchy)
     scores = scores.rows(rows)
     confidence, right = truth.guesses(scores, temperature)
-    tags = tags_of(scores, hierarchy, threshold, temperature, 1)
-    first, top = tags.rank == 1, scores.classes[:, 0]
+    top = scores.classes[:, 0]
     top_probability = probabilities(scores, temperature)[:, 0].astype(np.float32)
     fit = truth.fit(scores)
     return Calibration(
@@ -124,7 +131,8 @@ def measured(
         accuracy=float(truth.related(top).mean()),
         expected_calibration_error=expected_calibration_error(confidence, right),
         by_coverage=accuracy_by_coverage(confidence, right),
-        tags=_said(tags.accepted[first], truth.related(tags.node[first])),
+        tags=truth.said(scores, threshold, temperature),
+        by_threshold={at: truth.said(scores, at, temperature) for at in THRESHOLDS},
         classes=_said(top_probability.astype(np.float64) >= threshold, truth.related(top)),
         temperature=fit,
         error_at_best_temperature=(
@@ -183,6 +191,12 @@ class _Truth:
             any(self.hierarchy.related(node, meant) for meant in self.meanings[label]) for node, label in pairs.tolist()
         ]
         return np.array(related, dtype=np.bool_)[place.ravel()]
+
+    def said(self, scores: Scores, threshold: float, temperature: float) -> Said:
+        """Of the first tags."""
+        tags = tags_of(scores, self.hierarchy, threshold, temperature, 1)
+        first = tags.rank == 1
+        return _said(tags.accepted[first], self.related(tags.node[first]))
 
     def guesses(self, scores: Scores, temperature: float) -> tuple[Floats, Bools]:
         """(n,) each: the probability of the guess, and whether it is right.

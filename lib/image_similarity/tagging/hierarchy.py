@@ -24,7 +24,7 @@ class Node:
     wnid: str | None = None
     """WordNet's id, as ImageNet writes it: ``n02123394``."""
     words: tuple[str, ...] = ()
-    """All words that WordNet has for it, the usual one first."""
+    """All words that WordNet has for it, the usual one first, then others that people use."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,18 @@ class Hierarchy:
             above[leaf, : len(numbers)] = numbers
         return above
 
+    def is_below(self, lower: NDArray[np.int32], upper: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """(m,): whether each node of ``lower`` (m,) is below that of ``upper`` (m,). Nothing is below itself."""
+        below: NDArray[np.bool_] = self._below[np.maximum(upper - self.class_count, -1), lower]
+        return below
+
+    @cached_property
+    def _below(self) -> NDArray[np.bool_]:
+        """(p + 1, nodes): what is below each of the p parents, and below a class, which is nothing."""
+        parents = self.nodes[self.class_count :]
+        below = [[node.leaves < parent.leaves for node in self.nodes] for parent in parents]
+        return np.array([*below, [False] * len(self.nodes)], dtype=np.bool_)
+
     def related(self, a: int, b: int) -> bool:
         """Whether node ``a`` is node ``b``, or above it, or below it."""
         one, other = self.nodes[a].leaves, self.nodes[b].leaves
@@ -98,7 +110,7 @@ class Hierarchy:
     def named(self, label: str) -> tuple[int, ...]:
         """The numbers of the nodes that ``label`` may mean, in order; () if none.
 
-        It is compared with names, first words of WordNet, and ids; if nothing has it, with all words of WordNet. Case,
+        It is compared with names, first words of WordNet, and ids; if nothing has it, with all words. Case,
         underscores and hyphens do not matter. A crane is a bird, and a machine.
         """
         usual, others = self._by_word

@@ -24,7 +24,8 @@ class Tags:
     row: NDArray[np.int64]
     """The number of the image."""
     rank: NDArray[np.int32]
-    """From 1. The first is *the* tag if it is accepted; if not, it is the best guess, and the image has no tag."""
+    """From 1. The first is *the* tag if it is accepted; if not, it is the best guess, and the image has no tag. See
+    `tags_of`."""
     node: NDArray[np.int32]
     """The number of the class or parent in `Hierarchy.nodes`."""
     name: list[str]
@@ -39,9 +40,13 @@ class Tags:
 def tags_of(scores: Scores, hierarchy: Hierarchy, threshold: float, temperature: float, keep: int) -> Tags:
     """The ``keep`` most probable classes of each image, and all parents whose probability is ``threshold`` or more.
 
-    Classes and parents are accepted from ``threshold`` on. Those come first: the most specific (with the fewest classes
-    below it) before others, then the more probable, then by name. ``temperature`` divides logits. The entries of an
-    image do not depend on what other images there are. ``ValueError`` if the hierarchy has other classes.
+    Classes and parents are accepted from ``threshold`` on. Those come first. The first of them, the tag, is looked for
+    from the top: the most probable, then the most probable accepted one below it, and so on until there is none. So of
+    two that exclude each other, as below .5 both may be accepted, the tag is the more probable. What is above the tag
+    follows, then the other accepted ones, then those that are not. Among each of these the most specific (with the
+    fewest classes below it) comes before others, then the more probable, then by name. ``temperature`` divides logits.
+    The entries of an image do not depend on what other images there are. ``ValueError`` if the hierarchy has other
+    classes.
     """
     if scores.class_count != hierarchy.class_count:
         raise ValueError(f"{scores.class_count} classes have scores, and {hierarchy.class_count} have names")
@@ -104,11 +109,27 @@ def _order(
     accepted: NDArray[np.bool_],
     hierarchy: Hierarchy,
 ) -> NDArray[np.int64]:
+    """(m,): the numbers of the entries, as `tags_of` orders them."""
     width = np.array([len(node.leaves) for node in hierarchy.nodes])
     by_name = np.empty(len(hierarchy.nodes), dtype=np.int64)
     by_name[np.argsort(_names(hierarchy), kind="stable")] = np.arange(len(hierarchy.nodes))
-    order: NDArray[np.int64] = np.lexsort((by_name[node], -probability, width[node], ~accepted, row))
+    likely = np.lexsort((by_name[node], width[node], -probability, row))
+    likely = likely[accepted[likely]]
+    tag = _tag_of(row[likely], node[likely], hierarchy, row.max(initial=-1) + 1)[row]
+    is_beside = (node != tag) & ~hierarchy.is_below(tag, node)
+    order: NDArray[np.int64] = np.lexsort((by_name[node], -probability, width[node], is_beside, ~accepted, row))
     return order
+
+
+def _tag_of(row: NDArray[np.int64], node: NDArray[np.int32], hierarchy: Hierarchy, images: int) -> NDArray[np.int32]:
+    """(images,): of each the tag, -1 if it has none. Entries are accepted ones, by image, the most probable first."""
+    tag = np.full(images, -1, dtype=np.int32)
+    while len(row):
+        is_first = np.append(True, row[1:] != row[:-1])
+        tag[row[is_first]] = node[is_first]
+        is_below = hierarchy.is_below(node, tag[row])
+        row, node = row[is_below], node[is_below]
+    return tag
 
 
 def _names(hierarchy: Hierarchy) -> NDArray[np.object_]:

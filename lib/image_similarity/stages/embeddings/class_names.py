@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from image_similarity.errors import Unreadable, WrongInput, listed, no_such_file
@@ -10,6 +11,7 @@ from image_similarity.settings.fingerprints import IMAGENET
 from image_similarity.stages.embeddings import local_weights, weights_cache
 from image_similarity.storage import blobs, uris
 
+IMAGENET_CLASSES = 1000
 _COLUMNS = ("class", "name", "label")
 """The column of a CSV file that is taken, the first of these that it has."""
 _MOST_BYTES = 64_000_000
@@ -24,7 +26,8 @@ def check(classes: str | None) -> None:
 def of_weights(classes: str | None, count: int, cache: Path, http: HttpSettings = HttpSettings()) -> tuple[str, ...]:
     """The ``count`` names that ``classes`` says: ``imagenet``, or a file.
 
-    Raises ``WrongInput`` for another number of names, and as `read` does. ``classes``: None stands for ImageNet's.
+    Raises ``WrongInput`` for another number of names, for ImageNet's names in another order, and as `read`
+    does. ``classes``: None stands for ImageNet's.
     """
     if classes is None or classes == IMAGENET:
         names, origin = imagenet(), "ImageNet"
@@ -41,7 +44,22 @@ def of_weights(classes: str | None, count: int, cache: Path, http: HttpSettings 
             f"classes: {origin} has {len(names):,} classes, but the weights tell {count:,} apart: name each of them, "
             "in the order of the logits"
         )
+    _check_order(names, origin)
     return names
+
+
+def _check_order(names: Sequence[str], origin: str) -> None:
+    """Raises ``WrongInput`` if ``names`` are ImageNet's in another order than that of the logits."""
+    if len(names) != IMAGENET_CLASSES:
+        return
+    given, known = ([name.casefold().replace("_", " ") for name in of] for of in (names, imagenet()))
+    if given == known or sorted(given) != sorted(known):
+        return
+    place = next(number for number, (one, other) in enumerate(zip(given, known)) if one != other)
+    raise WrongInput(
+        f"classes: {origin} has ImageNet's names in another order than that of torchvision's weights: class "
+        f"{place + 1:,} is {names[place]!r}, not {imagenet()[place]!r}; classes = imagenet names them in order"
+    )
 
 
 def imagenet() -> tuple[str, ...]:

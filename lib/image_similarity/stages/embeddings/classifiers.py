@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from image_similarity.fingerprints.networks import Network
     from image_similarity.stages.embeddings.weights import Weights
 
-IMAGENET_CLASSES = 1000
 UNTRAINED_WEIGHTS = "untrained weights tell no classes apart"
 _WITHOUT_LOGITS = (
     "its images were embedded when no logits were named (embed_images --set embeddings.recheck=always keeps them)"
@@ -77,7 +76,7 @@ def of_network(
         after = classifier.of_network(network, weights.state, weights.source)
     except FingerprintError as error:
         return Outcome(reason=str(error))
-    if declared.classes is None and after.classes != IMAGENET_CLASSES:
+    if declared.classes is None and after.classes != class_names.IMAGENET_CLASSES:
         return Outcome(
             reason=f"the {after.classes:,} classes of {weights.source} have no names (classes = FILE gives them)"
         )

@@ -154,7 +154,22 @@ def classifier_of(
         resolved, fitted = _resolved(declared, spec, record, fingerprint, http, weights or {}, mapped=True)
     if fitted.spec.key != spec.key:
         raise WrongInput(_other_weights(spec, fitted, record, fingerprint))
-    return classifiers.of_network(declared, spec, resolved, cache(), http)  # type: ignore[arg-type]
+    outcome = classifiers.of_network(declared, spec, resolved, cache(), http)  # type: ignore[arg-type]
+    _check_classifier(outcome, resolved.source, record, fingerprint)
+    return outcome
+
+
+def _check_classifier(outcome: Outcome, source: str, record: Record, name: str) -> None:
+    """Raises ``WrongInput`` for another classifier than images were embedded with, which makes the same vectors.
+
+    Records of earlier versions name none.
+    """
+    now, then = outcome.classifier.key if outcome.classifier else None, record.settings.get("classifier_key")
+    if None not in (now, then) and now != then:
+        raise WrongInput(
+            f"fingerprint {name}: the weights {source} make the vectors of the collection, but end in another "
+            f"classifier (key {now}; when images were embedded: {then}). {_remedy(name)}"
+        )
 
 
 def _prepared(
