@@ -298,7 +298,8 @@ def _small_warehouse(folder: Path) -> str:
     made.publish("embed_images", "vgg16-fc2", embeddings)
     of_tag = {"image_id": "a.jpg", "fingerprint": "vgg16-fc2", "class": "animal", "rank": 1, "accepted": True}
     of_tag["content_sha256"] = "c1"
-    tags = {"tags": {"vgg16-fc2": pa.Table.from_pylist([of_tag], SCHEMAS["tags"])}}
+    best_guess = {**of_tag, "image_id": "b.jpg", "class": "tabby", "accepted": False}
+    tags = {"tags": {"vgg16-fc2": pa.Table.from_pylist([of_tag, best_guess], SCHEMAS["tags"])}}
     made.publish("tag_images", "vgg16-fc2", tags, counts={"calibration": {"tags_by_threshold": [[0.5, 0.1, 1.0]]}})
     return made.uri
 
