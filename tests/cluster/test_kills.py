@@ -14,7 +14,10 @@ from processes import COMMON, ask, draw, kill, name_of, start
 from wholeness import long_ago, published
 
 WAIT_SECONDS = 120
-CHECKPOINTS = "_state/embed_images/*/*/saved/part-*.parquet"
+CHECKPOINTS = f"_state/embed_images/{'?' * 16}/*/saved/part-*.parquet"
+"""Of vectors, in folders that are named by their fingerprint key."""
+OF_ANYTHING = "_state/embed_images/*/*/saved/part-*.parquet"
+"""Of measurements of quality, too."""
 Run = Any
 
 
@@ -72,10 +75,11 @@ def check_resumed(run: Run, warehouse: Path, checkpoints: list[str], new: int, a
     stored = "SELECT count(*), count(DISTINCT content_sha256), count(DISTINCT len(embedding)) FROM vectors"
     assert ask(warehouse, stored) == [(all_images, all_images, 1)]
     assert ask(warehouse, "SELECT count(*), count(embedding) FROM embeddings") == [(all_images, all_images)]
+    assert ask(warehouse, "SELECT count(*), count(sharpness) FROM quality") == [(all_images, all_images)]
 
     assert sorted(str(file) for file in warehouse.glob(CHECKPOINTS)) == sorted(checkpoints), (
         "left for the run that was killed, which may be at work for all that is known"
     )
     long_ago(warehouse)
     assert run(embed_images, "--warehouse", warehouse, *COMMON) == 0
-    assert ask(warehouse, stored) == [(all_images, all_images, 1)] and not list(warehouse.glob(CHECKPOINTS))
+    assert ask(warehouse, stored) == [(all_images, all_images, 1)] and not list(warehouse.glob(OF_ANYTHING))
