@@ -191,7 +191,7 @@ def test_tags_are_above_a_random_selection_and_in_the_words_of_the_search(visit:
     tops = [box["y"] for box in headings if box]
     assert len(tops) == 3 and tops == sorted(tops)
     field = page.locator("#find")
-    assert field.get_attribute("placeholder") == "Title, file, tag, attribute"
+    assert field.get_attribute("placeholder") == "Title, tag, attribute"
     assert field.evaluate(
         "field => { const text = document.createElement('canvas').getContext('2d'), style = getComputedStyle(field);"
         " text.font = style.font; const room = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);"

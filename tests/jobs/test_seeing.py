@@ -136,7 +136,8 @@ def check_records(warehouse: Path, published: list[Event]) -> None:
     made, embedded, found, grouped, alike, rendered = (event["outputs"] for event in published)
     assert made == {"replaced": {"manifest": [""]}, "appended": {}}
     key = ask(warehouse, "SELECT DISTINCT fingerprint_key FROM embeddings")[0][0]
-    assert embedded == {"replaced": {"embeddings": ["tiny"], "failures": ["tiny"]}, "appended": {"vectors": [key]}}
+    replaced = {"embeddings": ["tiny"], "failures": ["tiny"], "quality": [""]}
+    assert embedded == {"replaced": replaced, "appended": {"vectors": [key]}}
     assert found["replaced"] == {"neighbours": ["tiny/cosine"], "failures": ["neighbours/tiny/cosine"]}
     for kinds, outputs in ((["identical", "near-duplicates"], grouped), (["similar"], alike)):
         slots = [f"tiny/cosine/{kind}" for kind in kinds]
