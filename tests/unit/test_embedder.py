@@ -316,7 +316,9 @@ def test_a_known_vector_is_measured_alone_and_known_numbers_are_not_measured_aga
     assert len(list(third.embedder.results(iter(rows)))) > 0 and third.saved("q") == []
 
 
-def test_classes_are_saved_with_the_vectors_and_none_where_a_logit_is_not_finite(tmp_path: Path, files: list[Path]) -> None:
+def test_classes_are_saved_with_the_vectors_and_none_where_a_logit_is_not_finite(
+    tmp_path: Path, files: list[Path]
+) -> None:
     class Classifying(Brightness):
         def with_logits(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             vectors = self(images)
