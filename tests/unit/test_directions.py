@@ -25,10 +25,11 @@ BELOW = {
     "knn": {"errors"},
     "grouping": {"errors", "knn"},
     "tagging": {"errors"},
+    "mapping": {"errors", "knn"},
     "pages": {"errors", "redaction", "storage", "imaging"},
     "stages": {
         *("errors", "redaction", "reporting", "storage", "settings", "warehouse", "runtime"),
-        *("imaging", "fingerprints", "knn", "grouping", "tagging", "pages"),
+        *("imaging", "fingerprints", "knn", "grouping", "tagging", "mapping", "pages"),
     },
 }
 BELOW["collection"] = {*BELOW["stages"], "stages"}
@@ -36,7 +37,7 @@ BELOW["serve"] = {*BELOW["collection"], "collection"}
 """Room -> the rooms that it may import. `jobs` and `command` may import all."""
 TOP = {"jobs", "command"}
 
-COMPUTING = ("imaging", "fingerprints", "knn", "grouping", "tagging")
+COMPUTING = ("imaging", "fingerprints", "knn", "grouping", "tagging", "mapping")
 NO_SPARK = (*COMPUTING, "errors", "reporting", "settings", "conf")
 EXIT_CODES = {f"image_similarity.errors.{name}" for name in ("JobFailed", "WrongInput", "TooManyFailures")}
 MAY_KNOW_SPARK = ("storage/hadoop.py", "storage/filesystems.py")

@@ -337,6 +337,27 @@ class GallerySettings(Section):
     are shown, as links."""
 
 
+class MapSettings(Section):
+    """``[map]``: the map, on which every image has a place beside those that look like it."""
+
+    enabled: bool = True
+    """Whether ``run_pipeline --gallery`` ends with the map."""
+
+    layout_rows: Annotated[int, Field(ge=1000)] = 200_000
+    """Most images whose places UMAP finds. Of a larger collection it gets a sample, and the others are placed beside
+    their neighbours."""
+
+    relayout: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of images that are new since the last layout, from which on all get new places. Below it, known images
+    keep theirs, and new ones are placed beside their neighbours. 0: a new layout in every run."""
+
+    free: Annotated[float, Field(ge=0, le=0.5)] = 0.12
+    """Share of the cells that stay empty. They part what differs, and new images find a place there."""
+
+    seed: Annotated[int, Field(ge=0, le=2**31 - 2)] = 0
+    """Seed of the layout. The same seed gives the same map."""
+
+
 class HttpSettings(Section):
     """``[http]``: fetching files at http(s) addresses, in all jobs that read images."""
 
@@ -459,6 +480,7 @@ class Settings(Section):
     quality: QualitySettings = QualitySettings()
     tags: TagsSettings = TagsSettings()
     gallery: GallerySettings = GallerySettings()
+    map: MapSettings = MapSettings()
     http: HttpSettings = HttpSettings()
     downloads: DownloadsSettings = DownloadsSettings()
 

@@ -151,6 +151,15 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ("distance", _FLOAT),
         ("verdict", _STRING),
     ),
+    "layout": _schema(
+        ("image_id", _STRING),
+        ("fingerprint", _STRING),
+        ("metric", _STRING),
+        ("x", _DOUBLE),
+        ("y", _DOUBLE),
+        ("grid_column", _INT),
+        ("grid_row", _INT),
+    ),
     "comparisons": _schema(
         ("fingerprint", _STRING),
         ("other", _STRING),

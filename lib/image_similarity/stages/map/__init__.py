@@ -1,0 +1,1 @@
+"""neighbours, and the pictures of a rendered gallery -> the map: a layout, its tiles, and a page that shows them."""
