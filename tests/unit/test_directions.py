@@ -26,10 +26,11 @@ BELOW = {
     "grouping": {"errors", "knn"},
     "tagging": {"errors"},
     "mapping": {"errors", "knn"},
+    "neighbour_graph": {"errors", "warehouse", "knn", "grouping"},
     "pages": {"errors", "redaction", "storage", "imaging"},
     "stages": {
         *("errors", "redaction", "reporting", "storage", "settings", "warehouse", "runtime"),
-        *("imaging", "fingerprints", "knn", "grouping", "tagging", "mapping", "pages"),
+        *("imaging", "fingerprints", "knn", "grouping", "tagging", "mapping", "neighbour_graph", "pages"),
     },
 }
 BELOW["collection"] = {*BELOW["stages"], "stages"}

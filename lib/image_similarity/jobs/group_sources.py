@@ -17,7 +17,7 @@ from image_similarity.storage import uris
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from image_similarity.stages.groups.graph import Images
+    from image_similarity.neighbour_graph import Images
     from image_similarity.stages.groups.vectors import Source
     from image_similarity.warehouse.workspace import Workspace
 
@@ -135,11 +135,11 @@ def _changed(published: Snapshot, before: list[str], now: list[str]) -> str | No
 
 def images_of(job: Job, inputs: Inputs) -> "Images":
     """The images that neighbours were found among."""
-    from image_similarity.stages.groups import graph
+    from image_similarity import neighbour_graph
 
     if inputs.own_vectors is None:
-        return graph.images_of(job.base_snapshot.dataset("embeddings", inputs.settings.fingerprint))
-    return graph.images_in(job.base_snapshot.dataset("neighbours", _slot(inputs)))
+        return neighbour_graph.images_of(job.base_snapshot.dataset("embeddings", inputs.settings.fingerprint))
+    return neighbour_graph.images_in(job.base_snapshot.dataset("neighbours", _slot(inputs)))
 
 
 def _slot(inputs: Inputs) -> str:

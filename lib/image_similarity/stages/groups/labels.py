@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from image_similarity.grouping import labels
 from image_similarity.knn import hashing
 from image_similarity.knn.distances import Indices
+from image_similarity.neighbour_graph import Names, hashes
 from image_similarity.pages import captions
 from image_similarity.stages.groups.attributes import first_folders
-from image_similarity.stages.groups.graph import Names, hashes
 from image_similarity.stages.groups.tables import Grouping
 from image_similarity.warehouse import current_tags
 from image_similarity.warehouse.defaults import FOLDER, tags_by
