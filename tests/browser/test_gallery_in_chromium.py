@@ -16,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, FloatRect, Page, Request, Route
 
 from conftest import Rendered
+from crawler import pages_in
 from image_similarity.stages.gallery import addresses, pages, ranked
 from image_similarity.stages.gallery.listings import Facet, FacetValue
 from image_similarity.stages.gallery.pages import Book, Tab
@@ -78,7 +79,7 @@ def visit(browser: Browser, address: str) -> Iterator[Visit]:
 
 def shown(gallery: Rendered) -> list[str]:
     """All pages that the gallery shows, below it."""
-    return sorted(str(path.relative_to(gallery.folder)) for path in gallery.folder.rglob("*.html"))
+    return sorted(str(path.relative_to(gallery.folder)) for path in pages_in(gallery.folder))
 
 
 def page_like(gallery: Rendered, pattern: str) -> str:

@@ -34,6 +34,7 @@ from image_similarity.stages.gallery import (
     groups,
     images,
     listings,
+    maps,
     pages,
     pictures,
     search,
@@ -461,6 +462,9 @@ class InProcess(Layout):
             of_cards = _sum(pool.map(lambda shard: search.put_cards(book, *shard), enumerate(shards)))
             of_terms = _sum(pool.map(lambda shard: search.put_terms(book, *shard), by_prefix.items()))
         return of_cards, of_terms, prefixes
+
+    def write_cards(self, book: Book) -> None:
+        maps.write_cards_here(self.all, book)
 
     # -- single images -------------------------------------------------------------------------------------------------
 
