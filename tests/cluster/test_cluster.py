@@ -37,6 +37,7 @@ def test_the_same_tables_as_one_machine(
         "failures": 1,
         "quality": 41,
         "neighbours": 41 * 24,
+        "layout": 41,
     }
     submit(
         "run_pipeline", "--images", pictures, "--warehouse", tmp_path / "w", "--gallery", tmp_path / "gallery", *common

@@ -25,7 +25,7 @@ BELOW = {
     "knn": {"errors"},
     "grouping": {"errors", "knn"},
     "tagging": {"errors"},
-    "mapping": {"errors", "knn"},
+    "mapping": {"errors", "knn", "grouping"},
     "neighbour_graph": {"errors", "warehouse", "knn", "grouping"},
     "pages": {"errors", "redaction", "storage", "imaging"},
     "stages": {
