@@ -16,6 +16,7 @@
     cards: (shard, cards) => arrived(`data/${shard}`, cards),
     terms: (prefix, terms) => arrived(`search/${hex(prefix)}`, terms),
     prefixes: (all, small) => { prefixes = all; isSmall = small; },
+    find, // for the map
   };
   const requested = new Map();
   function load(key) {
@@ -119,6 +120,13 @@
     if (result.ordinals.length || !isSmall) return { ...result, isInside: false };
     const matches = await Promise.all(terms.map((word) => imagesOf(word, true)));
     return { ...intersection(matches), isInside: true, missing: matches.filter(({ ordinals }) => !ordinals.size).map(({ word }) => word) };
+  }
+  async function find(query, most) {
+    /* For other scripts: the first `most` cards of images with all words of `query`, and how many there are. */
+    const terms = words(query);
+    if (!terms.length) return { images: 0, isPartial: false, cards: [] };
+    const { ordinals, partial } = await found(terms);
+    return { images: ordinals.length, isPartial: partial, cards: await Promise.all(ordinals.slice(0, most).map(cardAt)) };
   }
   function edits(one, other) {
     /* The number of letters to change, add, leave out or exchange with the next (optimal string alignment). */
