@@ -241,9 +241,12 @@ class _Making:
     def _labels(self, shown: "Shown", arrangement: "Arrangement", deepest: int) -> "list[list[Label]]":
         """The names of regions, level by level."""
         from image_similarity.mapping import regions
+        from image_similarity.neighbour_graph import Names
         from image_similarity.stages.map import terms
 
-        known = terms.read(self.job.base_snapshot, shown.ids, self.job.slot, self.job.settings.gallery.group_by)
+        job, inputs = self.job, self.inputs.settings
+        find, group_by = Names(shown.ids).find, job.settings.gallery.group_by
+        known = terms.read(job.base_snapshot, find, len(shown), inputs.fingerprint, inputs.metric, group_by)
         return regions.regions(arrangement.cell, known, deepest)
 
     def _draw(self, shown: "Shown", pyramid: "list[Cells]", labels: "list[list[Label]]") -> "Counts":

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from image_similarity.knn import distances, hashing
+from image_similarity.knn import distances
 from image_similarity.knn.distances import METRICS, Indices, Metric, Reals, Values, Vectors
 from image_similarity.mapping import preservation, sample
 from image_similarity.neighbour_graph import hashes
@@ -22,7 +22,7 @@ QUERIES = 500
 COMPARED = 20_000
 """Most images among which they have ranks."""
 _SEED = 1
-"""Of the images that are compared. Those that UMAP places are chosen by the same hashes without it."""
+"""Of the hashes by which images are chosen: other images than those that UMAP places."""
 _ROWS_AT_ONCE = 2048
 _DIGITS = 4
 
@@ -62,9 +62,9 @@ def _trustworthiness(shown: Shown, arrangement: Arrangement, metric: Metric, vec
     has_list = np.flatnonzero((shown.neighbour >= 0).any(axis=1))  # others may have vectors that cannot be compared
     if not len(has_list):
         return ()
-    hashed = hashing.mixed(hashes(shown.ids)[shown.first[has_list]], _SEED)
-    compared = np.asarray(sample.choose(hashed, COMPARED))
-    queries = np.asarray(sample.choose(hashed[compared], QUERIES))
+    hashed = hashes(shown.ids)[shown.first[has_list]]
+    compared = sample.choose(hashed, COMPARED, _SEED)
+    queries = sample.choose(hashed[compared], QUERIES, _SEED)
     nodes = has_list[compared]
     ranks = exact_ranks(vectors(shown.in_graph[nodes]), queries, metric)
     images = shown.first[nodes]
