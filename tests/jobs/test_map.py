@@ -264,7 +264,7 @@ def test_few_images_and_equal_ones(spark: "SparkSession", tmp_path: Path, count:
 def refused(place: Place, capsys: Any, code: int = 2) -> str:
     capsys.readouterr()
     assert place.run(render_map) == code
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    *_, line = capsys.readouterr().err.strip().splitlines()
     return str(line)
 
 

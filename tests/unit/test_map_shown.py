@@ -33,10 +33,10 @@ def collection(contents: list[int], k: int, seed: int = 0) -> tuple[pa.Table, pa
     return pa.table({"image_id": names, "content_sha256": hashes}), pa.table(neighbours)
 
 
-def cards(names: list[str], pictures: dict[str, str | None] | None = None) -> pa.Table:
-    """In another order than that of the ids."""
+def cards(names: list[str], absent: tuple[str, ...] = ()) -> pa.Table:
+    """In another order than that of the ids. The files of images ``absent`` could not be read."""
     rows: list[dict[str, Any]] = [
-        {"image_id": name, "page": f"page of {name}", "picture": (pictures or {}).get(name, f"p-{name}")}
+        {"image_id": name, "page": f"page of {name}", "picture": name, "width": None if name in absent else 480}
         for name in reversed(names)
     ]
     return pa.Table.from_pylist(rows, pa.schema([field for field in maps.CARDS_SCHEMA if field.name in shown.COLUMNS]))
@@ -56,7 +56,7 @@ def listed(of: Shown, row: int) -> list[str]:
 
 def test_images_without_a_picture_or_a_vector_are_not_on_the_map() -> None:
     names = [f"i{number:02}" for number in range(20)]
-    of = cards([*names, "never embedded"], {"i03": None, "i07": None})
+    of = cards([*names, "never embedded"], ("i03", "i07"))
     on_map = read(list(range(20)), 6, of)
     left = [name for name in names if name not in ("i03", "i07")]
     assert on_map.ids.to_pylist() == left
@@ -67,7 +67,7 @@ def test_images_without_a_picture_or_a_vector_are_not_on_the_map() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_lists_are_those_of_the_table_without_what_is_not_shown(seed: int) -> None:
     names = [f"i{number:02}" for number in range(20)]
-    on_map = read(list(range(20)), 6, cards(names, {"i03": None, "i07": None}), seed)
+    on_map = read(list(range(20)), 6, cards(names, ("i03", "i07")), seed)
     table = collection(list(range(20)), 6, seed)[1].to_pylist()
     for row, name in enumerate(on_map.ids.to_pylist()):
         others = [one["neighbour_id"] for one in table if one["image_id"] == name]
