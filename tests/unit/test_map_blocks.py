@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from walls import images, pyramid
 
 from image_similarity.stages.map import blocks, places, wall
 from image_similarity.stages.map.blocks import Block, Label, Nodes
+from walls import images, pyramid
 
 
 def scattered(n: int, columns: int, rows: int, seed: int = 0) -> list[Nodes]:
