@@ -36,6 +36,7 @@ from image_similarity.imaging import thumbnails
 from image_similarity.pages import paths
 from image_similarity.pages.site import Site
 from image_similarity.runtime.session import available_cores, open_session
+from image_similarity.runtime.tasks import chunk_rows
 from image_similarity.stages.map import blocks, places, tiles, wall
 from image_similarity.stages.map.blocks import Nodes
 from image_similarity.stages.map.tiles import Counts
@@ -177,7 +178,8 @@ def cut(measuring: Measuring, of: MadeWall) -> int:
     """The work of the driver for the whole wall."""
     scratch, pictures = measuring.scratch(), tiles._MOST_PER_TASK
     chunks = blocks.chunks(of.whole, of.images, [[] for _ in of.whole], pictures)
-    return len(list(tiles.chunk_rows(measuring.spark, scratch, "cut", chunks, lambda _: iter(()), "n long").columns))
+    _, tasks = chunk_rows(measuring.spark, scratch, "cut", chunks, lambda _: iter(()), "n long")
+    return tasks
 
 
 def with_changes(of: MadeWall, share: float) -> tuple[pa.Table, int]:
