@@ -1,4 +1,4 @@
-"""A wall for the map: the pyramid of images, and a gallery's folder with their small pictures, for tests and benchmarks."""
+"""A wall for the map: its pyramid, and the small pictures of a gallery, for tests and benchmarks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +10,21 @@ from numpy.typing import NDArray
 from image_similarity.pages import paths
 
 
-def pyramid(columns: int, rows: int, cells: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-    """The levels of a wall of ``columns`` by ``rows``, the image with the least index stands for what is under a node.
+def pyramid(
+    columns: int, rows: int, cells: NDArray[np.int32], shown_columns: int | None = None, shown_rows: int | None = None
+) -> list[NDArray[np.int32]]:
+    """The levels of a wall of ``columns`` by ``rows``. The image of the least index stands for what is under a node.
 
-    ``cells``: (n, 2), column and row of each image.
+    ``cells``: (n, 2), column and row of each image. ``shown_columns``, ``shown_rows``: the upper left part that has
+    images, else all.
     """
     deepest = 0
     while 4 << deepest < max(columns, rows):
         deepest += 1
     wall = np.full((rows, columns), -1, np.int32)
     wall[cells[:, 1], cells[:, 0]] = np.arange(len(cells))
+    wall[rows if shown_rows is None else shown_rows :] = -1
+    wall[:, columns if shown_columns is None else shown_columns :] = -1
     levels = [wall]
     for _ in range(deepest):
         levels.append(_halved(levels[-1]))

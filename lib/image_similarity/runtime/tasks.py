@@ -68,8 +68,8 @@ def chunk_rows(
     chunks: Iterable[Any],
     work: Callable[[Any], Iterator[pa.RecordBatch]],
     columns: str,
-) -> DataFrame:
-    """What ``work`` makes of each of ``chunks`` in a Spark task of its own, as rows of ``columns``.
+) -> tuple[DataFrame, int]:
+    """What ``work`` makes of each of ``chunks`` in a Spark task of its own, as rows of ``columns``; and how many tasks.
 
     The chunks are this process's own objects. They wait as files in ``scratch``, and pass through no JVM.
     """
@@ -82,7 +82,7 @@ def chunk_rows(
             for number in batch.column(0).to_pylist():
                 yield from work(pickle.loads(blobs.read(f"{place}/{number}")))
 
-    return spark.range(1, tasks + 1, 1, max(1, tasks)).mapInArrow(worked, columns)
+    return spark.range(1, tasks + 1, 1, max(1, tasks)).mapInArrow(worked, columns), tasks
 
 
 def over_chunks(
@@ -94,7 +94,8 @@ def over_chunks(
     columns: str,
 ) -> pa.Table:
     """The rows of `chunk_rows` as one table, in this process."""
-    return chunk_rows(spark, scratch, name, chunks, work, columns).toArrow()
+    rows, _ = chunk_rows(spark, scratch, name, chunks, work, columns)
+    return rows.toArrow()
 
 
 def ship(spark: SparkSession, file: Path) -> str:

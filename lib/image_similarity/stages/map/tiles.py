@@ -90,8 +90,8 @@ def draw(
     chunks = blocks.chunks(pyramid, images, labels, -(-shown // tasks))
     recorded = tuple(f"{site.uri}/{files.inventory(of)}" for of in previous)
     work = _drawer(site.uri, run, len(pyramid) - 1, recorded)
+    rows, tasks = chunk_rows(spark, scratch, "tiles", chunks, work, COLUMNS)
     with progress(spark, "tiles", blocks.count(pyramid), "tiles", tasks):
-        rows = chunk_rows(spark, scratch, "tiles", chunks, work, COLUMNS)
         parquet.write_folder(_inventory_folder(site, run), rows)
     return _counts(inventory(spark, site, run))
 
