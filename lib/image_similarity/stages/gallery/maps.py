@@ -1,4 +1,4 @@
-"""What a rendering leaves for the map, which `render_map` makes of it later."""
+"""The map, which `render_map` makes of a rendering: what the rendering leaves for it, and what pages show of it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,8 +9,10 @@ from pyspark.sql import DataFrame
 from image_similarity.pages import maps
 from image_similarity.stages.gallery import pages
 from image_similarity.stages.gallery.pages import Book
-from image_similarity.storage import uris
+from image_similarity.storage import blobs, uris
 from image_similarity.warehouse import parquet
+
+_WALL = "wall.webp"
 
 
 def write_cards(cards: DataFrame, book: Book) -> None:
@@ -30,3 +32,30 @@ def write_cards_here(images: Iterable[Mapping[str, Any]], book: Book) -> None:
 def put_shell(book: Book) -> dict[str, Any]:
     """Writes `maps.SHELL`, and returns a row of `pages.WRITTEN`."""
     return pages.put(book, maps.SHELL, pages.render("map_shell.html", book, maps.PAGE, {}), 0)
+
+
+def leave_link(gallery: str) -> None:
+    """Puts an empty script at `maps.LINK`, which all pages load, unless there is one. Call it while the site is locked,
+    or it may replace the one of a map.
+    """
+    link = f"{gallery}/{maps.LINK}"
+    if not blobs.exists(link):
+        blobs.write(link, b"", pages.content_type(link))
+
+
+def front(book: Book) -> dict[str, Any] | None:
+    """The map that is there now, for the front page: ``link``, and ``source``, the path of its picture below the
+    gallery. None if there is no map.
+
+    The picture is copied into the folder of the rendering: a map that is replaced is removed, the front page stays.
+    """
+    try:
+        link = maps.link(blobs.read(f"{book.gallery}/{maps.LINK}"))
+        content = blobs.read(f"{book.gallery}/{link.picture}") if link else b""
+    except FileNotFoundError:
+        return None
+    if link is None:
+        return None
+    copy = f"{book.rendering}/{_WALL}"
+    blobs.write(f"{book.gallery}/{copy}", content, "image/webp")
+    return {"link": link, "source": copy}
