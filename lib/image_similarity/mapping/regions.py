@@ -20,12 +20,10 @@ from image_similarity.knn.distances import Indices, Reals
 
 TILE = 4
 """Nodes on a side of a tile."""
-LONGEST_LINE = 24
-"""Characters on a line of a label. A longer text has several lines."""
 _SMALLEST = math.sqrt(0.5)
 """Least size of a node on the screen, in 64 pixels: the coarser level is shown below it."""
-_CHARACTER, _LINE, _MARGIN = 0.13 / _SMALLEST, 0.32 / _SMALLEST, 0.25 / _SMALLEST
-"""Room of a label in nodes, when they are least: 8 pixels for each character, 20 for a line, 16 around them."""
+_CHARACTER, _MARGIN, _HEIGHT = 0.14 / _SMALLEST, 0.38 / _SMALLEST, 0.5 / _SMALLEST
+"""Room of a label in nodes, when they are least: 9 pixels for each character and 24 beside them, 32 pixels high."""
 _ADJACENT = ((1, 0), (0, 1), (1, 1), (-1, 1))
 """Columns and rows from a tile to half of those that share an edge or a corner with it."""
 
@@ -157,8 +155,7 @@ def _apart(found: list[Label]) -> list[Label]:
 
 def _size(text: str) -> tuple[float, float]:
     """Width and height of a label, in nodes."""
-    characters, lines = min(len(text), LONGEST_LINE), -(-len(text) // LONGEST_LINE)
-    return characters * _CHARACTER + _MARGIN, lines * _LINE + _MARGIN
+    return len(text) * _CHARACTER + _MARGIN, _HEIGHT
 
 
 def _overlap(label: Label, other: Label) -> bool:
