@@ -97,9 +97,19 @@
     map.options.minZoom = fitted;
     if (isWhole || map.getZoom() < fitted) map.setView(whole.getCenter(), fitted, { animate: false });
   });
+  map.on("zoomstart", () => frame.classList.add("zooming")).on("zoomend", () => frame.classList.remove("zooming"));
   const levelShown = () => Math.max(0, Math.min(deepest, Math.round(map.getZoom()) + dense));
 
-  const Tiles = L.GridLayer.extend({
+  const Layer = L.GridLayer.extend({
+    _addTile(coords, container) {
+      /* Leaflet moves each tile by a transform of three dimensions, which gives it a layer of its own in the browser. Hundreds of them
+         take longer than a frame. */
+      L.GridLayer.prototype._addTile.call(this, coords, container);
+      const { el } = this._tiles[this._tileCoordsToKey(coords)], { x, y } = L.DomUtil.getPosition(el);
+      Object.assign(el.style, { transform: "", left: `${x}px`, top: `${y}px` });
+    },
+  });
+  const Tiles = Layer.extend({
     createTile({ x, y, z }, done) {
       const tile = element("img", { alt: "", decoding: "async" });
       tile.onload = () => done(null, tile);
@@ -111,7 +121,7 @@
   new Tiles({ tileSize: TILE >> dense, minNativeZoom: -dense, maxNativeZoom: deepest - dense, minZoom: -9, maxZoom: deepest + ENLARGEMENTS, bounds: whole }).addTo(map);
 
   /* Beyond the last level its cells are enlarged. A cell keeps its piece of a tile until its picture is there, and where it is gone. */
-  const Pictures = L.GridLayer.extend({
+  const Pictures = Layer.extend({
     createTile({ x, y }, done) {
       const cell = element("div", {});
       imageAt(deepest, x, y).then((image) => {
@@ -355,7 +365,7 @@
   }
   window.addEventListener("hashchange", follow);
 
-  if (isNarrow.matches) id("key").open = false;
+  id("key").open = map.latLngToContainerPoint(at(0, 0)).x > id("key").offsetWidth; // it would lie on the wall
   for (const name of ["seek", "zoom"]) id(name).hidden = false;
   label();
   follow();
