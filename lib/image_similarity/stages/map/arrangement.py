@@ -138,7 +138,7 @@ def _kept(shown: Shown, known: _Known, earlier: Earlier, settings: MapSettings, 
     """The arrangement before, with new images beside their neighbours; None if not enough cells are free."""
     columns, rows = int(earlier.record["columns"]), int(earlier.record["rows"])
     positions = _placed_beside(shown, known)
-    cell = extend.extend(known.cell, known.is_known, positions, shown.of_images[0], columns, rows)
+    cell = extend.extend(known.cell, known.is_known, positions, shown.of_images[0], columns, rows, settings.seed)
     if cell is None:
         return None
     since = int(earlier.record.get("since_layout", 0)) + known.new
@@ -162,7 +162,7 @@ def _anew(shown: Shown, settings: MapSettings, key: str | None, why: str, step: 
     positions = of_node[shown.node]
     columns, rows = grid.shape(len(shown), settings.free)
     with step("find cells"):
-        cell = grid.snap(positions, *shown.of_images, columns, rows, settings.seed)
+        cell = grid.snap(positions, shown.of_images[0], columns, rows, settings.seed)
     return Arrangement(positions, cell, columns, rows, why, placed, 0, key, settings.seed, settings.free)
 
 
