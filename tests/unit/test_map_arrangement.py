@@ -72,10 +72,12 @@ def test_known_images_stay_and_new_ones_lie_beside_their_neighbours() -> None:
     assert (after.positions[:95] == before.positions).all() and (after.cell[:95] == before.cell).all()
     assert len(np.unique(after.cell, axis=0)) == 100
     assert np.isfinite(after.positions).all()
-    random = np.random.default_rng(0).integers(0, 95, (5, 8))
-    near = [np.linalg.norm(after.positions[both.neighbour[i]] - after.positions[i], axis=1).mean() for i in (95, 97, 99)]
-    far = [np.linalg.norm(after.positions[random[i - 95]] - after.positions[i], axis=1).mean() for i in (95, 97, 99)]
-    assert np.mean(near) < np.mean(far) / 2
+    new, random = np.arange(95, 100), np.random.default_rng(0).integers(0, 95, (5, 8))
+    near, far = (
+        np.linalg.norm(after.positions[others] - after.positions[new][:, None], axis=2).mean()
+        for others in (both.neighbour[new], random)
+    )
+    assert near < far / 2
 
 
 def changed(record: dict[str, Any], **values: Any) -> Earlier:

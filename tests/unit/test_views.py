@@ -159,8 +159,8 @@ def write_all(folder: Path) -> None:
         sure = {**tag, "probability": 0.75, "accepted": True}
         others = [{**sure, "image_id": image, "content_sha256": "sha of what it was"} for image in IMAGES]
         write(folder, "tags", run, [sure, unsure, *others])
-    others = ("class_scores", "quality", "projections", "group_summary", "matches", "layout", "comparisons")
-    for table in ("downloads", *others):
+    plain = ("class_scores", "quality", "projections", "group_summary", "matches", "layout", "comparisons")
+    for table in ("downloads", *plain):
         write(folder, table, "r1", [{field.name: a_value(field) for field in SCHEMAS[table]}])
 
 

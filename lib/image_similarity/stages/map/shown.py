@@ -1,6 +1,5 @@
 """The images of the map: those of a rendered gallery that have a picture, and their neighbours among one another."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -113,7 +112,7 @@ def _copies(node: Nodes, most: int) -> Nodes:
     return copies
 
 
-def missing(cards: pa.Table, shown: Shown) -> Mapping[str, int]:
+def missing(cards: pa.Table, shown: Shown) -> dict[str, int]:
     """How many images of the gallery are not on the map: without a picture, and without a vector."""
     without_picture = int((~_has_picture(cards)).sum())
     return {"without_picture": without_picture, "without_vector": len(cards) - without_picture - len(shown)}
