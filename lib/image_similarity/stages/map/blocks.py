@@ -90,7 +90,8 @@ def chunks(
 ) -> Iterator[Chunk]:
     """All blocks of ``pyramid``, in chunks that show about ``pictures`` pictures each, or one block.
 
-    ``pyramid``: for each level a 2-D array [row, column] of indices into ``images``. ``labels``: for each level.
+    ``pyramid``: for each level a 2-D array [row, column] of indices into ``images``. ``labels``: for each level; one
+    where no block is has no place, and is left out.
     """
     for first in first_levels(len(pyramid) - 1):
         levels = pyramid[first : first + LEVELS]

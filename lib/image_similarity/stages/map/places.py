@@ -15,7 +15,7 @@ from image_similarity.storage import blobs
 from image_similarity.warehouse.workspace import Workspace
 
 PER_SHARD = 4000
-"""Images of a shard, on average and at most: 200 kB."""
+"""Images of a shard, the most on average: 200 kB."""
 _PER_TASK = 100_000
 _COLUMNS = "files long, bytes long"
 
