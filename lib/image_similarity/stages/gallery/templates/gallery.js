@@ -13,10 +13,10 @@
   const arrived = (key, value) => { loaded.set(key, value); waiting.get(key)?.(value); };
   let prefixes = [], isSmall = false;
   window.gallery = {
-    map: (facts) => showMap(facts), // map/link.js calls it, unless there is no map
     cards: (shard, cards) => arrived(`data/${shard}`, cards),
     terms: (prefix, terms) => arrived(`search/${hex(prefix)}`, terms),
     prefixes: (all, small) => { prefixes = all; isSmall = small; },
+    map: (facts) => showMap(facts), // map/link.js calls it, unless there is no map
   };
   const requested = new Map();
   function load(key) {
