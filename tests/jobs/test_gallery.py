@@ -248,7 +248,7 @@ def test_a_rendering_leaves_its_images_and_a_shell_for_the_map(gallery: Rendered
     ids = sorted(set(gallery.collection.ids) - set(gallery.collection.failing), key=str.encode)
     assert [(row["ordinal"], row["image_id"]) for row in rows] == list(enumerate(ids))
     by_id = {row["image_id"]: row for row in rows}
-    assert by_id[gallery.absent]["width"] is None and by_id[gallery.absent]["height"] is None
+    assert [by_id[gallery.absent][name] for name in ("picture", "width", "height")] == [None] * 3
     pictured = by_id["copy one.png"]
     assert (gallery.folder / picture_path(pictured["picture"], "small")).is_file() and pictured["width"] > 0
     assert pictured["page"] == page_name("copy one.png") and pictured["title"] and pictured["alt"]

@@ -27,8 +27,8 @@ CARDS_SCHEMA = pa.schema(
         ("height", pa.int32()),
     ]
 )
-"""One row for each image, in the order of the ordinals, which are those of the data for search. ``width`` and
-``height`` (pixels of the larger picture) are null where there is no picture.
+"""One row for each image, in the order of the ordinals, which are those of the data for search. ``picture``,
+``width`` and ``height`` (pixels of the larger file) are null where there is no picture.
 """
 
 SHELL = "_shell.html"

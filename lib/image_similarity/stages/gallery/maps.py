@@ -1,10 +1,11 @@
 """The map, which `render_map` makes of a rendering: what the rendering leaves for it, and what pages show of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from image_similarity.pages import maps
 from image_similarity.stages.gallery import pages
@@ -17,14 +18,16 @@ _WALL = "wall.webp"
 
 def write_cards(cards: DataFrame, book: Book) -> None:
     """Writes `maps.CARDS`. Parts in the order of their names have the images in the order of their ordinals."""
-    in_order = cards.orderBy("ordinal").select(*maps.CARDS_SCHEMA.names)
+    picture = F.when(F.col("width").isNotNull(), F.col("picture"))
+    in_order = cards.withColumn("picture", picture).orderBy("ordinal").select(*maps.CARDS_SCHEMA.names)
     parquet.write_folder(f"{uris.for_spark(book.gallery)}/{book.rendering}/{maps.CARDS}", in_order)
 
 
-def write_cards_here(images: Iterable[Mapping[str, Any]], book: Book) -> None:
+def write_cards_here(images: Sequence[Mapping[str, Any]], book: Book) -> None:
     """As `write_cards`, by this process. ``images``: in the order of their ordinals."""
-    rows = [{name: image[name] for name in maps.CARDS_SCHEMA.names} for image in images]
-    batch = pa.RecordBatch.from_pylist(rows, schema=maps.CARDS_SCHEMA)
+    columns = {name: [image[name] for image in images] for name in maps.CARDS_SCHEMA.names}
+    columns["picture"] = [image["picture"] if image["width"] is not None else None for image in images]
+    batch = pa.RecordBatch.from_pydict(columns, schema=maps.CARDS_SCHEMA)
     file = f"{book.gallery}/{book.rendering}/{maps.CARDS}/part-00000.parquet"
     parquet.write_file(file, maps.CARDS_SCHEMA, [batch])
 
