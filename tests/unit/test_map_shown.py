@@ -36,7 +36,7 @@ def collection(contents: list[int], k: int, seed: int = 0) -> tuple[pa.Table, pa
 def cards(names: list[str], absent: tuple[str, ...] = ()) -> pa.Table:
     """In another order than that of the ids. The files of images ``absent`` could not be read."""
     rows: list[dict[str, Any]] = [
-        {"image_id": name, "page": f"page of {name}", "picture": name, "width": None if name in absent else 480}
+        {"image_id": name, "page": f"page of {name}", "picture": None if name in absent else name}
         for name in reversed(names)
     ]
     return pa.Table.from_pylist(rows, pa.schema([field for field in maps.CARDS_SCHEMA if field.name in shown.COLUMNS]))

@@ -184,7 +184,7 @@ class _Making:
 
     def _nothing(self, cards: pa.Table) -> str:
         gallery = f"--gallery {self.job.arguments.gallery}"
-        if cards["width"].null_count == len(cards):
+        if cards["picture"].null_count == len(cards):
             return (
                 f"{gallery}: no image has a picture there, so there is nothing to draw: check where the images are, "
                 f"and run render_gallery --warehouse {self.job.arguments.warehouse} {gallery} again"

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from image_similarity.knn.distances import Indices, Values
 from image_similarity.neighbour_graph import Graph, Names, Nodes
@@ -73,7 +72,7 @@ def read_cards(files: Files, folder: str) -> pa.Table:
 def of(graph: Graph, names: Names, cards: pa.Table) -> Shown:
     """The images of ``cards`` that have a picture and are in ``graph``, whose images are ``names``."""
     place = names.find(cards["image_id"].combine_chunks())
-    is_shown = _has_picture(cards) & (place >= 0)
+    is_shown = pc.is_valid(cards["picture"]).to_numpy() & (place >= 0)
     rows = np.flatnonzero(is_shown)[np.argsort(place[is_shown], kind="stable")]
     in_graph, node = np.unique(graph.images.node[place[rows]], return_inverse=True)
     number = np.full(graph.images.nodes + 1, -1, dtype=np.int32)  # the last is that of no neighbour
@@ -81,12 +80,6 @@ def of(graph: Graph, names: Names, cards: pa.Table) -> Shown:
     neighbour, distance = number[graph.neighbour[in_graph]], graph.distance[in_graph]
     neighbour, distance = _without_gaps(neighbour, distance, neighbour.shape[1])
     return Shown(cards.take(pa.array(rows)), node.astype(np.int32), in_graph, neighbour, distance)
-
-
-def _has_picture(cards: pa.Table) -> NDArray[np.bool_]:
-    """(n,): an image whose file could not be read has no size."""
-    has: NDArray[np.bool_] = pc.is_valid(cards["width"]).to_numpy()
-    return has
 
 
 def _without_gaps(neighbour: Nodes, distance: Values, width: int) -> tuple[Nodes, Values]:
@@ -114,5 +107,5 @@ def _copies(node: Nodes, most: int) -> Nodes:
 
 def missing(cards: pa.Table, shown: Shown) -> dict[str, int]:
     """How many images of the gallery are not on the map: without a picture, and without a vector."""
-    without_picture = int((~_has_picture(cards)).sum())
+    without_picture = cards["picture"].null_count
     return {"without_picture": without_picture, "without_vector": len(cards) - without_picture - len(shown)}
