@@ -28,7 +28,10 @@ from image_similarity.warehouse.warehouse import Warehouse
 from processes import ask
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = ["build_manifest", "embed_images", "find_neighbours", "group_images", "group_images", "render_gallery"]
+JOBS = [
+    *("build_manifest", "embed_images", "find_neighbours", "group_images", "group_images"),
+    *("render_gallery", "render_map"),
+]
 COLOURS = ["--set", 'fingerprints.colours={kind="colour-histogram"}']
 Run = Any
 Event = dict[str, Any]
@@ -115,9 +118,8 @@ def test_a_pipeline_as_machines_see_it(
     jobs = Counter((name or "").partition(":")[0] for name in named.values())
     # Where there are no groups, Spark has nothing to do for them.
     assert {*jobs, "group_images"} == {*JOBS}, "each has the name of the job that started it"
-    assert {"embed_images: embed tiny", "find_neighbours: pack vectors", "render_gallery: pictures"} <= set(
-        named.values()
-    )
+    of_steps = {"embed_images: embed tiny", "find_neighbours: pack vectors", "render_gallery: pictures"}
+    assert {*of_steps, "render_map: tiles"} <= set(named.values())
 
 
 def check_records(warehouse: Path, published: list[Event]) -> None:

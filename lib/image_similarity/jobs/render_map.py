@@ -146,7 +146,8 @@ class _Making:
             labels = self._labels(shown, arrangement, len(pyramid) - 1)
         with self.job.step("write tables"):
             self._write(shown, arrangement)
-        drawn = self._draw(shown, pyramid, labels)
+        with self.job.step("draw the map"):
+            drawn = self._draw(shown, pyramid, labels)
         with self.job.step("write places and the wall"):
             facts = self._facts(shown, arrangement, pyramid, quality)
         counts = {
