@@ -13,9 +13,11 @@ from PIL import Image
 from crawler import crawl
 from image_similarity.jobs import build_manifest, embed_images, find_neighbours, render_gallery, render_map
 from image_similarity.jobs.command_line import main
+from image_similarity.jobs.job import Job
 from image_similarity.pages import maps
 from image_similarity.storage.filesystems import files_of
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
+from image_similarity.warehouse.warehouse import Conflict
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -324,6 +326,24 @@ def test_a_gallery_that_is_rendered_meanwhile(place: Place, monkeypatch: pytest.
     assert "another job rendered" in refused(place, capsys, 1)
     assert place.pointer == before and place.snapshot.run_ids("layout", SLOT) == layout
     assert place.maps() == {before["run"]}, "what was drawn for nobody is gone"
+
+
+def test_a_layout_that_another_job_publishes_meanwhile(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The map is whole, though its table is not published; the next run does both."""
+
+    def conflict(*_: Any, **__: Any) -> None:
+        raise Conflict("layout", "another job published layout")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "publish", conflict)
+        before = place.pointer["run"]
+        assert "another job published layout" in refused(place, capsys, 1)
+    run = place.pointer["run"]
+    assert run != before and (place.gallery / "map" / run / "wall.webp").exists()
+    assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
+    assert place.map()["drawn"] == 0
 
 
 def test_the_map_of_the_rendering_before_stays_good(place: Place, capsys: Any) -> None:

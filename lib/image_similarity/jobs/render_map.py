@@ -111,7 +111,7 @@ def render(application: Application, where_possible: bool = False) -> None:
                 raise
             note(f"there is no map: {reason}")
         except BaseException:
-            if not job.warehouse.is_published(job.run_id):  # no visitor uses it
+            if not source.shows(job.run_id):  # no visitor uses it
                 source.site.files.delete(making.folder)
             raise
 

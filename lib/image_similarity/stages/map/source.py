@@ -38,6 +38,10 @@ class Source:
         named = _TITLE.search(self.shell())
         return html.unescape(named[1]) if named else ""
 
+    def shows(self, run: str) -> bool:
+        """Whether the gallery shows the map of ``run`` now."""
+        return shown_map(self.site) == run
+
     def check_unchanged(self) -> None:
         """Raises ``JobFailed`` if the gallery was rendered since, or got another map. Call it while it is locked."""
         if newest_rendering(self.site) != self.rendering:
