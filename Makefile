@@ -96,6 +96,7 @@ bench: ready
 	$(BIN)/python tests/benchmarks/search_verdicts.py
 	$(BIN)/python tests/benchmarks/quality.py
 	$(BIN)/python tests/benchmarks/groups_million.py
+	$(BIN)/python tests/benchmarks/map_layout.py --nodes 30000
 
 # On a machine with a GPU: whether it gives what the processor gives, and how fast it is. Needs no Java and no Spark.
 # PYTHON=python3 make gpu-check takes an environment with torch, torchvision, numba and pillow as it is.
