@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from image_similarity.grouping.components import Nodes
 from image_similarity.knn.distances import Indices, Values
-from image_similarity.neighbour_graph import Graph, Names, Nodes
+from image_similarity.neighbour_graph import Graph, Names
 from image_similarity.storage.files import Files
 
 COLUMNS = ["image_id", "page", "picture", "width", "height", "title", "subtitle"]
@@ -79,7 +80,7 @@ def of(graph: Graph, names: Names, cards: pa.Table) -> Shown:
     number[in_graph] = np.arange(len(in_graph))
     neighbour, distance = number[graph.neighbour[in_graph]], graph.distance[in_graph]
     neighbour, distance = _without_gaps(neighbour, distance, neighbour.shape[1])
-    return Shown(cards.take(pa.array(rows)), node.astype(np.int32), in_graph, neighbour, distance)
+    return Shown(cards.take(pa.array(rows)), node.astype(np.int32), in_graph.astype(np.int64), neighbour, distance)
 
 
 def _without_gaps(neighbour: Nodes, distance: Values, width: int) -> tuple[Nodes, Values]:
