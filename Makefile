@@ -84,6 +84,7 @@ bench: ready
 	$(BIN)/python tests/benchmarks/networks.py
 	$(BIN)/python tests/benchmarks/fetching.py demo/samples
 	$(BIN)/python tests/benchmarks/render_gallery.py
+	$(BIN)/python tests/benchmarks/map_tiles.py demo/samples
 	$(BIN)/python tests/benchmarks/scaling.py
 	$(BIN)/python tests/benchmarks/small_collections.py
 	$(BIN)/python tests/benchmarks/search_one.py --images 30000
