@@ -80,7 +80,7 @@ def _write_block(
     row: int,
     labels: Sequence[Label],
 ) -> None:
-    levels = []
+    levels: list[dict[str, Any]] = []
     for depth, of_level in enumerate(nodes):
         side = SIDE << depth
         own = of_level[row * side : (row + 1) * side, column * side : (column + 1) * side]
@@ -95,10 +95,10 @@ def _write_block(
         here = [label[1:] for label in labels if label[0] == first + depth]
         here = [label for label in here if (label[0] // side, label[1] // side) == (column, row)]
         levels.append({"tiles": tiles, "nodes": own.ravel().tolist(), "labels": here})
-    shown = sorted({index for level in levels for index in level["nodes"] if index >= 0})  # type: ignore[attr-defined]
+    shown = sorted({index for level in levels for index in level["nodes"] if index >= 0})
     if shown:
         for level in levels:
-            level["nodes"] = [shown.index(index) if index >= 0 else -1 for index in level["nodes"]]  # type: ignore[attr-defined]
+            level["nodes"] = [shown.index(index) if index >= 0 else -1 for index in level["nodes"]]
         names = ("page", "picture", "width", "height", "title", "subtitle")
         data = {"images": [[images[index][name] for name in names] for index in shown], "levels": levels}
         name = f"{first}-{column}-{row}"
