@@ -120,6 +120,18 @@ def test_a_click_shows_the_image_marks_it_and_leads_to_its_page(page: Page, show
     page.wait_for_url(f"**/images/{card['page'][:2]}/{card['page']}.html")
 
 
+@pytest.mark.parametrize("size", [(1024, 768), (390, 844)])
+def test_the_panel_does_not_lie_on_the_image(page: Page, shown: Map, size: tuple[int, int]) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    drawn(page)
+    click(page, shown, 14)  # at the right, below the middle
+    page.wait_for_selector(".ring:visible")
+    page.wait_for_timeout(100)
+    ring, panel = (page.locator(name).bounding_box() for name in (".ring", "#panel"))
+    assert ring is not None and panel is not None
+    assert ring["x"] + ring["width"] / 2 < panel["x"] or ring["y"] + ring["height"] / 2 < panel["y"]
+
+
 def test_an_address_marks_its_image(page: Page, shown: Map) -> None:
     card = shown.cards[3]
     page.goto(f"{shown.address}#{card['page']}")  # the page is there already
@@ -161,8 +173,8 @@ def test_the_keyboard_alone(page: Page, shown: Map) -> None:
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert stops == ["sought", "map", "in", "out", "fit", "summary"]
     page.locator("#map").focus()
-    assert page.locator("#middle:visible").count() == 0
     page.keyboard.press("+")
+    page.wait_for_selector("#middle:visible")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     page.wait_for_selector("#panel:visible")

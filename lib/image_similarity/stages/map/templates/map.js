@@ -90,7 +90,7 @@
     return Math.min(Math.log2((x - margin) / (columns * unit)), Math.log2((y - margin) / (rows * unit)), map.getMaxZoom());
   }
   let fitted = fitting();
-  map.setView(whole.getCenter(), fitted, { animate: false }).setMinZoom(fitted).setMaxBounds(whole.pad(0.2));
+  map.setView(whole.getCenter(), fitted, { animate: false }).setMinZoom(fitted).setMaxBounds(whole.pad(0.5));
   map.on("resize", () => {
     const isWhole = map.getZoom() < fitted + 0.01;
     fitted = fitting();
@@ -258,7 +258,15 @@
   }
   async function openAt(latlng, hasFocus) {
     const image = await imageAt(...nodeAt(latlng));
-    if (image?.picture) show({ ...image, place: await placeOf(image.page) }, hasFocus);
+    if (!image?.picture) return;
+    show({ ...image, place: await placeOf(image.page) }, hasFocus);
+    uncover(latlng);
+  }
+  function uncover(latlng) {
+    /* Moves the map where the panel lies on the place. */
+    const { x, y } = map.latLngToContainerPoint(latlng), room = Math.min(CELL * 2 ** Math.max(0, map.getZoom() - deepest), 2 * CELL);
+    const hidden = isNarrow.matches ? [0, Math.max(0, y - panel.offsetTop + room)] : [Math.max(0, x - panel.offsetLeft + room), 0];
+    map.panBy(hidden, { animate: !isStill });
   }
   function fly([column, row]) {
     /* The image comes to the middle of what the panel leaves free. */
@@ -299,9 +307,12 @@
     if (event.ctrlKey || event.metaKey || event.altKey || event.target !== frame) return;
     if (event.key === "Enter") openAt(map.getCenter(), true);
     else if (!/^(Arrow|[-+=_]$)/.test(event.key)) return;
-    wall.classList.remove("keyless");
     middle();
   });
+  frame.addEventListener("focus", middle);
+  document.addEventListener("keydown", ({ key }) => {
+    if (key === "Tab" || document.activeElement === frame) wall.classList.remove("keyless");
+  }, { capture: true });
   for (const name of ["pointerdown", "wheel"]) wall.addEventListener(name, () => wall.classList.add("keyless"), { passive: true });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
@@ -365,7 +376,8 @@
   }
   window.addEventListener("hashchange", follow);
 
-  id("key").open = map.latLngToContainerPoint(at(0, 0)).x > id("key").offsetWidth; // it would lie on the wall
+  id("key").open = true;
+  id("key").open = map.latLngToContainerPoint(at(0, 0)).x > id("key").offsetWidth; // else it would lie on the wall
   for (const name of ["seek", "zoom"]) id(name).hidden = false;
   label();
   follow();
