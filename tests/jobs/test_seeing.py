@@ -135,7 +135,7 @@ def check_records(warehouse: Path, published: list[Event]) -> None:
     steps = {event["job"]: list(event["stages"]) for event in published}
     assert steps["build_manifest"] == ["look for the label", "list images", "write tables"]
     assert steps["embed_images"][1:] == ["prepare fingerprints", "sort out what is new", "embed tiny", "write tables"]
-    made, embedded, found, grouped, alike, rendered = (event["outputs"] for event in published)
+    made, embedded, found, grouped, alike, rendered, mapped = (event["outputs"] for event in published)
     assert made == {"replaced": {"manifest": [""]}, "appended": {}}
     key = ask(warehouse, "SELECT DISTINCT fingerprint_key FROM embeddings")[0][0]
     replaced = {"embeddings": ["tiny"], "failures": ["tiny"], "quality": [""]}
@@ -145,6 +145,7 @@ def check_records(warehouse: Path, published: list[Event]) -> None:
         slots = [f"tiny/cosine/{kind}" for kind in kinds]
         assert outputs == {"replaced": {"groups": slots, "group_summary": slots}, "appended": {}}
     assert rendered == {"replaced": {}, "appended": {}}
+    assert mapped == {"replaced": {"layout": ["tiny/cosine"]}, "appended": {}}
 
 
 def check_failures(images: Path, told: list[Event]) -> None:
