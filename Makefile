@@ -84,6 +84,7 @@ bench: ready
 	$(BIN)/python tests/benchmarks/networks.py
 	$(BIN)/python tests/benchmarks/fetching.py demo/samples
 	$(BIN)/python tests/benchmarks/render_gallery.py
+	$(BIN)/python tests/benchmarks/map_tiles.py demo/samples
 	$(BIN)/python tests/benchmarks/scaling.py
 	$(BIN)/python tests/benchmarks/small_collections.py
 	$(BIN)/python tests/benchmarks/search_one.py --images 30000
@@ -96,6 +97,7 @@ bench: ready
 	$(BIN)/python tests/benchmarks/search_verdicts.py
 	$(BIN)/python tests/benchmarks/quality.py
 	$(BIN)/python tests/benchmarks/groups_million.py
+	$(BIN)/python tests/benchmarks/map_layout.py --nodes 30000
 
 # On a machine with a GPU: whether it gives what the processor gives, and how fast it is. Needs no Java and no Spark.
 # PYTHON=python3 make gpu-check takes an environment with torch, torchvision, numba and pillow as it is.

@@ -2,10 +2,12 @@
 
 import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+
+from image_similarity.pages import maps
 
 
 @dataclass
@@ -47,6 +49,11 @@ class Crawl:
     dead: list[str] = field(default_factory=list)
     files: set[Path] = field(default_factory=set)
     """All files that pages refer to."""
+
+
+def pages_in(gallery: Path) -> Iterator[Path]:
+    """All pages in the folder ``gallery``, whether or not another one leads to them."""
+    return (path for path in gallery.rglob("*.html") if path.name != maps.SHELL)  # which is the page of no address
 
 
 def crawl(gallery: Path, starts: Iterable[Path] = ()) -> Crawl:

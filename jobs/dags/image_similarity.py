@@ -2,6 +2,7 @@
 
     build_manifest >> embed_images >> find_neighbours >> audit_neighbours >> group_images >> render_gallery
                       embed_images >> tag_images                          >> group_images
+    render_gallery >> render_map
 
 ``group_images`` has a task for each kind, near-duplicates and similar; tags are there before it labels groups. Where a
 collection has a folder of ``incoming`` pictures, ``search_images`` is last: it says which of them the collection has
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Path(os.environ.get("IMAGE_SIMILARITY_AIRFLOW") or ROOT / "conf" / "airflow.toml")
 JOBS = (
     *("build_manifest", "embed_images", "tag_images", "find_neighbours", "audit_neighbours", "group_images"),
-    "render_gallery",
+    *("render_gallery", "render_map"),
 )
 SEARCH = "search_images"
 INCOMING = "incoming"
@@ -117,6 +118,7 @@ class Collection:
     fingerprints: list[str] = field(default_factory=list)
     tags: bool = True
     groups: bool = True
+    map: bool = True
     incoming: str = ""
     incoming_report: str = ""
 
@@ -284,9 +286,14 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
     ]
     common += [part for one in collection.set for part in ("--set", one)]
     common += ["--keep-runs", str(collection.keep_runs)] if collection.keep_runs else []
-    names = ("manifest", "embeddings", "tags", "neighbours", "groups", "matches")
+    names = ("manifest", "embeddings", "tags", "neighbours", "groups", "layout", "matches")
     tables = {table: f"{collection.warehouse}/{table}" for table in names}
-    wanted = {"tags": collection.tags, "groups": collection.groups, "matches": bool(collection.incoming)}
+    wanted = {
+        "tags": collection.tags,
+        "groups": collection.groups,
+        "layout": bool(collection.gallery) and collection.map,
+        "matches": bool(collection.incoming),
+    }
     assets = {
         table: Asset(name=f"image_similarity/{name}/{table}", uri=_uri(place))
         for table, place in {**tables, "gallery": collection.gallery}.items()
@@ -311,6 +318,9 @@ def _tasks(name: str, collection: Collection, settings: Settings) -> None:
     galleries = []
     if collection.gallery:
         galleries = [task("render_gallery", "--gallery", collection.gallery, *all_flags, publishes="gallery")]
+        if collection.map:  # by the first fingerprint, as the gallery begins with it
+            first = flags[0] if flags else []
+            galleries.append(task("render_map", "--gallery", collection.gallery, *first, publishes="layout"))
     search = [_search(task, collection, flags)] if collection.incoming else []
     for flag in flags or [[]]:
         suffix = f"_{flag[1]}" if len(flags) > 1 else ""

@@ -10,10 +10,13 @@ import pytest
 from scheduling import ROOT, Airflow
 
 DAG_FILE = ROOT / "jobs" / "dags" / "image_similarity.py"
-JOBS = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery"]
+JOBS = [
+    *("build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery"),
+    "render_map",
+]
 TAGGING = "tag_images"
 GROUPING = ["group_images_near-duplicates", "group_images_similar"]
-CHAIN = [*JOBS[:4], *GROUPING, JOBS[5]]
+CHAIN = [*JOBS[:4], *GROUPING, *JOBS[5:]]
 """The tasks of a collection, one after the other. `TAGGING` is beside them."""
 GOOD = """
 retries = 3
@@ -55,7 +58,7 @@ FAULTS = {
         GOOD.replace("schedule =", "shedule ="),
         "collections.art.shedule is unknown; known are images, warehouse, start, gallery, schedule, keep_runs, "
         "settings, set, "
-        "fingerprints, tags, groups, incoming, incoming_report",
+        "fingerprints, tags, groups, map, incoming, incoming_report",
     ),
     "a missing key": (
         GOOD.replace('images = "/images/{{ ds }}"', ""),
@@ -164,7 +167,8 @@ def test_its_tasks_submit_the_jobs_one_after_the_other(art: Any, dist: Path) -> 
         assert given[-2:] == ["--set", "neighbours.similar=5"]
         assert task["retries"] == (0 if name == "audit_neighbours" else 3)
     assert tasks["build_manifest"]["application_args"][:2] == ["--images", "/images/{{ ds }}"]
-    assert tasks["render_gallery"]["application_args"][:2] == ["--gallery", "s3a://pages/art/"]
+    for name in ("render_gallery", "render_map"):
+        assert tasks[name]["application_args"][:2] == ["--gallery", "s3a://pages/art/"]
     for name in GROUPING:
         assert tasks[name]["application_args"][:2] == ["--kind", name.rpartition("_")[2]]
 
@@ -186,6 +190,7 @@ def test_what_is_published_is_an_asset(art: Any) -> None:
         "image_similarity/art/neighbours": "file:///tables/art%20%231/neighbours",
         "image_similarity/art/groups": "file:///tables/art%20%231/groups",
         "image_similarity/art/gallery": "s3://pages/art",
+        "image_similarity/art/layout": "file:///tables/art%20%231/layout",
     }
 
 
@@ -200,6 +205,7 @@ def test_several_fingerprints_and_collections(parsed: dict[str, Any]) -> None:
     )
     assert tasks["embed_images"]["application_args"][-2:] == ["--keep-runs", "7"]
     assert tasks["render_gallery"]["after"] == [f"group_images_similar_{name}" for name in ("hog", "vgg16-fc2")]
+    assert tasks["render_map"]["application_args"][2:4] == flags[:2], "a gallery has one map: by the first"
     for name in ("vgg16-fc2", "hog"):
         for job, before in (
             (f"find_neighbours_{name}", "embed_images"),
@@ -221,7 +227,7 @@ def test_what_came_in_is_searched_for_last(parsed: dict[str, Any], art: Any) -> 
     assert parsed["incoming"]["errors"] == []
     dags = parsed["incoming"]["dags"]
     search = dags["image_similarity_art"]["tasks"]["search_images"]
-    assert search["after"] == ["render_gallery"]
+    assert search["after"] == ["render_map"]
     assert search["application_args"][:10] == [
         *("--images", "/inbox/{{ ds }}", "--queries", "incoming", "--fingerprint", "vgg16-fc2"),
         *("--report", "s3a://pages/inbox", "--gallery", "s3a://pages/art/"),

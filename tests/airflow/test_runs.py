@@ -20,11 +20,14 @@ from scheduling import Airflow
 from standalone import Cluster
 from tools import samples
 
-JOBS = ["build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery"]
-TASKS = [*JOBS[:4], "group_images_near-duplicates", "group_images_similar", JOBS[5]]
+JOBS = [
+    *("build_manifest", "embed_images", "find_neighbours", "audit_neighbours", "group_images", "render_gallery"),
+    "render_map",
+]
+TASKS = [*JOBS[:4], "group_images_near-duplicates", "group_images_similar", *JOBS[5:]]
 TAGGING = "tag_images"
 """It is beside the others, in whatever order Airflow takes it."""
-SUBMITTED = [*JOBS[:4], "group_images", "group_images", JOBS[5]]
+SUBMITTED = [*JOBS[:4], "group_images", "group_images", *JOBS[5:]]
 FIRST, MORE = 12, 5
 LOCAL = "local[2]"
 SETTINGS = """
@@ -166,6 +169,7 @@ def test_a_second_try_repeats_nothing_that_is_published(place: Place, first: Day
         "embed_images": "tiny",
         "find_neighbours": "tiny/cosine",
         "audit_neighbours": "tiny/cosine",
+        "render_map": "tiny/cosine",
     }
     kinds = {("group_images", f"tiny/cosine/{kind}", first.run_id) for kind in ("near-duplicates", "similar")}
     assert Counter(runs)[("find_neighbours", "tiny/cosine", first.run_id)] == 1
@@ -186,6 +190,7 @@ def test_the_log_of_a_task_has_the_lines_of_its_job(first: Day) -> None:
         r"group_images tiny/cosine/near-duplicates: .* in [\d.]+ s",
         r"group_images tiny/cosine/similar: .* in [\d.]+ s",
         rf"render_gallery: {FIRST} images in ",
+        rf"render_map tiny/cosine: {FIRST} images on ",
     ):
         assert first.said(line) == 1, line
 
@@ -209,7 +214,7 @@ def test_each_day_updates_the_assets_that_others_wait_for(place: Place, first: D
     )
     published = [("manifest", TASKS[0]), ("embeddings", TASKS[1]), ("neighbours", TASKS[2]), ("groups", TASKS[4])]
     published += [("tags", TAGGING)]
-    published += [("groups", TASKS[5]), ("gallery", TASKS[6])]
+    published += [("groups", TASKS[5]), ("gallery", TASKS[6]), ("layout", TASKS[7])]
     days = (first.run_id, second.run_id)
     assert Counter(updates) == Counter(
         (f"image_similarity/pictures/{table}", job, day) for day in days for table, job in published

@@ -23,10 +23,8 @@ def test_the_same_tables_as_one_machine(
     submit: Any, spark: SparkSession, pictures: Path, tiny: list[str], tmp_path: Path
 ) -> None:
     common = ["--set", "embeddings.max_failed_fraction=0.1", "--set", "neighbours.block_rows=8", *tiny]
-    assert (
-        main(run_pipeline, ["--images", str(pictures), "--warehouse", str(tmp_path / "local"), *common], session=spark)
-        == 0
-    )
+    places = ["--warehouse", str(tmp_path / "local"), "--gallery", str(tmp_path / "local-gallery")]
+    assert main(run_pipeline, ["--images", str(pictures), *places, *common], session=spark) == 0
     here = tables(tmp_path / "local")
     groups = ("groups", "group_summary")
     assert all(here[name] for name in groups)
@@ -37,13 +35,20 @@ def test_the_same_tables_as_one_machine(
         "failures": 1,
         "quality": 41,
         "neighbours": 41 * 24,
+        "layout": 41,
     }
     submit(
         "run_pipeline", "--images", pictures, "--warehouse", tmp_path / "w", "--gallery", tmp_path / "gallery", *common
     )
     assert tables(tmp_path / "w") == here
-    found = crawl(tmp_path / "gallery")
+    found = crawl(tmp_path / "gallery", [tmp_path / "gallery" / "map.html"])
+    assert tiles(tmp_path / "gallery") == tiles(tmp_path / "local-gallery") != {}
     assert found.dead == [] and sum(path.parent.parent.name == "images" for path in found.pages) == 41
+
+
+def tiles(gallery: Path) -> dict[str, bytes]:
+    """The map's tiles by their names."""
+    return {file.name: file.read_bytes() for file in (gallery / "map" / "tiles").rglob("*.webp")}
 
 
 def test_the_same_tags_as_one_machine(submit: Any, spark: SparkSession, pictures: Path, tmp_path: Path) -> None:

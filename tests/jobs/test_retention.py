@@ -22,6 +22,7 @@ from image_similarity.jobs import (
     find_neighbours,
     neighbour_runners,
     render_gallery,
+    render_map,
     restore_runs,
     run_pipeline,
 )
@@ -246,9 +247,11 @@ def test_a_night_is_undone_and_done_again(nights: Nights, run: Any, spark: Spark
 def test_what_was_made_of_an_undone_run_is_undone_too(nights: Nights, run: Any, tmp_path: Path, capsys: Any) -> None:
     audit = ["--set", "approximate.audit_queries=8", *nights.common, "--run-id", "night-2"]
     pages = ["--gallery", tmp_path / "pages", *nights.common, "--run-id", "night-2"]
-    assert run(audit_neighbours, *audit) == 0 and run(render_gallery, *pages) == 0
+    assert run(audit_neighbours, *audit) == 0 and run(render_gallery, *pages) == 0 and run(render_map, *pages) == 0
     assert run(restore_runs, *nights.common, "--to", "night-1") == 0
-    assert "may show what was undone: run render_gallery again" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "may show what was undone: run render_gallery again" in out
+    assert "shows what was undone: run render_map again" in out
     assert run(audit_neighbours, *audit) == 0 and run(render_gallery, *pages) == 0
     assert "already published" not in capsys.readouterr().out
     assert run(restore_runs, *nights.common) == 0

@@ -28,7 +28,10 @@ from image_similarity.warehouse.warehouse import Warehouse
 from processes import ask
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = ["build_manifest", "embed_images", "find_neighbours", "group_images", "group_images", "render_gallery"]
+JOBS = [
+    *("build_manifest", "embed_images", "find_neighbours", "group_images", "group_images"),
+    *("render_gallery", "render_map"),
+]
 COLOURS = ["--set", 'fingerprints.colours={kind="colour-histogram"}']
 Run = Any
 Event = dict[str, Any]
@@ -115,9 +118,8 @@ def test_a_pipeline_as_machines_see_it(
     jobs = Counter((name or "").partition(":")[0] for name in named.values())
     # Where there are no groups, Spark has nothing to do for them.
     assert {*jobs, "group_images"} == {*JOBS}, "each has the name of the job that started it"
-    assert {"embed_images: embed tiny", "find_neighbours: pack vectors", "render_gallery: pictures"} <= set(
-        named.values()
-    )
+    of_steps = {"embed_images: embed tiny", "find_neighbours: pack vectors", "render_gallery: pictures"}
+    assert {*of_steps, "render_map: tiles"} <= set(named.values())
 
 
 def check_records(warehouse: Path, published: list[Event]) -> None:
@@ -133,7 +135,7 @@ def check_records(warehouse: Path, published: list[Event]) -> None:
     steps = {event["job"]: list(event["stages"]) for event in published}
     assert steps["build_manifest"] == ["look for the label", "list images", "write tables"]
     assert steps["embed_images"][1:] == ["prepare fingerprints", "sort out what is new", "embed tiny", "write tables"]
-    made, embedded, found, grouped, alike, rendered = (event["outputs"] for event in published)
+    made, embedded, found, grouped, alike, rendered, mapped = (event["outputs"] for event in published)
     assert made == {"replaced": {"manifest": [""]}, "appended": {}}
     key = ask(warehouse, "SELECT DISTINCT fingerprint_key FROM embeddings")[0][0]
     replaced = {"embeddings": ["tiny"], "failures": ["tiny"], "quality": [""]}
@@ -143,6 +145,7 @@ def check_records(warehouse: Path, published: list[Event]) -> None:
         slots = [f"tiny/cosine/{kind}" for kind in kinds]
         assert outputs == {"replaced": {"groups": slots, "group_summary": slots}, "appended": {}}
     assert rendered == {"replaced": {}, "appended": {}}
+    assert mapped == {"replaced": {"layout": ["tiny/cosine"]}, "appended": {}}
 
 
 def check_failures(images: Path, told: list[Event]) -> None:

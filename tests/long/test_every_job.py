@@ -58,7 +58,9 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
     audited = submit("audit_neighbours", "--warehouse", tmp_path / "w", *common)
     assert "recall@12 of run" in audited.stdout
     submit("render_gallery", "--warehouse", tmp_path / "w", "--gallery", tmp_path / "gallery", *common)
-    found = crawl(tmp_path / "gallery")
+    drawn = submit("render_map", "--warehouse", tmp_path / "w", "--gallery", tmp_path / "gallery", *common)
+    assert "render_map tiny/cosine: 41 images on " in drawn.stdout
+    found = crawl(tmp_path / "gallery", [tmp_path / "gallery" / "map.html"])
     assert found.dead == [] and sum(path.parent.parent.name == "images" for path in found.pages) == 41
 
     [first] = (folder.name.removeprefix("run_id=") for folder in (tmp_path / "w" / "manifest").iterdir())
@@ -70,7 +72,7 @@ def test_every_job_by_itself(submit: Any, spark: SparkSession, pictures: Path, t
         submit("build_manifest", "--warehouse", tmp_path / "w", "--images", pictures)
     cleaned = submit("clean_warehouse", "--warehouse", tmp_path / "w", "--keep-runs", 2)
     assert "manifest/run_id=" in cleaned.stdout
-    assert {**tables(tmp_path / "w"), "comparisons": []} == {**here, "comparisons": []}
+    assert {**tables(tmp_path / "w"), "comparisons": [], "layout": []} == {**here, "comparisons": [], "layout": []}
 
 
 def test_downloads(submit: Any, tmp_path: Path) -> None:

@@ -34,4 +34,5 @@ def test_from_pictures_to_a_gallery(run: Any, tmp_path: Path, capsys: Any) -> No
         "group_images",
         "group_images",
         "render_gallery",
+        "render_map",
     ]

@@ -382,6 +382,20 @@ def test_matches_of_one_batch(made: Made) -> None:
     assert "did you mean lent?" in refused(collection.matches, "lend")
 
 
+def test_the_layout_of_one_map(made: Made) -> None:
+    collection = ims.open(made.uri)
+    assert "no layout is published: run render_map first" in refused(collection.layout)
+    for number, slot in enumerate(("vgg16-fc2/cosine", "hog/euclidean")):
+        rows = [{"image_id": name, "x": 0.5, "grid_column": number} for name in ("b.jpg", "a.jpg")]
+        made.publish("render_map", slot, {"layout": {slot: pa.Table.from_pylist(rows)}})
+    collection = collection.refresh()
+    table = collection.layout()
+    assert table["image_id"].to_pylist() == ["a.jpg", "b.jpg"] and table["grid_column"].to_pylist() == [0, 0]
+    assert table.schema.metadata == {b"fingerprint": b"vgg16-fc2", b"metric": b"cosine", b"run_id": b"r00000004"}
+    assert collection.layout("hog")["grid_column"].to_pylist() == [1, 1]
+    assert "did you mean hog?" in refused(collection.layout, "hogg")
+
+
 def test_quality_and_tags_that_are_not_published(made: Made) -> None:
     assert "no tags are published: run tag_images first" in refused(ims.open(made.uri).tags)
     assert "no quality is published: run embed_images first" in refused(ims.open(made.uri).quality)

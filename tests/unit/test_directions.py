@@ -25,11 +25,12 @@ BELOW = {
     "knn": {"errors"},
     "grouping": {"errors", "knn"},
     "tagging": {"errors"},
-    "mapping": {"errors", "knn"},
+    "mapping": {"errors", "knn", "grouping"},
+    "neighbour_graph": {"errors", "warehouse", "knn", "grouping"},
     "pages": {"errors", "redaction", "storage", "imaging"},
     "stages": {
         *("errors", "redaction", "reporting", "storage", "settings", "warehouse", "runtime"),
-        *("imaging", "fingerprints", "knn", "grouping", "tagging", "mapping", "pages"),
+        *("imaging", "fingerprints", "knn", "grouping", "tagging", "mapping", "neighbour_graph", "pages"),
     },
 }
 BELOW["collection"] = {*BELOW["stages"], "stages"}

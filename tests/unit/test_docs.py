@@ -282,6 +282,28 @@ def test_the_sql_of_other_pages_runs(page: str, tmp_path: Path) -> None:
     assert queries and [query for query in queries if not db.sql(query).fetchall()] == []
 
 
+def test_the_map_is_exported_for_embedding_atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours are rows of the file, the nearest first; an image without any on the map has none."""
+    pytest.importorskip("duckdb")
+    made = Made(str(tmp_path / "w"))
+    made.manifest(dict.fromkeys(("a.jpg", "b.jpg", "c.jpg", "d.jpg"), "1"))
+    made.neighbours({"a.jpg": ["d.jpg", "c.jpg", "b.jpg"], "c.jpg": ["a.jpg"], "d.jpg": ["b.jpg"]})
+    slot = {"fingerprint": "vgg16-fc2", "metric": "cosine"}
+    rows = [{**slot, "image_id": name, "x": x, "y": -x} for name, x in (("d.jpg", 3.0), ("c.jpg", 2.0), ("a.jpg", 1.0))]
+    layout = {"vgg16-fc2/cosine": pa.Table.from_pylist(rows, SCHEMAS["layout"])}
+    made.publish("render_map", "vgg16-fc2/cosine", {"layout": layout})
+    [query] = re.findall(r"^```sql\n(.*?)^```$", TEXTS["docs/map.md"], re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    db = ims.open(made.uri).duckdb()
+    db.execute(query)
+    exported = db.sql("SELECT image_id, title, x, y, neighbors.ids, neighbors.distances FROM 'map.parquet'").fetchall()
+    assert exported == [
+        ("a.jpg", "a", 1, -1, [2, 1], [0.125, 0.25]),
+        ("c.jpg", "c", 2, -2, [0], [0.125]),
+        ("d.jpg", "d", 3, -3, [], []),
+    ]
+
+
 def _small_warehouse(folder: Path) -> str:
     """An image that is blurred, tagged and likely mislabelled; the run that tagged was measured by labels."""
     made, names = Made(str(folder)), ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]

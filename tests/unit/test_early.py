@@ -27,6 +27,7 @@ from image_similarity.jobs import (
     find_neighbours,
     group_images,
     render_gallery,
+    render_map,
     restore_runs,
     run_pipeline,
     same_way,
@@ -182,6 +183,7 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         ["--warehouse", "new", "--images", "empty", "--queries", "a--b"],
         "--queries a--b: a name has lower-case letters",
     ),
+    "nothing to lay out": (render_map, ["--warehouse", "new", "--gallery", "g"], "no neighbours 'vgg16-fc2/cosine'"),
     "nothing to show": (render_gallery, ["--warehouse", "new", "--gallery", "g"], "no neighbours are published"),
     "nothing to compare": (
         compare_fingerprints,
@@ -244,6 +246,7 @@ READERS: dict[Any, list[str]] = {
     group_images: [],
     tag_images: [],
     render_gallery: ["--gallery", "g"],
+    render_map: ["--gallery", "g"],
     compare_fingerprints: ["--report", "r"],
     search_images: ["--images", "pictures"],
 }

@@ -66,6 +66,7 @@ def test_settings_may_be_left_alone(job: str) -> None:
         "build_manifest": ["--images", "i"],
         "run_pipeline": ["--images", "i"],
         "render_gallery": ["--gallery", "g"],
+        "render_map": ["--gallery", "g"],
     }
     needed |= {"compare_fingerprints": ["--report", "r"], "download_images": ["--catalogue", "c", "--images", "i"]}
     parsed = command_line._parser(module, job).parse_args(["--warehouse", "w", *needed.get(job, [])])

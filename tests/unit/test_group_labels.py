@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from image_similarity.grouping import labels
-from image_similarity.stages.groups.graph import Names
+from image_similarity.neighbour_graph import Names
 from image_similarity.stages.groups.labels import Words
 from image_similarity.stages.groups.tables import Grouping
 from image_similarity.warehouse.schemas import SCHEMAS

@@ -6,10 +6,10 @@ import pytest
 
 from image_similarity.grouping.local_scale import common_scale, least_limit, strict_limit
 from image_similarity.grouping.near_duplicates import Edges, Limits
+from image_similarity.neighbour_graph import Graph, Images, Names
 from image_similarity.stages.groups import digests
 from image_similarity.stages.groups.blocks import Components
 from image_similarity.stages.groups.confirm import Candidates, Pictures, confirmed
-from image_similarity.stages.groups.graph import Graph, Images, Names
 from image_similarity.stages.groups.thumbprints import BYTES, Thumbprints
 
 LIMITS = Limits(0.5, 0.05, 2.0)

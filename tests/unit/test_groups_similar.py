@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 import oracle
+from image_similarity.neighbour_graph import Graph, Images
 from image_similarity.stages.groups import similar
-from image_similarity.stages.groups.graph import Graph, Images
 from image_similarity.stages.groups.vectors import Here
 
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import oracle
+from image_similarity import neighbour_graph
 from image_similarity.grouping import local_scale
 from image_similarity.grouping.local_scale import Limits
-from image_similarity.stages.groups import graph
 from image_similarity.stages.search import judging
 from image_similarity.stages.search.judging import Contents, Judge
 from image_similarity.storage.filesystems import files_of
@@ -54,8 +54,12 @@ def published(folder: Path, **rows: pa.Table) -> Snapshot:
 def test_scales_are_those_of_the_near_duplicates(tmp_path: Path, copies: int, is_own: bool) -> None:
     """Where files are several images, and for vectors of one's own, which have no files."""
     embeddings, neighbours = tables(40 * copies, 40, 30)
-    images = graph.images_in(ds.dataset(neighbours)) if is_own else graph.images_of(ds.dataset(embeddings))
-    lists = graph.read(ds.dataset(neighbours), images, graph.Names(images.ids)).distance
+    images = (
+        neighbour_graph.images_in(ds.dataset(neighbours))
+        if is_own
+        else neighbour_graph.images_of(ds.dataset(embeddings))
+    )
+    lists = neighbour_graph.read(ds.dataset(neighbours), images, neighbour_graph.Names(images.ids)).distance
     wanted = local_scale.scales(lists)[images.node]
     rows = {"neighbours": neighbours} if is_own else {"neighbours": neighbours, "embeddings": embeddings}
     judge = Judge(published(tmp_path, **rows), "f", "cosine", LIMITS, 0.1, "r1")

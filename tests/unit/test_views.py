@@ -80,6 +80,7 @@ EVERYTHING = Pointer(
         "groups": {"colours/euclidean/near-duplicates": ["r2"], "vgg16-fc2/cosine/near-duplicates": ["r1"]},
         "group_summary": {"vgg16-fc2/cosine/near-duplicates": ["r1"]},
         "matches": {"q/vgg16-fc2/cosine": ["r1"]},
+        "layout": {"vgg16-fc2/cosine": ["r1"]},
         "comparisons": {"cosine": ["r1"]},
         "runs": {"": ["r1"]},
     },
@@ -158,7 +159,8 @@ def write_all(folder: Path) -> None:
         sure = {**tag, "probability": 0.75, "accepted": True}
         others = [{**sure, "image_id": image, "content_sha256": "sha of what it was"} for image in IMAGES]
         write(folder, "tags", run, [sure, unsure, *others])
-    for table in ("downloads", "class_scores", "quality", "projections", "group_summary", "matches", "comparisons"):
+    plain = ("class_scores", "quality", "projections", "group_summary", "matches", "layout", "comparisons")
+    for table in ("downloads", *plain):
         write(folder, table, "r1", [{field.name: a_value(field) for field in SCHEMAS[table]}])
 
 

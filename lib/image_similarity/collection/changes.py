@@ -306,7 +306,7 @@ class _Lists:
 
 def _lists(snapshot: Snapshot, run: Run) -> _Lists:
     from image_similarity.knn.hashing import mixed
-    from image_similarity.stages.groups.graph import hashes
+    from image_similarity.neighbour_graph import hashes
 
     ids, image, pair = [], [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     columns = ["image_id", "neighbour_id"]
@@ -326,7 +326,7 @@ def _lists(snapshot: Snapshot, run: Run) -> _Lists:
 
 
 def _neighbours(snapshot: Snapshot, before: Run, after: Run) -> pa.Table:
-    from image_similarity.stages.groups.graph import hashes
+    from image_similarity.neighbour_graph import hashes
 
     then, now = _lists(snapshot, before), _lists(snapshot, after)
     images = _Matched.of(pa.table({"image_id": then.ids}), pa.table({"image_id": now.ids}))

@@ -273,6 +273,16 @@ class Collection:
         with reading.named_errors(self.snapshot):
             return odd_ones.mislabelled(self.snapshot, attribute, fingerprint, metric)
 
+    def layout(self, fingerprint: str | None = None, metric: str | None = None) -> pa.Table:
+        """Where each image is on the map, in the order of image_id.
+
+        ``fingerprint``, ``metric``: those that have a layout; None: the only one. Columns as of the table ``layout``:
+        ``image_id``, ``fingerprint``, ``metric`` (strings), ``x``, ``y`` (float64, where UMAP or its neighbours placed
+        it), ``grid_column``, ``grid_row`` (int32, from 0: its cell on the wall, which no other image has).
+        """
+        with reading.named_errors(self.snapshot):
+            return tables.layout(self.snapshot, fingerprint, metric)
+
     def matches(
         self, queries: str | None = None, fingerprint: str | None = None, metric: str | None = None
     ) -> pa.Table:

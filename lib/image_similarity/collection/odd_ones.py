@@ -9,7 +9,8 @@ from image_similarity.collection.vectors import large
 from image_similarity.errors import WrongInput, did_you_mean
 from image_similarity.grouping import isolation as grouping
 from image_similarity.knn.distances import Indices
-from image_similarity.stages.groups.attributes import first_folders, names_of
+from image_similarity.pages.facets import first_folders
+from image_similarity.stages.groups.attributes import names_of
 from image_similarity.warehouse.defaults import FOLDER
 from image_similarity.warehouse.schemas import SIMILAR
 from image_similarity.warehouse.snapshot import Snapshot

@@ -8,7 +8,7 @@ from image_similarity.errors import JobFailed, listed
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.snapshot import Snapshot
 
-_BY_SLOT = ("neighbours", "groups", "matches")
+_BY_SLOT = ("neighbours", "groups", "layout", "matches")
 _OTHERS = ("downloads", "comparisons")
 
 

@@ -296,6 +296,20 @@ def tags(snapshot: Snapshot, fingerprint: str | None) -> pa.Table:
     return described(rows.sort_by(_ascending("image_id", "rank")), fingerprint=name, run_id=slots[name][-1])
 
 
+# -- the map -----------------------------------------------------------------------------------------------------------
+
+
+def layout(snapshot: Snapshot, fingerprint: str | None, metric: str | None) -> pa.Table:
+    slots = [slot.partition("/") for slot in snapshot.slots("layout")]
+    if not slots:
+        raise WrongInput(f"{snapshot.uri}: no layout is published: run render_map first")
+    name = defaults.chosen(snapshot, "fingerprint with a layout", fingerprint, [of for of, _, _ in slots])
+    by = defaults.chosen(snapshot, "metric", metric, [metric for of, _, metric in slots if of == name])
+    slot = f"{name}/{by}"
+    rows = snapshot.table("layout", slot).sort_by(_ascending("image_id"))
+    return described(rows, fingerprint=name, metric=by, run_id=snapshot.run_ids("layout", slot)[-1])
+
+
 # -- matches -----------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "find-neighbours": "finds the most similar and the most dissimilar images of each",
         "group-images": "groups what is the same picture again, or belongs together",
         "render-gallery": "makes the pages",
+        "render-map": "hangs all images on one wall, similar beside similar",
     },
     "to look after it": {
         "clean-warehouse": "removes older runs and what dead ones left",

@@ -22,7 +22,7 @@ from image_similarity.stages.embeddings.prepare import PreparedFingerprint
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from image_similarity.stages.groups.graph import Graph
+    from image_similarity.neighbour_graph import Graph
     from image_similarity.stages.groups.thumbprints import Thumbprints
     from image_similarity.stages.groups.vectors import Batches
 

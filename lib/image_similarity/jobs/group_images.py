@@ -24,8 +24,8 @@ from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 
 if TYPE_CHECKING:
     from image_similarity.knn.distances import Indices, Values
+    from image_similarity.neighbour_graph import Graph, Names
     from image_similarity.stages.groups.confirm import Candidates, Confirmed, Pictures
-    from image_similarity.stages.groups.graph import Graph, Names
     from image_similarity.stages.groups.limits import Calibrated, Chosen
     from image_similarity.stages.groups.near_duplicates import Links, Result
     from image_similarity.stages.groups.tables import Grouping
@@ -239,12 +239,14 @@ class _Making:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _read(self) -> "tuple[Graph, Names]":
-        from image_similarity.stages.groups import graph
+        from image_similarity import neighbour_graph
 
         with self.job.step("read neighbours"):
             images = group_sources.images_of(self.job, self.inputs)
-            names = graph.Names(images.ids)
-            return graph.read(self.job.base_snapshot.dataset("neighbours", _slot(self.inputs)), images, names), names
+            names = neighbour_graph.Names(images.ids)
+            return neighbour_graph.read(
+                self.job.base_snapshot.dataset("neighbours", _slot(self.inputs)), images, names
+            ), names
 
     def _source(self) -> "Source":
         return group_sources.vectors_of(self.job, self.inputs, self.runner, self.scratch)

@@ -1,4 +1,4 @@
-"""What group_images reads: published neighbours, the images that they were found among, and their vectors."""
+"""What group_images and render_map read: published neighbours, the images they were found among, and their vectors."""
 
 # What computes is imported where it is used: what is wrong in the arguments should not wait for it.
 
@@ -17,7 +17,7 @@ from image_similarity.storage import uris
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from image_similarity.stages.groups.graph import Images
+    from image_similarity.neighbour_graph import Images
     from image_similarity.stages.groups.vectors import Source
     from image_similarity.warehouse.workspace import Workspace
 
@@ -50,11 +50,11 @@ class Inputs:
         return {table: runs for table, runs in read.items() if runs}
 
 
-def of(published: Snapshot, slot: str) -> Inputs:
+def of(published: Snapshot, slot: str, for_copies: bool = True) -> Inputs:
     """The neighbours that are published for ``slot``.
 
-    Raises ``WrongInput`` where there are none, none are similar ones, or equal vectors were left out of lists; and
-    ``JobFailed`` if their run has no record. No table is read.
+    Raises ``WrongInput`` where there are none, or none are similar ones; ``for_copies``, also where equal vectors were
+    left out of lists. Raises ``JobFailed`` if their run has no record. No table is read.
     """
     (run,) = early.runs_of(published, "neighbours", slot, "find_neighbours")
     record = published.runs.get(run)
@@ -66,7 +66,7 @@ def of(published: Snapshot, slot: str) -> Inputs:
             f"run {run} of neighbours {slot} has no similar neighbours: run find_neighbours with -k 12, say"
         )
     vectors = list(record.inputs.get("vectors", []))
-    if not vectors and settings.drop_duplicates:
+    if for_copies and not vectors and settings.drop_duplicates:
         raise WrongInput(
             f"run {run} of neighbours {slot} left equal vectors out of its lists: run find_neighbours with --set "
             "neighbours.drop_duplicates=false"
@@ -117,6 +117,18 @@ def check_current(job: Job, inputs: Inputs) -> Inputs:
     )
 
 
+def key_of(published: Snapshot, inputs: Inputs) -> str | None:
+    """The ``fingerprint_key`` of the vectors that neighbours were found among.
+
+    None for vectors of one's own, and where their rows are gone or have several keys.
+    """
+    try:
+        keys = _keys(published, inputs.embeddings) if inputs.own_vectors is None else []
+    except FileNotFoundError:
+        return None
+    return keys[0] if len(keys) == 1 else None
+
+
 def _keys(published: Snapshot, runs: list[str]) -> list[str]:
     keys: list[str] = published.of_runs("embeddings", runs, ["fingerprint_key"])["fingerprint_key"].unique().to_pylist()
     return sorted(keys)
@@ -135,11 +147,26 @@ def _changed(published: Snapshot, before: list[str], now: list[str]) -> str | No
 
 def images_of(job: Job, inputs: Inputs) -> "Images":
     """The images that neighbours were found among."""
-    from image_similarity.stages.groups import graph
+    from image_similarity import neighbour_graph
 
     if inputs.own_vectors is None:
-        return graph.images_of(job.base_snapshot.dataset("embeddings", inputs.settings.fingerprint))
-    return graph.images_in(job.base_snapshot.dataset("neighbours", _slot(inputs)))
+        return neighbour_graph.images_of(job.base_snapshot.dataset("embeddings", inputs.settings.fingerprint))
+    return neighbour_graph.images_in(job.base_snapshot.dataset("neighbours", _slot(inputs)))
+
+
+def images_compared(job: Job, inputs: Inputs) -> "Images":
+    """As `images_of`, of the embeddings that neighbours were found among, whatever is published by now.
+
+    Where these are gone, copies of a file are not known as such: each image is a node.
+    """
+    from image_similarity import neighbour_graph
+
+    if inputs.own_vectors is None:
+        try:
+            return neighbour_graph.images_of(job.base_snapshot.dataset_of("embeddings", inputs.embeddings))
+        except FileNotFoundError:
+            pass
+    return neighbour_graph.images_in(job.base_snapshot.dataset("neighbours", _slot(inputs)))
 
 
 def _slot(inputs: Inputs) -> str:

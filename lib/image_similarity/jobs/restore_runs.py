@@ -66,6 +66,8 @@ def run(application: Application) -> None:
     for record in records:
         if record.job == "render_gallery" and record.run_id in undone:
             note(f"the gallery {record.slot} may show what was undone: run render_gallery again")
+        if record.job == "render_map" and record.run_id in undone:
+            note(f"the map of {record.settings['gallery']['uri']} shows what was undone: run render_map again")
     for line in stale(pointer, history):
         note(line)
 

@@ -1,4 +1,4 @@
-"""images -> manifest -> embeddings -> tags, neighbours -> groups -> gallery, in one Spark application."""
+"""images -> manifest -> embeddings -> tags, neighbours -> groups -> gallery, map, in one Spark application."""
 
 import argparse
 import hashlib
@@ -23,6 +23,7 @@ from image_similarity.jobs import (
     find_neighbours,
     group_images,
     render_gallery,
+    render_map,
     tag_images,
 )
 from image_similarity.jobs.job import Application, work_on
@@ -72,16 +73,7 @@ def run(application: Application) -> None:
     if application.arguments.gallery:
         gallery = render_gallery.check(application, uris.absolute(application.arguments.images))
     if application.arguments.dry_run:
-        steps = [
-            "list the images",
-            f"embed them as {', '.join(names)}",
-            *(["tag them, where the fingerprint has a classifier"] if application.settings.tags.enabled else []),
-            "compare all pairs",
-            *([f"group images: {' and '.join(group_images.KINDS)}"] if _groups(application) else []),
-            *([f"render the gallery {gallery.uri}"] if gallery else []),
-            f"write all tables to {application.warehouse.uri}",
-        ]
-        say(f"run_pipeline on {application.arguments.images}:", *steps, event="plan")
+        say(f"run_pipeline on {application.arguments.images}:", *_steps(application, names), event="plan")
         return
     if not uris.is_local(application.arguments.images):  # others were checked before Spark was started
         build_manifest.check(application.arguments, application.settings)  # before weights are loaded, or downloaded
@@ -100,13 +92,42 @@ def run(application: Application) -> None:
         for kind in group_images.KINDS if _groups(application) else ():
             group_images.run(application, name, kind)
     if gallery:
-        render_gallery.render(application)
+        _show(application)
     _summarise(application, names, time.monotonic() - began)
+
+
+def _steps(application: Application, names: list[str]) -> Iterator[str]:
+    """The plan."""
+    gallery = application.arguments.gallery
+    yield "list the images"
+    yield f"embed them as {', '.join(names)}"
+    if application.settings.tags.enabled:
+        yield "tag them, where the fingerprint has a classifier"
+    yield "compare all pairs"
+    if _groups(application):
+        yield f"group images: {' and '.join(group_images.KINDS)}"
+    if gallery:
+        yield f"render the gallery {uris.absolute(gallery) if uris.is_local(gallery) else gallery}"
+    if gallery and _has_map(application):
+        yield "render its map"
+    yield f"write all tables to {application.warehouse.uri}"
+
+
+def _show(application: Application) -> None:
+    """Renders the gallery, and its map."""
+    render_gallery.render(application)
+    if _has_map(application):
+        render_map.render(application, where_possible=True)
 
 
 def _groups(application: Application) -> bool:
     """Whether images are grouped: by their similar neighbours."""
     return application.settings.groups.enabled and application.settings.neighbours.similar > 0
+
+
+def _has_map(application: Application) -> bool:
+    """Whether the gallery gets a map: of similar neighbours."""
+    return application.settings.map.enabled and application.settings.neighbours.similar > 0
 
 
 def _prefer(application: Application, fingerprint: str) -> None:
@@ -158,6 +179,8 @@ def _totals(application: Application, fingerprint: str) -> Iterator[tuple[str, s
             yield "tags", tag_images.described(run.counts)
         if run.name == "group_images" and run.slot.startswith(f"{fingerprint}/"):
             yield "groups", group_images.described(run.counts, run.slot.rpartition("/")[2])
+        if run.name == "render_map":
+            yield "map", render_map.described(run.counts)
     if copies := _copies(application, fingerprint):
         yield "copies", f"{copies:,} with the same bytes as another image: the view exact_duplicates lists them"
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from image_similarity.redaction import redacted
 
 LONGEST_TEXT = 300
+LONGEST_LABEL = 60
+"""Characters of a label of many images. A longer value describes one image."""
 LONGEST_ON_CARD = 48
 """Characters of a text below a small picture: three lines of a narrow card."""
 _BEGINNING = 28
@@ -106,6 +108,11 @@ def of_image(
 def clean(text: str) -> str:
     """``text`` on one line, without characters that HTML does not allow, and without secrets of addresses."""
     return redacted(_NOT_FOR_PAGES.sub("\ufffd", " ".join(text.split())))
+
+
+def of_value(attribute: str, value: str) -> str:
+    """The label of images with this ``value``. Numbers say of what they are: ``year: 1890``."""
+    return clean(value if any(map(str.isalpha, value)) else f"{attribute}: {value}")
 
 
 def short(text: str) -> str:

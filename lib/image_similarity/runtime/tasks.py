@@ -61,15 +61,15 @@ def numbered(rows: DataFrame, order: list[str], number: str, scratch: Workspace)
     return joined.select(*rows.columns, (F.col("_position") + F.col("_offset")).alias(number))
 
 
-def over_chunks(
+def chunk_rows(
     spark: SparkSession,
     scratch: Workspace,
     name: str,
     chunks: Iterable[Any],
     work: Callable[[Any], Iterator[pa.RecordBatch]],
     columns: str,
-) -> pa.Table:
-    """What ``work`` makes of each of ``chunks`` in a Spark task of its own, as one table of ``columns``.
+) -> tuple[DataFrame, int]:
+    """What ``work`` makes of each of ``chunks`` in a Spark task of its own, as rows of ``columns``; and how many tasks.
 
     The chunks are this process's own objects. They wait as files in ``scratch``, and pass through no JVM.
     """
@@ -82,7 +82,19 @@ def over_chunks(
             for number in batch.column(0).to_pylist():
                 yield from work(pickle.loads(blobs.read(f"{place}/{number}")))
 
-    rows = spark.range(1, tasks + 1, 1, max(1, tasks)).mapInArrow(worked, columns)
+    return spark.range(1, tasks + 1, 1, max(1, tasks)).mapInArrow(worked, columns), tasks
+
+
+def over_chunks(
+    spark: SparkSession,
+    scratch: Workspace,
+    name: str,
+    chunks: Iterable[Any],
+    work: Callable[[Any], Iterator[pa.RecordBatch]],
+    columns: str,
+) -> pa.Table:
+    """The rows of `chunk_rows` as one table, in this process."""
+    rows, _ = chunk_rows(spark, scratch, name, chunks, work, columns)
     return rows.toArrow()
 
 

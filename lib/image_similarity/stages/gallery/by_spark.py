@@ -22,6 +22,7 @@ from image_similarity.stages.gallery import (
     groups_by_spark,
     images,
     listings,
+    maps,
     pages,
     pictures,
     search,
@@ -255,6 +256,9 @@ class BySpark(Layout):
     def write_search(self, book: Book) -> tuple[Totals, Totals, list[str]]:
         terms, prefixes = search.write_terms(self.cards, book, self.scratch)
         return _totals(search.write_cards(self.cards, book)), _totals(terms), prefixes
+
+    def write_cards(self, book: Book) -> None:
+        maps.write_cards(self.cards, book)
 
     # -- single images -------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,8 @@ from image_similarity.imaging import thumbnails
 from image_similarity.imaging.differences import Differences, Sides, compared
 from image_similarity.pages import paths
 from image_similarity.pages.site import Site
-from image_similarity.stages.gallery import members, pictures
+from image_similarity.runtime import shelves
+from image_similarity.stages.gallery import members
 from image_similarity.stages.gallery.members import NO_BREAK
 from image_similarity.storage import blobs, uris
 from image_similarity.warehouse import parquet
@@ -178,7 +179,7 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
     if folders := [parquet.escape_glob(folder) for of in earlier for folder in of]:
         reader = spark.read.schema(from_arrow_schema(_LIST)).option("ignoreCorruptFiles", "true")
         shown = shown.unionByName(reader.parquet(*folders))
-    return pictures.remove_others(spark, f"{site.uri}/{DIFFERENCES}", shown)
+    return shelves.remove_others(spark, f"{site.uri}/{DIFFERENCES}", shown)
 
 
 def remove_unused_here(site: Site, kept: list[str]) -> int:
@@ -193,7 +194,7 @@ def remove_unused_here(site: Site, kept: list[str]) -> int:
                 shown += _names(file)
             except (OSError, pa.ArrowException, KeyError):
                 pass  # damaged: what it listed is made again when it is needed
-    return pictures.remove_others_here(f"{site.uri}/{DIFFERENCES}", shown)
+    return shelves.remove_others_here(f"{site.uri}/{DIFFERENCES}", shown)
 
 
 def _lists(site: Site, renderings: list[str]) -> list[str]:

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from image_similarity.pages.facets import AttributeUse
 from image_similarity.stages.gallery import distances
-from image_similarity.stages.gallery.listings import FOLDER, AttributeUse
+from image_similarity.stages.gallery.listings import FOLDER
 from image_similarity.stages.gallery.pages import Tab
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
 

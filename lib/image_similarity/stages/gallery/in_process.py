@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from image_similarity.errors import JobFailed
 from image_similarity.knn.distances import Values
 from image_similarity.pages import paths
+from image_similarity.pages.facets import MOST_VALUES, chosen
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import over_chunks, task_count
@@ -34,6 +35,7 @@ from image_similarity.stages.gallery import (
     groups,
     images,
     listings,
+    maps,
     pages,
     pictures,
     search,
@@ -47,7 +49,7 @@ from image_similarity.stages.gallery.by_spark import (
 from image_similarity.stages.gallery.groups import Groups, GroupTables
 from image_similarity.stages.gallery.in_memory import Edges, Image, folder_of, grouped, orders_of, paged, uses_of
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
-from image_similarity.stages.gallery.listings import FOLDER, MOST_VALUES, Facet
+from image_similarity.stages.gallery.listings import FOLDER, Facet
 from image_similarity.stages.gallery.pages import Book, Grouped, Tab
 from image_similarity.stages.gallery.ranked import Lists
 from image_similarity.stages.gallery.ranked_in_memory import RankedInMemory
@@ -207,7 +209,7 @@ class InProcess(Layout):
     def _facets(self) -> tuple[list[Facet], dict[tuple[str, str], list[Image]]]:
         """The facets, and attribute and value -> images."""
         settings, groups = self.settings.gallery, grouped(self.all, lambda image: image["attributes"])
-        attributes = listings.chosen_attributes(uses_of(groups), self.images, settings)
+        attributes = chosen(uses_of(groups), self.images, settings.group_by)
         by_folder = not attributes
         if by_folder:
             groups, attributes = grouped(self.all, folder_of), [FOLDER]
@@ -461,6 +463,9 @@ class InProcess(Layout):
             of_cards = _sum(pool.map(lambda shard: search.put_cards(book, *shard), enumerate(shards)))
             of_terms = _sum(pool.map(lambda shard: search.put_terms(book, *shard), by_prefix.items()))
         return of_cards, of_terms, prefixes
+
+    def write_cards(self, book: Book) -> None:
+        maps.write_cards_here(self.all, book)
 
     # -- single images -------------------------------------------------------------------------------------------------
 

@@ -131,6 +131,10 @@ class Layout(ABC):
     def write_search(self, book: Book) -> tuple[Totals, Totals, list[str]]:
         """Writes the data for search and shuffle: totals of cards, totals of words, and the prefixes of words."""
 
+    @abstractmethod
+    def write_cards(self, book: Book) -> None:
+        """Writes the images into the folder of the rendering, for the map: see `maps.write_cards`."""
+
     # -- single images --
 
     @abstractmethod

@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from image_similarity.errors import WrongInput, did_you_mean, listed
+from image_similarity.pages.facets import MOST_VALUES, MOST_VALUES_ASKED_FOR, AttributeUse, chosen
 from image_similarity.runtime.tasks import numbered
 from image_similarity.settings import GallerySettings
 from image_similarity.stages.gallery.cards import CARD
@@ -17,8 +18,6 @@ from image_similarity.warehouse.workspace import Workspace
 FOLDER = "folder"
 """The facet of images without usable attributes: the first folder of their ids."""
 
-MOST_VALUES, MOST_FACETS = 200, 5
-MOST_VALUES_ASKED_FOR = 5000
 SETS_PER_PAGE, COPIES_SHOWN = 40, 100
 FAILURES_PER_PAGE = 500
 
@@ -111,7 +110,7 @@ def facets(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[li
         .agg(F.count("*").alias("images"), values, F.avg(F.length("value")).alias("length"))
         .collect()
     )
-    attributes = chosen_attributes([AttributeUse(**row.asDict()) for row in statistics], images, settings)
+    attributes = chosen([AttributeUse(**row.asDict()) for row in statistics], images, settings.group_by)
     by_folder = not attributes
     if by_folder:
         rows, attributes = _by_folder(cards), [FOLDER]
@@ -119,26 +118,6 @@ def facets(cards: DataFrame, images: int, settings: GallerySettings) -> tuple[li
     sizes = members.groupBy("attribute", "value").count().orderBy("attribute", F.desc("count"), "value").collect()
     counted = [(row.attribute, row.value, row["count"]) for row in sizes]
     return as_facets(attributes, counted, by_folder, settings), members
-
-
-@dataclass(frozen=True)
-class AttributeUse:
-    """How the images use an attribute."""
-
-    attribute: str
-    images: int
-    values: int
-    """Different ones."""
-    length: float
-    """Of a text, on average, in characters."""
-
-
-def chosen_attributes(used: Sequence[AttributeUse], images: int, settings: GallerySettings) -> list[str]:
-    """The attributes that become facets; none where the folders do."""
-    if settings.group_by:
-        return list(dict.fromkeys(settings.group_by))
-    useful = [use for use in used if _divides_well(use.images, use.values, use.length, images)]
-    return [use.attribute for use in sorted(useful, key=lambda use: (use.values, use.attribute))][:MOST_FACETS]
 
 
 def as_facets(
@@ -155,11 +134,6 @@ def as_facets(
         if len(facet_values) > 1 or settings.group_by:
             result.append(Facet(attribute, hashed(attribute), tuple(facet_values), by_folder))
     return result
-
-
-def _divides_well(images: int, values: int, length: float, all_images: int) -> bool:
-    """Whether most images have the attribute, its texts are short, and several images share a value."""
-    return 2 * images > all_images and 2 <= values <= min(MOST_VALUES, all_images / 2) and length <= 60
 
 
 def _by_folder(cards: DataFrame) -> DataFrame:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ from image_similarity.imaging import decoding, sandbox, thumbnails
 from image_similarity.imaging.sandbox import Shrink
 from image_similarity.pages import paths
 from image_similarity.pages.site import Site
+from image_similarity.runtime import shelves
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import decoders, over_chunks, task_count
 from image_similarity.settings import Settings
@@ -67,7 +67,6 @@ _MAKING = pa.schema(
 """What `_maker` takes: a picture, and what the last inventory says of it, if anything."""
 _COPIES_TRIED = 8
 _LEAST_PER_TASK, _MOST_PER_TASK = 16, 512
-_SWEEPERS = 8
 
 
 def name_of(content_sha256: Column, uri: Column, source_version: Column) -> Column:
@@ -154,17 +153,7 @@ def _nulls(column: pa.Field, table: pa.Table) -> pa.Array:
 def remove_unused_here(site: Site, own: Iterable[str], earlier: list[str]) -> int:
     """As `remove_unused`, by this process. ``own``: the pictures of this rendering."""
     shown = (*own, *(row["picture"] for row in _inventory_here(site, earlier)))
-    return remove_others_here(f"{site.uri}/{paths.PICTURES}", shown)
-
-
-def remove_others_here(folder: str, shown: Iterable[str]) -> int:
-    """Removes the files below ``folder`` whose picture is not ``shown``, and returns the number of these pictures."""
-    by_shelf: dict[str, set[str]] = {}
-    for picture in shown:
-        by_shelf.setdefault(picture[:2], set()).add(picture)
-    shelves = [f"{number:02x}" for number in range(256)]
-    with ThreadPoolExecutor(_SWEEPERS, "pictures") as pool:
-        return sum(pool.map(lambda shelf: _sweep(f"{folder}/{shelf}", by_shelf.get(shelf, set())), shelves))
+    return shelves.remove_others_here(f"{site.uri}/{paths.PICTURES}", shown)
 
 
 def inventory(spark: SparkSession, site: Site, renderings: list[str], warehouse: Warehouse) -> DataFrame:
@@ -195,21 +184,7 @@ def remove_unused(spark: SparkSession, site: Site, kept: list[str], warehouse: W
     """
     own, *earlier = kept
     both = inventory(spark, site, [own], warehouse).unionByName(_earlier_inventory(spark, site, earlier))
-    return remove_others(spark, f"{site.uri}/{paths.PICTURES}", both.select("picture"))
-
-
-def remove_others(spark: SparkSession, folder: str, shown: DataFrame) -> int:
-    """As `remove_others_here`, by Spark. ``shown``: a column ``picture``."""
-    grouped = (
-        shown.distinct()
-        .groupBy(F.substring("picture", 1, 2).alias("shelf"))
-        .agg(F.collect_list("picture").alias("pictures"))
-    )
-    shelves = spark.createDataFrame([(f"{number:02x}",) for number in range(256)], "shelf string")
-    rows = shelves.join(grouped, "shelf", "left").select("shelf", "pictures")
-    rows = rows.repartition(spark.sparkContext.defaultParallelism)  # else Spark may give all of them to one task
-    removed = rows.mapInArrow(_sweeper(folder), "removed long").agg(F.sum("removed")).collect()[0][0]
-    return int(removed)
+    return shelves.remove_others(spark, f"{site.uri}/{paths.PICTURES}", both.select("picture"))
 
 
 # -- in the workers ----------------------------------------------------------------------------------------------------
@@ -311,28 +286,3 @@ def _unrecorded(uris: dict[str, str]) -> dict[str, Any]:
     elif max(width, height) >= thumbnails.SMALL:
         raise ValueError("perhaps there was a large file")
     return {"width": width, "height": height, **stamps}
-
-
-def _sweeper(folder: str) -> Callable[[Batches], Batches]:
-    def swept(batches: Batches) -> Batches:
-        removed = 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                removed += _sweep(f"{folder}/{row['shelf']}", set(row["pictures"] or ()))
-        yield pa.RecordBatch.from_pydict({"removed": [removed]})
-
-    return swept
-
-
-def _sweep(shelf: str, used: set[str]) -> int:
-    """Deletes the files in the folder ``shelf`` whose picture is not in ``used``, and half-written ones.
-
-    Returns the number of unused pictures.
-    """
-    if not blobs.exists(shelf):
-        return 0
-    files = [(file.path.partition("-")[0], file) for file in blobs.list_files(shelf)]
-    for picture, file in files:
-        if picture not in used or file.path.endswith(".tmp"):
-            blobs.delete(file.uri)
-    return len({picture for picture, _ in files} - used)

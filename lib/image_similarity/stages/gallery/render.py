@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import step
 from image_similarity.settings import Settings
-from image_similarity.stages.gallery import listings, pages, ranked, search, tag_pages, words
+from image_similarity.stages.gallery import listings, maps, pages, ranked, search, tag_pages, words
 from image_similarity.stages.gallery.layout import Failed, Layout, Totals
 from image_similarity.stages.gallery.pages import Book, Tab, Tagged
 from image_similarity.storage import blobs
@@ -107,7 +107,8 @@ class _Rendering:
             filled += layout.fill_groups(self.book) + layout.fill_tags(self.book)
             filled += layout.add(self._single_pages(pictures))
         with step(self.spark, "search"):
-            written = self._search() + self._static()
+            written = self._search() + self._static() + _one(maps.put_shell(self.book))
+            layout.write_cards(self.book)
         gone = layout.gone(of_images.items)
         counts = {
             "images": layout.images,
@@ -190,6 +191,7 @@ class _Rendering:
         alike = self.layout.most_alike([row["image_id"] for row in first], NEIGHBOURS_IN_EXAMPLES)
         return {
             "selection": others or chosen,
+            "map": maps.front(self.book),
             "examples": [(row, alike[row["image_id"]]) for row in first if alike.get(row["image_id"])],
             "faces": self.layout.faces(),
             "tags": self.layout.tags()[:TAGS_ON_THE_FRONT_PAGE] if self.book.tags else (),

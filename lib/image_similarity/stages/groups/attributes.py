@@ -68,11 +68,6 @@ def names_of(attributes: pa.MapArray) -> list[str]:
     return names
 
 
-def first_folders(image_ids: pa.Array) -> pa.Array:
-    """The first folder of each of ``image_ids`` (an array or a chunked one); null for an id without one."""
-    return pc.struct_field(pc.extract_regex(image_ids, "^(?P<folder>[^/]+)/"), "folder")
-
-
 def _scattered(values: pa.Array, row: np.ndarray, of_name: np.ndarray, rows: int) -> pa.Array:
     """``values`` at the places ``of_name``, each in its row; null in rows that have none."""
     place = np.full(rows, -1, np.int64)

@@ -18,7 +18,7 @@ from image_similarity.grouping.components import Nodes
 from image_similarity.grouping.near_duplicates import Edges, Limits, Part
 from image_similarity.knn import distances
 from image_similarity.knn.distances import METRICS, Indices, Values
-from image_similarity.stages.groups.graph import Graph
+from image_similarity.neighbour_graph import Graph
 from image_similarity.stages.groups.tables import ranges
 from image_similarity.stages.groups.vectors import MISMATCH
 from image_similarity.storage import blobs

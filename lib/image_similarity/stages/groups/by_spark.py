@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 from image_similarity.errors import JobFailed
 from image_similarity.grouping.near_duplicates import Limits
 from image_similarity.knn.distances import Indices, Values
+from image_similarity.neighbour_graph import Images
 from image_similarity.runtime.progress import progress
 from image_similarity.stages.groups.blocks import FOUND, Block, work
-from image_similarity.stages.groups.graph import Images
 from image_similarity.stages.groups.vectors import CONTENT, MISMATCH, VECTOR, BySpark, as_values, named
 from image_similarity.storage import uris
 

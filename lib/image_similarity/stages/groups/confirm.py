@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from image_similarity.grouping import confirmation, near_duplicates
 from image_similarity.grouping.near_duplicates import Edges, Limits
 from image_similarity.knn.distances import Reals, Values
+from image_similarity.neighbour_graph import Graph
 from image_similarity.runtime.progress import progress
-from image_similarity.stages.groups.graph import Graph
 from image_similarity.stages.groups.thumbprints import Thumbprints
 
 UNCONFIRMED = 0.65

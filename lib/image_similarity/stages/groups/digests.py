@@ -12,8 +12,8 @@ from image_similarity.grouping.digests import component_digest
 from image_similarity.grouping.near_duplicates import Limits
 from image_similarity.knn.distances import Values
 from image_similarity.knn.hashing import mixed
+from image_similarity.neighbour_graph import Graph, Names
 from image_similarity.stages.groups.blocks import FOUND, Components
-from image_similarity.stages.groups.graph import Graph, Names
 from image_similarity.storage import blobs
 from image_similarity.warehouse.workspace import Workspace
 

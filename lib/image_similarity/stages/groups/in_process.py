@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from image_similarity.grouping.near_duplicates import Limits
 from image_similarity.knn.distances import Indices
+from image_similarity.neighbour_graph import Images
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.session import local_cores
 from image_similarity.stages.groups.blocks import FOUND, Block, work
-from image_similarity.stages.groups.graph import Images
 from image_similarity.stages.groups.vectors import Source
 
 

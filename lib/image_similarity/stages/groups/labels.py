@@ -14,16 +14,14 @@ from numpy.typing import NDArray
 from image_similarity.grouping import labels
 from image_similarity.knn import hashing
 from image_similarity.knn.distances import Indices
+from image_similarity.neighbour_graph import Names, hashes
 from image_similarity.pages import captions
-from image_similarity.stages.groups.attributes import first_folders
-from image_similarity.stages.groups.graph import Names, hashes
+from image_similarity.pages.facets import first_folders
 from image_similarity.stages.groups.tables import Grouping
 from image_similarity.warehouse import current_tags
 from image_similarity.warehouse.defaults import FOLDER, tags_by
 from image_similarity.warehouse.snapshot import Snapshot
 
-LONGEST = 60
-"""Characters of a label. A longer value describes one image."""
 TAG = ""
 """The name of the attribute that tags are."""
 
@@ -94,10 +92,7 @@ class Words:
 
 
 def _text(name: str, value: str) -> tuple[bool, str]:
-    """Numbers say of what they are: ``year: 1890``."""
-    if name == TAG or any(map(str.isalpha, value)):
-        return name != TAG, captions.clean(value)
-    return True, captions.clean(f"{name}: {value}")
+    return name != TAG, captions.clean(value) if name == TAG else captions.of_value(name, value)
 
 
 Part = tuple[Indices, Hashes, pa.LargeStringArray, pa.LargeStringArray]
@@ -148,7 +143,7 @@ def _part(image: Indices, name: pa.Array, value: pa.Array) -> Part:
     """The rows that can be labels."""
     name, value = name.cast(pa.large_string()), value.cast(pa.large_string())
     length = pc.fill_null(pc.utf8_length(value), 0)
-    is_word = pc.and_(pc.greater(length, 0), pc.less_equal(length, LONGEST))
+    is_word = pc.and_(pc.greater(length, 0), pc.less_equal(length, captions.LONGEST_LABEL))
     is_address = pc.fill_null(pc.match_substring_regex(value, r"^[A-Za-z][A-Za-z0-9+.-]*:\S+$"), False)
     kept = pc.and_(pc.and_not(is_word, is_address), pa.array(image >= 0))
     name, value = name.filter(kept), value.filter(kept)

@@ -12,12 +12,12 @@ from image_similarity.grouping import near_duplicates
 from image_similarity.grouping.near_duplicates import Edges, Limits
 from image_similarity.knn import distances, range_search
 from image_similarity.knn.distances import METRICS, Indices, Values
+from image_similarity.neighbour_graph import Graph, Names
 from image_similarity.reporting import note
 from image_similarity.stages.groups import confirm, digests
 from image_similarity.stages.groups.blocks import FOUND, Block, Components, block_of, cut
 from image_similarity.stages.groups.confirm import Confirmed, Pictures
 from image_similarity.stages.groups.digests import State
-from image_similarity.stages.groups.graph import Graph, Names
 from image_similarity.stages.groups.ranks import Order, Ranks, ranked
 from image_similarity.stages.groups.tables import Grouping, ranges
 from image_similarity.stages.groups.vectors import Source

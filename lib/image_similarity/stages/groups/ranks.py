@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from image_similarity.grouping.components import Nodes
 from image_similarity.knn.distances import Indices
-from image_similarity.stages.groups.graph import Images
+from image_similarity.neighbour_graph import Images
 from image_similarity.stages.groups.tables import ranges
 
 Order = Callable[[pa.Array], Indices]

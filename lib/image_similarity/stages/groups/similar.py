@@ -11,7 +11,7 @@ from image_similarity.grouping import hierarchy
 from image_similarity.grouping.components import Nodes
 from image_similarity.knn import distances
 from image_similarity.knn.distances import METRICS, Indices, Values
-from image_similarity.stages.groups.graph import Graph
+from image_similarity.neighbour_graph import Graph
 from image_similarity.stages.groups.tables import Grouping, ranges
 from image_similarity.stages.groups.vectors import MISMATCH, Source
 from image_similarity.warehouse.schemas import ALIKE

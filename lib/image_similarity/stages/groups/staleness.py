@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from image_similarity.stages.groups.graph import hashes
+from image_similarity.neighbour_graph import hashes
 from image_similarity.warehouse.snapshot import Snapshot
 
 _COLUMNS = ["image_id", "content_sha256", "fingerprint_key"]

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from image_similarity.grouping import group_id
 from image_similarity.knn.distances import Indices, Values
-from image_similarity.stages.groups.graph import Images
+from image_similarity.neighbour_graph import Images
 from image_similarity.warehouse.schemas import SCHEMAS
 
 GROUPS, SUMMARY = "groups", "group_summary"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from image_similarity.grouping import agreement
 from image_similarity.grouping.components import Nodes
 from image_similarity.knn.distances import Values
-from image_similarity.stages.groups.graph import Images
+from image_similarity.neighbour_graph import Images
 from image_similarity.stages.groups.vectors import finder
 from image_similarity.warehouse.parquet import streaming
 from image_similarity.warehouse.snapshot import Snapshot

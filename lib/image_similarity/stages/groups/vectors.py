@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from image_similarity.errors import JobFailed
 from image_similarity.knn.distances import Indices, Values
-from image_similarity.stages.groups.graph import Find, Images, Names, find_contents, hexed
+from image_similarity.neighbour_graph import Find, Images, Names, find_contents, hexed
 from image_similarity.warehouse.parquet import streaming
 from image_similarity.warehouse.snapshot import Snapshot
 from image_similarity.warehouse.workspace import Workspace

@@ -9,11 +9,12 @@ import pyarrow.dataset as ds
 import pytest
 
 import oracle
+from image_similarity import neighbour_graph
 from image_similarity.errors import JobFailed
 from image_similarity.knn import hashing
-from image_similarity.stages.groups import graph, limits
+from image_similarity.neighbour_graph import Graph, Names
+from image_similarity.stages.groups import limits
 from image_similarity.stages.groups.blocks import cut
-from image_similarity.stages.groups.graph import Graph, Names
 from image_similarity.warehouse.schemas import SCHEMAS
 
 
@@ -37,8 +38,8 @@ def tables(names: list[str], contents: list[int], k: int, seed: int = 0) -> tupl
 
 
 def read(embeddings: pa.Table, neighbours: pa.Table) -> Graph:
-    images = graph.images_of(ds.dataset(embeddings))
-    return graph.read(ds.dataset(neighbours), images, Names(images.ids))
+    images = neighbour_graph.images_of(ds.dataset(embeddings))
+    return neighbour_graph.read(ds.dataset(neighbours), images, Names(images.ids))
 
 
 def by_definition(embeddings: pa.Table, neighbours: pa.Table) -> dict[str, list[tuple[float, str]]]:
@@ -82,7 +83,7 @@ def test_lists_of_nodes_are_those_of_their_images(images: int, contents: int, k:
 def test_no_images_and_no_lists() -> None:
     embeddings, neighbours = (SCHEMAS[name].empty_table() for name in ("embeddings", "neighbours"))
     assert len(read(embeddings, neighbours)) == 0
-    assert len(graph.images_in(ds.dataset(neighbours))) == 0
+    assert len(neighbour_graph.images_in(ds.dataset(neighbours))) == 0
 
 
 def damaged(what: str) -> tuple[pa.Table, pa.Table]:

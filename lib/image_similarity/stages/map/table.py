@@ -1,0 +1,29 @@
+"""Rows of the table ``layout``."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from image_similarity.stages.map.arrangement import Arrangement
+from image_similarity.stages.map.shown import Shown
+from image_similarity.warehouse.schemas import SCHEMAS
+
+SCHEMA = SCHEMAS["layout"]
+READ = ["image_id", "x", "y", "grid_column", "grid_row"]
+"""What the next run reads of them."""
+_ROWS_AT_ONCE = 2**16
+
+
+def rows(shown: Shown, arrangement: Arrangement, fingerprint: str, metric: str) -> Iterator[pa.RecordBatch]:
+    """The rows of all images in the byte order of their ids."""
+    ids = shown.ids
+    for start in range(0, len(shown), _ROWS_AT_ONCE):
+        part = slice(start, min(start + _ROWS_AT_ONCE, len(shown)))
+        columns = [
+            ids[part].cast(pa.string()),
+            pa.repeat(pa.scalar(fingerprint), part.stop - start),
+            pa.repeat(pa.scalar(metric), part.stop - start),
+            *(pa.array(arrangement.positions[part, axis]) for axis in (0, 1)),
+            *(pa.array(arrangement.cell[part, axis], pa.int32()) for axis in (0, 1)),
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

@@ -1,0 +1,299 @@
+"""The map as a person sees it: in Chromium, from disk. Skipped where there is no Chromium."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page
+
+import crawler
+import mapped
+from conftest import Rendered
+
+COLUMNS = 5
+HOSTILE = "<img src=x onerror=window.hacked=1>"
+
+
+@dataclass
+class Map:
+    """A gallery with a map of the images that have a picture, five in a row; some of them have a name."""
+
+    folder: Path
+    cards: list[dict[str, Any]]
+
+    @property
+    def address(self) -> str:
+        return f"{self.folder.as_uri()}/map.html"
+
+    def place(self, number: int) -> tuple[int, int]:
+        return number % COLUMNS, number // COLUMNS
+
+
+@pytest.fixture(scope="module")
+def shown(gallery: Rendered, tmp_path_factory: pytest.TempPathFactory) -> Map:
+    folder = tmp_path_factory.mktemp("map") / "gallery"
+    shutil.copytree(gallery.folder, folder)
+    made = Map(folder, mapped.cards(folder))
+    cells = {card["page"]: made.place(number) for number, card in enumerate(made.cards)}
+    mapped.write(folder, cells, [(0, 1.0, 1.5, "of another zoom", 12), (1, 2.5, 1.5, HOSTILE, 9)], digits=1)
+    return made
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    with browser.new_context(viewport={"width": 1024, "height": 768}, reduced_motion="reduce") as context:
+        yield context
+
+
+@pytest.fixture
+def page(context: BrowserContext, shown: Map) -> Iterator[Page]:
+    """The map, opened. Nothing may be said to the console, fail, or be asked of another place, nor run."""
+    page, complaints = context.new_page(), []
+
+    def is_outside(url: str) -> bool:
+        return not url.startswith(shown.folder.as_uri())
+
+    page.on("console", lambda message: complaints.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(shown.folder.as_uri()) else complaints.append(request.url),
+    )
+    page.goto(shown.address)
+    drawn(page)
+    yield page
+    assert complaints == []
+    assert page.evaluate("window.hacked") is None
+
+
+def drawn(page: Page) -> None:
+    """Waits until all tiles and pictures are there."""
+    waiting = "document.querySelector('.leaflet-tile:not(.leaflet-tile-loaded)')"
+    page.wait_for_function(f"() => document.querySelector('.leaflet-tile') && !{waiting}")
+
+
+def click(page: Page, shown: Map, number: int) -> None:
+    """Clicks the image, on a wall that is shown whole."""
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+    rows = 1 + shown.place(len(shown.cards) - 1)[1]
+    cell = min((box["width"] - 48) / COLUMNS, (box["height"] - 2 * min(24, box["height"] / 30)) / rows, 512)
+    column, row = shown.place(number)
+    x = box["x"] + box["width"] / 2 + (column + 0.5 - COLUMNS / 2) * cell
+    page.mouse.click(x, box["y"] + box["height"] / 2 + (row + 0.5 - rows / 2) * cell)
+
+
+def test_the_whole_wall_is_seen_at_first_and_its_pictures_whole(page: Page, shown: Map) -> None:
+    inside = page.locator(".hung img").evaluate_all("""(all) => {
+        const map = document.getElementById("map").getBoundingClientRect();
+        const isInside = ({ left, right, top, bottom }) =>
+            left >= map.left && right <= map.right && top >= map.top && bottom <= map.bottom;
+        return all.map((one) => one.getBoundingClientRect()).filter((box) => box.width > 60 && isInside(box)).length;
+    }""")
+    assert inside == len(shown.cards)
+    assert page.locator(".hung img").first.evaluate("one => getComputedStyle(one).objectFit") == "contain"
+    assert page.locator("img.leaflet-tile[src*='map/tiles/']").count() > 0
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight"
+    )
+
+
+def test_a_click_shows_the_image_marks_it_and_leads_to_its_page(page: Page, shown: Map) -> None:
+    click(page, shown, 7)
+    card = shown.cards[7]
+    page.wait_for_selector("#panel:visible")
+    assert page.inner_text("#name") == " ".join(card["title"].split())
+    assert page.url.endswith(f"map.html#{card['page']}")
+    ring = page.locator(".ring:visible").bounding_box()
+    assert ring is not None and ring["width"] > 60
+    page.locator("#copy").click()
+    page.wait_for_function("() => document.getElementById('copy').textContent !== 'Copy link'")
+    page.keyboard.press("Escape")
+    assert page.locator("#panel:visible").count() == page.locator(".ring").count() == 0
+    assert page.url == shown.address
+    click(page, shown, 7)
+    page.locator("#page").click()
+    page.wait_for_url(f"**/images/{card['page'][:2]}/{card['page']}.html")
+
+
+@pytest.mark.parametrize("size", [(1024, 768), (390, 844)])
+def test_the_panel_does_not_lie_on_the_image(page: Page, shown: Map, size: tuple[int, int]) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    drawn(page)
+    click(page, shown, 14)  # at the right, below the middle
+    page.wait_for_selector(".ring:visible")
+    page.wait_for_timeout(100)
+    ring, panel = (page.locator(name).bounding_box() for name in (".ring", "#panel"))
+    assert ring is not None and panel is not None
+    assert ring["x"] + ring["width"] / 2 < panel["x"] or ring["y"] + ring["height"] / 2 < panel["y"]
+
+
+def test_an_address_marks_its_image(page: Page, shown: Map) -> None:
+    card = shown.cards[3]
+    page.goto(f"{shown.address}#{card['page']}")  # the page is there already
+    page.wait_for_selector("#panel:visible")
+    page.reload()
+    page.wait_for_selector("#panel:visible")
+    assert page.locator("#page").get_attribute("href") == f"images/{card['page'][:2]}/{card['page']}.html"
+    page.wait_for_selector(".ring:visible")
+    page.evaluate(f"location.hash = '{'0' * 32}'")
+    page.wait_for_function(
+        "() => document.getElementById('matched').textContent.startsWith('This image is not on the map')"
+    )
+
+
+def test_search_lists_images_and_flies_there(page: Page, shown: Map) -> None:
+    page.fill("#sought", "copy")
+    page.wait_for_selector("#matches li")
+    assert page.locator("#matches li").count() == 2 and page.inner_text("#matched") == "2 images"
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.closest('#matches') !== null")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#panel:visible")
+    assert page.evaluate("document.activeElement.id") == "panel" and page.locator("#matches li").count() == 0
+    page.fill("#sought", HOSTILE)
+    page.wait_for_function("() => document.getElementById('matched').textContent")
+    page.keyboard.press("Escape")
+    assert page.inner_text("#matched") == "" and page.locator("#panel:visible").count() == 1
+    page.keyboard.press("Escape")
+    assert page.locator("#panel:visible").count() == 0
+
+
+def test_the_keyboard_alone(page: Page, shown: Map) -> None:
+    page.locator("a.skip").focus()
+    page.keyboard.press("Enter")
+    stops = []
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.id || document.activeElement.localName"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert stops == ["sought", "map", "in", "out", "fit", "summary"]
+    page.locator("#map").focus()
+    page.keyboard.press("+")
+    page.wait_for_selector("#middle:visible")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#panel:visible")
+    assert page.evaluate("document.activeElement.id") == "panel"
+    page.wait_for_function(
+        "() => document.getElementById('middle').textContent === document.getElementById('name').textContent"
+    )
+    assert page.locator("#middle:visible").count() == 1
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "close"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "map"
+
+
+def test_the_wheel_and_the_buttons_zoom_between_the_whole_wall_and_one_image(page: Page) -> None:
+    width = "document.querySelector('.hung')?.getBoundingClientRect().width"
+
+    def size() -> float:
+        return float(page.evaluate(width))
+
+    first = size()
+    page.locator("#out").click()
+    assert size() == pytest.approx(first), "no farther than the whole wall"
+    page.locator("#in").click()
+    page.wait_for_function(f"(least) => {width} > least", arg=first * 1.5)
+    page.locator("#fit").click()
+    page.wait_for_function(f"(most) => {width} < most", arg=first * 1.01)
+    page.mouse.move(500, 400)
+    page.mouse.wheel(0, -3000)
+    page.wait_for_function(f"() => {width} > 500")
+
+
+def test_a_region_has_its_name_at_its_zoom_and_no_markup(page: Page) -> None:
+    page.wait_for_selector(".region span")
+    assert page.locator(".region").all_inner_texts() == [HOSTILE]
+    page.locator("#in").click()
+    page.locator("#in").click()
+    page.wait_for_function("() => !document.querySelector('.region')")
+
+
+def test_what_is_missing_is_a_quiet_cell(context: BrowserContext, shown: Map, tmp_path: Path) -> None:
+    folder = tmp_path / "gallery"
+    shutil.copytree(shown.folder, folder)
+    picture = shown.cards[0]["picture"]
+    (folder / f"pictures/{picture[:2]}/{picture}-small.webp").unlink()
+    shutil.rmtree(folder / "map/m1/places")
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{folder.as_uri()}/map.html")
+    drawn(page)
+    assert page.locator(".hung").count() == len(shown.cards) - sum(card["picture"] == picture for card in shown.cards)
+    click(page, shown, 7)
+    page.wait_for_selector("#panel:visible")
+    shutil.rmtree(folder / "map/m1/blocks")
+    page.reload()
+    drawn(page)
+    click(page, shown, 7)
+    page.wait_for_timeout(100)
+    assert page.locator("#panel:visible").count() == 0 and page.locator(".hung").count() == 0
+    assert errors == []
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_few_images(context: BrowserContext, shown: Map, tmp_path: Path, images: int) -> None:
+    folder = tmp_path / "gallery"
+    shutil.copytree(shown.folder, folder)
+    mapped.write(folder, {card["page"]: (number, 0) for number, card in enumerate(shown.cards[:images])}, run="m2")
+    page = context.new_page()
+    page.goto(f"{folder.as_uri()}/map.html")
+    drawn(page)
+    assert page.locator(".hung img").count() == images
+    assert "within the 24 places" not in page.inner_text("#key")
+
+
+def test_without_javascript_the_wall_is_a_picture(browser: Browser, shown: Map) -> None:
+    for width in (390, 1920):
+        with browser.new_context(java_script_enabled=False, viewport={"width": width, "height": 900}) as context:
+            page = context.new_page()
+            page.goto(shown.address)
+            box = page.locator("noscript img, figure img").first.bounding_box()
+            assert box is not None and box["width"] > 200 and box["x"] >= 0 and box["x"] + box["width"] <= width
+            assert "need JavaScript" in page.inner_text("figcaption")
+            assert page.locator("#seek:visible, #zoom:visible, #panel:visible").count() == 0
+
+
+def test_its_files_are_there_and_nothing_is_inline(shown: Map) -> None:
+    site = crawler.crawl(shown.folder, [shown.folder / "map.html"])
+    page = site.pages[(shown.folder / "map.html").resolve()]
+    assert site.dead == [] and page.handlers == []
+    assert {path.name.split("-")[0] for path in site.files if path.parent.name == "static"} >= {"leaflet", "map"}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1920])
+def test_contrast_names_and_order(browser: Browser, shown: Map, scheme: str, width: int) -> None:
+    """axe-core's rules (WCAG 2.2 A and AA, best practices): as it opens, and with a list and a panel."""
+    with browser.new_context(
+        color_scheme="dark" if scheme == "dark" else "light", viewport={"width": width, "height": 844}
+    ) as context:
+        page = context.new_page()
+        page.goto(shown.address)
+        drawn(page)
+        for number, query in enumerate(("", "copy")):
+            page.fill("#sought", query)
+            if number:
+                page.wait_for_selector("#matches li")
+                page.evaluate(f"location.hash = '{shown.cards[4]['page']}'")
+                page.wait_for_selector("#panel:visible")
+            result = Axe().run(page)
+            assert result.violations_count == 0, result.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_dense_screens_get_tiles_of_a_deeper_level_at_half_their_size(browser: Browser, shown: Map) -> None:
+    def sizes(scale: float) -> set[str]:
+        with browser.new_context(device_scale_factor=scale, viewport={"width": 390, "height": 300}) as context:
+            page = context.new_page()
+            page.goto(shown.address)
+            drawn(page)
+            return set(page.locator("img.leaflet-tile").evaluate_all("all => all.map((one) => one.style.width)"))
+
+    assert sizes(1) == {"256px"} and sizes(2) == {"128px"}

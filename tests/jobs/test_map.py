@@ -1,0 +1,356 @@
+"""The map as a job: what it puts into a gallery, what a second run keeps, and what bad input gets."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crawler import crawl
+from image_similarity.jobs import build_manifest, embed_images, find_neighbours, render_gallery, render_map
+from image_similarity.jobs.command_line import main
+from image_similarity.jobs.job import Job
+from image_similarity.pages import maps
+from image_similarity.storage.filesystems import files_of
+from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
+from image_similarity.warehouse.warehouse import Conflict
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+COLOURS = ["--set", 'fingerprints.colours={kind="colour-histogram"}', "--set", "neighbours.fingerprint=colours"]
+SLOT = "colours/cosine"
+IMAGES = 40
+
+
+class Place:
+    """A folder of pictures, a warehouse and a gallery."""
+
+    def __init__(self, spark: "SparkSession", folder: Path):
+        self.spark, self.folder = spark, folder
+        self.images, self.warehouse, self.gallery = folder / "images", folder / "w", folder / "gallery"
+        self.images.mkdir(parents=True)
+
+    def run(self, job: Any, *arguments: object) -> int:
+        named = {render_gallery: ["--gallery", self.gallery], render_map: ["--gallery", self.gallery]}
+        words = ["--warehouse", self.warehouse, *COLOURS, *named.get(job, []), *arguments]
+        return main(job, [str(word) for word in words], session=self.spark)
+
+    def compare(self) -> None:
+        assert self.run(build_manifest, "--images", self.images) == 0
+        assert self.run(embed_images) == 0
+        assert self.run(find_neighbours, "-k", 8, "--dissimilar", 0) == 0
+
+    def render(self) -> None:
+        assert self.run(render_gallery) == 0
+
+    def map(self, *arguments: object) -> dict[str, Any]:
+        """Makes the map. Returns what was counted."""
+        assert self.run(render_map, *arguments) == 0
+        (run,) = self.snapshot.run_ids("layout", SLOT)
+        return dict(self.snapshot.runs[run].counts)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return open_snapshot(str(self.warehouse))
+
+    @property
+    def layout(self) -> dict[str, tuple[float, float, int, int]]:
+        """image_id -> x, y, column, row."""
+        rows = self.snapshot.table("layout", SLOT).to_pylist()
+        return {row["image_id"]: (row["x"], row["y"], row["grid_column"], row["grid_row"]) for row in rows}
+
+    @property
+    def pointer(self) -> dict[str, str]:
+        return dict(json.loads((self.gallery / maps.POINTER).read_text()))
+
+    def tiles(self) -> set[str]:
+        return {file.stem for file in (self.gallery / "map" / "tiles").rglob("*.webp")}
+
+    def maps(self) -> set[str]:
+        return {file.name for file in (self.gallery / "map").iterdir() if file.is_dir()} - {"tiles"}
+
+
+def draw(file: Path, seed: int) -> None:
+    """A picture of two colours: of each eight seeds one hue."""
+    hue = np.random.default_rng(seed % 8).integers(0, 200, 3)
+    shade = np.random.default_rng(1000 + seed).integers(0, 56, 3)
+    pixels = np.full((40, 60, 3), hue + shade, np.uint8)
+    pixels[:20] = 255 - hue
+    Image.fromarray(pixels).save(file)
+
+
+@pytest.fixture(scope="module")
+def mapped(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A collection with a copy, and its map."""
+    place = Place(spark, tmp_path_factory.mktemp("mapped"))
+    for seed in range(IMAGES):
+        draw(place.images / f"{seed:02}.png", seed)
+    shutil.copy(place.images / "05.png", place.images / "copy.png")
+    place.compare()
+    place.render()
+    assert place.run(render_map) == 0
+    return place
+
+
+@pytest.fixture
+def place(mapped: Place, tmp_path: Path) -> Iterator[Place]:
+    """A copy of it, to change."""
+    for part in ("w", "gallery"):
+        shutil.copytree(mapped.folder / part, tmp_path / "copy" / part)
+    copy = Place(mapped.spark, tmp_path / "copy")
+    copy.images.rmdir()
+    copy.images = mapped.images
+    yield copy
+
+
+def test_a_map_of_all_images(mapped: Place) -> None:
+    layout, (run,) = mapped.layout, mapped.snapshot.run_ids("layout", SLOT)
+    assert set(layout) == {file.name for file in mapped.images.iterdir()}
+    cells = [cell[2:] for cell in layout.values()]
+    assert len(set(cells)) == IMAGES + 1 and min(map(min, cells)) == 0
+    assert layout["05.png"][:2] == layout["copy.png"][:2], "copies have one place"
+    record = mapped.snapshot.runs[run]
+    counts = record.counts
+    assert (counts["images"], counts["nodes"], counts["new_layout"]) == (IMAGES + 1, IMAGES, True)
+    assert counts["tiles"] == counts["drawn"] == len(mapped.tiles()) and counts["absent"] == 0
+    assert 0 < counts["by_chance"] < 1 and 0.3 < counts["kept_on_layout"] <= 1
+    assert 0 < counts["trustworthy_grid"] <= 1 and 0.5 < counts["trustworthy_layout"] <= 1
+    assert record.settings["arrangement"]["columns"] == counts["columns"]
+    assert record.inputs["neighbours"] == mapped.snapshot.run_ids("neighbours", SLOT)
+
+
+def test_its_page_is_one_of_the_gallery(mapped: Place) -> None:
+    found = crawl(mapped.gallery, [mapped.gallery / maps.PAGE])
+    assert found.dead == [] and found.outside == []
+    page = (mapped.gallery / maps.PAGE).read_text()
+    run = mapped.pointer["run"]
+    assert f'data-run="{run}"' in page and f"map/{run}/wall.webp" in page
+    assert mapped.pointer["rendering"] in {folder.name for folder in mapped.gallery.iterdir()}
+    link = maps.link((mapped.gallery / maps.LINK).read_bytes())
+    assert link is not None and link.images == IMAGES + 1
+    with Image.open(mapped.gallery / link.picture) as wall:
+        assert wall.size == (link.width, link.height)
+
+
+def test_a_second_run_keeps_all_places_and_draws_nothing(place: Place, capsys: Any) -> None:
+    before, first, tiles = place.layout, place.pointer["run"], place.tiles()
+    counts = place.map()
+    assert place.layout == before and place.tiles() == tiles
+    assert (counts["new_layout"], counts["placed"], counts["drawn"]) == (False, 0, 0)
+    second = place.pointer["run"]
+    assert place.maps() == {first, second}, "the map before stays for its readers"
+    assert "0 of them drawn now" in capsys.readouterr().out
+    place.map()
+    assert place.maps() == {second, place.pointer["run"]}
+
+
+def add(place: Place, seeds: range) -> None:
+    """More pictures."""
+    more = place.folder / "more"
+    shutil.copytree(place.images, more)
+    place.images = more
+    for seed in seeds:
+        draw(more / f"{seed:02}.png", seed)
+    place.compare()
+    place.render()
+
+
+def test_few_new_images_take_free_cells(place: Place, capsys: Any) -> None:
+    before = place.layout
+    add(place, range(90, 93))
+    counts = place.map()
+    after = place.layout
+    assert {name: after[name] for name in before} == before
+    assert (counts["new_layout"], counts["placed"], counts["images"]) == (False, 3, IMAGES + 4)
+    assert len({cell[2:] for cell in after.values()}) == len(after)
+    assert 0 < counts["drawn"] < counts["tiles"] or counts["tiles"] <= 4
+    assert "3 of them new" in capsys.readouterr().out
+    assert "layout" in place.snapshot.runs[place.pointer["run"]].inputs
+
+
+def test_many_new_images_are_a_new_layout(place: Place, capsys: Any) -> None:
+    """Those that came in runs before count, too."""
+    add(place, range(90, 93))
+    place.map()
+    add_more = place.folder / "again"
+    shutil.copytree(place.images, add_more)
+    place.images = add_more
+    for seed in (95, 96):
+        draw(add_more / f"{seed}.png", seed)
+    place.compare()
+    place.render()
+    assert place.map()["new_layout"] is True
+    assert "5 of 46 images are new since the last layout (map.relayout = 0.1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [("map.seed=3", "map.seed or map.free is another"), ("map.relayout=0", "map.relayout = 0")],
+)
+def test_settings_that_ask_for_new_places(place: Place, setting: str, why: str, capsys: Any) -> None:
+    assert place.map("--set", setting)["new_layout"] is True
+    assert why in capsys.readouterr().out
+
+
+def test_the_same_places_in_each_run_and_for_any_number_of_tasks(place: Place) -> None:
+    before, tiles = place.layout, place.tiles()
+    place.map("--set", "map.relayout=0")
+    assert place.layout == before and place.tiles() == tiles
+
+
+def test_images_that_left_are_free_cells_and_their_tiles_go(place: Place) -> None:
+    before = place.layout
+    fewer = place.folder / "fewer"
+    shutil.copytree(place.images, fewer)
+    for seed in range(4):
+        (fewer / f"{seed:02}.png").unlink()
+    place.images = fewer
+    place.compare()
+    place.render()
+    counts = place.map()
+    assert counts["new_layout"] is False and counts["images"] == IMAGES - 3
+    assert place.layout == {name: cell for name, cell in before.items() if (fewer / name).exists()}
+    tiles = place.tiles()
+    place.map()
+    assert place.tiles() < tiles, "the first map's tiles are nobody's now"
+
+
+def test_a_picture_that_is_gone_is_a_quiet_cell(place: Place, capsys: Any) -> None:
+    (picture, *_) = sorted((place.gallery / "pictures").rglob("*-small.webp"))
+    shutil.rmtree(place.gallery / "map" / "tiles")
+    picture.write_bytes(b"no picture")
+    counts = place.map()
+    assert counts["absent"] >= 1
+    assert "their small picture cannot be read: run render_gallery again" in capsys.readouterr().out
+
+
+def test_what_a_label_has_published_is_not_done_again(place: Place, capsys: Any) -> None:
+    place.map("--run-id", "tonight")
+    run = place.pointer["run"]
+    assert place.run(render_map, "--run-id", "tonight") == 0
+    assert place.pointer["run"] == run
+    assert "already published under the label 'tonight'" in capsys.readouterr().out
+
+
+def test_a_dry_run_writes_nothing(place: Place, capsys: Any) -> None:
+    before = sorted(place.folder.rglob("*"))
+    assert place.run(render_map, "--dry-run") == 0
+    assert "lay out the images of" in capsys.readouterr().out
+    assert [path for path in sorted(place.folder.rglob("*")) if path.name != ".lock"] == [
+        path for path in before if path.name != ".lock"
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+@pytest.mark.parametrize("equal", [False, True])
+def test_few_images_and_equal_ones(spark: "SparkSession", tmp_path: Path, count: int, equal: bool) -> None:
+    place = Place(spark, tmp_path)
+    for seed in range(count):
+        draw(place.images / f"{seed:02}.png", 0 if equal else seed)
+    place.compare()
+    place.render()
+    counts = place.map()
+    assert (counts["images"], counts["nodes"]) == (count, 1 if equal else count)
+    assert len({cell[2:] for cell in place.layout.values()}) == count
+    assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def refused(place: Place, capsys: Any, code: int = 2) -> str:
+    capsys.readouterr()
+    assert place.run(render_map) == code
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    return str(line)
+
+
+def test_a_gallery_that_is_not_rendered(place: Place, capsys: Any) -> None:
+    shutil.rmtree(place.gallery)
+    command = f"run render_gallery --warehouse {place.warehouse} --gallery {place.gallery} first"
+    assert command in refused(place, capsys)
+    assert not place.gallery.exists()
+
+
+def test_a_gallery_of_an_earlier_version(place: Place, capsys: Any) -> None:
+    shutil.rmtree(place.gallery / place.pointer["rendering"] / maps.CARDS)
+    assert "it was rendered by an earlier version" in refused(place, capsys)
+
+
+def test_a_gallery_without_pictures(place: Place, capsys: Any) -> None:
+    shutil.rmtree(place.gallery)
+    moved = place.folder / "elsewhere"
+    shutil.copytree(place.images, moved)
+    assert place.run(build_manifest, "--images", moved) == 0
+    shutil.rmtree(moved)
+    assert place.run(render_gallery) == 0
+    said = refused(place, capsys)
+    assert "no image has a picture there" in said and "render_gallery --warehouse" in said
+
+
+def test_a_gallery_of_another_warehouse(place: Place, spark: "SparkSession", tmp_path: Path, capsys: Any) -> None:
+    other = Place(spark, tmp_path / "other")
+    for seed in range(4):
+        draw(other.images / f"other {seed}.png", seed)
+    other.compare()
+    place.warehouse = other.warehouse
+    assert "is it the gallery of another warehouse" in refused(place, capsys)
+
+
+def test_no_neighbours(place: Place, capsys: Any) -> None:
+    shutil.rmtree(place.warehouse)
+    assert place.run(build_manifest, "--images", place.images) == 0
+    assert "no neighbours 'colours/cosine'" in refused(place, capsys)
+
+
+def test_neighbours_without_similar_ones(place: Place, capsys: Any) -> None:
+    assert place.run(find_neighbours, "-k", 0, "--dissimilar", 3) == 0
+    assert "has no similar neighbours: run find_neighbours with -k 12" in refused(place, capsys)
+
+
+def test_a_gallery_that_is_rendered_meanwhile(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from image_similarity.stages.map import wall
+
+    def render_too(*arguments: Any) -> Any:
+        assert place.run(render_gallery) == 0
+        return write(*arguments)
+
+    write = wall.write
+    monkeypatch.setattr(wall, "write", render_too)
+    before, layout = place.pointer, place.snapshot.run_ids("layout", SLOT)
+    assert "another job rendered" in refused(place, capsys, 1)
+    assert place.pointer == before and place.snapshot.run_ids("layout", SLOT) == layout
+    assert place.maps() == {before["run"]}, "what was drawn for nobody is gone"
+
+
+def test_a_layout_that_another_job_publishes_meanwhile(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The map is whole, though its table is not published; the next run does both."""
+
+    def conflict(*_: Any, **__: Any) -> None:
+        raise Conflict("layout", "another job published layout")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "publish", conflict)
+        before = place.pointer["run"]
+        assert "another job published layout" in refused(place, capsys, 1)
+    run = place.pointer["run"]
+    assert run != before and (place.gallery / "map" / run / "wall.webp").exists()
+    assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
+    assert place.map()["drawn"] == 0
+
+
+def test_the_map_of_the_rendering_before_stays_good(place: Place, capsys: Any) -> None:
+    for _ in range(3):
+        place.render()
+    assert "run render_map" in capsys.readouterr().out
+    assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
+    assert files_of(str(place.gallery)).entries(f"{place.gallery}/{place.pointer['rendering']}")
+    place.map()
+    assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
