@@ -96,9 +96,9 @@ def test_empty_cells_are_together_and_clusters_apart() -> None:
     places = np.argwhere(empty)
     adjoining = np.abs(places[:, None] - places).max(axis=2) == 1
     assert (adjoining.sum(axis=1) == 0).mean() < 0.1
-    assert adjoining.sum(axis=1).mean() > 3  # of eight; at random it is 1
+    assert adjoining.sum(axis=1).mean() > 3.1  # of eight; without company it is 2.5 to 2.8
     touching = np.abs(cell[:150, None] - cell[150:]).max(axis=2) == 1
-    assert touching.sum() < 2 * rows  # without a street, three for each row
+    assert touching.sum() < 2.5 * rows  # without a street, three for each row
 
 
 def test_bisection_fills_free_cells_only_and_each_half_takes_its_share() -> None:

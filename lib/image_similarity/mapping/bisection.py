@@ -17,7 +17,7 @@ def bisected(positions: Reals, is_free: NDArray[np.bool_], evenly: bool) -> tupl
 
     ``positions``: (n, 2). ``is_free``: (rows, columns), at least n of them. ``evenly``: the scale of ``positions`` is
     any, and a half takes as many images as it has a share of the free cells. Otherwise positions are columns and rows,
-    and an image goes to its own half as long as there are free cells. Ties go by index.
+    and an image goes to its own half as long as there are free cells.
     """
     rows, columns = is_free.shape
     if len(positions) > np.count_nonzero(is_free):
@@ -30,7 +30,7 @@ def bisected(positions: Reals, is_free: NDArray[np.bool_], evenly: bool) -> tupl
         box = np.repeat(np.arange(len(size)), size)
         across = boxes[:, _WIDTH] >= boxes[:, _HEIGHT]
         along = np.where(across[box], positions[order, 0], positions[order, 1])
-        sort = np.lexsort((order, along, box))
+        sort = np.lexsort((along, box))
         order, along = order[sort], along[sort]
         lower, upper, cut = _halves(boxes, across)
         capacity = _free_in(lower, before), _free_in(upper, before)

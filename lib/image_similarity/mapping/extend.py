@@ -9,9 +9,6 @@ from image_similarity.mapping.bisection import bisected
 from image_similarity.mapping.cells import Cells, Lists, occupancy
 from image_similarity.mapping.swaps import OnProgress, Schedule, improve
 
-_RADIUS = (8.0, 2.0)
-"""In cells. Greater than for a whole wall: the nearest free cell may be some cells off."""
-
 
 def extend(
     cell: Cells,
@@ -40,6 +37,5 @@ def extend(
         _, nearest = cKDTree(positions[known]).query(positions[new])
         extended[new], order = bisected(extended[known][nearest].astype(np.float64), is_free, evenly=False)
         movable = new[order].astype(np.int32)
-        schedule = Schedule(Schedule.of(len(new)).sweeps, radius=_RADIUS)
-        improve(extended, neighbour, columns, rows, movable, schedule, seed, on_progress)
+        improve(extended, neighbour, columns, rows, movable, Schedule.of(len(new)), seed, on_progress)
     return extended

@@ -34,22 +34,19 @@ def representatives(cell: Cells, columns: int, rows: int, neighbour: Lists) -> l
     pyramid = [occupancy(cell, columns, rows)]
     for height in range(1, levels(columns, rows) + 1):
         votes = np.zeros(len(cell), dtype=np.int64)
-        _vote(cell, neighbour, pyramid[-1], height, votes)
+        _vote(cell, neighbour, height, votes)
         pyramid.append(_elected(pyramid[-1], votes))
     return pyramid[::-1]
 
 
 @compiled()
-def _vote(cell, neighbour, below, height, votes):  # type: ignore[no-untyped-def]
-    """Each image votes for those in its list that stand for a child of its own node. A node is 2**height cells wide."""
+def _vote(cell, neighbour, height, votes):  # type: ignore[no-untyped-def]
+    """Each image votes for those in its list that are under its own node. A node is 2**height cells wide."""
     for i in range(len(cell)):
         for j in neighbour[i]:
             if j < 0 or j == i:
                 continue
-            x, y = cell[j, 0], cell[j, 1]
-            if x >> height != cell[i, 0] >> height or y >> height != cell[i, 1] >> height:
-                continue
-            if below[y >> (height - 1), x >> (height - 1)] == j:
+            if cell[j, 0] >> height == cell[i, 0] >> height and cell[j, 1] >> height == cell[i, 1] >> height:
                 votes[j] += 1
 
 
