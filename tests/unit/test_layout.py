@@ -146,9 +146,9 @@ def test_images_that_no_edge_touches_lie_around_the_others() -> None:
     assert (away[100:].sum(axis=1) > 1).all() and len(np.unique(places[100:], axis=0)) == 5
 
 
-@pytest.mark.parametrize("n", [1, 4, 30])
-def test_a_collection_without_neighbours_has_places(n: int) -> None:
-    places = lay_out(np.full((n, 3), -1, dtype=np.int32), np.full((n, 3), np.inf, dtype=np.float32), seed=0)
+@pytest.mark.parametrize(("n", "k"), [(1, 3), (4, 3), (30, 3), (30, 0)])
+def test_a_collection_without_neighbours_has_places(n: int, k: int) -> None:
+    places = lay_out(np.full((n, k), -1, dtype=np.int32), np.full((n, k), np.inf, dtype=np.float32), seed=0)
     hold(places, n)
     assert len(np.unique(places, axis=0)) == n
 
