@@ -234,6 +234,25 @@ def test_what_is_missing_is_a_quiet_cell(context: BrowserContext, shown: Map, tm
     assert errors == []
 
 
+def test_only_blocks_that_are_there_are_asked_for(context: BrowserContext, shown: Map, tmp_path: Path) -> None:
+    """On a wide wall with few images, most of which begin on deeper levels."""
+    folder = tmp_path / "gallery"
+    shutil.copytree(shown.folder, folder)
+    cells = {card["page"]: (5 * number, 3 * number) for number, card in enumerate(shown.cards)}
+    assert mapped.write(folder, cells, run="m3").levels == 5
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(f"{folder.as_uri()}/map.html")
+    page.locator("#in").click()
+    page.wait_for_timeout(300)
+    drawn(page)
+    for card in (shown.cards[-1], shown.cards[8]):
+        page.evaluate(f"location.hash = '{card['page']}'")
+        page.wait_for_selector(f".hung img[src*='{card['picture']}']")
+        page.wait_for_selector(".ring:visible")
+    assert complaints == []
+
+
 @pytest.mark.parametrize("images", [1, 2])
 def test_few_images(context: BrowserContext, shown: Map, tmp_path: Path, images: int) -> None:
     folder = tmp_path / "gallery"
