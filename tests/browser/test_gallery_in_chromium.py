@@ -10,14 +10,17 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, FloatRect, Page, Request, Route
+from playwright.sync_api import Browser, BrowserContext, FloatRect, Locator, Page, Request, Route
 
+import hanging
 from conftest import Rendered
 from crawler import pages_in
-from image_similarity.stages.gallery import addresses, pages, ranked
+from image_similarity.pages.paths import page_name
+from image_similarity.stages.gallery import addresses, maps, pages, ranked
 from image_similarity.stages.gallery.listings import Facet, FacetValue
 from image_similarity.stages.gallery.pages import Book, Tab
 
@@ -471,6 +474,102 @@ def test_old_addresses_lead_to_the_page_of_their_image(visit: Visit, there_and_l
     assert page.inner_text("h1") == "This image has left the collection"
     page.get_by_role("link", name="all images").click()
     page.wait_for_url("**/browse/1.html")
+
+
+@pytest.fixture(scope="module")
+def with_map(gallery: Rendered, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the gallery, which has got a map since it was rendered."""
+    folder = tmp_path_factory.mktemp("with a map") / "g"
+    shutil.copytree(gallery.folder, folder)
+    hanging.hang(folder, "m1", "#8a3324")
+    return folder
+
+
+@pytest.fixture
+def visit_map(browser: Browser, with_map: Path) -> Iterator[Visit]:
+    with browser.new_context() as context:
+        visit = Visit(context.new_page(), with_map.as_uri())
+        yield visit
+        assert visit.complaints == []
+
+
+def map_links(page: Page) -> Locator:
+    return page.get_by_role("navigation", name="The collection").get_by_role("link", name="Map", exact=True)
+
+
+def test_a_map_is_reached_from_every_page_and_from_the_page_of_an_image(visit_map: Visit, gallery: Rendered) -> None:
+    for path in ("index.html", "browse/1.html", "search.html", page_like(gallery, "tags/[0-9a-f]{32}")):
+        page = visit_map.open(path)
+        assert map_links(page).evaluate("link => link.href") == f"{visit_map.address}/map.html", path
+        assert page.get_by_role("link", name="On the map").count() == 0
+    map_links(page).click()
+    page.wait_for_url("**/map.html")
+    assert map_links(page).get_attribute("aria-current") == "page", "the only one"
+    page = visit_map.open(first_image(gallery))
+    place = page.inner_text(".turning .number")
+    page.get_by_role("link", name="On the map").click()
+    assert page.url == f"{visit_map.address}/map.html#{Path(first_image(gallery)).stem}"
+    page.go_back()
+    page.locator(".enlarge").click()
+    assert page.inner_text("dialog .title").endswith(place), "the link is no part of it"
+
+
+def test_an_image_without_a_picture_has_no_place_on_the_map(visit_map: Visit, gallery: Rendered) -> None:
+    name = page_name(gallery.absent)
+    page = visit_map.open(f"images/{name[:2]}/{name}.html")
+    assert map_links(page).count() == 1 and page.get_by_role("link", name="On the map").count() == 0
+
+
+@pytest.mark.parametrize("width", [390, 1920])
+def test_the_front_page_shows_the_wall_of_now(browser: Browser, with_map: Path, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 844}, color_scheme="dark") as context:
+        visit = Visit(context.new_page(), with_map.as_uri())
+        page = visit.open("index.html")
+        wall = page.locator(".mapped img")
+        assert wall.get_attribute("alt") == "The map of 1,234 images"
+        page.wait_for_function("() => document.querySelector('.mapped img').complete")
+        assert wall.evaluate("wall => wall.naturalWidth") == 640
+        [box], [picture] = boxes(page, ".mapped a"), boxes(page, ".mapped img")
+        assert box["width"] == min(640, width - 32) and box["height"] <= 0.56 * 844, "the pictures below begin near it"
+        assert picture["width"] == 640 and picture["height"] == 480, "not enlarged"
+        assert boxes(page, ".example")[0]["y"] > box["y"] + box["height"]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert visit.complaints == []
+        told = Axe().run(page)  # which asks for the style sheet, and is refused
+        assert told.violations_count == 0, told.generate_report()
+
+
+def test_the_wall_of_the_rendering_is_replaced_by_that_of_a_newer_map(
+    browser: Browser, gallery: Rendered, tmp_path: Path
+) -> None:
+    folder = tmp_path / "g"
+    shutil.copytree(gallery.folder, folder)
+    hanging.hang(folder, "m1", "#8a3324")
+    book = Book(str(folder), "r1", "Title", 20, (), (), 200)
+    map_of_then = maps.front(book)
+    facts: dict[str, Any] = {"examples": [], "faces": {}, "facets": [], "selection": [], "tags": (), "map": map_of_then}
+    pages.write(book.gallery, "index.html", pages.render("index.html", book, "index.html", facts))
+    pages.write(book.gallery, *pages.static_file("gallery.css", book))
+    for script, run, source in ((False, "m1", "r1"), (True, "m1", "r1"), (True, "m2", "map/m2"), (False, "m2", "r1")):
+        if run == "m2":
+            shutil.rmtree(folder / "map" / "m1", ignore_errors=True)
+            hanging.hang(folder, run, "#222222")
+        with browser.new_context(java_script_enabled=script) as context:
+            visit = Visit(context.new_page(), folder.as_uri())
+            page = visit.open("index.html")
+            assert page.locator(".mapped").is_visible() and page.locator(".mapped img").count() == 1
+            address = page.locator(".mapped img").evaluate("wall => wall.src")
+            assert address == f"{folder.as_uri()}/{source}/wall.webp", (script, run)
+            page.locator(".mapped a").click()
+            page.wait_for_url("**/map.html")
+            assert visit.complaints == []
+
+
+def test_without_a_map_nothing_is_said_of_it(visit: Visit, gallery: Rendered) -> None:
+    for path in ("index.html", first_image(gallery)):
+        page = visit.open(path)
+        assert page.locator(".mapped:visible").count() == 0
+        assert page.get_by_role("link", name=re.compile(r"\bmap\b", re.IGNORECASE)).count() == 0
 
 
 def test_arrows_turn_pages(visit: Visit, gallery: Rendered) -> None:

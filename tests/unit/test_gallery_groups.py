@@ -279,7 +279,7 @@ def test_pages_of_groups_escape_what_tables_say() -> None:
 
 
 def test_nothing_of_groups_is_shown_where_there_are_none() -> None:
-    front: dict[str, Any] = {"selection": [], "examples": [], "facets": [], "faces": {}}
+    front: dict[str, Any] = {"selection": [], "examples": [], "facets": [], "faces": {}, "map": None}
     assert "Nearly" not in (page := pages.render("index.html", BOOK, "index.html", front)) and "together" not in page
     some = pages.render(
         "index.html", replace(BOOK, groups=Grouped(0, 2, 5)), "index.html", {**front, "faces": {NEAR_DUPLICATES: []}}

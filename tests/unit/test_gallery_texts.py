@@ -30,7 +30,7 @@ from image_similarity.settings import (
     meanings,
 )
 from image_similarity.stages.embeddings import outcomes as embeddings
-from image_similarity.stages.gallery import cards, images, listings, pages, search, words
+from image_similarity.stages.gallery import cards, images, listings, pages, run_page, search, words
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.stages.neighbours import usable
 from image_similarity.warehouse.records import Record
@@ -422,7 +422,7 @@ def test_what_is_usual_is_said_roughly_so_that_a_few_images_change_no_page() -> 
 
 def test_a_front_page_has_a_legend_and_no_word_below_each_picture() -> None:
     other = {**CARD, "distance": 0.25}
-    context = {"selection": [], "examples": [(CARD, [other])], "facets": []}
+    context = {"selection": [], "examples": [(CARD, [other])], "facets": [], "map": None}
     page = pages.render("index.html", replace(BOOK, tabs=TABS[:1]), "index.html", context)
     assert "Cosine distance: 0 is the same" in page.partition('class="legend"')[2] and 'href="distances.html"' in page
     assert '<span class="note n0"><span class="unseen">distance </span>0.2500</span>' in page
@@ -445,7 +445,7 @@ def section_of(job: str, settings: dict[str, Any], counts: dict[str, Any]) -> di
     values: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "versions", "stages"), {})
     values |= dict.fromkeys(("label", "recall")) | {"settings": settings, "counts": counts, "seconds": 1.0}
     record = Record(run_id="r", job=job, slot="", status="", started_at=now, finished_at=now, **values)
-    return render_gallery._section("A step", record, ())
+    return run_page.section("A step", record, ())
 
 
 @pytest.mark.parametrize(
@@ -608,7 +608,7 @@ def test_few_failures_are_named_where_their_reasons_are() -> None:
 
 def test_the_front_page_says_how_many_images_failed() -> None:
     def front(**of_book: Any) -> str:
-        variables: dict[str, Any] = {"selection": [], "examples": [], "facets": []}
+        variables: dict[str, Any] = {"selection": [], "examples": [], "facets": [], "map": None}
         return pages.render("index.html", replace(BOOK, **of_book), "index.html", variables)
 
     assert '<a href="failures/index.html">3 of 6 could not be used</a>' in front(failures=3, lost=3)

@@ -2,8 +2,7 @@
 
 import argparse
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import timezone
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -22,7 +21,6 @@ from image_similarity.pages.site import Site, open_site
 from image_similarity.reporting import note, say
 from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.settings import Settings
-from image_similarity.settings.fingerprints import UNTRAINED
 from image_similarity.stages.gallery import (
     addresses,
     by_spark,
@@ -30,7 +28,9 @@ from image_similarity.stages.gallery import (
     groups,
     groups_by_spark,
     in_process,
+    maps,
     measures,
+    run_page,
     staleness,
     tags,
     words,
@@ -51,11 +51,6 @@ from image_similarity.warehouse.snapshot import Snapshot
 from image_similarity.warehouse.workspace import Workspace
 
 _OF_QUALITY = ["image_id", "content_sha256", *measures.STORED]
-
-_OF_NEAR_DUPLICATES = ("limit", "wide", "keep", "recalibrate_share")
-"""Settings of groups that do not matter to what belongs together."""
-_OF_GROUPS = {"images": "images in groups", "largest": "largest group"}
-"""Counts of group_images -> their names on the page of the run."""
 
 Records = Mapping[str, Record]
 """run_id -> record."""
@@ -95,6 +90,7 @@ def check_place(arguments: argparse.Namespace, images: str) -> None:
 
 def run(application: Application) -> None:
     render(application, application.arguments.fingerprints or [])
+    note_on_map(application)
     say(f"gallery: {index_of(application)}")
 
 
@@ -134,11 +130,19 @@ def render(application: Application, fingerprints: Sequence[str] = ()) -> None:
             note(line)
 
 
+def note_on_map(application: Application) -> None:
+    """Says so where the map shows an earlier rendering than the pages. It stays good: its rendering is kept."""
+    site = _site(application)
+    if (mapped := site.mapped()) and mapped != site.renderings[0]:
+        note(f"the map of {site.uri} is of an earlier rendering: run render_map")
+
+
 def _put_in_place(job: Job, site: Site, layout: Layout, outputs: Outputs) -> list[str]:
     """Puts all pages at their addresses. Returns the earlier renderings whose pages lead on to them now."""
     earlier = addresses.earlier_renderings(site)
     try:
         with job.step("put pages in place"):
+            maps.leave_link(site.uri)
             addresses.place(job.session, layout.filled(), outputs.book, outputs.pages)
             site.write_index(outputs.index)
             retired = layout.retire(outputs.book, earlier)
@@ -420,7 +424,7 @@ def _compared_runs(job: Job, slot: str) -> list[str]:
 
 def _about(job: Job, slots: dict[str, str], records: Records) -> About:
     def section(title: str, runs: list[str], *notes: str) -> list[dict[str, Any]]:
-        return [_section(title, records[run], notes) for run in runs[:1] if run in records]
+        return [run_page.section(title, records[run], notes) for run in runs[:1] if run in records]
 
     snapshot = job.base_snapshot
     runs, untrained = section("The images", snapshot.run_ids("manifest", "")), []
@@ -504,7 +508,7 @@ def _stale_tags(job: Job, name: str, records: Records) -> list[str]:
 def _tagged(snapshot: Snapshot, name: str, records: Records) -> Tagged:
     """What gave the tags by fingerprint ``name``."""
     given = [records[run].settings for run in snapshot.run_ids("tags", name) if run in records]
-    embedded = [dict(_facts(records[run])) for run in snapshot.run_ids("embeddings", name) if run in records]
+    embedded = [dict(run_page.facts(records[run])) for run in snapshot.run_ids("embeddings", name) if run in records]
     network = [embedded[0][fact] for fact in ("network", "weights") if fact in embedded[0]] if embedded else []
     threshold = given[0].get("tags", {}).get("threshold") if given else None
     return Tagged(name, ", ".join(network), threshold)
@@ -532,130 +536,6 @@ def _collection(images: str) -> str:
     if posixpath.splitext(name)[1] or any(character in name for character in "*?["):
         name = posixpath.basename(posixpath.dirname(location))
     return name or "Images"
-
-
-def _section(title: str, record: Record, notes: tuple[str, ...]) -> dict[str, Any]:
-    """The section about one run."""
-    settings = [*words.recorded(_used(record)), *words.recorded({"versions": record.versions})]
-    facts = list(_facts(record))
-    nothing = [(name, value) for name, value in facts if value in ("0", "none") and name != "failures"]
-    occurred = [fact for fact in facts if fact not in nothing]
-    return {"title": title, "facts": occurred, "nothing": nothing, "notes": notes, "settings": settings}
-
-
-def _used(record: Record) -> Mapping[str, Any]:
-    """The settings of a run. What belongs together is grouped without those that are about near-duplicates alone."""
-    groups = record.settings.get("groups")
-    if "levels" not in record.counts or not isinstance(groups, Mapping):
-        return record.settings
-    return {**record.settings, "groups": {key: groups[key] for key in groups if key not in _OF_NEAR_DUPLICATES}}
-
-
-def _facts(record: Record) -> Iterator[tuple[str, str]]:
-    settings = record.settings
-    for declared in settings.get("fingerprint", {}).values():
-        yield (
-            "network",
-            (declared.get("network") or declared["kind"])
-            + "".join(f", {key} {declared[key]}" for key in ("layer", "base") if key in declared),
-        )
-    if "weights" in settings:
-        weights = posixpath.basename(settings["weights"])
-        says_so = settings.get("trained") or weights.startswith(f"{UNTRAINED} (")
-        yield "weights", weights if says_so else f"{weights} ({UNTRAINED})"
-    if record.job == "find_neighbours":
-        metric = settings["neighbours"]["metric"]
-        method = settings.get("method", {}).get("chosen") or settings["neighbours"]["method"]
-        yield "method", f"{method}, {metric} distance" + (": all pairs were compared" if method == "exact" else "")
-    if "limit" in settings:
-        yield "limit", f"{settings['limit']['scaled']:g} of the local scale, {settings['limit']['source']}"
-    if found := settings.get("calibration", {}).get("recall"):
-        yield "copies found", ", ".join(f"{kind} {joined} of {made}" for kind, (joined, made) in found.items())
-    if record.recall is not None:
-        yield "recall", f"{record.recall:.4f}"
-    yield from _of_groups(record.counts) if record.job == "group_images" else _of_counts(record.counts)
-    if record.stages:
-        yield "steps", ", ".join(f"{step} {seconds:,.1f} s" for step, seconds in record.stages.items())
-    yield "finished", f"{record.finished_at.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC, after {record.seconds:,.1f} s"
-    yield "run", record.run_id + (f", label {record.label}" if record.label else "")
-
-
-def _of_counts(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in counts.items():
-        if name == "calibration" and isinstance(value, dict):
-            yield from _of_calibration(value)
-        else:
-            yield name.replace("_", " "), _devices(value) if name == "devices" else _text(value)
-
-
-def _of_calibration(measured: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What labels tell of tags. Older records, and those of other versions, may lack any of it."""
-    yield "labelled", f"{_text(measured.get('labelled'))} images, by {_text(measured.get('attribute'))}"
-    for fact, of in words.CALIBRATION.items():
-        if isinstance(share := measured.get(of), (int, float)):
-            yield fact, f"{share:.3f}"
-    if unmatched := measured.get("unmatched_images"):
-        yield "not compared", f"{_text(unmatched)} images, with {_text(measured.get('unmatched_labels'))} labels"
-
-
-def _of_groups(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The counts of group_images: its ``images`` are those in groups."""
-    named = {_OF_GROUPS.get(name, name): value for name, value in counts.items()}
-    if "identical" in counts:
-        named["identical"] = _grouped(counts["identical"])
-    if "levels" in counts:
-        named["levels"] = "; ".join(f"level {n}: {_grouped(level)}" for n, level in enumerate(counts["levels"]))
-    return _of_counts(named)
-
-
-def _grouped(counts: Mapping[str, int]) -> str:
-    """The groups of one kind and level."""
-    groups, images = counts["groups"], counts["images"]
-    if not groups:
-        return "none"
-    largest = f"{counts['largest']:,} in the largest group"
-    return f"{groups:,} group{'s' * (groups != 1)}, {images:,} images in groups, {largest}"
-
-
-_MOST_PARTS = 12
-"""Parts of one count that are shown; the table of runs has all of them."""
-
-
-def _text(value: Any) -> str:
-    """A count, a fraction, a text, or lists and maps of these in any depth, for people."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return _counted(value)
-    if isinstance(value, list):
-        return _few([_part(part) for part in value], ", ")
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else "none"
-
-
-def _few(parts: list[str], between: str) -> str:
-    more = [f"and {len(parts) - _MOST_PARTS:,} more"] if len(parts) > _MOST_PARTS else []
-    return between.join([*parts[:_MOST_PARTS], *more]) or "none"
-
-
-def _devices(images: dict[str, int]) -> str:
-    """Device -> images, as text that takes no count of images for one of processors."""
-    by_device = [f"{device} ({count:,} image{'s' if count != 1 else ''})" for device, count in images.items()]
-    return ", ".join(by_device) or "none"
-
-
-def _counted(parts: dict[str, Any]) -> str:
-    """Reason -> images as ``3 not found``; where anything else is counted, names before their values."""
-    named = {name.replace("_", " "): value for name, value in parts.items()}
-    if all(isinstance(value, int) and not isinstance(value, bool) for value in named.values()):
-        return _few([f"{value:,} {name}" for name, value in named.items()], ", ")
-    return _few([f"{name} {_part(value)}" for name, value in named.items()], "; ")
-
-
-def _part(value: Any) -> str:
-    """A value within another one: maps and lists stand in brackets."""
-    return f"({_text(value)})" if isinstance(value, (dict, list)) else _text(value)
 
 
 def _summarise(job: Job, counts: dict[str, Any]) -> None:

@@ -7,6 +7,10 @@ map/link.js                 what all other pages show of it; empty while there i
 <rendering>/_shell.html     a page without content, to be put at ``map.html``
 """
 
+import json
+import re
+from dataclasses import asdict, dataclass
+
 import pyarrow as pa
 
 PAGE = "map.html"
@@ -23,10 +27,55 @@ CARDS_SCHEMA = pa.schema(
         ("height", pa.int32()),
     ]
 )
-"""One row for each image, in the order of the ordinals, which are those of the data for search. ``width`` and
-``height`` (pixels of the larger picture) are null where there is no picture.
+"""One row for each image, in the order of the ordinals, which are those of the data for search. ``picture``,
+``width`` and ``height`` (pixels of the larger file) are null where there is no picture.
 """
 
 SHELL = "_shell.html"
 HEAD, MAIN = "<!-- map: head -->", "<!-- map: main -->"
 """Lines of the shell: the place of what the page adds to its head, and of its content."""
+
+_CALL = re.compile(r"gallery\.map\((\{.*\})\);?\s*", re.DOTALL)
+_PICTURE = re.compile(rf"{FOLDER}/[\w-]+/wall\.webp")
+_RENDERING = re.compile(r"[\w-]+")
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the other pages show of the map. Paths are below the gallery."""
+
+    picture: str
+    """The path of the picture of the whole wall."""
+    width: int
+    height: int
+    images: int
+    page: str = PAGE
+
+    def script(self) -> bytes:
+        """The content of `LINK`."""
+        return f"gallery.map({json.dumps(asdict(self))})\n".encode()
+
+
+def link(script: bytes) -> Link | None:
+    """What the content of `LINK` says; None if it is empty, or says anything else than a `Link`."""
+    try:
+        call = _CALL.fullmatch(script.decode())
+        facts = json.loads(call[1]) if call else {}
+        shown = Link(facts["picture"], int(facts["width"]), int(facts["height"]), int(facts["images"]))
+        return shown if _PICTURE.fullmatch(shown.picture) and min(shown.width, shown.height) > 0 else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def pointer(run: str, rendering: str) -> bytes:
+    """The content of `POINTER`: the map that is shown, and the rendering whose images and data it shows."""
+    return json.dumps({"run": run, "rendering": rendering}, indent=1).encode()
+
+
+def rendering_of(content: bytes | None) -> str | None:
+    """The rendering that the content of `POINTER` names; None if there is no such file, or it is damaged."""
+    try:
+        name = json.loads(content or b"null")["rendering"]
+        return name if _RENDERING.fullmatch(name) else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.pages import maps
 from image_similarity.storage import blobs, uris
 from image_similarity.storage.files import Files
 from image_similarity.storage.filesystems import files_of
@@ -43,7 +44,8 @@ class Site:
     """A local path, or a URI as Spark takes it."""
     files: Files
     renderings: list[str] = field(default_factory=list)
-    """The renderings whose pages a visitor may see, newest first: the last two, and those of jobs that died since."""
+    """The renderings whose files a visitor may need, newest first: the last two, those of jobs that died since, and
+    the one that the map shows."""
     forwards: list[str] = field(default_factory=list)
     """Folders of earlier renderings whose pages lead on to others. They are never removed."""
 
@@ -98,8 +100,15 @@ class Site:
         blobs.write(self.index, html.encode(), "text/html; charset=utf-8")
 
     def kept(self, rendering: str) -> list[str]:
-        """The renderings that visitors may still need once ``rendering`` is published."""
-        return [rendering, *self.renderings][:RENDERINGS_KEPT]
+        """The renderings that visitors may still need once ``rendering`` is published: the last two, and the one that
+        the map shows.
+        """
+        kept, mapped = [rendering, *self.renderings][:RENDERINGS_KEPT], self.mapped()
+        return [*kept, mapped] if mapped and mapped in self.renderings and mapped not in kept else kept
+
+    def mapped(self) -> str | None:
+        """The rendering that the map shows now; None if there is no map."""
+        return maps.rendering_of(self.files.read(f"{self.uri}/{maps.POINTER}"))
 
     def remove_others(self, rendering: str, forwards: Sequence[str] = ()) -> None:
         """Removes renderings that are not needed beside ``rendering``: older ones, and those of jobs that died.

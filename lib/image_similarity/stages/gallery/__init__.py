@@ -8,7 +8,9 @@
     <gallery>/tags/                                 images by tag
     <gallery>/pictures/ab/<picture>-*.webp          small files of pictures, by content; shared by renderings
     <gallery>/static/                               style and script, by content; shared by renderings
-    <gallery>/<rendering>/                          no pages: data for search and shuffle, and the list of pictures
+    <gallery>/map.html, map/                        the map, of another job; this one puts an empty map/link.js there
+    <gallery>/<rendering>/                          no pages: data for search and shuffle, the list of pictures, and
+                                                    what the map is made of
     <gallery>/gallery.json                          which renderings are here
 
 Pages have the same addresses in every rendering, so that a link stays good for as long as the gallery is there. What a

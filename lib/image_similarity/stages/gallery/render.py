@@ -191,6 +191,7 @@ class _Rendering:
         alike = self.layout.most_alike([row["image_id"] for row in first], NEIGHBOURS_IN_EXAMPLES)
         return {
             "selection": others or chosen,
+            "map": maps.front(self.book),
             "examples": [(row, alike[row["image_id"]]) for row in first if alike.get(row["image_id"])],
             "faces": self.layout.faces(),
             "tags": self.layout.tags()[:TAGS_ON_THE_FRONT_PAGE] if self.book.tags else (),

@@ -17,6 +17,7 @@
     terms: (prefix, terms) => arrived(`search/${hex(prefix)}`, terms),
     prefixes: (all, small) => { prefixes = all; isSmall = small; },
     find, // for the map
+    map: (facts) => showMap(facts), // map/link.js calls it, unless there is no map
   };
   const requested = new Map();
   function load(key) {
@@ -330,6 +331,28 @@
     openDialog();
   });
   if (enlarge && location.hash.startsWith(ENLARGED)) openDialog();
+
+  /* -- the map: a link in the navigation and on the page of each image that has neighbours, and the wall on the front page -- */
+  function showMap({ page, picture, width, height, images }) {
+    const href = new URL(page, root).href;
+    const lists = document.querySelector("header nav ul"), front = document.querySelector(".mapped");
+    if (lists && !lists.querySelector(`[href$="${page}"]`)) {
+      lists.firstElementChild.after(element("li", {}, element("a", { href, textContent: "Map" })));
+    }
+    const name = location.pathname.match(/\/images\/..\/(\w{32})\.html$/)?.[1];
+    if (name && enlarge && document.getElementById("similar")) {
+      const number = document.querySelector(".turning .number"), place = element("span", { className: "place" });
+      number.replaceWith(place);
+      place.append(number, " ", element("a", { href: `${href}#${name}`, textContent: "On the map" }));
+    }
+    if (front && front.querySelector("a")?.dataset.picture !== picture) {
+      const alt = `The map of ${images.toLocaleString("en")} images`;
+      const wall = element("img", { src: new URL(picture, root).href, width, height, alt });
+      front.querySelector("a")?.remove();
+      front.append(element("a", { href }, wall));
+      front.hidden = false;
+    }
+  }
 
   /* -- arrow keys left and right turn pages, also on the switch, where up and down choose -- */
   document.addEventListener("keydown", (event) => {
