@@ -174,15 +174,12 @@ def test_the_keyboard_alone(page: Page, shown: Map) -> None:
     assert stops == ["sought", "map", "in", "out", "fit", "summary"]
     page.locator("#map").focus()
     page.keyboard.press("+")
-    page.wait_for_selector("#middle:visible")
     page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#middle:visible")
     page.keyboard.press("Enter")
     page.wait_for_selector("#panel:visible")
     assert page.evaluate("document.activeElement.id") == "panel"
-    page.wait_for_function(
-        "() => document.getElementById('middle').textContent === document.getElementById('name').textContent"
-    )
-    assert page.locator("#middle:visible").count() == 1
+    assert page.text_content("#middle") == page.text_content("#name")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "close"
     page.keyboard.press("Escape")
@@ -235,6 +232,25 @@ def test_what_is_missing_is_a_quiet_cell(context: BrowserContext, shown: Map, tm
     page.wait_for_timeout(100)
     assert page.locator("#panel:visible").count() == 0 and page.locator(".hung").count() == 0
     assert errors == []
+
+
+def test_only_blocks_that_are_there_are_asked_for(context: BrowserContext, shown: Map, tmp_path: Path) -> None:
+    """On a wide wall with few images, most of which begin on deeper levels."""
+    folder = tmp_path / "gallery"
+    shutil.copytree(shown.folder, folder)
+    cells = {card["page"]: (5 * number, 3 * number) for number, card in enumerate(shown.cards)}
+    assert mapped.write(folder, cells, run="m3").levels == 5
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(f"{folder.as_uri()}/map.html")
+    page.locator("#in").click()
+    page.wait_for_timeout(300)
+    drawn(page)
+    for card in (shown.cards[-1], shown.cards[8]):
+        page.evaluate(f"location.hash = '{card['page']}'")
+        page.wait_for_selector(f".hung img[src*='{card['picture']}']")
+        page.wait_for_selector(".ring:visible")
+    assert complaints == []
 
 
 @pytest.mark.parametrize("images", [1, 2])

@@ -85,20 +85,26 @@
     zoomSnap: 0, minZoom: -9, maxZoom: deepest + ENLARGEMENTS, keyboardPanDelta: 120,
     fadeAnimation: !isStill, zoomAnimation: !isStill, markerZoomAnimation: !isStill, inertia: !isStill,
   });
+  const levelAt = (zoom) => Math.max(0, Math.min(deepest, Math.round(zoom)));
   function fitting() {
+    /* The zoom and the centre at which the whole wall is seen. The last nodes of a level may reach beyond the wall. */
     const { x, y } = map.getSize(), margin = 2 * Math.min(24, Math.min(x, y) / 30);
-    return Math.min(Math.log2((x - margin) / (columns * unit)), Math.log2((y - margin) / (rows * unit)), map.getMaxZoom());
+    const zoomOf = (across, down) => Math.min(Math.log2((x - margin) / (across * unit)), Math.log2((y - margin) / (down * unit)), map.getMaxZoom());
+    const node = 2 ** (deepest - levelAt(zoomOf(columns, rows) + dense));
+    const [across, down] = [columns, rows].map((cells) => Math.ceil(cells / node) * node);
+    return { zoom: zoomOf(across, down), centre: at(across / 2, down / 2) };
   }
   let fitted = fitting();
-  map.setView(whole.getCenter(), fitted, { animate: false }).setMinZoom(fitted).setMaxBounds(whole.pad(0.5));
+  const fit = (animate) => map.setView(fitted.centre, fitted.zoom, { animate });
+  fit(false).setMinZoom(fitted.zoom).setMaxBounds(whole.pad(0.5));
   map.on("resize", () => {
-    const isWhole = map.getZoom() < fitted + 0.01;
+    const isWhole = map.getZoom() < fitted.zoom + 0.01;
     fitted = fitting();
-    map.options.minZoom = fitted;
-    if (isWhole || map.getZoom() < fitted) map.setView(whole.getCenter(), fitted, { animate: false });
+    map.options.minZoom = fitted.zoom;
+    if (isWhole || map.getZoom() < fitted.zoom) fit(false);
   });
   map.on("zoomstart", () => frame.classList.add("zooming")).on("zoomend", () => frame.classList.remove("zooming"));
-  const levelShown = () => Math.max(0, Math.min(deepest, Math.round(map.getZoom()) + dense));
+  const levelShown = () => levelAt(map.getZoom() + dense);
 
   const Layer = L.GridLayer.extend({
     _addTile(coords, container) {
@@ -164,8 +170,8 @@
   const labels = new Map();
   let asked = 0;
   async function label() {
-    const mine = ++asked, zoom = Math.round(map.getZoom()), level = Math.max(0, Math.min(deepest, zoom));
-    const names = zoom > Math.max(deepest, Math.round(fitted)) ? [] : await namesIn(map.getBounds().pad(0.1), level);
+    const mine = ++asked, level = levelAt(map.getZoom());
+    const names = Math.round(map.getZoom()) > Math.max(deepest, Math.round(fitted.zoom)) ? [] : await namesIn(map.getBounds().pad(0.1), level);
     if (mine !== asked) return;
     const kept = new Map(apart(names).map((name) => [`${level}/${name.column}/${name.row}/${name.text}`, name]));
     for (const [key, marker] of labels) if (!kept.has(key)) { marker.remove(); labels.delete(key); }
@@ -323,7 +329,7 @@
   });
   id("in").addEventListener("click", () => map.zoomIn(1));
   id("out").addEventListener("click", () => map.zoomOut(1));
-  id("fit").addEventListener("click", () => map.setView(whole.getCenter(), fitted, { animate: !isStill }));
+  id("fit").addEventListener("click", () => fit(!isStill));
 
   /* -- search, by the gallery's words -- */
   let searches = 0, timer = 0;
@@ -377,7 +383,7 @@
   window.addEventListener("hashchange", follow);
 
   id("key").open = true;
-  id("key").open = map.latLngToContainerPoint(at(0, 0)).x > id("key").offsetWidth; // else it would lie on the wall
+  id("key").open = map.latLngToContainerPoint(at(0, 0)).x > id("key").offsetLeft + id("key").offsetWidth; // else it would lie on the wall
   for (const name of ["seek", "zoom"]) id(name).hidden = false;
   label();
   follow();
