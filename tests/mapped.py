@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_similarity.pages import maps, paths
-from image_similarity.stages.map import page
+from image_similarity.stages.map import blocks, page
 from image_similarity.stages.map.page import MapFacts
 
 CELL, SIDE = 64, 4
@@ -37,9 +37,9 @@ def write(
     columns, rows = (1 + max(cell[axis] for cell in cells.values()) for axis in (0, 1))
     levels = max(0, math.ceil(math.log2(max(columns, rows) / SIDE)))
     pyramid = _pyramid([cells[image["page"]] for image in images], levels)
-    for first in range(0, levels + 1, 3):
+    for first, last in zip(blocks.first_levels(levels), blocks.last_levels(levels)):
         for row, column in np.ndindex(1 << first, 1 << first):
-            _write_block(gallery, run, images, pyramid[first : first + 3], first, column, row, labels)
+            _write_block(gallery, run, images, pyramid[first : last + 1], first, column, row, labels)
     for prefix in {name[:digits] for name in cells}:
         own = {name: cell for name, cell in cells.items() if name.startswith(prefix)}
         script = f"map.places({json.dumps(prefix)},{json.dumps(own)})"

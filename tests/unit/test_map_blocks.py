@@ -28,9 +28,10 @@ def all_blocks(levels: list[Nodes], labels: list[list[Label]], pictures: int) ->
 def test_the_tiles_of_all_blocks_are_the_pyramid(n: int, columns: int, rows: int) -> None:
     levels = scattered(n, columns, rows)
     shown = [np.full_like(nodes, -1) for nodes in levels]
-    drawn = []
+    drawn, starts = [], {block.level for block in all_blocks(levels, [], 64)}
     for block in all_blocks(levels, [], 64):
-        assert block.level % 3 == 0 and len(block.nodes) == min(3, len(levels) - block.level)
+        assert block.level + len(block.nodes) == len(levels) or block.level + len(block.nodes) in starts
+        assert len(block.nodes) == 3 or block.level == 0
         own = [int(page[8:], 16) for page in block.images["picture"].to_pylist()]
         assert sorted(own) == own and len(set(own)) == len(own), "each picture is there once"
         for level, x, y, nodes in block.tiles():

@@ -17,9 +17,8 @@ from scipy.sparse.csgraph import connected_components
 
 from image_similarity.grouping import labels
 from image_similarity.knn.distances import Indices, Reals
+from image_similarity.mapping.pyramid import TILE_NODES
 
-TILE = 4
-"""Nodes on a side of a tile."""
 _SMALLEST = math.sqrt(0.5)
 """Least size of a node on the screen, in 64 pixels: the coarser level is shown below it."""
 _CHARACTER, _MARGIN, _HEIGHT = 0.14 / _SMALLEST, 0.38 / _SMALLEST, 0.5 / _SMALLEST
@@ -81,7 +80,7 @@ def regions(cell: NDArray[np.int32], terms: Terms, levels: int) -> list[list[Lab
 def _labels(cell: NDArray[np.int32], terms: Terms, level: int, shift: int) -> list[Label]:
     """The labels of all regions of a level, whose nodes are of 2 ** ``shift`` cells on a side."""
     across = 1 << level
-    tile = cell.astype(np.int64) // (TILE << shift)
+    tile = cell.astype(np.int64) // (TILE_NODES << shift)
     code = tile[:, 1] * across + tile[:, 0]
     tiles = _tiles(code, terms, across)
     if not len(tiles.code):
@@ -130,11 +129,11 @@ def _inside(middle: Reals, tiles: _Tiles, region: Indices) -> Reals:
     middle of a ring or a crescent is.
     """
     row, column = np.divmod(tiles.code, tiles.across)
-    centre = (np.stack([column, row], axis=1) + 0.5) * TILE
+    centre = (np.stack([column, row], axis=1) + 0.5) * TILE_NODES
     away = np.abs(centre - middle[region])
     order = np.lexsort((tiles.code, (away**2).sum(axis=1), region))
     nearest = order[np.unique(region[order], return_index=True)[1]]
-    is_inside = away[nearest].max(axis=1, keepdims=True) <= TILE / 2
+    is_inside = away[nearest].max(axis=1, keepdims=True) <= TILE_NODES / 2
     return np.where(is_inside, middle, centre[nearest])
 
 
@@ -170,7 +169,7 @@ def _blocks(label: Label) -> Iterator[tuple[int, int]]:
     """The tiles that a label touches: labels that overlap have one in common."""
     width, height = _size(label.text)
     spans = (
-        range(int((middle - extent / 2) // TILE), int((middle + extent / 2) // TILE) + 1)
+        range(int((middle - extent / 2) // TILE_NODES), int((middle + extent / 2) // TILE_NODES) + 1)
         for middle, extent in ((label.column, width), (label.row, height))
     )
     yield from product(*spans)

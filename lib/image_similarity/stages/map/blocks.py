@@ -2,7 +2,8 @@
 
 A *node* (level, column, row) of the pyramid shows one image; a tile has 4 x 4 nodes. A *block* is a tile and its
 descendants on the next two levels: the unit of Spark's work, in which each picture is decoded once, and the unit of the
-page's data. Blocks begin on the levels 0, 3, 6, ... Tiles and blocks without an image do not exist.
+page's data. The deepest blocks end on the deepest level. That of level 0 has fewer levels if they are no multiple of
+three: it is one, and of the deepest there are most. Tiles and blocks without an image do not exist.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from image_similarity.imaging.tiles import SIDE
 from image_similarity.pages import captions
 
 LEVELS = 3
-"""Levels of a block, except where the pyramid ends."""
+"""Levels of a block, except where the pyramid begins."""
 
 Nodes = NDArray[np.int32]
 """Indices of images, -1 for empty nodes."""
@@ -80,9 +81,14 @@ class Chunk:
             yield Block(self.level, column, row, nodes, self.images.take(pa.array(shown)), labels)
 
 
-def first_levels(deepest: int) -> range:
+def first_levels(deepest: int) -> list[int]:
     """The levels on which blocks begin, of a pyramid down to the level ``deepest``."""
-    return range(0, deepest + 1, LEVELS)
+    return sorted({0, *range((deepest + 1) % LEVELS, deepest + 1, LEVELS)})
+
+
+def last_levels(deepest: int) -> list[int]:
+    """The levels on which these blocks end."""
+    return [*(first - 1 for first in first_levels(deepest)[1:]), deepest]
 
 
 def chunks(
@@ -93,10 +99,11 @@ def chunks(
     ``pyramid``: for each level a 2-D array [row, column] of indices into ``images``. ``labels``: for each level; one
     where no block is has no place, and is left out.
     """
-    for first in first_levels(len(pyramid) - 1):
-        levels = pyramid[first : first + LEVELS]
+    deepest = len(pyramid) - 1
+    for first, last in zip(first_levels(deepest), last_levels(deepest)):
+        levels = pyramid[first : last + 1]
         places, nodes = _cut(levels)
-        of_blocks = _by_block(first, labels[first : first + LEVELS], len(levels))
+        of_blocks = _by_block(first, labels[first : last + 1], len(levels))
         used = np.count_nonzero(nodes[-1].reshape(len(places), -1) >= 0, axis=1)
         # A chunk ends where the pictures before it pass a multiple of what it may have.
         number = (np.cumsum(used) - used) // max(1, pictures)

@@ -5,7 +5,7 @@ an inventory of its tiles in Parquet. No process but Spark's reads it as a whole
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,7 +85,7 @@ def draw(
     A picture that cannot be read is an empty cell. Its tile has another name than with the picture, so that the next
     run draws the picture if it is there again.
     """
-    shown = sum(int((pyramid[level] >= 0).sum()) for level in _drawn_from(len(pyramid)))
+    shown = sum(int((pyramid[level] >= 0).sum()) for level in blocks.last_levels(len(pyramid) - 1))
     tasks = task_count(spark, shown, _LEAST_PER_TASK, _MOST_PER_TASK)
     chunks = blocks.chunks(pyramid, images, labels, -(-shown // tasks))
     recorded = tuple(f"{site.uri}/{files.inventory(of)}" for of in previous)
@@ -94,11 +94,6 @@ def draw(
     with progress(spark, "tiles", blocks.count(pyramid), "tiles", tasks):
         parquet.write_folder(_inventory_folder(site, run), rows)
     return _counts(inventory(spark, site, run))
-
-
-def _drawn_from(levels: int) -> Iterable[int]:
-    """The deepest level of each block: its pictures are those that the block decodes."""
-    return (min(first + blocks.LEVELS, levels) - 1 for first in blocks.first_levels(levels - 1))
 
 
 def inventory(spark: SparkSession, site: Site, run: str) -> DataFrame:

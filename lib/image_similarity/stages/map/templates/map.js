@@ -14,6 +14,8 @@
   const wall = id("wall"), frame = id("map"), panel = id("panel");
   const { run } = wall.dataset;
   const [columns, rows, deepest, digits, small] = ["columns", "rows", "levels", "digits", "small"].map((name) => Number(wall.dataset[name]));
+  const first = (deepest + 1) % LEVELS_OF_BLOCK; // blocks end on the deepest level; those that begin on level 0 may have fewer levels
+  const depthOf = (level) => (level < first ? level : (level - first) % LEVELS_OF_BLOCK);
   const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const isNarrow = matchMedia("(max-width: 44rem)");
   const dense = devicePixelRatio >= 1.5 ? 1 : 0; // such screens get tiles of one level deeper, at half their size
@@ -49,7 +51,7 @@
   async function blockOf(level, x, y) {
     /* The block that has tile (x, y) of the level; null if no image is there. A block is asked for only where the one above it shows an
        image, so no file is missed that was never written. */
-    const depth = level % LEVELS_OF_BLOCK, top = level - depth, [column, row] = [x >> depth, y >> depth];
+    const depth = depthOf(level), top = level - depth, [column, row] = [x >> depth, y >> depth];
     if (top) {
       const above = await imageAt(top - 1, 2 * column, 2 * row) ?? await imageAt(top - 1, 2 * column + 1, 2 * row)
         ?? await imageAt(top - 1, 2 * column, 2 * row + 1) ?? await imageAt(top - 1, 2 * column + 1, 2 * row + 1);
@@ -61,7 +63,7 @@
     /* The image that a node shows; null if none. */
     const isOnWall = column >= 0 && row >= 0 && column << deepest - level < columns && row << deepest - level < rows;
     const block = isOnWall ? await blockOf(level, Math.floor(column / ACROSS), Math.floor(row / ACROSS)) : null;
-    const depth = level % LEVELS_OF_BLOCK, across = ACROSS << depth;
+    const depth = depthOf(level), across = ACROSS << depth;
     const entry = block?.images[block.levels[depth]?.nodes[row % across * across + column % across]];
     if (!entry) return null;
     const [page, picture, width, height, title, subtitle] = entry; // the picture is empty where it cannot be read
@@ -69,7 +71,7 @@
   }
   async function tileAt(level, x, y) {
     const block = await blockOf(level, x, y);
-    const hash = block?.levels[level % LEVELS_OF_BLOCK]?.tiles[`${x}-${y}`];
+    const hash = block?.levels[depthOf(level)]?.tiles[`${x}-${y}`];
     return hash && `map/tiles/${hash.slice(0, 2)}/${hash}.webp`;
   }
   const smallOf = (picture) => `pictures/${picture.slice(0, 2)}/${picture}-small.webp`;
@@ -179,14 +181,14 @@
   }
   async function namesIn(bounds, level) {
     /* Each with its place in cells. */
-    const node = 2 ** (deepest - level), across = ACROSS << level % LEVELS_OF_BLOCK, span = node * across * unit;
+    const node = 2 ** (deepest - level), across = ACROSS << depthOf(level), span = node * across * unit;
     const [left, top] = [bounds.getWest(), bounds.getSouth()].map((edge) => Math.max(0, Math.floor(edge / span)));
     const right = Math.min(bounds.getEast(), columns * unit - unit / 2), bottom = Math.min(bounds.getNorth(), rows * unit - unit / 2);
     const blocks = [];
     for (let x = left; x * span <= right; x++) {
-      for (let y = top; y * span <= bottom; y++) blocks.push(blockOf(level, x << level % LEVELS_OF_BLOCK, y << level % LEVELS_OF_BLOCK));
+      for (let y = top; y * span <= bottom; y++) blocks.push(blockOf(level, x << depthOf(level), y << depthOf(level)));
     }
-    const all = (await Promise.all(blocks)).flatMap((block) => block?.levels[level % LEVELS_OF_BLOCK]?.labels ?? []);
+    const all = (await Promise.all(blocks)).flatMap((block) => block?.levels[depthOf(level)]?.labels ?? []);
     return all.map(([column, row, text, images]) => ({ column: column * node, row: row * node, text, images }))
       .filter(({ column, row }) => bounds.contains(at(column, row)));
   }
