@@ -7,7 +7,8 @@ from math import log
 import numpy as np
 import pytest
 
-from image_similarity.mapping.regions import TILE, Label, Terms, _apart, _overlap, regions
+from image_similarity.mapping.pyramid import TILE_NODES as TILE
+from image_similarity.mapping.regions import Label, Terms, _apart, _overlap, regions
 
 Tile = tuple[int, int]
 
