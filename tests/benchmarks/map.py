@@ -8,8 +8,8 @@ seconds of each step, files and bytes below map/, and the most memory that this 
 
     .venv/bin/python tests/benchmarks/map.py FOLDER --pan
 
-Opens that map from disk in Chromium: how long until the first view is painted, and, from a trace of panning and zooming
-for some seconds, how long its frames and its longest tasks are.
+Opens that map from disk in Chromium: how long until the first view is whole, and, from traces of panning at six depths,
+which tasks of script and layout last longest, and how far frames are apart. Keys zoom in between.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from tools import samples
 
 OPTIONS = ["--set", COLOURS, "--set", "neighbours.fingerprint=tiny"]
 LONGEST_TASK_MS = 16.0
+DEPTHS = 6
 
 
 def main() -> int:
@@ -121,50 +122,51 @@ class Jobs:
 
 # -- panning -----------------------------------------------------------------------------------------------------------
 
+_ALL_SHOWN = """() => { const tiles = [...document.querySelectorAll('.leaflet-tile')];
+return tiles.length && tiles.every((tile) => tile.classList.contains('leaflet-tile-loaded')) && performance.now(); }"""
+
 
 def pan(page: Path) -> int:
-    """Opens the map, pans and zooms it, and prints what the browser's trace says."""
+    """Opens the map, and prints what the browser's trace says of panning at several depths."""
     from playwright.sync_api import sync_playwright
 
     trace = page.parent.parent / "trace.json"
     with sync_playwright() as playwright:
         program = os.environ.get("CHROMIUM") or shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=os.getuid() != 0)
-        tab = browser.new_page(viewport={"width": 1920, "height": 1080})
-        tab.goto(page.resolve().as_uri())
-        tab.wait_for_selector(".leaflet-tile-loaded")
-        painted = tab.evaluate("performance.getEntriesByType('paint').map((entry) => entry.startTime)")
-        shown = tab.evaluate("Math.max(0, ...performance.getEntriesByType('resource').map((of) => of.responseEnd))")
-        tab.wait_for_timeout(1000)
-        browser.start_tracing(
-            page=tab, path=str(trace), categories=["devtools.timeline", "toplevel", "blink.user_timing"]
-        )
-        drag(tab)
-        browser.stop_tracing()
+        for size in ((1920, 1080), (390, 844)):
+            tab = browser.new_page(viewport={"width": size[0], "height": size[1]})
+            tab.goto(page.resolve().as_uri())
+            shown = tab.wait_for_function(_ALL_SHOWN, polling="raf").json_value()
+            painted = tab.evaluate("performance.getEntriesByType('paint').map((entry) => entry.startTime)")
+            print(f"\n{size[0]} x {size[1]}: first paint {min(painted or [0]):.0f} ms, whole first view {shown:.0f} ms")
+            for depth in range(DEPTHS):
+                tab.wait_for_timeout(1500)
+                browser.start_tracing(page=tab, path=str(trace), categories=["devtools.timeline", "toplevel"])
+                drag(tab, *size)
+                browser.stop_tracing()
+                report_trace(depth, json.loads(trace.read_text())["traceEvents"])
+                tab.locator("#map").press("+")
+            tab.close()
         browser.close()
-    print(f"first paint {min(painted or [0]):.0f} ms; all of the first view is read after {shown:.0f} ms")
-    report_trace(json.loads(trace.read_text())["traceEvents"])
     return 0
 
 
-def drag(tab: Any) -> None:
-    """Drags the map about, deeper with each round."""
-    for _ in range(4):
-        tab.mouse.move(960, 540)
-        tab.mouse.down()
-        for step in range(60):
-            tab.mouse.move(960 - 8 * step, 540 - 3 * step)
-            tab.wait_for_timeout(16)
-        tab.mouse.up()
-        tab.wait_for_timeout(400)
-        tab.mouse.wheel(0, -240)
-        tab.wait_for_timeout(800)
+def drag(tab: Any, width: int, height: int) -> None:
+    """Drags the map about for a second, there and back."""
+    tab.mouse.move(width / 2, height / 2)
+    tab.mouse.down()
+    for step in [*range(40), *range(40, 0, -1)]:
+        tab.mouse.move(width / 2 - width / 100 * step, height / 2 - height / 200 * step)
+        tab.wait_for_timeout(12)
+    tab.mouse.up()
+    tab.wait_for_timeout(300)
 
 
 _SCRIPT_AND_LAYOUT = {"FunctionCall", "EvaluateScript", "Layout", "UpdateLayoutTree", "TimerFire", "FireAnimationFrame"}
 
 
-def report_trace(events: list[dict[str, Any]]) -> None:
+def report_trace(depth: int, events: list[dict[str, Any]]) -> None:
     main = max(
         (event for event in events if event.get("args", {}).get("name") == "CrRendererMain"),
         key=lambda event: sum(other.get("tid") == event["tid"] and other["pid"] == event["pid"] for other in events),
@@ -173,17 +175,16 @@ def report_trace(events: list[dict[str, Any]]) -> None:
     tasks = [event for event in of_page if event.get("name") in _SCRIPT_AND_LAYOUT and "dur" in event]
     spent = sorted((event["dur"] / 1000, event["name"]) for event in tasks)
     over = [f"{name} {milliseconds:.1f} ms" for milliseconds, name in spent if milliseconds > LONGEST_TASK_MS]
-    print(
-        f"{len(spent):,} tasks of script and layout; longest: {spent[-1][1]} {spent[-1][0]:.1f} ms"
-        if spent
-        else "no tasks"
+    longest, name = spent[-1] if spent else (0.0, "none")
+    frames = sorted(event["ts"] / 1000 for event in of_page if event.get("name") == "FireAnimationFrame")
+    gaps = sorted(after - before for before, after in zip(frames, frames[1:]) if after - before < 200)
+    apart = (
+        f"{statistics.median(gaps):.1f} ms apart, 95 % within {gaps[int(0.95 * len(gaps))]:.1f} ms" if gaps else "none"
     )
-    print(f"over {LONGEST_TASK_MS:.0f} ms: {', '.join(over) or 'none'}")
-    frames = sorted(event["ts"] / 1000 for event in of_page if event.get("name") in ("Commit", "FireAnimationFrame"))
-    gaps = [after - before for before, after in zip(frames, frames[1:]) if after - before < 200]
-    if gaps:
-        worst = sorted(gaps)[int(0.95 * len(gaps))]
-        print(f"frames: median {statistics.median(gaps):.1f} ms apart, 95 % within {worst:.1f} ms")
+    print(
+        f"depth {depth}: {len(spent):,} tasks of script and layout, longest {name} {longest:.1f} ms; "
+        f"over {LONGEST_TASK_MS:.0f} ms: {', '.join(over) or 'none'}; frames {apart}"
+    )
 
 
 if __name__ == "__main__":
