@@ -173,6 +173,21 @@ def test_few_new_images_take_free_cells(place: Place, capsys: Any) -> None:
     assert "layout" in place.snapshot.runs[place.pointer["run"]].inputs
 
 
+def test_a_replaced_file_is_placed_anew_and_a_renamed_one_stays(place: Place) -> None:
+    before, more = place.layout, place.folder / "more"
+    shutil.copytree(place.images, more)
+    place.images = more
+    draw(more / "03.png", 92)
+    (more / "07.png").rename(more / "renamed.png")
+    place.compare()
+    place.render()
+    assert place.map()["placed"] == 1
+    after = place.layout
+    assert after.pop("03.png")[:2] != before.pop("03.png")[:2]
+    assert after.pop("renamed.png") == before.pop("07.png")
+    assert after == before
+
+
 def test_many_new_images_are_a_new_layout(place: Place, capsys: Any) -> None:
     """Those that came in runs before count, too."""
     add(place, range(90, 93))

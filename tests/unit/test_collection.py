@@ -386,11 +386,15 @@ def test_the_layout_of_one_map(made: Made) -> None:
     collection = ims.open(made.uri)
     assert "no layout is published: run render_map first" in refused(collection.layout)
     for number, slot in enumerate(("vgg16-fc2/cosine", "hog/euclidean")):
-        rows = [{"image_id": name, "x": 0.5, "grid_column": number} for name in ("b.jpg", "a.jpg")]
+        rows = [
+            {"image_id": name, "x": 0.5, "grid_column": number, "content_sha256": f"of {name}"}
+            for name in ("b.jpg", "a.jpg")
+        ]
         made.publish("render_map", slot, {"layout": {slot: pa.Table.from_pylist(rows)}})
     collection = collection.refresh()
     table = collection.layout()
     assert table["image_id"].to_pylist() == ["a.jpg", "b.jpg"] and table["grid_column"].to_pylist() == [0, 0]
+    assert table["content_sha256"].to_pylist() == ["of a.jpg", "of b.jpg"]
     assert table.schema.metadata == {b"fingerprint": b"vgg16-fc2", b"metric": b"cosine", b"run_id": b"r00000004"}
     assert collection.layout("hog")["grid_column"].to_pylist() == [1, 1]
     assert "did you mean hog?" in refused(collection.layout, "hogg")

@@ -177,6 +177,14 @@ def test_a_layout_is_the_same_bytes_in_each_process_whatever_its_threads(tmp_pat
     assert len(hashes) == 1
 
 
+def test_epochs_are_told_and_change_nothing() -> None:
+    neighbour, distance = lists(clusters(200, 4)[0])
+    told: list[tuple[int, int]] = []
+    places = lay_out(neighbour, distance, 0, 30, on_progress=lambda done, of: told.append((done, of)))
+    assert told[0] == (0, 30) and told[-1] == (30, 30) and told == sorted(told)
+    assert np.array_equal(places, lay_out(neighbour, distance, 0, 30))
+
+
 def test_another_seed_gives_another_layout() -> None:
     neighbour, distance = lists(clusters(200, 4)[0])
     assert not np.array_equal(lay_out(neighbour, distance, 0, 10), lay_out(neighbour, distance, 1, 10))

@@ -1,6 +1,8 @@
 """Which places are kept and which are new; where images are that UMAP did not place; how good all that is."""
 
-from contextlib import AbstractContextManager, nullcontext
+import hashlib
+import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from image_similarity.knn import distances
 from image_similarity.knn.distances import METRICS
 from image_similarity.mapping import layout
+from image_similarity.reporting import JSON, Reporter, reporting_to
+from image_similarity.runtime.session import lazy_session
 from image_similarity.settings import MapSettings
 from image_similarity.stages.map import arrangement, measures, table
 from image_similarity.stages.map.arrangement import Arrangement, Earlier
@@ -23,14 +27,15 @@ def vectors(images: int, seed: int = 0) -> Any:
 
 
 def shown(values: Any, k: int = 8, names: Any = None) -> Shown:
-    """Images with these vectors, each a node of its own."""
+    """Images with these vectors, each a node of its own; its content is that of its vector."""
     ids = names or [f"i{number:05}" for number in range(len(values))]
     far = distances_of(values)
     np.fill_diagonal(far, np.inf)
     order = np.argsort(far, axis=1, kind="stable")[:, : min(k, len(values) - 1)].astype(np.int32)
     node = np.arange(len(values), dtype=np.int32)
     near = np.take_along_axis(far, order, axis=1).astype(np.float32)
-    return Shown(pa.table({"image_id": ids}), node, node.astype(np.int64), order, near)
+    content = np.array([hashlib.sha256(value.tobytes()).digest() for value in values], "S32")
+    return Shown(pa.table({"image_id": ids}), node, node.astype(np.int64), order, near, content)
 
 
 def distances_of(values: Any) -> Any:
@@ -38,12 +43,9 @@ def distances_of(values: Any) -> Any:
     return 1 - rows @ rows.T
 
 
-def silent(_: str) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 def arranged(of: Shown, earlier: Earlier | None = None, key: str | None = "k", **settings: Any) -> Arrangement:
-    return arrangement.arranged(of, earlier, MapSettings(**settings), key, silent)
+    spark = lazy_session(lambda: pytest.fail("Spark was started"))
+    return arrangement.arranged(spark, of, earlier, MapSettings(**settings), key)
 
 
 def as_earlier(of: Shown, made: Arrangement) -> Earlier:
@@ -62,6 +64,9 @@ def test_the_rows_are_those_of_the_table() -> None:
     assert rows["grid_column"].to_numpy().tolist() == made.cell[:, 0].tolist()
     assert rows["y"].to_numpy().tolist() == made.positions[:, 1].tolist()
     assert set(rows["metric"].to_pylist()) == {"cosine"}
+    assert rows["content_sha256"].to_pylist() == [hashlib.sha256(value.tobytes()).hexdigest() for value in VALUES[:95]]
+    own = pa.Table.from_batches(table.rows(replace(FIRST, content=None), made, "f", "cosine"))
+    assert own["content_sha256"].null_count == 95, "nobody has read these files"
 
 
 def test_known_images_stay_and_new_ones_lie_beside_their_neighbours() -> None:
@@ -78,6 +83,64 @@ def test_known_images_stay_and_new_ones_lie_beside_their_neighbours() -> None:
         for others in (both.neighbour[new], random)
     )
     assert near < far / 2
+
+
+def test_an_image_whose_file_was_replaced_is_new() -> None:
+    """What it looks like now is elsewhere on the map."""
+    before, values = arranged(FIRST), VALUES[:95].copy()
+    values[3] = VALUES[99]
+    replaced = shown(values)
+    after = arranged(replaced, as_earlier(FIRST, before))
+    assert (after.why_new, after.placed, after.since_layout) == (None, 1, 1)
+    others = np.arange(95) != 3
+    assert (after.cell[others] == before.cell[others]).all()
+    near = np.linalg.norm(after.positions[replaced.neighbour[3]] - after.positions[3], axis=1).mean()
+    assert near < np.linalg.norm(before.positions[3] - after.positions[3]) / 2
+
+
+def test_many_replaced_images_are_a_new_layout() -> None:
+    earlier, values = as_earlier(FIRST, arranged(FIRST)), VALUES[:95].copy()
+    values[:10] = vectors(10, seed=7)
+    made = arranged(shown(values), earlier)
+    assert made.why_new is not None and "10 of 95 images are new" in made.why_new
+
+
+def test_a_renamed_image_keeps_its_place() -> None:
+    """Copies too: of three, two are there, with other names."""
+    values = VALUES[:95].copy()
+    values[1] = values[2] = values[0]
+    of = shown(values)
+    before = arranged(of)
+    names = [f"i{number:05}" for number in range(95)]
+    names[50] = "renamed"
+    renamed = shown(values, names=names)
+    after = arranged(renamed, as_earlier(of, before))
+    assert (after.placed, after.since_layout) == (0, 0) and (after.cell == before.cell).all()
+    copies = shown(np.concatenate([values[:93], values[:1]])[2:], names=["c1", *names[3:93], "c2"])
+    after = arranged(copies, as_earlier(of, before))
+    places = {tuple(cell) for cell in after.cell[[0, 91]].tolist()}
+    assert after.placed == 0 and places <= {tuple(cell) for cell in before.cell[:3].tolist()} and len(places) == 2
+
+
+def test_files_that_changed_names_change_places() -> None:
+    before = arranged(FIRST)
+    order = np.arange(95)
+    order[[3, 4]] = [4, 3]
+    after = arranged(shown(VALUES[order]), as_earlier(FIRST, before))
+    assert after.placed == 0 and (after.cell == before.cell[order]).all()
+
+
+def test_own_vectors_are_known_by_their_ids() -> None:
+    own, both = replace(FIRST, content=None), replace(shown(VALUES), content=None)
+    before = arranged(own, key=None)
+    after = arranged(both, as_earlier(own, before), key=None)
+    assert (after.why_new, after.placed) == (None, 5) and (after.cell[:95] == before.cell).all()
+
+
+def test_a_map_that_does_not_say_what_its_images_were() -> None:
+    """An earlier version made it."""
+    before = as_earlier(replace(FIRST, content=None), arranged(FIRST))
+    assert arranged(FIRST, before).why_new == "the map before was made by another version"
 
 
 def changed(record: dict[str, Any], **values: Any) -> Earlier:
@@ -112,9 +175,9 @@ def test_there_was_no_map() -> None:
 def test_of_many_nodes_a_sample_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
     laid_out, lay_out = [], layout.lay_out
 
-    def counted(neighbour: Any, *arguments: Any) -> Any:
+    def counted(neighbour: Any, *arguments: Any, **named: Any) -> Any:
         laid_out.append(len(neighbour))
-        return lay_out(neighbour, *arguments)
+        return lay_out(neighbour, *arguments, **named)
 
     monkeypatch.setattr(layout, "lay_out", counted)
     of = shown(vectors(1300))
@@ -124,6 +187,23 @@ def test_of_many_nodes_a_sample_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> 
     kept = measures.measured(of, made, "cosine", None)
     assert kept.kept_on_layout is not None and kept.by_chance is not None
     assert kept.kept_on_layout > 5 * kept.by_chance
+
+
+@pytest.mark.parametrize(
+    ("step", "images"), [("lay out", 1000), ("find cells", 1000), ("lay out a sample", 1000), ("place new images", 60)]
+)
+def test_long_steps_say_how_far_they_are(step: str, images: int, capsys: Any) -> None:
+    of = shown(vectors(1300 if "sample" in step else 1000))
+    earlier = as_earlier(of, arranged(of, layout_rows=1000)) if "new" in step else None
+    if earlier:
+        of = shown(vectors(1060))
+    capsys.readouterr()
+    with reporting_to(Reporter(JSON, every=0.002)):
+        arranged(of, earlier, layout_rows=1000)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    done = [line["done"] for line in lines if line["event"] == "progress" and line["step"] == step]
+    assert any(0 < images_done < images for images_done in done) and done == sorted(done)
+    assert {line["total"] for line in lines if line["step"] == step} == {images}
 
 
 # -- how good it is ----------------------------------------------------------------------------------------------------

@@ -81,6 +81,8 @@ def test_copies_are_one_node_and_the_nearest_of_one_another() -> None:
     contents = [0, 1, 0, 2, 0, 3, 1, 4, 5, 6]
     on_map = read(contents, 9, cards([f"i{number:02}" for number in range(10)]))
     assert on_map.node.tolist() == contents and len(on_map.neighbour) == 7
+    assert on_map.content is not None
+    assert on_map.content.tolist() == [hashlib.sha256(bytes([content])).digest() for content in range(7)]
     assert listed(on_map, 0)[:2] == ["i02", "i04"] and listed(on_map, 2)[:2] == ["i04", "i00"]
     assert listed(on_map, 6)[0] == "i01"
     assert on_map.of_images[1][0, :2].tolist() == [0, 0] and on_map.of_images[1][0, 2] > 0

@@ -200,7 +200,8 @@ class _Making:
     def _arranged(self, shown: "Shown") -> "Arrangement":
         from image_similarity.stages.map import arrangement
 
-        return arrangement.arranged(shown, self._earlier(), self.job.settings.map, self.inputs.key, self.job.step)
+        job = self.job
+        return arrangement.arranged(job.session, shown, self._earlier(), job.settings.map, self.inputs.key)
 
     def _earlier(self) -> "Earlier | None":
         """The published layout of this slot; None if there is none, or it has no record."""

@@ -6,6 +6,9 @@ another kind of processor the last bits of a sum may differ, and with them the l
 """
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +19,13 @@ from image_similarity.mapping.placement import beside
 LEAST_NODES = 20
 """The fewest nodes for UMAP. Of fewer, the start is the layout."""
 
+OnProgress = Callable[[int, int], None]
+"""Is called with the epochs done, and with all."""
 
-def lay_out(neighbour: Nodes, distance: Values, seed: int, epochs: int | None = None) -> Reals:
+
+def lay_out(
+    neighbour: Nodes, distance: Values, seed: int, epochs: int | None = None, on_progress: OnProgress | None = None
+) -> Reals:
     """(n, 2) float64: the places of n nodes.
 
     ``neighbour`` (n, k) int32: the nearest other nodes of each, the nearest first, padded with -1; ``distance`` (n, k)
@@ -29,11 +37,18 @@ def lay_out(neighbour: Nodes, distance: Values, seed: int, epochs: int | None = 
     has_edge = np.zeros(len(neighbour), dtype=np.bool_)
     has_edge[np.nonzero(is_edge)[0]] = has_edge[neighbour[is_edge]] = True
     if has_edge.sum() >= LEAST_NODES:
-        places = _by_umap(neighbour, distance, places, seed, epochs)
+        places = _by_umap(neighbour, distance, places, seed, epochs, on_progress)
     return beside(places, has_edge, neighbour, distance)
 
 
-def _by_umap(neighbour: Nodes, distance: Values, start: Reals, seed: int, epochs: int | None) -> Reals:
+def _by_umap(
+    neighbour: Nodes,
+    distance: Values,
+    start: Reals,
+    seed: int,
+    epochs: int | None,
+    on_progress: OnProgress | None,
+) -> Reals:
     """(n, 2): nan for a node that no edge touches."""
     n, k = neighbour.shape
     itself = np.arange(n, dtype=np.int32)[:, None]
@@ -53,5 +68,25 @@ def _by_umap(neighbour: Nodes, distance: Values, start: Reals, seed: int, epochs
             n_epochs=epochs,
             random_state=seed,
             n_jobs=1,
+            tqdm_kwds=_bar(on_progress) if on_progress else None,
         )
         return np.asarray(umap.fit_transform(np.zeros((n, 1), dtype=np.float32)), dtype=np.float64)
+
+
+def _bar(on_progress: OnProgress) -> dict[str, Any]:
+    """Settings of UMAP's progress bar, by which it tells ``on_progress`` what it would show."""
+    return {"disable": False, "bar_format": "{n} {total}", "file": _Shown(on_progress)}
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The screen of a progress bar that consists of two numbers."""
+
+    on_progress: OnProgress
+
+    def write(self, text: str) -> None:
+        if len(numbers := text.split()) == 2:
+            self.on_progress(int(numbers[0]), int(numbers[1]))
+
+    def flush(self) -> None:
+        pass

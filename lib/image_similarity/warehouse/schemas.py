@@ -159,6 +159,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ("y", _DOUBLE),
         ("grid_column", _INT),
         ("grid_row", _INT),
+        ("content_sha256", _STRING),
     ),
     "comparisons": _schema(
         ("fingerprint", _STRING),

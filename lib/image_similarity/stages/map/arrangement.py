@@ -3,8 +3,8 @@
 What UMAP places are nodes, the distinct contents; their images have one place, and cells beside each other.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from image_similarity.knn.distances import Reals
+from image_similarity.knn.distances import Indices, Reals
 from image_similarity.mapping import extend, grid, layout, placement, sample
-from image_similarity.neighbour_graph import Names, hashes
+from image_similarity.mapping.swaps import OnProgress
+from image_similarity.neighbour_graph import Contents, Names, hashes, unhexed
+from image_similarity.runtime.progress import progress, step
 from image_similarity.settings import MapSettings
 from image_similarity.stages.map.shown import Shown
 
 Cells = NDArray[np.int32]
-Step = Callable[[str], AbstractContextManager[None]]
-"""Reports a step of the work."""
 
 RECIPE = 1
 """Of layout and grid. Another one gives new places to all images."""
@@ -36,7 +36,12 @@ class Earlier:
     record: dict[str, Any]
     """What its run recorded, see `Arrangement.record`."""
     rows: pa.Table
-    """image_id, x, y, grid_column, grid_row."""
+    """image_id, x, y, grid_column, grid_row, content_sha256 (null for vectors of one's own)."""
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether it says what each image was. Maps of before did not."""
+        return not self.rows["content_sha256"].null_count
 
 
 @dataclass(frozen=True)
@@ -73,21 +78,43 @@ class Arrangement:
         }
 
 
-def arranged(shown: Shown, earlier: Earlier | None, settings: MapSettings, key: str | None, step: Step) -> Arrangement:
-    """The arrangement of ``shown``, which has an image. ``key``: that of the fingerprint; None for own vectors."""
+def arranged(spark: Any, shown: Shown, earlier: Earlier | None, settings: MapSettings, key: str | None) -> Arrangement:
+    """The arrangement of ``shown``, which has an image.
+
+    ``spark``: a session, for the names of steps; it is not started. ``key``: that of the fingerprint; None for own
+    vectors.
+    """
     if earlier is None:
-        return _anew(shown, settings, key, "no map was published before", step)
+        return _anew(spark, shown, settings, key, "no map was published before")
+    if why := _made_otherwise(shown, earlier, settings, key):
+        return _anew(spark, shown, settings, key, why)
     known = _Known.of(shown, earlier)
-    if why := _why_new(known, earlier, settings, key):
-        return _anew(shown, settings, key, why, step)
-    with step("place new images"):
-        kept = _kept(shown, known, earlier, settings, key)
-    return kept or _anew(shown, settings, key, "no cells are free for new images", step)
+    if why := _outgrown(known, earlier, settings):
+        return _anew(spark, shown, settings, key, why)
+    kept = _kept(spark, shown, known, earlier, settings, key)
+    return kept or _anew(spark, shown, settings, key, "no cells are free for new images")
+
+
+@contextmanager
+def _reported(spark: Any, what: str, images: int) -> Iterator[OnProgress]:
+    """Reports the work on images in this context, which calls what it gets with the parts that are done, and all."""
+    share = 0.0
+
+    def on_progress(done: int, of: int) -> None:
+        nonlocal share
+        share = done / of
+
+    with progress(spark, what, images, "images", 1, lambda: share):
+        yield on_progress
 
 
 @dataclass(frozen=True)
 class _Known:
-    """Which images the map before has, and where."""
+    """Which images the map before has, and where.
+
+    An image is known by its id while its file has the content that was placed. A file that was renamed is known by its
+    content: its image gets the place of one that is gone, or that has another content now.
+    """
 
     is_known: NDArray[np.bool_]
     positions: Reals
@@ -97,7 +124,7 @@ class _Known:
 
     @classmethod
     def of(cls, shown: Shown, earlier: Earlier) -> "_Known":
-        place = Names(shown.ids).find(earlier.rows["image_id"].combine_chunks())
+        place = _places(shown, earlier)
         stays = place >= 0
         known = cls(
             np.zeros(len(shown), dtype=np.bool_),
@@ -115,17 +142,54 @@ class _Known:
         return int((~self.is_known).sum())
 
 
-def _why_new(known: _Known, earlier: Earlier, settings: MapSettings, key: str | None) -> str | None:
-    """Why the places of the map before do not hold; None if they do."""
-    before, images = earlier.record, len(known.is_known)
-    if before.get("recipe") != RECIPE:
-        return "the map before was made by another version"
+def _places(shown: Shown, earlier: Earlier) -> Indices:
+    """For each row of the map before, the image that is known by it, -1 for none."""
+    place = Names(shown.ids).find(earlier.rows["image_id"].combine_chunks())
+    if shown.content is None:
+        return place
+    then, now = unhexed(earlier.rows["content_sha256"].combine_chunks()), shown.content[shown.node]
+    place[(place >= 0) & (now[place] != then)] = -1
+    is_new = np.ones(len(shown), dtype=np.bool_)
+    is_new[place[place >= 0]] = False
+    left, new = np.flatnonzero(place < 0), np.flatnonzero(is_new)
+    of_left, of_new = _equal(then[left], now[new])
+    place[left[of_left]] = new[of_new]
+    return place
+
+
+def _equal(some: Contents, others: Contents) -> tuple[Indices, Indices]:
+    """Which of both are equal, each with one other at most: those that come first."""
+    number = np.unique(np.concatenate([some, others]), return_inverse=True)[1]
+    a, b = (of * len(number) + _equal_before(of) for of in np.split(number, [len(some)]))
+    _, of_some, of_others = np.intersect1d(a, b, assume_unique=True, return_indices=True)
+    return of_some, of_others
+
+
+def _equal_before(number: Indices) -> Indices:
+    """(n,): how many equal numbers are before each."""
+    order = np.argsort(number, kind="stable")
+    before = np.empty(len(number), dtype=np.int64)
+    before[order] = np.arange(len(number)) - np.searchsorted(number[order], number[order])
+    return before
+
+
+def _made_otherwise(shown: Shown, earlier: Earlier, settings: MapSettings, key: str | None) -> str | None:
+    """Why the places of the map before do not hold, whatever images it has; None if they may."""
+    before = earlier.record
     if before.get("fingerprint_key") != key:
         return "the vectors are others than those of the map before"
+    if before.get("recipe") != RECIPE or not (shown.content is None or earlier.has_contents):
+        return "the map before was made by another version"
     if any(before.get(name) != getattr(settings, name) for name in ("seed", "free")):
         return "map.seed or map.free is another"
     if not settings.relayout:
         return "map.relayout = 0"
+    return None
+
+
+def _outgrown(known: _Known, earlier: Earlier, settings: MapSettings) -> str | None:
+    """Why the places of the map before do not hold for its images and the new ones; None if they do."""
+    before, images = earlier.record, len(known.is_known)
     since = int(before.get("since_layout", 0)) + known.new
     if since >= settings.relayout * images and since:
         return f"{since:,} of {images:,} images are new since the last layout (map.relayout = {settings.relayout:g})"
@@ -134,11 +198,15 @@ def _why_new(known: _Known, earlier: Earlier, settings: MapSettings, key: str | 
     return None
 
 
-def _kept(shown: Shown, known: _Known, earlier: Earlier, settings: MapSettings, key: str | None) -> Arrangement | None:
+def _kept(
+    spark: Any, shown: Shown, known: _Known, earlier: Earlier, settings: MapSettings, key: str | None
+) -> Arrangement | None:
     """The arrangement before, with new images beside their neighbours; None if not enough cells are free."""
     columns, rows = int(earlier.record["columns"]), int(earlier.record["rows"])
-    positions = _placed_beside(shown, known)
-    cell = extend.extend(known.cell, known.is_known, positions, shown.of_images[0], columns, rows, settings.seed)
+    lists = shown.of_images[0]
+    with _reported(spark, "place new images", known.new) as report:
+        positions = _placed_beside(shown, known)
+        cell = extend.extend(known.cell, known.is_known, positions, lists, columns, rows, settings.seed, report)
     if cell is None:
         return None
     since = int(earlier.record.get("since_layout", 0)) + known.new
@@ -156,27 +224,28 @@ def _placed_beside(shown: Shown, known: _Known) -> Reals:
     return positions
 
 
-def _anew(shown: Shown, settings: MapSettings, key: str | None, why: str, step: Step) -> Arrangement:
+def _anew(spark: Any, shown: Shown, settings: MapSettings, key: str | None, why: str) -> Arrangement:
     """New places for all images."""
-    of_node, placed = _laid_out(shown, settings, step)
+    of_node, placed = _laid_out(spark, shown, settings)
     positions = of_node[shown.node]
     columns, rows = grid.shape(len(shown), settings.free)
-    with step("find cells"):
-        cell = grid.snap(positions, shown.of_images[0], columns, rows, settings.seed)
+    with _reported(spark, "find cells", len(shown)) as report:
+        cell = grid.snap(positions, shown.of_images[0], columns, rows, settings.seed, report)
     return Arrangement(positions, cell, columns, rows, why, placed, 0, key, settings.seed, settings.free)
 
 
-def _laid_out(shown: Shown, settings: MapSettings, step: Step) -> tuple[Reals, int]:
+def _laid_out(spark: Any, shown: Shown, settings: MapSettings) -> tuple[Reals, int]:
     """(m, 2): a place for each node, and the number of images beside whose neighbours others were placed."""
     nodes = len(shown.in_graph)
     if nodes <= settings.layout_rows:
-        with step("lay out"):
-            return layout.lay_out(shown.neighbour, shown.distance, settings.seed), 0
+        with _reported(spark, "lay out", nodes) as report:
+            return layout.lay_out(shown.neighbour, shown.distance, settings.seed, on_progress=report), 0
     chosen = sample.choose(hashes(shown.ids)[shown.first], settings.layout_rows)
-    with step(f"lay out {len(chosen):,} of {nodes:,}"):
-        of_chosen = layout.lay_out(*sample.sampled(shown.neighbour, shown.distance, chosen), settings.seed)
+    with _reported(spark, "lay out a sample", len(chosen)) as report:
+        lists = sample.sampled(shown.neighbour, shown.distance, chosen)
+        of_chosen = layout.lay_out(*lists, settings.seed, on_progress=report)
     positions, is_known = np.zeros((nodes, 2)), np.zeros(nodes, dtype=np.bool_)
     positions[chosen], is_known[chosen] = of_chosen, True
-    with step("place the others"):
+    with step(spark, "place the others"):
         positions = placement.beside(positions, is_known, shown.neighbour, shown.distance)
     return positions, int((~is_known[shown.node]).sum())

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from image_similarity.grouping.components import Nodes
 from image_similarity.knn.distances import Indices, Values
-from image_similarity.neighbour_graph import Graph, Names
+from image_similarity.neighbour_graph import Contents, Graph, Names
 from image_similarity.storage.files import Files
 
 COLUMNS = ["image_id", "page", "picture", "width", "height", "title", "subtitle"]
@@ -34,6 +34,8 @@ class Shown:
     """(m, k): other nodes on the map, the nearest first, padded with -1."""
     distance: Values
     """(m, k), padded with inf."""
+    content: Contents | None
+    """(m,): the content of each node; None for vectors of one's own."""
 
     def __len__(self) -> int:
         return len(self.node)
@@ -80,7 +82,14 @@ def of(graph: Graph, names: Names, cards: pa.Table) -> Shown:
     number[in_graph] = np.arange(len(in_graph))
     neighbour, distance = number[graph.neighbour[in_graph]], graph.distance[in_graph]
     neighbour, distance = _without_gaps(neighbour, distance, neighbour.shape[1])
-    return Shown(cards.take(pa.array(rows)), node.astype(np.int32), in_graph.astype(np.int64), neighbour, distance)
+    return Shown(
+        cards.take(pa.array(rows)),
+        node.astype(np.int32),
+        in_graph.astype(np.int64),
+        neighbour,
+        distance,
+        None if graph.images.content is None else graph.images.content[in_graph],
+    )
 
 
 def _without_gaps(neighbour: Nodes, distance: Values, width: int) -> tuple[Nodes, Values]:

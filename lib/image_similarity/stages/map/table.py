@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from image_similarity.neighbour_graph import hexed
 from image_similarity.stages.map.arrangement import Arrangement
 from image_similarity.stages.map.shown import Shown
 from image_similarity.warehouse.schemas import SCHEMAS
 
 SCHEMA = SCHEMAS["layout"]
-READ = ["image_id", "x", "y", "grid_column", "grid_row"]
+READ = ["image_id", "x", "y", "grid_column", "grid_row", "content_sha256"]
 """What the next run reads of them."""
 _ROWS_AT_ONCE = 2**16
 
@@ -25,5 +26,13 @@ def rows(shown: Shown, arrangement: Arrangement, fingerprint: str, metric: str) 
             pa.repeat(pa.scalar(metric), part.stop - start),
             *(pa.array(arrangement.positions[part, axis]) for axis in (0, 1)),
             *(pa.array(arrangement.cell[part, axis], pa.int32()) for axis in (0, 1)),
+            _contents(shown, part),
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _contents(shown: Shown, part: slice) -> pa.Array:
+    """Of the images ``part``: null for vectors of one's own, whose files nobody has read."""
+    if shown.content is None:
+        return pa.nulls(part.stop - part.start, pa.string())
+    return hexed(shown.content[shown.node[part]]).cast(pa.string())
