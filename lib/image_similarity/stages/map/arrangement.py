@@ -85,7 +85,7 @@ def arranged(spark: Any, shown: Shown, earlier: Earlier | None, settings: MapSet
     vectors.
     """
     if earlier is None:
-        return _anew(spark, shown, settings, key, "no map was published before")
+        return _anew(spark, shown, settings, key, "no map by this fingerprint and metric was published before")
     if why := _made_otherwise(shown, earlier, settings, key):
         return _anew(spark, shown, settings, key, why)
     known = _Known.of(shown, earlier)
@@ -180,8 +180,9 @@ def _made_otherwise(shown: Shown, earlier: Earlier, settings: MapSettings, key: 
         return "the vectors are others than those of the map before"
     if before.get("recipe") != RECIPE or not (shown.content is None or earlier.has_contents):
         return "the map before was made by another version"
-    if any(before.get(name) != getattr(settings, name) for name in ("seed", "free")):
-        return "map.seed or map.free is another"
+    for name in ("seed", "free"):
+        if before.get(name) != getattr(settings, name):
+            return f"map.{name} was {before.get(name)}, and is {getattr(settings, name)}"
     if not settings.relayout:
         return "map.relayout = 0"
     return None
