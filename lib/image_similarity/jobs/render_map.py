@@ -98,7 +98,8 @@ def _render_gallery(arguments: argparse.Namespace) -> str:
 
 def run(application: Application) -> None:
     render(application)
-    say(f"map: {page_of(application)}")
+    if page := page_of(application):
+        say(f"map: {page}")
 
 
 def page_of(application: Application) -> str | None:
