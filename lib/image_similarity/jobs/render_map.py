@@ -191,20 +191,20 @@ class _Making:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _read(self) -> "tuple[Graph, Shown, dict[str, int]]":
-        from image_similarity import neighbour_graph
-        from image_similarity.stages.map import shown
-
         job = self.job
         with job.step("read neighbours"):
+            from image_similarity import neighbour_graph
+            from image_similarity.stages.map import shown
+
             images = group_sources.images_compared(job, self.inputs)
             names = neighbour_graph.Names(images.ids)
             graph = neighbour_graph.read(job.base_snapshot.dataset("neighbours", job.slot), images, names)
         with job.step("read the gallery"):
             cards = shown.read_cards(self.source.site.files, self.source.cards)
             on_map = shown.of(graph, names, cards)
-        if not len(on_map):
-            raise NothingToDraw(self._nothing(cards))
-        return graph, on_map, shown.missing(names, cards, on_map, self._failed())
+            if not len(on_map):
+                raise NothingToDraw(self._nothing(cards))
+            return graph, on_map, shown.missing(names, cards, on_map, self._failed())
 
     def _nothing(self, cards: pa.Table) -> str:
         gallery, command = f"--gallery {self.job.arguments.gallery}", _render_gallery(self.job.arguments)
@@ -224,9 +224,9 @@ class _Making:
     # -- where images are ----------------------------------------------------------------------------------------------
 
     def _arranged(self, shown: "Shown") -> "Arrangement":
-        from image_similarity.stages.map import arrangement
-
         job = self.job
+        with job.step("load what lays out"):
+            from image_similarity.stages.map import arrangement
         return arrangement.arranged(job.session, shown, self._earlier(), job.settings.map, self.inputs.key)
 
     def _earlier(self) -> "Earlier | None":
