@@ -249,7 +249,7 @@ class _Making:
         job, inputs = self.job, self.inputs.settings
         find, group_by = Names(shown.ids).find, job.settings.gallery.group_by
         known = terms.read(job.base_snapshot, find, len(shown), inputs.fingerprint, inputs.metric, group_by)
-        return regions.regions(arrangement.cell, known, deepest)
+        return regions.regions(arrangement.cell, arrangement.columns, arrangement.rows, known, deepest)
 
     def _draw(self, shown: "Shown", pyramid: "list[Cells]", labels: "list[list[Label]]") -> "Counts":
         """Writes the tiles that are not there, and the data of blocks."""
