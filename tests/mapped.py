@@ -18,7 +18,7 @@ from image_similarity.stages.map import blocks, page
 from image_similarity.stages.map.page import MapFacts
 
 CELL, SIDE = 64, 4
-Label = tuple[int, float, float, str, int]
+Label = tuple[int, float, float, str, float]
 """level, column, row, text, images"""
 
 
