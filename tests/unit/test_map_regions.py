@@ -63,7 +63,7 @@ def by_hand(cell: np.ndarray, has: dict[str, set[int]], level: int, levels: int)
     for region in {frozenset(reached(tile, named)) for tile in named}:
         word = named[min(region)]
         images = sorted(set.union(*(of_tile[tile] for tile in region)) & has[word])
-        if len(images) < 4:
+        if len(images) < side**2 / 4:
             continue
         away = np.round(((cell[images] - cell[images].mean(axis=0)) ** 2).sum(axis=1), 6).tolist()
         nearest = min(zip(away, cell[images, 1].tolist(), cell[images, 0].tolist()))
@@ -183,6 +183,14 @@ def test_a_name_needs_four_images() -> None:
     edge = set(range(1024, 1028))
     assert [label.text for label in regions(cell, 34, 32, terms_of({"edge": edge}), 4)[4]] == ["edge"]
     assert regions(cell, 34, 32, terms_of({"edge": edge - {1024}}), 4)[4] == []
+
+
+def test_a_name_from_afar_needs_a_quarter_of_a_tile_there() -> None:
+    """A tile at the edge, with few images, is soon of one word: its name would be the only one of the wall."""
+    cell = np.concatenate([square(32, 32), square(34, 16)[square(34, 16)[:, 0] >= 32]])
+    edge = set(range(1024, 1024 + 32))
+    labelled = regions(cell, 34, 32, terms_of({"edge": edge}), 4)
+    assert [[label.images for label in found] for found in labelled] == [[], [], [], [32], [32]]
 
 
 def test_of_many_images_a_third_with_a_word_is_a_name_and_half_of_few() -> None:

@@ -24,8 +24,8 @@ MANY = TILE_NODES**2
 """Of more images than a tile of the finest level has, half seldom have a word in common;"""
 SHARE_OF_MANY = 0.35
 """so many are enough, where they are twice the share of the collection, and no chance."""
-LEAST_IMAGES = 4
-"""of a region have its word: a quarter of a tile of the finest level."""
+LEAST_NODES = 4
+"""A quarter of a tile: a region with fewer images that have its word than these have cells is no landmark."""
 _SMALLEST = math.sqrt(0.5)
 """Least size of a node on the screen, in 64 pixels: the coarser level is shown below it."""
 _CHARACTER, _MARGIN, _HEIGHT = 0.14 / _SMALLEST, 0.38 / _SMALLEST, 0.5 / _SMALLEST
@@ -106,7 +106,7 @@ def _labels(cell: NDArray[np.int32], terms: Terms, level: int, shift: int) -> li
     return [
         Label(column, row, terms.texts[term], count)
         for (column, row), term, count in zip(middle.tolist(), tiles.term[first].tolist(), images.tolist())
-        if count >= LEAST_IMAGES
+        if count >= LEAST_NODES << 2 * shift
     ]
 
 
