@@ -124,7 +124,7 @@ def test_every_level_shows_the_pictures_of_its_nodes(gallery: Gallery) -> None:
 def test_the_bytes_do_not_depend_on_the_tasks(
     gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "_LEAST_PER_TASK", N)
+    monkeypatch.setattr(tiles, "_LEAST_PER_TASK", 10 * N)
     gallery.draw(RUNS[0])
     other = Gallery(gallery.spark, tmp_path / "other")
     monkeypatch.setattr(tiles, "_LEAST_PER_TASK", 4)
