@@ -47,7 +47,7 @@ def write(
     wall = _drawn(gallery, images, pyramid[min(levels, 3)][: -(-rows >> max(0, levels - 3)) or 1])
     _write(gallery / f"map/{run}/wall.webp", _webp(wall))
     facts = MapFacts(
-        run, "Title", columns, rows, levels, len(images), digits, "tiny", "cosine", 0.47, 0.013,
+        run, "Title", columns, rows, levels, len(images), digits, "tiny", "cosine", 10, 0.47, 0.013,
         f"map/{run}/wall.webp", *wall.size,
     )  # fmt: skip
     for path, content in page.static_files().items():

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -216,6 +218,29 @@ def test_the_same_places_in_each_run_and_for_any_number_of_tasks(place: Place) -
     before, tiles = place.layout, place.tiles()
     place.map("--set", "map.relayout=0")
     assert place.layout == before and place.tiles() == tiles
+
+
+def test_other_vectors_of_one_s_own_are_another_map(place: Place, tmp_path: Path, capsys: Any) -> None:
+    """Of the same ids. And they may be gone when the map is made: they only serve to measure it."""
+    own, names = tmp_path / "own.parquet", sorted(place.layout)
+    external = ("--fingerprint", "external")
+
+    def map_of(seed: int) -> bool:
+        values = np.random.default_rng(seed).normal(size=(len(names), 8)).astype(np.float32)
+        pq.write_table(pa.table({"image_id": names, "embedding": values.tolist()}), own)
+        assert place.run(find_neighbours, "--embeddings", own, *external, "-k", 8, "--dissimilar", 0) == 0
+        own.unlink()
+        assert place.run(render_map, *external) == 0
+        (run,) = place.snapshot.run_ids("layout", "external/cosine")
+        counts = place.snapshot.runs[run].counts
+        assert counts["trustworthy_grid"] is None and counts["kept_on_grid"] is not None
+        return bool(counts["new_layout"])
+
+    assert [map_of(seed) for seed in (1, 1, 2)] == [True, False, True]
+    said = capsys.readouterr().out
+    assert "the vectors are others than those of the map before" in said
+    notes = [line for line in said.splitlines() if "trustworthiness is not measured: " in line]
+    assert len(notes) == 3 and all(str(own) in line for line in notes)
 
 
 def test_images_that_left_are_free_cells_and_their_tiles_go(place: Place) -> None:

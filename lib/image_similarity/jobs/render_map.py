@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early, group_sources
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.group_sources import Inputs
@@ -201,7 +201,7 @@ class _Making:
         from image_similarity.stages.map import arrangement
 
         job = self.job
-        return arrangement.arranged(job.session, shown, self._earlier(), job.settings.map, self.inputs.key)
+        return arrangement.arranged(job.session, shown, self._earlier(), job.settings.map, self.inputs.known_by)
 
     def _earlier(self) -> "Earlier | None":
         """The published layout of this slot; None if there is none, or it has no record."""
@@ -218,18 +218,20 @@ class _Making:
     def _quality(self, graph: "Graph", shown: "Shown", arrangement: "Arrangement") -> "Quality":
         from image_similarity.stages.map import measures
 
-        return measures.measured(shown, arrangement, self.inputs.settings.metric, self._vectors(graph))
+        quality = measures.measured(shown, arrangement, self.inputs.settings.metric, self._vectors(graph))
+        if quality.why_not:
+            note(f"trustworthiness is not measured: {quality.why_not}")
+        return quality
 
-    def _vectors(self, graph: "Graph") -> "VectorsOf | None":
-        """Reads vectors of nodes of ``graph``; None where they are not there any more."""
+    def _vectors(self, graph: "Graph") -> "VectorsOf":
+        """Reads vectors of nodes of ``graph``. They may be gone: the map needs them for nothing else."""
         job, key = self.job, self.inputs.key
-        if self.inputs.own_vectors is None and (key is None or not job.base_snapshot.run_ids("vectors", key)):
-            return None
-        runner, _ = group_sources.runner(job, self.inputs, "auto")
-        source = group_sources.vectors_of(job, self.inputs, runner, self.scratch)
 
         def of(node: "Indices") -> "Values":
-            return source.of(graph.images, node)
+            if self.inputs.own_vectors is None and (key is None or not job.base_snapshot.run_ids("vectors", key)):
+                raise JobFailed("the vectors that were compared are not there any more")
+            runner, _ = group_sources.runner(job, self.inputs, "auto")
+            return group_sources.vectors_of(job, self.inputs, runner, self.scratch).of(graph.images, node)
 
         return of
 
@@ -253,7 +255,7 @@ class _Making:
 
     def _draw(self, shown: "Shown", pyramid: "list[Cells]", labels: "list[list[Label]]") -> "Counts":
         """Writes the tiles that are not there, and the data of blocks."""
-        from image_similarity.stages.map import tiles
+        from image_similarity.stages.map import tiles, wall
 
         job, site, earlier = self.job, self.source.site, self.source.earlier
         return tiles.draw(
@@ -265,6 +267,7 @@ class _Making:
             labels,
             [earlier] if earlier else [],
             self.scratch,
+            wall.level_of(pyramid),
         )
 
     def _facts(
@@ -288,6 +291,7 @@ class _Making:
             digits=places.digits(len(shown)),
             fingerprint=settings.fingerprint,
             metric=settings.metric,
+            nearest=quality.nearest,
             kept_on_grid=quality.kept_on_grid,
             by_chance=quality.by_chance,
             wall=picture.path,
@@ -359,16 +363,15 @@ def _summarise(job: Job, arrangement: "Arrangement", counts: Mapping[str, Any]) 
     lines = [f"render_map {job.slot}: {described(counts)}{why}, in {job.seconds:.1f} s"]
     if counts["kept_on_grid"] is not None:
         lines.append(
-            f"of the 10 most similar of an image, {_share(counts['kept_on_grid'])} are within the 24 cells around it "
-            f"(on the layout {_share(counts['kept_on_layout'])}, by chance {_share(counts['by_chance'])})"
+            f"of the {counts['nearest']} most similar of an image, {_share(counts['kept_on_grid'])} are within the 24 "
+            f"cells around it (on the layout {_share(counts['kept_on_layout'])}, by chance "
+            f"{_share(counts['by_chance'])})"
         )
     if counts["trustworthy_grid"] is not None:
         lines.append(
             f"trustworthiness of the 10 around: {_share(counts['trustworthy_grid'])} "
             f"(layout {_share(counts['trustworthy_layout'])})"
         )
-    else:
-        lines.append("trustworthiness is not measured: the vectors are not there, or too few")
     lines.append(
         f"{counts['tiles']:,} tiles, {counts['drawn']:,} of them drawn now, {counts['bytes'] / 2**20:,.1f} MiB"
     )

@@ -39,8 +39,10 @@ class MapFacts:
     """So many digits of the page's name say which of the places' scripts has an image."""
     fingerprint: str
     metric: str
+    nearest: int
+    """10, or as many neighbours as images have."""
     kept_on_grid: float | None
-    """Share of the 10 nearest that are within the 24 cells around an image. None: not measured."""
+    """Share of these nearest that are within the 24 cells around an image. None: not measured."""
     by_chance: float | None
     """The same, if images were placed at random."""
     wall: str

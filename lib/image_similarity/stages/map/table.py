@@ -10,7 +10,7 @@ from image_similarity.stages.map.shown import Shown
 from image_similarity.warehouse.schemas import SCHEMAS
 
 SCHEMA = SCHEMAS["layout"]
-READ = ["image_id", "x", "y", "grid_column", "grid_row", "content_sha256"]
+READ = ["image_id", "x", "y", "grid_column", "grid_row", "content_sha256", "since_layout"]
 """What the next run reads of them."""
 _ROWS_AT_ONCE = 2**16
 
@@ -27,6 +27,7 @@ def rows(shown: Shown, arrangement: Arrangement, fingerprint: str, metric: str) 
             *(pa.array(arrangement.positions[part, axis]) for axis in (0, 1)),
             *(pa.array(arrangement.cell[part, axis], pa.int32()) for axis in (0, 1)),
             _contents(shown, part),
+            pa.array(arrangement.since_layout[part]),
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
