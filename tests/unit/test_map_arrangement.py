@@ -16,7 +16,7 @@ from image_similarity.reporting import JSON, Reporter, reporting_to
 from image_similarity.runtime.session import lazy_session
 from image_similarity.settings import MapSettings
 from image_similarity.stages.map import arrangement, measures, table
-from image_similarity.stages.map.arrangement import Arrangement, Earlier
+from image_similarity.stages.map.arrangement import Arrangement, Earlier, NoEarlier
 from image_similarity.stages.map.shown import Shown
 
 
@@ -45,7 +45,7 @@ def distances_of(values: Any) -> Any:
 
 def arranged(of: Shown, earlier: Earlier | None = None, key: str | None = "k", **settings: Any) -> Arrangement:
     spark = lazy_session(lambda: pytest.fail("Spark was started"))
-    return arrangement.arranged(spark, of, earlier, MapSettings(**settings), key)
+    return arrangement.arranged(spark, of, earlier or NoEarlier(), MapSettings(**settings), key)
 
 
 def as_earlier(of: Shown, made: Arrangement) -> Earlier:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early, group_sources
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.group_sources import Inputs
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from image_similarity.knn.distances import Indices, Values
     from image_similarity.mapping.regions import Label
     from image_similarity.neighbour_graph import Graph
-    from image_similarity.stages.map.arrangement import Arrangement, Cells, Earlier
+    from image_similarity.stages.map.arrangement import Arrangement, Cells, Earlier, NoEarlier
     from image_similarity.stages.map.measures import Quality, VectorsOf
     from image_similarity.stages.map.page import MapFacts
     from image_similarity.stages.map.shown import Shown
     from image_similarity.stages.map.source import Source
     from image_similarity.stages.map.tiles import Counts
+    from image_similarity.warehouse.records import Record
     from image_similarity.warehouse.workspace import Workspace
 
 
@@ -95,7 +96,7 @@ def render(application: Application, where_possible: bool = False) -> None:
     Raises `NothingToDraw` where no image can be on it; ``where_possible``, that is but noted.
     """
     job = application.job("render_map", _slot(application.settings))
-    if job.already_published():
+    if job.already_published(lambda run: _made_the_map_of(_site(application), run)):
         return
     with job.step("plan"):
         inputs = group_sources.of(job.base_snapshot, job.slot, for_copies=False)
@@ -110,10 +111,14 @@ def render(application: Application, where_possible: bool = False) -> None:
             if not where_possible:
                 raise
             note(f"there is no map: {reason}")
-        except BaseException:
-            if not source.shows(job.run_id):  # no visitor uses it
-                source.site.files.delete(making.folder)
+        except BaseException as error:
+            making.give_up(error)
             raise
+
+
+def _made_the_map_of(site: Site, run: "Record") -> bool:
+    """Whether the label of ``run`` is done: the same slot may be on the maps of several galleries."""
+    return run.settings["gallery"]["uri"] == site.uri and site.map() is not None
 
 
 def _plan(job: Job, inputs: Inputs, source: "Source") -> Iterator[str]:
@@ -165,6 +170,18 @@ class _Making:
         self._publish(arrangement, facts, counts)
         _summarise(self.job, arrangement, counts)
 
+    def give_up(self, error: BaseException) -> None:
+        """After ``error``: removes the folder of this map, unless visitors use it.
+
+        Raises ``JobFailed`` if the gallery was changed meanwhile. Whoever changed it has removed files that this run
+        needs, so that ``error`` is but a consequence, and of any class.
+        """
+        if self.source.shows(self.job.run_id):
+            return
+        self.source.site.files.delete(self.folder)
+        if isinstance(error, Exception):
+            self.source.check_unchanged()
+
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _read(self) -> "tuple[Graph, Shown, dict[str, int]]":
@@ -177,7 +194,7 @@ class _Making:
             names = neighbour_graph.Names(images.ids)
             graph = neighbour_graph.read(job.base_snapshot.dataset("neighbours", job.slot), images, names)
         with job.step("read the gallery"):
-            cards = shown.read_cards(self.source.site.files, self.source.cards)
+            cards = self.source.cards()
             on_map = shown.of(graph, names, cards)
         if not len(on_map):
             raise NothingToDraw(self._nothing(cards))
@@ -203,17 +220,20 @@ class _Making:
         job = self.job
         return arrangement.arranged(job.session, shown, self._earlier(), job.settings.map, self.inputs.key)
 
-    def _earlier(self) -> "Earlier | None":
-        """The published layout of this slot; None if there is none, or it has no record."""
+    def _earlier(self) -> "Earlier | NoEarlier":
+        """The published layout of this slot; why not if there is none, or it has no record, or is damaged."""
         from image_similarity.stages.map import table
-        from image_similarity.stages.map.arrangement import Earlier
+        from image_similarity.stages.map.arrangement import Earlier, NoEarlier
 
         published = self.job.base_snapshot
         runs = published.run_ids("layout", self.job.slot)
         record = published.runs.get(runs[0]) if len(runs) == 1 else None
         if record is None:
-            return None
-        return Earlier(runs[0], record.settings["arrangement"], published.table("layout", self.job.slot, table.READ))
+            return NoEarlier()
+        rows = table.read(published, self.job.slot)
+        if rows is None:
+            return NoEarlier(f"the table layout of {runs[0]} is gone or damaged")
+        return Earlier(runs[0], record.settings["arrangement"], rows)
 
     def _quality(self, graph: "Graph", shown: "Shown", arrangement: "Arrangement") -> "Quality":
         from image_similarity.stages.map import measures
@@ -312,21 +332,20 @@ class _Making:
 
         job, site = self.job, self.source.site
         earlier = {} if arrangement.why_new else {"layout": job.base_snapshot.run_ids("layout", job.slot)}
-        shell = self.source.shell()
         with site.locked():
             self.source.check_unchanged()
             with job.step("put the map in place"):
-                publication.put_in_place(self.source, shell, facts)
-            job.publish(
-                replace={"layout": {job.slot: job.run_id}},
-                inputs={**self.inputs.runs, **earlier},
-                counts=counts,
-                used={
-                    "map": job.settings.map.model_dump(),
-                    "gallery": {"uri": site.uri, "rendering": self.source.rendering},
-                    "arrangement": arrangement.record,
-                },
-            )
+                publication.put_in_place(self.source, facts)
+            used = {
+                "map": job.settings.map.model_dump(),
+                "gallery": {"uri": site.uri, "rendering": self.source.rendering},
+                "arrangement": arrangement.record,
+            }
+            inputs = {**self.inputs.runs, **earlier}
+            try:
+                job.publish(replace={"layout": {job.slot: job.run_id}}, inputs=inputs, counts=counts, used=used)
+            except JobFailed as error:
+                raise JobFailed(f"{site.uri}/{maps.PAGE} is new, but not the table layout: {error}") from error
             self._tidy_up()
 
     def _tidy_up(self) -> None:

@@ -45,6 +45,13 @@ class Earlier:
 
 
 @dataclass(frozen=True)
+class NoEarlier:
+    """There are no places to keep."""
+
+    why: str = "no map was published before"
+
+
+@dataclass(frozen=True)
 class Arrangement:
     """Where n images are."""
 
@@ -78,14 +85,16 @@ class Arrangement:
         }
 
 
-def arranged(spark: Any, shown: Shown, earlier: Earlier | None, settings: MapSettings, key: str | None) -> Arrangement:
+def arranged(
+    spark: Any, shown: Shown, earlier: "Earlier | NoEarlier", settings: MapSettings, key: str | None
+) -> Arrangement:
     """The arrangement of ``shown``, which has an image.
 
     ``spark``: a session, for the names of steps; it is not started. ``key``: that of the fingerprint; None for own
     vectors.
     """
-    if earlier is None:
-        return _anew(spark, shown, settings, key, "no map was published before")
+    if isinstance(earlier, NoEarlier):
+        return _anew(spark, shown, settings, key, earlier.why)
     if why := _made_otherwise(shown, earlier, settings, key):
         return _anew(spark, shown, settings, key, why)
     known = _Known.of(shown, earlier)
