@@ -169,7 +169,7 @@ def test_why_all_places_are_new(name: str) -> None:
 
 
 def test_there_was_no_map() -> None:
-    assert arranged(FIRST).why_new == "no map was published before"
+    assert arranged(FIRST).why_new == "no map by this fingerprint and metric was published before"
 
 
 def test_of_many_nodes_a_sample_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ class Earlier:
 class NoEarlier:
     """There are no places to keep."""
 
-    why: str = "no map was published before"
+    why: str = "no map by this fingerprint and metric was published before"
 
 
 @dataclass(frozen=True)
