@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,7 @@ def test_a_second_run_keeps_all_places_and_draws_nothing(place: Place, capsys: A
     assert (counts["new_layout"], counts["placed"], counts["drawn"]) == (False, 0, 0)
     second = place.pointer["run"]
     assert place.maps() == {first, second}, "the map before stays for its readers"
-    assert "0 of them drawn now" in capsys.readouterr().out
+    assert ", 0 drawn now, " in capsys.readouterr().out
     place.map()
     assert place.maps() == {second, place.pointer["run"]}
 
@@ -220,7 +221,7 @@ def test_many_new_images_are_a_new_layout(place: Place, capsys: Any) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "why"),
-    [("map.seed=3", "map.seed or map.free is another"), ("map.relayout=0", "map.relayout = 0")],
+    [("map.seed=3", "map.seed was 0, and is 3"), ("map.relayout=0", "map.relayout = 0")],
 )
 def test_settings_that_ask_for_new_places(place: Place, setting: str, why: str, capsys: Any) -> None:
     assert place.map("--set", setting)["new_layout"] is True
@@ -256,7 +257,36 @@ def test_a_picture_that_is_gone_is_a_quiet_cell(place: Place, capsys: Any) -> No
     picture.write_bytes(b"no picture")
     counts = place.map()
     assert counts["absent"] >= 1
-    assert "their small picture cannot be read: run render_gallery again" in capsys.readouterr().out
+    assert "whose small picture cannot be read: run render_gallery again" in capsys.readouterr().out
+
+
+def test_images_that_failed_or_are_not_in_the_gallery_are_counted(place: Place, capsys: Any) -> None:
+    more = place.folder / "more"
+    shutil.copytree(place.images, more)
+    place.images = more
+    (more / "broken.png").write_bytes(b"no picture")
+    draw(more / "90.png", 90)
+    assert place.run(build_manifest, "--images", more) == 0
+    assert place.run(embed_images, "--set", "embeddings.max_failed_fraction=1") == 0
+    assert place.run(find_neighbours, "-k", 8, "--dissimilar", 0) == 0
+    counts = place.map()
+    assert (counts["not_in_gallery"], counts["failed"]) == (1, 1)
+    printed = capsys.readouterr().out
+    assert "not on the map: 1 compared image not in the gallery: run render_gallery" in printed
+    assert "not on the map: 1 image that could not be read or compared: the view failures says why" in printed
+    place.render()
+    assert place.map()["not_in_gallery"] == 0
+
+
+def test_the_seconds_that_are_printed_are_those_that_are_recorded(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Removing what no map shows comes after, as a step of its own."""
+    monkeypatch.setattr(render_map._Making, "_tidy_up", lambda _: time.sleep(1))
+    place.map()
+    printed = capsys.readouterr().out
+    assert f", in {place.snapshot.runs[place.pointer['run']].seconds:.1f} s" in printed
+    assert "remove what no map shows: 1.0 s" in printed
 
 
 def test_what_a_label_has_published_is_not_done_again(place: Place, capsys: Any) -> None:
@@ -311,7 +341,7 @@ def test_a_dry_run_writes_nothing(place: Place, capsys: Any) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 20])
 @pytest.mark.parametrize("equal", [False, True])
-def test_few_images_and_equal_ones(spark: "SparkSession", tmp_path: Path, count: int, equal: bool) -> None:
+def test_few_images_and_equal_ones(spark: "SparkSession", tmp_path: Path, count: int, equal: bool, capsys: Any) -> None:
     place = Place(spark, tmp_path)
     for seed in range(count):
         draw(place.images / f"{seed:02}.png", 0 if equal else seed)
@@ -319,6 +349,9 @@ def test_few_images_and_equal_ones(spark: "SparkSession", tmp_path: Path, count:
     place.render()
     counts = place.map()
     assert (counts["images"], counts["nodes"]) == (count, 1 if equal else count)
+    printed = capsys.readouterr().out
+    assert "of the 10 most similar" not in printed and " 0.0 MiB" not in printed
+    assert ("1 image on 1 cell, " in printed) == ("1 tile, 1 drawn now" in printed and count == 1) == (count == 1)
     assert len({cell[2:] for cell in place.layout.values()}) == count
     assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
 
@@ -360,9 +393,30 @@ def test_a_gallery_of_another_warehouse(place: Place, spark: "SparkSession", tmp
     other = Place(spark, tmp_path / "other")
     for seed in range(4):
         draw(other.images / f"other {seed}.png", seed)
+    shutil.copy(place.images / "05.png", other.images)
     other.compare()
+    own, layout = place.warehouse, place.layout
     place.warehouse = other.warehouse
-    assert "is it the gallery of another warehouse" in refused(place, capsys)
+    said = refused(place, capsys)
+    assert f"--gallery {place.gallery}: it was not rendered from {other.warehouse}, which has no run" in said
+    assert "name the warehouse that it shows" in said and "Spark" not in said
+    assert not place.snapshot.slots("layout")
+    place.warehouse = own
+    assert place.layout == layout
+    shutil.copytree(own, tmp_path / "moved")
+    place.warehouse = tmp_path / "moved"
+    assert place.map()["new_layout"] is False, "a copy has the same runs"
+
+
+def test_a_gallery_of_which_no_image_is_among_the_neighbours(place: Place, capsys: Any) -> None:
+    others = place.folder / "others"
+    others.mkdir()
+    for seed in range(4):
+        draw(others / f"other {seed}.png", seed)
+    place.images = others
+    place.compare()
+    said = refused(place, capsys)
+    assert "none of its images is among the neighbours colours/cosine: run render_gallery --warehouse" in said
 
 
 def test_no_neighbours(place: Place, capsys: Any) -> None:

@@ -151,8 +151,8 @@ def changed(record: dict[str, Any], **values: Any) -> Earlier:
 REASONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another version": ({"recipe": 0}, {}, "another version"),
     "other vectors": ({"fingerprint_key": "other"}, {}, "the vectors are others"),
-    "another seed": ({}, {"seed": 3}, "map.seed or map.free is another"),
-    "more free cells": ({}, {"free": 0.3}, "map.seed or map.free is another"),
+    "another seed": ({}, {"seed": 3}, "map.seed was 0, and is 3"),
+    "more free cells": ({}, {"free": 0.3}, "map.free was 0.12, and is 0.3"),
     "always": ({}, {"relayout": 0}, "map.relayout = 0"),
     "many since": ({"since_layout": 5}, {}, "10 of 100 images are new since the last layout"),
     "a great wall": ({"columns": 40, "rows": 30}, {}, "most images of the map before are gone"),
@@ -258,4 +258,11 @@ def test_few_images_have_no_measures(images: int) -> None:
     of = shown(values)
     quality = measures.measured(of, arranged(of), "cosine", lambda node: values[node])
     assert quality.trustworthy_grid is None
-    assert (quality.by_chance is None) == (images == 1)
+
+
+@pytest.mark.parametrize(("images", "says_nothing"), [(2, True), (25, True), (26, False)])
+def test_where_all_others_are_around_an_image_nothing_is_kept(images: int, says_nothing: bool) -> None:
+    of = shown(vectors(images))
+    quality = measures.measured(of, arranged(of), "cosine", None)
+    kept = (quality.kept_on_layout, quality.kept_on_grid, quality.by_chance)
+    assert [share is None for share in kept] == [says_nothing] * 3

@@ -255,8 +255,8 @@ class Job:
         recall: float | None = None,
         status: str = PUBLISHED,
         remove: Removed | None = None,
-    ) -> None:
-        """Makes this run's tables current, with its record in ``runs``.
+    ) -> Finished:
+        """Makes this run's tables current, with its record in ``runs``. Returns what it records.
 
         ``inputs``: table -> runs read. ``counts``: what was counted. ``used``: the settings, and what they resolved to.
         ``recall``: of approximate neighbours. ``status``: another value than `PUBLISHED` if the run does not count as
@@ -286,7 +286,8 @@ class Job:
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended[RUNS] = {"": self.run_id}
         pointer = self.warehouse.publish(self.base_snapshot.pointer, replace, appended, remove)
-        self.application.finished.append(Finished(self.name, self.slot, seconds, counts, used))
+        finished = Finished(self.name, self.slot, seconds, counts, used)
+        self.application.finished.append(finished)
         message = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
         self.say(
             f"{message}: {reporting.longest(stages)}" if stages else message,
@@ -301,6 +302,7 @@ class Job:
         self._compact(pointer)
         if self.arguments.keep_runs:
             self._clean(self.arguments.keep_runs)
+        return finished
 
     def _check_whole(self, *published: Slots) -> None:
         """Raises ``JobFailed`` if a table is gone or not whole; returns when all are safe on the disk.

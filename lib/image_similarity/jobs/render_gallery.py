@@ -191,7 +191,7 @@ def _by_fingerprint(snapshot: Snapshot, fingerprints: Sequence[str]) -> dict[str
         known = sorted(by_fingerprint)
         raise WrongInput(
             f"no neighbours by {', '.join(map(repr, unknown))} in {snapshot.uri} (published: {listed(known)})"
-            + (did_you_mean(unknown[0], known) or ": run find_neighbours first")
+            + did_you_mean(unknown[0], known, "name one by --fingerprint, or run find_neighbours first")
         )
     return by_fingerprint
 

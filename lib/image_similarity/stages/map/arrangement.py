@@ -189,8 +189,9 @@ def _made_otherwise(shown: Shown, earlier: Earlier, settings: MapSettings, key: 
         return "the vectors are others than those of the map before"
     if before.get("recipe") != RECIPE or not (shown.content is None or earlier.has_contents):
         return "the map before was made by another version"
-    if any(before.get(name) != getattr(settings, name) for name in ("seed", "free")):
-        return "map.seed or map.free is another"
+    for name in ("seed", "free"):
+        if before.get(name) != getattr(settings, name):
+            return f"map.{name} was {before.get(name)}, and is {getattr(settings, name)}"
     if not settings.relayout:
         return "map.relayout = 0"
     return None

@@ -21,6 +21,8 @@ QUERIES = 500
 """Most images whose ranks are computed for trustworthiness."""
 COMPARED = 20_000
 """Most images among which they have ranks."""
+_LEAST = 26
+"""Images: of fewer, all others are among the 24 nearest."""
 _SEED = 1
 """Of the hashes by which images are chosen: other images than those that UMAP places."""
 _ROWS_AT_ONCE = 2048
@@ -48,14 +50,18 @@ class Quality:
 
 def measured(shown: Shown, arrangement: Arrangement, metric: str, vectors: VectorsOf | None) -> Quality:
     """``vectors``: None if they are not there; then nothing is known of trustworthiness."""
+    kept = _kept(shown, arrangement) if len(shown) >= _LEAST else (math.nan,) * 3
+    trusted = _trustworthiness(shown, arrangement, METRICS[metric], vectors) if vectors is not None else ()
+    return Quality(*map(_rounded, (*kept, *trusted)))
+
+
+def _kept(shown: Shown, arrangement: Arrangement) -> tuple[float, float, float]:
     neighbour = shown.of_images[0]
-    kept = (
+    return (
         preservation.kept_on_layout(arrangement.positions, neighbour),
         preservation.kept_on_grid(arrangement.cell, neighbour),
         preservation.by_chance(len(shown), arrangement.columns, arrangement.rows),
     )
-    trusted = _trustworthiness(shown, arrangement, METRICS[metric], vectors) if vectors is not None else ()
-    return Quality(*map(_rounded, (*kept, *trusted)))
 
 
 def _trustworthiness(shown: Shown, arrangement: Arrangement, metric: Metric, vectors: VectorsOf) -> tuple[float, ...]:

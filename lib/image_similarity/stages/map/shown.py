@@ -122,7 +122,19 @@ def _copies(node: Nodes, most: int) -> Nodes:
     return copies
 
 
-def missing(cards: pa.Table, shown: Shown) -> dict[str, int]:
-    """How many images of the gallery are not on the map: without a picture, and without a vector."""
+def missing(names: Names, cards: pa.Table, shown: Shown, failed: pa.ChunkedArray) -> dict[str, int]:
+    """How many images are not on the map, and why.
+
+    Of the gallery: without a picture, and without a vector. Of those that were compared, ``names``: not in the gallery.
+    Of those that ``failed`` (image_id, repeated or not): neither.
+    """
     without_picture = cards["picture"].null_count
-    return {"without_picture": without_picture, "without_vector": len(cards) - without_picture - len(shown)}
+    ids = cards["image_id"].combine_chunks()
+    in_gallery = int((names.find(ids) >= 0).sum())
+    others = pc.invert(pc.is_in(failed, value_set=ids))
+    return {
+        "without_picture": without_picture,
+        "without_vector": len(cards) - without_picture - len(shown),
+        "not_in_gallery": len(names) - in_gallery,
+        "failed": pc.count_distinct(failed.filter(others)).as_py(),
+    }
