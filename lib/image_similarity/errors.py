@@ -109,10 +109,15 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean a or b?`` for a message about ``word``; empty if none of ``known`` is near."""
+def did_you_mean(word: str, known: Iterable[str], remedy: str = "") -> str:
+    """``; did you mean a or b?`` for a message about ``word``; empty if none of ``known`` is near.
+
+    ``remedy``: what helps where none of them is meant. It follows as a sentence, or as ``: remedy`` if none is near.
+    """
     names = near(word, known)
-    return f"; did you mean {' or '.join(names)}?" if names else ""
+    if not names:
+        return f": {remedy}" if remedy else ""
+    return sentences(f"; did you mean {' or '.join(names)}?", remedy[:1].upper() + remedy[1:])
 
 
 def sentences(first: str, second: str) -> str:

@@ -173,6 +173,11 @@ def aligned(rows: Iterable[tuple[str, ...]], indent: str = "  ") -> str:
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 image``, ``1,460 images``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """``text`` with all unprintable characters escaped, so that it is one line."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()

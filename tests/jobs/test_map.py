@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,19 @@ import pytest
 from PIL import Image
 
 from crawler import crawl
-from image_similarity.jobs import build_manifest, embed_images, find_neighbours, render_gallery, render_map
+from image_similarity.jobs import (
+    build_manifest,
+    embed_images,
+    find_neighbours,
+    render_gallery,
+    render_map,
+    run_pipeline,
+)
 from image_similarity.jobs.command_line import main
-from image_similarity.jobs.job import Job
 from image_similarity.pages import maps
 from image_similarity.storage.filesystems import files_of
+from image_similarity.warehouse.records import parquet_of
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
-from image_similarity.warehouse.warehouse import Conflict
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -69,6 +76,14 @@ class Place:
     @property
     def pointer(self) -> dict[str, str]:
         return dict(json.loads((self.gallery / maps.POINTER).read_text()))
+
+    def copy_of_gallery(self, name: str, with_map: bool = True) -> Path:
+        copy = self.folder / name
+        shutil.copytree(self.gallery, copy)
+        if not with_map:
+            shutil.rmtree(copy / maps.FOLDER)
+            (copy / maps.PAGE).unlink()
+        return copy
 
     def tiles(self) -> set[str]:
         return {file.stem for file in (self.gallery / "map" / "tiles").rglob("*.webp")}
@@ -146,7 +161,7 @@ def test_a_second_run_keeps_all_places_and_draws_nothing(place: Place, capsys: A
     assert (counts["new_layout"], counts["placed"], counts["drawn"]) == (False, 0, 0)
     second = place.pointer["run"]
     assert place.maps() == {first, second}, "the map before stays for its readers"
-    assert "0 of them drawn now" in capsys.readouterr().out
+    assert ", 0 drawn now, " in capsys.readouterr().out
     place.map()
     assert place.maps() == {second, place.pointer["run"]}
 
@@ -207,7 +222,7 @@ def test_many_new_images_are_a_new_layout(place: Place, capsys: Any) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "why"),
-    [("map.seed=3", "map.seed or map.free is another"), ("map.relayout=0", "map.relayout = 0")],
+    [("map.seed=3", "map.seed was 0, and is 3"), ("map.relayout=0", "map.relayout = 0")],
 )
 def test_settings_that_ask_for_new_places(place: Place, setting: str, why: str, capsys: Any) -> None:
     assert place.map("--set", setting)["new_layout"] is True
@@ -266,7 +281,36 @@ def test_a_picture_that_is_gone_is_a_quiet_cell(place: Place, capsys: Any) -> No
     picture.write_bytes(b"no picture")
     counts = place.map()
     assert counts["absent"] >= 1
-    assert "their small picture cannot be read: run render_gallery again" in capsys.readouterr().out
+    assert "whose small picture cannot be read: run render_gallery again" in capsys.readouterr().out
+
+
+def test_images_that_failed_or_are_not_in_the_gallery_are_counted(place: Place, capsys: Any) -> None:
+    more = place.folder / "more"
+    shutil.copytree(place.images, more)
+    place.images = more
+    (more / "broken.png").write_bytes(b"no picture")
+    draw(more / "90.png", 90)
+    assert place.run(build_manifest, "--images", more) == 0
+    assert place.run(embed_images, "--set", "embeddings.max_failed_fraction=1") == 0
+    assert place.run(find_neighbours, "-k", 8, "--dissimilar", 0) == 0
+    counts = place.map()
+    assert (counts["not_in_gallery"], counts["failed"]) == (1, 1)
+    printed = capsys.readouterr().out
+    assert "not on the map: 1 compared image not in the gallery: run render_gallery" in printed
+    assert "not on the map: 1 image that could not be read or compared: the view failures says why" in printed
+    place.render()
+    assert place.map()["not_in_gallery"] == 0
+
+
+def test_the_seconds_that_are_printed_are_those_that_are_recorded(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Removing what no map shows comes after, as a step of its own."""
+    monkeypatch.setattr(render_map._Making, "_tidy_up", lambda _: time.sleep(1))
+    place.map()
+    printed = capsys.readouterr().out
+    assert f", in {place.snapshot.runs[place.pointer['run']].seconds:.1f} s" in printed
+    assert "remove what no map shows: 1.0 s" in printed
 
 
 def test_what_a_label_has_published_is_not_done_again(place: Place, capsys: Any) -> None:
@@ -275,6 +319,39 @@ def test_what_a_label_has_published_is_not_done_again(place: Place, capsys: Any)
     assert place.run(render_map, "--run-id", "tonight") == 0
     assert place.pointer["run"] == run
     assert "already published under the label 'tonight'" in capsys.readouterr().out
+
+
+def test_a_label_is_done_where_its_map_is(place: Place, capsys: Any) -> None:
+    """The same neighbours may be on the maps of several galleries."""
+    place.map("--run-id", "tonight")
+    of_one = place.gallery
+    place.gallery = place.copy_of_gallery("other", with_map=False)
+    place.map("--run-id", "tonight")
+    assert (place.gallery / maps.PAGE).exists() and "already published" not in capsys.readouterr().out
+    for gallery in (of_one, place.gallery):
+        place.gallery = gallery
+        before = place.pointer
+        place.map("--run-id", "tonight")
+        assert place.pointer == before and "already published" in capsys.readouterr().out
+    (place.gallery / maps.POINTER).unlink()
+    place.map("--run-id", "tonight")
+    assert place.pointer != before
+
+
+def test_a_pipeline_makes_the_map_of_its_gallery(place: Place, capsys: Any) -> None:
+    def run(*arguments: object) -> str:
+        capsys.readouterr()
+        assert place.run(run_pipeline, "--images", place.images, "--gallery", place.gallery, *arguments) == 0
+        return str(capsys.readouterr().out)
+
+    assert "is of an earlier rendering" not in run("--run-id", "tonight")
+    of_one, place.gallery = place.gallery, place.folder / "other"
+    run("--run-id", "tonight")
+    assert (place.gallery / maps.PAGE).exists()
+    place.gallery = of_one
+    for without in (["map.enabled=false"], ["neighbours.similar=0", "neighbours.dissimilar=2"]):
+        said = run(*(word for setting in without for word in ("--set", setting)))
+        assert f"the map of {of_one} is of an earlier rendering: run render_map" in said
 
 
 def test_a_dry_run_writes_nothing(place: Place, capsys: Any) -> None:
@@ -288,7 +365,7 @@ def test_a_dry_run_writes_nothing(place: Place, capsys: Any) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 20])
 @pytest.mark.parametrize("equal", [False, True])
-def test_few_images_and_equal_ones(spark: "SparkSession", tmp_path: Path, count: int, equal: bool) -> None:
+def test_few_images_and_equal_ones(spark: "SparkSession", tmp_path: Path, count: int, equal: bool, capsys: Any) -> None:
     place = Place(spark, tmp_path)
     for seed in range(count):
         draw(place.images / f"{seed:02}.png", 0 if equal else seed)
@@ -296,6 +373,9 @@ def test_few_images_and_equal_ones(spark: "SparkSession", tmp_path: Path, count:
     place.render()
     counts = place.map()
     assert (counts["images"], counts["nodes"]) == (count, 1 if equal else count)
+    printed = capsys.readouterr().out
+    assert "of the 10 most similar" not in printed and " 0.0 MiB" not in printed
+    assert ("1 image on 1 cell, " in printed) == ("1 tile, 1 drawn now" in printed and count == 1) == (count == 1)
     assert len({cell[2:] for cell in place.layout.values()}) == count
     assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
 
@@ -337,9 +417,30 @@ def test_a_gallery_of_another_warehouse(place: Place, spark: "SparkSession", tmp
     other = Place(spark, tmp_path / "other")
     for seed in range(4):
         draw(other.images / f"other {seed}.png", seed)
+    shutil.copy(place.images / "05.png", other.images)
     other.compare()
+    own, layout = place.warehouse, place.layout
     place.warehouse = other.warehouse
-    assert "is it the gallery of another warehouse" in refused(place, capsys)
+    said = refused(place, capsys)
+    assert f"--gallery {place.gallery}: it was not rendered from {other.warehouse}, which has no run" in said
+    assert "name the warehouse that it shows" in said and "Spark" not in said
+    assert not place.snapshot.slots("layout")
+    place.warehouse = own
+    assert place.layout == layout
+    shutil.copytree(own, tmp_path / "moved")
+    place.warehouse = tmp_path / "moved"
+    assert place.map()["new_layout"] is False, "a copy has the same runs"
+
+
+def test_a_gallery_of_which_no_image_is_among_the_neighbours(place: Place, capsys: Any) -> None:
+    others = place.folder / "others"
+    others.mkdir()
+    for seed in range(4):
+        draw(others / f"other {seed}.png", seed)
+    place.images = others
+    place.compare()
+    said = refused(place, capsys)
+    assert "none of its images is among the neighbours colours/cosine: run render_gallery --warehouse" in said
 
 
 def test_no_neighbours(place: Place, capsys: Any) -> None:
@@ -368,22 +469,85 @@ def test_a_gallery_that_is_rendered_meanwhile(place: Place, monkeypatch: pytest.
     assert place.maps() == {before["run"]}, "what was drawn for nobody is gone"
 
 
+def test_a_map_that_another_job_makes_meanwhile(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """It removes the folder in which this one works."""
+    from image_similarity.stages.map import tiles
+
+    def map_too(*arguments: Any) -> Any:
+        monkeypatch.setattr(tiles, "inventory", inventory)
+        assert place.run(render_map) == 0
+        return inventory(*arguments)
+
+    inventory, before = tiles.inventory, place.pointer["run"]
+    monkeypatch.setattr(tiles, "inventory", map_too)
+    assert "another job made a map of" in refused(place, capsys, 1)
+    assert place.pointer["run"] != before and place.maps() == {before, place.pointer["run"]}
+    assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
+
+
 def test_a_layout_that_another_job_publishes_meanwhile(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """The map is whole, though its table is not published; the next run does both."""
+    """That of another gallery, say. The map is whole, though its table is not published; the next run does both."""
+    from image_similarity.stages.map import wall
 
-    def conflict(*_: Any, **__: Any) -> None:
-        raise Conflict("layout", "another job published layout")
+    def map_too(*arguments: Any) -> Any:
+        monkeypatch.setattr(wall, "write", write)
+        gallery, place.gallery = place.gallery, place.copy_of_gallery("other")
+        assert place.run(render_map) == 0
+        place.gallery = gallery
+        return write(*arguments)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Job, "publish", conflict)
-        before = place.pointer["run"]
-        assert "another job published layout" in refused(place, capsys, 1)
+    write, before = wall.write, place.pointer["run"]
+    monkeypatch.setattr(wall, "write", map_too)
+    said = refused(place, capsys, 1)
+    assert f"{place.gallery}/map.html is new, but not the table layout: another job published layout {SLOT}" in said
+    assert "no table of this run was published: run it again" in said
     run = place.pointer["run"]
     assert run != before and (place.gallery / "map" / run / "wall.webp").exists()
     assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
     assert place.map()["drawn"] == 0
+
+
+def test_a_damaged_pointer_is_no_map(place: Place) -> None:
+    before = place.layout
+    (place.gallery / maps.POINTER).write_bytes(b"{")
+    assert place.map()["new_layout"] is False
+    assert place.layout == before and place.maps() == {place.pointer["run"]}
+    assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
+
+
+OTHER_COLUMNS = parquet_of(pa.table({"a": [1]}))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no Parquet", OTHER_COLUMNS])
+def test_damaged_cards(place: Place, content: bytes | None, capsys: Any) -> None:
+    cards = place.gallery / place.pointer["rendering"] / maps.CARDS
+    for file in cards.glob("*.parquet"):
+        file.unlink() if content is None else file.write_bytes(content)
+    command = f"render_gallery --warehouse {place.warehouse} --gallery {place.gallery}"
+    assert f"{cards} is damaged: run {command} again" in refused(place, capsys)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"x", b""])
+def test_a_damaged_shell(place: Place, content: bytes, capsys: Any) -> None:
+    shell = place.gallery / place.pointer["rendering"] / maps.SHELL
+    shell.write_bytes(content)
+    command = f"render_gallery --warehouse {place.warehouse} --gallery {place.gallery}"
+    assert f"{shell} is damaged: run {command} again" in refused(place, capsys)
+    assert place.run(render_gallery) == 0
+    place.map()
+
+
+@pytest.mark.parametrize("content", [None, b"no Parquet", OTHER_COLUMNS])
+def test_a_damaged_layout_gets_new_places(place: Place, content: bytes | None, capsys: Any) -> None:
+    (run,) = place.snapshot.run_ids("layout", SLOT)
+    for file in (place.warehouse / "layout" / f"run_id={run}").glob("*.parquet"):
+        file.unlink() if content is None else file.write_bytes(content)
+    assert place.map()["new_layout"] is True
+    assert f"all at new places (the table layout of {run} is gone or damaged)" in capsys.readouterr().out
+    assert "layout" not in place.snapshot.runs[place.pointer["run"]].inputs
+    assert place.map()["new_layout"] is False
 
 
 def test_the_map_of_the_rendering_before_stays_good(place: Place, capsys: Any) -> None:

@@ -119,7 +119,7 @@ def test_a_pipeline_as_machines_see_it(
     # Where there are no groups, Spark has nothing to do for them.
     assert {*jobs, "group_images"} == {*JOBS}, "each has the name of the job that started it"
     of_steps = {"embed_images: embed tiny", "find_neighbours: pack vectors", "render_gallery: pictures"}
-    assert {*of_steps, "render_map: tiles"} <= set(named.values())
+    assert {*of_steps, "render_map: check and draw tiles"} <= set(named.values())
 
 
 def check_records(warehouse: Path, published: list[Event]) -> None:

@@ -397,7 +397,16 @@ def test_the_layout_of_one_map(made: Made) -> None:
     assert table["content_sha256"].to_pylist() == ["of a.jpg", "of b.jpg"]
     assert table.schema.metadata == {b"fingerprint": b"vgg16-fc2", b"metric": b"cosine", b"run_id": b"r00000004"}
     assert collection.layout("hog")["grid_column"].to_pylist() == [1, 1]
-    assert "did you mean hog?" in refused(collection.layout, "hogg")
+    assert "did you mean hog? Name one, or run render_map --fingerprint hogg first" in refused(
+        collection.layout, "hogg"
+    )
+    assert "(published: hog, vgg16-fc2): name one, or run render_map --fingerprint dinov2" in refused(
+        collection.layout, "dinov2"
+    )
+    assert "name one, or run render_map --fingerprint hog --metric cosine first" in refused(
+        collection.layout, "hog", "cosine"
+    )
+    assert "did you mean cosine?" in refused(collection.layout, "hog", "cosin")
 
 
 def test_quality_and_tags_that_are_not_published(made: Made) -> None:

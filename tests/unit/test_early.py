@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import threading
@@ -300,6 +301,35 @@ def test_a_warehouse_that_is_a_file(place: Path, capsys: Any) -> None:
     assert f"--warehouse list.csv/w: {place / 'list.csv'} is a file; name a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["nothing", "a file", "other content", "a report"])
+def test_a_place_of_a_map_where_no_gallery_is(kind: str, place: Path, capsys: Any) -> None:
+    folder = {"nothing": "g", "a file": "list.csv", "other content": "pictures", "a report": "r p"}[kind]
+    (place / "r p").mkdir()
+    (place / "r p" / "report.json").write_text('{"kind": "image-similarity report", "renderings": [], "forwards": []}')
+    publish_default_neighbours(place)
+    told = told_early(render_map, ["--gallery", folder], 2, capsys)
+    command = shlex.join(["render_gallery", "--warehouse", "w", "--gallery", folder])
+    assert f"--gallery {folder}: no gallery is rendered there: run {command} first" in told
+
+
+@pytest.mark.parametrize("below", ["map", "map/tiles", "static"])
+def test_a_gallery_in_which_no_map_can_be_written(
+    below: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    publish_default_neighbours(place)
+    (place / "g" / below).mkdir(parents=True)
+    (place / "g" / "gallery.json").write_text('{"kind": "image-similarity gallery", "renderings": [], "forwards": []}')
+    closed = str(place / "g" / below)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != closed)
+    assert f"--gallery g: {closed} cannot be written" in told_early(render_map, ["--gallery", "g"], 2, capsys)
+
+
+def publish_default_neighbours(place: Path) -> None:
+    slot, similar = "vgg16-fc2/cosine", {"neighbours": {"similar": 12}}
+    compared = record(RUN, "find_neighbours", slot, settings=similar, inputs={"embeddings": [RUN]})
+    publish(place, [compared], {("neighbours", slot, RUN): rows("neighbours", 1)})
+
+
 def test_a_warehouse_that_cannot_be_written(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     assert main(build_manifest, ["--warehouse", "w", "--images", "pictures"]) == 2
@@ -537,6 +567,31 @@ def test_what_the_records_show_to_be_wrong(place: Path, capsys: Any) -> None:
     few = ["--fingerprint", "hog", "--sample", "10"]
     assert "audit_queries = 10 are too few" in told_early(audit_neighbours, few, 2, capsys)
     assert "no run in" in told_early(restore_runs, ["--to", "nihgt"], 2, capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [
+        ([], ": name one by --fingerprint, or run find_neighbours first"),
+        (
+            ["--fingerprint", "colour"],
+            "; did you mean colours? Name one by --fingerprint, or run find_neighbours first",
+        ),
+        (["--fingerprint", "hog"], ": name one by --fingerprint or --metric, or run find_neighbours first"),
+        (["--metric", "correlation"], ": name one by --fingerprint and --metric, or run find_neighbours first"),
+        (["--fingerprint", "colours", "--metric", "euclidean"], ": name one by --fingerprint or --metric, or run"),
+    ],
+)
+@pytest.mark.parametrize("job", [group_images, render_map, audit_neighbours])
+def test_near_fingerprints_and_what_else_helps(
+    job: Any, flags: list[str], advice: str, place: Path, capsys: Any
+) -> None:
+    """Two slots are not alike because both end in ``/cosine``."""
+    slots = ("colours/cosine", "edges/cosine", "hog/euclidean")
+    known = [record(f"{RUN}{slot[:2]}", "find_neighbours", slot) for slot in slots]
+    publish(place, known, {("neighbours", one.slot, one.run_id): rows("neighbours", 1) for one in known})
+    told = told_early(job, [*READERS[job], *flags], 2, capsys)
+    assert f"(published: {', '.join(slots)}){advice}" in told
 
 
 @pytest.mark.parametrize("uri", ["hdfs:///w", "hdfs://h/w", "hdfs://h", "s3://b", "s3a://b/w", "file:///w", "w"])

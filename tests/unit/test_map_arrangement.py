@@ -17,7 +17,7 @@ from image_similarity.reporting import JSON, Reporter, reporting_to
 from image_similarity.runtime.session import lazy_session
 from image_similarity.settings import MapSettings
 from image_similarity.stages.map import arrangement, measures, table
-from image_similarity.stages.map.arrangement import Arrangement, Earlier
+from image_similarity.stages.map.arrangement import Arrangement, Earlier, NoEarlier
 from image_similarity.stages.map.shown import Shown
 
 
@@ -46,7 +46,7 @@ def distances_of(values: Any) -> Any:
 
 def arranged(of: Shown, earlier: Earlier | None = None, key: str = "k", **settings: Any) -> Arrangement:
     spark = lazy_session(lambda: pytest.fail("Spark was started"))
-    return arrangement.arranged(spark, of, earlier, MapSettings(**settings), key)
+    return arrangement.arranged(spark, of, earlier or NoEarlier(), MapSettings(**settings), key)
 
 
 def as_earlier(of: Shown, made: Arrangement) -> Earlier:
@@ -182,8 +182,8 @@ def changed(record: dict[str, Any], **values: Any) -> Earlier:
 REASONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another version": ({"recipe": 0}, {}, "another version"),
     "other vectors": ({"fingerprint_key": "other"}, {}, "the vectors are others"),
-    "another seed": ({}, {"seed": 3}, "map.seed or map.free is another"),
-    "more free cells": ({}, {"free": 0.3}, "map.seed or map.free is another"),
+    "another seed": ({}, {"seed": 3}, "map.seed was 0, and is 3"),
+    "more free cells": ({}, {"free": 0.3}, "map.free was 0.12, and is 0.3"),
     "always": ({}, {"relayout": 0}, "map.relayout = 0"),
     "a great wall": ({"columns": 40, "rows": 30}, {}, "most images of the map before are gone"),
     "a full wall": ({"columns": 10, "rows": 9}, {}, "no cells are free"),
@@ -199,7 +199,7 @@ def test_why_all_places_are_new(name: str) -> None:
 
 
 def test_there_was_no_map() -> None:
-    assert arranged(FIRST).why_new == "no map was published before"
+    assert arranged(FIRST).why_new == "no map by this fingerprint and metric was published before"
 
 
 def test_of_many_nodes_a_sample_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,4 +290,12 @@ def test_few_images_have_no_measures(images: int) -> None:
     of = shown(values)
     quality = measures.measured(of, arranged(of), "cosine", lambda node: values[node])
     assert quality.trustworthy_grid is None and quality.why_not == "there are too few images with neighbours"
-    assert (quality.by_chance is None) == (images == 1)
+
+
+@pytest.mark.parametrize(("images", "says_nothing"), [(2, True), (25, True), (26, False)])
+def test_where_all_others_are_around_an_image_nothing_is_kept(images: int, says_nothing: bool) -> None:
+    values = vectors(images)
+    of = shown(values)
+    quality = measures.measured(of, arranged(of), "cosine", lambda node: values[node])
+    kept = (quality.kept_on_layout, quality.kept_on_grid, quality.by_chance)
+    assert [share is None for share in kept] == [says_nothing] * 3

@@ -58,10 +58,17 @@ def test_images_without_a_picture_or_a_vector_are_not_on_the_map() -> None:
     names = [f"i{number:02}" for number in range(20)]
     of = cards([*names, "never embedded"], ("i03", "i07"))
     on_map = read(list(range(20)), 6, of)
+    compared = neighbour_graph.Names(pa.array([*names, "left"], pa.large_string()))
     left = [name for name in names if name not in ("i03", "i07")]
     assert on_map.ids.to_pylist() == left
     assert on_map.cards["page"].to_pylist() == [f"page of {name}" for name in left]
-    assert shown.missing(of, on_map) == {"without_picture": 2, "without_vector": 1}
+    failed = pa.chunked_array([["broken", "never embedded"], ["broken"]])
+    assert shown.missing(compared, of, on_map, failed) == {
+        "without_picture": 2,
+        "without_vector": 1,
+        "not_in_gallery": 1,
+        "failed": 1,
+    }
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -107,3 +114,10 @@ def test_cards_are_read_in_the_order_of_their_files(tmp_path: Any) -> None:
     assert shown.read_cards(files_of(str(tmp_path)), f"{tmp_path}/cards") == table
     with pytest.raises(FileNotFoundError):
         shown.read_cards(files_of(str(tmp_path)), f"{tmp_path}/none")
+
+
+@pytest.mark.parametrize("columns", [{"image_id": ["a"]}, {**dict.fromkeys(shown.COLUMNS, ["a"]), "width": ["wide"]}])
+def test_cards_of_other_columns_are_damaged(tmp_path: Any, columns: Any) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "part-0.parquet")
+    with pytest.raises(ValueError):
+        shown.read_cards(files_of(str(tmp_path)), str(tmp_path))

@@ -43,10 +43,11 @@ def metric_of(snapshot: Snapshot, fingerprint: str, metric: str | None) -> str:
     return one_of("metric", metric, METRICS)
 
 
-def chosen(snapshot: Snapshot, what: str, name: str | None, known: Iterable[str]) -> str:
+def chosen(snapshot: Snapshot, what: str, name: str | None, known: Iterable[str], remedy: str = "") -> str:
     """``name``, if it is among the published ``known``. None: the only one, else the default.
 
     ``what``: ``fingerprint`` or ``metric``. Raises ``WrongInput``, with what is published, where nothing is chosen.
+    ``remedy``: what helps where ``name`` is not published.
     """
     published = list(dict.fromkeys(known))
     if name is None:
@@ -54,7 +55,7 @@ def chosen(snapshot: Snapshot, what: str, name: str | None, known: Iterable[str]
         if name is None:
             raise WrongInput(f"{snapshot.uri}: which {what}? Several are published: name one of {listed(published)}")
     if name not in published:
-        raise WrongInput(not_published(snapshot.uri, what, name, published))
+        raise WrongInput(not_published(snapshot.uri, what, name, published, remedy))
     return name
 
 
@@ -66,7 +67,8 @@ def one_of(what: str, name: str, known: Iterable[str]) -> str:
     return name
 
 
-def not_published(uri: str, what: str, name: str, known: Iterable[str]) -> str:
-    """The message for ``name``, which is not among the published ``known``."""
+def not_published(uri: str, what: str, name: str, known: Iterable[str], remedy: str = "") -> str:
+    """The message for ``name``, which is not among the published ``known``. ``remedy``: what helps."""
     names = list(known)
-    return f"{uri}: {what} {name!r} is not published (published: {listed(names)}){did_you_mean(str(name), names)}"
+    advice = did_you_mean(str(name), names, remedy)
+    return f"{uri}: {what} {name!r} is not published (published: {listed(names)}){advice}"

@@ -303,8 +303,11 @@ def layout(snapshot: Snapshot, fingerprint: str | None, metric: str | None) -> p
     slots = [slot.partition("/") for slot in snapshot.slots("layout")]
     if not slots:
         raise WrongInput(f"{snapshot.uri}: no layout is published: run render_map first")
-    name = defaults.chosen(snapshot, "fingerprint with a layout", fingerprint, [of for of, _, _ in slots])
-    by = defaults.chosen(snapshot, "metric", metric, [metric for of, _, metric in slots if of == name])
+    run = f"name one, or run render_map --fingerprint {fingerprint} first"
+    name = defaults.chosen(snapshot, "fingerprint with a layout", fingerprint, [of for of, _, _ in slots], run)
+    by = None if metric is None else defaults.one_of("metric", metric, defaults.METRICS)
+    run = f"name one, or run render_map --fingerprint {name} --metric {by} first"
+    by = defaults.chosen(snapshot, "metric", by, [metric for of, _, metric in slots if of == name], run)
     slot = f"{name}/{by}"
     rows = snapshot.table("layout", slot).sort_by(_ascending("image_id"))
     return described(rows, fingerprint=name, metric=by, run_id=snapshot.run_ids("layout", slot)[-1])

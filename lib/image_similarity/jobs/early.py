@@ -21,19 +21,20 @@ LEAST_ROOM = 4 * 2**20
 would begin, and fail in the middle."""
 
 
-def check_folder(flag: str, uri: str, dry_run: bool) -> None:
+def check_folder(flag: str, uri: str, dry_run: bool, below: Sequence[str] = ()) -> None:
     """Raises ``WrongInput`` if ``uri``, which ``flag`` gives, cannot be a folder to write to.
 
     Of other places only the address is looked at. Folders need not be there yet. Nothing is written under
-    ``--dry-run``.
+    ``--dry-run``. ``below``: paths of folders in it that are written, too.
     """
     if (fault := places.fault_of_folder(uri)) is not None:
         raise WrongInput(f"{flag} {uri}: {fault}")
     if not uris.is_local(uri):
         return
-    folder = disk_space.existing(uris.absolute(uri))
-    if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
-        raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
+    for path in ("", *below):
+        folder = disk_space.existing(os.path.join(uris.absolute(uri), path))
+        if not dry_run and not os.access(folder, os.W_OK | os.X_OK):
+            raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
 
 
 def note_lone_publishers(folders: Mapping[str, str]) -> None:
@@ -117,15 +118,27 @@ def with_only_fingerprint(warehouse: str, settings: Settings, tables: Sequence[s
 
 
 def runs_of(published: Snapshot, table: str, slot: str, job: str) -> list[str]:
-    """The current runs of ``slot`` of ``table``. ``WrongInput``, with near slots, if ``job`` has published none."""
+    """The current runs of ``slot`` of ``table``. ``WrongInput``, with what helps, if ``job`` has published none."""
     runs = published.run_ids(table, slot)
     if not runs and not slot:  # the table has no others
         raise WrongInput(f"no {table} is published in {published.uri}: run {job} first")
     if not runs:
         slots = sorted(published.slots(table))
-        advice = did_you_mean(slot, slots) or f": {'name one by --fingerprint, or ' if slots else ''}run {job} first"
+        advice = _advice(slot, slots, f"run {job} first")
         raise WrongInput(f"no {table} {slot!r} in {published.uri} (published: {listed(slots)}){advice}")
     return runs
+
+
+def _advice(slot: str, published: Sequence[str], job: str) -> str:
+    """How to get to one of the ``published`` slots, or to ``slot`` by the command ``job``.
+
+    Near fingerprints are those with the same metric: two slots are not alike because both end in ``/cosine``.
+    """
+    (name, _, metric), slots = slot.partition("/"), [one.partition("/") for one in published]
+    others = [of for of, _, by in slots if by == metric]
+    flags = {"--fingerprint": others, "--metric": [by for of, _, by in slots if of == name]}
+    named = " or ".join(flag for flag, known in flags.items() if known) or "--fingerprint and --metric"
+    return did_you_mean(name, others, f"name one by {named}, or {job}" if slots else job)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -178,8 +178,11 @@ class Job:
         """The lease of this run. While it is held, cleaning spares what the run writes and what it may read."""
         return leases.held(self.warehouse, self.run_id, self.base_snapshot.pointer, self.older)
 
-    def already_published(self) -> Record | None:
-        """The run with this ``--run-id`` label that has published this job and slot, if there is one. Reports it."""
+    def already_published(self, is_it: Callable[[Record], bool] = lambda run: True) -> Record | None:
+        """The run with this ``--run-id`` label that has published this job and slot, if there is one. Reports it.
+
+        ``is_it``: whether a run did all that this one would do, where slot and label do not tell it.
+        """
         label = self.arguments.run_id
         if label is None:
             return None
@@ -188,7 +191,7 @@ class Job:
         undone = retention.undone(history) | retention.unpublished(history)
         published = [run for run in history if run.status == PUBLISHED]
         same = [run for run in published if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
-        previous = next((run for run in same if run.run_id not in undone), None)
+        previous = next((run for run in same if run.run_id not in undone and is_it(run)), None)
         if previous is not None:
             message = (
                 f"{self.name} {self.slot}".rstrip()
@@ -252,8 +255,8 @@ class Job:
         recall: float | None = None,
         status: str = PUBLISHED,
         remove: Removed | None = None,
-    ) -> None:
-        """Makes this run's tables current, with its record in ``runs``.
+    ) -> Finished:
+        """Makes this run's tables current, with its record in ``runs``. Returns what it records.
 
         ``inputs``: table -> runs read. ``counts``: what was counted. ``used``: the settings, and what they resolved to.
         ``recall``: of approximate neighbours. ``status``: another value than `PUBLISHED` if the run does not count as
@@ -283,7 +286,8 @@ class Job:
         appended = {table: dict(slots) for table, slots in (append or {}).items()}
         appended[RUNS] = {"": self.run_id}
         pointer = self.warehouse.publish(self.base_snapshot.pointer, replace, appended, remove)
-        self.application.finished.append(Finished(self.name, self.slot, seconds, counts, used))
+        finished = Finished(self.name, self.slot, seconds, counts, used)
+        self.application.finished.append(finished)
         message = f"{self.name} {self.slot}".rstrip() + f": published as {self.run_id} after {seconds:.1f} s"
         self.say(
             f"{message}: {reporting.longest(stages)}" if stages else message,
@@ -298,6 +302,7 @@ class Job:
         self._compact(pointer)
         if self.arguments.keep_runs:
             self._clean(self.arguments.keep_runs)
+        return finished
 
     def _check_whole(self, *published: Slots) -> None:
         """Raises ``JobFailed`` if a table is gone or not whole; returns when all are safe on the disk.

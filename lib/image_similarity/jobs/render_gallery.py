@@ -133,7 +133,7 @@ def render(application: Application, fingerprints: Sequence[str] = ()) -> None:
 def note_on_map(application: Application) -> None:
     """Says so where the map shows an earlier rendering than the pages. It stays good: its rendering is kept."""
     site = _site(application)
-    if (mapped := site.mapped()) and mapped != site.renderings[0]:
+    if (shown := site.map()) and shown.rendering != site.renderings[0]:
         note(f"the map of {site.uri} is of an earlier rendering: run render_map")
 
 
@@ -191,7 +191,7 @@ def _by_fingerprint(snapshot: Snapshot, fingerprints: Sequence[str]) -> dict[str
         known = sorted(by_fingerprint)
         raise WrongInput(
             f"no neighbours by {', '.join(map(repr, unknown))} in {snapshot.uri} (published: {listed(known)})"
-            + (did_you_mean(unknown[0], known) or ": run find_neighbours first")
+            + did_you_mean(unknown[0], known, "name one by --fingerprint, or run find_neighbours first")
         )
     return by_fingerprint
 

@@ -3,6 +3,7 @@
 # What computes is imported where it is used: help, and what is wrong in the arguments, should not wait for it.
 
 import argparse
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,24 +14,28 @@ from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early, group_sources
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.group_sources import Inputs
-from image_similarity.jobs.job import Application, Job
+from image_similarity.jobs.job import Application, Finished, Job
 from image_similarity.pages import maps
-from image_similarity.pages.site import Site, open_site
-from image_similarity.reporting import note, say
+from image_similarity.pages.site import Site, check_rendered, open_site
+from image_similarity.reporting import counted, note, say
 from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.settings import Settings
 from image_similarity.storage import uris
+from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from image_similarity.knn.distances import Indices, Values
     from image_similarity.mapping.regions import Label
     from image_similarity.neighbour_graph import Graph
-    from image_similarity.stages.map.arrangement import Arrangement, Cells, Earlier
+    from image_similarity.stages.map.arrangement import Arrangement, Cells, Earlier, NoEarlier
     from image_similarity.stages.map.measures import Quality, VectorsOf
     from image_similarity.stages.map.page import MapFacts
     from image_similarity.stages.map.shown import Shown
     from image_similarity.stages.map.source import Source
     from image_similarity.stages.map.tiles import Counts
+    from image_similarity.warehouse.records import Record
     from image_similarity.warehouse.workspace import Workspace
 
 
@@ -51,34 +56,57 @@ def fingerprint_tables(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
     """Raises ``WrongInput`` for what is seen before Spark is started: neighbours that are not published, and a gallery
-    that is not rendered.
+    that is not rendered, is that of another warehouse, or cannot be written.
     """
-    early.check_folder("--gallery", arguments.gallery, arguments.dry_run)
+    from image_similarity.stages.map.files import TILES
+    from image_similarity.stages.map.page import STATIC
+
     if published := early.to_read(arguments.warehouse):
         group_sources.of(published, _slot(settings), for_copies=False)
     if uris.is_local(arguments.gallery):
-        _source(open_site(None, "gallery", arguments.gallery), arguments)
+        check_rendered(None, "gallery", arguments.gallery, _render_gallery(arguments))
+    early.check_folder("--gallery", arguments.gallery, arguments.dry_run, (maps.FOLDER, TILES, STATIC))
+    if uris.is_local(arguments.gallery):
+        _source(None, arguments, published)
 
 
 def _slot(settings: Settings) -> str:
     return f"{settings.neighbours.fingerprint}/{settings.neighbours.metric}"
 
 
-def _source(site: Site, arguments: argparse.Namespace) -> "Source":
-    """Raises ``WrongInput``, with the command, where there is no gallery to make a map of."""
+def _source(spark: "SparkSession | None", arguments: argparse.Namespace, published: Snapshot | None) -> "Source":
+    """The gallery. ``published``: the warehouse; None if it cannot be read yet.
+
+    Raises ``WrongInput``, with what to do, where there is none to make a map of, or it shows another warehouse.
+    """
     from image_similarity.stages.map.source import source
 
-    return source(site, f"render_gallery --warehouse {arguments.warehouse} --gallery {arguments.gallery}")
+    command = _render_gallery(arguments)
+    check_rendered(spark, "gallery", arguments.gallery, command)
+    rendered = source(open_site(spark, "gallery", arguments.gallery), command)
+    if published is not None and rendered.rendering not in published.runs:
+        raise WrongInput(
+            f"--gallery {arguments.gallery}: it was not rendered from {published.uri}, which has no run "
+            f"{rendered.rendering}: name the warehouse that it shows, or replace its pages: run {command} first"
+        )
+    return rendered
+
+
+def _render_gallery(arguments: argparse.Namespace) -> str:
+    """The command that renders the gallery, as it is typed."""
+    return shlex.join(["render_gallery", "--warehouse", arguments.warehouse, "--gallery", arguments.gallery])
 
 
 def run(application: Application) -> None:
     render(application)
-    say(f"map: {page_of(application)}")
+    if page := page_of(application):
+        say(f"map: {page}")
 
 
-def page_of(application: Application) -> str:
-    """The address of the map's page."""
-    return f"{_site(application).uri}/{maps.PAGE}"
+def page_of(application: Application) -> str | None:
+    """The address of the map's page; None if the gallery has no map."""
+    site = _site(application)
+    return f"{site.uri}/{maps.PAGE}" if site.map() else None
 
 
 def _site(application: Application) -> Site:
@@ -95,12 +123,12 @@ def render(application: Application, where_possible: bool = False) -> None:
     Raises `NothingToDraw` where no image can be on it; ``where_possible``, that is but noted.
     """
     job = application.job("render_map", _slot(application.settings))
-    if job.already_published():
+    if job.already_published(lambda run: _made_the_map_of(_site(application), run)):
         return
     with job.step("plan"):
         inputs = group_sources.of(job.base_snapshot, job.slot, for_copies=False)
         inputs = replace(inputs, key=group_sources.key_of(job.base_snapshot, inputs))
-        source = _source(_site(application), job.arguments)
+        source = _source(job.session, job.arguments, job.base_snapshot)
     job.plan(*_plan(job, inputs, source))
     with job.warehouse.scratch(job.run_id) as scratch:
         making = _Making(job, inputs, source, scratch)
@@ -110,10 +138,14 @@ def render(application: Application, where_possible: bool = False) -> None:
             if not where_possible:
                 raise
             note(f"there is no map: {reason}")
-        except BaseException:
-            if not source.shows(job.run_id):  # no visitor uses it
-                source.site.files.delete(making.folder)
+        except BaseException as error:
+            making.give_up(error)
             raise
+
+
+def _made_the_map_of(site: Site, run: "Record") -> bool:
+    """Whether the label of ``run`` is done: the same slot may be on the maps of several galleries."""
+    return run.settings["gallery"]["uri"] == site.uri and site.map() is not None
 
 
 def _plan(job: Job, inputs: Inputs, source: "Source") -> Iterator[str]:
@@ -162,8 +194,20 @@ class _Making:
             **quality.record,
             **asdict(drawn),
         }
-        self._publish(arrangement, facts, counts)
-        _summarise(self.job, arrangement, counts)
+        finished = self._publish(arrangement, facts, counts)
+        _summarise(self.job, arrangement, finished)
+
+    def give_up(self, error: BaseException) -> None:
+        """After ``error``: removes the folder of this map, unless visitors use it.
+
+        Raises ``JobFailed`` if the gallery was changed meanwhile. Whoever changed it has removed files that this run
+        needs, so that ``error`` is but a consequence, and of any class.
+        """
+        if self.source.shows(self.job.run_id):
+            return
+        self.source.site.files.delete(self.folder)
+        if isinstance(error, Exception):
+            self.source.check_unchanged()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -177,23 +221,26 @@ class _Making:
             names = neighbour_graph.Names(images.ids)
             graph = neighbour_graph.read(job.base_snapshot.dataset("neighbours", job.slot), images, names)
         with job.step("read the gallery"):
-            cards = shown.read_cards(self.source.site.files, self.source.cards)
+            cards = self.source.cards()
             on_map = shown.of(graph, names, cards)
         if not len(on_map):
             raise NothingToDraw(self._nothing(cards))
-        return graph, on_map, shown.missing(cards, on_map)
+        return graph, on_map, shown.missing(names, cards, on_map, self._failed())
 
     def _nothing(self, cards: pa.Table) -> str:
-        gallery = f"--gallery {self.job.arguments.gallery}"
+        gallery, command = f"--gallery {self.job.arguments.gallery}", _render_gallery(self.job.arguments)
         if cards["picture"].null_count == len(cards):
             return (
                 f"{gallery}: no image has a picture there, so there is nothing to draw: check where the images are, "
-                f"and run render_gallery --warehouse {self.job.arguments.warehouse} {gallery} again"
+                f"and run {command} again"
             )
-        return (
-            f"{gallery}: none of its images is among the neighbours {self.job.slot}: is it the gallery of another "
-            "warehouse, or older?"
-        )
+        return f"{gallery}: none of its images is among the neighbours {self.job.slot}: run {command} again"
+
+    def _failed(self) -> pa.ChunkedArray:
+        """The ids of images of which there is no vector, or none that can be compared."""
+        slots = (self.inputs.settings.fingerprint, f"neighbours/{self.job.slot}")
+        tables = [self.job.base_snapshot.table("failures", slot, ["image_id"]) for slot in slots]
+        return pa.concat_tables(tables)["image_id"]
 
     # -- where images are ----------------------------------------------------------------------------------------------
 
@@ -203,17 +250,20 @@ class _Making:
         job = self.job
         return arrangement.arranged(job.session, shown, self._earlier(), job.settings.map, self.inputs.known_by)
 
-    def _earlier(self) -> "Earlier | None":
-        """The published layout of this slot; None if there is none, or it has no record."""
+    def _earlier(self) -> "Earlier | NoEarlier":
+        """The published layout of this slot; why not if there is none, or it has no record, or is damaged."""
         from image_similarity.stages.map import table
-        from image_similarity.stages.map.arrangement import Earlier
+        from image_similarity.stages.map.arrangement import Earlier, NoEarlier
 
         published = self.job.base_snapshot
         runs = published.run_ids("layout", self.job.slot)
         record = published.runs.get(runs[0]) if len(runs) == 1 else None
         if record is None:
-            return None
-        return Earlier(runs[0], record.settings["arrangement"], published.table("layout", self.job.slot, table.READ))
+            return NoEarlier()
+        rows = table.read(published, self.job.slot)
+        if rows is None:
+            return NoEarlier(f"the table layout of {runs[0]} is gone or damaged")
+        return Earlier(runs[0], record.settings["arrangement"], rows)
 
     def _quality(self, graph: "Graph", shown: "Shown", arrangement: "Arrangement") -> "Quality":
         from image_similarity.stages.map import measures
@@ -311,27 +361,29 @@ class _Making:
         else:
             warehouse.write("layout", run, self.scratch.store("layout-rows", table.SCHEMA, rows))
 
-    def _publish(self, arrangement: "Arrangement", facts: "MapFacts", counts: dict[str, Any]) -> None:
+    def _publish(self, arrangement: "Arrangement", facts: "MapFacts", counts: dict[str, Any]) -> Finished:
         from image_similarity.stages.map import publication
 
         job, site = self.job, self.source.site
         earlier = {} if arrangement.why_new else {"layout": job.base_snapshot.run_ids("layout", job.slot)}
-        shell = self.source.shell()
         with site.locked():
             self.source.check_unchanged()
             with job.step("put the map in place"):
-                publication.put_in_place(self.source, shell, facts)
-            job.publish(
-                replace={"layout": {job.slot: job.run_id}},
-                inputs={**self.inputs.runs, **earlier},
-                counts=counts,
-                used={
-                    "map": job.settings.map.model_dump(),
-                    "gallery": {"uri": site.uri, "rendering": self.source.rendering},
-                    "arrangement": arrangement.record,
-                },
-            )
-            self._tidy_up()
+                publication.put_in_place(self.source, facts)
+            used = {
+                "map": job.settings.map.model_dump(),
+                "gallery": {"uri": site.uri, "rendering": self.source.rendering},
+                "arrangement": arrangement.record,
+            }
+            inputs = {**self.inputs.runs, **earlier}
+            try:
+                replaced = {"layout": {job.slot: job.run_id}}
+                finished = job.publish(replaced, inputs=inputs, counts=counts, used=used)
+            except JobFailed as error:
+                raise JobFailed(f"{site.uri}/{maps.PAGE} is new, but not the table layout: {error}") from error
+            with job.step("remove what no map shows"):
+                self._tidy_up()
+        return finished
 
     def _tidy_up(self) -> None:
         """Removes maps and tiles that no visitor needs. A failure is only noted: the next run tries again."""
@@ -344,7 +396,7 @@ class _Making:
             note(f"what no map shows any more could not be removed from {site.uri}: {cause_of(error)}")
             return
         if removed:
-            job.say(f"  {removed:,} tiles removed that no map shows any more")
+            job.say(f"  {counted(removed, 'tile')} removed that no map shows any more")
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------
@@ -352,15 +404,18 @@ class _Making:
 
 def described(counts: Mapping[str, Any]) -> str:
     """``1,460 images on 44 x 38 cells, at new places``."""
-    where = f"{counts['images']:,} images on {counts['columns']:,} x {counts['rows']:,} cells"
+    columns, rows = counts["columns"], counts["rows"]
+    cells = f"{columns:,} x {rows:,} cells" if columns * rows > 1 else "1 cell"
+    where = f"{counted(counts['images'], 'image')} on {cells}"
     if counts["new_layout"]:
         return f"{where}, all at new places"
     return f"{where}, {counts['placed']:,} of them new"
 
 
-def _summarise(job: Job, arrangement: "Arrangement", counts: Mapping[str, Any]) -> None:
+def _summarise(job: Job, arrangement: "Arrangement", finished: Finished) -> None:
+    counts = finished.counts
     why = f" ({arrangement.why_new})" if arrangement.why_new else ", the others where they were"
-    lines = [f"render_map {job.slot}: {described(counts)}{why}, in {job.seconds:.1f} s"]
+    lines = [f"render_map {job.slot}: {described(counts)}{why}, in {finished.seconds:.1f} s"]
     if counts["kept_on_grid"] is not None:
         lines.append(
             f"of the {counts['nearest']} most similar of an image, {_share(counts['kept_on_grid'])} are within the 24 "
@@ -372,25 +427,35 @@ def _summarise(job: Job, arrangement: "Arrangement", counts: Mapping[str, Any]) 
             f"trustworthiness of the 10 around: {_share(counts['trustworthy_grid'])} "
             f"(layout {_share(counts['trustworthy_layout'])})"
         )
-    lines.append(
-        f"{counts['tiles']:,} tiles, {counts['drawn']:,} of them drawn now, {counts['bytes'] / 2**20:,.1f} MiB"
-    )
+    lines.append(f"{counted(counts['tiles'], 'tile')}, {counts['drawn']:,} drawn now, {_size(counts['bytes'])}")
     job.say(*lines)
-    for count, reason in _absent(counts):
-        note(f"{count:,} images of the gallery are not on the map: {reason}")
+    for line in _left_out(counts):
+        note(line)
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"
 
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _absent(counts: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-    reasons = {
-        "without_picture": "they have no picture",
-        "without_vector": "they were not compared: run find_neighbours again",
-        "absent": "their small picture cannot be read: run render_gallery again",
+def _left_out(counts: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each kind of images that are not on the map."""
+    kinds = {
+        "without_picture": ("image", "without a picture"),
+        "without_vector": ("image", "of the gallery, but not compared: run find_neighbours again"),
+        "not_in_gallery": (
+            "compared image",
+            "not in the gallery: run render_gallery (find_neighbours, where files are gone)",
+        ),
+        "failed": ("image", "that could not be read or compared: the view failures says why"),
+        "absent": ("image", "whose small picture cannot be read: run render_gallery again"),
     }
-    yield from ((counts[name], reason) for name, reason in reasons.items() if counts[name])
+    for name, (noun, what) in kinds.items():
+        if counts[name]:
+            yield f"not on the map: {counted(counts[name], noun)} {what}"
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ def _show(application: Application) -> None:
     render_gallery.render(application)
     if _has_map(application):
         render_map.render(application, where_possible=True)
+    render_gallery.note_on_map(application)
 
 
 def _groups(application: Application) -> bool:
@@ -161,10 +162,17 @@ def _summarise(application: Application, names: list[str], seconds: float) -> No
     find_neighbours.say_how_to_search(application.warehouse, names[0], neighbours.metric)
     say(f"warehouse: {application.warehouse.uri}")
     if application.arguments.gallery:
-        index = render_gallery.index_of(application)
-        say(f"gallery: {index}")
-        if uris.is_local(index):
-            say(f"open it: {Path(uris.local_path(index)).as_uri()}")
+        _say_pages(application)
+
+
+def _say_pages(application: Application) -> None:
+    """Where the gallery is, and its map."""
+    index = render_gallery.index_of(application)
+    say(f"gallery: {index}")
+    if uris.is_local(index):
+        say(f"open it: {Path(uris.local_path(index)).as_uri()}")
+    if _has_map(application) and (page := render_map.page_of(application)):
+        say(f"map: {page}")
 
 
 def _totals(application: Application, fingerprint: str) -> Iterator[tuple[str, str]]:

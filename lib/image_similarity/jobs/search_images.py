@@ -198,7 +198,7 @@ def _check_published(published: Snapshot, wanted: Asked) -> None:
         raise WrongInput(f"nothing is published in {published.uri} to search in: run embed_images first")
     raise WrongInput(
         f"no fingerprint {wanted.fingerprint!r} is published in {published.uri} (published: {listed(names)})"
-        + (did_you_mean(wanted.fingerprint, names) or ": name one by --fingerprint")
+        + did_you_mean(wanted.fingerprint, names, "name one by --fingerprint, or run embed_images first")
     )
 
 

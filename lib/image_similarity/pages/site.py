@@ -103,12 +103,13 @@ class Site:
         """The renderings that visitors may still need once ``rendering`` is published: the last two, and the one that
         the map shows.
         """
-        kept, mapped = [rendering, *self.renderings][:RENDERINGS_KEPT], self.mapped()
+        kept, shown = [rendering, *self.renderings][:RENDERINGS_KEPT], self.map()
+        mapped = shown.rendering if shown else None
         return [*kept, mapped] if mapped and mapped in self.renderings and mapped not in kept else kept
 
-    def mapped(self) -> str | None:
-        """The rendering that the map shows now; None if there is no map."""
-        return maps.rendering_of(self.files.read(f"{self.uri}/{maps.POINTER}"))
+    def map(self) -> maps.Pointer | None:
+        """The map that is shown now; None if there is none."""
+        return maps.pointer(self.files.read(f"{self.uri}/{maps.POINTER}"))
 
     def remove_others(self, rendering: str, forwards: Sequence[str] = ()) -> None:
         """Removes renderings that are not needed beside ``rendering``: older ones, and those of jobs that died.
@@ -133,14 +134,34 @@ class _Marker:
     forwards: list[str]
 
 
+def check_rendered(spark: "SparkSession | None", kind: str, folder: str, command: str) -> None:
+    """Raises ``WrongInput``, with the ``command`` that renders one, where ``folder`` is no site of this kind.
+
+    ``spark`` may be None for places that need no session.
+    """
+    try:
+        uri, files = _place(folder, spark)
+        is_site = _read_marker(files, uri, kind) is not None
+    except NotADirectoryError:
+        is_site = False
+    except (OSError, ValueError) as error:
+        raise WrongInput(f"--{kind} {folder}: {error}") from None
+    if not is_site:
+        raise WrongInput(f"--{kind} {folder}: no {kind} is rendered there: run {command} first")
+
+
+def _place(folder: str, spark: "SparkSession | None") -> tuple[str, Files]:
+    uri = uris.absolute(folder) if uris.is_local(folder) else uris.for_spark(folder.rstrip("/"))
+    return uri, files_of(uri, spark)
+
+
 def open_site(spark: "SparkSession | None", kind: str, folder: str) -> Site:
     """The site at ``folder``, or a new one. Raises ``WrongInput`` if the folder has other content, or is a file.
 
     ``spark`` may be None for places that need no session.
     """
     try:
-        uri = uris.absolute(folder) if uris.is_local(folder) else uris.for_spark(folder.rstrip("/"))
-        files = files_of(uri, spark)
+        uri, files = _place(folder, spark)
         names = [name for name in files.entries(uri) if not name.startswith(LOCK)]  # and what a killed job left of one
         marker = _read_marker(files, uri, kind)
         if marker is not None:

@@ -50,6 +50,13 @@ class Earlier:
 
 
 @dataclass(frozen=True)
+class NoEarlier:
+    """There are no places to keep."""
+
+    why: str = "no map by this fingerprint and metric was published before"
+
+
+@dataclass(frozen=True)
 class Arrangement:
     """Where n images are."""
 
@@ -83,14 +90,14 @@ class Arrangement:
         }
 
 
-def arranged(spark: Any, shown: Shown, earlier: Earlier | None, settings: MapSettings, key: str) -> Arrangement:
+def arranged(spark: Any, shown: Shown, earlier: "Earlier | NoEarlier", settings: MapSettings, key: str) -> Arrangement:
     """The arrangement of ``shown``, which has an image.
 
     ``spark``: a session, for the names of steps; it is not started. ``key``: what the vectors are known by: that of the
     fingerprint, or for own vectors what changes with any of them.
     """
-    if earlier is None:
-        return _anew(spark, shown, settings, key, "no map was published before")
+    if isinstance(earlier, NoEarlier):
+        return _anew(spark, shown, settings, key, earlier.why)
     if why := _made_otherwise(shown, earlier, settings, key):
         return _anew(spark, shown, settings, key, why)
     known = _Known.of(shown, earlier)
@@ -190,8 +197,9 @@ def _made_otherwise(shown: Shown, earlier: Earlier, settings: MapSettings, key: 
     is_known = earlier.says_what_is_new and (shown.content is None or earlier.has_contents)
     if before.get("recipe") != RECIPE or not is_known:
         return "the map before was made by another version"
-    if any(before.get(name) != getattr(settings, name) for name in ("seed", "free")):
-        return "map.seed or map.free is another"
+    for name in ("seed", "free"):
+        if before.get(name) != getattr(settings, name):
+            return f"map.{name} was {before.get(name)}, and is {getattr(settings, name)}"
     if not settings.relayout:
         return "map.relayout = 0"
     return None

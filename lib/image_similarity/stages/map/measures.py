@@ -24,6 +24,8 @@ QUERIES = 500
 """Most images whose ranks are computed for trustworthiness."""
 COMPARED = 20_000
 """Most images among which they have ranks."""
+_LEAST = 26
+"""Images: of fewer, all others are among the 24 nearest."""
 _SEED = 1
 """Of the hashes by which images are chosen: other images than those that UMAP places."""
 _ROWS_AT_ONCE = 2048
@@ -54,14 +56,9 @@ class Quality:
 
 def measured(shown: Shown, arrangement: Arrangement, metric: str, vectors: VectorsOf) -> Quality:
     """``vectors``: if they are not there, nothing is known of trustworthiness."""
-    neighbour = shown.of_images[0]
-    kept = (
-        preservation.kept_on_layout(arrangement.positions, neighbour),
-        preservation.kept_on_grid(arrangement.cell, neighbour),
-        preservation.by_chance(len(shown), arrangement.columns, arrangement.rows),
-    )
+    kept = _kept(shown, arrangement) if len(shown) >= _LEAST else (math.nan,) * 3
     on_layout, on_grid, by_chance = map(_rounded, kept)
-    quality = Quality(preservation.asked_for(neighbour), on_layout, on_grid, by_chance)
+    quality = Quality(preservation.asked_for(shown.of_images[0]), on_layout, on_grid, by_chance)
     try:
         trusted = _trustworthiness(shown, arrangement, METRICS[metric], vectors)
     except spark_errors(JobFailed, WrongInput, OSError, pa.ArrowException) as error:
@@ -69,6 +66,15 @@ def measured(shown: Shown, arrangement: Arrangement, metric: str, vectors: Vecto
     layout, grid = map(_rounded, trusted)
     why_not = "there are too few images with neighbours" if grid is None else None
     return replace(quality, trustworthy_layout=layout, trustworthy_grid=grid, why_not=why_not)
+
+
+def _kept(shown: Shown, arrangement: Arrangement) -> tuple[float, float, float]:
+    neighbour = shown.of_images[0]
+    return (
+        preservation.kept_on_layout(arrangement.positions, neighbour),
+        preservation.kept_on_grid(arrangement.cell, neighbour),
+        preservation.by_chance(len(shown), arrangement.columns, arrangement.rows),
+    )
 
 
 def _trustworthiness(shown: Shown, arrangement: Arrangement, metric: Metric, vectors: VectorsOf) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from image_similarity.imaging import thumbnails
-from image_similarity.pages import cards
+from image_similarity.pages import cards, maps
 from image_similarity.pages.maps import HEAD, MAIN
 
 STATIC = "static"
@@ -53,7 +53,7 @@ class MapFacts:
 
 def fill(shell: str, facts: MapFacts) -> str:
     """``map.html``: the map in ``shell``. Raises ``ValueError`` if the shell has no places for it."""
-    if shell.count(HEAD) != 1 or shell.count(MAIN) != 1:
+    if not maps.has_places(shell):
         raise ValueError(f"the page must have the lines {HEAD} and {MAIN}, each once")
     addresses = {name: _address(name) for name in _STATIC_FILES}
     before, after = shell.replace(HEAD, _macros().head(addresses)).split(MAIN)

@@ -93,7 +93,7 @@ def draw(
     recorded = tuple(f"{site.uri}/{files.inventory(of)}" for of in previous)
     work = _drawer(site.uri, run, len(pyramid) - 1, recorded, checked)
     rows, tasks = chunk_rows(spark, scratch, "tiles", chunks, work, COLUMNS)
-    with progress(spark, "tiles", blocks.count(pyramid), "tiles", tasks):
+    with progress(spark, "check and draw tiles", blocks.count(pyramid), "tiles", tasks):
         parquet.write_folder(_inventory_folder(site, run), rows)
     return _counts(inventory(spark, site, run))
 
