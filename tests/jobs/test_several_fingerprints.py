@@ -91,6 +91,7 @@ def test_the_summary_names_titles_and_tells_copies(run: Any, tmp_path: Path, com
     shown_names = told[told.index("nearest others") : told.index("query: ")]
     assert "Work 0 of 5 (0.jpg)" in shown_names and "3.jpg (x)" in shown_names
     assert f"open it: {gallery.as_uri()}/index.html" in told and "%20" in told
+    assert f"map: {gallery}/map.html" in told.splitlines()
 
 
 def test_without_similar_ones_it_shows_the_farthest(
