@@ -19,7 +19,7 @@ def hang(gallery: Path, run: str, colour: str, rendering: str | None = None) -> 
     for path, content in (
         (link.picture, wall.getvalue()),
         (maps.PAGE, shell.replace(maps.MAIN.encode(), b"<h1>The map</h1>")),
-        (maps.POINTER, maps.pointer(run, rendering)),
+        (maps.POINTER, maps.Pointer(run, rendering).as_json()),
         (maps.LINK, link.script()),
     ):
         (gallery / path).parent.mkdir(parents=True, exist_ok=True)

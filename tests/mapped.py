@@ -18,7 +18,7 @@ from image_similarity.stages.map import blocks, page
 from image_similarity.stages.map.page import MapFacts
 
 CELL, SIDE = 64, 4
-Label = tuple[int, float, float, str, int]
+Label = tuple[int, float, float, str, float]
 """level, column, row, text, images"""
 
 
@@ -47,7 +47,7 @@ def write(
     wall = _drawn(gallery, images, pyramid[min(levels, 3)][: -(-rows >> max(0, levels - 3)) or 1])
     _write(gallery / f"map/{run}/wall.webp", _webp(wall))
     facts = MapFacts(
-        run, "Title", columns, rows, levels, len(images), digits, "tiny", "cosine", 0.47, 0.013,
+        run, "Title", columns, rows, levels, len(images), digits, "tiny", "cosine", 10, 0.47, 0.013,
         f"map/{run}/wall.webp", *wall.size,
     )  # fmt: skip
     for path, content in page.static_files().items():

@@ -212,6 +212,21 @@ def test_a_region_has_its_name_at_its_zoom_and_no_markup(page: Page) -> None:
     page.wait_for_function("() => !document.querySelector('.region')")
 
 
+@pytest.mark.parametrize("share, size", [(1 / 40, "little"), (1 / 20, "medium"), (1 / 4, "large")])
+def test_a_name_is_as_large_as_its_share_of_what_is_in_view(
+    context: BrowserContext, shown: Map, tmp_path: Path, share: float, size: str
+) -> None:
+    """And not as large as it is beside other names: this one is alone."""
+    folder = tmp_path / "gallery"
+    shutil.copytree(shown.folder, folder)
+    cells = {card["page"]: shown.place(number) for number, card in enumerate(shown.cards)}
+    in_view = COLUMNS * (1 + max(row for _, row in cells.values()))
+    mapped.write(folder, cells, [(1, 2.5, 1.5, "alone", share * in_view)], digits=1)
+    page = context.new_page()
+    page.goto(f"{folder.as_uri()}/map.html")
+    assert size in str(page.locator(".region").get_attribute("class")).split()
+
+
 def test_what_is_missing_is_a_quiet_cell(context: BrowserContext, shown: Map, tmp_path: Path) -> None:
     folder = tmp_path / "gallery"
     shutil.copytree(shown.folder, folder)

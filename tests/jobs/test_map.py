@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from crawler import crawl
-from image_similarity.jobs import build_manifest, embed_images, find_neighbours, render_gallery, render_map
+from image_similarity.jobs import (
+    build_manifest,
+    embed_images,
+    find_neighbours,
+    render_gallery,
+    render_map,
+    run_pipeline,
+)
 from image_similarity.jobs.command_line import main
-from image_similarity.jobs.job import Job
 from image_similarity.pages import maps
 from image_similarity.storage.filesystems import files_of
+from image_similarity.warehouse.records import parquet_of
 from image_similarity.warehouse.snapshot import Snapshot, open_snapshot
-from image_similarity.warehouse.warehouse import Conflict
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -68,6 +76,14 @@ class Place:
     @property
     def pointer(self) -> dict[str, str]:
         return dict(json.loads((self.gallery / maps.POINTER).read_text()))
+
+    def copy_of_gallery(self, name: str, with_map: bool = True) -> Path:
+        copy = self.folder / name
+        shutil.copytree(self.gallery, copy)
+        if not with_map:
+            shutil.rmtree(copy / maps.FOLDER)
+            (copy / maps.PAGE).unlink()
+        return copy
 
     def tiles(self) -> set[str]:
         return {file.stem for file in (self.gallery / "map" / "tiles").rglob("*.webp")}
@@ -219,6 +235,29 @@ def test_the_same_places_in_each_run_and_for_any_number_of_tasks(place: Place) -
     assert place.layout == before and place.tiles() == tiles
 
 
+def test_other_vectors_of_one_s_own_are_another_map(place: Place, tmp_path: Path, capsys: Any) -> None:
+    """Of the same ids. And they may be gone when the map is made: they only serve to measure it."""
+    own, names = tmp_path / "own.parquet", sorted(place.layout)
+    external = ("--fingerprint", "external")
+
+    def map_of(seed: int) -> bool:
+        values = np.random.default_rng(seed).normal(size=(len(names), 8)).astype(np.float32)
+        pq.write_table(pa.table({"image_id": names, "embedding": values.tolist()}), own)
+        assert place.run(find_neighbours, "--embeddings", own, *external, "-k", 8, "--dissimilar", 0) == 0
+        own.unlink()
+        assert place.run(render_map, *external) == 0
+        (run,) = place.snapshot.run_ids("layout", "external/cosine")
+        counts = place.snapshot.runs[run].counts
+        assert counts["trustworthy_grid"] is None and counts["kept_on_grid"] is not None
+        return bool(counts["new_layout"])
+
+    assert [map_of(seed) for seed in (1, 1, 2)] == [True, False, True]
+    said = capsys.readouterr().out
+    assert "the vectors are others than those of the map before" in said
+    notes = [line for line in said.splitlines() if "trustworthiness is not measured: " in line]
+    assert len(notes) == 3 and all(str(own) in line for line in notes)
+
+
 def test_images_that_left_are_free_cells_and_their_tiles_go(place: Place) -> None:
     before = place.layout
     fewer = place.folder / "fewer"
@@ -280,6 +319,39 @@ def test_what_a_label_has_published_is_not_done_again(place: Place, capsys: Any)
     assert place.run(render_map, "--run-id", "tonight") == 0
     assert place.pointer["run"] == run
     assert "already published under the label 'tonight'" in capsys.readouterr().out
+
+
+def test_a_label_is_done_where_its_map_is(place: Place, capsys: Any) -> None:
+    """The same neighbours may be on the maps of several galleries."""
+    place.map("--run-id", "tonight")
+    of_one = place.gallery
+    place.gallery = place.copy_of_gallery("other", with_map=False)
+    place.map("--run-id", "tonight")
+    assert (place.gallery / maps.PAGE).exists() and "already published" not in capsys.readouterr().out
+    for gallery in (of_one, place.gallery):
+        place.gallery = gallery
+        before = place.pointer
+        place.map("--run-id", "tonight")
+        assert place.pointer == before and "already published" in capsys.readouterr().out
+    (place.gallery / maps.POINTER).unlink()
+    place.map("--run-id", "tonight")
+    assert place.pointer != before
+
+
+def test_a_pipeline_makes_the_map_of_its_gallery(place: Place, capsys: Any) -> None:
+    def run(*arguments: object) -> str:
+        capsys.readouterr()
+        assert place.run(run_pipeline, "--images", place.images, "--gallery", place.gallery, *arguments) == 0
+        return str(capsys.readouterr().out)
+
+    assert "is of an earlier rendering" not in run("--run-id", "tonight")
+    of_one, place.gallery = place.gallery, place.folder / "other"
+    run("--run-id", "tonight")
+    assert (place.gallery / maps.PAGE).exists()
+    place.gallery = of_one
+    for without in (["map.enabled=false"], ["neighbours.similar=0", "neighbours.dissimilar=2"]):
+        said = run(*(word for setting in without for word in ("--set", setting)))
+        assert f"the map of {of_one} is of an earlier rendering: run render_map" in said
 
 
 def test_a_dry_run_writes_nothing(place: Place, capsys: Any) -> None:
@@ -397,22 +469,85 @@ def test_a_gallery_that_is_rendered_meanwhile(place: Place, monkeypatch: pytest.
     assert place.maps() == {before["run"]}, "what was drawn for nobody is gone"
 
 
+def test_a_map_that_another_job_makes_meanwhile(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """It removes the folder in which this one works."""
+    from image_similarity.stages.map import tiles
+
+    def map_too(*arguments: Any) -> Any:
+        monkeypatch.setattr(tiles, "inventory", inventory)
+        assert place.run(render_map) == 0
+        return inventory(*arguments)
+
+    inventory, before = tiles.inventory, place.pointer["run"]
+    monkeypatch.setattr(tiles, "inventory", map_too)
+    assert "another job made a map of" in refused(place, capsys, 1)
+    assert place.pointer["run"] != before and place.maps() == {before, place.pointer["run"]}
+    assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
+
+
 def test_a_layout_that_another_job_publishes_meanwhile(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """The map is whole, though its table is not published; the next run does both."""
+    """That of another gallery, say. The map is whole, though its table is not published; the next run does both."""
+    from image_similarity.stages.map import wall
 
-    def conflict(*_: Any, **__: Any) -> None:
-        raise Conflict("layout", "another job published layout")
+    def map_too(*arguments: Any) -> Any:
+        monkeypatch.setattr(wall, "write", write)
+        gallery, place.gallery = place.gallery, place.copy_of_gallery("other")
+        assert place.run(render_map) == 0
+        place.gallery = gallery
+        return write(*arguments)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Job, "publish", conflict)
-        before = place.pointer["run"]
-        assert "another job published layout" in refused(place, capsys, 1)
+    write, before = wall.write, place.pointer["run"]
+    monkeypatch.setattr(wall, "write", map_too)
+    said = refused(place, capsys, 1)
+    assert f"{place.gallery}/map.html is new, but not the table layout: another job published layout {SLOT}" in said
+    assert "no table of this run was published: run it again" in said
     run = place.pointer["run"]
     assert run != before and (place.gallery / "map" / run / "wall.webp").exists()
     assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
     assert place.map()["drawn"] == 0
+
+
+def test_a_damaged_pointer_is_no_map(place: Place) -> None:
+    before = place.layout
+    (place.gallery / maps.POINTER).write_bytes(b"{")
+    assert place.map()["new_layout"] is False
+    assert place.layout == before and place.maps() == {place.pointer["run"]}
+    assert crawl(place.gallery, [place.gallery / maps.PAGE]).dead == []
+
+
+OTHER_COLUMNS = parquet_of(pa.table({"a": [1]}))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no Parquet", OTHER_COLUMNS])
+def test_damaged_cards(place: Place, content: bytes | None, capsys: Any) -> None:
+    cards = place.gallery / place.pointer["rendering"] / maps.CARDS
+    for file in cards.glob("*.parquet"):
+        file.unlink() if content is None else file.write_bytes(content)
+    command = f"render_gallery --warehouse {place.warehouse} --gallery {place.gallery}"
+    assert f"{cards} is damaged: run {command} again" in refused(place, capsys)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"x", b""])
+def test_a_damaged_shell(place: Place, content: bytes, capsys: Any) -> None:
+    shell = place.gallery / place.pointer["rendering"] / maps.SHELL
+    shell.write_bytes(content)
+    command = f"render_gallery --warehouse {place.warehouse} --gallery {place.gallery}"
+    assert f"{shell} is damaged: run {command} again" in refused(place, capsys)
+    assert place.run(render_gallery) == 0
+    place.map()
+
+
+@pytest.mark.parametrize("content", [None, b"no Parquet", OTHER_COLUMNS])
+def test_a_damaged_layout_gets_new_places(place: Place, content: bytes | None, capsys: Any) -> None:
+    (run,) = place.snapshot.run_ids("layout", SLOT)
+    for file in (place.warehouse / "layout" / f"run_id={run}").glob("*.parquet"):
+        file.unlink() if content is None else file.write_bytes(content)
+    assert place.map()["new_layout"] is True
+    assert f"all at new places (the table layout of {run} is gone or damaged)" in capsys.readouterr().out
+    assert "layout" not in place.snapshot.runs[place.pointer["run"]].inputs
+    assert place.map()["new_layout"] is False
 
 
 def test_the_map_of_the_rendering_before_stays_good(place: Place, capsys: Any) -> None:

@@ -1,6 +1,8 @@
 """What a gallery and its map leave for one another, without Spark."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from image_similarity.pages import maps, site
 from image_similarity.stages.gallery import addresses
 from image_similarity.stages.gallery import maps as of_rendering
 from image_similarity.stages.gallery.pages import Book, Tab
+from image_similarity.stages.map import source
 
 RUNS = [f"r20260101T000000-0000000{number}" for number in range(6)]
 
@@ -51,19 +54,26 @@ def test_the_rendering_that_the_map_shows_is_kept_as_long_as_it_does(tmp_path: P
     assert renderings(tmp_path) == [RUNS[3], RUNS[2], RUNS[0]]
     assert opened(tmp_path).kept(RUNS[4]) == [RUNS[4], RUNS[3], RUNS[0]], "and so are the pictures that they show"
     hanging.hang(tmp_path, "m2", "red")
-    assert opened(tmp_path).mapped() == RUNS[3]
+    assert opened(tmp_path).map() == maps.Pointer("m2", RUNS[3])
     publish(tmp_path, RUNS[4])
     assert renderings(tmp_path) == [RUNS[4], RUNS[3]]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"rendering": 1}', b'{"rendering": "../x"}', b"\xff"])
-def test_a_damaged_pointer_names_no_rendering(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"{}", b"1", b"\xff", b'{"run": "m1"}', b'{"rendering": "r1"}'),
+        *(b'{"run": "m1", "rendering": 1}', b'{"run": "m1", "rendering": "../x"}'),
+        *(b'{"run": null, "rendering": "r1"}', b'{"run": "../x", "rendering": "r1"}'),
+    ],
+)
+def test_a_damaged_pointer_names_no_map(tmp_path: Path, content: bytes) -> None:
     publish(tmp_path, RUNS[0])
     (tmp_path / maps.FOLDER).mkdir()
     (tmp_path / maps.POINTER).write_bytes(content)
     publish(tmp_path, RUNS[1])
     publish(tmp_path, RUNS[2])
-    assert opened(tmp_path).mapped() is None and renderings(tmp_path) == [RUNS[2], RUNS[1]]
+    assert opened(tmp_path).map() is None and renderings(tmp_path) == [RUNS[2], RUNS[1]]
 
 
 def test_a_map_of_a_rendering_that_is_gone_keeps_nothing(tmp_path: Path) -> None:
@@ -133,6 +143,21 @@ def test_the_front_page_has_a_copy_of_the_wall(tmp_path: Path) -> None:
     assert shown["source"].startswith(f"{RUNS[1]}/"), "it leaves with the front page"
     (tmp_path / link.picture).unlink()
     assert of_rendering.front(book(tmp_path, RUNS[2])) is None
+
+
+def test_the_map_is_read_when_nobody_replaces_it(tmp_path: Path) -> None:
+    """Whoever replaced it still removes folders of others, and would remove that of a job which knows the new map."""
+    publish(tmp_path, RUNS[0])
+    (tmp_path / RUNS[0] / maps.SHELL).write_text(f"{maps.HEAD}{maps.MAIN}")
+    (tmp_path / RUNS[0] / maps.CARDS).mkdir()
+    gallery = opened(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        with gallery.locked():
+            hanging.hang(tmp_path, "m1", "red")
+            read = pool.submit(source.source, gallery, "render_gallery")
+            with pytest.raises(NotYet):
+                read.result(timeout=0.3)
+        assert read.result(timeout=60).earlier == "m1"
 
 
 def test_a_map_of_an_earlier_rendering_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

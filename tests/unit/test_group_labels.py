@@ -91,6 +91,14 @@ def test_what_all_have_is_no_label() -> None:
     assert telling([], {0: {1, 2}}, 10) == telling([[0, 1]], {}, 10) == {}
 
 
+def test_each_group_may_have_a_least_share_of_its_own() -> None:
+    groups, images = [list(range(20)), list(range(20, 40))], np.r_[0:8, 20:28].astype(np.int64)
+    start, member, word = np.array([0, 20, 40]), np.concatenate(groups), np.repeat([0, 1], 8)
+    assert [len(part) for part in labels.telling(start, member, images, word, 400)] == [0, 0], "8 of 20 are not half"
+    group, code = labels.telling(start, member, images, word, 400, np.array([0.5, 0.35]))
+    assert (group.tolist(), code.tolist()) == ([1], [1])
+
+
 # -- tags and attributes -----------------------------------------------------------------------------------------------
 
 IDS = [f"{number:03}" for number in range(100)]

@@ -296,11 +296,31 @@ def test_a_layout_that_is_the_points_keeps_all_and_a_random_one_chance() -> None
 def test_an_image_is_none_of_those_around_it() -> None:
     two = np.array([[1], [0]], dtype=np.int32)
     assert preservation.kept_on_layout(np.zeros((2, 2)), two) == 1
-    # Of 60 images at one place, most are not among the 25 that a tree gives for themselves.
-    near = cKDTree(np.zeros((60, 2))).query(np.zeros((60, 2)), preservation.AROUND + 1)[1]
-    without = ~(near == np.arange(60)[:, None]).any(axis=1)
-    last = np.where(without[:, None], near[:, -1:], -1).astype(np.int32)
-    assert without.sum() >= 30 and preservation.kept_on_layout(np.zeros((60, 2)), last) == 0
+    line = np.stack([np.arange(60.0), np.zeros(60)], axis=1)  # around the first are the 24 that follow it
+    first = np.full((60, 2), -1, dtype=np.int32)
+    first[0] = preservation.AROUND, preservation.AROUND + 1
+    assert preservation.kept_on_layout(line, first) == 0.5
+
+
+def test_copies_are_near_each_other_however_many_they_are() -> None:
+    random = np.random.default_rng(0)
+    places = np.concatenate([np.zeros((60, 2)), random.uniform(1, 2, (60, 2))])
+    others = (np.arange(60)[:, None] + random.permuted(np.tile(np.arange(1, 60), (60, 1)), axis=1)[:, :10]) % 60
+    neighbour = np.full((120, 10), -1, dtype=np.int32)
+    neighbour[:60] = others
+    assert preservation.kept_on_layout(places, neighbour) == 1
+    neighbour[:60, 5:] = 60 + others[:, 5:]
+    assert preservation.kept_on_layout(places, neighbour) == 0.5
+
+
+def test_how_many_neighbours_are_asked_for() -> None:
+    lists_of = np.tile(np.arange(12, dtype=np.int32), (20, 1))
+    assert preservation.asked_for(lists_of) == 10
+    assert preservation.asked_for(lists_of[:, :1]) == 1
+    lists_of[:10, 4:] = -1
+    lists_of[-1] = -1
+    assert preservation.asked_for(lists_of) == 7, "images without neighbours do not count"
+    assert preservation.asked_for(lists_of[:, :0]) == preservation.asked_for(lists_of[-1:]) == 0
 
 
 def test_a_grid_keeps_what_is_within_two_cells() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from image_similarity.errors import JobFailed
 from image_similarity.knn import distances
 from image_similarity.knn.distances import METRICS
 from image_similarity.mapping import layout
@@ -16,7 +17,7 @@ from image_similarity.reporting import JSON, Reporter, reporting_to
 from image_similarity.runtime.session import lazy_session
 from image_similarity.settings import MapSettings
 from image_similarity.stages.map import arrangement, measures, table
-from image_similarity.stages.map.arrangement import Arrangement, Earlier
+from image_similarity.stages.map.arrangement import Arrangement, Earlier, NoEarlier
 from image_similarity.stages.map.shown import Shown
 
 
@@ -43,14 +44,18 @@ def distances_of(values: Any) -> Any:
     return 1 - rows @ rows.T
 
 
-def arranged(of: Shown, earlier: Earlier | None = None, key: str | None = "k", **settings: Any) -> Arrangement:
+def arranged(of: Shown, earlier: Earlier | None = None, key: str = "k", **settings: Any) -> Arrangement:
     spark = lazy_session(lambda: pytest.fail("Spark was started"))
-    return arrangement.arranged(spark, of, earlier, MapSettings(**settings), key)
+    return arrangement.arranged(spark, of, earlier or NoEarlier(), MapSettings(**settings), key)
 
 
 def as_earlier(of: Shown, made: Arrangement) -> Earlier:
     rows = pa.Table.from_batches(table.rows(of, made, "f", "cosine"))
     return Earlier("r1", made.record, rows.select(table.READ))
+
+
+def gone(_: Any) -> Any:
+    raise JobFailed("the vectors are gone")
 
 
 VALUES = vectors(100)
@@ -73,7 +78,7 @@ def test_known_images_stay_and_new_ones_lie_beside_their_neighbours() -> None:
     before = arranged(FIRST)
     both = shown(VALUES)
     after = arranged(both, as_earlier(FIRST, before))
-    assert (after.why_new, after.placed, after.since_layout) == (None, 5, 5)
+    assert (after.why_new, after.placed, after.since_layout.sum()) == (None, 5, 5)
     assert (after.positions[:95] == before.positions).all() and (after.cell[:95] == before.cell).all()
     assert len(np.unique(after.cell, axis=0)) == 100
     assert np.isfinite(after.positions).all()
@@ -91,11 +96,20 @@ def test_an_image_whose_file_was_replaced_is_new() -> None:
     values[3] = VALUES[99]
     replaced = shown(values)
     after = arranged(replaced, as_earlier(FIRST, before))
-    assert (after.why_new, after.placed, after.since_layout) == (None, 1, 1)
+    assert (after.why_new, after.placed, after.since_layout.sum()) == (None, 1, 1)
     others = np.arange(95) != 3
     assert (after.cell[others] == before.cell[others]).all()
     near = np.linalg.norm(after.positions[replaced.neighbour[3]] - after.positions[3], axis=1).mean()
     assert near < np.linalg.norm(before.positions[3] - after.positions[3]) / 2
+
+
+def test_those_that_stay_count_until_all_places_are_new() -> None:
+    before, both = arranged(FIRST), shown(VALUES)
+    after = arranged(both, as_earlier(FIRST, before))
+    assert np.flatnonzero(after.since_layout).tolist() == list(range(95, 100))
+    more = np.concatenate([VALUES, vectors(6, seed=30)])
+    made = arranged(shown(more), as_earlier(both, after))
+    assert made.why_new is not None and "11 of 106 images are new since the last layout" in made.why_new
 
 
 def test_many_replaced_images_are_a_new_layout() -> None:
@@ -115,7 +129,7 @@ def test_a_renamed_image_keeps_its_place() -> None:
     names[50] = "renamed"
     renamed = shown(values, names=names)
     after = arranged(renamed, as_earlier(of, before))
-    assert (after.placed, after.since_layout) == (0, 0) and (after.cell == before.cell).all()
+    assert (after.placed, after.since_layout.sum()) == (0, 0) and (after.cell == before.cell).all()
     copies = shown(np.concatenate([values[:93], values[:1]])[2:], names=["c1", *names[3:93], "c2"])
     after = arranged(copies, as_earlier(of, before))
     places = {tuple(cell) for cell in after.cell[[0, 91]].tolist()}
@@ -132,15 +146,32 @@ def test_files_that_changed_names_change_places() -> None:
 
 def test_own_vectors_are_known_by_their_ids() -> None:
     own, both = replace(FIRST, content=None), replace(shown(VALUES), content=None)
-    before = arranged(own, key=None)
-    after = arranged(both, as_earlier(own, before), key=None)
+    before = arranged(own, key="sha256")
+    after = arranged(both, as_earlier(own, before), key="sha256")
     assert (after.why_new, after.placed) == (None, 5) and (after.cell[:95] == before.cell).all()
+
+
+def test_images_that_came_and_left_do_not_count() -> None:
+    """Nine come each time, and those before leave: the other 90 keep their places for good."""
+    names, values = [f"i{number:05}" for number in range(90)], VALUES[:90]
+    of = shown(values, names=names)
+    first = made = arranged(of)
+    for time in range(5):
+        earlier = as_earlier(of, made)
+        own = [f"j{time}-{number}" for number in range(9)]
+        of = shown(np.concatenate([values, vectors(9, seed=10 + time)]), names=[*names, *own])
+        made = arranged(of, earlier)
+        assert (made.why_new, made.placed, made.record["since_layout"]) == (None, 9, 9)
+        assert (made.cell[:90] == first.cell).all()
 
 
 def test_a_map_that_does_not_say_what_its_images_were() -> None:
     """An earlier version made it."""
     before = as_earlier(replace(FIRST, content=None), arranged(FIRST))
     assert arranged(FIRST, before).why_new == "the map before was made by another version"
+    before = as_earlier(FIRST, arranged(FIRST))
+    silent = before.rows.set_column(6, "since_layout", pa.nulls(95, pa.bool_()))
+    assert arranged(FIRST, replace(before, rows=silent)).why_new == "the map before was made by another version"
 
 
 def changed(record: dict[str, Any], **values: Any) -> Earlier:
@@ -154,7 +185,6 @@ REASONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another seed": ({}, {"seed": 3}, "map.seed was 0, and is 3"),
     "more free cells": ({}, {"free": 0.3}, "map.free was 0.12, and is 0.3"),
     "always": ({}, {"relayout": 0}, "map.relayout = 0"),
-    "many since": ({"since_layout": 5}, {}, "10 of 100 images are new since the last layout"),
     "a great wall": ({"columns": 40, "rows": 30}, {}, "most images of the map before are gone"),
     "a full wall": ({"columns": 10, "rows": 9}, {}, "no cells are free"),
 }
@@ -165,7 +195,7 @@ def test_why_all_places_are_new(name: str) -> None:
     record, settings, reason = REASONS[name]
     made = arranged(shown(VALUES), changed(record), **settings)
     assert made.why_new is not None and reason in made.why_new
-    assert made.since_layout == 0 and len(np.unique(made.cell, axis=0)) == 100
+    assert not made.since_layout.any() and len(np.unique(made.cell, axis=0)) == 100
 
 
 def test_there_was_no_map() -> None:
@@ -184,7 +214,7 @@ def test_of_many_nodes_a_sample_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> 
     made = arranged(of, layout_rows=1000)
     assert laid_out == [1000] and made.placed == 300
     assert np.isfinite(made.positions).all() and len(np.unique(made.cell, axis=0)) == 1300
-    kept = measures.measured(of, made, "cosine", None)
+    kept = measures.measured(of, made, "cosine", gone)
     assert kept.kept_on_layout is not None and kept.by_chance is not None
     assert kept.kept_on_layout > 5 * kept.by_chance
 
@@ -228,6 +258,7 @@ def test_a_map_is_better_than_chance_and_trustworthy() -> None:
     quality = measures.measured(of, arranged(of), "cosine", lambda node: values[node])
     assert quality.kept_on_grid is not None and quality.by_chance is not None
     assert quality.kept_on_grid > 3 * quality.by_chance
+    assert quality.nearest == 10 and quality.why_not is None
     assert quality.trustworthy_layout is not None and quality.trustworthy_layout > 0.8
     assert quality.trustworthy_grid is not None and quality.trustworthy_grid > 0.8
 
@@ -248,8 +279,9 @@ def test_ranks_are_among_a_sample_of_many(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_vectors_trustworthiness_is_not_known() -> None:
     of = shown(VALUES)
-    quality = measures.measured(of, arranged(of), "cosine", None)
+    quality = measures.measured(of, arranged(of), "cosine", gone)
     assert quality.trustworthy_grid is None and quality.kept_on_grid is not None
+    assert quality.why_not == "the vectors are gone" and "why_not" not in quality.record
 
 
 @pytest.mark.parametrize("images", [1, 2, 3])
@@ -257,12 +289,13 @@ def test_few_images_have_no_measures(images: int) -> None:
     values = vectors(images)
     of = shown(values)
     quality = measures.measured(of, arranged(of), "cosine", lambda node: values[node])
-    assert quality.trustworthy_grid is None
+    assert quality.trustworthy_grid is None and quality.why_not == "there are too few images with neighbours"
 
 
 @pytest.mark.parametrize(("images", "says_nothing"), [(2, True), (25, True), (26, False)])
 def test_where_all_others_are_around_an_image_nothing_is_kept(images: int, says_nothing: bool) -> None:
-    of = shown(vectors(images))
-    quality = measures.measured(of, arranged(of), "cosine", None)
+    values = vectors(images)
+    of = shown(values)
+    quality = measures.measured(of, arranged(of), "cosine", lambda node: values[node])
     kept = (quality.kept_on_layout, quality.kept_on_grid, quality.by_chance)
     assert [share is None for share in kept] == [says_nothing] * 3

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from image_similarity.stages.map import blocks, places, wall
@@ -69,6 +70,17 @@ def test_a_block_s_data() -> None:
     assert [level["labels"] for level in data["levels"]] == [[[1.5, 0.5, "ships & seas", 12]], [[3.0, 2.5, "été", 7]]]
 
 
+def test_an_image_without_a_title_has_none() -> None:
+    table, levels = images([f"{0:032x}"]), scattered(1, 1, 1)
+    for name in ("title", "subtitle"):
+        table = table.set_column(table.column_names.index(name), name, pa.array([None], pa.string()))
+    (chunk,) = blocks.chunks(levels, table, [], 64)
+    ((block,), page) = list(chunk.blocks()), table["page"][0].as_py()
+    text = blocks.script(block, {}, ())
+    data = json.loads(re.fullmatch(r'map\.block\("0-0-0",(.*)\)', text)[1])  # type: ignore[index]
+    assert data["images"] == [[page, f"{0:032x}", 480, 320, "", ""]]
+
+
 def test_a_label_is_in_the_block_that_it_lies_in() -> None:
     levels = scattered(2000, 80, 60)  # down to level 5: blocks of level 3 have 4 by 4 nodes there, 16 by 16 on level 5
     labels: list[list[Label]] = [[] for _ in levels]
@@ -97,4 +109,4 @@ def test_the_digits_of_shards_of_places(images: int, digits: int) -> None:
     [(1, 1, 0, (1, 1)), (30, 20, 3, (30, 20)), (32, 24, 3, (32, 24)), (33, 24, 3, (17, 12)), (400, 300, 3, (25, 19))],
 )
 def test_the_wall_s_level(columns: int, rows: int, level: int, size: tuple[int, int]) -> None:
-    assert wall._level(scattered(columns * rows, columns, rows)) == (level, *size)
+    assert wall._used(scattered(columns * rows, columns, rows)) == (level, *size)

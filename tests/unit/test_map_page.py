@@ -10,7 +10,9 @@ from image_similarity.stages.map import page
 from image_similarity.stages.map.page import MapFacts
 
 SHELL = f"<head>\n{HEAD}\n</head><main>\n{MAIN}\n</main>"
-FACTS = MapFacts("r1", "<b>Title", 47, 36, 4, 1460, 0, "<i>net", "cosine", 0.47, 0.0131, "map/r1/wall.webp", 2048, 1568)
+FACTS = MapFacts(
+    "r1", "<b>Title", 47, 36, 4, 1460, 0, "<i>net", "cosine", 10, 0.47, 0.0131, "map/r1/wall.webp", 2048, 1568
+)
 
 
 def test_the_shell_gets_the_map_and_names_the_files_it_loads() -> None:
@@ -18,8 +20,19 @@ def test_the_shell_gets_the_map_and_names_the_files_it_loads() -> None:
     assert HEAD not in html and MAIN not in html
     assert set(re.findall(r'"(static/[^"]+)"', html)) == page.static_files().keys()
     assert 'data-columns="47" data-rows="36" data-levels="4" data-digits="0"' in html
-    assert "4.7 are within the 24 places around it (by chance 0.1)" in html
+    assert "Of the 10 that look most like an image, 4.7 are within the 24 places around it (by chance 0.1)" in html
     assert "<b>" not in html and "<i>" not in html, "texts are no markup"
+
+
+@pytest.mark.parametrize(
+    ("nearest", "sentence"),
+    [
+        (7, "Of the 7 that look most like an image, 3.3 are within the 24 places around it (by chance 0.1)"),
+        (1, "Of 10 images that look most like another, 4.7 are within the 24 places around it (by chance 0.1)"),
+    ],
+)
+def test_shorter_lists_are_not_said_to_be_ten(nearest: int, sentence: str) -> None:
+    assert sentence in page.fill(SHELL, replace(FACTS, nearest=nearest))
 
 
 @pytest.mark.parametrize("facts", [replace(FACTS, images=25), replace(FACTS, kept_on_grid=None)])

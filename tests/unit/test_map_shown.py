@@ -114,3 +114,10 @@ def test_cards_are_read_in_the_order_of_their_files(tmp_path: Any) -> None:
     assert shown.read_cards(files_of(str(tmp_path)), f"{tmp_path}/cards") == table
     with pytest.raises(FileNotFoundError):
         shown.read_cards(files_of(str(tmp_path)), f"{tmp_path}/none")
+
+
+@pytest.mark.parametrize("columns", [{"image_id": ["a"]}, {**dict.fromkeys(shown.COLUMNS, ["a"]), "width": ["wide"]}])
+def test_cards_of_other_columns_are_damaged(tmp_path: Any, columns: Any) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "part-0.parquet")
+    with pytest.raises(ValueError):
+        shown.read_cards(files_of(str(tmp_path)), str(tmp_path))

@@ -65,6 +65,23 @@ def test_black_bars_are_left_out() -> None:
     assert near(black[1:-1, 1:-1], (0, 0, 0)) and (black[1:-1, 1:-1, 3] == 255).all()
 
 
+@pytest.mark.parametrize("size", [(448, 80), (80, 448), (448, 190), (150, 448)])
+def test_bars_are_on_two_opposite_sides(size: tuple[int, int]) -> None:
+    """Of wide films in upright frames, and upright ones in wide frames: up to a fifth of the frame is left."""
+    framed = Image.new("RGB", (448, 448) if min(size) > 89 else (380, 380), (3, 2, 6))
+    light = Image.new("RGB", (min(size[0], framed.width), min(size[1], framed.height)), GREEN)
+    framed.paste(light, ((framed.width - light.width) // 2, (framed.height - light.height) // 2))
+    assert near(tiles.cell(webp(framed))[6:-6, 6:-6], GREEN)
+
+
+@pytest.mark.parametrize("light", [(8, 8), (60, 60), (200, 60), (480, 12), (12, 320)])
+def test_a_light_in_a_dark_picture_is_not_all_that_is_shown(light: tuple[int, int]) -> None:
+    night = Image.new("RGB", (480, 320), (3, 2, 6))
+    night.paste(Image.new("RGB", light, GREEN), ((480 - light[0]) // 2, (320 - light[1]) // 2))
+    shown = tiles.cell(webp(night))[1:-1, 1:-1, 1] > 80
+    assert shown.mean() == pytest.approx(min(1, light[0] / 320) * light[1] / 320, abs=0.02)
+
+
 @pytest.mark.parametrize("damaged", [b"", b"no picture", webp(Image.new("RGB", (480, 320), RED))[:-40]])
 def test_a_damaged_picture_is_refused(damaged: bytes) -> None:
     with pytest.raises(Unreadable):

@@ -279,7 +279,8 @@ class Collection:
         ``fingerprint``, ``metric``: those that have a layout; None: the only one. Columns as of the table ``layout``:
         ``image_id``, ``fingerprint``, ``metric`` (strings), ``x``, ``y`` (float64, where UMAP or its neighbours placed
         it), ``grid_column``, ``grid_row`` (int32, from 0: its cell on the wall, which no other image has),
-        ``content_sha256`` (string: the file that was placed; null for vectors of one's own).
+        ``content_sha256`` (string: the file that was placed; null for vectors of one's own), ``since_layout``
+        (boolean: whether the image came later than the layout, and lies beside its neighbours).
         """
         with reading.named_errors(self.snapshot):
             return tables.layout(self.snapshot, fingerprint, metric)

@@ -19,12 +19,20 @@ MOST_CHANCE = 0.01
 """The bound on the chance that a group drawn at random has any of its words so often."""
 
 
-def telling(start: Indices, member: Indices, image: Indices, word: Indices, images: int) -> tuple[Indices, Indices]:
+def telling(
+    start: Indices,
+    member: Indices,
+    image: Indices,
+    word: Indices,
+    images: int,
+    least_share: float | Reals = LEAST_SHARE,
+) -> tuple[Indices, Indices]:
     """The words that tell most about each group: (p,) groups, ascending, and (p,) words.
 
     A group has one word, several if they tell equally much, and none where no word is common enough. ``start``: (g +
     1,), where in ``member`` the images of each group begin, and the end. ``image``, ``word``: (m,), which image has
-    which word, each pair once; codes of both from 0. ``images``: n, of the collection.
+    which word, each pair once; codes of both from 0. ``images``: n, of the collection. ``least_share``: of a group's
+    images, the same for all or (g,).
 
     The score of a word is n_g KL(share in the group || share in the collection), in nats: it grows with lift, and with
     how many have the word in common. exp(-score) bounds the chance to draw so many images that have it without
@@ -44,7 +52,8 @@ def telling(start: Indices, member: Indices, image: Indices, word: Indices, imag
     size = np.diff(start)
     share, rate = count / size[group], total[code] / images
     score = size[group] * _divergence(share, rate)
-    is_telling = is_common & (share >= LEAST_SHARE) & (share >= LEAST_LIFT * rate)
+    least = np.broadcast_to(least_share, len(start) - 1)[group]
+    is_telling = is_common & (share >= least) & (share >= LEAST_LIFT * rate)
     is_telling &= score >= np.log(np.maximum(tried[group], 1) / MOST_CHANCE)
     group, code, score = group[is_telling], code[is_telling], score[is_telling]
     best = np.zeros(len(start) - 1)

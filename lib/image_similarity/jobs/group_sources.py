@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import early
+from image_similarity.jobs.find_neighbours import COMPARED
 from image_similarity.jobs.job import Job
 from image_similarity.runtime.session import local_cores
 from image_similarity.settings import NeighboursSettings, renamed
@@ -38,10 +39,20 @@ class Inputs:
     """Runs of ``vectors``; none for vectors of one's own."""
     key: str | None = None
     """The ``fingerprint_key``; None for vectors of one's own."""
+    compared: str | None = None
+    """A hash of the ids and vectors that were compared; None where an earlier version compared them."""
 
     @property
     def own_vectors(self) -> str | None:
         return None if self.vectors else self.embeddings[0]
+
+    @property
+    def known_by(self) -> str:
+        """What is the same for equal vectors alone: the ``fingerprint_key``, or else what is known of all of them.
+
+        Vectors of one's own have another one if any of them has changed, has come or is gone.
+        """
+        return self.key or self.compared or self.run
 
     @property
     def runs(self) -> dict[str, list[str]]:
@@ -79,6 +90,7 @@ def of(published: Snapshot, slot: str, for_copies: bool = True) -> Inputs:
         int(counts.get("dimensions", 0)),
         list(record.inputs["embeddings"]),
         vectors,
+        compared=record.settings.get(COMPARED),
     )
 
 

@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -178,8 +178,11 @@ class Job:
         """The lease of this run. While it is held, cleaning spares what the run writes and what it may read."""
         return leases.held(self.warehouse, self.run_id, self.base_snapshot.pointer, self.older)
 
-    def already_published(self) -> Record | None:
-        """The run with this ``--run-id`` label that has published this job and slot, if there is one. Reports it."""
+    def already_published(self, is_it: Callable[[Record], bool] = lambda run: True) -> Record | None:
+        """The run with this ``--run-id`` label that has published this job and slot, if there is one. Reports it.
+
+        ``is_it``: whether a run did all that this one would do, where slot and label do not tell it.
+        """
         label = self.arguments.run_id
         if label is None:
             return None
@@ -188,7 +191,7 @@ class Job:
         undone = retention.undone(history) | retention.unpublished(history)
         published = [run for run in history if run.status == PUBLISHED]
         same = [run for run in published if (run.label, run.job, run.slot) == (label, self.name, self.slot)]
-        previous = next((run for run in same if run.run_id not in undone), None)
+        previous = next((run for run in same if run.run_id not in undone and is_it(run)), None)
         if previous is not None:
             message = (
                 f"{self.name} {self.slot}".rstrip()

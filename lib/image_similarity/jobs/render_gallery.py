@@ -133,7 +133,7 @@ def render(application: Application, fingerprints: Sequence[str] = ()) -> None:
 def note_on_map(application: Application) -> None:
     """Says so where the map shows an earlier rendering than the pages. It stays good: its rendering is kept."""
     site = _site(application)
-    if (mapped := site.mapped()) and mapped != site.renderings[0]:
+    if (shown := site.map()) and shown.rendering != site.renderings[0]:
         note(f"the map of {site.uri} is of an earlier rendering: run render_map")
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import JobFailed, WrongInput
 from image_similarity.jobs import command_line, early, group_sources
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.group_sources import Inputs
 from image_similarity.jobs.job import Application, Finished, Job
 from image_similarity.pages import maps
-from image_similarity.pages.site import check_rendered, open_site
+from image_similarity.pages.site import Site, check_rendered, open_site
 from image_similarity.reporting import counted, note, say
 from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.settings import Settings
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from image_similarity.knn.distances import Indices, Values
     from image_similarity.mapping.regions import Label
     from image_similarity.neighbour_graph import Graph
-    from image_similarity.stages.map.arrangement import Arrangement, Cells, Earlier
+    from image_similarity.stages.map.arrangement import Arrangement, Cells, Earlier, NoEarlier
     from image_similarity.stages.map.measures import Quality, VectorsOf
     from image_similarity.stages.map.page import MapFacts
     from image_similarity.stages.map.shown import Shown
     from image_similarity.stages.map.source import Source
     from image_similarity.stages.map.tiles import Counts
+    from image_similarity.warehouse.records import Record
     from image_similarity.warehouse.workspace import Workspace
 
 
@@ -104,8 +105,12 @@ def run(application: Application) -> None:
 
 def page_of(application: Application) -> str | None:
     """The address of the map's page; None if the gallery has no map."""
-    site = open_site(application.session, "gallery", application.arguments.gallery)
-    return f"{site.uri}/{maps.PAGE}" if site.mapped() else None
+    site = _site(application)
+    return f"{site.uri}/{maps.PAGE}" if site.map() else None
+
+
+def _site(application: Application) -> Site:
+    return open_site(application.session, "gallery", application.arguments.gallery)
 
 
 class NothingToDraw(WrongInput):
@@ -118,7 +123,7 @@ def render(application: Application, where_possible: bool = False) -> None:
     Raises `NothingToDraw` where no image can be on it; ``where_possible``, that is but noted.
     """
     job = application.job("render_map", _slot(application.settings))
-    if job.already_published():
+    if job.already_published(lambda run: _made_the_map_of(_site(application), run)):
         return
     with job.step("plan"):
         inputs = group_sources.of(job.base_snapshot, job.slot, for_copies=False)
@@ -133,10 +138,14 @@ def render(application: Application, where_possible: bool = False) -> None:
             if not where_possible:
                 raise
             note(f"there is no map: {reason}")
-        except BaseException:
-            if not source.shows(job.run_id):  # no visitor uses it
-                source.site.files.delete(making.folder)
+        except BaseException as error:
+            making.give_up(error)
             raise
+
+
+def _made_the_map_of(site: Site, run: "Record") -> bool:
+    """Whether the label of ``run`` is done: the same slot may be on the maps of several galleries."""
+    return run.settings["gallery"]["uri"] == site.uri and site.map() is not None
 
 
 def _plan(job: Job, inputs: Inputs, source: "Source") -> Iterator[str]:
@@ -188,6 +197,18 @@ class _Making:
         finished = self._publish(arrangement, facts, counts)
         _summarise(self.job, arrangement, finished)
 
+    def give_up(self, error: BaseException) -> None:
+        """After ``error``: removes the folder of this map, unless visitors use it.
+
+        Raises ``JobFailed`` if the gallery was changed meanwhile. Whoever changed it has removed files that this run
+        needs, so that ``error`` is but a consequence, and of any class.
+        """
+        if self.source.shows(self.job.run_id):
+            return
+        self.source.site.files.delete(self.folder)
+        if isinstance(error, Exception):
+            self.source.check_unchanged()
+
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _read(self) -> "tuple[Graph, Shown, dict[str, int]]":
@@ -200,7 +221,7 @@ class _Making:
             names = neighbour_graph.Names(images.ids)
             graph = neighbour_graph.read(job.base_snapshot.dataset("neighbours", job.slot), images, names)
         with job.step("read the gallery"):
-            cards = shown.read_cards(self.source.site.files, self.source.cards)
+            cards = self.source.cards()
             on_map = shown.of(graph, names, cards)
             if not len(on_map):
                 raise NothingToDraw(self._nothing(cards))
@@ -227,35 +248,40 @@ class _Making:
         job = self.job
         with job.step("load what lays out"):
             from image_similarity.stages.map import arrangement
-        return arrangement.arranged(job.session, shown, self._earlier(), job.settings.map, self.inputs.key)
+        return arrangement.arranged(job.session, shown, self._earlier(), job.settings.map, self.inputs.known_by)
 
-    def _earlier(self) -> "Earlier | None":
-        """The published layout of this slot; None if there is none, or it has no record."""
+    def _earlier(self) -> "Earlier | NoEarlier":
+        """The published layout of this slot; why not if there is none, or it has no record, or is damaged."""
         from image_similarity.stages.map import table
-        from image_similarity.stages.map.arrangement import Earlier
+        from image_similarity.stages.map.arrangement import Earlier, NoEarlier
 
         published = self.job.base_snapshot
         runs = published.run_ids("layout", self.job.slot)
         record = published.runs.get(runs[0]) if len(runs) == 1 else None
         if record is None:
-            return None
-        return Earlier(runs[0], record.settings["arrangement"], published.table("layout", self.job.slot, table.READ))
+            return NoEarlier()
+        rows = table.read(published, self.job.slot)
+        if rows is None:
+            return NoEarlier(f"the table layout of {runs[0]} is gone or damaged")
+        return Earlier(runs[0], record.settings["arrangement"], rows)
 
     def _quality(self, graph: "Graph", shown: "Shown", arrangement: "Arrangement") -> "Quality":
         from image_similarity.stages.map import measures
 
-        return measures.measured(shown, arrangement, self.inputs.settings.metric, self._vectors(graph))
+        quality = measures.measured(shown, arrangement, self.inputs.settings.metric, self._vectors(graph))
+        if quality.why_not:
+            note(f"trustworthiness is not measured: {quality.why_not}")
+        return quality
 
-    def _vectors(self, graph: "Graph") -> "VectorsOf | None":
-        """Reads vectors of nodes of ``graph``; None where they are not there any more."""
+    def _vectors(self, graph: "Graph") -> "VectorsOf":
+        """Reads vectors of nodes of ``graph``. They may be gone: the map needs them for nothing else."""
         job, key = self.job, self.inputs.key
-        if self.inputs.own_vectors is None and (key is None or not job.base_snapshot.run_ids("vectors", key)):
-            return None
-        runner, _ = group_sources.runner(job, self.inputs, "auto")
-        source = group_sources.vectors_of(job, self.inputs, runner, self.scratch)
 
         def of(node: "Indices") -> "Values":
-            return source.of(graph.images, node)
+            if self.inputs.own_vectors is None and (key is None or not job.base_snapshot.run_ids("vectors", key)):
+                raise JobFailed("the vectors that were compared are not there any more")
+            runner, _ = group_sources.runner(job, self.inputs, "auto")
+            return group_sources.vectors_of(job, self.inputs, runner, self.scratch).of(graph.images, node)
 
         return of
 
@@ -275,11 +301,11 @@ class _Making:
         job, inputs = self.job, self.inputs.settings
         find, group_by = Names(shown.ids).find, job.settings.gallery.group_by
         known = terms.read(job.base_snapshot, find, len(shown), inputs.fingerprint, inputs.metric, group_by)
-        return regions.regions(arrangement.cell, known, deepest)
+        return regions.regions(arrangement.cell, arrangement.columns, arrangement.rows, known, deepest)
 
     def _draw(self, shown: "Shown", pyramid: "list[Cells]", labels: "list[list[Label]]") -> "Counts":
         """Writes the tiles that are not there, and the data of blocks."""
-        from image_similarity.stages.map import tiles
+        from image_similarity.stages.map import tiles, wall
 
         job, site, earlier = self.job, self.source.site, self.source.earlier
         return tiles.draw(
@@ -291,6 +317,7 @@ class _Making:
             labels,
             [earlier] if earlier else [],
             self.scratch,
+            wall.level_of(pyramid),
         )
 
     def _facts(
@@ -314,6 +341,7 @@ class _Making:
             digits=places.digits(len(shown)),
             fingerprint=settings.fingerprint,
             metric=settings.metric,
+            nearest=quality.nearest,
             kept_on_grid=quality.kept_on_grid,
             by_chance=quality.by_chance,
             wall=picture.path,
@@ -338,21 +366,21 @@ class _Making:
 
         job, site = self.job, self.source.site
         earlier = {} if arrangement.why_new else {"layout": job.base_snapshot.run_ids("layout", job.slot)}
-        shell = self.source.shell()
         with site.locked():
             self.source.check_unchanged()
             with job.step("put the map in place"):
-                publication.put_in_place(self.source, shell, facts)
-            finished = job.publish(
-                replace={"layout": {job.slot: job.run_id}},
-                inputs={**self.inputs.runs, **earlier},
-                counts=counts,
-                used={
-                    "map": job.settings.map.model_dump(),
-                    "gallery": {"uri": site.uri, "rendering": self.source.rendering},
-                    "arrangement": arrangement.record,
-                },
-            )
+                publication.put_in_place(self.source, facts)
+            used = {
+                "map": job.settings.map.model_dump(),
+                "gallery": {"uri": site.uri, "rendering": self.source.rendering},
+                "arrangement": arrangement.record,
+            }
+            inputs = {**self.inputs.runs, **earlier}
+            try:
+                replaced = {"layout": {job.slot: job.run_id}}
+                finished = job.publish(replaced, inputs=inputs, counts=counts, used=used)
+            except JobFailed as error:
+                raise JobFailed(f"{site.uri}/{maps.PAGE} is new, but not the table layout: {error}") from error
             with job.step("remove what no map shows"):
                 self._tidy_up()
         return finished
@@ -390,16 +418,15 @@ def _summarise(job: Job, arrangement: "Arrangement", finished: Finished) -> None
     lines = [f"render_map {job.slot}: {described(counts)}{why}, in {finished.seconds:.1f} s"]
     if counts["kept_on_grid"] is not None:
         lines.append(
-            f"of the 10 most similar of an image, {_share(counts['kept_on_grid'])} are within the 24 cells around it "
-            f"(on the layout {_share(counts['kept_on_layout'])}, by chance {_share(counts['by_chance'])})"
+            f"of the {counts['nearest']} most similar of an image, {_share(counts['kept_on_grid'])} are within the 24 "
+            f"cells around it (on the layout {_share(counts['kept_on_layout'])}, by chance "
+            f"{_share(counts['by_chance'])})"
         )
     if counts["trustworthy_grid"] is not None:
         lines.append(
             f"trustworthiness of the 10 around: {_share(counts['trustworthy_grid'])} "
             f"(layout {_share(counts['trustworthy_layout'])})"
         )
-    else:
-        lines.append("trustworthiness is not measured: the vectors are not there, or too few")
     lines.append(f"{counted(counts['tiles'], 'tile')}, {counts['drawn']:,} drawn now, {_size(counts['bytes'])}")
     job.say(*lines)
     for line in _left_out(counts):

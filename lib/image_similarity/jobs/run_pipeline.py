@@ -118,6 +118,7 @@ def _show(application: Application) -> None:
     render_gallery.render(application)
     if _has_map(application):
         render_map.render(application, where_possible=True)
+    render_gallery.note_on_map(application)
 
 
 def _groups(application: Application) -> bool:

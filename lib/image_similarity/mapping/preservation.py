@@ -31,19 +31,22 @@ def kept_on_layout(positions: Reals, neighbour: Nodes) -> float:
     """The share of the `NEAREST` first in each list that are among the `AROUND` nearest in the plane.
 
     ``positions`` (n, 2); ``neighbour`` (n, k) int32, padded with -1: other images, the nearest first. nan if no list
-    has an entry. Of images at the same place, which are nearest is not defined, but the same in each run.
+    has an entry. Images that are as far as the last of the nearest are near, too: copies have one place.
     """
     asked = _asked(len(positions))
     wanted = neighbour[asked, :NEAREST]
     if not (wanted >= 0).any():
         return float("nan")
-    # Of more than AROUND images at one place the list may lack the image itself: then it is one too long.
-    near = cKDTree(positions).query(positions[asked], min(AROUND + 1, len(positions)))[1]
-    is_other = near != asked[:, None]
-    is_other[:, AROUND:] &= ~is_other.all(axis=1)[:, None]
-    near = np.where(is_other, near, -2)
-    kept = sum(int((wanted == near[:, [place]]).sum()) for place in range(near.shape[1]))
-    return kept / int((wanted >= 0).sum())
+    # The image itself is nearest. The last is taken by its number, so that both distances are rounded alike.
+    last = cKDTree(positions).query(positions[asked], [min(AROUND + 1, len(positions))])[1]
+    near = _apart(positions, asked, wanted) <= _apart(positions, asked, last)
+    return float(near[wanted >= 0].mean())
+
+
+def _apart(positions: Reals, asked: Indices, others: Nodes | Indices) -> Reals:
+    """The squared distances (q, m) of ``others`` (q, m) to ``asked`` (q,)."""
+    apart: Reals = ((positions[others] - positions[asked][:, None]) ** 2).sum(axis=2)
+    return apart
 
 
 def kept_on_grid(cell: Nodes, neighbour: Nodes) -> float:
@@ -59,6 +62,12 @@ def kept_on_grid(cell: Nodes, neighbour: Nodes) -> float:
         return float("nan")
     apart = np.abs(cell[asked[row]] - cell[wanted[row, rank]]).max(axis=1)
     return float((apart <= REACH).mean())
+
+
+def asked_for(neighbour: Nodes) -> int:
+    """Of how many in each list the share is taken, on average: `NEAREST`, or fewer where lists are shorter. 0: none."""
+    entries = np.minimum((neighbour >= 0).sum(axis=1), NEAREST)
+    return round(float(entries[entries > 0].mean())) if entries.any() else 0
 
 
 def by_chance(n: int, columns: int, rows: int) -> float:

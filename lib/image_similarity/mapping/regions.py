@@ -1,7 +1,8 @@
 """What regions of the map have in common: a label for each, at every level of the pyramid.
 
-At a level each tile has the word that tells most about its images, by the rule for labels of groups. Adjacent tiles of
-the same word are a region. So coarse levels have the general words, and fine ones the special words.
+At a level each tile has the word that tells most about its images, by the rule for labels of groups; of many images
+fewer must have it. Adjacent tiles of the same word are a region. So coarse levels have the general words, and fine ones
+the special words.
 """
 
 import math
@@ -16,9 +17,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from image_similarity.grouping import labels
-from image_similarity.knn.distances import Indices, Reals
+from image_similarity.knn.distances import Indices
 from image_similarity.mapping.pyramid import TILE_NODES
 
+MANY = TILE_NODES**2
+"""Of more images than a tile of the finest level has, half seldom have a word in common;"""
+SHARE_OF_MANY = 0.35
+"""so many are enough, where they are twice the share of the collection, and no chance."""
+LEAST_NODES = 4
+"""A quarter of a tile: a region with fewer images that have its word than these have cells is no landmark."""
 _SMALLEST = math.sqrt(0.5)
 """Least size of a node on the screen, in 64 pixels: the coarser level is shown below it."""
 _CHARACTER, _MARGIN, _HEIGHT = 0.14 / _SMALLEST, 0.38 / _SMALLEST, 0.5 / _SMALLEST
@@ -40,7 +47,7 @@ class Terms:
 
 
 class Label(NamedTuple):
-    """A text in the middle of a region."""
+    """A text on a region."""
 
     column: float
     row: float
@@ -67,14 +74,19 @@ class _Tiles:
         return np.where(self.code[place] == code, place, -1)
 
 
-def regions(cell: NDArray[np.int32], terms: Terms, levels: int) -> list[list[Label]]:
+def regions(cell: NDArray[np.int32], columns: int, rows: int, terms: Terms, levels: int) -> list[list[Label]]:
     """The labels of each level, from 0 to ``levels``; those of the most images first. They do not overlap.
 
-    ``cell``: (n, 2), column and row of each image at the finest level. ``levels``: the number of the finest level; the
-    one before has nodes of 2 x 2 cells, and level 0 has one tile. A level without a word that sets a tile apart has no
-    labels: level 0 never has, and none has if there are no images or words.
+    ``cell``: (n, 2), column and row of each image at the finest level, on a wall of ``columns`` and ``rows``.
+    ``levels``: the number of the finest level; the one before has nodes of 2 x 2 cells, and level 0 has one tile. A
+    label stands on the cell, of those whose image has its word, that is nearest to their mean; at the edges it is moved
+    until all of it is on the wall. A level without a word that sets a tile apart has no labels: level 0 never has, and
+    none has if there are no images or words.
     """
-    return [_apart(_labels(cell, terms, level, levels - level)) for level in range(levels + 1)]
+    return [
+        _apart(_on_wall(_labels(cell, terms, level, levels - level), columns, rows, levels - level))
+        for level in range(levels + 1)
+    ]
 
 
 def _labels(cell: NDArray[np.int32], terms: Terms, level: int, shift: int) -> list[Label]:
@@ -88,21 +100,22 @@ def _labels(cell: NDArray[np.int32], terms: Terms, level: int, shift: int) -> li
     region = _joined(tiles)
     place = tiles.find(code[terms.image])
     has = (place >= 0) & (tiles.term[place] == terms.term)  # only pairs of the word that their tile has
-    node = (cell[terms.image[has]] + 0.5) / (1 << shift)
     first = np.unique(region, return_index=True)[1]
     images = np.bincount(region[place[has]])
-    middle = np.stack([np.bincount(region[place[has]], node[:, axis]) / images for axis in (0, 1)], axis=1)
-    middle = _inside(middle, tiles, region)
+    middle = (_middle(cell[terms.image[has]], region[place[has]], images) + 0.5) / (1 << shift)
     return [
-        Label(round(column, 2), round(row, 2), terms.texts[term], count)
+        Label(column, row, terms.texts[term], count)
         for (column, row), term, count in zip(middle.tolist(), tiles.term[first].tolist(), images.tolist())
+        if count >= LEAST_NODES << 2 * shift
     ]
 
 
 def _tiles(code: Indices, terms: Terms, across: int) -> _Tiles:
     order = np.argsort(code, kind="stable")
     codes, start = np.unique(code[order], return_index=True)
-    tile, term = labels.telling(np.append(start, len(code)), order, terms.image, terms.term, len(code))
+    start = np.append(start, len(code))
+    least_share = np.where(np.diff(start) > MANY, SHARE_OF_MANY, labels.LEAST_SHARE)
+    tile, term = labels.telling(start, order, terms.image, terms.term, len(code), least_share)
     tile, first = np.unique(tile, return_index=True)
     return _Tiles(codes[tile], term[first], across)
 
@@ -124,17 +137,30 @@ def _joined(tiles: _Tiles) -> Indices:
     return region
 
 
-def _inside(middle: Reals, tiles: _Tiles, region: Indices) -> Reals:
-    """``middle`` (r, 2) of regions, moved to the centre of the nearest tile of the region where it is outside, as the
-    middle of a ring or a crescent is.
+def _middle(cell: NDArray[np.int32], region: Indices, images: Indices) -> NDArray[np.int32]:
+    """(r, 2): of the cells (m, 2) of each region the one nearest to their mean, as the mean of a ring is beside it. Of
+    equally near ones the upper, then the left. ``images``: (r,), how many each region has.
     """
-    row, column = np.divmod(tiles.code, tiles.across)
-    centre = (np.stack([column, row], axis=1) + 0.5) * TILE_NODES
-    away = np.abs(centre - middle[region])
-    order = np.lexsort((tiles.code, (away**2).sum(axis=1), region))
-    nearest = order[np.unique(region[order], return_index=True)[1]]
-    is_inside = away[nearest].max(axis=1, keepdims=True) <= TILE_NODES / 2
-    return np.where(is_inside, middle, centre[nearest])
+    mean = np.stack([np.bincount(region, cell[:, axis]) / images for axis in (0, 1)], axis=1)
+    away = np.round(((cell - mean[region]) ** 2).sum(axis=1), 6)
+    order = np.lexsort((cell[:, 0], cell[:, 1], away, region))
+    middle: NDArray[np.int32] = cell[order[np.searchsorted(region[order], np.arange(len(images)))]]
+    return middle
+
+
+def _on_wall(found: list[Label], columns: int, rows: int, shift: int) -> list[Label]:
+    """``found``, moved so that no label hangs over an edge of the wall; of one that is longer than it, the middle."""
+
+    def clamped(middle: float, extent: float, cells: int) -> float:
+        end = cells / (1 << shift)
+        extent = min(extent, end)
+        return round(min(max(middle, extent / 2), end - extent / 2), 2)
+
+    return [
+        label._replace(column=clamped(label.column, width, columns), row=clamped(label.row, height, rows))
+        for label in found
+        for width, height in [_size(label.text)]
+    ]
 
 
 # -- labels that would overlap -----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ HEAD, MAIN = "<!-- map: head -->", "<!-- map: main -->"
 
 _CALL = re.compile(r"gallery\.map\((\{.*\})\);?\s*", re.DOTALL)
 _PICTURE = re.compile(rf"{FOLDER}/[\w-]+/wall\.webp")
-_RENDERING = re.compile(r"[\w-]+")
+_FOLDER_NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,38 @@ def link(script: bytes) -> Link | None:
         return None
 
 
-def pointer(run: str, rendering: str) -> bytes:
-    """The content of `POINTER`: the map that is shown, and the rendering whose images and data it shows."""
-    return json.dumps({"run": run, "rendering": rendering}, indent=1).encode()
+@dataclass(frozen=True)
+class Pointer:
+    """The map that is shown."""
+
+    run: str
+    rendering: str
+    """The rendering whose images and data it shows."""
+
+    def as_json(self) -> bytes:
+        """The content of `POINTER`."""
+        return json.dumps(asdict(self), indent=1).encode()
 
 
-def rendering_of(content: bytes | None) -> str | None:
-    """The rendering that the content of `POINTER` names; None if there is no such file, or it is damaged."""
+def pointer(content: bytes | None) -> Pointer | None:
+    """What the content of `POINTER` says; None if there is no such file, or it is damaged: then there is no map."""
     try:
-        name = json.loads(content or b"null")["rendering"]
-        return name if _RENDERING.fullmatch(name) else None
+        values = json.loads(content or b"null")
+        names = values["run"], values["rendering"]
+        return Pointer(*names) if all(map(_FOLDER_NAME.fullmatch, names)) else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def shell(content: bytes | None) -> str | None:
+    """The text of a `SHELL`; None if there is no such file, or it has no places for a map."""
+    try:
+        text = (content or b"").decode()
+    except ValueError:
+        return None
+    return text if has_places(text) else None
+
+
+def has_places(shell: str) -> bool:
+    """Whether a map can be put into the text of a `SHELL`."""
+    return shell.count(HEAD) == shell.count(MAIN) == 1

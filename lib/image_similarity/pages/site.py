@@ -103,12 +103,13 @@ class Site:
         """The renderings that visitors may still need once ``rendering`` is published: the last two, and the one that
         the map shows.
         """
-        kept, mapped = [rendering, *self.renderings][:RENDERINGS_KEPT], self.mapped()
+        kept, shown = [rendering, *self.renderings][:RENDERINGS_KEPT], self.map()
+        mapped = shown.rendering if shown else None
         return [*kept, mapped] if mapped and mapped in self.renderings and mapped not in kept else kept
 
-    def mapped(self) -> str | None:
-        """The rendering that the map shows now; None if there is no map."""
-        return maps.rendering_of(self.files.read(f"{self.uri}/{maps.POINTER}"))
+    def map(self) -> maps.Pointer | None:
+        """The map that is shown now; None if there is none."""
+        return maps.pointer(self.files.read(f"{self.uri}/{maps.POINTER}"))
 
     def remove_others(self, rendering: str, forwards: Sequence[str] = ()) -> None:
         """Removes renderings that are not needed beside ``rendering``: older ones, and those of jobs that died.

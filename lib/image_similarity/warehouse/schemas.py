@@ -160,6 +160,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ("grid_column", _INT),
         ("grid_row", _INT),
         ("content_sha256", _STRING),
+        ("since_layout", _BOOLEAN),
     ),
     "comparisons": _schema(
         ("fingerprint", _STRING),

@@ -263,5 +263,5 @@ def _check_same(base: Pointer, now: Pointer, table: str, slot: str) -> None:
         raise Conflict(
             table,
             f"another job published {table} {slot or '(whole table)'} while this one ran (now: {other}); "
-            "nothing of this run was published: run it again",
+            "no table of this run was published: run it again",
         )

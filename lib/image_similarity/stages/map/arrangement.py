@@ -36,12 +36,24 @@ class Earlier:
     record: dict[str, Any]
     """What its run recorded, see `Arrangement.record`."""
     rows: pa.Table
-    """image_id, x, y, grid_column, grid_row, content_sha256 (null for vectors of one's own)."""
+    """image_id, x, y, grid_column, grid_row, content_sha256 (null for vectors of one's own), since_layout."""
 
     @property
     def has_contents(self) -> bool:
         """Whether it says what each image was. Maps of before did not."""
         return not self.rows["content_sha256"].null_count
+
+    @property
+    def says_what_is_new(self) -> bool:
+        """Whether it says which images came since the layout. Maps of before did not."""
+        return not self.rows["since_layout"].null_count
+
+
+@dataclass(frozen=True)
+class NoEarlier:
+    """There are no places to keep."""
+
+    why: str = "no map by this fingerprint and metric was published before"
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,9 @@ class Arrangement:
     """Why all places are new; None if those of the map before were kept."""
     placed: int
     """Images that were placed beside their neighbours: new ones, or those that UMAP did not place."""
-    since_layout: int
-    """Images that came since all places were new."""
-    key: str | None
+    since_layout: NDArray[np.bool_]
+    """(n,): whether an image came since all places were new."""
+    key: str
     seed: int
     free: float
 
@@ -71,21 +83,21 @@ class Arrangement:
             "recipe": RECIPE,
             "columns": self.columns,
             "rows": self.rows,
-            "since_layout": self.since_layout,
+            "since_layout": int(self.since_layout.sum()),
             "fingerprint_key": self.key,
             "seed": self.seed,
             "free": self.free,
         }
 
 
-def arranged(spark: Any, shown: Shown, earlier: Earlier | None, settings: MapSettings, key: str | None) -> Arrangement:
+def arranged(spark: Any, shown: Shown, earlier: "Earlier | NoEarlier", settings: MapSettings, key: str) -> Arrangement:
     """The arrangement of ``shown``, which has an image.
 
-    ``spark``: a session, for the names of steps; it is not started. ``key``: that of the fingerprint; None for own
-    vectors.
+    ``spark``: a session, for the names of steps; it is not started. ``key``: what the vectors are known by: that of the
+    fingerprint, or for own vectors what changes with any of them.
     """
-    if earlier is None:
-        return _anew(spark, shown, settings, key, "no map by this fingerprint and metric was published before")
+    if isinstance(earlier, NoEarlier):
+        return _anew(spark, shown, settings, key, earlier.why)
     if why := _made_otherwise(shown, earlier, settings, key):
         return _anew(spark, shown, settings, key, why)
     known = _Known.of(shown, earlier)
@@ -121,6 +133,8 @@ class _Known:
     """(n, 2), nan where not known."""
     cell: Cells
     """(n, 2), -1 where not known."""
+    since_layout: NDArray[np.bool_]
+    """(n,): whether it came since all places were new; those that are not known did."""
 
     @classmethod
     def of(cls, shown: Shown, earlier: Earlier) -> "_Known":
@@ -130,11 +144,13 @@ class _Known:
             np.zeros(len(shown), dtype=np.bool_),
             np.full((len(shown), 2), np.nan),
             np.full((len(shown), 2), -1, dtype=np.int32),
+            np.ones(len(shown), dtype=np.bool_),
         )
         known.is_known[place[stays]] = True
         for array, columns in ((known.positions, ("x", "y")), (known.cell, ("grid_column", "grid_row"))):
             for number, column in enumerate(columns):
                 array[place[stays], number] = earlier.rows[column].to_numpy()[stays]
+        known.since_layout[place[stays]] = earlier.rows["since_layout"].to_numpy()[stays]
         return known
 
     @property
@@ -173,12 +189,13 @@ def _equal_before(number: Indices) -> Indices:
     return before
 
 
-def _made_otherwise(shown: Shown, earlier: Earlier, settings: MapSettings, key: str | None) -> str | None:
+def _made_otherwise(shown: Shown, earlier: Earlier, settings: MapSettings, key: str) -> str | None:
     """Why the places of the map before do not hold, whatever images it has; None if they may."""
     before = earlier.record
     if before.get("fingerprint_key") != key:
         return "the vectors are others than those of the map before"
-    if before.get("recipe") != RECIPE or not (shown.content is None or earlier.has_contents):
+    is_known = earlier.says_what_is_new and (shown.content is None or earlier.has_contents)
+    if before.get("recipe") != RECIPE or not is_known:
         return "the map before was made by another version"
     for name in ("seed", "free"):
         if before.get(name) != getattr(settings, name):
@@ -191,7 +208,7 @@ def _made_otherwise(shown: Shown, earlier: Earlier, settings: MapSettings, key: 
 def _outgrown(known: _Known, earlier: Earlier, settings: MapSettings) -> str | None:
     """Why the places of the map before do not hold for its images and the new ones; None if they do."""
     before, images = earlier.record, len(known.is_known)
-    since = int(before.get("since_layout", 0)) + known.new
+    since = int(known.since_layout.sum())
     if since >= settings.relayout * images and since:
         return f"{since:,} of {images:,} images are new since the last layout (map.relayout = {settings.relayout:g})"
     if images < _FULL_ENOUGH * (1 - settings.free) * before["columns"] * before["rows"]:
@@ -200,7 +217,7 @@ def _outgrown(known: _Known, earlier: Earlier, settings: MapSettings) -> str | N
 
 
 def _kept(
-    spark: Any, shown: Shown, known: _Known, earlier: Earlier, settings: MapSettings, key: str | None
+    spark: Any, shown: Shown, known: _Known, earlier: Earlier, settings: MapSettings, key: str
 ) -> Arrangement | None:
     """The arrangement before, with new images beside their neighbours; None if not enough cells are free."""
     columns, rows = int(earlier.record["columns"]), int(earlier.record["rows"])
@@ -210,8 +227,9 @@ def _kept(
         cell = extend.extend(known.cell, known.is_known, positions, lists, columns, rows, settings.seed, report)
     if cell is None:
         return None
-    since = int(earlier.record.get("since_layout", 0)) + known.new
-    return Arrangement(positions, cell, columns, rows, None, known.new, since, key, settings.seed, settings.free)
+    return Arrangement(
+        positions, cell, columns, rows, None, known.new, known.since_layout, key, settings.seed, settings.free
+    )
 
 
 def _placed_beside(shown: Shown, known: _Known) -> Reals:
@@ -225,14 +243,15 @@ def _placed_beside(shown: Shown, known: _Known) -> Reals:
     return positions
 
 
-def _anew(spark: Any, shown: Shown, settings: MapSettings, key: str | None, why: str) -> Arrangement:
+def _anew(spark: Any, shown: Shown, settings: MapSettings, key: str, why: str) -> Arrangement:
     """New places for all images."""
     of_node, placed = _laid_out(spark, shown, settings)
     positions = of_node[shown.node]
     columns, rows = grid.shape(len(shown), settings.free)
     with _reported(spark, "find cells", len(shown)) as report:
         cell = grid.snap(positions, shown.of_images[0], columns, rows, settings.seed, report)
-    return Arrangement(positions, cell, columns, rows, why, placed, 0, key, settings.seed, settings.free)
+    since_layout = np.zeros(len(shown), dtype=np.bool_)
+    return Arrangement(positions, cell, columns, rows, why, placed, since_layout, key, settings.seed, settings.free)
 
 
 def _laid_out(spark: Any, shown: Shown, settings: MapSettings) -> tuple[Reals, int]:

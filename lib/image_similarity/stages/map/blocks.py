@@ -174,7 +174,7 @@ def script(block: Block, tiles: Mapping[tuple[int, int, int], str], absent: Sequ
     """
     images = [list(row.values()) for row in block.images.to_pylist()]
     for image in images:
-        image[4] = captions.short(str(image[4]))
+        image[4:] = [captions.short(image[4] or ""), image[5] or ""]
     for number in absent:
         images[number][1] = ""
     levels: list[dict[str, Any]] = [

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from image_similarity.imaging import thumbnails
-from image_similarity.pages import cards
+from image_similarity.pages import cards, maps
 from image_similarity.pages.maps import HEAD, MAIN
 
 STATIC = "static"
@@ -39,8 +39,10 @@ class MapFacts:
     """So many digits of the page's name say which of the places' scripts has an image."""
     fingerprint: str
     metric: str
+    nearest: int
+    """10, or as many neighbours as images have."""
     kept_on_grid: float | None
-    """Share of the 10 nearest that are within the 24 cells around an image. None: not measured."""
+    """Share of these nearest that are within the 24 cells around an image. None: not measured."""
     by_chance: float | None
     """The same, if images were placed at random."""
     wall: str
@@ -51,7 +53,7 @@ class MapFacts:
 
 def fill(shell: str, facts: MapFacts) -> str:
     """``map.html``: the map in ``shell``. Raises ``ValueError`` if the shell has no places for it."""
-    if shell.count(HEAD) != 1 or shell.count(MAIN) != 1:
+    if not maps.has_places(shell):
         raise ValueError(f"the page must have the lines {HEAD} and {MAIN}, each once")
     addresses = {name: _address(name) for name in _STATIC_FILES}
     before, after = shell.replace(HEAD, _macros().head(addresses)).split(MAIN)

@@ -15,7 +15,7 @@ _TYPES = {
 }
 
 
-def put_in_place(source: Source, shell: str, facts: MapFacts) -> None:
+def put_in_place(source: Source, facts: MapFacts) -> None:
     """Replaces the page, after what it loads and before what leads to it. Call it while the gallery is locked.
 
     The pointer comes before the page, so that the rendering which the page needs is kept if the job dies in between.
@@ -24,8 +24,8 @@ def put_in_place(source: Source, shell: str, facts: MapFacts) -> None:
     link = maps.Link(facts.wall, facts.wall_width, facts.wall_height, facts.images)
     files = {
         **{path: content.encode() for path, content in page.static_files().items()},
-        maps.POINTER: maps.pointer(facts.run, source.rendering),
-        maps.PAGE: page.fill(shell, facts).encode(),
+        maps.POINTER: maps.Pointer(facts.run, source.rendering).as_json(),
+        maps.PAGE: page.fill(source.shell, facts).encode(),
         maps.LINK: link.script(),
     }
     try:

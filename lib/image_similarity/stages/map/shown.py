@@ -11,10 +11,13 @@ import pyarrow.parquet as pq
 from image_similarity.grouping.components import Nodes
 from image_similarity.knn.distances import Indices, Values
 from image_similarity.neighbour_graph import Contents, Graph, Names
+from image_similarity.pages import maps
 from image_similarity.storage.files import Files
 
 COLUMNS = ["image_id", "page", "picture", "width", "height", "title", "subtitle"]
 """Of a rendering's cards, those that the map needs."""
+
+_SCHEMA = pa.schema([maps.CARDS_SCHEMA.field(name) for name in COLUMNS])
 
 _LEAST_COPIES = 10
 """Of copies of one file, how many each has for neighbours, though lists may be shorter."""
@@ -64,12 +67,16 @@ class Shown:
 
 
 def read_cards(files: Files, folder: str) -> pa.Table:
-    """`COLUMNS` of the cards in ``folder``. Raises ``FileNotFoundError`` if there are none."""
+    """`COLUMNS` of the cards in ``folder``.
+
+    Raises ``FileNotFoundError`` if there are none, and ``OSError`` or ``ValueError`` if they are damaged.
+    """
     names = sorted(name for name in files.entries(folder) if name.endswith(".parquet"))
     if not names:
         raise FileNotFoundError(f"there are no files in {folder}")
     contents = (files.read(f"{folder}/{name}") for name in names)
-    return pa.concat_tables(pq.read_table(pa.BufferReader(content or b""), columns=COLUMNS) for content in contents)
+    tables = (pq.read_table(pa.BufferReader(content or b""), columns=COLUMNS) for content in contents)
+    return pa.concat_tables(table.cast(_SCHEMA) for table in tables)
 
 
 def of(graph: Graph, names: Names, cards: pa.Table) -> Shown:

@@ -74,13 +74,15 @@ def draw(
     labels: Sequence[Sequence[Label]],
     previous: Sequence[str],
     scratch: Workspace,
+    checked: int | None = None,
 ) -> Counts:
     """Draws the tiles of a map that are not there yet, and writes the data of all its blocks and its inventory.
 
     ``pyramid``: for each level a 2-D array [row, column] of int32, indices into ``images``, -1 for empty nodes.
     ``images``: the columns `blocks.IMAGE`, and perhaps others. ``labels``: for each level. ``previous``: the runs whose
-    inventories say which bytes their tiles have; a file of other length is drawn again. This process sends each task
-    its part of the arrays, and holds a constant amount for each image.
+    inventories say which bytes their tiles have; a file of other length is drawn again. ``checked``: a level whose
+    tiles are also decoded, and drawn again if they are damaged. This process sends each task its part of the arrays,
+    and holds a constant amount for each image.
 
     A picture that cannot be read is an empty cell. Its tile has another name than with the picture, so that the next
     run draws the picture if it is there again.
@@ -89,7 +91,7 @@ def draw(
     tasks = task_count(spark, shown, _LEAST_PER_TASK, _MOST_PER_TASK)
     chunks = blocks.chunks(pyramid, images, labels, -(-shown // tasks))
     recorded = tuple(f"{site.uri}/{files.inventory(of)}" for of in previous)
-    work = _drawer(site.uri, run, len(pyramid) - 1, recorded)
+    work = _drawer(site.uri, run, len(pyramid) - 1, recorded, checked)
     rows, tasks = chunk_rows(spark, scratch, "tiles", chunks, work, COLUMNS)
     with progress(spark, "check and draw tiles", blocks.count(pyramid), "tiles", tasks):
         parquet.write_folder(_inventory_folder(site, run), rows)
@@ -170,14 +172,14 @@ def _recorded(folders: tuple[str, ...]) -> _Recorded:
 
 
 def _drawer(
-    gallery: str, run: str, deepest: int, recorded: tuple[str, ...]
+    gallery: str, run: str, deepest: int, recorded: tuple[str, ...], checked: int | None
 ) -> Callable[[Chunk], Iterator[pa.RecordBatch]]:
     """What draws a chunk, and yields its rows of the inventory."""
 
     def drawn(chunk: Chunk) -> Iterator[pa.RecordBatch]:
         with ThreadPoolExecutor(_READERS, "pictures") as pool:
             for block in chunk.blocks():
-                rows = _Drawing(gallery, block, _recorded(recorded), pool).rows(run, deepest)
+                rows = _Drawing(gallery, block, _recorded(recorded), checked, pool).rows(run, deepest)
                 yield pa.RecordBatch.from_pylist(rows, schema=_SCHEMA)
 
     return drawn
@@ -186,8 +188,8 @@ def _drawer(
 class _Drawing:
     """One block that is drawn. Each picture is decoded once, and only if a tile that is not there shows it."""
 
-    def __init__(self, gallery: str, block: Block, recorded: _Recorded, pool: ThreadPoolExecutor):
-        self._gallery, self._block, self._recorded, self._pool = gallery, block, recorded, pool
+    def __init__(self, gallery: str, block: Block, recorded: _Recorded, checked: int | None, pool: ThreadPoolExecutor):
+        self._gallery, self._block, self._recorded, self._checked, self._pool = gallery, block, recorded, checked, pool
         self._pictures = [picture or "" for picture in block.images["picture"].to_pylist()]
         self._cells: dict[int, Cell | None] = {}
 
@@ -195,7 +197,7 @@ class _Drawing:
         """Writes the tiles that are not there, and the block's data. Returns the block's rows of the inventory."""
         tiles = list(self._block.tiles())
         names = [blocks.tile_name(self._names(nodes)) for *_, nodes in tiles]
-        there = list(self._pool.map(self._bytes_of, names))
+        there = list(self._pool.map(self._bytes_of, names, (level for level, *_ in tiles)))
         missing = [nodes for (*_, nodes), size in zip(tiles, there) if size is None]
         self._read(np.unique(np.concatenate([np.zeros(0, np.int32), *missing])))
         rows = []
@@ -205,7 +207,7 @@ class _Drawing:
             if size is not None:
                 rows.append({**place, "tile": name, "bytes": size, "drawn": False})
             else:
-                rows.append({**place, **self._draw(nodes)})
+                rows.append({**place, **self._draw(nodes, level)})
         rows[0]["block_bytes"] = self._write_data(run, rows)
         return rows
 
@@ -217,12 +219,15 @@ class _Drawing:
     def _absent(self) -> set[int]:
         return {number for number, cell in self._cells.items() if cell is None}
 
-    def _bytes_of(self, tile: str) -> int | None:
-        """Bytes of a tile that is there, None if it is not, or if its file has other bytes than it had."""
-        status = blobs.status(f"{self._gallery}/{files.tile_path(tile)}")
+    def _bytes_of(self, tile: str, level: int) -> int | None:
+        """Bytes of a tile that is there, None if it is not, or if its file is seen to be damaged."""
+        uri = f"{self._gallery}/{files.tile_path(tile)}"
+        status = blobs.status(uri)
         if status is None or not status.size_bytes:
             return None
-        return status.size_bytes if self._recorded.bytes_of(tile) in (None, status.size_bytes) else None
+        if self._recorded.bytes_of(tile) not in (None, status.size_bytes):
+            return None
+        return status.size_bytes if level != self._checked or _is_whole(uri) else None
 
     def _read(self, numbers: NDArray[np.int32]) -> None:
         wanted = numbers[numbers >= 0].tolist()
@@ -237,10 +242,10 @@ class _Drawing:
         except (OSError, ValueError, Unreadable):
             return None
 
-    def _draw(self, nodes: Nodes) -> dict[str, Any]:
+    def _draw(self, nodes: Nodes, level: int) -> dict[str, Any]:
         """Writes a tile. With an empty cell for an absent picture it has a name of its own, and may be there."""
         tile = blocks.tile_name(self._names(nodes))
-        if (size := self._bytes_of(tile)) is not None:
+        if (size := self._bytes_of(tile, level)) is not None:
             return {"tile": tile, "bytes": size, "drawn": False}
         content = imaging.tile([None if number < 0 else self._cells[number] for number in nodes.tolist()])
         blobs.write(f"{self._gallery}/{files.tile_path(tile)}", content, "image/webp")
@@ -252,3 +257,12 @@ class _Drawing:
         path = f"{self._gallery}/{files.block_path(run, self._block.name)}"
         blobs.write(path, content, "text/javascript; charset=utf-8")
         return len(content)
+
+
+def _is_whole(tile: str) -> bool:
+    """Whether the file of a tile can be decoded."""
+    try:
+        imaging.pixels(blobs.read(tile))
+    except (OSError, Unreadable):
+        return False
+    return True

@@ -33,7 +33,7 @@ def write(spark: SparkSession, site: Site, run: str, pyramid: Sequence[Nodes]) -
 
     Raises ``JobFailed`` if a tile is damaged. ``ValueError`` for a map without images.
     """
-    level, columns, rows = _level(pyramid)
+    level, columns, rows = _used(pyramid)
     drawn = tiles.inventory(spark, site, run).where(F.col("level") == level).select("x", "y", "tile").collect()
     shown = {(row.x, row.y): _read(f"{site.uri}/{files.tile_path(row.tile)}") for row in drawn}  # 64 at most
     wall = Wall(files.wall_path(run), columns * CELL, rows * CELL)
@@ -41,7 +41,12 @@ def write(spark: SparkSession, site: Site, run: str, pyramid: Sequence[Nodes]) -
     return wall
 
 
-def _level(pyramid: Sequence[Nodes]) -> tuple[int, int, int]:
+def level_of(pyramid: Sequence[Nodes]) -> int:
+    """The level that the picture shows. ``ValueError`` for a map without images."""
+    return _used(pyramid)[0]
+
+
+def _used(pyramid: Sequence[Nodes]) -> tuple[int, int, int]:
     """The deepest level that fits into the picture, and the columns and rows of it that are in use."""
     for level in reversed(range(len(pyramid))):
         rows, columns = np.nonzero(pyramid[level] >= 0)
@@ -54,8 +59,8 @@ def _level(pyramid: Sequence[Nodes]) -> tuple[int, int, int]:
 
 
 def _read(uri: str) -> NDArray[np.uint8]:
-    """The pixels of a tile. An earlier map may have drawn it, and a disk may have damaged it since."""
+    """The pixels of a tile. `tiles.draw` looks at those of an earlier map, and draws damaged ones again."""
     try:
         return imaging.pixels(blobs.read(uri))
     except (OSError, Unreadable) as error:
-        raise JobFailed(f"{uri} is damaged: remove it, and run render_map again ({error})") from error
+        raise JobFailed(f"{uri} is damaged: run render_map again ({error})") from error

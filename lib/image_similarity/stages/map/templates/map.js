@@ -192,11 +192,15 @@
     return all.map(([column, row, text, images]) => ({ column: column * node, row: row * node, text, images }))
       .filter(({ column, row }) => bounds.contains(at(column, row)));
   }
+  function cellsIn(bounds) {
+    const along = (from, to, cells) => Math.max(0, Math.min(cells, to / unit) - Math.max(0, from / unit));
+    return along(bounds.getWest(), bounds.getEast(), columns) * along(bounds.getSouth(), bounds.getNorth(), rows);
+  }
   function apart(names) {
     /* Those that do not lie on one of more images. Widths are estimated: measuring them would take a layout. */
-    const taken = [], most = Math.max(1, ...names.map(({ images }) => images));
+    const taken = [], inView = cellsIn(map.getBounds());
     return names.sort((a, b) => b.images - a.images || (a.text < b.text ? -1 : 1)).filter((name) => {
-      name.size = name.images > most / 3 ? "large" : name.images > most / 10 ? "medium" : "little";
+      name.size = name.images > inView / 12 ? "large" : name.images > inView / 30 ? "medium" : "little";
       const em = { large: 24, medium: 19, little: 16 }[name.size], { x, y } = map.latLngToContainerPoint(at(name.column, name.row));
       const box = { x, y, width: em * (0.55 * name.text.length + 1.5), height: em * 2 };
       const isFree = taken.every((other) => Math.abs(other.x - x) > (other.width + box.width) / 2 || Math.abs(other.y - y) > (other.height + box.height) / 2);
