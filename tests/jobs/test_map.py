@@ -241,7 +241,9 @@ def test_a_picture_that_is_gone_is_a_quiet_cell(place: Place, capsys: Any) -> No
     picture.write_bytes(b"no picture")
     counts = place.map()
     assert counts["absent"] >= 1
-    assert "their small picture cannot be read: run render_gallery again" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "have an empty cell: their small picture cannot be read: run render_gallery again" in said
+    assert "not on the map: their small picture" not in said
 
 
 def test_what_a_label_has_published_is_not_done_again(place: Place, capsys: Any) -> None:

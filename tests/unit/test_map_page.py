@@ -35,7 +35,7 @@ def test_a_page_that_is_no_shell_is_refused(shell: str) -> None:
 
 def test_files_are_named_by_their_content_and_leaflet_goes_with_its_licence() -> None:
     files = page.static_files()
-    assert files == page.static_files() and len(files) == 4
+    assert files == page.static_files() and len(files) == 5
     for path, content in files.items():
-        assert re.fullmatch(r"static/(map|leaflet)-[0-9a-f]{16}\.(css|js)", path)
+        assert re.fullmatch(r"static/(map|map_data|leaflet)-[0-9a-f]{16}\.(css|js)", path)
         assert ("BSD 2-Clause License" in content) == ("leaflet" in path)

@@ -375,6 +375,8 @@ def _summarise(job: Job, arrangement: "Arrangement", counts: Mapping[str, Any]) 
     job.say(*lines)
     for count, reason in _absent(counts):
         note(f"{count:,} images of the gallery are not on the map: {reason}")
+    if counts["absent"]:
+        note(f"{counts['absent']:,} images have an empty cell: their small picture cannot be read: run render_gallery again")
 
 
 def _share(value: float | None) -> str:
@@ -385,7 +387,6 @@ def _absent(counts: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     reasons = {
         "without_picture": "they have no picture",
         "without_vector": "they were not compared: run find_neighbours again",
-        "absent": "their small picture cannot be read: run render_gallery again",
     }
     yield from ((counts[name], reason) for name, reason in reasons.items() if counts[name])
 
