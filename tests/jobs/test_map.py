@@ -242,7 +242,7 @@ def test_a_picture_that_is_gone_is_a_quiet_cell(place: Place, capsys: Any) -> No
     counts = place.map()
     assert counts["absent"] >= 1
     said = capsys.readouterr().out
-    assert "have an empty cell: their small picture cannot be read: run render_gallery again" in said
+    assert "have an empty cell on the map: their small picture cannot be read: run render_gallery again" in said
     assert "not on the map: their small picture" not in said
 
 

@@ -376,7 +376,8 @@ def _summarise(job: Job, arrangement: "Arrangement", counts: Mapping[str, Any]) 
     for count, reason in _absent(counts):
         note(f"{count:,} images of the gallery are not on the map: {reason}")
     if counts["absent"]:
-        note(f"{counts['absent']:,} images have an empty cell: their small picture cannot be read: run render_gallery again")
+        reason = "their small picture cannot be read: run render_gallery again"
+        note(f"{counts['absent']:,} images have an empty cell on the map: {reason}")
 
 
 def _share(value: float | None) -> str:

@@ -53,7 +53,12 @@ def environment(package: str) -> jinja2.Environment:
         auto_reload=False,
     )
     prepared.filters.update(
-        count="{:,}".format, images=images, distance=distance, clean=captions.clean, short=captions.short, breakable=breakable
+        count="{:,}".format,
+        images=images,
+        distance=distance,
+        clean=captions.clean,
+        short=captions.short,
+        breakable=breakable,
     )
     return prepared
 

@@ -391,7 +391,8 @@
 
   id("key").hidden = false;
   id("key").open = true;
-  id("key").open = map.latLngToContainerPoint(at(0, 0)).x > id("key").offsetLeft + id("key").offsetWidth; // else it would lie on the wall
+  const { offsetLeft, offsetTop, offsetWidth } = id("key"), isBelow = offsetTop > id("seek").offsetTop + id("seek").offsetHeight;
+  id("key").open = isBelow && map.latLngToContainerPoint(at(0, 0)).x > offsetLeft + offsetWidth; // else it would lie on the wall
   label();
   if (performance.getEntriesByType("navigation")[0]?.type === "back_forward") frame.focus({ preventScroll: true }); // keys go on here
   wall.append(element("img", { className: "paper", src: wall.dataset.picture, loading: "lazy", alt: frame.ariaLabel })); // to be printed
