@@ -194,6 +194,10 @@ def test_the_middle_is_that_of_now(context: BrowserContext, shown: Map, tmp_path
 
 
 def test_back_closes_what_the_address_no_longer_names(page: Page, shown: Map) -> None:
+    page.evaluate(f"location.hash = '{shown.cards[3]['page']}'")
+    page.wait_for_selector("#panel:visible")
+    page.go_back()
+    assert opened(page) is None
     page.evaluate(f"location.hash = '{'f' * 32}'")
     page.wait_for_function("() => document.getElementById('matched').textContent")
     assert page.locator("#matched a").count() == 0, "nobody knows that there is such a page"
