@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ def write(
     for first, last in zip(blocks.first_levels(levels), blocks.last_levels(levels)):
         for row, column in np.ndindex(1 << first, 1 << first):
             _write_block(gallery, run, images, pyramid[first : last + 1], first, column, row, labels)
-    for prefix in {name[:digits] for name in cells}:
+    for prefix in map("".join, itertools.product("0123456789abcdef", repeat=digits)):
         own = {name: cell for name, cell in cells.items() if name.startswith(prefix)}
         script = f"map.places({json.dumps(prefix)},{json.dumps(own)})"
         _write(gallery / f"map/{run}/places/{prefix or 'all'}.js", script.encode())

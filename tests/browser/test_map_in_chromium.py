@@ -76,15 +76,19 @@ def drawn(page: Page) -> None:
     page.wait_for_function(f"() => document.querySelector('.leaflet-tile') && !{waiting}")
 
 
+def middle(page: Page, shown: Map, number: int) -> tuple[float, float]:
+    """Where the image is in the window. All four tiles of the deepest level are seen, and have 4 x 4 cells."""
+    left, top, cell = page.locator("img.leaflet-tile[src]").evaluate_all("""(all) => {
+        const boxes = all.map((one) => one.getBoundingClientRect());
+        return [Math.min(...boxes.map(({ x }) => x)), Math.min(...boxes.map(({ y }) => y)), boxes[0].width / 4];
+    }""")
+    column, row = shown.place(number)
+    return left + (column + 0.5) * cell, top + (row + 0.5) * cell
+
+
 def click(page: Page, shown: Map, number: int) -> None:
     """Clicks the image, on a wall that is shown whole."""
-    box = page.locator("#map").bounding_box()
-    assert box is not None
-    rows = 1 + shown.place(len(shown.cards) - 1)[1]
-    cell = min((box["width"] - 48) / COLUMNS, (box["height"] - 2 * min(24, box["height"] / 30)) / rows, 512)
-    column, row = shown.place(number)
-    x = box["x"] + box["width"] / 2 + (column + 0.5 - COLUMNS / 2) * cell
-    page.mouse.click(x, box["y"] + box["height"] / 2 + (row + 0.5 - rows / 2) * cell)
+    page.mouse.click(*middle(page, shown, number))
 
 
 def test_the_whole_wall_is_seen_at_first_and_its_pictures_whole(page: Page, shown: Map) -> None:
@@ -130,6 +134,87 @@ def test_the_panel_does_not_lie_on_the_image(page: Page, shown: Map, size: tuple
     ring, panel = (page.locator(name).bounding_box() for name in (".ring", "#panel"))
     assert ring is not None and panel is not None
     assert ring["x"] + ring["width"] / 2 < panel["x"] or ring["y"] + ring["height"] / 2 < panel["y"]
+
+
+def opened(page: Page) -> Any:
+    """The page of the image that the panel shows; None where it is closed. Waits until late answers would be there."""
+    page.wait_for_timeout(300)
+    return page.evaluate("""() => document.getElementById("panel").hidden ? null
+        : document.getElementById("page").getAttribute("href").match(/\\w{32}/)[0]""")
+
+
+HOLD = """(part) => {
+    const held = [], append = document.head.append.bind(document.head);
+    document.head.append = (script) => script.src.includes(part) ? held.push(script) : append(script);
+    window.release = () => { append(...held); return held.length; };
+}"""
+"""Scripts with `part` in their address come when ``release`` is called, which says how many there are."""
+
+
+@pytest.mark.parametrize("meanwhile", ["click", "Escape", "wheel", "search"])
+def test_an_answer_that_comes_late_is_dropped(page: Page, shown: Map, meanwhile: str) -> None:
+    late = shown.cards[7]["page"]
+    other = next(number for number, card in enumerate(shown.cards) if card["page"][0] != late[0])
+    page.evaluate(HOLD, f"places/{late[0]}.js")
+    page.evaluate(f"location.hash = '{late}'")
+    if meanwhile == "click":
+        click(page, shown, other)
+    elif meanwhile == "wheel":
+        page.mouse.move(500, 400)
+        page.mouse.wheel(0, -300)
+    elif meanwhile == "search":
+        page.fill("#sought", "copy")
+        page.wait_for_selector("#matches li")
+    else:
+        page.keyboard.press(meanwhile)
+    before = opened(page)
+    assert before == (shown.cards[other]["page"] if meanwhile == "click" else None)
+    assert page.evaluate("release()") == 1
+    assert opened(page) == before
+
+
+def test_the_middle_is_that_of_now(context: BrowserContext, shown: Map, tmp_path: Path) -> None:
+    folder = tmp_path / "gallery"
+    shutil.copytree(shown.folder, folder)
+    cells = {card["page"]: (4 * number, 4 if number else 0) for number, card in enumerate(shown.cards)}
+    mapped.write(folder, cells, run="m4")
+    page = context.new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{folder.as_uri()}/map.html")
+    drawn(page)
+    page.evaluate(HOLD, "blocks/")
+    page.locator("#map").focus()
+    for key in ("+", "+", "+", "-", "-", "-", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(100)
+    now = page.text_content("#middle")
+    assert page.evaluate("release()") > 0
+    page.wait_for_timeout(300)
+    assert page.text_content("#middle") == now
+
+
+def test_back_closes_what_the_address_no_longer_names(page: Page, shown: Map) -> None:
+    page.evaluate(f"location.hash = '{shown.cards[3]['page']}'")
+    page.wait_for_selector("#panel:visible")
+    page.go_back()
+    assert opened(page) is None
+    page.evaluate(f"location.hash = '{'f' * 32}'")
+    page.wait_for_function("() => document.getElementById('matched').textContent")
+    assert page.locator("#matched a").count() == 0, "nobody knows that there is such a page"
+    page.evaluate(f"location.hash = '{shown.cards[3]['page']}'")
+    page.wait_for_selector("#panel:visible")
+    assert page.inner_text("#matched") == ""
+    page.go_back()
+    assert opened(page) is None
+    page.go_back()
+    assert opened(page) is None and page.url.split("#")[0] == shown.address
+    page.locator("#fit").click()
+    drawn(page)
+    click(page, shown, 7)
+    page.locator("#page").click()
+    page.go_back()
+    page.wait_for_selector("#panel:visible")
+    assert page.evaluate("document.activeElement.id") == "map"
 
 
 def test_an_address_marks_its_image(page: Page, shown: Map) -> None:
@@ -204,6 +289,124 @@ def test_the_wheel_and_the_buttons_zoom_between_the_whole_wall_and_one_image(pag
     page.wait_for_function(f"() => {width} > 500")
 
 
+PICTURES = "[...document.querySelectorAll('.hung')].map((one) => one.getBoundingClientRect())"
+
+
+def test_pictures_hang_as_soon_as_tiles_would_be_blurred(page: Page, shown: Map) -> None:
+    page.set_viewport_size({"width": 568, "height": 768})
+    page.wait_for_timeout(300)
+    drawn(page)
+    boxes = page.evaluate(PICTURES)
+    assert len(boxes) == len(shown.cards) and 64 * 2**0.5 < boxes[0]["width"] < 128
+
+
+@pytest.mark.parametrize("button", ["fit", "out"])
+def test_a_button_pressed_while_the_wheel_zooms_is_not_lost(browser: Browser, shown: Map, button: str) -> None:
+    with browser.new_context(viewport={"width": 1024, "height": 768}) as context:
+        page = context.new_page()
+        page.goto(shown.address)
+        drawn(page)
+        [first, *_] = page.evaluate(PICTURES)
+        page.mouse.move(500, 400)
+        page.evaluate(f"""document.getElementById("map").addEventListener("wheel", () => {{
+            setTimeout(() => document.getElementById("{button}").click(), 60);
+        }})""")
+        page.mouse.wheel(0, -200)
+        page.wait_for_timeout(1200)
+        [last, *_] = page.evaluate(PICTURES)
+        assert last["width"] == pytest.approx(first["width"], rel=0.01)
+        assert page.locator(".zooming").count() == 0
+
+
+def test_less_motion_is_asked_for_at_any_time(page: Page) -> None:
+    tile = "document.querySelector('.hung').getBoundingClientRect().x"
+    for motion in ("reduce", "no-preference", "reduce"):
+        page.emulate_media(reduced_motion=motion)
+        page.locator("#fit").click()
+        page.locator("#in").click()
+        page.wait_for_timeout(500)
+        page.locator("#map").focus()
+        before = page.evaluate(tile)
+        page.keyboard.press("ArrowRight")
+        at_once = page.evaluate(tile)
+        page.wait_for_timeout(500)
+        assert page.evaluate(tile) < before - 50
+        assert (page.evaluate(tile) == at_once) == (motion == "reduce")
+
+
+def test_a_double_click_opens_and_does_not_zoom(page: Page, shown: Map) -> None:
+    [before, *_] = page.evaluate(PICTURES)
+    page.mouse.dblclick(*middle(page, shown, 6))
+    assert opened(page) == shown.cards[6]["page"]
+    assert page.evaluate(PICTURES)[0]["width"] == pytest.approx(before["width"])
+
+
+def test_the_wall_hangs_in_the_middle_and_not_under_the_search(
+    context: BrowserContext, shown: Map, tmp_path: Path
+) -> None:
+    folder = tmp_path / "gallery"
+    shutil.copytree(shown.folder, folder)
+    cells = {card["page"]: (2 + number % 3, number // 3) for number, card in enumerate(shown.cards[:9])}
+    mapped.write(folder, cells, run="m5")
+    for path, size in ((folder, (1280, 800)), (shown.folder, (1024, 740))):
+        page = context.new_page()
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.goto(f"{path.as_uri()}/map.html")
+        page.wait_for_timeout(200)
+        drawn(page)
+        boxes, field = page.evaluate(PICTURES), page.locator("#seek").bounding_box()
+        assert field is not None
+        left, right = min(box["left"] for box in boxes), max(box["right"] for box in boxes)
+        assert (left + right) / 2 == pytest.approx(size[0] / 2, abs=2)
+        assert left > field["x"] + field["width"] or min(box["top"] for box in boxes) > field["y"] + field["height"]
+
+
+@pytest.mark.parametrize("size", [(844, 390), (640, 400)])
+def test_low_windows_show_the_panel_and_the_list_whole(page: Page, shown: Map, size: tuple[int, int]) -> None:
+    """A phone held sideways, and a window enlarged to 200 %."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.wait_for_timeout(200)
+    page.evaluate(f"location.hash = '{shown.cards[3]['page']}'")
+    page.wait_for_selector("#panel:visible")
+    for part in ("#name", "#page", "#near"):
+        box = page.locator(part).bounding_box()
+        assert box is not None and box["y"] > 0 and box["y"] + box["height"] <= size[1]
+    page.fill("#sought", "copy")
+    page.wait_for_selector("#matches li")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("""() => {
+        const { x, y, width, height } = document.activeElement.getBoundingClientRect();
+        return document.activeElement.contains(document.elementFromPoint(x + width / 2, y + height / 2));
+    }""")
+
+
+def test_on_paper_it_is_the_whole_wall(page: Page, shown: Map) -> None:
+    click(page, shown, 7)
+    page.emulate_media(media="print", color_scheme="dark")
+    page.wait_for_function("() => document.querySelector('.paper').naturalWidth")
+    assert page.locator(".paper:visible").count() == 1 and page.locator(".plate:visible, #map:visible").count() == 0
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_a_quiet_cell_opens_and_asks_for_no_picture(context: BrowserContext, shown: Map, tmp_path: Path) -> None:
+    folder = tmp_path / "gallery"
+    shutil.copytree(shown.folder, folder)
+    card = shown.cards[7]
+    for block in (folder / "map/m1/blocks").iterdir():
+        block.write_text(block.read_text().replace(f'"{card["picture"]}"', '""'))
+    page, failed = context.new_page(), []
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.goto(f"{folder.as_uri()}/map.html")
+    drawn(page)
+    click(page, shown, 7)
+    assert opened(page) == card["page"]
+    page.reload()
+    assert opened(page) == card["page"]
+    assert page.inner_text("#picture") == "Its picture cannot be read" and page.locator("#picture img").count() == 0
+    assert failed == []
+
+
 def test_a_region_has_its_name_at_its_zoom_and_no_markup(page: Page) -> None:
     page.wait_for_selector(".region span")
     assert page.locator(".region").all_inner_texts() == [HOSTILE]
@@ -240,10 +443,15 @@ def test_what_is_missing_is_a_quiet_cell(context: BrowserContext, shown: Map, tm
     assert page.locator(".hung").count() == len(shown.cards) - sum(card["picture"] == picture for card in shown.cards)
     click(page, shown, 7)
     page.wait_for_selector("#panel:visible")
+    assert page.locator("#near:visible").count() == 0, "nobody knows where it is"
+    page.evaluate(f"location.hash = '{shown.cards[3]['page']}'")
+    page.wait_for_function("() => document.getElementById('matched').textContent.includes('could not be loaded')")
+    assert opened(page) is None
+    place = middle(page, shown, 7)
     shutil.rmtree(folder / "map/m1/blocks")
     page.reload()
     drawn(page)
-    click(page, shown, 7)
+    page.mouse.click(*place)
     page.wait_for_timeout(100)
     assert page.locator("#panel:visible").count() == 0 and page.locator(".hung").count() == 0
     assert errors == []
@@ -277,7 +485,8 @@ def test_few_images(context: BrowserContext, shown: Map, tmp_path: Path, images:
     page.goto(f"{folder.as_uri()}/map.html")
     drawn(page)
     assert page.locator(".hung img").count() == images
-    assert "within the 24 places" not in page.inner_text("#key")
+    assert "within the 24 places" not in page.inner_text("#key") and "From afar" not in page.inner_text("#key")
+    assert page.get_attribute("#map", "aria-label") == f"Map of {images} image{'s' if images > 1 else ''}"
 
 
 def test_without_javascript_the_wall_is_a_picture(browser: Browser, shown: Map) -> None:
@@ -288,7 +497,8 @@ def test_without_javascript_the_wall_is_a_picture(browser: Browser, shown: Map) 
             box = page.locator("noscript img, figure img").first.bounding_box()
             assert box is not None and box["width"] > 200 and box["x"] >= 0 and box["x"] + box["width"] <= width
             assert "need JavaScript" in page.inner_text("figcaption")
-            assert page.locator("#seek:visible, #zoom:visible, #panel:visible").count() == 0
+            assert "Those that hang side by side" in page.inner_text("figcaption")
+            assert page.locator("#seek:visible, #zoom:visible, #panel:visible, #key:visible").count() == 0
 
 
 def test_its_files_are_there_and_nothing_is_inline(shown: Map) -> None:
@@ -309,11 +519,11 @@ def test_contrast_names_and_order(browser: Browser, shown: Map, scheme: str, wid
         page.goto(shown.address)
         drawn(page)
         for number, query in enumerate(("", "copy")):
-            page.fill("#sought", query)
             if number:
-                page.wait_for_selector("#matches li")
                 page.evaluate(f"location.hash = '{shown.cards[4]['page']}'")
                 page.wait_for_selector("#panel:visible")
+                page.fill("#sought", query)
+                page.wait_for_selector("#matches li")
             result = Axe().run(page)
             assert result.violations_count == 0, result.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -281,7 +281,10 @@ def test_a_picture_that_is_gone_is_a_quiet_cell(place: Place, capsys: Any) -> No
     picture.write_bytes(b"no picture")
     counts = place.map()
     assert counts["absent"] >= 1
-    assert "whose small picture cannot be read: run render_gallery again" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "an empty cell on the map: " in said
+    assert "whose small picture cannot be read: run render_gallery again" in said
+    assert "not on the map" not in said
 
 
 def test_images_that_failed_or_are_not_in_the_gallery_are_counted(place: Place, capsys: Any) -> None:

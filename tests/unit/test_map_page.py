@@ -40,6 +40,11 @@ def test_nothing_is_said_of_neighbourhoods_where_all_are_near_or_none_was_measur
     assert "within the 24 places" not in page.fill(SHELL, facts)
 
 
+def test_one_image_is_no_images_and_a_small_share_is_not_nought() -> None:
+    assert "1 images" not in page.fill(SHELL, replace(FACTS, images=1))
+    assert "(by chance less than 0.1)" in page.fill(SHELL, replace(FACTS, by_chance=0.004))
+
+
 @pytest.mark.parametrize("shell", ["<main></main>", SHELL + MAIN, SHELL.replace(HEAD, "")])
 def test_a_page_that_is_no_shell_is_refused(shell: str) -> None:
     with pytest.raises(ValueError, match="must have the lines"):
@@ -48,7 +53,7 @@ def test_a_page_that_is_no_shell_is_refused(shell: str) -> None:
 
 def test_files_are_named_by_their_content_and_leaflet_goes_with_its_licence() -> None:
     files = page.static_files()
-    assert files == page.static_files() and len(files) == 4
+    assert files == page.static_files() and len(files) == 5
     for path, content in files.items():
-        assert re.fullmatch(r"static/(map|leaflet)-[0-9a-f]{16}\.(css|js)", path)
+        assert re.fullmatch(r"static/(map|map_data|leaflet)-[0-9a-f]{16}\.(css|js)", path)
         assert ("BSD 2-Clause License" in content) == ("leaflet" in path)

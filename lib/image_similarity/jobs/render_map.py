@@ -431,6 +431,9 @@ def _summarise(job: Job, arrangement: "Arrangement", finished: Finished) -> None
     job.say(*lines)
     for line in _left_out(counts):
         note(line)
+    if counts["absent"]:
+        images = counted(counts["absent"], "image")
+        note(f"an empty cell on the map: {images} whose small picture cannot be read: run render_gallery again")
 
 
 def _size(size: int) -> str:
@@ -451,7 +454,6 @@ def _left_out(counts: Mapping[str, Any]) -> Iterator[str]:
             "not in the gallery: run render_gallery (find_neighbours, where files are gone)",
         ),
         "failed": ("image", "that could not be read or compared: the view failures says why"),
-        "absent": ("image", "whose small picture cannot be read: run render_gallery again"),
     }
     for name, (noun, what) in kinds.items():
         if counts[name]:

@@ -53,7 +53,12 @@ def environment(package: str) -> jinja2.Environment:
         auto_reload=False,
     )
     prepared.filters.update(
-        count="{:,}".format, distance=distance, clean=captions.clean, short=captions.short, breakable=breakable
+        count="{:,}".format,
+        images=images,
+        distance=distance,
+        clean=captions.clean,
+        short=captions.short,
+        breakable=breakable,
     )
     return prepared
 
@@ -72,6 +77,11 @@ def ratio_sum(sizes: Iterable[tuple[int | None, int | None]]) -> int:
     """
     ratios = [RATIO_STEP ** ratio_class(width, height) if width and height else 1 for width, height in sizes]
     return max(1, min(MOST_RATIOS, round(sum(max(LEAST_RATIO, ratio) for ratio in ratios))))
+
+
+def images(count: int) -> str:
+    """How many images."""
+    return f"{count:,} image{'s' if count != 1 else ''}"
 
 
 def distance(value: float) -> str:

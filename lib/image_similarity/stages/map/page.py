@@ -19,7 +19,7 @@ from image_similarity.pages.maps import HEAD, MAIN
 
 STATIC = "static"
 """The folder of files that all pages share. They have the hash of their content in their names, and stay for good."""
-_STATIC_FILES = ("leaflet.css", "leaflet.js", "map.css", "map.js")
+_STATIC_FILES = ("leaflet.css", "leaflet.js", "map.css", "map_data.js", "map.js")
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,10 @@ def _content(name: str) -> str:
 def _macros() -> Any:
     """The macros of ``map.html``: head, main."""
     environment: jinja2.Environment = cards.environment(__package__)
-    environment.filters["tenths"] = "{:.1f}".format
+    environment.filters["tenths"] = _tenths
     return environment.get_template("map.html").module
+
+
+def _tenths(value: float) -> str:
+    text = f"{value:.1f}"
+    return text if text != "0.0" else "less than 0.1"

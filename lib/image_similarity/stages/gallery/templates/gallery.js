@@ -89,7 +89,7 @@
         if (card[1]) drawn.push(card);
       }
       rows.replaceChildren(...drawn.map(shown));
-      status.textContent = `${drawn.length} other images`;
+      status.textContent = `${drawn.length} other image${drawn.length === 1 ? "" : "s"}`;
     };
     shuffle.addEventListener("click", () => draw().catch((error) => { status.textContent = error.message; }));
   }
@@ -346,7 +346,7 @@
       place.append(number, " ", element("a", { href: `${href}#${name}`, textContent: "On the map" }));
     }
     if (front && front.querySelector("a")?.dataset.picture !== picture) {
-      const alt = `The map of ${images.toLocaleString("en")} images`;
+      const alt = `The map of ${images.toLocaleString("en")} image${images === 1 ? "" : "s"}`;
       const wall = element("img", { src: new URL(picture, root).href, width, height, alt });
       front.querySelector("a")?.remove();
       front.append(element("a", { href }, wall));

@@ -1,23 +1,19 @@
 "use strict";
-/* The map. Leaflet moves a wall of tiles; pictures, names of regions, a ring, a panel and a search come on top of it. All data are
-   scripts below map/<run>/ that call window.map, because pages opened from the file system may load nothing else. What is missing is
-   an empty place on the wall, and no error.
+/* The map. Leaflet moves a wall of tiles; pictures, names of regions, a ring, a panel and a search come on top of it. map_data.js says
+   what is on it, and what cells and nodes are.
 
-   A cell is the place of one image. A node of a level is a square of cells that one of their images stands for; a tile has 4 x 4 nodes.
    Zoom z shows level z: a node is 64 pixels wide. Deeper than the last level, pictures of the gallery hang in the cells. */
 (() => {
-  const CELL = 64, TILE = 256, ACROSS = 4, LEVELS_OF_BLOCK = 3;
+  const { ACROSS, depthOf, placeOf, blockOf, imageAt, tileAt, filled } = window.map;
+  const CELL = 64, TILE = 256;
   const ENLARGEMENTS = 3, CLOSE = 2; // zooms beyond the last level: the most there are, and where a flight ends
   const MOST_MATCHES = 12, IDLE = 180; // ms without a key before a search
   const PAGE = /^[0-9a-f]{32}$/;
   const id = (name) => document.getElementById(name);
   const wall = id("wall"), frame = id("map"), panel = id("panel");
-  const { run } = wall.dataset;
-  const [columns, rows, deepest, digits, small] = ["columns", "rows", "levels", "digits", "small"].map((name) => Number(wall.dataset[name]));
-  const first = (deepest + 1) % LEVELS_OF_BLOCK; // blocks end on the deepest level; those that begin on level 0 may have fewer levels
-  const depthOf = (level) => (level < first ? level : (level - first) % LEVELS_OF_BLOCK);
-  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const isNarrow = matchMedia("(max-width: 44rem)");
+  const [columns, rows, deepest, small] = ["columns", "rows", "levels", "small"].map((name) => Number(wall.dataset[name]));
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
+  const isNarrow = matchMedia("(max-width: 44rem), (max-height: 34rem)"); // as in map.css
   const dense = devicePixelRatio >= 1.5 ? 1 : 0; // such screens get tiles of one level deeper, at half their size
 
   function element(name, properties, ...children) {
@@ -25,54 +21,14 @@
     node.append(...children);
     return node;
   }
-
-  /* -- data: each script is loaded once; null where it is missing -- */
-  const loads = new Map(), arrivals = new Map();
-  const arrived = (name, value) => arrivals.get(name)?.(value);
-  window.map = {
-    block: (key, block) => arrived(`blocks/${key}`, block),
-    places: (prefix, places) => arrived(`places/${prefix || "all"}`, places),
-  };
-  function load(name) {
-    if (!loads.has(name)) {
-      loads.set(name, new Promise((resolve) => {
-        arrivals.set(name, resolve);
-        const script = element("script", { src: `map/${run}/${name}.js` });
-        script.onload = script.onerror = () => { script.remove(); resolve(null); };
-        document.head.append(script);
-      }));
-    }
-    return loads.get(name);
-  }
-  async function placeOf(page) {
-    const places = await load(`places/${page.slice(0, digits) || "all"}`);
-    return places?.[page] ?? null;
-  }
-  async function blockOf(level, x, y) {
-    /* The block that has tile (x, y) of the level; null if no image is there. A block is asked for only where the one above it shows an
-       image, so no file is missed that was never written. */
-    const depth = depthOf(level), top = level - depth, [column, row] = [x >> depth, y >> depth];
-    if (top) {
-      const above = await imageAt(top - 1, 2 * column, 2 * row) ?? await imageAt(top - 1, 2 * column + 1, 2 * row)
-        ?? await imageAt(top - 1, 2 * column, 2 * row + 1) ?? await imageAt(top - 1, 2 * column + 1, 2 * row + 1);
-      if (!above) return null;
-    }
-    return load(`blocks/${top}-${column}-${row}`);
-  }
-  async function imageAt(level, column, row) {
-    /* The image that a node shows; null if none. */
-    const isOnWall = column >= 0 && row >= 0 && column << deepest - level < columns && row << deepest - level < rows;
-    const block = isOnWall ? await blockOf(level, Math.floor(column / ACROSS), Math.floor(row / ACROSS)) : null;
-    const depth = depthOf(level), across = ACROSS << depth;
-    const entry = block?.images[block.levels[depth]?.nodes[row % across * across + column % across]];
-    if (!entry) return null;
-    const [page, picture, width, height, title, subtitle] = entry; // the picture is empty where it cannot be read
-    return { page, picture, width, height, title, subtitle };
-  }
-  async function tileAt(level, x, y) {
-    const block = await blockOf(level, x, y);
-    const hash = block?.levels[depthOf(level)]?.tiles[`${x}-${y}`];
-    return hash && `map/tiles/${hash.slice(0, 2)}/${hash}.webp`;
+  function questions() {
+    /* Numbers the questions of one kind. Each gets a function that says whether it is still the last one: the answer to an earlier one
+       may come later, and is dropped. */
+    let last = 0;
+    return () => {
+      const mine = ++last;
+      return () => mine === last;
+    };
   }
   const smallOf = (picture) => `pictures/${picture.slice(0, 2)}/${picture}-small.webp`;
   const pageOf = (page) => `images/${page.slice(0, 2)}/${page}.html`;
@@ -83,28 +39,52 @@
   const whole = L.latLngBounds(at(0, 0), at(columns, rows));
   const map = L.map(frame, {
     crs: { ...L.CRS.Simple, transformation: L.transformation(1, 0, 1, 0) },
-    attributionControl: false, zoomControl: false, scrollWheelZoom: false, bounceAtZoomLimits: false,
+    attributionControl: false, zoomControl: false, scrollWheelZoom: false, doubleClickZoom: false, bounceAtZoomLimits: false,
     zoomSnap: 0, minZoom: -9, maxZoom: deepest + ENLARGEMENTS, keyboardPanDelta: 120,
-    fadeAnimation: !isStill, zoomAnimation: !isStill, markerZoomAnimation: !isStill, inertia: !isStill,
   });
+  /* Who asks for less motion gets none, whatever moves the map: Leaflet's keys too, and its way back to the wall. */
+  const calm = (options) => (still.matches ? { ...options, animate: false } : options);
+  const { setView, panBy } = map;
+  map.setView = (centre, zoom, options) => setView.call(map, centre, zoom, calm(options));
+  map.panBy = (offset, options) => panBy.call(map, offset, calm(options));
+  function tune() {
+    map._fadeAnimated = map.options.inertia = map.options.zoomAnimation = !still.matches;
+  }
+  still.addEventListener("change", tune);
+  tune();
   const levelAt = (zoom) => Math.max(0, Math.min(deepest, Math.round(zoom)));
+  for (const name of ["seek", "zoom"]) id(name).hidden = false;
+  let used = [0, 0, columns, rows]; // left, top, right, bottom
   function fitting() {
-    /* The zoom and the centre at which the whole wall is seen. The last nodes of a level may reach beyond the wall. */
-    const { x, y } = map.getSize(), margin = 2 * Math.min(24, Math.min(x, y) / 30);
-    const zoomOf = (across, down) => Math.min(Math.log2((x - margin) / (across * unit)), Math.log2((y - margin) / (down * unit)), map.getMaxZoom());
-    const node = 2 ** (deepest - levelAt(zoomOf(columns, rows) + dense));
-    const [across, down] = [columns, rows].map((cells) => Math.ceil(cells / node) * node);
-    return { zoom: zoomOf(across, down), centre: at(across / 2, down / 2) };
+    /* The zoom and the centre at which the whole wall is seen. The last nodes of a level may reach beyond the wall. Where the wall would
+       lie under the field of the search, it begins below it. */
+    const { x, y } = map.getSize(), margin = Math.min(24, Math.min(x, y) / 30), [left, top, right, bottom] = used;
+    const field = { right: id("seek").offsetLeft + id("seek").offsetWidth, bottom: id("seek").offsetTop + id("sought").offsetHeight };
+    const zoomOf = (across, down, height) =>
+      Math.min(Math.log2((x - 2 * margin) / (across * unit)), Math.log2((height - 2 * margin) / (down * unit)), map.getMaxZoom());
+    const node = 2 ** (deepest - levelAt(zoomOf(columns, rows, y) + dense)), seen = (cells) => Math.ceil(cells / node) * node;
+    const [across, down] = [Math.min(right, seen(columns)) - left, Math.min(bottom, seen(rows)) - top];
+    function below(edge) {
+      const zoom = zoomOf(across, down, y - edge), cell = unit * 2 ** zoom;
+      return { zoom, cell, centre: at(left + across / 2, top + down / 2 - edge / 2 / cell) };
+    }
+    const best = below(0);
+    const isUnder = x / 2 - across / 2 * best.cell < field.right && y / 2 - down / 2 * best.cell < field.bottom;
+    return isUnder ? below(field.bottom) : best;
   }
   let fitted = fitting();
-  const fit = (animate) => map.setView(fitted.centre, fitted.zoom, { animate });
-  fit(false).setMinZoom(fitted.zoom).setMaxBounds(whole.pad(0.5));
-  map.on("resize", () => {
+  const fit = (options) => map.setView(fitted.centre, fitted.zoom, options);
+  function refit() {
     const isWhole = map.getZoom() < fitted.zoom + 0.01;
     fitted = fitting();
     map.options.minZoom = fitted.zoom;
-    if (isWhole || map.getZoom() < fitted.zoom) fit(false);
-  });
+    const isLeft = shown?.place; // a flight goes on, also where a phone's keyboard goes away meanwhile
+    if (!isLeft && (isWhole || map.getZoom() < fitted.zoom)) fit({ animate: false, pan: { noMoveStart: true } });
+    id("afar").hidden = levelAt(fitted.zoom + dense) === deepest; // all are seen
+  }
+  fit({ animate: false }).setMinZoom(fitted.zoom).setMaxBounds(whole.pad(0.5));
+  map.on("resize", refit);
+  filled().then((edges) => { used = edges; refit(); follow(); });
   map.on("zoomstart", () => frame.classList.add("zooming")).on("zoomend", () => frame.classList.remove("zooming"));
   const levelShown = () => levelAt(map.getZoom() + dense);
 
@@ -142,12 +122,13 @@
       return cell;
     },
   });
-  new Pictures({ tileSize: CELL, minNativeZoom: deepest, maxNativeZoom: deepest, minZoom: deepest + 1, maxZoom: deepest + ENLARGEMENTS, bounds: whole }).addTo(map);
+  new Pictures({ tileSize: CELL, minNativeZoom: deepest, maxNativeZoom: deepest, minZoom: deepest + 0.5 - dense, maxZoom: deepest + ENLARGEMENTS, bounds: whole }).addTo(map);
 
   /* -- the wheel zooms towards the pointer, smoothly, by Leaflet's own steps of a pinch -- */
   let goal = null, pointer = null;
   function zoomOn() {
-    const rest = goal - map.getZoom(), isThere = Math.abs(rest) < 0.004 || isStill;
+    if (goal === null) return;
+    const rest = goal - map.getZoom(), isThere = Math.abs(rest) < 0.004 || still.matches;
     const zoom = isThere ? goal : map.getZoom() + 0.28 * rest;
     const middle = map.getSize().divideBy(2), moved = pointer.subtract(middle).multiplyBy(1 - 1 / map.getZoomScale(zoom));
     const centre = map._limitCenter(map.containerPointToLatLng(middle.add(moved)), zoom, map.options.maxBounds);
@@ -160,21 +141,24 @@
     event.preventDefault();
     const pixels = event.deltaY * [1, 20, 300][event.deltaMode], isBegun = goal !== null;
     const wanted = (goal ?? map.getZoom()) - pixels * (event.ctrlKey ? 0.01 : 0.003);
+    if (!isBegun) map._stop()._moveStart(true, false);
     goal = Math.max(map.getMinZoom(), Math.min(map.getMaxZoom(), wanted));
     pointer = map.mouseEventToContainerPoint(event);
-    if (isBegun) return;
-    map._stop();
-    map._moveStart(true, false);
-    requestAnimationFrame(zoomOn);
+    if (!isBegun) requestAnimationFrame(zoomOn);
   }, { passive: false });
+  map.on("movestart", () => { // something else moves the map
+    if (goal === null) return;
+    goal = null;
+    map._moveEnd(true);
+  });
 
   /* -- names of regions -- */
   const labels = new Map();
-  let asked = 0;
+  const askLabels = questions();
   async function label() {
-    const mine = ++asked, level = levelAt(map.getZoom());
+    const isLast = askLabels(), level = levelAt(map.getZoom());
     const names = Math.round(map.getZoom()) > Math.max(deepest, Math.round(fitted.zoom)) ? [] : await namesIn(map.getBounds().pad(0.1), level);
-    if (mine !== asked) return;
+    if (!isLast()) return;
     const kept = new Map(apart(names).map((name) => [`${level}/${name.column}/${name.row}/${name.text}`, name]));
     for (const [key, marker] of labels) if (!kept.has(key)) { marker.remove(); labels.delete(key); }
     for (const [key, name] of kept) if (!labels.has(key)) labels.set(key, nameplate(name).addTo(map));
@@ -239,14 +223,16 @@
     shown = image;
     const { page, picture, width, height, title, subtitle } = image, scale = Math.min(1, small / Math.max(width, height));
     const shot = element("img", { width, height, alt: "", sizes: "22rem" });
-    shot.onerror = () => shot.remove();
-    if (scale < 1) shot.srcset = `${smallOf(picture)} ${Math.round(width * scale)}w, ${smallOf(picture).replace("-small", "-large")} ${width}w`;
-    shot.src = smallOf(picture);
-    id("picture").replaceChildren(...(picture ? [shot] : []));
+    const absent = element("span", { className: "absent", textContent: "Its picture cannot be read" });
+    shot.onerror = () => shot.replaceWith(absent);
+    if (picture && scale < 1) shot.srcset = `${smallOf(picture)} ${Math.round(width * scale)}w, ${smallOf(picture).replace("-small", "-large")} ${width}w`;
+    if (picture) shot.src = smallOf(picture);
+    id("picture").replaceChildren(picture ? shot : absent);
     id("picture").ariaLabel = title;
     id("name").textContent = title;
     id("note").textContent = subtitle;
     id("picture").href = id("page").href = pageOf(page);
+    id("near").hidden = !image.place;
     id("copy").textContent = "Copy link";
     panel.hidden = false;
     panel.scrollTop = 0;
@@ -255,48 +241,59 @@
     if (hasFocus) panel.focus({ preventScroll: true });
     mark();
   }
-  function close() {
-    if (panel.hidden) return;
+  const askImage = questions();
+  map.on("movestart", askImage); // who moves the map meanwhile does not wait for an image any more
+  function hide() {
+    askImage();
     if (panel.contains(document.activeElement)) frame.focus({ preventScroll: true });
     panel.hidden = true;
     wall.classList.remove("open");
     shown = null;
-    history.replaceState(null, "", address());
     mark();
+  }
+  function close() {
+    hide();
+    if (location.hash) history.replaceState(null, "", address());
   }
   function nodeAt({ lat, lng }) {
     const level = levelShown(), side = unit * 2 ** (deepest - level);
     return [level, Math.floor(lng / side), Math.floor(lat / side)];
   }
   async function openAt(latlng, hasFocus) {
-    const image = await imageAt(...nodeAt(latlng));
-    if (!image?.picture) return;
-    show({ ...image, place: await placeOf(image.page) }, hasFocus);
+    const isLast = askImage(), image = await imageAt(...nodeAt(latlng)), place = image && await placeOf(image.page);
+    if (!image || !isLast()) return;
+    clear();
+    show({ ...image, place }, hasFocus);
     uncover(latlng);
   }
   function uncover(latlng) {
     /* Moves the map where the panel lies on the place. */
     const { x, y } = map.latLngToContainerPoint(latlng), room = Math.min(CELL * 2 ** Math.max(0, map.getZoom() - deepest), 2 * CELL);
     const hidden = isNarrow.matches ? [0, Math.max(0, y - panel.offsetTop + room)] : [Math.max(0, x - panel.offsetLeft + room), 0];
-    map.panBy(hidden, { animate: !isStill });
+    map.panBy(hidden);
   }
   function fly([column, row]) {
     /* The image comes to the middle of what the panel leaves free. */
     const zoom = Math.max(map.getZoom(), deepest + CLOSE), covered = panel.hidden ? [0, 0] : isNarrow.matches ? [0, panel.offsetHeight] : [panel.offsetWidth, 0];
     const centre = map.unproject(map.project(at(column + 0.5, row + 0.5), zoom).add(L.point(covered).divideBy(2)), zoom);
-    if (isStill) map.setView(centre, zoom, { animate: false });
-    else map.flyTo(centre, zoom, { duration: 1.4 });
+    map.flyTo(centre, zoom, calm({ duration: 1.4 }));
   }
   async function flyTo(page, hasFocus) {
-    /* Whether it is on the map. */
-    const place = await placeOf(page), image = place && await imageAt(deepest, ...place);
-    if (!image) return false;
+    /* Why the image is not shown; empty if it is, or if something else was asked for meanwhile. */
+    const isLast = askImage(), place = await placeOf(page), image = place && await imageAt(deepest, ...place);
+    if (!isLast()) return "";
+    if (!image) return place === null ? "is not on the map" : "cannot be shown: a file of the map could not be loaded";
+    clear();
     show({ ...image, place }, hasFocus);
     fly(place);
-    return true;
+    return "";
   }
-  map.on("click", ({ latlng }) => openAt(latlng, false));
-  map.on("mousemove", async ({ latlng }) => frame.classList.toggle("over", Boolean((await imageAt(...nodeAt(latlng)))?.picture)));
+  map.on("click", ({ latlng, originalEvent }) => { if (originalEvent.detail < 2) openAt(latlng, false); }); // a double click opens once
+  const askPointer = questions();
+  map.on("mousemove", async ({ latlng }) => {
+    const isLast = askPointer(), image = await imageAt(...nodeAt(latlng));
+    if (isLast()) frame.classList.toggle("over", Boolean(image));
+  });
   id("close").addEventListener("click", close);
   id("near").addEventListener("click", () => shown?.place && fly(shown.place));
   id("copy").addEventListener("click", async () => {
@@ -309,10 +306,11 @@
   });
 
   /* -- keys: Leaflet moves and zooms; the middle is marked meanwhile -- */
+  const askMiddle = questions();
   async function middle() {
     if (wall.classList.contains("keyless")) return;
-    const image = await imageAt(...nodeAt(map.getCenter()));
-    id("middle").textContent = image?.title ?? "";
+    const isLast = askMiddle(), image = await imageAt(...nodeAt(map.getCenter()));
+    if (isLast()) id("middle").textContent = image?.title ?? "";
   }
   map.on("moveend", middle);
   frame.addEventListener("keydown", (event) => {
@@ -335,22 +333,25 @@
   });
   id("in").addEventListener("click", () => map.zoomIn(1));
   id("out").addEventListener("click", () => map.zoomOut(1));
-  id("fit").addEventListener("click", () => fit(!isStill));
+  id("fit").addEventListener("click", () => fit());
 
   /* -- search, by the gallery's words -- */
-  let searches = 0, timer = 0;
+  const askSearch = questions();
+  let timer = 0;
   function clear() {
-    searches++;
+    /* What was looked for, and is not there yet, is dropped too. */
+    askSearch();
+    askImage();
+    clearTimeout(timer);
     id("matches").replaceChildren();
     id("matched").textContent = "";
   }
   async function search() {
-    clearTimeout(timer);
-    const query = id("sought").value.trim(), mine = searches + 1;
     clear();
+    const query = id("sought").value.trim(), isLast = askSearch();
     if (!query) return;
     const { images, isPartial, cards } = await window.gallery.find(query, MOST_MATCHES);
-    if (mine !== searches) return;
+    if (!isLast()) return;
     const number = images.toLocaleString("en");
     id("matched").textContent = !images ? `Nothing found for “${query}”` : images > cards.length ? `The first ${cards.length} of ${isPartial ? "more than " : ""}${number} images` : `${number} image${images === 1 ? "" : "s"}`;
     id("matches").replaceChildren(...cards.map(match));
@@ -363,8 +364,8 @@
     return element("li", {}, choice);
   }
   async function choose(page, title) {
-    if (await flyTo(page, true)) return clear();
-    id("matched").replaceChildren(`“${title}” is not on the map: `, element("a", { href: pageOf(page), textContent: "its page" }));
+    const reason = await flyTo(page, true);
+    if (reason) id("matched").replaceChildren(`“${title}” ${reason}: `, element("a", { href: pageOf(page), textContent: "its page" }));
   }
   const report = (error) => { id("matched").textContent = `The search could not be done: ${error.message}`; };
   id("sought").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(() => search().catch(report), IDLE); });
@@ -383,14 +384,20 @@
   /* -- the address may name an image -- */
   async function follow() {
     const page = location.hash.slice(1);
-    if (!PAGE.test(page) || page === shown?.page || await flyTo(page, false)) return;
-    id("matched").replaceChildren("This image is not on the map: ", element("a", { href: pageOf(page), textContent: "its page" }));
+    if (!page) return close();
+    if (!PAGE.test(page) || page === shown?.page) return;
+    const reason = await flyTo(page, false);
+    if (!reason) return;
+    hide();
+    id("matched").textContent = `This image ${reason}.`;
   }
   window.addEventListener("hashchange", follow);
 
+  id("key").hidden = false;
   id("key").open = true;
-  id("key").open = map.latLngToContainerPoint(at(0, 0)).x > id("key").offsetLeft + id("key").offsetWidth; // else it would lie on the wall
-  for (const name of ["seek", "zoom"]) id(name).hidden = false;
+  const { offsetLeft, offsetTop, offsetWidth } = id("key"), isBelow = offsetTop > id("seek").offsetTop + id("seek").offsetHeight;
+  id("key").open = isBelow && map.latLngToContainerPoint(at(0, 0)).x > offsetLeft + offsetWidth; // else it would lie on the wall
   label();
-  follow();
+  if (performance.getEntriesByType("navigation")[0]?.type === "back_forward") frame.focus({ preventScroll: true }); // keys go on here
+  wall.append(element("img", { className: "paper", src: wall.dataset.picture, loading: "lazy", alt: frame.ariaLabel })); // to be printed
 })();
