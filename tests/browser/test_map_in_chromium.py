@@ -127,6 +127,7 @@ def test_a_click_shows_the_image_marks_it_and_leads_to_its_page(page: Page, show
 @pytest.mark.parametrize("size", [(1024, 768), (390, 844)])
 def test_the_panel_does_not_lie_on_the_image(page: Page, shown: Map, size: tuple[int, int]) -> None:
     page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.wait_for_timeout(300)  # the wall is fitted anew
     drawn(page)
     click(page, shown, 14)  # at the right, below the middle
     page.wait_for_selector(".ring:visible")
