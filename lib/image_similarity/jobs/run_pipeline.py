@@ -166,13 +166,13 @@ def _summarise(application: Application, names: list[str], seconds: float) -> No
 
 
 def _say_pages(application: Application) -> None:
-    """Where the gallery is, and its map."""
+    """Where the map is, and the gallery."""
+    if _has_map(application) and (page := render_map.page_of(application)):
+        say(f"map: {page}")
     index = render_gallery.index_of(application)
     say(f"gallery: {index}")
     if uris.is_local(index):
         say(f"open it: {Path(uris.local_path(index)).as_uri()}")
-    if _has_map(application) and (page := render_map.page_of(application)):
-        say(f"map: {page}")
 
 
 def _totals(application: Application, fingerprint: str) -> Iterator[tuple[str, str]]:
