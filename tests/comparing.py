@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from image_similarity.imaging import thumbnails
 from image_similarity.pages import paths
 from image_similarity.pages.paths import page_name
-from image_similarity.stages.gallery import compare, pages
+from image_similarity.stages.gallery import compare, maps, pages
 from image_similarity.stages.gallery.pages import Book, Tab
 
 HOSTILE = '=1+2 "quoted", <b>&\'\nnew line ünïcode 漢字.png'
@@ -133,4 +133,5 @@ def write(folder: Path, groups: Iterable[dict[str, Any]], of: Book | None = None
         pages.write(str(folder), shown["path"], pages.render("near_group.html", of, shown["path"], context_of_group))
     for name in pages.STATIC_FILES:
         pages.write(str(folder), *pages.static_file(name, of))
+    maps.leave_link(str(folder))
     return written
