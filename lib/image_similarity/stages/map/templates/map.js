@@ -57,9 +57,9 @@
   let used = [0, 0, columns, rows]; // left, top, right, bottom
   function fitting() {
     /* The zoom and the centre at which the whole wall is seen. The last nodes of a level may reach beyond the wall. Where the wall would
-       lie under the field of the search, it begins below it. */
+       lie under half of the field of the search, it begins below it: a corner under it is better than a smaller wall. */
     const { x, y } = map.getSize(), margin = Math.min(24, Math.min(x, y) / 30), [left, top, right, bottom] = used;
-    const field = { right: id("seek").offsetLeft + id("seek").offsetWidth, bottom: id("seek").offsetTop + id("sought").offsetHeight };
+    const field = { right: id("seek").offsetLeft + id("seek").offsetWidth / 2, bottom: id("seek").offsetTop + id("sought").offsetHeight };
     const zoomOf = (across, down, height) =>
       Math.min(Math.log2((x - 2 * margin) / (across * unit)), Math.log2((height - 2 * margin) / (down * unit)), map.getMaxZoom());
     const node = 2 ** (deepest - levelAt(zoomOf(columns, rows, y) + dense)), seen = (cells) => Math.ceil(cells / node) * node;
