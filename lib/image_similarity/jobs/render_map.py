@@ -166,7 +166,9 @@ class _Making:
     @property
     def folder(self) -> str:
         """Of this map's own files in the gallery."""
-        return f"{self.source.site.uri}/{maps.FOLDER}/{self.job.run_id}"
+        from image_similarity.stages.map import files
+
+        return f"{self.source.site.uri}/{files.folder(self.job.run_id)}"
 
     def run(self) -> None:
         graph, shown, absent = self._read()

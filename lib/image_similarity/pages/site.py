@@ -99,6 +99,11 @@ class Site:
         """Replaces the front page."""
         blobs.write(self.index, html.encode(), "text/html; charset=utf-8")
 
+    def newest(self) -> str | None:
+        """The rendering that visitors see now; None if there is none."""
+        marker = _read_marker(self.files, self.uri, self.kind)
+        return marker.renderings[0] if marker and marker.renderings else None
+
     def kept(self, rendering: str) -> list[str]:
         """The renderings that visitors may still need once ``rendering`` is published: the last two, and the one that
         the map shows.

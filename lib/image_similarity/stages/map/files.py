@@ -1,7 +1,8 @@
 """Where the map's files are: paths below the gallery. Those of one run of render_map are in a folder of its own."""
 
-ROOT = "map"
-TILES = f"{ROOT}/tiles"
+from image_similarity.pages.maps import FOLDER
+
+TILES = f"{FOLDER}/tiles"
 """The folder of all maps' tiles. Their names tell their content."""
 
 
@@ -12,7 +13,7 @@ def tile_path(tile: str) -> str:
 
 def folder(run: str) -> str:
     """The folder of the map that ``run`` drew."""
-    return f"{ROOT}/{run}"
+    return f"{FOLDER}/{run}"
 
 
 def inventory(run: str) -> str:

@@ -1,7 +1,6 @@
 """The rendered gallery that a map is made of, and put into."""
 
 import html
-import json
 import re
 from dataclasses import dataclass
 
@@ -51,7 +50,7 @@ class Source:
 
         Call it while it is locked, or to learn why a file was gone.
         """
-        if _newest_rendering(self.site) != self.rendering:
+        if self.site.newest() != self.rendering:
             raise JobFailed(f"another job rendered {self.site.uri} while this one ran: run render_map again")
         if _shown_map(self.site) != self.earlier:
             raise JobFailed(f"another job made a map of {self.site.uri} meanwhile: it stays; run this one again")
@@ -69,7 +68,7 @@ def source(site: Site, command: str) -> Source:
     if not site.renderings:
         raise WrongInput(_not_rendered(site, command))
     with site.locked():
-        rendering = _newest_rendering(site)
+        rendering = site.newest()
         if rendering is None:
             raise WrongInput(_not_rendered(site, command))
         names = site.files.entries(site.folder(rendering))
@@ -83,13 +82,6 @@ def source(site: Site, command: str) -> Source:
         if shell is None:
             raise WrongInput(_damaged(site, file, command))
         return Source(site, rendering, shell, _shown_map(site), command)
-
-
-def _newest_rendering(site: Site) -> str | None:
-    """The rendering that visitors see; None if there is none."""
-    content = site.files.read(f"{site.uri}/{site.kind}.json")
-    renderings = json.loads(content)["renderings"] if content is not None else []
-    return str(renderings[0]) if renderings else None
 
 
 def _shown_map(site: Site) -> str | None:

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from image_similarity.errors import Unreadable
 from image_similarity.imaging import tiles as imaging
 from image_similarity.imaging.tiles import Cell
-from image_similarity.pages import paths
+from image_similarity.pages import maps, paths
 from image_similarity.pages.site import Site
 from image_similarity.runtime import shelves
 from image_similarity.runtime.progress import progress
@@ -123,9 +123,9 @@ def remove_unused(spark: SparkSession, site: Site, kept: Sequence[str]) -> int:
     The first of ``kept`` is this run's. Its inventory is not damaged, or the job fails: no tile goes that it shows.
     Call it while the site is locked. Returns the number of tiles removed.
     """
-    for name in site.files.entries(f"{site.uri}/{files.ROOT}"):
+    for name in site.files.entries(f"{site.uri}/{maps.FOLDER}"):
         if (_RUN.fullmatch(name) and name not in kept) or name.endswith(".tmp"):
-            site.files.delete(f"{site.uri}/{files.ROOT}/{name}")
+            site.files.delete(f"{site.uri}/{maps.FOLDER}/{name}")
     own, *earlier = kept
     there = [of for of in earlier if site.files.entries(f"{site.uri}/{files.inventory(of)}")]
     shown = inventory(spark, site, own).select("tile")
