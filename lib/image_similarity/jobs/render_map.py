@@ -193,6 +193,7 @@ class _Making:
             "levels": len(pyramid),
             "new_layout": arrangement.why_new is not None,
             "placed": arrangement.placed,
+            "moved": arrangement.moved,
             **quality.record,
             **asdict(drawn),
         }
@@ -416,8 +417,10 @@ def described(counts: Mapping[str, Any]) -> str:
 
 def _summarise(job: Job, arrangement: "Arrangement", finished: Finished) -> None:
     counts = finished.counts
-    why = f" ({arrangement.why_new})" if arrangement.why_new else ", the others where they were"
-    lines = [f"render_map {job.slot}: {described(counts)}{why}, in {finished.seconds:.1f} s"]
+    places = f" ({arrangement.why_new})" if arrangement.why_new else ", the others where they were"
+    if arrangement.moved:
+        places = f", for which {arrangement.moved:,} made room{places}"
+    lines = [f"render_map {job.slot}: {described(counts)}{places}, in {finished.seconds:.1f} s"]
     if counts["kept_on_grid"] is not None:
         lines.append(
             f"of the {counts['nearest']} most similar of an image, {_share(counts['kept_on_grid'])} are within the 24 "
