@@ -3,17 +3,20 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from image_similarity.stages.search import judging, matches
-from image_similarity.stages.search.answers import Answers
 from image_similarity.stages.search.judging import Judge
 from image_similarity.stages.search.matches import VERDICTS, Judged, Lists, Table
 from image_similarity.stages.search.queries import ROWS, Queries
 from image_similarity.warehouse.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from image_similarity.stages.search.answers import Answers
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def judged(
     key: str | None,
     judge: Judge | None,
     queries: Queries,
-    answers: Answers,
+    answers: "Answers",
     files: Sequence[str],
 ) -> Results:
     """``answers`` to ``queries``, with the verdicts of ``judge``. Without one only the same bytes are told.
