@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from image_similarity.stages.gallery import sources, staleness
-from image_similarity.warehouse import retention
 from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
+from image_similarity.warehouse.workspace import COMPLETE
 
 SLOT = "tiny/cosine"
 PUBLISHED = {
@@ -26,7 +26,7 @@ def shown(read: dict[str, dict[str, list[str]]], kept: tuple[str, ...] = ("e1", 
         run_ids=lambda table, slot: PUBLISHED.get(table, {}).get(slot, []),
         runs={run: SimpleNamespace(inputs=inputs) for run, inputs in read.items()},
     )
-    files = SimpleNamespace(entries=lambda folder: [retention.COMPLETE] if folder.endswith(kept) else [])
+    files = SimpleNamespace(entries=lambda folder: [COMPLETE] if folder.endswith(kept) else [])
     warehouse: Any = SimpleNamespace(uri="w", files=files, read=lambda table, runs: runs)
     return sources.Sources(warehouse, snapshot, LABELS)
 
