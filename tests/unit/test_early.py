@@ -1,5 +1,6 @@
 """What is told before Spark is started: in a second, not after half a minute of Java."""
 
+import argparse
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from image_similarity.errors import JobFailed, no_such_file
+from image_similarity.errors import JobFailed, WrongInput, no_such_file
 from image_similarity.jobs import (
     audit_neighbours,
     build_manifest,
@@ -310,6 +311,17 @@ def test_a_place_of_a_map_where_no_gallery_is(kind: str, place: Path, capsys: An
     told = told_early(render_map, ["--gallery", folder], 2, capsys)
     command = shlex.join(["render_gallery", "--warehouse", "w", "--gallery", folder])
     assert f"--gallery {folder}: no gallery is rendered there: run {command} first" in told
+
+
+@pytest.mark.parametrize("kind", ["gallery", "report"])
+def test_a_site_lies_neither_among_the_images_nor_in_the_warehouse(kind: str, place: Path) -> None:
+    arguments = argparse.Namespace(warehouse="w", dry_run=False)
+    with pytest.raises(WrongInput, match=f"--{kind} .* is in the folder of the images"):
+        early.check_site(kind, "pictures/pages", arguments, "pictures")
+    with pytest.raises(WrongInput, match="neither may be in the other"):
+        early.check_site(kind, "w/pages", arguments)
+    early.check_site(kind, "pictures/pages", arguments)
+    early.check_site(kind, "s3://bucket/pages", arguments, "s3://bucket")  # known once there is a session
 
 
 @pytest.mark.parametrize("below", ["map", "map/tiles", "static"])

@@ -21,10 +21,13 @@ SHARED = (
     "job",
     "neighbour_runners",
     "published_classifiers",
+    "published_searches",
     "query_embedding",
     "same_way",
     "search_report",
+    "search_request",
     "search_runners",
+    "searched_collection",
 )
 JOBS = sorted(
     file.stem for file in (ROOT / "lib" / "image_similarity" / "jobs").glob("*.py") if file.stem not in SHARED

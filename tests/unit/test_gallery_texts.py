@@ -16,7 +16,6 @@ from pydantic import BaseModel
 import image_similarity
 from hostile import LINKS, NAMES, TITLES
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
-from image_similarity.jobs import render_gallery
 from image_similarity.knn.distances import METRICS
 from image_similarity.pages.captions import LONGEST_ON_CARD, LONGEST_TEXT, clean, location, parts, short
 from image_similarity.pages.captions import link as web_link
@@ -30,7 +29,7 @@ from image_similarity.settings import (
     meanings,
 )
 from image_similarity.stages.embeddings import outcomes as embeddings
-from image_similarity.stages.gallery import cards, images, listings, pages, run_page, search, words
+from image_similarity.stages.gallery import cards, images, listings, pages, run_page, search, sources, words
 from image_similarity.stages.gallery.pages import Book, Tab
 from image_similarity.stages.neighbours import usable
 from image_similarity.warehouse.records import Record
@@ -462,11 +461,9 @@ def test_the_first_tab_is_the_one_asked_for_or_the_default(
 ) -> None:
     """It judges labels."""
     published = ["colours/cosine", "hog/cosine", "vgg16-fc2/cosine", "vgg16-fc2/euclidean"]
-    job: Any = SimpleNamespace(
-        base_snapshot=SimpleNamespace(slots=lambda table: published, uri="w"),
-        settings=SimpleNamespace(neighbours=NeighboursSettings.model_validate(settings)),
-    )
-    assert list(render_gallery._slots(job, asked)) == shown
+    snapshot: Any = SimpleNamespace(slots=lambda table: published, uri="w")
+    slots = sources.labelled_slots(snapshot, asked, NeighboursSettings.model_validate(settings))
+    assert list(slots) == shown
 
 
 def test_the_counts_of_groups_are_told_in_words() -> None:

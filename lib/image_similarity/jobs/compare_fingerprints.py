@@ -29,7 +29,7 @@ from image_similarity.stages.comparison.measures import (
     Measured,
 )
 from image_similarity.stages.comparison.stage import Inputs, Outputs
-from image_similarity.storage import uris
+from image_similarity.warehouse import provenance
 from image_similarity.warehouse.parquet import spark_schema
 from image_similarity.warehouse.snapshot import Snapshot
 
@@ -74,9 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_early(arguments: argparse.Namespace, settings: AllSettings) -> None:
     """Raises ``WrongInput`` for a folder that cannot be a report's, and where nothing is published to compare."""
-    early.check_folder("--report", arguments.report, arguments.dry_run)
-    if uris.is_local(arguments.report):
-        open_site(None, "report", arguments.report).check_place("", uris.absolute(arguments.warehouse))
+    early.check_site("report", arguments.report, arguments)
     published = early.to_read(arguments.warehouse)
     if published and not published.slots("neighbours"):
         raise WrongInput(f"no neighbours are published in {published.uri}: run find_neighbours first")
@@ -92,7 +90,7 @@ def run(application: Application) -> None:
     with job.step("plan"):
         used = _settings_of_runs(job)
         comparison, site = _comparison(job), open_site(job.session, "report", job.arguments.report)
-    site.check_place(_images_of(job, used), job.warehouse.uri)
+    site.check_place(provenance.images_folder(job.base_snapshot), job.warehouse.uri)
     job.plan(
         f"compare the {comparison.k} nearest others by {', '.join(comparison.fingerprints)} ({comparison.metric} "
         "distance)",
@@ -200,11 +198,6 @@ def _label(job: Job) -> str | None:
     raise WrongInput(
         f"--label {requested}: no image has that attribute (there are: {listed(known)}){did_you_mean(requested, known)}"
     )
-
-
-def _images_of(job: Job, used: Settings) -> str:
-    """The argument ``images`` of the run that built the manifest; empty without a manifest."""
-    return next((str(used[run]["images"]) for run in job.base_snapshot.run_ids("manifest", "") if run in used), "")
 
 
 def _runs(job: Job, comparison: Comparison) -> dict[str, list[str]]:

@@ -37,6 +37,18 @@ def check_folder(flag: str, uri: str, dry_run: bool, below: Sequence[str] = ()) 
             raise WrongInput(f"{flag} {uri}: {folder} cannot be written")
 
 
+def check_site(kind: str, folder: str, arguments: argparse.Namespace, images: str = "") -> None:
+    """Raises ``WrongInput`` if ``folder`` cannot be a site of this ``kind``, see `pages.site`: as `check_folder` does,
+    for a folder with other content, and for one in ``images`` (empty if they are not known) or in the warehouse.
+
+    ``arguments``: of any job.
+    """
+    check_folder(f"--{kind}", folder, arguments.dry_run)
+    if uris.is_local(folder):
+        place = uris.absolute(images) if images else ""
+        site.open_site(None, kind, folder).check_place(place, uris.absolute(arguments.warehouse))
+
+
 def note_lone_publishers(folders: Mapping[str, str]) -> None:
     """Says, in one line, which of ``folders`` (flag -> URI) are in stores where only one job at a time may publish."""
     lone = [f"{flag} {printable(uri)}" for flag, uri in folders.items() if not filesystems.has_compare_and_swap(uri)]

@@ -20,6 +20,7 @@ from image_similarity.reporting import note
 from image_similarity.runtime.session import local_cores
 from image_similarity.settings import Settings
 from image_similarity.storage import uris
+from image_similarity.warehouse import provenance
 from image_similarity.warehouse.schemas import ALIKE, IDENTICAL, NEAR_DUPLICATES
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def check_early(arguments: argparse.Namespace, settings: Settings) -> None:
         from image_similarity.stages.groups import export
 
         early.check_folder("--export", arguments.export, arguments.dry_run)
-        images = group_sources.images_folder(published) if published else ""
+        images = provenance.images_folder(published) if published else ""
         export.check_folder(arguments.export, uris.absolute(arguments.warehouse), images)
     if published:
         inputs = group_sources.of(published, _neighbours_slot(settings))

@@ -15,6 +15,7 @@ from image_similarity.jobs.job import Job
 from image_similarity.runtime.session import local_cores
 from image_similarity.settings import NeighboursSettings, renamed
 from image_similarity.storage import uris
+from image_similarity.warehouse import provenance
 from image_similarity.warehouse.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -94,12 +95,6 @@ def of(published: Snapshot, slot: str, for_copies: bool = True) -> Inputs:
     )
 
 
-def images_folder(published: Snapshot) -> str:
-    """The images that build_manifest was given; empty if that run is not known."""
-    runs = published.run_ids("manifest", "")
-    return next((str(published.runs[run].settings["images"]) for run in runs if run in published.runs), "")
-
-
 def check_current(job: Job, inputs: Inputs) -> Inputs:
     """``inputs`` with the runs of ``embeddings`` that are published now, and their key.
 
@@ -142,8 +137,7 @@ def key_of(published: Snapshot, inputs: Inputs) -> str | None:
 
 
 def _keys(published: Snapshot, runs: list[str]) -> list[str]:
-    keys: list[str] = published.of_runs("embeddings", runs, ["fingerprint_key"])["fingerprint_key"].unique().to_pylist()
-    return sorted(keys)
+    return sorted(provenance.fingerprint_keys(published, runs))
 
 
 def _changed(published: Snapshot, before: list[str], now: list[str]) -> str | None:

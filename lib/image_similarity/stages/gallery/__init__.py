@@ -23,6 +23,7 @@ their addresses, one by one, in an order that breaks no link (a folder can be sw
 nor for those who are reading), and `addresses.retire` replaces the pages of images that have left. A job that dies
 among them leaves whole pages of two renderings. The next one need not know of it: it compares all pages, too.
 
-A `layout.Layout` knows what is on the pages: ``in_process`` for a collection that fits into memory (``in_memory``), and
-``by_spark`` for others.
+``sources`` says which published tables are shown. A `layout.Layout` knows what is on the pages: ``in_process`` for a
+collection that fits into memory (``in_memory``), which ``tables`` reads, and ``by_spark`` for others, which ``frames``
+reads. ``about`` is what the pages say of the runs.
 """

@@ -28,6 +28,7 @@ from image_similarity.stages.gallery import (
     search,
     tags_by_spark,
 )
+from image_similarity.stages.gallery.frames import Inputs
 from image_similarity.stages.gallery.groups import FOLDERS, GROUP_TEMPLATES, TEMPLATES
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
 from image_similarity.stages.gallery.listings import Facet
@@ -43,27 +44,6 @@ from image_similarity.warehouse.workspace import Workspace
 LEAST_PAGES_PER_TASK, MOST_PAGES_PER_TASK = 50, 2000
 LEAST_PAIRS_PER_TASK = 8
 """Pages that compare two images, for each of which a task makes a picture."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    manifest: DataFrame
-    contents: DataFrame
-    """image_id, content_sha256 (null where it is unknown): the compared images of the collection, each once."""
-    neighbours: DataFrame
-    """Rows of ``neighbours`` with the number of their tab."""
-    failures: DataFrame
-    quality: DataFrame | None
-    """Rows of that table. None: it is not published."""
-    compared: dict[str, distances.Compared]
-    """fingerprint -> its vectors, where the warehouse has them."""
-    groups: groups_by_spark.GroupTables | None = None
-    tags: DataFrame | None = None
-    """image_id and `tags.GIVEN` of the `tags.wanted` rows that are true of the images as they are now. None: none are
-    published.
-    """
-    outdated_tags: int = 0
-    """Accepted rows of what images were before."""
 
 
 def lay_out(

@@ -7,7 +7,7 @@ hundred small jobs, which for a few thousand images take longer than all pages.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 
 from image_similarity.errors import JobFailed
-from image_similarity.knn.distances import Values
 from image_similarity.pages import paths
 from image_similarity.pages.facets import MOST_VALUES, chosen
 from image_similarity.pages.site import Site
@@ -46,13 +45,14 @@ from image_similarity.stages.gallery.by_spark import (
     MOST_PAGES_PER_TASK,
     NOTHING_TO_SHOW,
 )
-from image_similarity.stages.gallery.groups import Groups, GroupTables
+from image_similarity.stages.gallery.groups import Groups
 from image_similarity.stages.gallery.in_memory import Edges, Image, folder_of, grouped, orders_of, paged, uses_of
 from image_similarity.stages.gallery.layout import Card, Failed, Layout, Totals
 from image_similarity.stages.gallery.listings import FOLDER, Facet
 from image_similarity.stages.gallery.pages import Book, Grouped, Tab
 from image_similarity.stages.gallery.ranked import Lists
 from image_similarity.stages.gallery.ranked_in_memory import RankedInMemory
+from image_similarity.stages.gallery.tables import Tables
 from image_similarity.stages.gallery.tag_pages import Listed, Tags
 from image_similarity.warehouse import parquet
 from image_similarity.warehouse.schemas import DISSIMILAR, SIMILAR
@@ -64,32 +64,6 @@ MOST_IMAGES, MOST_NEIGHBOURS = 50_000, 3_000_000
 _WRITERS = 8
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What the pages show, in memory."""
-
-    manifest: pa.Table
-    """image_id, uri, source_version, size_bytes, attributes."""
-    contents: Mapping[str, str | None]
-    """image_id -> content_sha256 (None where it is unknown) of the compared images."""
-    neighbours: Sequence[pa.Table]
-    """For each tab: image_id, relation, rank, neighbour_id, distance."""
-    failures: pa.Table
-    quality: pa.Table | None
-    """Rows of that table. None: it is not published."""
-    vectors: Mapping[str, Callable[[list[str]], Values]]
-    """fingerprint -> a function that reads the vectors of contents, where the warehouse has them."""
-    drawn_from: Mapping[str, Iterable[str]]
-    """fingerprint -> the contents that were compared."""
-    groups: GroupTables | None = None
-    tags: pa.Table | None = None
-    """image_id and `tags.GIVEN` of the `tags.wanted` rows that are true of the images as they are now. None: none are
-    published.
-    """
-    outdated_tags: int = 0
-    """Accepted rows of what images were before."""
 
 
 def lay_out(

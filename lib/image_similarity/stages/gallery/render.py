@@ -10,8 +10,9 @@ from image_similarity.pages.site import Site
 from image_similarity.runtime.progress import step
 from image_similarity.settings import Settings
 from image_similarity.stages.gallery import listings, maps, pages, ranked, search, tag_pages, words
+from image_similarity.stages.gallery.about import About
 from image_similarity.stages.gallery.layout import Failed, Layout, Totals
-from image_similarity.stages.gallery.pages import Book, Tab, Tagged
+from image_similarity.stages.gallery.pages import Book, Tagged
 from image_similarity.storage import blobs
 
 ROWS_OF_EXAMPLES, NEIGHBOURS_IN_EXAMPLES = 4, 6
@@ -21,22 +22,6 @@ TAGS_ON_THE_FRONT_PAGE = 24
 ABSENT_SHOWN = 100
 FEW_FAILURES = 20
 """So many failed images are named where their reasons are; more have pages of their own only."""
-
-
-@dataclass(frozen=True)
-class About:
-    """What the pages say besides the images."""
-
-    title: str
-    tabs: tuple[Tab, ...]
-    untrained: tuple[str, ...]
-    from_list: bool
-    reasons: dict[str, str]
-    """reason of a failure -> its meaning."""
-    runs: list[dict[str, Any]]
-    """For the page of the run: title, facts (pairs), notes, and settings of each job."""
-    tags: Tagged | None = None
-    """What gave the tags, without their numbers; None: none are published."""
 
 
 @dataclass(frozen=True)

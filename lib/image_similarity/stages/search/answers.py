@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from image_similarity.knn import engine
 from image_similarity.knn.candidates import Keys
@@ -40,6 +41,13 @@ class Answers:
     force."""
     screen: Choice
     """The precision of scores, and why."""
+
+    @property
+    def query_ids(self) -> pa.Array:
+        """The ids of all queries (large_string), those that could not be compared, too, in the order of their bytes."""
+        failed = self.failures["image_id"].cast(pa.large_string()).combine_chunks()
+        ids = pa.concat_arrays([self.queries.cast(pa.large_string()), failed])
+        return ids.take(pc.sort_indices(ids))
 
 
 @dataclass(frozen=True)
