@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page
 
 import crawler
 import mapped
@@ -124,17 +124,24 @@ def test_a_click_shows_the_image_marks_it_and_leads_to_its_page(page: Page, show
     page.wait_for_url(f"**/images/{card['page'][:2]}/{card['page']}.html")
 
 
-@pytest.mark.parametrize("size", [(1024, 768), (390, 844)])
-def test_the_panel_does_not_lie_on_the_image(page: Page, shown: Map, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("number", [14, 18], ids=["right", "below"])
+@pytest.mark.parametrize("size", [(1024, 768), (390, 844), (390, 640), (844, 390), (640, 400)])
+def test_the_panel_does_not_lie_on_the_image(page: Page, shown: Map, size: tuple[int, int], number: int) -> None:
+    """Not even on one of the last row, where the wall must be moved beyond its edges."""
     page.set_viewport_size({"width": size[0], "height": size[1]})
-    page.wait_for_timeout(300)  # the wall is fitted anew
+    page.locator("#fit").click()
+    page.wait_for_timeout(300)
     drawn(page)
-    click(page, shown, 14)  # at the right, below the middle
+    before = page.evaluate(PICTURES)
+    click(page, shown, number)
     page.wait_for_selector(".ring:visible")
     page.wait_for_timeout(100)
     ring, panel = (page.locator(name).bounding_box() for name in (".ring", "#panel"))
     assert ring is not None and panel is not None
-    assert ring["x"] + ring["width"] / 2 < panel["x"] or ring["y"] + ring["height"] / 2 < panel["y"]
+    assert ring["x"] + ring["width"] < panel["x"] or ring["y"] + ring["height"] < panel["y"]
+    page.keyboard.press("Escape")
+    page.locator("#fit").click()
+    assert page.evaluate(PICTURES) == before
 
 
 def opened(page: Page) -> Any:
@@ -183,6 +190,7 @@ def test_the_middle_is_that_of_now(context: BrowserContext, shown: Map, tmp_path
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{folder.as_uri()}/map.html")
     drawn(page)
+    page.locator("#fit").click()
     page.evaluate(HOLD, "blocks/")
     page.locator("#map").focus()
     for key in ("+", "+", "+", "-", "-", "-", "ArrowRight", "ArrowRight"):
@@ -478,17 +486,207 @@ def test_only_blocks_that_are_there_are_asked_for(context: BrowserContext, shown
     assert complaints == []
 
 
+@pytest.mark.parametrize("size", [(1024, 768), (390, 844)])
 @pytest.mark.parametrize("images", [1, 2])
-def test_few_images(context: BrowserContext, shown: Map, tmp_path: Path, images: int) -> None:
+def test_few_images(context: BrowserContext, shown: Map, tmp_path: Path, images: int, size: tuple[int, int]) -> None:
     folder = tmp_path / "gallery"
     shutil.copytree(shown.folder, folder)
     mapped.write(folder, {card["page"]: (number, 0) for number, card in enumerate(shown.cards[:images])}, run="m2")
     page = context.new_page()
+    page.set_viewport_size({"width": size[0], "height": size[1]})
     page.goto(f"{folder.as_uri()}/map.html")
     drawn(page)
     assert page.locator(".hung img").count() == images
+    boxes = page.evaluate(PICTURES)
+    assert min(box["left"] for box in boxes) > 0 and max(box["right"] for box in boxes) < size[0]
     assert "within the 24 places" not in page.inner_text("#key") and "From afar" not in page.inner_text("#key")
     assert page.get_attribute("#map", "aria-label") == f"Map of {images} image{'s' if images > 1 else ''}"
+
+
+@pytest.fixture
+def wide(shown: Map, tmp_path: Path) -> Map:
+    """A gallery with a wall of 12 x 8 cells: two columns in the middle, and two images far from them."""
+    folder = tmp_path / "gallery"
+    shutil.copytree(shown.folder, folder)
+    places = [*((column, row) for row in range(8) for column in (5, 6)), (0, 0), (11, 7)]
+    mapped.write(folder, {card["page"]: place for card, place in zip(shown.cards, places)}, run="m6")
+    return Map(folder, shown.cards[: len(places)])
+
+
+@pytest.fixture
+def phone(browser: Browser) -> Iterator[BrowserContext]:
+    with browser.new_context(
+        viewport={"width": 390, "height": 844}, device_scale_factor=2, has_touch=True, is_mobile=True
+    ) as context:
+        yield context
+
+
+def opened_on(context: BrowserContext, shown: Map) -> Page:
+    page = context.new_page()
+    page.goto(shown.address)
+    settled(page)
+    return page
+
+
+def settled(page: Page) -> None:
+    """Waits until nothing moves."""
+    page.wait_for_timeout(600)
+    drawn(page)
+
+
+def extent(page: Page) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the pictures that hang, wherever they are."""
+    boxes = page.evaluate(PICTURES)
+    return (
+        min(box["left"] for box in boxes), min(box["top"] for box in boxes),
+        max(box["right"] for box in boxes), max(box["bottom"] for box in boxes),
+    )  # fmt: skip
+
+
+def room(page: Page) -> tuple[float, float]:
+    """What search and buttons leave of the height: from, to."""
+    field, buttons, key = (page.locator(name).bounding_box() for name in ("#seek", "#zoom", "#key"))
+    assert field is not None and buttons is not None and key is not None
+    assert key["x"] + key["width"] < buttons["x"]
+    return field["y"] + field["height"], min(buttons["y"], key["y"])
+
+
+@pytest.mark.parametrize("height", [844, 664])
+def test_a_tall_screen_is_filled_at_first(phone: BrowserContext, wide: Map, height: int) -> None:
+    """As high as search and buttons allow, and with its middle: it goes on at both sides."""
+    page = phone.new_page()
+    page.set_viewport_size({"width": 390, "height": height})
+    page.goto(wide.address)
+    settled(page)
+    left, top, right, bottom = extent(page)
+    above, below = room(page)
+    assert above < top and bottom < below and bottom - top > 0.9 * (below - above)
+    assert page.locator(".hung").count() == 16 and (left + right) / 2 == pytest.approx(195, abs=2)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_whole_wall_is_a_tap_away_and_stays(phone: BrowserContext, wide: Map) -> None:
+    page = opened_on(phone, wide)
+    page.locator("#fit").tap()
+    settled(page)
+    widths = "[...document.querySelectorAll('.leaflet-tile[src]')].map((one) => one.getBoundingClientRect().width)"
+    [whole, *_] = page.evaluate(widths)
+    assert whole < 140, "twelve cells in a row, of which a tile has four"
+    assert page.locator(".hung").count() == 0
+    for width, height in ((844, 390), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        settled(page)
+    assert page.evaluate(widths)[0] == pytest.approx(whole, rel=0.01)
+
+
+def test_a_turned_screen_begins_anew_until_somebody_moves_the_map(phone: BrowserContext, wide: Map) -> None:
+    page = opened_on(phone, wide)
+    first = extent(page)
+    page.set_viewport_size({"width": 844, "height": 390})
+    settled(page)
+    assert page.locator(".hung").count() == 0, "the whole wall"
+    page.set_viewport_size({"width": 390, "height": 844})
+    settled(page)
+    assert extent(page) == pytest.approx(first, abs=1)
+    page.locator("#in").tap()
+    settled(page)
+    [before, *_] = page.evaluate(PICTURES)
+    page.set_viewport_size({"width": 390, "height": 700})
+    settled(page)
+    assert page.evaluate(PICTURES)[0]["width"] == pytest.approx(before["width"])
+
+
+def test_three_pictures_are_in_a_row_of_a_small_wall(phone: BrowserContext, shown: Map) -> None:
+    page = opened_on(phone, shown)
+    boxes = page.evaluate(PICTURES)
+    assert {round(box["width"]) for box in boxes} == {130}
+    assert 0 < sum(box["left"] >= 0 and box["right"] <= 390 for box in boxes) < len(shown.cards)
+
+
+def test_an_address_goes_to_its_image_on_a_phone_too(phone: BrowserContext, wide: Map) -> None:
+    page = phone.new_page()
+    page.goto(f"{wide.address}#{wide.cards[-1]['page']}")
+    page.wait_for_timeout(2000)
+    ring, panel = (page.locator(name).bounding_box() for name in (".ring", "#panel"))
+    assert ring is not None and panel is not None
+    assert 0 < ring["x"] and ring["x"] + ring["width"] < 390
+    assert 0 < ring["y"] and ring["y"] + ring["height"] < panel["y"]
+
+
+Points = list[tuple[float, float]]
+
+
+def swipe(session: CDPSession, fingers: Points, goals: Points) -> None:
+    """The fingers go from their places to these, and are lifted."""
+
+    def send(kind: str, points: Points) -> None:
+        touches = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
+    send("touchStart", fingers)
+    for step in range(1, 9):
+        moved = [(x + (to_x - x) * step / 8, y + (to_y - y) * step / 8) for (x, y), (to_x, to_y) in zip(fingers, goals)]
+        send("touchMove", moved)
+    send("touchEnd", [])
+
+
+def test_a_finger_moves_the_wall_and_opens_nothing(phone: BrowserContext, wide: Map) -> None:
+    page = opened_on(phone, wide)
+    left, top, right, _ = extent(page)
+    swipe(phone.new_cdp_session(page), [(250, 400)], [(150, 430)])
+    settled(page)
+    moved = extent(page)
+    assert moved[0] - left < -80 and moved[1] - top > 10 and moved[2] - moved[0] == pytest.approx(right - left)
+    assert opened(page) is None and page.evaluate("[scrollX, scrollY]") == [0, 0]
+
+
+def test_two_fingers_zoom_in_and_out_to_the_whole_wall(phone: BrowserContext, wide: Map) -> None:
+    page = opened_on(phone, wide)
+    session = phone.new_cdp_session(page)
+    [before, *_] = page.evaluate(PICTURES)
+    swipe(session, [(170, 400), (220, 400)], [(120, 400), (270, 400)])
+    settled(page)
+    assert page.evaluate(PICTURES)[0]["width"] > 2 * before["width"]
+    for _ in range(4):
+        swipe(session, [(60, 400), (330, 400)], [(180, 400), (210, 400)])
+        settled(page)
+    assert page.locator(".hung").count() == 0, "those that hung there are gone"
+    tiles = page.locator("img.leaflet-tile[src]").evaluate_all("all => all.map((one) => one.getBoundingClientRect().x)")
+    assert min(tiles) == pytest.approx(13, abs=2), "and it is not farther than the whole wall"
+    assert page.evaluate("visualViewport.scale") == 1 and opened(page) is None
+
+
+def test_a_tap_opens_an_image_and_one_beside_the_wall_closes_it(phone: BrowserContext, wide: Map) -> None:
+    page = opened_on(phone, wide)
+    last = page.evaluate(PICTURES).index(max(page.evaluate(PICTURES), key=lambda box: box["bottom"]))
+    box = page.evaluate(PICTURES)[last]
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    settled(page)
+    assert opened(page) in {card["page"] for card in wide.cards}
+    ring, panel = (page.locator(name).bounding_box() for name in (".ring", "#panel"))
+    assert ring is not None and panel is not None and ring["y"] + ring["height"] < panel["y"]
+    page.touchscreen.tap(40, 300)
+    assert opened(page) is None and page.url == wide.address
+    assert page.locator(".ring").count() == 0
+
+
+def test_the_legend_closes_where_it_would_lie_on_the_wall(page: Page) -> None:
+    def is_open(width: int, height: int) -> bool:
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(300)
+        return bool(page.evaluate("document.getElementById('key').open"))
+
+    assert is_open(1920, 844) and not is_open(390, 844) and is_open(1920, 844)
+    page.locator("#key summary").click()
+    assert not is_open(390, 844) and not is_open(1920, 844), "somebody closed it"
+
+
+def test_the_legend_says_what_fingers_do_or_keys(phone: BrowserContext, page: Page, shown: Map) -> None:
+    touched = opened_on(phone, shown)
+    touched.locator("#key summary").tap()
+    assert "A finger moves it" in touched.inner_text("#key") and "Arrow keys" not in touched.inner_text("#key")
+    page.evaluate("document.getElementById('key').open = true")
+    assert "Arrow keys" in page.inner_text("#key") and "finger" not in page.inner_text("#key")
 
 
 def test_without_javascript_the_wall_is_a_picture(browser: Browser, shown: Map) -> None:

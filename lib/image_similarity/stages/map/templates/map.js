@@ -7,13 +7,14 @@
   const { ACROSS, depthOf, placeOf, blockOf, imageAt, tileAt, filled } = window.map;
   const CELL = 64, TILE = 256;
   const ENLARGEMENTS = 3, CLOSE = 2; // zooms beyond the last level: the most there are, and where a flight ends
+  const LARGER = 1.5, IN_A_ROW = 3; // a view that fills the screen: how much larger than the whole wall it must be, and fewest cells in a row
+  const LOOSE = 0.5, SHIFTED = 2; // how far the map may leave the wall, in walls; with a panel, farther: it may lie on an image
   const MOST_MATCHES = 12, IDLE = 180; // ms without a key before a search
   const PAGE = /^[0-9a-f]{32}$/;
   const id = (name) => document.getElementById(name);
   const wall = id("wall"), frame = id("map"), panel = id("panel");
   const [columns, rows, deepest, small] = ["columns", "rows", "levels", "small"].map((name) => Number(wall.dataset[name]));
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  const isNarrow = matchMedia("(max-width: 44rem), (max-height: 34rem)"); // as in map.css
   const dense = devicePixelRatio >= 1.5 ? 1 : 0; // such screens get tiles of one level deeper, at half their size
 
   function element(name, properties, ...children) {
@@ -55,34 +56,58 @@
   const levelAt = (zoom) => Math.max(0, Math.min(deepest, Math.round(zoom)));
   for (const name of ["seek", "zoom"]) id(name).hidden = false;
   let used = [0, 0, columns, rows]; // left, top, right, bottom
-  function fitting() {
-    /* The zoom and the centre at which the whole wall is seen. The last nodes of a level may reach beyond the wall. Where the wall would
-       lie under half of the field of the search, it begins below it: a corner under it is better than a smaller wall. */
-    const { x, y } = map.getSize(), margin = Math.min(24, Math.min(x, y) / 30), [left, top, right, bottom] = used;
-    const field = { right: id("seek").offsetLeft + id("seek").offsetWidth / 2, bottom: id("seek").offsetTop + id("sought").offsetHeight };
-    const zoomOf = (across, down, height) =>
-      Math.min(Math.log2((x - 2 * margin) / (across * unit)), Math.log2((height - 2 * margin) / (down * unit)), map.getMaxZoom());
-    const node = 2 ** (deepest - levelAt(zoomOf(columns, rows, y) + dense)), seen = (cells) => Math.ceil(cells / node) * node;
-    const [across, down] = [Math.min(right, seen(columns)) - left, Math.min(bottom, seen(rows)) - top];
-    function below(edge) {
-      const zoom = zoomOf(across, down, y - edge), cell = unit * 2 ** zoom;
-      return { zoom, cell, centre: at(left + across / 2, top + down / 2 - edge / 2 / cell) };
-    }
-    const best = below(0);
-    const isUnder = x / 2 - across / 2 * best.cell < field.right && y / 2 - down / 2 * best.cell < field.bottom;
-    return isUnder ? below(field.bottom) : best;
+  const marginOf = ({ x, y }) => Math.min(24, Math.min(x, y) / 30);
+  function extentAt(zoom) {
+    /* Columns and rows that are drawn at this zoom. The last nodes of a level may reach beyond the wall. */
+    const node = 2 ** (deepest - levelAt(zoom + dense)), [left, top, right, bottom] = used;
+    const drawn = (cells, end) => Math.min(end, Math.ceil(cells / node) * node);
+    return [drawn(columns, right) - left, drawn(rows, bottom) - top];
   }
-  let fitted = fitting();
-  const fit = (options) => map.setView(fitted.centre, fitted.zoom, options);
+  const centreOf = ([across, down]) => [used[0] + across / 2, used[1] + down / 2]; // in cells
+  const room = () => [id("seek").offsetTop + id("sought").offsetHeight, id("zoom").offsetTop]; // between search and buttons
+  function fitting() {
+    /* The zoom and the centre at which the whole wall is seen. Where it would lie under half of the field of the search, it begins below
+       it: a corner under it is better than a smaller wall. On a tall screen there may be room between search and buttons. */
+    const { x, y } = map.getSize(), margin = marginOf({ x, y }), [above, below] = room();
+    const zoomOf = ([across, down], height) =>
+      Math.min(Math.log2((x - 2 * margin) / (across * unit)), Math.log2(Math.max(1, height - 2 * margin) / (down * unit)), map.getMaxZoom());
+    const extent = extentAt(zoomOf([columns, rows], y)), [across, down] = extent, [column, row] = centreOf(extent);
+    function between(from, to) {
+      const zoom = zoomOf(extent, to - from), cell = unit * 2 ** zoom;
+      return { zoom, cell, centre: at(column, row - ((from + to) / 2 - y / 2) / cell) };
+    }
+    const best = between(0, y), inRoom = between(above, below);
+    if (y > x && inRoom.zoom === best.zoom) return inRoom;
+    const isUnder = x / 2 - across / 2 * best.cell < id("seek").offsetLeft + id("seek").offsetWidth / 2 && y / 2 - down / 2 * best.cell < above;
+    return isUnder ? between(above, y) : best;
+  }
+  function filling() {
+    /* The zoom and the centre at which the wall is as high as the room between search and buttons, and its middle is seen. */
+    const size = map.getSize(), margin = marginOf(size), [above, below] = room();
+    const zoomOf = (down) => Math.min(Math.log2(Math.max(1, below - above - 2 * margin) / (down * unit)), Math.log2(size.x / IN_A_ROW / unit), map.getMaxZoom());
+    const extent = extentAt(zoomOf(rows)), zoom = zoomOf(extent[1]), [column, row] = centreOf(extent);
+    return { zoom, centre: at(column, row - ((above + below) / 2 - size.y / 2) / (unit * 2 ** zoom)) };
+  }
+  function beginning() {
+    /* The view that the page opens with: the whole wall. On a screen that is much taller than it, that would be a small band on an empty
+       ground: there the wall fills the height, and goes on at both sides. */
+    const full = filling();
+    return full.zoom > fitted.zoom + Math.log2(LARGER) ? full : fitted;
+  }
+  let fitted = fitting(), first = beginning(), isUntouched = true; // nobody has moved the map
+  const go = ({ centre, zoom }, options) => map.setView(centre, zoom, options);
   function refit() {
     const isWhole = map.getZoom() < fitted.zoom + 0.01;
     fitted = fitting();
+    first = beginning();
     map.options.minZoom = fitted.zoom;
     const isLeft = shown?.place; // a flight goes on, also where a phone's keyboard goes away meanwhile
-    if (!isLeft && (isWhole || map.getZoom() < fitted.zoom)) fit({ animate: false, pan: { noMoveStart: true } });
+    const view = isUntouched ? first : isWhole || map.getZoom() < fitted.zoom ? fitted : null;
+    if (view && !isLeft) go(view, { animate: false, pan: { noMoveStart: true } });
     id("afar").hidden = levelAt(fitted.zoom + dense) === deepest; // all are seen
   }
-  fit({ animate: false }).setMinZoom(fitted.zoom).setMaxBounds(whole.pad(0.5));
+  go(first, { animate: false }).setMinZoom(fitted.zoom).setMaxBounds(whole.pad(LOOSE));
+  map.on("movestart", () => { isUntouched &&= map._enforcingBounds; }); // Leaflet itself moves it back to the wall
   map.on("resize", refit);
   filled().then((edges) => { used = edges; refit(); follow(); });
   map.on("zoomstart", () => frame.classList.add("zooming")).on("zoomend", () => frame.classList.remove("zooming"));
@@ -95,6 +120,11 @@
       L.GridLayer.prototype._addTile.call(this, coords, container);
       const { el } = this._tiles[this._tileCoordsToKey(coords)], { x, y } = L.DomUtil.getPosition(el);
       Object.assign(el.style, { transform: "", left: `${x}px`, top: `${y}px` });
+    },
+    getEvents() {
+      /* Leaflet keeps all tiles while fingers or the wheel zoom. Those of a layer that is not shown any more would stay afterwards. */
+      const zoomend = () => { this._noPrune = false; this._pruneTiles(); };
+      return { ...L.GridLayer.prototype.getEvents.call(this), zoomend };
     },
   });
   const Tiles = Layer.extend({
@@ -157,7 +187,7 @@
   const askLabels = questions();
   async function label() {
     const isLast = askLabels(), level = levelAt(map.getZoom());
-    const names = Math.round(map.getZoom()) > Math.max(deepest, Math.round(fitted.zoom)) ? [] : await namesIn(map.getBounds().pad(0.1), level);
+    const names = Math.round(map.getZoom()) > Math.max(deepest, Math.round(first.zoom)) ? [] : await namesIn(map.getBounds().pad(0.1), level);
     if (!isLast()) return;
     const kept = new Map(apart(names).map((name) => [`${level}/${name.column}/${name.row}/${name.text}`, name]));
     for (const [key, marker] of labels) if (!kept.has(key)) { marker.remove(); labels.delete(key); }
@@ -239,6 +269,7 @@
     wall.classList.add("open");
     history.replaceState(null, "", address(page));
     if (hasFocus) panel.focus({ preventScroll: true });
+    map.setMaxBounds(whole.pad(SHIFTED));
     mark();
   }
   const askImage = questions();
@@ -249,6 +280,7 @@
     panel.hidden = true;
     wall.classList.remove("open");
     shown = null;
+    map.setMaxBounds(whole.pad(LOOSE));
     mark();
   }
   function close() {
@@ -261,20 +293,22 @@
   }
   async function openAt(latlng, hasFocus) {
     const isLast = askImage(), image = await imageAt(...nodeAt(latlng)), place = image && await placeOf(image.page);
-    if (!image || !isLast()) return;
+    if (!isLast()) return;
+    if (!image) return close();
     clear();
     show({ ...image, place }, hasFocus);
     uncover(latlng);
   }
+  const isAtBottom = () => panel.offsetWidth === wall.clientWidth; // it lies at the side or, on narrow screens, below
   function uncover(latlng) {
     /* Moves the map where the panel lies on the place. */
-    const { x, y } = map.latLngToContainerPoint(latlng), room = Math.min(CELL * 2 ** Math.max(0, map.getZoom() - deepest), 2 * CELL);
-    const hidden = isNarrow.matches ? [0, Math.max(0, y - panel.offsetTop + room)] : [Math.max(0, x - panel.offsetLeft + room), 0];
-    map.panBy(hidden);
+    const place = map.latLngToContainerPoint(latlng), room = Math.min(CELL * 2 ** Math.max(0, map.getZoom() - deepest), 2 * CELL);
+    const [across, down] = [place.x - panel.offsetLeft + room, place.y - panel.offsetTop + room];
+    if (Math.min(across, down) > 0) map.panBy(isAtBottom() ? [0, down] : [across, 0]);
   }
   function fly([column, row]) {
     /* The image comes to the middle of what the panel leaves free. */
-    const zoom = Math.max(map.getZoom(), deepest + CLOSE), covered = panel.hidden ? [0, 0] : isNarrow.matches ? [0, panel.offsetHeight] : [panel.offsetWidth, 0];
+    const zoom = Math.max(map.getZoom(), deepest + CLOSE), covered = panel.hidden ? [0, 0] : isAtBottom() ? [0, panel.offsetHeight] : [panel.offsetWidth, 0];
     const centre = map.unproject(map.project(at(column + 0.5, row + 0.5), zoom).add(L.point(covered).divideBy(2)), zoom);
     map.flyTo(centre, zoom, calm({ duration: 1.4 }));
   }
@@ -333,7 +367,7 @@
   });
   id("in").addEventListener("click", () => map.zoomIn(1));
   id("out").addEventListener("click", () => map.zoomOut(1));
-  id("fit").addEventListener("click", () => fit());
+  id("fit").addEventListener("click", () => go(fitted));
 
   /* -- search, by the gallery's words -- */
   const askSearch = questions();
@@ -393,10 +427,18 @@
   }
   window.addEventListener("hashchange", follow);
 
+  /* -- the legend is open where it lies beside the wall, until somebody opens or closes it -- */
+  let isKeyTouched = false;
+  function unfold() {
+    if (isKeyTouched) return;
+    id("key").open = true;
+    const { offsetLeft, offsetTop, offsetWidth } = id("key"), isBelow = offsetTop > id("seek").offsetTop + id("seek").offsetHeight;
+    id("key").open = isBelow && map.latLngToContainerPoint(at(0, 0)).x > offsetLeft + offsetWidth;
+  }
+  id("key").querySelector("summary").addEventListener("click", () => { isKeyTouched = true; });
   id("key").hidden = false;
-  id("key").open = true;
-  const { offsetLeft, offsetTop, offsetWidth } = id("key"), isBelow = offsetTop > id("seek").offsetTop + id("seek").offsetHeight;
-  id("key").open = isBelow && map.latLngToContainerPoint(at(0, 0)).x > offsetLeft + offsetWidth; // else it would lie on the wall
+  unfold();
+  map.on("resize", unfold);
   label();
   if (performance.getEntriesByType("navigation")[0]?.type === "back_forward") frame.focus({ preventScroll: true }); // keys go on here
   wall.append(element("img", { className: "paper", src: wall.dataset.picture, loading: "lazy", alt: frame.ariaLabel })); // to be printed
