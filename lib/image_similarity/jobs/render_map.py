@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, counted
 from image_similarity.jobs import command_line, early, group_sources
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.group_sources import Inputs
 from image_similarity.jobs.job import Application, Finished, Job
 from image_similarity.pages import maps
 from image_similarity.pages.site import Site, check_rendered, open_site
-from image_similarity.reporting import counted, note, say
+from image_similarity.reporting import note, say
 from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.settings import Settings
 from image_similarity.storage import uris

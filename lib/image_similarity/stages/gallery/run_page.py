@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timezone
 from typing import Any
 
+from image_similarity.errors import counted
 from image_similarity.settings.fingerprints import UNTRAINED
 from image_similarity.stages.gallery import words
 from image_similarity.warehouse.records import Record
@@ -99,7 +100,7 @@ def _grouped(counts: Mapping[str, int]) -> str:
     if not groups:
         return "none"
     largest = f"{counts['largest']:,} in the largest group"
-    return f"{groups:,} group{'s' * (groups != 1)}, {images:,} images in groups, {largest}"
+    return f"{counted(groups, 'group')}, {counted(images, 'image')} in groups, {largest}"
 
 
 def _text(value: Any) -> str:
@@ -122,7 +123,7 @@ def _few(parts: list[str], between: str) -> str:
 
 def _devices(images: dict[str, int]) -> str:
     """Device -> images, as text that takes no count of images for one of processors."""
-    by_device = [f"{device} ({count:,} image{'s' if count != 1 else ''})" for device, count in images.items()]
+    by_device = [f"{device} ({counted(count, 'image')})" for device, count in images.items()]
     return ", ".join(by_device) or "none"
 
 
