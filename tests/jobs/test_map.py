@@ -217,7 +217,7 @@ def test_many_new_images_are_a_new_layout(place: Place, capsys: Any) -> None:
     place.compare()
     place.render()
     assert place.map()["new_layout"] is True
-    assert "5 of 46 images are new since the last layout (map.relayout = 0.1)" in capsys.readouterr().out
+    assert "5 of 46 images are new since the last layout: map.relayout = 0.1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -279,11 +279,14 @@ def test_a_picture_that_is_gone_is_a_quiet_cell(place: Place, capsys: Any) -> No
     (picture, *_) = sorted((place.gallery / "pictures").rglob("*-small.webp"))
     shutil.rmtree(place.gallery / "map" / "tiles")
     picture.write_bytes(b"no picture")
-    counts = place.map()
-    assert counts["absent"] >= 1
+    absent = place.map()["absent"]
+    assert absent in (1, 2), "it may be that of the copy, too"
     said = capsys.readouterr().out
-    assert "an empty cell on the map: " in said
-    assert "whose small picture cannot be read: run render_gallery again" in said
+    one, two = (
+        "an empty cell on the map: 1 image whose small picture",
+        "empty cells on the map: 2 images whose small pictures",
+    )
+    assert f"{(one, two)[absent - 1]} cannot be read: run render_gallery again" in said
     assert "not on the map" not in said
 
 

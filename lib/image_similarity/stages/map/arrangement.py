@@ -212,7 +212,7 @@ def _outgrown(known: _Known, earlier: Earlier, settings: MapSettings) -> str | N
     since = int(known.since_layout.sum())
     if since >= settings.relayout * images and since:
         new = f"{since:,} of {counted(images, 'image')} {'is' if since == 1 else 'are'} new"
-        return f"{new} since the last layout (map.relayout = {settings.relayout:g})"
+        return f"{new} since the last layout: map.relayout = {settings.relayout:g}"
     if images < _FULL_ENOUGH * (1 - settings.free) * before["columns"] * before["rows"]:
         return "most images of the map before are gone"
     return None
