@@ -161,7 +161,8 @@ def test_a_second_run_keeps_all_places_and_draws_nothing(place: Place, capsys: A
     assert (counts["new_layout"], counts["placed"], counts["drawn"]) == (False, 0, 0)
     second = place.pointer["run"]
     assert place.maps() == {first, second}, "the map before stays for its readers"
-    assert ", 0 drawn now, " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert " cells, all where they were, in " in said and ", 0 drawn now, " in said
     place.map()
     assert place.maps() == {second, place.pointer["run"]}
 
@@ -186,7 +187,7 @@ def test_few_new_images_take_free_cells(place: Place, capsys: Any) -> None:
     assert (counts["new_layout"], counts["placed"], counts["images"]) == (False, 3, IMAGES + 4)
     assert len({cell[2:] for cell in after.values()}) == len(after)
     assert 0 < counts["drawn"] < counts["tiles"] or counts["tiles"] <= 4
-    assert "3 of them new" in capsys.readouterr().out
+    assert "3 of them new, the others where they were, in " in capsys.readouterr().out
     assert "layout" in place.snapshot.runs[place.pointer["run"]].inputs
 
 
@@ -282,11 +283,8 @@ def test_a_picture_that_is_gone_is_a_quiet_cell(place: Place, capsys: Any) -> No
     absent = place.map()["absent"]
     assert absent in (1, 2), "it may be that of the copy, too"
     said = capsys.readouterr().out
-    one, two = (
-        "an empty cell on the map: 1 image whose small picture",
-        "empty cells on the map: 2 images whose small pictures",
-    )
-    assert f"{(one, two)[absent - 1]} cannot be read: run render_gallery again" in said
+    one, two = "an empty cell on the map: 1 image whose small picture", "empty cells on the map: 2 images whose small"
+    assert f"{one if absent == 1 else f'{two} pictures'} cannot be read: run render_gallery again" in said
     assert "not on the map" not in said
 
 
