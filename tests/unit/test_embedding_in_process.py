@@ -109,7 +109,7 @@ def test_an_embedding_without_a_vector_is_not_published() -> None:
     nothing = table.slice(0, 0)
     outputs = in_process.Outputs(2, 0, 0, 0, 2, {}, table, nothing, {})
     in_process.check(outputs, {"a", "b"})
-    with pytest.raises(JobFailed, match="1 embeddings have no vector in the store"):
+    with pytest.raises(JobFailed, match="1 embedding has no vector in the store"):
         in_process.check(outputs, {"a"})
     with pytest.raises(JobFailed):
         in_process.check(in_process.Outputs(3, 0, 0, 0, 3, {}, table, nothing, {}), {"a", "b"})

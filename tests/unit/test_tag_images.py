@@ -326,7 +326,7 @@ def test_labels_tell_how_sure_tags_are(labelled: Place, from_vectors: bool, caps
     [
         ("what ", "no image has that attribute (there are: file, what, who); did you mean what"),
         ("file", "no two of 5 images have the same value, as 'a.jpg'"),
-        ("who", "none of its 1 value (Renoir) is a class that net knows, or a parent of its classes"),
+        ("who", "its only value (Renoir) is not a class that net knows, or a parent of its classes"),
     ],
 )
 def test_labels_of_which_nothing_can_be_learned(labelled: Place, attribute: str, because: str, capsys: Any) -> None:

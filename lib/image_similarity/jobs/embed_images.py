@@ -335,8 +335,10 @@ def quality_described(counts: Mapping[str, Any]) -> str:
     """``608 images measured: 3 blurred, 1 dark``; where some lack numbers, ``500 of 608 images measured: ...``."""
     measured, lacking = counts["measured"], counts["not_measured"]
     if not measured and lacking:
-        was = "it was" if lacking == 1 else "they were"
-        return f"none of {counted(lacking, 'image')} has numbers: {was} embedded before quality was measured"
+        images, were = f"none of {lacking:,} images has numbers", "they were"
+        if lacking == 1:
+            images, were = "the only image has no numbers", "it was"
+        return f"{images}: {were} embedded before quality was measured"
     images = counted(measured + lacking, "image")
     flags = ", ".join(f"{flagged:,} {name}" for name, flagged in counts["flags"].items()) or "none flagged"
     return f"{f'{measured:,} of ' if lacking else ''}{images} measured: {flags}"

@@ -366,9 +366,12 @@ def _check_labels(job: Job, labels: "Labels", tagger: "Tagger") -> None:
     """Raises ``WrongInput`` if no label is a class, or a parent of classes: nothing could be measured."""
     values = sorted(set(labels.by_image.values()))
     if not any(map(tagger.hierarchy.named, values)):
+        named = listed(map(brief, values))
+        none_is = f"none of its {len(values):,} values ({named}) is"
+        if len(values) == 1:
+            none_is = f"its only value ({named}) is not"
         raise WrongInput(
-            f"--label {job.arguments.label}: none of its {counted(len(values), 'value')} "
-            f"({listed(map(brief, values))}) is a class that {job.slot} knows, or a parent of its classes"
+            f"--label {job.arguments.label}: {none_is} a class that {job.slot} knows, or a parent of its classes"
         )
 
 

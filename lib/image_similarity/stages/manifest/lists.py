@@ -111,7 +111,8 @@ def check(listed: Listed, location: str, repeated: Callable[[], list[str]]) -> N
     if not listed.rows:
         raise WrongInput(f"--images {location}: the list has no rows")
     if listed.forbidden == listed.rows:
-        raise WrongInput(f"--images {location}: manifest.schemes allows none of its {counted(listed.rows, 'row')}")
+        rows = "does not allow its only row" if listed.rows == 1 else f"allows none of its {listed.rows:,} rows"
+        raise WrongInput(f"--images {location}: manifest.schemes {rows}")
     if listed.incomplete:
         raise WrongInput(
             f"--images {location}: {counted(listed.incomplete, 'row has', 'rows have')} no uri or no image_id; "
