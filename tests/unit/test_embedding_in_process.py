@@ -98,7 +98,7 @@ def test_tasks_have_whole_batches_unless_that_is_too_many(images: int, count: in
 def test_a_worker_that_leaves_results_out_ends_the_job() -> None:
     rows = [Row("a", "", None, 1), Row("b", "", None, 1)]
     answer: dict[str, list[Any]] = {"content_sha256": ["A"], "reason": [None]}
-    with pytest.raises(JobFailed, match="1 results of a worker for 2 images"):
+    with pytest.raises(JobFailed, match="1 result of a worker for 2 images"):
         in_process._by_image(rows, [answer])
     whole = in_process._by_image(rows, [answer, {"content_sha256": [None], "reason": ["timeout"]}])
     assert whole == {"a": {"content_sha256": "A", "reason": None}, "b": {"content_sha256": None, "reason": "timeout"}}

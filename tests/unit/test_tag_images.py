@@ -116,7 +116,7 @@ def test_images_are_tagged_by_their_vectors_where_they_are_sure_enough(place: Pl
     first = {row["image_id"]: row["probability"] for row in rows if row["rank"] == 1}
     assert first["d.jpg"] == pytest.approx(np.exp(2) / (np.exp(2) + 3)) and first["c.jpg"] == pytest.approx(0.25)
     told = capsys.readouterr().out
-    assert "4 of 5 images have a tag, 1 have none" in told and "apple 3, pear 1" in told
+    assert "4 of 5 images have a tag, 1 has none" in told and "apple 3, pear 1" in told
     counts = place.record().counts
     assert (counts["tagged"], counts["untagged"], counts["without_scores"]) == (4, 1, 0)
     assert counts["rows"] == len(rows) == 15 and counts["most_frequent"] == {"apple": 3, "pear": 1}
