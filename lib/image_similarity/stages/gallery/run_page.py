@@ -76,12 +76,18 @@ def _of_counts(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _of_calibration(measured: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What labels tell of tags. Older records, and those of other versions, may lack any of it."""
-    yield "labelled", f"{_text(measured.get('labelled'))} images, by {_text(measured.get('attribute'))}"
+    yield "labelled", f"{_several(measured.get('labelled'), 'image')}, by {_text(measured.get('attribute'))}"
     for fact, of in words.CALIBRATION.items():
         if isinstance(share := measured.get(of), (int, float)):
             yield fact, f"{share:.3f}"
     if unmatched := measured.get("unmatched_images"):
-        yield "not compared", f"{_text(unmatched)} images, with {_text(measured.get('unmatched_labels'))} labels"
+        labels = _several(measured.get("unmatched_labels"), "label")
+        yield "not compared", f"{_several(unmatched, 'image')}, with {labels}"
+
+
+def _several(count: Any, noun: str) -> str:
+    """`counted`, also of what is no count, as in older records."""
+    return counted(count, noun) if isinstance(count, int) else f"{_text(count)} {noun}s"
 
 
 def _of_groups(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
