@@ -15,10 +15,10 @@ from processes import COMMON, draw
 NO_PLURALS = "s|is|was|has|does|stays|class|pass"
 """What ends in an s, and may stand after a 1: the unit of seconds, verbs of one, and nouns."""
 MANY = re.compile(
-    rf"(?<![\d.,_])1[ \u00a0](?:(?:new|newer|more|other|different|dissimilar|nearest|usable) )?"
+    rf"(?<![\d.,_])(?<!x )1[ \u00a0](?:(?:new|newer|more|other|different|dissimilar|nearest|usable) )?"
     rf"(?:(?!(?:{NO_PLURALS})\b)[a-z-]+s\b|(?:(?:of [\d,]+ )?[a-z-]+ )?(?:are|were|have)\b)"
 )
-"""In lower case. A digit, a point or a comma before the 1 makes it the end of another number, as of 0.1 or 2,001."""
+"""In lower case. A digit, a point or a comma before the 1 makes it the end of another number, as of 0.1 or 2,001; so does 2 x 1."""
 NOT_YET = re.compile("^render_gallery: .* pictures made")
 
 
@@ -38,7 +38,7 @@ def test_a_plural_after_a_1_is_seen(line: str) -> None:
     assert said_of_many(line) == [line]
 
 
-@pytest.mark.parametrize("line", ["1 image in 1 s", "0.1 images/s", "21 images", "1 of 2 images is new", "1 class"])
+@pytest.mark.parametrize("line", ["1 image in 1 s", "0.1 images/s", "21 images", "1 of 2 images is new", "2 x 1 cells"])
 def test_what_is_right_is_not_seen(line: str) -> None:
     assert said_of_many(line) == []
 
