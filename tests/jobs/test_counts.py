@@ -18,7 +18,7 @@ MANY = re.compile(
     rf"(?<![\d.,_])(?<!x )1[ \u00a0](?:(?:new|newer|more|other|different|dissimilar|nearest|usable) )?"
     rf"(?:(?!(?:{NO_PLURALS})\b)[a-z-]+s\b|(?:(?:of [\d,]+ )?[a-z-]+ )?(?:are|were|have)\b)"
 )
-"""In lower case. A digit, a point or a comma before the 1 makes it the end of another number, as of 0.1 or 2,001; so does 2 x 1."""
+"""In lower case. No 1 that ends another number, as of 0.1, 2,001 and 2 x 1."""
 NOT_YET = re.compile("^render_gallery: .* pictures made")
 
 
