@@ -6,16 +6,16 @@ LEFT = "net::ERR_ABORTED"
 """What Chromium says of a request that still waited when its page was left, for its icon, say. Nothing was missing."""
 
 
-def watched(page: Page, place: str) -> list[str]:
+def watched(page: Page, *places: str) -> list[str]:
     """The complaints about ``page`` from now on, in a list that grows.
 
-    They are messages on its console, errors, requests of other places than those below the address ``place``, and
-    requests that fail.
+    They are messages on its console, errors, requests of what is below none of the addresses ``places``, and requests
+    that fail.
     """
     complaints: list[str] = []
 
     def asked(request: Request) -> None:
-        if not request.url.startswith(place):
+        if not request.url.startswith(places):
             complaints.append(f"asked of another place: {request.url}")
 
     def failed(request: Request) -> None:

@@ -49,9 +49,9 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def page(context: BrowserContext, made: Made) -> Iterator[Page]:
+def page(context: BrowserContext, made: Made, tmp_path: Path) -> Iterator[Page]:
     page = context.new_page()
-    complaints = watched(page, made.folder.as_uri())
+    complaints = watched(page, made.folder.as_uri(), tmp_path.as_uri())
     yield page
     assert complaints == []
 
