@@ -5,7 +5,8 @@
 
 Of each folder of pictures (identical files count once): the share of the 10 nearest that are among the 24 around, the
 trustworthiness of the 10 around, and whether what is far is far: Spearman's correlation of the distances of 20,000
-pairs in the plane with those of their vectors. The program takes pictures as EfficientNet-Lite0 does, and its first
+pairs in the plane with those of their vectors. Then the same share for images that come later, after a layout without
+them: see `later`. The program takes pictures as EfficientNet-Lite0 does, and its first
 output is the vector. ``--nodes``: seconds and memory of the layout of so many made-up nodes. Each layout is made twice,
 in processes with one and two threads, and must be the same bytes. RasterFairy is in no extra, since it asks for what
 it does not need: `pip install --no-deps rasterfairy`. Prints Markdown.
@@ -35,7 +36,7 @@ from scipy.stats import spearmanr
 
 from image_similarity.imaging.framing import Framing
 from image_similarity.knn import all_pairs
-from image_similarity.mapping import bisection, grid, preservation
+from image_similarity.mapping import bisection, extend, grid, preservation
 from image_similarity.mapping.graph_start import graph_start
 from image_similarity.mapping.layout import lay_out
 from image_similarity.mapping.placement import beside
@@ -72,8 +73,14 @@ def main() -> None:
     if given.folders:
         print("| pictures | | seconds | kept | trustworthiness | far is far |")
         print("| --- | --- | --: | --: | --: | --: |", flush=True)
-    for folder in given.folders:
-        compare(folder.name, vectors_of(pictures(folder), given.weights))
+    vectors = {folder.name: vectors_of(pictures(folder), given.weights) for folder in given.folders}
+    for name in vectors:
+        compare(name, vectors[name])
+    if given.folders:
+        print("\n| pictures | new | in a new layout | in the layout before | all before | all | moved for each |")
+        print("| --- | --- | --: | --: | --: | --: | --: |", flush=True)
+    for name in vectors:
+        later(name, vectors[name])
     if given.nodes:
         print("\n| nodes | threads | seconds | of them the start | MiB | bytes |")
         print("| --: | --: | --: | --: | --: | --- |", flush=True)
@@ -200,6 +207,32 @@ def at_random(n: int, columns: int, rows: int) -> Places:
     return np.stack([cell % columns, cell // columns], axis=1).astype(np.int32)
 
 
+def later(name: str, vectors: Vectors) -> None:
+    """Prints the share that is kept of images that come later, and how many known ones move for each of them."""
+    n = len(vectors)
+    every, order = np.arange(n), np.random.default_rng(SEED).permutation(n)
+    neighbour, distance = lists(vectors)
+    anew = grid.snap(lay_out(neighbour, distance, SEED), neighbour, *grid.shape(n, FREE), SEED)
+    alike = np.argsort(-vectors @ vectors[order[0]], kind="stable")
+    for title, new in {
+        "1 in 100": order[: max(n // 100, 1)],
+        "1 in 20": order[: max(n // 20, 1)],
+        "1 in 20, alike": alike[: max(n // 20, 1)],
+    }.items():
+        known = np.isin(every, new, invert=True)
+        positions, cell = np.zeros((n, 2)), np.full((n, 2), -1, dtype=np.int32)
+        lists_before, columns_and_rows = lists(vectors[known]), grid.shape(int(known.sum()), FREE)
+        positions[known] = lay_out(*lists_before, SEED)
+        cell[known] = grid.snap(positions[known], lists_before[0], *columns_and_rows, SEED)
+        positions = beside(positions, known, neighbour, distance)
+        after = extend.extend(cell, known, positions, neighbour, *columns_and_rows, SEED)
+        assert after is not None
+        before = near(cell[known], lists_before[0], np.arange(len(lists_before[0])))
+        shares = [near(anew, neighbour, new), near(after, neighbour, new), before, near(after, neighbour, every)]
+        moved = (after != cell)[known].any(axis=1).sum() / len(new)
+        print(f"| {name} | {title} | {' | '.join(f'{share:.3f}' for share in shares)} | {moved:.1f} |", flush=True)
+
+
 # -- measures ----------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +248,12 @@ def report(line: str, places: Places, vectors: Vectors, neighbour: Nodes) -> Non
     apart = np.linalg.norm((places[one] - places[other]).astype(np.float64), axis=1)
     far = spearmanr(apart, 1 - (vectors[one] * vectors[other]).sum(axis=1))[0]
     print(f"{line} | {kept(places, neighbour):.3f} | {trust:.3f} | {far:.2f} |", flush=True)
+
+
+def near(cell: Places, neighbour: Nodes, images: NDArray[np.int64]) -> float:
+    """The share of the nearest of ``images`` that are within the cells around."""
+    nearest = neighbour[images, : preservation.NEAREST]
+    return float((np.abs(cell[nearest] - cell[images][:, None]).max(axis=2) <= preservation.REACH).mean())
 
 
 # -- made-up nodes -----------------------------------------------------------------------------------------------------

@@ -178,12 +178,13 @@ def add(place: Place, seeds: range) -> None:
     place.render()
 
 
-def test_few_new_images_take_free_cells(place: Place, capsys: Any) -> None:
+def test_few_new_images_hang_among_the_others(place: Place, capsys: Any) -> None:
     before = place.layout
     add(place, range(90, 93))
     counts = place.map()
     after = place.layout
-    assert {name: after[name] for name in before} == before
+    assert {name: after[name][:2] for name in before} == {name: at[:2] for name, at in before.items()}
+    assert sum(after[name] != at for name, at in before.items()) == counts["moved"]
     assert (counts["new_layout"], counts["placed"], counts["images"]) == (False, 3, IMAGES + 4)
     assert len({cell[2:] for cell in after.values()}) == len(after)
     assert 0 < counts["drawn"] < counts["tiles"] or counts["tiles"] <= 4
@@ -199,11 +200,11 @@ def test_a_replaced_file_is_placed_anew_and_a_renamed_one_stays(place: Place) ->
     (more / "07.png").rename(more / "renamed.png")
     place.compare()
     place.render()
-    assert place.map()["placed"] == 1
+    counts = place.map()
     after = place.layout
     assert after.pop("03.png")[:2] != before.pop("03.png")[:2]
-    assert after.pop("renamed.png") == before.pop("07.png")
-    assert after == before
+    after["07.png"] = after.pop("renamed.png")
+    assert counts["placed"] == 1 and sum(after[name] != at for name, at in before.items()) == counts["moved"] <= 2
 
 
 def test_many_new_images_are_a_new_layout(place: Place, capsys: Any) -> None:

@@ -74,12 +74,13 @@ def test_the_rows_are_those_of_the_table() -> None:
     assert own["content_sha256"].null_count == 95, "nobody has read these files"
 
 
-def test_known_images_stay_and_new_ones_lie_beside_their_neighbours() -> None:
+def test_known_images_make_room_and_new_ones_lie_beside_their_neighbours() -> None:
     before = arranged(FIRST)
     both = shown(VALUES)
     after = arranged(both, as_earlier(FIRST, before))
     assert (after.why_new, after.placed, after.since_layout.sum()) == (None, 5, 5)
-    assert (after.positions[:95] == before.positions).all() and (after.cell[:95] == before.cell).all()
+    assert (after.positions[:95] == before.positions).all()
+    assert (after.cell[:95] != before.cell).any(axis=1).sum() == after.moved <= 10
     assert len(np.unique(after.cell, axis=0)) == 100
     assert np.isfinite(after.positions).all()
     new, random = np.arange(95, 100), np.random.default_rng(0).integers(0, 95, (5, 8))
@@ -98,7 +99,7 @@ def test_an_image_whose_file_was_replaced_is_new() -> None:
     after = arranged(replaced, as_earlier(FIRST, before))
     assert (after.why_new, after.placed, after.since_layout.sum()) == (None, 1, 1)
     others = np.arange(95) != 3
-    assert (after.cell[others] == before.cell[others]).all()
+    assert (after.cell[others] != before.cell[others]).any(axis=1).sum() == after.moved <= 2
     near = np.linalg.norm(after.positions[replaced.neighbour[3]] - after.positions[3], axis=1).mean()
     assert near < np.linalg.norm(before.positions[3] - after.positions[3]) / 2
 
@@ -148,11 +149,12 @@ def test_own_vectors_are_known_by_their_ids() -> None:
     own, both = replace(FIRST, content=None), replace(shown(VALUES), content=None)
     before = arranged(own, key="sha256")
     after = arranged(both, as_earlier(own, before), key="sha256")
-    assert (after.why_new, after.placed) == (None, 5) and (after.cell[:95] == before.cell).all()
+    assert (after.why_new, after.placed) == (None, 5)
+    assert (after.cell[:95] != before.cell).any(axis=1).sum() == after.moved <= 10
 
 
 def test_images_that_came_and_left_do_not_count() -> None:
-    """Nine come each time, and those before leave: the other 90 keep their places for good."""
+    """Nine come each time, and those before leave: the other 90 keep their layout for good."""
     names, values = [f"i{number:05}" for number in range(90)], VALUES[:90]
     of = shown(values, names=names)
     first = made = arranged(of)
@@ -162,7 +164,7 @@ def test_images_that_came_and_left_do_not_count() -> None:
         of = shown(np.concatenate([values, vectors(9, seed=10 + time)]), names=[*names, *own])
         made = arranged(of, earlier)
         assert (made.why_new, made.placed, made.record["since_layout"]) == (None, 9, 9)
-        assert (made.cell[:90] == first.cell).all()
+        assert (made.positions[:90] == first.positions).all()
 
 
 def test_a_map_that_does_not_say_what_its_images_were() -> None:

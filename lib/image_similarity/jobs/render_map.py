@@ -193,6 +193,7 @@ class _Making:
             "levels": len(pyramid),
             "new_layout": arrangement.why_new is not None,
             "placed": arrangement.placed,
+            "moved": arrangement.moved,
             **quality.record,
             **asdict(drawn),
         }
@@ -418,11 +419,7 @@ def described(counts: Mapping[str, Any]) -> str:
 
 def _summarise(job: Job, arrangement: "Arrangement", finished: Finished) -> None:
     counts = finished.counts
-    kept = counts["images"] - counts["placed"]
-    why = f" ({arrangement.why_new})" if arrangement.why_new else ""
-    if not why and counts["placed"]:
-        why = f", the {'other where it was' if kept == 1 else 'others where they were'}"
-    lines = [f"render_map {job.slot}: {described(counts)}{why}, in {finished.seconds:.1f} s"]
+    lines = [f"render_map {job.slot}: {described(counts)}{_others(arrangement, counts)}, in {finished.seconds:.1f} s"]
     if counts["kept_on_grid"] is not None:
         nearest = "most similar one" if counts["nearest"] == 1 else f"{counts['nearest']} most similar"
         lines.append(
@@ -444,6 +441,18 @@ def _summarise(job: Job, arrangement: "Arrangement", finished: Finished) -> None
         if counts["absent"] > 1:
             cells, images = "empty cells", f"{counts['absent']:,} images whose small pictures"
         note(f"{cells} on the map: {images} cannot be read: run render_gallery again")
+
+
+def _others(arrangement: "Arrangement", counts: Mapping[str, Any]) -> str:
+    """What became of the images that are not new; or why all are at new places."""
+    if arrangement.why_new:
+        return f" ({arrangement.why_new})"
+    if not counts["placed"]:
+        return ""
+    made_room = f", for which {arrangement.moved:,} made room" if arrangement.moved else ""
+    kept = counts["images"] - counts["placed"] - arrangement.moved
+    others = {0: "", 1: ", the other where it was"}.get(kept, ", the others where they were")
+    return made_room + others
 
 
 def _size(size: int) -> str:

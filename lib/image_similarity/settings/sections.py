@@ -349,7 +349,8 @@ class MapSettings(Section):
 
     relayout: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of images that are new since the last layout, from which on all get new places. Below it, known images
-    keep theirs, and new ones are placed beside their neighbours. 0: a new layout in every run."""
+    keep theirs but for a few that make room, and new ones are placed beside their neighbours. 0: a new layout in every
+    run."""
 
     free: Annotated[float, Field(ge=0, le=0.5)] = 0.12
     """Share of the cells that stay empty. They part what differs, and new images find a place there."""

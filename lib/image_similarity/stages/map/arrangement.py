@@ -71,6 +71,8 @@ class Arrangement:
     """Why all places are new; None if those of the map before were kept."""
     placed: int
     """Images that were placed beside their neighbours: new ones, or those that UMAP did not place."""
+    moved: int
+    """Known images that made room for new ones. 0 if all places are new."""
     since_layout: NDArray[np.bool_]
     """(n,): whether an image came since all places were new."""
     key: str
@@ -221,7 +223,9 @@ def _outgrown(known: _Known, earlier: Earlier, settings: MapSettings) -> str | N
 def _kept(
     spark: Any, shown: Shown, known: _Known, earlier: Earlier, settings: MapSettings, key: str
 ) -> Arrangement | None:
-    """The arrangement before, with new images beside their neighbours; None if not enough cells are free."""
+    """The arrangement before, with new images beside their neighbours, for which some known ones make room; None if not
+    enough cells are free.
+    """
     columns, rows = int(earlier.record["columns"]), int(earlier.record["rows"])
     lists = shown.of_images[0]
     with _reported(spark, "place new images", known.new) as report:
@@ -229,8 +233,9 @@ def _kept(
         cell = extend.extend(known.cell, known.is_known, positions, lists, columns, rows, settings.seed, report)
     if cell is None:
         return None
+    moved = int((known.is_known & (cell != known.cell).any(axis=1)).sum())
     return Arrangement(
-        positions, cell, columns, rows, None, known.new, known.since_layout, key, settings.seed, settings.free
+        positions, cell, columns, rows, None, known.new, moved, known.since_layout, key, settings.seed, settings.free
     )
 
 
@@ -253,7 +258,7 @@ def _anew(spark: Any, shown: Shown, settings: MapSettings, key: str, why: str) -
     with _reported(spark, "find cells", len(shown)) as report:
         cell = grid.snap(positions, shown.of_images[0], columns, rows, settings.seed, report)
     since_layout = np.zeros(len(shown), dtype=np.bool_)
-    return Arrangement(positions, cell, columns, rows, why, placed, since_layout, key, settings.seed, settings.free)
+    return Arrangement(positions, cell, columns, rows, why, placed, 0, since_layout, key, settings.seed, settings.free)
 
 
 def _laid_out(spark: Any, shown: Shown, settings: MapSettings) -> tuple[Reals, int]:
