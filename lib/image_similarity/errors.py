@@ -3,11 +3,13 @@
 Each class of `JobFailed` has an exit code of the jobs. `Unreadable` is about one image and becomes a row of
 ``failures``. Any other exception is a defect of this project, and keeps its traceback.
 
-What their messages suggest is here, too: the names that are near a wrong one.
+What their messages suggest is here, too: the names that are near a wrong one. So are the words of lists and counts,
+which all parts of the library may use.
 """
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Iterable
 from typing import Any
@@ -132,6 +134,21 @@ def listed(names: Iterable[str]) -> str:
     known = list(names)
     more = f" and {len(known) - _LISTED:,} more" if len(known) > _LISTED + 1 else ""
     return (", ".join(known[:_LISTED] if more else known) or "none") + more
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """``count`` and its noun: ``1 image``, ``1,460 images``, ``2 copies``.
+
+    ``many``: for all counts but 1, where it is no regular plural of ``one``: ``run is active``, ``runs are active``.
+    """
+    return f"{count:,} {one if count == 1 else many or _plural(one)}"
+
+
+def _plural(noun: str) -> str:
+    """``images``, ``copies``, ``classes``."""
+    if re.search("[^aeiou]y$", noun):
+        return f"{noun[:-1]}ies"
+    return f"{noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
 def no_such_file(path: str) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from image_similarity.errors import counted
 from image_similarity.redaction import redacted, redacted_values
 
 DEFAULT_EVERY = 10.0
@@ -173,11 +174,6 @@ def aligned(rows: Iterable[tuple[str, ...]], indent: str = "  ") -> str:
     )
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 image``, ``1,460 images``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def printable(text: str) -> str:
     """``text`` with all unprintable characters escaped, so that it is one line."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
@@ -196,10 +192,11 @@ def longest(seconds: dict[str, float], most: int = 5) -> str:
 
 
 class Progress:
-    """Reports on one piece of work of ``units``: rate, share done, time left."""
+    """Reports on one piece of work of ``units``: rate, share done, time left. ``unit``: their plural, ``images``."""
 
     def __init__(self, reporter: Reporter, what: str, units: int, unit: str):
         self._reporter, self._what, self._units, self._unit = reporter, what, units, unit
+        self._all = counted(units, unit.removesuffix("s"), unit)
         self._start = time.monotonic()
         self._on_terminal = reporter.on_terminal
         self._finished = False
@@ -219,11 +216,11 @@ class Progress:
             self._share, self._reached = share, seconds
         done = round(share * self._units)
         if not done:
-            line = f"{self._what}: {self._units:,} {self._unit}, no results yet after {_clock(seconds)}"
+            line = f"{self._what}: {self._all}, no results yet after {_clock(seconds)}"
             self._tell("progress", line, 0, seconds, None, None)
             return
         rate, left = self._estimate(seconds)
-        line = f"{self._what}: {done:,} of {self._units:,} {self._unit} ({share:.0%})"
+        line = f"{self._what}: {done:,} of {self._all} ({share:.0%})"
         line += f", {_rate(rate)} {self._unit}/s" if rate is not None else ""
         line += f", {_clock(left)} left" if left is not None else ""
         self._tell("progress", line, done, seconds, rate, left)
@@ -242,7 +239,7 @@ class Progress:
         self._finished = True
         seconds = time.monotonic() - self._start
         rate = self._units / max(seconds, 1e-9)
-        line = f"{self._what}: {self._units:,} {self._unit} in {seconds:.1f} s"
+        line = f"{self._what}: {self._all} in {seconds:.1f} s"
         self._tell(
             "step", line + (f" ({_rate(rate)} {self._unit}/s)" if self._units else ""), self._units, seconds, rate, 0.0
         )

@@ -14,6 +14,7 @@ from image_similarity.errors import WrongInput
 from image_similarity.pages.originals import Original
 from image_similarity.settings import EmbeddingsSettings
 from processes import draw
+from visiting import watched
 
 LONG = "a folder with a rather long name/IMG_20240101_123456789_with_words_that_never_end_" + "x" * 80 + ".jpg"
 HOSTILE = "<img src=x onerror=alert(1)> \u202e\" '.jpg"
@@ -56,12 +57,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=[(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")], ids=str)
 def page(request: pytest.FixtureRequest, browser: Browser, made: Path) -> Iterator[Page]:
     width, scheme = request.param
-    complaints: list[str] = []
     with browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
+        complaints = watched(page, made.as_uri())
         page.goto(made.as_uri())
         yield page
     assert complaints == []

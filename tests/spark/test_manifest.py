@@ -222,7 +222,7 @@ def test_the_version_changes_with_content_and_place(made: Made, folder: Path) ->
 BAD_LISTS = {
     "no uri": ("a.csv", "image_id,place\n1,a.jpg\n", "no column 'uri' or 'file'; its columns are: image_id, place"),
     "twice": ("a.csv", "uri\na.jpg\nb.jpg\na.jpg\n", "must be unique, but these stand more than once: 'a.jpg'"),
-    "empty cell": ("a.csv", "uri,image_id\na.jpg,1\n,2\n", "1 rows have no uri or no image_id"),
+    "empty cell": ("a.csv", "uri,image_id\na.jpg,1\n,2\n", "1 row has no uri or no image_id"),
     "no rows": ("a.csv", "uri,title\n", "the list has no rows"),
     "broken json": ("a.json", '[{"uri": "a.jpg"}, {', "cannot be read"),
     "no parquet": ("a.parquet", "PAR0", "cannot be read"),

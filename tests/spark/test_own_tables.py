@@ -73,7 +73,7 @@ LISTS = {
     "utf16.csv": ("uri,title\na.jpg,Gemälde\n".encode("utf-16"), "not UTF-8"),
     "pandas.json": (b'{"uri":{"0":"a.jpg","1":"b.jpg"},"title":{"0":"x","1":"y"}}', "one object for each image"),
     "capitals.csv": (b"uri,Image_ID\na.jpg,1\n", "is the column 'Image_ID' meant for image_id? Write it image_id"),
-    "short.csv": (b"uri,title\na.jpg,t\nb.jpg\n", "line 3 has 1 cells, and the header has 2"),
+    "short.csv": (b"uri,title\na.jpg,t\nb.jpg\n", "line 3 has 1 cell, and the header has 2"),
     "long.csv": (b"uri,title\na.jpg,t,u\n", "line 2 has 3 cells, and the header has 2"),
     "twice.csv": (b"uri,title,title\na.jpg,t,u\n", "the column 'title' stands 2 times in the header"),
     "quote.csv": (b'uri,title\na.jpg,"t\n', "line 2: unexpected end of data"),

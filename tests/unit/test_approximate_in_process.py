@@ -88,7 +88,7 @@ def test_what_cannot_be_good_enough_is_known_before_anything_is_compared(
     rows, record = published(tmp_path / "w")
     assert check(rows, vectors, "cosine", 5) == 1 and {row[5] for row in rows} == {"exact"} and record.recall is None
     output = capsys.readouterr().out
-    assert "exact ones took their place" in output and "1 partitions each would give a recall of 0." in output
+    assert "exact ones took their place" in output and "1 partition each would give a recall of 0." in output
 
 
 def test_dissimilar_ones_are_exact_and_continued(tmp_path: Path) -> None:

@@ -543,7 +543,7 @@ def test_measured_vectors(made: Made) -> None:
 def test_vectors_that_are_missing_or_mixed(made: Made) -> None:
     made.embeddings({**CONTENTS, "lost.jpg": "lost"}, {})
     told = refused(ims.open(made.uri).embeddings, error=ims.JobFailed)
-    assert "1 vectors of vgg16-fc2 are missing: run embed_images with --set embeddings.recheck=always" in told
+    assert "1 vector of vgg16-fc2 is missing: run embed_images with --set embeddings.recheck=always" in told
     made.embeddings({**CONTENTS, "long.jpg": "long"}, {"long": [1, 2, 3, 4, 5]})
     assert "several lengths" in refused(ims.open(made.uri).embeddings, error=ims.JobFailed)
 

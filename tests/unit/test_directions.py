@@ -15,7 +15,7 @@ BELOW = {
     "errors": set(),
     "conf": set(),
     "redaction": set(),
-    "reporting": {"redaction"},
+    "reporting": {"errors", "redaction"},
     "storage": {"errors"},
     "settings": {"errors"},
     "warehouse": {"errors", "redaction", "reporting", "storage"},

@@ -98,7 +98,7 @@ def test_tasks_have_whole_batches_unless_that_is_too_many(images: int, count: in
 def test_a_worker_that_leaves_results_out_ends_the_job() -> None:
     rows = [Row("a", "", None, 1), Row("b", "", None, 1)]
     answer: dict[str, list[Any]] = {"content_sha256": ["A"], "reason": [None]}
-    with pytest.raises(JobFailed, match="1 results of a worker for 2 images"):
+    with pytest.raises(JobFailed, match="1 result of a worker for 2 images"):
         in_process._by_image(rows, [answer])
     whole = in_process._by_image(rows, [answer, {"content_sha256": [None], "reason": ["timeout"]}])
     assert whole == {"a": {"content_sha256": "A", "reason": None}, "b": {"content_sha256": None, "reason": "timeout"}}
@@ -109,7 +109,7 @@ def test_an_embedding_without_a_vector_is_not_published() -> None:
     nothing = table.slice(0, 0)
     outputs = in_process.Outputs(2, 0, 0, 0, 2, {}, table, nothing, {})
     in_process.check(outputs, {"a", "b"})
-    with pytest.raises(JobFailed, match="1 embeddings have no vector in the store"):
+    with pytest.raises(JobFailed, match="1 embedding has no vector in the store"):
         in_process.check(outputs, {"a"})
     with pytest.raises(JobFailed):
         in_process.check(in_process.Outputs(3, 0, 0, 0, 3, {}, table, nothing, {}), {"a", "b"})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from image_similarity.errors import did_you_mean, listed, near, near_files, no_such_file, sentences, what_is
+from image_similarity.errors import counted, did_you_mean, listed, near, near_files, no_such_file, sentences, what_is
 from image_similarity.jobs.job import enough_for
 
 NAMES = ["vgg16-fc2", "colour-histogram", "hog", "squeezenet1_1", "squeezenet1_0"]
@@ -57,6 +57,24 @@ def test_near_files_are_of_the_same_kind(wanted: str, there: list[str], offered:
     for name in there:
         (tmp_path / name).touch()
     assert near_files(f"{tmp_path}/{wanted}") == (f"; did you mean {offered}?" if offered else "")
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "text"),
+    [
+        (0, ["image"], "0 images"),
+        (1, ["image"], "1 image"),
+        (1460, ["image"], "1,460 images"),
+        (2, ["copy"], "2 copies"),
+        (2, ["day"], "2 days"),
+        (2, ["class"], "2 classes"),
+        (2, ["box"], "2 boxes"),
+        (1, ["run is", "runs are"], "1 run is"),
+        (0, ["run is", "runs are"], "0 runs are"),
+    ],
+)
+def test_a_count_and_its_noun(count: int, words: list[str], text: str) -> None:
+    assert counted(count, *words) == text
 
 
 def test_two_sentences() -> None:

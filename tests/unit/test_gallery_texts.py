@@ -509,7 +509,7 @@ def test_what_labels_tell_of_tags_is_told_in_words() -> None:
     }
     section = section_of("tag_images", settings, {"images": 2000, "calibration": calibration})
     told = dict(section["facts"])
-    assert told["labelled"] == "1,234 images, by species" and told["not compared"] == "3 images, with 1 labels"
+    assert told["labelled"] == "1,234 images, by species" and told["not compared"] == "3 images, with 1 label"
     assert (told["coverage"], told["precision"], told["accuracy"]) == ("0.775", "0.900", "0.806")
     assert told["calibration error"] == "0.222" and "calibration" not in told
     assert [name for name in told if name not in words.FACTS] == []

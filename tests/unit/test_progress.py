@@ -73,6 +73,18 @@ def test_lines_elsewhere_than_on_a_terminal(capsys: pytest.CaptureFixture[str]) 
     assert report.every == 7
 
 
+def test_one_is_no_plural(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Progress(Reporter(), "embed", 1, "images")
+    report._start -= 10
+    for share in (0, 1):
+        report.update(share)
+    report.done()
+    waiting, whole, last = capsys.readouterr().err.splitlines()
+    assert waiting == "embed: 1 image, no results yet after 0:10"
+    assert whole.startswith("embed: 1 of 1 image (100%), 0.1 images/s")
+    assert last.startswith("embed: 1 image in 10.0 s (0.1 images/s)")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

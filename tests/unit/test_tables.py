@@ -168,7 +168,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "latin1 in JSON": ("a.json", '[{"uri": "Gemälde"}]'.encode("latin1"), "not UTF-8 (the byte 0xe4)"),
     "utf-16": ("a.csv", "uri,title\na,b\n".encode("utf-16"), "not UTF-8"),
     "utf-16 without mark": ("a.csv", "uri,title\na,b\n".encode("utf-16-le"), "UTF-16 perhaps"),
-    "too few cells": ("a.csv", b'uri,title\n\n"a\nb",t\nc\n', "line 5 has 1 cells, and the header has 2"),
+    "too few cells": ("a.csv", b'uri,title\n\n"a\nb",t\nc\n', "line 5 has 1 cell, and the header has 2"),
     "too many cells": ("a.csv", b"uri,title\na,t\nb,u,v\n", "line 3 has 3 cells, and the header has 2"),
     "a quote without end": ("a.csv", b'uri,title\na,t\nb,"u\nc,v\n', "line 3: unexpected end of data"),
     "text after a quote": ("a.csv", b'uri,title\na,"t" u\n', "line 2: "),

@@ -116,7 +116,7 @@ def test_images_are_tagged_by_their_vectors_where_they_are_sure_enough(place: Pl
     first = {row["image_id"]: row["probability"] for row in rows if row["rank"] == 1}
     assert first["d.jpg"] == pytest.approx(np.exp(2) / (np.exp(2) + 3)) and first["c.jpg"] == pytest.approx(0.25)
     told = capsys.readouterr().out
-    assert "4 of 5 images have a tag, 1 have none" in told and "apple 3, pear 1" in told
+    assert "4 of 5 images have a tag, 1 has none" in told and "apple 3, pear 1" in told
     counts = place.record().counts
     assert (counts["tagged"], counts["untagged"], counts["without_scores"]) == (4, 1, 0)
     assert counts["rows"] == len(rows) == 15 and counts["most_frequent"] == {"apple": 3, "pear": 1}
@@ -318,7 +318,7 @@ def test_labels_tell_how_sure_tags_are(labelled: Place, from_vectors: bool, caps
     assert "these are few labels: any of the shares may be off by 0.50" in told
     assert "which temperature fits best cannot be told: 4 labels fit any from" in told and "--set tags" not in told
     assert measured["best_temperature"] is None and measured["labels_for_temperature"] > 4
-    assert "not measured: 1 images whose label is no class: a still life 1" in told
+    assert "not measured: 1 image whose label is no class: a still life 1" in told
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_labels_tell_how_sure_tags_are(labelled: Place, from_vectors: bool, caps
     [
         ("what ", "no image has that attribute (there are: file, what, who); did you mean what"),
         ("file", "no two of 5 images have the same value, as 'a.jpg'"),
-        ("who", "none of its 1 values (Renoir) is a class that net knows, or a parent of its classes"),
+        ("who", "its only value (Renoir) is not a class that net knows, or a parent of its classes"),
     ],
 )
 def test_labels_of_which_nothing_can_be_learned(labelled: Place, attribute: str, because: str, capsys: Any) -> None:

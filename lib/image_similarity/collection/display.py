@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from image_similarity.collection import reading
-from image_similarity.errors import Unreadable, WrongInput, did_you_mean
+from image_similarity.errors import Unreadable, WrongInput, counted, did_you_mean
 from image_similarity.pages import captions, originals
 from image_similarity.pages.originals import Original, Originals
 from image_similarity.settings.sections import EmbeddingsSettings, GallerySettings, HttpSettings
@@ -33,7 +33,7 @@ _PARTS = ("change", "what", "fingerprint", "metric", "relation", "kind", "level"
 _NOTES: Mapping[str, Callable[[Any], str]] = {
     "distance": "{:,.4f}".format,
     "distance_to_representative": "{:,.4f}".format,
-    "size": "{:,} images".format,
+    "size": lambda size: counted(size, "image"),
     "verdict": captions.of_verdict,
     "reason": lambda reason: originals.words(Unreadable(reason)),
 }
@@ -207,7 +207,7 @@ def _sides(columns: Sequence[str]) -> tuple[str | None, str]:
 def _rest(rows: int, limit: int) -> str:
     if not rows:
         return "no rows"
-    return f"the first {limit:,} of {rows:,} rows: show(rows, limit=N) shows more" if rows > limit else ""
+    return f"the first {limit:,} of {counted(rows, 'row')}: show(rows, limit=N) shows more" if rows > limit else ""
 
 
 def _several(table: pa.Table, name: str) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from image_similarity.collection import reading
-from image_similarity.errors import JobFailed, Unreadable, WrongInput
+from image_similarity.errors import JobFailed, Unreadable, WrongInput, counted
 from image_similarity.fingerprints.spec import Fingerprint
 from image_similarity.imaging.framing import Framed
 from image_similarity.imaging.sandbox import IsolatedDecoders
@@ -81,7 +81,7 @@ class Encoder:
         with self._one_at_a_time:
             vector = loaded.fingerprint(np.stack(framed.squares))[0]
         if not np.isfinite(vector).all():
-            raise Unreadable("non_finite", f"{int((~np.isfinite(vector)).sum())} of {len(vector)} values")
+            raise Unreadable("non_finite", f"{int((~np.isfinite(vector)).sum())} of {counted(len(vector), 'value')}")
         return Seen(
             hashlib.sha256(content).hexdigest(),
             vector,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_similarity.collection.vectors import Store
-from image_similarity.errors import JobFailed, Unreadable, WrongInput, did_you_mean, near_files, what_is
+from image_similarity.errors import JobFailed, Unreadable, WrongInput, counted, did_you_mean, near_files, what_is
 from image_similarity.redaction import redacted
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
 from image_similarity.storage import fetch, uris
@@ -166,14 +166,14 @@ def _fetched(uri: str, name: str, settings: EmbeddingsSettings) -> Picture:
 
 
 def _bytes(content: bytes, settings: EmbeddingsSettings) -> Picture:
-    name = f"the picture ({len(content):,} bytes)"
+    name = f"the picture ({counted(len(content), 'byte')})"
     if len(content) > settings.max_bytes:
         raise refused(name, _too_many_bytes(len(content), settings))
     return Picture(content, name)
 
 
 def _too_many_bytes(size: int, settings: EmbeddingsSettings) -> Unreadable:
-    return Unreadable("too_many_bytes", f"{size:,} bytes, more than {settings.max_bytes:,}")
+    return Unreadable("too_many_bytes", f"{counted(size, 'byte')}, more than {settings.max_bytes:,}")
 
 
 def _as_png(image: Any) -> bytes:
@@ -203,12 +203,14 @@ def _vector(query: Any, store: Store) -> Vector:
     if given.dtype.kind not in "fiu" or not given.ndim:
         raise WrongInput(f"a query is {_KINDS}, not {type(query).__name__}")
     if given.ndim != 1:
-        raise WrongInput(f"a query is one vector of {store.dimensions:,} numbers, not an array of shape {given.shape}")
+        raise WrongInput(
+            f"a query is one vector of {counted(store.dimensions, 'number')}, not an array of shape {given.shape}"
+        )
     if len(given) != store.dimensions:
-        raise WrongInput(f"the vector has {len(given):,} values, those of the collection {store.dimensions:,}")
+        raise WrongInput(f"the vector has {counted(len(given), 'value')}, those of the collection {store.dimensions:,}")
     with np.errstate(over="ignore"):  # what float32 does not hold is told below
         values = np.ascontiguousarray(given, np.float32)
     if not np.isfinite(values).all():
         wrong = int((~np.isfinite(values)).sum())
-        raise refused("the vector", Unreadable("non_finite", f"{wrong:,} of {len(values):,} values"))
+        raise refused("the vector", Unreadable("non_finite", f"{wrong:,} of {counted(len(values), 'value')}"))
     return Vector(values)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 
 from image_similarity.collection import defaults
-from image_similarity.errors import JobFailed, listed
+from image_similarity.errors import JobFailed, counted, listed
 from image_similarity.warehouse.records import Record
 from image_similarity.warehouse.snapshot import Snapshot
 
@@ -58,16 +58,16 @@ def _fingerprint(snapshot: Snapshot, records: Mapping[str, Record], name: str) -
     if not runs:
         return f"{name} (vectors of your own)"
     record = records.get(runs[-1])
-    of_images = f"{images} images" if (images := _images(record)) else ""
+    of_images = _images(record)
     is_untrained = record is not None and record.settings.get("trained") is False
     about = [part for part in (of_images, "untrained weights" if is_untrained else "") if part]
     return f"{name} ({', '.join(about)})" if about else name
 
 
 def _images(record: Record | None) -> str:
-    """How many images a run of the manifest listed, or one of embeddings embedded; empty if it is not recorded."""
+    """``3 images``: those that a run of the manifest listed, or one of embeddings embedded; empty if not recorded."""
     counts = {} if record is None else record.counts
     if "images" not in counts:
         return ""
     failures = counts.get("failures") or {}
-    return f"{counts['images'] - sum(failures.values()):,}"
+    return counted(counts["images"] - sum(failures.values()), "image")

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from image_similarity.collection import copies
 from image_similarity.collection.copies import CannotKeep, Copy
 from image_similarity.collection.defaults import metrics_of, one_of
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, counted
 from image_similarity.reporting import current
 from image_similarity.stages.neighbours.resources import available_memory
 from image_similarity.storage import disk_space
@@ -374,8 +374,8 @@ def _stored(snapshot: Snapshot, fingerprint: str, key: str) -> Source:
     places = _Places(_once(code), *_by_code(of_image, len(distinct.dictionary)))
     if missing := len(distinct.dictionary) - int((places.code >= 0).sum()):
         raise JobFailed(
-            f"{snapshot.uri}: {missing:,} vectors of {fingerprint} are missing: run embed_images with --set "
-            "embeddings.recheck=always"
+            f"{snapshot.uri}: {counted(missing, 'vector')} of {fingerprint} {'is' if missing == 1 else 'are'} missing: "
+            "run embed_images with --set embeddings.recheck=always"
         )
     dimensions = dimensions_of(snapshot, key) or 0
 

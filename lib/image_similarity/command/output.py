@@ -11,6 +11,7 @@ from image_similarity.collection.search import PUBLISHED
 from image_similarity.command import table
 from image_similarity.command.answers import Answer, Image, Refused
 from image_similarity.command.table import Column, Style
+from image_similarity.errors import counted
 from image_similarity.pages import captions
 from image_similarity.redaction import redacted, redacted_values
 from image_similarity.settings import GallerySettings
@@ -107,7 +108,7 @@ def about(answer: Answer) -> str:
     ]
     is_known = facts.get("query_vector") == PUBLISHED
     parts = [
-        f"{' and '.join(counts) or 'none'} of {facts['vectors']:,} {'others' if is_inside else 'images'}",
+        f"{' and '.join(counts) or 'none'} of {counted(facts['vectors'], 'other' if is_inside else 'image')}",
         f"by {facts['fingerprint']}{' (untrained weights)' if facts.get('trained') is False else ''}",
         f"{facts['metric']} distance",
         *(["exact"] if facts.get("exact") else []),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from image_similarity.collection import queries
 from image_similarity.command.answers import Asked
-from image_similarity.errors import Unreadable, WrongInput, no_such_file, what_is
+from image_similarity.errors import Unreadable, WrongInput, counted, no_such_file, what_is
 from image_similarity.redaction import redacted
 from image_similarity.reporting import printable
 from image_similarity.settings import EmbeddingsSettings, HttpSettings
@@ -94,5 +94,5 @@ def _from_stdin(max_bytes: int) -> bytes:
     if not content:
         raise WrongInput("stdin is empty: no picture came")
     if len(content) > max_bytes:
-        raise WrongInput(f"stdin has more than {max_bytes:,} bytes, which is the limit for one picture")
+        raise WrongInput(f"stdin has more than {counted(max_bytes, 'byte')}, which is the limit for one picture")
     return content

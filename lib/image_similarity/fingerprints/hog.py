@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from skimage.color import rgb2gray
 from skimage.feature import hog
 
+from image_similarity.errors import counted
 from image_similarity.fingerprints.spec import FingerprintSpec, Parameters, refuse_logits
 from image_similarity.imaging.framing import Framing
 
@@ -60,6 +61,7 @@ def described(side: int, orientations: int, cell: int, block: int, scaled: bool)
     """
     if side < cell * block:
         raise ValueError(
-            f"a block of {block} x {block} cells of {cell} pixels does not fit into a picture of {side} pixels"
+            f"a block of {block} x {block} cells of {counted(cell, 'pixel')} does not fit into a picture of "
+            f"{counted(side, 'pixel')}"
         )
     return OrientedGradients(Framing(side, side, squash=True, scaled=scaled), orientations, cell, block)

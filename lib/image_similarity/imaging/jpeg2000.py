@@ -8,7 +8,7 @@ pixel. (ISO/IEC 15444-1, annex A, has the markers, annex I the boxes.)
 import struct
 from collections.abc import Iterator
 
-from image_similarity.errors import Unreadable
+from image_similarity.errors import Unreadable, counted
 
 _CODESTREAM, _BOXES = b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
 _SIZE, _STYLE, _COMPONENT_STYLE, _TILE_PART, _DATA = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
@@ -38,7 +38,9 @@ def check_blocks(content: bytes) -> None:
             finest = min(finest, _finest(rest[1:], bool(rest[0] & 1)))
     blocks = int(pixels * components / finest) + _BLOCKS_OF_TILE * tiles
     if blocks > pixels // 32 + MOST_BLOCKS:
-        raise Unreadable("too_many_pixels", f"{pixels} pixels in {tiles} tiles, in blocks of {finest:g} values")
+        raise Unreadable(
+            "too_many_pixels", f"{pixels} pixels in {counted(tiles, 'tile')}, in blocks of {finest:g} values"
+        )
 
 
 def _start(content: bytes) -> int | None:

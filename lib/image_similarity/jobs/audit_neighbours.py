@@ -2,7 +2,7 @@
 
 import argparse
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, counted
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.find_neighbours import COMPARED
@@ -54,8 +54,8 @@ def run(application: Application) -> None:
         compared = job.base_snapshot.runs[audited].settings.get(COMPARED)
     quality.check(source.count, approximate)
     job.plan(
-        f"compare up to {approximate.audit_queries:,} of {source.count:,} images of run {audited} ({job.slot}) "
-        "with all, exactly",
+        f"compare up to {approximate.audit_queries:,} of {counted(source.count, 'image')} of run {audited} "
+        f"({job.slot}) with all, exactly",
         f"recall@{settings.similar} must be {approximate.recall_target} or more, its interval begin at "
         f"{approximate.recall_target - approximate.recall_slack:.4g} or above",
         f"write the result to runs in {job.warehouse.uri}",

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application, Job
 from image_similarity.runtime.session import is_local_mode
@@ -56,7 +56,7 @@ def run(application: Application) -> None:
         used={**used, "manifest": job.settings.manifest.model_dump()},
     )
     note = f"; skipped: {images.describe_skipped(skipped)}" if skipped else ""
-    job.say(f"build_manifest: {count:,} images in {job.seconds:.1f} s{note}")
+    job.say(f"build_manifest: {counted(count, 'image')} in {job.seconds:.1f} s{note}")
 
 
 def _needs_spark(arguments: argparse.Namespace, warehouse: str) -> str | None:

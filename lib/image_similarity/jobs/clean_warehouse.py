@@ -1,7 +1,9 @@
 """Removes what a warehouse need not keep: leftovers of dead runs and, on request, runs that were replaced."""
 
 import argparse
+from collections.abc import Collection
 
+from image_similarity.errors import counted
 from image_similarity.jobs import command_line
 from image_similarity.jobs.job import Application
 from image_similarity.reporting import note, say
@@ -26,7 +28,7 @@ def run(application: Application) -> None:
     paths = retention.removable(warehouse, arguments.keep_runs, arguments.discard_checkpoints)
     if arguments.dry_run:
         say(
-            f"clean_warehouse: would remove {len(paths):,} folders and files from {warehouse.uri}",
+            f"clean_warehouse: would remove {_counted(paths)} from {warehouse.uri}",
             *_shown(warehouse, paths),
         )
         return
@@ -35,19 +37,23 @@ def run(application: Application) -> None:
         warehouse.write_views()  # which name the old place in a warehouse that was moved or copied
     active = leases.active(warehouse)
     unknown = recovery.unknown_runs(warehouse, active)
-    total = f"{len(removed):,} folders and files, {sum(removed.values()) / 2**20:,.1f} MiB"
+    total = f"{_counted(removed)}, {sum(removed.values()) / 2**20:,.1f} MiB"
     say(f"clean_warehouse: removed {total}, from {warehouse.uri}", *_shown(warehouse, list(removed)))
     if unknown:
         note(
-            f"{len(unknown):,} runs are recorded that {POINTER} does not know, as if an older one had been put back: "
-            f"what they wrote stays; {HOW_TO_REBUILD}"
+            f"{counted(len(unknown), 'run is', 'runs are')} recorded that {POINTER} does not know, as if an older one "
+            f"had been put back: what {'it' if len(unknown) == 1 else 'they'} wrote stays; {HOW_TO_REBUILD}"
         )
     if active:
         minutes = leases.DEAD_SECONDS / 60
         note(
-            f"{len(active):,} runs are at work, or were less than {minutes:.0f} minutes ago: what they have "
-            "written stays"
+            f"{counted(len(active), 'run is at work, or was', 'runs are at work, or were')} less than {minutes:.0f} "
+            f"minutes ago: what {'it has' if len(active) == 1 else 'they have'} written stays"
         )
+
+
+def _counted(paths: Collection[str]) -> str:
+    return counted(len(paths), "folder or file", "folders and files")
 
 
 def _shown(warehouse: Warehouse, paths: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity.errors import WrongInput, did_you_mean, listed
+from image_similarity.errors import WrongInput, counted, did_you_mean, listed
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
@@ -92,8 +92,8 @@ def run(application: Application) -> None:
         comparison, site = _comparison(job), open_site(job.session, "report", job.arguments.report)
     site.check_place(provenance.images_folder(job.base_snapshot), job.warehouse.uri)
     job.plan(
-        f"compare the {comparison.k} nearest others by {', '.join(comparison.fingerprints)} ({comparison.metric} "
-        "distance)",
+        f"compare the {counted(comparison.k, 'nearest other')} by {', '.join(comparison.fingerprints)} "
+        f"({comparison.metric} distance)",
         *([f"and how many of them have the same {clean(comparison.label)}"] if comparison.label else []),
         f"write comparisons to {job.warehouse.uri}",
         f"write pictures and pages to {site.uri}, then replace its index.html",
@@ -173,7 +173,7 @@ def _k(arguments: argparse.Namespace, lengths: dict[str, int]) -> int:
     shortest, requested = min(lengths, key=lambda name: lengths[name]), arguments.k
     if requested is not None and requested > lengths[shortest]:
         raise WrongInput(
-            f"-k {requested}: {shortest} has {lengths[shortest]} neighbours of each image: ask for less, or "
+            f"-k {requested}: {shortest} has {counted(lengths[shortest], 'neighbour')} of each image: ask for less, or "
             "find_neighbours with more"
         )
     return requested or lengths[shortest]
@@ -236,7 +236,7 @@ def _rows(session: SparkSession, measured: tuple[Measured, ...]) -> DataFrame:
 def _summarise(job: Job, comparison: Comparison, outputs: Outputs) -> None:
     counts = outputs.counts
     left_out = f"; {counts['left_out']:,} left out, which not all have neighbours of" if counts["left_out"] else ""
-    images = f"{counts['images']:,} images, {comparison.k} nearest others of each"
+    images = f"{counted(counts['images'], 'image')}, {counted(comparison.k, 'nearest other')} of each"
     job.say(f"compare_fingerprints {comparison.metric}: {images}{left_out}; {job.seconds:.1f} s")
     if comparison.pairs:
         job.say(aligned(_matrix(comparison, outputs.measured)))
@@ -245,7 +245,7 @@ def _summarise(job: Job, comparison: Comparison, outputs: Outputs) -> None:
     if outputs.labelled.measured:
         job.say(aligned(_labels(comparison, outputs.labelled.measured)))
     if counts["pictures_absent"]:
-        job.say(f"  {counts['pictures_absent']:,} pictures could not be read: the report says why")
+        job.say(f"  {counted(counts['pictures_absent'], 'picture')} could not be read: the report says why")
 
 
 def _matrix(comparison: Comparison, measured: tuple[Measured, ...]) -> Iterator[tuple[str, ...]]:
@@ -260,8 +260,8 @@ def _matrix(comparison: Comparison, measured: tuple[Measured, ...]) -> Iterator[
 
 
 def _label_counts(comparison: Comparison, labelled: Labelled) -> str:
-    notes = [f"{labelled.images:,} images with the same {clean(comparison.label or '')} as others"]
-    notes += [f"{labelled.alone:,} alone with theirs"] if labelled.alone else []
+    notes = [f"{counted(labelled.images, 'image')} with the same {clean(comparison.label or '')} as others"]
+    notes += [counted(labelled.alone, "alone with its own", "alone with theirs")] if labelled.alone else []
     notes += [f"{labelled.unlabelled:,} without"] if labelled.unlabelled else []
     notes += [f"precision can be {labelled.best_precision:.3f} at most"] if labelled.measured else []
     return "; ".join(notes)

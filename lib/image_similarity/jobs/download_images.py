@@ -7,7 +7,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.job import Application, Failures, Job
 from image_similarity.settings import Settings
@@ -154,10 +154,11 @@ def _plan_lines(job: Job, catalogue: Catalogue, planned: DataFrame, options: Opt
     actions = [
         f"fetch {counts.get(stage.FETCH, 0):,}",
         f"ask again for {counts.get(stage.RECHECK, 0):,}",
-        f"leave {counts.get(stage.KEEP, 0):,} that are there and {counts.get(stage.SKIP, 0):,} that failed for good",
+        f"leave {counted(counts.get(stage.KEEP, 0), 'that is', 'that are')} there and {counts.get(stage.SKIP, 0):,} "
+        "that failed for good",
     ]
     return [
-        f"take {len(catalogue.entries):,} addresses of {job.arguments.catalogue}{left_out}",
+        f"take {counted(len(catalogue.entries), 'address')} of {job.arguments.catalogue}{left_out}",
         ", ".join(actions),
         f"put files into {options.folder}, write downloads and failures to {job.warehouse.uri}",
     ]
@@ -179,7 +180,7 @@ def _write(job: Job, outputs: Outputs, addresses: int) -> Failures:
     warehouse.write("failures", run, outputs.failures)
     failures = job.failures()
     note = f", and what was fetched stays in {job.arguments.images}"
-    job.check_failures(failures, "addresses", addresses, "downloads", note)
+    job.check_failures(failures, "address", addresses, "downloads", note)
     warehouse.write("downloads", run, outputs.downloads)
     return failures
 
@@ -221,8 +222,9 @@ def _summarise(job: Job, counts: dict[str, Any], failures: Failures, options: Op
     details = [
         f"{key.replace('_', ' ')}: {_describe(counts[key])}" for key in ("not_rechecked", "left_out") if counts[key]
     ]
-    summary = f"download_images {job.slot}: {counts['addresses']:,} addresses in {job.seconds:.1f} s: " + ", ".join(
-        parts
+    summary = (
+        f"download_images {job.slot}: {counted(counts['addresses'], 'address')} in {job.seconds:.1f} s: "
+        + ", ".join(parts)
     )
     job.say(summary, *failures.lines, *details, failures=failures.fields)
     pipeline = ["-m", "image_similarity.jobs.run_pipeline"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.jobs import command_line, declaration, early, same_way
 from image_similarity.jobs import embedding_runners as runners
 from image_similarity.jobs.embedding_runners import BySpark, Embedding, InProcess
@@ -140,7 +140,7 @@ def _check_disk(published: Snapshot, settings: Settings, names: list[str]) -> st
             later += needed
         else:
             first += needed
-    what = f"embedding {max(new.values()):,} images"
+    what = f"embedding {counted(max(new.values()), 'image')}"
     disk_space.check(what, [disk_space.Need("--warehouse", published.uri, first)])
     message = disk_space.lack(what, [disk_space.Need("--warehouse", published.uri, first + later)])
     return f"unless they are copies of known ones, {message}" if message else None
@@ -321,21 +321,27 @@ def _summarise(job: Job, written: runners.Written) -> None:
     devices_used = ", ".join(f"{device} ({images:,})" for device, images in counts["devices"].items())
     details = [f"computed on: {devices_used}"] if devices_used else []
     details += _about_quality(job, counts) + _about_classes(counts)
-    summary = f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {', '.join(totals)}"
+    summary = (
+        f"embed_images {job.slot}: {counted(counts['images'], 'image')} in {job.seconds:.1f} s: {', '.join(totals)}"
+    )
     job.say(summary, *details, *failures.lines, failures=failures.fields)
 
 
-_AGAIN = "--set embeddings.recheck=always reads them again"
+def _again(images: int) -> str:
+    return f"--set embeddings.recheck=always reads {'it' if images == 1 else 'them'} again"
 
 
 def quality_described(counts: Mapping[str, Any]) -> str:
     """``608 images measured: 3 blurred, 1 dark``; where some lack numbers, ``500 of 608 images measured: ...``."""
     measured, lacking = counts["measured"], counts["not_measured"]
     if not measured and lacking:
-        return f"none of {lacking:,} images has numbers: they were embedded before quality was measured"
-    of_all = f" of {measured + lacking:,}" if lacking else ""
-    flags = ", ".join(f"{images:,} {name}" for name, images in counts["flags"].items()) or "none flagged"
-    return f"{measured:,}{of_all} images measured: {flags}"
+        images, were = f"none of {lacking:,} images has numbers", "they were"
+        if lacking == 1:
+            images, were = "the only image has no numbers", "it was"
+        return f"{images}: {were} embedded before quality was measured"
+    images = counted(measured + lacking, "image")
+    flags = ", ".join(f"{flagged:,} {name}" for name, flagged in counts["flags"].items()) or "none flagged"
+    return f"{f'{measured:,} of ' if lacking else ''}{images} measured: {flags}"
 
 
 def _about_quality(job: Job, counts: Mapping[str, Any]) -> list[str]:
@@ -343,19 +349,25 @@ def _about_quality(job: Job, counts: Mapping[str, Any]) -> list[str]:
         published = not job.settings.quality.enabled and job.base_snapshot.run_ids(QUALITY)
         return ["quality: not measured (quality.enabled); the published table stays as it is"] if published else []
     lines, lacking = [f"quality: {quality_described(counts)}"], counts["not_measured"]
+    again = _again(lacking)
     if lacking and not counts["measured"]:
-        return [f"{lines[0]}; {_AGAIN}"]
+        return [f"{lines[0]}; {again}"]
     if lacking:
-        lines.append(f"quality: {lacking:,} images were embedded before quality was measured; {_AGAIN}")
+        lines.append(
+            f"quality: {counted(lacking, 'image was', 'images were')} embedded before quality was measured; {again}"
+        )
     return lines
 
 
 def _about_classes(counts: Mapping[str, Any]) -> list[str]:
     lines = []
     if unclear := counts.get("logits_not_finite"):
-        lines.append(f"classes: of {unclear:,} images the network's logits are not finite: they have no tags")
+        they_have = "it has" if unclear == 1 else "they have"
+        images = counted(unclear, "image")
+        lines.append(f"classes: of {images} the network's logits are not finite: {they_have} no tags")
     if lacking := counts.get("without_classes", 0) - (unclear or 0):
-        lines.append(f"classes: {lacking:,} images were embedded without this classifier; {_AGAIN}")
+        images = counted(lacking, "image was", "images were")
+        lines.append(f"classes: {images} embedded without this classifier; {_again(lacking)}")
     return lines
 
 
@@ -402,9 +414,10 @@ def _project(job: Job) -> None:
         used=used,
     )
     job.say(
-        f"embed_images {job.slot}: {counts['images']:,} images in {job.seconds:.1f} s: {counts['vectors_added']:,} "
-        "vectors "
-        f"projected; {declared.dimensions} components hold {fitted.explained:.1%} of the variance of {declared.base}"
+        f"embed_images {job.slot}: {counted(counts['images'], 'image')} in {job.seconds:.1f} s: "
+        f"{counted(counts['vectors_added'], 'vector')} projected; "
+        f"{counted(declared.dimensions, 'component holds', 'components hold')} {fitted.explained:.1%} of the variance "
+        f"of {declared.base}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.jobs import early
 from image_similarity.jobs.job import Failures, Job
 from image_similarity.reporting import note
@@ -229,7 +229,7 @@ class InProcess:
         job, warehouse = embedding.job, embedding.job.warehouse
         warehouse.write_here("failures", job.run_id, [outputs.failures])
         failures = failures_in(outputs.failures.to_pylist())
-        job.check_failures(failures, "images", outputs.images, "embeddings")
+        job.check_failures(failures, "image", outputs.images, "embeddings")
         warehouse.write_here("embeddings", job.run_id, [outputs.embeddings])
         # Counted from checkpoints and not from results: a worker that died may have written some, and the next attempt
         # does not embed those contents again.
@@ -386,7 +386,7 @@ def write_failures(job: Job, rows: "DataFrame", images: int) -> Failures:
     """Writes ``failures``, and counts them by reason. Raises ``TooManyFailures`` above the allowed fraction."""
     job.warehouse.write("failures", job.run_id, rows)
     failures = job.failures()
-    job.check_failures(failures, "images", images, "embeddings")
+    job.check_failures(failures, "image", images, "embeddings")
     return failures
 
 
@@ -443,7 +443,8 @@ def _readable(folder: str) -> tuple[list[str], list[str]]:
     """`checkpoints.files`. A damaged file is passed over, with a note: its images are embedded again."""
     whole, damaged = checkpoints.files(folder)
     if damaged:
-        note(f"{len(damaged):,} damaged checkpoints, as {damaged[0]}: their images are embedded again")
+        its = "its" if len(damaged) == 1 else "their"
+        note(f"{counted(len(damaged), 'damaged checkpoint')}, as {damaged[0]}: {its} images are embedded again")
     return whole, damaged
 
 

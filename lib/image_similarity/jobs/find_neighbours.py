@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from image_similarity.command import typed
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.jobs import command_line, early, neighbour_runners
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
@@ -110,7 +110,7 @@ def run(application: Application, fingerprint: str | None = None) -> None:
     job.plan(
         f"{plan.method} neighbours of {settings.fingerprint} ({inputs['embeddings'][0]}) by {settings.metric} distance",
         *plan.lines,
-        f"keep {settings.similar} similar and {settings.dissimilar} dissimilar neighbours of each image"
+        f"keep {settings.similar} similar and {counted(settings.dissimilar, 'dissimilar neighbour')} of each image"
         + _all_others(settings, plan.rows),
         f"write neighbours to {job.warehouse.uri}",
     )
@@ -176,10 +176,10 @@ def _settings(
 def _summarise(job: Job, result: Result) -> None:
     counts, failures = result.counts, result.failures
     message = (
-        f"find_neighbours {job.slot}: {counts['rows']:,} rows for {counts['images']:,} images of "
-        f"{counts['dimensions']:,} values in {job.seconds:.1f} s"
+        f"find_neighbours {job.slot}: {counted(counts['rows'], 'row')} for {counted(counts['images'], 'image')} of "
+        f"{counted(counts['dimensions'], 'value')} in {job.seconds:.1f} s"
         + _about_recall(result.approximate)
-        + (f"; {counts['brute_force']:,} vectors compared at full precision" if counts["brute_force"] else "")
+        + (f"; {counted(counts['brute_force'], 'vector')} compared at full precision" if counts["brute_force"] else "")
         + (f"; {failures.total:,} failed" if failures.counts else "")
     )
     job.say(message, *failures.lines, failures=failures.fields)
@@ -188,7 +188,9 @@ def _summarise(job: Job, result: Result) -> None:
 def _all_others(settings: NeighboursSettings, images: int) -> str:
     """A remark on lists that cannot be as long as was asked for."""
     others = max(images - 1, 0)
-    return f" (there are {others:,} others)" if max(settings.similar, settings.dissimilar) > others else ""
+    if max(settings.similar, settings.dissimilar) <= others:
+        return ""
+    return f" (there {'is' if others == 1 else 'are'} {counted(others, 'other')})"
 
 
 def _about_recall(result: "Approximation | None") -> str:

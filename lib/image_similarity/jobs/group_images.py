@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.jobs import command_line, early, group_sources
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.group_sources import PROCESS, Inputs
@@ -138,7 +138,7 @@ def _export(job: Job, folder: str) -> None:
 
 
 def _plan(job: Job, inputs: Inputs, kind: str, runner: str, because: str, export: str | None) -> Iterable[str]:
-    yield f"{kind} of {inputs.images:,} images by the neighbours {_slot(inputs)} of run {inputs.run}"
+    yield f"{kind} of {counted(inputs.images, 'image')} by the neighbours {_slot(inputs)} of run {inputs.run}"
     if kind == NEAR_DUPLICATES:
         limit = job.settings.groups.limit
         yield "limit: " + (
@@ -260,9 +260,10 @@ class _Making:
         fingerprint = self.inputs.settings.fingerprint
         known = facts(self.job.base_snapshot, fingerprint, ids.cast(pa.string()))
         if changed := len(known) - int(pc.sum(known["unchanged"]).as_py() or 0):
+            are, they_were = ("is", "it was") if changed == 1 else ("are", "they were")
             note(
-                f"{changed:,} images that may be in groups are gone or changed since they were embedded: run "
-                f"embed_images --fingerprint {fingerprint}, then find_neighbours"
+                f"{counted(changed, 'image')} that may be in groups {are} gone or changed since {they_were} embedded: "
+                f"run embed_images --fingerprint {fingerprint}, then find_neighbours"
             )
         return keep.order(self.job.settings.groups.keep, known)
 
@@ -277,8 +278,9 @@ class _Making:
         missing = int((~read.is_there).sum())
         if missing and self.inputs.key is not None:
             note(
-                f"{missing:,} images were embedded by an earlier version, which kept no thumbprints: what is near to "
-                "them is not confirmed by pictures (embed_images --set embeddings.recheck=always does, once)"
+                f"{counted(missing, 'image was', 'images were')} embedded by an earlier version, which kept no "
+                f"thumbprints: what is near to {'it' if missing == 1 else 'them'} is not confirmed by pictures "
+                "(embed_images --set embeddings.recheck=always does, once)"
             )
         return Pictures(self.job.session, read, local_cores(self.job.session))
 
@@ -411,7 +413,7 @@ def described(counts: Mapping[str, Any], kind: str) -> str:
     if not groups:
         return f"no {names[kind]}"
     largest = f"the largest of {counts['largest']:,}"
-    return f"{groups:,} group{'s' * (groups != 1)} of {names[kind]}, {images:,} images, {largest}"
+    return f"{counted(groups, 'group')} of {names[kind]}, {counted(images, 'image')}, {largest}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, counted
 from image_similarity.jobs import early
 from image_similarity.jobs.find_neighbours import COMPARED
 from image_similarity.jobs.job import Job
@@ -110,7 +110,7 @@ def check_current(job: Job, inputs: Inputs) -> Inputs:
         raise JobFailed(f"the embeddings {name} mix the keys {', '.join(keys)}: run embed_images again")
     if now != inputs.embeddings and (changed := _changed(published, inputs.embeddings, now)):
         raise WrongInput(
-            f"{changed} have other vectors, or are new or gone, since the neighbours {job.slot.rpartition('/')[0]} "
+            f"{changed} new or gone, since the neighbours {job.slot.rpartition('/')[0]} "
             f"were found: run find_neighbours --fingerprint {name} --metric {inputs.settings.metric} first"
         )
     return Inputs(
@@ -141,14 +141,16 @@ def _keys(published: Snapshot, runs: list[str]) -> list[str]:
 
 
 def _changed(published: Snapshot, before: list[str], now: list[str]) -> str | None:
-    """How many images differ between two states of ``embeddings``; None if none do."""
+    """How many images differ between two states of ``embeddings``, as a sentence begins; None if none do."""
     from image_similarity.stages.groups import staleness
 
     try:
         images = staleness.changed_images(published, before, now)
     except FileNotFoundError:
-        return "some images may"
-    return f"{images:,} images" if images else None
+        return "some images may have other vectors, or are"
+    if not images:
+        return None
+    return counted(images, "image has other vectors, or is", "images have other vectors, or are")
 
 
 def images_of(job: Job, inputs: Inputs) -> "Images":

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from image_similarity import __version__, reporting
-from image_similarity.errors import JobFailed, TooManyFailures
+from image_similarity.errors import JobFailed, TooManyFailures, counted
 from image_similarity.reporting import note, printable, say
 from image_similarity.runtime import progress
 from image_similarity.runtime.session import spark_errors, started
@@ -227,19 +227,18 @@ class Job:
     def check_failures(self, failures: Failures, unit: str, count: int, section: str, note: str = "") -> None:
         """Raises ``TooManyFailures`` if more of ``count`` items failed than the settings' ``section`` allows.
 
-        ``unit``: what the items are, for the message. ``note``: added to it.
+        ``unit``: what one item is, for the message. ``note``: added to it.
         """
         allowed = getattr(self.settings, section).max_failed_fraction
         if failures.total <= allowed * count:
             return
-        counted = ", ".join(f"{images:,} {reason}" for reason, images in failures.counts.items())
+        reasons = ", ".join(f"{images:,} {reason}" for reason, images in failures.counts.items())
         # If all failed, there is nothing that could be published.
         enough = enough_for(failures.total, count) if failures.total < count else None
         advice = f" (--set {section}.max_failed_fraction={enough} lets such a run pass)" if enough else ""
         message = (
-            f"{failures.total:,} of {count:,} {unit} failed ({counted}), more than {section}.max_failed_fraction = "
-            f"{allowed} allows{advice}; "
-            f"{self.name} published nothing{note}. Each failure is a row in "
+            f"{failures.total:,} of {counted(count, unit)} failed ({reasons}), more than {section}.max_failed_fraction "
+            f"= {allowed} allows{advice}; {self.name} published nothing{note}. Each failure is a row in "
             f"{uris.for_readers(self.warehouse.folder('failures', self.run_id))}"
         )
         raise TooManyFailures("\n  ".join([message, *failures.lines]), failures=failures.fields)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, counted
 from image_similarity.jobs import early
 from image_similarity.jobs.job import Failures, Job
 from image_similarity.runtime.session import is_local_mode, local_cores
@@ -226,7 +226,7 @@ def _check_device(settings: NeighboursSettings, because: str) -> None:
 
 def _check_rows(rows: int, wanted: int) -> None:
     if rows != wanted:
-        raise JobFailed(f"{rows:,} rows of neighbours where there must be {wanted:,}: nothing was published")
+        raise JobFailed(f"{counted(rows, 'row')} of neighbours where there must be {wanted:,}: nothing was published")
 
 
 def _failures_in(rows: list[dict[str, Any]]) -> Failures:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, counted
 from image_similarity.jobs import embedding_runners, search_runners
 from image_similarity.jobs.job import Failures, Job
 from image_similarity.jobs.search_runners import Side
@@ -132,7 +132,8 @@ class Pictures:
 def _whole(folder: str) -> list[str]:
     whole, damaged = checkpoints.files(folder)
     if damaged:
-        note(f"{len(damaged):,} damaged files of an earlier search, as {damaged[0]}: their pictures are embedded again")
+        files, its = counted(len(damaged), "damaged file"), "its" if len(damaged) == 1 else "their"
+        note(f"{files} of an earlier search, as {damaged[0]}: {its} pictures are embedded again")
     return whole
 
 
@@ -323,7 +324,7 @@ def check_failures(job: Job, failures: pa.Table, count: int) -> None:
     if by_reason.total <= job.settings.embeddings.max_failed_fraction * count:
         return
     write_failures(job, failures)
-    job.check_failures(by_reason, "queries", count, "embeddings")
+    job.check_failures(by_reason, "query", count, "embeddings")
 
 
 def write_failures(job: Job, failures: pa.Table) -> None:
@@ -349,8 +350,8 @@ def _embedded(
 ) -> Embedded:
     if len(embeddings) + len(failures) != len(manifest):
         raise JobFailed(
-            f"{len(embeddings):,} queries were embedded and {len(failures):,} failed, of {len(manifest):,}: nothing "
-            "was published; run it again"
+            f"{counted(len(embeddings), 'query was', 'queries were')} embedded and {len(failures):,} failed, of "
+            f"{len(manifest):,}: nothing was published; run it again"
         )
     content = (
         embeddings["content_sha256"]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, counted
 from image_similarity.jobs import command_line, early, group_sources
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.group_sources import Inputs
 from image_similarity.jobs.job import Application, Finished, Job
 from image_similarity.pages import maps
 from image_similarity.pages.site import Site, check_rendered, open_site
-from image_similarity.reporting import counted, note, say
+from image_similarity.reporting import note, say
 from image_similarity.runtime.session import cause_of, spark_errors
 from image_similarity.settings import Settings
 from image_similarity.storage import uris
@@ -87,7 +87,7 @@ def _source(spark: "SparkSession | None", arguments: argparse.Namespace, publish
     if published is not None and rendered.rendering not in published.runs:
         raise WrongInput(
             f"--gallery {arguments.gallery}: it was not rendered from {published.uri}, which has no run "
-            f"{rendered.rendering}: name the warehouse that it shows, or replace its pages: run {command} first"
+            f"{rendered.rendering}: name the warehouse that it shows, or run {command} first, which replaces its pages"
         )
     return rendered
 
@@ -406,24 +406,24 @@ class _Making:
 
 
 def described(counts: Mapping[str, Any]) -> str:
-    """``1,460 images on 44 x 38 cells, at new places``."""
+    """``1,460 images on 44 x 38 cells, all at new places``; ``..., 3 of them new``; ``..., all where they were``."""
     columns, rows = counts["columns"], counts["rows"]
     cells = f"{columns:,} x {rows:,} cells" if columns * rows > 1 else "1 cell"
-    where = f"{counted(counts['images'], 'image')} on {cells}"
+    where, is_one = f"{counted(counts['images'], 'image')} on {cells}", counts["images"] == 1
     if counts["new_layout"]:
-        return f"{where}, all at new places"
+        return f"{where}, {'at a new place' if is_one else 'all at new places'}"
+    if not counts["placed"]:
+        return f"{where}, {'where it was' if is_one else 'all where they were'}"
     return f"{where}, {counts['placed']:,} of them new"
 
 
 def _summarise(job: Job, arrangement: "Arrangement", finished: Finished) -> None:
     counts = finished.counts
-    places = f" ({arrangement.why_new})" if arrangement.why_new else ", the others where they were"
-    if arrangement.moved:
-        places = f", for which {arrangement.moved:,} made room{places}"
-    lines = [f"render_map {job.slot}: {described(counts)}{places}, in {finished.seconds:.1f} s"]
+    lines = [f"render_map {job.slot}: {described(counts)}{_others(arrangement, counts)}, in {finished.seconds:.1f} s"]
     if counts["kept_on_grid"] is not None:
+        nearest = "most similar one" if counts["nearest"] == 1 else f"{counts['nearest']} most similar"
         lines.append(
-            f"of the {counts['nearest']} most similar of an image, {_share(counts['kept_on_grid'])} are within the 24 "
+            f"of the {nearest} of an image, {_share(counts['kept_on_grid'])} are within the 24 "
             f"cells around it (on the layout {_share(counts['kept_on_layout'])}, by chance "
             f"{_share(counts['by_chance'])})"
         )
@@ -437,8 +437,22 @@ def _summarise(job: Job, arrangement: "Arrangement", finished: Finished) -> None
     for line in _left_out(counts):
         note(line)
     if counts["absent"]:
-        images = counted(counts["absent"], "image")
-        note(f"an empty cell on the map: {images} whose small picture cannot be read: run render_gallery again")
+        cells, images = "an empty cell", "1 image whose small picture"
+        if counts["absent"] > 1:
+            cells, images = "empty cells", f"{counts['absent']:,} images whose small pictures"
+        note(f"{cells} on the map: {images} cannot be read: run render_gallery again")
+
+
+def _others(arrangement: "Arrangement", counts: Mapping[str, Any]) -> str:
+    """What became of the images that are not new; or why all are at new places."""
+    if arrangement.why_new:
+        return f" ({arrangement.why_new})"
+    if not counts["placed"]:
+        return ""
+    made_room = f", for which {arrangement.moved:,} made room" if arrangement.moved else ""
+    kept = counts["images"] - counts["placed"] - arrangement.moved
+    others = {0: "", 1: ", the other where it was"}.get(kept, ", the others where they were")
+    return made_room + others
 
 
 def _size(size: int) -> str:

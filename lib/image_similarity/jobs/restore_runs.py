@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from image_similarity.errors import WrongInput, did_you_mean
+from image_similarity.errors import WrongInput, counted, did_you_mean
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.job import Application, Job
 from image_similarity.reporting import aligned, note, say
@@ -52,7 +52,7 @@ def run(application: Application) -> None:
     job.older = frozenset(run for slots in replace.values() for run in slots.values())
     job.plan(
         *(f"make {_described(record)} current" for record in chosen),
-        f"in place of {len(undone):,} newer runs, which stay",
+        f"in place of {counted(len(undone), 'newer run, which stays', 'newer runs, which stay')}",
     )
     _check_complete(job, chosen)  # again: the lease protects them from now on, but a removal may have begun before
     job.publish(

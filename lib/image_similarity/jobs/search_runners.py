@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.jobs import early, neighbour_runners
 from image_similarity.jobs.find_neighbours import COMPARED
 from image_similarity.jobs.job import Job
@@ -153,8 +153,8 @@ def check_lengths(queries: int, collection: int) -> None:
     """Raises ``WrongInput`` if the vectors of queries have another length than those of the collection."""
     if queries and collection and queries != collection:
         raise WrongInput(
-            f"vectors of {queries:,} values cannot be compared with the collection's, which have {collection:,}: they "
-            "are of another fingerprint"
+            f"vectors of {counted(queries, 'value')} cannot be compared with the collection's, which have "
+            f"{collection:,}: they are of another fingerprint"
         )
 
 
@@ -195,8 +195,8 @@ class _Work:
         return self.settings.model_copy(update={"metric": by})
 
     def lines(self, where: str, because: str) -> tuple[str, ...]:
-        vectors = f"{self.collection.count:,} images of {self.dimensions:,} values"
-        return f"compare {self.queries.count:,} queries with {vectors}", f"{where}: {because}"
+        vectors = f"{counted(self.collection.count, 'image')} of {counted(self.dimensions, 'value')}"
+        return f"compare {counted(self.queries.count, 'query')} with {vectors}", f"{where}: {because}"
 
     def bytes_here(self, cores: int) -> int:
         """Memory of this process while it compares: the vectors, as they are read and joined, and lists."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from image_similarity.errors import WrongInput, listed
+from image_similarity.errors import WrongInput, counted, listed
 from image_similarity.jobs import command_line, early, published_classifiers
 from image_similarity.jobs.command_line import setting
 from image_similarity.jobs.job import Application, Job
@@ -160,9 +160,10 @@ def _labels(job: Job) -> "Labels | None":
 
 
 def _plan(job: Job, images: int, runner: str, because: str, labels: "Labels | None") -> Iterator[str]:
-    yield f"tag {images:,} images by the classifier of {job.slot}, where a probability is {_threshold(job)} or more"
+    threshold = _threshold(job)
+    yield f"tag {counted(images, 'image')} by the classifier of {job.slot}, where a probability is {threshold} or more"
     if labels is not None:
-        yield f"measure tags against the {job.arguments.label} of {labels.labelled:,} images"
+        yield f"measure tags against the {job.arguments.label} of {counted(labels.labelled, 'image')}"
     yield f"{'in this process, without Spark' if runner == PROCESS else 'by Spark'}: {because}"
     yield f"write tags to {job.warehouse.uri}"
 
@@ -365,9 +366,12 @@ def _check_labels(job: Job, labels: "Labels", tagger: "Tagger") -> None:
     """Raises ``WrongInput`` if no label is a class, or a parent of classes: nothing could be measured."""
     values = sorted(set(labels.by_image.values()))
     if not any(map(tagger.hierarchy.named, values)):
+        named = listed(map(brief, values))
+        none_is = f"none of its {len(values):,} values ({named}) is"
+        if len(values) == 1:
+            none_is = f"its only value ({named}) is not"
         raise WrongInput(
-            f"--label {job.arguments.label}: none of its {len(values):,} values ({listed(map(brief, values))}) is "
-            f"a class that {job.slot} knows, or a parent of its classes"
+            f"--label {job.arguments.label}: {none_is} a class that {job.slot} knows, or a parent of its classes"
         )
 
 
@@ -376,7 +380,11 @@ def _check_labels(job: Job, labels: "Labels", tagger: "Tagger") -> None:
 
 def described(counts: Mapping[str, Any]) -> str:
     """``151 of 200 images have a tag, 49 have none``."""
-    parts = [f"{counts['tagged']:,} of {counts['images']:,} images have a tag", f"{counts['untagged']:,} have none"]
+    tagged = f"{counts['tagged']:,} of {counted(counts['images'], 'image')}"
+    parts = [
+        f"{tagged} {'has' if counts['tagged'] == 1 else 'have'} a tag",
+        counted(counts["untagged"], "has none", "have none"),
+    ]
     if counts["without_scores"]:
         parts.append(f"{counts['without_scores']:,} could not be judged")
     return ", ".join(parts)
@@ -384,21 +392,25 @@ def described(counts: Mapping[str, Any]) -> str:
 
 def _summarise(job: Job, counts: Mapping[str, Any]) -> None:
     if unclear := counts["logits_not_finite"]:
-        note(f"{unclear:,} images of {job.slot} have no tags: of them {_NOT_FINITE}")
+        note(f"{_untagged(job, unclear)}: of {'it' if unclear == 1 else 'them'} {_NOT_FINITE}")
     if lacking := counts["without_scores"] - unclear:
         note(
-            f"{lacking:,} images of {job.slot} have no tags: no classes of this classifier were kept when they were "
-            f"embedded: {_EMBED_AGAIN.format(job.slot)} keeps them, once"
+            f"{_untagged(job, lacking)}: no classes of this classifier were kept when "
+            f"{'it was' if lacking == 1 else 'they were'} embedded: {_EMBED_AGAIN.format(job.slot)} keeps them, once"
         )
     lines = [f"tag_images {job.slot}: {described(counts)}, in {job.seconds:.1f} s"]
     if counts["most_frequent"]:
         tags = ", ".join(f"{brief(tag)} {images:,}" for tag, images in counts["most_frequent"].items())
-        lines.append(f"most frequent of {counts['different_tags']:,} different tags: {tags}")
+        lines.append(f"most frequent of {counted(counts['different_tags'], 'different tag')}: {tags}")
     else:
         lines.append(f"no class has a probability of {_threshold(job)} or more in any image (--threshold)")
     if "calibration" in counts:
         lines += _measured(counts["calibration"])
     job.say(*lines)
+
+
+def _untagged(job: Job, images: int) -> str:
+    return f"{counted(images, 'image')} of {job.slot} {'has' if images == 1 else 'have'} no tags"
 
 
 def _measured(measured: Mapping[str, Any]) -> Iterator[str]:
@@ -408,7 +420,7 @@ def _measured(measured: Mapping[str, Any]) -> Iterator[str]:
         f"the most probable class in {measured['accuracy']:.3f} of all",
     ]
     yield (
-        f"measured against the {printable(measured['attribute'])} of {measured['labelled']:,} images: "
+        f"measured against the {printable(measured['attribute'])} of {counted(measured['labelled'], 'image')}: "
         f"{measured['coverage']:.3f} have a tag; {'; '.join(filter(None, said))}"
     )
     if measured["labelled"] < _FEW:
@@ -418,8 +430,8 @@ def _measured(measured: Mapping[str, Any]) -> Iterator[str]:
         labels = ", ".join(f"{brief(label)} {images:,}" for label, images in measured["unmatched"].items())
         more = measured["unmatched_labels"] - len(measured["unmatched"])
         yield (
-            f"not measured: {measured['unmatched_images']:,} images whose label is no class: {labels}"
-            f"{f' and {more:,} more labels' if more else ''}"
+            f"not measured: {counted(measured['unmatched_images'], 'image')} whose label is no class: {labels}"
+            + (f" and {counted(more, 'more label')}" if more else "")
         )
 
 
@@ -435,15 +447,15 @@ def _temperature(measured: Mapping[str, Any]) -> Iterator[str]:
     needed = measured["labels_for_temperature"]
     more = f"some {float(f'{needed:.2g}'):,.0f} or more are needed" if needed else "perhaps any beyond"
     yield (
-        f"{error}; which temperature fits best cannot be told: {measured['labelled']:,} labels fit any from {cold:.3g} "
-        f"to {hot:.3g}, and {more}"
+        f"{error}; which temperature fits best cannot be told: "
+        f"{counted(measured['labelled'], 'label fits', 'labels fit')} any from {cold:.3g} to {hot:.3g}, and {more}"
     )
 
 
 def _names_differ(fingerprint: str, hierarchy: "Hierarchy") -> str:
     """About 1,000 names of which most are ImageNet's."""
     examples = listed(f"{brief(hierarchy.nodes[number].name)} (class {number + 1})" for number in hierarchy.differing)
-    places = f"at {len(hierarchy.differing):,} of {hierarchy.class_count:,} places"
+    places = f"at {len(hierarchy.differing):,} of {counted(hierarchy.class_count, 'place')}"
     differ = f"the class names of {fingerprint} differ from ImageNet's {places}"
     if hierarchy.has_parents:
         return f"{differ}, and count as ImageNet's there: {examples}"

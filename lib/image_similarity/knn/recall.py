@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from image_similarity.errors import counted
 from image_similarity.knn.distances import Reals
 
 _RESAMPLES = 1000
@@ -26,7 +27,7 @@ class Recall:
         return self.estimate >= target and self.lower >= target - slack
 
     def __str__(self) -> str:
-        return f"{self.estimate:.4f} ({self.lower:.4f} to {self.upper:.4f}, {self.queries:,} queries)"
+        return f"{self.estimate:.4f} ({self.lower:.4f} to {self.upper:.4f}, {counted(self.queries, 'query')})"
 
 
 def of_each(listed: Reals, true: Reals) -> Reals:

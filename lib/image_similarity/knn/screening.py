@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from image_similarity.errors import counted
 from image_similarity.knn import candidates, engine, scoring
 from image_similarity.knn.backends.cpu import Cpu, CpuStrip
 from image_similarity.knn.candidates import NONE, Keys, Lists, least, scores_of
@@ -150,5 +151,7 @@ def chosen(shares: Mapping[str, float], seconds: Mapping[str, float], brute_forc
 def once_more(screen: str, uncertain: int, vectors: int, following: str = FLOAT32.name) -> tuple[str, str]:
     """What is told where ``screen`` left too many vectors ``uncertain``: in plain words, and in detail."""
     plain = "  many vectors are almost alike: comparing them once more, more precisely"
-    detail = f"{screen} does not tell the neighbours of {uncertain:,} of {vectors:,} vectors: {following} follows"
+    detail = (
+        f"{screen} does not tell the neighbours of {uncertain:,} of {counted(vectors, 'vector')}: {following} follows"
+    )
     return plain, f"  note: {detail}"

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from image_similarity.errors import counted
 from image_similarity.pages import captions
 
 RATIO_STEP, RATIO_STEPS = 1.06, 24
@@ -54,6 +55,7 @@ def environment(package: str) -> jinja2.Environment:
     )
     prepared.filters.update(
         count="{:,}".format,
+        counted=counted,
         images=images,
         distance=distance,
         clean=captions.clean,
@@ -81,7 +83,7 @@ def ratio_sum(sizes: Iterable[tuple[int | None, int | None]]) -> int:
 
 def images(count: int) -> str:
     """How many images."""
-    return f"{count:,} image{'s' if count != 1 else ''}"
+    return counted(count, "image")
 
 
 def distance(value: float) -> str:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from image_similarity.errors import Unreadable
+from image_similarity.errors import Unreadable, counted
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
 from image_similarity.imaging.sandbox import IsolatedDecoders
 from image_similarity.imaging.thumbnails import Thumbnails
@@ -110,7 +110,7 @@ class Originals:
         thumbnails = self._decoders.thumbnails(content)
         for file, most in ((thumbnails.small, _MOST_SMALL), (thumbnails.large or b"", _MOST_LARGE)):
             if len(file) > most:
-                raise Unreadable("decoder_crashed", f"a thumbnail of {len(file):,} bytes")
+                raise Unreadable("decoder_crashed", f"a thumbnail of {counted(len(file), 'byte')}")
         return thumbnails
 
     def each(self, make: Callable[[T], U], wanted: Iterable[T]) -> Iterator[U]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_similarity import reporting
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, counted
 
 if TYPE_CHECKING:
     from image_similarity.serve.app import Desk
@@ -131,7 +131,7 @@ def _say(desk: "Desk", address: str, max_bytes: int | None) -> None:
             "as the collection was embedded with (embeddings.max_bytes)"
         )
     images = max(each.images for each in opened.fingerprints.values())
-    print(f"{images:,} images of {opened.collection.uri} by {', '.join(opened.fingerprints)}")
+    print(f"{counted(images, 'image')} of {opened.collection.uri} by {', '.join(opened.fingerprints)}")
     print(f"open {address}   (Ctrl-C ends it)", flush=True)
 
 

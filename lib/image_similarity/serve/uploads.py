@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from image_similarity.errors import counted
 from image_similarity.serve.refusals import Refused
 
 SECONDS = 30.0
@@ -51,7 +52,9 @@ async def _chunks(request: Request, most: int) -> AsyncGenerator[bytes, None]:
 
 
 def too_large(most: int) -> Refused:
-    return Refused(413, f"the file is too large: {most:,} bytes are allowed (--max-bytes)", "too_many_bytes")
+    return Refused(
+        413, f"the file is too large: {counted(most, 'byte is', 'bytes are')} allowed (--max-bytes)", "too_many_bytes"
+    )
 
 
 @dataclass(frozen=True)

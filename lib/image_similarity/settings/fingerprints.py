@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from image_similarity.errors import did_you_mean, listed
+from image_similarity.errors import counted, did_you_mean, listed
 from image_similarity.settings.base import Section, Strings, as_three, as_tuple
 
 DEFAULT_FINGERPRINT = "vgg16-fc2"
@@ -204,7 +204,8 @@ class HogSettings(ImageFingerprintSettings):
     def _fits(self) -> "HogSettings":
         if self.size < self.cell * self.block:
             raise ValueError(
-                f"a block of {self.block} x {self.block} cells of {self.cell} pixels must fit into size = {self.size}"
+                f"a block of {self.block} x {self.block} cells of {counted(self.cell, 'pixel')} must fit into size = "
+                f"{self.size}"
             )
         return self
 

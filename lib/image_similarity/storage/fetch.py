@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from image_similarity.errors import Unreadable
+from image_similarity.errors import Unreadable, counted
 from image_similarity.storage import blobs, http_client, timeouts, uris
 from image_similarity.storage.budget import ByteBudget
 from image_similarity.storage.http_connections import HttpOptions
@@ -55,5 +55,5 @@ def fetch(uri: str, max_bytes: int, http: HttpOptions, read_seconds: float) -> b
     except ValueError as error:
         raise Unreadable("unsupported_scheme", str(error)) from None
     if len(content) > max_bytes:
-        raise Unreadable("too_many_bytes", f"more than {max_bytes:,} bytes")
+        raise Unreadable("too_many_bytes", f"more than {counted(max_bytes, 'byte')}")
     return content

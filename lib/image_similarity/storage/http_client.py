@@ -21,7 +21,7 @@ import urllib3
 from urllib3.exceptions import EmptyPoolError, HTTPError, InvalidHeader, NewConnectionError, ProtocolError
 from urllib3.exceptions import TimeoutError as HttpTimeout
 
-from image_similarity.errors import Unreadable
+from image_similarity.errors import Unreadable, counted
 from image_similarity.storage import http_connections
 from image_similarity.storage.blobs import appearing_when_complete
 from image_similarity.storage.http_connections import HttpOptions, seconds_left
@@ -153,7 +153,7 @@ def _response(
                 return
             next_address = urljoin(addresses[-1], location)
         if next_address in addresses or len(addresses) > options.redirects:
-            raise Unreadable("too_many_redirects", f"{len(addresses)} redirects, the last to {next_address}")
+            raise Unreadable("too_many_redirects", f"{counted(len(addresses), 'redirect')}, the last to {next_address}")
         addresses.append(next_address)
 
 
@@ -240,12 +240,12 @@ def _body(response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
     """The body, decompressed. `Unreadable` for more than ``max_bytes`` bytes."""
     announced = _announced(response)
     if announced is not None and announced > max_bytes:
-        raise Unreadable("too_many_bytes", f"{announced:,} bytes, {max_bytes:,} are allowed")
+        raise Unreadable("too_many_bytes", f"{counted(announced, 'byte')}, {counted(max_bytes, 'is', 'are')} allowed")
     content = io.BytesIO()  # it hands over what it holds; to join chunks would hold the file twice
     for chunk in _chunks(response):
         content.write(chunk)
         if content.tell() > max_bytes:
-            raise Unreadable("too_many_bytes", f"more than {max_bytes:,} bytes")
+            raise Unreadable("too_many_bytes", f"more than {counted(max_bytes, 'byte')}")
     return content.getvalue()
 
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import jinja2
 
+from image_similarity.errors import counted
 from image_similarity.pages import captions
 from image_similarity.stages.comparison.cards import Card
 from image_similarity.stages.comparison.measures import (
@@ -115,7 +116,8 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(count="{:,}".format, share="{:.3f}".format, clean=captions.clean, margin=_margin)
+    environment.filters.update(count="{:,}".format, counted=counted, share="{:.3f}".format)
+    environment.filters.update(clean=captions.clean, margin=_margin)
     source = files(__package__).joinpath("templates", "index.html").read_text(encoding="utf-8")
     return environment.from_string(source)
 

@@ -25,7 +25,7 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
-from image_similarity.errors import JobFailed, Unreadable
+from image_similarity.errors import JobFailed, Unreadable, counted
 from image_similarity.imaging import decoding
 from image_similarity.runtime.progress import progress
 from image_similarity.runtime.tasks import by_host
@@ -236,24 +236,25 @@ def _split(outcomes: DataFrame, addresses: int) -> Outputs:
     downloads = outcomes.where(F.col("outcome").isNotNull())
     failures = outcomes.where(F.col("outcome").isNull()).withColumn("fingerprint", F.lit(None).cast("string"))
     failures = failures.withColumn("uri", F.col("address")).withColumn("source_version", F.lit(None).cast("string"))
-    counted = (
+    tallies = (
         downloads.groupBy("outcome", "reason")
         .agg(F.count("*").alias("files"), F.sum("size_bytes").alias("bytes"))
         .collect()
     )
-    files, failed = sum(row.files for row in counted), failures.where(F.col("reason").isNotNull()).count()
+    files, failed = sum(row.files for row in tallies), failures.where(F.col("reason").isNotNull()).count()
     if files + failed != addresses:
         raise JobFailed(
-            f"{addresses:,} addresses, {files:,} files, {failed:,} failures: nothing was published; run it again"
+            f"{counted(addresses, 'address')}, {counted(files, 'file')}, {counted(failed, 'failure')}: nothing was "
+            "published; run it again"
         )
     return Outputs(
         downloads=downloads.select(*SCHEMAS["downloads"].names),
         failures=failures.select(*SCHEMAS["failures"].names),
         outcomes={
-            name: sum(row.files for row in counted if row.outcome == name) for name in (FETCHED, UNCHANGED, PRESENT)
+            name: sum(row.files for row in tallies if row.outcome == name) for name in (FETCHED, UNCHANGED, PRESENT)
         },
-        fetched_bytes=sum(row.bytes for row in counted if row.outcome == FETCHED),
-        not_rechecked={row.reason: row.files for row in counted if row.reason is not None},
+        fetched_bytes=sum(row.bytes for row in tallies if row.outcome == FETCHED),
+        not_rechecked={row.reason: row.files for row in tallies if row.reason is not None},
     )
 
 

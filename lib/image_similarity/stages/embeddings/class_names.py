@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from image_similarity.errors import Unreadable, WrongInput, listed, no_such_file
+from image_similarity.errors import Unreadable, WrongInput, counted, listed, no_such_file
 from image_similarity.settings import HttpSettings
 from image_similarity.settings.fingerprints import IMAGENET
 from image_similarity.stages.embeddings import local_weights, weights_cache
@@ -41,8 +41,8 @@ def of_weights(classes: str | None, count: int, cache: Path, http: HttpSettings 
         names, origin = read(str(copy)), f"the file {classes}"
     if len(names) != count:
         raise WrongInput(
-            f"classes: {origin} has {len(names):,} classes, but the weights tell {count:,} apart: name each of them, "
-            "in the order of the logits"
+            f"classes: {origin} has {counted(len(names), 'class')}, but the weights tell {count:,} apart: name each of "
+            "them, in the order of the logits"
         )
     _check_order(names, origin)
     return names

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from image_similarity.errors import Unreadable
+from image_similarity.errors import Unreadable, counted
 from image_similarity.fingerprints.spec import Fingerprint, FingerprintSpec, WithLogits
 from image_similarity.imaging import decoding, framing
 from image_similarity.imaging.framing import Framed, Framing
@@ -396,7 +396,7 @@ class Embedder:
                 image.embedded_on[number] = loaded.device
                 loaded.done.add(content)
             else:
-                loaded.refused[content] = f"{int((~np.isfinite(vector)).sum())} of {len(vector)} values"
+                loaded.refused[content] = f"{int((~np.isfinite(vector)).sum())} of {counted(len(vector), 'value')}"
         sources = [
             VectorSource(
                 str(image.content_sha256),

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, counted
 from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.imaging import decoding
 from image_similarity.imaging.quality import Limits
@@ -300,7 +300,9 @@ def _by_image(rows: Sequence[Row], answers: Sequence[Results]) -> dict[str, dict
     """Raises ``JobFailed`` unless there is one result for each of ``rows``."""
     results = [dict(zip(answer, values)) for answer in answers for values in zip(*answer.values())]
     if len(results) != len(rows):
-        raise JobFailed(f"{len(results):,} results of a worker for {len(rows):,} images: nothing was published")
+        raise JobFailed(
+            f"{counted(len(results), 'result')} of a worker for {counted(len(rows), 'image')}: nothing was published"
+        )
     return {row.image_id: result for row, result in zip(rows, results)}
 
 
@@ -445,6 +447,6 @@ def check(outputs: Outputs, contents: frozenset[str] | set[str]) -> None:
     lost = sum(content not in contents for content in outputs.embeddings["content_sha256"].to_pylist())
     if lost or len(outputs.embeddings) + len(outputs.failures) != outputs.images:
         raise JobFailed(
-            f"{lost:,} embeddings have no vector in the store: nothing was published; run again with "
-            "--discard-checkpoints --set embeddings.recheck=always"
+            f"{counted(lost, 'embedding has', 'embeddings have')} no vector in the store: nothing was published; run "
+            "again with --discard-checkpoints --set embeddings.recheck=always"
         )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.fingerprints.spec import Fingerprint, FingerprintError, FingerprintSpec, Parameters
 from image_similarity.settings import (
     ColourHistogramSettings,
@@ -108,7 +108,7 @@ def check_together(settings: Settings, names: Sequence[str]) -> None:
         if isinstance(declared, PcaSettings) and length is not None and length < declared.dimensions:
             raise WrongInput(
                 f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has vectors of "
-                f"{length:,} values: a projection has at most as many dimensions"
+                f"{counted(length, 'value')}: a projection has at most as many dimensions"
             )
 
 
@@ -120,7 +120,7 @@ def alike(first: str, second: str) -> str:
 def described(declared: FingerprintSettings) -> str:
     """A short description for plans."""
     if isinstance(declared, PcaSettings):
-        return f"{declared.dimensions} principal components of {declared.base}"
+        return f"{counted(declared.dimensions, 'principal component')} of {declared.base}"
     if isinstance(declared, NetworkSettings):
         layer, _ = layer_and_pooling(declared)
         return f"{declared.network} {layer}, weights {' or '.join(declared.weights)}"

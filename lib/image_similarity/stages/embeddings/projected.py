@@ -15,7 +15,7 @@ from pyspark import Broadcast
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.fingerprints import pca
 from image_similarity.fingerprints.pca import Projection
 from image_similarity.settings import PcaSettings
@@ -69,9 +69,9 @@ def fit(name: str, base: DataFrame, base_key: str, declared: PcaSettings) -> Fit
     except ValueError:
         count, length = vectors.shape
         raise WrongInput(
-            f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has {count:,} vectors "
-            f"of {length:,} "
-            "values: a projection has at most as many dimensions as either"
+            f"fingerprints.{name}.dimensions is {declared.dimensions}, but {declared.base} has "
+            f"{counted(count, 'vector')} of {counted(length, 'value')}: a projection has at most as many dimensions "
+            "as either"
         ) from None
 
 

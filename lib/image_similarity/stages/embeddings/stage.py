@@ -17,7 +17,7 @@ from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, counted
 from image_similarity.fingerprints.spec import FingerprintSpec
 from image_similarity.imaging.quality import Limits
 from image_similarity.runtime import devices
@@ -373,13 +373,13 @@ def check(manifest: DataFrame, embeddings: DataFrame, failures: DataFrame, vecto
     ).collect()[0]
     if missing or unexpected:
         raise JobFailed(
-            f"{once:,} images of the manifest are embedded or failed, but {missing:,} are neither, and {unexpected:,} "
-            "are so twice or "
-            "are not in it: nothing was published"
+            f"{counted(once, 'image')} of the manifest {'is' if once == 1 else 'are'} embedded or failed, but "
+            f"{counted(missing, 'is', 'are')} neither, and {counted(unexpected, 'is', 'are')} so twice or not in it: "
+            "nothing was published"
         )
     lost = embeddings.join(vectors.select("content_sha256"), "content_sha256", "left_anti").count()
     if lost:
         raise JobFailed(
-            f"{lost:,} embeddings have no vector in the store: nothing was published; run again with "
-            "--discard-checkpoints --set embeddings.recheck=always"
+            f"{counted(lost, 'embedding has', 'embeddings have')} no vector in the store: nothing was published; run "
+            "again with --discard-checkpoints --set embeddings.recheck=always"
         )

@@ -23,6 +23,7 @@ from PIL import Image
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from image_similarity.errors import counted
 from image_similarity.imaging import thumbnails
 from image_similarity.imaging.differences import Differences, Sides, compared
 from image_similarity.pages import paths
@@ -370,7 +371,7 @@ def _of_files(kept: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str
     stored = [member["size_bytes"] for member in (kept, other)]
     if None not in stored:
         if stored[0] == stored[1]:
-            yield f"Both files have {stored[0]:,} bytes."
+            yield f"Both files have {counted(stored[0], 'byte')}."
         else:
             first, second = sorted(stored, reverse=True)
             yield f"The file of {_ONE[stored[0] < stored[1]].lower()} is larger: {_against(first, second)}."
@@ -382,7 +383,7 @@ def _of_files(kept: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str
 def _against(larger: int, smaller: int) -> str:
     """Two numbers of bytes, in full where their short forms are equal."""
     one, other = members.file_size(larger), members.file_size(smaller)
-    return f"{one} against {other}" if one != other else f"{larger:,} against {smaller:,} bytes"
+    return f"{one} against {other}" if one != other else f"{larger:,} against {counted(smaller, 'byte')}"
 
 
 def _of_place(found: Differences) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from image_similarity import errors
 from image_similarity.imaging.quality import FLAGS, MEASURES
 from image_similarity.stages.gallery.members import NO_BREAK, file_size, format_name
 
@@ -48,7 +49,7 @@ def _bits(value: float) -> str:
 
 
 def _pixels(value: float) -> str:
-    return f"{value:,.0f}{NO_BREAK}pixel{'s' if value != 1 else ''}"
+    return errors.counted(round(value), "pixel").replace(" ", NO_BREAK)
 
 
 def _ratio(value: float) -> str:

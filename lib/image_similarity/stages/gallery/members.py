@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from image_similarity.errors import counted
 from image_similarity.stages.gallery import cards, pictures
 
 MEMBER = ["image_id", "uri", *cards.CARD, "size_bytes", *pictures.ORIGINAL]
@@ -41,7 +42,7 @@ def file_size(count: int) -> str:
     while size >= 999.5 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1
     if unit == 0:
-        return f"{count}{NO_BREAK}byte{'s' if count != 1 else ''}"
+        return counted(count, "byte").replace(" ", NO_BREAK)
     return f"{size:.1f}{NO_BREAK}{_UNITS[unit]}" if size < 9.95 else f"{size:.0f}{NO_BREAK}{_UNITS[unit]}"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timezone
 from typing import Any
 
+from image_similarity.errors import counted
 from image_similarity.settings.fingerprints import UNTRAINED
 from image_similarity.stages.gallery import words
 from image_similarity.warehouse.records import Record
@@ -75,12 +76,18 @@ def _of_counts(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _of_calibration(measured: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What labels tell of tags. Older records, and those of other versions, may lack any of it."""
-    yield "labelled", f"{_text(measured.get('labelled'))} images, by {_text(measured.get('attribute'))}"
+    yield "labelled", f"{_several(measured.get('labelled'), 'image')}, by {_text(measured.get('attribute'))}"
     for fact, of in words.CALIBRATION.items():
         if isinstance(share := measured.get(of), (int, float)):
             yield fact, f"{share:.3f}"
     if unmatched := measured.get("unmatched_images"):
-        yield "not compared", f"{_text(unmatched)} images, with {_text(measured.get('unmatched_labels'))} labels"
+        labels = _several(measured.get("unmatched_labels"), "label")
+        yield "not compared", f"{_several(unmatched, 'image')}, with {labels}"
+
+
+def _several(count: Any, noun: str) -> str:
+    """`counted`, also of what is no count, as in older records."""
+    return counted(count, noun) if isinstance(count, int) else f"{_text(count)} {noun}s"
 
 
 def _of_groups(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -99,7 +106,7 @@ def _grouped(counts: Mapping[str, int]) -> str:
     if not groups:
         return "none"
     largest = f"{counts['largest']:,} in the largest group"
-    return f"{groups:,} group{'s' * (groups != 1)}, {images:,} images in groups, {largest}"
+    return f"{counted(groups, 'group')}, {counted(images, 'image')} in groups, {largest}"
 
 
 def _text(value: Any) -> str:
@@ -122,7 +129,7 @@ def _few(parts: list[str], between: str) -> str:
 
 def _devices(images: dict[str, int]) -> str:
     """Device -> images, as text that takes no count of images for one of processors."""
-    by_device = [f"{device} ({count:,} image{'s' if count != 1 else ''})" for device, count in images.items()]
+    by_device = [f"{device} ({counted(count, 'image')})" for device, count in images.items()]
     return ", ".join(by_device) or "none"
 
 

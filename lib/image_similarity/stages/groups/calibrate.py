@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from image_similarity.errors import counted
 from image_similarity.grouping import calibration
 from image_similarity.grouping.calibration import KindRecall
 from image_similarity.stages.groups.confirm import Candidates, Pictures
@@ -66,7 +67,7 @@ def _lines(choice: calibration.Choice, by_kind: Sequence[KindRecall]) -> list[st
     if by_kind:
         copies, joined = sum(of.copies for of in by_kind), sum(of.joined for of in by_kind)
         lines.append(
-            f"of {copies:,} copies made for it {joined:,} were found: "
+            f"of {counted(copies, 'copy')} made for it {counted(joined, 'was', 'were')} found: "
             + ", ".join(f"{of.kind} {of.joined}/{of.copies}" for of in by_kind)
         )
     return lines

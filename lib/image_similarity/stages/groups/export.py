@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from image_similarity.errors import JobFailed, WrongInput, listed
+from image_similarity.errors import JobFailed, WrongInput, counted, listed
 from image_similarity.pages import site
 from image_similarity.stages.groups import attributes, keep
 from image_similarity.stages.groups.attributes import Columns
@@ -100,18 +100,19 @@ class Written:
     def lines(self) -> list[str]:
         """What people want to know of it; a line each."""
         lines = [
-            f"export: {self.removed:,} images can be removed ({disk_space.shown(self.removed_bytes)}), {self.kept:,} "
-            f"stay: {self.folder}"
+            f"export: {counted(self.removed, 'image')} can be removed ({disk_space.shown(self.removed_bytes)}), "
+            f"{counted(self.kept, 'stays', 'stay')}: {self.folder}"
         ]
         if self.left_out:
+            they, are, were = ("it", "is", "was") if self.left_out == 1 else ("they", "are", "were")
             lines.append(
-                f"{self.left_out:,} images in groups are not in {REMOVE_CSV}, because they, or the kept one, are gone "
-                "or changed since they were embedded: run embed_images and find_neighbours"
+                f"{counted(self.left_out, 'image')} in groups {are} not in {REMOVE_CSV}, because {they}, or the kept "
+                f"one, {are} gone or changed since {they} {were} embedded: run embed_images and find_neighbours"
             )
         if self.formulas:
             lines.append(
-                f"{self.formulas:,} cells begin with = + - or @: in a spreadsheet, import the files as text "
-                '("In a spreadsheet" in docs/cleaning.md)'
+                f"{counted(self.formulas, 'cell begins', 'cells begin')} with = + - or @: in a spreadsheet, import the "
+                'files as text ("In a spreadsheet" in docs/cleaning.md)'
             )
         return lines
 
@@ -353,7 +354,9 @@ class _Lists:
             yield self._table(self.order[first : first + len(part)], part["attributes"])
             first += len(part)
         if first != len(self.order):
-            raise JobFailed(f"the manifest has {first:,} of {len(self.order):,} images in groups: it is damaged")
+            raise JobFailed(
+                f"the manifest has {first:,} of {counted(len(self.order), 'image')} in groups: it is damaged"
+            )
 
     def _table(self, image: np.ndarray, attributes: pa.ChunkedArray) -> pa.Table:
         fates, known = self.fates.take(image), self.facts.take(image)

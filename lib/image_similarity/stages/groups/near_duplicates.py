@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from image_similarity.errors import counted
 from image_similarity.grouping import components as connected
 from image_similarity.grouping import near_duplicates
 from image_similarity.grouping.near_duplicates import Edges, Limits
@@ -67,9 +68,9 @@ def links(
     size = len(node) * dimensions * 4
     if size > most_bytes:
         note(
-            f"the lists of {len(node):,} images hold nothing but near copies, and end among them. Their vectors take "
-            f"{size / 2**30:.1f} GiB, more than groups.process_bytes: pairs that no list holds are not looked for, so "
-            "a group of very many copies may be found in several pieces"
+            f"the lists of {counted(len(node), 'image')} hold nothing but near copies, and end among them. Their "
+            f"vectors take {size / 2**30:.1f} GiB, more than groups.process_bytes: pairs that no list holds are "
+            "not looked for, so a group of very many copies may be found in several pieces"
         )
         return Links(edges, scale, np.zeros_like(saturated), len(node))
     vectors = distances.measured(source.of(graph.images, node), METRICS[metric])

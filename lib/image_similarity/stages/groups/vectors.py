@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, counted
 from image_similarity.knn.distances import Indices, Values
 from image_similarity.neighbour_graph import Find, Images, Names, find_contents, hexed
 from image_similarity.warehouse.parquet import streaming
@@ -104,7 +104,9 @@ def gathered(batches: Iterator[pa.RecordBatch], find: Find, count: int) -> Value
                 raise JobFailed(MISMATCH)
             values[place[wanted]], is_there[place[wanted]] = vectors, True
     if not is_there.all():
-        raise JobFailed(f"{int((~is_there).sum()):,} vectors of images that have neighbours are not there: {_ADVICE}")
+        missing = int((~is_there).sum())
+        lost = counted(missing, "vector of an image that has", "vectors of images that have")
+        raise JobFailed(f"{lost} neighbours {'is' if missing == 1 else 'are'} not there: {_ADVICE}")
     return values if values is not None else np.empty((0, 0), dtype=np.float32)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.settings import HttpSettings, ManifestSettings
 from image_similarity.storage import blobs, http_client, tables, timeouts, uris
 from image_similarity.storage.tables import Table
@@ -111,10 +111,12 @@ def check(listed: Listed, location: str, repeated: Callable[[], list[str]]) -> N
     if not listed.rows:
         raise WrongInput(f"--images {location}: the list has no rows")
     if listed.forbidden == listed.rows:
-        raise WrongInput(f"--images {location}: manifest.schemes allows none of its {listed.rows:,} rows")
+        rows = "does not allow its only row" if listed.rows == 1 else f"allows none of its {listed.rows:,} rows"
+        raise WrongInput(f"--images {location}: manifest.schemes {rows}")
     if listed.incomplete:
         raise WrongInput(
-            f"--images {location}: {listed.incomplete:,} rows have no uri or no image_id; every row needs both"
+            f"--images {location}: {counted(listed.incomplete, 'row has', 'rows have')} no uri or no image_id; "
+            "every row needs both"
         )
     if twice := repeated():
         names = ", ".join(map(repr, twice))

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from image_similarity.errors import counted
 from image_similarity.knn.distances import Indices, Reals
 from image_similarity.mapping import extend, grid, layout, placement, sample
 from image_similarity.mapping.swaps import OnProgress
@@ -212,7 +213,8 @@ def _outgrown(known: _Known, earlier: Earlier, settings: MapSettings) -> str | N
     before, images = earlier.record, len(known.is_known)
     since = int(known.since_layout.sum())
     if since >= settings.relayout * images and since:
-        return f"{since:,} of {images:,} images are new since the last layout (map.relayout = {settings.relayout:g})"
+        new = f"{since:,} of {counted(images, 'image')} {'is' if since == 1 else 'are'} new"
+        return f"{new} since the last layout: map.relayout = {settings.relayout:g}"
     if images < _FULL_ENOUGH * (1 - settings.free) * before["columns"] * before["rows"]:
         return "most images of the map before are gone"
     return None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, counted
 from image_similarity.knn import all_pairs, engine, partitioning, queries, recall, scoring
 from image_similarity.knn.candidates import NONE, Keys
 from image_similarity.knn.distances import METRICS, Indices, Reals
@@ -135,7 +135,9 @@ def _similar(
     if nprobe is None:
         reached = recall.estimated((ranks < most).mean(axis=1), approximate.seed, len(loaded.vectors))
         if approximate.fallback != "fail":
-            current().tell("note", f"{most:,} partitions each would give a recall of {reached}: all pairs are compared")
+            current().tell(
+                "note", f"{counted(most, 'partition')} each would give a recall of {reached}: all pairs are compared"
+            )
         return None, Approximation(reached, lists.probing.nlist, most, 0, False, None), None
     again = 0
     while True:
@@ -153,7 +155,9 @@ def _similar(
 
 def _probe(spark: Any, probing: Probing, nprobe: int) -> None:
     pairs = max(1, probing.pairs(nprobe))
-    with progress(spark, f"probe {nprobe:,} partitions", pairs, "pairs", 1, lambda: probing.pairs_done / pairs):
+    with progress(
+        spark, f"probe {counted(nprobe, 'partition')}", pairs, "pairs", 1, lambda: probing.pairs_done / pairs
+    ):
         probing.compare(nprobe)
 
 
@@ -176,8 +180,9 @@ def _exact_is_faster(probing: Probing, nprobe: int | None, most: int, plan: Plan
     if nprobe is not None and seconds <= plan.exact_seconds:
         return None
     return (
-        f"method auto: these vectors need {'' if nprobe else 'more than '}{needed:,} of {probing.nlist:,} partitions "
-        f"each, which take about {clock(seconds)}, and exact search about {clock(plan.exact_seconds)}: exact"
+        f"method auto: these vectors need {'' if nprobe else 'more than '}{needed:,} of "
+        f"{counted(probing.nlist, 'partition')} each, which take about {clock(seconds)}, and exact "
+        f"search about {clock(plan.exact_seconds)}: exact"
     )
 
 

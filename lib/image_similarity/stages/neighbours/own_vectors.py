@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from image_similarity.errors import WrongInput, near_files, what_is
+from image_similarity.errors import WrongInput, counted, near_files, what_is
 from image_similarity.reporting import note
 from image_similarity.storage import blobs, tables, timeouts, uris
 from image_similarity.storage.tables import Part, parquet_files
@@ -66,7 +66,7 @@ def check_ids(uri: str, rows: int, nulls: int, repeated: Sequence[str]) -> None:
     if not rows:
         raise WrongInput(f"--embeddings {uri}: no rows")
     if nulls:
-        raise WrongInput(f"--embeddings {uri}: {nulls:,} rows have no image_id")
+        raise WrongInput(f"--embeddings {uri}: {counted(nulls, 'row has', 'rows have')} no image_id")
     if repeated:
         names = ", ".join(map(repr, repeated))
         raise WrongInput(f"--embeddings {uri}: image_id must be unique, but these stand more than once: {names}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from image_similarity.errors import JobFailed, WrongInput
+from image_similarity.errors import JobFailed, WrongInput, counted
 from image_similarity.knn import all_pairs, backends, calibration
 from image_similarity.knn.calibration import ProbingRate, Rate
 from image_similarity.knn.scoring import FLOAT32, SCREENS, candidate_count
@@ -116,32 +116,33 @@ class Plan:
     def lines(self) -> list[str]:
         pairs = self.rows * (self.rows - 1) // 2
         operations, tasks = 2 * pairs * self.dimensions, len(self.tiles.pairs)
+        vectors = f"{counted(self.rows, 'vector')} of {counted(self.dimensions, 'value')}"
         gpu = "" if self.device == CPU else f", on {self._on}"
         where = (f"{_WHERE[self.runner]}{gpu}: {self.because}",) if self.because or gpu else ()
         if self.method == APPROXIMATE and not self.all_pairs:
             return [
-                f"{self.rows:,} vectors of {self.dimensions:,} values; {self.disk.total / 2**30:.2f} GiB of disk",
+                f"{vectors}; {self.disk.total / 2**30:.2f} GiB of disk",
                 *self.notes,
                 *where,
             ]
         if self.seconds < _WORTH_PLANNING:
             return [
-                f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: seconds",
+                f"{vectors}, {counted(pairs, 'pair')}: seconds",
                 *self.notes,
                 *where,
             ]
         if self.runner == PROCESS:
             return [
-                f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: {operations / 1e12:,.2f} Tflop "
-                f"on {self._on}; {self.tiles.task_bytes / 2**30:.2f} GiB of memory, "
+                f"{vectors}, {counted(pairs, 'pair')}: {operations / 1e12:,.2f} Tflop on {self._on}; "
+                f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory, "
                 f"{disk_space.shown(self.disk.total)} of disk; about {clock(self.seconds)}",
                 *self.notes,
                 *where,
             ]
         return [
-            f"{self.rows:,} vectors of {self.dimensions:,} values, {pairs:,} pairs: "
+            f"{vectors}, {counted(pairs, 'pair')}: "
             f"{operations / 1e12:,.2f} Tflop in {self.rate.screen} at {self.rate.product / 1e9:,.0f} Gflop/s a core",
-            f"{tasks:,} task{'s' if tasks > 1 else ''} on {self.cores:,} cores, each {self.tiles.rows:,} x "
+            f"{counted(tasks, 'task')} on {counted(self.cores, 'core')}, each {self.tiles.rows:,} x "
             f"{self.tiles.rows:,} vectors in "
             f"{self.tiles.task_bytes / 2**30:.2f} GiB of memory; {self.disk.total / 2**30:.2f} GiB of disk; "
             f"about {clock(self.seconds)}",
@@ -151,7 +152,7 @@ class Plan:
 
     @property
     def _on(self) -> str:
-        return f"{self.cores:,} cores" if self.device == CPU else f"the GPU {self.device}"
+        return counted(self.cores, "core") if self.device == CPU else f"the GPU {self.device}"
 
 
 _WHERE = {SPARK: "by Spark", PROCESS: "in this process, without Spark"}
@@ -398,8 +399,8 @@ def _decided(
         )
     chosen = APPROXIMATE if settings.method == APPROXIMATE or seconds < plan.seconds else EXACT
     description = (
-        f"{nlist:,} partitions of about {plan.rows // nlist:,} vectors, {nprobe:,} probed for each vector; about "
-        f"{clock(approximate_seconds)}",
+        f"{counted(nlist, 'partition')} of about {counted(plan.rows // nlist, 'vector')}, {nprobe:,} probed for each "
+        f"vector; about {clock(approximate_seconds)}",
     )
     decision = (f"method auto: {reason}: {chosen}",) if settings.method == "auto" else ()
     if chosen == EXACT:
@@ -484,8 +485,8 @@ def tiled(rows: int, dimensions: int, cores: int, screen: str, block: int, setti
     if free < 2 * min(rows, block) * row_bytes:
         needed = _PROCESS_BYTES + buffer_bytes + 2 * min(rows, block) * row_bytes
         raise WrongInput(
-            f"neighbours.task_bytes = {settings.task_bytes:,} is too little for blocks of {block:,} vectors of "
-            f"{dimensions:,} values: set it to {needed:,} or more, or neighbours.block_rows to less"
+            f"neighbours.task_bytes = {settings.task_bytes:,} is too little for blocks of {counted(block, 'vector')} "
+            f"of {counted(dimensions, 'value')}: set it to {needed:,} or more, or neighbours.block_rows to less"
         )
     min_strips = max(1, -(-2 * rows * row_bytes // free))
     blocks = max(1, -(-rows // block))
@@ -535,10 +536,11 @@ def check(plan: Plan, warehouse: Warehouse, local: bool, shuffled_in: Sequence[s
     if warehouse.local_root is not None:
         check_disk(plan.disk, warehouse.local_root, shuffled_in)
     available = available_memory()
-    needed = plan.tiles.task_bytes * min(plan.cores, len(plan.tiles.pairs))
+    at_once = min(plan.cores, len(plan.tiles.pairs))
+    needed = plan.tiles.task_bytes * at_once
     if local and available is not None and available < needed:
         raise JobFailed(
-            f"comparing needs about {disk_space.shown(needed)} of memory ({min(plan.cores, len(plan.tiles.pairs))} "
-            f"tasks at once), but {disk_space.shown(available)} are available: lower neighbours.task_bytes (now "
+            f"comparing needs about {disk_space.shown(needed)} of memory ({counted(at_once, 'task')} at "
+            f"once), but {disk_space.shown(available)} are available: lower neighbours.task_bytes (now "
             f"{plan.tiles.task_bytes:,} used), or use fewer cores"
         )

@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from image_similarity.errors import counted
 from image_similarity.knn import candidates, graphs, rerank, scoring
 from image_similarity.knn.backends.cpu import Pool
 from image_similarity.knn.candidates import NONE, Keys
@@ -63,7 +64,7 @@ def within_blocks(
     sizes = np.array(layout.blocks.new)
     tasks, changes = for_blocks(spark, sizes * (sizes - 1) // 2, compare, CHANGED)
     with progress(
-        spark, f"compare within {len(layout):,} blocks", int((sizes * (sizes - 1) // 2).sum()), "pairs", tasks
+        spark, f"compare within {counted(len(layout), 'block')}", int((sizes * (sizes - 1) // 2).sum()), "pairs", tasks
     ):
         return next_graph(graph, changes)[0]
 
@@ -97,7 +98,7 @@ def probe(
 
     pairs = np.add.reduceat(np.diff(layout.partition_starts) * np.diff(starts), layout.block_partitions[:-1])
     tasks, offers = for_blocks(spark, pairs, compare, OFFERS)
-    with progress(spark, f"visit {nprobe - probed:,} parts", int(pairs.sum()), "pairs", tasks):
+    with progress(spark, f"visit {counted(nprobe - probed, 'part')}", int(pairs.sum()), "pairs", tasks):
         return merge(spark, graph, offers, settings, are_scores=True, add_to_fresh=True)[0]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.knn import candidates, recall
 from image_similarity.knn.candidates import NONE, Keys
 from image_similarity.knn.distances import Indices, Reals
@@ -115,9 +115,9 @@ def check(images: int, approximate: ApproximateSettings) -> None:
     if approximate.audit_queries < images and approximate.audit_queries * tolerated_share < recall.RULE_OF_THREE:
         needed = "all" if tolerated_share <= 0 else f"{math.ceil(recall.RULE_OF_THREE / tolerated_share):,}"
         raise WrongInput(
-            f"approximate.audit_queries = {approximate.audit_queries:,} are too few to tell whether recall is "
-            f"{approximate.recall_target - approximate.recall_slack:.4g} or more: ask {needed}, or set recall_slack to "
-            "more"
+            f"approximate.audit_queries = {counted(approximate.audit_queries, 'is', 'are')} too few to tell whether "
+            f"recall is {approximate.recall_target - approximate.recall_slack:.4g} or more: ask {needed}, or set "
+            "recall_slack to more"
         )
 
 

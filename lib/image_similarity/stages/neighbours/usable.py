@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, counted
 from image_similarity.knn.distances import Metric, Values
 
 FAILURE_REASONS = {
@@ -41,7 +41,8 @@ def check_keys(fingerprint: str, keys: Sequence[str]) -> None:
 
 def mismatch(images: int, usable: int, unusable: int) -> str:
     """What is wrong where the store of vectors does not have each image's vector once."""
-    return f"{images:,} images, but {usable:,} usable vectors and {unusable:,} others: {_ADVICE}"
+    vectors = f"{counted(usable, 'usable vector')} and {counted(unusable, 'other')}"
+    return f"{counted(images, 'image')}, but {vectors}: {_ADVICE}"
 
 
 def check_once(names: pa.LargeStringArray) -> None:
@@ -76,7 +77,7 @@ def most_frequent(rows_of_length: Mapping[int, int]) -> int:
 
 def wrong_length(length: int, dimensions: int) -> str:
     """The detail of a failure for this reason."""
-    return f"{length} values, not {dimensions}"
+    return f"{counted(length, 'value')}, not {dimensions}"
 
 
 def by_length(lists: pa.ListArray) -> Iterator[tuple[NDArray[np.int64], Values]]:

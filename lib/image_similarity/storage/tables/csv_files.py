@@ -7,6 +7,7 @@ from itertools import islice
 
 import pyarrow as pa
 
+from image_similarity.errors import counted
 from image_similarity.storage.tables import text
 from image_similarity.storage.tables.table import Header, Table, batch_rows
 
@@ -48,7 +49,7 @@ def _fitted(row: list[str], width: int, line: int) -> list[str]:
     if len(row) == width:
         return row
     if len(row) < width or any(map(str.strip, row[width:])):
-        raise ValueError(f"line {line:,} has {len(row):,} cells, and the header has {width:,}")
+        raise ValueError(f"line {line:,} has {counted(len(row), 'cell')}, and the header has {width:,}")
     return row[:width]
 
 
