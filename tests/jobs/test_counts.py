@@ -19,11 +19,10 @@ MANY = re.compile(
     rf"(?:(?!(?:{NO_PLURALS})\b)[a-z-]+s\b|(?:(?:of [\d,]+ )?[a-z-]+ )?(?:are|were|have)\b)"
 )
 """In lower case. No 1 that ends another number, as of 0.1, 2,001 and 2 x 1."""
-NOT_YET = re.compile("^render_gallery: .* pictures made")
 
 
 def said_of_many(text: str) -> list[str]:
-    return [line for line in text.splitlines() if MANY.search(line) and not NOT_YET.match(line)]
+    return [line for line in text.splitlines() if MANY.search(line)]
 
 
 def text_of(page: Path) -> str:

@@ -286,7 +286,7 @@ def test_a_second_run_makes_only_what_changed_and_removes_what_is_gone(
     (images / "new.png").write_bytes((images / "new.png").read_bytes() + b"\0")  # another content
     (images / "wide.png").unlink()
     assert run(run_pipeline, *settings, *wh, "--images", images, "--gallery", target) == 0
-    assert "1 pictures made" in capsys.readouterr().out
+    assert "1 picture made" in capsys.readouterr().out
     second = rendering(target)
     assert second != first and first.is_dir(), "the rendering before stays for those who are reading it"
     after = pictures()

@@ -123,7 +123,7 @@ def test_old_tags_are_said_to_be_old(
     assert run(render_gallery, *render) == 0
     printed = capsys.readouterr().out
     assert told not in printed
-    assert "1 tags are not shown, because their image is gone, or its file was replaced: run tag_images" in printed
+    assert "1 tag is not shown, because its image is gone, or its file was replaced: run tag_images" in printed
     assert run(embed_images, *arguments, "--fingerprint", "tiny") == 0
     capsys.readouterr()
     assert run(render_gallery, *render) == 0

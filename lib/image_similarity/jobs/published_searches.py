@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from image_similarity.errors import WrongInput, did_you_mean, listed
+from image_similarity.errors import WrongInput, counted, did_you_mean, listed
 from image_similarity.jobs.job import Job
 from image_similarity.jobs.search_request import Request
 from image_similarity.reporting import note
@@ -65,6 +65,7 @@ def withdraw(job: Job, name: str) -> None:
     for key in sorted(str(key) for key in keys if key is not None):
         job.forget_state(queries.state_slot(name, key))
     job.say(
-        f"search_images: {len(slots):,} searches of {name} are not published any more; clean_warehouse --keep-runs "
+        f"search_images: {counted(len(slots), 'search')} of {name} {'is' if len(slots) == 1 else 'are'}"
+        " not published any more; clean_warehouse --keep-runs "
         "removes their tables, and restore_runs makes one current again until then"
     )

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from image_similarity.errors import JobFailed
+from image_similarity.errors import JobFailed, counted
 from image_similarity.imaging.decoding import UNREADABLE_REASONS
 from image_similarity.jobs import command_line, early
 from image_similarity.jobs.job import Application, Job
@@ -131,7 +131,8 @@ def _put_in_place(job: Job, site: Site, layout: Layout, outputs: Outputs) -> lis
             "the one before, and its links are good: run render_gallery again"
         ) from error
     if retired:
-        job.say(f"  {retired:,} pages have left the gallery; their addresses say so")
+        says = "its address says" if retired == 1 else "their addresses say"
+        job.say(f"  {counted(retired, 'page has', 'pages have')} left the gallery; {says} so")
     return earlier
 
 
@@ -141,7 +142,7 @@ def _tidy_up(job: Job, site: Site, layout: Layout, taken_over: list[str]) -> Non
         site.remove_others(job.run_id, taken_over)
         removed = layout.remove_unused(site.kept(job.run_id))
         if removed:
-            job.say(f"  {removed:,} pictures removed that no page shows any more")
+            job.say(f"  {counted(removed, 'picture')} removed that no page shows any more")
     except spark_errors(OSError) as error:
         note(f"what is not used any more could not be removed from {site.uri}: {cause_of(error)}")
 
@@ -169,28 +170,33 @@ def _summarise(job: Job, counts: dict[str, Any]) -> None:
     known = counts["pictures"] - counts["pictures_made"] - counts["pictures_absent"]
     written = counts["pages_new"] + counts["pages_changed"] + 1
     job.say(
-        f"render_gallery: {counts['images']:,} images in {job.seconds:.1f} s: {counts['pictures_made']:,} pictures "
+        f"render_gallery: {counted(counts['images'], 'image')} in {job.seconds:.1f} s: "
+        f"{counted(counts['pictures_made'], 'picture')} "
         "made, "
-        f"{known:,} known, {counts['pages']:,} pages (the front page, {counts['images']:,} of images, "
+        f"{known:,} known, {counted(counts['pages'], 'page')} (the front page, {counts['images']:,} of images, "
         f"{counts['pages'] - counts['images'] - 1:,} of lists and others), {written:,} of them new or "
         "changed"
     )
     if counts["pictures_absent"]:
-        note(f"{counts['pictures_absent']:,} pictures could not be read any more; their pages say so")
+        say_so = "its page says so" if counts["pictures_absent"] == 1 else "their pages say so"
+        note(f"{counted(counts['pictures_absent'], 'picture')} could not be read any more; {say_so}")
     for slot, gone in counts["neighbours_gone"].items():
         fingerprint, _, metric = slot.partition("/")
         note(
-            f"{gone:,} neighbours by {slot} are not shown, because an image is no longer in the manifest: "
+            f"{counted(gone, 'neighbour')} by {slot} {'is' if gone == 1 else 'are'} "
+            "not shown, because an image is no longer in the manifest: "
             f"run find_neighbours --fingerprint {fingerprint} --metric {metric}"
         )
     if counts["groups_gone"]:
         note(
-            f"{counts['groups_gone']:,} rows of groups are not shown, because an image of their group is no longer in "
+            f"{counted(counts['groups_gone'], 'row of groups is', 'rows of groups are')} "
+            "not shown, because an image of their group is no longer in "
             "the manifest: run group_images again"
         )
     if counts["tags_gone"]:
         note(
-            f"{counts['tags_gone']:,} tags are not shown, because their image is gone, or its file was replaced: "
+            f"{counted(counts['tags_gone'], 'tag is', 'tags are')} not shown, because "
+            f"{'its' if counts['tags_gone'] == 1 else 'their'} image is gone, or its file was replaced: "
             "run tag_images again"
         )
 

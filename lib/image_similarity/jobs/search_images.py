@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from image_similarity.errors import WrongInput, listed
+from image_similarity.errors import WrongInput, counted, listed
 from image_similarity.jobs import (
     command_line,
     early,
@@ -154,7 +154,7 @@ def _plan(job: Job, request: Request, judge: "Judge | None") -> Iterator[str]:
         yield f"verdicts: by the limit of the near-duplicates of run {judge.run}, {scaled}"
     else:
         yield f"verdicts: for the same files only, since {_why_unjudged(job, request)}"
-    yield f"keep {request.similar} similar and {request.dissimilar} dissimilar images of each"
+    yield f"keep {request.similar} similar and {counted(request.dissimilar, 'dissimilar image')} of each"
     yield f"write matches and failures to {job.warehouse.uri}"
     if job.arguments.report is not None:
         yield f"write pictures and pages to {job.arguments.report}, then replace its index.html"
@@ -299,8 +299,8 @@ def _why_unjudged(job: Job, request: Request) -> str:
 
 
 def _summarise(job: Job, counts: Mapping[str, Any], unjudged: str | None, failures: "Failures") -> None:
-    images = f" in {counts['images']:,} images" if "images" in counts else ""
-    message = f"search_images {job.slot}: {counts['queries']:,} queries{images}"
+    images = f" in {counted(counts['images'], 'image')}" if "images" in counts else ""
+    message = f"search_images {job.slot}: {counted(counts['queries'], 'query')}{images}"
     parts = [described(counts["verdicts"], unjudged)]
     parts += [f"{failures.total:,} failed"] if failures.total else []
     job.say(f"{message} in {job.seconds:.1f} s: {'; '.join(parts)}", *failures.lines, failures=failures.fields)

@@ -5,7 +5,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from image_similarity.errors import WrongInput
+from image_similarity.errors import WrongInput, counted
 from image_similarity.jobs import early
 from image_similarity.jobs.job import Job
 from image_similarity.jobs.search_request import Request
@@ -78,9 +78,12 @@ def render(job: Job, request: Request, run: str) -> None:
         if job.run_id not in open_site(job.session, "report", job.arguments.report).renderings:
             site.files.delete(site.folder(job.run_id))  # nobody reads it
         raise
-    job.say(f"report: {site.index} ({written.pages:,} pages, {written.pictures:,} pictures)", event="report")
+    job.say(
+        f"report: {site.index} ({counted(written.pages, 'page')}, {counted(written.pictures, 'picture')})",
+        event="report",
+    )
     if written.absent:
-        note(f"{written.absent:,} pictures of the report could not be read; its pages say so")
+        note(f"{counted(written.absent, 'picture')} of the report could not be read; its pages say so")
     if job.arguments.gallery is not None and place.link("any") is None:
         note(f"no link leads from {site.uri} to {job.arguments.gallery}: give the gallery by its web address")
 

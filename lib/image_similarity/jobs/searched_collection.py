@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from image_similarity.errors import WrongInput, did_you_mean, listed
+from image_similarity.errors import WrongInput, counted, did_you_mean, listed
 from image_similarity.jobs import early, search_runners
 from image_similarity.jobs.job import Job
 from image_similarity.jobs.search_request import Request
@@ -54,7 +54,7 @@ def _check_lengths(own: str, length: int, fingerprint: str, published: Snapshot)
     dimensions = _dimensions(published, fingerprint)
     if length and dimensions and length != dimensions:
         raise WrongInput(
-            f"--embeddings {own}: vectors of {length:,} values, but those of {fingerprint} have {dimensions:,}"
+            f"--embeddings {own}: vectors of {counted(length, 'value')}, but those of {fingerprint} have {dimensions:,}"
         )
 
 
