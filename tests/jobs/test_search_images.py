@@ -146,7 +146,7 @@ def test_copies_are_there_and_others_are_new(run: Any, warehouse: Path, incoming
     rows = ask(warehouse, "SELECT count(DISTINCT query_id), count(*), max(rank) FROM matches")
     assert rows == [(11, 11 * 7, 5)] and counts["rows"] == 77
     told = capsys.readouterr().out
-    assert "6 are there already, 1 are near to one that is there, 4 are new; 1 failed" in told
+    assert "6 are there already, 1 is near to one that is there, 4 are new; 1 failed" in told
     found = ask(
         warehouse, "SELECT image_id, distance FROM matches WHERE query_id = 'same-0.png' AND rank <= 2 ORDER BY 2"
     )

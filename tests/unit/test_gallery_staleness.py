@@ -63,6 +63,17 @@ def test_images_with_other_vectors_are_counted(compared: list[Any]) -> None:
     assert compared == [(["e1"], ["e2"])] * 2
 
 
+def test_one_image_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staleness, "changed_images", lambda *states: 1)
+    of = shown({"n": {"embeddings": ["e1"]}, "t": {"embeddings": ["e1"]}})
+    (line,) = staleness.of_neighbours(of, SLOT)
+    assert line.startswith(
+        "1 image has another vector, or is new or gone, since the neighbours by tiny/cosine were found"
+    )
+    (line,) = staleness.of_tags(of, "tiny")
+    assert line.startswith("1 image is another, new or gone since it was tagged by tiny: run tag_images")
+
+
 def test_vectors_that_are_gone_cannot_be_counted(compared: list[Any]) -> None:
     of = shown({"n": {"embeddings": ["e1"]}, "t": {"embeddings": ["e1"]}}, kept=("e2",))
     assert staleness.of_neighbours(of, SLOT) == [

@@ -307,13 +307,17 @@ def _summarise(job: Job, counts: Mapping[str, Any], unjudged: str | None, failur
 
 
 def described(verdicts: Mapping[str, int], unjudged: str | None) -> str:
-    """``2 are there already, 1 are near to one that is there, 7 are new``. ``unjudged``: why there are no limits; then
+    """``2 are there already, 1 is near to one that is there, 7 are new``. ``unjudged``: why there are no limits; then
     only the first is known.
     """
+
+    def said(verdict: str) -> str:
+        words = captions.VERDICTS[verdict].in_a_sentence
+        return counted(verdicts[verdict], f"is {words}", f"are {words}")
+
     if unjudged is not None:
-        there = captions.VERDICTS["yes"].of_queries
-        return f"{verdicts['yes']:,} {there} as the same file; the others are not judged: {unjudged}"
-    return ", ".join(f"{verdicts[verdict]:,} {words.of_queries}" for verdict, words in captions.VERDICTS.items())
+        return f"{said('yes')} as the same file; the others are not judged: {unjudged}"
+    return ", ".join(map(said, captions.VERDICTS))
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ class Verdict:
     """The same below an image on a page; empty: nothing is said."""
     of_query: str
     """What a query is whose best verdict this is."""
-    of_queries: str
-    """The same of several, as a part of a sentence."""
+    in_a_sentence: str
+    """The same in a sentence, behind `is` or `are`."""
     meaning: str
 
 
@@ -49,7 +49,7 @@ VERDICTS = {
         "yes",
         "the same picture",
         "already there",
-        "are there already",
+        "there already",
         "the file is there byte by byte; or it is the same picture again (another size, another compression, a crop, a "
         "mirrored copy), as vectors and pictures both say",
     ),
@@ -57,10 +57,10 @@ VERDICTS = {
         "perhaps",
         "perhaps the same picture",
         "near",
-        "are near to one that is there",
+        "near to one that is there",
         "as near as copies are, but the pictures differ, or are not known: look at it",
     ),
-    "no": Verdict("no", "", "new", "are new", "nothing says that it is the same picture"),
+    "no": Verdict("no", "", "new", "new", "nothing says that it is the same picture"),
 }
 """Verdict of tables -> its words on pages, in notebooks and on terminals. The best one comes first."""
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from image_similarity.errors import counted
 from image_similarity.stages.gallery.sources import Sources
 from image_similarity.warehouse import provenance, retention
 from image_similarity.warehouse.schemas import ALIKE, NEAR_DUPLICATES
@@ -23,7 +24,9 @@ def of_embeddings(sources: Sources, name: str) -> list[str]:
     seen = warehouse.read("failures", snapshot.run_ids("failures", name)).select("image_id", "source_version")
     seen = seen.unionByName(warehouse.read("embeddings", published).select("image_id", "source_version"))
     changed = changed_images(seen, warehouse.read("manifest", manifest), ("source_version",))
-    return _line(changed, f"images are new, gone or changed since they were embedded as {name}", "embed_images", name)
+    one = f"image is new, gone or changed since it was embedded as {name}"
+    many = f"images are new, gone or changed since they were embedded as {name}"
+    return _line(changed, one, many, f"embed_images --fingerprint {name}")
 
 
 def of_neighbours(sources: Sources, slot: str) -> list[str]:
@@ -34,8 +37,9 @@ def of_neighbours(sources: Sources, slot: str) -> list[str]:
         return [
             f"{name} was embedded again since these neighbours were found: run find_neighbours --fingerprint {name}"
         ]
-    what = f"images have other vectors, or are new or gone, since the neighbours by {slot} were found"
-    return _line(changed, what, "find_neighbours", f"{name} --metric {metric}")
+    one = f"image has another vector, or is new or gone, since the neighbours by {slot} were found"
+    many = f"images have other vectors, or are new or gone, since the neighbours by {slot} were found"
+    return _line(changed, one, many, f"find_neighbours --fingerprint {name} --metric {metric}")
 
 
 def of_groups(sources: Sources, slot: str, run: str, kinds: Sequence[str]) -> list[str]:
@@ -53,7 +57,9 @@ def of_tags(sources: Sources, name: str) -> list[str]:
     changed = _other_vectors(sources, sources.snapshot.run_ids("tags", name), name)
     if changed is None:
         return [f"images were embedded as {name} since these tags were given: run tag_images --fingerprint {name}"]
-    return _line(changed, f"images are others, new or gone since they were tagged by {name}", "tag_images", name)
+    one = f"image is another, new or gone since it was tagged by {name}"
+    many = f"images are others, new or gone since they were tagged by {name}"
+    return _line(changed, one, many, f"tag_images --fingerprint {name}")
 
 
 def _other_vectors(sources: Sources, runs: list[str], name: str) -> int | None:
@@ -77,8 +83,8 @@ def _are_of(snapshot: Snapshot, runs: list[str], table: str, now: list[str]) -> 
     return all(record.inputs.get(table) == now for record in records)
 
 
-def _line(images: int, what: str, job: str, fingerprint: str) -> list[str]:
-    return [f"{images:,} {what}: run {job} --fingerprint {fingerprint}"] if images else []
+def _line(images: int, one: str, many: str, command: str) -> list[str]:
+    return [f"{counted(images, one, many)}: run {command}"] if images else []
 
 
 def changed_images(before: DataFrame, now: DataFrame, columns: tuple[str, ...]) -> int:
