@@ -190,7 +190,7 @@ def test_a_damaged_checkpoint_of_measurements(
     (left / "part-00000-1-00000.parquet").write_bytes(b"PAR1" + bytes(500))
     draw(collection.pictures / "new.png", 9)
     collection.embed()
-    assert "1 damaged checkpoints, as" in capsys.readouterr().out
+    assert "1 damaged checkpoint, as" in capsys.readouterr().out
     assert collection.images == sorted([*DECODED, "new.png"]) and not left.exists()
 
 
