@@ -483,7 +483,7 @@ def test_runs_are_objects_the_newest_last(made: Made) -> None:
 def test_a_collection_says_what_is_in_it(made: Made) -> None:
     text = repr(ims.open(made.uri))
     assert text.splitlines()[0] == f"<Collection {made.uri}, version 3>"
-    for part in ("images        6", "vgg16-fc2 (4 images, untrained weights)", "neighbours    vgg16-fc2/cosine"):
+    for part in ("images        6\n", "vgg16-fc2 (4 images, untrained weights)", "neighbours    vgg16-fc2/cosine"):
         assert part in text
     odd = Made(f"{made.uri} <b>")
     odd.manifest({"a.jpg": "1"})

@@ -33,7 +33,8 @@ def html(snapshot: Snapshot) -> str:
 def _rows(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     records = _records(snapshot)
     if runs := snapshot.run_ids("manifest", ""):
-        yield "images", _images(records.get(runs[-1])) or "?"
+        images = _images(records.get(runs[-1]))
+        yield "images", "?" if images is None else f"{images:,}"
     if names := defaults.fingerprints_of(snapshot):
         yield "fingerprints", listed(_fingerprint(snapshot, records, name) for name in names)
     for table in _BY_SLOT:
@@ -58,16 +59,18 @@ def _fingerprint(snapshot: Snapshot, records: Mapping[str, Record], name: str) -
     if not runs:
         return f"{name} (vectors of your own)"
     record = records.get(runs[-1])
-    of_images = _images(record)
+    images = _images(record)
+    of_images = "" if images is None else counted(images, "image")
     is_untrained = record is not None and record.settings.get("trained") is False
     about = [part for part in (of_images, "untrained weights" if is_untrained else "") if part]
     return f"{name} ({', '.join(about)})" if about else name
 
 
-def _images(record: Record | None) -> str:
-    """``3 images``: those that a run of the manifest listed, or one of embeddings embedded; empty if not recorded."""
+def _images(record: Record | None) -> int | None:
+    """Those that a run of the manifest listed, or one of embeddings embedded; None if not recorded."""
     counts = {} if record is None else record.counts
     if "images" not in counts:
-        return ""
+        return None
     failures = counts.get("failures") or {}
-    return counted(counts["images"] - sum(failures.values()), "image")
+    images: int = counts["images"] - sum(failures.values())
+    return images

@@ -98,7 +98,7 @@ def _rebuild(application: Application) -> None:
     made = "would make" if application.arguments.dry_run else "made"
     if not application.arguments.dry_run:
         recovery.write(warehouse, rebuilt)
-    say(f"restore_runs: {made} {POINTER} anew from {rebuilt.rows.num_rows:,} runs; current are", aligned(rows))
+    say(f"restore_runs: {made} {POINTER} anew from {counted(rebuilt.rows.num_rows, 'run')}; current are", aligned(rows))
 
 
 def _records(published: Snapshot) -> list[Record]:

@@ -38,8 +38,8 @@ def extend(
 
     A new image starts in a free cell near the known image that is nearest in the layout. Then new images, and known
     ones around those that list them or are listed by them, change places with one another and with free cells, as in
-    `grid.snap`; but a known image leaves its cell only where the others gain more by it than `swaps.ATTACHMENT`. If no
-    image is new, all keep their cells.
+    `grid.snap`; but to leave its cell costs a known image `swaps.ATTACHMENT`, so few do. If no image is new, all keep
+    their cells.
     """
     new = np.flatnonzero(~known)
     if len(new) > columns * rows - (len(known) - len(new)) or (len(new) and len(new) == len(known)):

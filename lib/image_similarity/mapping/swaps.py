@@ -9,7 +9,7 @@ A step takes an image, and draws one of its neighbours and a cell near that neig
 places with the image that is there, if the cost falls, else with probability exp(-rise / temperature) (Metropolis et
 al., 1953). All runs in one thread from one seed: the same input gives the same wall.
 
-On a wall that people know, an image that is not at home costs `ATTACHMENT`: it makes room where others gain by it.
+On a wall that people know, an image that is not at home costs `ATTACHMENT`: it moves where more is gained.
 """
 
 from collections.abc import Callable

@@ -72,7 +72,7 @@ class Arrangement:
     placed: int
     """Images that were placed beside their neighbours: new ones, or those that UMAP did not place."""
     moved: int
-    """Known images that made room for new ones. 0 if all places are new."""
+    """Known images that have another cell than before, since new ones came. 0 if all places are new."""
     since_layout: NDArray[np.bool_]
     """(n,): whether an image came since all places were new."""
     key: str
