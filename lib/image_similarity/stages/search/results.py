@@ -32,8 +32,8 @@ class Results:
     @property
     def by_verdict(self) -> dict[str, int]:
         """The best verdict on each query, whose row is in the table -> their number."""
-        counted = Counter(self.judged.of_queries.tolist())
-        return {verdict: counted[verdict] for verdict in VERDICTS}
+        tally = Counter(self.judged.of_queries.tolist())
+        return {verdict: tally[verdict] for verdict in VERDICTS}
 
     def table(self, named: Table, k: int) -> Iterator[pa.RecordBatch]:
         """The rows of ``matches``: the first ``k`` of each query, and the one with its best verdict."""

@@ -367,7 +367,7 @@
   });
   id("in").addEventListener("click", () => map.zoomIn(1));
   id("out").addEventListener("click", () => map.zoomOut(1));
-  id("fit").addEventListener("click", () => go(fitted));
+  id("fit").addEventListener("click", () => { isUntouched = false; go(fitted); });
 
   /* -- search, by the gallery's words -- */
   const askSearch = questions();
